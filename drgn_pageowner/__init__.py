@@ -1,0 +1,63 @@
+"""
+Who owns the memory of a Linux kernel: page_owner records of a vmcore or a running kernel.
+
+:func:`snapshot` decodes everything in bulk; the other helpers are in the style of
+:mod:`drgn.helpers.linux`, one page at a time. They need drgn; a :class:`Snapshot` does not.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from drgn_pageowner.errors import PageOwnerError, UsageError
+
+if TYPE_CHECKING:
+    from drgn_pageowner.kernel.helpers import (
+        for_each_page_owner as for_each_page_owner,
+    )
+    from drgn_pageowner.kernel.helpers import (
+        page_ext as page_ext,
+    )
+    from drgn_pageowner.kernel.helpers import (
+        page_owner as page_owner,
+    )
+    from drgn_pageowner.kernel.helpers import (
+        page_owner_free_stack as page_owner_free_stack,
+    )
+    from drgn_pageowner.kernel.helpers import (
+        page_owner_stack as page_owner_stack,
+    )
+    from drgn_pageowner.kernel.reader import snapshot as snapshot
+    from drgn_pageowner.snapshot import Snapshot as Snapshot
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Snapshot": "drgn_pageowner.snapshot",
+    "for_each_page_owner": "drgn_pageowner.kernel.helpers",
+    "page_ext": "drgn_pageowner.kernel.helpers",
+    "page_owner": "drgn_pageowner.kernel.helpers",
+    "page_owner_free_stack": "drgn_pageowner.kernel.helpers",
+    "page_owner_stack": "drgn_pageowner.kernel.helpers",
+    "snapshot": "drgn_pageowner.kernel.reader",
+}
+
+__all__ = (
+    "PageOwnerError",
+    "Snapshot",
+    "UsageError",
+    "for_each_page_owner",
+    "page_ext",
+    "page_owner",
+    "page_owner_free_stack",
+    "page_owner_stack",
+    "snapshot",
+)
+
+
+def __getattr__(name: str) -> object:
+    # Found when asked for: what works on saved snapshots must not need drgn.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Pure functions over snapshots: select, group, account. Never imports drgn."""

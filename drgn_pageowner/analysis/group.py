@@ -1,0 +1,327 @@
+"""Who owns how much: records grouped by any of their properties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.analysis.allocator import allocator_of, kinds_of_stacks, per_stack
+from drgn_pageowner.errors import UsageError
+from drgn_pageowner.snapshot import Array, Frame, Snapshot
+
+__all__ = ("GROUP_KEYS", "SORT_KEYS", "Group", "Top", "columns_for", "top")
+
+GROUP_KEYS = {
+    "stack": ("handle",),
+    "allocator": ("handle",),
+    "comm": ("comm",),
+    "pid": ("pid",),
+    "tgid": ("tgid",),
+    "order": (),
+    "gfp": ("gfp_mask",),
+    "migratetype": ("gfp_mask", "migratetype"),
+    "zone": ("zone",),
+    "node": ("node",),
+    "module": ("handle",),
+    "memcg": ("memcg",),
+    "age": ("ts_nsec",),
+    "kind": ("handle", "pageblock_migratetype"),
+}
+"""What records can be grouped by, and the columns that takes."""
+
+SORT_KEYS = ("pages", "allocations", "oldest", "newest")
+"""What groups can be sorted by besides the keys that they are grouped by."""
+
+_AGES = (
+    (1, "< 1 s"),
+    (10, "1-10 s"),
+    (60, "10-60 s"),
+    (600, "1-10 min"),
+    (3600, "10-60 min"),
+    (86400, "1-24 h"),
+    (None, "> 1 day"),
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records that have all their keys in common."""
+
+    key: dict[str, Any]
+    """Key -> value. Of ``stack`` the handle, or ``None`` if it stands for several."""
+    allocations: int
+    pages: int
+    """Base pages."""
+    bytes: int
+    oldest_ns: int | None
+    """``ts_nsec`` of the oldest record; ``None`` where the kernel has none."""
+    newest_ns: int | None
+    stack: list[Frame]
+    """The stack with the most pages."""
+    handle: int
+    """Its ``depot_stack_handle_t``."""
+
+
+@dataclass(frozen=True)
+class Top:
+    """The largest groups of a snapshot."""
+
+    by: list[str]
+    groups: list[Group]
+    number_of_groups: int
+    allocations: int
+    """Of all the records, shown or not."""
+    pages: int
+    bytes: int
+    now_ns: int | None
+
+
+def columns_for(by: Sequence[str]) -> frozenset[str]:
+    """
+    The columns that grouping by *by* takes.
+
+    :raises UsageError: if one of *by* is no key
+    """
+    columns = {"handle", "ts_nsec"}
+    for key in by:
+        if key not in GROUP_KEYS:
+            raise UsageError(f"cannot group by {key!r}: known are {', '.join(GROUP_KEYS)}")
+        columns.update(GROUP_KEYS[key])
+    return frozenset(columns)
+
+
+def top(
+    snapshot: Snapshot,
+    by: Sequence[str] = ("stack",),
+    *,
+    sort: Sequence[str] = ("pages",),
+    limit: int | None = None,
+    depth: int | None = None,
+) -> Top:
+    """
+    Group the records of *snapshot*.
+
+    :param by: Keys, of :data:`GROUP_KEYS`.
+    :param sort: Of :data:`SORT_KEYS` and *by*; ``-`` in front reverses. Numbers of pages and
+        allocations sort largest first, everything else smallest first.
+    :param limit: How many groups to return.
+    :param depth: Take only that many frames of a stack, counted from the innermost.
+    :raises UsageError: if a key is unknown, or this kernel does not record it
+    """
+    for column in sorted(columns_for(by) - snapshot.columns.keys() - {"ts_nsec"}):
+        raise UsageError(f"this kernel's page_owner does not record {column}")
+    if "age" in by and ("ts_nsec" not in snapshot or snapshot.facts.now_ns is None):
+        raise UsageError("this kernel's page_owner does not record when a page was allocated")
+    stacks = _cut(snapshot, depth) if depth is not None else snapshot.stack
+    codes = []
+    values: dict[str, Array] = {}
+    for key in by:
+        distinct, inverse = np.unique(_key_column(snapshot, key, stacks), return_inverse=True)
+        values[key] = distinct
+        codes.append(inverse)
+    keys, group = _combine(codes, [len(values[key]) for key in by], len(snapshot))
+
+    pages = _sums(group, snapshot.pages, len(keys))
+    allocations = np.bincount(group, minlength=len(keys)).astype(np.int64)
+    oldest, newest = _extremes(snapshot, group, len(keys))
+    order = _order(sort, by, keys, pages, allocations, oldest, newest, values)
+    shown = order[:limit]
+    stack_of = _largest_stacks(group, stacks, snapshot.pages, shown)
+    groups = []
+    for position, number in enumerate(shown.tolist()):
+        stack = stack_of[position]
+        frames = snapshot.stack_frames(stack)
+        if depth is not None:
+            frames = frames[:depth]
+        handle = int(snapshot.stacks.handles[stack]) if stack >= 0 else 0
+        labels = {
+            name: _label(snapshot, name, values[name][keys[number][index]], handle, depth)
+            for index, name in enumerate(by)
+        }
+        groups.append(
+            Group(
+                labels,
+                int(allocations[number]),
+                int(pages[number]),
+                int(pages[number]) * snapshot.facts.page_size,
+                int(oldest[number]) if oldest is not None else None,
+                int(newest[number]) if newest is not None else None,
+                frames,
+                handle,
+            )
+        )
+    total = int(pages.sum())
+    return Top(
+        list(by),
+        groups,
+        len(keys),
+        len(snapshot),
+        total,
+        total * snapshot.facts.page_size,
+        snapshot.facts.now_ns,
+    )
+
+
+def _cut(snapshot: Snapshot, depth: int) -> Array:
+    """Every record's stack number, one number for all the stacks that begin alike."""
+    stacks = snapshot.stack
+    distinct, inverse = np.unique(stacks, return_inverse=True)
+    first: dict[bytes, int] = {}
+    same = [
+        first.setdefault(snapshot.stacks[number][:depth].tobytes(), number)
+        for number in distinct.tolist()
+    ]
+    result: Array = np.array(same, np.int64)[inverse] if len(stacks) else stacks
+    return result
+
+
+def _key_column(snapshot: Snapshot, key: str, stacks: Array) -> Array:
+    """A column whose distinct values are the groups."""
+    if key == "stack":
+        return stacks
+    if key == "allocator":
+        return _texts(per_stack(snapshot, stacks, _allocator_name))
+    if key == "module":
+        return _texts(per_stack(snapshot, stacks, _module_name))
+    if key == "kind":
+        return _texts(_kind(snapshot, stacks))
+    if key == "age":
+        now = np.uint64(snapshot.facts.now_ns or 0)
+        seconds = (now - np.minimum(snapshot["ts_nsec"], now)) // np.uint64(10**9)
+        bounds = np.array([bound for bound, _ in _AGES if bound is not None], np.uint64)
+        return np.searchsorted(bounds, seconds, "right")
+    return snapshot[{"gfp": "gfp_mask"}.get(key, key)]
+
+
+def _texts(values: Array) -> Array:
+    return values.astype(str) if len(values) else np.zeros(0, "U1")
+
+
+def _allocator_name(frames: list[Frame]) -> str:
+    frame = allocator_of(frames)
+    if frame is None:
+        return ""
+    if frame.name is None:
+        return f"{frame.pc:#x}"
+    return frame.name + (f" [{frame.module}]" if frame.module else "")
+
+
+def _module_name(frames: list[Frame]) -> str:
+    return next((frame.module for frame in frames if frame.module is not None), "")
+
+
+def _kind(snapshot: Snapshot, stacks: Array) -> Array:
+    kinds = per_stack(snapshot, stacks, kinds_of_stacks)
+    migratetypes = list(snapshot.names.migratetypes)
+    if "CMA" in migratetypes:
+        cma = snapshot["pageblock_migratetype"] == migratetypes.index("CMA")
+        kinds[cma & (kinds == "others")] = "cma"
+        for kind in ("slab", "vmalloc"):
+            kinds[cma & (kinds == kind)] = "cma|" + kind
+    return kinds
+
+
+def _combine(codes: list[Array], sizes: list[int], rows: int) -> tuple[Array, Array]:
+    """Group numbers of several keys to one: ``(groups, keys)`` of key codes, and ``(rows,)``."""
+    combined = np.zeros(rows, np.int64)
+    for code, size in zip(codes, sizes, strict=True):
+        combined = combined * max(size, 1) + code
+    distinct, group = np.unique(combined, return_inverse=True)
+    columns = []
+    for size in reversed(sizes):
+        columns.append(distinct % max(size, 1))
+        distinct = distinct // max(size, 1)
+    keys = np.stack(columns[::-1], axis=1) if columns else np.zeros((len(distinct), 0), np.int64)
+    return keys, group
+
+
+def _sums(group: Array, weights: Array, number: int) -> Array:
+    result = np.zeros(number, np.int64)
+    np.add.at(result, group, weights)
+    return result
+
+
+def _extremes(snapshot: Snapshot, group: Array, number: int) -> tuple[Array | None, Array | None]:
+    if "ts_nsec" not in snapshot:
+        return None, None
+    stamps = snapshot["ts_nsec"]
+    oldest = np.full(number, np.iinfo(np.uint64).max, np.uint64)
+    newest = np.zeros(number, np.uint64)
+    np.minimum.at(oldest, group, stamps)
+    np.maximum.at(newest, group, stamps)
+    return oldest, newest
+
+
+def _order(
+    sort: Sequence[str],
+    by: Sequence[str],
+    keys: Array,
+    pages: Array,
+    allocations: Array,
+    oldest: Array | None,
+    newest: Array | None,
+    values: dict[str, Array],
+) -> Array:
+    """Group numbers in the order to show them."""
+    columns: list[Array] = []
+    for name in sort:
+        reverse, name = name.startswith("-"), name.lstrip("+-")
+        column: Array
+        if name == "pages":
+            column = -pages
+        elif name == "allocations":
+            column = -allocations
+        elif name in ("oldest", "newest"):
+            stamps = oldest if name == "oldest" else newest
+            if stamps is None:
+                raise UsageError("this kernel's page_owner does not record when: cannot sort by it")
+            column = stamps.astype(np.int64)
+            column = -column if name == "newest" else column
+        elif name in by:
+            column = keys[:, list(by).index(name)]
+        else:
+            known = ", ".join((*SORT_KEYS, *by))
+            raise UsageError(f"cannot sort by {name!r}: known here are {known}")
+        columns.append(-column if reverse else column)
+    # Ties: most pages first, then by key, so that the order is always the same.
+    columns += [-pages, -allocations, *(keys[:, index] for index in range(keys.shape[1]))]
+    return np.lexsort(columns[::-1])
+
+
+def _largest_stacks(group: Array, stacks: Array, pages: Array, shown: Array) -> list[int]:
+    """The stack number that has the most pages in each of the groups *shown*."""
+    rows = np.flatnonzero(np.isin(group, shown))
+    pairs, inverse = np.unique(
+        np.stack((group[rows], stacks[rows]), axis=1), axis=0, return_inverse=True
+    )
+    sums = _sums(inverse.ravel(), pages[rows], len(pairs))
+    best: dict[int, int] = {}
+    for pair in np.argsort(sums, kind="stable").tolist():
+        best[int(pairs[pair, 0])] = int(pairs[pair, 1])
+    return [best[number] for number in shown.tolist()]
+
+
+def _label(snapshot: Snapshot, key: str, value: Any, handle: int, depth: int | None) -> Any:
+    """A group's key for people and JSON."""
+    labels: dict[str, Callable[[Any], Any]] = {
+        "stack": lambda _: handle if depth is None and handle else None,
+        "allocator": lambda text: str(text) or None,
+        "module": lambda text: str(text) or None,
+        "kind": str,
+        "comm": lambda comm: comm.split(b"\0", 1)[0].decode(errors="surrogateescape"),
+        "gfp": lambda mask: int(mask),
+        "migratetype": lambda number: _name(snapshot.names.migratetypes, int(number)),
+        "zone": lambda number: next(
+            (zone.name for zone in snapshot.facts.zones if zone.type == number), int(number)
+        ),
+        "memcg": lambda number: snapshot.memcgs[number].path if number >= 0 else None,
+        "age": lambda number: _AGES[number][1],
+    }
+    return labels[key](value) if key in labels else int(value)
+
+
+def _name(names: Sequence[str], number: int) -> str:
+    return names[number] if number < len(names) else f"unknown({number})"

@@ -1,0 +1,71 @@
+"""The command line: ``drgn-pageowner [drgn's program options] COMMAND``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.progress import warn
+
+__all__ = ("CommandParser", "main")
+
+_EPILOG = """exit status: 0 answered; 1 the dump cannot answer (page_owner absent, off or
+unreadable: one line on stderr says why and what to do); 2 usage."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """One line for a wrong argument; ``--help`` has the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run one command.
+
+    :return: Exit status.
+    """
+    try:
+        return _main(arguments)
+    except PageOwnerError as error:
+        warn(str(error))
+        return error.exit_status
+    except BrokenPipeError:
+        # The reader (head, a pager) has seen enough; do not complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    from drgn_pageowner import __version__
+    from drgn_pageowner.commands import add_commands, run_command
+    from drgn_pageowner.kernel.program import add_program_options, open_program
+    from drgn_pageowner.kernel.session import ProgramSession
+
+    parser = CommandParser(
+        prog="drgn-pageowner",
+        description="Who owns the memory of a Linux kernel, from its page_owner records.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"drgn-pageowner {__version__}")
+    add_program_options(parser)
+    add_commands(parser)
+    args = parser.parse_args(arguments)
+    _use_surrogates(sys.stdout)
+    status = run_command(args, ProgramSession(open_program(args)), sys.stdout)
+    sys.stdout.flush()
+    return status
+
+
+def _use_surrogates(stream: Any) -> None:
+    """Task names are bytes: let those that are not UTF-8 out as they came in."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape")

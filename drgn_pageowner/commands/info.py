@@ -1,0 +1,35 @@
+"""
+Whether page_owner is there and on, what was found, and how far it can be trusted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TextIO
+
+from drgn_pageowner.analysis.summary import summarize
+from drgn_pageowner.commands.arguments import add_format
+from drgn_pageowner.commands.session import Session
+from drgn_pageowner.errors import NO_RECORDS
+from drgn_pageowner.info import Info
+from drgn_pageowner.progress import warn
+from drgn_pageowner.render.info import info_json, info_table
+
+HELP = "is page_owner there, on, complete and consistent"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_format(parser, "table", "json")
+
+
+def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    facts = session.facts()
+    if facts.page_owner == "on":
+        info = summarize(session.snapshot(("handle", "ts_nsec"), freed=True), session.modules())
+    else:
+        info = Info(facts, modules=session.modules(), problems=[NO_RECORDS[facts.page_owner]])
+    for piece in (info_json if args.format == "json" else info_table)(info):
+        out.write(piece)
+    for problem in info.problems:
+        warn(problem)
+    return 0 if facts.page_owner == "on" else 1

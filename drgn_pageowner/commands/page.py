@@ -1,0 +1,41 @@
+"""
+All about one page, whatever names it.
+
+  page pfn:0x1234                  a page frame number
+  page phys:0x1234000              a physical address
+  page 0xffff888001234560          an address: struct page, direct map, vmalloc, module,
+                                   page_owner record or slab object, found out by itself
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TextIO
+
+from drgn_pageowner.commands.arguments import add_format
+from drgn_pageowner.commands.session import Session
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.progress import warn
+from drgn_pageowner.render.page import page_json, page_text
+
+HELP = "all about one page: owner, stacks, state, file or process"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", nargs="+", metavar="WHAT", help="pfn:N, phys:A, or an address")
+    add_format(parser, "text", "json")
+
+
+def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    status = 0
+    for what in args.what:
+        try:
+            info = session.page(what)
+        except PageOwnerError as error:
+            # The others are answered all the same.
+            warn(str(error))
+            status = max(status, error.exit_status)
+            continue
+        for piece in (page_json if args.format == "json" else page_text)(info):
+            out.write(piece)
+    return status

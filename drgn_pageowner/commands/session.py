@@ -1,0 +1,52 @@
+"""Where a command gets its data, and what a command is."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Protocol, TextIO
+
+from drgn_pageowner.page_info import PageInfo
+from drgn_pageowner.snapshot import Facts, Snapshot
+
+__all__ = ("Command", "Session")
+
+
+class Session(Protocol):
+    """A dump or a running kernel, as far as the commands need to know it."""
+
+    def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
+        """The records, with at least *columns* (``None`` for all)."""
+        ...
+
+    def add_source(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
+        """Fill in ``snapshot.source`` for *pcs*."""
+        ...
+
+    def facts(self) -> Facts:
+        """The kernel as a whole, also where it has no page_owner."""
+        ...
+
+    def modules(self) -> list[str]:
+        """Names of the loaded modules."""
+        ...
+
+    def page(self, what: str) -> PageInfo:
+        """All about the page that *what* names."""
+        ...
+
+
+class Command(Protocol):
+    """A module of :mod:`drgn_pageowner.commands`."""
+
+    __doc__: str | None
+    HELP: str
+    """One line."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add what the command takes to *parser*."""
+        ...
+
+    def run(self, args: argparse.Namespace, session: Session, out: TextIO) -> int:
+        """Answer on *out*; return the exit status."""
+        ...

@@ -1,0 +1,51 @@
+"""What the kernel as a whole is: version, memory, clock, zones."""
+
+from __future__ import annotations
+
+from drgn import FaultError, Program, ProgramFlags
+
+from drgn_pageowner.kernel.clock import local_clock_ns, panic_message
+from drgn_pageowner.kernel.memory import page_size
+from drgn_pageowner.kernel.page_ext import page_owner_state
+from drgn_pageowner.kernel.sections import memory_model, pfn_limits
+from drgn_pageowner.kernel.zones import find_zones, max_page_order, pageblock_order
+from drgn_pageowner.snapshot import Facts
+
+__all__ = ("read_facts",)
+
+
+def read_facts(prog: Program) -> Facts:
+    """
+    :raises LookupError: if the debugging symbols are not those of a kernel
+    :raises FaultError: if the dump lacks the kernel's own data
+    """
+    platform = prog.platform
+    assert platform is not None
+    min_low_pfn, max_pfn = pfn_limits(prog)
+    facts = Facts(
+        release=prog["UTS_RELEASE"].string_().decode(),
+        arch=platform.arch.name.lower(),
+        page_size=page_size(prog),
+        max_page_order=max_page_order(prog),
+        pageblock_order=pageblock_order(prog),
+        min_low_pfn=min_low_pfn,
+        max_pfn=max_pfn,
+        memory_model=memory_model(prog),
+        live=bool(prog.flags & ProgramFlags.IS_LIVE),
+        zones=tuple(find_zones(prog)),
+        page_owner=page_owner_state(prog),
+    )
+    try:
+        names = prog["init_uts_ns"].name
+        facts.version = names.version.string_().decode(errors="backslashreplace")
+        facts.hostname = names.nodename.string_().decode(errors="backslashreplace")
+    except (LookupError, FaultError):
+        pass
+    return facts
+
+
+def read_clock(prog: Program, facts: Facts) -> None:
+    """Fill in what takes reading the kernel log: the clock and the panic message."""
+    facts.now_ns = local_clock_ns(prog)
+    if not facts.live:
+        facts.panic_message = panic_message(prog)

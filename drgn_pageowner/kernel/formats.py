@@ -1,0 +1,69 @@
+"""The printf formats of the kernel's own page_owner file, read from its read-only data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from drgn import Program
+
+from drgn_pageowner.kernel.memory import read_bulk, symbol_address
+from drgn_pageowner.snapshot import TextFormats
+
+__all__ = ("read_text_formats",)
+
+_RECORD = rb"\0(Page allocated via order [^\0]*\n)\0"
+_PAGE = rb"\0(PFN [^\0]*Block %lu[^\0]*\n)\0"
+_MIGRATED = rb"\0(Page has been migrated, last migrate reason: %s\n)\0"
+_CHARGED = rb"\0(Charged %sto %smemcg %s\n)\0"
+_SLAB = rb"\0(Slab cache page\n)\0"
+
+
+def read_text_formats(prog: Program, members: Collection[str]) -> TextFormats:
+    """
+    What ``print_page_owner()`` of this very kernel prints, backports included.
+
+    :param members: Members that ``struct page_owner`` has: what to go by if the strings are
+        not in the dump.
+    """
+    start = symbol_address(prog, "__start_rodata")
+    end = symbol_address(prog, "__end_rodata")
+    data = b""
+    if start is not None and end is not None and 0 < end - start < 1 << 28:
+        data = bytes(read_bulk(prog, start, end - start).data)
+
+    def find(pattern: bytes) -> str | None:
+        match = re.search(pattern, data)
+        return match.group(1).decode() if match else None
+
+    record, page, migrated = find(_RECORD), find(_PAGE), find(_MIGRATED)
+    if record and page and migrated:
+        return TextFormats(record, page, migrated, find(_CHARGED), find(_SLAB), True)
+    return _by_layout(members)
+
+
+def _by_layout(members: Collection[str]) -> TextFormats:
+    """Mainline's formats: v5.10; v5.18 to v6.8; and since v6.9."""
+    migrated = "Page has been migrated, last migrate reason: %s\n"
+    if "comm" not in members:
+        return TextFormats(
+            "Page allocated via order %u, mask %#x(%pGg)\n",
+            "PFN %lu type %s Block %lu type %s Flags %#lx(%pGp)\n",
+            migrated,
+            None,
+            None,
+            False,
+        )
+    owner = "Page allocated via order %u, mask %#x(%pGg), pid %d, tgid %d (%s), ts %llu ns"
+    if "free_pid" in members:
+        record, pfn = owner + "\n", "PFN 0x%lx"
+    else:
+        record, pfn = owner + ", free_ts %llu ns\n", "PFN %lu"
+    return TextFormats(
+        record,
+        pfn + " type %s Block %lu type %s Flags %pGp\n",
+        migrated,
+        "Charged %sto %smemcg %s\n",
+        "Slab cache page\n",
+        False,
+    )

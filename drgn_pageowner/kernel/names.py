@@ -1,0 +1,77 @@
+"""The kernel's own tables of names: gfp flags, page flags, migratetypes, migrate reasons."""
+
+from __future__ import annotations
+
+from drgn import FaultError, Object, Program
+
+from drgn_pageowner.kernel.memory import find_object, find_type
+from drgn_pageowner.kernel.zones import page_flag_fields
+from drgn_pageowner.snapshot import Names
+
+__all__ = ("read_names",)
+
+
+def read_names(prog: Program) -> Names:
+    """
+    :raises FaultError: if the dump does not hold the tables
+    """
+    page_flags = find_type(prog, "enum pageflags")
+    number = 0
+    if page_flags is not None:
+        number = next(
+            (e.value for e in page_flags.enumerators or () if e.name == "__NR_PAGEFLAGS"), 0
+        )
+    return Names(
+        gfp_flags=_trace_print_flags(prog, "gfpflag_names"),
+        page_flags=_trace_print_flags(prog, "pageflag_names"),
+        page_flag_fields=page_flag_fields(prog),
+        page_flags_mask=(1 << number) - 1,
+        page_flag_fields_printed=find_object(prog, "pff", "lib/vsprintf.c") is not None,
+        migratetypes=_migratetypes(prog),
+        migrate_reasons=_strings(prog, "migrate_reason_names"),
+    )
+
+
+def _trace_print_flags(prog: Program, table: str) -> list[tuple[int, str]]:
+    """A ``struct trace_print_flags[]`` of mm/debug.c, which ends with a null name."""
+    flags = find_object(prog, table)
+    result: list[tuple[int, str]] = []
+    if flags is None:
+        return result
+    for entry in flags:
+        if not entry.name:
+            break
+        result.append((int(entry.mask), _string(entry.name)))
+    return result
+
+
+def _migratetypes(prog: Program) -> list[str]:
+    names = _strings(prog, "migratetype_names")
+    if names:
+        return names
+    # Before Linux kernel commit 60f30350fd69 ("mm, page_owner: print migratetype of page and
+    # pageblock, symbolic flags") (in v4.6) the kernel printed numbers; the enum has the names.
+    type_ = find_type(prog, "enum migratetype")
+    prefix = "MIGRATE_"
+    by_value = {
+        e.value: e.name[len(prefix) :].capitalize()
+        for e in (type_.enumerators or () if type_ is not None else ())
+        if e.name not in ("MIGRATE_PCPTYPES", "MIGRATE_TYPES")
+    }
+    return [by_value.get(value, str(value)) for value in range(len(by_value))]
+
+
+def _strings(prog: Program, table: str) -> list[str]:
+    """An array of ``const char *``."""
+    strings = find_object(prog, table)
+    if strings is None:
+        return []
+    return [_string(entry) if entry else "" for entry in strings]
+
+
+def _string(pointer: Object) -> str:
+    try:
+        text: str = pointer.string_().decode(errors="backslashreplace")
+    except FaultError:
+        return "?"
+    return text

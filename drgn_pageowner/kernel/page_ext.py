@@ -1,0 +1,75 @@
+"""``struct page_ext``: whether this kernel keeps page_owner records, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drgn import Program, TypeEnumerator
+
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.kernel.memory import find_object, find_type, has_member
+from drgn_pageowner.kernel.sections import page_ext_stride
+
+__all__ = ("PageExtLayout", "page_ext_layout", "page_owner_state")
+
+
+@dataclass(frozen=True)
+class PageExtLayout:
+    """How one ``struct page_ext`` entry of this kernel is laid out."""
+
+    stride: int
+    """Distance between two entries, in bytes."""
+    owner_offset: int
+    """Offset of the record in an entry, in bytes."""
+    owner_type: str
+    """The C type that holds the record's members."""
+    owner_bit: int
+    """Mask of PAGE_EXT_OWNER in ``page_ext.flags``: there is a record."""
+    allocated_bit: int
+    """Mask of PAGE_EXT_OWNER_ALLOCATED: the record's page is allocated now."""
+
+
+def page_owner_state(prog: Program) -> str:
+    """``"absent"`` (not compiled in), ``"off"`` or ``"on"``."""
+    if find_object(prog, "page_owner_ops") is None:
+        return "absent"
+    inited = find_object(prog, "page_owner_inited")
+    if inited is None:
+        return "absent"
+    # A static key since Linux kernel commit 7dd80b8af0bc ("mm, page_owner: convert
+    # page_owner_inited to static key") (in v4.6), a bool before.
+    enabled = inited.key.enabled.counter if has_member(inited.type_, "key") else inited
+    return "on" if int(enabled) else "off"
+
+
+def page_ext_layout(prog: Program) -> PageExtLayout:
+    """
+    :raises PageOwnerError: if this kernel has no page_owner, or it is off
+    """
+    state = page_owner_state(prog)
+    if state in NO_RECORDS:
+        raise PageOwnerError(NO_RECORDS[state])
+    owner_type = find_type(prog, "struct page_owner")
+    if owner_type is None:
+        # Before Linux kernel commit 9300d8dfd287 ("mm/page_owner: don't define fields on
+        # struct page_ext by hard-coding") (in v4.10) the record was in struct page_ext itself.
+        offset, type_name = 0, "struct page_ext"
+    else:
+        offset, type_name = int(prog["page_owner_ops"].offset), "struct page_owner"
+    flags = _page_ext_flags(prog)
+    owner = 1 << flags["PAGE_EXT_OWNER"]
+    # Linux kernel commit 37389167a281 ("mm, page_owner: keep owner info when freeing the page")
+    # (in v5.4) added PAGE_EXT_OWNER_ACTIVE, soon renamed; before, the record of a freed page
+    # was marked as none.
+    for name in ("PAGE_EXT_OWNER_ALLOCATED", "PAGE_EXT_OWNER_ACTIVE"):
+        if name in flags:
+            allocated = 1 << flags[name]
+            break
+    else:
+        allocated = owner
+    return PageExtLayout(page_ext_stride(prog), offset, type_name, owner, allocated)
+
+
+def _page_ext_flags(prog: Program) -> dict[str, int]:
+    enumerators: tuple[TypeEnumerator, ...] | None = prog.type("enum page_ext_flags").enumerators
+    return {enumerator.name: enumerator.value for enumerator in enumerators or ()}

@@ -1,0 +1,152 @@
+"""``struct page_owner``: the records themselves, decoded a section at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from drgn import Program
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.memory import read_bulk, struct_dtype
+from drgn_pageowner.kernel.page_ext import PageExtLayout
+from drgn_pageowner.kernel.sections import Section
+from drgn_pageowner.snapshot import Array
+
+__all__ = ("OWNER_MEMBERS", "OwnerCounts", "owner_dtype", "read_owner_records")
+
+OWNER_MEMBERS = (
+    "order",
+    "last_migrate_reason",
+    "gfp_mask",
+    "handle",
+    "free_handle",
+    "ts_nsec",
+    "free_ts_nsec",
+    "comm",
+    "pid",
+    "tgid",
+    "free_pid",
+    "free_tgid",
+)
+"""Members of ``struct page_owner``; which of them exist depends on the kernel."""
+
+
+@dataclass
+class OwnerCounts:
+    """What was met while the page_ext arrays were read, in base pages."""
+
+    covered: int = 0
+    """Pages with a ``struct page_ext``."""
+    uncovered: int = 0
+    """Pages of present sections that have none."""
+    allocated: int = 0
+    """Pages whose record says that they are allocated, tails included."""
+    freed: int = 0
+    """Pages whose record says that they were freed, tails included."""
+    missing: int = 0
+    """Pages whose ``struct page_ext`` is not in the dump."""
+    bad_order: int = 0
+    """Records whose order no allocation can have."""
+    missing_ranges: list[tuple[int, int]] = field(default_factory=list)
+    """The PFN ranges of :attr:`missing`."""
+
+
+def owner_dtype(prog: Program, layout: PageExtLayout) -> np.dtype[np.void]:
+    """A dtype of one ``struct page_ext`` entry: ``flags`` and the record's members."""
+    flags = struct_dtype(prog, prog.type("struct page_ext"), ("flags",), itemsize=layout.stride)
+    record = struct_dtype(
+        prog,
+        prog.type(layout.owner_type),
+        OWNER_MEMBERS,
+        base=layout.owner_offset,
+        itemsize=layout.stride,
+    )
+    fields = {**dict(flags.fields or {}), **dict(record.fields or {})}
+    return np.dtype(
+        {
+            "names": list(fields),
+            "formats": [value[0] for value in fields.values()],
+            "offsets": [value[1] for value in fields.values()],
+            "itemsize": layout.stride,
+        }
+    )
+
+
+def read_owner_records(
+    prog: Program,
+    section: Section,
+    layout: PageExtLayout,
+    dtype: np.dtype[np.void],
+    columns: frozenset[str],
+    counts: OwnerCounts,
+    *,
+    max_pfn: int,
+    freed: bool,
+) -> dict[str, Array]:
+    """
+    Decode the records of one section.
+
+    A record stands for a whole allocation of ``2^order`` base pages: only the one at a PFN
+    aligned to its order counts, as in the kernel's ``read_page_owner()``.
+
+    :param columns: Which columns to keep, of :data:`OWNER_MEMBERS`.
+    :param freed: Whether records of freed pages are wanted too.
+    :return: ``pfn`` (``int64``), ``allocated`` (``bool``) and *columns*, each of shape ``(n,)``.
+    """
+    pages = min(section.end_pfn, max_pfn) - section.start_pfn
+    if pages <= 0:
+        return {}
+    if not section.page_ext:
+        counts.uncovered += pages
+        return {}
+    bulk = read_bulk(prog, section.page_ext, pages * layout.stride)
+    counts.covered += pages
+    for offset, size in bulk.missing:
+        first = section.start_pfn + offset // layout.stride
+        last = section.start_pfn + -(-(offset + size) // layout.stride)
+        counts.missing += last - first
+        counts.missing_ranges.append((first, last))
+    entries = np.frombuffer(bulk.data, dtype, pages)
+
+    flags = entries["flags"]
+    recorded = np.flatnonzero(flags & layout.owner_bit)
+    allocated = (flags[recorded] & layout.allocated_bit) != 0
+    number_allocated = int(np.count_nonzero(allocated))
+    counts.allocated += number_allocated
+    counts.freed += len(recorded) - number_allocated
+    if not freed:
+        recorded = recorded[allocated]
+        allocated = np.ones(len(recorded), bool)
+
+    order = entries["order"][recorded].astype(np.int64)
+    pfn = recorded + section.start_pfn
+    # An order that runs past the end of memory is garbage; its record is still one page's.
+    sane = (order >= 0) & (order < 48)
+    sane[sane] = pfn[sane] + (np.int64(1) << order[sane]) <= max_pfn
+    bad = len(order) - int(np.count_nonzero(sane))
+    if bad:
+        counts.bad_order += bad
+        order = np.where(sane, order, 0)
+    head = (pfn & ((np.int64(1) << order) - 1)) == 0
+    recorded, pfn, order, allocated = (x[head] for x in (recorded, pfn, order, allocated))
+
+    rows = entries[recorded]
+    result: dict[str, Array] = {"pfn": pfn, "allocated": allocated}
+    for name in columns:
+        if name == "order":
+            result[name] = order.astype(np.uint8)
+        elif name in (dtype.names or ()):
+            result[name] = np.ascontiguousarray(rows[name])
+    return result
+
+
+def require_members(dtype: np.dtype[np.void]) -> None:
+    """:raises PageOwnerError: if the records lack what every record has"""
+    missing = {"flags", "order", "gfp_mask"} - set(dtype.names or ())
+    if missing:
+        raise PageOwnerError(
+            "struct page_owner of this kernel has no "
+            + ", ".join(sorted(missing))
+            + ": its layout is not known"
+        )

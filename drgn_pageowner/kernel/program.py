@@ -1,0 +1,277 @@
+"""Opening a dump or a running kernel with drgn's own program options."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import struct
+from pathlib import Path
+
+import drgn
+from drgn import Program, ProgramFlags
+
+from drgn_pageowner.errors import PageOwnerError, UsageError
+
+__all__ = ("add_program_options", "open_program")
+
+_LEVELS = ("debug", "info", "warning", "error", "critical", "none")
+_OPTIONS = ("module-name", "build-id", "debug-link", "procfs", "embedded-vdso", "reuse")
+
+
+def add_program_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``drgn`` itself takes to choose a program and its symbols."""
+    source = parser.add_argument_group("program selection").add_mutually_exclusive_group()
+    source.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
+    source.add_argument("-c", "--core", metavar="PATH", help="a vmcore")
+    source.add_argument(
+        "--qemu", metavar="ADDRESS", help="a QEMU guest, by the address of its QMP monitor"
+    )
+    symbols = parser.add_argument_group("debugging symbols")
+    symbols.add_argument(
+        "-s",
+        "--symbols",
+        metavar="PATH",
+        action="append",
+        help="vmlinux or module with debugging symbols; may be repeated",
+    )
+    which = symbols.add_mutually_exclusive_group()
+    which.add_argument(
+        "--main-symbols",
+        dest="default_symbols",
+        action="store_const",
+        const={"main": True},
+        help="look for the symbols of the kernel itself only, not of modules",
+    )
+    which.add_argument(
+        "--no-default-symbols",
+        dest="default_symbols",
+        action="store_const",
+        const={},
+        help="look for no symbols but those given with -s",
+    )
+    symbols.add_argument("--extra-symbols", metavar="PATH", action="append", help="more symbols")
+    for option, verb in (("--try-symbols-by", "also"), ("--no-symbols-by", "do not")):
+        symbols.add_argument(
+            option,
+            metavar="METHOD[,METHOD...]",
+            action="append",
+            help=f"{verb} look for symbols by these methods (finders and options of drgn)",
+        )
+    for kind in ("debug", "kernel"):
+        symbols.add_argument(
+            f"--{kind}-directory",
+            metavar="PATH",
+            action="append",
+            help=f"look for {'debugging symbols' if kind == 'debug' else 'vmlinux and modules'} "
+            "there too",
+        )
+    advanced = parser.add_argument_group("advanced")
+    advanced.add_argument(
+        "--architecture",
+        metavar="ARCH",
+        choices=[a.name for a in drgn.Architecture] + [a.name.lower() for a in drgn.Architecture],
+        help="if it cannot be told from the dump",
+    )
+    advanced.add_argument("--vmcoreinfo", metavar="PATH", help="file to use for VMCOREINFO")
+    parser.add_argument(
+        "--log-level", choices=_LEVELS, default="warning", help="of drgn (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-q",
+        "--quiet",
+        dest="log_level",
+        action="store_const",
+        const="none",
+        help="no messages of drgn",
+    )
+
+
+def open_program(args: argparse.Namespace) -> Program:
+    """
+    The program that the arguments of :func:`add_program_options` choose, with its symbols.
+
+    :raises PageOwnerError: if it is no kernel, cannot be read, or its symbols are missing
+    """
+    _set_log_level(args.log_level)
+    prog = _create(args)
+    _attach(prog, args)
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise PageOwnerError(
+            f"{args.core} is not a dump of a Linux kernel (it has no VMCOREINFO): "
+            "pass a vmcore, or its VMCOREINFO with --vmcoreinfo"
+        )
+    _load_symbols(prog, args)
+    return prog
+
+
+def _set_log_level(level: str) -> None:
+    # Messages go to stderr as they are; the one line that counts is ours.
+    logging.basicConfig(format="drgn: %(message)s")
+    logging.getLogger("drgn").setLevel(logging.CRITICAL + 1 if level == "none" else level.upper())
+
+
+def _create(args: argparse.Namespace) -> Program:
+    platform = None
+    if args.architecture:
+        platform = drgn.Platform(drgn.Architecture[args.architecture.upper()])
+    if args.vmcoreinfo is None:
+        return Program(platform)
+    try:
+        return Program(platform, vmcoreinfo=Path(args.vmcoreinfo).read_bytes())
+    except OSError as error:
+        raise PageOwnerError(f"cannot read {args.vmcoreinfo}: {error.strerror}") from error
+
+
+def _attach(prog: Program, args: argparse.Namespace) -> None:
+    if args.core is not None:
+        name = args.core
+        attach = prog.set_core_dump
+    elif args.qemu is not None:
+        name = args.qemu
+        if not hasattr(prog, "set_qemu_qmp"):
+            raise PageOwnerError(
+                "this drgn cannot read a QEMU guest: --qemu needs drgn 0.1 or newer"
+            )
+        attach = prog.set_qemu_qmp
+    else:
+        name, attach = "the running kernel", lambda _: prog.set_kernel()
+    try:
+        attach(name)
+    except PermissionError as error:
+        raise PageOwnerError(
+            f"cannot read {name}: {error.strerror or error}; run as root"
+            + ("" if args.core or args.qemu else ", or pass a dump with -c")
+        ) from error
+    except OSError as error:
+        raise PageOwnerError(f"cannot read {name}: {error.strerror or error}") from error
+    except Exception as error:
+        # drgn raises ValueError for what it does not know as a dump, and its own kinds for
+        # what libkdumpfile or libelf refuse.
+        raise PageOwnerError(
+            f"{name} cannot be opened as a dump ({error}): pass a vmcore in ELF or kdump format"
+        ) from error
+
+
+def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
+    for path in (*(args.symbols or ()), *(args.extra_symbols or ())):
+        if not os.path.isfile(path):
+            raise PageOwnerError(f"no such file: {path}; -s takes the vmlinux of this kernel")
+    _choose_finders(prog, args)
+    _add_directories(prog, args)
+    default = args.default_symbols
+    if default is None:
+        # Modules' symbols are in the dump itself; their DWARF is only read for source lines.
+        default = {"default": getattr(args, "source", False), "main": True}
+    try:
+        prog.load_debug_info(args.symbols, **default)
+    except drgn.MissingDebugInfoError as error:
+        if not _has_kernel_symbols(prog):
+            raise PageOwnerError(_missing_symbols(prog, args)) from error
+        logging.getLogger("drgn").info("%s", error)
+    except Exception as error:
+        raise PageOwnerError(f"cannot load the debugging symbols: {error}") from error
+    for path in args.extra_symbols or ():
+        path = os.path.abspath(path)
+        prog.extra_module(path, create=True).try_file(path)
+    if not _has_kernel_symbols(prog):
+        raise PageOwnerError(_missing_symbols(prog, args))
+
+
+def _add_directories(prog: Program, args: argparse.Namespace) -> None:
+    options = prog.debug_info_options
+    if args.debug_directory:
+        options.directories = (*args.debug_directory, *options.directories)
+    if args.kernel_directory:
+        options.kernel_directories = (*args.kernel_directory, *options.kernel_directories)
+
+
+def _choose_finders(prog: Program, args: argparse.Namespace) -> None:
+    for option, on in (("try_symbols_by", True), ("no_symbols_by", False)):
+        for method in ",".join(getattr(args, option) or ()).split(","):
+            if not method:
+                continue
+            name, _, value = method.partition("=")
+            finders = list(prog.enabled_debug_info_finders())
+            if name in _OPTIONS:
+                setattr(prog.debug_info_options, "try_" + name.replace("-", "_"), on)
+            elif name == "kmod":
+                kmod = (value or "depmod-or-walk") if on else "none"
+                prog.debug_info_options.try_kmod = drgn.KmodSearchMethod[
+                    kmod.upper().replace("-", "_")
+                ]
+            elif name in prog.registered_debug_info_finders():
+                chosen = [finder for finder in finders if finder != name] + [name] * on
+                prog.set_enabled_debug_info_finders(chosen)
+            else:
+                known = ", ".join((*prog.registered_debug_info_finders(), "kmod", *_OPTIONS))
+                raise UsageError(f"unknown method {name!r} to find symbols by: known are {known}")
+
+
+def _has_kernel_symbols(prog: Program) -> bool:
+    try:
+        prog.type("struct page")
+    except LookupError:
+        return False
+    return True
+
+
+def _missing_symbols(prog: Program, args: argparse.Namespace) -> str:
+    try:
+        module = prog.main_module()
+        wanted = module.build_id.hex() if module.build_id else "unknown"
+    except LookupError:
+        wanted = "unknown"
+    release = _release(prog)
+    for path in args.symbols or ():
+        found = _elf_build_id(path)
+        if found is None:
+            return f"{path} is no ELF file with a build ID: pass the vmlinux of {release} with -s"
+        if found != wanted:
+            return (
+                f"{path} is of another kernel: its build ID is {found}, the dump's kernel "
+                f"{release} has {wanted}; pass that kernel's vmlinux with -s"
+            )
+        return f"{path} has no debugging symbols (DWARF): pass the vmlinux with them with -s"
+    return (
+        f"no debugging symbols for the kernel {release} (build ID {wanted}): "
+        "pass its vmlinux with -s"
+    )
+
+
+def _release(prog: Program) -> str:
+    try:
+        release: str = prog["UTS_RELEASE"].string_().decode()
+    except (LookupError, drgn.FaultError):
+        return "of the dump"
+    return release
+
+
+def _elf_build_id(path: str) -> str | None:
+    """The GNU build ID of an ELF file, from its notes."""
+    try:
+        with open(path, "rb") as file:
+            return _build_id_of(file.read())
+    except (OSError, struct.error, IndexError):
+        return None
+
+
+def _build_id_of(data: bytes) -> str | None:
+    if data[:4] != b"\x7fELF" or data[4] != 2:
+        return None
+    order = "<" if data[5] == 1 else ">"
+    (section_offset,) = struct.unpack_from(order + "Q", data, 0x28)
+    size, number = struct.unpack_from(order + "HH", data, 0x3A)
+    for index in range(number):
+        fields = struct.unpack_from(order + "IIQQQQ", data, section_offset + index * size)
+        if fields[1] != 7:  # SHT_NOTE
+            continue
+        position, end = fields[4], fields[4] + fields[5]
+        while position + 12 <= end:
+            name, length, kind = struct.unpack_from(order + "III", data, position)
+            owner = data[position + 12 : position + 12 + name]
+            start = position + 12 + (name + 3 & ~3)
+            if kind == 3 and owner == b"GNU\0":  # NT_GNU_BUILD_ID
+                return data[start : start + length].hex()
+            position = start + (length + 3 & ~3)
+    return None

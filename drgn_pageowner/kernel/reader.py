@@ -1,0 +1,280 @@
+"""From a ``drgn.Program`` to a :class:`~drgn_pageowner.snapshot.Snapshot`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from drgn import FaultError, Program
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.facts import read_clock, read_facts
+from drgn_pageowner.kernel.formats import read_text_formats
+from drgn_pageowner.kernel.kallsyms import load_kallsyms
+from drgn_pageowner.kernel.memcg import MemcgTable
+from drgn_pageowner.kernel.names import read_names
+from drgn_pageowner.kernel.page import page_dtype, read_memmap
+from drgn_pageowner.kernel.page_ext import PageExtLayout, page_ext_layout
+from drgn_pageowner.kernel.page_owner import (
+    OWNER_MEMBERS,
+    OwnerCounts,
+    owner_dtype,
+    read_owner_records,
+    require_members,
+)
+from drgn_pageowner.kernel.pageblock import pageblock_layout, read_section_pageblocks
+from drgn_pageowner.kernel.sections import Section, find_sections
+from drgn_pageowner.kernel.stackdepot import depot_layout, depot_use, read_stacks
+from drgn_pageowner.progress import progress
+from drgn_pageowner.snapshot import Array, BitField, Facts, Memcg, Names, Snapshot, Stacks
+
+__all__ = ("ALL_COLUMNS", "snapshot")
+
+_MEMMAP_COLUMNS = frozenset(("page_flags", "node", "zone", "memcg", "memcg_kind"))
+
+ALL_COLUMNS = frozenset(
+    (*OWNER_MEMBERS, "pfn", "allocated", "migratetype", "pageblock_migratetype", *_MEMMAP_COLUMNS)
+)
+"""Every column that a snapshot can have."""
+
+# The alignment of zone_device and DMA bits in gfp_migratetype(), include/linux/gfp.h.
+_GFP_MOVABLE_SHIFT = 3
+
+
+def snapshot(
+    prog: Program, *, columns: Iterable[str] | None = None, freed: bool = False
+) -> Snapshot:
+    """
+    Decode the page_owner records of *prog*.
+
+    :param columns: What to decode, of :data:`ALL_COLUMNS`; everything by default. Less is
+        faster: without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
+        ``allocated`` are always there.
+    :param freed: Also keep the records of freed pages (column ``allocated``).
+    :raises PageOwnerError: if the dump cannot answer: no CONFIG_PAGE_OWNER, page_owner off,
+        or the tables that everything hangs on are not readable
+    """
+    wanted = ALL_COLUMNS if columns is None else frozenset(columns)
+    facts = read_facts(prog)
+    layout = page_ext_layout(prog)
+    dtype = owner_dtype(prog, layout)
+    require_members(dtype)
+    names = read_names(prog)
+    counts = OwnerCounts()
+    pages = _PageColumns(prog, facts, names, wanted)
+    result = _read_columns(prog, facts, layout, dtype, counts, pages, wanted, freed)
+    memcgs = pages.finish(result)
+    if "migratetype" in wanted:
+        result["migratetype"] = _gfp_migratetype(prog, result["gfp_mask"])
+    problems = _problems(counts, pages)
+    coverage = asdict(counts)
+    stacks, depot = _read_depot(prog, result, coverage, problems)
+
+    read_clock(prog, facts)
+    facts.now_ns = _latest(facts.now_ns, result)
+    facts.formats = read_text_formats(prog, dtype.names or ()) if columns is None else None
+    facts.layout = {
+        "page_ext_size": layout.stride,
+        "page_owner_offset": layout.owner_offset,
+        "record": layout.owner_type,
+        "members": [name for name in OWNER_MEMBERS if name in (dtype.names or ())],
+        "stack_depot": depot,
+    }
+    return Snapshot(
+        facts=facts,
+        names=names,
+        columns=result,
+        stacks=stacks,
+        symbolizer=load_kallsyms(prog),
+        memcgs=memcgs,
+        coverage=coverage,
+        problems=problems,
+    )
+
+
+def _read_columns(
+    prog: Program,
+    facts: Facts,
+    layout: PageExtLayout,
+    dtype: np.dtype[np.void],
+    counts: OwnerCounts,
+    pages: _PageColumns,
+    wanted: frozenset[str],
+    freed: bool,
+) -> dict[str, Array]:
+    """Read every section's page_ext array, and what *pages* adds to its records."""
+    columns = (wanted & frozenset(OWNER_MEMBERS)) | {"order"}
+    if "migratetype" in wanted:
+        columns |= {"gfp_mask"}
+    sections = find_sections(prog)
+    parts: list[dict[str, Array]] = []
+    for section in progress(sections, description="page_ext", total=len(sections), unit=" section"):
+        part = read_owner_records(
+            prog, section, layout, dtype, columns, counts, max_pfn=facts.max_pfn, freed=freed
+        )
+        if part and len(part["pfn"]):
+            pages.add(section, part)
+            parts.append(part)
+    if counts.covered and counts.missing == counts.covered:
+        raise PageOwnerError(
+            "none of the page_ext arrays is in this dump: it was filtered or cut off; "
+            "take it with makedumpfile -d 31 or less, which keeps them"
+        )
+    if not parts:
+        return _no_rows(dtype, columns)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _read_depot(
+    prog: Program, columns: dict[str, Array], coverage: dict[str, Any], problems: list[str]
+) -> tuple[Stacks, str | None]:
+    """
+    The stacks of the handles in *columns*, and the name of the stack depot's layout.
+
+    Adds to *coverage* how full the depot is, and to *problems* what cannot be read of it.
+    """
+    handles = [columns[name] for name in ("handle", "free_handle") if name in columns]
+    if not handles:
+        return Stacks.empty(), None
+    try:
+        depot = depot_layout(prog)
+        unique = np.unique(np.concatenate([np.unique(handle) for handle in handles]))
+        stacks, bad = read_stacks(prog, depot, unique)
+        if len(bad):
+            problems.append(_bad_handles(columns, bad))
+        coverage["stack_depot"] = depot_use(prog, depot)
+    except (PageOwnerError, FaultError) as error:
+        problems.append(f"the stack depot cannot be read, so stacks are unknown: {error}")
+        return Stacks.empty(), None
+    return stacks, depot.name
+
+
+class _PageColumns:
+    """The columns that come from ``struct page`` and the pageblock bitmaps."""
+
+    def __init__(self, prog: Program, facts: Facts, names: Names, wanted: frozenset[str]) -> None:
+        self._prog = prog
+        self._facts = facts
+        self._fields = {field.name: field for field in names.page_flag_fields}
+        self._wanted = wanted
+        self._memcg = bool(wanted & {"memcg", "memcg_kind"})
+        members = ("flags", "memcg_data") if self._memcg else ("flags",)
+        self._dtype = page_dtype(prog, members)
+        self._memcg = self._memcg and "memcg_data" in (self._dtype.names or ())
+        self._memmap = bool(wanted & _MEMMAP_COLUMNS)
+        self._pageblocks = (
+            pageblock_layout(prog, facts.pageblock_order)
+            if "pageblock_migratetype" in wanted
+            else None
+        )
+        self._table: MemcgTable | None = None
+        self.missing = 0
+        """Records whose ``struct page`` is not in the dump."""
+
+    def add(self, section: Section, part: dict[str, Array]) -> None:
+        """Add the columns to *part*, whose records are those of *section*."""
+        pfn = part["pfn"]
+        if self._memmap:
+            first, last = int(pfn[0]), int(pfn[-1]) + 1
+            rows, bulk = read_memmap(self._prog, section, self._dtype, first, last)
+            for offset, size in bulk.missing:
+                low = first + offset // self._dtype.itemsize
+                high = first + (offset + size) // self._dtype.itemsize
+                self.missing += int(np.count_nonzero((pfn >= low) & (pfn < high)))
+            flags = rows["flags"][pfn - first]
+            self._flag_columns(flags, part)
+            if self._memcg:
+                part["memcg_data"] = rows["memcg_data"][pfn - first]
+        if self._pageblocks is not None:
+            types = read_section_pageblocks(self._prog, section, self._pageblocks)
+            block = (pfn - section.start_pfn) >> self._facts.pageblock_order
+            part["pageblock_migratetype"] = types[block]
+
+    def _flag_columns(self, flags: Array, part: dict[str, Array]) -> None:
+        if "page_flags" in self._wanted:
+            part["page_flags"] = flags.astype(np.uint64)
+        for name, dtype in (("node", np.uint16), ("zone", np.uint8)):
+            if name in self._wanted:
+                field: BitField | None = self._fields.get(name)
+                value = field.of(flags) if field is not None else np.zeros(len(flags))
+                part[name] = value.astype(dtype)
+
+    def finish(self, result: dict[str, Array]) -> tuple[Memcg, ...]:
+        """Turn ``memcg_data`` into columns; return the memory cgroups they refer to."""
+        data = result.pop("memcg_data", None)
+        if data is None:
+            return ()
+        self._table = MemcgTable(self._prog)
+        result["memcg"], result["memcg_kind"] = self._table.columns(data)
+        return tuple(self._table.memcgs)
+
+    @property
+    def unknown_memcgs(self) -> int:
+        return self._table.unknown if self._table is not None else 0
+
+
+def _gfp_migratetype(prog: Program, gfp_mask: Array) -> Array:
+    """As ``gfp_migratetype()`` of include/linux/gfp.h does."""
+    try:
+        if int(prog["page_group_by_mobility_disabled"]):
+            return np.zeros(len(gfp_mask), np.uint8)
+    except LookupError:
+        pass
+    result: Array = ((gfp_mask >> np.uint32(_GFP_MOVABLE_SHIFT)) & np.uint32(3)).astype(np.uint8)
+    return result
+
+
+def _no_rows(dtype: np.dtype[np.void], columns: frozenset[str]) -> dict[str, Array]:
+    fields = dict(dtype.fields or {})
+    result: dict[str, Array] = {
+        name: np.zeros(0, fields[name][0]) for name in columns if name in fields
+    }
+    result["pfn"] = np.zeros(0, np.int64)
+    result["allocated"] = np.zeros(0, bool)
+    return result
+
+
+def _latest(now: int | None, columns: dict[str, Array]) -> int | None:
+    """The clock is at least what the youngest record says."""
+    stamps = [
+        int(columns[name].max())
+        for name in ("ts_nsec", "free_ts_nsec")
+        if name in columns and len(columns[name])
+    ]
+    if now is None:
+        return max(stamps, default=None)
+    # A damaged record must not set the clock: more than a minute ahead is none.
+    return max([stamp for stamp in stamps if stamp < now + 60 * 10**9] + [now])
+
+
+def _problems(counts: OwnerCounts, pages: _PageColumns) -> list[str]:
+    problems = []
+    if counts.missing:
+        problems.append(
+            f"{counts.missing} of {counts.covered} pages have no readable page_ext: "
+            "the dump lacks that memory"
+        )
+    if counts.bad_order:
+        problems.append(
+            f"{counts.bad_order} records have an impossible order: each is counted as one page"
+        )
+    if pages.missing:
+        problems.append(
+            f"{pages.missing} records have no readable struct page: their flags, zone and memory "
+            "cgroup are unknown"
+        )
+    if pages.unknown_memcgs:
+        problems.append(
+            f"{pages.unknown_memcgs} values of page.memcg_data point to no memory cgroup"
+        )
+    return problems
+
+
+def _bad_handles(columns: dict[str, Array], bad: Array) -> str:
+    records = int(np.isin(columns["handle"], bad).sum()) if "handle" in columns else 0
+    return (
+        f"{len(bad)} stack handles (of {records} records) are not in the stack depot: "
+        "their stacks are unknown"
+    )

@@ -1,0 +1,216 @@
+"""Where the memmap, the page_ext arrays and the pageblock bitmaps of physical memory are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from drgn import FaultError, Object, Program, TypeKind
+from drgn.helpers.linux.mmzone import for_each_online_pgdat
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.memory import (
+    find_object,
+    find_type,
+    has_member,
+    page_size,
+    read_array,
+    struct_dtype,
+    symbol_address,
+    word_dtype,
+)
+
+__all__ = (
+    "Section",
+    "find_sections",
+    "has_vmemmap",
+    "memory_model",
+    "page_ext_stride",
+    "pfn_limits",
+    "section_of",
+)
+
+# enum in include/linux/mmzone.h; the same two bits in every kernel that has page_owner.
+_SECTION_MARKED_PRESENT = 1 << 0
+_SECTION_HAS_MEM_MAP = 1 << 1
+# Linux kernel commit b1d5488a2528 ("mm: fix use-after free of page_ext after race with
+# memory-offline") (in v6.1): an array that is going away has this bit in its address.
+_PAGE_EXT_INVALID = 1 << 0
+_WORD_MASK = (1 << 64) - 1
+
+
+class Section(NamedTuple):
+    """
+    A contiguous range of physical memory with one memmap and one page_ext array.
+
+    A ``struct mem_section`` on SPARSEMEM, a ``pg_data_t`` on FLATMEM.
+    """
+
+    start_pfn: int
+    end_pfn: int
+    """The first PFN behind the range."""
+    memmap: int
+    """Address of the ``struct page`` of :attr:`start_pfn`; 0 if it has none."""
+    page_ext: int
+    """Address of the ``struct page_ext`` of :attr:`start_pfn`; 0 if it has none."""
+    pageblock_flags: int
+    """Address of the pageblock bitmap of :attr:`start_pfn`; 0 on FLATMEM (zones have it)."""
+
+
+def pfn_limits(prog: Program) -> tuple[int, int]:
+    """``(min_low_pfn, max_pfn)``: the range that the kernel's own page_owner file walks."""
+    return int(prog["min_low_pfn"]), int(prog["max_pfn"])
+
+
+def memory_model(prog: Program) -> str:
+    """``"SPARSEMEM_VMEMMAP"``, ``"SPARSEMEM"`` or ``"FLATMEM"``."""
+    if find_object(prog, "mem_section") is None:
+        return "FLATMEM"
+    return "SPARSEMEM_VMEMMAP" if has_vmemmap(prog) else "SPARSEMEM"
+
+
+def has_vmemmap(prog: Program) -> bool:
+    """Whether the kernel was built with CONFIG_SPARSEMEM_VMEMMAP."""
+    usage = find_type(prog, "struct mem_section_usage")
+    # subsection_map since Linux kernel commit f1eca35a0dc7 ("mm/sparsemem: introduce struct
+    # mem_section_usage") (in v5.3).
+    if usage is not None:
+        return has_member(usage, "subsection_map")
+    return symbol_address(prog, "vmemmap_populate") is not None
+
+
+def find_sections(prog: Program) -> list[Section]:
+    """
+    Every range of present physical memory, in PFN order.
+
+    :raises PageOwnerError: if the dump does not hold ``mem_section``
+    """
+    mem_section = find_object(prog, "mem_section")
+    try:
+        if mem_section is None:
+            return list(_flatmem_nodes(prog))
+        return list(_sparsemem_sections(prog, mem_section))
+    except FaultError as fault:
+        raise PageOwnerError(
+            f"cannot read mem_section ({fault}): the dump is damaged or cut off; "
+            "no page can be found without it"
+        ) from fault
+
+
+def section_of(sections: list[Section], pfn: int) -> Section | None:
+    """The one of *sections* that holds *pfn*."""
+    index = int(np.searchsorted([section.start_pfn for section in sections], pfn, "right")) - 1
+    if index < 0 or pfn >= sections[index].end_pfn:
+        return None
+    return sections[index]
+
+
+def _sparsemem_roots(prog: Program, mem_section: Object) -> Iterator[tuple[int, int, int]]:
+    """Yield (first section number, address of its ``struct mem_section``, count)."""
+    type_ = mem_section.type_
+    inner = type_.type
+    if inner.kind != TypeKind.POINTER and type_.kind != TypeKind.POINTER:
+        # Static: struct mem_section mem_section[NR_SECTION_ROOTS][SECTIONS_PER_ROOT].
+        yield 0, int(mem_section.address_ or 0), type_.length * inner.length
+        return
+    # CONFIG_SPARSEMEM_EXTREME: an array of pointers to pages full of struct mem_section; the
+    # array itself is allocated at boot since Linux kernel commit 83e3c48729d9 ("mm/sparsemem:
+    # Allocate mem_section at runtime for CONFIG_SPARSEMEM_EXTREME=y") (in v4.15).
+    per_root = page_size(prog) // prog.type("struct mem_section").size
+    if type_.kind == TypeKind.POINTER:
+        count = int(prog["__highest_present_section_nr"]) // per_root + 1
+        address = int(mem_section)
+    else:
+        count = type_.length
+        address = int(mem_section.address_ or 0)
+    roots = read_array(prog, address, word_dtype(prog), count)
+    for root_nr in np.flatnonzero(roots).tolist():
+        yield root_nr * per_root, int(roots[root_nr]), per_root
+
+
+def _sparsemem_sections(prog: Program, mem_section: Object) -> Iterator[Section]:
+    page_shift = int(prog["PAGE_SHIFT"])
+    pages_per_section = 1 << (int(prog["SECTION_SIZE_BITS"]) - page_shift)
+    page_struct_size = prog.type("struct page").size
+    page_ext_size = page_ext_stride(prog)
+    # The encoded memmap has flags in its low bits; a memmap is page-aligned.
+    memmap_mask = ~(page_size(prog) - 1)
+    vmemmap = int(prog["vmemmap"]) if has_vmemmap(prog) else None
+
+    section_type = prog.type("struct mem_section")
+    members = ["section_mem_map", "page_ext", "usage", "pageblock_flags"]
+    dtype = struct_dtype(prog, section_type, members)
+    usage_bitmap = _usage_bitmap_offset(prog)
+
+    for first, address, count in _sparsemem_roots(prog, mem_section):
+        rows = read_array(prog, address, dtype, count)
+        present = rows["section_mem_map"] & (_SECTION_MARKED_PRESENT | _SECTION_HAS_MEM_MAP)
+        for index in np.flatnonzero(present & _SECTION_HAS_MEM_MAP).tolist():
+            row = rows[index]
+            start = (first + index) * pages_per_section
+            if vmemmap is not None:
+                memmap = vmemmap + start * page_struct_size
+            else:
+                memmap = (int(row["section_mem_map"]) & memmap_mask) + start * page_struct_size
+            page_ext = int(row["page_ext"]) if "page_ext" in (dtype.names or ()) else 0
+            if page_ext & _PAGE_EXT_INVALID:
+                page_ext = 0
+            yield Section(
+                start,
+                start + pages_per_section,
+                memmap & _WORD_MASK,
+                # Biased: the entry of a PFN is page_ext + page_ext_size * pfn.
+                (page_ext + page_ext_size * start) & _WORD_MASK if page_ext else 0,
+                _bitmap_address(row, usage_bitmap),
+            )
+
+
+def _usage_bitmap_offset(prog: Program) -> int | None:
+    """Offset of the pageblock bitmap in ``struct mem_section_usage`` (since v5.3)."""
+    usage = find_type(prog, "struct mem_section_usage")
+    return None if usage is None else usage.member("pageblock_flags").offset
+
+
+def _bitmap_address(row: np.void, usage_bitmap: int | None) -> int:
+    if usage_bitmap is None:
+        return int(row["pageblock_flags"])
+    usage = int(row["usage"])
+    return usage + usage_bitmap if usage else 0
+
+
+def _flatmem_nodes(prog: Program) -> Iterator[Section]:
+    page_struct_size = prog.type("struct page").size
+    page_ext_size = page_ext_stride(prog)
+    max_order_nr_pages = 1 << (prog.type("struct zone").member("free_area").type.length - 1)
+    for pgdat in for_each_online_pgdat(prog):
+        start = int(pgdat.node_start_pfn)
+        end = start + int(pgdat.node_spanned_pages)
+        memmap = int(pgdat.node_mem_map) if has_member(pgdat.type_.type, "node_mem_map") else 0
+        page_ext = int(pgdat.node_page_ext) if has_member(pgdat.type_.type, "node_page_ext") else 0
+        # Not biased: lookup_page_ext() counts from the node's first MAX_ORDER block.
+        skipped = start % max_order_nr_pages
+        yield Section(
+            start,
+            end,
+            memmap or int(prog["mem_map"]) + start * page_struct_size,
+            page_ext + page_ext_size * skipped if page_ext else 0,
+            0,
+        )
+
+
+def page_ext_stride(prog: Program) -> int:
+    """
+    Distance between two entries of a page_ext array, in bytes; 0 without page_ext.
+
+    A variable since Linux kernel commit 5556cfe8d994 ("mm, page_owner: fix off-by-one error in
+    __set_page_owner_handle()") (in v5.4), and ``sizeof(struct page_ext) + extra_mem`` before.
+    """
+    stride = find_object(prog, "page_ext_size")
+    if stride is not None:
+        return int(stride)
+    type_ = find_type(prog, "struct page_ext")
+    if type_ is None or not type_.is_complete():
+        return 0
+    extra = find_object(prog, "extra_mem", "mm/page_ext.c")
+    return int(type_.size) + (int(extra) if extra is not None else 0)

@@ -1,0 +1,134 @@
+"""Nodes and zones, and the bits of ``page.flags`` that name them."""
+
+from __future__ import annotations
+
+from drgn import Program
+from drgn.helpers.linux.mmzone import for_each_online_pgdat
+
+from drgn_pageowner.kernel.memory import find_object, has_member
+from drgn_pageowner.kernel.sections import memory_model
+from drgn_pageowner.snapshot import BitField, Zone
+
+__all__ = ("find_zones", "max_page_order", "page_flag_fields", "pageblock_order")
+
+
+def find_zones(prog: Program) -> list[Zone]:
+    """Every zone that spans memory, by node and zone index."""
+    zones = []
+    for pgdat in for_each_online_pgdat(prog):
+        node = int(pgdat.node_id)
+        for index, zone in enumerate(pgdat.node_zones):
+            spanned = int(zone.spanned_pages)
+            if not spanned:
+                continue
+            # An atomic since Linux kernel commit 9705bea5f833 ("mm: convert zone->managed_pages
+            # to atomic variable") (in v5.0).
+            managed = zone.managed_pages
+            zones.append(
+                Zone(
+                    node=node,
+                    type=index,
+                    name=zone.name.string_().decode(errors="backslashreplace"),
+                    start_pfn=int(zone.zone_start_pfn),
+                    spanned=spanned,
+                    present=int(zone.present_pages),
+                    managed=int(
+                        managed.counter if has_member(managed.type_, "counter") else managed
+                    ),
+                )
+            )
+    return zones
+
+
+def max_page_order(prog: Program) -> int:
+    """The largest order of the buddy allocator: ``NR_PAGE_ORDERS - 1``."""
+    return int(prog.type("struct zone").member("free_area").type.length) - 1
+
+
+def pageblock_order(prog: Program) -> int:
+    """
+    ``pageblock_order``, from include/linux/pageblock-flags.h.
+
+    A variable where the huge page size is one; elsewhere a constant that DWARF does not have,
+    so it is computed as the header does.
+    """
+    variable = find_object(prog, "pageblock_order")
+    if variable is not None:
+        return int(variable)
+    largest = max_page_order(prog)
+    # THP counts since Linux kernel commit e1d1ba9e3dd6 ("mm: set pageblock_order to
+    # HPAGE_PMD_ORDER in case with !CONFIG_HUGETLB_PAGE but THP enabled") (in v6.11).
+    huge = find_object(prog, "hstates", "mm/hugetlb.c") is not None
+    if not huge and find_object(prog, "transparent_hugepage_flags") is not None:
+        huge = has_member(prog.type("struct zone"), "per_cpu_zonestats") and _version(prog) >= (
+            6,
+            11,
+        )
+    if not huge:
+        return largest
+    # HPAGE_PMD_ORDER: a page table of PAGE_SIZE bytes holds PAGE_SIZE / 8 entries.
+    return min(int(prog["PAGE_SHIFT"]) - 3, largest)
+
+
+def _version(prog: Program) -> tuple[int, int]:
+    release = prog["UTS_RELEASE"].string_().decode()
+    major, minor = release.split(".")[:2]
+    return int(major), int("".join(c for c in minor if c.isdigit()))
+
+
+def page_flag_fields(prog: Program) -> list[BitField]:
+    """
+    The bit fields above the flags in ``page.flags``: section, node, zone, last_cpupid, kasantag.
+
+    The kernel's own table ``pff`` of lib/vsprintf.c says them since Linux kernel commit
+    96b94abc12bc ("lib/vsprintf: make %pGp print ... fields") (in v5.12); before, they are
+    computed as include/linux/page-flags-layout.h does.
+    """
+    table = find_object(prog, "pff", "lib/vsprintf.c")
+    if table is not None:
+        return [
+            BitField(
+                entry.name.string_().decode(),
+                int(entry.shift),
+                int(entry.width),
+                # SPECIAL hexadecimal or plain decimal: printf_spec.base says.
+                _spec_base(entry),
+            )
+            for entry in table
+            if int(entry.width)
+        ]
+    word_bits = prog.type("unsigned long").size * 8
+    fields = []
+    position = word_bits
+    for name, width in (
+        ("section", _sections_width(prog)),
+        ("node", _nodes_width(prog)),
+        ("zone", _zones_width(prog)),
+    ):
+        if width:
+            position -= width
+            fields.append(BitField(name, position, width, 10))
+    return fields
+
+
+def _spec_base(entry: object) -> int:
+    spec = entry.spec  # type: ignore[attr-defined]
+    return 16 if int(spec.base) == 16 else 10
+
+
+def _sections_width(prog: Program) -> int:
+    if memory_model(prog) != "SPARSEMEM":
+        return 0
+    return int(prog["MAX_PHYSMEM_BITS"]) - int(prog["SECTION_SIZE_BITS"])
+
+
+def _nodes_width(prog: Program) -> int:
+    node_data = find_object(prog, "node_data")
+    if node_data is None:
+        return 0
+    return (int(node_data.type_.length) - 1).bit_length()
+
+
+def _zones_width(prog: Program) -> int:
+    zones = prog.type("struct pglist_data").member("node_zones").type.length
+    return (int(zones) - 1).bit_length()

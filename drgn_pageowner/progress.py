@@ -1,0 +1,34 @@
+"""Progress on stderr: only on a terminal, only for work that takes over two seconds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+__all__ = ("progress", "warn")
+
+T = TypeVar("T")
+
+_DELAY_SECONDS = 2.0
+
+
+def progress(items: Iterable[T], *, description: str, total: int, unit: str) -> Iterator[T]:
+    """
+    Yield *items*, showing on stderr how many of *total* are done.
+
+    :param unit: What one item is, with a leading space (``" section"``).
+    """
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from tqdm import tqdm
+
+    yield from tqdm(
+        items, desc=description, total=total, unit=unit, delay=_DELAY_SECONDS, leave=False
+    )
+
+
+def warn(message: str) -> None:
+    """Say *message* in one line on stderr."""
+    print(f"drgn-pageowner: {message}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Results to text: tables, JSON, CSV, the kernel's own debugfs text. Never imports drgn."""

@@ -1,0 +1,155 @@
+"""The text of /sys/kernel/debug/page_owner, as the kernel that was dumped would print it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.render.text import (
+    comm_text,
+    gfp_text,
+    mapped,
+    name_at,
+    page_flags_text,
+    stack_lines,
+)
+from drgn_pageowner.snapshot import MemcgKind, Snapshot
+
+__all__ = ("debugfs_text",)
+
+_CONVERSION = re.compile(r"%(#?)(?:l{0,2}([udx])|(s)|p(G[gp]))")
+_ROWS = 8192
+# Size of the buffer that print_page_owner_memcg() copies a cgroup's name to.
+_MEMCG_NAME_SIZE = 80
+
+
+def debugfs_text(snapshot: Snapshot) -> Iterator[str]:
+    """
+    Yield the text of the allocated records of *snapshot* in pieces.
+
+    :raises PageOwnerError: if the snapshot was made without the kernel's formats or columns
+    """
+    formats = snapshot.facts.formats
+    if formats is None:
+        raise PageOwnerError("this snapshot was decoded without the columns that debugfs prints")
+    # The kernel skips free pages and records without a stack.
+    rows = snapshot.select(np.flatnonzero(snapshot["allocated"] & (snapshot["handle"] != 0)))
+    for start in range(0, len(rows), _ROWS):
+        yield _piece(rows.select(slice(start, start + _ROWS)))  # type: ignore[arg-type]
+
+
+def _piece(rows: Snapshot) -> str:
+    formats = rows.facts.formats
+    assert formats is not None
+    fields = _Fields(rows)
+    first, first_columns = _python_format(formats.record, fields)
+    second, second_columns = _python_format(formats.page, fields)
+    template = first + second + "%s%s%s\n"
+    columns = [
+        *first_columns,
+        *second_columns,
+        mapped(rows.stack, lambda stack: stack_lines(rows, stack)),
+        _migrated(rows),
+        _memcg(rows),
+    ]
+    return "".join(map(template.__mod__, zip(*columns, strict=True)))
+
+
+class _Fields:
+    """The arguments of ``print_page_owner()``'s formats, by the words that stand before them."""
+
+    def __init__(self, rows: Snapshot) -> None:
+        self._rows = rows
+        self._by_word: dict[str, Callable[[], list[Any]]] = {
+            "order": lambda: rows["order"].tolist(),
+            "mask": lambda: rows["gfp_mask"].tolist(),
+            "pid": lambda: rows["pid"].tolist(),
+            "tgid": lambda: rows["tgid"].tolist(),
+            "ts": lambda: rows["ts_nsec"].tolist(),
+            "free_ts": lambda: rows["free_ts_nsec"].tolist(),
+            "PFN": lambda: rows["pfn"].tolist(),
+            "Block": lambda: (rows["pfn"] >> rows.facts.pageblock_order).tolist(),
+        }
+
+    def find(self, before: str, conversion: re.Match[str], earlier: str) -> list[Any]:
+        rows = self._rows
+        word = re.split(r"[\s(,]", before.removesuffix("0x").rstrip(" (,"))[-1]
+        flags_format = conversion.group(4)
+        if flags_format == "Gg":
+            return mapped(rows["gfp_mask"], lambda mask: gfp_text(mask, rows.names))
+        if flags_format == "Gp":
+            # Since v5.12 %pGp prints the number itself; before, %#lx in front of it did.
+            number = "Flags %#lx(" not in earlier
+            return mapped(
+                rows["page_flags"],
+                lambda flags: page_flags_text(flags, rows.names, number=number),
+            )
+        if conversion.group(3):
+            if word == "type":
+                first = "type %s" not in earlier
+                column = "migratetype" if first else "pageblock_migratetype"
+                types = rows.names.migratetypes
+                return mapped(rows[column], lambda value: name_at(types, value))
+            return mapped(rows["comm"], comm_text)
+        if word == "Flags":
+            return list(rows["page_flags"].tolist())
+        if word not in self._by_word:
+            raise PageOwnerError(
+                f"this kernel's page_owner text has a field {word!r} that is not known"
+            )
+        return self._by_word[word]()
+
+
+def _python_format(format_: str, fields: _Fields) -> tuple[str, list[list[Any]]]:
+    """A printf format as a ``%`` template of Python, and the columns to fill it with."""
+    template, columns, position = "", [], 0
+    for conversion in _CONVERSION.finditer(format_):
+        before = format_[position : conversion.start()]
+        columns.append(fields.find(before, conversion, format_[: conversion.start()]))
+        alternate, integer = conversion.group(1), conversion.group(2)
+        specifier = f"%{alternate}x" if integer == "x" else "%d" if integer else "%s"
+        template += before.replace("%%", "%%%%") + specifier
+        position = conversion.end()
+    return template + format_[position:], columns
+
+
+def _migrated(rows: Snapshot) -> list[str]:
+    formats = rows.facts.formats
+    assert formats is not None
+    line = formats.migrated
+    return mapped(
+        rows["last_migrate_reason"],
+        lambda reason: (
+            "" if reason == -1 else line.replace("%s", name_at(rows.names.migrate_reasons, reason))
+        ),
+    )
+
+
+def _memcg(rows: Snapshot) -> list[str]:
+    formats = rows.facts.formats
+    assert formats is not None
+    if formats.charged is None or "memcg" not in rows:
+        return [""] * len(rows)
+    charged, slab = formats.charged, formats.slab_cache_page or ""
+
+    def line(value: int) -> str:
+        index, kind = value >> 8, value & 0xFF
+        if kind == MemcgKind.SLAB:
+            return slab
+        if kind == MemcgKind.NONE:
+            return ""
+        memcg = rows.memcgs[index]
+        if kind == MemcgKind.CHARGED and not memcg.printed:
+            return ""
+        arguments = (
+            "(via objcg) " if kind == MemcgKind.OBJCG else "",
+            "" if memcg.online else "offline ",
+            memcg.name[: _MEMCG_NAME_SIZE - 1],
+        )
+        return charged % arguments
+
+    return mapped(rows["memcg"].astype(np.int64) << 8 | rows["memcg_kind"], line)

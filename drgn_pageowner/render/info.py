@@ -1,0 +1,151 @@
+"""page_owner as a whole: a table, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from drgn_pageowner.info import Info
+from drgn_pageowner.render.table import age, pages_size, seconds
+
+__all__ = ("info_json", "info_table")
+
+_STATES = {
+    "absent": "not in this kernel (built without CONFIG_PAGE_OWNER)",
+    "off": "compiled in, but off (needs page_owner=on on the kernel command line)",
+    "on": "on",
+}
+
+
+def info_table(info: Info) -> Iterator[str]:
+    """A line a fact, aligned."""
+    from tabulate import tabulate
+
+    yield tabulate(list(_rows(info)), tablefmt="plain", disable_numparse=True) + "\n"
+
+
+def _rows(info: Info) -> Iterator[tuple[str, str]]:
+    facts = info.facts
+    yield "kernel", f"{facts.release} {facts.version}".strip() + f" ({facts.arch})"
+    if facts.live:
+        yield "source", "running kernel"
+    elif facts.panic_message:
+        yield "died of", facts.panic_message
+    yield "up for", age(facts.now_ns) if facts.now_ns else "unknown"
+    memory = sum(zone.present for zone in facts.zones)
+    nodes = len({zone.node for zone in facts.zones})
+    yield (
+        "memory",
+        f"{memory:,} pages of {facts.page_size} bytes present "
+        f"({pages_size(memory * facts.page_size)}) on {nodes} node{'s' * (nodes != 1)}, "
+        f"{facts.memory_model}",
+    )
+    yield "page_owner", _STATES[facts.page_owner]
+    if facts.page_owner != "on":
+        return
+    if info.first_ns is not None:
+        yield "on since", f"{seconds(info.first_ns)} s after boot (its oldest record)"
+    yield (
+        "records",
+        (
+            f"{info.records:,} allocations, {info.pages:,} pages "
+            f"({pages_size(info.pages * facts.page_size)}), {info.stacks:,} stacks; "
+            f"{info.freed_records:,} freed"
+        ),
+    )
+    layout = facts.layout
+    yield (
+        "layout",
+        f"{layout['record']} at {layout['page_owner_offset']} of {layout['page_ext_size']} bytes: "
+        + ", ".join(layout["members"]),
+    )
+    yield from _coverage(info)
+    yield from _depot(info)
+    if info.modules:
+        yield "modules", ", ".join(info.modules)
+    for problem in info.problems:
+        yield "problem", problem
+    if not info.problems:
+        yield "problems", "none: everything could be read"
+
+
+def _coverage(info: Info) -> Iterator[tuple[str, str]]:
+    coverage = info.coverage
+    yield (
+        "coverage",
+        (
+            f"{coverage['covered']:,} pages have a page_ext, {coverage['uncovered']:,} have none, "
+            f"{coverage['missing']:,} could not be read"
+        ),
+    )
+    marked = coverage["allocated"]
+    yield (
+        "page_ext marks",
+        (
+            f"{marked:,} pages allocated ({marked - info.pages:+,} against the records), "
+            f"{coverage['freed']:,} freed"
+        ),
+    )
+
+
+def _depot(info: Info) -> Iterator[tuple[str, str]]:
+    depot = info.coverage.get("stack_depot")
+    if depot is not None:
+        capacity = f" of {depot['capacity']:,}" if depot["capacity"] else ""
+        yield (
+            "stack depot",
+            (
+                f"{depot['pools']:,}{capacity} pools used ({pages_size(depot['bytes'])}); "
+                f"layout: {info.facts.layout['stack_depot']}"
+            ),
+        )
+    consistency = info.consistency
+    if consistency is None:
+        yield "consistency", "this kernel does not count the pages of a stack (it does since v6.9)"
+        return
+    yield (
+        "consistency",
+        (
+            f"the kernel's count equals ours for {consistency.equal:,} of "
+            f"{consistency.stacks:,} stacks ({consistency.kernel_pages:,} pages by the kernel, "
+            f"{consistency.our_pages:,} by us)"
+        ),
+    )
+    for handle, kernel, ours in consistency.different[:5]:
+        yield "", f"handle {handle}: {kernel:,} pages by the kernel, {ours:,} by us"
+
+
+def info_json(info: Info) -> Iterator[str]:
+    """One JSON object; its members are documented in docs/formats.md."""
+    facts = asdict(info.facts)
+    facts["zones"] = [zone._asdict() for zone in info.facts.zones]
+    formats = info.facts.formats
+    facts["formats"] = formats._asdict() if formats is not None else None
+    consistency: Any = None
+    if info.consistency is not None:
+        consistency = asdict(info.consistency)
+        consistency["different"] = [
+            {"handle": handle, "kernel_pages": kernel, "our_pages": ours}
+            for handle, kernel, ours in info.consistency.different
+        ]
+    yield (
+        json.dumps(
+            {
+                "kernel": facts,
+                "page_owner": info.facts.page_owner,
+                "records": info.records,
+                "freed_records": info.freed_records,
+                "pages": info.pages,
+                "stacks": info.stacks,
+                "first_ns": info.first_ns,
+                "coverage": dict(info.coverage),
+                "consistency": consistency,
+                "modules": list(info.modules),
+                "problems": list(info.problems),
+            },
+            indent=1,
+        )
+        + "\n"
+    )

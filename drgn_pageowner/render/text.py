@@ -1,0 +1,79 @@
+"""Values to the kernel's own words: gfp flags, page flags, names of types, task names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.snapshot import Array, Names, Snapshot
+
+__all__ = (
+    "comm_text",
+    "flags_text",
+    "gfp_text",
+    "mapped",
+    "name_at",
+    "page_flags_text",
+    "stack_lines",
+)
+
+
+def mapped(values: Array, function: Callable[[Any], Any]) -> list[Any]:
+    """``[function(value) for value in values]``, calling *function* once per distinct value."""
+    distinct, inverse = np.unique(values, return_inverse=True)
+    results = np.empty(len(distinct), object)
+    results[:] = [function(value) for value in distinct.tolist()]
+    picked: list[Any] = results[inverse].tolist()
+    return picked
+
+
+def flags_text(flags: int, names: Sequence[tuple[int, str]]) -> str:
+    """As ``format_flags()`` of lib/vsprintf.c does; what has no name comes last, in hex."""
+    parts = []
+    for mask, name in names:
+        if flags & mask == mask and flags:
+            parts.append(name)
+            flags &= ~mask
+    if flags:
+        parts.append(f"{flags:#x}")
+    return "|".join(parts)
+
+
+def gfp_text(gfp_mask: int, names: Names) -> str:
+    """``%pGg``."""
+    return flags_text(gfp_mask, names.gfp_flags)
+
+
+def page_flags_text(flags: int, names: Names, *, number: bool) -> str:
+    """
+    ``%pGp``.
+
+    :param number: Whether this kernel's ``%pGp`` itself prints the number in front.
+    """
+    main = flags & names.page_flags_mask
+    parts = [flags_text(main, names.page_flags)] if main else []
+    if names.page_flag_fields_printed:
+        for field in names.page_flag_fields:
+            value = (flags >> field.shift) & ((1 << field.width) - 1)
+            parts.append(
+                f"{field.name}={value:#x}" if field.base == 16 else f"{field.name}={value}"
+            )
+    text = "|".join(parts)
+    return f"{flags:#x}({text})" if number else text
+
+
+def name_at(names: Sequence[str], index: int) -> str:
+    """``names[index]``; a number that has no name is shown as such."""
+    return names[index] if 0 <= index < len(names) else f"unknown({index})"
+
+
+def comm_text(comm: bytes) -> str:
+    """A task name; bytes that are not UTF-8 survive as surrogates."""
+    return comm.split(b"\0", 1)[0].decode(errors="surrogateescape")
+
+
+def stack_lines(snapshot: Snapshot, stack: int) -> str:
+    """A stack as ``stack_trace_snprint()`` of kernel/stacktrace.c prints it: a line a frame."""
+    return "".join([f" {frame}\n" for frame in snapshot.stack_frames(stack)])

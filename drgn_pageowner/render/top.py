@@ -1,0 +1,113 @@
+"""Groups of records: a table, JSON, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from drgn_pageowner.analysis.allocator import allocator_of
+from drgn_pageowner.analysis.group import Group, Top
+from drgn_pageowner.render.table import age, pages_size, share, table
+from drgn_pageowner.render.text import gfp_text
+from drgn_pageowner.snapshot import Snapshot
+
+__all__ = ("top_csv", "top_json", "top_table")
+
+
+def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
+    """A row a group, and what share of the whole is shown."""
+    keys = [key for key in result.by if key != "stack"]
+    by_stack = "stack" in result.by
+    headers = ["pages", "size", "share", "allocations", "age", *keys, "handle"]
+    headers.append("stack" if by_stack else "largest owner")
+    rows = []
+    for group in result.groups:
+        owner = "\n".join(
+            [line for frame in group.stack for line in snapshot.frame_lines(frame)]
+            if by_stack
+            else [str(allocator_of(group.stack) or "-")]
+        )
+        rows.append(
+            [
+                f"{group.pages:,}",
+                pages_size(group.bytes),
+                share(group.pages, result.pages),
+                f"{group.allocations:,}",
+                _ages(group, result.now_ns),
+                *(_key_text(group, key, snapshot) for key in keys),
+                str(group.handle) if group.handle else "-",
+                owner or "(no stack)",
+            ]
+        )
+    if rows:
+        yield table(rows, headers, right=range(4)) + "\n"
+    shown = sum(group.pages for group in result.groups)
+    yield (
+        f"{len(result.groups):,} of {result.number_of_groups:,} groups shown: "
+        f"{shown:,} of {result.pages:,} pages ({share(shown, result.pages)}), "
+        f"{pages_size(shown * snapshot.facts.page_size)} of {pages_size(result.bytes)} "
+        f"in {result.allocations:,} allocations\n"
+    )
+
+
+def _ages(group: Group, now: int | None) -> str:
+    if now is None or group.oldest_ns is None or group.newest_ns is None:
+        return "-"
+    youngest, oldest = age(max(now - group.newest_ns, 0)), age(max(now - group.oldest_ns, 0))
+    return youngest if youngest == oldest else f"{youngest} - {oldest}"
+
+
+def _key_text(group: Group, key: str, snapshot: Snapshot) -> str:
+    value = group.key[key]
+    if key == "gfp":
+        return f"{value:#x} ({gfp_text(value, snapshot.names)})"
+    return "-" if value is None else str(value)
+
+
+def _object(group: Group, snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "key": group.key,
+        "allocations": group.allocations,
+        "pages": group.pages,
+        "bytes": group.bytes,
+        "oldest_ns": group.oldest_ns,
+        "newest_ns": group.newest_ns,
+        "handle": group.handle or None,
+        "stack": [line for frame in group.stack for line in snapshot.frame_lines(frame)],
+    }
+
+
+def top_json(result: Top, snapshot: Snapshot) -> Iterator[str]:
+    """One JSON object; its members are documented in docs/formats.md."""
+    yield (
+        json.dumps(
+            {
+                "by": result.by,
+                "total": {
+                    "allocations": result.allocations,
+                    "pages": result.pages,
+                    "bytes": result.bytes,
+                },
+                "number_of_groups": result.number_of_groups,
+                "groups": [_object(group, snapshot) for group in result.groups],
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+
+
+def top_csv(result: Top, snapshot: Snapshot) -> Iterator[str]:
+    """A row a group: its keys, numbers, and the stack with ``;`` between frames."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    numbers = ["allocations", "pages", "bytes", "oldest_ns", "newest_ns", "handle"]
+    writer.writerow([*result.by, *numbers, "frames"])
+    for group in result.groups:
+        row = _object(group, snapshot)
+        keys = [group.key[key] for key in result.by]
+        writer.writerow([*keys, *(row[name] for name in numbers), ";".join(row["stack"])])
+    yield text.getvalue()
