@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.progress import warn
 
-__all__ = ("CommandParser", "main")
+__all__ = ("main",)
 
 _EPILOG = """exit status: 0 answered; 1 the dump cannot answer (page_owner absent, off or
 unreadable: one line on stderr says why and what to do); 2 usage."""
-
-
-class CommandParser(argparse.ArgumentParser):
-    """One line for a wrong argument; ``--help`` has the rest."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     from drgn_pageowner import __version__
-    from drgn_pageowner.commands import add_commands, run_command
+    from drgn_pageowner.commands import CommandParser, add_commands, run_command
     from drgn_pageowner.kernel.program import add_program_options, open_program
     from drgn_pageowner.kernel.session import ProgramSession
 
@@ -53,7 +45,6 @@ def _main(arguments: Sequence[str] | None) -> int:
         prog="drgn-pageowner",
         description="Who owns the memory of a Linux kernel, from its page_owner records.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"drgn-pageowner {__version__}")
     add_program_options(parser)

@@ -25,8 +25,7 @@ _DESCRIPTION = "who owns the memory: page_owner records"
     arguments=(argument("arguments", metavar="COMMAND", nargs=argparse.REMAINDER),),
 )
 def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> None:
-    from drgn_pageowner.cli import CommandParser
-    from drgn_pageowner.commands import add_commands, run_command
+    from drgn_pageowner.commands import CommandParser, add_commands, run_command
     from drgn_pageowner.errors import PageOwnerError
     from drgn_pageowner.kernel.session import ProgramSession
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from drgn_pageowner.analysis.distinct import distinct
 from drgn_pageowner.snapshot import Array, Frame, Snapshot
 
 __all__ = ("allocator_of", "is_allocation_function", "kinds_of_stacks", "per_stack")
@@ -76,10 +77,10 @@ def per_stack(snapshot: Snapshot, stacks: Array, function: Callable[[list[Frame]
     :param stacks: ``int64``, shape ``(n,)``: :attr:`Snapshot.stack`.
     :return: ``object`` (str), shape ``(n,)``.
     """
-    distinct, inverse = np.unique(stacks, return_inverse=True)
-    snapshot.frames(pc for number in distinct.tolist() for pc in snapshot.stacks[number].tolist())
-    values = np.empty(len(distinct), object)
-    values[:] = [function(snapshot.stack_frames(stack)) for stack in distinct.tolist()]
+    numbers, inverse = distinct(stacks)
+    snapshot.frames(pc for number in numbers.tolist() for pc in snapshot.stacks[number].tolist())
+    values = np.empty(len(numbers), object)
+    values[:] = [function(snapshot.stack_frames(number)) for number in numbers.tolist()]
     result: Array = values[inverse]
     return result
 

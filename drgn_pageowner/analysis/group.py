@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.analysis.allocator import allocator_of, kinds_of_stacks, per_stack
+from drgn_pageowner.analysis.distinct import distinct, sums
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.snapshot import Array, Frame, Snapshot
 
@@ -119,12 +120,11 @@ def top(
     codes = []
     values: dict[str, Array] = {}
     for key in by:
-        distinct, inverse = np.unique(_key_column(snapshot, key, stacks), return_inverse=True)
-        values[key] = distinct
-        codes.append(inverse)
+        values[key], code = distinct(_key_column(snapshot, key, stacks))
+        codes.append(code)
     keys, group = _combine(codes, [len(values[key]) for key in by], len(snapshot))
 
-    pages = _sums(group, snapshot.pages, len(keys))
+    pages = sums(group, snapshot.pages, len(keys))
     allocations = np.bincount(group, minlength=len(keys)).astype(np.int64)
     oldest, newest = _extremes(snapshot, group, len(keys))
     order = _order(sort, by, keys, pages, allocations, oldest, newest, values)
@@ -168,11 +168,11 @@ def top(
 def _cut(snapshot: Snapshot, depth: int) -> Array:
     """Every record's stack number, one number for all the stacks that begin alike."""
     stacks = snapshot.stack
-    distinct, inverse = np.unique(stacks, return_inverse=True)
+    numbers, inverse = distinct(stacks)
     first: dict[bytes, int] = {}
     same = [
         first.setdefault(snapshot.stacks[number][:depth].tobytes(), number)
-        for number in distinct.tolist()
+        for number in numbers.tolist()
     ]
     result: Array = np.array(same, np.int64)[inverse] if len(stacks) else stacks
     return result
@@ -229,19 +229,13 @@ def _combine(codes: list[Array], sizes: list[int], rows: int) -> tuple[Array, Ar
     combined = np.zeros(rows, np.int64)
     for code, size in zip(codes, sizes, strict=True):
         combined = combined * max(size, 1) + code
-    distinct, group = np.unique(combined, return_inverse=True)
+    found, group = distinct(combined)
     columns = []
     for size in reversed(sizes):
-        columns.append(distinct % max(size, 1))
-        distinct = distinct // max(size, 1)
-    keys = np.stack(columns[::-1], axis=1) if columns else np.zeros((len(distinct), 0), np.int64)
+        columns.append(found % max(size, 1))
+        found = found // max(size, 1)
+    keys = np.stack(columns[::-1], axis=1) if columns else np.zeros((len(found), 0), np.int64)
     return keys, group
-
-
-def _sums(group: Array, weights: Array, number: int) -> Array:
-    result = np.zeros(number, np.int64)
-    np.add.at(result, group, weights)
-    return result
 
 
 def _extremes(snapshot: Snapshot, group: Array, number: int) -> tuple[Array | None, Array | None]:
@@ -293,14 +287,16 @@ def _order(
 
 def _largest_stacks(group: Array, stacks: Array, pages: Array, shown: Array) -> list[int]:
     """The stack number that has the most pages in each of the groups *shown*."""
-    rows = np.flatnonzero(np.isin(group, shown))
-    pairs, inverse = np.unique(
-        np.stack((group[rows], stacks[rows]), axis=1), axis=0, return_inverse=True
-    )
-    sums = _sums(inverse.ravel(), pages[rows], len(pairs))
+    wanted = np.zeros(int(group.max(initial=-1)) + 1, bool)
+    wanted[shown] = True
+    rows = np.flatnonzero(wanted[group])
+    low, number = int(stacks.min(initial=0)), int(stacks.max(initial=0))
+    span = number - low + 1
+    pairs, pair_of = distinct(group[rows] * span + (stacks[rows] - low))
+    pair_pages = sums(pair_of, pages[rows], len(pairs))
     best: dict[int, int] = {}
-    for pair in np.argsort(sums, kind="stable").tolist():
-        best[int(pairs[pair, 0])] = int(pairs[pair, 1])
+    for pair in np.argsort(pair_pages, kind="stable").tolist():
+        best[int(pairs[pair]) // span] = int(pairs[pair]) % span + low
     return [best[number] for number in shown.tolist()]
 
 

@@ -122,8 +122,8 @@ def _who(snapshot: Snapshot, wanted: Filter) -> Array:
 
 
 def _matches(comm: Array, patterns: Sequence[str]) -> Array:
-    distinct, inverse = np.unique(comm, return_inverse=True)
-    names = [name.split(b"\0", 1)[0].decode(errors="surrogateescape") for name in distinct.tolist()]
+    found, inverse = np.unique(comm, return_inverse=True)
+    names = [name.split(b"\0", 1)[0].decode(errors="surrogateescape") for name in found.tolist()]
     right = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
     result: Array = np.array(right, bool)[inverse]
     return result

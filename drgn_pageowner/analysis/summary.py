@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from drgn_pageowner.analysis.distinct import sums
 from drgn_pageowner.info import Consistency, Info
 from drgn_pageowner.snapshot import Snapshot
 
@@ -23,8 +25,7 @@ def consistency(snapshot: Snapshot) -> Consistency | None:
         return None
     allocated = snapshot["allocated"]
     stacks = snapshot.stack[allocated]
-    ours = np.zeros(len(snapshot.stacks), np.int64)
-    np.add.at(ours, stacks[stacks >= 0], snapshot.pages[allocated][stacks >= 0])
+    ours = sums(stacks[stacks >= 0], snapshot.pages[allocated][stacks >= 0], len(snapshot.stacks))
     # The early-boot stack is given to pages without being counted (init_pages_in_zone()).
     counted = (counts > 0) | ((ours > 0) & (counts >= 0))
     early = (counts == 0) & (ours > 0)
@@ -42,7 +43,7 @@ def consistency(snapshot: Snapshot) -> Consistency | None:
     )
 
 
-def summarize(snapshot: Snapshot, modules: Sequence[str]) -> Info:
+def summarize(snapshot: Snapshot, modules: Sequence[str], panic_message: str | None) -> Info:
     """
     :param snapshot: With the records of freed pages and the columns ``handle`` and ``ts_nsec``.
     """
@@ -50,7 +51,7 @@ def summarize(snapshot: Snapshot, modules: Sequence[str]) -> Info:
     stamps = snapshot["ts_nsec"][allocated] if "ts_nsec" in snapshot else np.zeros(0, np.uint64)
     stacks = snapshot.stack[allocated]
     return Info(
-        facts=snapshot.facts,
+        facts=replace(snapshot.facts, panic_message=panic_message),
         records=int(allocated.sum()),
         freed_records=int((~allocated).sum()),
         pages=int(snapshot.pages[allocated].sum()),

@@ -8,33 +8,60 @@ business of the :class:`Session` that they hand it.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from importlib import import_module
-from typing import TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
 from drgn_pageowner.commands.session import Command, Session
+from drgn_pageowner.errors import UsageError
 
-__all__ = ("COMMANDS", "Command", "Session", "add_commands", "run_command")
+__all__ = ("COMMANDS", "Command", "CommandParser", "Session", "add_commands", "run_command")
 
-COMMANDS = ("info", "list", "top", "page")
+COMMANDS = {
+    "info": "is page_owner there, on, complete and consistent",
+    "list": "every record, filtered; also as the kernel's own page_owner text",
+    "top": "who owns the memory: records grouped by stack, task, order, ...",
+    "page": "all about one page: owner, stacks, state, file or process",
+}
+"""Every command, and what it is for in one line."""
 
 
 def _load(name: str) -> Command:
     return cast(Command, import_module(f"{__name__}.{name}"))
 
 
-def add_commands(parser: argparse.ArgumentParser, names: Iterable[str] = COMMANDS) -> None:
+class CommandParser(argparse.ArgumentParser):
+    """
+    A parser that says in one line what is wrong; ``--help`` has the rest.
+
+    One that is made for a command loads that command when it is chosen, and no other.
+    """
+
+    def __init__(self, *, command: str | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**kwargs)
+        self._command = command
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, with the command's arguments."""
+        if self._command is not None:
+            command = _load(self._command)
+            self.description = command.__doc__
+            command.add_arguments(self)
+            self._command = None
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """:raises UsageError: always"""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add every command to *parser* as a subcommand."""
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in names:
-        command = _load(name)
-        subparser = subparsers.add_parser(
-            name,
-            help=command.HELP,
-            description=command.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_arguments(subparser)
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
+    for name, help_ in COMMANDS.items():
+        subparsers.add_parser(name, help=help_, command=name)
 
 
 def run_command(args: argparse.Namespace, session: Session, out: TextIO) -> int:

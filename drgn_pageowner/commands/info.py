@@ -15,8 +15,6 @@ from drgn_pageowner.info import Info
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.info import info_json, info_table
 
-HELP = "is page_owner there, on, complete and consistent"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_format(parser, "table", "json")
@@ -25,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     facts = session.facts()
     if facts.page_owner == "on":
-        info = summarize(session.snapshot(("handle", "ts_nsec"), freed=True), session.modules())
+        records = session.snapshot(("handle", "ts_nsec"), freed=True)
+        info = summarize(records, session.modules(), facts.panic_message)
     else:
         info = Info(facts, modules=session.modules(), problems=[NO_RECORDS[facts.page_owner]])
     for piece in (info_json if args.format == "json" else info_table)(info):

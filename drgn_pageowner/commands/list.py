@@ -18,8 +18,6 @@ from drgn_pageowner.commands.session import Session
 from drgn_pageowner.render.debugfs import debugfs_text
 from drgn_pageowner.render.records import records_csv, records_json, records_table
 
-HELP = "every record, filtered; also as the kernel's own page_owner text"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_format(parser, "table", "debugfs", "json", "csv")

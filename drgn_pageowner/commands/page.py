@@ -18,8 +18,6 @@ from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.page import page_json, page_text
 
-HELP = "all about one page: owner, stacks, state, file or process"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="+", metavar="WHAT", help="pfn:N, phys:A, or an address")

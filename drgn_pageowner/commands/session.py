@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
-from drgn_pageowner.page_info import PageInfo
-from drgn_pageowner.snapshot import Facts, Snapshot
+if TYPE_CHECKING:
+    from drgn_pageowner.page_info import PageInfo
+    from drgn_pageowner.snapshot import Facts, Snapshot
+
 
 __all__ = ("Command", "Session")
 
@@ -40,8 +42,6 @@ class Command(Protocol):
     """A module of :mod:`drgn_pageowner.commands`."""
 
     __doc__: str | None
-    HELP: str
-    """One line."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add what the command takes to *parser*."""

@@ -24,8 +24,6 @@ from drgn_pageowner.commands.arguments import (
 from drgn_pageowner.commands.session import Session
 from drgn_pageowner.render.top import top_csv, top_json, top_table
 
-HELP = "who owns the memory: records grouped by stack, task, order, ..."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

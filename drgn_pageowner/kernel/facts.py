@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drgn import FaultError, Program, ProgramFlags
 
-from drgn_pageowner.kernel.clock import local_clock_ns, panic_message
+from drgn_pageowner.kernel.clock import local_clock_ns
 from drgn_pageowner.kernel.memory import page_size
 from drgn_pageowner.kernel.page_ext import page_owner_state
 from drgn_pageowner.kernel.sections import memory_model, pfn_limits
@@ -35,6 +35,7 @@ def read_facts(prog: Program) -> Facts:
         zones=tuple(find_zones(prog)),
         page_owner=page_owner_state(prog),
     )
+    facts.now_ns = local_clock_ns(prog)
     try:
         names = prog["init_uts_ns"].name
         facts.version = names.version.string_().decode(errors="backslashreplace")
@@ -42,10 +43,3 @@ def read_facts(prog: Program) -> Facts:
     except (LookupError, FaultError):
         pass
     return facts
-
-
-def read_clock(prog: Program, facts: Facts) -> None:
-    """Fill in what takes reading the kernel log: the clock and the panic message."""
-    facts.now_ns = local_clock_ns(prog)
-    if not facts.live:
-        facts.panic_message = panic_message(prog)

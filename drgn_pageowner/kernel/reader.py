@@ -10,7 +10,7 @@ import numpy as np
 from drgn import FaultError, Program
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.kernel.facts import read_clock, read_facts
+from drgn_pageowner.kernel.facts import read_facts
 from drgn_pageowner.kernel.formats import read_text_formats
 from drgn_pageowner.kernel.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.memcg import MemcgTable
@@ -72,7 +72,6 @@ def snapshot(
     coverage = asdict(counts)
     stacks, depot = _read_depot(prog, result, coverage, problems)
 
-    read_clock(prog, facts)
     facts.now_ns = _latest(facts.now_ns, result)
     facts.formats = read_text_formats(prog, dtype.names or ()) if columns is None else None
     facts.layout = {

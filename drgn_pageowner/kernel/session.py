@@ -8,7 +8,8 @@ from typing import TypeVar
 from drgn import FaultError, Program
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.kernel.facts import read_clock, read_facts
+from drgn_pageowner.kernel.clock import panic_message
+from drgn_pageowner.kernel.facts import read_facts
 from drgn_pageowner.kernel.kallsyms import module_names
 from drgn_pageowner.kernel.reader import snapshot
 from drgn_pageowner.kernel.source import source_frames
@@ -37,7 +38,8 @@ class ProgramSession:
 
     def _facts(self) -> Facts:
         facts = read_facts(self._prog)
-        read_clock(self._prog, facts)
+        if not facts.live:
+            facts.panic_message = panic_message(self._prog)
         return facts
 
     def modules(self) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from drgn_pageowner.analysis.distinct import distinct
 from drgn_pageowner.snapshot import Array, Names, Snapshot
 
 __all__ = (
@@ -22,9 +23,9 @@ __all__ = (
 
 def mapped(values: Array, function: Callable[[Any], Any]) -> list[Any]:
     """``[function(value) for value in values]``, calling *function* once per distinct value."""
-    distinct, inverse = np.unique(values, return_inverse=True)
-    results = np.empty(len(distinct), object)
-    results[:] = [function(value) for value in distinct.tolist()]
+    found, inverse = distinct(values)
+    results = np.empty(len(found), object)
+    results[:] = [function(value) for value in found.tolist()]
     picked: list[Any] = results[inverse].tolist()
     return picked
 

@@ -1,0 +1,130 @@
+"""
+The real dumps of testdata/, each unpacked and opened once.
+
+``DRGN_PAGEOWNER_DUMPS=DIR`` tests other dumps as well: every directory of DIR that holds
+``vmcore``, ``vmlinux`` and ``truth/`` as testdata/README.md describes them.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import drgn
+import pytest
+
+from drgn_pageowner.kernel.reader import snapshot
+from drgn_pageowner.snapshot import Snapshot
+
+ROOT = Path(__file__).resolve().parent.parent
+_UNPACK: dict[str, Any] = runpy.run_path(str(ROOT / "testdata/unpack.py"))
+
+
+class Dump:
+    """A dump, its symbols, and what its kernel printed just before."""
+
+    def __init__(self, name: str, directory: Path, vmlinux: Path) -> None:
+        self.name = name
+        self.kernel = name.split("/")[0].removeprefix("linux-")
+        self.vmcore = directory / "vmcore"
+        self.vmlinux = vmlinux
+        self._truth = directory / "truth"
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def truth(self, path: str) -> bytes:
+        """What the file *path* (no leading slash) of the guest said."""
+        return (self._truth / path).read_bytes()
+
+    def has_truth(self, path: str) -> bool:
+        return (self._truth / path).exists()
+
+    @functools.cached_property
+    def prog(self) -> drgn.Program:
+        prog = drgn.Program()
+        prog.set_core_dump(str(self.vmcore))
+        prog.load_debug_info([str(self.vmlinux)], main=True)
+        return prog
+
+    @functools.cached_property
+    def snapshot(self) -> Snapshot:
+        """Everything, freed records included."""
+        return snapshot(self.prog, freed=True)
+
+    def run(
+        self, *args: object, check: bool = False, **kwargs: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Our command line on this dump."""
+        command = ["-c", self.vmcore, "-s", self.vmlinux, *args]
+        return run_cli(*command, check=check, **kwargs)
+
+
+def run_cli(
+    *args: object, check: bool = False, **kwargs: Any
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "drgn_pageowner", *map(str, args)],
+        capture_output=True,
+        check=check,
+        encoding="utf-8",
+        errors="surrogateescape",
+        timeout=300,
+        **kwargs,
+    )
+
+
+@functools.cache
+def bundled(name: str) -> Dump:
+    directory = _UNPACK["unpack"](name)
+    return Dump(name, directory, directory.parent / "vmlinux")
+
+
+def _others() -> list[Dump]:
+    root = os.environ.get("DRGN_PAGEOWNER_DUMPS")
+    if not root:
+        return []
+    directories = sorted(path.parent for path in Path(root).glob("*/vmcore"))
+    return [Dump(path.name, path, path / "vmlinux") for path in directories]
+
+
+# Dumps of kernels whose page_owner was on.
+DUMPS: list[Callable[[], Dump]] = [
+    functools.partial(bundled, name)
+    for name in _UNPACK["names"]()
+    if "noowner" not in name and "owner-off" not in name
+] + [functools.partial(lambda other: other, other) for other in _others()]
+
+
+def _dump_id(get: Callable[[], Dump]) -> str:
+    assert isinstance(get, functools.partial)
+    return str(get.args[0])
+
+
+@pytest.fixture(scope="session", params=DUMPS, ids=_dump_id)
+def dump(request: pytest.FixtureRequest) -> Dump:
+    """Every dump with page_owner on, one after another."""
+    got: Dump = request.param()
+    return got
+
+
+@pytest.fixture(scope="session")
+def one_dump() -> Dump:
+    """One dump, for what does not depend on the kernel."""
+    return bundled("linux-6.12/kdump")
+
+
+@pytest.fixture(scope="session")
+def dump_named() -> Callable[[str], Dump]:
+    return bundled
+
+
+@pytest.fixture(scope="session")
+def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return run_cli
