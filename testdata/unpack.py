@@ -44,9 +44,11 @@ def _file(source: Path, target: Path) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     # Two test runs may do this at once: each replaces the whole file.
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out:
-        with lzma.open(source) as packed:
-            _copy_sparse(packed, out)
+    with (
+        tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out,
+        lzma.open(source) as packed,
+    ):
+        _copy_sparse(packed, out)
     os.replace(out.name, target)
     os.utime(target, ns=(source.stat().st_mtime_ns,) * 2)
 
