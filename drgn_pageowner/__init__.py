@@ -3,16 +3,21 @@ Who owns the memory of a Linux kernel: page_owner records of a vmcore or a runni
 
 :func:`snapshot` decodes everything in bulk; the other helpers are in the style of
 :mod:`drgn.helpers.linux`, one page at a time. They need drgn; a :class:`Snapshot` does not.
+:func:`read_memory` reads every page and free list, :func:`read_inventory` what tells their use, and
+:func:`read_heap` who points to whom; :mod:`drgn_pageowner.analysis` works on what they return.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
 
 if TYPE_CHECKING:
+    from drgn_pageowner.kernel.heap import read_heap as read_heap
     from drgn_pageowner.kernel.helpers import (
         for_each_page_owner as for_each_page_owner,
     )
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
     from drgn_pageowner.kernel.helpers import (
         page_owner_stack as page_owner_stack,
     )
+    from drgn_pageowner.kernel.inventory import read_inventory as read_inventory
+    from drgn_pageowner.kernel.physical import read_memory as read_memory
     from drgn_pageowner.kernel.reader import snapshot as snapshot
     from drgn_pageowner.snapshot import Snapshot as Snapshot
 
@@ -40,7 +47,9 @@ _HOMES = {
     "page_owner": "drgn_pageowner.kernel.helpers",
     "page_owner_free_stack": "drgn_pageowner.kernel.helpers",
     "page_owner_stack": "drgn_pageowner.kernel.helpers",
-    "snapshot": "drgn_pageowner.kernel.reader",
+    "read_heap": "drgn_pageowner.kernel.heap",
+    "read_inventory": "drgn_pageowner.kernel.inventory",
+    "read_memory": "drgn_pageowner.kernel.physical",
 }
 
 __all__ = (
@@ -52,6 +61,9 @@ __all__ = (
     "page_owner",
     "page_owner_free_stack",
     "page_owner_stack",
+    "read_heap",
+    "read_inventory",
+    "read_memory",
     "snapshot",
 )
 
@@ -61,3 +73,22 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """
+    This package, whose attribute ``snapshot`` is always the function.
+
+    Importing the module of that name would otherwise put itself there.
+    """
+
+    @property
+    def snapshot(self) -> Any:
+        return import_module("drgn_pageowner.kernel.reader").snapshot
+
+    @snapshot.setter
+    def snapshot(self, module: ModuleType) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Package

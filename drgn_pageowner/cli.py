@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     :return: Exit status.
     """
+    # Arrays and text make no cycles, and the process ends soon.
+    gc.disable()
     try:
         return _main(arguments)
     except PageOwnerError as error:

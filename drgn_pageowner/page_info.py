@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from drgn_pageowner.snapshot import Frame
+from drgn_pageowner.snapshot import Frame, Names
 
 __all__ = ("PageInfo", "PageRecord")
 
 
 @dataclass(frozen=True)
 class PageRecord:
-    """The page_owner record of a page, in words."""
+    """The page_owner record of a page."""
 
     allocated: bool
     order: int
     head_pfn: int
     """First PFN of the allocation."""
     gfp_mask: int
-    gfp_flags: str
-    migratetype: str
+    migratetype: int
+    """That *gfp_mask* asked for."""
     handle: int
     stack: Sequence[Frame]
     free_handle: int | None = None
@@ -32,10 +32,11 @@ class PageRecord:
     free_age_ns: int | None = None
     pid: int | None = None
     tgid: int | None = None
-    comm: str | None = None
+    comm: bytes | None = None
     free_pid: int | None = None
     free_tgid: int | None = None
-    last_migrate_reason: str | None = None
+    last_migrate_reason: int | None = None
+    """``enum migrate_reason``; ``None`` for never."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class PageInfo:
     node: int | None = None
     zone: str | None = None
     pageblock: int | None = None
-    pageblock_migratetype: str | None = None
-    flags: str | None = None
+    pageblock_migratetype: int | None = None
+    flags: int | None = None
+    """``page.flags``."""
     refcount: int | None = None
     mapcount: int | None = None
     head_pfn: int | None = None
@@ -74,4 +76,5 @@ class PageInfo:
     record: PageRecord | None = None
     no_record: str | None = None
     """Why there is no record."""
-    problems: Sequence[str] = field(default_factory=tuple)
+    names: Names = field(default_factory=Names)
+    problems: Sequence[str] = ()

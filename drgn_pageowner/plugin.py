@@ -20,8 +20,8 @@ _DESCRIPTION = "who owns the memory: page_owner records"
     name="pageowner",
     description=_DESCRIPTION,
     usage="**pageowner** *COMMAND* [*ARG*...]",
-    long_description="Decode the kernel's page_owner records. The commands are info, list, top "
-    "and page; **pageowner** *COMMAND* **--help** describes each.",
+    long_description="Decode the kernel's page_owner records. Commands: info, list, top, page, "
+    "account, leaks, why, refs and frag; **pageowner** *COMMAND* **--help** describes each.",
     arguments=(argument("arguments", metavar="COMMAND", nargs=argparse.REMAINDER),),
 )
 def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> None:

@@ -47,6 +47,8 @@ class Zone(NamedTuple):
     """``present_pages``, in base pages."""
     managed: int
     """``managed_pages``, in base pages."""
+    pageblock_flags: int = 0
+    """Address of the zone's pageblock bitmap on FLATMEM; else 0."""
 
 
 class BitField(NamedTuple):
@@ -118,8 +120,18 @@ class Names:
     """``PAGEFLAGS_MASK``: the part of ``page.flags`` that holds flags."""
     page_flag_fields_printed: bool = False
     """Whether ``%pGp`` of this kernel prints the fields too."""
+    page_flag_bits: Mapping[str, int] = field(default_factory=dict)
+    """Every name of ``enum pageflags`` in lower case without ``PG_``, aliases too -> bit."""
+    zone_types: Sequence[str] = ()
+    """``enum zone_type`` without ``ZONE_``, in order."""
     migratetypes: Sequence[str] = ()
     migrate_reasons: Sequence[str] = ()
+
+    def flag_mask(self, name: str) -> int:
+        """The mask of a page flag; 0 if this kernel has none of that name."""
+        if name in self.page_flag_bits:
+            return 1 << self.page_flag_bits[name]
+        return next((mask for mask, text in self.page_flags if text == name), 0)
 
 
 class SourceFrame(NamedTuple):
@@ -247,6 +259,8 @@ class Facts:
     layout: Mapping[str, Any] = field(default_factory=dict)
     """What the decoder found: sizes, offsets, stack depot format."""
     formats: TextFormats | None = None
+    problems: Sequence[str] = ()
+    """What of this could not be read, a line each."""
 
 
 @dataclass
@@ -353,7 +367,11 @@ class Snapshot:
 
     def frames(self, pcs: Iterable[int]) -> list[Frame]:
         """Name *pcs*, each only once in the life of the snapshot."""
-        wanted = [int(pc) for pc in pcs]
+        wanted = list(pcs)
+        try:
+            return [self._frames[pc] for pc in wanted]
+        except KeyError:
+            pass
         new = np.array(sorted(set(wanted) - self._frames.keys()), np.uint64)
         if len(new):
             if self.symbolizer is None:

@@ -43,6 +43,14 @@ class Dump:
         """What the file *path* (no leading slash) of the guest said."""
         return (self._truth / path).read_bytes()
 
+    def facts(self) -> list[dict[str, str]]:
+        """What the guest's own programs and modules said: a dictionary a line."""
+        lines = self.truth("facts").decode(errors="surrogateescape").splitlines()
+        return [
+            {"kind": line.split()[0], **dict(w.split("=", 1) for w in line.split()[1:] if "=" in w)}
+            for line in lines
+        ]
+
     def has_truth(self, path: str) -> bool:
         return (self._truth / path).exists()
 
@@ -66,9 +74,7 @@ class Dump:
         return run_cli(*command, check=check, **kwargs)
 
 
-def run_cli(
-    *args: object, check: bool = False, **kwargs: Any
-) -> subprocess.CompletedProcess[str]:
+def run_cli(*args: object, check: bool = False, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "drgn_pageowner", *map(str, args)],
         capture_output=True,
@@ -100,6 +106,16 @@ DUMPS: list[Callable[[], Dump]] = [
     for name in _UNPACK["names"]()
     if "noowner" not in name and "owner-off" not in name
 ] + [functools.partial(lambda other: other, other) for other in _others()]
+
+
+def traps() -> list[Callable[[], Dump]]:
+    """Dumps of guests that ran the scenario "traps": leaks, and known fragmentation."""
+    return [get for get in DUMPS if "traps" in _dump_id(get)]
+
+
+def leak_free() -> list[Callable[[], Dump]]:
+    """Dumps of such guests with po.leak=0: what the others leak is held."""
+    return [get for get in DUMPS if "noleak" in _dump_id(get)]
 
 
 def _dump_id(get: Callable[[], Dump]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from drgn_pageowner.analysis.allocator import per_stack
-from drgn_pageowner.errors import UsageError
+from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.snapshot import Array, Frame, Snapshot
 
 __all__ = ("Filter", "select")
@@ -78,11 +78,12 @@ def select(snapshot: Snapshot, wanted: Filter) -> Snapshot:
 
     :raises UsageError: if a name is not one of this kernel's, or this kernel does not record
         what is asked for
+    :raises PageOwnerError: if a PFN is beyond memory
     """
     for column in sorted(wanted.columns() - snapshot.columns.keys()):
         raise UsageError(f"this kernel's page_owner does not record {column.removesuffix('_nsec')}")
     if wanted.pfn is not None and wanted.pfn[0] >= snapshot.facts.max_pfn:
-        raise UsageError(
+        raise PageOwnerError(
             f"PFN {wanted.pfn[0]:#x} is beyond memory, which ends at PFN "
             f"{snapshot.facts.max_pfn - 1:#x}"
         )

@@ -21,6 +21,11 @@ COMMANDS = {
     "list": "every record, filtered; also as the kernel's own page_owner text",
     "top": "who owns the memory: records grouped by stack, task, order, ...",
     "page": "all about one page: owner, stacks, state, file or process",
+    "account": "what every page is used for, beside the kernel's own counters",
+    "leaks": "allocated pages that nothing can reach, and who allocated them",
+    "why": "the chain of pointers that keeps a page, in names",
+    "refs": "who points at a page directly",
+    "frag": "explain fragmentation: zones, culprits, contiguity, CMA, one allocation",
 }
 """Every command, and what it is for in one line."""
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from drgn_pageowner.analysis.select import Filter
+from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.progress import warn
 from drgn_pageowner.snapshot import Snapshot
 
-__all__ = ("add_filters", "add_format", "filter_of", "report_problems")
+if TYPE_CHECKING:
+    from drgn_pageowner.commands.session import Session
+    from drgn_pageowner.heap import Target
+
+__all__ = ("add_filters", "add_format", "filter_of", "report_problems", "targets_of")
 
 T = TypeVar("T")
 
@@ -169,3 +174,18 @@ def report_problems(snapshot: Snapshot) -> None:
     """Say on stderr what is wrong with the dump, a line each."""
     for problem in snapshot.problems:
         warn(problem)
+
+
+def targets_of(names: Sequence[str], session: Session) -> tuple[list[Target], int]:
+    """
+    The nodes that *names* name, and an exit status: what names none is said in a line each.
+    """
+    found, status = [], 0
+    for name in names:
+        try:
+            found.append(session.target(name))
+        except PageOwnerError as error:
+            # The others are answered all the same.
+            warn(str(error))
+            status = max(status, error.exit_status)
+    return found, status

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
+    from drgn_pageowner.heap import Heap, Inventory, Target, Word
     from drgn_pageowner.page_info import PageInfo
-    from drgn_pageowner.snapshot import Facts, Snapshot
+    from drgn_pageowner.pages import Memory
+    from drgn_pageowner.snapshot import Array, Facts, Frame, Snapshot
 
 
 __all__ = ("Command", "Session")
@@ -27,6 +29,32 @@ class Session(Protocol):
 
     def facts(self) -> Facts:
         """The kernel as a whole, also where it has no page_owner."""
+        ...
+
+    def memory(self, columns: Iterable[str]) -> Memory:
+        """Every page and every free list, with at least *columns* of ``struct page``."""
+        ...
+
+    def inventory(self) -> Inventory:
+        """Every page with what there is to tell its use."""
+        ...
+
+    def heap(self) -> Heap:
+        """Who points to whom."""
+        ...
+
+    def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
+        """Addresses of the heap's slab objects, and stack and pid of their allocations."""
+        ...
+
+    def target(self, what: str) -> Target:
+        """The heap's node that *what* names."""
+        ...
+
+    def words(
+        self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
+    ) -> list[Word]:
+        """The words of some of the heap's nodes that lead to others."""
         ...
 
     def modules(self) -> list[str]:

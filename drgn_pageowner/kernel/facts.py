@@ -22,6 +22,7 @@ def read_facts(prog: Program) -> Facts:
     platform = prog.platform
     assert platform is not None
     min_low_pfn, max_pfn = pfn_limits(prog)
+    problems: list[str] = []
     facts = Facts(
         release=prog["UTS_RELEASE"].string_().decode(),
         arch=platform.arch.name.lower(),
@@ -32,7 +33,8 @@ def read_facts(prog: Program) -> Facts:
         max_pfn=max_pfn,
         memory_model=memory_model(prog),
         live=bool(prog.flags & ProgramFlags.IS_LIVE),
-        zones=tuple(find_zones(prog)),
+        zones=tuple(find_zones(prog, problems)),
+        problems=problems,
         page_owner=page_owner_state(prog),
     )
     facts.now_ns = local_clock_ns(prog)

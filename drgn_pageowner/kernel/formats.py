@@ -10,13 +10,26 @@ from drgn import Program
 from drgn_pageowner.kernel.memory import read_bulk, symbol_address
 from drgn_pageowner.snapshot import TextFormats
 
-__all__ = ("read_text_formats",)
+__all__ = ("extfrag_format", "read_text_formats")
 
 _RECORD = rb"\0(Page allocated via order [^\0]*\n)\0"
 _PAGE = rb"\0(PFN [^\0]*Block %lu[^\0]*\n)\0"
 _MIGRATED = rb"\0(Page has been migrated, last migrate reason: %s\n)\0"
 _CHARGED = rb"\0(Charged %sto %smemcg %s\n)\0"
 _SLAB = rb"\0(Slab cache page\n)\0"
+
+
+def _rodata(prog: Program) -> bytes:
+    start = symbol_address(prog, "__start_rodata")
+    end = symbol_address(prog, "__end_rodata")
+    if start is not None and end is not None and 0 < end - start < 1 << 28:
+        return bytes(read_bulk(prog, start, end - start).data)
+    return b""
+
+
+def extfrag_format(prog: Program) -> str:
+    """How ``extfrag_show_print()`` of mm/vmstat.c prints a number: wider since v5.14."""
+    return "%2d.%03d " if b"\0%2d.%03d \0" in _rodata(prog) else "%d.%03d "
 
 
 def read_text_formats(prog: Program, members: Collection[str]) -> TextFormats:
@@ -26,11 +39,7 @@ def read_text_formats(prog: Program, members: Collection[str]) -> TextFormats:
     :param members: Members that ``struct page_owner`` has: what to go by if the strings are
         not in the dump.
     """
-    start = symbol_address(prog, "__start_rodata")
-    end = symbol_address(prog, "__end_rodata")
-    data = b""
-    if start is not None and end is not None and 0 < end - start < 1 << 28:
-        data = bytes(read_bulk(prog, start, end - start).data)
+    data = _rodata(prog)
 
     def find(pattern: bytes) -> str | None:
         match = re.search(pattern, data)

@@ -7,6 +7,7 @@ when a PC that it belongs to is shown.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -26,9 +27,10 @@ from drgn_pageowner.kernel.memory import (
 )
 from drgn_pageowner.snapshot import Array, Frame
 
-__all__ = ("Kallsyms", "load_kallsyms", "module_names")
+__all__ = ("Kallsyms", "load_kallsyms", "module_names", "module_regions")
 
 _SHN_UNDEF = 0
+_LONG_MAX = (1 << 64) - 1
 # The prefixes of is_mapping_symbol() in include/linux/module_symbol.h.
 _MAPPING_SYMBOLS = (b".L", b"L0", b"$")
 
@@ -42,6 +44,8 @@ class _ModuleSymbols:
     values: Array
     """``uint64``, ascending: address of every named symbol."""
     names: list[bytes]
+    own_regions: bool = False
+    """Whether only symbols of the PC's own region are looked at."""
 
     def frame(self, pc: int) -> Frame | None:
         """As ``find_kallsyms_symbol()`` of kernel/module/kallsyms.c does."""
@@ -51,13 +55,16 @@ class _ModuleSymbols:
             return None
         base, _, bound = region
         value = int(self.values[following - 1])
-        if value < base:
+        if self.own_regions and value < base:
             return None
         next_value = int(self.values[following]) if following < len(self.values) else bound
         # The kernel takes the first symbol of the table among those at one address.
         first = int(np.searchsorted(self.values, np.uint64(value), "left"))
         name = self.names[first].decode(errors="backslashreplace")
-        return Frame(pc, name, pc - value, min(next_value, bound) - value, self.name)
+        if next_value > bound:
+            next_value = bound
+        # Where that is before the symbol, the kernel prints the difference as it is: huge.
+        return Frame(pc, name, pc - value, (next_value - value) & _LONG_MAX, self.name)
 
 
 class _CoreSymbols:
@@ -80,8 +87,13 @@ class _CoreSymbols:
     def _name(self, index: int) -> str:
         position = int(self._markers[index >> 8])
         names = self._names
+        # Up to 255 names are passed over: no call for each.
         for _ in range(index & 0xFF):
-            position += self._length(position)[0]
+            length = names[position]
+            if length & 0x80:
+                position += (length & 0x7F | names[position + 1] << 7) + 2
+            else:
+                position += length + 1
         total, header = self._length(position)
         text = b"".join(
             [self._tokens[byte] for byte in names[position + header : position + total]]
@@ -207,16 +219,39 @@ def _core_addresses(prog: Program, where: dict[str, int | None], count: int) -> 
     return np.uint64(base) + offsets.astype(np.uint64)
 
 
-def _module_ranges(module: Object) -> tuple[tuple[int, int, int], ...]:
+def _own_regions(prog: Program) -> bool:
+    """
+    Whether ``find_kallsyms_symbol()`` stays in the region of the PC.
+
+    Linux 6.12 and what is older takes any symbol before the PC, and the end of the module's text
+    for the last one's end; 7.2 does not.
+    """
+    numbers = re.match(r"(\d+)\.", prog["UTS_RELEASE"].string_().decode(errors="replace"))
+    return numbers is not None and int(numbers.group(1)) >= 7
+
+
+def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, int], ...]:
     """Every memory region of a ``struct module *``: base, end, and where its symbols end."""
     type_ = module.type_.type
     ranges: list[tuple[int, int, int]] = []
     if has_member(type_, "mem"):
         # Linux kernel commit ac3b43283923 ("module: replace module_layout with module_memory")
         # (in v6.4).
-        for region in module.mem:
-            ranges.append((int(region.base), int(region.size), int(region.size)))
-    elif has_member(type_, "core_layout"):
+        regions = [(int(region.base), int(region.size)) for region in module.mem]
+        if own_regions:
+            return tuple(
+                (base, base + size, base + size) for base, size in regions if base and size
+            )
+        types = {e.name: e.value for e in module.prog_.type("enum mod_mem_type").enumerators or ()}
+        text, init = types.get("MOD_TEXT", 0), types.get("MOD_INIT_TEXT", 4)
+        found = []
+        for number, (base, size) in enumerate(regions):
+            # mod_mem_type_is_init(): the last three.
+            end = sum(regions[text if number < init else init])
+            if base and size:
+                found.append((base, base + size, end))
+        return tuple(found)
+    if has_member(type_, "core_layout"):
         # Linux kernel commit 7523e4dc5057 ("module: use a structure to encapsulate layout.")
         # (in v4.5). find_kallsyms_symbol() takes the end of the text for the end of the last
         # symbol.
@@ -233,7 +268,8 @@ def _module_ranges(module: Object) -> tuple[tuple[int, int, int], ...]:
 
 def _module_symbols(prog: Program, module: Object) -> _ModuleSymbols:
     name = module.name.string_().decode(errors="backslashreplace")
-    ranges = _module_ranges(module)
+    own_regions = _own_regions(prog)
+    ranges = _module_ranges(module, own_regions)
     empty = _ModuleSymbols(name, ranges, np.zeros(0, np.uint64), [])
     # struct mod_kallsyms since Linux kernel commit 8244062ef1e5 ("modules: fix longstanding
     # /proc/kallsyms vs module insertion race.") (in v4.5).
@@ -263,12 +299,25 @@ def _module_symbols(prog: Program, module: Object) -> _ModuleSymbols:
             keep.append(position)
     values = named["st_value"][keep].astype(np.uint64)
     by_value = np.argsort(values, kind="stable")
-    return _ModuleSymbols(name, ranges, values[by_value], [names[i] for i in by_value.tolist()])
+    in_order = [names[i] for i in by_value.tolist()]
+    return _ModuleSymbols(name, ranges, values[by_value], in_order, own_regions)
 
 
 def module_names(prog: Program) -> list[str]:
     """Names of the loaded modules."""
     return [module.name.string_().decode(errors="backslashreplace") for module in _modules(prog)]
+
+
+def module_regions(prog: Program) -> list[tuple[str, int, int]]:
+    """``(name, first address, the one behind the last)`` of all memory of the loaded modules."""
+    regions = []
+    for module in _modules(prog):
+        try:
+            name = module.name.string_().decode(errors="backslashreplace")
+            regions += [(name, start, end) for start, end, _ in _module_ranges(module, True)]
+        except FaultError:
+            continue
+    return regions
 
 
 def _modules(prog: Program) -> list[Object]:

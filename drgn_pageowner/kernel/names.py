@@ -16,17 +16,21 @@ def read_names(prog: Program) -> Names:
     :raises FaultError: if the dump does not hold the tables
     """
     page_flags = find_type(prog, "enum pageflags")
-    number = 0
-    if page_flags is not None:
-        number = next(
-            (e.value for e in page_flags.enumerators or () if e.name == "__NR_PAGEFLAGS"), 0
-        )
+    bits = {e.name: e.value for e in (page_flags.enumerators or () if page_flags else ())}
+    number = bits.get("__NR_PAGEFLAGS", 0)
+    zone_types = find_type(prog, "enum zone_type")
     return Names(
         gfp_flags=_trace_print_flags(prog, "gfpflag_names"),
         page_flags=_trace_print_flags(prog, "pageflag_names"),
         page_flag_fields=page_flag_fields(prog),
         page_flags_mask=(1 << number) - 1,
         page_flag_fields_printed=find_object(prog, "pff", "lib/vsprintf.c") is not None,
+        page_flag_bits={name[3:].lower(): bit for name, bit in bits.items() if name[:3] == "PG_"},
+        zone_types=[
+            e.name.removeprefix("ZONE_")
+            for e in (zone_types.enumerators or () if zone_types is not None else ())
+            if e.name.startswith("ZONE_")
+        ],
         migratetypes=_migratetypes(prog),
         migrate_reasons=_strings(prog, "migrate_reason_names"),
     )
@@ -49,8 +53,7 @@ def _migratetypes(prog: Program) -> list[str]:
     names = _strings(prog, "migratetype_names")
     if names:
         return names
-    # Before Linux kernel commit 60f30350fd69 ("mm, page_owner: print migratetype of page and
-    # pageblock, symbolic flags") (in v4.6) the kernel printed numbers; the enum has the names.
+    # Before v4.6 the kernel printed numbers; the enum has the names.
     type_ = find_type(prog, "enum migratetype")
     prefix = "MIGRATE_"
     by_value = {

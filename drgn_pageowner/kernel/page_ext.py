@@ -36,8 +36,7 @@ def page_owner_state(prog: Program) -> str:
     inited = find_object(prog, "page_owner_inited")
     if inited is None:
         return "absent"
-    # A static key since Linux kernel commit 7dd80b8af0bc ("mm, page_owner: convert
-    # page_owner_inited to static key") (in v4.6), a bool before.
+    # A static key since v4.6, a bool before.
     enabled = inited.key.enabled.counter if has_member(inited.type_, "key") else inited
     return "on" if int(enabled) else "off"
 
@@ -51,8 +50,7 @@ def page_ext_layout(prog: Program) -> PageExtLayout:
         raise PageOwnerError(NO_RECORDS[state])
     owner_type = find_type(prog, "struct page_owner")
     if owner_type is None:
-        # Before Linux kernel commit 9300d8dfd287 ("mm/page_owner: don't define fields on
-        # struct page_ext by hard-coding") (in v4.10) the record was in struct page_ext itself.
+        # Before v4.10 the record was in struct page_ext itself.
         offset, type_name = 0, "struct page_ext"
     else:
         offset, type_name = int(prog["page_owner_ops"].offset), "struct page_owner"

@@ -8,12 +8,23 @@ import numpy as np
 from drgn import Program
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.kernel.memory import read_bulk, struct_dtype
+from drgn_pageowner.kernel.memory import find_object, read_bulk, struct_dtype
 from drgn_pageowner.kernel.page_ext import PageExtLayout
 from drgn_pageowner.kernel.sections import Section
 from drgn_pageowner.snapshot import Array
 
-__all__ = ("OWNER_MEMBERS", "OwnerCounts", "owner_dtype", "read_owner_records")
+__all__ = (
+    "OWNER_MEMBERS",
+    "OwnerCounts",
+    "gfp_migratetype",
+    "owner_dtype",
+    "read_owner_records",
+    "require_members",
+)
+
+# ___GFP_RECLAIMABLE and ___GFP_MOVABLE are two bits of gfp_mask: GFP_MOVABLE_SHIFT of
+# include/linux/gfp.h.
+_GFP_MOVABLE_SHIFT = 3
 
 OWNER_MEMBERS = (
     "order",
@@ -123,7 +134,9 @@ def read_owner_records(
     pfn = recorded + section.start_pfn
     # An order that runs past the end of memory is garbage; its record is still one page's.
     sane = (order >= 0) & (order < 48)
-    sane[sane] = pfn[sane] + (np.int64(1) << order[sane]) <= max_pfn
+    block: Array = np.int64(1) << order[sane]
+    # The pages of an allocation all have its order: its end is that of the block they are in.
+    sane[sane] = (pfn[sane] & -block) + block <= max_pfn
     bad = len(order) - int(np.count_nonzero(sane))
     if bad:
         counts.bad_order += bad
@@ -138,6 +151,17 @@ def read_owner_records(
             result[name] = order.astype(np.uint8)
         elif name in (dtype.names or ()):
             result[name] = np.ascontiguousarray(rows[name])
+    if "comm" in result:
+        result["comm"] = _terminated(result["comm"])
+    return result
+
+
+def _terminated(comm: Array) -> Array:
+    """Task names up to their NUL: what is behind it may be left over from a longer name."""
+    characters = comm.view(np.uint8).reshape(len(comm), comm.dtype.itemsize).copy()
+    ended = np.logical_or.accumulate(characters == 0, axis=1)
+    characters[ended] = 0
+    result: Array = characters.view(comm.dtype).reshape(len(comm))
     return result
 
 
@@ -150,3 +174,17 @@ def require_members(dtype: np.dtype[np.void]) -> None:
             + ", ".join(sorted(missing))
             + ": its layout is not known"
         )
+
+
+def gfp_migratetype(prog: Program, gfp_mask: Array) -> Array:
+    """
+    The migratetype that ``gfp_migratetype()`` of include/linux/gfp.h takes from a gfp mask.
+
+    :param gfp_mask: ``uint32``, shape ``(n,)``.
+    :return: ``uint8``, shape ``(n,)``.
+    """
+    disabled = find_object(prog, "page_group_by_mobility_disabled")
+    if disabled is not None and int(disabled):
+        return np.zeros(len(gfp_mask), np.uint8)
+    result: Array = ((gfp_mask >> np.uint32(_GFP_MOVABLE_SHIFT)) & np.uint32(3)).astype(np.uint8)
+    return result

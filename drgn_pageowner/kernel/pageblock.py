@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from drgn import Program
 
 from drgn_pageowner.kernel.memory import find_type, read_bulk, word_dtype
 from drgn_pageowner.kernel.sections import Section
-from drgn_pageowner.snapshot import Array
+from drgn_pageowner.snapshot import Array, Zone
 
 __all__ = ("PageblockLayout", "pageblock_layout", "read_section_pageblocks")
 
@@ -63,17 +65,39 @@ def pageblock_layout(prog: Program, order: int) -> PageblockLayout:
     )
 
 
-def read_section_pageblocks(prog: Program, section: Section, layout: PageblockLayout) -> Array:
+def read_section_pageblocks(
+    prog: Program, section: Section, layout: PageblockLayout, zones: Sequence[Zone]
+) -> Array:
     """
-    :return: ``int8``, shape ``(pageblocks of the section,)``; -1 where it cannot be read.
+    :param zones: Where the bitmaps are on FLATMEM.
+    :return: ``int8``, shape ``(pageblocks of the section,)``: those from the pageblock of
+        ``section.start_pfn`` on; -1 where it cannot be read.
     """
-    blocks = (section.end_pfn - section.start_pfn + (1 << layout.order) - 1) >> layout.order
-    if not section.pageblock_flags:
-        return np.full(blocks, -1, np.int8)
+    start = section.start_pfn >> layout.order
+    blocks = ((section.end_pfn - 1) >> layout.order) + 1 - start
+    if section.pageblock_flags:
+        return _read_bitmap(prog, section.pageblock_flags, 0, blocks, layout)
+    types = np.full(blocks, -1, np.int8)
+    for zone in zones:
+        # FLATMEM: a bitmap for each zone, which begins with the pageblock that the zone is in.
+        first = zone.start_pfn >> layout.order
+        last = ((zone.start_pfn + zone.spanned - 1) >> layout.order) + 1
+        low, high = max(first, start), min(last, start + blocks)
+        if zone.pageblock_flags and low < high:
+            types[low - start : high - start] = _read_bitmap(
+                prog, zone.pageblock_flags, low - first, high - low, layout
+            )
+    return types
+
+
+def _read_bitmap(
+    prog: Program, address: int, first: int, blocks: int, layout: PageblockLayout
+) -> Array:
+    """The migratetypes of *blocks* pageblocks from number *first* of the bitmap at *address*."""
     word = word_dtype(prog).itemsize
-    size = -(-blocks * layout.bits // (8 * word)) * word
-    bulk = read_bulk(prog, section.pageblock_flags, size)
-    types = layout.decode(bulk.data, blocks)
+    size = -(-(first + blocks) * layout.bits // (8 * word)) * word
+    bulk = read_bulk(prog, address, size)
+    types = layout.decode(bulk.data, first + blocks)
     for offset, length in bulk.missing:
         types[offset * 8 // layout.bits : -(-(offset + length) * 8 // layout.bits)] = -1
-    return types
+    return types[first:]

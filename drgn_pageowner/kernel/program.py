@@ -75,7 +75,7 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
     )
     advanced.add_argument("--vmcoreinfo", metavar="PATH", help="file to use for VMCOREINFO")
     parser.add_argument(
-        "--log-level", choices=_LEVELS, default="warning", help="of drgn (default: %(default)s)"
+        "--log-level", choices=_LEVELS, default="error", help="of drgn (default: %(default)s)"
     )
     parser.add_argument(
         "-q",

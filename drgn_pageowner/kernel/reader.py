@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from drgn import FaultError, Program
 
+from drgn_pageowner.arrays import ascending
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.facts import read_facts
 from drgn_pageowner.kernel.formats import read_text_formats
@@ -20,6 +21,7 @@ from drgn_pageowner.kernel.page_ext import PageExtLayout, page_ext_layout
 from drgn_pageowner.kernel.page_owner import (
     OWNER_MEMBERS,
     OwnerCounts,
+    gfp_migratetype,
     owner_dtype,
     read_owner_records,
     require_members,
@@ -39,9 +41,6 @@ ALL_COLUMNS = frozenset(
 )
 """Every column that a snapshot can have."""
 
-# The alignment of zone_device and DMA bits in gfp_migratetype(), include/linux/gfp.h.
-_GFP_MOVABLE_SHIFT = 3
-
 
 def snapshot(
     prog: Program, *, columns: Iterable[str] | None = None, freed: bool = False
@@ -57,8 +56,8 @@ def snapshot(
         or the tables that everything hangs on are not readable
     """
     wanted = ALL_COLUMNS if columns is None else frozenset(columns)
-    facts = read_facts(prog)
     layout = page_ext_layout(prog)
+    facts = read_facts(prog)
     dtype = owner_dtype(prog, layout)
     require_members(dtype)
     names = read_names(prog)
@@ -67,8 +66,8 @@ def snapshot(
     result = _read_columns(prog, facts, layout, dtype, counts, pages, wanted, freed)
     memcgs = pages.finish(result)
     if "migratetype" in wanted:
-        result["migratetype"] = _gfp_migratetype(prog, result["gfp_mask"])
-    problems = _problems(counts, pages)
+        result["migratetype"] = gfp_migratetype(prog, result["gfp_mask"])
+    problems = [*facts.problems, *_problems(counts, pages)]
     coverage = asdict(counts)
     stacks, depot = _read_depot(prog, result, coverage, problems)
 
@@ -139,7 +138,7 @@ def _read_depot(
         return Stacks.empty(), None
     try:
         depot = depot_layout(prog)
-        unique = np.unique(np.concatenate([np.unique(handle) for handle in handles]))
+        unique = ascending(np.concatenate([ascending(handle.copy()) for handle in handles]))
         stacks, bad = read_stacks(prog, depot, unique)
         if len(bad):
             problems.append(_bad_handles(columns, bad))
@@ -159,7 +158,7 @@ class _PageColumns:
         self._fields = {field.name: field for field in names.page_flag_fields}
         self._wanted = wanted
         self._memcg = bool(wanted & {"memcg", "memcg_kind"})
-        members = ("flags", "memcg_data") if self._memcg else ("flags",)
+        members = ("flags", "memcg_data", "compound_head") if self._memcg else ("flags",)
         self._dtype = page_dtype(prog, members)
         self._memcg = self._memcg and "memcg_data" in (self._dtype.names or ())
         self._memmap = bool(wanted & _MEMMAP_COLUMNS)
@@ -185,10 +184,15 @@ class _PageColumns:
             flags = rows["flags"][pfn - first]
             self._flag_columns(flags, part)
             if self._memcg:
-                part["memcg_data"] = rows["memcg_data"][pfn - first]
+                # The word means something else in a tail page (the folio's number of pages).
+                head = (rows["compound_head"][pfn - first] & 1) == 0
+                part["memcg_data"] = rows["memcg_data"][pfn - first] * head
         if self._pageblocks is not None:
-            types = read_section_pageblocks(self._prog, section, self._pageblocks)
-            block = (pfn - section.start_pfn) >> self._facts.pageblock_order
+            types = read_section_pageblocks(
+                self._prog, section, self._pageblocks, self._facts.zones
+            )
+            order = self._facts.pageblock_order
+            block = (pfn >> order) - (section.start_pfn >> order)
             part["pageblock_migratetype"] = types[block]
 
     def _flag_columns(self, flags: Array, part: dict[str, Array]) -> None:
@@ -212,17 +216,6 @@ class _PageColumns:
     @property
     def unknown_memcgs(self) -> int:
         return self._table.unknown if self._table is not None else 0
-
-
-def _gfp_migratetype(prog: Program, gfp_mask: Array) -> Array:
-    """As ``gfp_migratetype()`` of include/linux/gfp.h does."""
-    try:
-        if int(prog["page_group_by_mobility_disabled"]):
-            return np.zeros(len(gfp_mask), np.uint8)
-    except LookupError:
-        pass
-    result: Array = ((gfp_mask >> np.uint32(_GFP_MOVABLE_SHIFT)) & np.uint32(3)).astype(np.uint8)
-    return result
 
 
 def _no_rows(dtype: np.dtype[np.void], columns: frozenset[str]) -> dict[str, Array]:

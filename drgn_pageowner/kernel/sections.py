@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +20,14 @@ from drgn_pageowner.kernel.memory import (
     symbol_address,
     word_dtype,
 )
+from drgn_pageowner.snapshot import Array
 
 __all__ = (
     "Section",
     "find_sections",
     "has_vmemmap",
+    "memmap_addresses",
+    "memmap_pfns",
     "memory_model",
     "page_ext_stride",
     "pfn_limits",
@@ -34,8 +37,7 @@ __all__ = (
 # enum in include/linux/mmzone.h; the same two bits in every kernel that has page_owner.
 _SECTION_MARKED_PRESENT = 1 << 0
 _SECTION_HAS_MEM_MAP = 1 << 1
-# Linux kernel commit b1d5488a2528 ("mm: fix use-after free of page_ext after race with
-# memory-offline") (in v6.1): an array that is going away has this bit in its address.
+# Since v6.1 an array that is going away (memory hot-unplug) has this bit in its address.
 _PAGE_EXT_INVALID = 1 << 0
 _WORD_MASK = (1 << 64) - 1
 
@@ -98,7 +100,45 @@ def find_sections(prog: Program) -> list[Section]:
         ) from fault
 
 
-def section_of(sections: list[Section], pfn: int) -> Section | None:
+def memmap_addresses(sections: Sequence[Section], pfns: Array, size: int) -> Array:
+    """
+    Addresses of the ``struct page`` of *pfns*.
+
+    :param sections: In PFN order.
+    :param pfns: ``int64``, shape ``(n,)``, each in one of *sections*.
+    :param size: ``sizeof(struct page)``.
+    :return: ``uint64``, shape ``(n,)``.
+    """
+    starts = np.array([section.start_pfn for section in sections], np.int64)
+    bases = np.array([section.memmap for section in sections], np.uint64)
+    index = np.searchsorted(starts, pfns, "right") - 1
+    result: Array = bases[index] + ((pfns - starts[index]) * size).astype(np.uint64)
+    return result
+
+
+def memmap_pfns(sections: Sequence[Section], addresses: Array, size: int) -> Array:
+    """
+    The inverse of :func:`memmap_addresses`, also for addresses inside a ``struct page``.
+
+    :param addresses: ``uint64``, shape ``(n,)``.
+    :return: ``int64``, shape ``(n,)``; -1 where the address is in no memmap.
+    """
+    # Classic SPARSEMEM has its memmaps anywhere, in any order.
+    by_address = sorted(sections, key=lambda section: section.memmap)
+    bases = np.array([section.memmap for section in by_address], np.uint64)
+    starts = np.array([section.start_pfn for section in by_address], np.int64)
+    ends = np.array([section.end_pfn for section in by_address], np.int64)
+    if not len(by_address):
+        return np.full(len(addresses), -1, np.int64)
+    index = np.searchsorted(bases, addresses, "right") - 1
+    inside = index >= 0
+    index = np.maximum(index, 0)
+    pfns = starts[index] + ((addresses - bases[index]) // np.uint64(size)).astype(np.int64)
+    result: Array = np.where(inside & (pfns >= 0) & (pfns < ends[index]), pfns, -1)
+    return result
+
+
+def section_of(sections: Sequence[Section], pfn: int) -> Section | None:
     """The one of *sections* that holds *pfn*."""
     index = int(np.searchsorted([section.start_pfn for section in sections], pfn, "right")) - 1
     if index < 0 or pfn >= sections[index].end_pfn:
@@ -203,8 +243,7 @@ def page_ext_stride(prog: Program) -> int:
     """
     Distance between two entries of a page_ext array, in bytes; 0 without page_ext.
 
-    A variable since Linux kernel commit 5556cfe8d994 ("mm, page_owner: fix off-by-one error in
-    __set_page_owner_handle()") (in v5.4), and ``sizeof(struct page_ext) + extra_mem`` before.
+    A variable since v5.4, and ``sizeof(struct page_ext) + extra_mem`` before.
     """
     stride = find_object(prog, "page_ext_size")
     if stride is not None:

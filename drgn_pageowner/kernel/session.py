@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from drgn import FaultError, Program
 
@@ -11,10 +11,17 @@ from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.clock import panic_message
 from drgn_pageowner.kernel.facts import read_facts
 from drgn_pageowner.kernel.kallsyms import module_names
+from drgn_pageowner.kernel.physical import read_memory
 from drgn_pageowner.kernel.reader import snapshot
 from drgn_pageowner.kernel.source import source_frames
 from drgn_pageowner.page_info import PageInfo
-from drgn_pageowner.snapshot import Facts, Snapshot
+from drgn_pageowner.pages import Memory
+from drgn_pageowner.snapshot import Array, Facts, Frame, Snapshot
+
+if TYPE_CHECKING:
+    from drgn_pageowner.heap import Heap, Inventory, Target, Word
+    from drgn_pageowner.kernel.heap import HeapReader
+    from drgn_pageowner.kernel.links import WordFinder
 
 __all__ = ("ProgramSession",)
 
@@ -26,6 +33,8 @@ class ProgramSession:
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
+        self._heap: HeapReader | None = None
+        self._finder: WordFinder | None = None
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         return _in_one_line(lambda: snapshot(self._prog, columns=columns, freed=freed))
@@ -41,6 +50,52 @@ class ProgramSession:
         if not facts.live:
             facts.panic_message = panic_message(self._prog)
         return facts
+
+    def memory(self, columns: Iterable[str]) -> Memory:
+        return _in_one_line(lambda: read_memory(self._prog, columns=columns))
+
+    def inventory(self) -> Inventory:
+        from drgn_pageowner.kernel.inventory import read_inventory
+
+        return _in_one_line(lambda: read_inventory(self._prog))
+
+    def heap(self) -> Heap:
+        return self._heap_reader().heap
+
+    def _heap_reader(self) -> HeapReader:
+        if self._heap is None:
+            from drgn_pageowner.kernel.heap import HeapReader
+
+            self._heap = _in_one_line(lambda: HeapReader(self._prog))
+        return self._heap
+
+    def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
+        from drgn_pageowner.kernel.slab_track import object_addresses, object_tracks
+
+        inventory = self.heap().inventory
+        addresses = object_addresses(self._prog, inventory.memory.pages, inventory.slabs, objects)
+        tracks = _in_one_line(
+            lambda: object_tracks(self._prog, inventory.slabs, objects, addresses)
+        )
+        return addresses, tracks
+
+    def target(self, what: str) -> Target:
+        from drgn_pageowner.kernel.links import WordFinder
+
+        def find() -> Target:
+            reader = self._heap_reader()
+            if self._finder is None:
+                self._finder = WordFinder(reader)
+            return self._finder.target(what)
+
+        return _in_one_line(find)
+
+    def words(
+        self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
+    ) -> list[Word]:
+        finder = self._finder
+        assert finder is not None
+        return _in_one_line(lambda: finder.words(sources, targets, numbers=numbers, limit=limit))
 
     def modules(self) -> list[str]:
         return module_names(self._prog)
@@ -67,5 +122,5 @@ def _in_one_line(answer: Callable[[], T]) -> T:
     except LookupError as error:
         raise PageOwnerError(
             f"the debugging symbols lack what is needed ({error}): pass the vmlinux with debug "
-            "info of this very kernel with -s"
+            "info of this very kernel with -s (if that is it, the dump is damaged or cut off)"
         ) from error

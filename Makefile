@@ -1,0 +1,63 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Both set up what they use
+# in .venv*/, from the package index pip is configured with; nothing else on the machine changes.
+
+PYTHON ?= python3
+DEMO := linux-6.12/kdump
+CACHE := testdata/.cache
+# The newest Python of this machine that is newer than $(PYTHON), if there is one.
+NEWEST := $(shell for v in 3.14 3.13 3.12; do \
+	for p in python$$v "$$HOME"/.pyenv/versions/$$v.*/bin/python3; do \
+	"$$p" -c '' 2>/dev/null && echo "$$p" && exit; done; done)
+
+# Files of tests are shared out to two processes.
+PARALLEL := -n 2 --dist loadfile
+
+.PHONY: demo test lint check check-oldest check-newest bench clean
+
+demo: .venv/installed
+	@.venv/bin/python testdata/unpack.py $(DEMO) >/dev/null
+	.venv/bin/drgn-pageowner -c $(CACHE)/$(DEMO)/vmcore -s $(CACHE)/$(dir $(DEMO))vmlinux top --limit 5
+	@echo "Next: .venv/bin/drgn-pageowner -c $(CACHE)/$(DEMO)/vmcore -s $(CACHE)/$(dir $(DEMO))vmlinux info"
+
+test: lint check check-oldest check-newest
+
+lint: .venv/installed
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+check: .venv/installed
+	.venv/bin/pytest $(PARALLEL)
+
+# The oldest versions of everything that pyproject.toml allows.
+check-oldest: .venv-oldest/installed
+	.venv-oldest/bin/pytest -q $(PARALLEL)
+
+check-newest:
+ifneq ($(NEWEST),)
+	$(MAKE) .venv-newest/installed
+	.venv-newest/bin/pytest -q $(PARALLEL)
+else
+	@echo "no Python newer than $(PYTHON) here: not tested with one"
+endif
+
+bench: .venv/installed
+	.venv/bin/python benchmarks/run.py
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv || { echo "Python's venv is missing: apt install python3-venv" >&2; exit 1; }
+	.venv/bin/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+.venv-oldest/installed: pyproject.toml .ci/oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install -q --disable-pip-version-check -r .ci/oldest.txt -e .
+	@touch $@
+
+.venv-newest/installed: pyproject.toml
+	$(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/pip install -q --disable-pip-version-check pytest pytest-xdist -e .
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-oldest .venv-newest $(CACHE) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,88 @@
+"""What our commands are measured against; run.py starts this in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import drgn
+
+
+def open_dump(core: str, symbols: str) -> drgn.Program:
+    prog = drgn.Program()
+    prog.set_core_dump(core)
+    prog.load_debug_info([symbols], main=True)
+    return prog
+
+
+def per_page(prog: drgn.Program) -> dict[str, float]:
+    """One page after another with drgn objects, as scripts do; and all of them in bulk."""
+    from drgn.helpers.linux.mm import pfn_to_page
+
+    from drgn_pageowner import page_owner, snapshot
+
+    first, pages = int(prog["min_low_pfn"]), 2000
+    start = time.perf_counter_ns()
+    for pfn in range(first, first + pages):
+        owner = page_owner(pfn_to_page(prog, pfn))
+        if owner:
+            int(owner.order), int(owner.gfp_mask), int(owner.handle), int(owner.pid)
+    single = (time.perf_counter_ns() - start) / pages
+    start = time.perf_counter_ns()
+    columns = ("order", "gfp_mask", "handle", "pid")
+    covered = snapshot(prog, columns=columns).coverage["covered"]
+    return {"per_page_ns": single, "bulk_ns": (time.perf_counter_ns() - start) / covered}
+
+
+def marking(prog: drgn.Program) -> dict[str, float]:
+    """To read what the search for leaks reads, and to search it."""
+    import numpy as np
+
+    from drgn_pageowner.analysis.reach import reach
+    from drgn_pageowner.kernel.heap import HeapReader
+    from drgn_pageowner.kernel.inventory import InventoryReader
+
+    start = time.perf_counter()
+    inventory = InventoryReader(prog)
+    told = time.perf_counter() - start
+    start = time.perf_counter()
+    reader = HeapReader(prog, inventory)
+    reach(reader.heap)
+    search = time.perf_counter() - start
+    pages = reader.heap.inventory.memory.pages
+    size = pages.facts.page_size
+    start = time.perf_counter()
+    for rows in reader.pieces(np.flatnonzero(reader.source != -1)):
+        prog.read(int(pages.pfns(rows[:1])[0]) * size, len(rows) * size, True)
+    struct_page = prog.type("struct page").size
+    for section in reader.reader.sections:
+        end = min(section.end_pfn, pages.facts.max_pfn)
+        prog.read(section.memmap, (end - section.start_pfn) * struct_page)
+    return {
+        "inventory_s": told,
+        "search_s": search,
+        "read_s": time.perf_counter() - start,
+        "objects": len(reader.heap.slabs),
+        "pages": reader.heap.pages_read,
+    }
+
+
+def main() -> None:
+    core, symbols, what = sys.argv[1:4]
+    prog = open_dump(core, symbols)
+    if what == "read":
+        for address, size in json.loads(sys.argv[4]):
+            prog.read(address, size)
+    elif what == "count":
+        from drgn_pageowner import snapshot
+
+        print(len(snapshot(prog, columns=("pfn",))))
+    elif what == "marking":
+        print(json.dumps(marking(prog)))
+    else:
+        print(json.dumps(per_page(prog)))
+
+
+if __name__ == "__main__":
+    main()

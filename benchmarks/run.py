@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""
+What our commands cost, as ratios against something in the same run on the same dump.
+
+    benchmarks/run.py                               the bundled dump of Linux 6.12
+    benchmarks/run.py --core VMCORE --symbols VMLINUX    any other, say of an 8 GiB guest
+
+testdata/README.md says how an 8 GiB guest's unfiltered dump is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "testdata"))
+
+
+class Cost(NamedTuple):
+    """The best of several runs of one process."""
+
+    seconds: float
+    """Elapsed."""
+    peak: int
+    """Largest resident set, in bytes."""
+    output: int
+    """Bytes written."""
+
+
+def measure(command: list[str], runs: int) -> Cost:
+    """Run *command* *runs* times with the page cache warm; the fastest counts."""
+    best: Cost | None = None
+    for number in range(runs + 1):
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert process.stdout
+        output = 0
+        while piece := process.stdout.read(1 << 20):
+            output += len(piece)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        if status:
+            sys.exit(f"failed: {' '.join(command)}")
+        # The first run warms the page cache.
+        if number and (best is None or seconds < best.seconds):
+            best = Cost(seconds, usage.ru_maxrss * 1024, output)
+    assert best is not None
+    return best
+
+
+Ranges = list[tuple[int, int]]
+
+
+def ranges_of(core: Path, symbols: Path) -> tuple[Ranges, Ranges]:
+    """``(address, size)`` of every page_ext array, and of every memmap."""
+    import drgn
+
+    from drgn_pageowner.kernel.sections import find_sections, page_ext_stride, pfn_limits
+
+    prog = drgn.Program()
+    prog.set_core_dump(str(core))
+    prog.load_debug_info([str(symbols)], main=True)
+    stride, max_pfn = page_ext_stride(prog), pfn_limits(prog)[1]
+    size = prog.type("struct page").size
+    page_ext, memmap = [], []
+    for section in find_sections(prog):
+        pages = min(section.end_pfn, max_pfn) - section.start_pfn
+        if pages > 0:
+            memmap.append((section.memmap, pages * size))
+            if section.page_ext:
+                page_ext.append((section.page_ext, pages * stride))
+    return page_ext, memmap
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--core", type=Path)
+    parser.add_argument("--symbols", type=Path)
+    parser.add_argument("--runs", type=int, default=5, help="runs of each process (default: 5)")
+    args = parser.parse_args()
+    if args.core is None:
+        from unpack import unpack
+
+        directory = unpack("linux-6.12/kdump")
+        args.core, args.symbols = directory / "vmcore", directory.parent / "vmlinux"
+    ranges, memmap = ranges_of(args.core, args.symbols)
+    size = sum(length for _, length in ranges)
+    print(f"{args.core}: {size:,} bytes of page_ext, {sum(n for _, n in memmap):,} bytes of memmap")
+
+    ours = [sys.executable, "-m", "drgn_pageowner", "-c", str(args.core), "-s", str(args.symbols)]
+    peer = [sys.executable, str(HERE / "peers.py"), str(args.core), str(args.symbols)]
+    base = measure([*peer, "read", json.dumps(ranges)], args.runs)
+    rows = [("drgn opens the dump and reads page_ext", base.seconds, 1.0, base.peak, None)]
+
+    def row(name: str, cost: Cost, records: int | None = None) -> None:
+        speed = None if records is None else records / cost.seconds
+        rows.append((name, cost.seconds, cost.seconds / base.seconds, cost.peak, speed))
+
+    records = int(
+        subprocess.run([*peer, "count"], check=True, capture_output=True, text=True).stdout
+    )
+    row("top --limit 20", measure([*ours, "top", "--limit", "20"], args.runs), records)
+    row("info", measure([*ours, "info"], args.runs), records)
+    for format_ in ("json", "debugfs", "csv"):
+        cost = measure([*ours, "list", "--format", format_], min(args.runs, 2))
+        row(f"list --format {format_}", cost, records)
+    both = measure([*peer, "read", json.dumps(ranges + memmap)], args.runs)
+    row("drgn opens the dump and reads page_ext and memmap", both)
+    frag = measure([*ours, "frag", "all", "--order", "9"], args.runs)
+    row("frag all", frag)
+    print(
+        tabulate(
+            [
+                (name, f"{seconds:.2f}", f"{ratio:.2f}", f"{peak / 2**20:.0f}",
+                 f"{(peak - base.peak) / 2**20:+.0f}", f"{speed:,.0f}" if speed else "")
+                for name, seconds, ratio, peak, speed in rows
+            ],
+            ("process", "s", "ratio", "peak MiB", "above", "records/s"),
+            disable_numparse=True,
+            colalign=("left", "right", "right", "right", "right", "right"),
+        )
+    )  # fmt: skip
+    print(f"frag all takes {frag.seconds / both.seconds:.2f} times what reading its bytes does")
+    search = json.loads(
+        subprocess.run([*peer, "marking"], check=True, capture_output=True, text=True).stdout
+    )
+    print(
+        f"leaks marks {search['pages']:,} pages and {search['objects']:,} slab objects in "
+        f"{search['search_s']:.2f} s: {search['search_s'] / search['read_s']:.1f} times what drgn "
+        f"takes to read them (and tells what each page is in {search['inventory_s']:.2f} s)"
+    )
+    sample = json.loads(
+        subprocess.run([*peer, "per-page"], check=True, capture_output=True, text=True).stdout
+    )
+    ratio = sample["per_page_ns"] / sample["bulk_ns"]
+    print(
+        f"decoding a page with drgn objects takes {sample['per_page_ns'] / 1000:.0f} us, "
+        f"in bulk {sample['bulk_ns'] / 1000:.2f} us: {ratio:,.0f} times less"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Contiguous memory allocator: its areas, and what is taken of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from drgn import FaultError, Object, Program
+
+from drgn_pageowner.kernel.memory import find_object, has_member, read_bulk, word_dtype
+from drgn_pageowner.pages import CmaArea
+from drgn_pageowner.snapshot import Array
+
+__all__ = ("read_cma_areas",)
+
+
+def read_cma_areas(prog: Program, problems: list[str]) -> list[CmaArea]:
+    """Every ``struct cma``; empty without CONFIG_CMA."""
+    areas = find_object(prog, "cma_areas")
+    count = find_object(prog, "cma_area_count")
+    if areas is None or count is None:
+        return []
+    found: list[CmaArea] = []
+    for index in range(min(int(count), int(areas.type_.length))):
+        try:
+            found += _ranges(prog, areas[index])
+        except FaultError as fault:
+            problems.append(f"CMA area {index} cannot be read ({fault})")
+    return found
+
+
+def _ranges(prog: Program, cma: Object) -> Iterator[CmaArea]:
+    name = cma.name.string_().decode(errors="backslashreplace")
+    order = int(cma.order_per_bit)
+    # An area can have several ranges since v6.15.
+    if has_member(cma.type_, "ranges"):
+        ranges = [cma.ranges[index] for index in range(int(cma.nranges))]
+    else:
+        ranges = [cma]
+    for number, range_ in enumerate(ranges):
+        pages = int(range_.count)
+        yield CmaArea(
+            name=name if len(ranges) == 1 else f"{name}[{number}]",
+            start_pfn=int(range_.base_pfn),
+            pages=pages,
+            order_per_bit=order,
+            allocated=_bitmap(prog, int(range_.bitmap), pages, order),
+        )
+
+
+def _bitmap(prog: Program, address: int, pages: int, order: int) -> Array:
+    bits = pages >> order
+    word = word_dtype(prog).itemsize
+    bulk = read_bulk(prog, address, -(-bits // (8 * word)) * word)
+    taken = np.unpackbits(np.frombuffer(bulk.data, np.uint8), bitorder="little")[:bits]
+    result: Array = np.repeat(taken != 0, 1 << order)
+    return result

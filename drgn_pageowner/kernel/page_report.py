@@ -1,0 +1,357 @@
+"""All about one page: its ``struct page``, its record, its owner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from drgn import Program
+
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.kernel.clock import local_clock_ns
+from drgn_pageowner.kernel.compound import CompoundPages, compound_order_field, hugetlb_mark
+from drgn_pageowner.kernel.kallsyms import load_kallsyms
+from drgn_pageowner.kernel.memcg import MemcgTable
+from drgn_pageowner.kernel.memmap import Memmap, Problems
+from drgn_pageowner.kernel.memory import page_size
+from drgn_pageowner.kernel.names import read_names
+from drgn_pageowner.kernel.page import page_dtype, read_memmap
+from drgn_pageowner.kernel.page_ext import page_ext_layout, page_owner_state
+from drgn_pageowner.kernel.page_owner import gfp_migratetype, owner_dtype, require_members
+from drgn_pageowner.kernel.page_type import page_types
+from drgn_pageowner.kernel.page_users import (
+    MAPPING_ANON,
+    MAPPING_FLAGS,
+    MAPPING_MOVABLE,
+    anon_users,
+    file_of,
+    slab_of,
+)
+from drgn_pageowner.kernel.pageblock import pageblock_layout, read_section_pageblocks
+from drgn_pageowner.kernel.resolve import Target, resolve
+from drgn_pageowner.kernel.stackdepot import depot_layout, read_stacks
+from drgn_pageowner.kernel.translate import in_kernel_image
+from drgn_pageowner.kernel.zones import find_zones, max_page_order, pageblock_order
+from drgn_pageowner.page_info import PageInfo, PageRecord
+from drgn_pageowner.snapshot import Frame, Names, Stacks
+
+__all__ = ("page_report",)
+
+_FIELDS = ("flags", "memcg_data", "compound_head", "refcount", "mapcount", "mapping", "index",
+           "private")  # fmt: skip
+
+_STATES = {
+    "table": "page table",
+    "offline": "offline (balloon or hot-unplug)",
+    "guard": "guard page (debug_pagealloc)",
+    "hugetlb": "hugetlb",
+    "slab": "slab",
+    "large_kmalloc": "large kmalloc",
+    "zsmalloc": "zsmalloc",
+    "unaccepted": "unaccepted memory",
+}
+
+
+class _Reporter:
+    """What is the same for every page of a kernel, and the problems met with this one."""
+
+    def __init__(self, prog: Program, memmap: Memmap) -> None:
+        self.prog = prog
+        self.memmap = memmap
+        self.problems = Problems()
+        self.names = self.problems.attempt("names", lambda: read_names(prog)) or Names()
+        self.types = page_types(prog)
+        self.dtype = page_dtype(prog, _FIELDS)
+        self.compound = CompoundPages(prog, memmap.sections)
+
+    def struct_page(self, pfn: int) -> np.void | None:
+        """The ``struct page`` of *pfn*, or ``None`` if the dump lacks it."""
+        section = self.memmap.section(pfn)
+        if section is None:
+            return None
+        rows, bulk = read_memmap(self.prog, section, self.dtype, pfn, pfn + 1)
+        if bulk.missing:
+            self.problems.add(f"the struct page of pfn {pfn:#x} is not in the dump")
+            return None
+        row: np.void = rows[0]
+        return row
+
+    def head_of(self, pfn: int, row: np.void) -> int:
+        """The PFN of the compound head of *pfn*; its own if it is not a tail."""
+        words = np.array([row["compound_head"]], np.uint64)
+        return int(self.compound.heads(np.array([pfn], np.int64), words)[0])
+
+    def _second(self, dtype: np.dtype[np.void], head_pfn: int) -> np.void | None:
+        section = self.memmap.section(head_pfn)
+        if section is None:
+            return None
+        rows, bulk = read_memmap(self.prog, section, dtype, head_pfn + 1, head_pfn + 2)
+        row: np.void | None = None if bulk.missing else rows[0]
+        return row
+
+    def is_hugetlb(self, head_pfn: int) -> bool:
+        """Whether the compound page at *head_pfn* is one of hugetlb."""
+        mark = hugetlb_mark(self.prog)
+        second = self._second(mark.dtype, head_pfn) if mark is not None else None
+        return (
+            mark is not None
+            and second is not None
+            and int(second["mark"]) & mark.mask == mark.value
+        )
+
+    def compound_order(self, head_pfn: int) -> int | None:
+        """The order of the compound page whose head is *head_pfn*."""
+        dtype = compound_order_field(self.prog)
+        second = self._second(dtype, head_pfn) if dtype is not None else None
+        return None if second is None else int(second["order"]) & 0xFF
+
+    def type_name(self, row: np.void) -> str:
+        number = int(self.types.of(np.array([row["mapcount"]]))[0])
+        return self.types.names[number]
+
+    def flag(self, row: np.void, name: str) -> bool:
+        """Whether ``page.flags`` has the flag that the kernel calls *name*."""
+        mask = next((mask for mask, text in self.names.page_flags if text == name), 0)
+        return bool(int(row["flags"]) & mask)
+
+    def field(self, row: np.void, name: str) -> int | None:
+        field = next((field for field in self.names.page_flag_fields if field.name == name), None)
+        return int(field.of(np.array([row["flags"]]))[0]) if field is not None else None
+
+    def free_block(self, pfn: int) -> tuple[int, int] | None:
+        """``(head PFN, order)`` of the buddy allocator's free block that holds *pfn*."""
+        for order in range(max_page_order(self.prog) + 1):
+            head = pfn & -(1 << order)
+            row = self.struct_page(head) if self.memmap.section(head) else None
+            if row is not None and self.type_name(row) == "buddy":
+                size = int(row["private"])
+                return (head, size) if pfn < head + (1 << size) else None
+        return None
+
+
+def page_report(prog: Program, what: str) -> PageInfo:
+    """
+    Find out all about one page.
+
+    :param what: ``pfn:N``, ``phys:A``, or an address: of a ``struct page``, in the direct map,
+        the vmalloc area, a module, the kernel image or a page_ext array, of a slab object.
+    :raises UsageError: if *what* is none of these
+    :raises PageOwnerError: if it names no page of this kernel
+    """
+    memmap = Memmap(prog)
+    target = resolve(prog, memmap, what)
+    reporter = _Reporter(prog, memmap)
+    record, no_record = _record(reporter, target.pfn)
+    row = reporter.struct_page(target.pfn)
+    facts = _page_facts(reporter, target, row, record) if row is not None else {}
+    return PageInfo(
+        what=what,
+        kind=target.kind,
+        pfn=target.pfn,
+        phys=target.pfn * page_size(prog),
+        struct_page=int(memmap.page(target.pfn)),
+        virtual=reporter.problems.attempt("address", lambda: _virtual(prog, target.pfn)),
+        record=record,
+        no_record=no_record,
+        names=reporter.names,
+        problems=tuple(reporter.problems.lines),
+        **{**_pageblock(reporter, target.pfn), **facts},
+    )
+
+
+def _virtual(prog: Program, pfn: int) -> int:
+    from drgn.helpers.linux.mm import pfn_to_virt
+
+    return int(pfn_to_virt(prog, pfn))
+
+
+def _pageblock(reporter: _Reporter, pfn: int) -> dict[str, Any]:
+    prog, section = reporter.prog, reporter.memmap.section(pfn)
+    order = pageblock_order(prog)
+    result: dict[str, Any] = {"pageblock": pfn >> order}
+    if section is not None:
+        zones = find_zones(prog, reporter.problems.lines)
+        types = read_section_pageblocks(prog, section, pageblock_layout(prog, order), zones)
+        number = int(types[(pfn >> order) - (section.start_pfn >> order)])
+        result["pageblock_migratetype"] = number if number >= 0 else None
+    return result
+
+
+def _page_facts(
+    reporter: _Reporter, target: Target, row: np.void, record: PageRecord | None
+) -> dict[str, Any]:
+    """What the ``struct page`` says, and that of its compound head."""
+    pfn = target.pfn
+    head_pfn = reporter.head_of(pfn, row)
+    head = row if head_pfn == pfn else reporter.struct_page(head_pfn)
+    if head is None:
+        head_pfn, head = pfn, row
+    type_name = reporter.type_name(row) or reporter.type_name(head)
+    compound = head_pfn != pfn or reporter.flag(row, "head")
+    if compound and not type_name and reporter.is_hugetlb(head_pfn):
+        type_name = "hugetlb"
+    facts: dict[str, Any] = {
+        "flags": int(row["flags"]),
+        "refcount": int(head["refcount"]),
+        "node": reporter.field(row, "node") or 0,
+        "zone": _zone_name(reporter, row),
+    }
+    if compound:
+        facts["head_pfn"] = head_pfn
+        facts["compound_order"] = reporter.compound_order(head_pfn)
+    if "memcg_data" in (reporter.dtype.names or ()):
+        facts["memcg"] = reporter.problems.attempt(
+            "memory cgroup", lambda: _memcg(reporter.prog, head)
+        )
+    facts.update(_content(reporter, target, head_pfn, head, type_name, record))
+    return facts
+
+
+def _zone_name(reporter: _Reporter, row: np.void) -> str | None:
+    number = reporter.field(row, "zone") or 0
+    for zone in find_zones(reporter.prog, reporter.problems.lines):
+        if zone.type == number:
+            return zone.name
+    return None
+
+
+def _memcg(prog: Program, row: np.void) -> str | None:
+    table = MemcgTable(prog)
+    index, _ = table.columns(np.array([row["memcg_data"]]))
+    return table.memcgs[int(index[0])].path if index[0] >= 0 else None
+
+
+def _content(
+    reporter: _Reporter,
+    target: Target,
+    head_pfn: int,
+    head: np.void,
+    type_name: str,
+    record: PageRecord | None,
+) -> dict[str, Any]:
+    """What the page holds (``state``), and whose it is."""
+    prog, attempt = reporter.prog, reporter.problems.attempt
+    free = reporter.free_block(target.pfn)
+    if free is not None:
+        return {"state": f"free: in a block of order {free[1]} at pfn {free[0]:#x}"}
+    if type_name == "slab" or reporter.flag(head, "slab"):
+        address = target.address if target.address is not None else _virtual(prog, target.pfn)
+        return {"state": "slab", "slab": attempt("slab", lambda: slab_of(prog, address))}
+    if type_name:
+        return {"state": _STATES.get(type_name, type_name)}
+    if reporter.flag(head, "reserved"):
+        image = in_kernel_image(prog, target.pfn)
+        return {"state": "kernel image" if image else "reserved (boot memory or firmware)"}
+    if int(head["refcount"]) == 0:
+        if record is not None and record.allocated and record.head_pfn != target.pfn:
+            # Only the first page of an allocation without __GFP_COMP has a reference.
+            return {"state": "allocated by the kernel"}
+        return {"state": "free, on a per-CPU list or being freed"}
+    index = int(head["index"]) + target.pfn - head_pfn
+    mapped = _mapped(reporter, target.pfn, head, index)
+    if mapped is not None:
+        if head_pfn == target.pfn and not reporter.flag(head, "head"):
+            # Of a large folio the kernel need not count the mappings page by page.
+            mapped["mapcount"] = int(head["mapcount"]) + 1
+        return mapped
+    allocated = record is not None and record.allocated
+    return {"state": "allocated by the kernel" if allocated else "in use, owner not recorded"}
+
+
+def _mapped(reporter: _Reporter, pfn: int, head: np.void, index: int) -> dict[str, Any] | None:
+    """The state of a page that belongs to processes or to a file, from ``page.mapping``."""
+    prog, attempt = reporter.prog, reporter.problems.attempt
+    kind, pointer = int(head["mapping"]) & MAPPING_FLAGS, int(head["mapping"]) & ~MAPPING_FLAGS
+    if not pointer:
+        return None
+    if kind == MAPPING_ANON:
+        users = attempt("processes", lambda: anon_users(prog, pointer, index, pfn))
+        return {"state": "anonymous", "anon": users or ()}
+    if kind == MAPPING_MOVABLE:
+        return {"state": "movable page of a driver"}
+    if kind:
+        return {"state": "anonymous, shared by KSM"}
+    # The word has other uses in the kernel's own pages: only a page of the LRU, or one that was
+    # read from a file, has an address_space there.
+    if not (reporter.flag(head, "lru") or reporter.flag(head, "uptodate")):
+        return None
+    file = attempt("file", lambda: file_of(prog, pointer, index))
+    if file is None:
+        return None
+    shared = reporter.flag(head, "swapbacked")
+    return {"state": "shared memory" if shared else "page cache", "file": file}
+
+
+def _record(reporter: _Reporter, pfn: int) -> tuple[PageRecord | None, str | None]:
+    """The page_owner record of *pfn*, or why there is none."""
+    prog, section = reporter.prog, reporter.memmap.section(pfn)
+    state = page_owner_state(prog)
+    if state in NO_RECORDS:
+        return None, NO_RECORDS[state]
+    if section is None or not section.page_ext:
+        return None, "its section has no page_ext"
+    layout = page_ext_layout(prog)
+    dtype = owner_dtype(prog, layout)
+    require_members(dtype)
+    address = section.page_ext + (pfn - section.start_pfn) * layout.stride
+    data = reporter.problems.attempt("record", lambda: prog.read(address, layout.stride))
+    if data is None:
+        return None, "its page_ext is not in the dump"
+    row = np.frombuffer(data, dtype, 1)[0]
+    if not int(row["flags"]) & layout.owner_bit:
+        return None, "page_owner has none: never allocated since page_owner was on"
+    return _describe(reporter, pfn, row, bool(int(row["flags"]) & layout.allocated_bit)), None
+
+
+def _describe(reporter: _Reporter, pfn: int, row: np.void, allocated: bool) -> PageRecord:
+    fields = row.dtype.names or ()
+
+    def number(name: str) -> int | None:
+        return int(row[name]) if name in fields else None
+
+    def age(stamp: int | None) -> int | None:
+        return now - stamp if now is not None and stamp else None
+
+    now = local_clock_ns(reporter.prog)
+    handle, free_handle = number("handle") or 0, number("free_handle")
+    stacks = _stacks(reporter, [handle, free_handle or 0])
+    ts_nsec, free_ts_nsec = number("ts_nsec"), number("free_ts_nsec") or None
+    reason = number("last_migrate_reason")
+    order = int(row["order"])
+    return PageRecord(
+        allocated=allocated,
+        order=order,
+        head_pfn=pfn & -(1 << order) if 0 <= order < 48 else pfn,
+        gfp_mask=int(row["gfp_mask"]),
+        migratetype=int(gfp_migratetype(reporter.prog, np.array([row["gfp_mask"]]))[0]),
+        handle=handle,
+        stack=stacks[0],
+        free_handle=free_handle or None,
+        free_stack=stacks[1],
+        ts_nsec=ts_nsec,
+        age_ns=age(ts_nsec),
+        free_ts_nsec=free_ts_nsec,
+        free_age_ns=age(free_ts_nsec),
+        pid=number("pid"),
+        tgid=number("tgid"),
+        comm=bytes(row["comm"]) if "comm" in fields else None,
+        free_pid=number("free_pid") if free_ts_nsec else None,
+        free_tgid=number("free_tgid") if free_ts_nsec else None,
+        last_migrate_reason=reason if reason is not None and reason >= 0 else None,
+    )
+
+
+def _stacks(reporter: _Reporter, handles: list[int]) -> list[list[Frame]]:
+    """The frames of every one of *handles*; none for a handle that the depot lacks."""
+    prog = reporter.prog
+    wanted = np.unique(np.array(handles, np.uint32))
+    try:
+        stacks, bad = read_stacks(prog, depot_layout(prog), wanted)
+    except PageOwnerError as error:
+        reporter.problems.add(str(error))
+        stacks, bad = Stacks.empty(), wanted[:0]
+    for handle in bad:
+        reporter.problems.add(f"handle {int(handle):#x} is not in the stack depot")
+    kallsyms = load_kallsyms(prog)
+    numbers = stacks.index(np.array(handles, np.uint32)).tolist()
+    return [kallsyms.symbolize(stacks[number]) for number in numbers]

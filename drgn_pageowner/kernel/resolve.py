@@ -1,0 +1,159 @@
+"""Which page somebody means: a PFN, a physical address, or any address of the kernel's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from drgn import FaultError, Program
+from drgn.helpers.linux.mm import PageSlab, compound_head, pfn_to_virt, phys_to_virt, virt_to_phys
+from drgn.helpers.linux.module import address_to_module
+
+from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.kernel.memmap import Memmap
+from drgn_pageowner.kernel.memory import page_size
+from drgn_pageowner.kernel.page_ext import page_ext_layout
+from drgn_pageowner.kernel.sections import page_ext_stride, pfn_limits
+from drgn_pageowner.kernel.translate import image_range, kernel_phys
+
+__all__ = ("Target", "resolve")
+
+_DECIMAL = re.compile(r"[0-9]+")
+_HEX = re.compile(r"0[xX][0-9a-fA-F]+")
+_BARE_HEX = re.compile(r"[0-9a-fA-F]{8,16}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The page that was asked for."""
+
+    what: str
+    kind: str
+    """What *what* is: ``"PFN"``, ``"struct page"``, ``"direct map"``, ..."""
+    pfn: int
+    address: int | None
+    """Virtual address of the byte that was asked for; ``None`` if only the page is meant."""
+
+
+def resolve(prog: Program, memmap: Memmap, what: str) -> Target:
+    """
+    Find the page that *what* names.
+
+    :param what: ``pfn:N``, ``phys:A``, or an address.
+    :raises UsageError: if *what* is none of these
+    :raises PageOwnerError: if there is no such page in this kernel
+    """
+    prefix, colon, number = what.strip().partition(":")
+    shift = int(prog["PAGE_SHIFT"])
+    if not colon:
+        return _resolve_address(prog, memmap, what, _number(prefix, what, bare_hex=True))
+    if prefix == "pfn":
+        pfn = _number(number, what)
+        _check(prog, memmap, pfn, what)
+        return Target(what, "PFN", pfn, None)
+    if prefix == "phys":
+        phys = _number(number, what)
+        _check(prog, memmap, phys >> shift, what)
+        return Target(what, "physical address", phys >> shift, int(phys_to_virt(prog, phys)))
+    raise UsageError(f"{what!r} names no page: give pfn:N, phys:A, or an address")
+
+
+def _number(text: str, what: str, *, bare_hex: bool = False) -> int:
+    if _DECIMAL.fullmatch(text):
+        value = int(text)
+    elif _HEX.fullmatch(text) or (bare_hex and _BARE_HEX.fullmatch(text)):
+        value = int(text, 16)
+    else:
+        raise UsageError(
+            f"{what!r} names no page: give pfn:N, phys:A, or an address (decimal, or hex with 0x)"
+        )
+    if value >> 64:
+        raise UsageError(f"{what!r} has more than 64 bits")
+    return value
+
+
+def _check(prog: Program, memmap: Memmap, pfn: int, what: str) -> None:
+    """:raises PageOwnerError: if this kernel has no memory at *pfn*"""
+    max_pfn = pfn_limits(prog)[1]
+    size = page_size(prog)
+    if pfn >= max_pfn:
+        raise PageOwnerError(
+            f"{what}: beyond memory, whose last page is pfn:{max_pfn - 1:#x} "
+            f"(memory ends at {max_pfn * size / (1 << 20):,.0f} MiB)"
+        )
+    if memmap.section(pfn) is None:
+        raise PageOwnerError(
+            f"{what}: no memory at pfn:{pfn:#x} of this kernel: a hole between its sections"
+        )
+
+
+def _resolve_address(prog: Program, memmap: Memmap, what: str, address: int) -> Target:
+    pfn = memmap.pfn(address)
+    if pfn is not None:
+        _check(prog, memmap, pfn, what)
+        return Target(what, "struct page", pfn, None)
+    page_ext = _page_ext_target(prog, memmap, what, address)
+    if page_ext is not None:
+        return page_ext
+    if _in_direct_map(prog, address):
+        pfn = int(virt_to_phys(prog, address)) >> int(prog["PAGE_SHIFT"])
+        _check(prog, memmap, pfn, what)
+        kind = "slab object" if _is_slab(memmap, pfn) else "direct map"
+        return Target(what, kind, pfn, address)
+    try:
+        pfn = kernel_phys(prog, address) >> int(prog["PAGE_SHIFT"])
+    except (FaultError, NotImplementedError, OverflowError):
+        raise PageOwnerError(
+            f"{what}: no address of this kernel's memory: neither a struct page nor in the direct "
+            "map, the vmalloc area, a module or the kernel image (is a PFN meant? say pfn:N)"
+        ) from None
+    _check(prog, memmap, pfn, what)
+    return Target(what, _mapped_kind(prog, address), pfn, address)
+
+
+def _page_ext_target(prog: Program, memmap: Memmap, what: str, address: int) -> Target | None:
+    """The page that the ``struct page_ext`` at *address* belongs to."""
+    stride = page_ext_stride(prog)
+    for section in memmap.sections if stride else ():
+        offset = address - section.page_ext
+        if section.page_ext and 0 <= offset < (section.end_pfn - section.start_pfn) * stride:
+            pfn = section.start_pfn + offset // stride
+            _check(prog, memmap, pfn, what)
+            return Target(what, _page_ext_kind(prog, offset % stride), pfn, None)
+    return None
+
+
+def _page_ext_kind(prog: Program, offset: int) -> str:
+    try:
+        layout = page_ext_layout(prog)
+    except PageOwnerError:
+        return "page_ext entry"
+    size = int(prog.type(layout.owner_type).size)
+    inside = layout.owner_offset <= offset < layout.owner_offset + size
+    return "page_owner record" if inside else "page_ext entry"
+
+
+def _in_direct_map(prog: Program, address: int) -> bool:
+    min_low_pfn, max_pfn = pfn_limits(prog)
+    start, end = int(pfn_to_virt(prog, min_low_pfn)), int(pfn_to_virt(prog, max_pfn))
+    return start <= address < end
+
+
+def _is_slab(memmap: Memmap, pfn: int) -> bool:
+    try:
+        return PageSlab(compound_head(memmap.page(pfn)))
+    except (FaultError, LookupError):
+        return False
+
+
+def _mapped_kind(prog: Program, address: int) -> str:
+    """What an address in the kernel's page tables, but not in the direct map, belongs to."""
+    image = image_range(prog)
+    if image is not None and image[0] <= address < image[1]:
+        return "kernel image"
+    try:
+        if address_to_module(prog, address):
+            return "module"
+    except (FaultError, LookupError, AttributeError):
+        pass
+    return "vmalloc"

@@ -1,0 +1,31 @@
+"""The public names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import drgn_pageowner
+
+
+@pytest.mark.parametrize("name", drgn_pageowner.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    assert getattr(drgn_pageowner, name).__doc__
+
+
+@pytest.mark.parametrize("first", ["drgn_pageowner.snapshot", "drgn_pageowner.kernel.helpers"])
+def test_snapshot_is_the_function_whatever_was_imported_before(first: str) -> None:
+    code = f"import {first}; from drgn_pageowner import snapshot; assert callable(snapshot)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_plugin_costs_no_numpy_when_drgn_starts() -> None:
+    code = "import drgn_pageowner.plugin, sys; assert 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = drgn_pageowner.nothing  # type: ignore[attr-defined]

@@ -1,0 +1,51 @@
+"""``%pageowner`` in the drgn shell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Dump
+
+import drgn_pageowner.plugin  # noqa: F401 - registers the command
+
+run_command = pytest.importorskip("drgn.commands").run_command
+CommandError = pytest.importorskip("drgn.commands").CommandError
+
+
+def test_a_command_prints_what_the_command_line_prints(
+    one_dump: Dump, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_command(one_dump.prog, "pageowner top --limit 3 --format json")
+    ours = capfd.readouterr().out
+    assert ours == one_dump.run("top", "--limit", "3", "--format", "json", check=True).stdout
+    assert len(json.loads(ours)["groups"]) == 3
+
+
+def test_output_can_be_redirected_and_piped(
+    one_dump: Dump, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "records"
+    run_command(one_dump.prog, f"pageowner list --order 3 --format json > {out}")
+    lines = out.read_text().splitlines()
+    assert {json.loads(line)["order"] for line in lines} == {3}
+    run_command(one_dump.prog, "pageowner list --order 3 --format json | wc -l")
+    assert int(capfd.readouterr().out) == len(lines)
+
+
+@pytest.mark.parametrize("line", ["pageowner", "pageowner top --by colour", "pageowner page x"])
+def test_what_is_wrong_is_a_command_error(
+    one_dump: Dump, line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        run_command(one_dump.prog, line)
+    except CommandError:
+        return
+    # A page that cannot be found is said on stderr; the others are answered.
+    assert "drgn-pageowner: " in capfd.readouterr().err
+
+
+def test_help_does_not_leave_the_shell(one_dump: Dump, capfd: pytest.CaptureFixture[str]) -> None:
+    run_command(one_dump.prog, "pageowner top --help")
+    assert "--by" in capfd.readouterr().out
