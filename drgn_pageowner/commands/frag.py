@@ -1,0 +1,270 @@
+"""
+Explain fragmentation: what the kernel would print, who pollutes which pageblocks, what blocks a
+huge page or a CMA range.
+
+  frag                             every zone, and what is wrong with it
+  frag buddyinfo | pagetypeinfo | extfrag
+                                   what the kernel itself prints
+  frag contiguity                  blocks of every size: free, movable, blocked, by whom
+  frag culprits --sort only        stacks by the pageblocks that they block
+  frag --explain 153               one pageblock, page by page (or --explain pfn:0x13200)
+  frag why --order 9 --gfp GFP_HIGHUSER_MOVABLE
+                                   would this allocation succeed, and if not, why
+  frag cma                         CMA areas, and the pages that cannot be migrated out
+  frag map                         a cell for every pageblock
+  frag all --format json           every view, the memory read once
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+from drgn_pageowner.analysis.alloc_check import alloc_check
+from drgn_pageowner.analysis.blockmap import block_map
+from drgn_pageowner.analysis.blocks import block_table, explain_block
+from drgn_pageowner.analysis.buddy import (
+    fragmentation_index,
+    page_type_info,
+    unusable_index,
+)
+from drgn_pageowner.analysis.cma import cma_report
+from drgn_pageowner.analysis.contiguity import contiguity
+from drgn_pageowner.analysis.culprits import culprits
+from drgn_pageowner.analysis.mobility import Overlay, overlay
+from drgn_pageowner.analysis.zone_summary import zone_summaries
+from drgn_pageowner.commands.arguments import add_format, integer, listed
+from drgn_pageowner.commands.session import Session
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
+from drgn_pageowner.progress import warn
+from drgn_pageowner.render.blockmap import map_text
+from drgn_pageowner.render.frag import (
+    alloc_check_text,
+    cma_text,
+    contiguity_text,
+    culprits_text,
+    explain_text,
+    summary_text,
+)
+from drgn_pageowner.render.jsonable import json_text
+from drgn_pageowner.render.vmstat import (
+    buddyinfo_text,
+    extfrag_text,
+    pagetypeinfo_text,
+    unusable_text,
+)
+
+_MAP_CELLS = 64 * 64
+
+Answer = tuple[Any, Iterator[str]]
+"""A result for JSON, and the same as text."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "view", nargs="*", metavar="VIEW",
+        help="one or several of " + ", ".join(VIEWS) + ", or all (default: summary)",
+    )  # fmt: skip
+    parser.add_argument("--explain", metavar="BLOCK|pfn:N", help="one pageblock, page by page")
+    add_format(parser, "text", "json")
+    parser.add_argument(
+        "--limit", type=int, default=20, metavar="N",
+        help="how many culprits, allocators or blocks to name (default: %(default)s; 0: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sort", choices=("blocks", "only", "pages"), default="blocks",
+        help="culprits: by pageblocks touched, blocked alone, or pages (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--by", choices=("stack", "allocator"), default="stack",
+        help="culprits: one for each stack, or for each function (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--stacks", action="store_true", help="culprits: whole stacks")
+    why = parser.add_argument_group("why")
+    why.add_argument("--order", type=integer, metavar="N", help="of the allocation")
+    why.add_argument(
+        "--gfp", type=listed(str), default=["GFP_KERNEL"], metavar="FLAGS",
+        help="comma-separated or with | between (default: GFP_KERNEL)",
+    )  # fmt: skip
+    why.add_argument("--node", type=integer, metavar="N", help="that the allocation prefers")
+
+
+def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    views = args.view or (["summary"] if args.explain is None else [])
+    if "all" in views:
+        views = [view for view in VIEWS if view != "why" or args.order is not None]
+    for view in views:
+        if view not in VIEWS:
+            raise UsageError(f"no view {view!r}: known are {', '.join(VIEWS)} and all")
+    joined = _read(session, views, args.explain is not None)
+    for problem in joined.memory.problems:
+        warn(problem)
+    answers = {view: VIEWS[view](joined, args, _colour(out)) for view in views}
+    if args.explain is not None:
+        answers["explain"] = _explain(joined, args, _colour(out))
+    if args.format == "json":
+        results = {view: result for view, (result, _) in answers.items()}
+        whole = results if len(results) > 1 else next(iter(results.values()))
+        out.writelines(json_text(whole))
+        return 0
+    for view, (_, text) in answers.items():
+        if len(answers) > 1:
+            out.write(f"=== {view} ===\n")
+        out.writelines(text)
+        if len(answers) > 1:
+            out.write("\n")
+    return 0
+
+
+def _read(session: Session, views: list[str], explain: bool) -> Overlay:
+    columns = ("flags", "refcount", "mapcount", "head") if "cma" in views else ()
+    memory = session.memory(columns)
+    if not explain and set(views) <= {"buddyinfo", "extfrag"}:
+        return overlay(memory, None)
+    state = memory.pages.facts.page_owner
+    if state in NO_RECORDS:
+        warn(f"without records no owner has a name: {NO_RECORDS[state]}")
+        return overlay(memory, None)
+    wanted = ["handle", "migratetype", "ts_nsec", "last_migrate_reason"]
+    if explain:
+        wanted += ["comm", "pid"]
+    records = session.snapshot(wanted)
+    for problem in records.problems:
+        warn(problem)
+    return overlay(memory, records)
+
+
+def _colour(out: TextIO) -> bool:
+    return out.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _limit(args: argparse.Namespace) -> int | None:
+    return args.limit if args.limit > 0 else None
+
+
+def _summary(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
+    zones = zone_summaries(joined, block_table(joined))
+    return {"zones": zones}, summary_text(zones, joined.memory.pages.facts)
+
+
+def _zones(joined: Overlay) -> list[tuple[int, dict[str, Any]]]:
+    """The populated zones: their numbers, and what names them in JSON."""
+    facts = joined.memory.pages.facts
+    return [
+        (number, {"node": zone.node, "zone": zone.name})
+        for number, zone in enumerate(facts.zones)
+        if joined.memory.zones[number].populated
+    ]
+
+
+def _buddyinfo(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
+    memory = joined.memory
+    zones = [{**name, "free_blocks": memory.zones[n].nr_free} for n, name in _zones(joined)]
+    return {"zones": zones}, buddyinfo_text(memory)
+
+
+def _pagetypeinfo(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
+    info, types = page_type_info(joined), joined.memory.pages.names.migratetypes
+
+    def named(counts: Any) -> dict[str, Any]:
+        return dict(zip(types, counts.tolist(), strict=True))
+
+    zones = [
+        {
+            **name,
+            "free_blocks": named(info.free[number]),
+            "pageblocks": named(info.blocks[number]),
+            "mixed": named(info.mixed[number]) if info.mixed is not None else None,
+        }
+        for number, name in _zones(joined)
+    ]
+    return {"zones": zones}, pagetypeinfo_text(joined.memory, info)
+
+
+def _extfrag(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
+    memory = joined.memory
+    zones = []
+    for number, name in _zones(joined):
+        counts = memory.zones[number].nr_free
+        orders = range(len(counts))
+        zones.append(
+            {
+                **name,
+                "extfrag_index": [fragmentation_index(counts, order) for order in orders],
+                "unusable_index": [unusable_index(counts, order) for order in orders],
+            }
+        )
+
+    def text() -> Iterator[str]:
+        yield "==> extfrag_index <==\n"
+        yield from extfrag_text(memory)
+        yield "\n==> unusable_index <==\n"
+        yield from unusable_text(memory)
+
+    return {"zones": zones}, text()
+
+
+def _contiguity(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
+    result = contiguity(joined, block_table(joined), limit=args.limit or 1 << 30)
+    return result, contiguity_text(result, joined.memory.pages.facts)
+
+
+def _culprits(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
+    result = culprits(joined, by=args.by, sort=args.sort, limit=_limit(args))
+    facts = joined.records.facts if joined.records is not None else joined.memory.pages.facts
+    return result, culprits_text(result, facts, stacks=args.stacks)
+
+
+def _why(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
+    if args.order is None:
+        raise UsageError("frag why needs --order: 2^order pages are asked for")
+    flags = [flag for part in args.gfp for flag in re.split(r"[|]", part) if flag]
+    check = alloc_check(joined, args.order, flags, args.node, limit=args.limit or 20)
+    return check, alloc_check_text(check, joined.memory.pages.names)
+
+
+def _cma(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
+    reports = cma_report(joined)
+    return {"areas": reports}, cma_text(reports, joined.memory.pages.names)
+
+
+def _map(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
+    facts, names = joined.memory.pages.facts, joined.memory.pages.names
+    maps = block_map(facts, list(names.migratetypes), block_table(joined), _MAP_CELLS)
+    return {"zones": maps}, map_text(maps, colour=colour)
+
+
+def _explain(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
+    facts = joined.memory.pages.facts
+    prefix, _, number = args.explain.rpartition(":")
+    try:
+        value = integer(number)
+    except argparse.ArgumentTypeError:
+        value = -1
+    if value < 0 or prefix not in ("", "pfn"):
+        raise UsageError(f"{args.explain!r} is no pageblock: give its number, or pfn:N")
+    block = value >> facts.pageblock_order if prefix else value
+    if block > (facts.max_pfn - 1) >> facts.pageblock_order:
+        raise PageOwnerError(
+            f"{args.explain}: beyond memory, whose last pageblock is "
+            f"{(facts.max_pfn - 1) >> facts.pageblock_order}"
+        )
+    runs = explain_block(joined, block)
+    shown = joined.records.facts if joined.records is not None else facts
+    return {"pageblock": block, "runs": runs}, explain_text(block, runs, shown)
+
+
+VIEWS: dict[str, Callable[[Overlay, argparse.Namespace, bool], Answer]] = {
+    "summary": _summary,
+    "buddyinfo": _buddyinfo,
+    "pagetypeinfo": _pagetypeinfo,
+    "extfrag": _extfrag,
+    "contiguity": _contiguity,
+    "culprits": _culprits,
+    "why": _why,
+    "cma": _cma,
+    "map": _map,
+}

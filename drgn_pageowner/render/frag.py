@@ -1,0 +1,214 @@
+"""Fragmentation for people: zones, contiguity, culprits, CMA areas, one block, one allocation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from drgn_pageowner.analysis.alloc_check import AllocCheck
+from drgn_pageowner.analysis.blocks import Run
+from drgn_pageowner.analysis.cma import CmaReport
+from drgn_pageowner.analysis.contiguity import Blocker, Contiguity
+from drgn_pageowner.analysis.culprits import Culprit, Culprits
+from drgn_pageowner.analysis.zone_summary import ZoneSummary
+from drgn_pageowner.render.table import age, pages_size, share, table
+from drgn_pageowner.render.text import comm_text, gfp_text, name_at
+from drgn_pageowner.snapshot import Facts, Names
+
+__all__ = (
+    "alloc_check_text",
+    "cma_text",
+    "contiguity_text",
+    "culprits_text",
+    "explain_text",
+    "summary_text",
+)
+
+
+def summary_text(zones: Sequence[ZoneSummary], facts: Facts) -> Iterator[str]:
+    """What is wrong with each zone, one line each; then the numbers."""
+    for zone in zones:
+        yield f"node {zone.node}, zone {zone.zone}: {zone.verdict}\n"
+    yield "\n"
+    rows = [
+        (zone.node, zone.zone, f"{zone.managed:,}", f"{zone.free:,}",
+         share(zone.free, zone.managed), "/".join(map(str, zone.watermarks)), zone.pcp,
+         zone.nr_reserved_highatomic,
+         f"{zone.free_cma:,}", f"{zone.largest_free_run:,}", f"{zone.unusable / 1000:.3f}")
+        for zone in zones
+    ]  # fmt: skip
+    headers = ("node", "zone", "managed", "free", "free %", "min/low/high", "per-CPU",
+               "high-atomic", "free CMA", "largest run", "unusable")  # fmt: skip
+    yield table(rows, headers, right=(0, 2, 3, 4, 5, 6, 7, 8, 9, 10)) + "\n"
+    yield "free blocks by order\n"
+    types = [(zone, name, counts) for zone in zones for name, counts in zone.free_by_type.items()
+             if any(counts)]  # fmt: skip
+    orders = [str(order) for order in range(facts.max_page_order + 1)]
+    rows_ = [(zone.node, zone.zone, name, *counts) for zone, name, counts in types]
+    yield table(rows_, ("node", "zone", "type", *orders), right=(0, *range(3, 3 + len(orders))))
+    yield "\npageblocks\n"
+    blocks = [
+        (zone.node, zone.zone, name, count,
+         "-" if zone.mixed is None else zone.mixed[name])
+        for zone in zones
+        for name, count in zone.pageblocks.items()
+        if count
+    ]  # fmt: skip
+    yield table(blocks, ("node", "zone", "type", "blocks", "mixed"), right=(0, 3, 4))
+    for zone in zones:
+        if zone.polluted:
+            yield (
+                f"node {zone.node}, zone {zone.zone}: {zone.polluted} Movable and CMA pageblocks "
+                "have unmovable pages in them (frag culprits says whose)\n"
+            )
+
+
+def _block_size(order: int, facts: Facts) -> str:
+    return pages_size(facts.page_size << order)
+
+
+def contiguity_text(result: Contiguity, facts: Facts) -> Iterator[str]:
+    """Aligned blocks of every size, and who blocks them."""
+    rows = [
+        (_block_size(size.order, facts), size.order,
+         "all" if size.zone is None else f"{size.zone} of node {size.node}",
+         size.blocks, size.free, size.movable, size.blocked, size.unknown,
+         *size.blocked_by, f"{size.in_the_way:,}", f"{size.for_half:,}")
+        for size in result.sizes
+    ]  # fmt: skip
+    headers = ("block", "order", "zone", "blocks", "free", "movable", "blocked", "unknown",
+               "by 1", "by 2-8", "by 9-64", "by more", "unmovable pages", "for half")  # fmt: skip
+    yield table(rows, headers, right=(0, 1, *range(3, 14))) + "\n"
+    for title, blockers in (("kind", result.kinds), ("allocator", result.allocators)):
+        yield f"blocked by {title}\n"
+        yield _blockers_table(blockers, title, facts) + "\n"
+
+
+def _blockers_table(blockers: Sequence[Blocker], title: str, facts: Facts) -> str:
+    rows = [
+        (_block_size(b.order, facts), b.blocks, b.only_blocker, f"{b.pages:,}",
+         "-" if b.handle is None else b.handle, b.name)
+        for b in blockers
+    ]  # fmt: skip
+    return table(
+        rows, ("block", "blocks", "only blocker", "pages", "handle", title), right=range(5)
+    )
+
+
+def culprits_text(result: Culprits, facts: Facts, *, stacks: bool) -> Iterator[str]:
+    """
+    Owners of unmovable pages, most pageblocks first.
+
+    :param stacks: Whether to show whole stacks.
+    """
+    yield f"{result.blocked:,} of {result.blocks:,} pageblocks hold unmovable pages\n\n"
+    yield from _culprits(result.blocking, facts, stacks, "in movable")
+    if result.reverse:
+        yield "\nmovable pages in Unmovable and Reclaimable pageblocks\n\n"
+        yield from _culprits(result.reverse, facts, stacks, "")
+
+
+def _culprits(found: Sequence[Culprit], facts: Facts, stacks: bool, column: str) -> Iterator[str]:
+    rows = []
+    for culprit in found:
+        ages = "-"
+        if facts.now_ns is not None and culprit.oldest_ns is not None:
+            ages = f"{age(max(facts.now_ns - (culprit.newest_ns or 0), 0))} - " + age(
+                max(facts.now_ns - culprit.oldest_ns, 0)
+            )
+        owner = culprit.allocator
+        if stacks:
+            owner = "\n".join(map(str, culprit.stack)) or owner
+        row = [culprit.blocks, culprit.only_blocker, f"{culprit.pages:,}"]
+        if column:
+            row.append(f"{culprit.in_movable:,}")
+        rows.append([*row, ages, culprit.kind, culprit.handle or "-", owner])
+    headers = ["blocks", "only blocker", "pages", *([column] if column else [])]
+    yield table(rows, [*headers, "age", "kind", "handle", "allocator"], right=range(len(headers)))
+
+
+def explain_text(block: int, runs: Sequence[Run], facts: Facts) -> Iterator[str]:
+    """One pageblock, in PFN order."""
+    first = block << facts.pageblock_order
+    yield f"pageblock {block}: pfn {first:#x} to {first + (1 << facts.pageblock_order) - 1:#x}\n"
+    rows = [
+        (f"pfn:{run.pfn:#x}", sum(r.pages for r in alike), "-" if run.order is None else run.order,
+         run.state, run.mobility, run.migratetype or "-", age(run.age_ns),
+         "-" if run.comm is None else f"{comm_text(run.comm)} ({run.pid})",
+         run.handle or "-", run.allocator or "-")
+        for alike in _alike(runs)
+        for run in alike[:1]
+    ]  # fmt: skip
+    headers = ("pfn", "pages", "order", "state", "mobility", "asked for", "age", "task", "handle",
+               "allocator")  # fmt: skip
+    yield table(rows, headers, right=(1, 2, 6))
+
+
+def _alike(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """Allocations next to each other that one call made for one task: one line."""
+    for _, group in groupby(runs, lambda r: (r.state, r.order, r.handle, r.comm, r.pid)):
+        yield list(group)
+
+
+def alloc_check_text(check: AllocCheck, names: Names) -> Iterator[str]:
+    """Whether the allocation would succeed; why not; what is cheapest to free."""
+    what = f"order {check.order}, {gfp_text(check.gfp_mask, names)} ({check.migratetype})"
+    words = {
+        "succeeds": "would succeed",
+        "wakes kswapd": "would succeed, and wake kswapd",
+        "fragmentation": "would fail: fragmentation. There is memory, but in pieces too small",
+        "watermark": "would fail: watermark. A block is free, but must be kept in reserve",
+        "too little memory": "would fail: too little memory",
+    }
+    yield f"{what}: {words[check.verdict]}\n\n"
+    rows = [
+        (z.node, z.zone, z.verdict, f"{z.free:,}", f"{z.usable:,}", f"{z.minimum:,}", f"{z.low:,}",
+         f"{z.lowmem_reserve:,}", "yes" if z.block else "no", f"{z.index / 1000:.3f}")
+        for z in check.zones
+    ]  # fmt: skip
+    headers = ("node", "zone", "verdict", "free", "usable", "min", "low", "reserve", "block",
+               "index")  # fmt: skip
+    yield table(rows, headers, right=(0, 3, 4, 5, 6, 7, 9))
+    if check.verdict in ("succeeds", "wakes kswapd") or not check.cheapest:
+        return
+    yield "\ncheapest blocks to free\n"
+    cheap = [
+        (f"pfn:{b.pfn:#x}", b.node, b.zone, b.free, b.movable, b.unmovable,
+         "\n".join(f"{pages} of {name}" + (f" (handle {handle})" if handle else "")
+                   for name, handle, pages in b.owners[:5]) or "-")
+        for b in check.cheapest
+    ]  # fmt: skip
+    headers_ = ("pfn", "node", "zone", "free", "movable", "unmovable", "in the way")
+    yield table(cheap, headers_, right=(1, 3, 4, 5))
+
+
+def cma_text(reports: Sequence[CmaReport], names: Names) -> Iterator[str]:
+    """Every CMA area, and what cannot be migrated out of it."""
+    if not reports:
+        yield "this kernel has no CMA area\n"
+        return
+    rows = [
+        (r.name, f"pfn:{r.start_pfn:#x}", f"{r.pages:,}", f"{r.allocated:,}", f"{r.free:,}",
+         f"{r.lent:,}", f"{r.movable:,}", f"{r.longest_bitmap_run:,}",
+         f"{r.longest_allocatable_run:,}", len(r.stuck))
+        for r in reports
+    ]  # fmt: skip
+    headers = ("area", "start", "pages", "taken", "free", "lent", "movable", "longest not taken",
+               "longest to be had", "stuck")  # fmt: skip
+    yield table(rows, headers, right=range(2, 10))
+    stuck = [
+        (r.name, f"pfn:{page.pfn:#x}", ", ".join(page.why), page.state, page.refcount,
+         page.mapcount, _reason(page.last_migrate_reason, names), age(page.age_ns),
+         page.handle or "-", page.allocator or "-")
+        for r in reports
+        for page in r.stuck
+    ]  # fmt: skip
+    if stuck:
+        yield "\npages that cannot be migrated\n"
+        heads = ("area", "pfn", "why", "state", "references", "mappings", "last migrated for",
+                 "age", "handle", "allocator")  # fmt: skip
+        yield table(stuck, heads, right=(4, 5, 7))
+
+
+def _reason(reason: int | None, names: Names) -> str:
+    return "-" if reason is None else name_at(names.migrate_reasons, reason)

@@ -1,0 +1,89 @@
+"""What the kernel itself prints about free memory, character for character."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from drgn_pageowner.analysis.buddy import PageTypeInfo, fragmentation_index, unusable_index
+from drgn_pageowner.pages import Memory
+from drgn_pageowner.snapshot import Facts, Names, Zone
+
+__all__ = ("buddyinfo_text", "extfrag_text", "pagetypeinfo_text", "unusable_text")
+
+_LONGEST_LIST = 100000
+"""``pagetypeinfo_showfree_print()`` stops counting there."""
+
+
+def _populated(memory: Memory) -> Iterator[tuple[int, Zone]]:
+    for number, zone in enumerate(memory.pages.facts.zones):
+        if memory.zones[number].populated:
+            yield number, zone
+
+
+def _heading(zone: Zone) -> str:
+    return f"Node {zone.node}, zone {zone.name:>8} "
+
+
+def buddyinfo_text(memory: Memory) -> Iterator[str]:
+    """``/proc/buddyinfo``: ``frag_show_print()`` of mm/vmstat.c."""
+    for number, zone in _populated(memory):
+        counts = "".join(f"{count:6d} " for count in memory.zones[number].nr_free)
+        yield f"{_heading(zone)}{counts}\n"
+
+
+def _index_text(
+    memory: Memory, index: Callable[[Sequence[int], int], int], form: str
+) -> Iterator[str]:
+    for number, zone in _populated(memory):
+        nr_free = memory.zones[number].nr_free
+        values = (index(nr_free, order) for order in range(len(nr_free)))
+        # As C divides: towards zero, the remainder with the sign of the number.
+        parts = ((abs(v) // 1000 * (-1 if v < 0 else 1), abs(v) % 1000 * (-1 if v < 0 else 1))
+                 for v in values)  # fmt: skip
+        yield _heading(zone) + "".join(form % part for part in parts) + "\n"
+
+
+def unusable_text(memory: Memory) -> Iterator[str]:
+    """``/sys/kernel/debug/extfrag/unusable_index``."""
+    return _index_text(memory, unusable_index, "%d.%03d ")
+
+
+def extfrag_text(memory: Memory) -> Iterator[str]:
+    """``/sys/kernel/debug/extfrag/extfrag_index``."""
+    return _index_text(memory, fragmentation_index, memory.extfrag_format)
+
+
+def pagetypeinfo_text(memory: Memory, info: PageTypeInfo) -> Iterator[str]:
+    """``/proc/pagetypeinfo``: ``pagetypeinfo_show()`` of mm/vmstat.c, node after node."""
+    facts, names = memory.pages.facts, memory.pages.names
+    for node in sorted({zone.node for zone in facts.zones}):
+        zones = [(number, zone) for number, zone in _populated(memory) if zone.node == node]
+        if zones:
+            yield from _node_text(facts, names, info, zones)
+
+
+def _node_text(
+    facts: Facts, names: Names, info: PageTypeInfo, zones: list[tuple[int, Zone]]
+) -> Iterator[str]:
+    yield f"Page block order: {facts.pageblock_order}\n"
+    yield f"Pages per block:  {1 << facts.pageblock_order}\n\n"
+    yield f"{'Free pages count per migrate type at order':<43} "
+    yield "".join(f"{order:6d} " for order in range(facts.max_page_order + 1)) + "\n"
+    for number, zone in zones:
+        for kind, name in enumerate(names.migratetypes):
+            yield f"Node {zone.node:4d}, zone {zone.name:>8}, type {name:>12} "
+            for count in info.free[number, kind].tolist():
+                over = count >= _LONGEST_LIST
+                yield f"{'>' if over else ''}{min(count, _LONGEST_LIST):6d} "
+            yield "\n"
+    yield from _counts(names, "Number of blocks type ", info.blocks.tolist(), zones)
+    if info.mixed is not None:
+        yield from _counts(names, "Number of mixed blocks ", info.mixed.tolist(), zones)
+
+
+def _counts(
+    names: Names, title: str, counts: list[list[int]], zones: list[tuple[int, Zone]]
+) -> Iterator[str]:
+    yield f"\n{title:<23}" + "".join(f"{name:>12} " for name in names.migratetypes) + "\n"
+    for number, zone in zones:
+        yield _heading(zone) + "".join(f"{count:12d} " for count in counts[number]) + "\n"
