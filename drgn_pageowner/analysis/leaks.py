@@ -1,0 +1,305 @@
+"""Leaked pages by who allocated them: verdicts of the search, coalesced by stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drgn_pageowner.analysis.allocator import allocator_of
+from drgn_pageowner.analysis.reach import Reach, Role, Verdict
+from drgn_pageowner.heap import Inventory
+from drgn_pageowner.snapshot import Array, Frame, Snapshot
+
+__all__ = (
+    "LeakGroup",
+    "Leaks",
+    "SlabLeak",
+    "Task",
+    "find_leaks",
+    "group_objects",
+    "lost_objects",
+    "owners_of",
+)
+
+_MOST_TASKS = 10
+# Younger than this, an allocation may not have been written down anywhere yet but in a register.
+_IN_FLIGHT_NS = 10**9
+
+
+@dataclass(frozen=True)
+class Task:
+    """Who allocated."""
+
+    pid: int
+    comm: str | None
+    """``None`` where the kernel does not record it."""
+    allocations: int
+    alive: bool
+    """Whether there is such a task still (of the same name)."""
+
+
+@dataclass(frozen=True)
+class LeakGroup:
+    """Allocations of one stack that have the same verdict."""
+
+    verdict: str
+    """Of :data:`Verdict.NAMES`."""
+    allocations: int
+    pages: int
+    """Base pages."""
+    bytes: int
+    pfns: list[int]
+    """Head PFN of every record, those of a split allocation each."""
+    allocator: str
+    handle: int
+    stack: list[Frame]
+    confidence: str
+    """``"high"``, ``"medium"`` or ``"low"``: that nobody needs this memory any more."""
+    reasons: list[str]
+    """What speaks for and against it, in words."""
+    of_stack: int
+    """Allocations that this stack has in all, whatever their verdicts."""
+    oldest_ns: int | None
+    """``ts_nsec`` of the oldest record; ``None`` where the kernel has none."""
+    newest_ns: int | None
+    tasks: list[Task]
+    """Who allocated most of it, most first, at most 10."""
+    modules: dict[str, bool]
+    """Modules in the stack, and whether they are loaded now."""
+    module_gone: bool
+    """Whether a frame of the stack has no symbol: its module was unloaded."""
+
+
+@dataclass(frozen=True)
+class SlabLeak:
+    """Slab objects that nothing reaches."""
+
+    cache: str
+    verdict: str
+    objects: int
+    bytes: int
+    addresses: list[int]
+    """Virtual addresses."""
+    stack: list[Frame] | None
+    """Who allocated them, where ``slub_debug=U`` keeps that."""
+    pids: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What was found."""
+
+    groups: list[LeakGroup]
+    """Lost ones first, largest stacks first."""
+    lost_allocations: int
+    lost_pages: int
+    reachable_allocations: int
+    """Of those that somebody must hold."""
+    reachable_pages: int
+    by_number_allocations: int
+    """Known only by PFN."""
+    by_number_pages: int
+    accounted_pages: int
+    """Pages of records that are held by other means: processes, files, page tables, stacks."""
+    now_ns: int | None
+    slab: list[SlabLeak] | None = None
+
+
+def find_leaks(reach: Reach, *, everything: bool = False, missing_pages: int = 0) -> Leaks:
+    """
+    Group what the search found.
+
+    :param everything: Return groups that are reachable, too.
+    :param missing_pages: Pages with kernel memory that are not in the dump.
+    """
+    records, inventory = reach.heap.records, reach.heap.inventory
+    candidates = np.flatnonzero(reach.role == Role.CANDIDATE)
+    verdict = reach.verdict[candidates].astype(np.int64)
+    stack, pages = records.stack, records.pages
+    chosen = candidates if everything else candidates[verdict != Verdict.REACHABLE]
+    key = (stack[chosen] + 1) * len(Verdict.NAMES) + reach.verdict[chosen]
+    keys, inverse = np.unique(key, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    members = np.split(chosen[order], np.cumsum(np.bincount(inverse, minlength=len(keys)))[:-1])
+    heads = np.unique(reach.allocation[candidates])
+    per_stack = np.bincount(stack[heads] + 1, minlength=int(stack.max(initial=0)) + 2)
+    groups = [
+        _group(reach, rows, int(code) % len(Verdict.NAMES), per_stack, missing_pages)
+        for code, rows in zip(keys.tolist(), members, strict=True)
+    ]
+    lost = np.isin(verdict, Verdict.LOST)
+    by_number = verdict == Verdict.PFN_ONLY
+    held = verdict == Verdict.REACHABLE
+
+    def number(mask: Array) -> int:
+        return len(np.unique(reach.allocation[candidates[mask]]))
+
+    return Leaks(
+        groups=_in_order(groups),
+        lost_allocations=number(lost),
+        lost_pages=int(pages[candidates[lost]].sum()),
+        reachable_allocations=number(held),
+        reachable_pages=int(pages[candidates[held]].sum()),
+        by_number_allocations=number(by_number),
+        by_number_pages=int(pages[candidates[by_number]].sum()),
+        accounted_pages=int(pages[reach.role != Role.CANDIDATE].sum()),
+        now_ns=inventory.memory.pages.facts.now_ns,
+    )
+
+
+def _in_order(groups: list[LeakGroup]) -> list[LeakGroup]:
+    """Lost ones, known by PFN, reachable; in each the stacks with most pages first, together."""
+    lost = {Verdict.NAMES[verdict] for verdict in Verdict.LOST}
+    total: dict[tuple[int, int], int] = {}
+
+    def rank(group: LeakGroup) -> int:
+        if group.verdict in lost:
+            return 0
+        return 1 if group.verdict == Verdict.NAMES[Verdict.PFN_ONLY] else 2
+
+    for group in groups:
+        key = (rank(group), group.handle)
+        total[key] = total.get(key, 0) + group.pages
+    return sorted(
+        groups,
+        key=lambda g: (rank(g), -total[rank(g), g.handle], g.handle, -g.pages, g.verdict),
+    )
+
+
+def _group(
+    reach: Reach, rows: Array, verdict: int, per_stack: Array, missing_pages: int
+) -> LeakGroup:
+    records, inventory = reach.heap.records, reach.heap.inventory
+    stack = int(records.stack[rows[0]])
+    frames = records.stack_frames(stack)
+    pages = int(records.pages[rows].sum())
+    allocations = len(np.unique(reach.allocation[rows]))
+    times = records["ts_nsec"][rows] if "ts_nsec" in records else None
+    newest = int(times.max()) if times is not None else None
+    loaded = set(inventory.modules)
+    modules = {frame.module: frame.module in loaded for frame in frames if frame.module is not None}
+    tasks = owners_of(records, rows, inventory)
+    gone = any(frame.name is None for frame in frames)
+    confidence, reasons = _confidence(
+        verdict,
+        share=allocations / max(int(per_stack[stack + 1]), 1),
+        age=_age(inventory, newest),
+        nobody=bool(tasks) and not any(task.alive for task in tasks),
+        gone=gone,
+        missing_pages=missing_pages,
+    )
+    return LeakGroup(
+        verdict=Verdict.NAMES[verdict],
+        allocations=allocations,
+        pages=pages,
+        bytes=pages * inventory.memory.pages.facts.page_size,
+        pfns=records["pfn"][rows].tolist(),
+        allocator=str(allocator_of(frames) or "(no stack)"),
+        handle=int(records.stacks.handles[stack]) if stack >= 0 else 0,
+        stack=frames,
+        confidence=confidence,
+        reasons=reasons,
+        of_stack=int(per_stack[stack + 1]),
+        oldest_ns=int(times.min()) if times is not None else None,
+        newest_ns=newest,
+        tasks=tasks,
+        modules=modules,
+        module_gone=gone,
+    )
+
+
+def _age(inventory: Inventory, stamp: int | None) -> int | None:
+    now = inventory.memory.pages.facts.now_ns
+    return None if now is None or stamp is None else max(now - stamp, 0)
+
+
+def _confidence(
+    verdict: int, *, share: float, age: int | None, nobody: bool, gone: bool, missing_pages: int
+) -> tuple[str, list[str]]:
+    """How sure it is that nobody needs the memory, and why."""
+    if verdict == Verdict.REACHABLE:
+        return "low", ["a chain of pointers leads to it from a root"]
+    if verdict == Verdict.PFN_ONLY:
+        return "low", ["its PFN or physical address is in memory that is held: that may be enough"]
+    reasons = ["no address of it is in anything that a root leads to"]
+    doubts = []
+    if missing_pages:
+        doubts.append(f"{missing_pages:,} pages of kernel memory are not in the dump")
+    if age is not None and age < _IN_FLIGHT_NS:
+        doubts.append("allocated in the last second: somebody may have been about to store it")
+    if share < 0.1:
+        doubts.append("more than 9 in 10 allocations of this stack are held")
+    if gone:
+        reasons.append("a module in its stack is gone")
+    if nobody:
+        reasons.append("the tasks that allocated it are gone")
+    level = "high" if not doubts else "medium" if len(doubts) == 1 and (gone or nobody) else "low"
+    if len(doubts) == 1 and level == "low" and not missing_pages:
+        level = "medium"
+    return level, reasons + doubts
+
+
+def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task]:
+    """The tasks that made *rows*, those with most records first."""
+    if "pid" not in records:
+        return []
+    pids, first, counts = np.unique(records["pid"][rows], return_index=True, return_counts=True)
+    result = []
+    for place in np.argsort(-counts, kind="stable")[:_MOST_TASKS].tolist():
+        pid = int(pids[place])
+        comm: str | None = None
+        if "comm" in records:
+            raw = bytes(records["comm"][rows[first[place]]]).split(b"\0", 1)[0]
+            comm = raw.decode(errors="surrogateescape")
+        now = inventory.tasks.get(pid)
+        alive = now is not None and (comm is None or now == comm)
+        result.append(Task(pid, comm, int(counts[place]), alive))
+    return result
+
+
+def lost_objects(reach: Reach) -> Array:
+    """Numbers of allocated slab objects that nothing reaches: ``int64``."""
+    heap = reach.heap
+    verdict = reach.verdict[heap.first_object : heap.first_root]
+    result: Array = np.flatnonzero(np.isin(verdict, Verdict.LOST) & heap.slabs.allocated)
+    return result
+
+
+def group_objects(
+    reach: Reach,
+    objects: Array,
+    addresses: Array,
+    stacks: Sequence[tuple[list[Frame], int] | None],
+) -> list[SlabLeak]:
+    """
+    Coalesce lost slab objects by cache, verdict and stack.
+
+    :param objects: Of :func:`lost_objects`.
+    :param addresses: ``uint64``, the same shape: where they are.
+    :param stacks: Of each the stack and pid of its allocation, if that is known.
+    """
+    slabs = reach.heap.slabs
+    cache = slabs.cache[slabs.slab_of(objects)]
+    size = slabs.size[slabs.slab_of(objects)]
+    verdict = reach.verdict[reach.heap.first_object + objects]
+    groups: dict[tuple[int, int, tuple[int, ...] | None], list[int]] = {}
+    for index, track in enumerate(stacks):
+        pcs = tuple(frame.pc for frame in track[0]) if track is not None else None
+        groups.setdefault((int(cache[index]), int(verdict[index]), pcs), []).append(index)
+    found = []
+    for (which, judged, _), members in groups.items():
+        tracks = [stacks[index] for index in members]
+        found.append(
+            SlabLeak(
+                cache=slabs.caches[which],
+                verdict=Verdict.NAMES[judged],
+                objects=len(members),
+                bytes=int(size[members].sum()),
+                addresses=addresses[members].tolist(),
+                stack=tracks[0][0] if tracks[0] is not None else None,
+                pids=sorted({track[1] for track in tracks if track is not None}),
+            )
+        )
+    return sorted(found, key=lambda leak: (-leak.bytes, leak.cache, leak.verdict))

@@ -1,0 +1,41 @@
+"""
+What every page is used for: each in exactly one class, beside what the kernel counts of it.
+
+  account                          the whole machine
+  account --zones                  every zone
+  account --caches                 the slab caches too
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TextIO
+
+from drgn_pageowner.analysis.account import account
+from drgn_pageowner.commands.arguments import add_format
+from drgn_pageowner.commands.session import Session
+from drgn_pageowner.errors import NO_RECORDS
+from drgn_pageowner.progress import warn
+from drgn_pageowner.render.account import account_text
+from drgn_pageowner.render.jsonable import json_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--zones", action="store_true", help="every node and zone as well")
+    parser.add_argument("--caches", action="store_true", help="pages of every slab cache as well")
+    add_format(parser, "text", "json")
+
+
+def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    inventory = session.inventory()
+    for problem in inventory.problems:
+        warn(problem)
+    state = inventory.memory.pages.facts.page_owner
+    if state in NO_RECORDS:
+        warn(f"classes that only records tell are part of the last one: {NO_RECORDS[state]}")
+    result = account(inventory)
+    if args.format == "json":
+        out.writelines(json_text(result))
+    else:
+        out.writelines(account_text(result, zones=args.zones, caches=args.caches))
+    return 0

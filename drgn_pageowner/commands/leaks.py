@@ -1,0 +1,75 @@
+"""
+Allocated pages that nothing can reach, and who allocated them.
+
+  leaks                            by allocation stack, most pages first
+  leaks --all                      what is reachable, too
+  leaks --slab                     unreachable slab objects as well
+  leaks --suspects                 no proof, but it looks like a leak: growing, owner gone, ...
+
+A verdict is one of: unreachable; only reachable from unreachable; held by nothing but itself
+(a ring); known only by PFN (something that is held has its number); reachable.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import TextIO
+
+from drgn_pageowner.analysis.leaks import find_leaks, group_objects, lost_objects
+from drgn_pageowner.analysis.reach import reach
+from drgn_pageowner.analysis.suspects import suspects
+from drgn_pageowner.commands.arguments import add_format
+from drgn_pageowner.commands.session import Session
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.progress import warn
+from drgn_pageowner.render.jsonable import json_text
+from drgn_pageowner.render.leaks import leaks_text, suspects_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--all", action="store_true", help="reachable allocations as well")
+    parser.add_argument("--slab", action="store_true", help="unreachable slab objects as well")
+    parser.add_argument(
+        "--suspects", action="store_true", help="what looks like a leak, without a search"
+    )
+    parser.add_argument(
+        "--limit", type=int, default=20, metavar="N",
+        help="how many groups to show as text (default: %(default)s; 0: all)",
+    )  # fmt: skip
+    add_format(parser, "text", "json")
+
+
+def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    limit = args.limit if args.limit > 0 else None
+    if args.suspects:
+        return _suspects(args, session, out, limit)
+    heap = session.heap()
+    for problem in heap.inventory.problems:
+        warn(problem)
+    marked = reach(heap)
+    result = find_leaks(marked, everything=args.all, missing_pages=heap.pages_missing)
+    if args.slab:
+        objects = lost_objects(marked)
+        addresses, tracks = session.slab_objects(objects)
+        result = replace(result, slab=group_objects(marked, objects, addresses, tracks))
+    if args.format == "json":
+        out.writelines(json_text(result))
+    else:
+        out.writelines(leaks_text(result, heap.records.facts, limit))
+    return 0
+
+
+def _suspects(args: argparse.Namespace, session: Session, out: TextIO, limit: int | None) -> int:
+    inventory = session.inventory()
+    for problem in inventory.problems:
+        warn(problem)
+    facts = inventory.memory.pages.facts
+    if facts.page_owner in NO_RECORDS:
+        raise PageOwnerError(NO_RECORDS[facts.page_owner])
+    found = suspects(inventory)
+    if args.format == "json":
+        out.writelines(json_text({"suspects": found}))
+    else:
+        out.writelines(suspects_text(found, facts, limit))
+    return 0

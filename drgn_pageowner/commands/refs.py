@@ -1,0 +1,38 @@
+"""
+Who points at a page directly: every word that is an address of it, of its struct page, or its PFN.
+
+  refs pfn:0x1234                  a page frame number
+  refs 0xffff888001234560          an address: also of a slab object
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TextIO
+
+from drgn_pageowner.analysis.links import references
+from drgn_pageowner.analysis.reach import reach
+from drgn_pageowner.commands.arguments import add_format, targets_of
+from drgn_pageowner.commands.session import Session
+from drgn_pageowner.render.jsonable import json_text
+from drgn_pageowner.render.links import refs_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", nargs="+", metavar="WHAT", help="pfn:N, phys:A, or an address")
+    parser.add_argument(
+        "--limit", type=int, default=100, metavar="N",
+        help="show the first N words (default: %(default)s; 0: all)",
+    )  # fmt: skip
+    add_format(parser, "text", "json")
+
+
+def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    targets, status = targets_of(args.what, session)
+    marked = reach(session.heap()) if targets else None
+    limit = args.limit if args.limit > 0 else 1 << 30
+    for target in targets:
+        assert marked is not None
+        result = references(marked, target, session.words, limit)
+        out.writelines(json_text(result) if args.format == "json" else refs_text(result))
+    return status

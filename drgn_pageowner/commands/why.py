@@ -1,0 +1,33 @@
+"""
+Why a page is not free: the shortest chain of pointers from a root to it, in names.
+
+  why pfn:0x1234                   a page frame number
+  why 0xffff888001234560           an address: also of a slab object
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TextIO
+
+from drgn_pageowner.analysis.links import explain_node
+from drgn_pageowner.analysis.reach import reach
+from drgn_pageowner.commands.arguments import add_format, targets_of
+from drgn_pageowner.commands.session import Session
+from drgn_pageowner.render.jsonable import json_text
+from drgn_pageowner.render.links import why_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", nargs="+", metavar="WHAT", help="pfn:N, phys:A, or an address")
+    add_format(parser, "text", "json")
+
+
+def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    targets, status = targets_of(args.what, session)
+    marked = reach(session.heap()) if targets else None
+    for target in targets:
+        assert marked is not None
+        result = explain_node(marked, target, session.words)
+        out.writelines(json_text(result) if args.format == "json" else why_text(result))
+    return status

@@ -1,0 +1,73 @@
+"""What the kernel counts of all its memory: ``/proc/vmstat`` and ``/proc/meminfo``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from drgn import FaultError, Object, Program
+from drgn.helpers.linux.cpumask import for_each_online_cpu
+from drgn.helpers.linux.mmzone import for_each_online_pgdat
+from drgn.helpers.linux.percpu import per_cpu_ptr
+
+from drgn_pageowner.kernel.memory import find_object, find_type, has_member
+from drgn_pageowner.pages import ZoneStats
+
+__all__ = ("read_counters",)
+
+_VARIABLES = ("nr_vmalloc_pages", "pcpu_nr_populated", "pcpu_nr_units", "_totalram_pages")
+
+
+def read_counters(prog: Program, zones: Sequence[ZoneStats]) -> dict[str, int]:
+    """
+    Every counter of zones and nodes, summed; what CPUs have not handed in yet is added.
+
+    Names are those of ``enum zone_stat_item``, ``enum node_stat_item`` and of variables
+    (``nr_vmalloc_pages``, ``pcpu_nr_populated``, ...). Most count base pages; those of
+    ``/proc/meminfo`` that end in ``_KB`` or ``_B`` do not.
+
+    :param zones: Of :func:`~drgn_pageowner.kernel.zone_stats.read_zone_stats`.
+    """
+    counters: dict[str, int] = {}
+    for zone in zones:
+        for name, value in zone.vmstat.items():
+            counters[name] = counters.get(name, 0) + value
+    try:
+        for name, value in _node_items(prog):
+            counters[name] = counters.get(name, 0) + value
+    except (FaultError, LookupError):
+        pass
+    for name in _VARIABLES:
+        variable = find_object(prog, name)
+        if variable is None:
+            continue
+        try:
+            value = variable.counter if has_member(variable.type_, "counter") else variable
+            counters[name] = int(value)
+        except (FaultError, TypeError):
+            continue
+    hugetlb = _hugetlb_pages(prog)
+    if hugetlb is not None:
+        counters["hugetlb"] = hugetlb
+    return counters
+
+
+def _node_items(prog: Program) -> Iterator[tuple[str, int]]:
+    items = find_type(prog, "enum node_stat_item")
+    names = {e.name: e.value for e in (items.enumerators or () if items is not None else ())}
+    names.pop("NR_VM_NODE_STAT_ITEMS", None)
+    for pgdat in for_each_online_pgdat(prog):
+        for name, index in names.items():
+            yield name, int(pgdat.vm_stat[index].counter)
+        for cpu in for_each_online_cpu(prog):
+            differences = per_cpu_ptr(pgdat.per_cpu_nodestats, cpu).vm_node_stat_diff
+            for name, index in names.items():
+                yield name, int(differences[index])
+
+
+def _hugetlb_pages(prog: Program) -> int | None:
+    """Base pages of all huge page pools: ``Hugetlb`` of ``/proc/meminfo``."""
+    states: Object | None = find_object(prog, "hstates")
+    number = find_object(prog, "hugetlb_max_hstate")
+    if states is None or number is None:
+        return None
+    return sum(int(states[i].nr_huge_pages) << int(states[i].order) for i in range(int(number)))

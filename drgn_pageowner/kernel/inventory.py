@@ -1,0 +1,198 @@
+"""From a ``drgn.Program`` to :class:`~drgn_pageowner.heap.Inventory`: what every page is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from drgn import FaultError, Program
+from drgn.helpers.linux.cpumask import for_each_possible_cpu
+from drgn.helpers.linux.mm import virt_to_phys
+
+from drgn_pageowner.arrays import cover
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.heap import Inventory, Metadata
+from drgn_pageowner.kernel.counters import read_counters
+from drgn_pageowner.kernel.kallsyms import module_names
+from drgn_pageowner.kernel.memory import find_object
+from drgn_pageowner.kernel.page_users import block_device_mappings
+from drgn_pageowner.kernel.physical import read_memory
+from drgn_pageowner.kernel.reader import snapshot
+from drgn_pageowner.kernel.sections import find_sections, page_ext_stride
+from drgn_pageowner.kernel.slab import read_slabs
+from drgn_pageowner.kernel.stackdepot import depot_layout, depot_pools
+from drgn_pageowner.kernel.translate import image_range, kernel_phys
+from drgn_pageowner.kernel.vmap import VmapAreas, read_vmap_areas, task_stacks
+from drgn_pageowner.pages import Pages, PageState
+from drgn_pageowner.snapshot import Array, Snapshot
+
+__all__ = ("InventoryReader", "read_inventory", "rows_of_range")
+
+_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "gfp_mask", "migratetype")
+
+
+def read_inventory(prog: Program) -> Inventory:
+    """
+    Find out what every page is used for.
+
+    :raises PageOwnerError: if the dump does not hold what that takes
+    """
+    return InventoryReader(prog).inventory
+
+
+class InventoryReader:
+    """Reads an :class:`Inventory`; has what else was met on the way."""
+
+    def __init__(self, prog: Program) -> None:
+        self.prog = prog
+        self.sections = find_sections(prog)
+        self._image = image_range(prog)
+        memory = read_memory(prog, columns=("refcount", "mapcount", "mapping", "head"))
+        self.pages = memory.pages
+        self._size = memory.pages.facts.page_size
+        problems = list(memory.problems)
+        records: Snapshot | None = None
+        if memory.pages.facts.page_owner not in NO_RECORDS:
+            records = snapshot(prog, columns=_COLUMNS)
+            problems += [line for line in records.problems if line not in problems]
+        self.stacks = task_stacks(prog, problems)
+        self.vmap: VmapAreas = read_vmap_areas(
+            prog, memory.pages, self.sections, self.stacks, problems
+        )
+        slabs, self.free_objects = read_slabs(prog, memory.pages, self.sections)
+        self.inventory = Inventory(
+            memory=memory,
+            records=records,
+            record_of_row=_cover(memory.pages, records),
+            slabs=slabs,
+            areas=self.vmap.areas,
+            metadata=self._metadata_rows(),
+            buffers=self._buffers(),
+            modules=module_names(prog),
+            tasks={stack.pid: stack.comm for stack in self.stacks},
+            counters=read_counters(prog, memory.zones),
+            problems=[*problems, *slabs.problems],
+        )
+
+    def _metadata_rows(self) -> Array:
+        """:class:`Metadata` of every page."""
+        found = np.zeros(len(self.pages), np.uint8)
+        for kind, address, size in self._section_arrays():
+            for rows in self._mapped_rows(address, size):
+                found[rows] = kind
+        for rows in self._stack_depot():
+            found[rows] = Metadata.STACK_DEPOT
+        for rows in self._first_chunk():
+            found[rows] = Metadata.PERCPU
+        image = self._image
+        if image is not None:
+            # What is in the middle of the image may have been given back.
+            rows = self.rows_of(image[0], image[1] - image[0])
+            found[rows[self.pages.state[rows] == PageState.RESERVED]] = Metadata.IMAGE
+        for stack in self.stacks:
+            found[self.rows_of(stack.start, stack.size)] = Metadata.STACK
+        for area in self.vmap.areas:
+            if area.kind.startswith("stack of ") or area.kind == "cached stack":
+                found[area.rows[area.rows >= 0]] = Metadata.STACK
+        return found
+
+    def _buffers(self) -> Array:
+        """Pages of the page cache of block devices."""
+        result = np.zeros(len(self.pages), bool)
+        mappings = np.array(sorted(block_device_mappings(self.prog)), np.uint64)
+        if len(mappings):
+            rows = np.flatnonzero(self.pages.state == PageState.FILE)
+            result[rows[np.isin(self.pages["mapping"][rows], mappings)]] = True
+        return result
+
+    def _first_chunk(self) -> Iterator[Array]:
+        """Per-CPU memory that was there at boot: that of variables, and what can be allocated."""
+        first = find_object(self.prog, "pcpu_first_chunk")
+        base = find_object(self.prog, "pcpu_base_addr")
+        offsets = find_object(self.prog, "pcpu_unit_offsets")
+        if first is None or base is None or offsets is None:
+            return
+        try:
+            end = int(first.base_addr) + int(first.nr_pages) * self._size
+            for cpu in for_each_possible_cpu(self.prog):
+                yield self.rows_of(int(base) + int(offsets[cpu]), end - int(base))
+        except (FaultError, LookupError):
+            return
+
+    def _section_arrays(self) -> Iterator[tuple[int, int, int]]:
+        """Kind, address and size of every memmap and page_ext."""
+        struct_page, stride = int(self.prog.type("struct page").size), page_ext_stride(self.prog)
+        for section in self.sections:
+            number = section.end_pfn - section.start_pfn
+            yield Metadata.MEMMAP, section.memmap, number * struct_page
+            if section.page_ext and stride:
+                yield Metadata.PAGE_EXT, section.page_ext, number * stride
+
+    def _stack_depot(self) -> Iterator[Array]:
+        try:
+            pools, pool_size = depot_pools(self.prog, depot_layout(self.prog))
+        except (FaultError, PageOwnerError, LookupError):
+            return
+        for address in pools.tolist():
+            yield self.rows_of(address, pool_size)
+
+    def rows_of(self, address: int, size: int) -> Array:
+        """Rows of the pages of a range of the direct map or the kernel image: ``int64``."""
+        return rows_of_range(self.prog, self.pages, self._image, address, size)
+
+    def _mapped_rows(self, address: int, size: int) -> Iterator[Array]:
+        """
+        Rows of the pages behind a range of any kernel mapping.
+
+        In steps of what one page table maps; where such a step is not contiguous, page by page.
+        """
+        step = self._size * (self._size // 8)
+        position = address - address % self._size
+        while position < address + size:
+            end = min((position // step + 1) * step, address + size)
+            number = -(-(end - position) // self._size)
+            try:
+                first = kernel_phys(self.prog, position)
+                last = kernel_phys(self.prog, position + (number - 1) * self._size)
+                if last - first == (number - 1) * self._size:
+                    pfns = first // self._size + np.arange(number, dtype=np.int64)
+                else:
+                    pfns = np.array(
+                        [
+                            kernel_phys(self.prog, position + page * self._size) // self._size
+                            for page in range(number)
+                        ],
+                        np.int64,
+                    )
+                rows = self.pages.rows(pfns)
+                yield rows[rows >= 0]
+            except (FaultError, NotImplementedError):
+                pass
+            position = end
+
+
+def rows_of_range(
+    prog: Program, pages: Pages, image: tuple[int, int] | None, address: int, size: int
+) -> Array:
+    """Rows of the pages of a range of the direct map or the kernel image: ``int64``."""
+    page_size = pages.facts.page_size
+    try:
+        if image is not None and image[0] <= address < image[1]:
+            phys = kernel_phys(prog, address)
+        else:
+            phys = int(virt_to_phys(prog, address))
+    except (FaultError, ValueError):
+        return np.zeros(0, np.int64)
+    pfns = np.arange(phys // page_size, -(-(phys + size) // page_size), dtype=np.int64)
+    rows = pages.rows(pfns)
+    result: Array = rows[rows >= 0]
+    return result
+
+
+def _cover(pages: Pages, records: Snapshot | None) -> Array:
+    """The record of every page: ``int32``; -1 for none, and for free pages."""
+    if records is None or not len(records):
+        return np.full(len(pages), -1, np.int32)
+    covered = cover(len(pages), pages.rows(records["pfn"]), records.pages)
+    covered[np.isin(pages.state, PageState.ALL_FREE)] = -1
+    return covered

@@ -1,0 +1,257 @@
+"""Areas of the kernel's own mappings: vmalloc, stacks of tasks, modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from drgn import FaultError, Object, Program
+from drgn.helpers.linux.mm import for_each_vmap_area
+from drgn.helpers.linux.pid import for_each_task
+
+from drgn_pageowner.heap import Area
+from drgn_pageowner.kernel.kallsyms import module_regions
+from drgn_pageowner.kernel.memory import (
+    find_type,
+    has_member,
+    page_size,
+    read_array,
+    symbol_address,
+    word_dtype,
+)
+from drgn_pageowner.kernel.sections import Section, memmap_pfns
+from drgn_pageowner.kernel.translate import kernel_phys
+from drgn_pageowner.pages import Pages
+from drgn_pageowner.snapshot import Array
+
+__all__ = ("TaskStack", "VmapAreas", "read_vmap_areas", "task_stacks", "thread_size")
+
+# VM_MAP of include/linux/vmalloc.h: a macro, the same since v2.6.12. Who called vmap() may have
+# thrown its list of pages away; vm_map_ram() keeps none.
+_VM_MAP = 0x4
+# Each of these pages is looked up in the page tables by itself: 20 us.
+_MOST_WALKED = 1 << 16
+
+
+@dataclass(frozen=True)
+class TaskStack:
+    """The stack of a task."""
+
+    pid: int
+    comm: str
+    start: int
+    """Lowest virtual address."""
+    size: int
+    live: int
+    """What is below this address is dead: the stack pointer, or :attr:`start` if unknown."""
+    registers: tuple[int, ...] = ()
+
+
+@dataclass
+class VmapAreas:
+    """Every mapped area, and the bookkeeping that knows all of them."""
+
+    areas: list[Area]
+    bookkeeping: Array
+    """``uint64``: addresses of every ``struct vmap_area``, ``struct vm_struct`` and array of
+    pages: they hold every area whether or not anybody else does."""
+    page_arrays: Array
+    """``uint64``: of these, the arrays of pages."""
+
+
+def thread_size(prog: Program) -> int:
+    """``THREAD_SIZE``, in bytes."""
+    # union thread_union { struct task_struct task; unsigned long stack[THREAD_SIZE/sizeof(long)]; }
+    union = find_type(prog, "union thread_union")
+    if union is not None and union.is_complete():
+        return int(union.member("stack").type.size)
+    # INIT_TASK_DATA() of the linker script; named after init_task before v6.10.
+    for name in ("init_stack", "init_task"):
+        start = symbol_address(prog, f"__start_{name}")
+        end = symbol_address(prog, f"__end_{name}")
+        if start is not None and end is not None and end > start:
+            return end - start
+    return 4 * page_size(prog)
+
+
+def task_stacks(prog: Program, problems: list[str]) -> list[TaskStack]:
+    """Every task's stack; idle tasks included."""
+    size = thread_size(prog)
+    found = []
+    seen: set[int] = set()
+    running = _running(prog)
+    lost = 0
+    for task in _tasks(prog, problems):
+        try:
+            stack = _stack_of(prog, task, size, int(task) in running)
+        except FaultError:
+            lost += 1
+            continue
+        # Stacks are whole pages: what is not is garbage.
+        if stack.start and stack.start % page_size(prog) == 0 and stack.start not in seen:
+            seen.add(stack.start)
+            found.append(stack)
+    if lost:
+        problems.append(f"{lost} tasks cannot be read: their stacks are unknown")
+    return found
+
+
+def _stack_of(prog: Program, task: Object, size: int, running: bool) -> TaskStack:
+    address = int(task.stack)
+    live = address
+    registers: tuple[int, ...] = ()
+    if running:
+        live, registers = _of_running(prog, task, address, size)
+    else:
+        pointer = _stack_pointer(task)
+        if address <= pointer < address + size:
+            live = pointer
+    comm = task.comm.string_().decode(errors="backslashreplace")
+    return TaskStack(int(task.pid), comm, address, size, live, registers)
+
+
+def _tasks(prog: Program, problems: list[str]) -> list[Object]:
+    tasks = []
+    try:
+        tasks = [prog["init_task"].address_of_(), *for_each_task(prog)]
+    except FaultError as fault:
+        problems.append(f"the list of tasks is broken ({fault}): some stacks are unknown")
+    return tasks + [prog_task for prog_task in _idle(prog) if prog_task]
+
+
+def _idle(prog: Program) -> list[Object]:
+    from drgn.helpers.linux.cpumask import for_each_online_cpu
+    from drgn.helpers.linux.sched import idle_task
+
+    try:
+        return [idle_task(prog, cpu) for cpu in for_each_online_cpu(prog)]
+    except (FaultError, LookupError):
+        return []
+
+
+def _running(prog: Program) -> set[int]:
+    from drgn.helpers.linux.cpumask import for_each_online_cpu
+    from drgn.helpers.linux.sched import cpu_curr
+
+    try:
+        return {int(cpu_curr(prog, cpu)) for cpu in for_each_online_cpu(prog)}
+    except (FaultError, LookupError):
+        return set()
+
+
+def _stack_pointer(task: Object) -> int:
+    """Where a task that sleeps left its stack pointer; 0 if we do not know this architecture."""
+    thread = task.thread
+    # x86 and arm64.
+    for path in ("sp", "cpu_context.sp"):
+        if has_member(thread.type_, path):
+            value = thread
+            for name in path.split("."):
+                value = value.member_(name)
+            return int(value)
+    return 0
+
+
+def _of_running(
+    prog: Program, task: Object, address: int, size: int
+) -> tuple[int, tuple[int, ...]]:
+    """The live part of a running task's stack, and its registers, from the dump's notes."""
+    try:
+        frame = prog.stack_trace(task)[0]
+        registers = {name: int(value) for name, value in frame.registers().items()}
+    except Exception:
+        # An older drgn raises it as it is for unwinding data that it does not know.
+        return address, ()
+    pointer = frame.sp
+    live = pointer if address <= pointer < address + size else address
+    return live, tuple(registers.values())
+
+
+def read_vmap_areas(
+    prog: Program,
+    pages: Pages,
+    sections: list[Section],
+    stacks: list[TaskStack],
+    problems: list[str],
+) -> VmapAreas:
+    """Every area with pages that the kernel knows of."""
+    owners = {stack.start: f"stack of {stack.comm} (pid {stack.pid})" for stack in stacks}
+    modules = [(start, end, name) for name, start, end in module_regions(prog)]
+    size = pages.facts.page_size
+    struct_page = int(prog.type("struct page").size)
+    stack_size = thread_size(prog)
+    areas: list[Area] = []
+    bookkeeping: list[int] = []
+    arrays: list[int] = []
+    walked = 0
+    try:
+        for vmap in for_each_vmap_area(prog):
+            bookkeeping.append(int(vmap))
+            vm = vmap.vm
+            if vm:
+                bookkeeping.append(int(vm))
+            if not vm or (not vm.pages and int(vm.flags) & _VM_MAP):
+                start, end = int(vmap.va_start), int(vmap.va_end)
+                if walked + (end - start) // size <= _MOST_WALKED:
+                    walked += (end - start) // size
+                    areas.append(Area(start, end - start, "vmap", _walk(prog, pages, start, end)))
+                continue
+            number = int(vm.nr_pages)
+            if not vm.pages or not 0 < number <= len(pages):
+                continue
+            arrays.append(int(vm.pages))
+            start = int(vm.addr)
+            pointers = _pointers(prog, int(vm.pages), number)
+            pfns = memmap_pfns(sections, pointers, struct_page)
+            rows = np.where(pfns >= 0, pages.rows(np.maximum(pfns, 0)), -1)
+            kind = owners.get(start) or _module_at(modules, start, number * size)
+            if kind is None:
+                kind = "vmalloc"
+                # A stack that no task has: kept for the next one.
+                if number * size == stack_size and _is_stack(vm):
+                    kind = "cached stack"
+            areas.append(Area(start, number * size, kind, rows))
+    except FaultError as fault:
+        problems.append(f"the list of vmalloc areas is broken ({fault})")
+    return VmapAreas(
+        areas,
+        np.array(sorted({*bookkeeping, *arrays}), np.uint64),
+        np.array(sorted(arrays), np.uint64),
+    )
+
+
+def _walk(prog: Program, pages: Pages, start: int, end: int) -> Array:
+    """Rows of the pages that the kernel's page tables map there; -1 where they map none."""
+    pfns = []
+    for address in range(start, end, pages.facts.page_size):
+        try:
+            pfns.append(kernel_phys(prog, address) // pages.facts.page_size)
+        except (FaultError, NotImplementedError):
+            pfns.append(-1)
+    found = np.array(pfns, np.int64)
+    result: Array = np.where(found >= 0, pages.rows(np.maximum(found, 0)), -1)
+    return result
+
+
+def _pointers(prog: Program, address: int, number: int) -> Array:
+    try:
+        return read_array(prog, address, word_dtype(prog), number).astype(np.uint64)
+    except FaultError:
+        return np.zeros(number, np.uint64)
+
+
+def _module_at(modules: list[tuple[int, int, str]], start: int, size: int) -> str | None:
+    for first, end, name in modules:
+        if first < start + size and start < end:
+            return f"module {name}"
+    return None
+
+
+def _is_stack(vm: Object) -> bool:
+    """Whether an area was made for a stack: its caller is in copy_process()."""
+    try:
+        symbol = vm.prog_.symbol(int(vm.caller))
+    except LookupError:
+        return False
+    starts = ("copy_process", "dup_task_struct", "alloc_thread_stack")
+    return bool(symbol.name.startswith(starts))

@@ -1,0 +1,108 @@
+"""Leaked pages, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from drgn_pageowner.analysis.leaks import LeakGroup, Leaks, SlabLeak, Task
+from drgn_pageowner.analysis.suspects import Suspect
+from drgn_pageowner.render.table import age, pages_size
+from drgn_pageowner.snapshot import Facts
+
+__all__ = ("leaks_text", "suspects_text")
+
+_PFNS = 8
+
+
+def leaks_text(result: Leaks, facts: Facts, limit: int | None) -> Iterator[str]:
+    """What was found in one line, then a paragraph a group."""
+    size = facts.page_size
+    yield (
+        f"{result.lost_allocations:,} allocations of {result.lost_pages:,} pages "
+        f"({pages_size(result.lost_pages * size)}) are reached from no root; "
+        f"{result.by_number_allocations:,} ({result.by_number_pages:,} pages) are known only by "
+        f"PFN, {result.reachable_allocations:,} ({result.reachable_pages:,} pages) are reachable\n"
+    )
+    for group in result.groups[:limit]:
+        yield "\n"
+        yield from _group(group, result, facts)
+    if limit is not None and len(result.groups) > limit:
+        yield f"\n{limit} of {len(result.groups)} groups shown (--limit 0: all)\n"
+    if result.slab is not None:
+        yield from _slab(result.slab, limit)
+
+
+def _group(group: LeakGroup, result: Leaks, facts: Facts) -> Iterator[str]:
+    yield (
+        f"{group.verdict}: {group.pages:,} pages ({pages_size(group.bytes)}) in "
+        f"{group.allocations:,} of {group.of_stack:,} allocations of {group.allocator}\n"
+    )
+    yield f"  confidence: {group.confidence}: {'; '.join(group.reasons)}\n"
+    ages = _ages(group.oldest_ns, group.newest_ns, result.now_ns)
+    if ages:
+        yield f"  age: {ages}\n"
+    if group.tasks:
+        yield f"  by: {_tasks(group.tasks)}\n"
+    gone = [name for name, loaded in group.modules.items() if not loaded]
+    if gone or group.module_gone:
+        yield f"  module gone: {', '.join(gone) if gone else 'frames without a symbol'}\n"
+    yield f"  pages: {_pfns(group.pfns)}\n"
+    yield from (f"    {frame}\n" for frame in group.stack)
+
+
+def _ages(oldest: int | None, newest: int | None, now: int | None) -> str:
+    if oldest is None or newest is None or now is None:
+        return ""
+    first, last = age(max(now - newest, 0)), age(max(now - oldest, 0))
+    return first if first == last else f"{first} - {last}"
+
+
+def _tasks(tasks: Sequence[Task]) -> str:
+    return ", ".join(
+        f"{task.comm or 'pid'} {task.pid} ({task.allocations:,}{'' if task.alive else ', gone'})"
+        for task in tasks[:4]
+    )
+
+
+def _pfns(pfns: Sequence[int]) -> str:
+    shown = " ".join(f"pfn:{pfn:#x}" for pfn in pfns[:_PFNS])
+    return f"{shown} and {len(pfns) - _PFNS:,} more" if len(pfns) > _PFNS else shown
+
+
+def _slab(leaks: Sequence[SlabLeak], limit: int | None) -> Iterator[str]:
+    total = sum(leak.objects for leak in leaks)
+    yield f"\n{total:,} slab objects are reached from no root\n"
+    for leak in leaks[:limit]:
+        yield (
+            f"\n{leak.verdict}: {leak.objects:,} objects ({pages_size(leak.bytes)}) of "
+            f"{leak.cache}\n"
+        )
+        yield f"  objects: {' '.join(f'{address:#x}' for address in leak.addresses[:4])}"
+        rest = len(leak.addresses) - 4
+        yield f" and {rest:,} more\n" if rest > 0 else "\n"
+        if leak.stack is None:
+            continue
+        if leak.pids:
+            yield f"  by: pid {', '.join(map(str, leak.pids[:8]))}\n"
+        yield from (f"    {frame}\n" for frame in leak.stack)
+
+
+def suspects_text(found: Sequence[Suspect], facts: Facts, limit: int | None) -> Iterator[str]:
+    """A paragraph a stack, those with most reasons first."""
+    yield f"{len(found):,} stacks look like leaks; this is no proof (leaks without --suspects)\n"
+    for suspect in found[:limit]:
+        yield (
+            f"\n{suspect.pages:,} pages ({pages_size(suspect.bytes)}) in "
+            f"{suspect.allocations:,} allocations of {suspect.allocator}\n"
+        )
+        yield f"  reasons: {'; '.join(suspect.reasons)}\n"
+        ages = _ages(suspect.oldest_ns, suspect.newest_ns, facts.now_ns)
+        if ages:
+            yield f"  age: {ages}\n"
+        if suspect.pages_per_hour is not None:
+            yield f"  growth: {suspect.pages_per_hour:,.0f} pages an hour\n"
+        if suspect.tasks:
+            yield f"  by: {_tasks(suspect.tasks)}\n"
+        yield from (f"    {frame}\n" for frame in suspect.stack)
+    if limit is not None and len(found) > limit:
+        yield f"\n{limit} of {len(found)} shown (--limit 0: all)\n"
