@@ -34,6 +34,14 @@ def test_output_can_be_redirected_and_piped(
     assert int(capfd.readouterr().out) == len(lines)
 
 
+@pytest.mark.parametrize("command", ["leaks", "account", "why pfn:0x1000", "refs pfn:0x1000"])
+def test_what_reads_the_whole_memory_works_there_too(
+    one_dump: Dump, command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_command(one_dump.prog, f"pageowner {command}")
+    assert capfd.readouterr().out == one_dump.run(*command.split(), check=True).stdout
+
+
 @pytest.mark.parametrize("line", ["pageowner", "pageowner top --by colour", "pageowner page x"])
 def test_what_is_wrong_is_a_command_error(
     one_dump: Dump, line: str, capfd: pytest.CaptureFixture[str]
