@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 
@@ -53,6 +54,7 @@ _SLAB = re.compile(r"_*(new_slab|allocate_slab|alloc_slab_page|kmem_getpages)(_n
 _VMALLOC = re.compile(r"_*(vmalloc_node_range|vmalloc_area_node|vm_area_alloc_pages)(_noprof)?\b")
 
 
+@functools.cache
 def is_allocation_function(name: str) -> bool:
     """Whether *name* is a function of the memory manager that allocates for its caller."""
     return bool(_ALLOCATION_FUNCTIONS.fullmatch(_SUFFIX.sub("", name.lstrip("_"))))

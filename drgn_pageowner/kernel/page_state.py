@@ -42,9 +42,11 @@ class SectionPages:
         self.state = np.zeros(len(rows), np.uint8)
         self.zone = np.zeros(len(rows), np.uint8)
         self.free_order = np.full(len(rows), -1, np.int8)
-        self.heads = np.arange(len(rows), dtype=np.int64)
-        """Row of the compound head, relative to :attr:`first`; negative if it is in an earlier
-        section."""
+        self.tails = np.zeros(0, np.int64)
+        """Rows of the tails of compound pages."""
+        self.heads = np.zeros(0, np.int64)
+        """Row of the compound head of each of :attr:`tails`, relative to :attr:`first`; negative
+        if it is in an earlier section."""
         self.candidates = np.zeros(0, np.int64)
         """Rows that a free list may link: buddy heads, and pages without a reference."""
         self.next = np.zeros(0, np.uint64)
@@ -160,7 +162,7 @@ class StateDecoder:
         if not len(tails):
             return
         heads = self._compound.heads(tails + result.first, words[tails]) - result.first
-        result.heads[tails] = heads
+        result.tails, result.heads = tails, heads
         here = (heads >= 0) & (heads < len(result.state))
         result.state[tails[here]] = result.state[heads[here]]
 

@@ -135,17 +135,18 @@ class _Reader:
         columns["state"][:] = decoded.state
         columns["zone"][:] = decoded.zone
         columns["free_order"][:] = decoded.free_order
-        heads = decoded.heads
-        outside = np.flatnonzero((heads < 0) | (heads >= number))
-        if len(outside):
-            self._across.append((outside + decoded.first, heads[outside] + decoded.first))
-            heads = heads.copy()
-            heads[outside] = outside
+        tails, heads = decoded.tails, decoded.heads
+        outside = (heads < 0) | (heads >= number)
+        if outside.any():
+            self._across.append((tails[outside] + decoded.first, heads[outside] + decoded.first))
+            tails, heads = tails[~outside], heads[~outside]
         if "head" in columns:
-            np.add(heads, row, out=columns["head"])
+            columns["head"][:] = np.arange(row, row + number)
+            columns["head"][tails] = heads + row
         for name in ("flags", "refcount", "mapping"):
             if name in columns:
-                columns[name][:] = decoded.rows[name][heads]
+                columns[name][:] = decoded.rows[name]
+                columns[name][tails] = decoded.rows[name][heads]
         if "mapcount" in columns:
             columns["mapcount"][:] = decoded.rows["mapcount"]
         self._candidates.append(
