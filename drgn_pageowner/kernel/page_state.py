@@ -133,20 +133,21 @@ class StateDecoder:
 
     def _mapped(self, rows: Array, flags: Array, plain: Array, state: Array) -> None:
         """Pages of processes and files, by ``page.mapping``."""
-        mapping = rows["mapping"]
+        # Most pages of a machine are free, or the kernel's: these have neither.
+        where = np.flatnonzero(plain & ((rows["mapping"] != 0) | self._has(flags, "lru")))
+        mapping, flags = rows["mapping"][where], flags[where]
         kind = mapping & np.uint64(MAPPING_FLAGS)
         pointer = mapping > np.uint64(MAPPING_FLAGS)
         lru = self._has(flags, "lru")
         swapbacked = self._has(flags, "swapbacked")
-        cached = plain & (
-            (pointer & (kind == 0) & (lru | self._has(flags, "uptodate", "locked", "private")))
-            | lru
-        )
-        state[cached & ~swapbacked] = PageState.FILE
-        state[cached & swapbacked] = PageState.SHMEM
-        state[cached & swapbacked & ~pointer] = PageState.ANON
-        state[plain & pointer & ((kind & np.uint64(MAPPING_ANON)) != 0)] = PageState.ANON
-        state[plain & pointer & (kind == MAPPING_MOVABLE)] = PageState.DRIVER_MOVABLE
+        cached = lru | (pointer & (kind == 0) & self._has(flags, "uptodate", "locked", "private"))
+        mine = state[where]
+        mine[cached & ~swapbacked] = PageState.FILE
+        mine[cached & swapbacked] = PageState.SHMEM
+        mine[cached & swapbacked & ~pointer] = PageState.ANON
+        mine[pointer & ((kind & np.uint64(MAPPING_ANON)) != 0)] = PageState.ANON
+        mine[pointer & (kind == MAPPING_MOVABLE)] = PageState.DRIVER_MOVABLE
+        state[where] = mine
 
     def _hugetlb(self, rows: Array, flags: Array, state: Array) -> None:
         """Hugetlb pages of kernels without a page type for them: the second page says so."""
