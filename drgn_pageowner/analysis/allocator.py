@@ -9,9 +9,10 @@ from collections.abc import Callable
 import numpy as np
 
 from drgn_pageowner.analysis.distinct import distinct
+from drgn_pageowner.arrays import ascending
 from drgn_pageowner.snapshot import Array, Frame, Snapshot
 
-__all__ = ("allocator_of", "is_allocation_function", "kinds_of_stacks", "per_stack")
+__all__ = ("allocator_of", "is_allocation_function", "kinds_of_stacks", "per_stack", "with_stack")
 
 # Functions through which memory is had for somebody else, by kernel source file. A name is
 # matched without leading underscores, without "_noprof" and what else the compiler or the
@@ -84,6 +85,23 @@ def per_stack(snapshot: Snapshot, stacks: Array, function: Callable[[list[Frame]
     values = np.empty(len(numbers), object)
     values[:] = [function(snapshot.stack_frames(number)) for number in numbers.tolist()]
     result: Array = values[inverse]
+    return result
+
+
+def with_stack(snapshot: Snapshot, among: Array, holds: Callable[[list[Frame]], bool]) -> Array:
+    """
+    Which records have a stack of which *holds* is true, called once per distinct stack.
+
+    :param among: ``bool``, shape ``(n,)``: records whose stacks are looked at.
+    :return: ``bool``, the same shape: any record that has such a stack.
+    """
+    stacks = snapshot.stack
+    chosen = [
+        number
+        for number in ascending(stacks[among]).tolist()
+        if holds(snapshot.stack_frames(number))
+    ]
+    result: Array = np.isin(stacks, chosen)
     return result
 
 

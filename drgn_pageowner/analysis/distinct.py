@@ -6,7 +6,7 @@ import numpy as np
 
 from drgn_pageowner.snapshot import Array
 
-__all__ = ("distinct", "sums")
+__all__ = ("distinct", "grouped", "sums")
 
 
 def distinct(values: Array) -> tuple[Array, Array]:
@@ -40,3 +40,13 @@ def sums(groups: Array, weights: Array, number: int) -> Array:
     :return: ``int64``, shape ``(number,)``.
     """
     return np.bincount(groups, weights, minlength=number).astype(np.int64)
+
+
+def grouped(values: Array) -> tuple[Array, list[Array]]:
+    """
+    The distinct ones of *values*, ascending, and of each the rows that have it (``int64``).
+    """
+    found, inverse = distinct(values)
+    order = np.argsort(inverse, kind="stable")
+    ends = np.cumsum(np.bincount(inverse, minlength=len(found)))
+    return found, np.split(order, ends[:-1]) if len(found) else []

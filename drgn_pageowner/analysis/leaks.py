@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drgn_pageowner.analysis.allocator import allocator_of
+from drgn_pageowner.analysis.distinct import grouped
 from drgn_pageowner.analysis.reach import Reach, Role, Verdict
 from drgn_pageowner.heap import Inventory
 from drgn_pageowner.snapshot import Array, Frame, Snapshot
@@ -107,12 +108,11 @@ class Leaks:
     slab: list[SlabLeak] | None = None
 
 
-def find_leaks(reach: Reach, *, everything: bool = False, missing_pages: int = 0) -> Leaks:
+def find_leaks(reach: Reach, *, everything: bool = False) -> Leaks:
     """
     Group what the search found.
 
     :param everything: Return groups that are reachable, too.
-    :param missing_pages: Pages with kernel memory that are not in the dump.
     """
     records, inventory = reach.heap.records, reach.heap.inventory
     candidates = np.flatnonzero(reach.role == Role.CANDIDATE)
@@ -120,13 +120,11 @@ def find_leaks(reach: Reach, *, everything: bool = False, missing_pages: int = 0
     stack, pages = records.stack, records.pages
     chosen = candidates if everything else candidates[verdict != Verdict.REACHABLE]
     key = (stack[chosen] + 1) * len(Verdict.NAMES) + reach.verdict[chosen]
-    keys, inverse = np.unique(key, return_inverse=True)
-    order = np.argsort(inverse, kind="stable")
-    members = np.split(chosen[order], np.cumsum(np.bincount(inverse, minlength=len(keys)))[:-1])
+    keys, members = grouped(key)
     heads = np.unique(reach.allocation[candidates])
     per_stack = np.bincount(stack[heads] + 1, minlength=int(stack.max(initial=0)) + 2)
     groups = [
-        _group(reach, rows, int(code) % len(Verdict.NAMES), per_stack, missing_pages)
+        _group(reach, chosen[rows], int(code) % len(Verdict.NAMES), per_stack)
         for code, rows in zip(keys.tolist(), members, strict=True)
     ]
     lost = np.isin(verdict, Verdict.LOST)
@@ -168,9 +166,7 @@ def _in_order(groups: list[LeakGroup]) -> list[LeakGroup]:
     )
 
 
-def _group(
-    reach: Reach, rows: Array, verdict: int, per_stack: Array, missing_pages: int
-) -> LeakGroup:
+def _group(reach: Reach, rows: Array, verdict: int, per_stack: Array) -> LeakGroup:
     records, inventory = reach.heap.records, reach.heap.inventory
     stack = int(records.stack[rows[0]])
     frames = records.stack_frames(stack)
@@ -188,7 +184,7 @@ def _group(
         age=_age(inventory, newest),
         nobody=bool(tasks) and not any(task.alive for task in tasks),
         gone=gone,
-        missing_pages=missing_pages,
+        missing_pages=reach.heap.pages_missing,
     )
     return LeakGroup(
         verdict=Verdict.NAMES[verdict],
@@ -235,10 +231,10 @@ def _confidence(
         reasons.append("a module in its stack is gone")
     if nobody:
         reasons.append("the tasks that allocated it are gone")
-    level = "high" if not doubts else "medium" if len(doubts) == 1 and (gone or nobody) else "low"
-    if len(doubts) == 1 and level == "low" and not missing_pages:
-        level = "medium"
-    return level, reasons + doubts
+    if not doubts:
+        return "high", reasons
+    one = len(doubts) == 1 and (gone or nobody or not missing_pages)
+    return "medium" if one else "low", reasons + doubts
 
 
 def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task]:

@@ -58,6 +58,9 @@ class PageClass:
         "boot-reserved", "kernel image", "driver or other kernel", "unknown", "absent",
     )  # fmt: skip
 
+    UNACCOUNTED = (OTHER, LARGE_KMALLOC, VMALLOC, PAGE_POOL)
+    """What is there only as long as somebody keeps its address."""
+
 
 _OF_STATE = {
     PageState.UNKNOWN: PageClass.UNKNOWN,

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drgn_pageowner.analysis.allocator import with_stack
+from drgn_pageowner.analysis.distinct import grouped
 from drgn_pageowner.analysis.page_class import PageClass, class_of_stack, page_classes
 from drgn_pageowner.analysis.split import merge_split
 from drgn_pageowner.arrays import ascending
 from drgn_pageowner.heap import Heap
 from drgn_pageowner.pages import PageState
-from drgn_pageowner.snapshot import Array
+from drgn_pageowner.snapshot import Array, Frame
 
 __all__ = ("Graph", "Reach", "Role", "Verdict", "reach")
 
@@ -70,7 +72,7 @@ class Verdict:
 
 
 class Graph:
-    """Edges in both directions, each node's together."""
+    """Edges, each node's together."""
 
     def __init__(self, source: Array, target: Array, nodes: int) -> None:
         """
@@ -102,10 +104,6 @@ class Reach:
     """``int32``, a row per record: the node of its allocation."""
     role: Array
     """``uint8``, a row per record: :class:`Role`."""
-    forward: Graph
-    source: Array
-    """``int32``, a row per edge between different nodes."""
-    target: Array
     parent: Array
     """``int32``, a row per node: the node that it was first reached from; itself for a root, -1
     for what nothing reaches."""
@@ -161,7 +159,7 @@ def reach(heap: Heap) -> Reach:
     lost[by_number] = False
     _judge(source, target, own, lost, verdict)
     verdict[: len(heap.records)] = verdict[allocation]
-    return Reach(heap, allocation, role, forward, source, target, parent, verdict, classes)
+    return Reach(heap, allocation, role, parent, verdict, classes)
 
 
 def _allocations(heap: Heap) -> Array:
@@ -185,24 +183,11 @@ def _roles(heap: Heap, classes: Array) -> Array:
     rows = np.maximum(pages.rows(records["pfn"]), 0)
     kind, state = classes[rows], pages.state[rows]
     role = np.full(len(records), Role.ACCOUNTED, np.uint8)
-    candidates = (
-        PageClass.OTHER, PageClass.LARGE_KMALLOC, PageClass.VMALLOC, PageClass.PAGE_POOL,
-    )  # fmt: skip
-    role[np.isin(kind, candidates)] = Role.CANDIDATE
+    role[np.isin(kind, PageClass.UNACCOUNTED)] = Role.CANDIDATE
     role[state == PageState.NOREF] = Role.ACCOUNTED
-    stacks = ascending(records.stack[role == Role.CANDIDATE])
-    forgotten = [
-        stack
-        for stack in stacks.tolist()
-        if any(frame.name == _FORGOTTEN_AT_CRASH for frame in records.stack_frames(stack))
-    ]
-    role[np.isin(records.stack, forgotten)] = Role.ACCOUNTED
-    early = [
-        stack
-        for stack in stacks.tolist()
-        if class_of_stack(records.stack_frames(stack)) == PageClass.BOOT
-    ]
-    role[np.isin(records.stack, early)] = Role.ROOT
+    candidates = role == Role.CANDIDATE
+    role[with_stack(records, candidates, _is_forgotten)] = Role.ACCOUNTED
+    role[with_stack(records, candidates, _is_early)] = Role.ROOT
     role[np.isin(kind, (PageClass.BOOT, PageClass.PERCPU, PageClass.MODULE))] = Role.ROOT
     # What a process has mapped: its page tables hold it. (A type is a negative number there.)
     mapped = np.flatnonzero((pages["mapcount"] >= 0) & (pages.state == PageState.KERNEL))
@@ -212,16 +197,22 @@ def _roles(heap: Heap, classes: Array) -> Array:
     return role
 
 
+def _is_forgotten(frames: list[Frame]) -> bool:
+    return any(frame.name == _FORGOTTEN_AT_CRASH for frame in frames)
+
+
+def _is_early(frames: list[Frame]) -> bool:
+    return class_of_stack(frames) == PageClass.BOOT
+
+
 def _mirrors(heap: Heap, role: Array) -> Array:
     """Which nodes are allocations whose pointers to pages hold nothing: ``bool``."""
-    records = heap.records
-    stacks = [
-        stack
-        for stack in ascending(records.stack[role == Role.CANDIDATE]).tolist()
-        if any(_MIRRORS.match(frame.name or "") for frame in records.stack_frames(stack))
-    ]
     result = np.zeros(heap.nodes, bool)
-    result[: len(records)] = np.isin(records.stack, stacks)
+    result[: len(heap.records)] = with_stack(
+        heap.records,
+        role == Role.CANDIDATE,
+        lambda frames: any(_MIRRORS.match(frame.name or "") for frame in frames),
+    )
     return result
 
 
@@ -273,13 +264,11 @@ def _known_by_number(heap: Heap, node: Array, lost: Array, parent: Array, role: 
     stacks = int(stack.max(initial=0)) + 2
     total = np.bincount(stack[lost[: len(records)]] + 1, minlength=stacks)
     chosen = []
-    known = known[np.argsort(stack[known], kind="stable")]
-    for of_stack in np.split(known, np.flatnonzero(np.diff(stack[known])) + 1):
-        if len(of_stack):
-            every = int(total[stack[of_stack[0]] + 1])
-            likely = float(chance[size[of_stack]].max())
-            if 2 * len(of_stack) > every and _at_least(len(of_stack), every, likely) < _UNLIKELY:
-                chosen.append(of_stack)
+    for number_of_stack, members in zip(*grouped(stack[known]), strict=True):
+        of_stack, every = known[members], int(total[number_of_stack + 1])
+        likely = float(chance[size[of_stack]].max())
+        if 2 * len(of_stack) > every and _at_least(len(of_stack), every, likely) < _UNLIKELY:
+            chosen.append(of_stack)
     return np.concatenate([np.zeros(0, np.int32), *chosen])
 
 

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from drgn_pageowner.arrays import ascending
+from drgn_pageowner.analysis.allocator import with_stack
 from drgn_pageowner.snapshot import Array, Snapshot
 
 __all__ = ("merge_split",)
@@ -63,13 +63,11 @@ def _of_splitters(
     records: Snapshot, follows: Array, splitters: re.Pattern[str] = _SPLITTERS
 ) -> Array:
     """Those of *follows* whose stack has a function that splits what it allocates."""
-    stacks = records.stack
-    splitting = [
-        stack
-        for stack in ascending(stacks[follows]).tolist()
-        if any(splitters.fullmatch(f.name or "") for f in records.stack_frames(stack))
-    ]
-    result: Array = follows & np.isin(stacks, splitting)
+    result: Array = follows & with_stack(
+        records,
+        follows,
+        lambda frames: any(splitters.fullmatch(frame.name or "") for frame in frames),
+    )
     return result
 
 

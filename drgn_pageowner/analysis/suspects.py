@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from drgn_pageowner.analysis.allocator import allocator_of
+from drgn_pageowner.analysis.distinct import grouped
 from drgn_pageowner.analysis.leaks import Task, owners_of
 from drgn_pageowner.analysis.page_class import PageClass, page_classes
 from drgn_pageowner.heap import Inventory
@@ -14,10 +15,6 @@ from drgn_pageowner.snapshot import Array, Frame
 
 __all__ = ("Suspect", "suspects")
 
-# The classes that no counter of the kernel or no owner accounts for.
-_UNACCOUNTED = (
-    PageClass.OTHER, PageClass.LARGE_KMALLOC, PageClass.VMALLOC, PageClass.PAGE_POOL,
-)  # fmt: skip
 _FEWEST = 4
 _WINDOWS = 8
 
@@ -43,7 +40,7 @@ class Suspect:
     stack: list[Frame]
 
 
-def suspects(inventory: Inventory, *, limit: int | None = None) -> list[Suspect]:
+def suspects(inventory: Inventory) -> list[Suspect]:
     """
     Rank the stacks of memory that nothing accounts for.
 
@@ -55,18 +52,15 @@ def suspects(inventory: Inventory, *, limit: int | None = None) -> list[Suspect]
         return []
     pages = inventory.memory.pages
     rows = np.maximum(pages.rows(records["pfn"]), 0)
-    chosen = np.flatnonzero(np.isin(page_classes(inventory)[rows], _UNACCOUNTED))
+    chosen = np.flatnonzero(np.isin(page_classes(inventory)[rows], PageClass.UNACCOUNTED))
     stack = records.stack[chosen]
-    numbers, inverse = np.unique(stack, return_inverse=True)
-    order = np.argsort(inverse, kind="stable")
-    ends = np.cumsum(np.bincount(inverse, minlength=len(numbers)))
     found = []
-    for number, members in zip(numbers.tolist(), np.split(chosen[order], ends[:-1]), strict=True):
-        suspect = _look_at(inventory, int(number), members)
+    for number, members in zip(*grouped(stack), strict=True):
+        suspect = _look_at(inventory, int(number), chosen[members])
         if suspect.reasons:
             found.append(suspect)
     found.sort(key=lambda s: (-s.score, -s.pages, s.handle))
-    return found[:limit]
+    return found
 
 
 def _look_at(inventory: Inventory, stack: int, rows: Array) -> Suspect:

@@ -12,7 +12,7 @@ import argparse
 from typing import TextIO
 
 from drgn_pageowner.analysis.account import account
-from drgn_pageowner.commands.arguments import add_format
+from drgn_pageowner.commands.arguments import add_format, report_problems
 from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import NO_RECORDS
 from drgn_pageowner.progress import warn
@@ -28,8 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     inventory = session.inventory()
-    for problem in inventory.problems:
-        warn(problem)
+    report_problems(inventory.problems)
     state = inventory.memory.pages.facts.page_owner
     if state in NO_RECORDS:
         warn(f"classes that only records tell are part of the last one: {NO_RECORDS[state]}")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from drgn_pageowner.analysis.select import Filter
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.progress import warn
-from drgn_pageowner.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from drgn_pageowner.commands.session import Session
@@ -170,9 +169,9 @@ def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
     )
 
 
-def report_problems(snapshot: Snapshot) -> None:
+def report_problems(problems: Iterable[str]) -> None:
     """Say on stderr what is wrong with the dump, a line each."""
-    for problem in snapshot.problems:
+    for problem in problems:
         warn(problem)
 
 

@@ -36,7 +36,7 @@ from drgn_pageowner.analysis.contiguity import contiguity
 from drgn_pageowner.analysis.culprits import culprits
 from drgn_pageowner.analysis.mobility import Overlay, overlay
 from drgn_pageowner.analysis.zone_summary import zone_summaries
-from drgn_pageowner.commands.arguments import add_format, integer, listed
+from drgn_pageowner.commands.arguments import add_format, integer, listed, report_problems
 from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.progress import warn
@@ -100,8 +100,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         if view not in VIEWS:
             raise UsageError(f"no view {view!r}: known are {', '.join(VIEWS)} and all")
     joined = _read(session, views, args.explain is not None)
-    for problem in joined.memory.problems:
-        warn(problem)
+    report_problems(joined.memory.problems)
     answers = {view: VIEWS[view](joined, args, _colour(out)) for view in views}
     if args.explain is not None:
         answers["explain"] = _explain(joined, args, _colour(out))
@@ -132,8 +131,7 @@ def _read(session: Session, views: list[str], explain: bool) -> Overlay:
     if explain:
         wanted += ["comm", "pid"]
     records = session.snapshot(wanted)
-    for problem in records.problems:
-        warn(problem)
+    report_problems(records.problems)
     return overlay(memory, records)
 
 

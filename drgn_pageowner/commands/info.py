@@ -8,11 +8,10 @@ import argparse
 from typing import TextIO
 
 from drgn_pageowner.analysis.summary import summarize
-from drgn_pageowner.commands.arguments import add_format
+from drgn_pageowner.commands.arguments import add_format, report_problems
 from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import NO_RECORDS
 from drgn_pageowner.info import Info
-from drgn_pageowner.progress import warn
 from drgn_pageowner.render.info import info_json, info_table
 
 
@@ -29,6 +28,5 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         info = Info(facts, modules=session.modules(), problems=[NO_RECORDS[facts.page_owner]])
     for piece in (info_json if args.format == "json" else info_table)(info):
         out.write(piece)
-    for problem in info.problems:
-        warn(problem)
+    report_problems(info.problems)
     return 0 if facts.page_owner == "on" else 1

@@ -19,10 +19,9 @@ from typing import TextIO
 from drgn_pageowner.analysis.leaks import find_leaks, group_objects, lost_objects
 from drgn_pageowner.analysis.reach import reach
 from drgn_pageowner.analysis.suspects import suspects
-from drgn_pageowner.commands.arguments import add_format
+from drgn_pageowner.commands.arguments import add_format, report_problems
 from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
-from drgn_pageowner.progress import warn
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.leaks import leaks_text, suspects_text
 
@@ -45,10 +44,9 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     if args.suspects:
         return _suspects(args, session, out, limit)
     heap = session.heap()
-    for problem in heap.inventory.problems:
-        warn(problem)
+    report_problems(heap.inventory.problems)
     marked = reach(heap)
-    result = find_leaks(marked, everything=args.all, missing_pages=heap.pages_missing)
+    result = find_leaks(marked, everything=args.all)
     if args.slab:
         objects = lost_objects(marked)
         addresses, tracks = session.slab_objects(objects)
@@ -62,8 +60,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 
 def _suspects(args: argparse.Namespace, session: Session, out: TextIO, limit: int | None) -> int:
     inventory = session.inventory()
-    for problem in inventory.problems:
-        warn(problem)
+    report_problems(inventory.problems)
     facts = inventory.memory.pages.facts
     if facts.page_owner in NO_RECORDS:
         raise PageOwnerError(NO_RECORDS[facts.page_owner])

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     snapshot = session.snapshot(None, freed=args.freed)
-    report_problems(snapshot)
+    report_problems(snapshot.problems)
     chosen = select(snapshot, filter_of(args))
     if args.limit is not None:
         chosen = chosen.first(args.limit)

@@ -29,10 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     targets, status = targets_of(args.what, session)
-    marked = reach(session.heap()) if targets else None
+    if not targets:
+        return status
+    marked = reach(session.heap())
     limit = args.limit if args.limit > 0 else 1 << 30
     for target in targets:
-        assert marked is not None
         result = references(marked, target, session.words, limit)
         out.writelines(json_text(result) if args.format == "json" else refs_text(result))
     return status

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     wanted = filter_of(args)
     columns = columns_for(args.by) | wanted.columns()
     snapshot = session.snapshot(columns, freed=args.freed)
-    report_problems(snapshot)
+    report_problems(snapshot.problems)
     chosen = select(snapshot, wanted)
     result = top(
         chosen,

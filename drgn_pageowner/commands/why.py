@@ -25,9 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     targets, status = targets_of(args.what, session)
-    marked = reach(session.heap()) if targets else None
+    if not targets:
+        return status
+    marked = reach(session.heap())
     for target in targets:
-        assert marked is not None
         result = explain_node(marked, target, session.words)
         out.writelines(json_text(result) if args.format == "json" else why_text(result))
     return status

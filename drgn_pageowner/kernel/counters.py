@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from drgn import FaultError, Object, Program
-from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
-from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_pageowner.kernel.memory import find_object, find_type, has_member
+from drgn_pageowner.kernel.percpu import add_differences
 from drgn_pageowner.pages import ZoneStats
 
 __all__ = ("read_counters",)
@@ -32,8 +31,9 @@ def read_counters(prog: Program, zones: Sequence[ZoneStats]) -> dict[str, int]:
         for name, value in zone.vmstat.items():
             counters[name] = counters.get(name, 0) + value
     try:
-        for name, value in _node_items(prog):
-            counters[name] = counters.get(name, 0) + value
+        for node in _nodes(prog):
+            for name, value in node.items():
+                counters[name] = counters.get(name, 0) + value
     except (FaultError, LookupError):
         pass
     for name in _VARIABLES:
@@ -51,17 +51,15 @@ def read_counters(prog: Program, zones: Sequence[ZoneStats]) -> dict[str, int]:
     return counters
 
 
-def _node_items(prog: Program) -> Iterator[tuple[str, int]]:
+def _nodes(prog: Program) -> Iterator[dict[str, int]]:
+    """The counters of every node."""
     items = find_type(prog, "enum node_stat_item")
     names = {e.name: e.value for e in (items.enumerators or () if items is not None else ())}
     names.pop("NR_VM_NODE_STAT_ITEMS", None)
     for pgdat in for_each_online_pgdat(prog):
-        for name, index in names.items():
-            yield name, int(pgdat.vm_stat[index].counter)
-        for cpu in for_each_online_cpu(prog):
-            differences = per_cpu_ptr(pgdat.per_cpu_nodestats, cpu).vm_node_stat_diff
-            for name, index in names.items():
-                yield name, int(differences[index])
+        counters = {name: int(pgdat.vm_stat[index].counter) for name, index in names.items()}
+        add_differences(prog, counters, names, pgdat.per_cpu_nodestats, "vm_node_stat_diff")
+        yield counters
 
 
 def _hugetlb_pages(prog: Program) -> int | None:

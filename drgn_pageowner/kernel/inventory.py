@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from drgn import FaultError, Program
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.mm import virt_to_phys
 
 from drgn_pageowner.arrays import cover
@@ -14,8 +13,8 @@ from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.heap import Inventory, Metadata
 from drgn_pageowner.kernel.counters import read_counters
 from drgn_pageowner.kernel.kallsyms import module_names
-from drgn_pageowner.kernel.memory import find_object
 from drgn_pageowner.kernel.page_users import block_device_mappings
+from drgn_pageowner.kernel.percpu import first_chunk
 from drgn_pageowner.kernel.physical import read_memory
 from drgn_pageowner.kernel.reader import snapshot
 from drgn_pageowner.kernel.sections import find_sections, page_ext_stride
@@ -26,9 +25,9 @@ from drgn_pageowner.kernel.vmap import VmapAreas, read_vmap_areas, task_stacks
 from drgn_pageowner.pages import Pages, PageState
 from drgn_pageowner.snapshot import Array, Snapshot
 
-__all__ = ("InventoryReader", "read_inventory", "rows_of_range")
+__all__ = ("InventoryReader", "read_inventory")
 
-_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "gfp_mask", "migratetype")
+_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm")
 
 
 def read_inventory(prog: Program) -> Inventory:
@@ -47,7 +46,7 @@ class InventoryReader:
         self.prog = prog
         self.sections = find_sections(prog)
         self._image = image_range(prog)
-        memory = read_memory(prog, columns=("refcount", "mapcount", "mapping", "head"))
+        memory = read_memory(prog, columns=("mapcount", "mapping", "head"))
         self.pages = memory.pages
         self._size = memory.pages.facts.page_size
         problems = list(memory.problems)
@@ -82,8 +81,9 @@ class InventoryReader:
                 found[rows] = kind
         for rows in self._stack_depot():
             found[rows] = Metadata.STACK_DEPOT
-        for rows in self._first_chunk():
-            found[rows] = Metadata.PERCPU
+        units, length = first_chunk(self.prog)
+        for _, address in units:
+            found[self.rows_of(address, length)] = Metadata.PERCPU
         image = self._image
         if image is not None:
             # What is in the middle of the image may have been given back.
@@ -105,20 +105,6 @@ class InventoryReader:
             result[rows[np.isin(self.pages["mapping"][rows], mappings)]] = True
         return result
 
-    def _first_chunk(self) -> Iterator[Array]:
-        """Per-CPU memory that was there at boot: that of variables, and what can be allocated."""
-        first = find_object(self.prog, "pcpu_first_chunk")
-        base = find_object(self.prog, "pcpu_base_addr")
-        offsets = find_object(self.prog, "pcpu_unit_offsets")
-        if first is None or base is None or offsets is None:
-            return
-        try:
-            end = int(first.base_addr) + int(first.nr_pages) * self._size
-            for cpu in for_each_possible_cpu(self.prog):
-                yield self.rows_of(int(base) + int(offsets[cpu]), end - int(base))
-        except (FaultError, LookupError):
-            return
-
     def _section_arrays(self) -> Iterator[tuple[int, int, int]]:
         """Kind, address and size of every memmap and page_ext."""
         struct_page, stride = int(self.prog.type("struct page").size), page_ext_stride(self.prog)
@@ -138,7 +124,17 @@ class InventoryReader:
 
     def rows_of(self, address: int, size: int) -> Array:
         """Rows of the pages of a range of the direct map or the kernel image: ``int64``."""
-        return rows_of_range(self.prog, self.pages, self._image, address, size)
+        try:
+            if self._image is not None and self._image[0] <= address < self._image[1]:
+                phys = kernel_phys(self.prog, address)
+            else:
+                phys = int(virt_to_phys(self.prog, address))
+        except (FaultError, ValueError):
+            return np.zeros(0, np.int64)
+        end = -(-(phys + size) // self._size)
+        rows = self.pages.rows(np.arange(phys // self._size, end, dtype=np.int64))
+        result: Array = rows[rows >= 0]
+        return result
 
     def _mapped_rows(self, address: int, size: int) -> Iterator[Array]:
         """
@@ -169,24 +165,6 @@ class InventoryReader:
             except (FaultError, NotImplementedError):
                 pass
             position = end
-
-
-def rows_of_range(
-    prog: Program, pages: Pages, image: tuple[int, int] | None, address: int, size: int
-) -> Array:
-    """Rows of the pages of a range of the direct map or the kernel image: ``int64``."""
-    page_size = pages.facts.page_size
-    try:
-        if image is not None and image[0] <= address < image[1]:
-            phys = kernel_phys(prog, address)
-        else:
-            phys = int(virt_to_phys(prog, address))
-    except (FaultError, ValueError):
-        return np.zeros(0, np.int64)
-    pfns = np.arange(phys // page_size, -(-(phys + size) // page_size), dtype=np.int64)
-    rows = pages.rows(pfns)
-    result: Array = rows[rows >= 0]
-    return result
 
 
 def _cover(pages: Pages, records: Snapshot | None) -> Array:

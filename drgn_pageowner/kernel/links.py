@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 from drgn import FaultError, Program
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.mm import pfn_to_virt
 
 from drgn_pageowner.heap import Metadata, Target, Word
 from drgn_pageowner.kernel.heap import HeapReader
 from drgn_pageowner.kernel.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.memmap import Memmap
-from drgn_pageowner.kernel.memory import find_object, symbol_address
+from drgn_pageowner.kernel.memory import symbol_address
+from drgn_pageowner.kernel.percpu import first_chunk
 from drgn_pageowner.kernel.resolve import resolve
 from drgn_pageowner.kernel.slab_track import object_addresses
 from drgn_pageowner.kernel.translate import image_range, kernel_phys
@@ -241,19 +241,7 @@ class _PerCpu:
         self._prog = prog
         self._start = symbol_address(prog, "__per_cpu_start") or 0
         self._size = (symbol_address(prog, "__per_cpu_end") or self._start) - self._start
-        self._units: list[tuple[int, int]] = []
-        self._length = self._size
-        base, offsets = find_object(prog, "pcpu_base_addr"), find_object(prog, "pcpu_unit_offsets")
-        first = find_object(prog, "pcpu_first_chunk")
-        if base is None or offsets is None or first is None:
-            return
-        try:
-            end = int(first.base_addr) + int(first.nr_pages) * int(prog["PAGE_SIZE"])
-            self._length = end - int(base)
-            for cpu in for_each_possible_cpu(prog):
-                self._units.append((cpu, int(base) + int(offsets[cpu])))
-        except (FaultError, LookupError):
-            return
+        self._units, self._length = first_chunk(prog)
 
     def name(self, address: int) -> str | None:
         """The variable at *address* and whose it is; ``None`` if it is in no CPU's area."""

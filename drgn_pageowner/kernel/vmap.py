@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from drgn import FaultError, Object, Program
+from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.mm import for_each_vmap_area
 from drgn.helpers.linux.pid import for_each_task
+from drgn.helpers.linux.sched import cpu_curr, idle_task
 
 from drgn_pageowner.heap import Area
 from drgn_pageowner.kernel.kallsyms import module_regions
@@ -55,8 +57,6 @@ class VmapAreas:
     bookkeeping: Array
     """``uint64``: addresses of every ``struct vmap_area``, ``struct vm_struct`` and array of
     pages: they hold every area whether or not anybody else does."""
-    page_arrays: Array
-    """``uint64``: of these, the arrays of pages."""
 
 
 def thread_size(prog: Program) -> int:
@@ -120,9 +120,6 @@ def _tasks(prog: Program, problems: list[str]) -> list[Object]:
 
 
 def _idle(prog: Program) -> list[Object]:
-    from drgn.helpers.linux.cpumask import for_each_online_cpu
-    from drgn.helpers.linux.sched import idle_task
-
     try:
         return [idle_task(prog, cpu) for cpu in for_each_online_cpu(prog)]
     except (FaultError, LookupError):
@@ -130,9 +127,6 @@ def _idle(prog: Program) -> list[Object]:
 
 
 def _running(prog: Program) -> set[int]:
-    from drgn.helpers.linux.cpumask import for_each_online_cpu
-    from drgn.helpers.linux.sched import cpu_curr
-
     try:
         return {int(cpu_curr(prog, cpu)) for cpu in for_each_online_cpu(prog)}
     except (FaultError, LookupError):
@@ -182,7 +176,6 @@ def read_vmap_areas(
     stack_size = thread_size(prog)
     areas: list[Area] = []
     bookkeeping: list[int] = []
-    arrays: list[int] = []
     walked = 0
     try:
         for vmap in for_each_vmap_area(prog):
@@ -199,7 +192,7 @@ def read_vmap_areas(
             number = int(vm.nr_pages)
             if not vm.pages or not 0 < number <= len(pages):
                 continue
-            arrays.append(int(vm.pages))
+            bookkeeping.append(int(vm.pages))
             start = int(vm.addr)
             pointers = _pointers(prog, int(vm.pages), number)
             pfns = memmap_pfns(sections, pointers, struct_page)
@@ -215,8 +208,7 @@ def read_vmap_areas(
         problems.append(f"the list of vmalloc areas is broken ({fault})")
     return VmapAreas(
         areas,
-        np.array(sorted({*bookkeeping, *arrays}), np.uint64),
-        np.array(sorted(arrays), np.uint64),
+        np.array(sorted(bookkeeping), np.uint64),
     )
 
 

@@ -11,6 +11,7 @@ from drgn.helpers.linux.mmzone import NODE_DATA, for_each_online_pgdat
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_pageowner.kernel.memory import find_type, has_member
+from drgn_pageowner.kernel.percpu import add_differences
 from drgn_pageowner.pages import ZoneStats
 from drgn_pageowner.snapshot import Zone
 
@@ -95,11 +96,9 @@ def _with_differences(
     # In struct per_cpu_pageset until v5.14.
     member = "per_cpu_zonestats" if has_member(zone.type_, "per_cpu_zonestats") else "pageset"
     result = dict(vmstat)
+    indices = {name: names[name] for name in vmstat}
     try:
-        for cpu in for_each_online_cpu(prog):
-            differences = per_cpu_ptr(zone.member_(member), cpu).vm_stat_diff
-            for name in result:
-                result[name] += int(differences[names[name]])
+        add_differences(prog, result, indices, zone.member_(member), "vm_stat_diff")
     except (FaultError, LookupError):
         return vmstat
     return result

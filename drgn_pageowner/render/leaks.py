@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.leaks import LeakGroup, Leaks, SlabLeak, Task
 from drgn_pageowner.analysis.suspects import Suspect
-from drgn_pageowner.render.table import age, pages_size
+from drgn_pageowner.render.table import ages, pages_size
 from drgn_pageowner.snapshot import Facts
 
 __all__ = ("leaks_text", "suspects_text")
@@ -38,9 +38,8 @@ def _group(group: LeakGroup, result: Leaks, facts: Facts) -> Iterator[str]:
         f"{group.allocations:,} of {group.of_stack:,} allocations of {group.allocator}\n"
     )
     yield f"  confidence: {group.confidence}: {'; '.join(group.reasons)}\n"
-    ages = _ages(group.oldest_ns, group.newest_ns, result.now_ns)
-    if ages:
-        yield f"  age: {ages}\n"
+    if result.now_ns is not None and group.oldest_ns is not None:
+        yield f"  age: {ages(group.oldest_ns, group.newest_ns, result.now_ns)}\n"
     if group.tasks:
         yield f"  by: {_tasks(group.tasks)}\n"
     gone = [name for name, loaded in group.modules.items() if not loaded]
@@ -48,13 +47,6 @@ def _group(group: LeakGroup, result: Leaks, facts: Facts) -> Iterator[str]:
         yield f"  module gone: {', '.join(gone) if gone else 'frames without a symbol'}\n"
     yield f"  pages: {_pfns(group.pfns)}\n"
     yield from (f"    {frame}\n" for frame in group.stack)
-
-
-def _ages(oldest: int | None, newest: int | None, now: int | None) -> str:
-    if oldest is None or newest is None or now is None:
-        return ""
-    first, last = age(max(now - newest, 0)), age(max(now - oldest, 0))
-    return first if first == last else f"{first} - {last}"
 
 
 def _tasks(tasks: Sequence[Task]) -> str:
@@ -96,9 +88,8 @@ def suspects_text(found: Sequence[Suspect], facts: Facts, limit: int | None) -> 
             f"{suspect.allocations:,} allocations of {suspect.allocator}\n"
         )
         yield f"  reasons: {'; '.join(suspect.reasons)}\n"
-        ages = _ages(suspect.oldest_ns, suspect.newest_ns, facts.now_ns)
-        if ages:
-            yield f"  age: {ages}\n"
+        if facts.now_ns is not None and suspect.oldest_ns is not None:
+            yield f"  age: {ages(suspect.oldest_ns, suspect.newest_ns, facts.now_ns)}\n"
         if suspect.pages_per_hour is not None:
             yield f"  growth: {suspect.pages_per_hour:,.0f} pages an hour\n"
         if suspect.tasks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ("age", "pages_size", "seconds", "share", "table")
+__all__ = ("age", "ages", "pages_size", "seconds", "share", "table")
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], right: Sequence[int] = ()) -> str:
@@ -45,3 +45,11 @@ def age(nanoseconds: int | None) -> str:
         if value < limit:
             return f"{value / divisor:.1f} {unit}"
     return f"{value / 86400:.1f} d"
+
+
+def ages(oldest_ns: int | None, newest_ns: int | None, now_ns: int | None) -> str:
+    """How long ago two timestamps were: ``"3.2 s - 2.5 h"``, or one if they are alike."""
+    if now_ns is None or oldest_ns is None or newest_ns is None:
+        return "-"
+    youngest, oldest = age(max(now_ns - newest_ns, 0)), age(max(now_ns - oldest_ns, 0))
+    return youngest if youngest == oldest else f"{youngest} - {oldest}"

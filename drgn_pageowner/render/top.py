@@ -10,7 +10,7 @@ from typing import Any
 
 from drgn_pageowner.analysis.allocator import allocator_of
 from drgn_pageowner.analysis.group import Group, Top
-from drgn_pageowner.render.table import age, pages_size, share, table
+from drgn_pageowner.render.table import ages, pages_size, share, table
 from drgn_pageowner.render.text import gfp_text
 from drgn_pageowner.snapshot import Snapshot
 
@@ -36,7 +36,7 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
                 pages_size(group.bytes),
                 share(group.pages, result.pages),
                 f"{group.allocations:,}",
-                _ages(group, result.now_ns),
+                ages(group.oldest_ns, group.newest_ns, result.now_ns),
                 *(_key_text(group, key, snapshot) for key in keys),
                 str(group.handle) if group.handle else "-",
                 owner or "(no stack)",
@@ -51,13 +51,6 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
         f"{pages_size(shown * snapshot.facts.page_size)} of {pages_size(result.bytes)} "
         f"in {result.allocations:,} allocations\n"
     )
-
-
-def _ages(group: Group, now: int | None) -> str:
-    if now is None or group.oldest_ns is None or group.newest_ns is None:
-        return "-"
-    youngest, oldest = age(max(now - group.newest_ns, 0)), age(max(now - group.oldest_ns, 0))
-    return youngest if youngest == oldest else f"{youngest} - {oldest}"
 
 
 def _key_text(group: Group, key: str, snapshot: Snapshot) -> str:
