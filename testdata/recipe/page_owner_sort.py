@@ -17,7 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from recipe import TESTDATA, fetch_source, run
+from packages import run
+from recipe import TESTDATA, fetch_source
 
 sys.path.insert(0, str(TESTDATA))
 from unpack import unpack
