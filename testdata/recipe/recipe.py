@@ -347,8 +347,8 @@ def pack_vmlinux(version: str, build: Path, out: Path) -> None:
     run("dwz", "-l", "none", "-L", "none", "-o", whole, build / "vmlinux")
     run(
         f"{architecture(version).cross}objcopy", "--only-keep-debug",
-        "--remove-section=.debug_loclists", "--remove-section=.debug_loc", "--remove-section=.debug_frame",
-        "--remove-section=.rela*", whole, slim,
+        "--remove-section=.debug_loclists", "--remove-section=.debug_loc",
+        "--remove-section=.debug_frame", "--remove-section=.rela*", whole, slim,
     )  # fmt: skip
     compress(slim, out)
 
