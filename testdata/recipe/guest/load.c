@@ -17,10 +17,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PAGE 4096
+#include "sizes.h"
+
 #define PER_DIRECTORY 200
 
-static char data[64 * PAGE];
+static char *data;
 
 static void tree(const char *top, int count, int pages)
 {
@@ -91,7 +92,10 @@ int main(int argc, char **argv)
 {
 	const char *what = argc > 2 ? argv[1] : "";
 
-	memset(data, 'x', sizeof(data));
+	data = malloc(64 * PAGE);
+	if (!data)
+		return 1;
+	memset(data, 'x', 64 * PAGE);
 	if (!strcmp(what, "tree") && argc == 5)
 		tree(argv[2], atoi(argv[3]), atoi(argv[4]));
 	else if (!strcmp(what, "procs") && argc == 4)

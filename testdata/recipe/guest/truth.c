@@ -28,9 +28,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "sizes.h"
+
 #define BLOCK 512
 #define CHUNK (1 << 20)
-#define HUGE (2UL << 20)
 #define OWNER "/sys/kernel/debug/page_owner"
 #define MAX_FILES 4096
 
@@ -149,6 +150,7 @@ static void write_disk(int fd)
 int main(int argc, char **argv)
 {
 	static char *paths[MAX_FILES];
+	size_t huge = huge_page_size();
 	int kdump, disk, sysrq, count = 0;
 	long long offset;
 	cpu_set_t cpu;
@@ -158,11 +160,11 @@ int main(int argc, char **argv)
 		return 2;
 	kdump = !strcmp(argv[1], "kdump");
 	size = (size_t)atoi(argv[3]) << 20;
-	buffer = mmap(NULL, size + HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	buffer = mmap(NULL, size + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (buffer == MAP_FAILED)
 		die("memory");
 	/* In huge pages where there are some: the buffer itself should not fill the truth. */
-	buffer = (char *)(((uintptr_t)buffer + HUGE - 1) & ~(HUGE - 1));
+	buffer = (char *)(((uintptr_t)buffer + huge - 1) & ~(huge - 1));
 	madvise(buffer, size, MADV_HUGEPAGE);
 	memset(buffer, 0, size);
 	if (mlockall(MCL_CURRENT))

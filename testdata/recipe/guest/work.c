@@ -29,8 +29,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define PAGE ((size_t)sysconf(_SC_PAGESIZE))
-#define HUGE (2UL << 20)
+#include "sizes.h"
 
 #define MAX_FACTS 256
 #define PIN_TRIES 50000
@@ -149,23 +148,25 @@ static void move(size_t pages)
 
 static void thp(size_t count)
 {
-	char *at = map((count + 1) * HUGE, 0);
+	size_t huge = huge_page_size();
+	char *at = map((count + 1) * huge, 0);
 
-	at = (char *)(((uintptr_t)at + HUGE - 1) & ~(HUGE - 1));
-	madvise(at, count * HUGE, MADV_HUGEPAGE);
+	at = (char *)(((uintptr_t)at + huge - 1) & ~(huge - 1));
+	madvise(at, count * huge, MADV_HUGEPAGE);
 	for (size_t i = 0; i < count; i++) {
-		at[i * HUGE] = 1;
-		fact("thp", at + i * HUGE, NULL, 0);
+		at[i * huge] = 1;
+		fact("thp", at + i * huge, NULL, 0);
 	}
 }
 
 static void hugetlb(size_t count)
 {
-	char *at = map(count * HUGE, MAP_HUGETLB);
+	size_t huge = hugetlb_page_size();
+	char *at = map(count * huge, MAP_HUGETLB);
 
 	for (size_t i = 0; i < count; i++) {
-		at[i * HUGE] = 1;
-		fact("hugetlb", at + i * HUGE, NULL, 0);
+		at[i * huge] = 1;
+		fact("hugetlb", at + i * huge, NULL, 0);
 	}
 }
 

@@ -12,8 +12,10 @@
 #include <linux/module.h>
 #include <linux/mmzone.h>
 
-#define BLOCK_ORDER 9
-#define BLOCK_PAGES (1 << BLOCK_ORDER)
+#define BLOCK_PAGES (1U << pageblock_order)
+#define MIN_ORDER 9 /* what the holes need */
+#define MAX_ORDER_HERE 11
+#define MAX_PAGES (1U << MAX_ORDER_HERE)
 #define PATTERN_BLOCKS 18
 #define HOLE_BLOCKS 2
 /* Blocks of which every other page is freed last: what later order-0 allocations take first. */
@@ -29,7 +31,7 @@ module_param_array(pin, ulong, &pins, 0);
 static int node = NUMA_NO_NODE;
 module_param(node, int, 0);
 
-static struct page *kept[4 * BLOCK_PAGES];
+static struct page *kept[4 * MAX_PAGES];
 static unsigned int kept_count;
 
 /* Naturally aligned runs, none next to another: where in the block, and of which order. */
@@ -68,7 +70,7 @@ static noinline struct page *po_frag_comb(int nid)
 static noinline struct page *po_frag_take(void)
 {
 	struct page *page = alloc_pages_node(node, GFP_HIGHUSER_MOVABLE | __GFP_THISNODE |
-					     __GFP_NORETRY | __GFP_NOWARN, BLOCK_ORDER);
+					     __GFP_NORETRY | __GFP_NOWARN, pageblock_order);
 
 	barrier();
 	return page;
@@ -198,7 +200,7 @@ static unsigned int take(struct page **blocks)
 			aside[others++] = page;
 	}
 	while (others)
-		__free_pages(aside[--others], BLOCK_ORDER);
+		__free_pages(aside[--others], pageblock_order);
 	return taken;
 }
 
@@ -218,23 +220,24 @@ static void pin_pages(void)
 
 static int __init po_frag_init(void)
 {
-	static DECLARE_BITMAP(mine[BLOCKS], BLOCK_PAGES) __initdata;
+	static DECLARE_BITMAP(mine[BLOCKS], MAX_PAGES) __initdata;
 	static struct page *blocks[BLOCKS] __initdata;
 	unsigned int count, i, j;
 
-	if (pageblock_order != BLOCK_ORDER)
+	if (pageblock_order < MIN_ORDER || pageblock_order > MAX_ORDER_HERE)
 		return -EINVAL;
 	pin_pages();
 	count = take(blocks);
 	if (count < BLOCKS) {
 		pr_err("po_frag: only %u blocks\n", count);
 		while (count)
-			__free_pages(blocks[--count], BLOCK_ORDER);
+			__free_pages(blocks[--count], pageblock_order);
 		return -ENOMEM;
 	}
 	for (i = 0; i < BLOCKS; i++) {
-		split_page(blocks[i], BLOCK_ORDER);
-		pr_info("po_frag: block pfn=%lu order=%u\n", page_to_pfn(blocks[i]), BLOCK_ORDER);
+		split_page(blocks[i], pageblock_order);
+		pr_info("po_frag: block pfn=%lu order=%u\n", page_to_pfn(blocks[i]),
+			(unsigned int)pageblock_order);
 	}
 	for (i = 0; i < PATTERN_BLOCKS; i++)
 		keep_pattern(blocks[i], i, mine[i]);

@@ -540,7 +540,7 @@ static noinline void leak_all(void)
 	po_leak_tree();
 	po_leak_lru_ring();
 	for (i = 0; i < 8; i++)
-		po_leak_kmalloc_large(i % 2 ? 65536 : 16384);
+		po_leak_kmalloc_large((i % 2 ? 16 : 4) * PAGE_SIZE);
 	for (i = 0; i < 16; i++)
 		po_leak_object(i % 2 ? 256 : 64);
 	for (i = 0; i < 4; i++)
