@@ -238,13 +238,15 @@ class Facts:
 
     release: str
     """``UTS_RELEASE``."""
+    page_size: int
+    """``PAGE_SIZE``, in bytes."""
+    max_page_order: int
+    """``MAX_PAGE_ORDER``: of the largest blocks that the buddy allocator has."""
+    pageblock_order: int
     version: str = ""
     """``init_uts_ns.name.version``."""
     hostname: str = ""
     arch: str = ""
-    page_size: int = 4096
-    max_page_order: int = 10
-    pageblock_order: int = 9
     min_low_pfn: int = 0
     max_pfn: int = 0
     memory_model: str = ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
-from drgn import FaultError, Program
+from drgn import FaultError, Object, Program
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
@@ -166,15 +167,25 @@ class HeapReader:
     def _irq_stacks(self) -> Iterator[Array]:
         """Stacks for interrupts: nothing runs on them any more when a machine has stopped."""
         for name in ("irq_stack_backing_store", "exception_stacks"):
-            stack = find_object(self._prog, name)
-            if stack is None:
+            for one in self._per_cpu(name):
+                yield self.reader.rows_of(int(one.address_ or 0), int(one.type_.size))
+        # arm64 has pointers to areas of vmalloc.
+        starts = set()
+        for one in self._per_cpu("irq_stack_ptr"):
+            with contextlib.suppress(FaultError):
+                starts.add(int(one))
+        for area in self.reader.vmap.areas:
+            if area.start in starts:
+                yield area.rows[area.rows >= 0]
+
+    def _per_cpu(self, name: str) -> Iterator[Object]:
+        """The variable *name* of every CPU; nothing where this kernel has none."""
+        variable = find_object(self._prog, name)
+        for cpu in for_each_possible_cpu(self._prog) if variable is not None else ():
+            try:
+                yield per_cpu(variable, cpu)
+            except (FaultError, LookupError):
                 continue
-            for cpu in for_each_possible_cpu(self._prog):
-                try:
-                    one = per_cpu(stack, cpu)
-                    yield self.reader.rows_of(int(one.address_ or 0), int(one.type_.size))
-                except (FaultError, LookupError):
-                    continue
 
     # --- the words --------------------------------------------------------------------------
 

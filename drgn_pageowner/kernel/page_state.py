@@ -6,7 +6,7 @@ import numpy as np
 from drgn import Program
 
 from drgn_pageowner.kernel.compound import CompoundPages, hugetlb_mark
-from drgn_pageowner.kernel.memory import struct_dtype
+from drgn_pageowner.kernel.memory import page_size, struct_dtype
 from drgn_pageowner.kernel.page import page_dtype
 from drgn_pageowner.kernel.page_type import page_types
 from drgn_pageowner.kernel.page_users import MAPPING_ANON, MAPPING_FLAGS, MAPPING_MOVABLE
@@ -67,6 +67,7 @@ class StateDecoder:
         self._types = page_types(prog)
         self._compound = CompoundPages(prog, sections)
         self._max_order = max_order
+        self._page_size = np.uint64(page_size(prog))
         self._flags = {name: np.uint64(mask) for mask, name in reversed(names.page_flags)}
         self._fields = {field.name: field for field in names.page_flag_fields}
         self._mark = hugetlb_mark(prog)
@@ -188,6 +189,7 @@ class StateDecoder:
         np.add.at(edges, heads, 1)
         np.add.at(edges, np.minimum(heads + (1 << order), len(rows)), -1)
         result.state[np.cumsum(edges[:-1]) > 0] = PageState.FREE
-        loose = (result.state == PageState.NOREF) & ~tail & (rows["next"] > np.uint64(4096))
+        # No list is in the first page of addresses: what is there are errors and poison.
+        loose = (result.state == PageState.NOREF) & ~tail & (rows["next"] >= self._page_size)
         result.candidates = np.concatenate([heads, np.flatnonzero(loose)])
         result.next = rows["next"][result.candidates].astype(np.uint64)

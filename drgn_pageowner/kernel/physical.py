@@ -23,6 +23,7 @@ from drgn_pageowner.kernel.zone_stats import (
     read_zonelists,
     zone_objects,
 )
+from drgn_pageowner.kernel.zones import huge_page_order
 from drgn_pageowner.pages import FreeLists, Memory, Pages, PageState
 from drgn_pageowner.progress import progress
 from drgn_pageowner.snapshot import Array, Facts
@@ -205,7 +206,7 @@ class _Reader:
             else np.zeros(0, np.int64)
             for index in range(3)
         )
-        huge = min(int(self._prog["PAGE_SHIFT"]) - 3, facts.max_page_order)
+        huge = min(huge_page_order(self._prog), facts.max_page_order)
         heads = list(free_list_heads(self._prog, objects, huge))
         size = self._decoder.dtype.itemsize
         lists = lists_of(

@@ -25,6 +25,9 @@ from drgn_pageowner.snapshot import Array
 
 __all__ = ("read_slabs",)
 
+# No cache has sheaves for so many objects: such a number is garbage.
+_MOST_OF_SHEAF = 4095
+
 
 def read_slabs(prog: Program, pages: Pages, sections: list[Section]) -> tuple[Slabs, FreeObjects]:
     """
@@ -144,7 +147,7 @@ def _barns(cache: Object) -> Iterator[Object]:
 
 def _objects(prog: Program, sheaf: Object) -> list[int]:
     size = int(sheaf.size)
-    if not 0 < size < 4096:
+    if not 0 < size <= _MOST_OF_SHEAF:
         return []
     data = prog.read(int(sheaf.objects.address_of_()), size * 8)
     return [int(pointer) for pointer in np.frombuffer(data, np.uint64).tolist()]

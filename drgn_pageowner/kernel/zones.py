@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 
 from drgn import FaultError, Object, Program
+from drgn.helpers.linux.kconfig import get_kconfig
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
 
 from drgn_pageowner.kernel.memory import find_object, has_member
 from drgn_pageowner.kernel.sections import memory_model
 from drgn_pageowner.snapshot import BitField, Zone
 
-__all__ = ("find_zones", "max_page_order", "page_flag_fields", "pageblock_order")
+__all__ = (
+    "find_zones",
+    "huge_page_order",
+    "max_page_order",
+    "page_flag_fields",
+    "pageblock_order",
+)
+
+_NO_LIMIT = 64
 
 
 def find_zones(prog: Program, problems: list[str]) -> list[Zone]:
@@ -60,6 +70,11 @@ def max_page_order(prog: Program) -> int:
     return int(prog.type("struct zone").member("free_area").type.length) - 1
 
 
+def huge_page_order(prog: Program) -> int:
+    """``HPAGE_PMD_ORDER``: a page table of ``PAGE_SIZE`` bytes holds ``PAGE_SIZE / 8`` entries."""
+    return int(prog["PAGE_SHIFT"]) - 3
+
+
 def pageblock_order(prog: Program) -> int:
     """
     ``pageblock_order``, from include/linux/pageblock-flags.h.
@@ -70,7 +85,7 @@ def pageblock_order(prog: Program) -> int:
     variable = find_object(prog, "pageblock_order")
     if variable is not None:
         return int(variable)
-    largest = max_page_order(prog)
+    largest = min(max_page_order(prog), _pageblock_limit(prog))
     # CONFIG_TRANSPARENT_HUGEPAGE without CONFIG_HUGETLB_PAGE counts since v6.11.
     huge = find_object(prog, "hstates", "mm/hugetlb.c") is not None
     if not huge and find_object(prog, "transparent_hugepage_flags") is not None:
@@ -80,8 +95,20 @@ def pageblock_order(prog: Program) -> int:
         )
     if not huge:
         return largest
-    # HPAGE_PMD_ORDER: a page table of PAGE_SIZE bytes holds PAGE_SIZE / 8 entries.
-    return min(int(prog["PAGE_SHIFT"]) - 3, largest)
+    return min(huge_page_order(prog), largest)
+
+
+def _pageblock_limit(prog: Program) -> int:
+    """
+    ``PAGE_BLOCK_MAX_ORDER`` where the kernel has its own configuration in it.
+
+    "mm: add CONFIG_PAGE_BLOCK_MAX_ORDER to select page block order" (in v6.17). By default it is
+    the largest order; nothing else in a dump says it.
+    """
+    try:
+        return int(get_kconfig(prog).get("CONFIG_PAGE_BLOCK_MAX_ORDER", _NO_LIMIT))
+    except (LookupError, FaultError, OSError, EOFError, ValueError, zlib.error):
+        return _NO_LIMIT
 
 
 def _version(prog: Program) -> tuple[int, int]:

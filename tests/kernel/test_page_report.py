@@ -14,6 +14,7 @@ from drgn.helpers.linux.pid import for_each_task
 
 import drgn_pageowner
 from drgn_pageowner.kernel.page_report import page_report
+from drgn_pageowner.kernel.zones import huge_page_order
 
 
 def facts(dump: Dump, kind: str, **wanted: str) -> list[dict[str, str]]:
@@ -74,9 +75,10 @@ def test_page_cache_names_the_file_and_the_place_in_it(known: Dump) -> None:
 def test_huge_pages_are_compound_and_tails_know_their_head(own: Dump) -> None:
     for line in facts(own, "hugetlb") + facts(own, "thp"):
         pfn = int(line["pfn"])
-        for tail in (0, 1, 77, 511):
+        order = huge_page_order(own.prog)
+        for tail in (0, 1, 77, (1 << order) - 1):
             info = page_report(own.prog, f"pfn:{pfn + tail}")
-            assert (info.head_pfn, info.compound_order) == (pfn, 9)
+            assert (info.head_pfn, info.compound_order) == (pfn, order)
     for line in facts(own, "hugetlb"):
         assert page_report(own.prog, f"pfn:{line['pfn']}").state == "hugetlb"
 
@@ -104,7 +106,7 @@ def test_every_kind_of_address_finds_the_same_page(own: Dump) -> None:
         names = {
             f"pfn:{pfn}": "PFN",
             f"pfn:{pfn:#x}": "PFN",
-            f"phys:{pfn << 12:#x}": "physical address",
+            f"phys:{pfn << int(prog['PAGE_SHIFT']):#x}": "physical address",
             line["va"]: "vmalloc",
             line["va"].removeprefix("0x"): "vmalloc",
             f"{int(page):#x}": "struct page",
