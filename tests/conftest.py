@@ -31,7 +31,8 @@ class Dump:
 
     def __init__(self, name: str, directory: Path, vmlinux: Path) -> None:
         self.name = name
-        self.kernel = name.split("/")[0].removeprefix("linux-")
+        self.kernel = name.split("/")[0].removeprefix("linux-").split("-")[0]
+        """The version: "6.12"."""
         self.vmcore = directory / "vmcore"
         self.vmlinux = vmlinux
         self._truth = directory / "truth"
