@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from drgn import FaultError, Program
-from drgn.helpers.linux.mm import virt_to_phys
 
 from drgn_pageowner.arrays import cover
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
@@ -20,7 +19,7 @@ from drgn_pageowner.kernel.reader import snapshot
 from drgn_pageowner.kernel.sections import find_sections, page_ext_stride
 from drgn_pageowner.kernel.slab import read_slabs
 from drgn_pageowner.kernel.stackdepot import depot_layout, depot_pools
-from drgn_pageowner.kernel.translate import image_range, kernel_phys
+from drgn_pageowner.kernel.translate import direct_phys, image_range, kernel_pfns, kernel_phys
 from drgn_pageowner.kernel.vmap import VmapAreas, read_vmap_areas, task_stacks
 from drgn_pageowner.pages import Pages, PageState
 from drgn_pageowner.snapshot import Array, Snapshot
@@ -58,6 +57,7 @@ class InventoryReader:
         self.vmap: VmapAreas = read_vmap_areas(
             prog, memory.pages, self.sections, self.stacks, problems
         )
+        self._areas = {area.start: area for area in self.vmap.areas}
         slabs, self.free_objects = read_slabs(prog, memory.pages, self.sections)
         self.inventory = Inventory(
             memory=memory,
@@ -77,8 +77,7 @@ class InventoryReader:
         """:class:`Metadata` of every page."""
         found = np.zeros(len(self.pages), np.uint8)
         for kind, address, size in self._section_arrays():
-            for rows in self._mapped_rows(address, size):
-                found[rows] = kind
+            found[self._mapped_rows(address, size)] = kind
         for rows in self._stack_depot():
             found[rows] = Metadata.STACK_DEPOT
         units, length = first_chunk(self.prog)
@@ -128,43 +127,25 @@ class InventoryReader:
             if self._image is not None and self._image[0] <= address < self._image[1]:
                 phys = kernel_phys(self.prog, address)
             else:
-                phys = int(virt_to_phys(self.prog, address))
-        except (FaultError, ValueError):
+                phys = direct_phys(self.prog, address)
+        except (FaultError, ValueError, NotImplementedError):
             return np.zeros(0, np.int64)
         end = -(-(phys + size) // self._size)
         rows = self.pages.rows(np.arange(phys // self._size, end, dtype=np.int64))
         result: Array = rows[rows >= 0]
         return result
 
-    def _mapped_rows(self, address: int, size: int) -> Iterator[Array]:
-        """
-        Rows of the pages behind a range of any kernel mapping.
-
-        In steps of what one page table maps; where such a step is not contiguous, page by page.
-        """
-        step = self._size * (self._size // 8)
-        position = address - address % self._size
-        while position < address + size:
-            end = min((position // step + 1) * step, address + size)
-            number = -(-(end - position) // self._size)
-            try:
-                first = kernel_phys(self.prog, position)
-                last = kernel_phys(self.prog, position + (number - 1) * self._size)
-                if last - first == (number - 1) * self._size:
-                    pfns = first // self._size + np.arange(number, dtype=np.int64)
-                else:
-                    pfns = np.array(
-                        [
-                            kernel_phys(self.prog, position + page * self._size) // self._size
-                            for page in range(number)
-                        ],
-                        np.int64,
-                    )
-                rows = self.pages.rows(pfns)
-                yield rows[rows >= 0]
-            except (FaultError, NotImplementedError):
-                pass
-            position = end
+    def _mapped_rows(self, address: int, size: int) -> Array:
+        """Rows of the pages behind a range of any kernel mapping: ``int64``."""
+        number = -(-(address % self._size + size) // self._size)
+        area = self._areas.get(address)
+        # A vmalloc area has its list of pages; anything else is looked up in the page tables.
+        if area is not None and number <= len(area.rows):
+            rows = area.rows[:number]
+        else:
+            rows = self.pages.rows(kernel_pfns(self.prog, address, number))
+        result: Array = rows[rows >= 0]
+        return result
 
 
 def _cover(pages: Pages, records: Snapshot | None) -> Array:

@@ -43,6 +43,10 @@ _DTYPES = {
 }
 
 
+# What a page has in the columns where 0 would say something.
+_NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
+
+
 def read_memory(prog: Program, *, columns: Iterable[str] = ()) -> Memory:
     """
     Read every ``struct page`` and every free list.
@@ -81,6 +85,10 @@ class _Reader:
         total = len(sections)
         for section in progress(sections, description="memmap", total=total, unit=" section"):
             end = min(section.end_pfn, facts.max_pfn)
+            if not section.online:
+                self._not_online(end - section.start_pfn, row)
+                row += end - section.start_pfn
+                continue
             self._section(section, end, row)
             row += end - section.start_pfn
             types = read_section_pageblocks(self._prog, section, layout, facts.zones)
@@ -128,6 +136,13 @@ class _Reader:
             decoded.zone[low:high] = 255
             self._missing += high - low
         self._keep(decoded, row)
+
+    def _not_online(self, number: int, row: int) -> None:
+        """Pages that the page allocator does not have: what their memmap says means nothing."""
+        for name, column in self._columns.items():
+            column[row : row + number] = _NOTHING.get(name, 0)
+        if "head" in self._columns:
+            self._columns["head"][row : row + number] = np.arange(row, row + number)
 
     def _keep(self, decoded: SectionPages, row: int) -> None:
         """Copy what is wanted of a section to the columns, from *row* on."""

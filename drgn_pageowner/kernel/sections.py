@@ -34,12 +34,13 @@ __all__ = (
     "section_of",
 )
 
-# enum in include/linux/mmzone.h; the same two bits in every kernel that has page_owner.
-_SECTION_MARKED_PRESENT = 1 << 0
+# enum in include/linux/mmzone.h; the same in every kernel that has page_owner.
 _SECTION_HAS_MEM_MAP = 1 << 1
+# Since Linux kernel commit 2d070eab2e82 ("mm: consider zone which is not fully populated to have
+# holes") (in v4.13); no bit of older kernels' addresses of memmaps.
+_SECTION_IS_ONLINE = 1 << 2
 # Since v6.1 an array that is going away (memory hot-unplug) has this bit in its address.
 _PAGE_EXT_INVALID = 1 << 0
-_WORD_MASK = (1 << 64) - 1
 
 
 class Section(NamedTuple):
@@ -58,6 +59,9 @@ class Section(NamedTuple):
     """Address of the ``struct page_ext`` of :attr:`start_pfn`; 0 if it has none."""
     pageblock_flags: int
     """Address of the pageblock bitmap of :attr:`start_pfn`; 0 on FLATMEM (zones have it)."""
+    online: bool = True
+    """Whether the page allocator has the memory: else it was added but never put to use, or taken
+    back (memory hotplug), or is a device's; and its memmap may be garbage."""
 
 
 def pfn_limits(prog: Program) -> tuple[int, int]:
@@ -182,27 +186,31 @@ def _sparsemem_sections(prog: Program, mem_section: Object) -> Iterator[Section]
     members = ["section_mem_map", "page_ext", "usage", "pageblock_flags"]
     dtype = struct_dtype(prog, section_type, members)
     usage_bitmap = _usage_bitmap_offset(prog)
+    # Addresses are biased by what may be more than the array: they wrap.
+    word_mask = (1 << 8 * word_dtype(prog).itemsize) - 1
+    table = [
+        (first, read_array(prog, address, dtype, count))
+        for first, address, count in _sparsemem_roots(prog, mem_section)
+    ]
+    knows_online = any((rows["section_mem_map"] & _SECTION_IS_ONLINE).any() for _, rows in table)
 
-    for first, address, count in _sparsemem_roots(prog, mem_section):
-        rows = read_array(prog, address, dtype, count)
-        present = rows["section_mem_map"] & (_SECTION_MARKED_PRESENT | _SECTION_HAS_MEM_MAP)
-        for index in np.flatnonzero(present & _SECTION_HAS_MEM_MAP).tolist():
+    for first, rows in table:
+        for index in np.flatnonzero(rows["section_mem_map"] & _SECTION_HAS_MEM_MAP).tolist():
             row = rows[index]
             start = (first + index) * pages_per_section
-            if vmemmap is not None:
-                memmap = vmemmap + start * page_struct_size
-            else:
-                memmap = (int(row["section_mem_map"]) & memmap_mask) + start * page_struct_size
+            encoded = int(row["section_mem_map"])
+            base = vmemmap if vmemmap is not None else encoded & memmap_mask
             page_ext = int(row["page_ext"]) if "page_ext" in (dtype.names or ()) else 0
             if page_ext & _PAGE_EXT_INVALID:
                 page_ext = 0
             yield Section(
                 start,
                 start + pages_per_section,
-                memmap & _WORD_MASK,
+                (base + start * page_struct_size) & word_mask,
                 # Biased: the entry of a PFN is page_ext + page_ext_size * pfn.
-                (page_ext + page_ext_size * start) & _WORD_MASK if page_ext else 0,
+                (page_ext + page_ext_size * start) & word_mask if page_ext else 0,
                 _bitmap_address(row, usage_bitmap),
+                bool(encoded & _SECTION_IS_ONLINE) or not knows_online,
             )
 
 

@@ -22,7 +22,7 @@ from drgn_pageowner.kernel.memory import (
     word_dtype,
 )
 from drgn_pageowner.kernel.sections import Section, memmap_pfns
-from drgn_pageowner.kernel.translate import kernel_phys
+from drgn_pageowner.kernel.translate import kernel_pfns
 from drgn_pageowner.pages import Pages
 from drgn_pageowner.snapshot import Array
 
@@ -31,8 +31,6 @@ __all__ = ("TaskStack", "VmapAreas", "read_vmap_areas", "task_stacks", "thread_s
 # VM_MAP of include/linux/vmalloc.h: a macro, the same since v2.6.12. Who called vmap() may have
 # thrown its list of pages away; vm_map_ram() keeps none.
 _VM_MAP = 0x4
-# Each of these pages is looked up in the page tables by itself: 20 us.
-_MOST_WALKED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -176,7 +174,6 @@ def read_vmap_areas(
     stack_size = thread_size(prog)
     areas: list[Area] = []
     bookkeeping: list[int] = []
-    walked = 0
     try:
         for vmap in for_each_vmap_area(prog):
             bookkeeping.append(int(vmap))
@@ -185,9 +182,10 @@ def read_vmap_areas(
                 bookkeeping.append(int(vm))
             if not vm or (not vm.pages and int(vm.flags) & _VM_MAP):
                 start, end = int(vmap.va_start), int(vmap.va_end)
-                if walked + (end - start) // size <= _MOST_WALKED:
-                    walked += (end - start) // size
-                    areas.append(Area(start, end - start, "vmap", _walk(prog, pages, start, end)))
+                # None of a driver's own mappings is as large as memory.
+                if (end - start) // size <= len(pages):
+                    pfns = kernel_pfns(prog, start, (end - start) // size)
+                    areas.append(Area(start, end - start, "vmap", _rows(pages, pfns)))
                 continue
             number = int(vm.nr_pages)
             if not vm.pages or not 0 < number <= len(pages):
@@ -196,7 +194,7 @@ def read_vmap_areas(
             start = int(vm.addr)
             pointers = _pointers(prog, int(vm.pages), number)
             pfns = memmap_pfns(sections, pointers, struct_page)
-            rows = np.where(pfns >= 0, pages.rows(np.maximum(pfns, 0)), -1)
+            rows = _rows(pages, pfns)
             kind = owners.get(start) or _module_at(modules, start, number * size)
             if kind is None:
                 kind = "vmalloc"
@@ -212,16 +210,9 @@ def read_vmap_areas(
     )
 
 
-def _walk(prog: Program, pages: Pages, start: int, end: int) -> Array:
-    """Rows of the pages that the kernel's page tables map there; -1 where they map none."""
-    pfns = []
-    for address in range(start, end, pages.facts.page_size):
-        try:
-            pfns.append(kernel_phys(prog, address) // pages.facts.page_size)
-        except (FaultError, NotImplementedError):
-            pfns.append(-1)
-    found = np.array(pfns, np.int64)
-    result: Array = np.where(found >= 0, pages.rows(np.maximum(found, 0)), -1)
+def _rows(pages: Pages, pfns: Array) -> Array:
+    """Rows of *pfns*; -1 where there is no page."""
+    result: Array = np.where(pfns >= 0, pages.rows(np.maximum(pfns, 0)), -1)
     return result
 
 
