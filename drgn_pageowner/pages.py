@@ -22,7 +22,7 @@ class PageState:
     UNKNOWN = 0
     """Its ``struct page`` is not in the dump."""
     ABSENT = 1
-    """A hole: has a ``struct page`` but no memory."""
+    """A hole: has a ``struct page`` but no memory, or memory that is offline (memory hotplug)."""
     FREE = 2
     """In the buddy allocator."""
     FREE_PCP = 3

@@ -14,7 +14,7 @@ from drgn_pageowner.arrays import ascending
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.heap import Heap, Inventory, Metadata
 from drgn_pageowner.kernel.inventory import InventoryReader
-from drgn_pageowner.kernel.memory import find_object, read_bulk
+from drgn_pageowner.kernel.memory import find_object, read_bulk, word_dtype, words
 from drgn_pageowner.kernel.page_ext import page_owner_state
 from drgn_pageowner.kernel.resources import crash_kernel
 from drgn_pageowner.kernel.vmap import TaskStack
@@ -62,6 +62,8 @@ class HeapReader:
         self._inventory = reader.inventory
         self._pages: Pages = reader.pages
         self._size = reader.pages.facts.page_size
+        self.word = word_dtype(reader.prog).itemsize
+        """Size of a word, in bytes."""
         self._records = records
         self.first_object = len(records)
         self.first_root = len(records) + len(reader.inventory.slabs)
@@ -93,8 +95,8 @@ class HeapReader:
         self._scan_pages()
         self._scan_struct_pages()
         for number, stack in enumerate(self.reader.stacks):
-            _, words = self.stack_words(stack)
-            target = self.resolver.targets(words[words >= self.resolver.lowest])
+            _, data = self.stack_words(stack)
+            target = self.resolver.targets(data[data >= self.resolver.lowest])
             root = self.first_stack + number
             self._add(np.full(len(target), root, np.int64), target)
         self.reader.free_objects.mark()
@@ -224,7 +226,7 @@ class HeapReader:
         :param rows: Of the pages that were read.
         :param place: Of the words in what was read.
         """
-        slabs, words_per_page = self._inventory.slabs, self._size // 8
+        slabs, words_per_page = self._inventory.slabs, self._size // self.word
         row = rows[place // words_per_page]
         node: Array = self.source[row].astype(np.int64)
         in_slab = np.flatnonzero(node == -2)
@@ -233,7 +235,7 @@ class HeapReader:
         elif len(in_slab):
             slab = self.resolver.slab_of_row[row[in_slab]].astype(np.int64)
             offset = (row[in_slab] - slabs.row[slab]) * self._size
-            offset += (place[in_slab] % words_per_page) * 8
+            offset += (place[in_slab] % words_per_page) * self.word
             objects = objects_at(slabs, slab, offset, inside=True)
             node[in_slab] = np.where(objects >= 0, objects + self.first_object, -1)
         return node
@@ -243,13 +245,13 @@ class HeapReader:
         result = np.full(len(place), -1, np.int64)
         inside = np.flatnonzero((node >= self.first_object) & (node < self.first_root))
         if len(inside):
-            slabs, words_per_page = self._inventory.slabs, self._size // 8
+            slabs, words_per_page = self._inventory.slabs, self._size // self.word
             objects = node[inside] - self.first_object
             slab = slabs.slab_of(objects)
             row = rows[place[inside] // words_per_page]
             start = slabs.first[slab] + (objects - slabs.start[slab]) * slabs.stride[slab]
             offset = (row - slabs.row[slab]) * self._size
-            result[inside] = offset + (place[inside] % words_per_page) * 8 - start
+            result[inside] = offset + (place[inside] % words_per_page) * self.word - start
         return result
 
     def pieces(self, rows: Array) -> Iterator[Array]:
@@ -264,7 +266,7 @@ class HeapReader:
         phys = int(self._pages.pfns(rows[:1])[0]) * self._size
         bulk = read_bulk(self._prog, phys, len(rows) * self._size, physical=True)
         self._missing += sum(size for _, size in bulk.missing) // self._size
-        return np.frombuffer(bulk.data, np.uint64)
+        return words(self._prog, bulk.data)
 
     def _struct_page_nodes(self) -> Array:
         """The node that a ``struct page`` belongs to, the same as the page's content: ``int64``."""
@@ -277,36 +279,37 @@ class HeapReader:
 
     def _scan_struct_pages(self) -> None:
         """Lists through ``page->lru``, and the like."""
-        for _, node, words in self.struct_page_words():
-            self._add(node, self.resolver.targets(words))
+        for _, node, values in self.struct_page_words():
+            self._add(node, self.resolver.targets(values))
 
     def struct_page_words(self) -> Iterator[tuple[Array, Array, Array]]:
         """Of every section's memmap: address, node and value of what may be a pointer."""
         size = int(self._prog.type("struct page").size)
-        per_page = size // 8
+        per_page = size // self.word
         for section in self.reader.sections:
             row = int(self._pages.rows(np.array([section.start_pfn]))[0])
             if row < 0:
                 continue
             number = min(section.end_pfn, self._pages.facts.max_pfn) - section.start_pfn
             bulk = read_bulk(self._prog, section.memmap, number * size)
-            words = np.frombuffer(bulk.data, np.uint64)
-            place = np.flatnonzero(words >= self.resolver.lowest)
+            data = words(self._prog, bulk.data)
+            place = np.flatnonzero(data >= self.resolver.lowest)
             # The first word is flags, and a tail's second leads to its head.
             which = place % per_page
-            tail = (which == 1) & ((words[place] & np.uint64(1)) != 0)
+            tail = (which == 1) & ((data[place] & np.uint64(1)) != 0)
             node = self._struct_page_node[row + place // per_page]
             kept = (which > 0) & ~tail & (node >= 0)
             place = place[kept]
-            yield np.uint64(section.memmap) + place.astype(np.uint64) * 8, node[kept], words[place]
+            addresses = np.uint64(section.memmap) + place.astype(np.uint64) * np.uint64(self.word)
+            yield addresses, node[kept], data[place]
 
     def stack_words(self, stack: TaskStack) -> tuple[int, Array]:
         """Address of the live part of a stack, and its words; registers come behind them."""
         end = stack.start + stack.size
-        live = -(-stack.live // 8) * 8
+        live = -(-stack.live // self.word) * self.word
         bulk = read_bulk(self._prog, live, end - live)
-        words = np.frombuffer(bulk.data, np.uint64)
-        return live, np.concatenate([words, np.array(stack.registers, np.uint64)])
+        data = words(self._prog, bulk.data)
+        return live, np.concatenate([data, np.array(stack.registers, np.uint64)])
 
 
 class Numbers:

@@ -30,7 +30,6 @@ from drgn_pageowner.snapshot import Array, Frame
 __all__ = ("Kallsyms", "load_kallsyms", "module_names", "module_regions")
 
 _SHN_UNDEF = 0
-_LONG_MAX = (1 << 64) - 1
 # The prefixes of is_mapping_symbol() in include/linux/module_symbol.h.
 _MAPPING_SYMBOLS = (b".L", b"L0", b"$")
 
@@ -46,6 +45,8 @@ class _ModuleSymbols:
     names: list[bytes]
     own_regions: bool = False
     """Whether only symbols of the PC's own region are looked at."""
+    word_mask: int = (1 << 64) - 1
+    """The largest ``unsigned long``."""
 
     def frame(self, pc: int) -> Frame | None:
         """As ``find_kallsyms_symbol()`` of kernel/module/kallsyms.c does."""
@@ -64,7 +65,7 @@ class _ModuleSymbols:
         if next_value > bound:
             next_value = bound
         # Where that is before the symbol, the kernel prints the difference as it is: huge.
-        return Frame(pc, name, pc - value, (next_value - value) & _LONG_MAX, self.name)
+        return Frame(pc, name, pc - value, (next_value - value) & self.word_mask, self.name)
 
 
 class _CoreSymbols:
@@ -300,7 +301,8 @@ def _module_symbols(prog: Program, module: Object) -> _ModuleSymbols:
     values = named["st_value"][keep].astype(np.uint64)
     by_value = np.argsort(values, kind="stable")
     in_order = [names[i] for i in by_value.tolist()]
-    return _ModuleSymbols(name, ranges, values[by_value], in_order, own_regions)
+    word_mask = (1 << 8 * word_dtype(prog).itemsize) - 1
+    return _ModuleSymbols(name, ranges, values[by_value], in_order, own_regions, word_mask)
 
 
 def module_names(prog: Program) -> list[str]:

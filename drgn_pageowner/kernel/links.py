@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from drgn import FaultError, Program
-from drgn.helpers.linux.mm import pfn_to_virt
 
 from drgn_pageowner.heap import Metadata, Target, Word
 from drgn_pageowner.kernel.heap import HeapReader
@@ -16,7 +15,7 @@ from drgn_pageowner.kernel.memory import symbol_address
 from drgn_pageowner.kernel.percpu import first_chunk
 from drgn_pageowner.kernel.resolve import resolve
 from drgn_pageowner.kernel.slab_track import object_addresses
-from drgn_pageowner.kernel.translate import image_range, kernel_phys
+from drgn_pageowner.kernel.translate import direct_map, image_range, kernel_phys
 from drgn_pageowner.pages import PageState
 from drgn_pageowner.snapshot import Array
 
@@ -32,7 +31,7 @@ class WordFinder:
         self._prog: Program = reader.reader.prog
         self._pages = reader.reader.pages
         self._size = self._pages.facts.page_size
-        self._direct = int(pfn_to_virt(self._prog, 0))
+        self._direct = direct_map(self._prog)
         self._image = image_range(self._prog)
         self._kallsyms = load_kallsyms(self._prog)
         self._per_cpu = _PerCpu(self._prog)
@@ -114,12 +113,12 @@ class WordFinder:
         good[good] = wanted[target[good]]
         place, target = place[good], target[good]
         node = self._reader.nodes_of_words(rows, place)
-        per_page = self._size // 8
+        per_page = self._size // self._reader.word
         for at, to, of in zip(place.tolist(), target.tolist(), node.tolist(), strict=True):
             if of < 0 or not chosen[of]:
                 continue
             pfn = int(self._pages.pfns(rows[at // per_page : at // per_page + 1])[0])
-            offset = at % per_page * 8
+            offset = at % per_page * self._reader.word
             yield self._word(of, to, pfn, offset, int(data[at]))
 
     def _in_stacks(self, chosen: Array, wanted: Array) -> Iterator[Word]:
@@ -132,9 +131,10 @@ class WordFinder:
             for at in np.flatnonzero(target >= 0).tolist():
                 if not wanted[target[at]]:
                     continue
-                address: int | None = start + at * 8
-                kind, name = "stack", f"+ {start + at * 8 - stack.start:#x}"
-                if start + at * 8 >= stack.start + stack.size:
+                place = start + at * self._reader.word
+                address: int | None = place
+                kind, name = "stack", f"+ {place - stack.start:#x}"
+                if place >= stack.start + stack.size:
                     address, kind, name = None, "register", ""
                 yield Word(
                     kind,

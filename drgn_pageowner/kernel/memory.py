@@ -24,6 +24,7 @@ __all__ = (
     "struct_dtype",
     "symbol_address",
     "word_dtype",
+    "words",
 )
 
 
@@ -54,6 +55,15 @@ def word_dtype(prog: Program) -> np.dtype[Any]:
     assert platform is not None
     size = 8 if platform.flags & PlatformFlags.IS_64_BIT else 4
     return np.dtype(f"{byte_order(prog)}u{size}")
+
+
+def words(prog: Program, data: bytes | bytearray) -> Array:
+    """
+    Memory as ``unsigned long``.
+
+    :return: ``uint64``, whatever the size and byte order of *prog* are.
+    """
+    return np.frombuffer(data, word_dtype(prog)).astype(np.uint64, copy=False)
 
 
 def read_bulk(prog: Program, address: int, size: int, *, physical: bool = False) -> Bulk:

@@ -30,7 +30,7 @@ from drgn_pageowner.kernel.page_users import (
 from drgn_pageowner.kernel.pageblock import pageblock_layout, read_section_pageblocks
 from drgn_pageowner.kernel.resolve import Target, resolve
 from drgn_pageowner.kernel.stackdepot import depot_layout, read_stacks
-from drgn_pageowner.kernel.translate import in_kernel_image
+from drgn_pageowner.kernel.translate import direct_map, direct_map_end, in_kernel_image
 from drgn_pageowner.kernel.zones import find_zones, max_page_order, pageblock_order
 from drgn_pageowner.page_info import PageInfo, PageRecord
 from drgn_pageowner.snapshot import Frame, Names, Stacks
@@ -142,8 +142,12 @@ def page_report(prog: Program, what: str) -> PageInfo:
     target = resolve(prog, memmap, what)
     reporter = _Reporter(prog, memmap)
     record, no_record = _record(reporter, target.pfn)
-    row = reporter.struct_page(target.pfn)
-    facts = _page_facts(reporter, target, row, record) if row is not None else {}
+    section = memmap.section(target.pfn)
+    if section is not None and not section.online:
+        facts = {"state": "offline: the page allocator does not have this memory"}
+    else:
+        row = reporter.struct_page(target.pfn)
+        facts = _page_facts(reporter, target, row, record) if row is not None else {}
     return PageInfo(
         what=what,
         kind=target.kind,
@@ -159,10 +163,10 @@ def page_report(prog: Program, what: str) -> PageInfo:
     )
 
 
-def _virtual(prog: Program, pfn: int) -> int:
-    from drgn.helpers.linux.mm import pfn_to_virt
-
-    return int(pfn_to_virt(prog, pfn))
+def _virtual(prog: Program, pfn: int) -> int | None:
+    """Its address in the direct map; ``None`` of a page of HIGHMEM, which has none."""
+    address = direct_map(prog) + pfn * page_size(prog)
+    return address if address < direct_map_end(prog) else None
 
 
 def _pageblock(reporter: _Reporter, pfn: int) -> dict[str, Any]:
@@ -235,7 +239,9 @@ def _content(
     if free is not None:
         return {"state": f"free: in a block of order {free[1]} at pfn {free[0]:#x}"}
     if type_name == "slab" or reporter.flag(head, "slab"):
-        address = target.address if target.address is not None else _virtual(prog, target.pfn)
+        address = target.address
+        if address is None:
+            address = direct_map(prog) + target.pfn * page_size(prog)
         return {"state": "slab", "slab": attempt("slab", lambda: slab_of(prog, address))}
     if type_name:
         return {"state": _STATES.get(type_name, type_name)}

@@ -24,12 +24,12 @@ class PageblockLayout:
         self.isolate_bit = isolate_bit
         self.isolate_type = -1
 
-    def decode(self, bitmap: bytes | bytearray, blocks: int) -> Array:
+    def decode(self, bitmap: Array, blocks: int) -> Array:
         """
-        :param bitmap: ``pageblock_flags``, as words in memory (little-endian).
+        :param bitmap: ``pageblock_flags``: ``unsigned long``, little-endian.
         :return: ``int8``, shape ``(blocks,)``: migratetype of every pageblock.
         """
-        bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
+        bits = np.unpackbits(bitmap.view(np.uint8), bitorder="little")
         fields = bits[: blocks * self.bits].reshape(blocks, self.bits)
         weights = np.int8(1) << np.arange(self.bits, dtype=np.int8)
         weights &= np.int8(self.migrate_mask)
@@ -94,10 +94,11 @@ def _read_bitmap(
     prog: Program, address: int, first: int, blocks: int, layout: PageblockLayout
 ) -> Array:
     """The migratetypes of *blocks* pageblocks from number *first* of the bitmap at *address*."""
-    word = word_dtype(prog).itemsize
-    size = -(-(first + blocks) * layout.bits // (8 * word)) * word
+    word = word_dtype(prog)
+    size = -(-(first + blocks) * layout.bits // (8 * word.itemsize)) * word.itemsize
     bulk = read_bulk(prog, address, size)
-    types = layout.decode(bulk.data, first + blocks)
+    words = np.frombuffer(bulk.data, word).astype(word.newbyteorder("<"), copy=False)
+    types = layout.decode(words, first + blocks)
     for offset, length in bulk.missing:
         types[offset * 8 // layout.bits : -(-(offset + length) * 8 // layout.bits)] = -1
     return types[first:]

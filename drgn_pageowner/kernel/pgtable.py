@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from drgn import Architecture, FaultError, Program
+from drgn import Architecture, Program
 
-from drgn_pageowner.kernel.memory import find_object, read_array, read_bulk
+from drgn_pageowner.kernel.memory import find_object, read_bulk
 from drgn_pageowner.snapshot import Array
 
 __all__ = ("Format", "PageTables", "table_format")
@@ -22,7 +22,7 @@ _ARM64_TABLE = 1 << 1
 class Format(NamedTuple):
     """How an architecture lays out its page tables. Level 0 maps single pages."""
 
-    entry: np.dtype[np.uint64]
+    entry: np.dtype[Any]
     page_shift: int
     bits: tuple[int, ...]
     """Bits of the address that index a table of each level."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from drgn import FaultError, Program
-from drgn.helpers.linux.mm import PageSlab, compound_head, pfn_to_virt, phys_to_virt, virt_to_phys
+from drgn.helpers.linux.mm import PageSlab, compound_head
 from drgn.helpers.linux.module import address_to_module
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
@@ -14,7 +14,13 @@ from drgn_pageowner.kernel.memmap import Memmap
 from drgn_pageowner.kernel.memory import page_size
 from drgn_pageowner.kernel.page_ext import page_ext_layout
 from drgn_pageowner.kernel.sections import page_ext_stride, pfn_limits
-from drgn_pageowner.kernel.translate import image_range, kernel_phys
+from drgn_pageowner.kernel.translate import (
+    direct_map,
+    direct_map_end,
+    direct_phys,
+    image_range,
+    kernel_phys,
+)
 
 __all__ = ("Target", "resolve")
 
@@ -54,7 +60,7 @@ def resolve(prog: Program, memmap: Memmap, what: str) -> Target:
     if prefix == "phys":
         phys = _number(number, what)
         _check(prog, memmap, phys >> shift, what)
-        return Target(what, "physical address", phys >> shift, int(phys_to_virt(prog, phys)))
+        return Target(what, "physical address", phys >> shift, direct_map(prog) + phys)
     raise UsageError(f"{what!r} names no page: give pfn:N, phys:A, or an address")
 
 
@@ -96,7 +102,7 @@ def _resolve_address(prog: Program, memmap: Memmap, what: str, address: int) -> 
     if page_ext is not None:
         return page_ext
     if _in_direct_map(prog, address):
-        pfn = int(virt_to_phys(prog, address)) >> int(prog["PAGE_SHIFT"])
+        pfn = direct_phys(prog, address) >> int(prog["PAGE_SHIFT"])
         _check(prog, memmap, pfn, what)
         kind = "slab object" if _is_slab(memmap, pfn) else "direct map"
         return Target(what, kind, pfn, address)
@@ -134,9 +140,8 @@ def _page_ext_kind(prog: Program, offset: int) -> str:
 
 
 def _in_direct_map(prog: Program, address: int) -> bool:
-    min_low_pfn, max_pfn = pfn_limits(prog)
-    start, end = int(pfn_to_virt(prog, min_low_pfn)), int(pfn_to_virt(prog, max_pfn))
-    return start <= address < end
+    start = direct_map(prog) + pfn_limits(prog)[0] * page_size(prog)
+    return start <= address < direct_map_end(prog)
 
 
 def _is_slab(memmap: Memmap, pfn: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object, Program, Type, TypeMember
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.percpu import per_cpu_ptr
@@ -13,9 +13,12 @@ from drgn.helpers.linux.slab import for_each_slab_cache
 
 from drgn_pageowner.heap import Slabs
 from drgn_pageowner.kernel.memory import (
+    byte_order,
     find_type,
     has_member,
+    read_array,
     struct_dtype,
+    word_dtype,
 )
 from drgn_pageowner.kernel.page import read_memmap
 from drgn_pageowner.kernel.sections import Section
@@ -149,8 +152,8 @@ def _objects(prog: Program, sheaf: Object) -> list[int]:
     size = int(sheaf.size)
     if not 0 < size <= _MOST_OF_SHEAF:
         return []
-    data = prog.read(int(sheaf.objects.address_of_()), size * 8)
-    return [int(pointer) for pointer in np.frombuffer(data, np.uint64).tolist()]
+    objects = read_array(prog, int(sheaf.objects.address_of_()), word_dtype(prog), size)
+    return [int(pointer) for pointer in objects.tolist()]
 
 
 def _slab_heads(
@@ -168,7 +171,8 @@ def _slab_heads(
         itemsize=int(prog.type("struct page").size),
     )
     objects = type_.member("objects")
-    bit, width = _bits_of_counters(type_, objects.bit_offset), objects.bit_field_size or 15
+    bit = _shift_in_counters(type_, objects, byte_order(prog) == "<")
+    width = objects.bit_field_size or 15
     slab = np.flatnonzero(pages.state == PageState.SLAB)
     head = slab[pages["head"][slab] == slab]
     parts: list[tuple[Array, ...]] = []
@@ -195,10 +199,13 @@ def _length(section: Section) -> int:
     return section.end_pfn - section.start_pfn
 
 
-def _bits_of_counters(type_: object, bit_offset: int) -> int:
-    """The place of a bit field of ``struct slab`` in its word ``counters``."""
-    counters = type_.member("counters").bit_offset  # type: ignore[attr-defined]
-    return bit_offset - int(counters)
+def _shift_in_counters(type_: Type, field: TypeMember, little_endian: bool) -> int:
+    """How far a bit field of ``struct slab`` is shifted in its word ``counters``."""
+    counters = type_.member("counters")
+    place = int(field.bit_offset - counters.bit_offset)
+    if little_endian:
+        return place
+    return int(counters.type.size) * 8 - place - (field.bit_field_size or 0)
 
 
 def _pages_of(pages: Pages, rows: Array) -> Array:

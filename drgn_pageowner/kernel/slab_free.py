@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 from drgn import Program
-from drgn.helpers.linux.mm import pfn_to_virt
 
 from drgn_pageowner.heap import Slabs
+from drgn_pageowner.kernel.memory import word_dtype
+from drgn_pageowner.kernel.translate import direct_map
 from drgn_pageowner.pages import Pages
 from drgn_pageowner.snapshot import Array
 
@@ -53,7 +54,8 @@ class FreeObjects:
         """
         self._slabs = slabs
         self._caches = caches
-        self._base = np.uint64(int(pfn_to_virt(prog, 0)))
+        self._word_dtype = word_dtype(prog)
+        self._base = np.uint64(direct_map(prog))
         self._page_size = pages.facts.page_size
         self._address = self._base + pages.pfns(slabs.row).astype(np.uint64) * np.uint64(
             self._page_size
@@ -64,7 +66,7 @@ class FreeObjects:
         offset = np.array([cache.offset for cache in caches] or [0], np.int64)[slabs.cache]
         byte = slabs.first[of_slab] + number * slabs.stride[of_slab] + offset[of_slab]
         self._row = (slabs.row[of_slab] + byte // self._page_size).astype(np.int64)
-        self._word = (byte % self._page_size // 8).astype(np.int64)
+        self._word = (byte % self._page_size // self._word_dtype.itemsize).astype(np.int64)
         self._pointer = np.zeros(len(slabs), np.uint64)
 
     def collect(self, rows: Array, data: Array) -> None:
@@ -77,7 +79,8 @@ class FreeObjects:
         place = np.searchsorted(rows, self._row[mine])
         here = rows[np.minimum(place, len(rows) - 1)] == self._row[mine]
         mine, place = mine[here], place[here]
-        self._pointer[mine] = data[place * (self._page_size // 8) + self._word[mine]]
+        per_page = self._page_size // self._word_dtype.itemsize
+        self._pointer[mine] = data[place * per_page + self._word[mine]]
 
     def mark(self) -> None:
         """Say in :attr:`Slabs.allocated` which objects are free."""
@@ -107,7 +110,8 @@ class FreeObjects:
             cache = self._slabs.cache[slab]
             words = self._pointer[node]
             # freelist_ptr_decode(): the address is byte-swapped since v5.7.
-            mixed = words ^ random[cache] ^ (current + offset[cache]).byteswap()
+            places = (current + offset[cache]).astype(self._word_dtype).byteswap()
+            mixed = words ^ random[cache] ^ places.astype(np.uint64)
             current = np.where(hardened[cache], mixed, words)
             current = current[current != 0]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from drgn import FaultError, Object, Program
-from drgn.helpers.linux.mm import pfn_to_virt
 from drgn.helpers.linux.slab import for_each_slab_cache
 
 from drgn_pageowner.errors import PageOwnerError
@@ -12,6 +11,7 @@ from drgn_pageowner.heap import Slabs
 from drgn_pageowner.kernel.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.memory import has_member
 from drgn_pageowner.kernel.stackdepot import depot_layout, read_stacks
+from drgn_pageowner.kernel.translate import direct_map
 from drgn_pageowner.pages import Pages
 from drgn_pageowner.snapshot import Array, Frame, Stacks
 
@@ -27,7 +27,7 @@ def object_addresses(prog: Program, pages: Pages, slabs: Slabs, objects: Array) 
     slab = slabs.slab_of(objects)
     page = pages.pfns(slabs.row[slab]) * pages.facts.page_size
     offset = slabs.first[slab] + (objects - slabs.start[slab]) * slabs.stride[slab]
-    result: Array = (page + offset).astype(np.uint64) + np.uint64(int(pfn_to_virt(prog, 0)))
+    result: Array = (page + offset).astype(np.uint64) + np.uint64(direct_map(prog))
     return result
 
 

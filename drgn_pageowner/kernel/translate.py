@@ -6,12 +6,13 @@ import numpy as np
 from drgn import FaultError, Object, Program
 from drgn.helpers.linux.mm import follow_phys, pfn_to_virt
 
-from drgn_pageowner.kernel.memory import find_object, page_size, symbol_address
+from drgn_pageowner.kernel.memory import find_object, find_type, page_size, symbol_address
 from drgn_pageowner.kernel.pgtable import PageTables, table_format
 from drgn_pageowner.snapshot import Array
 
 __all__ = (
     "direct_map",
+    "direct_map_end",
     "direct_phys",
     "image_range",
     "in_kernel_image",
@@ -36,6 +37,15 @@ def direct_map(prog: Program) -> int:
         if high_memory is None:
             raise
         return int(high_memory) - int(prog["max_low_pfn"]) * page_size(prog)
+
+
+def direct_map_end(prog: Program) -> int:
+    """The address behind the direct map: all of memory is in it, but for HIGHMEM."""
+    zones = find_type(prog, "enum zone_type")
+    names = {e.name for e in (zones.enumerators or () if zones is not None else ())}
+    if "ZONE_HIGHMEM" in names:
+        return int(prog["high_memory"])
+    return direct_map(prog) + int(prog["max_pfn"]) * page_size(prog)
 
 
 def direct_phys(prog: Program, address: int) -> int:

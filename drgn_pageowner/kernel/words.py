@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from drgn import Program
-from drgn.helpers.linux.mm import pfn_to_virt
 
 from drgn_pageowner.heap import Area, Slabs
 from drgn_pageowner.kernel.sections import Section, memmap_pfns
+from drgn_pageowner.kernel.translate import direct_map, direct_map_end
 from drgn_pageowner.pages import Pages
 from drgn_pageowner.snapshot import Array
 
@@ -58,8 +58,8 @@ class Resolver:
         self._records = record_of_row
         self._first_object = first_object
         self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
-        self._direct = int(pfn_to_virt(prog, 0))
-        self._end = int(pfn_to_virt(prog, pages.facts.max_pfn))
+        self._direct = direct_map(prog)
+        self._end = direct_map_end(prog)
         self._struct_page = int(prog.type("struct page").size)
         self._memmap = (
             min((section.memmap for section in sections), default=0),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object, Program, sizeof
 from drgn.helpers.linux.kconfig import get_kconfig
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
 
-from drgn_pageowner.kernel.memory import find_object, has_member
+from drgn_pageowner.kernel.memory import find_object, has_member, page_size
 from drgn_pageowner.kernel.sections import memory_model
 from drgn_pageowner.snapshot import BitField, Zone
 
@@ -71,8 +71,9 @@ def max_page_order(prog: Program) -> int:
 
 
 def huge_page_order(prog: Program) -> int:
-    """``HPAGE_PMD_ORDER``: a page table of ``PAGE_SIZE`` bytes holds ``PAGE_SIZE / 8`` entries."""
-    return int(prog["PAGE_SHIFT"]) - 3
+    """``HPAGE_PMD_ORDER``: what a page table of ``PAGE_SIZE`` bytes maps."""
+    entries = page_size(prog) // sizeof(prog.type("pte_t"))
+    return entries.bit_length() - 1
 
 
 def pageblock_order(prog: Program) -> int:
