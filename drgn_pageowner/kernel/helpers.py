@@ -11,13 +11,18 @@ from collections.abc import Iterator
 import numpy as np
 from drgn import Object, Program, StackTrace
 from drgn.helpers.common.prog import takes_program_or_default
-from drgn.helpers.linux.mm import page_to_pfn
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.memmap import Memmap
 from drgn_pageowner.kernel.page_ext import PageExtLayout, page_ext_layout
 from drgn_pageowner.kernel.reader import snapshot
-from drgn_pageowner.kernel.sections import Section, find_sections, page_ext_stride, section_of
+from drgn_pageowner.kernel.sections import (
+    Section,
+    find_sections,
+    memmap_pfns,
+    page_ext_stride,
+    section_of,
+)
 from drgn_pageowner.kernel.stackdepot import depot_layout, read_stacks
 
 __all__ = (
@@ -38,8 +43,10 @@ def page_ext(page: Object) -> Object:
     :raises FaultError: if the dump does not hold ``mem_section``
     """
     prog = page.prog_
-    pfn = int(page_to_pfn(page))
-    section = section_of(_sections(prog), pfn)
+    sections = _sections(prog)
+    size = int(prog.type("struct page").size)
+    pfn = int(memmap_pfns(sections, np.array([int(page)], np.uint64), size)[0])
+    section = section_of(sections, pfn)
     address = 0
     if section is not None and section.page_ext:
         address = section.page_ext + (pfn - section.start_pfn) * page_ext_stride(prog)

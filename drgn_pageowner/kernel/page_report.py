@@ -25,10 +25,10 @@ from drgn_pageowner.kernel.page_users import (
     MAPPING_MOVABLE,
     anon_users,
     file_of,
-    slab_of,
 )
 from drgn_pageowner.kernel.pageblock import pageblock_layout, read_section_pageblocks
 from drgn_pageowner.kernel.resolve import Target, resolve
+from drgn_pageowner.kernel.slab_object import slab_of
 from drgn_pageowner.kernel.stackdepot import depot_layout, read_stacks
 from drgn_pageowner.kernel.translate import direct_map, direct_map_end, in_kernel_image
 from drgn_pageowner.kernel.zones import find_zones, max_page_order, pageblock_order
@@ -242,7 +242,9 @@ def _content(
         address = target.address
         if address is None:
             address = direct_map(prog) + target.pfn * page_size(prog)
-        return {"state": "slab", "slab": attempt("slab", lambda: slab_of(prog, address))}
+        page = reporter.memmap.page(head_pfn)
+        slab = attempt("slab", lambda: slab_of(prog, page, head_pfn, address))
+        return {"state": "slab", "slab": slab}
     if type_name:
         return {"state": _STATES.get(type_name, type_name)}
     if reporter.flag(head, "reserved"):

@@ -1,4 +1,4 @@
-"""Whom the content of a page belongs to: a slab object, a file, processes."""
+"""Whom the content of a page belongs to: a file, processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from drgn.helpers.linux.fs import for_each_mount, inode_path, mount_dst
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
-from drgn.helpers.linux.slab import slab_object_info
 
 from drgn_pageowner.kernel.memory import has_member, symbol_address
 from drgn_pageowner.kernel.translate import mapped_pfn
@@ -21,7 +20,6 @@ __all__ = (
     "anon_users",
     "block_device_mappings",
     "file_of",
-    "slab_of",
 )
 
 # Low bits of page.mapping: PAGE_MAPPING_ANON (FOLIO_MAPPING_ANON since v6.17), and the bit that
@@ -31,24 +29,6 @@ MAPPING_MOVABLE = 2
 MAPPING_FLAGS = 3
 
 _S_IFBLK, _S_IFMT = 0o060000, 0o170000
-
-
-def slab_of(prog: Program, address: int) -> dict[str, Any] | None:
-    """
-    The slab object that *address* lies in: ``cache``, ``object``, ``offset``, ``allocated``.
-
-    :return: ``None`` if it lies in none.
-    """
-    info = slab_object_info(prog, address)
-    if info is None:
-        return None
-    return {
-        "cache": info.slab_cache.name.string_().decode(errors="backslashreplace"),
-        "object": info.address,
-        "offset": address - info.address,
-        "object_size": int(info.slab_cache.object_size),
-        "allocated": info.allocated,
-    }
 
 
 def file_of(prog: Program, mapping: int, index: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
-from drgn import Architecture, Program
+from drgn import Architecture, Program, sizeof
 
 from drgn_pageowner.kernel.memory import find_object, read_bulk
 from drgn_pageowner.snapshot import Array
@@ -50,7 +50,7 @@ def table_format(prog: Program) -> Format | None:
             mask &= ~int(encryption)
         return Format(np.dtype("<u8"), shift, (9,) * levels, mask, _X86_LARGE, _X86_LARGE)
     if platform.arch == Architecture.I386:
-        if prog.type("pte_t").size == 8:
+        if sizeof(prog.type("pte_t")) == 8:
             # CONFIG_X86_PAE
             mask = (1 << 52) - (1 << shift)
             return Format(np.dtype("<u8"), shift, (9, 9, 2), mask, _X86_LARGE, _X86_LARGE)

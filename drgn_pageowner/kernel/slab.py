@@ -26,7 +26,7 @@ from drgn_pageowner.kernel.slab_free import Cache, FreeObjects
 from drgn_pageowner.pages import Pages, PageState
 from drgn_pageowner.snapshot import Array
 
-__all__ = ("read_slabs",)
+__all__ = ("read_cache", "read_slabs", "slab_type")
 
 # No cache has sheaves for so many objects: such a number is garbage.
 _MOST_OF_SHEAF = 4095
@@ -78,28 +78,35 @@ def read_slabs(prog: Program, pages: Pages, sections: list[Section]) -> tuple[Sl
 
 
 def _caches(prog: Program, problems: list[str]) -> Iterator[Cache]:
-    hardened = has_member(prog.type("struct kmem_cache"), "random")
     if not has_member(prog.type("struct kmem_cache"), "offset"):
         problems.append("this kernel's slab allocator is not SLUB: free objects are not told")
         return
     try:
-        for cache in for_each_slab_cache(prog):
-            lists, free, sheaves = _ready(prog, cache)
-            yield Cache(
-                name=cache.name.string_().decode(errors="backslashreplace"),
-                address=int(cache),
-                size=int(cache.size),
-                object_size=int(cache.object_size),
-                offset=int(cache.offset),
-                left=int(cache.red_left_pad) if has_member(cache.type_.type, "red_left_pad") else 0,
-                random=int(cache.random) if hardened else 0,
-                hardened=hardened,
-                lists=lists,
-                free=free,
-                sheaves=sheaves,
-            )
+        yield from map(read_cache, for_each_slab_cache(prog))
     except FaultError as fault:
         problems.append(f"the list of slab caches is broken ({fault})")
+
+
+def read_cache(cache: Object) -> Cache:
+    """
+    :param cache: ``struct kmem_cache *``, of SLUB.
+    """
+    type_ = cache.type_.type
+    hardened = has_member(type_, "random")
+    lists, free, sheaves = _ready(cache.prog_, cache)
+    return Cache(
+        name=cache.name.string_().decode(errors="backslashreplace"),
+        address=int(cache),
+        size=int(cache.size),
+        object_size=int(cache.object_size),
+        offset=int(cache.offset),
+        left=int(cache.red_left_pad) if has_member(type_, "red_left_pad") else 0,
+        random=int(cache.random) if hardened else 0,
+        hardened=hardened,
+        lists=lists,
+        free=free,
+        sheaves=sheaves,
+    )
 
 
 def _ready(prog: Program, cache: Object) -> tuple[list[int], list[int], list[int]]:
@@ -160,10 +167,7 @@ def _slab_heads(
     prog: Program, pages: Pages, sections: list[Section]
 ) -> tuple[Array, Array, Array, Array]:
     """Row, ``slab_cache``, ``freelist`` and number of objects of every slab."""
-    # struct slab lies over struct page since v5.17.
-    type_ = find_type(prog, "struct slab")
-    if type_ is None or not type_.is_complete() or not has_member(type_, "slab_cache"):
-        type_ = prog.type("struct page")
+    type_ = slab_type(prog)
     dtype = struct_dtype(
         prog,
         type_,
@@ -193,6 +197,14 @@ def _slab_heads(
         return empty, empty.astype(np.uint64), empty.astype(np.uint64), empty
     joined = [np.concatenate([part[index] for part in parts]) for index in range(4)]
     return joined[0], joined[1], joined[2], joined[3]
+
+
+def slab_type(prog: Program) -> Type:
+    """``struct slab``, which lies over ``struct page`` since v5.17; ``struct page`` before."""
+    type_ = find_type(prog, "struct slab")
+    if type_ is None or not type_.is_complete() or not has_member(type_, "slab_cache"):
+        type_ = prog.type("struct page")
+    return type_
 
 
 def _length(section: Section) -> int:

@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 from conftest import Dump
-from drgn.helpers.linux.mm import page_to_pfn, pfn_to_page
 
 from drgn_pageowner import (
     for_each_page_owner,
@@ -15,16 +14,18 @@ from drgn_pageowner import (
     page_owner_free_stack,
     page_owner_stack,
 )
+from drgn_pageowner.kernel.memmap import Memmap
 
 
 def test_records_one_by_one_are_those_of_the_snapshot(dump: Dump) -> None:
     snapshot = dump.snapshot.select(dump.snapshot["allocated"])
     pfns = []
+    memmap = Memmap(dump.prog)
     for pfn, page, owner in for_each_page_owner(dump.prog):
         pfns.append(pfn)
         if len(pfns) % 1000 == 0:
             row = int(np.flatnonzero(snapshot["pfn"] == pfn)[0])
-            assert int(page_to_pfn(page)) == pfn
+            assert memmap.pfn(int(page)) == pfn
             assert int(owner.order) == snapshot["order"][row]
             assert int(owner.handle) == snapshot["handle"][row]
             assert page_owner(page) == owner
@@ -35,7 +36,7 @@ def test_records_one_by_one_are_those_of_the_snapshot(dump: Dump) -> None:
 def test_stacks_have_the_pcs_of_the_snapshot(dump: Dump) -> None:
     snapshot = dump.snapshot.select(dump.snapshot["allocated"])
     for row in range(0, len(snapshot), 997):
-        page = pfn_to_page(dump.prog, int(snapshot["pfn"][row]))
+        page = Memmap(dump.prog).page(int(snapshot["pfn"][row]))
         trace = page_owner_stack(page)
         assert trace is not None
         pcs = [frame.pc for frame in trace if not frame.is_inline]
@@ -46,7 +47,7 @@ def test_a_page_that_was_freed_before_says_who_freed_it(dump: Dump) -> None:
     snapshot = dump.snapshot
     freed = snapshot["pfn"][(snapshot["free_handle"] != 0)][:5].tolist()
     for pfn in freed:
-        trace = page_owner_free_stack(pfn_to_page(dump.prog, pfn))
+        trace = page_owner_free_stack(Memmap(dump.prog).page(pfn))
         assert trace is not None
         assert any("free" in (frame.name or "") for frame in trace)
 
@@ -63,7 +64,7 @@ def test_a_page_without_a_record_has_none(dump: Dump) -> None:
     unknown = next(
         pfn for pfn in range(zone.start_pfn, zone.start_pfn + zone.spanned) if pfn not in known
     )
-    page = pfn_to_page(dump.prog, unknown)
+    page = Memmap(dump.prog).page(unknown)
     assert not page_owner(page)
     assert page_owner_stack(page) is None
     assert page_ext(page)

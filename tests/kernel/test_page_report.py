@@ -9,11 +9,12 @@ from typing import Any
 import drgn
 import pytest
 from conftest import Dump
-from drgn.helpers.linux.mm import pfn_to_page, pfn_to_virt
 from drgn.helpers.linux.pid import for_each_task
 
 import drgn_pageowner
+from drgn_pageowner.kernel.memmap import Memmap
 from drgn_pageowner.kernel.page_report import page_report
+from drgn_pageowner.kernel.translate import direct_map
 from drgn_pageowner.kernel.zones import huge_page_order
 
 
@@ -101,7 +102,7 @@ def test_every_kind_of_address_finds_the_same_page(own: Dump) -> None:
     prog = own.prog
     for line in facts(own, "module", what="vmalloc"):
         pfn = int(line["pfn"])
-        page = pfn_to_page(prog, pfn)
+        page = Memmap(prog).page(pfn)
         owner = drgn_pageowner.page_owner(page)
         names = {
             f"pfn:{pfn}": "PFN",
@@ -110,7 +111,7 @@ def test_every_kind_of_address_finds_the_same_page(own: Dump) -> None:
             line["va"]: "vmalloc",
             line["va"].removeprefix("0x"): "vmalloc",
             f"{int(page):#x}": "struct page",
-            f"{int(pfn_to_virt(prog, pfn)) + 0x123:#x}": "direct map",
+            f"{direct_map(prog) + (pfn << 12) + 0x123:#x}": "direct map",
             f"{int(owner):#x}": "page_owner record",
         }
         for what, kind in names.items():
