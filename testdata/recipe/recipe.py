@@ -248,6 +248,15 @@ class Guest:
                     if "error" in answer:
                         sys.exit(f"QEMU refused {name}: {answer['error']['desc']}")
 
+    def plug(self, dimms: list[dict[str, int]]) -> None:
+        """Add memory to the guest, which runs on."""
+        for number, dimm in enumerate(dimms):
+            backend, device = f"dimm{number}-memory", f"dimm{number}"
+            memory = {"qom-type": "memory-backend-ram", "id": backend, "size": dimm["mb"] << 20}
+            pc_dimm = {"driver": "pc-dimm", "id": device, "memdev": backend}
+            place = {"addr": dimm["address"], "node": dimm["node"]}
+            self.monitor(("object-add", memory), ("device_add", {**pc_dimm, **place}))
+
     def answer(self, text: str) -> None:
         assert self.process.stdin
         self.process.stdin.write(text)
@@ -263,7 +272,8 @@ class Guest:
 
 
 def take_dump(version: str, work: Path, guest: Path, mode: str, memory: int, append: str,
-              scenario: str, buffer: int) -> tuple[Path, Path]:  # fmt: skip
+              scenario: str, buffer: int, qemu: list[str],
+              dimms: list[dict[str, int]]) -> tuple[Path, Path]:  # fmt: skip
     """Boot the guest and take its dump; return the dump and the archive of the truth."""
     arch = architecture(version)
     image = work / "build" / version / arch.image
@@ -285,7 +295,7 @@ def take_dump(version: str, work: Path, guest: Path, mode: str, memory: int, app
         *arch.qemu, "-smp", "2,sockets=2", "-m", f"{memory}M",
         "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-device", "vmcoreinfo",
         "-kernel", str(image), "-initrd", str(guest / "initramfs.gz"),
-        "-append", options,
+        "-append", options, *qemu,
     ]  # fmt: skip
     for disk in ("vda", "vdb", "vdc"):
         command += ["-drive", f"file={guest / disk},format=raw,if=virtio,cache=unsafe"]
@@ -293,6 +303,8 @@ def take_dump(version: str, work: Path, guest: Path, mode: str, memory: int, app
     # Where KASLR puts the kernel in the middle, there is no room for the capture kernel: again.
     for _ in range(5):
         vm = Guest(command, guest)
+        if dimms and vm.wait_for("HOTPLUG", 300):
+            vm.plug(dimms)
         if mode == "kdump":
             if vm.wait_for("makedumpfile: 0", 300):
                 vm.end(30)
@@ -404,6 +416,7 @@ def main() -> None:
         core, truth = take_dump(
             dump["kernel"], work, guest, mode, args.memory or dump["memory"],
             f"{dump['append']} {args.append}", args.scenario or dump["scenario"], args.buffer,
+            dump.get("qemu", []), dump.get("dimms", []),
         )  # fmt: skip
         if args.stop_after == "dump":
             print(core, truth)

@@ -3,11 +3,12 @@
  *
  *   work NAME [anon PAGES] [move PAGES] [thp COUNT] [hugetlb COUNT] [file PATH] [sockets COUNT]
  *             [pipes COUNT] [pin COUNT] [splice PAGES] [socket PAGES] [cache PATH]
- *             [device PATH]
+ *             [device PATH] [comb PAGES]
  *
  * "move" is anonymous memory that is migrated to another node; "pin" is such memory inside the CMA
  * area (its PFNs go to /tmp/pin, for a module to take references); "splice" is memory that went
  * into pipes and is mapped no more, "socket" such in a socket's queue, "cache" that of a file, and "device" maps 8 pages of a driver.
+ * "comb" is locked memory of which every other page is given back: what is free then is in pieces.
  * Then it sleeps, and at SIGUSR1 appends facts to /facts, one a line ("anon pid=.. comm=.. va=0x..
  * pfn=.."): the PFNs are those that /proc/self/pagemap gives at that time, or gave while there was
  * a mapping.
@@ -36,6 +37,9 @@
 #define DEVICE_PAGES 8
 #define CACHE_PAGES 8
 #define MPOL_DEFAULT 0
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
+#endif
 #define MPOL_BIND 2
 #define MPOL_MF_MOVE 2
 
@@ -113,6 +117,20 @@ static void anon(size_t pages)
 		at[i * PAGE] = i + 1;
 	for (size_t i = 0; i < pages; i += pages / 4 ? pages / 4 : 1)
 		fact("anon", at + i * PAGE, NULL, 0);
+}
+
+static void comb(size_t pages)
+{
+	char *at = map(pages * PAGE, 0);
+
+	madvise(at, pages * PAGE, MADV_NOHUGEPAGE);
+	for (size_t i = 0; i < pages; i++)
+		at[i * PAGE] = i + 1;
+	if (mlock(at, pages * PAGE))
+		perror("mlock");
+	for (size_t i = 1; i < pages; i += 2)
+		if (madvise(at + i * PAGE, PAGE, MADV_DONTNEED_LOCKED))
+			perror("madvise");
 }
 
 /* Half of the pages go by move_pages(), half by mbind(): two migrate reasons. */
@@ -359,6 +377,8 @@ int main(int argc, char **argv)
 			cache(arg);
 		else if (!strcmp(what, "device"))
 			device(arg);
+		else if (!strcmp(what, "comb"))
+			comb(atol(arg));
 	}
 	signal(SIGUSR1, write_facts);
 	printf("work: %s is ready\n", name);
