@@ -80,7 +80,8 @@ def architecture(version: str) -> Architecture:
 def fetch_source(version: str, work: Path) -> Path:
     kernel = CONFIG["kernels"][version]
     name = kernel["source"].partition("=")[0]
-    tree = work / "src" / name
+    # make resolves links, and what it calls the sources is what recipe/cc looks for.
+    tree = (work / "src" / name).resolve()
     if not tree.exists():
         # The source packages are of all architectures.
         [deb] = download(work, kernel["suites"], "amd64", kernel["source"])
