@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from drgn import Program
 
-from drgn_pageowner.kernel.memory import Bulk, has_member, read_bulk, struct_dtype
+from drgn_pageowner.kernel.live import Changes, read_rows
+from drgn_pageowner.kernel.memory import Bulk, has_member, struct_dtype
 from drgn_pageowner.kernel.sections import Section
 from drgn_pageowner.snapshot import Array
 
@@ -43,14 +44,19 @@ def page_dtype(prog: Program, fields: tuple[str, ...]) -> np.dtype[np.void]:
 
 
 def read_memmap(
-    prog: Program, section: Section, dtype: np.dtype[np.void], first: int, last: int
+    prog: Program,
+    section: Section,
+    dtype: np.dtype[np.void],
+    first: int,
+    last: int,
+    changes: Changes | None = None,
 ) -> tuple[Array, Bulk]:
     """
     The ``struct page`` of the PFNs from *first* up to *last* (exclusive) of one section.
 
+    :param changes: Is told what changed meanwhile.
     :return: Array of *dtype*, shape ``(last - first,)``, zero where the dump has none; and the
         read that it came from, which says where that is.
     """
     address = section.memmap + (first - section.start_pfn) * dtype.itemsize
-    bulk = read_bulk(prog, address, (last - first) * dtype.itemsize)
-    return np.frombuffer(bulk.data, dtype, last - first), bulk
+    return read_rows(prog, address, dtype, last - first, changes or Changes())

@@ -8,7 +8,8 @@ import numpy as np
 from drgn import Program
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.kernel.memory import find_object, read_bulk, struct_dtype
+from drgn_pageowner.kernel.live import Changes, read_rows
+from drgn_pageowner.kernel.memory import find_object, struct_dtype
 from drgn_pageowner.kernel.page_ext import PageExtLayout
 from drgn_pageowner.kernel.sections import Section
 from drgn_pageowner.snapshot import Array
@@ -91,6 +92,7 @@ def read_owner_records(
     dtype: np.dtype[np.void],
     columns: frozenset[str],
     counts: OwnerCounts,
+    changes: Changes,
     *,
     max_pfn: int,
     freed: bool,
@@ -102,6 +104,7 @@ def read_owner_records(
     aligned to its order counts, as in the kernel's ``read_page_owner()``.
 
     :param columns: Which columns to keep, of :data:`OWNER_MEMBERS`.
+    :param changes: Is told which records changed meanwhile.
     :param freed: Whether records of freed pages are wanted too.
     :return: ``pfn`` (``int64``), ``allocated`` (``bool``) and *columns*, each of shape ``(n,)``.
     """
@@ -111,14 +114,13 @@ def read_owner_records(
     if not section.page_ext:
         counts.uncovered += pages
         return {}
-    bulk = read_bulk(prog, section.page_ext, pages * layout.stride)
+    entries, bulk = read_rows(prog, section.page_ext, dtype, pages, changes)
     counts.covered += pages
     for offset, size in bulk.missing:
         first = section.start_pfn + offset // layout.stride
         last = section.start_pfn + -(-(offset + size) // layout.stride)
         counts.missing += last - first
         counts.missing_ranges.append((first, last))
-    entries = np.frombuffer(bulk.data, dtype, pages)
 
     flags = entries["flags"]
     recorded = np.flatnonzero(flags & layout.owner_bit)

@@ -11,7 +11,8 @@ from drgn_pageowner.kernel.cma import read_cma_areas
 from drgn_pageowner.kernel.facts import read_facts
 from drgn_pageowner.kernel.formats import extfrag_format
 from drgn_pageowner.kernel.free_lists import lists_of
-from drgn_pageowner.kernel.memory import find_object, read_bulk
+from drgn_pageowner.kernel.live import Changes, read_rows
+from drgn_pageowner.kernel.memory import find_object
 from drgn_pageowner.kernel.names import read_names
 from drgn_pageowner.kernel.page_state import SectionPages, StateDecoder
 from drgn_pageowner.kernel.pageblock import pageblock_layout, read_section_pageblocks
@@ -70,6 +71,7 @@ class _Reader:
         )
         self._columns: dict[str, Array] = {}
         self._missing = 0
+        self._changes = Changes()
         self._across: list[tuple[Array, Array]] = []
         self._candidates: list[tuple[Array, Array, Array]] = []
 
@@ -102,6 +104,7 @@ class _Reader:
                 f"{self._missing} of {len(pages)} pages have no readable struct page: "
                 "what they are used for is unknown"
             )
+        problems += self._changes.problems("struct pages")
         objects = zone_objects(self._prog, list(facts.zones))
         free = self._free_lists(pages, objects)
         threshold = find_object(self._prog, "sysctl_extfrag_threshold")
@@ -127,8 +130,7 @@ class _Reader:
     def _section(self, section: Section, end: int, row: int) -> None:
         dtype = self._decoder.dtype
         number = end - section.start_pfn
-        bulk = read_bulk(self._prog, section.memmap, number * dtype.itemsize)
-        rows = np.frombuffer(bulk.data, dtype, number)
+        rows, bulk = read_rows(self._prog, section.memmap, dtype, number, self._changes)
         decoded = self._decoder.decode(section.start_pfn, rows)
         for offset, size in bulk.missing:
             low, high = offset // dtype.itemsize, -(-(offset + size) // dtype.itemsize)

@@ -14,6 +14,7 @@ from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.facts import read_facts
 from drgn_pageowner.kernel.formats import read_text_formats
 from drgn_pageowner.kernel.kallsyms import load_kallsyms
+from drgn_pageowner.kernel.live import Changes, is_live
 from drgn_pageowner.kernel.memcg import MemcgTable
 from drgn_pageowner.kernel.names import read_names
 from drgn_pageowner.kernel.page import page_dtype, read_memmap
@@ -61,14 +62,17 @@ def snapshot(
     dtype = owner_dtype(prog, layout)
     require_members(dtype)
     names = read_names(prog)
-    counts = OwnerCounts()
+    counts, changes = OwnerCounts(), Changes()
     pages = _PageColumns(prog, facts, names, wanted)
-    result = _read_columns(prog, facts, layout, dtype, counts, pages, wanted, freed)
+    result = _read_columns(prog, facts, layout, dtype, counts, changes, pages, wanted, freed)
     memcgs = pages.finish(result)
     if "migratetype" in wanted:
         result["migratetype"] = gfp_migratetype(prog, result["gfp_mask"])
-    problems = [*facts.problems, *_problems(counts, pages)]
+    problems = [*facts.problems, *_problems(counts, pages), *changes.problems("records")]
     coverage = asdict(counts)
+    coverage["live"] = (
+        {"page_ext": asdict(changes), "memmap": asdict(pages.changes)} if is_live(prog) else None
+    )
     stacks, depot = _read_depot(prog, result, coverage, problems)
 
     facts.now_ns = _latest(facts.now_ns, result)
@@ -98,6 +102,7 @@ def _read_columns(
     layout: PageExtLayout,
     dtype: np.dtype[np.void],
     counts: OwnerCounts,
+    changes: Changes,
     pages: _PageColumns,
     wanted: frozenset[str],
     freed: bool,
@@ -110,7 +115,15 @@ def _read_columns(
     parts: list[dict[str, Array]] = []
     for section in progress(sections, description="page_ext", total=len(sections), unit=" section"):
         part = read_owner_records(
-            prog, section, layout, dtype, columns, counts, max_pfn=facts.max_pfn, freed=freed
+            prog,
+            section,
+            layout,
+            dtype,
+            columns,
+            counts,
+            changes,
+            max_pfn=facts.max_pfn,
+            freed=freed,
         )
         if part and len(part["pfn"]):
             pages.add(section, part)
@@ -140,6 +153,9 @@ def _read_depot(
         depot = depot_layout(prog)
         unique = ascending(np.concatenate([ascending(handle.copy()) for handle in handles]))
         stacks, bad = read_stacks(prog, depot, unique)
+        if len(bad) and is_live(prog):
+            # A stack that was saved while the pools were read is there the next time.
+            stacks, bad = read_stacks(prog, depot, unique)
         if len(bad):
             problems.append(_bad_handles(columns, bad))
         coverage["stack_depot"] = depot_use(prog, depot)
@@ -168,6 +184,7 @@ class _PageColumns:
             else None
         )
         self._table: MemcgTable | None = None
+        self.changes = Changes()
         self.missing = 0
         """Records whose ``struct page`` is not in the dump."""
 
@@ -176,7 +193,7 @@ class _PageColumns:
         pfn = part["pfn"]
         if self._memmap:
             first, last = int(pfn[0]), int(pfn[-1]) + 1
-            rows, bulk = read_memmap(self._prog, section, self._dtype, first, last)
+            rows, bulk = read_memmap(self._prog, section, self._dtype, first, last, self.changes)
             for offset, size in bulk.missing:
                 low = first + offset // self._dtype.itemsize
                 high = first + (offset + size) // self._dtype.itemsize
