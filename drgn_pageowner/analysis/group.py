@@ -13,7 +13,7 @@ from drgn_pageowner.analysis.distinct import distinct, sums
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.snapshot import Array, Frame, Snapshot
 
-__all__ = ("GROUP_KEYS", "SORT_KEYS", "Group", "Top", "columns_for", "top")
+__all__ = ("GROUP_KEYS", "SORT_KEYS", "Group", "Tally", "Top", "columns_for", "tally", "top")
 
 GROUP_KEYS = {
     "stack": ("handle",),
@@ -80,6 +80,44 @@ class Top:
     now_ns: int | None
 
 
+@dataclass(frozen=True)
+class Tally:
+    """How much every group has; the keys mean the same in another snapshot of the same boot."""
+
+    keys: list[tuple[Any, ...]]
+    """A value for each of what was grouped by, as in :attr:`Group.key`."""
+    pages: Array
+    """``int64``, shape ``(n,)``: base pages."""
+    allocations: Array
+    """``int64``, shape ``(n,)``."""
+    handles: Array
+    """``uint32``, shape ``(n,)``: of the stack with the most pages; 0 for none."""
+
+
+@dataclass(frozen=True)
+class _Grouping:
+    """Which group every record is in."""
+
+    by: list[str]
+    group: Array
+    """Number of every record's group."""
+    keys: Array
+    """A row per group: for each key which of :attr:`values` it has."""
+    values: dict[str, Array]
+    stacks: Array
+    """Stack number of every record."""
+    pages: Array
+    allocations: Array
+
+    def labels(
+        self, snapshot: Snapshot, number: int, handle: int, depth: int | None
+    ) -> dict[str, Any]:
+        return {
+            name: _label(snapshot, name, self.values[name][self.keys[number][index]], handle, depth)
+            for index, name in enumerate(self.by)
+        }
+
+
 def columns_for(by: Sequence[str]) -> frozenset[str]:
     """
     The columns that grouping by *by* takes.
@@ -112,24 +150,12 @@ def top(
     :param depth: Take only that many frames of a stack, counted from the innermost.
     :raises UsageError: if a key is unknown, or this kernel does not record it
     """
-    for column in sorted(columns_for(by) - snapshot.columns.keys() - {"ts_nsec"}):
-        raise UsageError(f"this kernel's page_owner does not record {column}")
-    if "age" in by and ("ts_nsec" not in snapshot or snapshot.facts.now_ns is None):
-        raise UsageError("this kernel's page_owner does not record when a page was allocated")
-    stacks = _cut(snapshot, depth) if depth is not None else snapshot.stack
-    codes = []
-    values: dict[str, Array] = {}
-    for key in by:
-        values[key], code = distinct(_key_column(snapshot, key, stacks))
-        codes.append(code)
-    keys, group = _combine(codes, [len(values[key]) for key in by], len(snapshot))
-
-    pages = sums(group, snapshot.pages, len(keys))
-    allocations = np.bincount(group, minlength=len(keys)).astype(np.int64)
+    found = _grouping(snapshot, by, depth)
+    group, keys, pages, allocations = found.group, found.keys, found.pages, found.allocations
     oldest, newest = _extremes(snapshot, group, len(keys))
-    order = _order(sort, by, keys, pages, allocations, oldest, newest, values)
+    order = _order(sort, by, keys, pages, allocations, oldest, newest, found.values)
     shown = order[:limit]
-    stack_of = _largest_stacks(group, stacks, snapshot.pages, shown)
+    stack_of = _largest_stacks(group, found.stacks, snapshot.pages, shown)
     groups = []
     for position, number in enumerate(shown.tolist()):
         stack = stack_of[position]
@@ -137,13 +163,9 @@ def top(
         if depth is not None:
             frames = frames[:depth]
         handle = int(snapshot.stacks.handles[stack]) if stack >= 0 else 0
-        labels = {
-            name: _label(snapshot, name, values[name][keys[number][index]], handle, depth)
-            for index, name in enumerate(by)
-        }
         groups.append(
             Group(
-                labels,
+                found.labels(snapshot, number, handle, depth),
                 int(allocations[number]),
                 int(pages[number]),
                 int(pages[number]) * snapshot.facts.page_size,
@@ -163,6 +185,41 @@ def top(
         total * snapshot.facts.page_size,
         snapshot.facts.now_ns,
     )
+
+
+def tally(snapshot: Snapshot, by: Sequence[str] = ("stack",)) -> Tally:
+    """
+    Count the records of *snapshot* by group, in no order; no frame of a stack is named.
+
+    :param by: Keys, of :data:`GROUP_KEYS`.
+    :raises UsageError: if a key is unknown, or this kernel does not record it
+    """
+    found = _grouping(snapshot, by, None)
+    numbers = np.arange(len(found.keys))
+    largest = _largest_stacks(found.group, found.stacks, snapshot.pages, numbers)
+    handles = np.append(snapshot.stacks.handles, 0).astype(np.uint32)[largest]
+    keys = [
+        tuple(found.labels(snapshot, number, handle, None).values())
+        for number, handle in enumerate(handles.tolist())
+    ]
+    return Tally(keys, found.pages, found.allocations, handles)
+
+
+def _grouping(snapshot: Snapshot, by: Sequence[str], depth: int | None) -> _Grouping:
+    for column in sorted(columns_for(by) - snapshot.columns.keys() - {"ts_nsec"}):
+        raise UsageError(f"this kernel's page_owner does not record {column}")
+    if "age" in by and ("ts_nsec" not in snapshot or snapshot.facts.now_ns is None):
+        raise UsageError("this kernel's page_owner does not record when a page was allocated")
+    stacks = _cut(snapshot, depth) if depth is not None else snapshot.stack
+    codes = []
+    values: dict[str, Array] = {}
+    for key in by:
+        values[key], code = distinct(_key_column(snapshot, key, stacks))
+        codes.append(code)
+    keys, group = _combine(codes, [len(values[key]) for key in by], len(snapshot))
+    pages = sums(group, snapshot.pages, len(keys))
+    allocations = np.bincount(group, minlength=len(keys)).astype(np.int64)
+    return _Grouping(list(by), group, keys, values, stacks, pages, allocations)
 
 
 def _cut(snapshot: Snapshot, depth: int) -> Array:

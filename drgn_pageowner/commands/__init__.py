@@ -20,6 +20,7 @@ COMMANDS = {
     "info": "is page_owner there, on, complete and consistent",
     "list": "every record, filtered; also as the kernel's own page_owner text",
     "top": "who owns the memory: records grouped by stack, task, order, ...",
+    "watch": "what grows: a running kernel read every few seconds, by stack",
     "page": "all about one page: owner, stacks, state, file or process",
     "account": "what every page is used for, beside the kernel's own counters",
     "leaks": "allocated pages that nothing can reach, and who allocated them",

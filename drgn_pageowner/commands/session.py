@@ -27,6 +27,10 @@ class Session(Protocol):
         """Fill in ``snapshot.source`` for *pcs*."""
         ...
 
+    def is_live(self) -> bool:
+        """Whether it runs while it is read, so that another snapshot may say something else."""
+        ...
+
     def facts(self) -> Facts:
         """The kernel as a whole, also where it has no page_owner."""
         ...

@@ -11,6 +11,7 @@ from drgn import FaultError, Program
 
 from drgn_pageowner.arrays import ascending
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.clock import local_clock_ns
 from drgn_pageowner.kernel.facts import read_facts
 from drgn_pageowner.kernel.formats import read_text_formats
 from drgn_pageowner.kernel.kallsyms import load_kallsyms
@@ -66,6 +67,9 @@ def snapshot(
     pages = _PageColumns(prog, facts, names, wanted)
     result = _read_columns(prog, facts, layout, dtype, counts, changes, pages, wanted, freed)
     memcgs = pages.finish(result)
+    if is_live(prog):
+        # Now, and not when the first of them was read: ages and rates go by it.
+        facts.now_ns = local_clock_ns(prog)
     if "migratetype" in wanted:
         result["migratetype"] = gfp_migratetype(prog, result["gfp_mask"])
     problems = [*facts.problems, *_problems(counts, pages), *changes.problems("records")]

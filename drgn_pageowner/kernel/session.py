@@ -11,6 +11,7 @@ from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.clock import panic_message
 from drgn_pageowner.kernel.facts import read_facts
 from drgn_pageowner.kernel.kallsyms import module_names
+from drgn_pageowner.kernel.live import is_live
 from drgn_pageowner.kernel.physical import read_memory
 from drgn_pageowner.kernel.reader import snapshot
 from drgn_pageowner.kernel.source import source_frames
@@ -41,6 +42,9 @@ class ProgramSession:
 
     def add_source(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
         snapshot.source.update(source_frames(self._prog, pcs))
+
+    def is_live(self) -> bool:
+        return is_live(self._prog)
 
     def facts(self) -> Facts:
         return _in_one_line(self._facts)

@@ -1,0 +1,101 @@
+"""
+What grows: reads a running kernel's records every few seconds and shows which groups have more
+pages than the time before, and than at the start; largest growth first.
+
+  watch                            by allocation stack, every 5 seconds, until Ctrl-C
+  watch --interval 1m --by allocator --limit 3
+  watch --count 2 --format json    the first reading and two more, an object a line
+
+The last table (of JSON: the last object) is a summary: the last reading against the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from drgn_pageowner.analysis.group import GROUP_KEYS, columns_for
+from drgn_pageowner.analysis.growth import Round, Watch
+from drgn_pageowner.analysis.select import select
+from drgn_pageowner.commands.arguments import (
+    add_filters,
+    add_format,
+    duration,
+    filter_of,
+    listed,
+    report_problems,
+)
+from drgn_pageowner.commands.session import Session
+from drgn_pageowner.errors import UsageError
+from drgn_pageowner.render.watch import watch_json, watch_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--interval",
+        type=duration,
+        default=duration("5"),
+        metavar="TIME",
+        help="from one reading to the next (default: 5 s; 500ms, 2m)",
+    )
+    parser.add_argument(
+        "--count", type=int, default=0, metavar="N", help="end after N rounds (default: Ctrl-C)"
+    )
+    parser.add_argument(
+        "--by",
+        type=listed(str),
+        default=["stack"],
+        metavar="LIST",
+        help="group by these, comma-separated (default: stack): " + ", ".join(GROUP_KEYS),
+    )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=5,
+        metavar="N",
+        help="show the first N groups of a round (default: %(default)s; 0: all)",
+    )
+    add_format(parser, "table", "json")
+    add_filters(parser)
+
+
+def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if not session.is_live():
+        raise UsageError(
+            "a dump does not change: watch reads a running kernel (-k) or guest (--qemu)"
+        )
+    watch = Watch(args.by, limit=args.limit if args.limit > 0 else None)
+    render = watch_json if args.format == "json" else watch_table
+    page_size = session.facts().page_size
+
+    def show(result: Round) -> None:
+        out.writelines(render(result, page_size))
+        out.flush()
+
+    # Ctrl-C is how a watch ends; what was seen so far is its answer.
+    with contextlib.suppress(KeyboardInterrupt):
+        _rounds(args, session, watch, show)
+    summary = watch.summary()
+    if summary is not None:
+        show(summary)
+    return 0
+
+
+def _rounds(
+    args: argparse.Namespace, session: Session, watch: Watch, show: Callable[[Round], None]
+) -> None:
+    wanted = filter_of(args)
+    columns = columns_for(args.by) | wanted.columns()
+    due = time.monotonic()
+    while True:
+        snapshot = session.snapshot(columns, freed=args.freed)
+        report_problems(snapshot.problems)
+        show(watch.add(select(snapshot, wanted)))
+        if 0 < args.count <= watch.rounds:
+            return
+        # From reading to reading, however long a reading takes; none is made up for.
+        due = max(due + args.interval / 10**9, time.monotonic())
+        time.sleep(max(due - time.monotonic(), 0))
