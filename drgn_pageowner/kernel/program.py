@@ -138,19 +138,48 @@ def _attach(prog: Program, args: argparse.Namespace) -> None:
         name, attach = "the running kernel", lambda _: prog.set_kernel()
     try:
         attach(name)
-    except PermissionError as error:
-        raise PageOwnerError(
-            f"cannot read {name}: {error.strerror or error}; run as root"
-            + ("" if args.core or args.qemu else ", or pass a dump with -c")
-        ) from error
     except OSError as error:
-        raise PageOwnerError(f"cannot read {name}: {error.strerror or error}") from error
+        raise PageOwnerError(
+            f"cannot read {name}: {error.strerror or error}"
+            + (_refused(error) if args.core or args.qemu else _no_kcore(error))
+        ) from error
     except Exception as error:
         # drgn raises ValueError for what it does not know as a dump, and its own kinds for
         # what libkdumpfile or libelf refuse.
         raise PageOwnerError(
             f"{name} cannot be opened as a dump ({error}): pass a vmcore in ELF or kdump format"
         ) from error
+
+
+def _refused(error: OSError) -> str:
+    return "; run as root" if isinstance(error, PermissionError) else ""
+
+
+def _no_kcore(error: OSError) -> str:
+    """What to do where ``/proc/kcore`` cannot be opened."""
+    if isinstance(error, FileNotFoundError):
+        return (
+            " (/proc/kcore): it was built without CONFIG_PROC_KCORE, or this is a container; "
+            "pass a dump with -c"
+        )
+    if not isinstance(error, PermissionError):
+        return ""
+    if os.geteuid():
+        return "; run as root, or pass a dump with -c"
+    # LOCKDOWN_KCORE of include/linux/security.h is one of the reasons for confidentiality.
+    if "[confidentiality]" in _text_of(Path("/sys/kernel/security/lockdown")):
+        return (
+            ": the kernel is locked down, not even root may read its memory; boot with "
+            "lockdown=integrity or less, or pass a dump with -c"
+        )
+    return ", though root: CAP_SYS_RAWIO is missing (a container?); pass a dump with -c"
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _load_symbols(prog: Program, args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from drgn import FaultError, Program
+from drgn.helpers import ValidationError
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.clock import panic_message
@@ -28,6 +29,9 @@ __all__ = ("ProgramSession",)
 
 T = TypeVar("T")
 
+# What drgn and our own arithmetic raise on an object that is freed and used again meanwhile.
+_CHANGED = (FaultError, LookupError, ValueError, ArithmeticError, ValidationError)
+
 
 class ProgramSession:
     """Answers from *prog*; what it cannot read it says in one line."""
@@ -38,7 +42,7 @@ class ProgramSession:
         self._finder: WordFinder | None = None
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
-        return _in_one_line(lambda: snapshot(self._prog, columns=columns, freed=freed))
+        return self._ask(lambda: snapshot(self._prog, columns=columns, freed=freed))
 
     def add_source(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
         snapshot.source.update(source_frames(self._prog, pcs))
@@ -47,7 +51,7 @@ class ProgramSession:
         return is_live(self._prog)
 
     def facts(self) -> Facts:
-        return _in_one_line(self._facts)
+        return self._ask(self._facts)
 
     def _facts(self) -> Facts:
         facts = read_facts(self._prog)
@@ -56,12 +60,12 @@ class ProgramSession:
         return facts
 
     def memory(self, columns: Iterable[str]) -> Memory:
-        return _in_one_line(lambda: read_memory(self._prog, columns=columns))
+        return self._ask(lambda: read_memory(self._prog, columns=columns))
 
     def inventory(self) -> Inventory:
         from drgn_pageowner.kernel.inventory import read_inventory
 
-        return _in_one_line(lambda: read_inventory(self._prog))
+        return self._ask(lambda: read_inventory(self._prog))
 
     def heap(self) -> Heap:
         return self._heap_reader().heap
@@ -70,7 +74,7 @@ class ProgramSession:
         if self._heap is None:
             from drgn_pageowner.kernel.heap import HeapReader
 
-            self._heap = _in_one_line(lambda: HeapReader(self._prog))
+            self._heap = self._ask(lambda: HeapReader(self._prog))
         return self._heap
 
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
@@ -78,9 +82,7 @@ class ProgramSession:
 
         inventory = self.heap().inventory
         addresses = object_addresses(self._prog, inventory.memory.pages, inventory.slabs, objects)
-        tracks = _in_one_line(
-            lambda: object_tracks(self._prog, inventory.slabs, objects, addresses)
-        )
+        tracks = self._ask(lambda: object_tracks(self._prog, inventory.slabs, objects, addresses))
         return addresses, tracks
 
     def target(self, what: str) -> Target:
@@ -92,14 +94,14 @@ class ProgramSession:
                 self._finder = WordFinder(reader)
             return self._finder.target(what)
 
-        return _in_one_line(find)
+        return self._ask(find)
 
     def words(
         self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
     ) -> list[Word]:
         finder = self._finder
         assert finder is not None
-        return _in_one_line(lambda: finder.words(sources, targets, numbers=numbers, limit=limit))
+        return self._ask(lambda: finder.words(sources, targets, numbers=numbers, limit=limit))
 
     def modules(self) -> list[str]:
         return module_names(self._prog)
@@ -107,7 +109,29 @@ class ProgramSession:
     def page(self, what: str) -> PageInfo:
         from drgn_pageowner.kernel.page_report import page_report
 
-        return _in_one_line(lambda: page_report(self._prog, what))
+        return self._ask(lambda: page_report(self._prog, what))
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """
+        The answer to *question*, with what drgn raises said in words.
+
+        What a running kernel took away under our hands is looked for a second time.
+
+        :raises PageOwnerError: instead of drgn's own exceptions
+        """
+        if not is_live(self._prog):
+            return _in_one_line(question)
+        try:
+            return question()
+        except _CHANGED:
+            pass
+        try:
+            return question()
+        except _CHANGED as error:
+            raise PageOwnerError(
+                "the running kernel changed while it was read, twice "
+                f"({str(error) or type(error).__name__}): try again"
+            ) from error
 
 
 def _in_one_line(answer: Callable[[], T]) -> T:

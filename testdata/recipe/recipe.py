@@ -213,6 +213,9 @@ def make_disk(image: Path, guest: Path) -> Path:
 class Guest:
     """A QEMU guest: its console, and its monitor."""
 
+    line = ""
+    """What :meth:`wait_for` waited for."""
+
     def __init__(self, command: list[str], directory: Path) -> None:
         self.monitor_path = directory / "qmp"
         self.monitor_path.unlink(missing_ok=True)
@@ -232,6 +235,7 @@ class Guest:
                 self.log.write(line)
                 self.log.flush()
                 if text in line:
+                    self.line = line
                     return True
             return False
         finally:

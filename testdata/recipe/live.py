@@ -1,0 +1,225 @@
+#!/usr/bin/env python3
+"""
+Prove that a running kernel is read rightly, from the inside and from the host.
+
+    live.py 6.12 7.2
+    live.py --work DIR 6.12
+
+Builds each kernel (as recipe.py does; what is in --work is used again) and a root file system
+with this Python and this package, boots it under QEMU, runs the commands in it with -k and on the
+host with --qemu, and compares what they say with what the kernel said just before and after.
+Prints a line for every comparison; the exit status is 1 if one fails. Needs what recipe.py needs,
+no root, no KVM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import live_check as check
+from live_image import make_root
+from recipe import TESTDATA, Guest, build_kernel
+
+MEMORY_MB = 768
+OWNER = "/sys/kernel/debug/page_owner"
+# 64 pages a second, and pages that come and go.
+DRIP = "insmod /modules/po_drip.ko rate=16 order=1 period_ms=500 total=24000 noise=100"
+WATCH = "watch --interval 3 --count 2 --format json"
+
+
+class LiveGuest(Guest):
+    """A guest that does what it is told, and keeps what was said in files."""
+
+    number = 0
+
+    def do(self, line: str, seconds: float = 600) -> int:
+        """Run a shell command in the guest; return its status."""
+        print(f"guest: {line}", file=sys.stderr, flush=True)
+        self.answer(line + "\n")
+        if not self.wait_for("done:", seconds):
+            sys.exit(f"the guest did not answer: see {self.log.name}")
+        return int(self.line.rpartition(":")[2])
+
+    def po(self, name: str, arguments: str) -> int:
+        """Our command line in the guest; what it says is NAME and NAME.err afterwards."""
+        return self.do(f"po {arguments} > {name} 2> {name}.err")
+
+
+class Host:
+    """Our command line on the host, on the guest while it runs."""
+
+    def __init__(self, guest: LiveGuest, build: Path, out: Path) -> None:
+        self._options = ["--qemu", guest.monitor_path, "-s", build / "vmlinux"]
+        self._out = out
+
+    def po(self, name: str, arguments: str) -> int:
+        command = [sys.executable, "-m", "drgn_pageowner", *self._options, *arguments.split()]
+        print("+", *command, file=sys.stderr, flush=True)
+        with (self._out / name).open("wb") as out, (self._out / f"{name}.err").open("wb") as err:
+            return subprocess.run(
+                list(map(str, command)), stdout=out, stderr=err, cwd=TESTDATA.parent, check=False
+            ).returncode
+
+
+def boot(build: Path, directory: Path) -> LiveGuest:
+    with (directory / "vdb").open("wb") as disk:
+        disk.truncate(1 << 29)
+    append = "console=ttyS0 panic=-1 root=/dev/vda rw init=/live/init page_owner=on cma=32M "
+    # Without ACPI the kernel must be told where QEMU's fw_cfg is, for its vmcoreinfo.
+    append += "numa=fake=2U loglevel=4 log_buf_len=1M qemu_fw_cfg.ioport=12@0x510:0:1:4"
+    command = [
+        "qemu-system-x86_64", "-cpu", "max", "-smp", "2,sockets=2", "-m", f"{MEMORY_MB}M",
+        "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-device", "vmcoreinfo",
+        "-kernel", str(build / "arch/x86/boot/bzImage"), "-append", append,
+    ]  # fmt: skip
+    for name in ("vda", "vdb"):
+        command += ["-drive", f"file={directory / name},format=raw,if=virtio,cache=unsafe"]
+    guest = LiveGuest(command, directory)
+    if not guest.wait_for("live: ready", 300):
+        sys.exit(f"the guest did not boot: see {directory / 'console.log'}")
+    return guest
+
+
+def inside(guest: LiveGuest) -> dict[str, tuple[int, int]]:
+    """Run the commands in the guest, between two readings of what the kernel says."""
+    status: dict[str, tuple[int, int]] = {}
+
+    def between(name: str, path: str, arguments: str) -> None:
+        guest.do(f"cat {path} > {name}.before")
+        status[name] = guest.po(name, arguments), 0
+        guest.do(f"cat {path} > {name}.after")
+
+    guest.do("insmod /modules/po_holder.ko")
+    status["info"] = guest.po("info", "info --format json"), 0
+    guest.do("clock > clock")
+    between("list", OWNER, "list --format debugfs")
+    between("top", f"{OWNER}_stacks/show_stacks", "top --limit 0 --format json")
+    between("buddyinfo", "/proc/buddyinfo", "frag buddyinfo")
+    between("pagetypeinfo", "/proc/pagetypeinfo", "frag pagetypeinfo")
+    status["account"] = guest.po("account", "account --format json"), 0
+    return status
+
+
+def changing(guest: LiveGuest) -> dict[str, tuple[int, int]]:
+    """Run the commands while the guest is busy; and as users run them who should not."""
+    status: dict[str, tuple[int, int]] = {}
+    guest.do("(while :; do ls -lR /python/lib; done > /dev/null 2>&1) & churn=$!")
+    for command in ("info", "list --format json", "top --by allocator", "account", "frag summary",
+                    "frag culprits", "leaks", "leaks --suspects"):  # fmt: skip
+        name = "busy-" + command.replace(" ", "")
+        status[name] = guest.po(name, command), 0
+    guest.do("kill $churn")
+    command = "python3 -m drgn_pageowner -k -s /live/vmlinux"
+    status["interrupted"] = (
+        guest.do(
+            f"timeout -s INT 60 {command} watch --interval 1 > interrupted 2> interrupted.err"
+        ),
+        0,
+    )
+    user = f"import os; os.setuid(65534); os.execvp('python3', '{command} info'.split())"
+    status["nobody"] = guest.do(f'python3 -c "{user}" > nobody 2> nobody.err'), 1
+    return status
+
+
+def from_host(guest: LiveGuest, host: Host) -> dict[str, tuple[int, int]]:
+    """The same from the host, on the guest while it runs."""
+    status: dict[str, tuple[int, int]] = {}
+    guest.do("clock > host-clock")
+    guest.do(f"cat {OWNER} > host-list.before")
+    status["host-list"] = host.po("host-list", "list --format debugfs"), 0
+    guest.do(f"cat {OWNER} > host-list.after")
+    status["host-watch"] = host.po("host-watch", WATCH), 0
+    for command in ("info", "top --by allocator", "frag summary", "account --format json"):
+        name = "host-" + command.split()[0]
+        status[name] = host.po(name, command), 0
+    return status
+
+
+def prove(version: str, work: Path) -> list[check.Check]:
+    build = build_kernel(version, work)
+    directory = work / "live" / version
+    out = directory / "out"
+    out.mkdir(parents=True, exist_ok=True)
+    make_root(build, directory / "vda")
+    guest = boot(build, directory)
+    try:
+        steady = inside(guest)
+        guest.do(DRIP)
+        steady["watch"] = guest.po("watch", WATCH), 0
+        hosted = from_host(guest, Host(guest, build, out))
+        guest.do("dmesg > dmesg")
+        guest.do("rmmod po_drip")
+        busy = changing(guest)
+        guest.do("tar -cf /dev/vdb . && sync")
+    finally:
+        guest.process.kill()
+        guest.end(10)
+    with tarfile.open(directory / "vdb") as tar:
+        tar.extractall(out, filter="data")
+    return compare(out, steady, hosted, busy)
+
+
+def compare(
+    out: Path,
+    steady: dict[str, tuple[int, int]],
+    hosted: dict[str, tuple[int, int]],
+    busy: dict[str, tuple[int, int]],
+) -> list[check.Check]:
+    def text(name: str) -> str:
+        return (out / name).read_text(errors="replace")
+
+    def three(name: str) -> tuple[str, str, str]:
+        return text(f"{name}.before"), text(name), text(f"{name}.after")
+
+    def owner(name: str, clock: str) -> check.Check:
+        before, ours, after = (
+            (out / (name + end)).read_bytes() for end in (".before", "", ".after")
+        )
+        return check.owner_texts(name, before, ours, after, float(text(clock)))
+
+    # What the reader itself takes while it reads: its memory, and the files that it loads.
+    slack = 8192
+    return [
+        check.answers("in the guest, status", out, steady),
+        owner("list", "clock"),
+        check.top_stacks(*three("top")),
+        check.counters("frag buddyinfo", *three("buddyinfo"), slack),
+        check.counters("frag pagetypeinfo", *three("pagetypeinfo"), slack),
+        check.account(text("account"), slack),
+        check.watch("watch", text("watch"), text("dmesg")),
+        check.answers("from the host, status", out, hosted),
+        owner("host-list", "host-clock"),
+        check.watch("host-watch", text("host-watch"), text("dmesg")),
+        check.account(text("host-account"), slack),
+        check.answers("while it is busy, status", out, busy),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("kernel", nargs="+", help="kernels of dumps.toml, as 6.12")
+    parser.add_argument("--work", type=Path, default=Path("testdata-work"), help="where to build")
+    args = parser.parse_args()
+    bad = 0
+    for version in args.kernel:
+        started = time.monotonic()
+        for result in prove(version, args.work.resolve()):
+            print(f"{version} {'ok  ' if result.good else 'BAD '} {result.name}: {result.text}")
+            bad += not result.good
+        print(
+            f"{version} took {time.monotonic() - started:.0f} s on {os.cpu_count()} CPUs",
+            flush=True,
+        )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""What a running kernel said of itself, and what we said meanwhile: comparisons, with numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ("Check", "account", "answers", "counters", "owner_texts", "top_stacks", "watch")
+
+_STAMP = re.compile(rb"\bts (\d+) ns")
+_PFN = re.compile(rb"^PFN (0x[0-9a-f]+|\d+)", re.M)
+_DRIPPED = re.compile(r"po_drip: dripped allocations=(\d+) pages=(\d+) ns=(\d+)")
+_LEAK = "po_drip_leak_one+"
+
+
+class Check(NamedTuple):
+    """A comparison: what it is of, whether it came out well, and the numbers."""
+
+    name: str
+    good: bool
+    text: str
+
+
+def owner_texts(name: str, before: bytes, ours: bytes, after: bytes, clock: float) -> Check:
+    """
+    Records in three texts of page_owner, of which the second is ours.
+
+    Those that the kernel prints alike before and after, and that are older than *clock* (seconds,
+    read before the first), must be the same in ours; and ours has no older ones that the kernel
+    did not print.
+    """
+    one, mine, two = map(_records, (before, ours, after))
+    limit = int(clock * 10**9)
+    steady = {key: text for key, text in one.items() if two.get(key) == text and key[1] < limit}
+    equal = sum(mine.get(key) == text for key, text in steady.items())
+    missing = sum(key not in mine for key in steady)
+    extra = [key for key in mine if key[1] < limit and key not in one]
+    return Check(
+        name,
+        equal == len(steady) and not extra and len(steady) > 1000,
+        f"{len(one):,} and {len(two):,} records by the kernel, {len(steady):,} of them steady and "
+        f"older than the first reading; of these {equal:,} equal, "
+        f"{len(steady) - equal - missing:,} different, {missing:,} missing; "
+        f"{len(mine):,} records by us, {len(extra):,} of them older and not the kernel's",
+    )
+
+
+def _records(text: bytes) -> dict[tuple[int, int], bytes]:
+    """PFN and timestamp -> text of the record."""
+    result = {}
+    for record in text.split(b"\n\n"):
+        stamp, pfn = _STAMP.search(record), _PFN.search(record)
+        if stamp and pfn:
+            result[int(pfn[1], 0), int(stamp[1])] = record.strip()
+    return result
+
+
+def top_stacks(before: str, ours: str, after: str) -> Check:
+    """Pages by stack: ``page_owner_stacks/show_stacks`` and ``top --format json``."""
+    one, two = _stacks(before), _stacks(after)
+    groups = {
+        "".join(f" {frame}\n" for frame in group["stack"]): group["pages"]
+        for group in json.loads(ours)["groups"]
+    }
+    # Some boot memory has a stack of one frame too few to be counted by the kernel.
+    steady = {stack: pages for stack, pages in one.items() if two.get(stack) == pages}
+    equal = sum(groups.get(stack) == pages for stack, pages in steady.items())
+    return Check(
+        "top",
+        equal >= 0.98 * len(steady) and len(steady) > 50,
+        f"{len(one):,} stacks by the kernel, {len(steady):,} of them with as many pages before as "
+        f"after ({sum(steady.values()):,} pages); {equal:,} of these equal",
+    )
+
+
+def _stacks(text: str) -> dict[str, int]:
+    result: dict[str, int] = {}
+    for part in re.finditer(r"((?:^ .*\n)+)(?:nr_base_pages|stack_count): (\d+)", text, re.M):
+        result[part[1]] = result.get(part[1], 0) + int(part[2])
+    return result
+
+
+def counters(name: str, before: str, ours: str, after: str, slack: int) -> Check:
+    """
+    Texts of the same lines of numbers, of which the second is ours.
+
+    Every line's sum, weighted by the size of an order where it is of free blocks, lies between
+    those before and after, or *slack* pages beside.
+    """
+    one, mine, two = map(_sums, (before, ours, after))
+    off = {
+        key: max(min(one[key], two[key]) - mine[key], mine[key] - max(one[key], two[key]), 0)
+        for key in one.keys() & mine.keys() & two.keys()
+    }
+    return Check(
+        name,
+        one.keys() == mine.keys() and max(off.values(), default=0) <= slack and bool(off),
+        f"{len(off)} lines of {len(one)}; {sum(not value for value in off.values())} lie between "
+        f"the kernel's before and after, the others at most {max(off.values(), default=0):,} pages "
+        f"beside; in all {sum(one.values()):,} by the kernel, {sum(mine.values()):,} by us, "
+        f"{sum(two.values()):,} by the kernel",
+    )
+
+
+def _sums(text: str) -> dict[str, int]:
+    result: dict[str, int] = {}
+    for line in text.splitlines():
+        words = re.fullmatch(r"(Node.*?[A-Za-z]\w*)((?: +\d+)+) *", line)
+        if words:
+            numbers = [int(word) for word in words[2].split()]
+            # Free blocks are by order; pageblocks by migratetype have fewer columns.
+            by_order = len(numbers) > 8
+            total = sum(n << order if by_order else n for order, n in enumerate(numbers))
+            result[words[1] + (" pages" if by_order else " blocks")] = total
+    return result
+
+
+def account(ours: str, slack: int) -> Check:
+    """Every page is in one class, and what the kernel counts meanwhile is not far off."""
+    result = json.loads(ours)
+    pages = sum(row["pages"] for row in result["classes"])
+    counted = {
+        row["name"]: row["counter"]["difference"] for row in result["classes"] if row["counter"]
+    }
+    worst = max(counted, key=lambda name: abs(counted[name]))
+    return Check(
+        "account",
+        result["present"] == pages and abs(counted[worst]) <= slack,
+        f"{pages:,} of {result['present']:,} pages in a class; {len(counted)} counters, "
+        f"{sum(not value for value in counted.values())} equal, the others at most "
+        f"{abs(counted[worst]):,} pages off ({worst})",
+    )
+
+
+def watch(name: str, ours: str, log: str) -> Check:
+    """The leak is shown by the second round, and grows as the module says that it does."""
+    said = [(int(m[3]), int(m[2])) for m in _DRIPPED.finditer(log)]
+    rounds = [json.loads(line) for line in ours.splitlines()]
+    rates, places = [], []
+    for result in rounds:
+        if result["kind"] != "round" or result["number"] > 2:
+            continue
+        for place, group in enumerate(result["groups"], 1):
+            if any(frame.startswith(_LEAK) for frame in group["stack"]):
+                places.append(place)
+                rates.append((group["pages_per_second"], _rate(said, result)))
+    good = bool(rates) and all(
+        theirs is not None and abs(rate / theirs - 1) < 0.1 for rate, theirs in rates
+    )
+    shown = ", ".join(f"{rate:.1f} ({theirs or 0:.1f} by the module)" for rate, theirs in rates)
+    return Check(
+        name, good, f"the leak is number {places} of what grew; pages/s in each round: {shown}"
+    )
+
+
+def _rate(said: Sequence[tuple[int, int]], result: dict[str, Any]) -> float | None:
+    """Pages per second in a round, between the lines of the module that are next to it."""
+    end = result["now_ns"]
+    start = end - result["elapsed_ns"]
+    inside = [one for one in said if start - 10**9 <= one[0] <= end + 10**9]
+    if len(inside) < 2:
+        return None
+    (first_ns, first), (last_ns, last) = inside[0], inside[-1]
+    return (last - first) * 10**9 / (last_ns - first_ns)
+
+
+def answers(name: str, directory: Path, statuses: dict[str, tuple[int, int]]) -> Check:
+    """
+    Commands ended with the status that they should, and none with a traceback.
+
+    :param statuses: Name of the command's output -> status, and what it should be.
+    """
+    wrong = [
+        f"{command}: status {status}" for command, (status, right) in statuses.items()
+        if status != right
+    ]  # fmt: skip
+    lines = []
+    for command in statuses:
+        said = (directory / f"{command}.err").read_text(errors="replace").splitlines()
+        # Progress and what drgn says apart, there is one line for everything that is wrong.
+        wrong += [f"{command}: {line}" for line in said if "Traceback" in line]
+        lines += [line for line in said if "changed while" in line]
+    return Check(
+        name, not wrong, "; ".join(wrong) or f"{len(statuses)} commands; " + " | ".join(lines)
+    )
