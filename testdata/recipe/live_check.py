@@ -114,7 +114,9 @@ def _sums(text: str) -> dict[str, int]:
             # Free blocks are by order; pageblocks by migratetype have fewer columns.
             by_order = len(numbers) > 8
             total = sum(n << order if by_order else n for order, n in enumerate(numbers))
-            result[words[1] + (" pages" if by_order else " blocks")] = total
+            key = words[1] + (" pages" if by_order else " blocks")
+            # /proc/pagetypeinfo counts mixed pageblocks behind pageblocks.
+            result[f"{key} mixed" if key in result else key] = total
     return result
 
 
