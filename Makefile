@@ -12,7 +12,7 @@ NEWEST := $(shell for v in 3.14 3.13 3.12; do \
 # Files of tests are shared out to two processes.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: demo test lint check check-oldest check-newest bench clean
+.PHONY: demo test lint check check-oldest check-newest fuzz bench clean
 
 demo: .venv/installed
 	@.venv/bin/python testdata/unpack.py $(DEMO) >/dev/null
@@ -41,6 +41,10 @@ else
 	@echo "no Python newer than $(PYTHON) here: not tested with one"
 endif
 
+# Damages the real dumps at random; MINUTES and SEED say how long and how.
+fuzz: .venv/installed
+	.venv/bin/python tests/fuzz/run.py --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)
+
 bench: .venv/installed
 	.venv/bin/python benchmarks/run.py
 
@@ -56,7 +60,7 @@ bench: .venv/installed
 
 .venv-newest/installed: pyproject.toml
 	$(NEWEST) -m venv .venv-newest
-	.venv-newest/bin/pip install -q --disable-pip-version-check pytest pytest-xdist -e .
+	.venv-newest/bin/pip install -q --disable-pip-version-check pytest pytest-xdist hypothesis -e .
 	@touch $@
 
 clean:

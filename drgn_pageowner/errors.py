@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("NO_RECORDS", "PageOwnerError", "UsageError")
+__all__ = ("GARBAGE", "NO_RECORDS", "PageOwnerError", "UsageError", "nonsense")
 
 
 class PageOwnerError(Exception):
@@ -20,6 +20,24 @@ class UsageError(PageOwnerError):
     """The question itself is wrong: an unknown value or argument (exit status 2)."""
 
     exit_status = 2
+
+
+GARBAGE = (
+    # An index or a key that is not there; numbers that are too large or fit nothing, and names
+    # that cannot be decoded; a tree that has a ring; an array as long as garbage says.
+    LookupError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
+"""What Python raises for numbers that no kernel has."""
+
+
+def nonsense(error: BaseException) -> str:
+    """One line for one of :data:`GARBAGE`."""
+    text = " ".join(str(error).split())
+    return f"the dump is damaged: what it says makes no sense ({type(error).__name__}: {text})"
 
 
 NO_RECORDS = {

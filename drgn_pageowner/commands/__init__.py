@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, NoReturn, TextIO, cast
 
 from drgn_pageowner.commands.session import Command, Session
-from drgn_pageowner.errors import UsageError
+from drgn_pageowner.errors import GARBAGE, PageOwnerError, UsageError, nonsense
 
 __all__ = ("COMMANDS", "Command", "CommandParser", "Session", "add_commands", "run_command")
 
@@ -77,4 +77,7 @@ def run_command(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     :return: Exit status.
     :raises PageOwnerError: if it cannot be answered
     """
-    return _load(args.command).run(args, session, out)
+    try:
+        return _load(args.command).run(args, session, out)
+    except GARBAGE as error:
+        raise PageOwnerError(nonsense(error)) from error

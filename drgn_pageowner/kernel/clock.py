@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from drgn import FaultError, Program
-from drgn.helpers.linux.cpumask import for_each_online_cpu
+from drgn import Program
 from drgn.helpers.linux.percpu import per_cpu
 from drgn.helpers.linux.printk import PrintkRecord, get_printk_records
 
+from drgn_pageowner.kernel.damage import DAMAGE
+from drgn_pageowner.kernel.memory import find_object, has_member
+from drgn_pageowner.kernel.topology import online_cpus
+
 __all__ = ("local_clock_ns", "panic_message")
+
+# The log buffer's sizes are powers of two: this is the largest that CONFIG_LOG_BUF_SHIFT allows
+# (25), and a bit.
+_MOST_BITS = 26
 
 
 def local_clock_ns(prog: Program) -> int | None:
@@ -19,9 +26,9 @@ def local_clock_ns(prog: Program) -> int | None:
     """
     latest = 0
     try:
-        for cpu in for_each_online_cpu(prog):
+        for cpu in online_cpus(prog):
             latest = max(latest, int(per_cpu(prog["runqueues"], cpu).clock))
-    except (LookupError, FaultError, AttributeError):
+    except DAMAGE:
         pass
     if not latest:
         latest = max((record.timestamp for record in _log(prog)), default=0)
@@ -39,6 +46,12 @@ def panic_message(prog: Program) -> str | None:
 
 def _log(prog: Program) -> list[PrintkRecord]:
     try:
+        # Since Linux kernel commit 896fbe20b4e2 ("printk: use the lockless ringbuffer") (in v5.10).
+        ring = find_object(prog, "prb")
+        if ring is not None and has_member(ring.type_.type, "desc_ring"):
+            sizes = ring.desc_ring.count_bits, ring.text_data_ring.size_bits
+            if max(map(int, sizes)) > _MOST_BITS:
+                return []
         return get_printk_records(prog)
-    except (LookupError, FaultError, AttributeError, ValueError):
+    except DAMAGE:
         return []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
-from drgn import FaultError, Object, Program
-from drgn.helpers.linux.mmzone import for_each_online_pgdat
+from drgn import Object, Program
 
+from drgn_pageowner.kernel.damage import DAMAGE
 from drgn_pageowner.kernel.memory import find_object, find_type, has_member
 from drgn_pageowner.kernel.percpu import add_differences
+from drgn_pageowner.kernel.topology import online_nodes
 from drgn_pageowner.pages import ZoneStats
 
 __all__ = ("read_counters",)
@@ -30,12 +32,9 @@ def read_counters(prog: Program, zones: Sequence[ZoneStats]) -> dict[str, int]:
     for zone in zones:
         for name, value in zone.vmstat.items():
             counters[name] = counters.get(name, 0) + value
-    try:
-        for node in _nodes(prog):
-            for name, value in node.items():
-                counters[name] = counters.get(name, 0) + value
-    except (FaultError, LookupError):
-        pass
+    for node in _nodes(prog):
+        for name, value in node.items():
+            counters[name] = counters.get(name, 0) + value
     for name in _VARIABLES:
         variable = find_object(prog, name)
         if variable is None:
@@ -43,11 +42,12 @@ def read_counters(prog: Program, zones: Sequence[ZoneStats]) -> dict[str, int]:
         try:
             value = variable.counter if has_member(variable.type_, "counter") else variable
             counters[name] = int(value)
-        except (FaultError, TypeError):
+        except (TypeError, *DAMAGE):
             continue
-    hugetlb = _hugetlb_pages(prog)
-    if hugetlb is not None:
-        counters["hugetlb"] = hugetlb
+    with contextlib.suppress(*DAMAGE):
+        hugetlb = _hugetlb_pages(prog)
+        if hugetlb is not None:
+            counters["hugetlb"] = hugetlb
     return counters
 
 
@@ -56,9 +56,12 @@ def _nodes(prog: Program) -> Iterator[dict[str, int]]:
     items = find_type(prog, "enum node_stat_item")
     names = {e.name: e.value for e in (items.enumerators or () if items is not None else ())}
     names.pop("NR_VM_NODE_STAT_ITEMS", None)
-    for pgdat in for_each_online_pgdat(prog):
-        counters = {name: int(pgdat.vm_stat[index].counter) for name, index in names.items()}
-        add_differences(prog, counters, names, pgdat.per_cpu_nodestats, "vm_node_stat_diff")
+    for _, pgdat in online_nodes(prog):
+        try:
+            counters = {name: int(pgdat.vm_stat[index].counter) for name, index in names.items()}
+            add_differences(prog, counters, names, pgdat.per_cpu_nodestats, "vm_node_stat_diff")
+        except DAMAGE:
+            continue
         yield counters
 
 
@@ -68,4 +71,6 @@ def _hugetlb_pages(prog: Program) -> int | None:
     number = find_object(prog, "hugetlb_max_hstate")
     if states is None or number is None:
         return None
-    return sum(int(states[i].nr_huge_pages) << int(states[i].order) for i in range(int(number)))
+    sizes = [states[i] for i in range(min(int(number), states.type_.length))]
+    # No order has more bits than an address.
+    return sum(int(size.nr_huge_pages) << int(size.order) for size in sizes if size.order < 48)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from drgn import FaultError, Program, ProgramFlags
+from drgn import Program, ProgramFlags
 
 from drgn_pageowner.kernel.clock import local_clock_ns
+from drgn_pageowner.kernel.damage import DAMAGE, name_of
 from drgn_pageowner.kernel.memory import page_size
 from drgn_pageowner.kernel.page_ext import page_owner_state
 from drgn_pageowner.kernel.sections import memory_model, pfn_limits
@@ -21,10 +22,10 @@ def read_facts(prog: Program) -> Facts:
     """
     platform = prog.platform
     assert platform is not None
-    min_low_pfn, max_pfn = pfn_limits(prog)
     problems: list[str] = []
+    min_low_pfn, max_pfn = pfn_limits(prog, problems)
     facts = Facts(
-        release=prog["UTS_RELEASE"].string_().decode(),
+        release=name_of(prog["UTS_RELEASE"]),
         arch=platform.arch.name.lower(),
         page_size=page_size(prog),
         max_page_order=max_page_order(prog),
@@ -33,15 +34,14 @@ def read_facts(prog: Program) -> Facts:
         max_pfn=max_pfn,
         memory_model=memory_model(prog),
         live=bool(prog.flags & ProgramFlags.IS_LIVE),
-        zones=tuple(find_zones(prog, problems)),
+        zones=tuple(find_zones(prog, max_pfn, problems)),
         problems=problems,
         page_owner=page_owner_state(prog),
     )
     facts.now_ns = local_clock_ns(prog)
     try:
         names = prog["init_uts_ns"].name
-        facts.version = names.version.string_().decode(errors="backslashreplace")
-        facts.hostname = names.nodename.string_().decode(errors="backslashreplace")
-    except (LookupError, FaultError):
-        pass
+        facts.version, facts.hostname = name_of(names.version), name_of(names.nodename)
+    except DAMAGE:
+        problems.append("init_uts_ns cannot be read: version and host name are unknown")
     return facts

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 
 import numpy as np
 from drgn import FaultError, Object, Program
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
 from drgn_pageowner.arrays import ascending
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.heap import Heap, Inventory, Metadata
+from drgn_pageowner.kernel.damage import DAMAGE
 from drgn_pageowner.kernel.inventory import InventoryReader
 from drgn_pageowner.kernel.memory import find_object, read_bulk, word_dtype, words
 from drgn_pageowner.kernel.page_ext import page_owner_state
 from drgn_pageowner.kernel.resources import crash_kernel
+from drgn_pageowner.kernel.topology import possible_cpus
 from drgn_pageowner.kernel.vmap import TaskStack
 from drgn_pageowner.kernel.words import Resolver, objects_at
 from drgn_pageowner.pages import Pages, PageState
@@ -183,10 +184,10 @@ class HeapReader:
     def _per_cpu(self, name: str) -> Iterator[Object]:
         """The variable *name* of every CPU; nothing where this kernel has none."""
         variable = find_object(self._prog, name)
-        for cpu in for_each_possible_cpu(self._prog) if variable is not None else ():
+        for cpu in possible_cpus(self._prog) if variable is not None else ():
             try:
                 yield per_cpu(variable, cpu)
-            except (FaultError, LookupError):
+            except DAMAGE:
                 continue
 
     # --- the words --------------------------------------------------------------------------

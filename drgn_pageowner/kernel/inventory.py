@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from drgn import FaultError, Program
+from drgn import Program
 
 from drgn_pageowner.arrays import cover
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.heap import Inventory, Metadata
 from drgn_pageowner.kernel.counters import read_counters
+from drgn_pageowner.kernel.damage import DAMAGE
 from drgn_pageowner.kernel.kallsyms import module_names
 from drgn_pageowner.kernel.page_users import block_device_mappings
 from drgn_pageowner.kernel.percpu import first_chunk
@@ -66,7 +67,7 @@ class InventoryReader:
             slabs=slabs,
             areas=self.vmap.areas,
             metadata=self._metadata_rows(),
-            buffers=self._buffers(),
+            buffers=self._buffers(problems),
             modules=module_names(prog),
             tasks={stack.pid: stack.comm for stack in self.stacks},
             counters=read_counters(prog, memory.zones),
@@ -95,10 +96,10 @@ class InventoryReader:
                 found[area.rows[area.rows >= 0]] = Metadata.STACK
         return found
 
-    def _buffers(self) -> Array:
+    def _buffers(self, problems: list[str]) -> Array:
         """Pages of the page cache of block devices."""
         result = np.zeros(len(self.pages), bool)
-        mappings = np.array(sorted(block_device_mappings(self.prog)), np.uint64)
+        mappings = np.array(sorted(block_device_mappings(self.prog, problems)), np.uint64)
         if len(mappings):
             rows = np.flatnonzero(self.pages.state == PageState.FILE)
             result[rows[np.isin(self.pages["mapping"][rows], mappings)]] = True
@@ -116,7 +117,7 @@ class InventoryReader:
     def _stack_depot(self) -> Iterator[Array]:
         try:
             pools, pool_size = depot_pools(self.prog, depot_layout(self.prog))
-        except (FaultError, PageOwnerError, LookupError):
+        except (PageOwnerError, *DAMAGE):
             return
         for address in pools.tolist():
             yield self.rows_of(address, pool_size)
@@ -128,9 +129,9 @@ class InventoryReader:
                 phys = kernel_phys(self.prog, address)
             else:
                 phys = direct_phys(self.prog, address)
-        except (FaultError, ValueError, NotImplementedError):
+        except DAMAGE:
             return np.zeros(0, np.int64)
-        end = -(-(phys + size) // self._size)
+        end = min(-(-(phys + size) // self._size), self.pages.facts.max_pfn)
         rows = self.pages.rows(np.arange(phys // self._size, end, dtype=np.int64))
         result: Array = rows[rows >= 0]
         return result

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from drgn import FaultError, Object, Program
-from drgn.helpers.linux.module import for_each_module
 
+from drgn_pageowner.kernel.damage import DAMAGE, every_entry, name_of
 from drgn_pageowner.kernel.memory import (
     byte_order,
+    find_object,
     find_type,
     has_member,
     read_array,
@@ -30,6 +31,9 @@ from drgn_pageowner.snapshot import Array, Frame
 __all__ = ("Kallsyms", "load_kallsyms", "module_names", "module_regions")
 
 _SHN_UNDEF = 0
+# A kernel has some 200,000; a name has at most 512 bytes.
+_MOST_SYMBOLS = 1 << 24
+_LONGEST_NAME = 512
 # The prefixes of is_mapping_symbol() in include/linux/module_symbol.h.
 _MAPPING_SYMBOLS = (b".L", b"L0", b"$")
 
@@ -99,6 +103,8 @@ class _CoreSymbols:
         text = b"".join(
             [self._tokens[byte] for byte in names[position + header : position + total]]
         )
+        if not text:
+            raise IndexError(f"symbol {index} has no name")
         # The first character is the symbol's type.
         return text[1:].decode(errors="backslashreplace")
 
@@ -124,7 +130,11 @@ class _CoreSymbols:
             return None
         end = int(addresses[following])
         # The first of several symbols at one address.
-        name = self._name(int(np.searchsorted(addresses, start, "left")))
+        try:
+            name = self._name(int(np.searchsorted(addresses, start, "left")))
+        except IndexError:
+            # The tables are damaged there.
+            return None
         return Frame(pc, name, pc - int(start), end - int(start), None)
 
 
@@ -179,6 +189,8 @@ def _core_symbols(prog: Program) -> _CoreSymbols | None:
     num_syms, names_at, markers_at, table_at, index_at = (address or 0 for address in needed)
     order = byte_order(prog)
     count = prog.read_u32(num_syms)
+    if not 0 < count < _MOST_SYMBOLS:
+        return None
     addresses = _core_addresses(prog, where, count)
     if addresses is None:
         return None
@@ -188,12 +200,12 @@ def _core_symbols(prog: Program) -> _CoreSymbols | None:
     markers = read_array(prog, markers_at, np.dtype(f"{order}u4"), marker_count)
     if marker_count > 1 and markers[1] == 0:
         markers = read_array(prog, markers_at, word_dtype(prog), marker_count)
-    # The last marker is the start of the last 256 names; a name has at most 512 bytes.
-    size = int(markers[-1]) + 256 * 514
+    # The last marker is the start of the last 256 names.
+    size = min(int(markers.max()), count * _LONGEST_NAME) + 256 * (_LONGEST_NAME + 2)
     names = bytes(read_bulk(prog, names_at, size).data)
     index = read_array(prog, index_at, np.dtype(f"{order}u2"), 256)
-    table = bytes(read_bulk(prog, table_at, int(index[-1]) + 256).data)
-    tokens = [table[at : table.index(b"\0", at)] for at in index.tolist()]
+    table = bytes(read_bulk(prog, table_at, int(index.max()) + 256).data)
+    tokens = [table[at:].split(b"\0", 1)[0] for at in index.tolist()]
     return _CoreSymbols(
         addresses, names, markers, tokens, symbol_address(prog, "_stext") or int(addresses[0])
     )
@@ -268,7 +280,7 @@ def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, i
 
 
 def _module_symbols(prog: Program, module: Object) -> _ModuleSymbols:
-    name = module.name.string_().decode(errors="backslashreplace")
+    name = name_of(module.name)
     own_regions = _own_regions(prog)
     ranges = _module_ranges(module, own_regions)
     empty = _ModuleSymbols(name, ranges, np.zeros(0, np.uint64), [])
@@ -307,7 +319,14 @@ def _module_symbols(prog: Program, module: Object) -> _ModuleSymbols:
 
 def module_names(prog: Program) -> list[str]:
     """Names of the loaded modules."""
-    return [module.name.string_().decode(errors="backslashreplace") for module in _modules(prog)]
+    return [_module_name(module) for module in _modules(prog)]
+
+
+def _module_name(module: Object) -> str:
+    try:
+        return name_of(module.name)
+    except DAMAGE:
+        return f"?{int(module):#x}"
 
 
 def module_regions(prog: Program) -> list[tuple[str, int, int]]:
@@ -315,18 +334,18 @@ def module_regions(prog: Program) -> list[tuple[str, int, int]]:
     regions = []
     for module in _modules(prog):
         try:
-            name = module.name.string_().decode(errors="backslashreplace")
+            name = name_of(module.name)
             regions += [(name, start, end) for start, end, _ in _module_ranges(module, True)]
-        except FaultError:
+        except DAMAGE:
             continue
     return regions
 
 
 def _modules(prog: Program) -> list[Object]:
-    try:
-        return list(for_each_module(prog))
-    except (LookupError, FaultError):
+    head = find_object(prog, "modules")
+    if head is None:
         return []
+    return every_entry("struct module", head.address_of_(), "list", "the list of modules", [])
 
 
 def load_kallsyms(prog: Program) -> Kallsyms:
@@ -335,12 +354,12 @@ def load_kallsyms(prog: Program) -> Kallsyms:
     """
     try:
         core = _core_symbols(prog)
-    except (FaultError, ValueError, IndexError):
+    except DAMAGE:
         core = None
     modules = []
     for module in _modules(prog):
         try:
             modules.append(_module_symbols(prog, module))
-        except FaultError:
+        except DAMAGE:
             continue
     return Kallsyms(core, modules)

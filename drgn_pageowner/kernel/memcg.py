@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from drgn import FaultError, Object, Program
-from drgn.helpers.linux.cgroup import cgroup_name, cgroup_path
+from drgn import Object, Program
+from drgn.helpers.linux.cgroup import cgroup_name
+from drgn.helpers.linux.kernfs import kernfs_parent
 
+from drgn_pageowner.kernel.damage import DAMAGE, chain, name_of
 from drgn_pageowner.kernel.memory import find_object, find_type, has_member
 from drgn_pageowner.snapshot import Array, Memcg, MemcgKind
 
@@ -71,7 +73,7 @@ class MemcgTable:
             try:
                 objcg = Object(self._prog, self._objcg, address=pointer)
                 memcg = self._mem_cgroup(int(objcg.memcg))
-            except FaultError:
+            except DAMAGE:
                 memcg = None
         if memcg is None:
             self.unknown += 1
@@ -97,7 +99,7 @@ class MemcgTable:
         member = address + self._objcg.member("memcg").offset
         try:
             return bool(self._prog.read_word(member))
-        except FaultError:
+        except DAMAGE:
             return True
 
     def _mem_cgroup(self, address: int) -> Object | None:
@@ -106,7 +108,7 @@ class MemcgTable:
         memcg = Object(self._prog, "struct mem_cgroup", address=address)
         try:
             subsystem = int(memcg.css.ss)
-        except FaultError:
+        except DAMAGE:
             return None
         return memcg if subsystem == self._subsystem.address_ else None
 
@@ -116,15 +118,21 @@ def _describe(prog: Program, memcg: Object) -> Memcg:
         cgroup = memcg.css.cgroup
         # As cgroup_name() does: kernfs_name() of the root is "/".
         name = cgroup_name(cgroup).decode(errors="backslashreplace") or "/"
-        path = cgroup_path(cgroup).decode(errors="backslashreplace")
+        path = _path(cgroup)
         kn_id = cgroup.kn.id
         # union kernfs_node_id before Linux kernel commit 67c0496e87d1 ("kernfs: convert
         # kernfs_node->id from union kernfs_node_id to u64") (in v5.5).
         number = int(kn_id.ino) if has_member(kn_id.type_, "ino") else int(kn_id)
         online = bool(int(memcg.css.flags) & _css_online(prog))
         return Memcg(name, path, online, number & 0xFFFFFFFF if number >> 32 else number)
-    except FaultError:
+    except DAMAGE:
         return Memcg(f"?{memcg.address_:#x}", "?", False, 0)
+
+
+def _path(cgroup: Object) -> str:
+    """As ``cgroup_path()`` of the kernel says it, if its directories end at a root."""
+    *directories, _ = chain(cgroup.kn, kernfs_parent)
+    return "/" + "/".join(name_of(node.name) for node in reversed(directories))
 
 
 def _css_online(prog: Program) -> int:
@@ -132,5 +140,5 @@ def _css_online(prog: Program) -> int:
 
 
 def _takes_all_for_objcg(prog: Program) -> bool:
-    numbers = re.match(r"6\.12\.(\d+)", prog["UTS_RELEASE"].string_().decode())
+    numbers = re.match(r"6\.12\.(\d+)", name_of(prog["UTS_RELEASE"]))
     return numbers is not None and int(numbers.group(1)) >= 114

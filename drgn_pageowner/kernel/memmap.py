@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
-from drgn import FaultError, Object, Program
-from drgn.helpers import ValidationError
+from drgn import Object, Program
 
 from drgn_pageowner.kernel.memory import has_member
 from drgn_pageowner.kernel.sections import Section, find_sections, section_of
 
-__all__ = ("Memmap", "Problems", "member")
-
-T = TypeVar("T")
+__all__ = ("Memmap", "member")
 
 
 class Memmap:
@@ -46,31 +40,6 @@ class Memmap:
             offset = address - section.memmap
             if 0 <= offset < (section.end_pfn - section.start_pfn) * self.size:
                 return section.start_pfn + offset // self.size
-        return None
-
-
-class Problems:
-    """What could not be found out, one line each."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def add(self, line: str) -> None:
-        if line not in self.lines:
-            self.lines.append(line)
-
-    def attempt(self, subject: str, question: Callable[[], T]) -> T | None:
-        """
-        The answer to *question*, or ``None`` and a line about *subject* if there is none.
-        """
-        try:
-            return question()
-        except FaultError as fault:
-            self.add(f"{subject}: not in the dump ({fault})")
-        except (LookupError, AttributeError, NotImplementedError) as error:
-            self.add(f"{subject}: not known how to find it in this kernel ({error})")
-        except (ValidationError, ValueError) as error:
-            self.add(f"{subject}: damaged ({error})")
         return None
 
 

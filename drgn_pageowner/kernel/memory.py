@@ -28,6 +28,11 @@ __all__ = (
 )
 
 
+# The memmap of a section has 2 MiB, the one of a FLATMEM node of 128 GiB has this: what claims to
+# be larger is garbage.
+_MOST_BYTES = 1 << 31
+
+
 class Bulk(NamedTuple):
     """A range of memory read in one piece."""
 
@@ -74,11 +79,19 @@ def read_bulk(prog: Program, address: int, size: int, *, physical: bool = False)
     and named in :attr:`Bulk.missing`; it never raises for one.
 
     :param address: Virtual address (physical if *physical*).
+    :raises FaultError: if no dump can have that much
     """
+    _check(address, size)
     try:
         return Bulk(prog.read(address, size, physical), [])
     except FaultError as fault:
         return _read_around_holes(prog, address, size, physical, fault)
+
+
+def _check(address: int, size: int) -> None:
+    """:raises FaultError: if a range is no range of addresses"""
+    if not (0 <= size <= _MOST_BYTES and address >= 0 and address + size <= 1 << 64):
+        raise FaultError(f"no memory has {size} bytes there", address & (1 << 64) - 1)
 
 
 def _read_around_holes(
@@ -125,6 +138,7 @@ def read_array(prog: Program, address: int, dtype: np.dtype[Any], count: int) ->
     :return: Array of shape ``(count,)``.
     :raises FaultError: if any byte of it is not in the dump
     """
+    _check(address, count * dtype.itemsize)
     return np.frombuffer(prog.read(address, count * dtype.itemsize), dtype, count)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from drgn import FaultError, Object, Program
+from drgn import Object, Program
 
+from drgn_pageowner.kernel.damage import DAMAGE, name_of
 from drgn_pageowner.kernel.memory import find_object, find_type
 from drgn_pageowner.kernel.zones import page_flag_fields
 from drgn_pageowner.snapshot import Names
@@ -12,9 +13,7 @@ __all__ = ("read_names",)
 
 
 def read_names(prog: Program) -> Names:
-    """
-    :raises FaultError: if the dump does not hold the tables
-    """
+    """What of the tables can be read; what cannot has no name, and is printed as a number."""
     page_flags = find_type(prog, "enum pageflags")
     bits = {e.name: e.value for e in (page_flags.enumerators or () if page_flags else ())}
     number = bits.get("__NR_PAGEFLAGS", 0)
@@ -42,10 +41,14 @@ def _trace_print_flags(prog: Program, table: str) -> list[tuple[int, str]]:
     result: list[tuple[int, str]] = []
     if flags is None:
         return result
-    for entry in flags:
-        if not entry.name:
-            break
-        result.append((int(entry.mask), _string(entry.name)))
+    for index in range(flags.type_.length or 0):
+        try:
+            entry = flags[index].read_()
+            if not entry.name:
+                break
+            result.append((int(entry.mask), _string(entry.name)))
+        except DAMAGE:
+            continue
     return result
 
 
@@ -69,12 +72,13 @@ def _strings(prog: Program, table: str) -> list[str]:
     strings = find_object(prog, table)
     if strings is None:
         return []
-    return [_string(entry) if entry else "" for entry in strings]
+    return [_string(strings[index]) for index in range(strings.type_.length or 0)]
 
 
 def _string(pointer: Object) -> str:
+    """A name; ``?`` for one that the dump does not have, nothing for a null pointer."""
     try:
-        text: str = pointer.string_().decode(errors="backslashreplace")
-    except FaultError:
+        # The kernel's names are short; a pointer to elsewhere may be to anything.
+        return name_of(pointer, 64) if pointer else ""
+    except DAMAGE:
         return "?"
-    return text

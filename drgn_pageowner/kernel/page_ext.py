@@ -13,6 +13,10 @@ from drgn_pageowner.kernel.sections import page_ext_stride
 __all__ = ("PageExtLayout", "page_ext_layout", "page_owner_state")
 
 
+# Every user of page_ext together has less than 200 bytes.
+_LARGEST_ENTRY = 4096
+
+
 @dataclass(frozen=True)
 class PageExtLayout:
     """How one ``struct page_ext`` entry of this kernel is laid out."""
@@ -65,7 +69,20 @@ def page_ext_layout(prog: Program) -> PageExtLayout:
             break
     else:
         allocated = owner
-    return PageExtLayout(page_ext_stride(prog), offset, type_name, owner, allocated)
+    stride = page_ext_stride(prog)
+    _check(prog, offset, type_name, stride)
+    return PageExtLayout(stride, offset, type_name, owner, allocated)
+
+
+def _check(prog: Program, offset: int, type_name: str, stride: int) -> None:
+    """:raises PageOwnerError: if a record cannot be where it is said to be"""
+    size = int(prog.type(type_name).size)
+    first = 0 if type_name == "struct page_ext" else int(prog.type("struct page_ext").size)
+    if not (first <= offset and offset + size <= stride <= _LARGEST_ENTRY):
+        raise PageOwnerError(
+            f"page_ext_size is {stride} and page_owner_ops.offset {offset}, where no record of "
+            f"{size} bytes can be: the dump is damaged there, and records cannot be found"
+        )
 
 
 def _page_ext_flags(prog: Program) -> dict[str, int]:

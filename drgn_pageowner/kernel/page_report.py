@@ -10,9 +10,10 @@ from drgn import Program
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.clock import local_clock_ns
 from drgn_pageowner.kernel.compound import CompoundPages, compound_order_field, hugetlb_mark
+from drgn_pageowner.kernel.damage import DAMAGE, Problems
 from drgn_pageowner.kernel.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.memcg import MemcgTable
-from drgn_pageowner.kernel.memmap import Memmap, Problems
+from drgn_pageowner.kernel.memmap import Memmap
 from drgn_pageowner.kernel.memory import page_size
 from drgn_pageowner.kernel.names import read_names
 from drgn_pageowner.kernel.page import page_dtype, read_memmap
@@ -28,6 +29,7 @@ from drgn_pageowner.kernel.page_users import (
 )
 from drgn_pageowner.kernel.pageblock import pageblock_layout, read_section_pageblocks
 from drgn_pageowner.kernel.resolve import Target, resolve
+from drgn_pageowner.kernel.sections import pfn_limits
 from drgn_pageowner.kernel.slab_object import slab_of
 from drgn_pageowner.kernel.stackdepot import depot_layout, read_stacks
 from drgn_pageowner.kernel.translate import direct_map, direct_map_end, in_kernel_image
@@ -125,7 +127,8 @@ class _Reporter:
             row = self.struct_page(head) if self.memmap.section(head) else None
             if row is not None and self.type_name(row) == "buddy":
                 size = int(row["private"])
-                return (head, size) if pfn < head + (1 << size) else None
+                fits = size <= max_page_order(self.prog) and pfn < head + (1 << size)
+                return (head, size) if fits else None
         return None
 
 
@@ -174,7 +177,7 @@ def _pageblock(reporter: _Reporter, pfn: int) -> dict[str, Any]:
     order = pageblock_order(prog)
     result: dict[str, Any] = {"pageblock": pfn >> order}
     if section is not None:
-        zones = find_zones(prog, reporter.problems.lines)
+        zones = find_zones(prog, pfn_limits(prog)[1], reporter.problems.lines)
         types = read_section_pageblocks(prog, section, pageblock_layout(prog, order), zones)
         number = int(types[(pfn >> order) - (section.start_pfn >> order)])
         result["pageblock_migratetype"] = number if number >= 0 else None
@@ -213,7 +216,7 @@ def _page_facts(
 
 def _zone_name(reporter: _Reporter, row: np.void) -> str | None:
     number = reporter.field(row, "zone") or 0
-    for zone in find_zones(reporter.prog, reporter.problems.lines):
+    for zone in find_zones(reporter.prog, pfn_limits(reporter.prog)[1], reporter.problems.lines):
         if zone.type == number:
             return zone.name
     return None
@@ -355,7 +358,7 @@ def _stacks(reporter: _Reporter, handles: list[int]) -> list[list[Frame]]:
     wanted = np.unique(np.array(handles, np.uint32))
     try:
         stacks, bad = read_stacks(prog, depot_layout(prog), wanted)
-    except PageOwnerError as error:
+    except (PageOwnerError, *DAMAGE) as error:
         reporter.problems.add(str(error))
         stacks, bad = Stacks.empty(), wanted[:0]
     for handle in bad:

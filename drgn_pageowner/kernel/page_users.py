@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from drgn import NULL, FaultError, Object, Program
-from drgn.helpers.linux.fs import for_each_mount, inode_path, mount_dst
-from drgn.helpers.linux.list import list_for_each_entry
-from drgn.helpers.linux.pid import for_each_task
+from drgn import NULL, Object, Program, container_of
+from drgn.helpers.linux.fs import for_each_mount, mount_dst
 from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
 
+from drgn_pageowner.kernel.damage import DAMAGE, chain, distinct, every_entry, name_of
 from drgn_pageowner.kernel.memory import has_member, symbol_address
+from drgn_pageowner.kernel.tasks import comm_of, every_task
 from drgn_pageowner.kernel.translate import mapped_pfn
 
 __all__ = (
@@ -41,7 +41,7 @@ def file_of(prog: Program, mapping: int, index: int) -> dict[str, Any]:
     inode = Object(prog, "struct address_space *", value=mapping).host
     if not inode:
         return {"path": None, "filesystem": None, "inode": None, "index": index}
-    filesystem = inode.i_sb.s_type.name.string_().decode(errors="backslashreplace")
+    filesystem = name_of(inode.i_sb.s_type.name)
     path: str | None = None
     if int(inode.i_mode) & _S_IFMT == _S_IFBLK:
         path = f"block device {int(inode.i_rdev) >> 20}:{int(inode.i_rdev) & 0xFFFFF}"
@@ -56,29 +56,48 @@ def file_of(prog: Program, mapping: int, index: int) -> dict[str, Any]:
     }
 
 
-def block_device_mappings(prog: Program) -> set[int]:
-    """``struct address_space *`` of every block device: what is cached there are buffers."""
+def block_device_mappings(prog: Program, problems: list[str]) -> set[int]:
+    """
+    ``struct address_space *`` of every block device: what is cached there are buffers.
+
+    :param problems: Gets a line if not all of them can be found.
+    """
     address = symbol_address(prog, "blockdev_superblock")
     if address is None:
         return set()
     try:
         superblock = Object(prog, "struct super_block *", address=address)
-        inodes = list_for_each_entry("struct inode", superblock.s_inodes.address_of_(), "i_sb_list")
+        head, subject = superblock.s_inodes.address_of_(), "the list of block devices"
+        inodes = every_entry("struct inode", head, "i_sb_list", subject, problems)
         return {int(inode.i_mapping) for inode in inodes}
-    except FaultError:
+    except DAMAGE as error:
+        problems.append(f"block devices cannot be read ({error}): their buffers count as files")
         return set()
 
 
 def _path(prog: Program, inode: Object) -> str | None:
     """Where the file is mounted; its path in its file system where that is mounted nowhere."""
-    name = inode_path(inode)
-    if name is None:
+    first = inode.i_dentry.first.read_()
+    if not first:
         return None
-    for mount in for_each_mount(prog):
+    # The union that it is in has no name since v7.1.
+    type_ = prog.type("struct dentry")
+    member = "d_u.d_alias" if has_member(type_, "d_u.d_alias") else "d_alias"
+    *names, _ = _ancestors(container_of(first, type_, member))
+    name = b"/".join(dentry.d_name.name.string_() for dentry in reversed(names))
+    for mount in distinct(for_each_mount(prog)):
         if mount.mnt.mnt_sb == inode.i_sb and mount.mnt.mnt_root == inode.i_sb.s_root:
+            # drgn goes from parent to parent until there is none: see that there is an end.
+            for parent in chain(mount, lambda mount: mount.mnt_parent):
+                list(_ancestors(parent.mnt_mountpoint.read_()))
             name = mount_dst(mount).rstrip(b"/") + b"/" + name
             break
     return name.decode(errors="backslashreplace")
+
+
+def _ancestors(dentry: Object) -> Iterator[Object]:
+    """*dentry* and the directories that it is in, up to the root."""
+    return chain(dentry, lambda dentry: dentry.d_parent)
 
 
 def anon_users(prog: Program, mapping: int, index: int, pfn: int) -> list[dict[str, Any]]:
@@ -96,8 +115,9 @@ def anon_users(prog: Program, mapping: int, index: int, pfn: int) -> list[dict[s
         root = root.rb_root
     users = []
     tasks: dict[int, Object] | None = None
-    for chain in rbtree_inorder_for_each_entry("struct anon_vma_chain", root.address_of_(), "rb"):
-        vma = chain.vma
+    tree = rbtree_inorder_for_each_entry("struct anon_vma_chain", root.address_of_(), "rb")
+    for link in distinct(tree):
+        vma = link.vma
         address = int(vma.vm_start) + (index - int(vma.vm_pgoff)) * int(prog["PAGE_SIZE"])
         if not int(vma.vm_start) <= address < int(vma.vm_end):
             continue
@@ -109,7 +129,7 @@ def anon_users(prog: Program, mapping: int, index: int, pfn: int) -> list[dict[s
         users.append(
             {
                 "pid": int(task.tgid) if task else None,
-                "comm": task.comm.string_().decode(errors="backslashreplace") if task else None,
+                "comm": comm_of(task) if task else None,
                 "address": address,
             }
         )
@@ -118,10 +138,10 @@ def anon_users(prog: Program, mapping: int, index: int, pfn: int) -> list[dict[s
 
 def _processes(prog: Program) -> Iterator[tuple[int, Object]]:
     """``(mm, task)`` of every process."""
-    for task in for_each_task(prog):
+    for task in every_task(prog, []):
         try:
-            mm = int(task.mm)
-        except FaultError:
+            mm, pid, tgid = int(task.mm), int(task.pid), int(task.tgid)
+        except DAMAGE:
             continue
-        if mm and int(task.pid) == int(task.tgid):
+        if mm and pid == tgid:
             yield mm, task

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from drgn import FaultError, Object, Program
-from drgn.helpers.linux.cpumask import for_each_online_cpu, for_each_possible_cpu
+from drgn import Object, Program
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
+from drgn_pageowner.kernel.damage import DAMAGE
 from drgn_pageowner.kernel.memory import find_object
+from drgn_pageowner.kernel.topology import online_cpus, possible_cpus
 
 __all__ = ("add_differences", "first_chunk")
+
+
+# A unit has the static per-CPU variables and what modules and others get: far less than this.
+_LONGEST_UNIT = 1 << 28
 
 
 def first_chunk(prog: Program) -> tuple[list[tuple[int, int]], int]:
@@ -27,10 +32,11 @@ def first_chunk(prog: Program) -> tuple[list[tuple[int, int]], int]:
         return [], 0
     try:
         end = int(first.base_addr) + int(first.nr_pages) * int(prog["PAGE_SIZE"])
-        units = [(cpu, int(base) + int(offsets[cpu])) for cpu in for_each_possible_cpu(prog)]
-        return units, end - int(base)
-    except (FaultError, LookupError):
+        units = [(cpu, int(base) + int(offsets[cpu])) for cpu in possible_cpus(prog)]
+        length = end - int(base)
+    except DAMAGE:
         return [], 0
+    return (units, length) if 0 < length <= _LONGEST_UNIT else ([], 0)
 
 
 def add_differences(
@@ -47,7 +53,7 @@ def add_differences(
     :param indices: Name of every counter -> index in the array.
     :param per_cpu: Per-CPU pointer to the structure that has the array *member*.
     """
-    for cpu in for_each_online_cpu(prog):
+    for cpu in online_cpus(prog):
         differences = per_cpu_ptr(per_cpu, cpu).member_(member).value_()
         for name, index in indices.items():
             counters[name] += differences[index]

@@ -113,7 +113,7 @@ class _Reader:
             free=free,
             zones=read_zone_stats(self._prog, objects),
             pageblocks=blocks,
-            cma=read_cma_areas(self._prog, problems),
+            cma=read_cma_areas(self._prog, facts.max_pfn, problems),
             zonelists=read_zonelists(self._prog, list(facts.zones), objects),
             extfrag_threshold=500 if threshold is None else int(threshold),
             extfrag_format=extfrag_format(self._prog),

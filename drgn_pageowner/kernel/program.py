@@ -12,6 +12,8 @@ import drgn
 from drgn import Program, ProgramFlags
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.kernel.cutoff import keep_to_the_file
+from drgn_pageowner.progress import warn
 
 __all__ = ("add_program_options", "open_program")
 
@@ -96,6 +98,10 @@ def open_program(args: argparse.Namespace) -> Program:
     _set_log_level(args.log_level)
     prog = _create(args)
     _attach(prog, args)
+    if args.core is not None:
+        cut_off = keep_to_the_file(prog, args.core)
+        if cut_off is not None:
+            warn(cut_off)
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise PageOwnerError(
             f"{args.core} is not a dump of a Linux kernel (it has no VMCOREINFO): "

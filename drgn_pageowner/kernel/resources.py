@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn import FaultError, Object, Program
+from drgn import Object, Program
+
+from drgn_pageowner.kernel.damage import DAMAGE, chain, name_of
 
 __all__ = ("crash_kernel", "system_ram")
 
@@ -33,15 +35,13 @@ def _named(
     shift = int(prog["PAGE_SHIFT"])
     try:
         root = prog["iomem_resource"] if parent is None else parent
-        resource = root.child
-        while resource:
-            name = resource.name.string_().decode(errors="replace") if resource.name else ""
+        for resource in chain(root.child, lambda resource: resource.sibling):
+            name = name_of(resource.name) if resource.name else ""
             first = -(-int(resource.start) >> shift)
             last = (int(resource.end) + 1) >> shift
             if name.startswith(names) and first < last:
                 yield first, last
             if depth > 1:
                 yield from _named(prog, resource, names, depth - 1)
-            resource = resource.sibling
-    except (FaultError, LookupError):
+    except DAMAGE:
         return

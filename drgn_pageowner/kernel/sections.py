@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from drgn import FaultError, Object, Program, TypeKind
-from drgn.helpers.linux.mmzone import for_each_online_pgdat
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.memory import (
@@ -20,6 +19,7 @@ from drgn_pageowner.kernel.memory import (
     symbol_address,
     word_dtype,
 )
+from drgn_pageowner.kernel.topology import online_nodes
 from drgn_pageowner.snapshot import Array
 
 __all__ = (
@@ -64,9 +64,30 @@ class Section(NamedTuple):
     back (memory hotplug), or is a device's; and its memmap may be garbage."""
 
 
-def pfn_limits(prog: Program) -> tuple[int, int]:
-    """``(min_low_pfn, max_pfn)``: the range that the kernel's own page_owner file walks."""
-    return int(prog["min_low_pfn"]), int(prog["max_pfn"])
+def pfn_limits(prog: Program, problems: list[str] | None = None) -> tuple[int, int]:
+    """
+    ``(min_low_pfn, max_pfn)``: the range that the kernel's own page_owner file walks.
+
+    Where there is no memory at ``max_pfn`` the last section's end takes its place.
+
+    :param problems: Gets a line if it does.
+    """
+    sections = find_sections(prog)
+    if not sections:
+        raise PageOwnerError("mem_section says that there is no memory: the dump is damaged")
+    first, last = sections[0].start_pfn, sections[-1].end_pfn
+    try:
+        low, high = int(prog["min_low_pfn"]), int(prog["max_pfn"])
+    except FaultError:
+        low, high = 0, 0
+    if not any(section.start_pfn < high <= section.end_pfn for section in sections):
+        if problems is not None:
+            problems.append(
+                f"max_pfn is {high:#x}, where this kernel has no memory: it is damaged; "
+                f"memory is taken to end at pfn {last:#x}"
+            )
+        high = last
+    return (low if low <= high else first), high
 
 
 def memory_model(prog: Program) -> str:
@@ -163,7 +184,9 @@ def _sparsemem_roots(prog: Program, mem_section: Object) -> Iterator[tuple[int, 
     # Allocate mem_section at runtime for CONFIG_SPARSEMEM_EXTREME=y") (in v4.15).
     per_root = page_size(prog) // prog.type("struct mem_section").size
     if type_.kind == TypeKind.POINTER:
-        count = int(prog["__highest_present_section_nr"]) // per_root + 1
+        # All of it: NR_SECTION_ROOTS. The kernel itself goes by __highest_present_section_nr.
+        numbers = 1 << (int(prog["MAX_PHYSMEM_BITS"]) - int(prog["SECTION_SIZE_BITS"]))
+        count = -(-numbers // per_root)
         address = int(mem_section)
     else:
         count = type_.length
@@ -231,7 +254,7 @@ def _flatmem_nodes(prog: Program) -> Iterator[Section]:
     page_struct_size = prog.type("struct page").size
     page_ext_size = page_ext_stride(prog)
     max_order_nr_pages = 1 << (prog.type("struct zone").member("free_area").type.length - 1)
-    for pgdat in for_each_online_pgdat(prog):
+    for _, pgdat in online_nodes(prog):
         start = int(pgdat.node_start_pfn)
         end = start + int(pgdat.node_spanned_pages)
         memmap = int(pgdat.node_mem_map) if has_member(pgdat.type_.type, "node_mem_map") else 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
-from drgn import FaultError, Program
-from drgn.helpers import ValidationError
+from drgn import Program
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.clock import panic_message
+from drgn_pageowner.kernel.damage import DAMAGE, in_words
 from drgn_pageowner.kernel.facts import read_facts
 from drgn_pageowner.kernel.kallsyms import module_names
 from drgn_pageowner.kernel.live import is_live
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ("ProgramSession",)
 
 T = TypeVar("T")
-
-# What drgn and our own arithmetic raise on an object that is freed and used again meanwhile.
-_CHANGED = (FaultError, LookupError, ValueError, ArithmeticError, ValidationError)
 
 
 class ProgramSession:
@@ -123,11 +120,11 @@ class ProgramSession:
             return _in_one_line(question)
         try:
             return question()
-        except _CHANGED:
+        except DAMAGE:
             pass
         try:
             return question()
-        except _CHANGED as error:
+        except DAMAGE as error:
             raise PageOwnerError(
                 "the running kernel changed while it was read, twice "
                 f"({str(error) or type(error).__name__}): try again"
@@ -136,19 +133,11 @@ class ProgramSession:
 
 def _in_one_line(answer: Callable[[], T]) -> T:
     """
-    *answer*, with what drgn raises said in words.
+    *answer*, with what reading damaged memory raises said in words.
 
     :raises PageOwnerError: instead of drgn's own exceptions
     """
     try:
         return answer()
-    except FaultError as fault:
-        raise PageOwnerError(
-            f"the dump lacks memory that everything else hangs on ({fault}): "
-            "it is damaged or cut off"
-        ) from fault
-    except LookupError as error:
-        raise PageOwnerError(
-            f"the debugging symbols lack what is needed ({error}): pass the vmlinux with debug "
-            "info of this very kernel with -s (if that is it, the dump is damaged or cut off)"
-        ) from error
+    except DAMAGE as error:
+        raise PageOwnerError(in_words(error)) from error

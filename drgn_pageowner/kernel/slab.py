@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from drgn import FaultError, Object, Program, Type, TypeMember
-from drgn.helpers.linux.cpumask import for_each_online_cpu
-from drgn.helpers.linux.list import list_for_each_entry
+from drgn import Object, Program, Type, TypeMember
 from drgn.helpers.linux.percpu import per_cpu_ptr
-from drgn.helpers.linux.slab import for_each_slab_cache
 
 from drgn_pageowner.heap import Slabs
+from drgn_pageowner.kernel.damage import DAMAGE, every_entry, name_of
 from drgn_pageowner.kernel.memory import (
     byte_order,
     find_type,
@@ -23,13 +21,16 @@ from drgn_pageowner.kernel.memory import (
 from drgn_pageowner.kernel.page import read_memmap
 from drgn_pageowner.kernel.sections import Section
 from drgn_pageowner.kernel.slab_free import Cache, FreeObjects
+from drgn_pageowner.kernel.topology import online_cpus, online_nodes
 from drgn_pageowner.pages import Pages, PageState
 from drgn_pageowner.snapshot import Array
 
-__all__ = ("read_cache", "read_slabs", "slab_type")
+__all__ = ("read_cache", "read_slabs", "slab_caches", "slab_type")
 
 # No cache has sheaves for so many objects: such a number is garbage.
 _MOST_OF_SHEAF = 4095
+# KMALLOC_MAX_SIZE and what debugging adds to it: no slab has larger objects.
+_LARGEST_OBJECT = 1 << 24
 
 
 def read_slabs(prog: Program, pages: Pages, sections: list[Section]) -> tuple[Slabs, FreeObjects]:
@@ -59,12 +60,19 @@ def read_slabs(prog: Program, pages: Pages, sections: list[Section]) -> tuple[Sl
         column[known] for column in (head_rows, index, freelists, counts)
     )
     of_cache = np.array([(c.size, c.object_size, c.left) for c in caches] or [(1, 1, 0)], np.int64)
+    slab_pages = _pages_of(pages, rows)
+    room = slab_pages * pages.facts.page_size - of_cache[index, 2]
+    fits = np.maximum(room, 0) // of_cache[index, 0]
+    wrong = int(np.count_nonzero(counts > fits))
+    if wrong:
+        problems.append(f"{wrong} slabs claim more objects than there is room for: damaged")
+        counts = np.minimum(counts, fits)
     start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     slabs = Slabs(
         caches=[cache.name for cache in caches],
         cache=index,
         row=rows,
-        pages=_pages_of(pages, rows),
+        pages=slab_pages,
         first=of_cache[index, 2],
         stride=of_cache[index, 0],
         size=of_cache[index, 1],
@@ -81,26 +89,43 @@ def _caches(prog: Program, problems: list[str]) -> Iterator[Cache]:
     if not has_member(prog.type("struct kmem_cache"), "offset"):
         problems.append("this kernel's slab allocator is not SLUB: free objects are not told")
         return
-    try:
-        yield from map(read_cache, for_each_slab_cache(prog))
-    except FaultError as fault:
-        problems.append(f"the list of slab caches is broken ({fault})")
+    for cache in slab_caches(prog, problems):
+        try:
+            yield read_cache(cache)
+        except DAMAGE as error:
+            problems.append(f"the slab cache at {int(cache):#x} is damaged ({error})")
+
+
+def slab_caches(prog: Program, problems: list[str]) -> list[Object]:
+    """
+    ``struct kmem_cache *`` of every slab cache.
+
+    :param problems: Gets a line if their list is broken.
+    """
+    head = prog["slab_caches"].address_of_()
+    return every_entry("struct kmem_cache", head, "list", "the list of slab caches", problems)
 
 
 def read_cache(cache: Object) -> Cache:
     """
     :param cache: ``struct kmem_cache *``, of SLUB.
+    :raises ValueError: if it cannot be one
     """
     type_ = cache.type_.type
     hardened = has_member(type_, "random")
+    size, object_size, offset = int(cache.size), int(cache.object_size), int(cache.offset)
+    left = int(cache.red_left_pad) if has_member(type_, "red_left_pad") else 0
+    inside = 0 <= left < size and 0 <= offset < size and 0 < object_size <= size
+    if not (0 < size <= _LARGEST_OBJECT and inside):
+        raise ValueError(f"objects of {object_size} bytes, {size} with what is behind them")
     lists, free, sheaves = _ready(cache.prog_, cache)
     return Cache(
-        name=cache.name.string_().decode(errors="backslashreplace"),
+        name=name_of(cache.name),
         address=int(cache),
-        size=int(cache.size),
-        object_size=int(cache.object_size),
-        offset=int(cache.offset),
-        left=int(cache.red_left_pad) if has_member(type_, "red_left_pad") else 0,
+        size=size,
+        object_size=object_size,
+        offset=offset,
+        left=left,
         random=int(cache.random) if hardened else 0,
         hardened=hardened,
         lists=lists,
@@ -117,7 +142,7 @@ def _ready(prog: Program, cache: Object) -> tuple[list[int], list[int], list[int
     sheaves: list[int] = []
     try:
         if has_member(type_, "cpu_slab") and cache.cpu_slab:
-            for cpu in for_each_online_cpu(prog):
+            for cpu in online_cpus(prog):
                 head = int(per_cpu_ptr(cache.cpu_slab, cpu).freelist)
                 if head:
                     lists.append(head)
@@ -125,14 +150,14 @@ def _ready(prog: Program, cache: Object) -> tuple[list[int], list[int], list[int
             for sheaf in _sheaves(prog, cache):
                 sheaves.append(int(sheaf))
                 free += _objects(prog, sheaf)
-    except (FaultError, LookupError):
+    except DAMAGE:
         pass
     return lists, free, sheaves
 
 
 def _sheaves(prog: Program, cache: Object) -> Iterator[Object]:
     """Since v6.18 CPUs and nodes keep arrays of free objects: ``struct slab_sheaf *``."""
-    for cpu in for_each_online_cpu(prog):
+    for cpu in online_cpus(prog):
         sheaves = per_cpu_ptr(cache.cpu_sheaves, cpu)
         for name in ("main", "spare", "rcu_free"):
             sheaf = sheaves.member_(name)
@@ -141,12 +166,12 @@ def _sheaves(prog: Program, cache: Object) -> Iterator[Object]:
     for barn in _barns(cache):
         for name in ("sheaves_full", "sheaves_empty"):
             head = barn.member_(name).address_of_()
-            yield from list_for_each_entry("struct slab_sheaf", head, "barn_list")
+            yield from every_entry("struct slab_sheaf", head, "barn_list", "a barn's list", [])
 
 
 def _barns(cache: Object) -> Iterator[Object]:
     prog, type_ = cache.prog_, cache.type_.type
-    for node in range(int(prog["nr_node_ids"])):
+    for node, _ in online_nodes(prog):
         if has_member(type_, "per_node"):
             barn = cache.per_node[node].barn
         else:

@@ -8,6 +8,7 @@ from typing import Any
 from drgn import Object, Program
 from drgn.helpers.linux.slab import slab_object_info
 
+from drgn_pageowner.kernel.damage import name_of
 from drgn_pageowner.kernel.memory import page_size, word_dtype
 from drgn_pageowner.kernel.slab import read_cache, slab_type
 from drgn_pageowner.kernel.slab_free import Cache
@@ -35,9 +36,9 @@ def slab_of(prog: Program, head: Object, head_pfn: int, address: int) -> dict[st
     return _described(info.slab_cache, info.address, address, info.allocated)
 
 
-def _described(cache: Object, start: int, address: int, allocated: bool) -> dict[str, Any]:
+def _described(cache: Object, start: int, address: int, allocated: bool | None) -> dict[str, Any]:
     return {
-        "cache": cache.name.string_().decode(errors="backslashreplace"),
+        "cache": name_of(cache.name),
         "object": start,
         "offset": address - start,
         "object_size": int(cache.object_size),

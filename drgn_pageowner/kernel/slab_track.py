@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
-from drgn import FaultError, Object, Program
-from drgn.helpers.linux.slab import for_each_slab_cache
+from drgn import Object, Program
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.heap import Slabs
+from drgn_pageowner.kernel.damage import DAMAGE, name_of
 from drgn_pageowner.kernel.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.memory import has_member
+from drgn_pageowner.kernel.slab import slab_caches
 from drgn_pageowner.kernel.stackdepot import depot_layout, read_stacks
 from drgn_pageowner.kernel.translate import direct_map
 from drgn_pageowner.pages import Pages
@@ -51,11 +54,9 @@ def object_tracks(
 def _caches(prog: Program) -> dict[str, Object]:
     """Every ``struct kmem_cache *`` by its name, as far as they can be read."""
     caches = {}
-    try:
-        for cache in for_each_slab_cache(prog):
-            caches[cache.name.string_().decode(errors="backslashreplace")] = cache
-    except FaultError:
-        pass
+    for cache in slab_caches(prog, []):
+        with contextlib.suppress(*DAMAGE):
+            caches[name_of(cache.name)] = cache
     return caches
 
 
@@ -72,7 +73,7 @@ def _track(prog: Program, cache: Object, address: int) -> Object | None:
     end = int(cache.offset) + prog.type("void *").size if outside else int(cache.inuse)
     try:
         return Object(prog, "struct track", address=address + end).read_()
-    except FaultError:
+    except DAMAGE:
         return None
 
 
@@ -104,7 +105,7 @@ def _depot_stacks(prog: Program, tracks: list[Object | None]) -> Stacks:
         return Stacks.empty()
     try:
         return read_stacks(prog, depot_layout(prog), wanted)[0]
-    except (PageOwnerError, FaultError):
+    except (PageOwnerError, *DAMAGE):
         return Stacks.empty()
 
 

@@ -149,15 +149,22 @@ def _pool_addresses(prog: Program, layout: DepotLayout) -> Array:
         number = int(used)
     # An array, and a pointer since Linux v7.0.
     if hasattr(pools.type_, "length") and pools.type_.kind.name == "ARRAY":
-        number = min(number, pools.type_.length or number)
         address = int(pools.address_ or 0)
     else:
         address = int(pools)
-    if not 0 <= number <= 1 << layout.pool_bits:
-        raise PageOwnerError(
-            f"the stack depot claims {number} pools: it is damaged, no stack can be read"
-        )
+    most = _most_pools(prog, layout)
+    if not 0 <= number <= most:
+        # All that there is room for: what is behind the last pool is null.
+        number = most
     return read_array(prog, address, word_dtype(prog), number)
+
+
+def _most_pools(prog: Program, layout: DepotLayout) -> int:
+    """How many pools the array of pools has room for."""
+    array = prog[layout.pools].type_
+    limit = find_object(prog, "stack_max_pools", "lib/stackdepot.c")
+    room = int(limit) if limit is not None else int(getattr(array, "length", None) or 0)
+    return min(room, 1 << layout.pool_bits)
 
 
 def depot_pools(prog: Program, layout: DepotLayout) -> tuple[Array, int]:
@@ -269,11 +276,8 @@ def depot_use(prog: Program, layout: DepotLayout) -> dict[str, int]:
     """
     pools = _pool_addresses(prog, layout)
     allocated = int(np.count_nonzero(pools))
-    limit = find_object(prog, "stack_max_pools", "lib/stackdepot.c")
-    array = prog[layout.pools].type_
-    capacity = int(limit) if limit is not None else int(getattr(array, "length", None) or 0)
     return {
         "pools": allocated,
         "bytes": allocated * layout.pool_size,
-        "capacity": capacity,
+        "capacity": _most_pools(prog, layout),
     }

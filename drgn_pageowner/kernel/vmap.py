@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from drgn import FaultError, Object, Program
-from drgn.helpers.linux.cpumask import for_each_online_cpu
-from drgn.helpers.linux.mm import for_each_vmap_area
-from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.sched import cpu_curr, idle_task
 
 from drgn_pageowner.heap import Area
+from drgn_pageowner.kernel.damage import DAMAGE, every_entry
 from drgn_pageowner.kernel.kallsyms import module_regions
 from drgn_pageowner.kernel.memory import (
+    find_object,
     find_type,
     has_member,
     page_size,
@@ -22,6 +21,8 @@ from drgn_pageowner.kernel.memory import (
     word_dtype,
 )
 from drgn_pageowner.kernel.sections import Section, memmap_pfns
+from drgn_pageowner.kernel.tasks import comm_of, every_task
+from drgn_pageowner.kernel.topology import online_cpus
 from drgn_pageowner.kernel.translate import kernel_pfns
 from drgn_pageowner.pages import Pages
 from drgn_pageowner.snapshot import Array
@@ -31,6 +32,7 @@ __all__ = ("TaskStack", "VmapAreas", "read_vmap_areas", "task_stacks", "thread_s
 # VM_MAP of include/linux/vmalloc.h: a macro, the same since v2.6.12. Who called vmap() may have
 # thrown its list of pages away; vm_map_ram() keeps none.
 _VM_MAP = 0x4
+_MOST_NODES = 4096
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def task_stacks(prog: Program, problems: list[str]) -> list[TaskStack]:
     for task in _tasks(prog, problems):
         try:
             stack = _stack_of(prog, task, size, int(task) in running)
-        except FaultError:
+        except DAMAGE:
             lost += 1
             continue
         # Stacks are whole pages: what is not is garbage.
@@ -104,30 +106,25 @@ def _stack_of(prog: Program, task: Object, size: int, running: bool) -> TaskStac
         pointer = _stack_pointer(task)
         if address <= pointer < address + size:
             live = pointer
-    comm = task.comm.string_().decode(errors="backslashreplace")
-    return TaskStack(int(task.pid), comm, address, size, live, registers)
+    return TaskStack(int(task.pid), comm_of(task), address, size, live, registers)
 
 
 def _tasks(prog: Program, problems: list[str]) -> list[Object]:
-    tasks = []
-    try:
-        tasks = [prog["init_task"].address_of_(), *for_each_task(prog)]
-    except FaultError as fault:
-        problems.append(f"the list of tasks is broken ({fault}): some stacks are unknown")
+    tasks = [prog["init_task"].address_of_(), *every_task(prog, problems)]
     return tasks + [prog_task for prog_task in _idle(prog) if prog_task]
 
 
 def _idle(prog: Program) -> list[Object]:
     try:
-        return [idle_task(prog, cpu) for cpu in for_each_online_cpu(prog)]
-    except (FaultError, LookupError):
+        return [idle_task(prog, cpu) for cpu in online_cpus(prog)]
+    except DAMAGE:
         return []
 
 
 def _running(prog: Program) -> set[int]:
     try:
-        return {int(cpu_curr(prog, cpu)) for cpu in for_each_online_cpu(prog)}
-    except (FaultError, LookupError):
+        return {int(cpu_curr(prog, cpu)) for cpu in online_cpus(prog)}
+    except DAMAGE:
         return set()
 
 
@@ -174,24 +171,25 @@ def read_vmap_areas(
     stack_size = thread_size(prog)
     areas: list[Area] = []
     bookkeeping: list[int] = []
-    try:
-        for vmap in for_each_vmap_area(prog):
-            bookkeeping.append(int(vmap))
-            vm = vmap.vm
+    lost = 0
+    for vmap in _vmap_areas(prog, problems):
+        bookkeeping.append(int(vmap))
+        try:
+            vm = vmap.vm.read_()
             if vm:
                 bookkeeping.append(int(vm))
             if not vm or (not vm.pages and int(vm.flags) & _VM_MAP):
                 start, end = int(vmap.va_start), int(vmap.va_end)
                 # None of a driver's own mappings is as large as memory.
-                if (end - start) // size <= len(pages):
+                if 0 < (end - start) // size <= len(pages):
                     pfns = kernel_pfns(prog, start, (end - start) // size)
                     areas.append(Area(start, end - start, "vmap", _rows(pages, pfns)))
                 continue
             number = int(vm.nr_pages)
-            if not vm.pages or not 0 < number <= len(pages):
+            start = int(vm.addr)
+            if not vm.pages or not 0 < number <= len(pages) or start + number * size > 1 << 64:
                 continue
             bookkeeping.append(int(vm.pages))
-            start = int(vm.addr)
             pointers = _pointers(prog, int(vm.pages), number)
             pfns = memmap_pfns(sections, pointers, struct_page)
             rows = _rows(pages, pfns)
@@ -202,8 +200,10 @@ def read_vmap_areas(
                 if number * size == stack_size and _is_stack(vm):
                     kind = "cached stack"
             areas.append(Area(start, number * size, kind, rows))
-    except FaultError as fault:
-        problems.append(f"the list of vmalloc areas is broken ({fault})")
+        except DAMAGE:
+            lost += 1
+    if lost:
+        problems.append(f"{lost} vmalloc areas cannot be read: what they map is unknown")
     return VmapAreas(
         areas,
         np.array(sorted(bookkeeping), np.uint64),
@@ -214,6 +214,35 @@ def _rows(pages: Pages, pfns: Array) -> Array:
     """Rows of *pfns*; -1 where there is no page."""
     result: Array = np.where(pfns >= 0, pages.rows(np.maximum(pfns, 0)), -1)
     return result
+
+
+def _vmap_areas(prog: Program, problems: list[str]) -> list[Object]:
+    """``struct vmap_area *`` of every area that is in use."""
+    type_, subject = "struct vmap_area", "the list of vmalloc areas"
+    # Linux kernel commit d093602919ad ("mm: vmalloc: remove global vmap_area_root rb-tree") (in
+    # v6.9) made one list for each node; there are no more than nr_cpu_ids, or 128 before v6.11.
+    nodes = find_object(prog, "vmap_nodes")
+    if nodes is None:
+        head = prog["vmap_area_list"].address_of_()
+        return every_entry(type_, head, "list", subject, problems)
+    # Without CONFIG_SMP there is one node, and both are constants.
+    number = 1
+    if nodes.absent_:
+        nodes = prog.variable("single", "mm/vmalloc.c").address_of_()
+    else:
+        number = int(prog["nr_vmap_nodes"])
+    if not 0 < number <= _MOST_NODES:
+        problems.append(f"nr_vmap_nodes is {number}: it is damaged, some areas may be unknown")
+    found: list[Object] = []
+    for index in range(max(min(number, _MOST_NODES), 1)):
+        try:
+            head = nodes[index].busy.head.address_of_()
+            head.next.read_()
+        except DAMAGE as error:
+            problems.append(f"{subject} ends early ({error})")
+            break
+        found += every_entry(type_, head, "list", subject, problems)
+    return found
 
 
 def _pointers(prog: Program, address: int, number: int) -> Array:
@@ -234,7 +263,7 @@ def _is_stack(vm: Object) -> bool:
     """Whether an area was made for a stack: its caller is in copy_process()."""
     try:
         symbol = vm.prog_.symbol(int(vm.caller))
-    except LookupError:
+    except DAMAGE:
         return False
     starts = ("copy_process", "dup_task_struct", "alloc_thread_stack")
     return bool(symbol.name.startswith(starts))

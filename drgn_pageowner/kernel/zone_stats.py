@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from drgn import FaultError, Object, Program
-from drgn.helpers.linux.cpumask import for_each_online_cpu
-from drgn.helpers.linux.mmzone import NODE_DATA, for_each_online_pgdat
+from drgn import Object, Program
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
+from drgn_pageowner.kernel.damage import DAMAGE
 from drgn_pageowner.kernel.memory import find_type, has_member
 from drgn_pageowner.kernel.percpu import add_differences
+from drgn_pageowner.kernel.topology import online_cpus, online_nodes
 from drgn_pageowner.pages import ZoneStats
 from drgn_pageowner.snapshot import Zone
 
@@ -20,12 +20,7 @@ __all__ = ("ListHead", "free_list_heads", "read_zone_stats", "read_zonelists", "
 
 def zone_objects(prog: Program, zones: list[Zone]) -> list[Object | None]:
     """The ``struct zone`` of each of *zones*; ``None`` where its node cannot be read."""
-    nodes = {}
-    try:
-        for pgdat in for_each_online_pgdat(prog):
-            nodes[int(pgdat.node_id)] = pgdat
-    except FaultError:
-        pass
+    nodes = dict(online_nodes(prog))
     return [
         nodes[zone.node].node_zones[zone.type] if zone.node in nodes else None for zone in zones
     ]
@@ -38,7 +33,7 @@ def _per_cpu_pages(prog: Program, zone: Object) -> Iterator[Object]:
     if not has_member(zone.type_, name):
         return
     sets = zone.member_(name)
-    for cpu in for_each_online_cpu(prog):
+    for cpu in online_cpus(prog):
         pages = per_cpu_ptr(sets, cpu)
         yield pages.pcp.address_of_() if has_member(pages.type_.type, "pcp") else pages
 
@@ -69,7 +64,7 @@ def _stats(prog: Program, zone: Object, names: dict[str, int]) -> ZoneStats:
     else:
         watermarks = [int(mark) for mark in zone.watermark]
     pcp = 0
-    with contextlib.suppress(FaultError, LookupError):
+    with contextlib.suppress(*DAMAGE):
         pcp = sum(int(pages.count) for pages in _per_cpu_pages(prog, zone))
     return ZoneStats(
         populated=int(zone.present_pages) != 0,
@@ -99,7 +94,7 @@ def _with_differences(
     indices = {name: names[name] for name in vmstat}
     try:
         add_differences(prog, result, indices, zone.member_(member), "vm_stat_diff")
-    except (FaultError, LookupError):
+    except DAMAGE:
         return vmstat
     return result
 
@@ -116,16 +111,17 @@ def read_zonelists(
         int(zone.address_ or 0): number for number, zone in enumerate(objects) if zone is not None
     }
     result: dict[int, list[int]] = {}
+    nodes = dict(online_nodes(prog))
     for node in dict.fromkeys(zone.node for zone in zones):
         order: list[int] = []
         try:
-            zonelist = NODE_DATA(prog, node).node_zonelists[0]
+            zonelist = nodes[node].node_zonelists[0]
             for reference in zonelist._zonerefs:
                 if not reference.zone:
                     break
                 if int(reference.zone) in index:
                     order.append(index[int(reference.zone)])
-        except (FaultError, LookupError):
+        except DAMAGE:
             order = [number for number, zone in enumerate(zones) if zone.node == node]
         result[node] = order
     return result
@@ -162,7 +158,7 @@ def free_list_heads(
         try:
             for pages in _per_cpu_pages(prog, zone):
                 yield from _per_cpu_heads(prog, pages, number, huge_order)
-        except (FaultError, LookupError):
+        except DAMAGE:
             continue
 
 

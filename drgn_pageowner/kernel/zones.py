@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Iterator
 
-from drgn import FaultError, Object, Program, sizeof
+from drgn import Object, Program, sizeof
 from drgn.helpers.linux.kconfig import get_kconfig
-from drgn.helpers.linux.mmzone import for_each_online_pgdat
 
+from drgn_pageowner.kernel.damage import DAMAGE, name_of
 from drgn_pageowner.kernel.memory import find_object, has_member, page_size
 from drgn_pageowner.kernel.sections import memory_model
+from drgn_pageowner.kernel.topology import online_nodes
 from drgn_pageowner.snapshot import BitField, Zone
 
 __all__ = (
@@ -24,26 +26,43 @@ __all__ = (
 _NO_LIMIT = 64
 
 
-def find_zones(prog: Program, problems: list[str]) -> list[Zone]:
+def find_zones(prog: Program, max_pfn: int, problems: list[str]) -> list[Zone]:
     """
     Every zone that spans memory, by node and zone type.
 
-    :param problems: Gets a line for every node that the dump does not hold.
+    :param max_pfn: Where memory ends; a zone that says it has more has what is before.
+    :param problems: Gets a line for every node that the dump does not hold, and every zone
+        that is not what it can be.
     """
     zones: list[Zone] = []
-    try:
-        for number, pgdat in enumerate(for_each_online_pgdat(prog)):
-            try:
-                zones += _zones_of(pgdat)
-            except FaultError as fault:
-                problems.append(f"the zones of node {number} cannot be read ({fault})")
-    except FaultError as fault:
-        problems.append(f"the nodes cannot be read ({fault})")
+    for number, pgdat in online_nodes(prog):
+        try:
+            for zone in _zones_of(number, pgdat):
+                zones.append(_within(zone, max_pfn, problems))
+        except DAMAGE as error:
+            problems.append(f"the zones of node {number} cannot be read ({error})")
     return zones
 
 
-def _zones_of(pgdat: Object) -> Iterator[Zone]:
-    node = int(pgdat.node_id)
+def _within(zone: Zone, max_pfn: int, problems: list[str]) -> Zone:
+    """*zone*, its numbers of pages held to what memory has."""
+    start = min(zone.start_pfn, max_pfn - 1)
+    spanned = min(zone.spanned, max_pfn - start)
+    present = min(zone.present, spanned)
+    managed = min(max(zone.managed, 0), present)
+    if (start, spanned, present, managed) == (
+        zone.start_pfn, zone.spanned, zone.present, zone.managed
+    ):  # fmt: skip
+        return zone
+    problems.append(
+        f"zone {zone.name} of node {zone.node} claims {zone.spanned} pages from pfn "
+        f"{zone.start_pfn:#x}, {zone.present} of them present, {zone.managed} managed: it is "
+        f"damaged; memory ends at pfn {max_pfn:#x}"
+    )
+    return zone._replace(start_pfn=start, spanned=spanned, present=present, managed=managed)
+
+
+def _zones_of(node: int, pgdat: Object) -> Iterator[Zone]:
     for index, zone in enumerate(pgdat.node_zones):
         spanned = int(zone.spanned_pages)
         if not spanned:
@@ -54,7 +73,7 @@ def _zones_of(pgdat: Object) -> Iterator[Zone]:
         yield Zone(
             node=node,
             type=index,
-            name=zone.name.string_().decode(errors="backslashreplace"),
+            name=_zone_name(zone, index),
             start_pfn=int(zone.zone_start_pfn),
             spanned=spanned,
             present=int(zone.present_pages),
@@ -65,6 +84,14 @@ def _zones_of(pgdat: Object) -> Iterator[Zone]:
         )
 
 
+def _zone_name(zone: Object, index: int) -> str:
+    try:
+        # The kernel's own are short: DMA32, Movable.
+        return name_of(zone.name, 16)
+    except DAMAGE:
+        return f"?{index}"
+
+
 def max_page_order(prog: Program) -> int:
     """The largest order of the buddy allocator: ``NR_PAGE_ORDERS - 1``."""
     return int(prog.type("struct zone").member("free_area").type.length) - 1
@@ -72,7 +99,7 @@ def max_page_order(prog: Program) -> int:
 
 def huge_page_order(prog: Program) -> int:
     """``HPAGE_PMD_ORDER``: what a page table of ``PAGE_SIZE`` bytes maps."""
-    entries = page_size(prog) // sizeof(prog.type("pte_t"))
+    entries: int = page_size(prog) // sizeof(prog.type("pte_t"))
     return entries.bit_length() - 1
 
 
@@ -83,10 +110,11 @@ def pageblock_order(prog: Program) -> int:
     A variable where the huge page size is one; elsewhere a constant that DWARF does not have,
     so it is computed as the header does.
     """
+    largest = max_page_order(prog)
     variable = find_object(prog, "pageblock_order")
     if variable is not None:
-        return int(variable)
-    largest = min(max_page_order(prog), _pageblock_limit(prog))
+        return min(int(variable), largest)
+    largest = min(largest, _pageblock_limit(prog))
     # CONFIG_TRANSPARENT_HUGEPAGE without CONFIG_HUGETLB_PAGE counts since v6.11.
     huge = find_object(prog, "hstates", "mm/hugetlb.c") is not None
     if not huge and find_object(prog, "transparent_hugepage_flags") is not None:
@@ -108,12 +136,12 @@ def _pageblock_limit(prog: Program) -> int:
     """
     try:
         return int(get_kconfig(prog).get("CONFIG_PAGE_BLOCK_MAX_ORDER", _NO_LIMIT))
-    except (LookupError, FaultError, OSError, EOFError, ValueError, zlib.error):
+    except (OSError, EOFError, zlib.error, *DAMAGE):
         return _NO_LIMIT
 
 
 def _version(prog: Program) -> tuple[int, int]:
-    release = prog["UTS_RELEASE"].string_().decode()
+    release = name_of(prog["UTS_RELEASE"])
     major, minor = release.split(".")[:2]
     return int(major), int("".join(c for c in minor if c.isdigit()))
 
@@ -127,17 +155,8 @@ def page_flag_fields(prog: Program) -> list[BitField]:
     """
     table = find_object(prog, "pff", "lib/vsprintf.c")
     if table is not None:
-        return [
-            BitField(
-                entry.name.string_().decode(),
-                int(entry.shift),
-                int(entry.width),
-                # SPECIAL hexadecimal or plain decimal: printf_spec.base says.
-                _spec_base(entry),
-            )
-            for entry in table
-            if int(entry.width)
-        ]
+        with contextlib.suppress(*DAMAGE):
+            return _fields_of_table(prog, table)
     word_bits = prog.type("unsigned long").size * 8
     fields = []
     position = word_bits
@@ -149,6 +168,21 @@ def page_flag_fields(prog: Program) -> list[BitField]:
         if width:
             position -= width
             fields.append(BitField(name, position, width, 10))
+    return fields
+
+
+def _fields_of_table(prog: Program, table: Object) -> list[BitField]:
+    """:raises ValueError: if a field is not in the word"""
+    word_bits = prog.type("unsigned long").size * 8
+    fields = [
+        # SPECIAL hexadecimal or plain decimal: printf_spec.base says.
+        BitField(name_of(entry.name), int(entry.shift), int(entry.width), _spec_base(entry))
+        for entry in table
+        if int(entry.width)
+    ]
+    for field in fields:
+        if min(field.shift, field.width) < 0 or field.shift + field.width > word_bits:
+            raise ValueError(f"page.flags has no field {field.name} at {field.shift}")
     return fields
 
 

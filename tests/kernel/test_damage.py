@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import drgn
 import numpy as np
 import pytest
 from conftest import Dump
-from drgn import FaultError
+from damaged import Patch, apply, hole, overlay
 from drgn.helpers.linux.mm import pfn_to_virt
 
 from drgn_pageowner.analysis.account import account
@@ -27,8 +25,6 @@ from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.kernel.stackdepot import depot_layout
 from drgn_pageowner.pages import PageState
 
-Overlay = Callable[[drgn.Program, int, int, bytes | None], None]
-
 
 @pytest.fixture
 def fresh(one_dump: Dump) -> drgn.Program:
@@ -37,24 +33,6 @@ def fresh(one_dump: Dump) -> drgn.Program:
     prog.set_core_dump(str(one_dump.vmcore))
     prog.load_debug_info([str(one_dump.vmlinux)], main=True)
     return prog
-
-
-def overlay(prog: drgn.Program, address: int, data: bytes) -> None:
-    """From now on *prog* has *data* at the virtual *address*."""
-
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return data[offset : offset + count]
-
-    prog.add_memory_segment(address, len(data), read)
-
-
-def hole(prog: drgn.Program, address: int, size: int) -> None:
-    """From now on *prog* has nothing at the virtual *address*."""
-
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        raise FaultError("not in the dump", address)
-
-    prog.add_memory_segment(address, size, read)
 
 
 def test_a_hole_is_read_around(fresh: drgn.Program) -> None:
@@ -158,6 +136,7 @@ def test_damage_anywhere_is_survived(
     chosen = np.flatnonzero(np.isin(pages.state, KERNEL_STATES))
     pfns = pages.pfns(random.choice(chosen, (1, 20, 200)[seed % 3], replace=False))
     direct = int(pfn_to_virt(one_dump.prog, 0))
+    patches = []
     for pfn in pfns.tolist():
         data = bytearray(read_bulk(one_dump.prog, pfn * 4096, 4096, physical=True).data)
         if kind == "random":
@@ -165,15 +144,8 @@ def test_damage_anywhere_is_survived(
         for place in random.integers(0, 4096, 20 if kind == "flip" else 0).tolist():
             data[place] ^= 1 << (place % 8)
 
-        def read(
-            address: int, count: int, offset: int, physical: bool, data: bytes = bytes(data)
-        ) -> bytes:
-            if kind == "hole":
-                raise FaultError("not in the dump", address)
-            return data[offset : offset + count]
-
-        fresh.add_memory_segment(pfn * 4096, 4096, read, True)
-        fresh.add_memory_segment(direct + pfn * 4096, 4096, read, False)
+        patches.append(Patch(direct + pfn * 4096, bytes(data), kind == "hole"))
+    apply(fresh, patches)
     session = ProgramSession(fresh)
     for analysis in (
         lambda: account(session.inventory()),

@@ -1,0 +1,83 @@
+"""Damage that is laid over a dump: other bytes at some places, holes at others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import drgn
+from drgn import FaultError
+from drgn.helpers.linux.mm import pfn_to_virt
+
+from drgn_pageowner.kernel.translate import image_range, kernel_phys
+
+
+class Patch(NamedTuple):
+    """What a dump shall have at a virtual address."""
+
+    address: int
+    data: bytes
+    """The bytes; with :attr:`missing` only their number counts."""
+    missing: bool = False
+    """Whether the dump shall lack them."""
+    what: str = ""
+    """For people."""
+
+    def __str__(self) -> str:
+        value = f"-{len(self.data)}" if self.missing else self.data.hex()
+        return f"{self.address:#x}={value}"
+
+    @classmethod
+    def parse(cls, text: str) -> Patch:
+        """The inverse of ``str()``."""
+        address, _, value = text.partition("=")
+        if value.startswith("-"):
+            return cls(int(address, 16), bytes(int(value[1:])), True)
+        return cls(int(address, 16), bytes.fromhex(value))
+
+
+def overlay(prog: drgn.Program, address: int, data: bytes, physical: bool = False) -> None:
+    """From now on *prog* has *data* at the virtual (or physical) *address*."""
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        return data[offset : offset + count]
+
+    prog.add_memory_segment(address, len(data), read, physical)
+
+
+def hole(prog: drgn.Program, address: int, size: int, physical: bool = False) -> None:
+    """From now on *prog* has nothing at the virtual (or physical) *address*."""
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise FaultError("not in the dump", address)
+
+    prog.add_memory_segment(address, size, read, physical)
+
+
+def apply(prog: drgn.Program, patches: Iterable[Patch]) -> None:
+    """Lay *patches* over *prog*, under every address that their memory has."""
+    # All addresses first: damaged page tables lead nowhere.
+    aliases = [(patch, _aliases(prog, patch)) for patch in patches]
+    for patch, addresses in aliases:
+        for address, physical in addresses:
+            if patch.missing:
+                hole(prog, address, len(patch.data), physical)
+            else:
+                overlay(prog, address, patch.data, physical)
+    prog.cache.clear()
+
+
+def _aliases(prog: drgn.Program, patch: Patch) -> list[tuple[int, bool]]:
+    """``(address, physical)`` of the memory of *patch*: as given, physical, direct map, image."""
+    found = {(patch.address, False)}
+    try:
+        phys = kernel_phys(prog, patch.address)
+    except FaultError:
+        return sorted(found)
+    found |= {(phys, True), (int(pfn_to_virt(prog, 0)) + phys, False)}
+    image = image_range(prog)
+    if image is not None:
+        start = kernel_phys(prog, image[0])
+        if start <= phys < start + image[1] - image[0]:
+            found.add((image[0] + phys - start, False))
+    return sorted(found)

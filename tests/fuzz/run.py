@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""
+Damage real dumps at random, for as long as you like, and say what became of it.
+
+  run.py --minutes 30 --seed 1               fields of structures, and files, of every dump
+  run.py --minutes 5 --dumps linux-6.1/traps --only fields
+  run.py --dump linux-6.1/traps --patch 0xffffffff81cf2810=00 --ask info     one input again
+
+Prints how many inputs there were and how they ended, and for each fault what runs it again.
+Exit status: 0 without faults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+# Processes are forked: no thread may hold a lock then.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+sys.dont_write_bytecode = True
+
+import hypothesis  # noqa: E402
+from conftest import Dump, bundled  # noqa: E402
+from damaged import Patch  # noqa: E402
+from files import Change, changes, judge_file  # noqa: E402
+from strategies import Input, inputs  # noqa: E402
+from verdict import Outcome, judge  # noqa: E402
+
+_DUMPS = ("linux-5.10/traps", "linux-6.1/traps", "linux-6.12/traps", "linux-7.2/traps",
+          "linux-5.10/kdump", "linux-6.1/kdump", "linux-6.12/kdump", "linux-7.2/kdump")  # fmt: skip
+
+
+class Report:
+    """Counts outcomes; prints every new fault once."""
+
+    def __init__(self) -> None:
+        self.inputs = 0
+        self.outcomes: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
+        self.faults: dict[str, int] = {}
+        self.slowest = (0.0, "")
+
+    def add(self, command: str, names: list[str], outcomes: list[Outcome]) -> None:
+        self.inputs += 1
+        for outcome in outcomes:
+            self.outcomes[outcome.kind] += 1
+            self.slowest = max(self.slowest, (outcome.seconds, f"{outcome.question}: {command}"))
+            if outcome.kind == "refused":
+                self.refusals[outcome.detail[:60]] += 1
+            if outcome.kind == "fault":
+                self._fault(command, names, outcome)
+
+    def _fault(self, command: str, names: list[str], outcome: Outcome) -> None:
+        key = _where(outcome.detail)
+        self.faults[key] = self.faults.get(key, 0) + 1
+        if self.faults[key] > 1:
+            return
+        print(f"\nFAULT {len(self.faults)} in {outcome.question!r} of a dump with", flush=True)
+        for name in names:
+            print(f"  {name}")
+        print(outcome.detail)
+        print(f"again: {sys.argv[0]} {command} --ask '{outcome.question}'", flush=True)
+
+    def print(self) -> None:
+        print(f"\n{self.inputs} inputs; questions: {dict(self.outcomes)}")
+        print(f"slowest answer: {self.slowest[0]:.1f} s, {self.slowest[1]}")
+        for text, count in self.refusals.most_common(12):
+            print(f"  refused {count} times: {text}")
+        print(f"{len(self.faults)} different faults")
+        for key, count in sorted(self.faults.items(), key=lambda item: -item[1]):
+            print(f"  {count} times: {key}")
+
+
+def _where(detail: str) -> str:
+    """What makes two faults the same: the innermost line of ours, and the exception's name."""
+    ours = [line.strip() for line in detail.splitlines() if "drgn_pageowner/" in line]
+    last = detail.strip().splitlines()[-1]
+    if ours:
+        return f"{ours[-1].split('drgn_pageowner/')[-1]}: {last.split(':')[0]}"
+    return "".join(c for c in detail.splitlines()[0][:70] if not c.isdigit())
+
+
+def _fields(dump: Dump, report: Report, seed: int, examples: int, until: float) -> None:
+    """*examples* damaged dumps, or as many as there is time for."""
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(inputs(dump, questions=6))
+    def one(damaged: Input) -> None:
+        if time.monotonic() > until:
+            return
+        outcomes = judge(
+            dump, damaged.patches, damaged.questions, vital=damaged.vital, lost=damaged.lost
+        )
+        patches = " ".join(f"--patch {patch}" for patch in damaged.patches)
+        names = [patch.what for patch in damaged.patches]
+        report.add(f"--dump {dump.name} {patches}", names, outcomes)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one()
+
+
+def _files(dump: Dump, report: Report, seed: int, examples: int, until: float) -> None:
+    """*examples* damaged files, or as many as there is time for."""
+    with tempfile.TemporaryDirectory() as directory:
+        for change, command in itertools.islice(changes(dump, seed), examples):
+            if time.monotonic() > until:
+                return
+            outcome = judge_file(dump, change, command, Path(directory))
+            name = f"{dump.vmcore} cut off after {change.size} bytes, {len(change.bytes)} changed"
+            report.add(f"--dump {dump.name} --file {change}", [name], [outcome])
+
+
+def _again(args: argparse.Namespace) -> int:
+    dump = bundled(args.dump)
+    if args.file:
+        with tempfile.TemporaryDirectory() as directory:
+            outcomes = [
+                judge_file(dump, Change.parse(args.file), question, Path(directory))
+                for question in args.ask
+            ]
+        return _say(outcomes)
+    patches = tuple(Patch.parse(patch) for patch in args.patch)
+    questions = tuple(question for question in args.ask if question != "records")
+    return _say(judge(dump, patches, questions, vital=True, lost=((0, 1 << 62),)))
+
+
+def _say(outcomes: list[Outcome]) -> int:
+    for outcome in outcomes:
+        print(f"{outcome.kind}: {outcome.question} ({outcome.seconds:.1f} s)\n{outcome.detail}")
+    return any(outcome.kind == "fault" for outcome in outcomes)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dumps", nargs="+", default=_DUMPS, metavar="NAME")
+    parser.add_argument("--dump", metavar="NAME", help="of one input to run again")
+    parser.add_argument("--patch", action="append", default=[], metavar="ADDRESS=BYTES")
+    parser.add_argument("--file", metavar="CHANGE")
+    parser.add_argument("--only", choices=("fields", "files"), help="one kind of damage")
+    parser.add_argument("--ask", action="append", default=[], metavar="COMMAND")
+    args = parser.parse_args()
+    if args.dump:
+        return _again(args)
+    report = Report()
+    until = time.monotonic() + args.minutes * 60
+    seed = args.seed
+    while time.monotonic() < until:
+        for name in args.dumps:
+            if args.only != "files":
+                _fields(bundled(name), report, seed, 25, until)
+            if args.only != "fields":
+                _files(bundled(name), report, seed, 10, until)
+        seed += 1
+    report.print()
+    return 1 if report.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

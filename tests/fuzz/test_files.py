@@ -1,0 +1,21 @@
+"""A few files with other bytes in them, or cut off, the same at every run; run.py does more."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Dump
+from files import changes, judge_file
+
+
+@pytest.mark.parametrize("name", ["linux-6.1/kdump", "linux-6.12/kdump"])
+def test_a_changed_file_is_answered_or_refused_in_a_line(
+    name: str, dump_named: Callable[[str], Dump], tmp_path: Path
+) -> None:
+    dump = dump_named(name)
+    for change, command in itertools.islice(changes(dump, 1), 4):
+        outcome = judge_file(dump, change, command, tmp_path)
+        assert outcome.kind != "fault", f"{change}: {command}: {outcome.detail}"

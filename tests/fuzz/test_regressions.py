@@ -1,0 +1,94 @@
+"""Faults that were found by damaging dumps, each once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from conftest import Dump
+from damaged import Patch
+from drgn import Object, Program
+from drgn.helpers.linux.list import list_for_each_entry
+from verdict import Outcome, judge
+
+Place = Callable[[Program], Object]
+
+
+def _module(prog: Program) -> Object:
+    return next(iter(list_for_each_entry("struct module", prog["modules"].address_of_(), "list")))
+
+
+def _task(prog: Program) -> Object:
+    tasks = prog["init_task"].tasks.address_of_()
+    return list(list_for_each_entry("struct task_struct", tasks, "tasks"))[20]
+
+
+def _cache(prog: Program) -> Object:
+    caches = prog["slab_caches"].address_of_()
+    return list(list_for_each_entry("struct kmem_cache", caches, "list"))[5]
+
+
+def _zone(prog: Program) -> Object:
+    return prog["node_data"][0].node_zones[1]
+
+
+# What is damaged, with what (None: with its own address), and what is asked.
+ANSWERED: list[tuple[Place, int | None, str]] = [
+    # Loops as long as a counter says.
+    (lambda prog: prog["nr_node_ids"], 0x7FFFFFFF, "frag"),
+    (lambda prog: prog["nr_cpu_ids"], 0xFFFFFFFF, "account"),
+    (lambda prog: prog["cma_area_count"], 0xFFFFFFFF, "frag"),
+    (lambda prog: prog["hugetlb_max_hstate"], 0x7FFFFFFF, "account"),
+    (lambda prog: prog["hstates"][0].order, 0xFFFFFFFF, "account"),
+    # Arrays as long as a counter says.
+    (lambda prog: prog["max_pfn"], 0x7FFFFFFFFFFFFFFF, "frag"),
+    (lambda prog: prog["max_pfn"], 0, "top --by zone"),
+    (lambda prog: prog["__highest_present_section_nr"], 0x7FFFFFFFFFFFFFFF, "info"),
+    (lambda prog: _zone(prog).spanned_pages, 0x7FFFFFFFFFFFFFFF, "frag"),
+    (lambda prog: _zone(prog).zone_start_pfn, 0xFFFFFFFFFFFFFFFF, "frag"),
+    (lambda prog: prog["cma_areas"][0].count, 0x7FFFFFFFFFFFFFFF, "frag"),
+    (lambda prog: prog["pcpu_base_addr"], 1, "account"),
+    # Rings.
+    (lambda prog: _module(prog).list.next, None, "top --by module"),
+    (lambda prog: _task(prog).tasks.next, None, "leaks --all"),
+    (lambda prog: _cache(prog).list.next, None, "leaks --slab"),
+    (lambda prog: prog["iomem_resource"].child.sibling, None, "account"),
+    # Divisors, shifts and names.
+    (lambda prog: _cache(prog).size, 0, "leaks --slab"),
+    (lambda prog: _cache(prog).size, 0xFFFFFFFF, "leaks --slab"),
+    (lambda prog: _zone(prog).name, 0x10, "frag"),
+    (lambda prog: prog["migrate_reason_names"][0], 0x10, "list --freed --format debugfs"),
+]
+REFUSED: list[tuple[Place, int, str]] = [
+    (lambda prog: prog["page_ext_size"], 0xFFFFFFFFFFFFF018, "page_ext_size"),
+    (lambda prog: prog["page_owner_ops"].offset, 0, "page_owner_ops"),
+]
+
+
+def _judge(dump: Dump, place: Place, value: int | None, question: str, vital: bool) -> Outcome:
+    target = place(dump.prog)
+    address, size = int(target.address_ or 0), target.type_.size
+    number = address if value is None else value
+    patch = Patch(address, (number & (1 << 8 * size) - 1).to_bytes(size, "little"))
+    outcomes = judge(dump, (patch,), (question,), vital=vital)
+    faults = [outcome for outcome in outcomes if outcome.kind == "fault"]
+    assert not faults, f"{faults[0].question}: {faults[0].detail}"
+    return outcomes[0]
+
+
+@pytest.mark.parametrize("place, value, question", ANSWERED)
+def test_damage_that_costs_no_record_is_answered(
+    one_dump: Dump, place: Place, value: int | None, question: str
+) -> None:
+    assert _judge(one_dump, place, value, question, False).kind == "answered"
+
+
+@pytest.mark.parametrize("place, value, word", REFUSED)
+def test_damage_that_costs_all_is_said_in_a_line(
+    one_dump: Dump, place: Place, value: int, word: str
+) -> None:
+    target = place(one_dump.prog)
+    patch = Patch(int(target.address_ or 0), value.to_bytes(8, "little"))
+    outcome = judge(one_dump, (patch,), ("list",), vital=True)[0]
+    assert outcome.kind == "refused"
+    assert word in outcome.detail

@@ -1,0 +1,71 @@
+"""kdump files that are cut off: what is left is read as it was, what is not is said."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import drgn
+import numpy as np
+import pytest
+from conftest import Dump
+from drgn import FaultError
+from drgn.helpers.linux.mm import pfn_to_virt
+
+from drgn_pageowner.kernel.cutoff import keep_to_the_file
+from drgn_pageowner.kernel.physical import read_memory
+from drgn_pageowner.pages import PageState
+
+
+@pytest.fixture(scope="module")
+def cut(dump_named: Callable[[str], Dump], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two thirds of a dump."""
+    path = tmp_path_factory.mktemp("cut") / "vmcore"
+    shutil.copy(dump_named("linux-7.2/kdump").vmcore, path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size * 2 // 3)
+    return path
+
+
+def test_a_whole_file_is_left_alone(dump_named: Callable[[str], Dump]) -> None:
+    dump = dump_named("linux-7.2/kdump")
+    assert keep_to_the_file(dump.prog, str(dump.vmcore)) is None
+
+
+def test_what_is_left_is_as_it_was_and_nothing_else_is_made_up(
+    dump_named: Callable[[str], Dump], cut: Path
+) -> None:
+    whole = dump_named("linux-7.2/kdump").prog
+    prog = drgn.Program()
+    prog.set_core_dump(str(cut))
+    said = keep_to_the_file(prog, str(cut))
+    assert said is not None
+    assert "cut off" in said
+    pages = read_memory(whole).pages
+    kept = np.flatnonzero(np.isin(pages.state, (PageState.SLAB, PageState.RESERVED)))
+    direct = int(pfn_to_virt(whole, 0))
+    read = lost = 0
+    for pfn in pages.pfns(kept[::50]).tolist():
+        for address, physical in ((pfn * 4096, True), (direct + pfn * 4096, False)):
+            try:
+                expected = whole.read(address, 4096, physical)
+            except FaultError:
+                continue
+            try:
+                assert prog.read(address, 4096, physical) == expected
+                read += 1
+            except FaultError:
+                lost += 1
+    assert read > 20
+    assert lost > 20
+
+
+def test_commands_answer_or_say_in_a_line_that_it_is_cut_off(
+    dump_named: Callable[[str], Dump], cut: Path, cli: Callable[..., object]
+) -> None:
+    result = cli("-c", cut, "-s", dump_named("linux-7.2/kdump").vmlinux, "account")
+    assert result.returncode in (0, 1), result.stderr  # type: ignore[attr-defined]
+    lines = result.stderr.splitlines()  # type: ignore[attr-defined]
+    assert all(line.startswith("drgn-pageowner: ") for line in lines)
+    assert "cut off after" in lines[0]
