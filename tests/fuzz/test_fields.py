@@ -22,7 +22,7 @@ def test_a_damaged_dump_is_answered_and_its_other_records_are_as_before(
 
     @seed(1)
     @settings(
-        max_examples=10,
+        max_examples=6,
         database=None,
         deadline=None,
         phases=[Phase.generate],
