@@ -35,14 +35,14 @@ class Dump:
         """The version: "6.12"."""
         self.vmcore = directory / "vmcore"
         self.vmlinux = vmlinux
-        self._truth = directory / "truth"
+        self.truth_directory = directory / "truth"
 
     def __repr__(self) -> str:
         return self.name
 
     def truth(self, path: str) -> bytes:
         """What the file *path* (no leading slash) of the guest said."""
-        return (self._truth / path).read_bytes()
+        return (self.truth_directory / path).read_bytes()
 
     def facts(self) -> list[dict[str, str]]:
         """What the guest's own programs and modules said: a dictionary a line."""
@@ -53,7 +53,7 @@ class Dump:
         ]
 
     def has_truth(self, path: str) -> bool:
-        return (self._truth / path).exists()
+        return (self.truth_directory / path).exists()
 
     @functools.cached_property
     def prog(self) -> drgn.Program:

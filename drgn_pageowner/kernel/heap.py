@@ -289,7 +289,7 @@ class HeapReader:
         per_page = size // self.word
         for section in self.reader.sections:
             row = int(self._pages.rows(np.array([section.start_pfn]))[0])
-            if row < 0:
+            if row < 0 or not section.online:
                 continue
             number = min(section.end_pfn, self._pages.facts.max_pfn) - section.start_pfn
             bulk = read_bulk(self._prog, section.memmap, number * size)

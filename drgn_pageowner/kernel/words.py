@@ -100,12 +100,6 @@ class Resolver:
         direct = np.flatnonzero((words >= np.uint64(self._direct)) & (words < np.uint64(self._end)))
         pfns = ((words[direct] - np.uint64(self._direct)) >> self._shift).astype(np.int64)
         rows[direct] = self._pages.rows(pfns)
-        low, high = self._memmap
-        pointers = np.flatnonzero((words >= np.uint64(low)) & (words < np.uint64(high)))
-        pfns = memmap_pfns(self._sections, words[pointers], self._struct_page)
-        rows[pointers] = np.where(pfns >= 0, self._pages.rows(np.maximum(pfns, 0)), -1)
-        of_page = np.zeros(len(words), bool)
-        of_page[pointers] = True
         if len(self._starts):
             mapped = np.flatnonzero(
                 (words >= self._starts[0]) & (words < self._starts[-1] + self._sizes[-1])
@@ -116,11 +110,19 @@ class Resolver:
             mapped, area, offset = mapped[inside], area[inside], offset[inside]
             place = self._area_first[area] + (offset >> self._shift).astype(np.int64)
             rows[mapped] = self._area_rows[np.minimum(place, self._area_first[area + 1] - 1)]
+        # Without a vmemmap the memmaps are in the direct map, or in areas.
+        low, high = self._memmap
+        pointers = np.flatnonzero((words >= np.uint64(low)) & (words < np.uint64(high)))
+        pfns = memmap_pfns(self._sections, words[pointers], self._struct_page)
+        pointers, pfns = pointers[pfns >= 0], pfns[pfns >= 0]
+        rows[pointers] = self._pages.rows(pfns)
+        of_page = np.zeros(len(words), bool)
+        of_page[pointers] = True
         return rows, of_page
 
     def is_struct_page(self, address: int) -> bool:
         """Whether *address* is in a memmap."""
-        return self._memmap[0] <= address < self._memmap[1]
+        return self.pfn_of_struct_page(address) >= 0
 
     def pfn_of_struct_page(self, address: int) -> int:
         """The PFN whose ``struct page`` *address* is in; -1 if none's."""

@@ -308,10 +308,10 @@ def take_dump(version: str, work: Path, guest: Path, mode: str, memory: int, app
     # Where KASLR puts the kernel in the middle, there is no room for the capture kernel: again.
     for _ in range(5):
         vm = Guest(command, guest)
-        if dimms and vm.wait_for("HOTPLUG", 300):
+        if dimms and vm.wait_for("HOTPLUG", 900):
             vm.plug(dimms)
         if mode == "kdump":
-            if vm.wait_for("makedumpfile: 0", 300):
+            if vm.wait_for("makedumpfile: 0", 900):
                 vm.end(30)
                 unflatten(guest / "vdc", core)
                 return core, guest / "vdb"

@@ -1,0 +1,92 @@
+"""Memory that was added, is offline or went away, against the guest's /sys/devices/system."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from conftest import Dump
+
+from drgn_pageowner.kernel.page_report import page_report
+from drgn_pageowner.kernel.physical import read_memory
+from drgn_pageowner.kernel.sections import Section, find_sections
+from drgn_pageowner.pages import PageState
+
+BLOCK_SIZE = "sys/devices/system/memory/block_size_bytes"
+
+
+@pytest.fixture(scope="module")
+def blocks(dump: Dump) -> dict[int, str]:
+    """State of every memory block, by number; of a guest that memory was added to."""
+    if not dump.has_truth(BLOCK_SIZE):
+        pytest.skip("this guest did not say what its memory blocks are")
+    root = dump.truth_directory / "sys/devices/system/memory"
+    states = {
+        int(path.parent.name.removeprefix("memory")): path.read_text().strip()
+        for path in root.glob("memory*/state")
+    }
+    if set(states.values()) == {"online"}:
+        pytest.skip("all memory of this guest is online")
+    return states
+
+
+def sections_of(dump: Dump) -> dict[int, Section]:
+    size = int(dump.truth(BLOCK_SIZE), 16) // dump.snapshot.facts.page_size
+    sections = find_sections(dump.prog)
+    assert {section.end_pfn - section.start_pfn for section in sections} == {size}
+    return {section.start_pfn // size: section for section in sections}
+
+
+def mem_total(meminfo: str) -> int:
+    match = re.search(r"MemTotal: +(\d+)", meminfo)
+    assert match
+    return int(match.group(1))
+
+
+def test_sections_are_the_memory_blocks(dump: Dump, blocks: dict[int, str]) -> None:
+    sections = sections_of(dump)
+    assert sections.keys() == blocks.keys()
+    for number, section in sections.items():
+        assert section.online == (blocks[number] == "online"), number
+        assert bool(section.page_ext) == section.online, number
+    # A hole between them, where a DIMM was taken out or never was.
+    assert len(sections) < max(sections) + 1
+
+
+def test_offline_memory_has_no_pages_and_no_records(dump: Dump, blocks: dict[int, str]) -> None:
+    pages = read_memory(dump.prog, columns=("head",)).pages
+    offline = [s for n, s in sections_of(dump).items() if blocks[n] == "offline"]
+    assert offline
+    for section in offline:
+        rows = pages.rows(np.arange(section.start_pfn, section.end_pfn))
+        assert (pages.state[rows] == PageState.ABSENT).all()
+        assert (pages["head"][rows] == rows).all()
+        recorded = dump.snapshot["pfn"]
+        assert not ((recorded >= section.start_pfn) & (recorded < section.end_pfn)).any()
+        info = page_report(dump.prog, f"pfn:{section.start_pfn + 5:#x}")
+        assert info.state.startswith("offline")
+        assert info.no_record is not None
+
+
+def test_pages_of_memory_that_was_added_are_in_records(dump: Dump, blocks: dict[int, str]) -> None:
+    # What the guest booted with is below 4 GB.
+    size = dump.snapshot.facts.page_size
+    first_added = (4 << 30) // size
+    added = [s for s in sections_of(dump).values() if s.online and s.start_pfn >= first_added]
+    assert added
+    recorded = dump.snapshot["pfn"][dump.snapshot["allocated"]]
+    for section in added:
+        assert ((recorded >= section.start_pfn) & (recorded < section.end_pfn)).any()
+
+
+def test_nodes_without_memory_have_no_zone(dump: Dump) -> None:
+    root = dump.truth_directory / "sys/devices/system/node"
+    nodes = [path.parent.name for path in root.glob("node*/meminfo")]
+    totals = {int(name[4:]): mem_total((root / name / "meminfo").read_text()) for name in nodes}
+    if 0 not in totals.values():
+        pytest.skip("every node of this guest has memory")
+    zones = dump.snapshot.facts.zones
+    with_memory = {node for node, total in totals.items() if total}
+    assert {zone.node for zone in zones if zone.present} == with_memory
+    assert set(np.unique(dump.snapshot["node"]).tolist()) == with_memory
