@@ -18,7 +18,6 @@ from drgn_pageowner.kernel.damage import DAMAGE, every_entry, name_of
 from drgn_pageowner.kernel.memory import (
     byte_order,
     find_object,
-    find_type,
     has_member,
     read_array,
     read_bulk,
@@ -286,7 +285,7 @@ def _module_symbols(prog: Program, module: Object) -> _ModuleSymbols:
     empty = _ModuleSymbols(name, ranges, np.zeros(0, np.uint64), [])
     # struct mod_kallsyms since Linux kernel commit 8244062ef1e5 ("modules: fix longstanding
     # /proc/kallsyms vs module insertion race.") (in v4.5).
-    owner = module.kallsyms if find_type(prog, "struct mod_kallsyms") is not None else module
+    owner = module.kallsyms if has_member(module.type_.type, "kallsyms") else module
     if not owner:
         return empty
     count = int(owner.num_symtab)

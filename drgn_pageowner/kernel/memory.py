@@ -153,11 +153,11 @@ def find_type(prog: Program, name: str) -> Type | None:
 def find_object(prog: Program, name: str, filename: str | None = None) -> drgn.Object | None:
     """The variable *name*, or ``None`` where this kernel has none."""
     try:
-        if filename is not None:
-            return prog.variable(name, filename)
-        return prog[name]
+        found = prog.variable(name, filename) if filename is not None else prog[name]
     except (LookupError, drgn.ObjectAbsentError):
         return None
+    # The compiler may have left nothing of a static variable but its name.
+    return None if found.absent_ else found
 
 
 def symbol_address(prog: Program, name: str) -> int | None:
