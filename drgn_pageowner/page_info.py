@@ -22,7 +22,8 @@ class PageRecord:
     gfp_mask: int
     migratetype: int
     """That *gfp_mask* asked for."""
-    handle: int
+    handle: int | None
+    """``None`` before v4.8: the stack is in the record itself."""
     stack: Sequence[Frame]
     free_handle: int | None = None
     free_stack: Sequence[Frame] = ()

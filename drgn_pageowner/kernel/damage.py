@@ -48,6 +48,8 @@ def in_words(error: BaseException) -> str:
             f"the debugging symbols lack what is needed ({text}): pass the vmlinux with debug "
             "info of this very kernel with -s (if that is it, the dump is damaged or cut off)"
         )
+    if isinstance(error, AttributeError) and "has no member" in text:
+        return f"this kernel's layout is not known to this command ({text})"
     return nonsense(error)
 
 
@@ -74,6 +76,11 @@ class Problems:
             self.add(f"{subject}: not known how to find it in this kernel ({error})")
         except DAMAGE as error:
             self.add(f"{subject}: damaged ({type(error).__name__}: {error})")
+        except Exception as error:
+            # drgn has no type of its own for what it cannot compute, say PAGE_OFFSET.
+            if type(error) is not Exception:
+                raise
+            self.add(f"{subject}: not known ({error})")
         return None
 
 

@@ -24,6 +24,7 @@ from drgn_pageowner.kernel.sections import (
     section_of,
 )
 from drgn_pageowner.kernel.stackdepot import depot_layout, read_stacks
+from drgn_pageowner.kernel.trace import record_trace
 
 __all__ = (
     "for_each_page_owner",
@@ -60,7 +61,7 @@ def page_owner(page: Object) -> Object:
     The record of a freed page is that of its last allocation.
 
     :param page: ``struct page *``
-    :return: ``struct page_owner *``, before v4.10 the ``struct page_ext *`` that the record is
+    :return: ``struct page_owner *``, before v4.9 the ``struct page_ext *`` that the record is
         in; ``NULL`` if page_owner never saw the page allocated.
     :raises PageOwnerError: if this kernel has no page_owner, or it is off
     """
@@ -139,6 +140,8 @@ def _stack(page: Object, member: str) -> StackTrace | None:
     if not owner:
         return None
     prog = page.prog_
+    if member == "handle" and (trace := record_trace(owner)) is not None:
+        return prog.stack_trace_from_pcs(trace)
     try:
         handle = int(owner.member_(member))
     except LookupError:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from drgn import Object, Program
 
 from drgn_pageowner.kernel.damage import DAMAGE, name_of
+from drgn_pageowner.kernel.gfp_names import gfp_flags_before_table
 from drgn_pageowner.kernel.memory import find_object, find_type
+from drgn_pageowner.kernel.page_owner import reclaimable_before_movable
 from drgn_pageowner.kernel.zones import page_flag_fields
 from drgn_pageowner.snapshot import Names
 
@@ -19,7 +21,8 @@ def read_names(prog: Program) -> Names:
     number = bits.get("__NR_PAGEFLAGS", 0)
     zone_types = find_type(prog, "enum zone_type")
     return Names(
-        gfp_flags=_trace_print_flags(prog, "gfpflag_names"),
+        gfp_flags=_trace_print_flags(prog, "gfpflag_names")
+        or gfp_flags_before_table(reclaimable_before_movable(prog)),
         page_flags=_trace_print_flags(prog, "pageflag_names"),
         page_flag_fields=page_flag_fields(prog),
         page_flags_mask=(1 << number) - 1,
@@ -56,11 +59,12 @@ def _migratetypes(prog: Program) -> list[str]:
     names = _strings(prog, "migratetype_names")
     if names:
         return names
-    # Before v4.6 the kernel printed numbers; the enum has the names.
+    # Before v4.6 page_owner printed numbers; the enum has the names.
     type_ = find_type(prog, "enum migratetype")
     prefix = "MIGRATE_"
+    special = {"CMA": "CMA", "HIGHATOMIC": "HighAtomic"}
     by_value = {
-        e.value: e.name[len(prefix) :].capitalize()
+        e.value: special.get(e.name[len(prefix) :], e.name[len(prefix) :].capitalize())
         for e in (type_.enumerators or () if type_ is not None else ())
         if e.name not in ("MIGRATE_PCPTYPES", "MIGRATE_TYPES")
     }

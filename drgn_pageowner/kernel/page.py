@@ -6,19 +6,23 @@ import numpy as np
 from drgn import Program
 
 from drgn_pageowner.kernel.live import Changes, read_rows
-from drgn_pageowner.kernel.memory import Bulk, has_member, struct_dtype
+from drgn_pageowner.kernel.memory import Bulk, find_type, has_member, struct_dtype
 from drgn_pageowner.kernel.sections import Section
 from drgn_pageowner.snapshot import Array
 
-__all__ = ("page_dtype", "read_memmap")
+__all__ = ("compound_words", "page_dtype", "read_memmap")
 
 _MEMBERS = {
     # memdesc_flags_t since Linux kernel v6.18.
     "flags": ("flags.f", "flags"),
     # struct page.memcg_data since v5.11, a struct mem_cgroup * before.
     "memcg_data": ("memcg_data", "mem_cgroup"),
-    "compound_head": ("compound_info", "compound_head"),
-    "refcount": ("_refcount.counter",),
+    # Before Linux kernel commit 1d798ca3f164 ("mm: make compound_head() robust") (in v4.4), which
+    # added it, a tail page was known by a flag.
+    "compound_head": ("compound_info", "compound_head", "first_page"),
+    # Renamed in Linux kernel commit 0139aa7b7fa1 ("mm: rename _count, field of the struct page, to
+    # _refcount") (in v4.7).
+    "refcount": ("_refcount.counter", "_count.counter"),
     "mapcount": ("_mapcount.counter",),
     "mapping": ("mapping",),
     "index": ("index", "__folio_index"),
@@ -60,3 +64,20 @@ def read_memmap(
     """
     address = section.memmap + (first - section.start_pfn) * dtype.itemsize
     return read_rows(prog, address, dtype, last - first, changes or Changes())
+
+
+def compound_words(prog: Program, rows: Array) -> Array:
+    """
+    ``page.compound_head`` of *rows*, also of kernels that did not have it yet.
+
+    :param rows: Array of a dtype of :func:`page_dtype` with ``flags`` and ``compound_head``.
+    :return: Of the same shape: bit 0 says that the page is a tail.
+    """
+    words: Array = rows["compound_head"]
+    if not has_member(prog.type("struct page"), "first_page"):
+        return words
+    flags = find_type(prog, "enum pageflags")
+    bits = {e.name: e.value for e in (flags.enumerators or () if flags is not None else ())}
+    tail = rows["flags"] >> np.uint64(bits["PG_tail"]) & np.uint64(1)
+    result: Array = (words | np.uint64(1)) * tail
+    return result

@@ -31,6 +31,8 @@ class PageExtLayout:
     """Mask of PAGE_EXT_OWNER in ``page_ext.flags``: there is a record."""
     allocated_bit: int
     """Mask of PAGE_EXT_OWNER_ALLOCATED: the record's page is allocated now."""
+    tails: bool
+    """Whether every page of an allocation has the record, or its first one only."""
 
 
 def page_owner_state(prog: Program) -> str:
@@ -42,7 +44,7 @@ def page_owner_state(prog: Program) -> str:
         return "absent"
     # A static key since v4.6, a bool before.
     enabled = inited.key.enabled.counter if has_member(inited.type_, "key") else inited
-    return "on" if int(enabled) else "off"
+    return "on" if enabled else "off"
 
 
 def page_ext_layout(prog: Program) -> PageExtLayout:
@@ -54,7 +56,8 @@ def page_ext_layout(prog: Program) -> PageExtLayout:
         raise PageOwnerError(NO_RECORDS[state])
     owner_type = find_type(prog, "struct page_owner")
     if owner_type is None:
-        # Before v4.10 the record was in struct page_ext itself.
+        # In struct page_ext itself until Linux kernel commit 9300d8dfd287 ("mm/page_owner: don't
+        # define fields on struct page_ext by hard-coding") (in v4.9).
         offset, type_name = 0, "struct page_ext"
     else:
         offset, type_name = int(prog["page_owner_ops"].offset), "struct page_owner"
@@ -62,7 +65,8 @@ def page_ext_layout(prog: Program) -> PageExtLayout:
     owner = 1 << flags["PAGE_EXT_OWNER"]
     # Linux kernel commit 37389167a281 ("mm, page_owner: keep owner info when freeing the page")
     # (in v5.4) added PAGE_EXT_OWNER_ACTIVE, soon renamed; before, the record of a freed page
-    # was marked as none.
+    # was marked as none. It came with 7e2f2a0cd17c ("mm, page_owner: record page owner for each
+    # subpage"); before that, only the first page of an allocation had a record.
     for name in ("PAGE_EXT_OWNER_ALLOCATED", "PAGE_EXT_OWNER_ACTIVE"):
         if name in flags:
             allocated = 1 << flags[name]
@@ -71,7 +75,7 @@ def page_ext_layout(prog: Program) -> PageExtLayout:
         allocated = owner
     stride = page_ext_stride(prog)
     _check(prog, offset, type_name, stride)
-    return PageExtLayout(stride, offset, type_name, owner, allocated)
+    return PageExtLayout(stride, offset, type_name, owner, allocated, tails=allocated != owner)
 
 
 def _check(prog: Program, offset: int, type_name: str, stride: int) -> None:

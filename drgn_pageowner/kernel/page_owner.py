@@ -9,9 +9,10 @@ from drgn import Program
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.live import Changes, read_rows
-from drgn_pageowner.kernel.memory import find_object, struct_dtype
+from drgn_pageowner.kernel.memory import find_object, find_type, has_member, struct_dtype
 from drgn_pageowner.kernel.page_ext import PageExtLayout
 from drgn_pageowner.kernel.sections import Section
+from drgn_pageowner.kernel.trace import TRACE_MEMBERS
 from drgn_pageowner.snapshot import Array
 
 __all__ = (
@@ -20,12 +21,16 @@ __all__ = (
     "gfp_migratetype",
     "owner_dtype",
     "read_owner_records",
+    "reclaimable_before_movable",
     "require_members",
 )
 
 # ___GFP_RECLAIMABLE and ___GFP_MOVABLE are two bits of gfp_mask: GFP_MOVABLE_SHIFT of
 # include/linux/gfp.h.
 _GFP_MOVABLE_SHIFT = 3
+# ___GFP_RECLAIMABLE before Linux kernel commit 016c13daa5c9 ("mm, page_alloc: use masks and shifts
+# when converting GFP flags to migrate types") (in v4.4).
+_OLD_GFP_RECLAIMABLE_SHIFT = 19
 
 OWNER_MEMBERS = (
     "order",
@@ -67,10 +72,16 @@ class OwnerCounts:
 def owner_dtype(prog: Program, layout: PageExtLayout) -> np.dtype[np.void]:
     """A dtype of one ``struct page_ext`` entry: ``flags`` and the record's members."""
     flags = struct_dtype(prog, prog.type("struct page_ext"), ("flags",), itemsize=layout.stride)
+    type_ = prog.type(layout.owner_type)
+    members = {name: name for name in OWNER_MEMBERS}
+    for name, paths in TRACE_MEMBERS.items():
+        for path in paths:
+            if has_member(type_, path):
+                members[name] = path
     record = struct_dtype(
         prog,
-        prog.type(layout.owner_type),
-        OWNER_MEMBERS,
+        type_,
+        members,
         base=layout.owner_offset,
         itemsize=layout.stride,
     )
@@ -103,7 +114,8 @@ def read_owner_records(
     A record stands for a whole allocation of ``2^order`` base pages: only the one at a PFN
     aligned to its order counts, as in the kernel's ``read_page_owner()``.
 
-    :param columns: Which columns to keep, of :data:`OWNER_MEMBERS`.
+    :param columns: Which columns to keep, of :data:`OWNER_MEMBERS` and
+        :data:`~drgn_pageowner.kernel.trace.TRACE_MEMBERS`.
     :param changes: Is told which records changed meanwhile.
     :param freed: Whether records of freed pages are wanted too.
     :return: ``pfn`` (``int64``), ``allocated`` (``bool``) and *columns*, each of shape ``(n,)``.
@@ -125,36 +137,52 @@ def read_owner_records(
     flags = entries["flags"]
     recorded = np.flatnonzero(flags & layout.owner_bit)
     allocated = (flags[recorded] & layout.allocated_bit) != 0
-    number_allocated = int(np.count_nonzero(allocated))
-    counts.allocated += number_allocated
-    counts.freed += len(recorded) - number_allocated
+    if layout.tails:
+        number_allocated = int(np.count_nonzero(allocated))
+        counts.allocated += number_allocated
+        counts.freed += len(recorded) - number_allocated
     if not freed:
         recorded = recorded[allocated]
         allocated = np.ones(len(recorded), bool)
 
-    order = entries["order"][recorded].astype(np.int64)
     pfn = recorded + section.start_pfn
-    # An order that runs past the end of memory is garbage; its record is still one page's.
+    order = _sane_orders(entries["order"][recorded].astype(np.int64), pfn, max_pfn, counts)
+    if not layout.tails:
+        # Nothing marks the other pages.
+        counts.allocated += int((np.int64(1) << order).sum())
+    head = (pfn & ((np.int64(1) << order) - 1)) == 0
+    recorded, pfn, order, allocated = (x[head] for x in (recorded, pfn, order, allocated))
+
+    result = _members(entries[recorded], columns)
+    if "order" in columns:
+        result["order"] = order.astype(np.uint8)
+    return {"pfn": pfn, "allocated": allocated, **result}
+
+
+def _sane_orders(order: Array, pfn: Array, max_pfn: int, counts: OwnerCounts) -> Array:
+    """*order*, 0 where no allocation can have it: such a record is still one page's."""
+    # An order that runs past the end of memory is garbage.
     sane = (order >= 0) & (order < 48)
     block: Array = np.int64(1) << order[sane]
     # The pages of an allocation all have its order: its end is that of the block they are in.
     sane[sane] = (pfn[sane] & -block) + block <= max_pfn
     bad = len(order) - int(np.count_nonzero(sane))
-    if bad:
-        counts.bad_order += bad
-        order = np.where(sane, order, 0)
-    head = (pfn & ((np.int64(1) << order) - 1)) == 0
-    recorded, pfn, order, allocated = (x[head] for x in (recorded, pfn, order, allocated))
+    if not bad:
+        return order
+    counts.bad_order += bad
+    result: Array = np.where(sane, order, 0)
+    return result
 
-    rows = entries[recorded]
-    result: dict[str, Array] = {"pfn": pfn, "allocated": allocated}
-    for name in columns:
-        if name == "order":
-            result[name] = order.astype(np.uint8)
-        elif name in (dtype.names or ()):
-            result[name] = np.ascontiguousarray(rows[name])
+
+def _members(rows: Array, columns: frozenset[str]) -> dict[str, Array]:
+    """Those of *columns* that the records have, in the types that a snapshot has them in."""
+    names = rows.dtype.names or ()
+    result = {name: np.ascontiguousarray(rows[name]) for name in columns if name in names}
     if "comm" in result:
         result["comm"] = _terminated(result["comm"])
+    if "last_migrate_reason" in result:
+        # An int before v4.19.
+        result["last_migrate_reason"] = result["last_migrate_reason"].astype(np.int16)
     return result
 
 
@@ -188,5 +216,17 @@ def gfp_migratetype(prog: Program, gfp_mask: Array) -> Array:
     disabled = find_object(prog, "page_group_by_mobility_disabled")
     if disabled is not None and int(disabled):
         return np.zeros(len(gfp_mask), np.uint8)
+    if reclaimable_before_movable(prog):
+        movable = gfp_mask >> np.uint32(_GFP_MOVABLE_SHIFT) & np.uint32(1)
+        reclaimable = gfp_mask >> np.uint32(_OLD_GFP_RECLAIMABLE_SHIFT) & np.uint32(1)
+        before: Array = (movable << np.uint32(1) | reclaimable).astype(np.uint8)
+        return before
     result: Array = ((gfp_mask >> np.uint32(_GFP_MOVABLE_SHIFT)) & np.uint32(3)).astype(np.uint8)
     return result
+
+
+def reclaimable_before_movable(prog: Program) -> bool:
+    """Whether the migratetypes have the order that they had before v4.4, and gfp masks its bits."""
+    type_ = find_type(prog, "enum migratetype")
+    values = {e.name: e.value for e in (type_.enumerators or () if type_ is not None else ())}
+    return bool(values.get("MIGRATE_RECLAIMABLE", 2) < values.get("MIGRATE_MOVABLE", 1))

@@ -7,18 +7,14 @@ from typing import Any
 import numpy as np
 from drgn import Program
 
-from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
-from drgn_pageowner.kernel.clock import local_clock_ns
 from drgn_pageowner.kernel.compound import CompoundPages, compound_order_field, hugetlb_mark
-from drgn_pageowner.kernel.damage import DAMAGE, Problems
-from drgn_pageowner.kernel.kallsyms import load_kallsyms
+from drgn_pageowner.kernel.damage import Problems
 from drgn_pageowner.kernel.memcg import MemcgTable
 from drgn_pageowner.kernel.memmap import Memmap
 from drgn_pageowner.kernel.memory import page_size
 from drgn_pageowner.kernel.names import read_names
-from drgn_pageowner.kernel.page import page_dtype, read_memmap
-from drgn_pageowner.kernel.page_ext import page_ext_layout, page_owner_state
-from drgn_pageowner.kernel.page_owner import gfp_migratetype, owner_dtype, require_members
+from drgn_pageowner.kernel.page import compound_words, page_dtype, read_memmap
+from drgn_pageowner.kernel.page_record import page_record
 from drgn_pageowner.kernel.page_type import page_types
 from drgn_pageowner.kernel.page_users import (
     MAPPING_ANON,
@@ -31,11 +27,10 @@ from drgn_pageowner.kernel.pageblock import pageblock_layout, read_section_pageb
 from drgn_pageowner.kernel.resolve import Target, resolve
 from drgn_pageowner.kernel.sections import pfn_limits
 from drgn_pageowner.kernel.slab_object import slab_of
-from drgn_pageowner.kernel.stackdepot import depot_layout, read_stacks
 from drgn_pageowner.kernel.translate import direct_map, direct_map_end, in_kernel_image
 from drgn_pageowner.kernel.zones import find_zones, max_page_order, pageblock_order
 from drgn_pageowner.page_info import PageInfo, PageRecord
-from drgn_pageowner.snapshot import Frame, Names, Stacks
+from drgn_pageowner.snapshot import Names
 
 __all__ = ("page_report",)
 
@@ -80,7 +75,7 @@ class _Reporter:
 
     def head_of(self, pfn: int, row: np.void) -> int:
         """The PFN of the compound head of *pfn*; its own if it is not a tail."""
-        words = np.array([row["compound_head"]], np.uint64)
+        words = compound_words(self.prog, np.array([row]))
         return int(self.compound.heads(np.array([pfn], np.int64), words)[0])
 
     def _second(self, dtype: np.dtype[np.void], head_pfn: int) -> np.void | None:
@@ -144,8 +139,8 @@ def page_report(prog: Program, what: str) -> PageInfo:
     memmap = Memmap(prog)
     target = resolve(prog, memmap, what)
     reporter = _Reporter(prog, memmap)
-    record, no_record = _record(reporter, target.pfn)
     section = memmap.section(target.pfn)
+    record, no_record = page_record(prog, section, target.pfn, reporter.problems)
     if section is not None and not section.online:
         facts = {"state": "offline: the page allocator does not have this memory"}
     else:
@@ -242,12 +237,14 @@ def _content(
     if free is not None:
         return {"state": f"free: in a block of order {free[1]} at pfn {free[0]:#x}"}
     if type_name == "slab" or reporter.flag(head, "slab"):
-        address = target.address
-        if address is None:
-            address = direct_map(prog) + target.pfn * page_size(prog)
-        page = reporter.memmap.page(head_pfn)
-        slab = attempt("slab", lambda: slab_of(prog, page, head_pfn, address))
-        return {"state": "slab", "slab": slab}
+
+        def slab() -> dict[str, Any] | None:
+            address = target.address
+            if address is None:
+                address = direct_map(prog) + target.pfn * page_size(prog)
+            return slab_of(prog, reporter.memmap.page(head_pfn), head_pfn, address)
+
+        return {"state": "slab", "slab": attempt("slab", slab)}
     if type_name:
         return {"state": _STATES.get(type_name, type_name)}
     if reporter.flag(head, "reserved"):
@@ -291,78 +288,3 @@ def _mapped(reporter: _Reporter, pfn: int, head: np.void, index: int) -> dict[st
         return None
     shared = reporter.flag(head, "swapbacked")
     return {"state": "shared memory" if shared else "page cache", "file": file}
-
-
-def _record(reporter: _Reporter, pfn: int) -> tuple[PageRecord | None, str | None]:
-    """The page_owner record of *pfn*, or why there is none."""
-    prog, section = reporter.prog, reporter.memmap.section(pfn)
-    state = page_owner_state(prog)
-    if state in NO_RECORDS:
-        return None, NO_RECORDS[state]
-    if section is None or not section.page_ext:
-        return None, "its section has no page_ext"
-    layout = page_ext_layout(prog)
-    dtype = owner_dtype(prog, layout)
-    require_members(dtype)
-    address = section.page_ext + (pfn - section.start_pfn) * layout.stride
-    data = reporter.problems.attempt("record", lambda: prog.read(address, layout.stride))
-    if data is None:
-        return None, "its page_ext is not in the dump"
-    row = np.frombuffer(data, dtype, 1)[0]
-    if not int(row["flags"]) & layout.owner_bit:
-        return None, "page_owner has none: never allocated since page_owner was on"
-    return _describe(reporter, pfn, row, bool(int(row["flags"]) & layout.allocated_bit)), None
-
-
-def _describe(reporter: _Reporter, pfn: int, row: np.void, allocated: bool) -> PageRecord:
-    fields = row.dtype.names or ()
-
-    def number(name: str) -> int | None:
-        return int(row[name]) if name in fields else None
-
-    def age(stamp: int | None) -> int | None:
-        return now - stamp if now is not None and stamp else None
-
-    now = local_clock_ns(reporter.prog)
-    handle, free_handle = number("handle") or 0, number("free_handle")
-    stacks = _stacks(reporter, [handle, free_handle or 0])
-    ts_nsec, free_ts_nsec = number("ts_nsec"), number("free_ts_nsec") or None
-    reason = number("last_migrate_reason")
-    order = int(row["order"])
-    return PageRecord(
-        allocated=allocated,
-        order=order,
-        head_pfn=pfn & -(1 << order) if 0 <= order < 48 else pfn,
-        gfp_mask=int(row["gfp_mask"]),
-        migratetype=int(gfp_migratetype(reporter.prog, np.array([row["gfp_mask"]]))[0]),
-        handle=handle,
-        stack=stacks[0],
-        free_handle=free_handle or None,
-        free_stack=stacks[1],
-        ts_nsec=ts_nsec,
-        age_ns=age(ts_nsec),
-        free_ts_nsec=free_ts_nsec,
-        free_age_ns=age(free_ts_nsec),
-        pid=number("pid"),
-        tgid=number("tgid"),
-        comm=bytes(row["comm"]) if "comm" in fields else None,
-        free_pid=number("free_pid") if free_ts_nsec else None,
-        free_tgid=number("free_tgid") if free_ts_nsec else None,
-        last_migrate_reason=reason if reason is not None and reason >= 0 else None,
-    )
-
-
-def _stacks(reporter: _Reporter, handles: list[int]) -> list[list[Frame]]:
-    """The frames of every one of *handles*; none for a handle that the depot lacks."""
-    prog = reporter.prog
-    wanted = np.unique(np.array(handles, np.uint32))
-    try:
-        stacks, bad = read_stacks(prog, depot_layout(prog), wanted)
-    except (PageOwnerError, *DAMAGE) as error:
-        reporter.problems.add(str(error))
-        stacks, bad = Stacks.empty(), wanted[:0]
-    for handle in bad:
-        reporter.problems.add(f"handle {int(handle):#x} is not in the stack depot")
-    kallsyms = load_kallsyms(prog)
-    numbers = stacks.index(np.array(handles, np.uint32)).tolist()
-    return [kallsyms.symbolize(stacks[number]) for number in numbers]

@@ -7,7 +7,7 @@ from drgn import Program
 
 from drgn_pageowner.kernel.compound import CompoundPages, hugetlb_mark
 from drgn_pageowner.kernel.memory import page_size, struct_dtype
-from drgn_pageowner.kernel.page import page_dtype
+from drgn_pageowner.kernel.page import compound_words, page_dtype
 from drgn_pageowner.kernel.page_type import page_types
 from drgn_pageowner.kernel.page_users import MAPPING_ANON, MAPPING_FLAGS, MAPPING_MOVABLE
 from drgn_pageowner.kernel.sections import Section
@@ -64,6 +64,7 @@ class StateDecoder:
         sections: list[Section],
         max_order: int,
     ) -> None:
+        self._prog = prog
         self._types = page_types(prog)
         self._compound = CompoundPages(prog, sections)
         self._max_order = max_order
@@ -114,7 +115,7 @@ class StateDecoder:
         flags = rows["flags"].astype(np.uint64)
         types = self._types.of(rows["mapcount"])
         references = rows["refcount"]
-        words = rows["compound_head"]
+        words = compound_words(self._prog, rows)
         tail = (words & np.uint64(1)) != 0
         state = result.state
 

@@ -18,7 +18,7 @@ from drgn_pageowner.kernel.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.live import Changes, is_live
 from drgn_pageowner.kernel.memcg import MemcgTable
 from drgn_pageowner.kernel.names import read_names
-from drgn_pageowner.kernel.page import page_dtype, read_memmap
+from drgn_pageowner.kernel.page import compound_words, page_dtype, read_memmap
 from drgn_pageowner.kernel.page_ext import PageExtLayout, page_ext_layout
 from drgn_pageowner.kernel.page_owner import (
     OWNER_MEMBERS,
@@ -31,6 +31,7 @@ from drgn_pageowner.kernel.page_owner import (
 from drgn_pageowner.kernel.pageblock import pageblock_layout, read_section_pageblocks
 from drgn_pageowner.kernel.sections import Section, find_sections
 from drgn_pageowner.kernel.stackdepot import depot_layout, depot_use, read_stacks
+from drgn_pageowner.kernel.trace import TRACE_MEMBERS, intern_traces
 from drgn_pageowner.progress import progress
 from drgn_pageowner.snapshot import Array, BitField, Facts, Memcg, Names, Snapshot, Stacks
 
@@ -77,7 +78,7 @@ def snapshot(
     coverage["live"] = (
         {"page_ext": asdict(changes), "memmap": asdict(pages.changes)} if is_live(prog) else None
     )
-    stacks, depot = _read_depot(prog, result, coverage, problems)
+    stacks, depot = _read_stacks(prog, result, coverage, problems)
 
     facts.now_ns = _latest(facts.now_ns, result)
     facts.formats = read_text_formats(prog, dtype.names or ()) if columns is None else None
@@ -85,7 +86,7 @@ def snapshot(
         "page_ext_size": layout.stride,
         "page_owner_offset": layout.owner_offset,
         "record": layout.owner_type,
-        "members": [name for name in OWNER_MEMBERS if name in (dtype.names or ())],
+        "members": [n for n in (*OWNER_MEMBERS, *TRACE_MEMBERS) if n in (dtype.names or ())],
         "stack_depot": depot,
     }
     return Snapshot(
@@ -115,6 +116,8 @@ def _read_columns(
     columns = (wanted & frozenset(OWNER_MEMBERS)) | {"order"}
     if "migratetype" in wanted:
         columns |= {"gfp_mask"}
+    if "handle" in wanted:
+        columns |= frozenset(TRACE_MEMBERS)
     sections = find_sections(prog)
     parts: list[dict[str, Array]] = []
     for section in progress(sections, description="page_ext", total=len(sections), unit=" section"):
@@ -140,6 +143,24 @@ def _read_columns(
     if not parts:
         return _no_rows(dtype, columns)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _read_stacks(
+    prog: Program, columns: dict[str, Array], coverage: dict[str, Any], problems: list[str]
+) -> tuple[Stacks, str | None]:
+    """
+    The stacks of the records, and the name of the stack depot's layout.
+
+    Where the records hold their stacks themselves, *columns* gets ``handle`` instead of them.
+    """
+    if "trace_entries" not in columns:
+        return _read_depot(prog, columns, coverage, problems)
+    columns["handle"], stacks, bad = intern_traces(
+        columns.pop("nr_entries"), columns.pop("trace_entries")
+    )
+    if bad:
+        problems.append(f"{bad} records claim more frames than fit: only those that do are shown")
+    return stacks, None
 
 
 def _read_depot(
@@ -206,8 +227,9 @@ class _PageColumns:
             self._flag_columns(flags, part)
             if self._memcg:
                 # The word means something else in a tail page (the folio's number of pages).
-                head = (rows["compound_head"][pfn - first] & 1) == 0
-                part["memcg_data"] = rows["memcg_data"][pfn - first] * head
+                chosen = rows[pfn - first]
+                head = (compound_words(self._prog, chosen) & 1) == 0
+                part["memcg_data"] = chosen["memcg_data"] * head
         if self._pageblocks is not None:
             types = read_section_pageblocks(
                 self._prog, section, self._pageblocks, self._facts.zones

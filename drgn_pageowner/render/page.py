@@ -101,7 +101,8 @@ def _record(record: PageRecord, names: Names) -> Iterator[tuple[str, str]]:
             f"{seconds(record.free_ts_nsec)} s after boot, "
             f"{age(record.free_age_ns)} before the dump{who}",
         )
-    yield "handle", f"{record.handle} (list --handle {record.handle})"
+    if record.handle is not None:
+        yield "handle", f"{record.handle} (list --handle {record.handle})"
 
 
 def _stack(title: str, frames: Sequence[Frame]) -> Iterator[str]:
