@@ -99,12 +99,15 @@ class TextFormats(NamedTuple):
     """``"Page allocated via order %u, ..."``."""
     page: str
     """``"PFN ..."``."""
-    migrated: str
+    migrated: str | None
+    """``None`` where the kernel does not say that a page was migrated (before v4.6)."""
     charged: str | None
     """``None`` where the kernel prints no memory cgroup."""
     slab_cache_page: str | None
     from_dump: bool
     """Whether they were read from the dump; else they are our own, by layout."""
+    frame: str = " %pS\n"
+    """A line of a stack: ``%pS``, and in old kernels ``%p`` in front of it."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +282,8 @@ class Snapshot:
     order                 ``uint8``  it has ``2^order`` base pages
     gfp_mask              ``uint32`` ``gfp_t``
     migratetype           ``uint8``  that *gfp_mask* asked for
-    handle                ``uint32`` ``depot_stack_handle_t`` of the allocation
+    handle                ``uint32`` ``depot_stack_handle_t`` of the allocation; before v4.8 a
+                                     number of ours: 1 and up, by the stacks' PCs
     free_handle           ``uint32`` ``depot_stack_handle_t`` of the last free (v5.4)
     last_migrate_reason   ``int16``  ``enum migrate_reason``, -1 for never
     ts_nsec, free_ts_nsec ``uint64`` ``local_clock()``, nanoseconds (v5.11, v5.13)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from drgn import Program
 
-from drgn_pageowner.kernel.memory import read_bulk, symbol_address
+from drgn_pageowner.kernel.memory import find_type, read_bulk, symbol_address
 from drgn_pageowner.snapshot import TextFormats
 
 __all__ = ("extfrag_format", "read_text_formats")
@@ -17,6 +17,9 @@ _PAGE = rb"\0(PFN [^\0]*Block %lu[^\0]*\n)\0"
 _MIGRATED = rb"\0(Page has been migrated, last migrate reason: %s\n)\0"
 _CHARGED = rb"\0(Charged %sto %smemcg %s\n)\0"
 _SLAB = rb"\0(Slab cache page\n)\0"
+# What snprint_stack_trace(), now stack_trace_snprint(), of kernel/stacktrace.c prints of a frame;
+# with its address in front until about v4.9.
+_FRAME = rb"\0%\*c((?:\[<%p>\] )?%pS\n)\0"
 
 
 def _rodata(prog: Program) -> bytes:
@@ -45,23 +48,44 @@ def read_text_formats(prog: Program, members: Collection[str]) -> TextFormats:
         match = re.search(pattern, data)
         return match.group(1).decode() if match else None
 
-    record, page, migrated = find(_RECORD), find(_PAGE), find(_MIGRATED)
-    if record and page and migrated:
-        return TextFormats(record, page, migrated, find(_CHARGED), find(_SLAB), True)
-    return _by_layout(members)
+    record, page, migrated, frame = find(_RECORD), find(_PAGE), find(_MIGRATED), find(_FRAME)
+    if record and page and frame and (migrated or "last_migrate_reason" not in members):
+        return TextFormats(record, page, migrated, find(_CHARGED), find(_SLAB), True, " " + frame)
+    return _by_layout(members, find_type(prog, "struct page_owner") is None)
 
 
-def _by_layout(members: Collection[str]) -> TextFormats:
-    """Mainline's formats: v5.10; v5.18 to v6.8; and since v6.9."""
+def _by_layout(members: Collection[str], in_page_ext: bool) -> TextFormats:
+    """
+    Mainline's formats: v3.19; v4.6; v4.9; v5.11; v5.13; v5.18 to v6.8; and since v6.9.
+
+    :param in_page_ext: Whether there is no ``struct page_owner`` yet (until v4.8).
+    """
     migrated = "Page has been migrated, last migrate reason: %s\n"
-    if "comm" not in members:
+    frame = " [<%p>] %pS\n" if in_page_ext else " %pS\n"
+    if "last_migrate_reason" not in members:
         return TextFormats(
-            "Page allocated via order %u, mask %#x(%pGg)\n",
+            "Page allocated via order %u, mask 0x%x\n",
+            "PFN %lu Block %lu type %d %s Flags " + "%s" * 12 + "\n",
+            None,
+            None,
+            None,
+            False,
+            frame,
+        )
+    if "comm" not in members:
+        record = "Page allocated via order %u, mask %#x(%pGg)"
+        if "ts_nsec" in members:
+            record += ", pid %d, ts %llu ns"
+        if "free_ts_nsec" in members:
+            record += ", free_ts %llu ns"
+        return TextFormats(
+            record + "\n",
             "PFN %lu type %s Block %lu type %s Flags %#lx(%pGp)\n",
             migrated,
             None,
             None,
             False,
+            frame,
         )
     owner = "Page allocated via order %u, mask %#x(%pGg), pid %d, tgid %d (%s), ts %llu ns"
     if "free_pid" in members:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.render.letters import fallback_text, page_letter
 from drgn_pageowner.render.text import (
     comm_text,
     gfp_text,
@@ -36,8 +37,10 @@ def debugfs_text(snapshot: Snapshot) -> Iterator[str]:
     formats = snapshot.facts.formats
     if formats is None:
         raise PageOwnerError("this snapshot was decoded without the columns that debugfs prints")
-    # The kernel skips free pages and records without a stack.
-    rows = snapshot.select(np.flatnonzero(snapshot["allocated"] & (snapshot["handle"] != 0)))
+    # The kernel skips free pages and records without a stack, and begins at min_low_pfn.
+    shown = snapshot["allocated"] & (snapshot["handle"] != 0)
+    shown = shown & (snapshot["pfn"] >= snapshot.facts.min_low_pfn)
+    rows = snapshot.select(np.flatnonzero(shown))
     for start in range(0, len(rows), _ROWS):
         yield _piece(rows.select(slice(start, start + _ROWS)))  # type: ignore[arg-type]
 
@@ -52,7 +55,7 @@ def _piece(rows: Snapshot) -> str:
     columns = [
         *first_columns,
         *second_columns,
-        mapped(rows.stack, lambda stack: stack_lines(rows, stack)),
+        mapped(rows.stack, lambda stack: stack_lines(rows, stack, formats.frame)),
         _migrated(rows),
         _memcg(rows),
     ]
@@ -73,6 +76,7 @@ class _Fields:
             "free_ts": lambda: rows["free_ts_nsec"].tolist(),
             "PFN": lambda: rows["pfn"].tolist(),
             "Block": lambda: (rows["pfn"] >> rows.facts.pageblock_order).tolist(),
+            "type": lambda: rows["pageblock_migratetype"].tolist(),
         }
 
     def find(self, before: str, conversion: re.Match[str], earlier: str) -> list[Any]:
@@ -82,13 +86,18 @@ class _Fields:
         if flags_format == "Gg":
             return mapped(rows["gfp_mask"], lambda mask: gfp_text(mask, rows.names))
         if flags_format == "Gp":
-            # Since v5.12 %pGp prints the number itself; before, %#lx in front of it did.
+            # Since v5.16 %pGp prints the number itself; before, %#lx in front of it did.
             number = "Flags %#lx(" not in earlier
             return mapped(
                 rows["page_flags"],
                 lambda flags: page_flags_text(flags, rows.names, number=number),
             )
         if conversion.group(3):
+            if " Flags " in earlier:
+                letter = earlier.partition(" Flags ")[2].count("%s")
+                return mapped(rows["page_flags"], page_letter(letter, rows.names))
+            if earlier.endswith(" type %d "):
+                return fallback_text(rows)
             if word == "type":
                 first = "type %s" not in earlier
                 column = "migratetype" if first else "pageblock_migratetype"
@@ -121,6 +130,8 @@ def _migrated(rows: Snapshot) -> list[str]:
     formats = rows.facts.formats
     assert formats is not None
     line = formats.migrated
+    if line is None or "last_migrate_reason" not in rows:
+        return [""] * len(rows)
     return mapped(
         rows["last_migrate_reason"],
         lambda reason: (

@@ -75,6 +75,11 @@ def comm_text(comm: bytes) -> str:
     return comm.split(b"\0", 1)[0].decode(errors="surrogateescape")
 
 
-def stack_lines(snapshot: Snapshot, stack: int) -> str:
-    """A stack as ``stack_trace_snprint()`` of kernel/stacktrace.c prints it: a line a frame."""
-    return "".join([f" {frame}\n" for frame in snapshot.stack_frames(stack)])
+def stack_lines(snapshot: Snapshot, stack: int, frame_format: str) -> str:
+    """
+    A stack as ``stack_trace_snprint()`` of kernel/stacktrace.c prints it: a line a frame.
+
+    :param frame_format: With ``%pS``, and ``%p`` for the PC itself.
+    """
+    template = frame_format.replace("%pS", "{0}").replace("%p", "{0.pc:016x}")
+    return "".join([template.format(frame) for frame in snapshot.stack_frames(stack)])

@@ -1,0 +1,46 @@
+"""What page_owner printed of a page before it knew names (until v4.6): letters, and "Fallback"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from drgn_pageowner.snapshot import Names, Snapshot
+
+__all__ = ("fallback_text", "page_letter")
+
+# In the order in which print_page_owner() had them, from Linux kernel commit 48c96a368579
+# ("mm/page_owner: keep track of page owners") (in v3.19) to 60f30350fd69 ("mm, page_owner: print
+# migratetype of page and pageblock, symbolic flags") (in v4.6).
+_LETTERS = (
+    ("K", ("locked",)),
+    ("E", ("error",)),
+    ("R", ("referenced",)),
+    ("U", ("uptodate",)),
+    ("D", ("dirty",)),
+    ("L", ("lru",)),
+    ("A", ("active",)),
+    ("S", ("slab",)),
+    ("W", ("writeback",)),
+    # PageCompound(). A flag "tail" until v4.4; only heads have records.
+    ("C", ("head", "tail", "compound")),
+    ("B", ("swapcache",)),
+    ("M", ("mappedtodisk",)),
+)
+
+
+def page_letter(number: int, names: Names) -> Callable[[int], str]:
+    """
+    :param number: Of the letter, from 0 on.
+    :return: From ``page.flags`` to the letter, or a space.
+    """
+    letter, flags = _LETTERS[number]
+    mask = 0
+    for name in flags:
+        mask |= names.flag_mask(name)
+    return lambda value: letter if value & mask else " "
+
+
+def fallback_text(rows: Snapshot) -> list[str]:
+    """Whether each page lies in a pageblock of another migratetype than it was asked for."""
+    fallback = rows["migratetype"] != rows["pageblock_migratetype"]
+    return ["Fallback" if other else "        " for other in fallback.tolist()]
