@@ -262,6 +262,14 @@ def _missing_symbols(prog: Program, args: argparse.Namespace) -> str:
         found = _elf_build_id(path)
         if found is None:
             return f"{path} is no ELF file with a build ID: pass the vmlinux of {release} with -s"
+        if wanted == "unknown":
+            # Before Linux kernel commit 0935288c6e00 ("kdump: append kernel build-id string to
+            # VMCOREINFO") (in v5.9) drgn goes by the version.
+            return (
+                f"{path} is not the vmlinux of {release}, or has no debugging symbols (DWARF): "
+                "this dump has no build ID, so drgn goes by the Linux version; pass the vmlinux "
+                "of that kernel with -s"
+            )
         if found != wanted:
             return (
                 f"{path} is of another kernel: its build ID is {found}, the dump's kernel "
