@@ -237,14 +237,8 @@ def _content(
     if free is not None:
         return {"state": f"free: in a block of order {free[1]} at pfn {free[0]:#x}"}
     if type_name == "slab" or reporter.flag(head, "slab"):
-
-        def slab() -> dict[str, Any] | None:
-            address = target.address
-            if address is None:
-                address = direct_map(prog) + target.pfn * page_size(prog)
-            return slab_of(prog, reporter.memmap.page(head_pfn), head_pfn, address)
-
-        return {"state": "slab", "slab": attempt("slab", slab)}
+        slab = attempt("slab", lambda: _slab(reporter, target, head_pfn))
+        return {"state": "slab", "slab": slab}
     if type_name:
         return {"state": _STATES.get(type_name, type_name)}
     if reporter.flag(head, "reserved"):
@@ -264,6 +258,13 @@ def _content(
         return mapped
     allocated = record is not None and record.allocated
     return {"state": "allocated by the kernel" if allocated else "in use, owner not recorded"}
+
+
+def _slab(reporter: _Reporter, target: Target, head_pfn: int) -> dict[str, Any] | None:
+    prog, address = reporter.prog, target.address
+    if address is None:
+        address = direct_map(prog) + target.pfn * page_size(prog)
+    return slab_of(prog, reporter.memmap.page(head_pfn), head_pfn, address)
 
 
 def _mapped(reporter: _Reporter, pfn: int, head: np.void, index: int) -> dict[str, Any] | None:
