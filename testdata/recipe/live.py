@@ -25,7 +25,7 @@ from pathlib import Path
 
 import live_check as check
 from live_image import make_root
-from recipe import TESTDATA, Guest, build_kernel
+from recipe import TESTDATA, Guest, architecture, build_kernel
 
 MEMORY_MB = 768
 OWNER = "/sys/kernel/debug/page_owner"
@@ -68,16 +68,16 @@ class Host:
             ).returncode
 
 
-def boot(build: Path, directory: Path) -> LiveGuest:
+def boot(version: str, build: Path, directory: Path) -> LiveGuest:
+    arch = architecture(version)
     with (directory / "vdb").open("wb") as disk:
         disk.truncate(1 << 29)
-    append = "console=ttyS0 panic=-1 root=/dev/vda rw init=/live/init page_owner=on cma=32M "
-    # Without ACPI the kernel must be told where QEMU's fw_cfg is, for its vmcoreinfo.
-    append += "numa=fake=2U loglevel=4 log_buf_len=1M qemu_fw_cfg.ioport=12@0x510:0:1:4"
+    append = f"console={arch.console} panic=-1 {arch.fw_cfg} root=/dev/vda rw init=/live/init "
+    append += "page_owner=on cma=32M numa=fake=2U loglevel=4 log_buf_len=1M"
     command = [
-        "qemu-system-x86_64", "-cpu", "max", "-smp", "2,sockets=2", "-m", f"{MEMORY_MB}M",
+        *arch.qemu, "-smp", "2,sockets=2", "-m", f"{MEMORY_MB}M",
         "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-device", "vmcoreinfo",
-        "-kernel", str(build / "arch/x86/boot/bzImage"), "-append", append,
+        "-kernel", str(build / arch.image), "-append", append,
     ]  # fmt: skip
     for name in ("vda", "vdb"):
         command += ["-drive", f"file={directory / name},format=raw,if=virtio,cache=unsafe"]
@@ -150,7 +150,7 @@ def prove(version: str, work: Path) -> Iterator[check.Check]:
     out = directory / "out"
     out.mkdir(parents=True, exist_ok=True)
     make_root(build, directory / "vda")
-    guest = boot(build, directory)
+    guest = boot(version, build, directory)
     try:
         steady = inside(guest)
         guest.do(DRIP)
