@@ -12,6 +12,7 @@ __all__ = ("Check", "account", "answers", "counters", "owner_texts", "top_stacks
 
 _STAMP = re.compile(rb"\bts (\d+) ns")
 _PFN = re.compile(rb"^PFN (0x[0-9a-f]+|\d+)", re.M)
+_FLAGS = re.compile(rb" Flags 0x\S+")
 _DRIPPED = re.compile(r"po_drip: dripped allocations=(\d+) pages=(\d+) ns=(\d+)")
 _LEAK = "po_drip_leak_one+"
 
@@ -30,20 +31,27 @@ def owner_texts(name: str, before: bytes, ours: bytes, after: bytes, clock: floa
 
     Those that the kernel prints alike before and after, and that are older than *clock* (seconds,
     read before the first), must be the same in ours; and ours has no older ones that the kernel
-    did not print.
+    did not print. Page flags are no part of a record: those of a slab (``workingset``: partial) or
+    of a forked process's page may have been others for a moment.
     """
     one, mine, two = map(_records, (before, ours, after))
     limit = int(clock * 10**9)
     steady = {key: text for key, text in one.items() if two.get(key) == text and key[1] < limit}
     equal = sum(mine.get(key) == text for key, text in steady.items())
     missing = sum(key not in mine for key in steady)
+    flags = sum(
+        mine[key] != text and _FLAGS.sub(b"", mine[key]) == _FLAGS.sub(b"", text)
+        for key, text in steady.items()
+        if key in mine
+    )
+    different = len(steady) - equal - flags - missing
     extra = [key for key in mine if key[1] < limit and key not in one]
     return Check(
         name,
-        equal == len(steady) and not extra and len(steady) > 1000,
+        not (different or missing or extra) and flags < len(steady) / 100 and len(steady) > 1000,
         f"{len(one):,} and {len(two):,} records by the kernel, {len(steady):,} of them steady and "
         f"older than the first reading; of these {equal:,} equal, "
-        f"{len(steady) - equal - missing:,} different, {missing:,} missing; "
+        f"{flags:,} with other page flags, {different:,} different, {missing:,} missing; "
         f"{len(mine):,} records by us, {len(extra):,} of them older and not the kernel's",
     )
 
@@ -65,12 +73,12 @@ def top_stacks(before: str, ours: str, after: str) -> Check:
         "".join(f" {frame}\n" for frame in group["stack"]): group["pages"]
         for group in json.loads(ours)["groups"]
     }
-    # Some boot memory has a stack of one frame too few to be counted by the kernel.
+    # Some stacks have more pages while the reader runs, and as many as before when it has ended.
     steady = {stack: pages for stack, pages in one.items() if two.get(stack) == pages}
     equal = sum(groups.get(stack) == pages for stack, pages in steady.items())
     return Check(
         "top",
-        equal >= 0.98 * len(steady) and len(steady) > 50,
+        equal >= 0.95 * len(steady) and len(steady) > 50,
         f"{len(one):,} stacks by the kernel, {len(steady):,} of them with as many pages before as "
         f"after ({sum(steady.values()):,} pages); {equal:,} of these equal",
     )
@@ -140,7 +148,7 @@ def account(ours: str, slack: int) -> Check:
 def watch(name: str, ours: str, log: str) -> Check:
     """
     The leak is shown by the second round, and grows as the module says that it does: but for
-    what it drips in half a second.
+    what it drips in the second that a reading may take in an emulated guest.
     """
     said = [(int(m[3]), int(m[2])) for m in _DRIPPED.finditer(log)]
     rounds = [json.loads(line) for line in ours.splitlines()]
@@ -156,7 +164,7 @@ def watch(name: str, ours: str, log: str) -> Check:
     for result, group in rounds_of_leak:
         end, seconds = result["now_ns"], result["elapsed_ns"] / 10**9
         theirs = _leaked(said, end) - _leaked(said, end - result["elapsed_ns"])
-        good &= abs(group["grown_pages"] - theirs) <= theirs / seconds / 2
+        good &= abs(group["grown_pages"] - theirs) <= theirs / seconds
         shown.append(
             f"{group['grown_pages']:,} pages in {seconds:.2f} s ({theirs:,.0f} by the module), "
             f"{group['pages_per_second']:.1f}/s ({theirs / seconds:.1f}/s)"
