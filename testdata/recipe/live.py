@@ -39,7 +39,7 @@ class LiveGuest(Guest):
 
     number = 0
 
-    def do(self, line: str, seconds: float = 600) -> int:
+    def do(self, line: str, seconds: float = 3600) -> int:
         """Run a shell command in the guest; return its status."""
         print(f"{time.strftime('%T')} guest: {line}", file=sys.stderr, flush=True)
         self.answer(line + "\n")
