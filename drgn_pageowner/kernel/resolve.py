@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from drgn import FaultError, Program
 from drgn.helpers.linux.mm import PageSlab, compound_head
-from drgn.helpers.linux.module import address_to_module
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.kernel.kallsyms import module_regions
 from drgn_pageowner.kernel.memmap import Memmap
 from drgn_pageowner.kernel.memory import page_size
 from drgn_pageowner.kernel.page_ext import page_ext_layout
@@ -156,9 +156,5 @@ def _mapped_kind(prog: Program, address: int) -> str:
     image = image_range(prog)
     if image is not None and image[0] <= address < image[1]:
         return "kernel image"
-    try:
-        if address_to_module(prog, address):
-            return "module"
-    except (FaultError, LookupError, AttributeError):
-        pass
-    return "vmalloc"
+    inside = any(start <= address < end for _, start, end in module_regions(prog))
+    return "module" if inside else "vmalloc"
