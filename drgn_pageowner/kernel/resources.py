@@ -8,9 +8,10 @@ from drgn import Object, Program
 
 from drgn_pageowner.kernel.damage import DAMAGE, chain, name_of
 
-__all__ = ("crash_kernel", "system_ram")
+__all__ = ("crash_kernel", "kernel_image", "system_ram")
 
 _NAMES = ("System RAM", "reserved RAM")
+_IMAGE = ("Kernel code", "Kernel rodata", "Kernel data", "Kernel bss")
 
 
 def system_ram(prog: Program) -> list[tuple[int, int]]:
@@ -27,6 +28,11 @@ def system_ram(prog: Program) -> list[tuple[int, int]]:
 def crash_kernel(prog: Program) -> list[tuple[int, int]]:
     """PFN ranges that are set aside for the crash kernel; empty if the dump does not say."""
     return sorted(_named(prog, None, ("Crash kernel",), depth=4))
+
+
+def kernel_image(prog: Program) -> list[tuple[int, int]]:
+    """PFN ranges of the kernel image's whole pages; empty if the dump does not say."""
+    return sorted(_named(prog, None, _IMAGE, depth=4))
 
 
 def _named(

@@ -8,6 +8,7 @@ from drgn.helpers.linux.mm import follow_phys, pfn_to_virt
 
 from drgn_pageowner.kernel.memory import find_object, find_type, page_size, symbol_address
 from drgn_pageowner.kernel.pgtable import PageTables, table_format
+from drgn_pageowner.kernel.resources import kernel_image
 from drgn_pageowner.snapshot import Array
 
 __all__ = (
@@ -158,10 +159,24 @@ def mapped_pfn(mm: Object, address: int) -> int | None:
 def image_range(prog: Program) -> tuple[int, int] | None:
     """Virtual addresses of the kernel image: its first, and the one behind its last."""
     start = symbol_address(prog, "_text")
-    # Where the kernel was moved (KASLR), _end itself may not be: its section has no memory.
+    if start is None:
+        return None
+    # Where the kernel was moved (KASLR), _end itself may not be: its section has no memory. Of
+    # arm64 none of these is, but there the resource ends with _end.
     ends = [symbol_address(prog, name) for name in ("_end", "__brk_limit", "__bss_stop")]
-    end = max((end for end in ends if end is not None), default=0)
-    return (start, end) if start is not None and start < end else None
+    ends.append(_end_of_resource(prog, start))
+    end = max(end for end in ends if end is not None)
+    return (start, end) if start < end else None
+
+
+def _end_of_resource(prog: Program, start: int) -> int:
+    """Virtual address of the end of the image by ``iomem_resource``; *start* if that is silent."""
+    try:
+        phys = kernel_phys(prog, start)
+    except (FaultError, NotImplementedError):
+        return start
+    ends = [end << int(prog["PAGE_SHIFT"]) for _, end in kernel_image(prog)]
+    return start + max(0, max(ends, default=phys) - phys)
 
 
 def in_kernel_image(prog: Program, pfn: int) -> bool:

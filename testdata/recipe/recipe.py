@@ -311,7 +311,7 @@ def take_dump(version: str, work: Path, guest: Path, mode: str, memory: int, app
         if dimms and vm.wait_for("HOTPLUG", 900):
             vm.plug(dimms)
         if mode == "kdump":
-            if vm.wait_for("makedumpfile: 0", 900):
+            if vm.wait_for("makedumpfile: 0", 1800):
                 vm.end(30)
                 unflatten(guest / "vdc", core)
                 return core, guest / "vdb"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Dump, leak_free, traps
+from drgn.helpers.linux.mm import pfn_to_virt
 
 # Found by number, or by nothing but that.
 BY_NUMBER = {"pfn_only", "phys_only", "pfn32"}
@@ -125,7 +126,7 @@ def test_slab_objects_that_held_them_are_found(dump: Dump, answer: Any) -> None:
     lost = {address for leak in answer["slab"] for address in leak["addresses"]}
     page = dump.snapshot.facts.page_size
     places = {(address // page, address % page) for address in lost}
-    base = int(dump.prog["page_offset_base"])
+    base = int(pfn_to_virt(dump.prog, 0))
     wanted = {
         (base // page + int(f["obj_pfn"]), int(f["offset"]))
         for f in dump.facts()

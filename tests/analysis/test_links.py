@@ -59,7 +59,7 @@ def pfn_of(dump: Dump, address: int) -> int:
     """The page that a kernel address is in, by drgn alone."""
     prog = dump.prog
     size = dump.snapshot.facts.page_size
-    vmemmap = int(prog["vmemmap_base"])
+    vmemmap = int(prog["vmemmap"])
     if vmemmap <= address < vmemmap + prog.type("struct page").size * dump.snapshot.facts.max_pfn:
         page = prog.type("struct page").size
         from drgn import Object
