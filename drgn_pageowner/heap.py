@@ -12,10 +12,24 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drgn_pageowner.pages import Memory
+from drgn_pageowner.arrays import cover
+from drgn_pageowner.pages import Memory, Pages, PageState
 from drgn_pageowner.snapshot import Array, Snapshot
 
-__all__ = ("Area", "Heap", "Inventory", "Metadata", "Slabs", "Target", "Word")
+__all__ = (
+    "INVENTORY_COLUMNS",
+    "Area",
+    "Heap",
+    "Inventory",
+    "Metadata",
+    "Slabs",
+    "Target",
+    "Word",
+    "record_of_row",
+)
+
+INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm")
+"""What :attr:`Inventory.records` has of every record."""
 
 
 @dataclass
@@ -191,3 +205,12 @@ class Target:
     """``None`` if it is none: of a free page, of a page of boot memory, of a free object."""
     state: str
     """What it is, in words, if it is no node."""
+
+
+def record_of_row(pages: Pages, records: Snapshot | None) -> Array:
+    """The record of every page: ``int32``; -1 for none, and for free pages."""
+    if records is None or not len(records):
+        return np.full(len(pages), -1, np.int32)
+    covered = cover(len(pages), pages.rows(records["pfn"]), records.pages)
+    covered[np.isin(pages.state, PageState.ALL_FREE)] = -1
+    return covered

@@ -28,6 +28,7 @@ __all__ = (
     "Symbolizer",
     "TextFormats",
     "Zone",
+    "latest",
 )
 
 Array = NDArray[Any]
@@ -390,3 +391,20 @@ class Snapshot:
     def stack_frames(self, index: int) -> list[Frame]:
         """The frames of the stack with number *index*, innermost first."""
         return self.frames(self.stacks[index].tolist())
+
+
+def latest(now: int | None, columns: Mapping[str, Array]) -> int | None:
+    """
+    The clock that *columns* are stamped with: at least what the youngest record says.
+
+    :param now: What the dump itself says, in nanoseconds since boot.
+    """
+    stamps = [
+        int(columns[name].max())
+        for name in ("ts_nsec", "free_ts_nsec")
+        if name in columns and len(columns[name])
+    ]
+    if now is None:
+        return max(stamps, default=None)
+    # A damaged record must not set the clock: more than a minute ahead is none.
+    return max([stamp for stamp in stamps if stamp < now + 60 * 10**9] + [now])

@@ -27,6 +27,7 @@ COMMANDS = {
     "why": "the chain of pointers that keeps a page, in names",
     "refs": "who points at a page directly",
     "frag": "explain fragmentation: zones, culprits, contiguity, CMA, one allocation",
+    "save": "save it to a file that every command reads instead of the dump (-S)",
 }
 """Every command, and what it is for in one line."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
@@ -17,7 +17,11 @@ __all__ = ("Command", "Session")
 
 
 class Session(Protocol):
-    """A dump or a running kernel, as far as the commands need to know it."""
+    """A dump, a running kernel or a saved snapshot, as far as the commands need to know it."""
+
+    def members(self) -> Mapping[str, Session]:
+        """What is asked, by name: itself, or every one of several snapshots."""
+        ...
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         """The records, with at least *columns* (``None`` for all)."""

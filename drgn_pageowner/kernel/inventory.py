@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from drgn import Program
 
-from drgn_pageowner.arrays import cover
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
-from drgn_pageowner.heap import Inventory, Metadata
+from drgn_pageowner.heap import INVENTORY_COLUMNS, Inventory, Metadata, record_of_row
 from drgn_pageowner.kernel.counters import read_counters
 from drgn_pageowner.kernel.damage import DAMAGE
 from drgn_pageowner.kernel.kallsyms import module_names
@@ -22,12 +21,10 @@ from drgn_pageowner.kernel.slab import read_slabs
 from drgn_pageowner.kernel.stackdepot import depot_layout, depot_pools
 from drgn_pageowner.kernel.translate import direct_phys, image_range, kernel_pfns, kernel_phys
 from drgn_pageowner.kernel.vmap import VmapAreas, read_vmap_areas, task_stacks
-from drgn_pageowner.pages import Pages, PageState
+from drgn_pageowner.pages import PageState
 from drgn_pageowner.snapshot import Array, Snapshot
 
 __all__ = ("InventoryReader", "read_inventory")
-
-_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm")
 
 
 def read_inventory(prog: Program) -> Inventory:
@@ -52,7 +49,7 @@ class InventoryReader:
         problems = list(memory.problems)
         records: Snapshot | None = None
         if memory.pages.facts.page_owner not in NO_RECORDS:
-            records = snapshot(prog, columns=_COLUMNS)
+            records = snapshot(prog, columns=INVENTORY_COLUMNS)
             problems += [line for line in records.problems if line not in problems]
         self.stacks = task_stacks(prog, problems)
         self.vmap: VmapAreas = read_vmap_areas(
@@ -63,7 +60,7 @@ class InventoryReader:
         self.inventory = Inventory(
             memory=memory,
             records=records,
-            record_of_row=_cover(memory.pages, records),
+            record_of_row=record_of_row(memory.pages, records),
             slabs=slabs,
             areas=self.vmap.areas,
             metadata=self._metadata_rows(),
@@ -147,12 +144,3 @@ class InventoryReader:
             rows = self.pages.rows(kernel_pfns(self.prog, address, number))
         result: Array = rows[rows >= 0]
         return result
-
-
-def _cover(pages: Pages, records: Snapshot | None) -> Array:
-    """The record of every page: ``int32``; -1 for none, and for free pages."""
-    if records is None or not len(records):
-        return np.full(len(pages), -1, np.int32)
-    covered = cover(len(pages), pages.rows(records["pfn"]), records.pages)
-    covered[np.isin(pages.state, PageState.ALL_FREE)] = -1
-    return covered

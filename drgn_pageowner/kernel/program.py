@@ -15,83 +15,15 @@ from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.cutoff import keep_to_the_file
 from drgn_pageowner.progress import warn
 
-__all__ = ("add_program_options", "open_program")
+__all__ = ("open_program",)
 
-_LEVELS = ("debug", "info", "warning", "error", "critical", "none")
 _OPTIONS = ("module-name", "build-id", "debug-link", "procfs", "embedded-vdso", "reuse")
-
-
-def add_program_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that ``drgn`` itself takes to choose a program and its symbols."""
-    source = parser.add_argument_group("program selection").add_mutually_exclusive_group()
-    source.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
-    source.add_argument("-c", "--core", metavar="PATH", help="a vmcore")
-    source.add_argument(
-        "--qemu", metavar="ADDRESS", help="a QEMU guest, by the address of its QMP monitor"
-    )
-    symbols = parser.add_argument_group("debugging symbols")
-    symbols.add_argument(
-        "-s",
-        "--symbols",
-        metavar="PATH",
-        action="append",
-        help="vmlinux or module with debugging symbols; may be repeated",
-    )
-    which = symbols.add_mutually_exclusive_group()
-    which.add_argument(
-        "--main-symbols",
-        dest="default_symbols",
-        action="store_const",
-        const={"main": True},
-        help="look for the symbols of the kernel itself only, not of modules",
-    )
-    which.add_argument(
-        "--no-default-symbols",
-        dest="default_symbols",
-        action="store_const",
-        const={},
-        help="look for no symbols but those given with -s",
-    )
-    symbols.add_argument("--extra-symbols", metavar="PATH", action="append", help="more symbols")
-    for option, verb in (("--try-symbols-by", "also"), ("--no-symbols-by", "do not")):
-        symbols.add_argument(
-            option,
-            metavar="METHOD[,METHOD...]",
-            action="append",
-            help=f"{verb} look for symbols by these methods (finders and options of drgn)",
-        )
-    for kind in ("debug", "kernel"):
-        symbols.add_argument(
-            f"--{kind}-directory",
-            metavar="PATH",
-            action="append",
-            help=f"look for {'debugging symbols' if kind == 'debug' else 'vmlinux and modules'} "
-            "there too",
-        )
-    advanced = parser.add_argument_group("advanced")
-    advanced.add_argument(
-        "--architecture",
-        metavar="ARCH",
-        choices=[a.name for a in drgn.Architecture] + [a.name.lower() for a in drgn.Architecture],
-        help="if it cannot be told from the dump",
-    )
-    advanced.add_argument("--vmcoreinfo", metavar="PATH", help="file to use for VMCOREINFO")
-    parser.add_argument(
-        "--log-level", choices=_LEVELS, default="error", help="of drgn (default: %(default)s)"
-    )
-    parser.add_argument(
-        "-q",
-        "--quiet",
-        dest="log_level",
-        action="store_const",
-        const="none",
-        help="no messages of drgn",
-    )
 
 
 def open_program(args: argparse.Namespace) -> Program:
     """
-    The program that the arguments of :func:`add_program_options` choose, with its symbols.
+    The program that the arguments of
+    :func:`~drgn_pageowner.options.add_program_options` choose, with its symbols.
 
     :raises PageOwnerError: if it is no kernel, cannot be read, or its symbols are missing
     """
@@ -120,13 +52,21 @@ def _set_log_level(level: str) -> None:
 def _create(args: argparse.Namespace) -> Program:
     platform = None
     if args.architecture:
-        platform = drgn.Platform(drgn.Architecture[args.architecture.upper()])
+        platform = drgn.Platform(_architecture(args.architecture))
     if args.vmcoreinfo is None:
         return Program(platform)
     try:
         return Program(platform, vmcoreinfo=Path(args.vmcoreinfo).read_bytes())
     except OSError as error:
         raise PageOwnerError(f"cannot read {args.vmcoreinfo}: {error.strerror}") from error
+
+
+def _architecture(name: str) -> drgn.Architecture:
+    try:
+        return drgn.Architecture[name.upper()]
+    except KeyError:
+        known = ", ".join(architecture.name.lower() for architecture in drgn.Architecture)
+        raise UsageError(f"unknown architecture {name!r}: known are {known}") from None
 
 
 def _attach(prog: Program, args: argparse.Namespace) -> None:

@@ -33,7 +33,16 @@ from drgn_pageowner.kernel.sections import Section, find_sections
 from drgn_pageowner.kernel.stackdepot import depot_layout, depot_use, read_stacks
 from drgn_pageowner.kernel.trace import TRACE_MEMBERS, intern_traces
 from drgn_pageowner.progress import progress
-from drgn_pageowner.snapshot import Array, BitField, Facts, Memcg, Names, Snapshot, Stacks
+from drgn_pageowner.snapshot import (
+    Array,
+    BitField,
+    Facts,
+    Memcg,
+    Names,
+    Snapshot,
+    Stacks,
+    latest,
+)
 
 __all__ = ("ALL_COLUMNS", "snapshot")
 
@@ -80,7 +89,7 @@ def snapshot(
     )
     stacks, depot = _read_stacks(prog, result, coverage, problems)
 
-    facts.now_ns = _latest(facts.now_ns, result)
+    facts.now_ns = latest(facts.now_ns, result)
     facts.formats = read_text_formats(prog, dtype.names or ()) if columns is None else None
     facts.layout = {
         "page_ext_size": layout.stride,
@@ -254,7 +263,13 @@ class _PageColumns:
             return ()
         self._table = MemcgTable(self._prog)
         result["memcg"], result["memcg_kind"] = self._table.columns(data)
-        return tuple(self._table.memcgs)
+        memcgs = self._table.memcgs
+        # By name, and not by address: the same order whichever records were asked for.
+        in_order = sorted(range(len(memcgs)), key=lambda i: (memcgs[i].path, memcgs[i].inode))
+        number = np.full(len(memcgs) + 1, -1, np.int32)
+        number[in_order] = np.arange(len(memcgs))
+        result["memcg"] = number[result["memcg"]]
+        return tuple(memcgs[index] for index in in_order)
 
     @property
     def unknown_memcgs(self) -> int:
@@ -269,19 +284,6 @@ def _no_rows(dtype: np.dtype[np.void], columns: frozenset[str]) -> dict[str, Arr
     result["pfn"] = np.zeros(0, np.int64)
     result["allocated"] = np.zeros(0, bool)
     return result
-
-
-def _latest(now: int | None, columns: dict[str, Array]) -> int | None:
-    """The clock is at least what the youngest record says."""
-    stamps = [
-        int(columns[name].max())
-        for name in ("ts_nsec", "free_ts_nsec")
-        if name in columns and len(columns[name])
-    ]
-    if now is None:
-        return max(stamps, default=None)
-    # A damaged record must not set the clock: more than a minute ahead is none.
-    return max([stamp for stamp in stamps if stamp < now + 60 * 10**9] + [now])
 
 
 def _problems(counts: OwnerCounts, pages: _PageColumns) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from drgn import Program
@@ -33,10 +33,17 @@ T = TypeVar("T")
 class ProgramSession:
     """Answers from *prog*; what it cannot read it says in one line."""
 
-    def __init__(self, prog: Program) -> None:
+    def __init__(self, prog: Program, name: str = "dump") -> None:
+        """
+        :param name: What to call it beside others.
+        """
         self._prog = prog
+        self._name = name
         self._heap: HeapReader | None = None
         self._finder: WordFinder | None = None
+
+    def members(self) -> Mapping[str, ProgramSession]:
+        return {self._name: self}
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         return self._ask(lambda: snapshot(self._prog, columns=columns, freed=freed))

@@ -1,0 +1,84 @@
+"""The options that choose a dump, a kernel or a snapshot."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ("add_program_options",)
+
+_LEVELS = ("debug", "info", "warning", "error", "critical", "none")
+
+
+def add_program_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``drgn`` itself takes to choose a program and its symbols, and -S."""
+    source = parser.add_argument_group("program selection").add_mutually_exclusive_group()
+    source.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
+    source.add_argument("-c", "--core", metavar="PATH", help="a vmcore")
+    source.add_argument(
+        "--qemu", metavar="ADDRESS", help="a QEMU guest, by the address of its QMP monitor"
+    )
+    source.add_argument(
+        "-S",
+        "--snapshot",
+        metavar="FILE",
+        action="append",
+        help="what `save` wrote, instead of a dump; may be repeated, and a pattern (* ? []), for "
+        "the commands that read several",
+    )
+    symbols = parser.add_argument_group("debugging symbols")
+    symbols.add_argument(
+        "-s",
+        "--symbols",
+        metavar="PATH",
+        action="append",
+        help="vmlinux or module with debugging symbols; may be repeated",
+    )
+    which = symbols.add_mutually_exclusive_group()
+    which.add_argument(
+        "--main-symbols",
+        dest="default_symbols",
+        action="store_const",
+        const={"main": True},
+        help="look for the symbols of the kernel itself only, not of modules",
+    )
+    which.add_argument(
+        "--no-default-symbols",
+        dest="default_symbols",
+        action="store_const",
+        const={},
+        help="look for no symbols but those given with -s",
+    )
+    symbols.add_argument("--extra-symbols", metavar="PATH", action="append", help="more symbols")
+    for option, verb in (("--try-symbols-by", "also"), ("--no-symbols-by", "do not")):
+        symbols.add_argument(
+            option,
+            metavar="METHOD[,METHOD...]",
+            action="append",
+            help=f"{verb} look for symbols by these methods (finders and options of drgn)",
+        )
+    for kind in ("debug", "kernel"):
+        symbols.add_argument(
+            f"--{kind}-directory",
+            metavar="PATH",
+            action="append",
+            help=f"look for {'debugging symbols' if kind == 'debug' else 'vmlinux and modules'} "
+            "there too",
+        )
+    advanced = parser.add_argument_group("advanced")
+    advanced.add_argument(
+        "--architecture",
+        metavar="ARCH",
+        help="if it cannot be told from the dump",
+    )
+    advanced.add_argument("--vmcoreinfo", metavar="PATH", help="file to use for VMCOREINFO")
+    parser.add_argument(
+        "--log-level", choices=_LEVELS, default="error", help="of drgn (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-q",
+        "--quiet",
+        dest="log_level",
+        action="store_const",
+        const="none",
+        help="no messages of drgn",
+    )

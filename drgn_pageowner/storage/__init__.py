@@ -1,0 +1,1 @@
+"""Snapshots in files: what was decoded, kept, and read back without the dump and without drgn."""

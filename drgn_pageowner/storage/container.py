@@ -1,0 +1,267 @@
+"""
+The file: a Parquet file of records that holds other tables as well.
+
+Its own table is that of the records, so that any Parquet reader shows them. Everything else lies
+between the file's first four bytes and its first row group, where Parquet leaves room for what it
+does not know: tables as Arrow IPC streams, documents as JSON, compressed. The key-value metadata
+tells where. docs/formats.md describes all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.extras import extra
+from drgn_pageowner.snapshot import Array
+
+__all__ = ("VERSION", "Columns", "Container", "write_container")
+
+VERSION = 1
+"""Of the format: a reader takes every file whose version is not greater than its own."""
+
+_KEY = "drgn_pageowner"
+_ROWS = 1 << 20
+_LEVEL = 9
+_NEEDS = "reading and saving snapshots"
+# Of these the differences of neighbours are small; all others have few distinct values.
+_DIFFERENCES = ("pfn", "ts_nsec", "free_ts_nsec")
+
+Columns = dict[str, Any]
+"""Name -> array of shape ``(n,)``, or list of text."""
+
+
+def _pyarrow() -> Any:
+    return extra("pyarrow", "parquet", _NEEDS)
+
+
+def _parquet() -> Any:
+    return extra("pyarrow.parquet", "parquet", _NEEDS)
+
+
+def _table(columns: Mapping[str, Any]) -> Any:
+    pa = _pyarrow()
+    arrays, fields = [], []
+    for name, values in columns.items():
+        if isinstance(values, np.ndarray):
+            text = values.dtype.kind == "S"
+            array = pa.array(values.tolist(), pa.binary()) if text else pa.array(values)
+        else:
+            array = pa.array(values, pa.string()).dictionary_encode()
+        arrays.append(array)
+        fields.append(pa.field(name, array.type, nullable=bool(array.null_count)))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _array(column: Any) -> Array:
+    """A column of Arrow as NumPy has it; task names have 16 bytes (``TASK_COMM_LEN``)."""
+    pa = _pyarrow()
+    if pa.types.is_dictionary(column.type):
+        column = column.combine_chunks()
+        if isinstance(column, pa.ChunkedArray):
+            column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+        names = column.dictionary.to_pylist()
+        values = np.array(names or [b""], f"S{max([16, *map(len, names)])}")
+        result: Array = values[column.indices.to_numpy(zero_copy_only=False)]
+        return result
+    return np.asarray(column.to_numpy())
+
+
+def _compressed(data: bytes) -> bytes:
+    pa = _pyarrow()
+    packed: bytes = pa.Codec("zstd", _LEVEL).compress(data, asbytes=True)
+    return len(data).to_bytes(8, "little") + packed
+
+
+def _stream(columns: Mapping[str, Any]) -> bytes:
+    pa = _pyarrow()
+    table, sink = _table(columns), pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", _LEVEL))
+    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def write_container(
+    path: str,
+    records: Iterable[Columns],
+    tables: Mapping[str, Columns],
+    documents: Mapping[str, Any],
+    head: Mapping[str, Any],
+) -> None:
+    """
+    Write a file, in one piece: it is there whole, or what was there before is.
+
+    :param records: Records of allocated pages, and of freed ones.
+    :param head: What is to be found without reading anything else.
+    :raises PageOwnerError: if it cannot be written
+    """
+    pq = _parquet()
+    parts = [_table(part) for part in records]
+    pieces: dict[str, bytes] = {name: _stream(columns) for name, columns in tables.items()}
+    pieces |= {
+        name: _compressed(json.dumps(value).encode("ascii")) for name, value in documents.items()
+    }
+    index, position = {}, len(b"PAR1")
+    for name, piece in pieces.items():
+        index[name] = {"offset": position, "length": len(piece), "crc32": zlib.crc32(piece)}
+        position += len(piece)
+    head = {**head, "allocated": len(parts[0]), "parts": index}
+    text = json.dumps(head)
+    metadata = {
+        f"{_KEY}.version": str(VERSION),
+        f"{_KEY}.head": text,
+        f"{_KEY}.crc32": str(zlib.crc32(text.encode("ascii"))),
+    }
+    schema = parts[0].schema
+    differences = [name for name in _DIFFERENCES if name in schema.names]
+    try:
+        with (
+            _replacing(path) as file,
+            pq.ParquetWriter(
+                file,
+                schema,
+                compression="zstd",
+                compression_level=_LEVEL,
+                use_dictionary=[name for name in schema.names if name not in differences],
+                column_encoding=dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
+                store_schema=False,
+                write_page_checksum=True,
+            ) as writer,
+        ):
+            writer.add_key_value_metadata(metadata)
+            for piece in pieces.values():
+                file.write(piece)
+            for part in parts:
+                if len(part):
+                    writer.write_table(part, row_group_size=_ROWS)
+    except OSError as error:
+        raise PageOwnerError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _replacing(path: str) -> Iterator[Any]:
+    """A new file that takes the place of *path* when all is well."""
+    pa, target = _pyarrow(), Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(None, "it is a directory")
+    new = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with pa.OSFile(str(new), "wb") as file:
+            yield file
+        os.replace(new, target)
+    finally:
+        with suppress(OSError):
+            os.unlink(new)
+
+
+class Container:
+    """A file that :func:`write_container` wrote."""
+
+    def __init__(self, path: str) -> None:
+        """
+        :raises PageOwnerError: if it is none, damaged, or of a later version of the format
+        """
+        self.path = path
+        pa, pq = _pyarrow(), _parquet()
+        try:
+            self._map = pa.memory_map(path)
+            about = pq.read_metadata(self._map)
+            self.names: list[str] = about.schema.names
+            """Columns of the records."""
+            self._file = pq.ParquetFile(
+                self._map,
+                metadata=about,
+                page_checksum_verification=True,
+                read_dictionary=[name for name in self.names if name == "comm"],
+            )
+            metadata = {k.decode(): v for k, v in (about.metadata or {}).items()}
+        except FileNotFoundError:
+            raise PageOwnerError(f"no such file: {path}; -S takes what `save` wrote") from None
+        except PermissionError as error:
+            raise PageOwnerError(f"cannot read {path}: {error.strerror or error}") from error
+        except Exception as error:
+            raise PageOwnerError(
+                f"{path} is no snapshot, or a damaged one: -S takes what `save` wrote"
+            ) from error
+        self._check(metadata)
+
+    def _check(self, metadata: Mapping[str, bytes]) -> None:
+        try:
+            version = int(metadata[f"{_KEY}.version"])
+        except (KeyError, ValueError):
+            raise PageOwnerError(
+                f"{self.path} is a Parquet file, but no snapshot: -S takes what `save` wrote"
+            ) from None
+        if version > VERSION:
+            raise PageOwnerError(
+                f"{self.path} was saved by a later drgn-pageowner (format {version}, this one "
+                f"reads up to {VERSION}): update drgn-pageowner"
+            )
+        text = metadata.get(f"{_KEY}.head", b"")
+        if str(zlib.crc32(text)).encode() != metadata.get(f"{_KEY}.crc32"):
+            raise self.damaged()
+        self.head: dict[str, Any] = json.loads(text)
+
+    def damaged(self) -> PageOwnerError:
+        """What to raise where the file is not what was written."""
+        return PageOwnerError(f"{self.path} is damaged: save it again")
+
+    def __contains__(self, part: str) -> bool:
+        return part in self.head["parts"]
+
+    def _piece(self, name: str) -> Any:
+        where = self.head["parts"][name]
+        data = self._map.read_at(where["length"], where["offset"])
+        if len(data) != where["length"] or zlib.crc32(data) != where["crc32"]:
+            raise self.damaged()
+        return data
+
+    def document(self, name: str) -> Any:
+        """The JSON document *name*."""
+        pa = _pyarrow()
+        data = memoryview(self._piece(name))
+        size = int.from_bytes(data[:8], "little")
+        text: bytes = pa.Codec("zstd").decompress(data[8:], size, asbytes=True)
+        return json.loads(text)
+
+    def table(self, name: str) -> Columns:
+        """The table *name*: arrays (which cannot be written to), text as lists."""
+        pa = _pyarrow()
+        options = pa.ipc.IpcReadOptions(use_threads=False)
+        with pa.ipc.open_stream(pa.py_buffer(self._piece(name)), options=options) as reader:
+            table = reader.read_all()
+        result: Columns = {}
+        for column in table.column_names:
+            values = table.column(column)
+            texts = pa.types.is_dictionary(values.type)
+            result[column] = values.to_pylist() if texts else values.to_numpy()
+        return result
+
+    def records(self, names: Iterable[str], *, freed: bool) -> dict[str, Array]:
+        """The columns *names* of the records, in the order of PFNs; *freed* ones too, or not."""
+        wanted = list(names)
+        groups, rows = [], 0
+        for group in range(self._file.num_row_groups):
+            if freed or rows < self.head["allocated"]:
+                groups.append(group)
+            rows += self._file.metadata.row_group(group).num_rows
+        try:
+            table = self._file.read_row_groups(groups, columns=wanted, use_threads=False)
+            columns = {name: _array(table.column(name)) for name in wanted}
+        except Exception as error:
+            raise self.damaged() from error
+        allocated = self.head["allocated"]
+        if freed and len(table) > allocated:
+            order = np.argsort(columns["pfn"], kind="stable")
+            columns = {name: column[order] for name, column in columns.items()}
+        return columns

@@ -1,0 +1,176 @@
+"""Pages, free lists, zones and what tells the use of pages as tables, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.heap import Area, Inventory, Slabs, record_of_row
+from drgn_pageowner.pages import CmaArea, FreeLists, Memory, Pages, ZoneStats
+from drgn_pageowner.snapshot import Array, Facts, Names, Snapshot
+from drgn_pageowner.storage.container import Columns, Container
+from drgn_pageowner.storage.plain import plain, restore
+
+__all__ = (
+    "PAGE_COLUMNS",
+    "inventory_tables",
+    "memory_tables",
+    "read_inventory",
+    "read_memory",
+)
+
+PAGE_COLUMNS = ("flags", "refcount", "mapcount", "mapping", "head")
+"""What is kept of every page besides its state, zone and ``free_order``."""
+
+_INVENTORY_PAGES = ("mapcount", "mapping", "head")
+_SLABS = ("cache", "row", "pages", "first", "stride", "size", "objects")
+
+
+def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
+    """
+    Tables and documents of every page and free list.
+
+    :param memory: With all of :data:`PAGE_COLUMNS`.
+    """
+    pages = memory.pages
+    columns = dict(pages.columns)
+    # Mostly 0.
+    columns["head"] = np.arange(len(pages), dtype=np.int64) - columns["head"]
+    free = memory.free
+    tables: dict[str, Columns] = {
+        "page_ranges": {"start_pfn": pages.starts, "pages": np.diff(pages.offsets)},
+        "pages": {name: columns[name] for name in sorted(columns)},
+        "pageblocks": {"migratetype": memory.pageblocks},
+        "free_blocks": {
+            "row": free.row, "order": free.order, "zone": free.zone,
+            "migratetype": free.migratetype, "pcp": free.pcp,
+        },
+        "cma_pages": {
+            "allocated": np.concatenate([np.zeros(0, bool), *(a.allocated for a in memory.cma)])
+        },
+    }  # fmt: skip
+    document = {
+        "missing": pages.missing,
+        "zones": plain(memory.zones),
+        "cma": [
+            [area.name, area.start_pfn, area.pages, area.order_per_bit, len(area.allocated)]
+            for area in memory.cma
+        ],
+        "zonelists": plain(memory.zonelists),
+        "extfrag_threshold": memory.extfrag_threshold,
+        "extfrag_format": memory.extfrag_format,
+        "problems": memory.problems,
+    }
+    return tables, {"memory": document}
+
+
+def read_memory(file: Container, facts: Facts, names: Names, columns: Iterable[str]) -> Memory:
+    """What :func:`~drgn_pageowner.kernel.physical.read_memory` returns for the dump itself."""
+    known = file.document("memory")
+    ranges, table = file.table("page_ranges"), file.table("pages")
+    wanted = {"state", "zone", "free_order", *columns}
+    kept = {name: column for name, column in table.items() if name in wanted}
+    if "head" in kept:
+        kept["head"] = np.arange(len(kept["head"]), dtype=np.int64) - kept["head"]
+    pages = Pages(
+        facts=facts,
+        names=names,
+        starts=ranges["start_pfn"],
+        offsets=np.concatenate([[0], np.cumsum(ranges["pages"])]).astype(np.int64),
+        columns=kept,
+        missing=known["missing"],
+    )
+    return Memory(
+        pages=pages,
+        free=FreeLists(**file.table("free_blocks")),
+        zones=restore(tuple[ZoneStats, ...], known["zones"]),
+        pageblocks=file.table("pageblocks")["migratetype"],
+        cma=_cma_areas(known["cma"], file.table("cma_pages")["allocated"]),
+        zonelists=restore(dict[int, tuple[int, ...]], known["zonelists"]),
+        extfrag_threshold=known["extfrag_threshold"],
+        extfrag_format=known["extfrag_format"],
+        problems=list(known["problems"]),
+    )
+
+
+def _cma_areas(rows: list[list[Any]], allocated: Array) -> tuple[CmaArea, ...]:
+    areas, position = [], 0
+    for name, start, pages, order, length in rows:
+        areas.append(CmaArea(name, start, pages, order, allocated[position : position + length]))
+        position += length
+    return tuple(areas)
+
+
+def inventory_tables(inventory: Inventory) -> tuple[dict[str, Columns], dict[str, Any]]:
+    """Tables and documents of what an inventory has besides pages and records."""
+    slabs, areas = inventory.slabs, inventory.areas
+    tables: dict[str, Columns] = {
+        "page_uses": {"metadata": inventory.metadata, "buffers": inventory.buffers},
+        "slabs": {name: getattr(slabs, name) for name in _SLABS},
+        "slab_objects": {"allocated": slabs.allocated},
+        "slab_sheaves": {"address": slabs.sheaves},
+        "areas": {
+            "start": np.array([area.start for area in areas], np.uint64),
+            "size": np.array([area.size for area in areas], np.uint64),
+            "pages": np.array([len(area.rows) for area in areas], np.int64),
+            "kind": [area.kind for area in areas],
+        },
+        "area_pages": {"row": np.concatenate([np.zeros(0, np.int64), *(a.rows for a in areas)])},
+    }
+    document = {
+        "caches": plain(slabs.caches),
+        "slab_problems": slabs.problems,
+        "modules": plain(inventory.modules),
+        "tasks": plain(inventory.tasks),
+        "counters": plain(inventory.counters),
+        "problems": inventory.problems,
+    }
+    return tables, {"inventory": document}
+
+
+def read_inventory(
+    file: Container, facts: Facts, names: Names, records: Snapshot | None
+) -> Inventory:
+    """What :func:`~drgn_pageowner.kernel.inventory.read_inventory` returns for the dump itself."""
+    memory = read_memory(file, facts, names, _INVENTORY_PAGES)
+    known, uses = file.document("inventory"), file.table("page_uses")
+    return Inventory(
+        memory=memory,
+        records=records,
+        record_of_row=record_of_row(memory.pages, records),
+        slabs=_slabs(file, known),
+        areas=_areas(file),
+        metadata=uses["metadata"],
+        buffers=uses["buffers"],
+        modules=known["modules"],
+        tasks=restore(dict[int, str], known["tasks"]),
+        counters=known["counters"],
+        problems=list(known["problems"]),
+    )
+
+
+def _slabs(file: Container, known: dict[str, Any]) -> Slabs:
+    table = file.table("slabs")
+    start = np.zeros(len(table["objects"]) + 1, np.int64)
+    np.cumsum(table["objects"], out=start[1:])
+    return Slabs(
+        caches=known["caches"],
+        start=start,
+        allocated=file.table("slab_objects")["allocated"],
+        sheaves=file.table("slab_sheaves")["address"],
+        problems=list(known["slab_problems"]),
+        **table,
+    )
+
+
+def _areas(file: Container) -> list[Area]:
+    table, rows = file.table("areas"), file.table("area_pages")["row"]
+    parts = np.split(rows, np.cumsum(table["pages"])[:-1]) if len(table["pages"]) else []
+    return [
+        Area(start, size, kind, part)
+        for start, size, kind, part in zip(
+            table["start"].tolist(), table["size"].tolist(), table["kind"], parts, strict=True
+        )
+    ]

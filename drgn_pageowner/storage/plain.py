@@ -1,0 +1,59 @@
+"""Dataclasses and named tuples as what JSON holds, and back by their type hints."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+__all__ = ("plain", "restore")
+
+
+def plain(value: Any) -> Any:
+    """*value* as what :mod:`json` takes."""
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {name: plain(item) for name, item in zip(value._fields, value, strict=True)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def restore(hint: Any, value: Any) -> Any:
+    """
+    What :func:`plain` made *value* of.
+
+    :param hint: Its type; members of classes that are not in *value* get their defaults, and those
+        that the classes do not have are left out.
+    :raises TypeError: if *value* is nothing of the kind, as are the other exceptions of a class
+        that is made of the wrong members
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if value is None or hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return restore(next(kind for kind in arguments if kind is not types.NoneType), value)
+    if origin is tuple:
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(map(restore, kinds, value))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {restore(arguments[0], key): restore(arguments[1], v) for key, v in value.items()}
+    if origin is not None:
+        items = [restore(arguments[0], item) for item in value]
+        return items if origin is list else tuple(items)
+    if is_dataclass(hint) or hasattr(hint, "_fields"):
+        known = _hints(hint)
+        return hint(**{k: restore(known[k], v) for k, v in value.items() if k in known})
+    return hint(value)

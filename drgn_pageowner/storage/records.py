@@ -1,0 +1,199 @@
+"""Records and stacks as tables, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.snapshot import (
+    Array,
+    Facts,
+    Frame,
+    Memcg,
+    Names,
+    Snapshot,
+    SourceFrame,
+    Stacks,
+    TextFormats,
+    latest,
+)
+from drgn_pageowner.storage.container import Columns, Container
+from drgn_pageowner.storage.plain import plain, restore
+
+__all__ = (
+    "BASIC_COLUMNS",
+    "frame_table",
+    "read_frames",
+    "read_records",
+    "read_source",
+    "record_tables",
+)
+
+BASIC_COLUMNS = frozenset(("handle", "ts_nsec"))
+"""What ``info`` reads of the records; what is wrong with the rest is no problem of its."""
+
+_PAGE_COLUMNS = frozenset(
+    ("page_flags", "node", "zone", "memcg", "memcg_kind", "pageblock_migratetype", "free_handle")
+)
+_HANDLES = ("handle", "free_handle")
+
+
+class _SavedSymbols:
+    """Names the PCs that were named when the file was saved (a ``Symbolizer``)."""
+
+    def __init__(self, file: Container) -> None:
+        self._file = file
+        self._frames: dict[int, Frame] | None = None
+
+    def symbolize(self, pcs: Array) -> list[Frame]:
+        """
+        :param pcs: ``uint64``, shape ``(n,)``.
+        """
+        if self._frames is None:
+            self._frames = {frame.pc: frame for frame in read_frames(self._file.table("frames"))}
+        known = self._frames
+        return [known.get(pc) or Frame(pc, None, 0, 0, None) for pc in pcs.tolist()]
+
+
+def frame_table(frames: Iterable[Frame]) -> Columns:
+    """A row per frame."""
+    rows = list(frames)
+    return {
+        "pc": np.array([frame.pc for frame in rows], np.uint64),
+        "name": [frame.name for frame in rows],
+        "offset": np.array([frame.offset for frame in rows], np.uint64),
+        "size": np.array([frame.size for frame in rows], np.uint64),
+        "module": [frame.module for frame in rows],
+    }
+
+
+def read_frames(table: Columns) -> list[Frame]:
+    """The rows of :func:`frame_table`."""
+    columns = (v.tolist() if isinstance(v, np.ndarray) else v for v in table.values())
+    return [Frame(*row) for row in zip(*columns, strict=True)]
+
+
+def record_tables(
+    everything: Snapshot, basic_problems: list[str], *, source: bool
+) -> tuple[list[Columns], dict[str, Columns], dict[str, Any]]:
+    """
+    Records, stacks and the frames of all stacks.
+
+    :param everything: All columns, freed records too.
+    :param basic_problems: What is wrong where only :data:`BASIC_COLUMNS` are read.
+    :param source: Whether ``everything.source`` is to be kept.
+    :return: The records of allocated pages and of freed ones; tables; documents.
+    """
+    order = np.argsort(everything["pfn"], kind="stable")
+    sorted_rows = everything.select(order)
+    allocated = sorted_rows["allocated"]
+    names = ["pfn", *sorted(everything.columns.keys() - {"pfn"})]
+    records = [
+        {name: sorted_rows[name][mask] for name in names} for mask in (allocated, ~allocated)
+    ]
+    stacks = everything.stacks
+    pcs, place = np.unique(stacks.pcs, return_inverse=True)
+    table: Columns = {
+        "handle": stacks.handles,
+        "depth": stacks.depths().astype(np.int32),
+        "used_by": _used_by(stacks, records),
+    }
+    if stacks.counts is not None:
+        table["kernel_pages"] = stacks.counts
+    tables = {
+        "stacks": table,
+        "stack_frames": {"frame": place.astype(np.int32)},
+        "pcs": {"pc": pcs},
+        "frames": frame_table(everything.frames(pcs.tolist())),
+    }
+    facts = everything.facts
+    documents: dict[str, Any] = {
+        "records": {
+            "layout": plain(facts.layout),
+            "formats": plain(facts.formats),
+            "memcgs": plain(everything.memcgs),
+            "coverage": plain(everything.coverage),
+            "problems": everything.problems,
+            "basic_problems": basic_problems,
+        }
+    }
+    if source:
+        documents["source"] = plain(everything.source)
+    return records, tables, documents
+
+
+def _used_by(stacks: Stacks, records: list[Columns]) -> Array:
+    """Who needs each stack, a bit each: handles and free handles, allocated and freed."""
+    result = np.zeros(len(stacks), np.uint8)
+    for freed, columns in enumerate(records):
+        for kind, name in enumerate(_HANDLES):
+            if name in columns:
+                numbers = stacks.index(columns[name])
+                result[numbers[numbers >= 0]] |= _bit(freed, kind)
+    return result
+
+
+def _bit(freed: int, kind: int) -> np.uint8:
+    return np.uint8(1 << (2 * freed + kind))
+
+
+def read_records(
+    file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
+) -> Snapshot:
+    """What :func:`~drgn_pageowner.kernel.reader.snapshot` returns for the dump itself."""
+    known = file.document("records")
+    wanted = None if columns is None else frozenset(columns)
+    chosen = file.names
+    if wanted is not None:
+        kept = wanted | {"pfn", "order", "allocated"}
+        chosen = [name for name in file.names if name in kept]
+    rows = file.records(chosen, freed=freed)
+    basic = wanted is not None and not wanted & _PAGE_COLUMNS
+    return Snapshot(
+        facts=replace(
+            facts,
+            panic_message=None,
+            now_ns=latest(facts.now_ns, rows),
+            layout=known["layout"],
+            formats=restore(TextFormats, known["formats"]) if wanted is None else None,
+        ),
+        names=names,
+        columns=rows,
+        stacks=_read_stacks(file, rows, freed),
+        symbolizer=_SavedSymbols(file),
+        memcgs=restore(tuple[Memcg, ...], known["memcgs"]) if "memcg" in rows else (),
+        coverage=known["coverage"],
+        problems=list(known["basic_problems" if basic else "problems"]),
+    )
+
+
+def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks:
+    """The stacks that the handles in *rows* name, and no others."""
+    kinds = [kind for kind, name in enumerate(_HANDLES) if name in rows]
+    if not kinds:
+        return Stacks.empty()
+    table = file.table("stacks")
+    pcs = file.table("pcs")["pc"][file.table("stack_frames")["frame"]]
+    bits = sum(int(_bit(state, kind)) for kind in kinds for state in range(1 + freed))
+    needed = (table["used_by"] & np.uint8(bits)) != 0
+    depths = table["depth"].astype(np.int64)
+    if not needed.all():
+        pcs = pcs[np.repeat(needed, depths)]
+        table = {name: column[needed] for name, column in table.items()}
+        depths = depths[needed]
+    offsets = np.zeros(len(depths) + 1, np.int64)
+    np.cumsum(depths, out=offsets[1:])
+    return Stacks(table["handle"], offsets, pcs, table.get("kernel_pages"))
+
+
+def read_source(file: Container) -> dict[int, list[SourceFrame]] | None:
+    """What was kept of inlined functions and source lines, by PC; ``None`` if nothing was."""
+    if "source" not in file:
+        return None
+    found: dict[int, list[SourceFrame]] = restore(
+        dict[int, list[SourceFrame]], file.document("source")
+    )
+    return found

@@ -1,0 +1,115 @@
+"""What a session knows, written to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.heap import Inventory
+from drgn_pageowner.pages import Memory
+from drgn_pageowner.snapshot import Facts, Names, Snapshot
+from drgn_pageowner.storage.container import Columns, write_container
+from drgn_pageowner.storage.machine import PAGE_COLUMNS, inventory_tables, memory_tables
+from drgn_pageowner.storage.plain import plain
+from drgn_pageowner.storage.records import BASIC_COLUMNS, record_tables
+
+__all__ = ("Saved", "save")
+
+T = TypeVar("T")
+
+
+class _Source(Protocol):
+    """What of the commands' ``Session`` is saved."""
+
+    def snapshot(self, columns: Any, *, freed: bool = ...) -> Snapshot: ...
+
+    def add_source(self, snapshot: Snapshot, pcs: Any) -> None: ...
+
+    def facts(self) -> Facts: ...
+
+    def memory(self, columns: Any) -> Memory: ...
+
+    def inventory(self) -> Inventory: ...
+
+    def modules(self) -> list[str]: ...
+
+
+class Saved:
+    """What was saved, and why the rest was not."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        """Records, those of freed pages too."""
+        self.pages = 0
+        """Pages of the machine."""
+        self.unavailable: dict[str, str] = {}
+        """Part -> one line that says why it is not there."""
+        self.problems: list[str] = []
+        """What is wrong with the dump, a line each."""
+
+    def attempt(self, part: str, read: Callable[[], T]) -> T | None:
+        """*read* *part*, or note why that cannot be."""
+        try:
+            return read()
+        except PageOwnerError as error:
+            self.unavailable[part] = str(error)
+            return None
+
+
+def save(session: _Source, path: str, *, source: bool = False) -> Saved:
+    """
+    Save all that *session* can say without its memory.
+
+    :param source: Inlined functions and source lines of all stacks, too.
+    :raises PageOwnerError: if the kernel is unknown, or the file cannot be written
+    """
+    saved = Saved()
+    facts = session.facts()
+    tables: dict[str, Columns] = {}
+    documents: dict[str, Any] = {}
+    records = _no_records()
+    everything = saved.attempt("records", lambda: session.snapshot(None, freed=True))
+    if everything is not None:
+        basic = session.snapshot(BASIC_COLUMNS, freed=True)
+        if source:
+            session.add_source(everything, np.unique(everything.stacks.pcs).tolist())
+        records, more, about = record_tables(everything, basic.problems, source=source)
+        tables |= more
+        documents |= about
+        saved.records = len(everything)
+        saved.problems += everything.problems
+    memory = saved.attempt("memory", lambda: session.memory(PAGE_COLUMNS))
+    inventory = None
+    if memory is not None:
+        more, about = memory_tables(memory)
+        tables |= more
+        documents |= about
+        saved.pages = len(memory.pages)
+        saved.problems += memory.problems
+        inventory = saved.attempt("inventory", session.inventory)
+    else:
+        saved.unavailable["inventory"] = saved.unavailable["memory"]
+    if inventory is not None:
+        more, about = inventory_tables(inventory)
+        tables |= more
+        documents |= about
+        saved.problems += inventory.problems
+    known = everything.names if everything is not None else None
+    documents["names"] = plain(known or (memory.pages.names if memory else Names()))
+    head = {
+        "facts": plain(facts),
+        "modules": session.modules(),
+        "unavailable": saved.unavailable,
+    }
+    write_container(path, records, tables, documents, head)
+    saved.problems = list(dict.fromkeys(saved.problems))
+    return saved
+
+
+def _no_records() -> list[Columns]:
+    empty = {"pfn": np.zeros(0, np.int64), "order": np.zeros(0, np.uint8),
+             "allocated": np.zeros(0, bool)}  # fmt: skip
+    return [empty, empty]

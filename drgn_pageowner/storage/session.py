@@ -1,0 +1,147 @@
+"""A saved file as the commands' :class:`~drgn_pageowner.commands.session.Session`."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, NoReturn
+
+from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.snapshot import Array, Facts, Frame, Names, Snapshot, SourceFrame
+from drgn_pageowner.storage.container import Container
+from drgn_pageowner.storage.plain import restore
+from drgn_pageowner.storage.records import read_records, read_source
+
+if TYPE_CHECKING:
+    from drgn_pageowner.heap import Heap, Inventory, Target, Word
+    from drgn_pageowner.page_info import PageInfo
+    from drgn_pageowner.pages import Memory
+
+__all__ = ("SnapshotSession", "open_snapshots")
+
+
+class SnapshotSession:
+    """Answers from a file that ``save`` wrote; what only memory knows it says in one line."""
+
+    def __init__(self, path: str) -> None:
+        """
+        :raises PageOwnerError: if *path* is no such file
+        """
+        self.path = path
+        self._container = Container(path)
+        self._source: dict[int, list[SourceFrame]] | None = None
+
+    @property
+    def _file(self) -> Container:
+        return self._container
+
+    def _needs(self, part: str) -> None:
+        """:raises PageOwnerError: if *part* was not there to be saved"""
+        reason = self._file.head["unavailable"].get(part)
+        if reason is not None:
+            raise PageOwnerError(reason)
+
+    @cached_property
+    def _facts(self) -> Facts:
+        facts: Facts = restore(Facts, self._file.head["facts"])
+        return facts
+
+    @cached_property
+    def _names(self) -> Names:
+        names: Names = restore(Names, self._file.document("names"))
+        return names
+
+    def _facts_of_memory(self) -> Facts:
+        # The panic message is no part of what is read of memory.
+        return restore(Facts, {**self._file.head["facts"], "panic_message": None})  # type: ignore[no-any-return]
+
+    def members(self) -> Mapping[str, SnapshotSession]:
+        return {self.path: self}
+
+    def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
+        self._needs("records")
+        return read_records(self._file, self._facts, self._names, columns, freed=freed)
+
+    def add_source(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
+        if self._source is None:
+            self._source = read_source(self._file)
+        if self._source is None:
+            raise PageOwnerError(
+                f"{self.path} was saved without source lines: save it with --source"
+            )
+        known = self._source
+        snapshot.source.update((pc, known[pc]) for pc in pcs if pc in known)
+
+    def facts(self) -> Facts:
+        return self._facts
+
+    def memory(self, columns: Iterable[str]) -> Memory:
+        from drgn_pageowner.storage.machine import read_memory
+
+        self._needs("memory")
+        return read_memory(self._file, self._facts_of_memory(), self._names, columns)
+
+    def inventory(self) -> Inventory:
+        from drgn_pageowner.heap import INVENTORY_COLUMNS
+        from drgn_pageowner.storage.machine import read_inventory
+
+        self._needs("inventory")
+        without_records = "records" in self._file.head["unavailable"]
+        records = None if without_records else self.snapshot(INVENTORY_COLUMNS)
+        return read_inventory(self._file, self._facts_of_memory(), self._names, records)
+
+    def modules(self) -> list[str]:
+        modules: list[str] = self._file.head["modules"]
+        return modules
+
+    def heap(self) -> Heap:
+        self._only_memory_knows("who points to whom")
+
+    def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
+        self._only_memory_knows("where objects are")
+
+    def target(self, what: str) -> Target:
+        self._only_memory_knows("who points to whom")
+
+    def words(
+        self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
+    ) -> list[Word]:
+        self._only_memory_knows("who points to whom")
+
+    def page(self, what: str) -> PageInfo:
+        self._only_memory_knows("all about a page")
+
+    def _only_memory_knows(self, what: str) -> NoReturn:
+        raise PageOwnerError(
+            f"{self.path} is a snapshot, and only the memory itself knows {what}: ask the dump "
+            "(-c) that it was made of"
+        )
+
+
+class _Several(SnapshotSession):
+    """Several snapshots, for commands that take each of :meth:`members`."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._sessions = {path: SnapshotSession(path) for path in paths}
+
+    def members(self) -> Mapping[str, SnapshotSession]:
+        return self._sessions
+
+    @property
+    def _file(self) -> Container:
+        raise UsageError(f"{len(self._sessions)} snapshots: this command reads one at a time")
+
+
+def open_snapshots(patterns: Sequence[str]) -> SnapshotSession:
+    """
+    Open the files of *patterns* (``*``, ``?`` and ``[...]`` match).
+
+    :raises PageOwnerError: if one of them is not there, or no snapshot
+    """
+    paths: list[str] = []
+    for pattern in patterns:
+        paths += [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern)) or [pattern]
+    paths = list(dict.fromkeys(paths))
+    return SnapshotSession(paths[0]) if len(paths) == 1 else _Several(paths)
