@@ -14,16 +14,18 @@ import numpy as np
 
 from drgn_pageowner.arrays import cover
 from drgn_pageowner.pages import Memory, Pages, PageState
-from drgn_pageowner.snapshot import Array, Snapshot
+from drgn_pageowner.snapshot import Array, Frame, Snapshot
 
 __all__ = (
     "INVENTORY_COLUMNS",
     "Area",
     "Heap",
     "Inventory",
+    "LostObjects",
     "Metadata",
     "Slabs",
     "Target",
+    "Verdicts",
     "Word",
     "record_of_row",
 )
@@ -205,6 +207,39 @@ class Target:
     """``None`` if it is none: of a free page, of a page of boot memory, of a free object."""
     state: str
     """What it is, in words, if it is no node."""
+
+
+@dataclass
+class LostObjects:
+    """Allocated slab objects that nothing reaches."""
+
+    cache: Array
+    """``int32``: index in :attr:`Slabs.caches`."""
+    size: Array
+    """``int64``: ``object_size``."""
+    verdict: Array
+    """``uint8``, as in :class:`Verdicts`."""
+    address: Array
+    """``uint64``: virtual address."""
+    tracks: Sequence[tuple[list[Frame], int] | None]
+    """Of each the stack and pid of its allocation, where ``slub_debug=U`` keeps that."""
+
+
+@dataclass
+class Verdicts:
+    """What a search of the heap found: all that is left of it when the memory is gone."""
+
+    inventory: Inventory
+    records: Snapshot
+    allocation: Array
+    """``int32``, a row per record: the first record of the same allocation."""
+    role: Array
+    """``uint8``, a row per record: :class:`~drgn_pageowner.analysis.reach.Role`."""
+    verdict: Array
+    """``uint8``, a row per record: :class:`~drgn_pageowner.analysis.reach.Verdict`."""
+    pages_missing: int
+    """Base pages of kernel memory that are not in the dump."""
+    lost: LostObjects | None = None
 
 
 def record_of_row(pages: Pages, records: Snapshot | None) -> Array:

@@ -56,7 +56,8 @@ def test_everything_but_the_kernel_room_imports_without_drgn() -> None:
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in MODULES
-        if room(path) in ("analysis", "render", "storage", "commands") and path.name != "__init__.py"
+        if room(path) in ("analysis", "render", "storage", "commands")
+        and path.name != "__init__.py"
     ]
     code = "import sys\nsys.modules['drgn'] = None\n" + "".join(f"import {m}\n" for m in modules)
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from drgn_pageowner.analysis.allocator import allocator_of
 from drgn_pageowner.analysis.distinct import grouped
 from drgn_pageowner.analysis.reach import Reach, Role, Verdict
-from drgn_pageowner.heap import Inventory
+from drgn_pageowner.heap import Inventory, LostObjects, Verdicts
 from drgn_pageowner.snapshot import Array, Frame, Snapshot
 
 __all__ = (
@@ -22,6 +22,7 @@ __all__ = (
     "group_objects",
     "lost_objects",
     "owners_of",
+    "verdicts",
 )
 
 _MOST_TASKS = 10
@@ -108,31 +109,51 @@ class Leaks:
     slab: list[SlabLeak] | None = None
 
 
-def find_leaks(reach: Reach, *, everything: bool = False) -> Leaks:
+def verdicts(reach: Reach, lost: LostObjects | None = None) -> Verdicts:
     """
-    Group what the search found.
+    What *reach* found of the records, and of slab objects.
+
+    :param lost: Of :func:`lost_objects`, if those are wanted.
+    """
+    return Verdicts(
+        inventory=reach.heap.inventory,
+        records=reach.heap.records,
+        allocation=reach.allocation,
+        role=reach.role,
+        verdict=reach.verdict[: len(reach.heap.records)],
+        pages_missing=reach.heap.pages_missing,
+        lost=lost,
+    )
+
+
+def find_leaks(found: Reach | Verdicts, *, everything: bool = False) -> Leaks:
+    """
+    Group what the search found; slab objects if it has :attr:`Verdicts.lost`.
 
     :param everything: Return groups that are reachable, too.
     """
-    records, inventory = reach.heap.records, reach.heap.inventory
-    candidates = np.flatnonzero(reach.role == Role.CANDIDATE)
-    verdict = reach.verdict[candidates].astype(np.int64)
+    if isinstance(found, Reach):
+        found = verdicts(found)
+    records, inventory = found.records, found.inventory
+    candidates = np.flatnonzero(found.role == Role.CANDIDATE)
+    verdict = found.verdict[candidates].astype(np.int64)
     stack, pages = records.stack, records.pages
     chosen = candidates if everything else candidates[verdict != Verdict.REACHABLE]
-    key = (stack[chosen] + 1) * len(Verdict.NAMES) + reach.verdict[chosen]
+    key = (stack[chosen] + 1) * len(Verdict.NAMES) + found.verdict[chosen]
     keys, members = grouped(key)
-    heads = np.unique(reach.allocation[candidates])
+    heads = np.unique(found.allocation[candidates])
     per_stack = np.bincount(stack[heads] + 1, minlength=int(stack.max(initial=0)) + 2)
     groups = [
-        _group(reach, chosen[rows], int(code) % len(Verdict.NAMES), per_stack)
+        _group(found, chosen[rows], int(code) % len(Verdict.NAMES), per_stack)
         for code, rows in zip(keys.tolist(), members, strict=True)
     ]
     lost = np.isin(verdict, Verdict.LOST)
+    allocation = found.allocation
     by_number = verdict == Verdict.PFN_ONLY
     held = verdict == Verdict.REACHABLE
 
     def number(mask: Array) -> int:
-        return len(np.unique(reach.allocation[candidates[mask]]))
+        return len(np.unique(allocation[candidates[mask]]))
 
     return Leaks(
         groups=_in_order(groups),
@@ -142,8 +163,9 @@ def find_leaks(reach: Reach, *, everything: bool = False) -> Leaks:
         reachable_pages=int(pages[candidates[held]].sum()),
         by_number_allocations=number(by_number),
         by_number_pages=int(pages[candidates[by_number]].sum()),
-        accounted_pages=int(pages[reach.role != Role.CANDIDATE].sum()),
+        accounted_pages=int(pages[found.role != Role.CANDIDATE].sum()),
         now_ns=inventory.memory.pages.facts.now_ns,
+        slab=None if found.lost is None else group_objects(inventory.slabs.caches, found.lost),
     )
 
 
@@ -166,12 +188,12 @@ def _in_order(groups: list[LeakGroup]) -> list[LeakGroup]:
     )
 
 
-def _group(reach: Reach, rows: Array, verdict: int, per_stack: Array) -> LeakGroup:
-    records, inventory = reach.heap.records, reach.heap.inventory
+def _group(found: Verdicts, rows: Array, verdict: int, per_stack: Array) -> LeakGroup:
+    records, inventory = found.records, found.inventory
     stack = int(records.stack[rows[0]])
     frames = records.stack_frames(stack)
     pages = int(records.pages[rows].sum())
-    allocations = len(np.unique(reach.allocation[rows]))
+    allocations = len(np.unique(found.allocation[rows]))
     times = records["ts_nsec"][rows] if "ts_nsec" in records else None
     newest = int(times.max()) if times is not None else None
     loaded = set(inventory.modules)
@@ -184,7 +206,7 @@ def _group(reach: Reach, rows: Array, verdict: int, per_stack: Array) -> LeakGro
         age=_age(inventory, newest),
         nobody=bool(tasks) and not any(task.alive for task in tasks),
         gone=gone,
-        missing_pages=reach.heap.pages_missing,
+        missing_pages=found.pages_missing,
     )
     return LeakGroup(
         verdict=Verdict.NAMES[verdict],
@@ -255,45 +277,47 @@ def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task
     return result
 
 
-def lost_objects(reach: Reach) -> Array:
-    """Numbers of allocated slab objects that nothing reaches: ``int64``."""
+def lost_objects(
+    reach: Reach,
+    describe: Callable[[Array], tuple[Array, list[tuple[list[Frame], int] | None]]],
+) -> LostObjects:
+    """
+    Allocated slab objects that nothing reaches.
+
+    :param describe: Takes numbers of slab objects (``int64``); returns their addresses
+        (``uint64``), and of each the stack and pid of its allocation, if that is known.
+    """
     heap = reach.heap
     verdict = reach.verdict[heap.first_object : heap.first_root]
-    result: Array = np.flatnonzero(np.isin(verdict, Verdict.LOST) & heap.slabs.allocated)
-    return result
+    objects = np.flatnonzero(np.isin(verdict, Verdict.LOST) & heap.slabs.allocated)
+    slab = heap.slabs.slab_of(objects)
+    addresses, tracks = describe(objects)
+    return LostObjects(
+        cache=heap.slabs.cache[slab],
+        size=heap.slabs.size[slab],
+        verdict=verdict[objects],
+        address=addresses,
+        tracks=tracks,
+    )
 
 
-def group_objects(
-    reach: Reach,
-    objects: Array,
-    addresses: Array,
-    stacks: Sequence[tuple[list[Frame], int] | None],
-) -> list[SlabLeak]:
-    """
-    Coalesce lost slab objects by cache, verdict and stack.
-
-    :param objects: Of :func:`lost_objects`.
-    :param addresses: ``uint64``, the same shape: where they are.
-    :param stacks: Of each the stack and pid of its allocation, if that is known.
-    """
-    slabs = reach.heap.slabs
-    cache = slabs.cache[slabs.slab_of(objects)]
-    size = slabs.size[slabs.slab_of(objects)]
-    verdict = reach.verdict[reach.heap.first_object + objects]
+def group_objects(caches: Sequence[str], lost: LostObjects) -> list[SlabLeak]:
+    """Coalesce lost slab objects by cache, verdict and stack."""
     groups: dict[tuple[int, int, tuple[int, ...] | None], list[int]] = {}
-    for index, track in enumerate(stacks):
+    keys = zip(lost.cache.tolist(), lost.verdict.tolist(), lost.tracks, strict=True)
+    for index, (cache, verdict, track) in enumerate(keys):
         pcs = tuple(frame.pc for frame in track[0]) if track is not None else None
-        groups.setdefault((int(cache[index]), int(verdict[index]), pcs), []).append(index)
+        groups.setdefault((cache, verdict, pcs), []).append(index)
     found = []
     for (which, judged, _), members in groups.items():
-        tracks = [stacks[index] for index in members]
+        tracks = [lost.tracks[index] for index in members]
         found.append(
             SlabLeak(
-                cache=slabs.caches[which],
+                cache=caches[which],
                 verdict=Verdict.NAMES[judged],
                 objects=len(members),
-                bytes=int(size[members].sum()),
-                addresses=addresses[members].tolist(),
+                bytes=int(lost.size[members].sum()),
+                addresses=lost.address[members].tolist(),
                 stack=tracks[0][0] if tracks[0] is not None else None,
                 pids=sorted({track[1] for track in tracks if track is not None}),
             )

@@ -13,15 +13,15 @@ A verdict is one of: unreachable; only reachable from unreachable; held by nothi
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import TextIO
 
-from drgn_pageowner.analysis.leaks import find_leaks, group_objects, lost_objects
+from drgn_pageowner.analysis.leaks import find_leaks, lost_objects, verdicts
 from drgn_pageowner.analysis.reach import reach
 from drgn_pageowner.analysis.suspects import suspects
 from drgn_pageowner.commands.arguments import add_format, report_problems
 from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.heap import Verdicts
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.leaks import leaks_text, suspects_text
 
@@ -43,19 +43,27 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     limit = args.limit if args.limit > 0 else None
     if args.suspects:
         return _suspects(args, session, out, limit)
-    heap = session.heap()
-    report_problems(heap.inventory.problems)
-    marked = reach(heap)
-    result = find_leaks(marked, everything=args.all)
-    if args.slab:
-        objects = lost_objects(marked)
-        addresses, tracks = session.slab_objects(objects)
-        result = replace(result, slab=group_objects(marked, objects, addresses, tracks))
+    found = search(session, slab=args.slab)
+    report_problems(found.inventory.problems)
+    result = find_leaks(found, everything=args.all)
     if args.format == "json":
         out.writelines(json_text(result))
     else:
-        out.writelines(leaks_text(result, heap.records.facts, limit))
+        out.writelines(leaks_text(result, found.records.facts, limit))
     return 0
+
+
+def search(session: Session, *, slab: bool) -> Verdicts:
+    """
+    What nothing reaches: searched for, or what a search found that was saved.
+
+    :param slab: Whether slab objects are wanted, too.
+    """
+    saved = session.verdicts(slab=slab)
+    if saved is not None:
+        return saved
+    marked = reach(session.heap())
+    return verdicts(marked, lost_objects(marked, session.slab_objects) if slab else None)
 
 
 def _suspects(args: argparse.Namespace, session: Session, out: TextIO, limit: int | None) -> int:

@@ -13,22 +13,26 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from typing import TextIO
 
 from drgn_pageowner.commands.arguments import report_problems
+from drgn_pageowner.commands.leaks import search
 from drgn_pageowner.commands.session import Session
 from drgn_pageowner.storage.save import save
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="the file to write (OUT.parquet)")
+    parser.add_argument("--leaks", action="store_true", help="search for leaks, too")
     parser.add_argument("--source", action="store_true", help="source lines of all stacks, too")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
-    saved = save(session, args.out, source=args.source)
+    leaks = partial(search, session, slab=True) if args.leaks else None
+    saved = save(session, args.out, source=args.source, search=leaks)
     report_problems(saved.problems)
-    report_problems(f"not saved: {part}: {why}" for part, why in saved.unavailable.items())
+    report_problems(f"{part} could not be saved: {why}" for part, why in saved.lacking.items())
     size = os.path.getsize(args.out)
     out.write(f"{args.out}: {saved.records:,} records, {saved.pages:,} pages, {size:,} bytes\n")
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from drgn_pageowner.heap import Heap, Inventory, Target, Word
+    from drgn_pageowner.heap import Heap, Inventory, Target, Verdicts, Word
     from drgn_pageowner.page_info import PageInfo
     from drgn_pageowner.pages import Memory
     from drgn_pageowner.snapshot import Array, Facts, Frame, Snapshot
@@ -49,6 +49,10 @@ class Session(Protocol):
 
     def heap(self) -> Heap:
         """Who points to whom."""
+        ...
+
+    def verdicts(self, *, slab: bool) -> Verdicts | None:
+        """What a search that was saved found; ``None`` where there is memory to search."""
         ...
 
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:

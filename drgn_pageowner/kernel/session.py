@@ -21,7 +21,7 @@ from drgn_pageowner.pages import Memory
 from drgn_pageowner.snapshot import Array, Facts, Frame, Snapshot
 
 if TYPE_CHECKING:
-    from drgn_pageowner.heap import Heap, Inventory, Target, Word
+    from drgn_pageowner.heap import Heap, Inventory, Target, Verdicts, Word
     from drgn_pageowner.kernel.heap import HeapReader
     from drgn_pageowner.kernel.links import WordFinder
 
@@ -80,6 +80,9 @@ class ProgramSession:
 
             self._heap = self._ask(lambda: HeapReader(self._prog))
         return self._heap
+
+    def verdicts(self, *, slab: bool) -> Verdicts | None:
+        return None
 
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
         from drgn_pageowner.kernel.slab_track import object_addresses, object_tracks

@@ -8,10 +8,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.heap import Inventory
+from drgn_pageowner.heap import Inventory, Verdicts
 from drgn_pageowner.pages import Memory
 from drgn_pageowner.snapshot import Facts, Names, Snapshot
 from drgn_pageowner.storage.container import Columns, write_container
+from drgn_pageowner.storage.leaks import verdict_tables
 from drgn_pageowner.storage.machine import PAGE_COLUMNS, inventory_tables, memory_tables
 from drgn_pageowner.storage.plain import plain
 from drgn_pageowner.storage.records import BASIC_COLUMNS, record_tables
@@ -47,6 +48,8 @@ class Saved:
         """Pages of the machine."""
         self.unavailable: dict[str, str] = {}
         """Part -> one line that says why it is not there."""
+        self.lacking: dict[str, str] = {}
+        """The same, of parts that were wanted."""
         self.problems: list[str] = []
         """What is wrong with the dump, a line each."""
 
@@ -55,14 +58,21 @@ class Saved:
         try:
             return read()
         except PageOwnerError as error:
-            self.unavailable[part] = str(error)
+            self.unavailable[part] = self.lacking[part] = str(error)
             return None
 
 
-def save(session: _Source, path: str, *, source: bool = False) -> Saved:
+def save(
+    session: _Source,
+    path: str,
+    *,
+    source: bool = False,
+    search: Callable[[], Verdicts] | None = None,
+) -> Saved:
     """
     Save all that *session* can say without its memory.
 
+    :param search: Finds what nothing reaches, for that to be saved as well.
     :param source: Inlined functions and source lines of all stacks, too.
     :raises PageOwnerError: if the kernel is unknown, or the file cannot be written
     """
@@ -97,6 +107,12 @@ def save(session: _Source, path: str, *, source: bool = False) -> Saved:
         tables |= more
         documents |= about
         saved.problems += inventory.problems
+    if search is None:
+        saved.unavailable["leaks"] = f"{path} was saved without leaks: save it with --leaks"
+    elif (found := saved.attempt("leaks", lambda: _searched(search, records[0]))) is not None:
+        more, about = verdict_tables(found)
+        tables |= more
+        documents |= about
     known = everything.names if everything is not None else None
     documents["names"] = plain(known or (memory.pages.names if memory else Names()))
     head = {
@@ -107,6 +123,20 @@ def save(session: _Source, path: str, *, source: bool = False) -> Saved:
     write_container(path, records, tables, documents, head)
     saved.problems = list(dict.fromkeys(saved.problems))
     return saved
+
+
+def _searched(search: Callable[[], Verdicts], records: Columns) -> Verdicts:
+    """
+    What *search* finds.
+
+    :raises PageOwnerError: if that is not of the same *records*
+    """
+    found = search()
+    if not np.array_equal(np.sort(found.records["pfn"]), records["pfn"]):
+        raise PageOwnerError(
+            "records came and went during the search: save what a running kernel dumps instead"
+        )
+    return found
 
 
 def _no_records() -> list[Columns]:

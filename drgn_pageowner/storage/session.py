@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,7 +16,7 @@ from drgn_pageowner.storage.plain import restore
 from drgn_pageowner.storage.records import read_records, read_source
 
 if TYPE_CHECKING:
-    from drgn_pageowner.heap import Heap, Inventory, Target, Word
+    from drgn_pageowner.heap import Heap, Inventory, Target, Verdicts, Word
     from drgn_pageowner.page_info import PageInfo
     from drgn_pageowner.pages import Memory
 
@@ -98,6 +99,13 @@ class SnapshotSession:
 
     def heap(self) -> Heap:
         self._only_memory_knows("who points to whom")
+
+    def verdicts(self, *, slab: bool) -> Verdicts:
+        from drgn_pageowner.storage.leaks import read_verdicts
+
+        self._needs("leaks")
+        found = read_verdicts(self._file, self.inventory())
+        return found if slab else replace(found, lost=None)
 
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
         self._only_memory_knows("where objects are")

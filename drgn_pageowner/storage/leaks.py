@@ -1,0 +1,84 @@
+"""What a search for leaks found as tables, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.heap import Inventory, LostObjects, Verdicts
+from drgn_pageowner.snapshot import Frame
+from drgn_pageowner.storage.container import Columns, Container
+from drgn_pageowner.storage.records import frame_table, read_frames
+
+__all__ = ("read_verdicts", "verdict_tables")
+
+
+def verdict_tables(found: Verdicts) -> tuple[dict[str, Columns], dict[str, Any]]:
+    """
+    A row per allocated record, in the order of PFNs, and a row per lost slab object.
+
+    :param found: With :attr:`Verdicts.lost`.
+    """
+    order = np.argsort(found.records["pfn"], kind="stable")
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order))
+    lost = found.lost
+    assert lost is not None
+    stacks: dict[tuple[Frame, ...], int] = {}
+    of_object = [
+        -1 if track is None else stacks.setdefault(tuple(track[0]), len(stacks))
+        for track in lost.tracks
+    ]
+    tables: dict[str, Columns] = {
+        # As a distance it is mostly 0.
+        "leaks": {
+            "pfn": found.records["pfn"][order],
+            "distance": place[order] - place[found.allocation[order]],
+            "role": found.role[order],
+            "verdict": found.verdict[order],
+        },
+        "lost_objects": {
+            "cache": lost.cache,
+            "size": lost.size,
+            "verdict": lost.verdict,
+            "address": lost.address,
+            "stack": np.array(of_object, np.int32),
+            "pid": np.array([0 if t is None else t[1] for t in lost.tracks], np.int64),
+        },
+        "lost_stacks": {"depth": np.array([len(stack) for stack in stacks], np.int32)},
+        "lost_frames": frame_table(frame for stack in stacks for frame in stack),
+    }
+    return tables, {"leaks_of": {"pages_missing": found.pages_missing}}
+
+
+def read_verdicts(file: Container, inventory: Inventory) -> Verdicts:
+    """What :func:`verdict_tables` was given."""
+    assert inventory.records is not None
+    table = file.table("leaks")
+    return Verdicts(
+        inventory=inventory,
+        records=inventory.records,
+        allocation=np.arange(len(table["role"]), dtype=np.int32) - table["distance"],
+        role=table["role"],
+        verdict=table["verdict"],
+        pages_missing=file.document("leaks_of")["pages_missing"],
+        lost=_lost_objects(file),
+    )
+
+
+def _lost_objects(file: Container) -> LostObjects:
+    table = file.table("lost_objects")
+    frames, depths = read_frames(file.table("lost_frames")), file.table("lost_stacks")["depth"]
+    ends = np.cumsum(depths).tolist()
+    stacks = [frames[end - depth : end] for end, depth in zip(ends, depths.tolist(), strict=True)]
+    return LostObjects(
+        cache=table["cache"],
+        size=table["size"],
+        verdict=table["verdict"],
+        address=table["address"],
+        tracks=[
+            (stacks[stack], pid) if stack >= 0 else None
+            for stack, pid in zip(table["stack"].tolist(), table["pid"].tolist(), strict=True)
+        ],
+    )
