@@ -12,7 +12,15 @@ from drgn_pageowner.analysis.distinct import distinct
 from drgn_pageowner.arrays import ascending
 from drgn_pageowner.snapshot import Array, Frame, Snapshot
 
-__all__ = ("allocator_of", "is_allocation_function", "kinds_of_stacks", "per_stack", "with_stack")
+__all__ = (
+    "allocator_name",
+    "allocator_of",
+    "is_allocation_function",
+    "kinds_of_stacks",
+    "module_name",
+    "per_stack",
+    "with_stack",
+)
 
 # Functions through which memory is had for somebody else, by kernel source file. A name is
 # matched without leading underscores, without "_noprof" and what else the compiler or the
@@ -71,6 +79,21 @@ def allocator_of(frames: list[Frame]) -> Frame | None:
         if frame.name is None or not is_allocation_function(frame.name):
             return frame
     return frames[-1] if frames else None
+
+
+def allocator_name(frames: list[Frame]) -> str:
+    """:func:`allocator_of` as a text without offsets; empty for an empty stack."""
+    frame = allocator_of(frames)
+    if frame is None:
+        return ""
+    if frame.name is None:
+        return f"{frame.pc:#x}"
+    return frame.name + (f" [{frame.module}]" if frame.module else "")
+
+
+def module_name(frames: list[Frame]) -> str:
+    """The module of the innermost frame that is in one; empty if none is."""
+    return next((frame.module for frame in frames if frame.module is not None), "")
 
 
 def per_stack(snapshot: Snapshot, stacks: Array, function: Callable[[list[Frame]], str]) -> Array:

@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.analysis.allocator import allocator_of, kinds_of_stacks, per_stack
+from drgn_pageowner.analysis.allocator import (
+    allocator_name,
+    kinds_of_stacks,
+    module_name,
+    per_stack,
+)
 from drgn_pageowner.analysis.distinct import distinct, sums
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.snapshot import Array, Frame, Snapshot
@@ -240,9 +245,9 @@ def _key_column(snapshot: Snapshot, key: str, stacks: Array) -> Array:
     if key == "stack":
         return stacks
     if key == "allocator":
-        return _texts(per_stack(snapshot, stacks, _allocator_name))
+        return _texts(per_stack(snapshot, stacks, allocator_name))
     if key == "module":
-        return _texts(per_stack(snapshot, stacks, _module_name))
+        return _texts(per_stack(snapshot, stacks, module_name))
     if key == "kind":
         return _texts(_kind(snapshot, stacks))
     if key == "age":
@@ -255,19 +260,6 @@ def _key_column(snapshot: Snapshot, key: str, stacks: Array) -> Array:
 
 def _texts(values: Array) -> Array:
     return values.astype(str) if len(values) else np.zeros(0, "U1")
-
-
-def _allocator_name(frames: list[Frame]) -> str:
-    frame = allocator_of(frames)
-    if frame is None:
-        return ""
-    if frame.name is None:
-        return f"{frame.pc:#x}"
-    return frame.name + (f" [{frame.module}]" if frame.module else "")
-
-
-def _module_name(frames: list[Frame]) -> str:
-    return next((frame.module for frame in frames if frame.module is not None), "")
 
 
 def _kind(snapshot: Snapshot, stacks: Array) -> Array:

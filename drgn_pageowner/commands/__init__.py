@@ -28,6 +28,7 @@ COMMANDS = {
     "refs": "who points at a page directly",
     "frag": "explain fragmentation: zones, culprits, contiguity, CMA, one allocation",
     "save": "save it to a file that every command reads instead of the dump (-S)",
+    "sql": "query a dump, or any number of snapshots, with SQL",
 }
 """Every command, and what it is for in one line."""
 

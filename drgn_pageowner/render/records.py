@@ -24,9 +24,9 @@ from drgn_pageowner.render.text import (
     mapped,
     name_at,
 )
-from drgn_pageowner.snapshot import Snapshot
+from drgn_pageowner.snapshot import Array, Snapshot
 
-__all__ = ("RECORD_FIELDS", "records_csv", "records_json", "records_table")
+__all__ = ("RECORD_FIELDS", "RecordColumns", "records_csv", "records_json", "records_table")
 
 _ROWS = 16384
 
@@ -64,54 +64,47 @@ def _pieces(snapshot: Snapshot) -> Iterator[Snapshot]:
         yield snapshot.select(np.arange(start, min(start + _ROWS, len(snapshot))))
 
 
-class _Columns:
-    """Every field of :data:`RECORD_FIELDS` as a list of Python values."""
+class RecordColumns:
+    """The fields of :data:`RECORD_FIELDS` but ``stack``, as values that have a text each."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._all = snapshot
-        names = snapshot.names
+        names, order = snapshot.names, snapshot.facts.pageblock_order
         zones = {(zone.node, zone.type): zone.name for zone in snapshot.facts.zones}
         any_node = {zone.type: zone.name for zone in snapshot.facts.zones}
-        order = snapshot.facts.pageblock_order
-        self._special: dict[str, Callable[[Snapshot], list[Any]]] = {
-            "pages": lambda rows: rows.pages.tolist(),
-            "gfp_flags": lambda rows: mapped(rows["gfp_mask"], lambda v: gfp_text(v, names)),
-            "migratetype": lambda rows: mapped(
-                rows["migratetype"], lambda v: name_at(names.migratetypes, v)
-            ),
-            "pageblock": lambda rows: (rows["pfn"] >> order).tolist(),
-            "pageblock_migratetype": lambda rows: mapped(
-                rows["pageblock_migratetype"],
-                lambda v: None if v < 0 else name_at(names.migratetypes, v),
-            ),
-            "page_flags": lambda rows: mapped(
-                rows["page_flags"],
-                lambda v: flags_text(v & names.page_flags_mask, names.page_flags),
-            ),
-            "zone": lambda rows: mapped(
-                rows["node"].astype(np.int64) << 8 | rows["zone"],
-                lambda v: zones.get((v >> 8, v & 0xFF), any_node.get(v & 0xFF)),
-            ),
-            "comm": lambda rows: mapped(rows["comm"], comm_text),
-            "last_migrate_reason": lambda rows: mapped(
-                rows["last_migrate_reason"],
-                lambda v: None if v == -1 else name_at(names.migrate_reasons, v),
-            ),
-            "memcg": lambda rows: mapped(
-                rows["memcg"], lambda v: None if v < 0 else snapshot.memcgs[v].path
-            ),
+        self._numbers: dict[str, tuple[str, Callable[[Snapshot], Array]]] = {
+            "pages": ("order", lambda rows: rows.pages),
+            "gfp_flags": ("gfp_mask", lambda rows: rows["gfp_mask"]),
+            "pageblock": ("pfn", lambda rows: rows["pfn"] >> order),
+            "zone": ("zone", lambda rows: rows["node"].astype(np.int64) << 8 | rows["zone"]),
         }
-        self._needs = {
-            "pages": "order",
-            "gfp_flags": "gfp_mask",
-            "pageblock": "pfn",
+        self._texts: dict[str, Callable[[Any], str | None]] = {
+            "gfp_flags": lambda v: gfp_text(v, names),
+            "migratetype": lambda v: name_at(names.migratetypes, v),
+            "pageblock_migratetype": (lambda v: None if v < 0 else name_at(names.migratetypes, v)),
+            "page_flags": lambda v: flags_text(v & names.page_flags_mask, names.page_flags),
+            "zone": lambda v: zones.get((v >> 8, v & 0xFF), any_node.get(v & 0xFF)),
+            "comm": comm_text,
+            "last_migrate_reason": (
+                lambda v: None if v == -1 else name_at(names.migrate_reasons, v)
+            ),
+            "memcg": lambda v: None if v < 0 else snapshot.memcgs[v].path,
         }
 
+    def numbers(self, rows: Snapshot, field: str) -> Array | None:
+        """The values of a field, or ``None`` if this kernel has none of them."""
+        column, values = self._numbers.get(field, (field, lambda rows: rows[field]))
+        return values(rows) if column in rows else None
+
+    def text(self, field: str) -> Callable[[Any], str | None] | None:
+        """What makes a text of a value of *field*; ``None`` if it is a number."""
+        return self._texts.get(field)
+
     def lists(self, rows: Snapshot, field: str) -> list[Any]:
-        if self._needs.get(field, field) not in rows:
+        """A field of *rows*, as Python has it."""
+        values, text = self.numbers(rows, field), self.text(field)
+        if values is None:
             return [None] * len(rows)
-        special = self._special.get(field)
-        return special(rows) if special is not None else rows[field].tolist()
+        return values.tolist() if text is None else mapped(values, text)
 
 
 def _stack_texts(snapshot: Snapshot) -> dict[int, list[str]]:
@@ -127,7 +120,7 @@ def _stack_texts(snapshot: Snapshot) -> dict[int, list[str]]:
 
 def records_json(snapshot: Snapshot) -> Iterator[str]:
     """One JSON object a line; the fields are :data:`RECORD_FIELDS`."""
-    columns = _Columns(snapshot)
+    columns = RecordColumns(snapshot)
     stacks = {number: json.dumps(lines) for number, lines in _stack_texts(snapshot).items()}
     template = "{" + ", ".join(f'"{field}": %s' for field in RECORD_FIELDS) + "}\n"
     texts: dict[Any, str] = {None: "null", True: "true", False: "false"}
@@ -157,7 +150,7 @@ def records_json(snapshot: Snapshot) -> Iterator[str]:
 
 def records_csv(snapshot: Snapshot) -> Iterator[str]:
     """A header and a row a record; frames of the stack have ``;`` between them."""
-    columns = _Columns(snapshot)
+    columns = RecordColumns(snapshot)
     stacks = {number: ";".join(lines) for number, lines in _stack_texts(snapshot).items()}
     text = io.StringIO()
     writer = csv.writer(text)
@@ -178,7 +171,7 @@ def records_csv(snapshot: Snapshot) -> Iterator[str]:
 
 def records_table(snapshot: Snapshot) -> Iterator[str]:
     """A row a record, with the allocator instead of the whole stack."""
-    columns = _Columns(snapshot)
+    columns = RecordColumns(snapshot)
     now = snapshot.facts.now_ns
     snapshot.frames(snapshot.used_pcs().tolist())
 

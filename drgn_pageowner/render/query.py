@@ -1,0 +1,66 @@
+"""Rows of any query: a table, JSON, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+from drgn_pageowner.render.table import table
+
+__all__ = ("query_csv", "query_json", "query_table")
+
+Rows = Sequence[Sequence[Any]]
+
+
+def _plain(value: Any) -> Any:
+    """A value of the database as JSON has it; what it has none for as text."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def query_json(names: Sequence[str], rows: Rows) -> Iterator[str]:
+    """One object a line."""
+    for row in rows:
+        yield json.dumps(dict(zip(names, map(_plain, row), strict=True))) + "\n"
+
+
+def query_csv(names: Sequence[str], rows: Rows) -> Iterator[str]:
+    """A header and a row each; elements of a list have ``;`` between them."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(names)
+    writer.writerows([_cell(value, ";") for value in row] for row in rows)
+    yield text.getvalue()
+
+
+def query_table(names: Sequence[str], rows: Rows) -> Iterator[str]:
+    """Numbers to the right; elements of a list under one another."""
+    right = [
+        column
+        for column in range(len(names))
+        if any(isinstance(row[column], int | float | Decimal) for row in rows)
+    ]
+    cells = [[_shown(value) for value in row] for row in rows]
+    yield table(cells, names, right)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(_cell(value, "\n"))
+
+
+def _cell(value: Any, between: str) -> Any:
+    value = _plain(value)
+    return between.join(map(str, value)) if isinstance(value, list) else value

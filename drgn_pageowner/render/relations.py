@@ -1,0 +1,241 @@
+"""A dump or snapshot as tables for SQL: records, stacks, pages, zones, meta."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from drgn_pageowner.analysis.allocator import allocator_name, module_name
+from drgn_pageowner.analysis.distinct import distinct, sums
+from drgn_pageowner.analysis.page_class import PageClass, page_classes
+from drgn_pageowner.extras import extra
+from drgn_pageowner.heap import Inventory
+from drgn_pageowner.pages import Memory, PageState
+from drgn_pageowner.render.records import RECORD_FIELDS, RecordColumns
+from drgn_pageowner.render.text import name_at
+from drgn_pageowner.snapshot import Array, Facts, Frame, Snapshot
+
+__all__ = ("RELATIONS", "Source", "relation")
+
+
+class Source(Protocol):
+    """What of the commands' ``Session`` the tables are made of."""
+
+    def snapshot(self, columns: Any, *, freed: bool = ...) -> Snapshot: ...
+
+    def facts(self) -> Facts: ...
+
+    def memory(self, columns: Any) -> Memory: ...
+
+    def inventory(self) -> Inventory: ...
+
+    def modules(self) -> list[str]: ...
+
+
+# The types of what a kernel may not have: a table has the same columns for every kernel.
+_NUMBERS = {"ts_nsec": "uint64", "free_ts_nsec": "uint64"}
+
+
+class _Texts:
+    """A column of texts, of which each distinct one is there once."""
+
+    def __init__(self, codes: Array, texts: list[str | None]) -> None:
+        self.codes = codes
+        self.texts = texts
+
+
+class _Lists:
+    """A column of which the rows are lists."""
+
+    def __init__(self, rows: list[Any], kind: str) -> None:
+        self.codes = rows
+        self.kind = kind
+
+
+def _texts_of(values: Array, text: Callable[[Any], str | None]) -> _Texts:
+    found, inverse = distinct(values)
+    return _Texts(inverse, [text(value) for value in found.tolist()])
+
+
+def _texts_of_stacks(
+    snapshot: Snapshot, stacks: Array, text: Callable[[list[Frame]], str]
+) -> _Texts:
+    return _texts_of(stacks, lambda number: text(snapshot.stack_frames(number)) or None)
+
+
+def _records(source: Source) -> dict[str, Any]:
+    snapshot = source.snapshot(None, freed=True)
+    fields, result = RecordColumns(snapshot), dict[str, Any]()
+    for field in RECORD_FIELDS:
+        values, text = fields.numbers(snapshot, field), fields.text(field)
+        if field == "stack":
+            continue
+        if values is None:
+            result[field] = "string" if text else _NUMBERS.get(field, "int64")
+        elif text is not None:
+            result[field] = _texts_of(values, text)
+        else:
+            # One type whatever the kernel's: PFNs, pids and handles all fit.
+            small = values.dtype == bool or field in _NUMBERS
+            result[field] = values if small else values.astype(np.int64)
+    result["bytes"] = snapshot.pages * snapshot.facts.page_size
+    now = snapshot.facts.now_ns
+    result["age_ns"] = "int64"
+    if "ts_nsec" in snapshot and now is not None:
+        stamps = np.minimum(snapshot["ts_nsec"], np.uint64(now))
+        result["age_ns"] = np.int64(now) - stamps.astype(np.int64)
+    stacks = snapshot.stack
+    result["allocator"] = _texts_of_stacks(snapshot, stacks, allocator_name)
+    result["module"] = _texts_of_stacks(snapshot, stacks, module_name)
+    return result
+
+
+def _stacks(source: Source) -> dict[str, Any]:
+    """Of allocated pages, as ``top`` has them."""
+    snapshot = source.snapshot(("handle",))
+    stacks, number = snapshot.stacks, len(snapshot.stacks)
+    frames = [snapshot.stack_frames(index) for index in range(number)]
+    known = snapshot.stack >= 0
+    rows, pages = snapshot.stack[known], snapshot.pages[known]
+    held = sums(rows, pages, number)
+    return {
+        "handle": stacks.handles.astype(np.int64),
+        "allocations": np.bincount(rows, minlength=number),
+        "pages": held,
+        "bytes": held * snapshot.facts.page_size,
+        "kernel_pages": "int64" if stacks.counts is None else stacks.counts,
+        "allocator": _texts_of_stacks(snapshot, np.arange(number), allocator_name),
+        "module": _texts_of_stacks(snapshot, np.arange(number), module_name),
+        "depth": stacks.depths(),
+        "functions": _Lists(
+            [[f.name or f"{f.pc:#x}" for f in stack] for stack in frames], "string"
+        ),
+        "frames": _Lists([[str(frame) for frame in stack] for stack in frames], "string"),
+    }
+
+
+def _pages(source: Source) -> dict[str, Any]:
+    inventory = source.inventory()
+    memory, records = inventory.memory, inventory.records
+    pages, facts = memory.pages, memory.pages.facts
+    zones, types = facts.zones, pages.names.migratetypes
+    pfn = pages.all_pfns()
+    block = pfn >> facts.pageblock_order
+    node_of = np.zeros(256, np.int64)
+    node_of[: len(zones)] = [zone.node for zone in zones]
+    record_pfn: Any = "int64"
+    handle: Any = "int64"
+    if records is not None and len(records):
+        covered = inventory.record_of_row
+        nobodys = covered < 0
+        record_pfn = np.ma.array(records["pfn"][covered], mask=nobodys)
+        handle = np.ma.array(records["handle"][covered].astype(np.int64), mask=nobodys)
+    return {
+        "pfn": pfn,
+        "node": np.ma.array(node_of[pages["zone"]], mask=pages["zone"] >= len(zones)),
+        "zone": _texts_of(pages["zone"], lambda z: zones[z].name if z < len(zones) else None),
+        "pageblock": block,
+        "pageblock_migratetype": _texts_of(
+            memory.pageblocks[block], lambda v: None if v < 0 else name_at(types, v)
+        ),
+        "state": _texts_of(pages.state, PageState.NAMES.__getitem__),
+        "class": _texts_of(page_classes(inventory), PageClass.NAMES.__getitem__),
+        "free_order": np.ma.array(
+            pages["free_order"].astype(np.int64), mask=pages["free_order"] < 0
+        ),
+        "head_pfn": pfn[pages["head"]],
+        "record_pfn": record_pfn,
+        "handle": handle,
+    }
+
+
+def _zones(source: Source) -> dict[str, Any]:
+    memory = source.memory(())
+    rows = list(zip(memory.pages.facts.zones, memory.zones, strict=True))
+    return {
+        "node": [zone.node for zone, _ in rows],
+        "zone": [zone.name for zone, _ in rows],
+        "start_pfn": [zone.start_pfn for zone, _ in rows],
+        "spanned": [zone.spanned for zone, _ in rows],
+        "present": [zone.present for zone, _ in rows],
+        "managed": [zone.managed for zone, _ in rows],
+        "free_pages": [stats.free_pages for _, stats in rows],
+        "free_cma": [stats.free_cma for _, stats in rows],
+        "pcp": [stats.pcp for _, stats in rows],
+        "watermark_min": [stats.watermarks[0] for _, stats in rows],
+        "watermark_low": [stats.watermarks[1] for _, stats in rows],
+        "watermark_high": [stats.watermarks[2] for _, stats in rows],
+        "free_blocks": _Lists([list(stats.nr_free) for _, stats in rows], "int64"),
+    }
+
+
+def _meta(source: Source) -> dict[str, Any]:
+    facts = source.facts()
+    return {
+        "release": [facts.release],
+        "version": [facts.version],
+        "hostname": [facts.hostname],
+        "arch": [facts.arch],
+        "page_size": [facts.page_size],
+        "present": [sum(zone.present for zone in facts.zones)],
+        "now_ns": "int64" if facts.now_ns is None else [facts.now_ns],
+        "live": [facts.live],
+        "panic_message": "string" if facts.panic_message is None else [facts.panic_message],
+        "page_owner": [facts.page_owner],
+        "modules": _Lists([source.modules()], "string"),
+    }
+
+
+RELATIONS: Mapping[str, Callable[[Source], dict[str, Any]]] = {
+    "records": _records,
+    "stacks": _stacks,
+    "pages": _pages,
+    "zones": _zones,
+    "meta": _meta,
+}
+"""Tables by name."""
+
+
+def relation(table: str, source: Source, name: str) -> Any:
+    """
+    A table of :data:`RELATIONS` as a ``pyarrow.Table``.
+
+    :param name: What its column ``snapshot`` says.
+    :raises PageOwnerError: if *source* has none such
+    """
+    pa = extra("pyarrow", "sql", "sql")
+    columns = RELATIONS[table](source)
+    rows = max(len(_codes(column)) for column in columns.values() if not isinstance(column, str))
+    snapshot = _Texts(np.zeros(rows, np.int32), [name])
+    return pa.table(
+        {"snapshot": _arrow(pa, snapshot, rows)}
+        | {column: _arrow(pa, values, rows) for column, values in columns.items()}
+    )
+
+
+def _codes(column: Any) -> Any:
+    return column.codes if isinstance(column, _Texts | _Lists) else column
+
+
+def _arrow(pa: Any, column: Any, rows: int) -> Any:
+    if isinstance(column, str):
+        return pa.nulls(rows, pa.type_for_alias(column))
+    if isinstance(column, np.ma.MaskedArray):
+        return pa.array(column.data, mask=column.mask)
+    if isinstance(column, np.ndarray):
+        return pa.array(column)
+    if isinstance(column, _Texts):
+        texts = pa.array([_printable(text) for text in column.texts], pa.string())
+        return texts.take(pa.array(column.codes))
+    if isinstance(column, _Lists):
+        return pa.array(column.codes, pa.list_(pa.type_for_alias(column.kind)))
+    return pa.array(column)
+
+
+def _printable(text: str | None) -> str | None:
+    """Task names are bytes; those that are not UTF-8 are no text of SQL."""
+    if text is None:
+        return None
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
