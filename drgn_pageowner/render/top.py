@@ -14,7 +14,7 @@ from drgn_pageowner.render.table import ages, pages_size, share, table
 from drgn_pageowner.render.text import gfp_text
 from drgn_pageowner.snapshot import Snapshot
 
-__all__ = ("top_csv", "top_json", "top_table")
+__all__ = ("key_text", "top_csv", "top_json", "top_table")
 
 
 def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
@@ -37,7 +37,7 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
                 share(group.pages, result.pages),
                 f"{group.allocations:,}",
                 ages(group.oldest_ns, group.newest_ns, result.now_ns),
-                *(_key_text(group, key, snapshot) for key in keys),
+                *(key_text(group, key, snapshot) for key in keys),
                 str(group.handle) if group.handle else "-",
                 owner or "(no stack)",
             ]
@@ -53,7 +53,8 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
     )
 
 
-def _key_text(group: Group, key: str, snapshot: Snapshot) -> str:
+def key_text(group: Group, key: str, snapshot: Snapshot) -> str:
+    """What a group has of *key*, for people."""
     value = group.key[key]
     if key == "gfp":
         return f"{value:#x} ({gfp_text(value, snapshot.names)})"

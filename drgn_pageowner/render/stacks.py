@@ -1,0 +1,112 @@
+"""Stacks with weights, for programs that draw them: folded lines and speedscope's JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from drgn_pageowner.analysis.group import Group, Top
+from drgn_pageowner.render.top import key_text
+from drgn_pageowner.snapshot import Frame, Snapshot
+
+__all__ = ("WEIGHTS", "Call", "calls", "folded", "key_frames", "speedscope")
+
+WEIGHTS = ("pages", "allocations")
+"""What a stack can weigh."""
+
+_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
+
+
+class Call(NamedTuple):
+    """A function of a stack."""
+
+    name: str
+    filename: str = ""
+    """Empty unless source lines were asked for."""
+    line: int = 0
+
+
+def calls(snapshot: Snapshot, frame: Frame) -> list[Call]:
+    """The function at a PC, after those that were inlined there, innermost first."""
+    module = f" [{frame.module}]" if frame.module is not None else ""
+    own = (frame.name or f"{frame.pc:#x}") + module
+    known = snapshot.source.get(frame.pc, [])
+    found = [Call(f.function + module, f.filename, f.line) for f in known if f.inlined]
+    place = next((f for f in known if not f.inlined), None)
+    return [*found, Call(own) if place is None else Call(own, place.filename, place.line)]
+
+
+def key_frames(result: Top, group: Group, snapshot: Snapshot) -> list[Call]:
+    """What records are grouped by besides the stack: below its root, in that order."""
+    return [Call(f"{key}: {key_text(group, key, snapshot)}") for key in result.by if key != "stack"]
+
+
+def _path(result: Top, group: Group, snapshot: Snapshot) -> tuple[Call, ...]:
+    """A group's functions, from the root on."""
+    stack = [call for frame in group.stack for call in calls(snapshot, frame)]
+    return (*key_frames(result, group, snapshot), *(stack[::-1] or [Call("(no stack)")]))
+
+
+def _merged(result: Top, snapshot: Snapshot, weight: str) -> dict[tuple[Call, ...], int]:
+    """Stacks that differ only in offsets are one here."""
+    found: dict[tuple[Call, ...], int] = {}
+    for group in result.groups:
+        path = _path(result, group, snapshot)
+        amount = group.pages if weight == "pages" else group.allocations
+        found[path] = found.get(path, 0) + amount
+    return found
+
+
+def folded(result: Top, snapshot: Snapshot, weight: str) -> Iterator[str]:
+    """
+    A line a stack: its functions from the root on with ``;`` between them, and its weight.
+
+    :param weight: Of :data:`WEIGHTS`.
+    """
+    lines: dict[str, int] = {}
+    for path, amount in _merged(result, snapshot, weight).items():
+        text = ";".join([call.name.replace(";", ":").replace("\n", " ") for call in path])
+        lines[text] = lines.get(text, 0) + amount
+    for text, amount in lines.items():
+        yield f"{text} {amount}\n"
+
+
+def speedscope(result: Top, snapshot: Snapshot, weight: str) -> Iterator[str]:
+    """
+    One JSON object: a sampled profile, which weighs bytes or allocations.
+
+    :param weight: Of :data:`WEIGHTS`.
+    """
+    from drgn_pageowner import __version__
+
+    facts = snapshot.facts
+    scale = facts.page_size if weight == "pages" else 1
+    numbers: dict[Call, int] = {}
+    samples, weights = [], []
+    for path, amount in _merged(result, snapshot, weight).items():
+        samples.append([numbers.setdefault(call, len(numbers)) for call in path])
+        weights.append(amount * scale)
+    title = f"page_owner of Linux {facts.release}"
+    frames = [
+        {"name": call.name} | ({"file": call.filename, "line": call.line} if call.filename else {})
+        for call in numbers
+    ]
+    profile = {
+        "type": "sampled",
+        "name": f"{title}: {weight}",
+        "unit": "bytes" if weight == "pages" else "none",
+        "startValue": 0,
+        "endValue": sum(weights),
+        "samples": samples,
+        "weights": weights,
+    }
+    whole = {
+        "$schema": _SCHEMA,
+        "exporter": f"drgn-pageowner {__version__}",
+        "name": title,
+        "activeProfileIndex": 0,
+        "shared": {"frames": frames},
+        "profiles": [profile],
+    }
+    yield json.dumps(whole) + "\n"
