@@ -18,8 +18,10 @@ from typing import Any
 
 import drgn
 import pytest
+from asking import ask
 
 from drgn_pageowner.kernel.reader import snapshot
+from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,3 +147,26 @@ def dump_named() -> Callable[[str], Dump]:
 @pytest.fixture(scope="session")
 def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run_cli
+
+
+@pytest.fixture(scope="session")
+def live() -> Callable[[Dump], ProgramSession]:
+    """A dump's session, for commands that are asked in this process."""
+    return functools.cache(lambda dump: ProgramSession(dump.prog))
+
+
+@pytest.fixture(scope="session")
+def saved(
+    tmp_path_factory: pytest.TempPathFactory, live: Callable[[Dump], ProgramSession]
+) -> Callable[[Dump], Path]:
+    """A dump's snapshot, with leaks, saved once for all tests."""
+    pytest.importorskip("pyarrow", reason="snapshots need pyarrow (the extra parquet)")
+    directory = tmp_path_factory.mktemp("snapshots")
+
+    @functools.cache
+    def of(dump: Dump) -> Path:
+        path = directory / (dump.name.replace("/", "-") + ".parquet")
+        assert ask(live(dump), f"save --leaks {path}")[::2] == (0, "")
+        return path
+
+    return of

@@ -1,0 +1,26 @@
+"""Commands asked in this process: a session is opened once."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+from drgn_pageowner.commands import CommandParser, Session, add_commands, run_command
+from drgn_pageowner.errors import PageOwnerError
+
+Answer = tuple[int, str, str]
+
+
+def ask(session: Session, line: str) -> Answer:
+    """What a command says: exit status, stdout, stderr."""
+    parser = CommandParser(prog="drgn-pageowner")
+    add_commands(parser)
+    args = parser.parse_args(line.split())
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(err):
+        try:
+            status = run_command(args, session, out)
+        except PageOwnerError as error:
+            status = error.exit_status
+            err.write(str(error))
+    return status, out.getvalue(), err.getvalue()

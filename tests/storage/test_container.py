@@ -1,0 +1,126 @@
+"""The file itself: other programs read its records; what is no snapshot is said in one line."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from asking import ask
+from conftest import Dump
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.snapshot import Facts, TextFormats, Zone
+from drgn_pageowner.storage import container
+from drgn_pageowner.storage.plain import plain, restore
+from drgn_pageowner.storage.session import SnapshotSession
+
+pq = pytest.importorskip("pyarrow.parquet", reason="snapshots need pyarrow (the extra parquet)")
+pa = pytest.importorskip("pyarrow")
+
+Saved = Callable[[Dump], Path]
+
+
+def test_any_parquet_reader_sees_the_records(dump: Dump, saved: Saved) -> None:
+    table = pq.read_table(saved(dump))
+    everything = dump.snapshot
+    assert set(table.column_names) == set(everything.columns)
+    assert len(table) == len(everything)
+    order = np.argsort(table.column("pfn").to_numpy())
+    for name in ("pfn", "order", "handle", "allocated", "gfp_mask"):
+        assert (table.column(name).to_numpy()[order] == everything[name]).all()
+    if "comm" in everything:
+        names = table.column("comm").combine_chunks().take(pa.array(order)).to_pylist()
+        assert names == everything["comm"].tolist()
+
+
+def test_the_kernels_facts_are_in_the_files_metadata(one_dump: Dump, saved: Saved) -> None:
+    metadata = pq.read_metadata(saved(one_dump)).metadata
+    assert metadata[b"drgn_pageowner.version"] == b"1"
+    assert b'"release": "6.12.107"' in metadata[b"drgn_pageowner.head"]
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(PageOwnerError) as caught:
+        SnapshotSession(str(path)).snapshot(None)
+    assert caught.value.exit_status == 1
+    text = str(caught.value)
+    assert str(path) in text
+    assert "\n" not in text
+    return text
+
+
+def test_what_is_no_snapshot(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert "no such file" in refused(path)
+    path.write_text("nothing of the kind")
+    assert "is no snapshot" in refused(path)
+    path.write_bytes(b"")
+    assert "is no snapshot" in refused(path)
+    pq.write_table(pa.table({"pfn": [1]}), path)
+    assert "is a Parquet file, but no snapshot" in refused(path)
+    assert "is no snapshot" in refused(tmp_path)
+
+
+def test_a_file_of_a_later_version(
+    one_dump: Dump, live: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Saved
+) -> None:
+    path = tmp_path / "later.parquet"
+    monkeypatch.setattr(container, "VERSION", container.VERSION + 1)
+    ask(SnapshotSession(str(saved(one_dump))), f"save {path}")
+    monkeypatch.undo()
+    assert "later drgn-pageowner (format 2, this one reads up to 1)" in refused(path)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_a_file_cut_off(one_dump: Dump, saved: Saved, tmp_path: Path, share: float) -> None:
+    data = saved(one_dump).read_bytes()
+    path = tmp_path / "cut.parquet"
+    path.write_bytes(data[: int(len(data) * share)])
+    assert "is no snapshot, or a damaged one" in refused(path)
+
+
+def test_a_damaged_file_is_refused_or_right(one_dump: Dump, saved: Saved, tmp_path: Path) -> None:
+    data, path = saved(one_dump).read_bytes(), tmp_path / "damaged.parquet"
+    questions = ("top --format json", "account --format json", "leaks --slab --format json")
+    right = [ask(SnapshotSession(str(saved(one_dump))), question) for question in questions]
+    chance, refusals = random.Random(1), 0
+    # Half of them in the footer, which tells where everything is.
+    places = [chance.randrange(len(data)) for _ in range(30)]
+    places += [chance.randrange(len(data) - 12_000, len(data)) for _ in range(30)]
+    for place in places:
+        changed = bytearray(data)
+        changed[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(changed)
+        try:
+            session = SnapshotSession(str(path))
+        except PageOwnerError as error:
+            refusals += str(path) in str(error)
+            continue
+        for question, answer in zip(questions, right, strict=True):
+            got = ask(session, question)
+            assert got == answer or (got[0] == 1 and "damaged" in got[2]), place
+            refusals += got != answer
+    assert refusals > 20
+
+
+def test_a_file_that_cannot_be_written(one_dump: Dump, saved: Saved, tmp_path: Path) -> None:
+    session = SnapshotSession(str(saved(one_dump)))
+    for path in (tmp_path, tmp_path / "nowhere" / "file"):
+        status, _, err = ask(session, f"save {path}")
+        assert (status, len(err.splitlines())) == (1, 1)
+        assert err.startswith(f"cannot write {path}: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_dataclasses_come_back_from_json() -> None:
+    facts = Facts(
+        "6.12", zones=(Zone(0, 1, "DMA", 1, 2, 3, 4),), layout={"members": ["order"]},
+        formats=TextFormats("a", "b", "c", None, "d", True), now_ns=None, problems=["x"],
+    )  # fmt: skip
+    assert plain(restore(Facts, plain(facts))) == plain(facts)
+    assert restore(Facts, plain(facts)).zones == facts.zones
+    assert restore(Facts, {"release": "5", "of_a_later_minor_version": 1}) == Facts("5")
+    assert restore(dict[int, tuple[int, ...]], {"0": [1, 2]}) == {0: (1, 2)}

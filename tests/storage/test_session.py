@@ -1,0 +1,141 @@
+"""A snapshot answers what the dump answers, byte for byte, without the dump and without drgn."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asking import ask
+from conftest import Dump
+
+from drgn_pageowner.analysis.group import GROUP_KEYS
+from drgn_pageowner.storage.session import SnapshotSession, open_snapshots
+
+pytest.importorskip("pyarrow", reason="snapshots need pyarrow (the extra parquet)")
+
+Saved = Callable[[Dump], Path]
+
+QUESTIONS = (
+    "info --format json",
+    "info",
+    "list --format json",
+    "list --format debugfs",
+    "list --freed --format csv --order 0 --limit 3000",
+    *(f"top --by {key} --limit 0 --format json" for key in GROUP_KEYS),
+    "top --freed --by stack,order --sort=-oldest --limit 0 --format json",
+    "top --format folded --by stack,comm --weight allocations",
+    "account --format json",
+    "account --zones --caches",
+    "frag all --order 9 --format json",
+    "frag culprits --by allocator --sort only --limit 0 --format json",
+    "frag --explain 20 --format json",
+    "leaks --suspects --format json",
+)
+SEARCHES = ("leaks --format json", "leaks --all --slab --format json", "leaks --slab")
+
+
+def test_a_snapshot_answers_as_the_dump_does(dump: Dump, saved: Saved, live: Any) -> None:
+    snapshot = SnapshotSession(str(saved(dump)))
+    for question in QUESTIONS:
+        assert ask(snapshot, question) == ask(live(dump), question), question
+
+
+@pytest.mark.parametrize("question", SEARCHES)
+def test_leaks_are_what_the_search_found(
+    dump: Dump, saved: Saved, live: Any, question: str
+) -> None:
+    if "kdump" in dump.name:
+        pytest.skip("the guests whose leaks are known are those of the other dumps")
+    snapshot = SnapshotSession(str(saved(dump)))
+    status, out, err = ask(snapshot, question)
+    assert (status, out, err) == ask(live(dump), question)
+    assert status == 0
+    assert len(out) > 1000
+
+
+def test_a_snapshot_saved_again_is_the_same_file(
+    one_dump: Dump, saved: Saved, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.parquet"
+    assert ask(SnapshotSession(str(saved(one_dump))), f"save --leaks {again}")[0] == 0
+    assert again.read_bytes() == saved(one_dump).read_bytes()
+
+
+def test_a_snapshot_is_small(dump: Dump, saved: Saved) -> None:
+    size = dump.snapshot.facts.layout["page_ext_size"] * dump.snapshot.coverage["covered"]
+    assert saved(dump).stat().st_size * 10 <= size
+
+
+@pytest.mark.parametrize(
+    "name, state", [("linux-6.12-noowner/kdump", "absent"), ("linux-5.10/owner-off", "off")]
+)
+def test_what_a_kernel_without_records_has_is_saved(
+    dump_named: Callable[[str], Dump], live: Any, tmp_path: Path, name: str, state: str
+) -> None:
+    dump, path = dump_named(name), tmp_path / "saved.parquet"
+    status, _, problems = ask(live(dump), f"save {path}")
+    assert status == 0
+    assert "records could not be saved: " in problems
+    snapshot = SnapshotSession(str(path))
+    assert snapshot.facts().page_owner == state
+    for question in ("info --format json", "account --format json", "frag all --order 3", "top"):
+        assert ask(snapshot, question) == ask(live(dump), question), question
+
+
+def test_drgn_is_not_needed(one_dump: Dump, saved: Saved, tmp_path: Path) -> None:
+    path = saved(one_dump)
+    code = "import sys\nsys.modules['drgn'] = None\nfrom drgn_pageowner.cli import main\n"
+    for number, command in enumerate(
+        (["top", "--format", "json"], ["account"], ["leaks"], ["frag"], ["page", "pfn:0x2000"])
+    ):
+        code += f"assert main(['-S', {str(path)!r}, *{command}]) == 0, {number}\n"
+    code += f"assert main(['-c', {str(path)!r}, 'top']) == 1\n"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(one_dump.run("top", "--format", "json", check=True).stdout)
+    [line] = result.stderr.splitlines()
+    assert "drgn is not installed: only a snapshot (-S) can be read" in line
+
+
+@pytest.mark.parametrize("command", ["why pfn:0x2000", "refs pfn:0x2000", "top --source"])
+def test_what_only_memory_knows_is_said_in_one_line(
+    one_dump: Dump, saved: Saved, command: str
+) -> None:
+    status, out, err = ask(SnapshotSession(str(saved(one_dump))), command)
+    assert (status, out) == (1, "")
+    [line] = err.splitlines()
+    assert str(saved(one_dump)) in line
+
+
+def test_leaks_and_source_lines_are_saved_on_demand(
+    one_dump: Dump, live: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "source.parquet"
+    assert ask(live(one_dump), f"save --source {path}")[0] == 0
+    snapshot = SnapshotSession(str(path))
+    question = "top --limit 3 --source --format json"
+    answer = ask(snapshot, question)
+    assert answer == ask(live(one_dump), question)
+    assert ".c:" in answer[1]
+    status, _, err = ask(snapshot, "leaks")
+    assert status == 1
+    assert "save it with --leaks" in err
+
+
+def test_several_snapshots_are_for_commands_that_read_several(
+    one_dump: Dump, dump_named: Callable[[str], Dump], saved: Saved
+) -> None:
+    paths = [saved(one_dump), saved(dump_named("linux-5.10/kdump"))]
+    several = open_snapshots([str(path) for path in paths])
+    assert list(several.members()) == [str(path) for path in paths]
+    status, _, err = ask(several, "top")
+    assert status == 2
+    assert "2 snapshots: this command reads one at a time" in err
+    pattern = str(paths[0].parent / "linux-*-kdump.parquet")
+    assert set(open_snapshots([pattern]).members()) >= {str(path) for path in paths}
