@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from drgn_pageowner.errors import UsageError
 from drgn_pageowner.snapshot import Frame, Names
 
-__all__ = ("PageInfo", "PageRecord")
+__all__ = ("PageInfo", "PageRecord", "number_of", "record_of")
+
+
+_DECIMAL = re.compile(r"[0-9]+")
+_HEX = re.compile(r"0[xX][0-9a-fA-F]+")
+_BARE_HEX = re.compile(r"[0-9a-fA-F]{8,16}")
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,8 @@ class PageInfo:
     """What it turned out to be: ``"PFN"``, ``"struct page"``, ``"direct map"``, ..."""
     pfn: int
     phys: int
-    struct_page: int
-    """Address of the ``struct page``."""
+    struct_page: int | None
+    """Address of the ``struct page``; ``None`` where only a snapshot is left."""
     virtual: int | None
     """Address in the direct map."""
     node: int | None = None
@@ -79,3 +86,69 @@ class PageInfo:
     """Why there is no record."""
     names: Names = field(default_factory=Names)
     problems: Sequence[str] = ()
+
+
+def number_of(text: str, what: str, *, bare_hex: bool = False) -> int:
+    """
+    A number that somebody wrote to name a page.
+
+    :param what: All that was written.
+    :param bare_hex: Whether 8 to 16 hexadecimal digits need no ``0x``.
+    :raises UsageError: if *text* is none
+    """
+    if _DECIMAL.fullmatch(text):
+        value = int(text)
+    elif _HEX.fullmatch(text) or (bare_hex and _BARE_HEX.fullmatch(text)):
+        value = int(text, 16)
+    else:
+        raise UsageError(
+            f"{what!r} names no page: give pfn:N, phys:A, or an address (decimal, or hex with 0x)"
+        )
+    if value >> 64:
+        raise UsageError(f"{what!r} has more than 64 bits")
+    return value
+
+
+def record_of(
+    values: Mapping[str, Any],
+    stacks: Sequence[Sequence[Frame]],
+    *,
+    allocated: bool,
+    head_pfn: int,
+    migratetype: int,
+    now_ns: int | None,
+) -> PageRecord:
+    """
+    A record of the members that this kernel has.
+
+    :param values: Name of a member of ``struct page_owner`` -> its value.
+    :param stacks: Those of ``handle`` and ``free_handle``.
+    :param now_ns: The clock of the records at the dump.
+    """
+
+    def age(stamp: int | None) -> int | None:
+        return now_ns - stamp if now_ns is not None and stamp else None
+
+    ts_nsec, free_ts_nsec = values.get("ts_nsec"), values.get("free_ts_nsec") or None
+    reason = values.get("last_migrate_reason")
+    return PageRecord(
+        allocated=allocated,
+        order=values["order"],
+        head_pfn=head_pfn,
+        gfp_mask=values["gfp_mask"],
+        migratetype=migratetype,
+        handle=values.get("handle"),
+        stack=stacks[0],
+        free_handle=values.get("free_handle") or None,
+        free_stack=stacks[1],
+        ts_nsec=ts_nsec,
+        age_ns=age(ts_nsec),
+        free_ts_nsec=free_ts_nsec,
+        free_age_ns=age(free_ts_nsec),
+        pid=values.get("pid"),
+        tgid=values.get("tgid"),
+        comm=values.get("comm"),
+        free_pid=values.get("free_pid") if free_ts_nsec else None,
+        free_tgid=values.get("free_tgid") if free_ts_nsec else None,
+        last_migrate_reason=reason if reason is not None and reason >= 0 else None,
+    )

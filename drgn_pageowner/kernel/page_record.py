@@ -17,7 +17,7 @@ from drgn_pageowner.kernel.sections import Section
 from drgn_pageowner.kernel.stackdepot import depot_layout, read_stacks
 from drgn_pageowner.kernel.trace import intern_traces
 from drgn_pageowner.kernel.zones import max_page_order
-from drgn_pageowner.page_info import PageRecord
+from drgn_pageowner.page_info import PageRecord, record_of
 from drgn_pageowner.snapshot import Frame, Stacks
 
 __all__ = ("page_record",)
@@ -78,44 +78,21 @@ def _row_of_block(
 def _describe(
     prog: Program, problems: Problems, pfn: int, row: np.void, allocated: bool
 ) -> PageRecord:
-    fields = row.dtype.names or ()
-
-    def number(name: str) -> int | None:
-        return int(row[name]) if name in fields else None
-
-    def age(stamp: int | None) -> int | None:
-        return now - stamp if now is not None and stamp else None
-
-    now = local_clock_ns(prog)
-    handle, free_handle = number("handle"), number("free_handle")
-    if "trace_entries" in fields:
+    values = {name: row[name].tolist() for name in row.dtype.names or ()}
+    if "trace_entries" in values:
         _, trace, _ = intern_traces(np.array([row["nr_entries"]]), np.array([row["trace_entries"]]))
         stacks = [load_kallsyms(prog).symbolize(trace[0]), []]
     else:
-        stacks = _stacks(prog, problems, [handle or 0, free_handle or 0])
-    ts_nsec, free_ts_nsec = number("ts_nsec"), number("free_ts_nsec") or None
-    reason = number("last_migrate_reason")
-    order = int(row["order"])
-    return PageRecord(
+        handles = [values.get("handle") or 0, values.get("free_handle") or 0]
+        stacks = _stacks(prog, problems, handles)
+    order = values["order"]
+    return record_of(
+        values,
+        stacks,
         allocated=allocated,
-        order=order,
         head_pfn=pfn & -(1 << order) if 0 <= order < 48 else pfn,
-        gfp_mask=int(row["gfp_mask"]),
         migratetype=int(gfp_migratetype(prog, np.array([row["gfp_mask"]]))[0]),
-        handle=handle,
-        stack=stacks[0],
-        free_handle=free_handle or None,
-        free_stack=stacks[1],
-        ts_nsec=ts_nsec,
-        age_ns=age(ts_nsec),
-        free_ts_nsec=free_ts_nsec,
-        free_age_ns=age(free_ts_nsec),
-        pid=number("pid"),
-        tgid=number("tgid"),
-        comm=bytes(row["comm"]) if "comm" in fields else None,
-        free_pid=number("free_pid") if free_ts_nsec else None,
-        free_tgid=number("free_tgid") if free_ts_nsec else None,
-        last_migrate_reason=reason if reason is not None and reason >= 0 else None,
+        now_ns=local_clock_ns(prog),
     )
 
 

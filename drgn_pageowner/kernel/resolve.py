@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from drgn import FaultError, Program
@@ -21,12 +20,9 @@ from drgn_pageowner.kernel.translate import (
     image_range,
     kernel_phys,
 )
+from drgn_pageowner.page_info import number_of
 
 __all__ = ("Target", "resolve")
-
-_DECIMAL = re.compile(r"[0-9]+")
-_HEX = re.compile(r"0[xX][0-9a-fA-F]+")
-_BARE_HEX = re.compile(r"[0-9a-fA-F]{8,16}")
 
 
 @dataclass(frozen=True)
@@ -52,30 +48,16 @@ def resolve(prog: Program, memmap: Memmap, what: str) -> Target:
     prefix, colon, number = what.strip().partition(":")
     shift = int(prog["PAGE_SHIFT"])
     if not colon:
-        return _resolve_address(prog, memmap, what, _number(prefix, what, bare_hex=True))
+        return _resolve_address(prog, memmap, what, number_of(prefix, what, bare_hex=True))
     if prefix == "pfn":
-        pfn = _number(number, what)
+        pfn = number_of(number, what)
         _check(prog, memmap, pfn, what)
         return Target(what, "PFN", pfn, None)
     if prefix == "phys":
-        phys = _number(number, what)
+        phys = number_of(number, what)
         _check(prog, memmap, phys >> shift, what)
         return Target(what, "physical address", phys >> shift, direct_map(prog) + phys)
     raise UsageError(f"{what!r} names no page: give pfn:N, phys:A, or an address")
-
-
-def _number(text: str, what: str, *, bare_hex: bool = False) -> int:
-    if _DECIMAL.fullmatch(text):
-        value = int(text)
-    elif _HEX.fullmatch(text) or (bare_hex and _BARE_HEX.fullmatch(text)):
-        value = int(text, 16)
-    else:
-        raise UsageError(
-            f"{what!r} names no page: give pfn:N, phys:A, or an address (decimal, or hex with 0x)"
-        )
-    if value >> 64:
-        raise UsageError(f"{what!r} has more than 64 bits")
-    return value
 
 
 def _check(prog: Program, memmap: Memmap, pfn: int, what: str) -> None:

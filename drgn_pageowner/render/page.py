@@ -38,7 +38,8 @@ def page_text(info: PageInfo) -> Iterator[str]:
 def _place(info: PageInfo) -> Iterator[tuple[str, str]]:
     yield "page", f"pfn:{info.pfn:#x} (asked for: {info.what}, a {info.kind})"
     yield "phys", f"{info.phys:#x}"
-    yield "struct page", f"{info.struct_page:#x}"
+    if info.struct_page is not None:
+        yield "struct page", f"{info.struct_page:#x}"
     if info.virtual is not None:
         yield "direct map", f"{info.virtual:#x}"
     if info.zone is not None:

@@ -21,6 +21,8 @@ __all__ = ("Saved", "save")
 
 T = TypeVar("T")
 
+_WITHOUT_LEAKS = "this snapshot was saved without leaks: save it with --leaks"
+
 
 class _Source(Protocol):
     """What of the commands' ``Session`` is saved."""
@@ -108,7 +110,7 @@ def save(
         documents |= about
         saved.problems += inventory.problems
     if search is None:
-        saved.unavailable["leaks"] = f"{path} was saved without leaks: save it with --leaks"
+        saved.unavailable["leaks"] = _WITHOUT_LEAKS
     elif (found := saved.attempt("leaks", lambda: _searched(search, records[0]))) is not None:
         more, about = verdict_tables(found)
         tables |= more

@@ -75,6 +75,9 @@ class SnapshotSession:
         known = self._source
         snapshot.source.update((pc, known[pc]) for pc in pcs if pc in known)
 
+    def is_live(self) -> bool:
+        return False
+
     def facts(self) -> Facts:
         return self._facts
 
@@ -119,7 +122,12 @@ class SnapshotSession:
         self._only_memory_knows("who points to whom")
 
     def page(self, what: str) -> PageInfo:
-        self._only_memory_knows("all about a page")
+        from drgn_pageowner.storage.machine import PAGE_COLUMNS
+        from drgn_pageowner.storage.page import page_info
+
+        no_records = self._file.head["unavailable"].get("records")
+        records = None if no_records else self.snapshot(None, freed=True)
+        return page_info(what, self.memory(PAGE_COLUMNS), records, no_records)
 
     def _only_memory_knows(self, what: str) -> NoReturn:
         raise PageOwnerError(

@@ -82,28 +82,37 @@ def test_a_file_cut_off(one_dump: Dump, saved: Saved, tmp_path: Path, share: flo
     assert "is no snapshot, or a damaged one" in refused(path)
 
 
+def everything_in(path: Path) -> list[object]:
+    """All that a file holds, in the order of its parts."""
+    file = container.Container(str(path))
+    columns = file.records(sorted(file.names), freed=True)
+    found: list[object] = [column.tobytes() for column in columns.values()]
+    found += [file.names, {k: v for k, v in file.head.items() if k != "parts"}]
+    for part in file.head["parts"]:
+        if part in ("names", "records", "memory", "inventory", "leaks_of"):
+            found.append(file.document(part))
+        else:
+            columns = file.table(part)
+            found += [c if isinstance(c, list) else c.tobytes() for c in columns.values()]
+    return found
+
+
 def test_a_damaged_file_is_refused_or_right(one_dump: Dump, saved: Saved, tmp_path: Path) -> None:
     data, path = saved(one_dump).read_bytes(), tmp_path / "damaged.parquet"
-    questions = ("top --format json", "account --format json", "leaks --slab --format json")
-    right = [ask(SnapshotSession(str(saved(one_dump))), question) for question in questions]
+    right = everything_in(saved(one_dump))
     chance, refusals = random.Random(1), 0
     # Half of them in the footer, which tells where everything is.
-    places = [chance.randrange(len(data)) for _ in range(30)]
-    places += [chance.randrange(len(data) - 12_000, len(data)) for _ in range(30)]
+    places = [chance.randrange(len(data)) for _ in range(60)]
+    places += [chance.randrange(len(data) - 12_000, len(data)) for _ in range(60)]
     for place in places:
         changed = bytearray(data)
         changed[place] ^= 1 << chance.randrange(8)
         path.write_bytes(changed)
         try:
-            session = SnapshotSession(str(path))
+            assert everything_in(path) == right, place
         except PageOwnerError as error:
             refusals += str(path) in str(error)
-            continue
-        for question, answer in zip(questions, right, strict=True):
-            got = ask(session, question)
-            assert got == answer or (got[0] == 1 and "damaged" in got[2]), place
-            refusals += got != answer
-    assert refusals > 20
+    assert refusals > 60
 
 
 def test_a_file_that_cannot_be_written(one_dump: Dump, saved: Saved, tmp_path: Path) -> None:

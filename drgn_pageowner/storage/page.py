@@ -1,0 +1,113 @@
+"""What a snapshot knows of one page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.page_info import PageInfo, PageRecord, number_of, record_of
+from drgn_pageowner.pages import Memory, PageState
+from drgn_pageowner.snapshot import Snapshot
+
+__all__ = ("page_info",)
+
+_LACKS = "of a snapshot: the objects, file or processes of the page are known to the dump alone"
+_NEVER = "page_owner has none: never allocated since page_owner was on"
+
+
+def page_info(
+    what: str, memory: Memory, records: Snapshot | None, no_record: str | None
+) -> PageInfo:
+    """
+    All that is left of one page.
+
+    :param what: ``pfn:N`` or ``phys:A``.
+    :param memory: With ``flags``, ``refcount`` and ``head``.
+    :param records: All of them, freed ones too; ``None`` for *no_record*.
+    :raises UsageError: if *what* is no such thing
+    :raises PageOwnerError: if this machine has no such page
+    """
+    kind, pfn = _resolve(what, memory.pages.facts.page_size)
+    facts = memory.pages.facts
+    row = int(memory.pages.rows(np.array([pfn], np.int64))[0])
+    if pfn >= facts.max_pfn or row < 0:
+        raise PageOwnerError(f"{what}: this machine has no memory at pfn:{pfn:#x}")
+    record = _record(records, pfn, facts.now_ns) if records is not None else None
+    block = pfn >> facts.pageblock_order
+    migratetype = int(memory.pageblocks[block])
+    return PageInfo(
+        what=what,
+        kind=kind,
+        pfn=pfn,
+        phys=pfn * facts.page_size,
+        struct_page=None,
+        virtual=None,
+        pageblock=block,
+        pageblock_migratetype=migratetype if migratetype >= 0 else None,
+        record=record,
+        no_record=no_record or _NEVER if record is None else None,
+        names=memory.pages.names,
+        problems=(_LACKS,),
+        **_page_facts(memory, row),
+    )
+
+
+def _resolve(what: str, page_size: int) -> tuple[str, int]:
+    prefix, colon, number = what.strip().partition(":")
+    if colon and prefix == "pfn":
+        return "PFN", number_of(number, what)
+    if colon and prefix == "phys":
+        return "physical address", number_of(number, what) // page_size
+    raise UsageError(f"{what!r}: a snapshot knows pages by pfn:N and phys:A alone")
+
+
+def _page_facts(memory: Memory, row: int) -> dict[str, Any]:
+    """What the ``struct page`` said, in the words that :class:`PageState` has."""
+    pages = memory.pages
+    zones, zone = pages.facts.zones, int(pages["zone"][row])
+    head, state = int(pages["head"][row]), int(pages.state[row])
+    flags = int(pages["flags"][row])
+    facts: dict[str, Any] = {"state": PageState.NAMES[state]}
+    if state == PageState.FREE:
+        facts["state"] = _free_block(memory, row)
+    if state != PageState.UNKNOWN:
+        facts["refcount"] = int(pages["refcount"][row])
+        # Of a tail page, only the head's flags were kept.
+        facts["flags"] = flags if head == row else None
+    if zone < len(zones):
+        facts |= {"node": zones[zone].node, "zone": zones[zone].name}
+    if head != row or flags & pages.names.flag_mask("head"):
+        facts["head_pfn"] = int(pages.pfns(np.array([head]))[0])
+    return facts
+
+
+def _free_block(memory: Memory, row: int) -> str:
+    """The words that ``page`` has for a page of the buddy allocator."""
+    place = int(np.searchsorted(memory.free.row, row, "right")) - 1
+    first = int(memory.free.row[place])
+    pfn = int(memory.pages.pfns(np.array([first]))[0])
+    return f"free: in a block of order {int(memory.free.order[place])} at pfn {pfn:#x}"
+
+
+def _record(records: Snapshot, pfn: int, now_ns: int | None) -> PageRecord | None:
+    """The record that covers *pfn*: that of an allocation, or of the last owner."""
+    covering = (records["pfn"] <= pfn) & (records["pfn"] + records.pages > pfn)
+    rows = np.flatnonzero(covering)
+    if not len(rows):
+        return None
+    # A page of an allocation that is still there, or else what was freed last in its place.
+    allocated = rows[records["allocated"][rows]]
+    row = int(allocated[-1]) if len(allocated) else int(rows[-1])
+
+    values = {name: column[row].item() for name, column in records.columns.items()}
+    handles = np.array([values.get("handle", 0), values.get("free_handle", 0)], np.uint32)
+    return record_of(
+        values,
+        [records.stack_frames(number) for number in records.stacks.index(handles).tolist()],
+        allocated=values["allocated"],
+        head_pfn=values["pfn"],
+        migratetype=values["migratetype"],
+        now_ns=now_ns,
+    )
