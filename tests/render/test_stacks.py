@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from asking import ask
-from conftest import Dump
+from conftest import Dump, traps
 
 from drgn_pageowner.cli import main
 
@@ -20,6 +20,13 @@ def total(dump: Dump, live: Any, *options: str) -> dict[str, int]:
     answer = json.loads(ask(live(dump), " ".join(("top --format json", *options)))[1])
     counts: dict[str, int] = answer["total"]
     return counts
+
+
+@pytest.fixture(params=traps(), ids=lambda get: get.args[0])
+def dump(request: pytest.FixtureRequest) -> Dump:
+    """One dump of every kernel."""
+    got: Dump = request.param()
+    return got
 
 
 @pytest.mark.parametrize("options", ["", "--order 1-", "--depth 4", "--by comm,stack", "--freed"])
