@@ -68,8 +68,40 @@ def marking(prog: drgn.Program) -> dict[str, float]:
     }
 
 
+def saved(core: str, symbols: str) -> dict[str, float]:
+    """To have all records ready: from the dump, once it is open and all in all; from a snapshot."""
+    import tempfile
+    from pathlib import Path
+
+    from drgn_pageowner import snapshot
+    from drgn_pageowner.kernel.session import ProgramSession
+    from drgn_pageowner.storage.save import save
+    from drgn_pageowner.storage.session import SnapshotSession
+
+    whole, decode, load = [], [], []
+    with tempfile.TemporaryDirectory() as directory:
+        path = str(Path(directory) / "saved.parquet")
+        for _ in range(3):
+            start = time.process_time()
+            prog = open_dump(core, symbols)
+            opened = time.process_time()
+            snapshot(prog)
+            decode.append(time.process_time() - opened)
+            whole.append(time.process_time() - start)
+        save(ProgramSession(prog), path)
+        for _ in range(20):
+            start = time.process_time()
+            SnapshotSession(path).snapshot(None)
+            load.append(time.process_time() - start)
+        size = Path(path).stat().st_size
+    return {"size": size, "open_s": min(whole), "decode_s": min(decode), "load_s": min(load)}
+
+
 def main() -> None:
     core, symbols, what = sys.argv[1:4]
+    if what == "snapshot":
+        print(json.dumps(saved(core, symbols)))
+        return
     prog = open_dump(core, symbols)
     if what == "read":
         for address, size in json.loads(sys.argv[4]):

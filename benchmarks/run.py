@@ -140,6 +140,16 @@ def main() -> None:
         f"{search['search_s']:.2f} s: {search['search_s'] / search['read_s']:.1f} times what drgn "
         f"takes to read them (and tells what each page is in {search['inventory_s']:.2f} s)"
     )
+    kept = json.loads(
+        subprocess.run([*peer, "snapshot"], check=True, capture_output=True, text=True).stdout
+    )
+    print(
+        f"a snapshot of it has {kept['size']:,} bytes, {size / kept['size']:.0f} times less than "
+        f"page_ext; it is read in {kept['load_s'] * 1000:.1f} ms, and all records decoded from the "
+        f"dump in {kept['decode_s'] * 1000:.0f} ms ({kept['decode_s'] / kept['load_s']:.0f} times) "
+        f"once it is open, {kept['open_s'] * 1000:.0f} ms "
+        f"({kept['open_s'] / kept['load_s']:.0f} times) with opening it"
+    )
     sample = json.loads(
         subprocess.run([*peer, "per-page"], check=True, capture_output=True, text=True).stdout
     )
