@@ -139,7 +139,7 @@ def test_several_snapshots_are_for_commands_that_read_several(
     status, _, err = ask(several, "top")
     assert status == 2
     assert "2 snapshots: this command reads one at a time" in err
-    pattern = str(paths[0].parent / "linux-*-kdump.parquet")
+    pattern = str(paths[0].parent / "linux-*.parquet")
     assert set(open_snapshots([pattern]).members()) >= {str(path) for path in paths}
 
 
