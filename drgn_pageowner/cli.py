@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.progress import warn
-
-if TYPE_CHECKING:
-    from drgn_pageowner.commands import Session
 
 __all__ = ("main",)
 
@@ -46,6 +42,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     from drgn_pageowner import __version__
     from drgn_pageowner.commands import CommandParser, add_commands, run_command
     from drgn_pageowner.options import add_program_options
+    from drgn_pageowner.sources import opener_of, session_of
 
     parser = CommandParser(
         prog="drgn-pageowner",
@@ -57,25 +54,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     add_commands(parser)
     args = parser.parse_args(arguments)
     _use_surrogates(sys.stdout)
-    status = run_command(args, _session(args), sys.stdout)
+    status = run_command(args, session_of(args), sys.stdout, opener_of(args))
     sys.stdout.flush()
     return status
-
-
-def _session(args: argparse.Namespace) -> Session:
-    """What the options say is to be asked. Only a dump and a running kernel need drgn."""
-    if args.snapshot:
-        from drgn_pageowner.storage.session import open_snapshots
-
-        return open_snapshots(args.snapshot)
-    try:
-        from drgn_pageowner.kernel.program import open_program
-        from drgn_pageowner.kernel.session import ProgramSession
-    except ModuleNotFoundError as error:
-        if error.name != "drgn":
-            raise
-        raise PageOwnerError("drgn is not installed: only a snapshot (-S) can be read") from None
-    return ProgramSession(open_program(args), args.core or args.qemu or "running kernel")
 
 
 def _use_surrogates(stream: Any) -> None:

@@ -44,12 +44,13 @@ def _session(prog: Program) -> ProgramSession:
 def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> None:
     from drgn_pageowner.commands import CommandParser, add_commands, run_command
     from drgn_pageowner.errors import PageOwnerError
+    from drgn_pageowner.sources import opener_beside
 
     parser = CommandParser(prog=f"%{name}", description=_DESCRIPTION)
     add_commands(parser)
     try:
         parsed = parser.parse_args(args.arguments)
-        run_command(parsed, _session(prog), sys.stdout)
+        run_command(parsed, _session(prog), sys.stdout, opener_beside(prog))
     except PageOwnerError as error:
         raise CommandError(str(error)) from None
     except SystemExit:

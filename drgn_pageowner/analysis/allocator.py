@@ -19,6 +19,7 @@ __all__ = (
     "kinds_of_stacks",
     "module_name",
     "per_stack",
+    "plain_name",
     "with_stack",
 )
 
@@ -35,6 +36,7 @@ _ALLOCATION_FUNCTIONS = re.compile(
             r"alloc_pages\w*|alloc_page|alloc_frozen_pages\w*|folio_alloc\w*|alloc_folio\w*",
             r"get_free_pages?|get_zeroed_page|make_alloc_exact|page_frag_alloc\w*",
             r"page_frag_cache_\w+|alloc_contig_\w+|compact_zone\w*|compaction_alloc\w*",
+            r"split_map_pages|isolate_freepages\w*",
             # mm/mempolicy.c
             r"vma_alloc_\w+|alloc_page_interleave|alloc_pages_mpol|folio_alloc_mpol",
             # mm/slub.c, mm/slab.c, mm/slab_common.c
@@ -63,10 +65,15 @@ _SLAB = re.compile(r"_*(new_slab|allocate_slab|alloc_slab_page|kmem_getpages)(_n
 _VMALLOC = re.compile(r"_*(vmalloc_node_range|vmalloc_area_node|vm_area_alloc_pages)(_noprof)?\b")
 
 
+def plain_name(name: str) -> str:
+    """*name* without what the compiler or the kernel's build appended to it."""
+    return _SUFFIX.sub("", name)
+
+
 @functools.cache
 def is_allocation_function(name: str) -> bool:
     """Whether *name* is a function of the memory manager that allocates for its caller."""
-    return bool(_ALLOCATION_FUNCTIONS.fullmatch(_SUFFIX.sub("", name.lstrip("_"))))
+    return bool(_ALLOCATION_FUNCTIONS.fullmatch(plain_name(name.lstrip("_"))))
 
 
 def allocator_of(frames: list[Frame]) -> Frame | None:

@@ -6,12 +6,22 @@ import re
 
 import numpy as np
 
+from drgn_pageowner.analysis.allocator import kinds_of_stacks, per_stack, plain_name
 from drgn_pageowner.analysis.distinct import distinct
 from drgn_pageowner.heap import Inventory, Metadata
 from drgn_pageowner.pages import PageState
-from drgn_pageowner.snapshot import Array, Frame
+from drgn_pageowner.snapshot import Array, Frame, Snapshot
 
-__all__ = ("PageClass", "class_of_stack", "page_classes")
+__all__ = (
+    "UNACCOUNTED_COLUMNS",
+    "PageClass",
+    "class_of_stack",
+    "page_classes",
+    "unaccounted_records",
+)
+
+UNACCOUNTED_COLUMNS = frozenset(("handle", "gfp_mask", "migratetype", "page_flags"))
+"""Columns that :func:`unaccounted_records` takes."""
 
 
 class PageClass:
@@ -89,7 +99,6 @@ _OF_METADATA = {
     Metadata.PERCPU: PageClass.PERCPU,
 }
 
-_SUFFIX = re.compile(r"(_noprof)?(\.(isra|constprop|part|cold|llvm)[.\w]*)*$")
 # What tells the use of a page that its struct page does not tell: the first function of its
 # stack, from the innermost on, that is one of these.
 _OF_FUNCTION = (
@@ -130,7 +139,7 @@ def class_of_stack(frames: list[Frame]) -> int:
 
     :return: A :class:`PageClass`; :data:`PageClass.OTHER` if its functions do not tell.
     """
-    names = [_SUFFIX.sub("", frame.name) for frame in frames if frame.name is not None]
+    names = [plain_name(frame.name) for frame in frames if frame.name is not None]
     for name in names:
         for kind, pattern in _OF_FUNCTION:
             if pattern.fullmatch(name):
@@ -144,6 +153,31 @@ def _for_stack(names: list[str]) -> bool:
     """Whether vmalloc() was called for the stack of a task (by a function that may be inlined)."""
     callers = ("alloc_thread_stack_node", "dup_task_struct", "copy_process")
     return any(name in callers for name in names)
+
+
+def unaccounted_records(records: Snapshot) -> Array:
+    """
+    Which records are of memory that is there only as long as somebody keeps its address, as far
+    as the records alone tell: not of processes, files or slabs, and of no stack that allocates
+    page tables, stacks of tasks or the like.
+
+    :param records: With :data:`UNACCOUNTED_COLUMNS`.
+    :return: ``bool``, a row per record.
+    """
+
+    def kept(frames: list[Frame]) -> str:
+        other = class_of_stack(frames) in PageClass.UNACCOUNTED
+        return "yes" if other and kinds_of_stacks(frames) != "slab" else ""
+
+    names = records.names
+    lru = np.uint64(names.flag_mask("lru") | names.flag_mask("slab"))
+    held = (records["page_flags"] & lru) != 0
+    if "Movable" in names.migratetypes:
+        held |= records["migratetype"] == list(names.migratetypes).index("Movable")
+    result: Array = ~held
+    rows = np.flatnonzero(result)
+    result[rows] = per_stack(records, records.stack[rows], kept) == "yes"
+    return result
 
 
 def page_classes(inventory: Inventory) -> Array:

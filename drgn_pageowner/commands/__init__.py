@@ -11,7 +11,7 @@ import argparse
 from importlib import import_module
 from typing import Any, NoReturn, TextIO, cast
 
-from drgn_pageowner.commands.session import Command, Session
+from drgn_pageowner.commands.session import Command, Opener, Session
 from drgn_pageowner.errors import GARBAGE, PageOwnerError, UsageError, nonsense
 
 __all__ = ("COMMANDS", "Command", "CommandParser", "Session", "add_commands", "run_command")
@@ -26,6 +26,7 @@ COMMANDS = {
     "leaks": "allocated pages that nothing can reach, and who allocated them",
     "why": "the chain of pointers that keeps a page, in names",
     "refs": "who points at a page directly",
+    "diff": "what changed between two dumps: growth by stack, allocator, class, task, ...",
     "frag": "explain fragmentation: zones, culprits, contiguity, CMA, one allocation",
     "save": "save it to a file that every command reads instead of the dump (-S)",
     "sql": "query a dump, or any number of snapshots, with SQL",
@@ -72,13 +73,17 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         subparsers.add_parser(name, help=help_, command=name)
 
 
-def run_command(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+def run_command(
+    args: argparse.Namespace, session: Session, out: TextIO, open_session: Opener | None = None
+) -> int:
     """
     Run the command that *args* names.
 
+    :param open_session: For the commands that are given paths of other dumps.
     :return: Exit status.
     :raises PageOwnerError: if it cannot be answered
     """
+    args.open_session = open_session
     try:
         return _load(args.command).run(args, session, out)
     except GARBAGE as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from drgn_pageowner.snapshot import Array, Facts, Frame, Snapshot
 
 
-__all__ = ("Command", "Session")
+__all__ = ("Command", "Opener", "Session")
 
 
 class Session(Protocol):
@@ -76,6 +76,14 @@ class Session(Protocol):
     def page(self, what: str) -> PageInfo:
         """All about the page that *what* names."""
         ...
+
+
+Opener = Callable[[str], Session]
+"""
+Opens another dump or snapshot by its path; commands find it as ``args.open_session``.
+
+:raises PageOwnerError: if it is neither, or cannot be read
+"""
 
 
 class Command(Protocol):

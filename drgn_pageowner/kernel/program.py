@@ -14,8 +14,9 @@ from drgn import Program, ProgramFlags
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.cutoff import keep_to_the_file
 from drgn_pageowner.progress import warn
+from drgn_pageowner.options import add_program_options
 
-__all__ = ("open_program",)
+__all__ = ("open_beside", "open_program")
 
 _OPTIONS = ("module-name", "build-id", "debug-link", "procfs", "embedded-vdso", "reuse")
 
@@ -41,6 +42,19 @@ def open_program(args: argparse.Namespace) -> Program:
         )
     _load_symbols(prog, args)
     return prog
+
+
+def open_beside(prog: Program, path: str) -> Program:
+    """
+    The dump *path*, with the symbols of *prog* if they are its own, and those that drgn finds.
+
+    :raises PageOwnerError: as :func:`open_program`
+    """
+    parser = argparse.ArgumentParser()
+    add_program_options(parser)
+    symbols = prog.main_module().debug_file_path
+    words = ["-s", symbols] if symbols is not None else []
+    return open_program(parser.parse_args(["-q", "-c", path, *words]))
 
 
 def _set_log_level(level: str) -> None:

@@ -1,0 +1,97 @@
+"""Two dumps compared, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drgn_pageowner.analysis.allocator import allocator_of
+from drgn_pageowner.analysis.diff import Change, Diff, Side
+from drgn_pageowner.render.table import age, pages_size, seconds, table
+
+__all__ = ("diff_text",)
+
+
+def diff_text(result: Diff) -> Iterator[str]:
+    """What has grown in one line, what was compared, then a row a change."""
+    yield _headline(result)
+    yield f"{_side('before', result.before)}{_side('after', result.after)}"
+    relation = result.relation
+    if relation.elapsed_ns is not None:
+        order = "" if relation.elapsed_ns >= 0 else ": the first is the later one"
+        yield (f"one boot ({relation.why}), {age(abs(relation.elapsed_ns))} between them{order}\n")
+    else:
+        boot = "one boot, but the time between them is not known" if relation.same_boot else ""
+        yield f"{boot or 'no rates'}: {relation.why}\n"
+    yield from _table(result)
+    yield _summary(result)
+
+
+def _headline(result: Diff) -> str:
+    change = result.leak
+    if change is None:
+        return "nothing has grown of the memory that nothing accounts for\n"
+    allocator = allocator_of(change.stack)
+    return (
+        f"grown most, and nothing accounts for it: {_signed(change.growth.pages)} pages "
+        f"({_size(change.growth.bytes)}) in {_signed(change.growth.allocations)} allocations of "
+        f"{allocator or '(no stack)'}{_rate(change)}\n"
+    )
+
+
+def _rate(change: Change) -> str:
+    if change.pages_per_hour is None:
+        return ""
+    return f", {change.pages_per_hour:+,.0f} pages an hour"
+
+
+def _side(name: str, side: Side) -> str:
+    total = side.total
+    records = f" in {total.allocations:,} allocations" if total.allocations is not None else ""
+    return (
+        f"{name + ':':7} Linux {side.release} {side.hostname}, up {seconds(side.now_ns)} s, "
+        f"{total.pages:,} pages ({pages_size(total.bytes)}){records}\n"
+    )
+
+
+def _table(result: Diff) -> Iterator[str]:
+    keys = [key for key in result.by if key != "stack"]
+    by_stack, by_class = "stack" in result.by, result.by == ["class"]
+    headers = ["growth", "size", "an hour", "before", "after", "allocations", "state", *keys]
+    if not by_class:
+        headers.append("stack" if by_stack else "largest owner")
+    rows = []
+    for change in result.changes:
+        rate = change.pages_per_hour
+        row = [
+            _signed(change.growth.pages),
+            _size(change.growth.bytes),
+            f"{rate:+,.0f}" if rate is not None else "-",
+            f"{change.before.pages:,}",
+            f"{change.after.pages:,}",
+            _signed(change.growth.allocations),
+            change.state,
+            *("-" if change.key[key] is None else str(change.key[key]) for key in keys),
+        ]
+        if not by_class:
+            frames = change.stack if by_stack else [allocator_of(change.stack) or "-"]
+            row.append("\n".join(map(str, frames)) or "(no stack)")
+        rows.append(row)
+    if rows:
+        yield "\n" + table(rows, headers, right=range(6))
+
+
+def _summary(result: Diff) -> str:
+    states = ", ".join(f"{number:,} {state}" for state, number in result.states.items() if number)
+    changed = sum(result.states.values()) - result.states["same"]
+    return (
+        f"\n{len(result.changes):,} of {changed:,} changes shown ({states or 'no groups'}): "
+        f"{_signed(result.growth.pages)} pages ({_size(result.growth.bytes)}) in all\n"
+    )
+
+
+def _signed(number: int | None) -> str:
+    return "-" if number is None else f"{number:+,}"
+
+
+def _size(size: int) -> str:
+    return f"{'+' if size > 0 else ''}{pages_size(size)}"

@@ -1,0 +1,90 @@
+"""Where commands get their data: what answers them, by the options or by a path."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from copy import copy
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, cast
+
+from drgn_pageowner.errors import PageOwnerError
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from drgn_pageowner.commands.session import Opener, Session
+
+__all__ = ("opener_beside", "opener_of", "session_of")
+
+_PARQUET = b"PAR1"
+
+
+class _Later:
+    """
+    A session that is opened when it is first asked for something: a command that is given paths
+    of its own opens nothing else.
+    """
+
+    def __init__(self, open_session: Callable[[], Session]) -> None:
+        self._open = open_session
+
+    @cached_property
+    def _session(self) -> Session:
+        return self._open()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def session_of(args: argparse.Namespace) -> Session:
+    """What the options of :func:`~drgn_pageowner.options.add_program_options` choose."""
+    return cast("Session", _Later(partial(_open, args)))
+
+
+def _open(args: argparse.Namespace) -> Session:
+    """Only a dump and a running kernel need drgn."""
+    if args.snapshot:
+        from drgn_pageowner.storage.session import open_snapshots
+
+        return open_snapshots(args.snapshot)
+    try:
+        from drgn_pageowner.kernel.program import open_program
+        from drgn_pageowner.kernel.session import ProgramSession
+    except ModuleNotFoundError as error:
+        if error.name != "drgn":
+            raise
+        raise PageOwnerError("drgn is not installed: only a snapshot (-S) can be read") from None
+    return ProgramSession(open_program(args), args.core or args.qemu or "running kernel")
+
+
+def opener_of(args: argparse.Namespace) -> Opener:
+    """Opens a dump by its path, with the other options as they are in *args*; or a snapshot."""
+
+    def open_dump(path: str) -> Session:
+        other = copy(args)
+        other.core, other.kernel, other.qemu, other.snapshot = path, False, None, None
+        return _open(other)
+
+    return partial(_open_file, open_dump)
+
+
+def opener_beside(prog: Program) -> Opener:
+    """The same for a shell that has opened *prog*, whose symbols are tried for the other dump."""
+    from drgn_pageowner.kernel.program import open_beside
+    from drgn_pageowner.kernel.session import ProgramSession
+
+    return partial(_open_file, lambda path: ProgramSession(open_beside(prog, path), path))
+
+
+def _open_file(open_dump: Callable[[str], Session], path: str) -> Session:
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(len(_PARQUET))
+    except OSError as error:
+        raise PageOwnerError(f"cannot read {path}: {error.strerror or error}") from error
+    if magic != _PARQUET:
+        return open_dump(path)
+    from drgn_pageowner.storage.session import SnapshotSession
+
+    return SnapshotSession(path)
