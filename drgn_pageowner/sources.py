@@ -34,6 +34,8 @@ class _Later:
         return self._open()
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
         return getattr(self._session, name)
 
 

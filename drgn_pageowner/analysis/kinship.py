@@ -43,6 +43,8 @@ class Relation:
     elapsed_ns: int | None
     """From the first to the second, on the clock of the records: negative if the second is the
     older one. ``None`` unless the boot is the same and both clocks are known."""
+    records: bool = True
+    """Whether both have records."""
 
     def per_hour(self, pages: int) -> float | None:
         """

@@ -172,5 +172,5 @@ def _relation_and_leak(
         before, after, relation = _records(sessions, names, columns_for_diff(["stack"]))
     except PageOwnerError as error:
         warn(f"whether both are of one boot is not known: {error}")
-        return Relation(False, False, "one of them has no records", None), None
+        return Relation(False, False, "one of them has no records", None, records=False), None
     return relation, diff(before, after, relation, limit=0).leak

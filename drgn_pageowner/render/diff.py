@@ -28,6 +28,8 @@ def diff_text(result: Diff) -> Iterator[str]:
 
 def _headline(result: Diff) -> str:
     change = result.leak
+    if not result.relation.records:
+        return "what has grown is not known by stack: one of them has no records\n"
     if change is None:
         return "nothing has grown of the memory that nothing accounts for\n"
     allocator = allocator_of(change.stack)

@@ -1,0 +1,122 @@
+"""Commands run by another one, their output kept in files; none of them stops the others."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from drgn_pageowner.commands import COMMANDS, CommandParser, add_commands, run_command
+from drgn_pageowner.commands.session import Session
+from drgn_pageowner.errors import PageOwnerError
+
+__all__ = ("Outcome", "Part", "run_part")
+
+_PREFIX = "drgn-pageowner: "
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command, and the files that it fills."""
+
+    name: str
+    words: tuple[str, ...]
+    """The command line."""
+    formats: Mapping[str, str] = field(default_factory=dict)
+    """``--format`` -> name of the file that its output goes to."""
+    files: tuple[str, ...] = ()
+    """Names of files that the command writes itself, one at a time."""
+
+
+@dataclass
+class Outcome:
+    """What became of a part."""
+
+    name: str
+    command: str
+    status: str = "ok"
+    """``"ok"``, ``"failed"`` (this dump cannot answer it), ``"skipped"`` (something is not
+    installed) or ``"crashed"`` (an error of ours: NAME.traceback has it)."""
+    exit_status: int = 0
+    """Of the command."""
+    seconds: float = 0.0
+    files: list[str] = field(default_factory=list)
+    error: str | None = None
+    """Why it is not ``"ok"``, in one line."""
+    warnings: list[str] = field(default_factory=list)
+    """What the command said on stderr."""
+    document: dict[str, Any] | None = None
+    """What it wrote as JSON."""
+
+    def entry(self) -> dict[str, Any]:
+        """Its part of the index."""
+        entry = {**vars(self), "seconds": round(self.seconds, 3)}
+        del entry["document"]
+        return entry
+
+
+def run_part(part: Part, session: Session, directory: Path) -> Outcome:
+    """Run *part* in all its formats; whatever goes wrong is in what is returned."""
+    outcome = Outcome(part.name, " ".join(part.words))
+    if part.words[0] not in COMMANDS:
+        outcome.status, outcome.error = "skipped", f"there is no command {part.words[0]}"
+        return outcome
+    start = time.perf_counter()
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            _run(part, session, directory, outcome)
+    except PageOwnerError as error:
+        missing = isinstance(error.__cause__, ImportError)
+        _failed(outcome, "skipped" if missing else "failed", str(error), error.exit_status)
+    except OSError as error:
+        _failed(outcome, "failed", f"cannot write: {error}", PageOwnerError.exit_status)
+    except Exception as error:
+        _failed(outcome, "crashed", f"{type(error).__name__}: {error}", PageOwnerError.exit_status)
+        _keep_traceback(outcome, directory)
+    outcome.seconds = time.perf_counter() - start
+    lines = (line.removeprefix(_PREFIX) for line in said.getvalue().splitlines())
+    outcome.warnings = list(dict.fromkeys(lines))
+    return outcome
+
+
+def _failed(outcome: Outcome, status: str, error: str, exit_status: int) -> None:
+    outcome.status, outcome.exit_status = status, exit_status
+    outcome.error = " ".join(error.split())
+
+
+def _keep_traceback(outcome: Outcome, directory: Path) -> None:
+    path = directory / f"{outcome.name}.traceback"
+    try:
+        path.write_text(traceback.format_exc(), encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return
+    outcome.files.append(path.name)
+
+
+def _run(part: Part, session: Session, directory: Path, outcome: Outcome) -> None:
+    for name in part.files:
+        with StringIO() as out:
+            _command([*part.words, str(directory / name)], session, out, outcome)
+        outcome.files.append(name)
+    for format_, name in part.formats.items():
+        path = directory / name
+        with path.open("w", encoding="utf-8", errors="surrogateescape") as out:
+            _command([*part.words, "--format", format_], session, out, outcome)
+        outcome.files.append(name)
+        if format_ == "json":
+            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            outcome.document = json.loads(text)
+
+
+def _command(words: Sequence[str], session: Session, out: Any, outcome: Outcome) -> None:
+    parser = CommandParser(prog="triage")
+    add_commands(parser)
+    status = run_command(parser.parse_args(words), session, out)
+    outcome.exit_status = max(outcome.exit_status, status)

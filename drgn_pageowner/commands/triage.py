@@ -1,0 +1,147 @@
+"""
+Everything at once, into a folder: for a script at 3 a.m.
+
+  triage DIR                       info, account, top, leaks, suspects, frag, report, snapshot
+
+DIR/index.json has the verdicts and what became of every part; text and JSON of each are beside
+it. A part that fails is recorded, and the others go on.
+
+exit status: 0 nothing was found; 1 the dump cannot answer (unreadable, or without page_owner: what
+it does answer is in DIR); 2 usage; 3 something was found: leaks, out of memory, fragmentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from drgn_pageowner.analysis.triage import Verdicts, find
+from drgn_pageowner.commands.parts import Outcome, Part, run_part
+from drgn_pageowner.commands.session import Session
+from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.progress import progress, warn
+from drgn_pageowner.render.jsonable import json_text
+from drgn_pageowner.render.triage import triage_text
+from drgn_pageowner.snapshot import Facts
+
+SCHEMA = 1
+INDEX = "index.json"
+NOTHING_FOUND, UNANSWERED, FOUND = 0, 1, 3
+
+PARTS = (
+    Part("info", ("info",), {"table": "info.txt", "json": "info.json"}),
+    Part("account", ("account", "--caches", "--zones"),
+         {"text": "account.txt", "json": "account.json"}),
+    Part("stacks", ("top", "--limit", "0"), {"table": "stacks.txt", "json": "stacks.json"}),
+    Part("allocators", ("top", "--by", "allocator", "--limit", "0"),
+         {"table": "allocators.txt", "json": "allocators.json"}),
+    Part("tasks", ("top", "--by", "comm", "--limit", "0"),
+         {"table": "tasks.txt", "json": "tasks.json"}),
+    Part("leaks", ("leaks", "--slab", "--limit", "0"), {"text": "leaks.txt", "json": "leaks.json"}),
+    Part("suspects", ("leaks", "--suspects", "--limit", "0"),
+         {"text": "suspects.txt", "json": "suspects.json"}),
+    Part("frag", ("frag", "all"), {"text": "frag.txt", "json": "frag.json"}),
+    Part("report", ("report",), files=("report.html", "report.md")),
+    Part("snapshot", ("save", "--leaks"), files=("snapshot.parquet",)),
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path, help="made if it is not there")
+    parser.add_argument(
+        "--force", action="store_true", help="write into DIR even if there is something in it"
+    )
+    parser.add_argument(
+        "--min-pages", type=int, default=16, metavar="N",
+        help="fewer leaked pages in all do not count as found (default: %(default)s)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    directory: Path = args.directory
+    _prepare(directory, force=args.force)
+    try:
+        facts = session.facts()
+    except PageOwnerError as error:
+        _write(directory, _index(None, [], find({}, min_pages=0), error.exit_status, str(error)))
+        raise
+    outcomes: list[Outcome] = []
+    for part in progress(PARTS, description="triage", total=len(PARTS), unit=" part"):
+        outcomes.append(run_part(part, session, directory))
+        verdicts = _verdicts(outcomes, args.min_pages)
+        # What is there stays there, should a later part take the machine's memory.
+        _write(directory, _index(facts, outcomes, verdicts, None))
+    status = _status(verdicts)
+    _write(directory, _index(facts, outcomes, verdicts, status))
+    for line in dict.fromkeys(line for outcome in outcomes for line in outcome.warnings):
+        warn(line)
+    out.writelines(triage_text(verdicts, outcomes, directory / INDEX))
+    return status
+
+
+def _prepare(directory: Path, *, force: bool) -> None:
+    """
+    :raises UsageError: if *directory* is none, or not empty
+    :raises PageOwnerError: if it cannot be made or written
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not force and any(directory.iterdir()):
+            raise UsageError(f"{directory} is not empty: name another, or pass --force")
+        (directory / INDEX).unlink(missing_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{directory} is no directory") from error
+    except OSError as error:
+        raise PageOwnerError(f"cannot write to {directory}: {error.strerror}") from error
+
+
+def _verdicts(outcomes: Sequence[Outcome], min_pages: int) -> Verdicts:
+    documents = {o.name: o.document for o in outcomes if o.document is not None}
+    return find(documents, min_pages=min_pages)
+
+
+def _status(verdicts: Verdicts) -> int:
+    if verdicts.findings:
+        return FOUND
+    return NOTHING_FOUND if verdicts.answered else UNANSWERED
+
+
+def _index(
+    facts: Facts | None,
+    outcomes: Sequence[Outcome],
+    verdicts: Verdicts,
+    status: int | None,
+    error: str | None = None,
+) -> dict[str, Any]:
+    """The document of docs/formats.md; *status* is ``None`` while parts are missing."""
+    from drgn_pageowner import __version__
+
+    members = ("release", "version", "hostname", "arch", "page_owner", "now_ns", "live",
+               "panic_message")  # fmt: skip
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "status": status,
+        "error": error,
+        "kernel": {name: getattr(facts, name) for name in members} if facts is not None else None,
+        "found": bool(verdicts.findings),
+        "verdicts": asdict(verdicts),
+        "parts": [outcome.entry() for outcome in outcomes],
+    }
+
+
+def _write(directory: Path, index: dict[str, Any]) -> None:
+    """Replace the index as a whole: who reads it meanwhile finds the old one or the new one."""
+    new = directory / f"{INDEX}.new"
+    try:
+        new.write_text("".join(json_text(index)), encoding="utf-8", errors="surrogateescape")
+        os.replace(new, directory / INDEX)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        raise PageOwnerError(f"cannot write {directory / INDEX}: {error.strerror}") from error
