@@ -65,6 +65,7 @@ _SLAB = re.compile(r"_*(new_slab|allocate_slab|alloc_slab_page|kmem_getpages)(_n
 _VMALLOC = re.compile(r"_*(vmalloc_node_range|vmalloc_area_node|vm_area_alloc_pages)(_noprof)?\b")
 
 
+@functools.cache
 def plain_name(name: str) -> str:
     """*name* without what the compiler or the kernel's build appended to it."""
     return _SUFFIX.sub("", name)

@@ -115,13 +115,15 @@ class _SharedNames:
     def __init__(self, earlier: Snapshot, later: Snapshot) -> None:
         self._earlier = earlier
         self._later = later
+        self._known = frozenset(earlier.stacks.pcs.tolist())
 
     def symbolize(self, pcs: Array) -> list[Frame]:
-        known = np.isin(pcs, self._earlier.stacks.pcs)
-        first, second = self._earlier.frames(pcs.tolist()), self._later.frames(pcs.tolist())
+        wanted = pcs.tolist()
         return [
-            old if old.name is not None and (known[place] or new.name is None) else new
-            for place, (old, new) in enumerate(zip(first, second, strict=True))
+            old if old.name is not None and (old.pc in self._known or new.name is None) else new
+            for old, new in zip(
+                self._earlier.frames(wanted), self._later.frames(wanted), strict=True
+            )
         ]
 
 
@@ -132,6 +134,8 @@ def share_names(before: Snapshot, after: Snapshot, relation: Relation) -> tuple[
     swapped = relation.elapsed_ns is not None and relation.elapsed_ns < 0
     names = _SharedNames(after, before) if swapped else _SharedNames(before, after)
     named = [replace(s, symbolizer=names, _frames={}) for s in (before, after)]
+    for snapshot in named:
+        snapshot.frames(snapshot.used_pcs().tolist())
     return named[0], named[1]
 
 

@@ -7,7 +7,7 @@ thresholds here: what is normal on a healthy machine must not count as found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ class Verdicts:
     owners: list[dict[str, Any]] | None
     fragmentation: dict[str, Any] | None
     unreadable: list[str]
-    """What is wrong with the dump, a line each."""
+    """What of the dump could not be read or answered, a line each."""
 
     @property
     def answered(self) -> bool:
@@ -57,14 +57,18 @@ class Verdicts:
         return self.leaks is not None and self.fragmentation is not None
 
 
-def find(documents: Mapping[str, Document], *, min_pages: int) -> Verdicts:
+def find(
+    documents: Mapping[str, Document], problems: Sequence[str] = (), *, min_pages: int = 1
+) -> Verdicts:
     """
     :param documents: Part -> what it wrote as JSON, of those that answered: ``info``,
         ``account``, ``allocators`` (``top --by allocator``), ``leaks``, ``suspects``
         (``leaks --suspects``) and ``frag`` (``frag all``).
+    :param problems: What the parts said of the dump, a line each.
     :param min_pages: From how many leaked base pages on a leak counts as found.
     """
     found: list[Finding] = []
+    _panic(documents.get("info"), found)
     memory = int(documents["account"]["present"]) if "account" in documents else None
     return Verdicts(
         findings=found,
@@ -72,7 +76,7 @@ def find(documents: Mapping[str, Document], *, min_pages: int) -> Verdicts:
         suspects=_suspects(documents.get("suspects"), memory, found),
         owners=_owners(documents.get("allocators")),
         fragmentation=_zones(documents.get("frag"), found),
-        unreadable=_info(documents.get("info"), found),
+        unreadable=list(dict.fromkeys(problems)),
     )
 
 
@@ -180,13 +184,10 @@ def _zones(document: Document | None, found: list[Finding]) -> dict[str, Any] | 
     return {"zones": rows}
 
 
-def _info(document: Document | None, found: list[Finding]) -> list[str]:
-    if document is None:
-        return []
-    message = document["kernel"]["panic_message"] or ""
-    if any(text in message for text in _OUT_OF_MEMORY):
+def _panic(document: Document | None, found: list[Finding]) -> None:
+    message = document["kernel"]["panic_message"] if document is not None else None
+    if message is not None and any(text in message for text in _OUT_OF_MEMORY):
         found.append(Finding("out of memory", message))
-    return list(document["problems"])
 
 
 def _only(document: Document | None, *members: str) -> dict[str, Any] | None:

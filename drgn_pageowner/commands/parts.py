@@ -54,6 +54,11 @@ class Outcome:
     document: dict[str, Any] | None = None
     """What it wrote as JSON."""
 
+    def problems(self) -> list[str]:
+        """What is wrong with the dump, as far as this part knows."""
+        failed = [self.error] if self.status == "failed" and self.error is not None else []
+        return self.warnings + failed
+
     def entry(self) -> dict[str, Any]:
         """Its part of the index."""
         entry = {**vars(self), "seconds": round(self.seconds, 3)}

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     try:
         facts = session.facts()
     except PageOwnerError as error:
-        _write(directory, _index(None, [], find({}, min_pages=0), error.exit_status, str(error)))
+        _write(directory, _index(None, [], find({}), error.exit_status, str(error)))
         raise
     outcomes: list[Outcome] = []
     for part in progress(PARTS, description="triage", total=len(PARTS), unit=" part"):
@@ -102,7 +102,8 @@ def _prepare(directory: Path, *, force: bool) -> None:
 
 def _verdicts(outcomes: Sequence[Outcome], min_pages: int) -> Verdicts:
     documents = {o.name: o.document for o in outcomes if o.document is not None}
-    return find(documents, min_pages=min_pages)
+    problems = [line for outcome in outcomes for line in outcome.problems()]
+    return find(documents, problems, min_pages=min_pages)
 
 
 def _status(verdicts: Verdicts) -> int:

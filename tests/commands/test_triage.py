@@ -1,0 +1,180 @@
+"""``triage``: a folder that says what was found, and an exit status that says whether."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Dump
+
+from drgn_pageowner.analysis.triage import find
+from drgn_pageowner.commands import triage
+from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.kernel.session import ProgramSession
+
+# How the files of parts that need an extra are called; they are not there without it.
+EXTRAS = ("report", "snapshot")
+
+
+def index(directory: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((directory / "index.json").read_text())
+    assert result["schema"] == 1
+    return result
+
+
+def parts(directory: Path) -> dict[str, dict[str, Any]]:
+    return {part["name"]: part for part in index(directory)["parts"]}
+
+
+def run(dump: Dump, directory: Path, **options: Any) -> int:
+    """As the command line does, in this process."""
+    args = argparse.Namespace(directory=directory, force=False, min_pages=16, **options)
+    return triage.run(args, ProgramSession(dump.prog), io.StringIO())
+
+
+def test_leaks_are_found(dump_named: Callable[[str], Dump], tmp_path: Path) -> None:
+    dump = dump_named("linux-6.12/traps")
+    result = dump.run("triage", tmp_path / "out")
+    assert result.returncode == 3, result.stderr
+    assert result.stdout.startswith("found leak: ")
+    found = index(tmp_path / "out")
+    assert found["status"] == 3
+    assert found["found"] is True
+    assert [finding["kind"] for finding in found["verdicts"]["findings"]] == ["leak"]
+    leaks = json.loads((tmp_path / "out/leaks.json").read_text())
+    assert found["verdicts"]["leaks"]["pages"] == leaks["lost_pages"]
+    assert found["verdicts"]["leaks"]["first"]["handle"] == leaks["groups"][0]["handle"]
+    owners = json.loads((tmp_path / "out/allocators.json").read_text())["groups"]
+    assert [o["pages"] for o in found["verdicts"]["owners"]] == [o["pages"] for o in owners[:5]]
+    assert {z["node"] for z in found["verdicts"]["fragmentation"]["zones"]} == {0, 1}
+    for name, part in parts(tmp_path / "out").items():
+        assert name in EXTRAS or part["status"] == "ok"
+        assert all((tmp_path / "out" / file).stat().st_size for file in part["files"])
+    text = (tmp_path / "out/stacks.txt").read_text()
+    assert text == dump.run("top", "--limit", "0").stdout
+
+
+@pytest.mark.parametrize("kernel", ["5.10", "6.1", "7.2"])
+def test_every_guest_with_leaks_is_found(
+    dump_named: Callable[[str], Dump],
+    kernel: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    only_leaks = [replace(part, formats={"json": "leaks.json"}) for part in triage.PARTS
+                  if part.name == "leaks"]  # fmt: skip
+    monkeypatch.setattr(triage, "PARTS", only_leaks)
+    assert run(dump_named(f"linux-{kernel}/traps"), tmp_path) == 3
+
+
+def test_a_guest_that_holds_what_it_has_is_not_accused(
+    dump_named: Callable[[str], Dump], tmp_path: Path
+) -> None:
+    assert run(dump_named("linux-5.10/noleak"), tmp_path) == 0
+    found = index(tmp_path)
+    assert found["verdicts"]["findings"] == []
+    # Linux 5.10 records no task names: one part that failed stops nothing.
+    assert parts(tmp_path)["tasks"]["status"] == "failed"
+    assert "comm" in parts(tmp_path)["tasks"]["error"]
+    assert parts(tmp_path)["frag"]["status"] == "ok"
+
+
+def test_fewer_pages_than_asked_for_are_no_finding() -> None:
+    document = {
+        "groups": [{"verdict": "unreachable", "confidence": "high", "pages": 24, "allocations": 15,
+                    "allocator": "f", "handle": 1, "stack": []}],
+        "lost_pages": 24, "lost_allocations": 15, "by_number_pages": 0,
+    }  # fmt: skip
+    for pages, kinds in ((24, ["leak"]), (25, [])):
+        found = find({"leaks": document}, min_pages=pages)
+        assert [finding.kind for finding in found.findings] == kinds
+        assert found.leaks["pages"] == 24
+
+
+@pytest.mark.parametrize("name", ["linux-5.10/owner-off", "linux-6.12-noowner/kdump"])
+def test_without_records_the_rest_is_there(
+    dump_named: Callable[[str], Dump], name: str, tmp_path: Path
+) -> None:
+    assert run(dump_named(name), tmp_path) == 1
+    found = index(tmp_path)
+    assert found["found"] is False
+    assert found["verdicts"]["leaks"] is None
+    states = {part["name"]: part["status"] for part in found["parts"]}
+    assert states["leaks"] == states["stacks"] == "failed"
+    assert states["account"] == states["frag"] == "ok"
+    assert (tmp_path / "account.txt").stat().st_size
+    assert "page_owner=on" in parts(tmp_path)["leaks"]["error"]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.95, 0.99])
+def test_a_truncated_dump_gives_what_it_can(
+    dump_named: Callable[[str], Dump], cli: Callable[..., Any], share: float, tmp_path: Path
+) -> None:
+    dump = dump_named("linux-6.12/traps")
+    cut = tmp_path / "cut"
+    shutil.copy(dump.vmcore, cut)
+    with cut.open("r+b") as file:
+        file.truncate(int(cut.stat().st_size * share))
+    result = cli("-c", cut, "-s", dump.vmlinux, "triage", tmp_path / "out")
+    assert result.returncode in (0, 1, 3)
+    assert "Traceback" not in result.stderr
+    found = index(tmp_path / "out")
+    assert found["status"] == result.returncode
+    assert not [part for part in found["parts"] if part["status"] == "crashed"]
+    assert found["error"] or found["verdicts"]["unreadable"]
+
+
+def test_an_error_of_ours_stops_no_other_part(
+    one_dump: Dump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: ProgramSession) -> None:
+        raise TypeError("of\nours")
+
+    monkeypatch.setattr(ProgramSession, "inventory", broken)
+    assert run(one_dump, tmp_path) == 3
+    account = parts(tmp_path)["account"]
+    assert account["status"] == "crashed"
+    assert account["error"] == "TypeError: of ours"
+    assert "broken" in (tmp_path / "account.traceback").read_text()
+    assert parts(tmp_path)["leaks"]["status"] == "ok"
+
+
+def test_a_folder_in_use_is_left_alone(
+    one_dump: Dump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index.json").write_text("{}")
+    result = one_dump.run("triage", tmp_path)
+    assert result.returncode == 2
+    assert "--force" in result.stderr
+    assert (tmp_path / "index.json").read_text() == "{}"
+    (tmp_path / "mine").write_text("mine")
+    monkeypatch.setattr(triage, "PARTS", triage.PARTS[:1])
+    args = argparse.Namespace(directory=tmp_path, force=True, min_pages=16)
+    assert triage.run(args, ProgramSession(one_dump.prog), io.StringIO()) == 1
+    assert index(tmp_path)["status"] == 1
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_what_is_no_folder(one_dump: Dump, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(UsageError, match="no directory"):
+            run(one_dump, path)
+    with pytest.raises(PageOwnerError, match="cannot write"):
+        run(one_dump, Path("/proc/nowhere"))
+
+
+def test_a_dump_that_cannot_be_opened_leaves_an_index(
+    cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    result = cli("-c", tmp_path / "nowhere", "triage", tmp_path / "out")
+    assert result.returncode == 1
+    assert index(tmp_path / "out")["status"] == 1
+    assert index(tmp_path / "out")["error"] in result.stderr
