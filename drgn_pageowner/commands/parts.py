@@ -78,7 +78,8 @@ def run_part(part: Part, session: Session, directory: Path) -> Outcome:
         with redirect_stderr(said):
             _run(part, session, directory, outcome)
     except PageOwnerError as error:
-        missing = isinstance(error.__cause__, ImportError)
+        # An extra that is not installed.
+        missing = isinstance(error.__context__, ImportError)
         _failed(outcome, "skipped" if missing else "failed", str(error), error.exit_status)
     except OSError as error:
         _failed(outcome, "failed", f"cannot write: {error}", PageOwnerError.exit_status)
