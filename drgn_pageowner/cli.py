@@ -14,7 +14,7 @@ from drgn_pageowner.progress import warn
 __all__ = ("main",)
 
 _EPILOG = """exit status: 0 answered; 1 the dump cannot answer (page_owner absent, off or
-unreadable: one line on stderr says why and what to do); 2 usage."""
+unreadable: one line on stderr says why and what to do); 2 usage; 3 triage found something."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

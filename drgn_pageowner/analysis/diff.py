@@ -20,6 +20,7 @@ __all__ = (
     "Change",
     "Diff",
     "Side",
+    "check_sort",
     "columns_for_diff",
     "diff",
     "diff_accounts",
@@ -113,6 +114,15 @@ def columns_for_diff(by: Sequence[str]) -> frozenset[str]:
     :raises UsageError: if one of *by* is no key
     """
     return columns_for(by) | UNACCOUNTED_COLUMNS
+
+
+def check_sort(sort: Sequence[str], by: Sequence[str]) -> None:
+    """:raises UsageError: if changes by *by* cannot be sorted by *sort*"""
+    for word in sort:
+        name = word.lstrip("+-")
+        if name not in (*SORT_KEYS, *by):
+            known = ", ".join((*SORT_KEYS, *by))
+            raise UsageError(f"cannot sort by {name!r}: known here are {known}")
 
 
 def diff(
@@ -292,6 +302,7 @@ def _states(changes: Iterable[Change], same: int) -> dict[str, int]:
 
 def _sorted(changes: list[Change], sort: Sequence[str], by: Sequence[str]) -> list[Change]:
     """*changes* in the order of *sort*; ties by growth, then by name, always the same."""
+    check_sort(sort, by)
     keys = {
         "growth": lambda change: -change.growth.bytes,
         "change": lambda change: -abs(change.growth.bytes),
@@ -304,11 +315,8 @@ def _sorted(changes: list[Change], sort: Sequence[str], by: Sequence[str]) -> li
         name, reverse = word.lstrip("+-"), word.startswith("-")
         if name in keys:
             result.sort(key=keys[name], reverse=reverse)
-        elif name in by:
-            result.sort(key=lambda change: _natural(change.key[name]), reverse=reverse)
         else:
-            known = ", ".join((*SORT_KEYS, *by))
-            raise UsageError(f"cannot sort by {name!r}: known here are {known}")
+            result.sort(key=lambda change: _natural(change.key[name]), reverse=reverse)
     return result
 
 

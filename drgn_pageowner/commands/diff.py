@@ -24,6 +24,7 @@ from drgn_pageowner.analysis.diff import (
     SORT_KEYS,
     Change,
     Diff,
+    check_sort,
     columns_for_diff,
     diff,
     diff_accounts,
@@ -85,16 +86,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     wanted = filter_of(args)
     _check(args, wanted)
+    by_class = args.by == ["class"]
+    columns = frozenset() if by_class else columns_for_diff(args.by) | wanted.columns()
+    check_sort(args.sort, args.by)
     names = args.before, args.after or "the other dump"
     sessions = (
         args.open_session(args.before),
         args.open_session(args.after) if args.after is not None else session,
     )
     limit = args.limit if args.limit > 0 else None
-    if args.by == ["class"]:
+    if by_class:
         result = _by_class(sessions, names, args.sort, limit)
     else:
-        columns = columns_for_diff(args.by) | wanted.columns()
         before, after, relation = _records(sessions, names, columns)
         if wanted.handle and not relation.same_boot:
             raise UsageError(f"--handle: handles are of one boot, but {relation.why}")

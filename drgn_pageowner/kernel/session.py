@@ -23,6 +23,7 @@ from drgn_pageowner.snapshot import Array, Facts, Frame, Snapshot
 if TYPE_CHECKING:
     from drgn_pageowner.heap import Heap, Inventory, Target, Verdicts, Word
     from drgn_pageowner.kernel.heap import HeapReader
+    from drgn_pageowner.kernel.inventory import InventoryReader
     from drgn_pageowner.kernel.links import WordFinder
 
 __all__ = ("ProgramSession",)
@@ -39,6 +40,7 @@ class ProgramSession:
         """
         self._prog = prog
         self._name = name
+        self._inventory: InventoryReader | None = None
         self._heap: HeapReader | None = None
         self._finder: WordFinder | None = None
 
@@ -67,9 +69,14 @@ class ProgramSession:
         return self._ask(lambda: read_memory(self._prog, columns=columns))
 
     def inventory(self) -> Inventory:
-        from drgn_pageowner.kernel.inventory import read_inventory
+        return self._inventory_reader().inventory
 
-        return self._ask(lambda: read_inventory(self._prog))
+    def _inventory_reader(self) -> InventoryReader:
+        if self._inventory is None:
+            from drgn_pageowner.kernel.inventory import InventoryReader
+
+            self._inventory = self._ask(lambda: InventoryReader(self._prog))
+        return self._inventory
 
     def heap(self) -> Heap:
         return self._heap_reader().heap
@@ -78,7 +85,7 @@ class ProgramSession:
         if self._heap is None:
             from drgn_pageowner.kernel.heap import HeapReader
 
-            self._heap = self._ask(lambda: HeapReader(self._prog))
+            self._heap = self._ask(lambda: HeapReader(self._prog, self._inventory_reader()))
         return self._heap
 
     def verdicts(self, *, slab: bool) -> Verdicts | None:

@@ -100,7 +100,7 @@ def prove(directory: Path, symbols: Path, truth: dict[str, Any]) -> bool:
     in_words = f"{growth:,} pages; the module leaked {pages:,}"
     an_hour = f"{rate:,.0f} pages an hour; by the module's clock {known:,.0f}"
     right += [
-        check("the leak is first", truth["function"] in str(found["stack"]), found["stack"][2]),
+        check("the leak is first", truth["function"] in str(found["stack"]), found["stack"][3]),
         check("and on the first line", result["leak"] == found, "the same change"),
         check("its growth", growth == pages, in_words),
         check("its rate", abs(rate / known - 1) < 0.1, an_hour),

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from conftest import Dump
+from conftest import ROOT, Dump
+
+from drgn_pageowner import read_inventory
+from drgn_pageowner.analysis.account import account
 
 Cli = Callable[..., "CompletedProcess[str]"]
 
@@ -21,30 +27,27 @@ def test_two_kernels_each_with_its_own_symbols(dump_named: Callable[[str], Dump]
     assert "6.1." in lines[1]
     assert "6.12." in lines[2]
     assert "different kernels" in lines[3]
-    classes = cli(*symbols, "diff", old.vmcore, new.vmcore, "--by", "class", "--format", "json",
-                  "--limit", "0", check=True)  # fmt: skip
-    result = json.loads(classes.stdout)
-    accounts = [json.loads(d.run("account", "--format", "json", check=True).stdout)
-                for d in (old, new)]  # fmt: skip
+
+
+def test_by_class_is_what_account_says_of_both(dump_named: Callable[[str], Dump], cli: Cli) -> None:
+    before, after = dump_named("linux-6.12/kdump"), dump_named("linux-6.12/traps")
+    words = "diff", before.vmcore, "--by", "class", "--limit", "0", "--format", "json"
+    result = json.loads(after.run(*words, check=True).stdout)
+    accounts = [account(read_inventory(dump.prog)) for dump in (before, after)]
     for change in result["changes"]:
         pages = [
-            sum(row["pages"] for row in account["classes"] if row["name"] == change["key"]["class"])
-            for account in accounts
+            sum(row.pages for row in one.classes if row.name == change["key"]["class"])
+            for one in accounts
         ]
         assert [change["before"]["pages"], change["after"]["pages"]] == pages
         assert change["growth"]["pages"] == pages[1] - pages[0] != 0
     assert result["growth"]["pages"] == 0
 
 
-def test_one_dump_is_compared_with_that_of_the_options(
-    dump_named: Callable[[str], Dump], cli: Cli
-) -> None:
+def test_one_dump_is_compared_with_that_of_the_options(dump_named: Callable[[str], Dump]) -> None:
     before, after = dump_named("linux-6.12/kdump"), dump_named("linux-6.12/traps")
     words = "--by", "allocator", "--module", "po_leak", "--format", "json"
-    one = after.run("diff", before.vmcore, *words, check=True)
-    two = cli("-s", after.vmlinux, "diff", before.vmcore, after.vmcore, *words, check=True)
-    assert one.stdout == two.stdout
-    result = json.loads(one.stdout)
+    result = json.loads(after.run("diff", before.vmcore, *words, check=True).stdout)
     assert {change["state"] for change in result["changes"]} == {"new"}
     top = json.loads(after.run("top", *words, check=True).stdout)
     assert result["growth"] == top["total"]
@@ -105,3 +108,68 @@ def test_what_is_wrong_is_said_in_one_line(
     assert line.startswith("drgn-pageowner: ")
     assert said in line
     assert result.stdout == ""
+
+
+DRIP = ROOT / "testdata/linux-6.12/drip"
+
+
+def test_a_leak_is_first_with_its_growth_and_rate() -> None:
+    """Two snapshots of one guest, before and after a module leaked; without drgn."""
+    pytest.importorskip("pyarrow")
+    truth = json.loads((DRIP / "truth.json").read_text())
+    words = ["diff", str(DRIP / "before.parquet"), str(DRIP / "after.parquet")]
+    text = without_drgn(*words).splitlines()
+    assert truth["function"] in text[0]
+    assert f"+{truth['pages']:,} pages" in text[0]
+    result = json.loads(without_drgn(*words, "--limit", "0", "--format", "json"))
+    leak = result["changes"][0]
+    assert leak == result["leak"]
+    assert any(frame.startswith(truth["function"]) for frame in leak["stack"])
+    assert leak["state"] == "new"
+    assert leak["growth"]["pages"] == leak["growth"]["allocations"] == truth["pages"] == 1000
+    first, last = truth["dripped"][0], truth["dripped"][-1]
+    rate = (last["pages"] - first["pages"]) * 3600e9 / (last["ns"] - first["ns"])
+    assert leak["pages_per_hour"] == pytest.approx(rate, rel=0.03)
+    # The function that took pages and gave them back has not grown.
+    assert "po_drip_noise_one" not in str(result["changes"])
+
+
+@pytest.mark.parametrize(
+    "by, expected",
+    [
+        ("comm", {"po_drip": ("new", 1000), "dd": ("new", 300), "worker-ends": ("gone", -602)}),
+        ("module", {"po_drip": ("new", 1000)}),
+        ("class", {"driver or other kernel": ("grown", 1000), "shmem": ("grown", 300)}),
+    ],
+)
+def test_every_side_of_it_is_seen(by: str, expected: dict[str, tuple[str, int]]) -> None:
+    pytest.importorskip("pyarrow")
+    words = ["diff", str(DRIP / "before.parquet"), str(DRIP / "after.parquet"), "--by", by]
+    result = json.loads(without_drgn(*words, "--limit", "0", "--format", "json"))
+    assert result["leak"]["growth"]["pages"] == 1000
+    changes = {c["key"][by]: (c["state"], c["growth"]["pages"]) for c in result["changes"]}
+    assert expected.items() <= changes.items()
+
+
+def test_a_dump_and_its_snapshot_are_one(
+    dump_named: Callable[[str], Dump], cli: Cli, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    before, after = dump_named("linux-6.12/kdump"), dump_named("linux-6.12/traps")
+    saved = tmp_path / "before.parquet"
+    before.run("save", saved, check=True)
+    words = "--by", "stack,comm", "--format", "json", "--limit", "0"
+    dumps = after.run("diff", before.vmcore, *words, check=True).stdout
+    assert after.run("diff", saved, *words, check=True).stdout == dumps
+    assert cli("-s", before.vmlinux, "diff", saved, before.vmcore, check=True).stdout.endswith(
+        "+0 pages (0 B) in all\n"
+    )
+
+
+def without_drgn(*words: str) -> str:
+    code = (
+        "import sys; sys.modules['drgn'] = None\n"
+        "from drgn_pageowner.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

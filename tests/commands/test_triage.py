@@ -35,15 +35,21 @@ def parts(directory: Path) -> dict[str, dict[str, Any]]:
 
 def run(dump: Dump, directory: Path, **options: Any) -> int:
     """As the command line does, in this process."""
-    args = argparse.Namespace(directory=directory, force=False, min_pages=16, **options)
-    return triage.run(args, ProgramSession(dump.prog), io.StringIO())
+    return run_said(dump, directory, **options)[0]
+
+
+def run_said(dump: Dump, directory: Path, **options: Any) -> tuple[int, str]:
+    """The exit status, and what is printed."""
+    args = argparse.Namespace(**{"force": False, "min_pages": 16, **options}, directory=directory)
+    out = io.StringIO()
+    return triage.run(args, ProgramSession(dump.prog), out), out.getvalue()
 
 
 def test_leaks_are_found(dump_named: Callable[[str], Dump], tmp_path: Path) -> None:
     dump = dump_named("linux-6.12/traps")
-    result = dump.run("triage", tmp_path / "out")
-    assert result.returncode == 3, result.stderr
-    assert result.stdout.startswith("found leak: ")
+    status, said = run_said(dump, tmp_path / "out")
+    assert status == 3
+    assert said.startswith("found leak: ")
     found = index(tmp_path / "out")
     assert found["status"] == 3
     assert found["found"] is True
@@ -58,7 +64,14 @@ def test_leaks_are_found(dump_named: Callable[[str], Dump], tmp_path: Path) -> N
         assert name in EXTRAS or part["status"] == "ok"
         assert all((tmp_path / "out" / file).stat().st_size for file in part["files"])
     text = (tmp_path / "out/stacks.txt").read_text()
-    assert text == dump.run("top", "--limit", "0").stdout
+    assert text == dump.run("top", "--limit", "200").stdout
+
+
+def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Only these parts, as JSON: what the others do is tested elsewhere."""
+    chosen = [replace(part, formats={"json": f"{part.name}.json"}) for part in triage.PARTS
+              if part.name in names]  # fmt: skip
+    monkeypatch.setattr(triage, "PARTS", chosen)
 
 
 @pytest.mark.parametrize("kernel", ["5.10", "6.1", "7.2"])
@@ -68,9 +81,7 @@ def test_every_guest_with_leaks_is_found(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    only_leaks = [replace(part, formats={"json": "leaks.json"}) for part in triage.PARTS
-                  if part.name == "leaks"]  # fmt: skip
-    monkeypatch.setattr(triage, "PARTS", only_leaks)
+    only(monkeypatch, "leaks")
     assert run(dump_named(f"linux-{kernel}/traps"), tmp_path) == 3
 
 
@@ -113,7 +124,7 @@ def test_without_records_the_rest_is_there(
     assert "page_owner=on" in parts(tmp_path)["leaks"]["error"]
 
 
-@pytest.mark.parametrize("share", [0.2, 0.95, 0.99])
+@pytest.mark.parametrize("share", [0.2, 0.99])
 def test_a_truncated_dump_gives_what_it_can(
     dump_named: Callable[[str], Dump], cli: Callable[..., Any], share: float, tmp_path: Path
 ) -> None:
@@ -138,6 +149,7 @@ def test_an_error_of_ours_stops_no_other_part(
         raise TypeError("of\nours")
 
     monkeypatch.setattr(ProgramSession, "inventory", broken)
+    only(monkeypatch, "account", "leaks")
     assert run(one_dump, tmp_path) == 3
     account = parts(tmp_path)["account"]
     assert account["status"] == "crashed"
@@ -150,14 +162,12 @@ def test_a_folder_in_use_is_left_alone(
     one_dump: Dump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "index.json").write_text("{}")
-    result = one_dump.run("triage", tmp_path)
-    assert result.returncode == 2
-    assert "--force" in result.stderr
+    with pytest.raises(UsageError, match="--force"):
+        run(one_dump, tmp_path)
     assert (tmp_path / "index.json").read_text() == "{}"
     (tmp_path / "mine").write_text("mine")
-    monkeypatch.setattr(triage, "PARTS", triage.PARTS[:1])
-    args = argparse.Namespace(directory=tmp_path, force=True, min_pages=16)
-    assert triage.run(args, ProgramSession(one_dump.prog), io.StringIO()) == 1
+    only(monkeypatch, "info")
+    assert run(one_dump, tmp_path, force=True) == 1
     assert index(tmp_path)["status"] == 1
     assert (tmp_path / "mine").read_text() == "mine"
 
