@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from recipe import TESTDATA, Guest, build_kernel, make_initramfs
 VERSION = "6.12"
 MEMORY_MB = 256
 FUNCTION = "po_drip_leak_one"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TESTDATA.parent)}
 TIMES = ("before", "after")
 _DRIPPED = re.compile(r"po_drip: dripped allocations=(\d+) pages=(\d+) ns=(\d+)")
 
@@ -66,12 +68,12 @@ def take_pair(work: Path, directory: Path) -> dict[str, Any]:
     }
 
 
-def po(*arguments: object) -> str:
-    """What our command line answers."""
+def po(directory: Path, *arguments: object) -> str:
+    """What our command line answers; names of files in *directory* are without it."""
     command = [sys.executable, "-m", "drgn_pageowner", *map(str, arguments)]
     print("+", *command, file=sys.stderr, flush=True)
     return subprocess.run(
-        command, check=True, capture_output=True, text=True, cwd=TESTDATA.parent
+        command, check=True, capture_output=True, text=True, cwd=directory, env=ENVIRONMENT
     ).stdout
 
 
@@ -83,12 +85,12 @@ def check(what: str, right: bool, detail: str) -> bool:
 def prove(directory: Path, symbols: Path, truth: dict[str, Any]) -> bool:
     """Whether every comparison finds the leak, its size and its rate."""
     for name in TIMES:
-        po("-c", directory / name, "-s", symbols, "save", directory / f"{name}.parquet")
+        po(directory, "-c", name, "-s", symbols, "save", f"{name}.parquet")
     answers = {}
     for kinds in product(("", ".parquet"), repeat=2):
-        files = [directory / (name + kind) for name, kind in zip(TIMES, kinds, strict=True)]
+        files = [name + kind for name, kind in zip(TIMES, kinds, strict=True)]
         words = ["-s", symbols, "diff", *files, "--format", "json", "--limit", "0"]
-        answers[" and ".join(path.name for path in files)] = po(*words)
+        answers[" and ".join(files)] = po(directory, *words)
     first = next(iter(answers.values()))
     right = [
         check("one answer", answer == first, f"{name}: {len(answer):,} bytes")
