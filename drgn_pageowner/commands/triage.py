@@ -46,7 +46,8 @@ PARTS = (
     Part("suspects", ("leaks", "--suspects", "--limit", "0"),
          {"text": "suspects.txt", "json": "suspects.json"}),
     Part("frag", ("frag", "all"), {"text": "frag.txt", "json": "frag.json"}),
-    Part("report", ("report",), files=("report.html", "report.md")),
+    Part("report", ("report",), files=("report.html",)),
+    Part("ticket", ("report",), files=("report.md",)),
     Part("snapshot", ("save", "--leaks"), files=("snapshot.parquet",)),
 )  # fmt: skip
 

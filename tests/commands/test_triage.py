@@ -19,8 +19,8 @@ from drgn_pageowner.commands import triage
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.session import ProgramSession
 
-# How the files of parts that need an extra are called; they are not there without it.
-EXTRAS = ("report", "snapshot")
+# Parts that need an extra, and are skipped without it.
+EXTRAS = ("report", "ticket", "snapshot")
 
 
 def index(directory: Path) -> dict[str, Any]:
