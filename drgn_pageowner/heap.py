@@ -30,7 +30,7 @@ __all__ = (
     "record_of_row",
 )
 
-INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm")
+INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "migratetype")
 """What :attr:`Inventory.records` has of every record."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
+    from drgn_pageowner.crash import Crash
     from drgn_pageowner.heap import Heap, Inventory, Target, Verdicts, Word
     from drgn_pageowner.page_info import PageInfo
     from drgn_pageowner.pages import Memory
@@ -71,6 +72,10 @@ class Session(Protocol):
 
     def modules(self) -> list[str]:
         """Names of the loaded modules."""
+        ...
+
+    def crash(self) -> Crash:
+        """How the machine died, and what machine it was."""
         ...
 
     def page(self, what: str) -> PageInfo:

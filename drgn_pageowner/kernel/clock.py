@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from drgn import Program
-from drgn.helpers.linux.percpu import per_cpu
 from drgn.helpers.linux.printk import PrintkRecord, get_printk_records
 
 from drgn_pageowner.kernel.damage import DAMAGE
 from drgn_pageowner.kernel.memory import find_object, has_member
+from drgn_pageowner.kernel.percpu import cpu_variable
 from drgn_pageowner.kernel.topology import online_cpus
 
-__all__ = ("local_clock_ns", "panic_message")
+__all__ = ("local_clock_ns", "log_records", "panic_message")
 
 # The log buffer's sizes are powers of two: this is the largest that CONFIG_LOG_BUF_SHIFT allows
 # (25), and a bit.
@@ -27,24 +27,25 @@ def local_clock_ns(prog: Program) -> int | None:
     latest = 0
     try:
         for cpu in online_cpus(prog):
-            latest = max(latest, int(per_cpu(prog["runqueues"], cpu).clock))
+            latest = max(latest, int(cpu_variable(prog, "runqueues", cpu).clock))
     except DAMAGE:
         pass
     if not latest:
-        latest = max((record.timestamp for record in _log(prog)), default=0)
+        latest = max((record.timestamp for record in log_records(prog)), default=0)
     return latest or None
 
 
 def panic_message(prog: Program) -> str | None:
     """The message that ``panic()`` printed, or ``None`` if the kernel did not panic."""
-    for record in _log(prog):
+    for record in log_records(prog):
         text: str = record.text.decode(errors="backslashreplace")
         if text.startswith("Kernel panic - not syncing: "):
             return text
     return None
 
 
-def _log(prog: Program) -> list[PrintkRecord]:
+def log_records(prog: Program) -> list[PrintkRecord]:
+    """The kernel log, oldest first; empty where it cannot be read."""
     try:
         # Since Linux kernel commit 896fbe20b4e2 ("printk: use the lockless ringbuffer") (in v5.10).
         ring = find_object(prog, "prb")

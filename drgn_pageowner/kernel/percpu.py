@@ -5,13 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from drgn import Object, Program
-from drgn.helpers.linux.percpu import per_cpu_ptr
+from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 
 from drgn_pageowner.kernel.damage import DAMAGE
-from drgn_pageowner.kernel.memory import find_object
+from drgn_pageowner.kernel.memory import find_object, symbol_address
 from drgn_pageowner.kernel.topology import online_cpus, possible_cpus
 
-__all__ = ("add_differences", "first_chunk")
+__all__ = ("add_differences", "cpu_variable", "first_chunk")
+
+
+def cpu_variable(prog: Program, name: str, cpu: int) -> Object:
+    """
+    The per-CPU variable *name* of *cpu*.
+
+    Where per-CPU symbols start at 0 (x86-64 before Linux kernel commit 9d7de2aa8b41
+    ("x86/percpu/64: Use relative percpu offsets") (in v6.15)) a debugger may add KASLR's offset to
+    them and ``__per_cpu_offset`` not allow for that. The first chunk says where they are.
+
+    :raises LookupError: if this kernel has no such variable
+    """
+    variable = prog[name]
+    start = symbol_address(prog, "__per_cpu_start")
+    unit = dict(first_chunk(prog)[0]).get(cpu)
+    if start is None or unit is None or variable.address_ is None:
+        return per_cpu(variable, cpu)
+    return Object(prog, variable.type_, address=unit + variable.address_ - start)
 
 
 # A unit has the static per-CPU variables and what modules and others get: far less than this.
@@ -43,7 +61,7 @@ def add_differences(
     prog: Program,
     counters: dict[str, int],
     indices: Mapping[str, int],
-    per_cpu: Object,
+    pointer: Object,
     member: str,
 ) -> None:
     """
@@ -51,9 +69,9 @@ def add_differences(
 
     :param counters: Changed in place.
     :param indices: Name of every counter -> index in the array.
-    :param per_cpu: Per-CPU pointer to the structure that has the array *member*.
+    :param pointer: Per-CPU pointer to the structure that has the array *member*.
     """
     for cpu in online_cpus(prog):
-        differences = per_cpu_ptr(per_cpu, cpu).member_(member).value_()
+        differences = per_cpu_ptr(pointer, cpu).member_(member).value_()
         for name, index in indices.items():
             counters[name] += differences[index]

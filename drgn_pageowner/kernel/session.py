@@ -21,6 +21,7 @@ from drgn_pageowner.pages import Memory
 from drgn_pageowner.snapshot import Array, Facts, Frame, Snapshot
 
 if TYPE_CHECKING:
+    from drgn_pageowner.crash import Crash
     from drgn_pageowner.heap import Heap, Inventory, Target, Verdicts, Word
     from drgn_pageowner.kernel.heap import HeapReader
     from drgn_pageowner.kernel.inventory import InventoryReader
@@ -119,6 +120,11 @@ class ProgramSession:
 
     def modules(self) -> list[str]:
         return module_names(self._prog)
+
+    def crash(self) -> Crash:
+        from drgn_pageowner.kernel.crash import read_crash
+
+        return self._ask(lambda: read_crash(self._prog))
 
     def page(self, what: str) -> PageInfo:
         from drgn_pageowner.kernel.page_report import page_report

@@ -1,0 +1,65 @@
+"""How a machine died and what machine it was: what a post-mortem says besides its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+__all__ = ("Crash", "LogLine", "Oom", "Taint")
+
+
+@dataclass(frozen=True)
+class Taint:
+    """One reason why the kernel calls itself tainted."""
+
+    letter: str
+    """As ``print_tainted()`` prints it."""
+    meaning: str
+    """In words."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One record of the kernel log."""
+
+    ts_nsec: int
+    """Nanoseconds since boot."""
+    level: int
+    """0 (emergency) to 7 (debug)."""
+    text: str
+    """Bytes that are no UTF-8 are written as ``\\xNN``."""
+
+
+@dataclass(frozen=True)
+class Oom:
+    """What the out-of-memory killer did."""
+
+    kills: int | None
+    """Processes killed since boot (``oom_kill`` of ``/proc/vmstat``, v4.13); ``None`` where it
+    cannot be read."""
+    victims: int | None
+    """Tasks that were being killed at the dump (``oom_victims``)."""
+    log: Sequence[LogLine] = ()
+    """Its lines of the kernel log: who invoked it, what it killed."""
+
+
+@dataclass(frozen=True)
+class Crash:
+    """What is known of the machine and its end; all of it as far as the dump has it."""
+
+    crash_time: int | None = None
+    """``CRASHTIME`` of vmcoreinfo: seconds since 1970, UTC."""
+    hardware: str | None = None
+    """As the kernel prints it in every backtrace (``dump_stack_arch_desc_str``)."""
+    cpus: int | None = None
+    """CPUs that were online."""
+    command_line: str | None = None
+    """``saved_command_line``."""
+    task: tuple[int, str] | None = None
+    """pid and comm of the task that crashed the machine."""
+    tainted: int | None = None
+    """``tainted_mask``."""
+    taints: Sequence[Taint] = ()
+    oom: Oom = field(default_factory=lambda: Oom(None, None))
+    log: Sequence[LogLine] = ()
+    """The last lines of the kernel log."""
