@@ -18,7 +18,18 @@ from drgn_pageowner.analysis.distinct import distinct, sums
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.snapshot import Array, Frame, Snapshot
 
-__all__ = ("GROUP_KEYS", "SORT_KEYS", "Group", "Tally", "Top", "columns_for", "tally", "top")
+__all__ = (
+    "AGES",
+    "GROUP_KEYS",
+    "SORT_KEYS",
+    "Group",
+    "Tally",
+    "Top",
+    "age_bands",
+    "columns_for",
+    "tally",
+    "top",
+)
 
 GROUP_KEYS = {
     "stack": ("handle",),
@@ -41,7 +52,7 @@ GROUP_KEYS = {
 SORT_KEYS = ("pages", "allocations", "oldest", "newest")
 """What groups can be sorted by besides the keys that they are grouped by."""
 
-_AGES = (
+AGES = (
     (1, "< 1 s"),
     (10, "1-10 s"),
     (60, "10-60 s"),
@@ -50,6 +61,7 @@ _AGES = (
     (86400, "1-24 h"),
     (None, "> 1 day"),
 )
+"""Age bands: seconds at which each ends, and its name."""
 
 
 @dataclass(frozen=True)
@@ -251,15 +263,24 @@ def _key_column(snapshot: Snapshot, key: str, stacks: Array) -> Array:
     if key == "kind":
         return _texts(_kind(snapshot, stacks))
     if key == "age":
-        now = np.uint64(snapshot.facts.now_ns or 0)
-        seconds = (now - np.minimum(snapshot["ts_nsec"], now)) // np.uint64(10**9)
-        bounds = np.array([bound for bound, _ in _AGES if bound is not None], np.uint64)
-        return np.searchsorted(bounds, seconds, "right")
+        return age_bands(snapshot)
     return snapshot[{"gfp": "gfp_mask"}.get(key, key)]
 
 
 def _texts(values: Array) -> Array:
     return values.astype(str) if len(values) else np.zeros(0, "U1")
+
+
+def age_bands(snapshot: Snapshot) -> Array:
+    """
+    How old every record is.
+
+    :return: ``int64``, shape ``(n,)``: index in :data:`AGES`.
+    """
+    now = np.uint64(snapshot.facts.now_ns or 0)
+    seconds = (now - np.minimum(snapshot["ts_nsec"], now)) // np.uint64(10**9)
+    bounds = np.array([bound for bound, _ in AGES if bound is not None], np.uint64)
+    return np.searchsorted(bounds, seconds, "right")
 
 
 def _kind(snapshot: Snapshot, stacks: Array) -> Array:
@@ -363,7 +384,7 @@ def _label(snapshot: Snapshot, key: str, value: Any, handle: int, depth: int | N
             (zone.name for zone in snapshot.facts.zones if zone.type == number), int(number)
         ),
         "memcg": lambda number: snapshot.memcgs[number].path if number >= 0 else None,
-        "age": lambda number: _AGES[number][1],
+        "age": lambda number: AGES[number][1],
     }
     return labels[key](value) if key in labels else int(value)
 

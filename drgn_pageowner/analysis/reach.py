@@ -121,9 +121,14 @@ class Reach:
         return result[::-1]
 
 
-def reach(heap: Heap) -> Reach:
-    """Mark *heap* from its roots, and say of the rest what holds it."""
-    classes = page_classes(heap.inventory)
+def reach(heap: Heap, classes: Array | None = None) -> Reach:
+    """
+    Mark *heap* from its roots, and say of the rest what holds it.
+
+    :param classes: Of :func:`~drgn_pageowner.analysis.page_class.page_classes`, if at hand.
+    """
+    if classes is None:
+        classes = page_classes(heap.inventory)
     allocation = _allocations(heap)
     role = _roles(heap, classes)
     node = np.arange(heap.nodes, dtype=np.int32)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from drgn import Program, ProgramFlags
+from drgn import Object, Program, ProgramFlags
 
 from drgn_pageowner.crash import Crash, LogLine, Oom, Taint
 from drgn_pageowner.kernel.clock import log_records
@@ -120,17 +120,19 @@ def _oom_kills(prog: Program) -> int:
 
 def _taints(prog: Program, mask: int) -> list[Taint]:
     table = find_object(prog, "taint_flags")
-    result = []
-    for bit in range(mask.bit_length()):
-        if not mask >> bit & 1:
-            continue
-        letter, meaning = _TAINTS[bit] if bit < len(_TAINTS) else ("?", f"flag {bit}")
-        if table is not None and bit < len(table):
-            own = _or_none(lambda flag=table[bit]: chr(int(flag.c_true)))  # type: ignore[misc]
-            if own is not None and own != letter:
-                letter, meaning = own, f"flag {bit}"
-            if meaning == f"flag {bit}" and has_member(table[bit].type_, "desc"):
-                flag = table[bit]
-                meaning = _or_none(lambda flag=flag: _text(flag.desc.string_())) or meaning  # type: ignore[misc]
-        result.append(Taint(letter, meaning))
-    return result
+    bits = [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+    return [_taint(table, bit) for bit in bits]
+
+
+def _taint(table: Object | None, bit: int) -> Taint:
+    """The kernel's own letter; our words if that is what we know by this letter."""
+    known = _TAINTS[bit] if bit < len(_TAINTS) else None
+    letter, words = known if known is not None else ("?", f"flag {bit}")
+    if table is None or bit >= len(table):
+        return Taint(letter, words)
+    flag = table[bit]
+    own = _or_none(lambda: chr(int(flag.c_true)))
+    if own is None or own == letter:
+        return Taint(letter, words)
+    named = _or_none(lambda: _text(flag.desc.string_())) if has_member(flag.type_, "desc") else None
+    return Taint(own, named or f"flag {bit}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from drgn_pageowner.units import age, pages_size, share
+
 __all__ = ("age", "ages", "pages_size", "seconds", "share", "table")
 
 
@@ -16,35 +18,9 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], right: Sequence
     return tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=align) + "\n"
 
 
-def pages_size(size: int) -> str:
-    """Bytes as people say them: ``"12.3 MiB"``."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(value) < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def share(part: int, whole: int) -> str:
-    """*part* of *whole* in percent."""
-    return f"{100 * part / whole:.1f} %" if whole else "-"
-
-
 def seconds(nanoseconds: int | None) -> str:
     """A timestamp as dmesg shows it: ``"12.345678"``."""
     return "-" if nanoseconds is None else f"{nanoseconds / 10**9:.6f}"
-
-
-def age(nanoseconds: int | None) -> str:
-    """A duration: ``"3.2 s"``, ``"14 min"``, ``"2.5 h"``, ``"3 d"``."""
-    if nanoseconds is None:
-        return "-"
-    value = nanoseconds / 10**9
-    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
-        if value < limit:
-            return f"{value / divisor:.1f} {unit}"
-    return f"{value / 86400:.1f} d"
 
 
 def ages(oldest_ns: int | None, newest_ns: int | None, now_ns: int | None) -> str:

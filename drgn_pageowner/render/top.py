@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from drgn_pageowner.analysis.allocator import allocator_of
 from drgn_pageowner.analysis.group import Group, Top
 from drgn_pageowner.render.table import ages, pages_size, share, table
 from drgn_pageowner.render.text import gfp_text
-from drgn_pageowner.snapshot import Snapshot
+from drgn_pageowner.snapshot import Frame, Snapshot
 
-__all__ = ("key_text", "top_csv", "top_json", "top_table")
+__all__ = ("key_text", "top_csv", "top_json", "top_object", "top_table")
 
 
 def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
@@ -61,7 +61,7 @@ def key_text(group: Group, key: str, snapshot: Snapshot) -> str:
     return "-" if value is None else str(value)
 
 
-def _object(group: Group, snapshot: Snapshot) -> dict[str, Any]:
+def _object(group: Group, lines: Callable[[Frame], list[str]]) -> dict[str, Any]:
     return {
         "key": group.key,
         "allocations": group.allocations,
@@ -70,28 +70,31 @@ def _object(group: Group, snapshot: Snapshot) -> dict[str, Any]:
         "oldest_ns": group.oldest_ns,
         "newest_ns": group.newest_ns,
         "handle": group.handle or None,
-        "stack": [line for frame in group.stack for line in snapshot.frame_lines(frame)],
+        "stack": [line for frame in group.stack for line in lines(frame)],
+    }
+
+
+def top_object(result: Top, lines: Callable[[Frame], list[str]]) -> dict[str, Any]:
+    """
+    What ``top --format json`` prints; its members are documented in docs/formats.md.
+
+    :param lines: A frame as text.
+    """
+    return {
+        "by": result.by,
+        "total": {
+            "allocations": result.allocations,
+            "pages": result.pages,
+            "bytes": result.bytes,
+        },
+        "number_of_groups": result.number_of_groups,
+        "groups": [_object(group, lines) for group in result.groups],
     }
 
 
 def top_json(result: Top, snapshot: Snapshot) -> Iterator[str]:
-    """One JSON object; its members are documented in docs/formats.md."""
-    yield (
-        json.dumps(
-            {
-                "by": result.by,
-                "total": {
-                    "allocations": result.allocations,
-                    "pages": result.pages,
-                    "bytes": result.bytes,
-                },
-                "number_of_groups": result.number_of_groups,
-                "groups": [_object(group, snapshot) for group in result.groups],
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+    """One JSON object."""
+    yield json.dumps(top_object(result, snapshot.frame_lines), indent=1) + "\n"
 
 
 def top_csv(result: Top, snapshot: Snapshot) -> Iterator[str]:
@@ -101,7 +104,7 @@ def top_csv(result: Top, snapshot: Snapshot) -> Iterator[str]:
     numbers = ["allocations", "pages", "bytes", "oldest_ns", "newest_ns", "handle"]
     writer.writerow([*result.by, *numbers, "frames"])
     for group in result.groups:
-        row = _object(group, snapshot)
+        row = _object(group, snapshot.frame_lines)
         keys = [group.key[key] for key in result.by]
         writer.writerow([*keys, *(row[name] for name in numbers), ";".join(row["stack"])])
     yield text.getvalue()

@@ -1,0 +1,162 @@
+"""Everything that a post-mortem says of a machine's memory, each thing computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from drgn_pageowner.analysis.account import Account, account
+from drgn_pageowner.analysis.blockmap import BlockMap, block_map
+from drgn_pageowner.analysis.blocks import block_table
+from drgn_pageowner.analysis.contiguity import BlockSize, contiguity
+from drgn_pageowner.analysis.culprits import Culprits, culprits
+from drgn_pageowner.analysis.flame import Flame, flame
+from drgn_pageowner.analysis.group import Top, columns_for, top
+from drgn_pageowner.analysis.leaks import Leaks, find_leaks
+from drgn_pageowner.analysis.mobility import overlay
+from drgn_pageowner.analysis.page_class import page_classes
+from drgn_pageowner.analysis.page_owners import (
+    AgeBand,
+    ClassOwners,
+    OwnerTable,
+    ages_by_class,
+    owner_table,
+    owners_by_class,
+    owners_of_cells,
+)
+from drgn_pageowner.analysis.reach import reach
+from drgn_pageowner.analysis.summary import consistency
+from drgn_pageowner.analysis.zone_summary import ZoneSummary, zone_summaries
+from drgn_pageowner.crash import Crash
+from drgn_pageowner.heap import Heap, Inventory
+from drgn_pageowner.info import Consistency
+from drgn_pageowner.snapshot import Array, Facts, Snapshot
+
+__all__ = ("Frag", "Report", "Sources", "ZoneMap", "report")
+
+# What is drawn and listed; the rest is summed, so that a page of a large machine can be mailed.
+_STACKS = 4000
+_LISTED = 100
+_OWNERS_OF_CLASS = 12
+_OWNERS_OF_CELL = 3
+_CELLS = 4096
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a report is made of, as far as it could be read."""
+
+    facts: Facts
+    crash: Crash | None = None
+    modules: Sequence[str] = ()
+    heap: Heap | None = None
+    inventory: Inventory | None = None
+    """That of :attr:`heap`, if there is one."""
+    records: Snapshot | None = None
+    """Those of :attr:`inventory`, if there is one."""
+    problems: Sequence[str] = ()
+    """What could not be read, a line each."""
+
+
+@dataclass(frozen=True)
+class ZoneMap:
+    """The map of a zone with the owners of each cell."""
+
+    map: BlockMap
+    owners: list[list[tuple[str, int]]]
+    """Of each cell the allocators with most pages there, and their base pages."""
+
+
+@dataclass(frozen=True)
+class Frag:
+    """Free memory and what is in the way of larger blocks."""
+
+    zones: list[ZoneSummary]
+    sizes: list[BlockSize]
+    """Aligned blocks of every size in all zones together."""
+    culprits: Culprits
+    """By allocator."""
+    maps: list[ZoneMap]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A post-mortem. A part that could not be had is ``None``; :attr:`problems` says why."""
+
+    facts: Facts
+    crash: Crash | None
+    modules: Sequence[str]
+    account: Account | None = None
+    owners: list[ClassOwners] | None = None
+    """The allocators of every class."""
+    tops: Mapping[str, Top] = field(default_factory=dict)
+    """By ``allocator``, ``stack``, ``comm`` and ``module``, as far as this kernel records them."""
+    flame: Flame | None = None
+    ages: list[AgeBand] | None = None
+    leaks: Leaks | None = None
+    frag: Frag | None = None
+    coverage: Mapping[str, object] = field(default_factory=dict)
+    """Of the records: what could be read and what not, in base pages."""
+    consistency: Consistency | None = None
+    """The kernel's own counts beside ours, where it has them."""
+    problems: Sequence[str] = ()
+    """What could not be read or computed, a line each."""
+
+
+def report(sources: Sources) -> Report:
+    """Run every analysis that *sources* allow."""
+    parts: dict[str, Any] = {}
+    if sources.records is not None:
+        parts |= _of_records(sources.records)
+    if sources.inventory is not None:
+        classes = page_classes(sources.inventory)
+        parts |= _of_pages(sources.inventory, classes)
+        if sources.heap is not None:
+            parts["leaks"] = find_leaks(reach(sources.heap, classes))
+    return Report(
+        facts=sources.facts,
+        crash=sources.crash,
+        modules=sources.modules,
+        problems=sources.problems,
+        **parts,
+    )
+
+
+def _of_records(records: Snapshot) -> dict[str, Any]:
+    by_stack = top(records, ["stack"], limit=_STACKS)
+    tops = {"stack": replace(by_stack, groups=by_stack.groups[:_LISTED])}
+    for key in ("allocator", "comm", "module"):
+        if columns_for([key]) <= records.columns.keys() | {"ts_nsec"}:
+            tops[key] = top(records, [key], limit=_LISTED)
+    return {
+        "tops": tops,
+        "flame": flame(by_stack),
+        "coverage": records.coverage,
+        "consistency": consistency(records),
+    }
+
+
+def _of_pages(inventory: Inventory, classes: Array) -> dict[str, Any]:
+    owners = owner_table(inventory, classes)
+    return {
+        "account": account(inventory, classes),
+        "owners": owners_by_class(owners, _OWNERS_OF_CLASS),
+        "ages": ages_by_class(inventory, classes),
+        "frag": _frag(inventory, owners),
+    }
+
+
+def _frag(inventory: Inventory, owners: OwnerTable) -> Frag:
+    joined = overlay(inventory.memory, inventory.records)
+    table, facts = block_table(joined), inventory.memory.pages.facts
+    types = list(inventory.memory.pages.names.migratetypes)
+    maps = block_map(facts, types, table, _CELLS)
+    of_cells = owners_of_cells(owners, table, joined.block, maps, _OWNERS_OF_CELL)
+    sizes = contiguity(joined, table).sizes
+    return Frag(
+        zones=zone_summaries(joined, table),
+        sizes=[size for size in sizes if size.zone is None],
+        culprits=culprits(joined, by="allocator", limit=_LISTED),
+        maps=[ZoneMap(one, cells) for one, cells in zip(maps, of_cells, strict=True)],
+    )

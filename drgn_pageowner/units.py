@@ -1,0 +1,31 @@
+"""Sizes, shares and durations as people say them."""
+
+from __future__ import annotations
+
+__all__ = ("age", "pages_size", "share")
+
+
+def pages_size(size: int) -> str:
+    """Bytes as people say them: ``"12.3 MiB"``."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def share(part: int, whole: int) -> str:
+    """*part* of *whole* in percent."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def age(nanoseconds: int | None) -> str:
+    """A duration: ``"3.2 s"``, ``"14 min"``, ``"2.5 h"``, ``"3 d"``."""
+    if nanoseconds is None:
+        return "-"
+    value = nanoseconds / 10**9
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if value < limit:
+            return f"{value / divisor:.1f} {unit}"
+    return f"{value / 86400:.1f} d"
