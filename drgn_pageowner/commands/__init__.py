@@ -28,6 +28,7 @@ COMMANDS = {
     "refs": "who points at a page directly",
     "diff": "what changed between two dumps: growth by stack, allocator, class, task, ...",
     "frag": "explain fragmentation: zones, culprits, contiguity, CMA, one allocation",
+    "report": "a post-mortem as one HTML page, as Markdown or JSON",
     "triage": "everything into a folder, with verdicts and an exit status for scripts",
     "save": "save it to a file that every command reads instead of the dump (-S)",
     "sql": "query a dump, or any number of snapshots, with SQL",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.blockmap import BlockMap, Cell
 
-__all__ = ("map_text",)
+__all__ = ("CELL_CLASSES", "cell_class", "map_text")
 
 _COLUMNS = 64
 
@@ -22,7 +22,12 @@ _LEGEND = {
 }
 
 
-def _class_of(cell: Cell) -> str:
+CELL_CLASSES = {name: meaning for name, (_, _, meaning) in _LEGEND.items()}
+"""What a cell can be, and what that means."""
+
+
+def cell_class(cell: Cell) -> str:
+    """Which of :data:`CELL_CLASSES` *cell* is."""
     here = cell.free + cell.movable + cell.reclaimable + cell.unmovable
     if cell.polluted:
         return "polluted"
@@ -51,7 +56,7 @@ def map_text(maps: Sequence[BlockMap], *, colour: bool) -> Iterator[str]:
         yield f"node {zone.node}, zone {zone.zone}: a cell is {per}\n"
         for start in range(0, len(zone.cells), _COLUMNS):
             cells = zone.cells[start : start + _COLUMNS]
-            line = "".join(painted(_class_of(cell)) for cell in cells)
+            line = "".join(painted(cell_class(cell)) for cell in cells)
             yield f"{cells[0].pfn:#12x} {line}\n"
         yield "\n"
     for name, (_, _, meaning) in _LEGEND.items():

@@ -10,13 +10,14 @@ from typing import Any
 from drgn_pageowner.info import Info
 from drgn_pageowner.render.table import age, pages_size, seconds
 
-__all__ = ("info_json", "info_table")
+__all__ = ("STATES", "info_json", "info_table")
 
-_STATES = {
+STATES = {
     "absent": "not in this kernel (built without CONFIG_PAGE_OWNER)",
     "off": "compiled in, but off (needs page_owner=on on the kernel command line)",
     "on": "on",
 }
+""":attr:`Facts.page_owner` in words."""
 
 
 def info_table(info: Info) -> Iterator[str]:
@@ -42,7 +43,7 @@ def _rows(info: Info) -> Iterator[tuple[str, str]]:
         f"({pages_size(memory * facts.page_size)}) on {nodes} node{'s' * (nodes != 1)}, "
         f"{facts.memory_model}",
     )
-    yield "page_owner", _STATES[facts.page_owner]
+    yield "page_owner", STATES[facts.page_owner]
     if facts.page_owner != "on":
         return
     if info.first_ns is not None:

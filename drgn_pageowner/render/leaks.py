@@ -9,7 +9,7 @@ from drgn_pageowner.analysis.suspects import Suspect
 from drgn_pageowner.render.table import ages, pages_size
 from drgn_pageowner.snapshot import Facts
 
-__all__ = ("leaks_text", "suspects_text")
+__all__ = ("leaks_text", "pfns_text", "suspects_text", "tasks_text")
 
 _PFNS = 8
 
@@ -41,22 +41,24 @@ def _group(group: LeakGroup, result: Leaks, facts: Facts) -> Iterator[str]:
     if result.now_ns is not None and group.oldest_ns is not None:
         yield f"  age: {ages(group.oldest_ns, group.newest_ns, result.now_ns)}\n"
     if group.tasks:
-        yield f"  by: {_tasks(group.tasks)}\n"
+        yield f"  by: {tasks_text(group.tasks)}\n"
     gone = [name for name, loaded in group.modules.items() if not loaded]
     if gone or group.module_gone:
         yield f"  module gone: {', '.join(gone) if gone else 'frames without a symbol'}\n"
-    yield f"  pages: {_pfns(group.pfns)}\n"
+    yield f"  pages: {pfns_text(group.pfns)}\n"
     yield from (f"    {frame}\n" for frame in group.stack)
 
 
-def _tasks(tasks: Sequence[Task]) -> str:
+def tasks_text(tasks: Sequence[Task]) -> str:
+    """Who allocated, those with most allocations first."""
     return ", ".join(
         f"{task.comm or 'pid'} {task.pid} ({task.allocations:,}{'' if task.alive else ', gone'})"
         for task in tasks[:4]
     )
 
 
-def _pfns(pfns: Sequence[int]) -> str:
+def pfns_text(pfns: Sequence[int]) -> str:
+    """The first PFNs, as other commands take them, and how many more there are."""
     shown = " ".join(f"pfn:{pfn:#x}" for pfn in pfns[:_PFNS])
     return f"{shown} and {len(pfns) - _PFNS:,} more" if len(pfns) > _PFNS else shown
 
@@ -93,7 +95,7 @@ def suspects_text(found: Sequence[Suspect], facts: Facts, limit: int | None) -> 
         if suspect.pages_per_hour is not None:
             yield f"  growth: {suspect.pages_per_hour:,.0f} pages an hour\n"
         if suspect.tasks:
-            yield f"  by: {_tasks(suspect.tasks)}\n"
+            yield f"  by: {tasks_text(suspect.tasks)}\n"
         yield from (f"    {frame}\n" for frame in suspect.stack)
     if limit is not None and len(found) > limit:
         yield f"\n{limit} of {len(found)} shown (--limit 0: all)\n"

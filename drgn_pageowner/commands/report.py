@@ -1,0 +1,109 @@
+"""
+A post-mortem of a machine's memory to look at, to keep and to mail.
+
+  report OUT.html                  one page that needs nothing else
+  report OUT.md                    the same findings as text, for a ticket
+  report OUT.json                  all numbers of the page
+  report --format md               to standard output
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+from typing import TextIO, TypeVar
+
+from drgn_pageowner.analysis.report import Report, Sources, report
+from drgn_pageowner.commands.session import Session
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
+from drgn_pageowner.progress import warn
+
+T = TypeVar("T")
+
+FORMATS = ("html", "md", "json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "out", nargs="?", default="-", metavar="OUT",
+        help="file to write; its suffix decides what (default: -, standard output)",
+    )  # fmt: skip
+    parser.add_argument("--format", choices=FORMATS, help="what to write, whatever the suffix")
+    parser.add_argument(
+        "--no-leaks", action="store_true", help="do not search for leaks: faster on a large machine"
+    )
+
+
+def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    kind = args.format or PurePath(args.out).suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise UsageError(
+            f"{args.out}: its suffix does not say what to write: name a file .html, .md or .json, "
+            "or say --format"
+        )
+    render = _renderer(kind)
+    text = render(report(read(session, leaks=not args.no_leaks)))
+    if args.out == "-":
+        out.writelines(text)
+        return 0
+    try:
+        with open(args.out, "w", encoding="utf-8") as file:
+            file.writelines(text)
+    except OSError as error:
+        raise PageOwnerError(f"cannot write {args.out}: {error.strerror}") from error
+    return 0
+
+
+def _renderer(kind: str) -> Callable[[Report], Iterator[str]]:
+    """Found before anything is read: a package that is missing is said at once."""
+    if kind == "json":
+        from drgn_pageowner.render.report.json import report_json
+
+        return report_json
+    if kind == "md":
+        from drgn_pageowner.render.report.markdown import MarkdownRenderer
+
+        return MarkdownRenderer()
+    from drgn_pageowner.render.report.html import HtmlRenderer
+
+    return HtmlRenderer()
+
+
+def read(session: Session, *, leaks: bool = True) -> Sources:
+    """
+    Everything that a report is made of; what cannot be read becomes one of its problems.
+
+    :param leaks: Whether to read who points to whom.
+    """
+    problems: list[str] = []
+
+    def attempt(what: str, get: Callable[[], T]) -> T | None:
+        try:
+            return get()
+        except PageOwnerError as error:
+            problems.append(f"{what}: {error}")
+            return None
+
+    facts = session.facts()
+    if facts.page_owner in NO_RECORDS:
+        warn(f"owners, ages and leaks are left out: {NO_RECORDS[facts.page_owner]}")
+        problems.append(NO_RECORDS[facts.page_owner])
+    elif not leaks:
+        problems.append("leaks were not searched for: --no-leaks")
+    on = facts.page_owner not in NO_RECORDS
+    heap = attempt("who points to whom", session.heap) if on and leaks else None
+    inventory = heap.inventory if heap is not None else attempt("use of pages", session.inventory)
+    records = inventory.records if inventory is not None else None
+    if on and inventory is None:
+        records = attempt("records", lambda: session.snapshot(("handle", "ts_nsec", "comm")))
+    known = inventory.problems if inventory is not None else records.problems if records else []
+    return Sources(
+        facts=facts,
+        crash=attempt("the crash", session.crash),
+        modules=attempt("modules", session.modules) or (),
+        heap=heap,
+        inventory=inventory,
+        records=records,
+        problems=[*problems, *known],
+    )

@@ -1,0 +1,1 @@
+"""A post-mortem as one HTML page, as Markdown, as JSON."""

@@ -1,0 +1,148 @@
+"""A report as one HTML page that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from drgn_pageowner.analysis.report import Report
+from drgn_pageowner.analysis.verdicts import verdicts
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.render.report.charts import chart_data
+from drgn_pageowner.render.report.machine import (
+    NO_HOST,
+    crash_rows,
+    log_text,
+    machine_rows,
+    read_rows,
+)
+from drgn_pageowner.render.report.plain import plain
+from drgn_pageowner.render.report.tables import tables
+from drgn_pageowner.render.table import pages_size, share
+
+__all__ = ("HtmlRenderer", "environment", "title_of")
+
+_SCRIPTS = ("theme.js", "tables.js", "charts.js", "map.js", "flame.js")
+
+
+def environment(*, autoescape: bool) -> Any:
+    """
+    Jinja2 with our templates.
+
+    :raises PageOwnerError: if it is not installed
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError:
+        raise PageOwnerError(_missing("jinja2")) from None
+    return Environment(
+        loader=PackageLoader("drgn_pageowner.render.report"),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: plain(value) if type(value) is str else value,
+    )
+
+
+def _missing(package: str) -> str:
+    return (
+        f"a report needs the package {package}: install drgn-pageowner's extra report "
+        "(pip install 'drgn-pageowner[report]')"
+    )
+
+
+def _plotly() -> str:
+    """:raises PageOwnerError: if plotly is not installed"""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise PageOwnerError(_missing("plotly")) from None
+    script: str = get_plotlyjs()
+    return script
+
+
+class HtmlRenderer:
+    """
+    Makes the page.
+
+    Nothing in it runs or is loaded but the scripts that are put in here: the page's own policy
+    names their hashes.
+    """
+
+    def __init__(self) -> None:
+        """:raises PageOwnerError: if Jinja2 or plotly is not installed"""
+        self._jinja = environment(autoescape=True)
+        own = "\n".join(self._source(name) for name in _SCRIPTS)
+        # Each of the two is one script element; what is between the tags is what is hashed.
+        self._scripts = [_inline(_plotly()), _inline(own)]
+
+    def _source(self, name: str) -> str:
+        source: str = self._jinja.loader.get_source(self._jinja, name)[0]
+        return source
+
+    def __call__(self, report: Report) -> Iterator[str]:
+        from drgn_pageowner import __version__
+
+        yield self._jinja.get_template("report.html.j2").render(
+            report=report,
+            facts=report.facts,
+            title=title_of(report),
+            verdicts=verdicts(report),
+            machine=list(machine_rows(report)),
+            crash=list(crash_rows(report)),
+            read=list(read_rows(report)),
+            log=log_text(report),
+            oom_log=log_text(report, oom=True),
+            tables=tables(report),
+            tiles=list(_tiles(report)),
+            style=self._source("report.css"),
+            scripts=self._scripts,
+            hashes=" ".join(f"'sha256-{_hash(script)}'" for script in self._scripts),
+            data=_data(chart_data(report)),
+            version=__version__,
+        )
+
+
+def _inline(script: str) -> str:
+    """*script* as the content of an element: a tag in a string of it must not end the element."""
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _data(data: Any) -> str:
+    """JSON in which no character means anything to an HTML parser."""
+    text = json.dumps(data, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def title_of(report: Report) -> str:
+    """What the report is of."""
+    host = report.facts.hostname
+    return "Memory report" if host in NO_HOST else f"Memory of {host}"
+
+
+def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
+    """Name, number and remark of what somebody sees first."""
+    size = report.facts.page_size
+    present = sum(zone.present for zone in report.facts.zones)
+    yield "Memory", pages_size(present * size), f"{present:,} pages"
+    if report.frag is not None:
+        free = sum(zone.free for zone in report.frag.zones)
+        yield "Free", pages_size(free * size), f"{share(free, present)} of memory"
+    top = report.tops.get("stack")
+    if top is not None:
+        remark = f"{top.allocations:,} allocations, {top.number_of_groups:,} stacks"
+        yield "Recorded by page_owner", pages_size(top.bytes), remark
+    if report.leaks is not None:
+        lost = report.leaks.lost_pages
+        yield "Leaked", pages_size(lost * size), f"{report.leaks.lost_allocations:,} allocations"

@@ -1,0 +1,92 @@
+"""What machine it was and how it died: names and values, for any format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from drgn_pageowner.analysis.report import Report
+from drgn_pageowner.crash import Crash
+from drgn_pageowner.render.info import STATES
+from drgn_pageowner.render.table import age, pages_size, seconds
+
+__all__ = ("NO_HOST", "crash_rows", "log_text", "machine_rows", "read_rows")
+
+NO_HOST = ("", "(none)")
+"""Host names of machines that have none."""
+
+
+def machine_rows(report: Report) -> Iterator[tuple[str, str]]:
+    """The machine and its kernel."""
+    facts, crash = report.facts, report.crash or Crash()
+    if facts.hostname not in NO_HOST:
+        yield "host", facts.hostname
+    yield "kernel", f"{facts.release} {facts.version}".strip() + f" ({facts.arch})"
+    if crash.hardware:
+        yield "hardware", crash.hardware
+    if crash.cpus is not None:
+        yield "CPUs", str(crash.cpus)
+    present = sum(zone.present for zone in facts.zones)
+    nodes = len({zone.node for zone in facts.zones})
+    yield (
+        "memory",
+        f"{pages_size(present * facts.page_size)} ({present:,} pages of {facts.page_size:,} bytes) "
+        f"on {nodes} node{'s' * (nodes != 1)}",
+    )
+    yield "page_owner", STATES[facts.page_owner]
+    if crash.command_line:
+        yield "command line", crash.command_line
+    if report.modules:
+        yield "modules", ", ".join(report.modules)
+
+
+def crash_rows(report: Report) -> Iterator[tuple[str, str]]:
+    """Its end."""
+    facts, crash = report.facts, report.crash or Crash()
+    if facts.live:
+        yield "state", "running"
+    elif facts.panic_message:
+        yield "died of", facts.panic_message
+    # Beyond that it is no time: the dump is damaged.
+    if crash.crash_time is not None and crash.crash_time < 1 << 36:
+        when = datetime.fromtimestamp(crash.crash_time, UTC)
+        yield "crashed at", f"{when:%Y-%m-%d %H:%M:%S} UTC"
+    if facts.now_ns is not None:
+        yield "up for", f"{age(facts.now_ns)} ({seconds(facts.now_ns)} s)"
+    if crash.task is not None:
+        yield "by task", f"{crash.task[1]} (pid {crash.task[0]})"
+    if crash.tainted is not None:
+        words = ", ".join(f"{taint.letter}: {taint.meaning}" for taint in crash.taints)
+        yield "tainted", f"{crash.tainted} ({words})" if crash.taints else "no"
+    yield "killed for memory", _oom(crash)
+
+
+def _oom(crash: Crash) -> str:
+    kills, victims = crash.oom.kills, crash.oom.victims
+    text = "unknown" if kills is None else f"{kills:,} processes since boot"
+    return f"{text}, {victims:,} at that moment" if victims is not None else text
+
+
+def read_rows(report: Report) -> Iterator[tuple[str, str]]:
+    """How far the records can be trusted."""
+    coverage, same = report.coverage, report.consistency
+    if coverage:
+        yield (
+            "page_ext",
+            f"{coverage['covered']:,} pages have one, {coverage['uncovered']:,} have none, "
+            f"{coverage['missing']:,} could not be read",
+        )
+    if same is not None:
+        yield (
+            "kernel's counts",
+            f"{same.equal:,} of {same.stacks:,} stacks have the pages that the kernel counted "
+            f"({same.kernel_pages:,} by the kernel, {same.our_pages:,} by their records)",
+        )
+
+
+def log_text(report: Report, *, oom: bool = False) -> str:
+    """The end of the kernel log, or what it has of the out-of-memory killer, as dmesg prints it."""
+    if report.crash is None:
+        return ""
+    lines = report.crash.oom.log if oom else report.crash.log
+    return "".join(f"[{line.ts_nsec / 10**9:12.6f}] {line.text}\n" for line in lines)

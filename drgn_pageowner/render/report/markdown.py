@@ -1,0 +1,76 @@
+"""A report as Markdown, for a ticket or a mail: what the page says, and its tables' first rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from drgn_pageowner.analysis.report import Report
+from drgn_pageowner.analysis.verdicts import verdicts
+from drgn_pageowner.render.report.html import environment, title_of
+from drgn_pageowner.render.report.machine import crash_rows, log_text, machine_rows, read_rows
+from drgn_pageowner.render.report.plain import plain
+from drgn_pageowner.render.report.tables import Cell, Table, tables
+
+__all__ = ("MarkdownRenderer",)
+
+_ROWS = 20
+_STACKS = 5
+_LOG_LINES = 20
+# What Markdown, or HTML in it, would read as something else: not the _ of a function's name, nor
+# the brackets around a module's.
+_SPECIAL = re.compile(r"[\\`*<>#|~&]|(?<![A-Za-z0-9_])_|_(?![A-Za-z0-9_])|\](?=[(\[:])")
+
+
+class MarkdownRenderer:
+    """Makes the text."""
+
+    def __init__(self) -> None:
+        """:raises PageOwnerError: if Jinja2 is not installed"""
+        self._jinja = environment(autoescape=False)
+        self._jinja.filters.update(text=escape, code=code, cells=cells, rule=rule)
+
+    def __call__(self, report: Report) -> Iterator[str]:
+        from drgn_pageowner import __version__
+
+        yield self._jinja.get_template("report.md.j2").render(
+            report=report,
+            title=title_of(report),
+            verdicts=verdicts(report),
+            machine=list(machine_rows(report)),
+            crash=list(crash_rows(report)),
+            read=list(read_rows(report)),
+            log=log_text(report).splitlines()[-_LOG_LINES:],
+            oom_log=log_text(report, oom=True).splitlines()[-_LOG_LINES:],
+            tables=tables(report),
+            rows=_ROWS,
+            stacks=_STACKS,
+            version=__version__,
+        )
+
+
+def escape(text: str) -> str:
+    """*text* in a line of Markdown."""
+    return _SPECIAL.sub(r"\\\g<0>", plain(text).replace("\n", " "))
+
+
+def code(text: str) -> str:
+    """A name of the kernel's: nothing in it means anything."""
+    text = plain(text).replace("\n", " ").replace("|", "\\|")
+    fence = "`"
+    while fence in text:
+        fence += "`"
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def cells(row: Sequence[Cell]) -> str:
+    """A row of a table."""
+    texts = [code(cell.text) if cell.code else escape(cell.text) for cell in row]
+    return f"| {' | '.join(texts)} |"
+
+
+def rule(table: Table) -> str:
+    """The line under the header: numbers to the right."""
+    marks = ["---:" if column in table.numeric else "---" for column in range(len(table.columns))]
+    return f"| {' | '.join(marks)} |"

@@ -1,0 +1,322 @@
+"""The tables of a report, for any format: each number as text and as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from drgn_pageowner.analysis.group import Group, Top, allocator_name
+from drgn_pageowner.analysis.leaks import LeakGroup, Leaks
+from drgn_pageowner.analysis.report import Frag, Report
+from drgn_pageowner.render.blockmap import CELL_CLASSES, cell_class
+from drgn_pageowner.render.leaks import pfns_text, tasks_text
+from drgn_pageowner.render.table import ages, pages_size, share
+from drgn_pageowner.snapshot import Facts
+
+__all__ = ("Cell", "Row", "Table", "tables")
+
+_LEAKS = 200
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell."""
+
+    text: str
+    value: float | str | None = None
+    """What it is sorted by; the text itself if there is none."""
+    code: bool = False
+    """A name of the kernel's."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row."""
+
+    cells: Sequence[Cell]
+    notes: Sequence[str] = ()
+    """Sentences that belong to it."""
+    stack: Sequence[str] = ()
+    """Frames, innermost first."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table."""
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    numeric: Sequence[int]
+    """Columns that hold numbers."""
+    rows: Sequence[Row]
+    whole: int = 0
+    """How many rows there would be; those that are not here are less than those that are."""
+    note: str = ""
+    notes: Sequence[str] = field(default_factory=list)
+
+
+def number(value: int | None) -> Cell:
+    """Digits in groups of three."""
+    return Cell("-" if value is None else f"{value:,}", value)
+
+
+def name(text: str | None) -> Cell:
+    """A name of the kernel's."""
+    return Cell(text if text else "-", code=bool(text))
+
+
+def size(pages: int, facts: Facts) -> Cell:
+    """Base pages as bytes, in words."""
+    return Cell(pages_size(pages * facts.page_size), pages * facts.page_size)
+
+
+def part(one: int, whole: int) -> Cell:
+    """In percent."""
+    return Cell(share(one, whole), one / whole if whole else 0.0)
+
+
+def tables(report: Report) -> dict[str, Table]:
+    """Every table that this report has, by name, in the order of the sections."""
+    found: list[Table] = []
+    if report.account is not None:
+        found += _account(report)
+    found += [_top(key, top, report.facts) for key, top in _in_order(report)]
+    if report.leaks is not None:
+        found.append(_leaks(report.leaks, report.facts))
+    if report.ages:
+        found.append(_ages(report))
+    if report.frag is not None:
+        found += _frag(report.frag, report.facts)
+    return {table.name: table for table in found}
+
+
+def _account(report: Report) -> Iterator[Table]:
+    account, facts = report.account, report.facts
+    assert account is not None
+    rows, caches = [], []
+    for kind in account.classes:
+        counter = kind.counter
+        cells = [
+            Cell(kind.name),
+            number(kind.pages),
+            size(kind.pages, facts),
+            part(kind.pages, account.present),
+            number(counter.pages if counter is not None else None),
+            number(counter.difference if counter is not None else None),
+            Cell(counter.name if counter is not None else "-"),
+        ]
+        rows.append(Row(cells, [counter.note] if counter is not None and counter.note else []))
+        caches += kind.slab_caches or []
+    columns = ("class", "pages", "size", "share", "kernel's count", "difference", "counter")
+    yield Table("classes", "Every page in one class", columns, (1, 2, 3, 4, 5), rows, len(rows))
+    if caches:
+        whole = sum(pages for _, pages in caches)
+        listed = [
+            Row([name(cache), number(pages), size(pages, facts), part(pages, whole)])
+            for cache, pages in caches
+        ]
+        headers = ("cache", "pages", "size", "share of slab")
+        yield Table("caches", "Slab caches", headers, (1, 2, 3), listed, len(listed))
+
+
+_TOPS = {
+    "allocator": ("Owners by function", "allocator"),
+    "stack": ("Owners by stack", "allocator"),
+    "comm": ("Owners by task", "task"),
+    "module": ("Owners by module", "module"),
+}
+
+
+def _in_order(report: Report) -> Iterator[tuple[str, Top]]:
+    for key in _TOPS:
+        top = report.tops.get(key)
+        # All of it under no module says nothing.
+        if top is not None and any(group.key[key] for group in top.groups):
+            yield key, top
+
+
+def _top(key: str, top: Top, facts: Facts) -> Table:
+    title, column = _TOPS[key]
+    rows = [_group(key, group, top, facts) for group in top.groups]
+    columns = (column, "pages", "size", "share", "allocations", "age", "handle")
+    return Table(key, title, columns, (1, 2, 3, 4, 5, 6), rows, top.number_of_groups)
+
+
+def _group(key: str, group: Group, top: Top, facts: Facts) -> Row:
+    who = group.key[key] if key != "stack" else allocator_name(group.stack)
+    if key == "module" and not who:
+        who = "(no module)"
+    oldest = None if top.now_ns is None or group.oldest_ns is None else top.now_ns - group.oldest_ns
+    return Row(
+        [
+            name(str(who) if who else "(no stack)"),
+            number(group.pages),
+            size(group.pages, facts),
+            part(group.pages, top.pages),
+            number(group.allocations),
+            Cell(ages(group.oldest_ns, group.newest_ns, top.now_ns), oldest),
+            Cell(str(group.handle or "-"), group.handle),
+        ],
+        # Of a task or module the largest stack tells little, and the page is to be small.
+        stack=[str(frame) for frame in group.stack] if key in ("allocator", "stack") else (),
+    )
+
+
+def _leaks(leaks: Leaks, facts: Facts) -> Table:
+    rows = [_leak(group, leaks, facts) for group in leaks.groups[:_LEAKS]]
+    columns = ("allocator", "pages", "size", "allocations", "of its stack", "age", "confidence",
+               "verdict", "handle")  # fmt: skip
+    note = (
+        f"{leaks.reachable_pages:,} pages that somebody must hold are reachable, "
+        f"{leaks.accounted_pages:,} are held otherwise (processes, files, page tables, stacks)."
+    )
+    return Table("leaks", "Leaked and known only by PFN", columns, (1, 2, 3, 4, 5, 8), rows,
+                 len(leaks.groups), note)  # fmt: skip
+
+
+_CONFIDENCE = {"high": 2, "medium": 1, "low": 0}
+
+
+def _leak(group: LeakGroup, leaks: Leaks, facts: Facts) -> Row:
+    oldest = None
+    if leaks.now_ns is not None and group.oldest_ns is not None:
+        oldest = leaks.now_ns - group.oldest_ns
+    notes = ["; ".join(group.reasons)]
+    if group.tasks:
+        notes.append(f"by {tasks_text(group.tasks)}")
+    notes.append(pfns_text(group.pfns))
+    return Row(
+        [
+            name(group.allocator),
+            number(group.pages),
+            size(group.pages, facts),
+            number(group.allocations),
+            number(group.of_stack),
+            Cell(ages(group.oldest_ns, group.newest_ns, leaks.now_ns), oldest),
+            Cell(group.confidence, _CONFIDENCE[group.confidence]),
+            Cell(group.verdict),
+            Cell(str(group.handle or "-"), group.handle),
+        ],
+        notes,
+        [str(frame) for frame in group.stack],
+    )
+
+
+def _ages(report: Report) -> Table:
+    bands = report.ages or []
+    whole = sum(band.pages for band in bands)
+    rows = []
+    for place, band in enumerate(bands):
+        most = ", ".join(
+            f"{kind} {pages_size(pages * report.facts.page_size)}"
+            for kind, pages in list(band.classes.items())[:4]
+        )
+        cells = [Cell(band.age, place), number(band.pages), size(band.pages, report.facts),
+                 part(band.pages, whole), number(band.allocations), Cell(most or "-")]  # fmt: skip
+        rows.append(Row(cells))
+    columns = ("age", "pages", "size", "share", "allocations", "most of it")
+    return Table("ages", "Age of what is allocated", columns, (0, 1, 2, 3, 4), rows, len(rows))
+
+
+def _frag(frag: Frag, facts: Facts) -> Iterator[Table]:
+    yield _zones(frag, facts)
+    yield _free(frag, facts)
+    yield _sizes(frag, facts)
+    yield _culprits(frag, facts)
+    yield _map(frag)
+
+
+def _zones(frag: Frag, facts: Facts) -> Table:
+    rows = [
+        Row([number(z.node), Cell(z.zone), number(z.managed), number(z.free),
+             part(z.free, z.managed),
+             Cell(" / ".join(f"{mark:,}" for mark in z.watermarks), z.watermarks[0]),
+             number(z.largest_free_run),
+             Cell(f"{z.unusable / 1000:.3f}", z.unusable), number(z.polluted),
+             Cell(z.verdict)])
+        for z in frag.zones
+    ]  # fmt: skip
+    columns = ("node", "zone", "managed", "free", "free share", "min / low / high",
+               "largest run", "unusable", "polluted", "verdict")  # fmt: skip
+    note = (
+        "In pages. Unusable is the share of free memory that cannot serve an allocation of a "
+        "pageblock; polluted are Movable and CMA pageblocks with unmovable pages in them."
+    )
+    return Table("zones", "Zones", columns, (0, 2, 3, 4, 5, 6, 7, 8), rows, len(rows), note)
+
+
+def _free(frag: Frag, facts: Facts) -> Table:
+    orders = range(facts.max_page_order + 1)
+    rows = [
+        Row([number(zone.node), Cell(zone.zone), Cell(kind), *(number(count) for count in counts)])
+        for zone in frag.zones
+        for kind, counts in zone.free_by_type.items()
+        if any(counts)
+    ]
+    columns = ("node", "zone", "type", *map(str, orders))
+    numeric = (0, *range(3, 3 + len(orders)))
+    return Table("free", "Free blocks by order", columns, numeric, rows, len(rows))
+
+
+def _sizes(frag: Frag, facts: Facts) -> Table:
+    rows = [
+        Row([Cell(pages_size(facts.page_size << s.order), s.order), number(s.order),
+             number(s.blocks), number(s.free), number(s.movable), number(s.blocked),
+             number(s.unknown), number(s.in_the_way), number(s.for_half)])
+        for s in frag.sizes
+    ]  # fmt: skip
+    columns = ("block", "order", "blocks", "free", "movable", "blocked", "unknown",
+               "unmovable pages", "in the way of half")  # fmt: skip
+    note = (
+        "A movable block could be freed by compaction. The last column is the fewest pages that "
+        "would have to go to free half of the blocked ones."
+    )
+    return Table("sizes", "Large blocks", columns, range(9), rows, len(rows), note)
+
+
+def _culprits(frag: Frag, facts: Facts) -> Table:
+    rows = []
+    for one in frag.culprits.blocking:
+        oldest = None
+        if facts.now_ns is not None and one.oldest_ns is not None:
+            oldest = facts.now_ns - one.oldest_ns
+        rows.append(
+            Row(
+                [name(one.allocator), Cell(one.kind), number(one.blocks),
+                 number(one.only_blocker), number(one.pages), number(one.in_movable),
+                 Cell(ages(one.oldest_ns, one.newest_ns, facts.now_ns), oldest),
+                 Cell(str(one.handle or "-"), one.handle or 0)],
+                stack=[str(frame) for frame in one.stack],
+            )
+        )  # fmt: skip
+    columns = ("allocator", "kind", "pageblocks", "only blocker of", "pages",
+               "in movable blocks", "age", "handle")  # fmt: skip
+    return Table("culprits", "Who blocks pageblocks", columns, (2, 3, 4, 5, 6, 7), rows, len(rows))
+
+
+_CELLS = {
+    "free": "all free",
+    "movable": "movable",
+    "reclaimable": "reclaimable",
+    "polluted": "polluted",
+    "some": "partly unmovable",
+    "most": "mostly unmovable",
+    "unknown": "not in the dump",
+}
+
+
+def _map(frag: Frag) -> Table:
+    rows = []
+    for zone in frag.maps:
+        counts = dict.fromkeys(CELL_CLASSES, 0)
+        for cell in zone.map.cells:
+            counts[cell_class(cell)] += 1
+        cells = (number(count) for count in counts.values())
+        rows.append(
+            Row([number(zone.map.node), Cell(zone.map.zone), number(zone.map.blocks_per_cell),
+                 *cells])
+        )  # fmt: skip
+    columns = ("node", "zone", "pageblocks a cell", *(_CELLS[name] for name in CELL_CLASSES))
+    numeric = (0, *range(2, len(columns)))
+    return Table("map", "Cells of the map", columns, numeric, rows, len(rows))
