@@ -18,7 +18,7 @@ for (const [name, height] of [["treemap", 460], ["ages", 340], ["free", 340]]) {
     const bars = name === "treemap" ? {} : {
       legend: {
         orientation: "h", traceorder: "normal", x: 0, xanchor: "left",
-        y: narrow ? -0.35 : -0.25, yanchor: "top", itemclick: false, itemdoubleclick: false,
+        y: 1.04, yanchor: "bottom", itemclick: false, itemdoubleclick: false,
       },
       margin: { t: 20, r: 20, b: 16, l: 16 },
       bargap: 0.25,
@@ -28,8 +28,8 @@ for (const [name, height] of [["treemap", 460], ["ages", 340], ["free", 340]]) {
       data[0].texttemplate = labelled(data[0], level);
       if (level !== undefined) data[0].level = level;
     }
-    const layout = page.layout({
-      ...figure.layout, ...bars, height: narrow && name !== "treemap" ? height + 60 : height,
+    const layout = page.layout(place, {
+      ...figure.layout, ...bars, height: narrow && name !== "treemap" ? height + 100 : height,
     });
     Plotly.react(place, data, layout, page.plotOptions);
   });

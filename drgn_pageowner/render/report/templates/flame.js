@@ -129,7 +129,7 @@
       pathbar: { visible: false },
       maxdepth: -1,
     }];
-    const layout = page.layout({ height: depth * ROW + 24, margin: { t: 12, r: 12, b: 12, l: 12 } });
+    const layout = page.layout(place, { height: depth * ROW + 24 });
     Plotly.react(place, page.coloured(data), layout, page.plotOptions);
     drawPath();
   };

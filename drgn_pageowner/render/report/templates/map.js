@@ -48,10 +48,11 @@
     let cursor = -1;
 
     const draw = () => {
-      // Cells as large as fit into a low rectangle; a row is a power of two of them.
+      // Cells as large as fit into a low rectangle; a row is a round number of them.
       const room = Math.max(place.clientWidth - LEFT - 12, 160);
       const wanted = Math.min(Math.max(Math.sqrt(room * 300 / zone.cells.length), 5), 18);
-      columns = 2 ** Math.floor(Math.log2(room / wanted));
+      const step = room / wanted < 32 ? 4 : 16;
+      columns = Math.max(Math.floor(room / wanted / step), 1) * step;
       const side = Math.min(room / columns, 22);
       const rows = Math.ceil(zone.cells.length / columns);
       const at = (row, column) => zone.cells[row * columns + column];
@@ -78,10 +79,9 @@
         x0: cursor % columns - 0.5, x1: cursor % columns + 0.5,
         y0: Math.floor(cursor / columns) - 0.5, y1: Math.floor(cursor / columns) + 0.5,
       }];
-      const layout = page.layout({
+      const layout = page.layout(place, {
         height: rows * side + 24,
         width: columns * side + LEFT + 12,
-        autosize: false,
         margin: { t: 12, r: 12, b: 12, l: LEFT },
         shapes,
         xaxis: { visible: false, fixedrange: true, range: [-0.5, columns - 0.5] },
@@ -91,7 +91,7 @@
           tickfont: { size: 10 }, automargin: false,
         },
       });
-      Plotly.react(place, page.coloured(data), layout, { ...page.plotOptions, responsive: false });
+      Plotly.react(place, page.coloured(data), layout, page.plotOptions);
     };
     page.add(draw);
 

@@ -3,7 +3,7 @@
 const report = JSON.parse(document.getElementById("report-data").textContent);
 const page = {
   charts: [],
-  plotOptions: { displayModeBar: false, responsive: true, scrollZoom: false },
+  plotOptions: { displayModeBar: false, responsive: false, scrollZoom: false },
 
   /** The colour that CSS has for a role, in light or in dark. */
   colour(role) {
@@ -23,11 +23,12 @@ const page = {
     return value;
   },
 
-  /** What all figures look like. */
-  layout(own) {
+  /** What all figures look like; as wide as their place. */
+  layout(place, own) {
     const axis = { gridcolor: "role:line", linecolor: "role:strong-line", zerolinecolor: "role:line" };
     return page.coloured({
-      autosize: true,
+      autosize: false,
+      width: place.clientWidth,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "role:text" },

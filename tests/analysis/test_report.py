@@ -1,0 +1,86 @@
+"""What a report is made of: the parts agree with each other and with the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from conftest import Dump
+
+from drgn_pageowner.analysis.report import Report, report
+from drgn_pageowner.analysis.verdicts import LEVELS, verdicts
+from drgn_pageowner.commands.report import read
+from drgn_pageowner.kernel.session import ProgramSession
+
+
+@pytest.fixture(scope="module")
+def result(dump: Dump) -> Report:
+    return report(read(ProgramSession(dump.prog)))
+
+
+def test_owners_are_those_of_every_page(result: Report) -> None:
+    assert result.account is not None
+    assert result.owners is not None
+    assert {kind.name: kind.pages for kind in result.owners} == {
+        kind.name: kind.pages for kind in result.account.classes
+    }
+    for kind in result.owners:
+        assert sum(pages for _, pages in kind.owners) + kind.other_pages == kind.pages
+
+
+def test_flame_has_every_page_that_is_recorded(result: Report) -> None:
+    flame, top = result.flame, result.tops["stack"]
+    assert flame is not None
+    assert flame.pages == top.pages
+    assert sum(stack.pages for stack in flame.stacks) + flame.other_pages == top.pages
+    assert sum(s.allocations for s in flame.stacks) + flame.other_allocations == top.allocations
+    for stack, group in zip(flame.stacks, top.groups, strict=False):
+        names = [flame.functions[number] for number in stack.frames]
+        assert [name.split(" ")[0] for name in names] == [
+            frame.name or f"{frame.pc:#x}" for frame in group.stack
+        ]
+
+
+def test_the_map_names_who_is_there(result: Report) -> None:
+    assert result.frag is not None
+    for zone in result.frag.maps:
+        assert len(zone.owners) == len(zone.map.cells)
+        for cell, owners in zip(zone.map.cells, zone.owners, strict=True):
+            taken = cell.movable + cell.reclaimable + cell.unmovable
+            assert sum(pages for _, pages in owners) <= taken
+            assert bool(owners) == bool(taken or cell.unknown)
+
+
+def test_ages_are_those_of_all_records(result: Report) -> None:
+    if result.facts.release.startswith("5.10"):
+        assert result.ages == []
+        return
+    assert result.ages is not None
+    assert sum(band.pages for band in result.ages) == result.tops["stack"].pages
+    assert all(sum(band.classes.values()) == band.pages for band in result.ages)
+
+
+def test_verdicts_say_how_it_died_and_what_leaks(dump: Dump, result: Report) -> None:
+    found = verdicts(result)
+    assert {verdict.level for verdict in found} <= set(LEVELS)
+    assert found[0].text == "The kernel panicked: sysrq triggered crash"
+    [leak, *_] = [verdict for verdict in found if verdict.area == "leaks"]
+    if "traps" in dump.name:
+        assert leak.level == "bad"
+        assert "po_leak" in leak.detail
+        assert any("po_" in verdict.detail for verdict in found if verdict.area == "owners")
+
+
+def test_planted_owners_are_on_the_map(dump_named: Callable[[str], Dump]) -> None:
+    dump = dump_named("linux-6.12/traps")
+    frag = report(read(ProgramSession(dump.prog), leaks=False)).frag
+    assert frag is not None
+    combs = {int(fact["pfn"]) for fact in dump.facts() if fact.get("what") == "comb"}
+    named = {
+        cell.pfn
+        for zone in frag.maps
+        for cell, owners in zip(zone.map.cells, zone.owners, strict=True)
+        if any(name == "po_frag_comb [po_frag]" for name, _ in owners)
+    }
+    assert combs
+    assert {pfn >> 9 << 9 for pfn in combs} <= named
