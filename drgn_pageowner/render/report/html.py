@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from drgn_pageowner.render.table import pages_size, share
 
 __all__ = ("HtmlRenderer", "environment", "title_of")
 
-_SCRIPTS = ("theme.js", "tables.js", "charts.js", "map.js", "flame.js")
+_SCRIPTS = ("theme.js", "tables.js", "charts.js", "map.js", "flame.js", "start.js")
 
 
 def environment(*, autoescape: bool) -> Any:
@@ -77,9 +78,8 @@ class HtmlRenderer:
     def __init__(self) -> None:
         """:raises PageOwnerError: if Jinja2 or plotly is not installed"""
         self._jinja = environment(autoescape=True)
-        own = "\n".join(self._source(name) for name in _SCRIPTS)
-        # Each of the two is one script element; what is between the tags is what is hashed.
-        self._scripts = [_inline(_plotly()), _inline(own)]
+        self._plotly = _plotly()
+        self._script = "\n".join(self._source(name) for name in _SCRIPTS)
 
     def _source(self, name: str) -> str:
         source: str = self._jinja.loader.get_source(self._jinja, name)[0]
@@ -101,16 +101,17 @@ class HtmlRenderer:
             tables=tables(report),
             tiles=list(_tiles(report)),
             style=self._source("report.css"),
-            scripts=self._scripts,
-            hashes=" ".join(f"'sha256-{_hash(script)}'" for script in self._scripts),
+            plotly=_compressed(self._plotly),
+            script=self._script,
+            hashes=" ".join(f"'sha256-{_hash(text)}'" for text in (self._plotly, self._script)),
             data=_data(chart_data(report)),
             version=__version__,
         )
 
 
-def _inline(script: str) -> str:
-    """*script* as the content of an element: a tag in a string of it must not end the element."""
-    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+def _compressed(script: str) -> str:
+    """gzip, in base64; the same at any time."""
+    return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
 def _hash(script: str) -> str:

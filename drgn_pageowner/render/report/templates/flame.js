@@ -1,5 +1,5 @@
 // The flame graph: plotly's icicle, and around it a tree that is cut to what is wide enough.
-(() => {
+page.ready(() => {
   const flame = report.flame;
   if (!flame) return;
   const ROW = 22;
@@ -237,4 +237,4 @@
     if (node) setTimeout(() => zoom(node === zoomed && node.parent ? node.parent : node));
     return false;
   });
-})();
+});

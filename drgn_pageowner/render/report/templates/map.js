@@ -1,5 +1,5 @@
 // The map of physical memory: a heatmap for each zone, a cell for each pageblock or several.
-(() => {
+page.ready(() => {
   const map = report.map;
   if (!map) return;
   const KINDS = ["free", "movable", "reclaimable", "unmovable", "unknown", "absent"];
@@ -117,4 +117,4 @@
       say(cursor);
     });
   }
-})();
+});

@@ -3,6 +3,7 @@
 const report = JSON.parse(document.getElementById("report-data").textContent);
 const page = {
   charts: [],
+  waiting: [],
   plotOptions: { displayModeBar: false, responsive: false, scrollZoom: false },
 
   /** The colour that CSS has for a role, in light or in dark. */
@@ -71,6 +72,11 @@ const page = {
     if (text) made.textContent = text;
     for (const [name, value] of Object.entries(attributes || {})) made.setAttribute(name, value);
     return made;
+  },
+
+  /** Call start as soon as plotly is there. */
+  ready(start) {
+    page.waiting.push(start);
   },
 
   /** Call draw now, and again whenever colours or the width change. */
