@@ -60,7 +60,7 @@ bench: .venv/installed
 
 .venv-newest/installed: pyproject.toml
 	$(NEWEST) -m venv .venv-newest
-	.venv-newest/bin/pip install -q --disable-pip-version-check pytest pytest-xdist hypothesis -e .
+	.venv-newest/bin/pip install -q --disable-pip-version-check pytest pytest-xdist hypothesis -e '.[report]'
 	@touch $@
 
 clean:

@@ -38,7 +38,8 @@ def _session(prog: Program) -> ProgramSession:
     description=_DESCRIPTION,
     usage="**pageowner** *COMMAND* [*ARG*...]",
     long_description="Decode the kernel's page_owner records. Commands: info, list, top, watch, "
-    "page, account, leaks, why, refs, frag, save and sql; **pageowner** *COMMAND* **--help** describes each.",
+    "page, account, leaks, why, refs, diff, frag, report, triage, save and sql; "
+    "**pageowner** *COMMAND* **--help** describes each.",
     arguments=(argument("arguments", metavar="COMMAND", nargs=argparse.REMAINDER),),
 )
 def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> None:

@@ -123,9 +123,10 @@ def test_the_charts_are_the_json(traps: Report, page: Page) -> None:
     assert tops == {row["name"]: row["bytes"] for row in whole["account"]["classes"]}
     assert treemap["values"][0] == whole["account"]["present"] * size
     bars = data["figures"]["ages"]["data"]
-    assert [round(sum(column) * (1 << 20) / size) for column in zip(*(b["y"] for b in bars))] == [
-        band["pages"] for band in whole["ages"]
-    ]
+    assert [
+        round(sum(column) * (1 << 20) / size)
+        for column in zip(*(b["y"] for b in bars), strict=True)
+    ] == [band["pages"] for band in whole["ages"]]
     assert (
         sum(stack[0] for stack in data["flame"]["stacks"])
         == whole["top"]["stack"]["total"]["pages"]

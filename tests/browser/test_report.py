@@ -1,0 +1,255 @@
+"""The page of a report in a real browser, without a network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import bundled
+
+pytest.importorskip("jinja2", reason="the extra report is not installed")
+pytest.importorskip("plotly", reason="the extra report is not installed")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the extra browser (Playwright) is not installed"
+)
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+# Of a machine that has other things to do.
+PATIENCE_MS = 240_000
+
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM.exists(), reason=f"no {CHROMIUM}: apt install chromium"
+)
+
+
+class Opened:
+    """The page, and what it said and asked for."""
+
+    def __init__(self, page: Any, url: str) -> None:
+        self.page = page
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.goto(url)
+        page.wait_for_selector("html[data-drawn]", state="attached")
+
+    def texts(self, selector: str) -> list[str]:
+        found: list[str] = self.page.locator(selector).all_text_contents()
+        return found
+
+    def bars(self) -> list[str]:
+        """The functions of the flame graph that are drawn."""
+        labels: list[str] = self.page.evaluate(
+            "document.getElementById('chart-flame').data[0].labels"
+        )
+        return labels
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("report") / "traps.html"
+    bundled("linux-6.12/traps").run("report", path, check=True)
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as api:
+        started = api.chromium.launch(
+            executable_path=str(CHROMIUM), args=FLAGS, timeout=PATIENCE_MS
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def wide(browser: Any, url: str) -> Opened:
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme="light")
+    return Opened(context.new_page(), url)
+
+
+def test_all_charts_are_drawn_and_no_request_leaves_the_file(wide: Opened, url: str) -> None:
+    empty = wide.page.evaluate(
+        "[...document.querySelectorAll('.chart')].filter(c => !c.querySelector('svg'))"
+        ".map(c => c.id)"
+    )
+    assert empty == []
+    assert wide.page.locator(".chart").count() >= 6
+    assert wide.page.locator("#chart-treemap .slice").count() > 40
+    assert wide.said == []
+    assert [asked for asked in wide.asked if not asked.startswith(("data:", "blob:"))] == [url]
+
+
+def test_search_finds_the_planted_allocators(wide: Opened) -> None:
+    for planted in ("po_leak_kmalloc_large", "po_frag_comb"):
+        wide.page.fill("#flame-search", planted)
+        [found] = wide.texts("#flame-found")
+        assert re.search(r"^1 functions match; through them \d", found)
+        [match] = wide.texts("#flame-matches button")
+        assert match.startswith(planted)
+    wide.page.fill("#flame-search", "no_such_function")
+    assert "No function" in wide.texts("#flame-found")[0]
+    wide.page.fill("#flame-search", "")
+
+
+def test_what_is_found_can_be_zoomed_into(wide: Opened) -> None:
+    assert "all stacks" in wide.bars()
+    wide.page.fill("#flame-search", "po_leak_kmalloc_large")
+    wide.page.click("#flame-matches button")
+    assert wide.bars()[0] == "po_leak_kmalloc_large [po_leak]"
+    assert wide.texts("#flame-path button")[:2] == ["all stacks", "entry_SYSCALL_64_after_hwframe"]
+    assert wide.texts("#flame-selected")[0].startswith(
+        "po_leak_kmalloc_large [po_leak]: 320.0 KiB ("
+    )
+    wide.page.click("#flame-path button >> nth=0")
+    assert wide.bars()[0] == "all stacks"
+    wide.page.fill("#flame-search", "")
+
+
+def test_reverse_begins_with_the_allocators(wide: Opened) -> None:
+    wide.page.fill("#flame-search", "po_leak")
+    wide.page.check("#flame-only")
+    assert wide.bars()[:2] == ["stacks that match", "entry_SYSCALL_64_after_hwframe"]
+    wide.page.check("#flame-reverse")
+    assert wide.bars()[:2] == ["stacks that match", "po_leak_kmalloc_large [po_leak]"]
+    wide.page.uncheck("#flame-reverse")
+    wide.page.uncheck("#flame-only")
+    wide.page.fill("#flame-search", "")
+    assert wide.bars()[:2] == ["all stacks", "asm_exc_page_fault"]
+
+
+def test_a_bar_is_zoomed_into_by_click_and_by_keyboard(wide: Opened) -> None:
+    wide.page.evaluate(
+        """[...document.querySelectorAll('#chart-flame g.slice')].find(
+            slice => slice.textContent.startsWith('exc_page_fault')
+        ).querySelector('path.surface').dispatchEvent(new MouseEvent('click', {bubbles: true}))"""
+    )
+    wide.page.wait_for_function(
+        "document.getElementById('chart-flame').data[0].labels[0] === 'exc_page_fault'"
+    )
+    wide.page.focus("#chart-flame")
+    wide.page.keyboard.press("Escape")
+    assert wide.bars()[0] == "asm_exc_page_fault"
+    wide.page.keyboard.press("Escape")
+    assert wide.bars()[0] == "all stacks"
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        wide.page.keyboard.press(key)
+    # The root, its first child, the one beside that.
+    assert wide.texts("#flame-selected")[0].startswith("entry_SYSCALL_64_after_hwframe: ")
+    wide.page.keyboard.press("Enter")
+    assert wide.bars()[0] == "entry_SYSCALL_64_after_hwframe"
+    wide.page.click("#flame-reset")
+
+
+def test_the_treemap_opens_a_class(wide: Opened) -> None:
+    wide.page.evaluate(
+        """[...document.querySelectorAll('#chart-treemap g.slice')].find(
+            slice => slice.textContent.startsWith('driver or other kernel')
+        ).querySelector('path.surface').dispatchEvent(new MouseEvent('click', {bubbles: true}))"""
+    )
+    wide.page.wait_for_function(
+        "document.getElementById('chart-treemap').textContent.includes('po_frag_comb')"
+    )
+
+
+def test_tables_sort_and_say_so(wide: Opened) -> None:
+    header = wide.page.locator("[data-table=leaks] th").nth(1)
+    for wanted in ("descending", "ascending"):
+        header.locator("button").focus()
+        wide.page.keyboard.press("Enter")
+        assert header.get_attribute("aria-sort") == wanted
+        values = [
+            int(text.replace(",", ""))
+            for text in wide.texts("[data-table=leaks] tbody td:nth-child(2)")
+        ]
+        assert len(values) == 15
+        assert values == sorted(values, reverse=wanted == "descending")
+
+
+def test_tables_filter_and_show_all(wide: Opened) -> None:
+    block = "[data-block=allocator]"
+    wide.page.fill(f"{block} input", "po_frag comb")
+    names = wide.texts(f"{block} tbody summary")
+    assert names == ["po_frag_comb [po_frag]"]
+    assert wide.texts(f"{block} [data-count]")[0].startswith("1 of 1 rows, 100 without")
+    wide.page.fill(f"{block} input", "")
+    wide.page.click(f"{block} .table-foot button")
+    assert wide.page.locator(f"{block} tbody tr").count() == 100
+
+
+def test_a_row_opens_to_its_stack(wide: Opened) -> None:
+    row = wide.page.locator("[data-table=leaks] tbody tr", has_text="po_leak_kmalloc_large").first
+    row.locator("summary").focus()
+    wide.page.keyboard.press("Enter")
+    assert row.locator("pre").is_visible()
+    assert "leak_all" in row.locator("pre").inner_text()
+
+
+def test_the_map_is_read_by_keyboard(wide: Opened) -> None:
+    wide.page.focus("#maps [role=application]")
+    for key in ("End", "Home", "ArrowRight"):
+        wide.page.keyboard.press(key)
+    assert wide.texts("#map-cell")[0].startswith("Node 0, zone DMA32: pfn:0x200, ")
+
+
+def test_everything_has_a_name(wide: Opened) -> None:
+    nameless = wide.page.evaluate(
+        """[...document.querySelectorAll('button, input, [role=application], [role=region], nav')]
+        .filter(e => !(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length
+            || document.getElementById(e.getAttribute('aria-labelledby'))))
+        .map(e => e.outerHTML.slice(0, 200))"""
+    )
+    assert nameless == []
+    levels = wide.page.evaluate(
+        "[...document.querySelectorAll('h1, h2, h3')].map(h => Number(h.tagName[1]))"
+    )
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def colours(opened: Opened) -> tuple[str, str]:
+    """Of the page, and of the text of a chart."""
+    return tuple(
+        opened.page.evaluate(
+            """[getComputedStyle(document.body).backgroundColor,
+            getComputedStyle(document.querySelector('#chart-free .xtick text')).fill]"""
+        )
+    )
+
+
+def test_charts_follow_light_dark_and_print(wide: Opened) -> None:
+    light = colours(wide)
+    wide.page.emulate_media(color_scheme="dark")
+    wide.page.wait_for_timeout(100)
+    dark = colours(wide)
+    assert dark[0] != light[0]
+    assert dark[1] != light[1]
+    wide.page.emulate_media(color_scheme="dark", media="print")
+    wide.page.wait_for_timeout(100)
+    assert colours(wide)[1] == light[1]
+    assert not wide.page.locator("nav").is_visible()
+    wide.page.emulate_media(color_scheme="light", media="screen")
+    assert wide.said == []
+
+
+def test_a_phone_does_not_scroll_sideways(browser: Any, url: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    opened = Opened(context.new_page(), url)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    wider = opened.page.evaluate(
+        "[...document.querySelectorAll('.chart svg.main-svg')]"
+        ".filter(svg => svg.getBoundingClientRect().right > 390).length"
+    )
+    assert wider == 0
+    assert opened.said == []
