@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from drgn_pageowner.analysis.reach import reach
 from drgn_pageowner.analysis.summary import consistency
 from drgn_pageowner.analysis.zone_summary import ZoneSummary, zone_summaries
 from drgn_pageowner.crash import Crash
+from drgn_pageowner.errors import GARBAGE, PageOwnerError, nonsense
 from drgn_pageowner.heap import Heap, Inventory
 from drgn_pageowner.info import Consistency
 from drgn_pageowner.snapshot import Array, Facts, Snapshot
@@ -105,20 +106,31 @@ class Report:
 
 
 def report(sources: Sources) -> Report:
-    """Run every analysis that *sources* allow."""
+    """Run every analysis that *sources* allow; what a damaged dump makes fail is a problem."""
     parts: dict[str, Any] = {}
-    if sources.records is not None:
-        parts |= _of_records(sources.records)
-    if sources.inventory is not None:
-        classes = page_classes(sources.inventory)
-        parts |= _of_pages(sources.inventory, classes)
-        if sources.heap is not None:
-            parts["leaks"] = find_leaks(reach(sources.heap, classes))
+    problems = list(sources.problems)
+
+    def add(what: str, compute: Callable[[], dict[str, Any]]) -> None:
+        try:
+            parts.update(compute())
+        except PageOwnerError as error:
+            problems.append(f"{what}: {error}")
+        except GARBAGE as error:
+            problems.append(f"{what}: {nonsense(error)}")
+
+    records, inventory, heap = sources.records, sources.inventory, sources.heap
+    if records is not None:
+        add("owners by stack", lambda: _of_records(records))
+    if inventory is not None:
+        classes = page_classes(inventory)
+        add("use of pages", lambda: _of_pages(inventory, classes))
+        if heap is not None:
+            add("leaks", lambda: {"leaks": find_leaks(reach(heap, classes))})
     return Report(
         facts=sources.facts,
         crash=sources.crash,
         modules=sources.modules,
-        problems=sources.problems,
+        problems=problems,
         **parts,
     )
 

@@ -113,8 +113,7 @@ def _oom_kills(prog: Program) -> int:
     # kills") (in v4.13). CPUs that went offline have handed theirs in.
     number = prog.constant("OOM_KILL")
     return sum(
-        int(cpu_variable(prog, "vm_event_states", cpu).event[number])
-        for cpu in possible_cpus(prog)
+        int(cpu_variable(prog, "vm_event_states", cpu).event[number]) for cpu in possible_cpus(prog)
     )
 
 

@@ -84,3 +84,21 @@ def test_planted_owners_are_on_the_map(dump_named: Callable[[str], Dump]) -> Non
     }
     assert combs
     assert {pfn >> 9 << 9 for pfn in combs} <= named
+
+
+def test_one_part_that_fails_leaves_the_others(
+    one_dump: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = read(ProgramSession(one_dump.prog))
+
+    def fail(*_: object) -> None:
+        raise IndexError("index 7 is out of bounds")
+
+    monkeypatch.setattr("drgn_pageowner.analysis.report.reach", fail)
+    result = report(sources)
+    assert result.leaks is None
+    assert result.account is not None
+    assert result.frag is not None
+    [problem] = result.problems
+    assert problem.startswith("leaks: the dump is damaged: ")
+    assert verdicts(result)[-1].detail == problem
