@@ -13,8 +13,8 @@ from drgn import Program, ProgramFlags
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.cutoff import keep_to_the_file
-from drgn_pageowner.progress import warn
 from drgn_pageowner.options import add_program_options
+from drgn_pageowner.progress import warn
 
 __all__ = ("open_beside", "open_program")
 
