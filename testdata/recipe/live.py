@@ -9,7 +9,7 @@ Builds each kernel (as recipe.py does; what is in --work is used again) and a ro
 with this Python and this package, boots it under QEMU, runs the commands in it with -k and on the
 host with --qemu, and compares what they say with what the kernel said just before and after.
 Prints a line for every comparison; the exit status is 1 if one fails. Needs what recipe.py needs,
-no root, no KVM.
+and the package in this Python; no root, no KVM.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import live_check as check
@@ -100,7 +101,10 @@ def inside(guest: LiveGuest) -> dict[str, tuple[int, int]]:
     status["info"] = guest.po("info", "info --format json"), 0
     guest.do("clock > clock")
     between("list", OWNER, "list --format debugfs")
-    between("top", f"{OWNER}_stacks/show_stacks", "top --limit 0 --format json")
+    # Without what the reader itself holds: the kernel counted before it began, and after its end.
+    guest.do("clock > top-clock")
+    until = "--until $(cat top-clock)"
+    between("top", f"{OWNER}_stacks/show_stacks", f"top --limit 0 --format json {until}")
     between("buddyinfo", "/proc/buddyinfo", "frag buddyinfo")
     between("pagetypeinfo", "/proc/pagetypeinfo", "frag pagetypeinfo")
     status["account"] = guest.po("account", "account --format json"), 0
@@ -212,6 +216,8 @@ def main() -> int:
     parser.add_argument("kernel", nargs="+", help="kernels of dumps.toml, as 6.12")
     parser.add_argument("--work", type=Path, default=Path("testdata-work"), help="where to build")
     args = parser.parse_args()
+    if find_spec("drgn") is None:
+        parser.error("this Python has no drgn: make .venv/installed, and take .venv/bin/python")
     bad = 0
     for version in args.kernel:
         started = time.monotonic()

@@ -78,7 +78,7 @@ def top_stacks(before: str, ours: str, after: str) -> Check:
     equal = sum(groups.get(stack) == pages for stack, pages in steady.items())
     return Check(
         "top",
-        equal >= 0.95 * len(steady) and len(steady) > 50,
+        equal >= 0.98 * len(steady) and len(steady) > 50,
         f"{len(one):,} stacks by the kernel, {len(steady):,} of them with as many pages before as "
         f"after ({sum(steady.values()):,} pages); {equal:,} of these equal",
     )
