@@ -31,6 +31,8 @@ class Format(NamedTuple):
     large_mask: int
     large_value: int
     """An entry above level 0 is no table if its bits of :attr:`large_mask` are these."""
+    lowest: int = 0
+    """Nothing below this address is mapped by the kernel's tables: they begin with it."""
 
     def shift(self, level: int) -> int:
         """The lowest bit of an address that a table of *level* looks at."""
@@ -63,7 +65,8 @@ def table_format(prog: Program) -> Format | None:
         index = shift - 3
         whole, rest = divmod(va_bits - shift, index)
         bits = (index,) * whole + ((rest,) if rest else ())
-        return Format(np.dtype("<u8"), shift, bits, (1 << 48) - (1 << shift), _ARM64_TABLE, 0)
+        mask, lowest = (1 << 48) - (1 << shift), (1 << 64) - (1 << va_bits)
+        return Format(np.dtype("<u8"), shift, bits, mask, _ARM64_TABLE, 0, lowest)
     return None
 
 
@@ -93,7 +96,8 @@ class PageTables:
             hold the table.
         """
         result = np.full(number, -1, np.int64)
-        self._fill(len(self._format.bits) - 1, self._root, address, result)
+        if address >= self._format.lowest:
+            self._fill(len(self._format.bits) - 1, self._root, address, result)
         return result
 
     def _fill(self, level: int, table: int, address: int, result: Array) -> None:

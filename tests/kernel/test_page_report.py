@@ -111,7 +111,7 @@ def test_every_kind_of_address_finds_the_same_page(own: Dump) -> None:
             line["va"]: "vmalloc",
             line["va"].removeprefix("0x"): "vmalloc",
             f"{int(page):#x}": "struct page",
-            f"{direct_map(prog) + (pfn << 12) + 0x123:#x}": "direct map",
+            f"{direct_map(prog) + (pfn << int(prog['PAGE_SHIFT'])) + 0x123:#x}": "direct map",
             f"{int(owner):#x}": "page_owner record",
         }
         for what, kind in names.items():
