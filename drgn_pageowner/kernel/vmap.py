@@ -260,10 +260,12 @@ def _module_at(modules: list[tuple[int, int, str]], start: int, size: int) -> st
 
 
 def _is_stack(vm: Object) -> bool:
-    """Whether an area was made for a stack: its caller is in copy_process()."""
+    """Whether an area was made for a stack: its caller is copy_process(), or what calls that."""
     try:
         symbol = vm.prog_.symbol(int(vm.caller))
     except DAMAGE:
         return False
-    starts = ("copy_process", "dup_task_struct", "alloc_thread_stack")
+    # Which of alloc_thread_stack_node() and its callers are functions, the compiler decides.
+    starts = ("alloc_thread_stack", "dup_task_struct", "copy_process", "kernel_clone", "_do_fork",
+              "fork_idle", "create_io_thread")  # fmt: skip
     return bool(symbol.name.startswith(starts))
