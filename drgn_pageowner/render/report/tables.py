@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from drgn_pageowner.analysis.group import Group, Top, allocator_name
+from drgn_pageowner.analysis.allocator import allocator_name
+from drgn_pageowner.analysis.group import Group, Top
 from drgn_pageowner.analysis.leaks import LeakGroup, Leaks
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.render.blockmap import CELL_CLASSES, cell_class
