@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from drgn import Object, Program
 from drgn.helpers.linux.cpumask import cpu_online_mask, cpu_possible_mask
 
@@ -22,12 +24,19 @@ def possible_cpus(prog: Program) -> list[int]:
 
 
 def online_cpus(prog: Program) -> list[int]:
-    """Numbers of the CPUs that were online; of all that can be if the dump does not say."""
+    """
+    Numbers of the CPUs that were online; of all that can be if the dump does not say.
+
+    Those too that a crash took offline, as ``local_cpu_stop()`` does on arm64: their lists and
+    counters are as full as they were. One that was taken offline before has handed its own in.
+    """
     possible = possible_cpus(prog)
-    try:
-        online = set(_bits(cpu_online_mask(prog).bits))
-    except DAMAGE:
-        online = set()
+    # "smp/hotplug: Track booted once CPUs in a cpumask" (in v5.4).
+    booted = find_object(prog, "cpus_booted_once_mask")
+    online: set[int] = set()
+    for mask in (cpu_online_mask(prog), booted):
+        with contextlib.suppress(*DAMAGE):
+            online.update(_bits(mask.bits) if mask is not None else ())
     return [cpu for cpu in possible if cpu in online] or possible
 
 
