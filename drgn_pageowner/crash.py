@@ -52,7 +52,7 @@ class Crash:
     hardware: str | None = None
     """As the kernel prints it in every backtrace (``dump_stack_arch_desc_str``)."""
     cpus: int | None = None
-    """CPUs that were online."""
+    """CPUs that were online when it crashed."""
     command_line: str | None = None
     """``saved_command_line``."""
     task: tuple[int, str] | None = None

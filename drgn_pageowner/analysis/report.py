@@ -30,7 +30,7 @@ from drgn_pageowner.analysis.summary import consistency
 from drgn_pageowner.analysis.zone_summary import ZoneSummary, zone_summaries
 from drgn_pageowner.crash import Crash
 from drgn_pageowner.errors import GARBAGE, PageOwnerError, nonsense
-from drgn_pageowner.heap import Heap, Inventory
+from drgn_pageowner.heap import Heap, Inventory, Verdicts
 from drgn_pageowner.info import Consistency
 from drgn_pageowner.snapshot import Array, Facts, Snapshot
 
@@ -51,7 +51,8 @@ class Sources:
     facts: Facts
     crash: Crash | None = None
     modules: Sequence[str] = ()
-    heap: Heap | None = None
+    heap: Heap | Verdicts | None = None
+    """Who points to whom; or what a search that was saved found."""
     inventory: Inventory | None = None
     """That of :attr:`heap`, if there is one."""
     records: Snapshot | None = None
@@ -125,7 +126,7 @@ def report(sources: Sources) -> Report:
         classes = page_classes(inventory)
         add("use of pages", lambda: _of_pages(inventory, classes))
         if heap is not None:
-            add("leaks", lambda: {"leaks": find_leaks(reach(heap, classes))})
+            add("leaks", lambda: {"leaks": _leaks(heap, classes)})
     return Report(
         facts=sources.facts,
         crash=sources.crash,
@@ -133,6 +134,10 @@ def report(sources: Sources) -> Report:
         problems=problems,
         **parts,
     )
+
+
+def _leaks(heap: Heap | Verdicts, classes: Array) -> Leaks:
+    return find_leaks(heap if isinstance(heap, Verdicts) else reach(heap, classes))
 
 
 def _of_records(records: Snapshot) -> dict[str, Any]:

@@ -12,12 +12,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from drgn_pageowner.analysis.report import Report, Sources, report
 from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.progress import warn
+
+if TYPE_CHECKING:
+    from drgn_pageowner.heap import Heap, Verdicts
 
 T = TypeVar("T")
 
@@ -70,6 +73,10 @@ def _renderer(kind: str) -> Callable[[Report], Iterator[str]]:
     return HtmlRenderer()
 
 
+def _heap(session: Session) -> Heap | Verdicts:
+    return session.verdicts(slab=False) or session.heap()
+
+
 def read(session: Session, *, leaks: bool = True) -> Sources:
     """
     Everything that a report is made of; what cannot be read becomes one of its problems.
@@ -92,7 +99,7 @@ def read(session: Session, *, leaks: bool = True) -> Sources:
     elif not leaks:
         problems.append("leaks were not searched for: --no-leaks")
     on = facts.page_owner not in NO_RECORDS
-    heap = attempt("who points to whom", session.heap) if on and leaks else None
+    heap = attempt("leaks", lambda: _heap(session)) if on and leaks else None
     inventory = heap.inventory if heap is not None else attempt("use of pages", session.inventory)
     records = inventory.records if inventory is not None else None
     if on and inventory is None:

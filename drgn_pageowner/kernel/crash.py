@@ -64,7 +64,7 @@ def read_crash(prog: Program) -> Crash:
     return Crash(
         crash_time=None if live else _or_none(lambda: _crash_time(prog)),
         hardware=_or_none(lambda: _hardware(prog)),
-        cpus=_or_none(lambda: sum(1 for _ in online_cpus(prog))),
+        cpus=_or_none(lambda: len(online_cpus(prog))),
         command_line=_or_none(lambda: _text(prog["saved_command_line"].string_())),
         task=None if live else _or_none(lambda: _crashed_task(prog)),
         tainted=mask,

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from drgn_pageowner.crash import Crash
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.heap import Inventory, Verdicts
 from drgn_pageowner.pages import Memory
@@ -38,6 +39,8 @@ class _Source(Protocol):
     def inventory(self) -> Inventory: ...
 
     def modules(self) -> list[str]: ...
+
+    def crash(self) -> Crash: ...
 
 
 class Saved:
@@ -120,6 +123,7 @@ def save(
     head = {
         "facts": plain(facts),
         "modules": session.modules(),
+        "crash": plain(session.crash()),
         "unavailable": saved.unavailable,
     }
     write_container(path, records, tables, documents, head)

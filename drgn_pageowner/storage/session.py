@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
+from drgn_pageowner.crash import Crash
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.snapshot import Array, Facts, Frame, Names, Snapshot, SourceFrame
 from drgn_pageowner.storage.container import Container
@@ -99,6 +100,11 @@ class SnapshotSession:
     def modules(self) -> list[str]:
         modules: list[str] = self._file.head["modules"]
         return modules
+
+    def crash(self) -> Crash:
+        # Files of before it was saved know nothing of it.
+        crash: Crash = restore(Crash, self._file.head.get("crash", {}))
+        return crash
 
     def heap(self) -> Heap:
         self._only_memory_knows("who points to whom")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import ask
 from conftest import Dump
 
-from drgn_pageowner.commands import CommandParser, Session, add_commands, run_command
+from drgn_pageowner.commands import Session
 from drgn_pageowner.kernel.session import ProgramSession
 
 NEEDS = pytest.mark.skipif(
@@ -21,38 +21,34 @@ NEEDS = pytest.mark.skipif(
 )
 
 
-def run(session: Session, *args: object) -> str:
-    """What a command prints, in this process."""
-    parser, out = CommandParser(), io.StringIO()
-    add_commands(parser)
-    assert run_command(parser.parse_args([str(arg) for arg in args]), session, out) == 0
-    return out.getvalue()
+def answer(session: Session, line: str) -> str:
+    """What a command prints; nothing on stderr."""
+    status, out, err = ask(session, line)
+    assert (status, err) == (0, "")
+    return out
 
 
 @NEEDS
-def test_the_suffix_decides_and_standard_output_is_the_file(
-    one_dump: Dump, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_suffix_decides_and_standard_output_is_the_file(one_dump: Dump, tmp_path: Path) -> None:
     session = ProgramSession(one_dump.prog)
     session.heap()
     for name, start in (("a.html", "<!doctype html>"), ("b.md", "# Memory"), ("c.json", "{")):
-        assert run(session, "report", tmp_path / name) == ""
+        assert answer(session, f"report {tmp_path / name}") == ""
         assert (tmp_path / name).read_text().startswith(start)
-    assert run(session, "report", "--format", "md") == (tmp_path / "b.md").read_text()
-    assert capsys.readouterr().err == ""
+    assert answer(session, "report --format md") == (tmp_path / "b.md").read_text()
 
 
 def test_json_has_what_the_commands_say(dump_named: Callable[[str], Dump]) -> None:
     session = ProgramSession(dump_named("linux-7.2/traps").prog)
 
-    def answer(*args: str) -> Any:
-        return json.loads(run(session, *args, "--format", "json"))
+    def found(line: str) -> Any:
+        return json.loads(answer(session, f"{line} --format json"))
 
-    whole = answer("report")
-    assert whole["account"] == answer("account")
-    assert whole["leaks"] == answer("leaks")
-    assert whole["top"]["allocator"] == answer("top", "--by", "allocator", "--limit", "100")
-    frag = answer("frag", "summary", "culprits", "map", "--by", "allocator", "--limit", "100")
+    whole = found("report")
+    assert whole["account"] == found("account")
+    assert whole["leaks"] == found("leaks")
+    assert whole["top"]["allocator"] == found("top --by allocator --limit 100")
+    frag = found("frag summary culprits map --by allocator --limit 100")
     assert whole["frag"]["zones"] == frag["summary"]["zones"]
     assert whole["frag"]["culprits"] == frag["culprits"]
     for zone in whole["frag"]["map"]["zones"]:
@@ -65,25 +61,26 @@ def test_json_has_what_the_commands_say(dump_named: Callable[[str], Dump]) -> No
 @pytest.mark.parametrize(
     "name, arguments, problem, warned",
     [
-        ("linux-6.12/kdump", ["--no-leaks"], "--no-leaks", 0),
-        ("linux-5.10/owner-off", [], "page_owner=on", 1),
-        ("linux-6.12-noowner/kdump", [], "CONFIG_PAGE_OWNER", 1),
+        ("linux-6.12/kdump", "--no-leaks", "--no-leaks", 0),
+        ("linux-5.10/owner-off", "", "page_owner=on", 1),
+        ("linux-6.12-noowner/kdump", "", "CONFIG_PAGE_OWNER", 1),
     ],
 )
 def test_what_is_left_out_is_said(
     dump_named: Callable[[str], Dump],
-    capsys: pytest.CaptureFixture[str],
     name: str,
-    arguments: list[str],
+    arguments: str,
     problem: str,
     warned: int,
 ) -> None:
     session = ProgramSession(dump_named(name).prog)
-    whole = json.loads(run(session, "report", *arguments, "--format", "json"))
+    status, out, err = ask(session, f"report {arguments} --format json")
+    assert status == 0
+    whole = json.loads(out)
     assert whole["leaks"] is None
     assert problem in whole["problems"][0]
     assert whole["account"]["accounted"] == whole["account"]["present"]
-    lines = capsys.readouterr().err.splitlines()
+    lines = err.splitlines()
     assert len(lines) == warned
     assert all(problem in line for line in lines)
 

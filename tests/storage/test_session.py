@@ -44,6 +44,7 @@ QUESTIONS = (
     "leaks --suspects --format json",
     "leaks --format json",
     "leaks --all --slab --format json",
+    "report --format json",
 )
 
 

@@ -47,8 +47,8 @@ def crash_rows(report: Report) -> Iterator[tuple[str, str]]:
         yield "state", "running"
     elif facts.panic_message:
         yield "died of", facts.panic_message
-    # Beyond that it is no time: the dump is damaged.
-    if crash.crash_time is not None and crash.crash_time < 1 << 36:
+    # A machine without a clock begins in 1970; a time far in the future is damage.
+    if crash.crash_time is not None and 10**9 < crash.crash_time < 1 << 36:
         when = datetime.fromtimestamp(crash.crash_time, UTC)
         yield "crashed at", f"{when:%Y-%m-%d %H:%M:%S} UTC"
     if facts.now_ns is not None:
