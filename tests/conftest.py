@@ -3,8 +3,7 @@ The real dumps of testdata/, each unpacked and opened once.
 
 ``DRGN_PAGEOWNER_DUMPS=DIR`` tests other dumps as well: every directory of DIR that holds
 ``vmcore``, ``vmlinux`` and ``truth/`` as testdata/README.md describes them.
-``DRGN_PAGEOWNER_FEW_DUMPS=1`` takes a few of the bundled ones, which differ most: for other versions
-of what we build on.
+``DRGN_PAGEOWNER_FEW_DUMPS=1`` takes a few of the bundled ones, which differ most.
 """
 
 from __future__ import annotations
