@@ -73,14 +73,18 @@ def top_stacks(before: str, ours: str, after: str) -> Check:
         "".join(f" {frame}\n" for frame in group["stack"]): group["pages"]
         for group in json.loads(ours)["groups"]
     }
-    # Some stacks have more pages while the reader runs, and as many as before when it has ended.
     steady = {stack: pages for stack, pages in one.items() if two.get(stack) == pages}
-    equal = sum(groups.get(stack) == pages for stack, pages in steady.items())
+    off = {stack: abs(groups.get(stack, 0) - pages) for stack, pages in steady.items()}
+    equal = sum(not pages for pages in off.values())
+    # The process that reads the kernel's text has page tables and memory of its own, each time as
+    # many, and is not there in between.
+    pages = sum(steady.values())
     return Check(
         "top",
-        equal >= 0.98 * len(steady) and len(steady) > 50,
+        sum(off.values()) <= 0.002 * pages and equal >= 0.8 * len(steady) and len(steady) > 50,
         f"{len(one):,} stacks by the kernel, {len(steady):,} of them with as many pages before as "
-        f"after ({sum(steady.values()):,} pages); {equal:,} of these equal",
+        f"after ({pages:,} pages); {equal:,} of these equal, "
+        f"the others {sum(off.values()):,} pages off",
     )
 
 
