@@ -11,6 +11,7 @@ from drgn_pageowner.analysis.blockmap import BlockMap, block_map
 from drgn_pageowner.analysis.blocks import block_table
 from drgn_pageowner.analysis.contiguity import BlockSize, contiguity
 from drgn_pageowner.analysis.culprits import Culprits, culprits
+from drgn_pageowner.analysis.diff import Diff
 from drgn_pageowner.analysis.flame import Flame, flame
 from drgn_pageowner.analysis.group import Top, columns_for, top
 from drgn_pageowner.analysis.leaks import Leaks, find_leaks
@@ -57,6 +58,8 @@ class Sources:
     """That of :attr:`heap`, if there is one."""
     records: Snapshot | None = None
     """Those of :attr:`inventory`, if there is one."""
+    diff: Diff | None = None
+    """What has changed since an earlier dump, by stack."""
     problems: Sequence[str] = ()
     """What could not be read, a line each."""
 
@@ -98,6 +101,8 @@ class Report:
     ages: list[AgeBand] | None = None
     leaks: Leaks | None = None
     frag: Frag | None = None
+    diff: Diff | None = None
+    """What has changed since an earlier dump, by stack."""
     coverage: Mapping[str, object] = field(default_factory=dict)
     """Of the records: what could be read and what not, in base pages."""
     consistency: Consistency | None = None
@@ -131,6 +136,7 @@ def report(sources: Sources) -> Report:
         facts=sources.facts,
         crash=sources.crash,
         modules=sources.modules,
+        diff=sources.diff,
         problems=problems,
         **parts,
     )

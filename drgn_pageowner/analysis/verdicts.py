@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from drgn_pageowner.analysis.allocator import allocator_name
 from drgn_pageowner.analysis.leaks import Leaks
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.units import pages_size, share
@@ -24,7 +25,8 @@ class Verdict:
     """One finding."""
 
     area: str
-    """``"crash"``, ``"oom"``, ``"owners"``, ``"leaks"``, ``"frag"`` or ``"unread"``."""
+    """``"crash"``, ``"oom"``, ``"owners"``, ``"leaks"``, ``"growth"``, ``"frag"`` or
+    ``"unread"``."""
     level: str
     """Of :data:`LEVELS`."""
     text: str
@@ -39,6 +41,7 @@ def verdicts(report: Report) -> list[Verdict]:
         *_oom(report),
         *_owners(report),
         *_leaks(report),
+        *_growth(report),
         *_frag(report),
         _unread(report),
     ]
@@ -136,6 +139,27 @@ def _leaks(report: Report) -> Iterator[Verdict]:
         yield Verdict("leaks", "good", "No leaked page was found.")
     if leaks is not None and leaks.by_number_pages:
         yield Verdict("leaks", "note", _by_number(leaks, size))
+
+
+def _growth(report: Report) -> Iterator[Verdict]:
+    """What an earlier dump tells."""
+    if report.diff is None:
+        return
+    change, size = report.diff.leak, report.facts.page_size
+    if change is None:
+        yield Verdict(
+            "growth", "good", "Nothing has grown of the memory that nothing accounts for."
+        )
+        return
+    rate = change.pages_per_hour
+    fast = f", {pages_size(round(rate * size))} an hour" if rate is not None else ""
+    yield Verdict(
+        "growth",
+        "warning",
+        f"{allocator_name(change.stack) or '(no stack)'} has grown by "
+        f"{pages_size(change.growth.bytes)}{fast}: most of all memory that nothing accounts for.",
+        f"{change.before.pages:,} pages before, {change.after.pages:,} after.",
+    )
 
 
 def _by_number(leaks: Leaks, size: int) -> str:

@@ -113,6 +113,17 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     return 0
 
 
+def compare(before: Session, after: Session) -> Diff:
+    """
+    What has changed by stack, all of it.
+
+    :raises PageOwnerError: if one of them has no records
+    """
+    columns = columns_for_diff(["stack"])
+    one, two, relation = _records((before, after), ("the earlier dump", "the dump"), columns)
+    return diff(one, two, relation)
+
+
 def _check(args: argparse.Namespace, wanted: Filter) -> None:
     if args.freed:
         raise UsageError("--freed: only what is allocated grows")

@@ -5,6 +5,7 @@ A post-mortem of a machine's memory to look at, to keep and to mail.
   report OUT.md                    the same findings as text, for a ticket
   report OUT.json                  all numbers of the page
   report --format md               to standard output
+  report --before MONDAY OUT.html  and what has changed since an earlier dump or snapshot
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from drgn_pageowner.analysis.report import Report, Sources, report
+from drgn_pageowner.commands.diff import compare
 from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.progress import warn
@@ -32,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "out", nargs="?", default="-", metavar="OUT",
         help="file to write; its suffix decides what (default: -, standard output)",
     )  # fmt: skip
+    parser.add_argument(
+        "--before", metavar="DUMP", help="an earlier dump or snapshot, to say what has grown since"
+    )
     parser.add_argument("--format", choices=FORMATS, help="what to write, whatever the suffix")
     parser.add_argument(
         "--no-leaks", action="store_true", help="do not search for leaks: faster on a large machine"
@@ -46,7 +51,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             "or say --format"
         )
     render = _renderer(kind)
-    text = render(report(read(session, leaks=not args.no_leaks)))
+    before = args.open_session(args.before) if args.before else None
+    text = render(report(read(session, leaks=not args.no_leaks, before=before)))
     if args.out == "-":
         out.writelines(text)
         return 0
@@ -77,11 +83,12 @@ def _heap(session: Session) -> Heap | Verdicts:
     return session.verdicts(slab=False) or session.heap()
 
 
-def read(session: Session, *, leaks: bool = True) -> Sources:
+def read(session: Session, *, leaks: bool = True, before: Session | None = None) -> Sources:
     """
     Everything that a report is made of; what cannot be read becomes one of its problems.
 
     :param leaks: Whether to read who points to whom.
+    :param before: An earlier dump, to compare with.
     """
     problems: list[str] = []
 
@@ -112,5 +119,10 @@ def read(session: Session, *, leaks: bool = True) -> Sources:
         heap=heap,
         inventory=inventory,
         records=records,
+        diff=(
+            attempt("what has changed", lambda: compare(before, session))
+            if before is not None
+            else None
+        ),
         problems=[*problems, *known],
     )

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from asking import ask
-from conftest import Dump
+from conftest import ROOT, Dump, run_cli
 
 from drgn_pageowner.commands import Session
 from drgn_pageowner.kernel.session import ProgramSession
 
+DRIP = ROOT / "testdata/linux-6.12/drip"
 NEEDS = pytest.mark.skipif(
     find_spec("jinja2") is None or find_spec("plotly") is None,
     reason="the extra report is not installed",
@@ -98,3 +99,24 @@ def test_a_file_that_cannot_be_written(one_dump: Dump, tmp_path: Path) -> None:
     assert result.returncode == 1
     [line] = result.stderr.splitlines()
     assert "No such file or directory" in line
+
+
+def test_what_has_grown_since_an_earlier_dump_is_said_first(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="snapshots need pyarrow (the extra parquet)")
+    before, after = DRIP / "before.parquet", DRIP / "after.parquet"
+
+    def said(*question: object) -> str:
+        return run_cli("-S", after, *question, check=True).stdout
+
+    question = ("report", "--no-leaks", "--before", before)
+    whole = json.loads(said(*question, "--format", "json"))
+    [growth] = [verdict for verdict in whole["verdicts"] if verdict["area"] == "growth"]
+    assert growth["text"].startswith("po_drip_leak_one [po_drip] has grown by 3.9 MiB")
+    assert growth["level"] == "warning"
+    assert whole["diff"] == json.loads(said("diff", before, "--limit", 0, "--format", "json"))
+    if find_spec("jinja2") is not None and find_spec("plotly") is not None:
+        text = said(*question, "--format", "md")
+        assert "| `po_drip_leak_one [po_drip]` | +1,000 | 3.9 MiB |" in text
+        said(*question, tmp_path / "a.html")
+        page = (tmp_path / "a.html").read_text()
+        assert page.index("has grown by") < page.index('id="h-changes"')

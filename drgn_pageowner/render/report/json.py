@@ -35,6 +35,7 @@ def report_object(report: Report) -> dict[str, Any]:
         "ages": report.ages,
         "leaks": report.leaks,
         "frag": _frag(report.frag) if report.frag is not None else None,
+        "diff": report.diff,
         "coverage": report.coverage,
         "consistency": report.consistency,
         "problems": report.problems,

@@ -6,17 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from drgn_pageowner.analysis.allocator import allocator_name
+from drgn_pageowner.analysis.diff import Change, Diff
 from drgn_pageowner.analysis.group import Group, Top
 from drgn_pageowner.analysis.leaks import LeakGroup, Leaks
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.render.blockmap import CELL_CLASSES, cell_class
 from drgn_pageowner.render.leaks import pfns_text, tasks_text
-from drgn_pageowner.render.table import ages, pages_size, share
+from drgn_pageowner.render.table import age, ages, pages_size, share
 from drgn_pageowner.snapshot import Facts
 
 __all__ = ("Cell", "Row", "Table", "tables")
 
 _LEAKS = 200
+_CHANGES = 100
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def tables(report: Report) -> dict[str, Table]:
     found += [_top(key, top, report.facts) for key, top in _in_order(report)]
     if report.leaks is not None:
         found.append(_leaks(report.leaks, report.facts))
+    if report.diff is not None:
+        found.append(_changes(report.diff, report.facts))
     if report.ages:
         found.append(_ages(report))
     if report.frag is not None:
@@ -201,6 +205,37 @@ def _leak(group: LeakGroup, leaks: Leaks, facts: Facts) -> Row:
         ],
         notes,
         [str(frame) for frame in group.stack],
+    )
+
+
+def _changes(diff: Diff, facts: Facts) -> Table:
+    rows = [_change(change, facts) for change in diff.changes[:_CHANGES]]
+    columns = ("allocator", "growth", "size", "an hour", "before", "after", "allocations", "state")
+    known = diff.relation
+    between = f", {age(abs(known.elapsed_ns))} apart" if known.elapsed_ns is not None else ""
+    note = (
+        f"In pages, by stack. Before: Linux {diff.before.release}, "
+        f"{diff.before.total.pages:,} pages; after: {diff.after.total.pages:,} pages. "
+        f"{'One boot' if known.same_boot else 'Not one boot'} ({known.why}){between}."
+    )
+    whole = sum(diff.states.values()) - diff.states.get("same", 0)
+    return Table("changes", "Growth by stack", columns, (1, 2, 3, 4, 5, 6), rows, whole, note)
+
+
+def _change(change: Change, facts: Facts) -> Row:
+    rate = change.pages_per_hour
+    return Row(
+        [
+            name(allocator_name(change.stack) or "(no stack)"),
+            Cell(f"{change.growth.pages:+,}", change.growth.pages),
+            size(change.growth.pages, facts),
+            Cell("-" if rate is None else f"{rate:+,.0f}", rate),
+            number(change.before.pages),
+            number(change.after.pages),
+            number(change.growth.allocations),
+            Cell(change.state),
+        ],
+        stack=[str(frame) for frame in change.stack],
     )
 
 
