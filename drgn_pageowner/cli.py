@@ -31,11 +31,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warn(str(error))
         return error.exit_status
     except BrokenPipeError:
-        # The reader (head, a pager) has seen enough; do not complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, a pager) has seen enough.
+        _drop_output()
         return 0
+    except OSError as error:
+        # Where files are read or written by name, that is said there: this is standard output.
+        warn(f"cannot write the answer: {error.strerror or error}")
+        _drop_output()
+        return PageOwnerError.exit_status
     except KeyboardInterrupt:
         return 130
+
+
+def _drop_output() -> None:
+    """What is not written yet goes nowhere: nothing is to complain again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _main(arguments: Sequence[str] | None) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -126,10 +128,19 @@ def test_a_page_that_is_not_there(one_dump: Dump, arguments: list[str]) -> None:
     said(one_dump.run(*arguments), 1)
 
 
-def test_a_closed_pipe_is_the_readers_wish(one_dump: Dump) -> None:
-    import subprocess
-    import sys
+@pytest.mark.parametrize("command", ["top", "list"])
+def test_a_full_disk_is_said(one_dump: Dump, command: str) -> None:
+    options = f"-c {one_dump.vmcore} -s {one_dump.vmlinux}"
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "drgn_pageowner", *options.split(), command],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr == "drgn-pageowner: cannot write the answer: No space left on device\n"
 
+
+def test_a_closed_pipe_is_the_readers_wish(one_dump: Dump) -> None:
     command = (
         f"{sys.executable} -m drgn_pageowner -c {one_dump.vmcore} -s {one_dump.vmlinux} "
         "list --format debugfs | head -1"

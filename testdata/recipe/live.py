@@ -72,7 +72,7 @@ class Host:
 def boot(version: str, build: Path, directory: Path) -> LiveGuest:
     arch = architecture(version)
     with (directory / "vdb").open("wb") as disk:
-        disk.truncate(1 << 29)
+        disk.truncate(1 << 30)
     append = f"console={arch.console} panic=-1 {arch.fw_cfg} root=/dev/vda rw init=/live/init "
     append += "page_owner=on cma=32M numa=fake=2U loglevel=4 log_buf_len=1M"
     command = [

@@ -37,7 +37,8 @@ def make_root(build: Path, image: Path) -> Path:
     _python(root)
     megabytes = sum(path.lstat().st_size for path in root.rglob("*")) >> 20
     image.unlink(missing_ok=True)
-    size = f"{megabytes * 5 // 4 + 64}M"
+    # What the commands say is kept there too; the image is a sparse file.
+    size = f"{megabytes * 5 // 4 + 1024}M"
     run("mke2fs", "-q", "-t", "ext2", "-b", "4096", "-E", "root_owner=0:0", "-d", root, image, size)
     shutil.rmtree(root)
     return image
