@@ -104,7 +104,7 @@ def _others() -> list[Dump]:
     return [Dump(path.name, path, path / "vmlinux") for path in directories]
 
 
-_FEW = ("linux-5.10/kdump", "linux-6.12/traps", "linux-7.2-arm64-16k/kdump")
+_FEW = ("linux-5.10/noleak", "linux-6.12/traps", "linux-7.2-arm64-16k/kdump")
 
 # Dumps of kernels whose page_owner was on.
 DUMPS: list[Callable[[], Dump]] = [
