@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.live import Changes, read_rows
@@ -213,8 +213,7 @@ def gfp_migratetype(prog: Program, gfp_mask: Array) -> Array:
     :param gfp_mask: ``uint32``, shape ``(n,)``.
     :return: ``uint8``, shape ``(n,)``.
     """
-    disabled = find_object(prog, "page_group_by_mobility_disabled")
-    if disabled is not None and int(disabled):
+    if _mobility_disabled(prog):
         return np.zeros(len(gfp_mask), np.uint8)
     if reclaimable_before_movable(prog):
         movable = gfp_mask >> np.uint32(_GFP_MOVABLE_SHIFT) & np.uint32(1)
@@ -223,6 +222,18 @@ def gfp_migratetype(prog: Program, gfp_mask: Array) -> Array:
         return before
     result: Array = ((gfp_mask >> np.uint32(_GFP_MOVABLE_SHIFT)) & np.uint32(3)).astype(np.uint8)
     return result
+
+
+def _mobility_disabled(prog: Program) -> bool:
+    """
+    ``page_group_by_mobility_disabled``: so on machines with next to no memory; not, if the dump
+    does not say.
+    """
+    disabled = find_object(prog, "page_group_by_mobility_disabled")
+    try:
+        return disabled is not None and bool(int(disabled))
+    except FaultError:
+        return False
 
 
 def reclaimable_before_movable(prog: Program) -> bool:

@@ -83,6 +83,13 @@ def test_damage_that_costs_no_record_is_answered(
     assert _judge(one_dump, place, value, question, False).kind == "answered"
 
 
+def test_a_page_of_the_kernels_data_that_is_missing_costs_no_record(one_dump: Dump) -> None:
+    address = int(one_dump.prog["page_group_by_mobility_disabled"].address_ or 0)
+    patch = Patch(address & -4096, bytes(4096), missing=True)
+    outcomes = judge(one_dump, (patch,), ("top --by migratetype",), vital=False)
+    assert [outcome.kind for outcome in outcomes if outcome.kind != "answered"] == []
+
+
 @pytest.mark.parametrize("place, value, word", REFUSED)
 def test_damage_that_costs_all_is_said_in_a_line(
     one_dump: Dump, place: Place, value: int, word: str
