@@ -23,15 +23,48 @@ from drgn.helpers.linux.mm import _linux_helper_read_vm  # type: ignore[attr-def
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.snapshot import Array
 
-__all__ = ("keep_to_the_file",)
+__all__ = ("check_headers", "keep_to_the_file")
 
 _SIGNATURE = b"KDUMP   "
 # struct disk_dump_header of makedumpfile's diskdump_mod.h, of a 64-bit and of a 32-bit kernel:
 # where block_size, sub_hdr_size and bitmap_blocks are.
 _BLOCK_SIZE = {8: 428, 4: 420}
 _HEADER_BYTES = 4096
+# struct kdump_sub_header of a 64-bit kernel: offset and size of VMCOREINFO, of the notes and of
+# what was erased.
+_SUB_HEADER_PIECES = ("<6Q", 32)
 # page_desc_t: offset, size, flags, page_flags.
 _DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
+
+
+def check_headers(path: str) -> None:
+    """
+    See that what a kdump file's headers lead to is in the file, before it is opened.
+
+    :raises PageOwnerError: if it is not: to open it would end the process
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_HEADER_BYTES)
+            size = os.fstat(file.fileno()).st_size
+            block, sub_header, bitmap = _layout(header)
+            if not header.startswith(_SIGNATURE) or not block:
+                return
+            file.seek(block)
+            second = file.read(_HEADER_BYTES)
+    except OSError:
+        # Whoever opens it says so.
+        return
+    ends = [(1 + sub_header + bitmap) * block]
+    pieces, place = _SUB_HEADER_PIECES
+    if _is_64_bit(header) and len(second) >= place + struct.calcsize(pieces):
+        numbers = struct.unpack_from(pieces, second, place)
+        ends += [sum(numbers[at : at + 2]) for at in (0, 2, 4)]
+    if max(ends) > size:
+        raise PageOwnerError(
+            f"{path} cannot be opened as a dump: its headers lead to {max(ends)} bytes, and it has "
+            f"{size}: it is cut off there, or damaged"
+        )
 
 
 def keep_to_the_file(prog: Program, path: str) -> str | None:
@@ -74,10 +107,18 @@ def _pages(file: BinaryIO, path: str, size: int) -> tuple[Array, int]:
     file.seek(table)
     data = file.read(len(pfns) * _DESCRIPTOR.itemsize)
     rows = np.frombuffer(data, _DESCRIPTOR, len(data) // _DESCRIPTOR.itemsize)
-    whole = rows["offset"] + rows["size"].astype(np.int64) <= size
+    whole = (rows["offset"] >= 0) & (rows["offset"] <= size - rows["size"].astype(np.int64))
     there = np.zeros(len(bits), bool)
     there[pfns[: len(rows)][whole]] = True
     return there, len(pfns) - int(whole.sum())
+
+
+def _is_64_bit(header: bytes) -> bool:
+    """Whether the block size is where the header of a 64-bit kernel has it."""
+    return (
+        _BLOCK_SIZE[8] + 4 <= len(header)
+        and struct.unpack_from("<i", header, _BLOCK_SIZE[8])[0] == _layout(header)[0]
+    )
 
 
 def _layout(header: bytes) -> tuple[int, int, int]:

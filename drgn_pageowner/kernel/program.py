@@ -12,7 +12,7 @@ import drgn
 from drgn import Program, ProgramFlags
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
-from drgn_pageowner.kernel.cutoff import keep_to_the_file
+from drgn_pageowner.kernel.cutoff import check_headers, keep_to_the_file
 from drgn_pageowner.options import add_program_options
 from drgn_pageowner.progress import warn
 
@@ -86,6 +86,7 @@ def _architecture(name: str) -> drgn.Architecture:
 def _attach(prog: Program, args: argparse.Namespace) -> None:
     if args.core is not None:
         name = args.core
+        check_headers(name)
         attach = prog.set_core_dump
     elif args.qemu is not None:
         name = args.qemu

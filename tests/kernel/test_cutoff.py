@@ -9,11 +9,12 @@ from pathlib import Path
 import drgn
 import numpy as np
 import pytest
-from conftest import Dump
+from conftest import Dump, run_cli
 from drgn import FaultError
 from drgn.helpers.linux.mm import pfn_to_virt
 
-from drgn_pageowner.kernel.cutoff import keep_to_the_file
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.cutoff import check_headers, keep_to_the_file
 from drgn_pageowner.kernel.physical import read_memory
 from drgn_pageowner.pages import PageState
 
@@ -69,3 +70,24 @@ def test_commands_answer_or_say_in_a_line_that_it_is_cut_off(
     lines = result.stderr.splitlines()  # type: ignore[attr-defined]
     assert all(line.startswith("drgn-pageowner: ") for line in lines)
     assert "cut off after" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "place, garbage",
+    [(428 + 8, 0xDC06), (4096 + 40, 1 << 40), (4096 + 48, 0x7FFFFFFFFFFF), (4096 + 72, 1 << 60)],
+    ids=["bitmap", "VMCOREINFO", "notes", "erased"],
+)
+def test_headers_that_lead_behind_the_end_are_not_followed(
+    cut: Path, tmp_path: Path, place: int, garbage: int
+) -> None:
+    check_headers(str(cut))
+    bad = tmp_path / "vmcore"
+    shutil.copy(cut, bad)
+    with bad.open("r+b") as file:
+        file.seek(place)
+        file.write(garbage.to_bytes(8 if place > 4096 else 4, "little"))
+    with pytest.raises(PageOwnerError, match="headers lead to"):
+        check_headers(str(bad))
+    result = run_cli("-c", bad, "info")
+    assert result.returncode == 1
+    assert "headers lead to" in result.stderr
