@@ -404,9 +404,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, help="guest memory in MB instead of the recipe's")
     parser.add_argument("--append", default="", help="more for the kernel command line")
     parser.add_argument("--scenario", help="workload instead of the recipe's")
-    parser.add_argument(
-        "--buffer", type=int, help="room for the truth in the guest, MB"
-    )
+    parser.add_argument("--buffer", type=int, help="room for the truth in the guest, MB")
     args = parser.parse_args()
     if args.list:
         print("\n".join(CONFIG["dumps"]))
@@ -420,7 +418,8 @@ def main() -> None:
         guest = work / "guest" / (name + ("-qemu" if args.qemu else ""))
         core, truth = take_dump(
             dump["kernel"], work, guest, mode, args.memory or dump["memory"],
-            f"{dump['append']} {args.append}", args.scenario or dump["scenario"], args.buffer or dump.get("buffer", 32),
+            f"{dump['append']} {args.append}", args.scenario or dump["scenario"],
+            args.buffer or dump.get("buffer", 32),
             dump.get("qemu", []), dump.get("dimms", []),
         )  # fmt: skip
         if args.stop_after == "dump":
