@@ -70,7 +70,8 @@ def pfn_limits(prog: Program, problems: list[str] | None = None) -> tuple[int, i
 
     Where there is no memory at ``max_pfn`` the last section's end takes its place.
 
-    :param problems: Gets a line if it does.
+    :param problems: Gets a line if that is damage. Memory that was unplugged is none: the kernel
+        leaves ``max_pfn`` where it was.
     """
     sections = find_sections(prog)
     if not sections:
@@ -81,13 +82,23 @@ def pfn_limits(prog: Program, problems: list[str] | None = None) -> tuple[int, i
     except FaultError:
         low, high = 0, 0
     if not any(section.start_pfn < high <= section.end_pfn for section in sections):
-        if problems is not None:
+        if problems is not None and not last < high <= _highest_ever(prog):
             problems.append(
                 f"max_pfn is {high:#x}, where this kernel has no memory: it is damaged; "
                 f"memory is taken to end at pfn {last:#x}"
             )
         high = last
     return (low if low <= high else first), high
+
+
+def _highest_ever(prog: Program) -> int:
+    """The end of the last section there ever was; 0 if the kernel does not say."""
+    try:
+        # It is raised when a section is added (since v4.11), and never lowered.
+        number = int(prog["__highest_present_section_nr"])
+        return (number + 1) << (int(prog["SECTION_SIZE_BITS"]) - int(prog["PAGE_SHIFT"]))
+    except (LookupError, FaultError):
+        return 0
 
 
 def memory_model(prog: Program) -> str:
