@@ -202,7 +202,13 @@ def make_disk(image: Path, guest: Path) -> Path:
     (root / "data").mkdir(parents=True, exist_ok=True)
     for name, text in TEST_FILES.items():
         (root / "data" / name).write_text(text)
-    shutil.copy(image, root / "kernel")
+    kernel = root / "kernel"
+    shutil.copy(image, kernel)
+    header = kernel.read_bytes()[:0x264]
+    if header[0x202:0x206] == b"HdrS":
+        # kexec for i386 believes that a kernel needs no more memory than its file is long, and lays
+        # other things where it unpacks itself: make the file as long as its header's init_size.
+        os.truncate(kernel, max(kernel.stat().st_size, struct.unpack_from("<I", header, 0x260)[0]))
     shutil.copy(guest / "initramfs.gz", root / "initramfs.gz")
     disk = guest / "vda"
     disk.unlink(missing_ok=True)
