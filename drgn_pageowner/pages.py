@@ -186,6 +186,11 @@ class Memory:
     zones: Sequence[ZoneStats]
     pageblocks: Array
     """``int8``, shape ``(max_pfn >> pageblock_order + 1,)``: migratetype; -1 without one."""
+    shared_pageblocks: Sequence[tuple[int, int, int]] = ()
+    """
+    ``(zone, pageblock, migratetype)`` of a zone that begins in the middle of a pageblock and has a
+    migratetype of its own for it (FLATMEM); :attr:`pageblocks` has that of the zone before.
+    """
     cma: Sequence[CmaArea] = ()
     zonelists: Mapping[int, Sequence[int]] = field(default_factory=dict)
     """Node -> indices in ``facts.zones``, in the order in which it falls back to them."""
@@ -194,3 +199,15 @@ class Memory:
     extfrag_format: str = "%d.%03d "
     """How this kernel prints a number of ``extfrag_index``."""
     problems: list[str] = field(default_factory=list)
+
+    def block_types(self, blocks: Array, zones: Array | int) -> Array:
+        """
+        The migratetypes of pageblocks, to their zones.
+
+        :param zones: Index in ``facts.zones``: of all, or of each.
+        :return: ``int8``, in the shape of *blocks*; -1 without one.
+        """
+        result: Array = self.pageblocks[blocks]
+        for zone, block, migratetype in self.shared_pageblocks:
+            result[(blocks == block) & (zones == zone)] = migratetype
+        return result

@@ -73,7 +73,7 @@ def free_by_type(memory: Memory) -> Array:
     lost = np.flatnonzero(migratetype < 0)
     if len(lost):
         block = memory.pages.pfns(free.row[lost]) >> facts.pageblock_order
-        migratetype[lost] = np.maximum(memory.pageblocks[block], 0)
+        migratetype[lost] = np.maximum(memory.block_types(block, free.zone[lost]), 0)
     key = (free.zone.astype(np.int64) * types + np.minimum(migratetype, types - 1)) * orders
     key += free.order
     counts = np.bincount(key[buddy], minlength=len(facts.zones) * types * orders)
@@ -109,11 +109,11 @@ def page_type_info(joined: Overlay) -> PageTypeInfo:
         pfns = np.arange(zone.start_pfn, zone.start_pfn + zone.spanned, size, dtype=np.int64)
         rows = pages.rows(pfns)
         own = (rows >= 0) & (pages["zone"][rows] == number)
-        kinds = memory.pageblocks[pfns[own] >> facts.pageblock_order]
+        kinds = memory.block_types(pfns[own] >> facts.pageblock_order, number)
         blocks[number] = np.bincount(kinds[kinds >= 0], minlength=types)[:types]
         if wrong is not None:
             of_zone = wrong[wrong[:, 1] == number, 0]
-            kinds = memory.pageblocks[of_zone]
+            kinds = memory.block_types(of_zone, number)
             counts = np.bincount(kinds[kinds >= 0], minlength=types)[:types]
             if cma >= 0:
                 counts[movable] += counts[cma]
@@ -138,7 +138,7 @@ def _mixed_blocks(joined: Overlay) -> Array:
         & (pages.state != PageState.ABSENT)
     )
     asked = joined.records["migratetype"][joined.owner[rows]].astype(np.int8)
-    other = asked != joined.memory.pageblocks[joined.block[rows]]
+    other = asked != joined.memory.block_types(joined.block[rows], pages["zone"][rows])
     rows = rows[other]
     key = ascending(joined.block[rows] << 8 | pages["zone"][rows])
     result: Array = np.stack([key >> 8, key & 0xFF], axis=1)

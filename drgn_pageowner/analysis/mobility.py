@@ -140,7 +140,7 @@ def _reclaimable(
     slab = np.flatnonzero(memory.pages.state == PageState.SLAB)
     if wanted < 0 or not len(slab):
         return
-    types = memory.pageblocks[block[slab]].astype(np.int16)
+    types = memory.block_types(block[slab], memory.pages["zone"][slab]).astype(np.int16)
     if records is not None and len(records):
         recorded = owner[slab] >= 0
         types[recorded] = records["migratetype"][owner[slab][recorded]]

@@ -23,7 +23,7 @@ from drgn_pageowner.kernel.page_users import (
     anon_users,
     file_of,
 )
-from drgn_pageowner.kernel.pageblock import pageblock_layout, read_section_pageblocks
+from drgn_pageowner.kernel.pageblock import pageblock_layout, pageblock_types
 from drgn_pageowner.kernel.resolve import Target, resolve
 from drgn_pageowner.kernel.sections import pfn_limits
 from drgn_pageowner.kernel.slab_object import slab_of
@@ -173,8 +173,8 @@ def _pageblock(reporter: _Reporter, pfn: int) -> dict[str, Any]:
     result: dict[str, Any] = {"pageblock": pfn >> order}
     if section is not None:
         zones = find_zones(prog, pfn_limits(prog)[1], reporter.problems.lines)
-        types = read_section_pageblocks(prog, section, pageblock_layout(prog, order), zones)
-        number = int(types[(pfn >> order) - (section.start_pfn >> order)])
+        layout = pageblock_layout(prog, order)
+        number = int(pageblock_types(prog, section, layout, zones, np.array([pfn]))[0])
         result["pageblock_migratetype"] = number if number >= 0 else None
     return result
 

@@ -11,7 +11,13 @@ from drgn_pageowner.kernel.memory import find_type, read_bulk, word_dtype
 from drgn_pageowner.kernel.sections import Section
 from drgn_pageowner.snapshot import Array, Zone
 
-__all__ = ("PageblockLayout", "pageblock_layout", "read_section_pageblocks")
+__all__ = (
+    "PageblockLayout",
+    "pageblock_layout",
+    "pageblock_types",
+    "read_section_pageblocks",
+    "read_shared_pageblocks",
+)
 
 
 class PageblockLayout:
@@ -71,15 +77,16 @@ def read_section_pageblocks(
     """
     :param zones: Where the bitmaps are on FLATMEM.
     :return: ``int8``, shape ``(pageblocks of the section,)``: those from the pageblock of
-        ``section.start_pfn`` on; -1 where it cannot be read.
+        ``section.start_pfn`` on; -1 where it cannot be read. Of one that zones share, the first
+        zone's (:func:`read_shared_pageblocks` has the others').
     """
     start = section.start_pfn >> layout.order
     blocks = ((section.end_pfn - 1) >> layout.order) + 1 - start
     if section.pageblock_flags:
         return _read_bitmap(prog, section.pageblock_flags, 0, blocks, layout)
     types = np.full(blocks, -1, np.int8)
-    for zone in zones:
-        # FLATMEM: a bitmap for each zone, which begins with the pageblock that the zone is in.
+    # FLATMEM: a bitmap for each zone, which begins with the pageblock that the zone is in.
+    for zone in sorted(zones, key=lambda zone: -zone.start_pfn):
         first = zone.start_pfn >> layout.order
         last = ((zone.start_pfn + zone.spanned - 1) >> layout.order) + 1
         low, high = max(first, start), min(last, start + blocks)
@@ -88,6 +95,40 @@ def read_section_pageblocks(
                 prog, zone.pageblock_flags, low - first, high - low, layout
             )
     return types
+
+
+def read_shared_pageblocks(
+    prog: Program, layout: PageblockLayout, zones: Sequence[Zone]
+) -> tuple[tuple[int, int, int], ...]:
+    """
+    What a pageblock is to the zone that begins in the middle of it: on FLATMEM that has its own.
+
+    :return: ``(index in zones, pageblock, migratetype)`` of each such pageblock
+    """
+    found = []
+    for number, zone in enumerate(zones):
+        if zone.pageblock_flags and zone.start_pfn & (1 << layout.order) - 1:
+            [migratetype] = _read_bitmap(prog, zone.pageblock_flags, 0, 1, layout)
+            found.append((number, zone.start_pfn >> layout.order, int(migratetype)))
+    return tuple(found)
+
+
+def pageblock_types(
+    prog: Program, section: Section, layout: PageblockLayout, zones: Sequence[Zone], pfns: Array
+) -> Array:
+    """
+    The migratetypes of the pageblocks that pages of a section are in, to their zones.
+
+    :param pfns: ``int64``, shape ``(n,)``.
+    :return: ``int8``, shape ``(n,)``; -1 where it cannot be read.
+    """
+    blocks = pfns >> layout.order
+    types = read_section_pageblocks(prog, section, layout, zones)
+    result: Array = types[blocks - (section.start_pfn >> layout.order)]
+    if not section.pageblock_flags:
+        for number, block, migratetype in read_shared_pageblocks(prog, layout, zones):
+            result[(blocks == block) & (pfns >= zones[number].start_pfn)] = migratetype
+    return result
 
 
 def _read_bitmap(

@@ -15,7 +15,11 @@ from drgn_pageowner.kernel.live import Changes, read_rows
 from drgn_pageowner.kernel.memory import find_object
 from drgn_pageowner.kernel.names import read_names
 from drgn_pageowner.kernel.page_state import SectionPages, StateDecoder
-from drgn_pageowner.kernel.pageblock import pageblock_layout, read_section_pageblocks
+from drgn_pageowner.kernel.pageblock import (
+    pageblock_layout,
+    read_section_pageblocks,
+    read_shared_pageblocks,
+)
 from drgn_pageowner.kernel.resources import system_ram
 from drgn_pageowner.kernel.sections import Section, find_sections
 from drgn_pageowner.kernel.zone_stats import (
@@ -113,6 +117,7 @@ class _Reader:
             free=free,
             zones=read_zone_stats(self._prog, objects),
             pageblocks=blocks,
+            shared_pageblocks=read_shared_pageblocks(self._prog, layout, facts.zones),
             cma=read_cma_areas(self._prog, facts.max_pfn, problems),
             zonelists=read_zonelists(self._prog, list(facts.zones), objects),
             extfrag_threshold=500 if threshold is None else int(threshold),

@@ -28,7 +28,7 @@ from drgn_pageowner.kernel.page_owner import (
     read_owner_records,
     require_members,
 )
-from drgn_pageowner.kernel.pageblock import pageblock_layout, read_section_pageblocks
+from drgn_pageowner.kernel.pageblock import pageblock_layout, pageblock_types
 from drgn_pageowner.kernel.sections import Section, find_sections
 from drgn_pageowner.kernel.stackdepot import depot_layout, depot_use, read_stacks
 from drgn_pageowner.kernel.trace import TRACE_MEMBERS, intern_traces
@@ -240,12 +240,9 @@ class _PageColumns:
                 head = (compound_words(self._prog, chosen) & 1) == 0
                 part["memcg_data"] = chosen["memcg_data"] * head
         if self._pageblocks is not None:
-            types = read_section_pageblocks(
-                self._prog, section, self._pageblocks, self._facts.zones
+            part["pageblock_migratetype"] = pageblock_types(
+                self._prog, section, self._pageblocks, self._facts.zones, pfn
             )
-            order = self._facts.pageblock_order
-            block = (pfn >> order) - (section.start_pfn >> order)
-            part["pageblock_migratetype"] = types[block]
 
     def _flag_columns(self, flags: Array, part: dict[str, Array]) -> None:
         if "page_flags" in self._wanted:

@@ -54,6 +54,7 @@ def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
     document = {
         "missing": pages.missing,
         "zones": plain(memory.zones),
+        "shared_pageblocks": plain(memory.shared_pageblocks),
         "cma": [
             [area.name, area.start_pfn, area.pages, area.order_per_bit, len(area.allocated)]
             for area in memory.cma
@@ -87,6 +88,9 @@ def read_memory(file: Container, facts: Facts, names: Names, columns: Iterable[s
         free=FreeLists(**file.table("free_blocks")),
         zones=restore(tuple[ZoneStats, ...], known["zones"]),
         pageblocks=file.table("pageblocks")["migratetype"],
+        shared_pageblocks=restore(
+            tuple[tuple[int, int, int], ...], known.get("shared_pageblocks", [])
+        ),
         cma=_cma_areas(known["cma"], file.table("cma_pages")["allocated"]),
         zonelists=restore(dict[int, tuple[int, ...]], known["zonelists"]),
         extfrag_threshold=known["extfrag_threshold"],

@@ -36,7 +36,8 @@ def page_info(
         raise PageOwnerError(f"{what}: this machine has no memory at pfn:{pfn:#x}")
     record = _record(records, pfn, facts.now_ns) if records is not None else None
     block = pfn >> facts.pageblock_order
-    migratetype = int(memory.pageblocks[block])
+    zone = memory.pages["zone"][row]
+    migratetype = int(memory.block_types(np.array([block]), zone)[0])
     return PageInfo(
         what=what,
         kind=kind,
