@@ -1,7 +1,8 @@
 """
 The ``drgn.plugins`` entry point: ``%pageowner COMMAND`` in the drgn shell.
 
-drgn loads this at every start, so it imports nothing of ours before the command is run.
+drgn loads this at every start, so it imports nothing of ours before the command is run, or a dump
+needs it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from drgn import Program, ProgramFlags
+from drgn import Architecture, Program, ProgramFlags
 from drgn.commands import CommandError, argument, command
 
 if TYPE_CHECKING:
@@ -31,6 +32,17 @@ def _session(prog: Program) -> ProgramSession:
     if not prog.flags & ProgramFlags.IS_LIVE:
         _kept[:] = [(prog, session)]
     return session
+
+
+def drgn_prog_set(prog: Program) -> None:
+    """Called by drgn when a program has got its dump: one of i386 it cannot read by itself."""
+    wanted = ProgramFlags.IS_LINUX_KERNEL
+    if prog.flags & (wanted | ProgramFlags.IS_LIVE) != wanted:
+        return
+    if prog.platform is not None and prog.platform.arch == Architecture.I386:
+        from drgn_pageowner.kernel.virtual import read_through_page_tables
+
+        read_through_page_tables(prog)
 
 
 @command(

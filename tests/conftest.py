@@ -8,6 +8,7 @@ The real dumps of testdata/, each unpacked and opened once.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import runpy
@@ -21,8 +22,10 @@ import drgn
 import pytest
 from asking import ask
 
+from drgn_pageowner.kernel.program import open_program
 from drgn_pageowner.kernel.reader import snapshot
 from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.options import add_program_options
 from drgn_pageowner.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,10 +63,9 @@ class Dump:
 
     @functools.cached_property
     def prog(self) -> drgn.Program:
-        prog = drgn.Program()
-        prog.set_core_dump(str(self.vmcore))
-        prog.load_debug_info([str(self.vmlinux)], main=True)
-        return prog
+        parser = argparse.ArgumentParser()
+        add_program_options(parser)
+        return open_program(parser.parse_args(["-c", str(self.vmcore), "-s", str(self.vmlinux)]))
 
     @functools.cached_property
     def snapshot(self) -> Snapshot:

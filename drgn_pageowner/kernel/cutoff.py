@@ -28,11 +28,11 @@ __all__ = ("check_headers", "keep_to_the_file")
 _SIGNATURE = b"KDUMP   "
 # struct disk_dump_header of makedumpfile's diskdump_mod.h, of a 64-bit and of a 32-bit kernel:
 # where block_size, sub_hdr_size and bitmap_blocks are.
-_BLOCK_SIZE = {8: 428, 4: 420}
+_BLOCK_SIZE = {8: 428, 4: 416}
 _HEADER_BYTES = 4096
-# struct kdump_sub_header of a 64-bit kernel: offset and size of VMCOREINFO, of the notes and of
-# what was erased.
-_SUB_HEADER_PIECES = ("<6Q", 32)
+# struct kdump_sub_header of the same: offset and size of VMCOREINFO, of the notes and of what was
+# erased, and where they begin.
+_SUB_HEADER_PIECES = {8: ("<6Q", 32), 4: ("<QIQIQI", 20)}
 # page_desc_t: offset, size, flags, page_flags.
 _DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
 
@@ -47,7 +47,7 @@ def check_headers(path: str) -> None:
         with open(path, "rb") as file:
             header = file.read(_HEADER_BYTES)
             size = os.fstat(file.fileno()).st_size
-            block, sub_header, bitmap = _layout(header)
+            word, block, sub_header, bitmap = _layout(header)
             if not header.startswith(_SIGNATURE) or not block:
                 return
             file.seek(block)
@@ -56,8 +56,8 @@ def check_headers(path: str) -> None:
         # Whoever opens it says so.
         return
     ends = [(1 + sub_header + bitmap) * block]
-    pieces, place = _SUB_HEADER_PIECES
-    if _is_64_bit(header) and len(second) >= place + struct.calcsize(pieces):
+    pieces, place = _SUB_HEADER_PIECES[word]
+    if len(second) >= place + struct.calcsize(pieces):
         numbers = struct.unpack_from(pieces, second, place)
         ends += [sum(numbers[at : at + 2]) for at in (0, 2, 4)]
     if max(ends) > size:
@@ -93,7 +93,7 @@ def _pages(file: BinaryIO, path: str, size: int) -> tuple[Array, int]:
     """Which PFNs have their page in the file: ``bool``; and how many do not."""
     file.seek(0)
     header = file.read(_HEADER_BYTES)
-    block, sub_header, bitmap = _layout(header)
+    _, block, sub_header, bitmap = _layout(header)
     start = (1 + sub_header) * block
     half = bitmap * block // 2
     table = start + 2 * half
@@ -113,23 +113,19 @@ def _pages(file: BinaryIO, path: str, size: int) -> tuple[Array, int]:
     return there, len(pfns) - int(whole.sum())
 
 
-def _is_64_bit(header: bytes) -> bool:
-    """Whether the block size is where the header of a 64-bit kernel has it."""
-    return (
-        _BLOCK_SIZE[8] + 4 <= len(header)
-        and struct.unpack_from("<i", header, _BLOCK_SIZE[8])[0] == _layout(header)[0]
-    )
-
-
-def _layout(header: bytes) -> tuple[int, int, int]:
-    """Block size, blocks of the second header and of the bitmaps; zeroes for no known layout."""
-    for place in _BLOCK_SIZE.values():
+def _layout(header: bytes) -> tuple[int, int, int, int]:
+    """
+    Bytes of a word, block size, blocks of the second header and of the bitmaps; zeroes for no known
+    layout.
+    """
+    for word, place in _BLOCK_SIZE.items():
         if len(header) < place + 12:
             continue
         block, sub_header, bitmap = struct.unpack_from("<iiI", header, place)
-        if 512 <= block <= 1 << 20 and block & (block - 1) == 0 and 0 <= sub_header < 1 << 20:
-            return block, sub_header, bitmap
-    return 0, 0, 0
+        # Where a 64-bit kernel has them, a 32-bit one has the number of its pages, and zeroes.
+        if 512 <= block <= 1 << 20 and block & (block - 1) == 0 and 0 < sub_header < 1 << 20:
+            return word, block, sub_header, bitmap
+    return 0, 0, 0, 0
 
 
 class _Guard:

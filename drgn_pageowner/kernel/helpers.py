@@ -82,6 +82,7 @@ def page_owner_stack(page: Object) -> StackTrace | None:
     :return: ``None`` if page_owner never saw the page allocated, or the stack depot does not
         have the stack.
     :raises PageOwnerError: if this kernel has no page_owner, or it is off
+    :raises NotImplementedError: if drgn has no stack traces of this architecture (i386)
     """
     return _stack(page, "handle")
 
@@ -93,6 +94,7 @@ def page_owner_free_stack(page: Object) -> StackTrace | None:
     :param page: ``struct page *``
     :return: ``None`` if it was never freed, or this kernel does not say who did (since v5.4).
     :raises PageOwnerError: if this kernel has no page_owner, or it is off
+    :raises NotImplementedError: if drgn has no stack traces of this architecture (i386)
     """
     return _stack(page, "free_handle")
 

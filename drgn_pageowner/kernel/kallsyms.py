@@ -21,6 +21,7 @@ from drgn_pageowner.kernel.memory import (
     has_member,
     read_array,
     read_bulk,
+    read_word,
     struct_dtype,
     symbol_address,
     word_dtype,
@@ -221,7 +222,7 @@ def _core_addresses(prog: Program, where: dict[str, int | None], count: int) -> 
         # Relative to the place of the offset itself since Linux v7.0.
         places = np.uint64(offsets_at) + np.arange(count, dtype=np.uint64) * np.uint64(4)
         return places + offsets.astype(np.int64).view(np.uint64)
-    base = prog.read_word(where["relative_base"])
+    base = read_word(prog, where["relative_base"])
     if (offsets < 0).any():
         # CONFIG_KALLSYMS_ABSOLUTE_PERCPU (v4.6 to v6.14): positive offsets are absolute, negative
         # ones relative to the base. No kernel image is so large that an unsigned offset of the

@@ -10,7 +10,7 @@ from drgn.helpers.linux.cgroup import cgroup_name
 from drgn.helpers.linux.kernfs import kernfs_parent
 
 from drgn_pageowner.kernel.damage import DAMAGE, chain, name_of
-from drgn_pageowner.kernel.memory import find_object, find_type, has_member
+from drgn_pageowner.kernel.memory import find_object, find_type, has_member, read_word
 from drgn_pageowner.snapshot import Array, Memcg, MemcgKind
 
 __all__ = ("MemcgTable",)
@@ -98,7 +98,7 @@ class MemcgTable:
             return True
         member = address + self._objcg.member("memcg").offset
         try:
-            return bool(self._prog.read_word(member))
+            return bool(read_word(self._prog, member))
         except DAMAGE:
             return True
 

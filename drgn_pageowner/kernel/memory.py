@@ -21,6 +21,7 @@ __all__ = (
     "page_size",
     "read_array",
     "read_bulk",
+    "read_word",
     "struct_dtype",
     "symbol_address",
     "word_dtype",
@@ -55,11 +56,13 @@ def byte_order(prog: Program) -> str:
 
 
 def word_dtype(prog: Program) -> np.dtype[Any]:
-    """The dtype of ``unsigned long``."""
-    platform = prog.platform
-    assert platform is not None
-    size = 8 if platform.flags & PlatformFlags.IS_64_BIT else 4
-    return np.dtype(f"{byte_order(prog)}u{size}")
+    """
+    The dtype of ``unsigned long``.
+
+    As wide as DWARF says: the file of a dump may be of the wider kind (QEMU's is ELF64 where the
+    CPU could run 64-bit code, whatever kernel runs on it).
+    """
+    return np.dtype(f"{byte_order(prog)}u{prog.type('unsigned long').size}")
 
 
 def words(prog: Program, data: bytes | bytearray) -> Array:
@@ -140,6 +143,15 @@ def read_array(prog: Program, address: int, dtype: np.dtype[Any], count: int) ->
     """
     _check(address, count * dtype.itemsize)
     return np.frombuffer(prog.read(address, count * dtype.itemsize), dtype, count)
+
+
+def read_word(prog: Program, address: int) -> int:
+    """
+    The ``unsigned long`` at *address*.
+
+    :raises FaultError: if it is not in the dump
+    """
+    return int(read_array(prog, address, word_dtype(prog), 1)[0])
 
 
 def find_type(prog: Program, name: str) -> Type | None:

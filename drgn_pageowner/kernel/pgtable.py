@@ -6,7 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
-from drgn import Architecture, Program, sizeof
+from drgn import Architecture, Program
 
 from drgn_pageowner.kernel.memory import find_object, read_bulk
 from drgn_pageowner.snapshot import Array
@@ -52,8 +52,7 @@ def table_format(prog: Program) -> Format | None:
             mask &= ~int(encryption)
         return Format(np.dtype("<u8"), shift, (9,) * levels, mask, _X86_LARGE, _X86_LARGE)
     if platform.arch == Architecture.I386:
-        if sizeof(prog.type("pte_t")) == 8:
-            # CONFIG_X86_PAE
+        if _has_config(prog, "X86_PAE"):
             mask = (1 << 52) - (1 << shift)
             return Format(np.dtype("<u8"), shift, (9, 9, 2), mask, _X86_LARGE, _X86_LARGE)
         mask = (1 << 32) - (1 << shift)
@@ -75,6 +74,12 @@ def _number(prog: Program, name: str) -> int:
     text = prog["VMCOREINFO"].string_().decode(errors="replace")
     found = re.search(rf"^NUMBER\({name}\)=(\d+)$", text, re.M)
     return int(found.group(1)) if found else 0
+
+
+def _has_config(prog: Program, name: str) -> bool:
+    """Whether VMCOREINFO says that the kernel was built with CONFIG_*name*."""
+    text = prog["VMCOREINFO"].string_().decode(errors="replace")
+    return f"CONFIG_{name}=y" in text.splitlines()
 
 
 class PageTables:

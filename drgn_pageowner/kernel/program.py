@@ -13,6 +13,7 @@ from drgn import Program, ProgramFlags
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.cutoff import check_headers, keep_to_the_file
+from drgn_pageowner.kernel.virtual import read_through_page_tables
 from drgn_pageowner.options import add_program_options
 from drgn_pageowner.progress import warn
 
@@ -40,6 +41,8 @@ def open_program(args: argparse.Namespace) -> Program:
             f"{args.core} is not a dump of a Linux kernel (it has no VMCOREINFO): "
             "pass a vmcore, or its VMCOREINFO with --vmcoreinfo"
         )
+    if args.core is not None:
+        read_through_page_tables(prog)
     _load_symbols(prog, args)
     return prog
 
@@ -67,12 +70,30 @@ def _create(args: argparse.Namespace) -> Program:
     platform = None
     if args.architecture:
         platform = drgn.Platform(_architecture(args.architecture))
+    elif args.core is not None and _is_wide_i386(args.core):
+        platform = drgn.Platform(drgn.Architecture.I386)
     if args.vmcoreinfo is None:
         return Program(platform)
     try:
         return Program(platform, vmcoreinfo=Path(args.vmcoreinfo).read_bytes())
     except OSError as error:
         raise PageOwnerError(f"cannot read {args.vmcoreinfo}: {error.strerror}") from error
+
+
+def _is_wide_i386(path: str) -> bool:
+    """
+    Whether a dump is ELF64, and of an i386 kernel.
+
+    QEMU writes such where its CPU could run 64-bit code; drgn would take the words for as wide.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.read(20)
+    except OSError:
+        # Whoever opens it says so.
+        return False
+    # ELFCLASS64, and e_machine EM_386.
+    return header.startswith(b"\x7fELF\x02") and header[18:20] == b"\x03\0"
 
 
 def _architecture(name: str) -> drgn.Architecture:

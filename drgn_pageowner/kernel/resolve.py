@@ -34,7 +34,10 @@ class Target:
     """What *what* is: ``"PFN"``, ``"struct page"``, ``"direct map"``, ..."""
     pfn: int
     address: int | None
-    """Virtual address of the byte that was asked for; ``None`` if only the page is meant."""
+    """
+    Virtual address of the byte that was asked for; ``None`` if only the page is meant, or the
+    direct map does not have it (HIGHMEM).
+    """
 
 
 def resolve(prog: Program, memmap: Memmap, what: str) -> Target:
@@ -56,7 +59,9 @@ def resolve(prog: Program, memmap: Memmap, what: str) -> Target:
     if prefix == "phys":
         phys = number_of(number, what)
         _check(prog, memmap, phys >> shift, what)
-        return Target(what, "physical address", phys >> shift, direct_map(prog) + phys)
+        address = direct_map(prog) + phys
+        known = address < direct_map_end(prog)
+        return Target(what, "physical address", phys >> shift, address if known else None)
     raise UsageError(f"{what!r} names no page: give pfn:N, phys:A, or an address")
 
 
@@ -86,8 +91,7 @@ def _resolve_address(prog: Program, memmap: Memmap, what: str, address: int) -> 
     if _in_direct_map(prog, address):
         pfn = direct_phys(prog, address) >> int(prog["PAGE_SHIFT"])
         _check(prog, memmap, pfn, what)
-        kind = "slab object" if _is_slab(memmap, pfn) else "direct map"
-        return Target(what, kind, pfn, address)
+        return Target(what, _direct_kind(prog, memmap, pfn, address), pfn, address)
     try:
         pfn = kernel_phys(prog, address) >> int(prog["PAGE_SHIFT"])
     except (FaultError, NotImplementedError, OverflowError):
@@ -126,6 +130,18 @@ def _in_direct_map(prog: Program, address: int) -> bool:
     return start <= address < direct_map_end(prog)
 
 
+def _direct_kind(prog: Program, memmap: Memmap, pfn: int, address: int) -> str:
+    if _in_image(prog, address):
+        # Of i386 it is in the direct map.
+        return "kernel image"
+    return "slab object" if _is_slab(memmap, pfn) else "direct map"
+
+
+def _in_image(prog: Program, address: int) -> bool:
+    image = image_range(prog)
+    return image is not None and image[0] <= address < image[1]
+
+
 def _is_slab(memmap: Memmap, pfn: int) -> bool:
     try:
         return PageSlab(compound_head(memmap.page(pfn)))
@@ -135,8 +151,7 @@ def _is_slab(memmap: Memmap, pfn: int) -> bool:
 
 def _mapped_kind(prog: Program, address: int) -> str:
     """What an address in the kernel's page tables, but not in the direct map, belongs to."""
-    image = image_range(prog)
-    if image is not None and image[0] <= address < image[1]:
+    if _in_image(prog, address):
         return "kernel image"
     inside = any(start <= address < end for _, start, end in module_regions(prog))
     return "module" if inside else "vmalloc"

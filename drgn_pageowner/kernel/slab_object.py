@@ -9,7 +9,7 @@ from drgn import Object, Program
 from drgn.helpers.linux.slab import slab_object_info
 
 from drgn_pageowner.kernel.damage import name_of
-from drgn_pageowner.kernel.memory import page_size, word_dtype
+from drgn_pageowner.kernel.memory import page_size, read_word, word_dtype
 from drgn_pageowner.kernel.slab import read_cache, slab_type
 from drgn_pageowner.kernel.slab_free import Cache
 from drgn_pageowner.kernel.translate import direct_map
@@ -70,7 +70,7 @@ def _free_list(prog: Program, cache: Cache, pointer: int, slab: range) -> Iterat
             return
         yield pointer
         place = pointer + cache.offset
-        pointer = prog.read_word(place)
+        pointer = read_word(prog, place)
         if cache.hardened:
             # freelist_ptr_decode(): the address is byte-swapped since v5.7.
             pointer ^= cache.random ^ int.from_bytes(place.to_bytes(word.itemsize, "big"), "little")

@@ -149,11 +149,20 @@ def mapped_pfn(mm: Object, address: int) -> int | None:
     PFN that *address* is mapped to in an address space, or ``None``.
 
     :param mm: ``struct mm_struct *``
+    :raises NotImplementedError: if the page tables of this architecture are not known
     """
+    prog = mm.prog_
     try:
-        return int(follow_phys(mm, address)) >> int(mm.prog_["PAGE_SHIFT"])
+        return int(follow_phys(mm, address)) >> int(prog["PAGE_SHIFT"])
     except FaultError:
         return None
+    except NotImplementedError:
+        format_ = table_format(prog)
+        if format_ is None:
+            raise
+    root = direct_phys(prog, int(mm.pgd))
+    pfn = int(PageTables(prog, format_, root).pfns(address, 1)[0])
+    return pfn if pfn >= 0 else None
 
 
 def image_range(prog: Program) -> tuple[int, int] | None:

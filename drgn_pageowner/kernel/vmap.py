@@ -221,14 +221,15 @@ def _vmap_areas(prog: Program, problems: list[str]) -> list[Object]:
     type_, subject = "struct vmap_area", "the list of vmalloc areas"
     # Linux kernel commit d093602919ad ("mm: vmalloc: remove global vmap_area_root rb-tree") (in
     # v6.9) made one list for each node; there are no more than nr_cpu_ids, or 128 before v6.11.
-    nodes = find_object(prog, "vmap_nodes")
-    if nodes is None:
+    lone = find_object(prog, "single", "mm/vmalloc.c")
+    if lone is None:
         head = prog["vmap_area_list"].address_of_()
         return every_entry(type_, head, "list", subject, problems)
-    # Without CONFIG_SMP there is one node, and both are constants.
-    number = 1
-    if nodes.absent_:
-        nodes = prog.variable("single", "mm/vmalloc.c").address_of_()
+    # Where no more are ever made (32-bit kernels, and those without CONFIG_SMP) it is the only
+    # one, and the compiler may have left no pointer to it.
+    nodes, number = find_object(prog, "vmap_nodes"), 1
+    if nodes is None:
+        nodes = lone.address_of_()
     else:
         number = int(prog["nr_vmap_nodes"])
     if not 0 < number <= _MOST_NODES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from conftest import Dump
 
 from drgn_pageowner import (
@@ -33,8 +34,16 @@ def test_records_one_by_one_are_those_of_the_snapshot(dump: Dump) -> None:
     assert pfns == snapshot["pfn"].tolist()
 
 
+def skip_without_stack_traces(dump: Dump) -> None:
+    try:
+        dump.prog.stack_trace_from_pcs([0])
+    except NotImplementedError as error:
+        pytest.skip(str(error))
+
+
 def test_stacks_have_the_pcs_of_the_snapshot(dump: Dump) -> None:
     snapshot = dump.snapshot.select(dump.snapshot["allocated"])
+    skip_without_stack_traces(dump)
     for row in range(0, len(snapshot), 997):
         page = Memmap(dump.prog).page(int(snapshot["pfn"][row]))
         trace = page_owner_stack(page)
@@ -46,6 +55,7 @@ def test_stacks_have_the_pcs_of_the_snapshot(dump: Dump) -> None:
 def test_a_page_that_was_freed_before_says_who_freed_it(dump: Dump) -> None:
     snapshot = dump.snapshot
     freed = snapshot["pfn"][(snapshot["free_handle"] != 0)][:5].tolist()
+    skip_without_stack_traces(dump)
     for pfn in freed:
         trace = page_owner_free_stack(Memmap(dump.prog).page(pfn))
         assert trace is not None
