@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drgn_pageowner.analysis.page_class import PageClass, page_classes
+from drgn_pageowner.analysis.page_class import PageClass, classes_of_stacks, page_classes
 from drgn_pageowner.heap import Inventory, Metadata
 from drgn_pageowner.pages import PageState
 from drgn_pageowner.snapshot import Array
@@ -190,8 +190,17 @@ class _Counters:
         )  # fmt: skip
         if pages is None:
             return None
-        large = int(self._counts[PageClass.LARGE_KMALLOC])
+        large = int(self._counts[PageClass.LARGE_KMALLOC]) + self._memmap_by_kmalloc()
         return self._make(number, "Slab", pages, 0, large, "it counts large kmalloc too")
+
+    def _memmap_by_kmalloc(self) -> int:
+        """Pages of memmaps of classic SPARSEMEM for memory that was added while the kernel ran."""
+        records, of_row = self._inventory.records, self._inventory.record_of_row
+        rows = np.flatnonzero((self._classes == PageClass.MEMMAP) & (of_row >= 0))
+        if records is None or not len(rows):
+            return 0
+        kinds = classes_of_stacks(records, of_row[rows])
+        return int(np.count_nonzero(kinds == PageClass.LARGE_KMALLOC))
 
     def _anon(self, number: int) -> Counter | None:
         pages = self._sum("NR_ANON_MAPPED", "NR_ANON_PAGES")

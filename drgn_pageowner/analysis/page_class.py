@@ -16,6 +16,7 @@ __all__ = (
     "UNACCOUNTED_COLUMNS",
     "PageClass",
     "class_of_stack",
+    "classes_of_stacks",
     "page_classes",
     "unaccounted_records",
 )
@@ -180,6 +181,20 @@ def unaccounted_records(records: Snapshot) -> Array:
     return result
 
 
+def classes_of_stacks(records: Snapshot, numbers: Array) -> Array:
+    """
+    What the stacks of some records allocate for.
+
+    :param numbers: Of the records.
+    :return: ``uint8``, the shape of *numbers*: :class:`PageClass`.
+    """
+    stacks, inverse = distinct(records.stack[numbers])
+    records.frames(pc for number in stacks.tolist() for pc in records.stacks[number].tolist())
+    of_stack = [class_of_stack(records.stack_frames(number)) for number in stacks.tolist()]
+    result: Array = np.array(of_stack or [0], np.uint8)[inverse]
+    return result
+
+
 def page_classes(inventory: Inventory) -> Array:
     """
     The class of every page.
@@ -195,10 +210,7 @@ def page_classes(inventory: Inventory) -> Array:
     told = np.isin(pages.state, (PageState.KERNEL, PageState.NOREF, PageState.DRIVER_MOVABLE))
     if records is not None and len(records):
         rows = np.flatnonzero(told & (inventory.record_of_row >= 0))
-        stacks, inverse = distinct(records.stack[inventory.record_of_row[rows]])
-        records.frames(pc for number in stacks.tolist() for pc in records.stacks[number].tolist())
-        of_stack = [class_of_stack(records.stack_frames(number)) for number in stacks.tolist()]
-        result[rows] = np.array(of_stack or [0], np.uint8)[inverse]
+        result[rows] = classes_of_stacks(records, inventory.record_of_row[rows])
     plain = told & np.isin(result, (PageClass.OTHER, PageClass.VMALLOC))
     for area in inventory.areas:
         if area.kind == "vmap":

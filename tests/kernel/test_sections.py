@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from conftest import Dump
 
+from drgn_pageowner.heap import Metadata
+from drgn_pageowner.kernel.inventory import InventoryReader
 from drgn_pageowner.kernel.page_report import page_report
 from drgn_pageowner.kernel.physical import read_memory
 from drgn_pageowner.kernel.sections import Section, find_sections
@@ -88,6 +90,20 @@ def test_pages_of_memory_that_was_added_are_in_records(dump: Dump, blocks: dict[
         assert len(ours ^ kernels) <= 0.005 * len(kernels), section
         counts.append(len(kernels))
     assert max(counts) > 100
+
+
+def test_what_is_not_contiguous_is_found_by_its_area(dump: Dump, blocks: dict[int, str]) -> None:
+    # Memory was in pieces when it was added: some memmaps and page_ext arrays are in vmalloc areas.
+    reader = InventoryReader(dump.prog)
+    areas = {area.start: area for area in reader.inventory.areas}
+    metadata = reader.inventory.metadata
+    for kind, addresses in (
+        (Metadata.MEMMAP, [s.memmap for s in reader.sections]),
+        (Metadata.PAGE_EXT, [s.page_ext for s in reader.sections]),
+    ):
+        rows = np.concatenate([areas[a].rows for a in addresses if a in areas])
+        assert (np.diff(rows) != 1).any()
+        assert (metadata[rows] == kind).all()
 
 
 def test_nodes_without_memory_have_no_zone(dump: Dump) -> None:
