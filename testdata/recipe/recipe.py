@@ -62,6 +62,8 @@ class Architecture:
     """How much memory the capture kernel gets."""
     qemu: list[str]
     """The command, without what every guest has."""
+    xen: bool = True
+    """Whether Debian's kexec needs the libraries of Xen."""
     fw_cfg: str = ""
     """What the kernel must be told to find QEMU's fw_cfg, for its vmcoreinfo."""
 
@@ -115,7 +117,9 @@ def fetch_tools(version: str, work: Path) -> Path:
     tools = work / f"tools-{arch.debian}"
     if not tools.exists():
         unpacked = work / "apt" / f"tools-{arch.debian}"
-        unpack_packages(unpacked, work, CONFIG["tools"], arch.debian)
+        wanted = CONFIG["tools"]
+        packages = wanted["packages"] + (wanted["xen"] if arch.xen else [])
+        unpack_packages(unpacked, work, {**wanted, "packages": packages}, arch.debian)
         collect(tools / "kexec", unpacked, next(unpacked.rglob("sbin/kexec")), arch.loader)
         shutil.copy(next(unpacked.rglob("bin/busybox")), tools / "busybox")
         shutil.rmtree(unpacked)

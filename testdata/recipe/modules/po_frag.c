@@ -80,8 +80,16 @@ static unsigned long *type_bits(struct page *block, unsigned int *bit)
 {
 	unsigned long pfn = page_to_pfn(block);
 
+#ifdef CONFIG_SPARSEMEM
 	*bit = ((pfn & (PAGES_PER_SECTION - 1)) >> pageblock_order) * NR_PAGEBLOCK_BITS;
 	return section_to_usemap(__pfn_to_section(pfn));
+#else
+	struct zone *zone = page_zone(block);
+	unsigned long start = zone->zone_start_pfn & ~((1UL << pageblock_order) - 1);
+
+	*bit = ((pfn - start) >> pageblock_order) * NR_PAGEBLOCK_BITS;
+	return zone->pageblock_flags;
+#endif
 }
 
 static unsigned int block_type(struct page *block)
