@@ -73,9 +73,20 @@ def moved(ours: list[str], theirs: list[str]) -> int:
 MOVED = 96
 
 
+def may_move(joined: Overlay) -> int:
+    """
+    Pages that free lists may have lost or gained since the kernel's text.
+
+    Reading /proc/pagetypeinfo empties the per-CPU lists; a CPU that then allocates a page takes
+    many at once (480 of 16 KB on arm64).
+    """
+    free = joined.memory.free
+    return MOVED + int((1 << free.order[free.pcp].astype(np.int64)).sum())
+
+
 def test_buddyinfo_is_the_kernels(dump: Dump, joined: Overlay) -> None:
     truth = dump.truth("proc/buddyinfo").decode().splitlines()
-    assert moved(lines(buddyinfo_text(joined.memory)), truth) <= MOVED
+    assert moved(lines(buddyinfo_text(joined.memory)), truth) <= may_move(joined)
 
 
 def test_pagetypeinfo_is_the_kernels(dump: Dump, joined: Overlay) -> None:
@@ -83,7 +94,7 @@ def test_pagetypeinfo_is_the_kernels(dump: Dump, joined: Overlay) -> None:
     ours = lines(pagetypeinfo_text(joined.memory, page_type_info(joined)))
     assert len(ours) == len(truth)
     free = [index for index, line in enumerate(truth) if ", type " in line]
-    assert moved([ours[i] for i in free], [truth[i] for i in free]) <= MOVED
+    assert moved([ours[i] for i in free], [truth[i] for i in free]) <= may_move(joined)
     rest = [index for index in range(len(truth)) if index not in free]
     # Pageblocks and mixed blocks do not move with single pages.
     assert [ours[i] for i in rest] == [truth[i] for i in rest]
