@@ -22,6 +22,7 @@ __all__ = (
     "read_array",
     "read_bulk",
     "read_word",
+    "readable",
     "struct_dtype",
     "symbol_address",
     "word_dtype",
@@ -106,19 +107,13 @@ def _read_around_holes(
     missing: list[tuple[int, int]] = []
     position = address
     while position < end:
-        # The fault names the first byte that is not there; what lies before it is.
-        hole = min(max(fault.address, position), end - 1) // granule * granule
-        hole_end = min(hole + granule, end)
-        hole = max(hole, position)
-        if hole > position:
-            try:
-                data[position - address : hole - address] = prog.read(
-                    position, hole - position, physical
-                )
-            except FaultError:
-                # Not what the fault promised: take one granule, and no more, on trust.
-                hole = position
-                hole_end = min((position // granule + 1) * granule, end)
+        # The fault names the first byte that is not there; what lies before it is. Or it names the
+        # first that was asked for.
+        promised = min(max(fault.address, position), end - 1) // granule * granule - position
+        part = readable(prog, position, end - position, granule, physical, promised)
+        data[position - address : position - address + len(part)] = part
+        hole = position + len(part)
+        hole_end = min((hole // granule + 1) * granule, end)
         if missing and sum(missing[-1]) == hole - address:
             missing[-1] = (missing[-1][0], missing[-1][1] + hole_end - hole)
         else:
@@ -132,6 +127,40 @@ def _read_around_holes(
         except FaultError as next_fault:
             fault = next_fault
     return Bulk(data, missing)
+
+
+def readable(
+    prog: Program, address: int, size: int, granule: int, physical: bool, promised: int = 0
+) -> bytes:
+    """
+    What can be read from *address* on, up to the first granule that is not there; one is not.
+
+    :param granule: Bytes that are there together: a page's.
+    :param promised: How many bytes are likely to be; 0 if that is not known.
+    """
+    # Granules end where their addresses say, and the first is what is left of it.
+    first = granule - address % granule
+
+    def attempt(number: int) -> bytes | None:
+        try:
+            return prog.read(address, min(first + (number - 1) * granule, size), physical)
+        except FaultError:
+            return None
+
+    best, good = b"", 0
+    # All of it was tried.
+    bad = 1 + -(-max(size - first, 0) // granule)
+    step = 1 + max(promised - first, 0) // granule
+    while bad - good > 1 or not good:
+        number = max(min(good + step, bad - 1), 1)
+        part = attempt(number)
+        if part is not None:
+            best, good, step = part, number, step * 2
+        elif number == 1:
+            break
+        else:
+            bad, step = number, max((number - good) // 2, 1)
+    return best
 
 
 def read_array(prog: Program, address: int, dtype: np.dtype[Any], count: int) -> Array:

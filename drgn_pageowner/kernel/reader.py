@@ -29,7 +29,7 @@ from drgn_pageowner.kernel.page_owner import (
     require_members,
 )
 from drgn_pageowner.kernel.pageblock import pageblock_layout, pageblock_types
-from drgn_pageowner.kernel.sections import Section, find_sections
+from drgn_pageowner.kernel.sections import Section, find_sections, page_ext_problems
 from drgn_pageowner.kernel.stackdepot import depot_layout, depot_use, read_stacks
 from drgn_pageowner.kernel.trace import TRACE_MEMBERS, intern_traces
 from drgn_pageowner.progress import progress
@@ -82,7 +82,8 @@ def snapshot(
         facts.now_ns = local_clock_ns(prog)
     if "migratetype" in wanted:
         result["migratetype"] = gfp_migratetype(prog, result["gfp_mask"])
-    problems = [*facts.problems, *_problems(counts, pages), *changes.problems("records")]
+    problems = [*facts.problems, *page_ext_problems(prog, find_sections(prog))]
+    problems += [*_problems(counts, pages), *changes.problems("records")]
     coverage = asdict(counts)
     coverage["live"] = (
         {"page_ext": asdict(changes), "memmap": asdict(pages.changes)} if is_live(prog) else None

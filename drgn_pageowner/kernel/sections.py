@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from drgn import FaultError, Object, Program, TypeKind
 
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.damage import DAMAGE
 from drgn_pageowner.kernel.memory import (
     find_object,
     find_type,
@@ -29,6 +31,7 @@ __all__ = (
     "memmap_addresses",
     "memmap_pfns",
     "memory_model",
+    "page_ext_problems",
     "page_ext_stride",
     "pfn_limits",
     "section_of",
@@ -68,7 +71,8 @@ def pfn_limits(prog: Program, problems: list[str] | None = None) -> tuple[int, i
     """
     ``(min_low_pfn, max_pfn)``: the range that the kernel's own page_owner file walks.
 
-    Where there is no memory at ``max_pfn`` the last section's end takes its place.
+    Where there is no memory at ``max_pfn`` the last section's end takes its place. Where nodes and
+    their zones both have memory outside of the range, it is widened to theirs.
 
     :param problems: Gets a line if that is damage. Memory that was unplugged is none: the kernel
         leaves ``max_pfn`` where it was.
@@ -88,7 +92,47 @@ def pfn_limits(prog: Program, problems: list[str] | None = None) -> tuple[int, i
                 f"memory is taken to end at pfn {last:#x}"
             )
         high = last
-    return (low if low <= high else first), high
+    low = low if low <= high else first
+    begin, end = _span(prog)
+    if end > high and any(section.start_pfn < end <= section.end_pfn for section in sections):
+        if problems is not None:
+            problems.append(
+                f"max_pfn is {high:#x}, but there is memory up to pfn {end:#x}: damaged"
+            )
+        high = end
+    if begin < low and any(section.start_pfn <= begin < section.end_pfn for section in sections):
+        if problems is not None:
+            problems.append(
+                f"min_low_pfn is {low:#x}, but there is memory from pfn {begin:#x} on: damaged"
+            )
+        low = begin
+    return low, high
+
+
+def _span(prog: Program) -> tuple[int, int]:
+    """
+    The first PFN of memory, and the one behind its last, where nodes and zones agree.
+
+    What they do not agree on is not known: the first is then as large as can be, or the last 0.
+    """
+    nodes: list[tuple[int, int]] = []
+    zones: list[tuple[int, int]] = []
+    for _, pgdat in online_nodes(prog):
+        try:
+            nodes.append((int(pgdat.node_start_pfn), int(pgdat.node_spanned_pages)))
+            zones += [(int(z.zone_start_pfn), int(z.spanned_pages)) for z in pgdat.node_zones]
+        except DAMAGE:
+            continue
+    of_nodes, of_zones = (
+        ({start for start, pages in spans if pages}, {sum(span) for span in spans if span[1]})
+        for spans in (nodes, zones)
+    )
+    begin = min(of_nodes[0], default=0)
+    end = max(of_nodes[1], default=0)
+    return (
+        begin if begin == min(of_zones[0], default=-1) else 1 << 64,
+        end if end == max(of_zones[1], default=-1) else 0,
+    )
 
 
 def _highest_ever(prog: Program) -> int:
@@ -134,6 +178,22 @@ def find_sections(prog: Program) -> list[Section]:
             f"cannot read mem_section ({fault}): the dump is damaged or cut off; "
             "no page can be found without it"
         ) from fault
+
+
+def page_ext_problems(prog: Program, sections: Sequence[Section]) -> list[str]:
+    """A line for every two page_ext arrays that overlap: no kernel has such."""
+    stride = page_ext_stride(prog)
+    arrays = sorted(
+        (section.page_ext, (section.end_pfn - section.start_pfn) * stride, section.start_pfn)
+        for section in sections
+        if section.page_ext
+    )
+    return [
+        f"the page_ext arrays of the sections at pfn {first[2]:#x} and {second[2]:#x} overlap: one "
+        "of the pointers to them is damaged, and what it leads to are the records of other pages"
+        for first, second in itertools.pairwise(arrays)
+        if first[0] + first[1] > second[0]
+    ]
 
 
 def memmap_addresses(sections: Sequence[Section], pfns: Array, size: int) -> Array:

@@ -14,6 +14,7 @@ import re
 import numpy as np
 from drgn import Architecture, FaultError, Program
 
+from drgn_pageowner.kernel.memory import readable
 from drgn_pageowner.kernel.pgtable import PageTables, table_format
 from drgn_pageowner.snapshot import Array
 
@@ -107,6 +108,6 @@ class _VirtualMemory:
             try:
                 parts.append(self._prog.read(phys, length, True))
             except FaultError as fault:
-                inside = min(max(fault.address - phys, 0), length - 1)
-                raise FaultError(str(fault), position + inside) from None
+                there = len(readable(self._prog, phys, length, size, True))
+                raise FaultError(str(fault), position + there) from None
         return b"".join(parts)

@@ -43,6 +43,9 @@ ANSWERED: list[tuple[Place, int | None, str]] = [
     # Arrays as long as a counter says.
     (lambda prog: prog["max_pfn"], 0x7FFFFFFFFFFFFFFF, "frag"),
     (lambda prog: prog["max_pfn"], 0, "top --by zone"),
+    # Where memory is, but not all of it.
+    (lambda prog: prog["max_pfn"], 0x4000, "list --format json"),
+    (lambda prog: prog["min_low_pfn"], 0x9000, "list --format json"),
     (lambda prog: prog["__highest_present_section_nr"], 0x7FFFFFFFFFFFFFFF, "info"),
     (lambda prog: _zone(prog).spanned_pages, 0x7FFFFFFFFFFFFFFF, "frag"),
     (lambda prog: _zone(prog).zone_start_pfn, 0xFFFFFFFFFFFFFFFF, "frag"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +30,10 @@ def cut(dump_named: Callable[[str], Dump], tmp_path_factory: pytest.TempPathFact
     return path
 
 
-def test_a_whole_file_is_left_alone(dump_named: Callable[[str], Dump]) -> None:
-    dump = dump_named("linux-7.2/kdump")
+@pytest.mark.parametrize("name", ["linux-7.2/kdump", "linux-6.12-i386/kdump"])
+def test_a_whole_file_is_left_alone(dump_named: Callable[[str], Dump], name: str) -> None:
+    dump = dump_named(name)
+    check_headers(str(dump.vmcore))
     assert keep_to_the_file(dump.prog, str(dump.vmcore)) is None
 
 
@@ -70,6 +73,42 @@ def test_commands_answer_or_say_in_a_line_that_it_is_cut_off(
     lines = result.stderr.splitlines()  # type: ignore[attr-defined]
     assert all(line.startswith("drgn-pageowner: ") for line in lines)
     assert "cut off after" in lines[0]
+
+
+def test_a_cut_off_dump_of_i386_is_read_as_far_as_it_goes(
+    dump_named: Callable[[str], Dump], tmp_path: Path
+) -> None:
+    dump, path = dump_named("linux-6.12-i386/kdump"), tmp_path / "vmcore"
+    shutil.copy(dump.vmcore, path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size * 9 // 10)
+    result = run_cli("-c", path, "-s", dump.vmlinux, "list", "--format", "json")
+    assert result.returncode == 0, result.stderr
+    assert "cut off after" in result.stderr.splitlines()[0]
+    names = ("pfn", "order", "gfp_mask", "handle", "ts_nsec", "comm")
+    ours, whole = (
+        {tuple(record[name] for name in names) for record in map(json.loads, text.splitlines())}
+        for text in (result.stdout, dump.run("list", "--format", "json", check=True).stdout)
+    )
+    assert len(ours) > len(whole) // 2
+    assert ours <= whole
+
+
+@pytest.mark.parametrize(
+    "place, garbage",
+    [(416 + 8, 0xDC06), (4096 + 20, 1 << 40), (4096 + 40, 0x7FFFFFFF)],
+    ids=["bitmap", "VMCOREINFO", "notes"],
+)
+def test_headers_of_32_bit_kernels_are_known(
+    dump_named: Callable[[str], Dump], tmp_path: Path, place: int, garbage: int
+) -> None:
+    bad = tmp_path / "vmcore"
+    shutil.copy(dump_named("linux-6.12-i386/kdump").vmcore, bad)
+    with bad.open("r+b") as file:
+        file.seek(place)
+        file.write(garbage.to_bytes(8 if place == 4096 + 20 else 4, "little"))
+    with pytest.raises(PageOwnerError, match="headers lead to"):
+        check_headers(str(bad))
 
 
 @pytest.mark.parametrize(

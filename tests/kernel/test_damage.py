@@ -87,6 +87,25 @@ def test_garbage_records_are_counted_and_the_others_come_out(
     assert any("not in the stack depot" in problem for problem in damaged.problems)
 
 
+def test_an_array_of_another_section_is_told_and_costs_that_one_nothing(
+    one_dump: Dump, fresh: drgn.Program
+) -> None:
+    first, second = find_sections(fresh)[:2]
+    number = second.start_pfn // (second.end_pfn - second.start_pfn)
+    pointer = fresh["mem_section"][0][number].page_ext
+    # What is stored is biased by the section's first PFN.
+    biased = int(pointer) - second.page_ext + first.page_ext
+    overlay(fresh, int(pointer.address_ or 0), (biased & (1 << 64) - 1).to_bytes(8, "little"))
+    assert find_sections(fresh)[1].page_ext == first.page_ext
+    damaged = snapshot(fresh, freed=True)
+    [problem] = [line for line in damaged.problems if "overlap" in line]
+    assert f"{first.start_pfn:#x} and {second.start_pfn:#x}" in problem
+    whole = one_dump.snapshot
+    for ours, theirs in ((damaged, whole), (whole, damaged)):
+        kept = ours["pfn"] < second.start_pfn
+        assert set(ours["pfn"][kept].tolist()) <= set(theirs["pfn"].tolist())
+
+
 def test_a_lost_stack_depot_pool_costs_only_its_stacks(one_dump: Dump, fresh: drgn.Program) -> None:
     pools = fresh[depot_layout(fresh).pools]
     hole(fresh, int(pools[0]), 16384)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 from subprocess import CompletedProcess
 
+import drgn
 import pytest
 
 from drgn_pageowner.kernel import program
+from drgn_pageowner.options import add_program_options
 
 
 def test_the_running_kernel_is_read_or_one_line_says_why_not(
@@ -44,3 +48,22 @@ def test_why_kcore_cannot_be_opened(
     assert hint in said
     assert bool(said) == bool(hint)
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "file_class, machine, wanted",
+    [(2, 3, drgn.Architecture.I386), (1, 3, None), (2, 62, None)],
+    ids=["ELF64 of i386", "ELF32 of i386", "x86-64"],
+)
+def test_a_wide_dump_of_i386_has_narrow_words(
+    tmp_path: Path, file_class: int, machine: int, wanted: drgn.Architecture | None
+) -> None:
+    path = tmp_path / "vmcore"
+    path.write_bytes(
+        b"\x7fELF" + bytes([file_class, 1, 1]) + bytes(9) + b"\4\0" + bytes([machine, 0])
+    )
+    parser = argparse.ArgumentParser()
+    add_program_options(parser)
+    platform = program._create(parser.parse_args(["-c", str(path)])).platform
+    assert (platform.arch if platform is not None else None) == wanted
+    assert platform is None or not platform.flags & drgn.PlatformFlags.IS_64_BIT
