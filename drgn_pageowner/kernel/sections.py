@@ -71,8 +71,8 @@ def pfn_limits(prog: Program, problems: list[str] | None = None) -> tuple[int, i
     """
     ``(min_low_pfn, max_pfn)``: the range that the kernel's own page_owner file walks.
 
-    Where there is no memory at ``max_pfn`` the last section's end takes its place. Where nodes and
-    their zones both have memory outside of the range, it is widened to theirs.
+    Where there is no memory at ``max_pfn`` the last section's end takes its place; where nodes and
+    their zones both end behind it, the end of those.
 
     :param problems: Gets a line if that is damage. Memory that was unplugged is none: the kernel
         leaves ``max_pfn`` where it was.
@@ -92,47 +92,27 @@ def pfn_limits(prog: Program, problems: list[str] | None = None) -> tuple[int, i
                 f"memory is taken to end at pfn {last:#x}"
             )
         high = last
-    low = low if low <= high else first
-    begin, end = _span(prog)
+    end = _end_of_nodes(prog)
     if end > high and any(section.start_pfn < end <= section.end_pfn for section in sections):
         if problems is not None:
             problems.append(
                 f"max_pfn is {high:#x}, but there is memory up to pfn {end:#x}: damaged"
             )
         high = end
-    if begin < low and any(section.start_pfn <= begin < section.end_pfn for section in sections):
-        if problems is not None:
-            problems.append(
-                f"min_low_pfn is {low:#x}, but there is memory from pfn {begin:#x} on: damaged"
-            )
-        low = begin
-    return low, high
+    return (low if low <= high else first), high
 
 
-def _span(prog: Program) -> tuple[int, int]:
-    """
-    The first PFN of memory, and the one behind its last, where nodes and zones agree.
-
-    What they do not agree on is not known: the first is then as large as can be, or the last 0.
-    """
-    nodes: list[tuple[int, int]] = []
-    zones: list[tuple[int, int]] = []
+def _end_of_nodes(prog: Program) -> int:
+    """The PFN behind the last one of all nodes; 0 if their zones do not say the same."""
+    nodes = zones = 0
     for _, pgdat in online_nodes(prog):
         try:
-            nodes.append((int(pgdat.node_start_pfn), int(pgdat.node_spanned_pages)))
-            zones += [(int(z.zone_start_pfn), int(z.spanned_pages)) for z in pgdat.node_zones]
+            nodes = max(nodes, int(pgdat.node_start_pfn) + int(pgdat.node_spanned_pages))
+            for zone in pgdat.node_zones:
+                zones = max(zones, int(zone.zone_start_pfn) + int(zone.spanned_pages))
         except DAMAGE:
             continue
-    of_nodes, of_zones = (
-        ({start for start, pages in spans if pages}, {sum(span) for span in spans if span[1]})
-        for spans in (nodes, zones)
-    )
-    begin = min(of_nodes[0], default=0)
-    end = max(of_nodes[1], default=0)
-    return (
-        begin if begin == min(of_zones[0], default=-1) else 1 << 64,
-        end if end == max(of_zones[1], default=-1) else 0,
-    )
+    return nodes if nodes == zones else 0
 
 
 def _highest_ever(prog: Program) -> int:
