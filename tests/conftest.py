@@ -9,7 +9,10 @@ The real dumps of testdata/, each unpacked and opened once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import gc
+import io
 import os
 import runpy
 import subprocess
@@ -17,11 +20,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import drgn
 import pytest
 from asking import ask
 
+from drgn_pageowner import sources
+from drgn_pageowner.cli import main
 from drgn_pageowner.kernel.program import open_program
 from drgn_pageowner.kernel.reader import snapshot
 from drgn_pageowner.kernel.session import ProgramSession
@@ -75,9 +81,38 @@ class Dump:
     def run(
         self, *args: object, check: bool = False, **kwargs: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Our command line on this dump."""
+        """Our command line on this dump: in this process, which has it open, where it can be."""
         command = ["-c", self.vmcore, "-s", self.vmlinux, *args]
-        return run_cli(*command, check=check, **kwargs)
+        if kwargs or "--source" in args:
+            return run_cli(*command, check=check, **kwargs)
+        result = self._run_here([str(word) for word in command])
+        if check:
+            result.check_returncode()
+        return result
+
+    def _run_here(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        really_open = sources._open
+
+        def open_session(args: argparse.Namespace) -> Any:
+            mine = not args.snapshot and args.core == str(self.vmcore)
+            return ProgramSession(self.prog, args.core) if mine else really_open(args)
+
+        out, err = io.BytesIO(), io.StringIO()
+        text = io.TextIOWrapper(out, encoding="utf-8", write_through=True)
+        with (
+            contextlib.redirect_stdout(text),
+            contextlib.redirect_stderr(err),
+            mock.patch.object(sources, "_open", open_session),
+        ):
+            try:
+                status = main(command)
+            except SystemExit as end:
+                status = int(end.code or 0)
+            finally:
+                # main() does without.
+                gc.enable()
+        printed = out.getvalue().decode(errors="surrogateescape")
+        return subprocess.CompletedProcess(command, status, printed, err.getvalue())
 
 
 def run_cli(*args: object, check: bool = False, **kwargs: Any) -> subprocess.CompletedProcess[str]:
