@@ -239,6 +239,8 @@ class Verdicts:
     """``uint8``, a row per record: :class:`~drgn_pageowner.analysis.reach.Verdict`."""
     pages_missing: int
     """Base pages of kernel memory that are not in the dump."""
+    number_chance: list[float]
+    """:attr:`drgn_pageowner.analysis.reach.Reach.number_chance`."""
     lost: LostObjects | None = None
 
 

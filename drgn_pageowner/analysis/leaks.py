@@ -28,6 +28,8 @@ __all__ = (
 _MOST_TASKS = 10
 # Younger than this, an allocation may not have been written down anywhere yet but in a register.
 _IN_FLIGHT_NS = 10**9
+# That a PFN is no number anywhere, where this share of PFNs of its size are, says nothing.
+_COMMON = 0.5
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def verdicts(reach: Reach, lost: LostObjects | None = None) -> Verdicts:
         role=reach.role,
         verdict=reach.verdict[: len(reach.heap.records)],
         pages_missing=reach.heap.pages_missing,
+        number_chance=reach.number_chance,
         lost=lost,
     )
 
@@ -207,6 +210,7 @@ def _group(found: Verdicts, rows: Array, verdict: int, per_stack: Array) -> Leak
         nobody=bool(tasks) and not any(task.alive for task in tasks),
         gone=gone,
         missing_pages=found.pages_missing,
+        chance=_chance(found, records["pfn"][rows]),
     )
     return LeakGroup(
         verdict=Verdict.NAMES[verdict],
@@ -228,13 +232,26 @@ def _group(found: Verdicts, rows: Array, verdict: int, per_stack: Array) -> Leak
     )
 
 
+def _chance(found: Verdicts, pfns: Array) -> float:
+    """How likely at least one of *pfns* is some number by chance: that of the likeliest."""
+    sizes = np.unique(np.log2(np.maximum(pfns, 1)).astype(np.int64)).tolist()
+    return max((found.number_chance[k] for k in sizes if k < len(found.number_chance)), default=0.0)
+
+
 def _age(inventory: Inventory, stamp: int | None) -> int | None:
     now = inventory.memory.pages.facts.now_ns
     return None if now is None or stamp is None else max(now - stamp, 0)
 
 
 def _confidence(
-    verdict: int, *, share: float, age: int | None, nobody: bool, gone: bool, missing_pages: int
+    verdict: int,
+    *,
+    share: float,
+    age: int | None,
+    nobody: bool,
+    gone: bool,
+    missing_pages: int,
+    chance: float,
 ) -> tuple[str, list[str]]:
     """How sure it is that nobody needs the memory, and why."""
     if verdict == Verdict.REACHABLE:
@@ -249,6 +266,10 @@ def _confidence(
         doubts.append("allocated in the last second: somebody may have been about to store it")
     if share < 0.1:
         doubts.append("more than 9 in 10 allocations of this stack are held")
+    if chance >= _COMMON:
+        doubts.append(
+            f"{chance:.0%} of such PFNs are words by chance: who holds one by that is not known"
+        )
     if gone:
         reasons.append("a module in its stack is gone")
     if nobody:

@@ -7,7 +7,6 @@ the first record. A node that is not marked is reached from no root by any chain
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -112,6 +111,8 @@ class Reach:
     allocation that of the allocation."""
     classes: Array
     """``uint8``, a row per page: :class:`~drgn_pageowner.analysis.page_class.PageClass`."""
+    number_chance: list[float]
+    """How likely a PFN is some number by chance; element *k* is of PFNs from ``2^k`` on."""
 
     def chain(self, node: int) -> list[int]:
         """The nodes from a root to *node*, which must be reached: the fewest that there are."""
@@ -158,13 +159,13 @@ def reach(heap: Heap, classes: Array | None = None) -> Reach:
     lost[held] = False
     # A record that is not the first of its allocation is no node.
     lost[: len(heap.records)] &= allocation == np.arange(len(heap.records))
-    known = _known_by_number(heap, node, lost, parent, role)
+    chance, known = _known_by_number(heap, node, lost, parent, role)
     by_number = _closure(forward, known, lost)
     verdict[by_number] = Verdict.PFN_ONLY
     lost[by_number] = False
     _judge(source, target, own, lost, verdict)
     verdict[: len(heap.records)] = verdict[allocation]
-    return Reach(heap, allocation, role, parent, verdict, classes)
+    return Reach(heap, allocation, role, parent, verdict, classes, chance)
 
 
 def _allocations(heap: Heap) -> Array:
@@ -244,48 +245,52 @@ def _closure(graph: Graph, start: Array, within: Array) -> Array:
     return np.flatnonzero(seen)
 
 
-def _known_by_number(heap: Heap, node: Array, lost: Array, parent: Array, role: Array) -> Array:
+def _known_by_number(
+    heap: Heap, node: Array, lost: Array, parent: Array, role: Array
+) -> tuple[list[float], Array]:
     """
     Lost allocations whose PFN or physical address is a word of something that is held.
 
     A number can be one by chance. How often, the pages tell that are reachable and need no
     number; what one stack lost must be known more often than that.
+
+    :return: :attr:`Reach.number_chance`; and the nodes.
     """
     source, target = node[heap.pfn_source], node[heap.pfn_target]
     # Who keeps a PFN keeps the first one.
     told = (heap.pfn_target == target) & (parent[source] >= 0) & ~_identifiers(heap)
     known = ascending(target[told & lost[target]])
-    if not len(known):
-        return known
     records = heap.records
     size = np.log2(np.maximum(records["pfn"], 1)).astype(np.int64)
     held = (role == Role.CANDIDATE) & (parent[: len(records)] >= 0)
     hit = np.zeros(len(records), bool)
     hit[heap.pfn_target[told]] = True
-    number = np.bincount(size[held], minlength=int(size.max()) + 1)
-    hits = np.bincount(size[held & hit], minlength=len(number))
-    chance = (hits + _FEWEST * _USUAL) / (number + _FEWEST)
-    stack = records.stack
-    stacks = int(stack.max(initial=0)) + 2
-    total = np.bincount(stack[lost[: len(records)]] + 1, minlength=stacks)
+    of_size = np.bincount(size[held], minlength=int(size.max(initial=0)) + 1)
+    hits = np.bincount(size[held & hit], minlength=len(of_size))
+    chance = (hits + _FEWEST * _USUAL) / (of_size + _FEWEST)
+    named = np.zeros(len(records), bool)
+    named[known] = True
+    all_lost = np.flatnonzero(lost[: len(records)])
     chosen = []
-    for number_of_stack, members in zip(*grouped(stack[known]), strict=True):
-        of_stack, every = known[members], int(total[number_of_stack + 1])
-        likely = float(chance[size[of_stack]].max())
-        if 2 * len(of_stack) > every and _at_least(len(of_stack), every, likely) < _UNLIKELY:
+    for _, members in zip(*grouped(records.stack[all_lost]), strict=True):
+        every = all_lost[members]
+        of_stack = every[named[every]]
+        number = len(of_stack)
+        if 2 * number > len(every) and _at_least(number, chance[size[every]]) < _UNLIKELY:
             chosen.append(of_stack)
-    return np.concatenate([np.zeros(0, np.int32), *chosen])
+    return chance.tolist(), np.concatenate([np.zeros(0, np.int32), *chosen])
 
 
-def _at_least(number: int, every: int, chance: float) -> float:
-    """How likely *number* or more of *every* are, if each is of *chance*."""
-    if every > _MANY:
+def _at_least(number: int, chances: Array) -> float:
+    """How likely it is that *number* or more happen, of what has *chances*: shape ``(n,)``."""
+    if len(chances) > _MANY:
         # As good as never, or always.
-        return 0.0 if number > 1.5 * every * chance else 1.0
-    return sum(
-        math.comb(every, k) * chance**k * (1 - chance) ** (every - k)
-        for k in range(number, every + 1)
-    )
+        return 0.0 if number > 1.5 * chances.sum() else 1.0
+    # How likely it is that 0, 1, 2... of those so far do.
+    likely = np.ones(1)
+    for chance in chances.tolist():
+        likely = np.append(likely * (1 - chance), 0) + np.append(0, likely * chance)
+    return float(likely[number:].sum())
 
 
 def _identifiers(heap: Heap) -> Array:

@@ -14,7 +14,13 @@ from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.heap import Heap, Inventory, Metadata
 from drgn_pageowner.kernel.damage import DAMAGE
 from drgn_pageowner.kernel.inventory import InventoryReader
-from drgn_pageowner.kernel.memory import find_object, read_bulk, word_dtype, words
+from drgn_pageowner.kernel.memory import (
+    find_object,
+    read_bulk,
+    symbol_address,
+    word_dtype,
+    words,
+)
 from drgn_pageowner.kernel.page_ext import page_owner_state
 from drgn_pageowner.kernel.resources import crash_kernel
 from drgn_pageowner.kernel.topology import possible_cpus
@@ -28,6 +34,12 @@ __all__ = ("HeapReader", "Numbers", "read_heap")
 
 _CHUNK_PAGES = 2048
 _IMAGE, _BOOT, _UNRECORDED, _PAGES, _SLABS = range(5)
+# Symbols of the linker script around them, in every architecture's.
+_CONSTANTS = (
+    ("_stext", "_etext"),
+    ("__start_rodata", "__start_ro_after_init"),
+    ("__end_ro_after_init", "__end_rodata"),
+)
 _ROOTS = ("kernel image", "boot memory", "pages without a record", "pages of processes and files",
           "slab bookkeeping")  # fmt: skip
 _SCANNED = (PageState.RESERVED, PageState.KERNEL, PageState.NOREF, PageState.LARGE_KMALLOC,
@@ -153,11 +165,29 @@ class HeapReader:
         source[~np.isin(state, _SCANNED)] = -1
         source[(metadata != Metadata.NONE) & (metadata != Metadata.PERCPU)] = -1
         source[metadata == Metadata.IMAGE] = first_root + _IMAGE
+        for rows in self._constants():
+            source[rows] = -1
         source[self._crash_kernel()] = -1
         # Stacks have their live part looked at.
         for rows in self._irq_stacks():
             source[rows] = -1
         return source
+
+    def _constants(self) -> Iterator[Array]:
+        """
+        Pages of the image whose words were there before any page was allocated.
+
+        Instructions and tables; of 32 bits many words of them are equal to some address or PFN.
+        What is written once while the kernel starts (``__ro_after_init``) is not among them.
+        """
+        for names in _CONSTANTS:
+            start, end = (symbol_address(self._prog, name) for name in names)
+            if start is None or end is None:
+                continue
+            # No more than whole pages.
+            first, last = -(-start // self._size), end // self._size
+            if first < last:
+                yield self.reader.rows_of(first * self._size, (last - first) * self._size)
 
     def _crash_kernel(self) -> Array:
         """Pages that are set aside for the crash kernel: it is no part of this one's memory."""

@@ -168,15 +168,11 @@ class WordFinder:
                 )
 
     def _by(self, value: int) -> str:
+        if value >= int(self._reader.resolver.lowest):
+            return "struct page" if self._reader.resolver.is_struct_page(value) else "address"
         end = self._pages.facts.max_pfn
-        if value < end:
-            return "PFN"
-        if value < end * self._size:
-            return "physical address"
-        if value < end << 32:
-            # Two of them, of 32 bits.
-            return "PFN"
-        return "struct page" if self._reader.resolver.is_struct_page(value) else "address"
+        # Or two PFNs of 32 bits.
+        return "physical address" if end <= value < end * self._size else "PFN"
 
     def _word(self, node: int, target: int, pfn: int, offset: int, value: int) -> Word:
         heap = self._heap

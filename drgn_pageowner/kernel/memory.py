@@ -143,7 +143,7 @@ def readable(
 
     def attempt(number: int) -> bytes | None:
         try:
-            return prog.read(address, min(first + (number - 1) * granule, size), physical)
+            return bytes(prog.read(address, min(first + (number - 1) * granule, size), physical))
         except FaultError:
             return None
 

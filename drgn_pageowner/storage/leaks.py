@@ -49,7 +49,9 @@ def verdict_tables(found: Verdicts) -> tuple[dict[str, Columns], dict[str, Any]]
         "lost_stacks": {"depth": np.array([len(stack) for stack in stacks], np.int32)},
         "lost_frames": frame_table(frame for stack in stacks for frame in stack),
     }
-    return tables, {"leaks_of": {"pages_missing": found.pages_missing}}
+    return tables, {
+        "leaks_of": {"pages_missing": found.pages_missing, "number_chance": found.number_chance}
+    }
 
 
 def read_verdicts(file: Container, inventory: Inventory) -> Verdicts:
@@ -63,6 +65,7 @@ def read_verdicts(file: Container, inventory: Inventory) -> Verdicts:
         role=table["role"],
         verdict=table["verdict"],
         pages_missing=file.document("leaks_of")["pages_missing"],
+        number_chance=file.document("leaks_of").get("number_chance", []),
         lost=_lost_objects(file),
     )
 

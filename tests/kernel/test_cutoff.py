@@ -30,7 +30,7 @@ def cut(dump_named: Callable[[str], Dump], tmp_path_factory: pytest.TempPathFact
     return path
 
 
-@pytest.mark.parametrize("name", ["linux-7.2/kdump", "linux-6.12-i386/kdump"])
+@pytest.mark.parametrize("name", ["linux-7.2/kdump", "linux-6.12-i386/traps"])
 def test_a_whole_file_is_left_alone(dump_named: Callable[[str], Dump], name: str) -> None:
     dump = dump_named(name)
     check_headers(str(dump.vmcore))
@@ -78,7 +78,7 @@ def test_commands_answer_or_say_in_a_line_that_it_is_cut_off(
 def test_a_cut_off_dump_of_i386_is_read_as_far_as_it_goes(
     dump_named: Callable[[str], Dump], tmp_path: Path
 ) -> None:
-    dump, path = dump_named("linux-6.12-i386/kdump"), tmp_path / "vmcore"
+    dump, path = dump_named("linux-6.12-i386/traps"), tmp_path / "vmcore"
     shutil.copy(dump.vmcore, path)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size * 9 // 10)
@@ -103,7 +103,7 @@ def test_headers_of_32_bit_kernels_are_known(
     dump_named: Callable[[str], Dump], tmp_path: Path, place: int, garbage: int
 ) -> None:
     bad = tmp_path / "vmcore"
-    shutil.copy(dump_named("linux-6.12-i386/kdump").vmcore, bad)
+    shutil.copy(dump_named("linux-6.12-i386/traps").vmcore, bad)
     with bad.open("r+b") as file:
         file.seek(place)
         file.write(garbage.to_bytes(8 if place == 4096 + 20 else 4, "little"))

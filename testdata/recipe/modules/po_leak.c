@@ -26,8 +26,8 @@
 #define SINGLES 24
 #define RING 16
 #define RECENT 1000
-#define MASK 0xa5c39f1724d86be1UL
-#define YEAR (365UL * 24 * 3600 * HZ)
+#define MASK ((unsigned long)0xa5c39f1724d86be1ULL)
+#define DAY (24UL * 3600 * HZ)
 
 static bool leak = true;
 module_param(leak, bool, 0);
@@ -270,7 +270,7 @@ static noinline void po_hold_timer(void)
 		note_held("timer", page, order_of(i));
 	}
 	timer_setup(&bomb->timer, bomb_fires, 0);
-	mod_timer(&bomb->timer, jiffies + YEAR);
+	mod_timer(&bomb->timer, jiffies + DAY);
 }
 
 static void **vmalloc_table;
