@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import drgn
 from drgn import FaultError
-from drgn.helpers.linux.mm import pfn_to_virt
 
-from drgn_pageowner.kernel.translate import image_range, kernel_phys
+from drgn_pageowner.kernel.translate import direct_map, direct_map_end, image_range, kernel_phys
 
 
 class Patch(NamedTuple):
@@ -74,7 +73,9 @@ def _aliases(prog: drgn.Program, patch: Patch) -> list[tuple[int, bool]]:
         phys = kernel_phys(prog, patch.address)
     except FaultError:
         return sorted(found)
-    found |= {(phys, True), (int(pfn_to_virt(prog, 0)) + phys, False)}
+    found.add((phys, True))
+    if direct_map(prog) + phys < direct_map_end(prog):
+        found.add((direct_map(prog) + phys, False))
     image = image_range(prog)
     if image is not None:
         start = kernel_phys(prog, image[0])

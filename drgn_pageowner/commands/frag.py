@@ -130,7 +130,11 @@ def _read(session: Session, views: list[str], explain: bool) -> Overlay:
     wanted = ["handle", "migratetype", "ts_nsec", "last_migrate_reason"]
     if explain:
         wanted += ["comm", "pid"]
-    records = session.snapshot(wanted)
+    try:
+        records = session.snapshot(wanted)
+    except PageOwnerError as error:
+        warn(f"without records no owner has a name: {error}")
+        return overlay(memory, None)
     report_problems(records.problems)
     return overlay(memory, records)
 

@@ -72,6 +72,8 @@ def _suspects(args: argparse.Namespace, session: Session, out: TextIO, limit: in
     facts = inventory.memory.pages.facts
     if facts.page_owner in NO_RECORDS:
         raise PageOwnerError(NO_RECORDS[facts.page_owner])
+    if inventory.records is None:
+        raise PageOwnerError("without records nobody can be suspected")
     found = suspects(inventory)
     if args.format == "json":
         out.writelines(json_text({"suspects": found}))

@@ -35,12 +35,14 @@ def lists_of(
         or on one that is broken before its end.
     """
     size, lru = struct_page
-    addresses = np.array([head.address for head in heads], np.uint64)
-    by_address = np.argsort(addresses)
-    position = np.searchsorted(addresses[by_address], links)
-    position[position == len(addresses)] = 0
-    ends = len(addresses) > 0 and addresses[by_address][position] == links
-    found = np.where(ends, by_address[position] if len(addresses) else 0, -1).astype(np.int32)
+    found = np.full(len(pfns), -1, np.int32)
+    if heads:
+        addresses = np.array([head.address for head in heads], np.uint64)
+        by_address = np.argsort(addresses)
+        position = np.searchsorted(addresses[by_address], links)
+        position[position == len(addresses)] = 0
+        ends = addresses[by_address][position] == links
+        found[ends] = by_address[position[ends]]
 
     # The candidate that each link leads to; -1 for none.
     order = np.argsort(pfns)

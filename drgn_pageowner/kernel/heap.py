@@ -69,7 +69,8 @@ class HeapReader:
             raise PageOwnerError(NO_RECORDS[state])
         reader = reader or InventoryReader(prog)
         records = reader.inventory.records
-        assert records is not None
+        if records is None:
+            raise PageOwnerError(reader.no_records or NO_RECORDS["absent"])
         self.reader = reader
         self._prog = reader.prog
         self._inventory = reader.inventory

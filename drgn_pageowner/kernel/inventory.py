@@ -48,9 +48,15 @@ class InventoryReader:
         self._size = memory.pages.facts.page_size
         problems = list(memory.problems)
         records: Snapshot | None = None
-        if memory.pages.facts.page_owner not in NO_RECORDS:
-            records = snapshot(prog, columns=INVENTORY_COLUMNS)
-            problems += [line for line in records.problems if line not in problems]
+        self.no_records = NO_RECORDS.get(memory.pages.facts.page_owner)
+        """Why there are no records; ``None`` if there are."""
+        if self.no_records is None:
+            try:
+                records = snapshot(prog, columns=INVENTORY_COLUMNS)
+                problems += [line for line in records.problems if line not in problems]
+            except PageOwnerError as error:
+                self.no_records = str(error)
+                problems.append(f"records cannot be had: {error}")
         self.stacks = task_stacks(prog, problems)
         self.vmap: VmapAreas = read_vmap_areas(
             prog, memory.pages, self.sections, self.stacks, problems

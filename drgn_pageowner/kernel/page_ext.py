@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drgn import Program, TypeEnumerator
+from drgn import FaultError, Program, TypeEnumerator
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.memory import find_object, find_type, has_member
@@ -44,7 +44,11 @@ def page_owner_state(prog: Program) -> str:
         return "absent"
     # A static key since v4.6, a bool before.
     enabled = inited.key.enabled.counter if has_member(inited.type_, "key") else inited
-    return "on" if enabled else "off"
+    try:
+        return "on" if enabled else "off"
+    except FaultError:
+        # The dump lacks it. Where it was off no record can be: page_ext_layout() says so.
+        return "on"
 
 
 def page_ext_layout(prog: Program) -> PageExtLayout:
@@ -60,7 +64,7 @@ def page_ext_layout(prog: Program) -> PageExtLayout:
         # define fields on struct page_ext by hard-coding") (in v4.9).
         offset, type_name = 0, "struct page_ext"
     else:
-        offset, type_name = int(prog["page_owner_ops"].offset), "struct page_owner"
+        offset, type_name = _owner_offset(prog), "struct page_owner"
     flags = _page_ext_flags(prog)
     owner = 1 << flags["PAGE_EXT_OWNER"]
     # Linux kernel commit 37389167a281 ("mm, page_owner: keep owner info when freeing the page")
@@ -76,6 +80,16 @@ def page_ext_layout(prog: Program) -> PageExtLayout:
     stride = page_ext_stride(prog)
     _check(prog, offset, type_name, stride)
     return PageExtLayout(stride, offset, type_name, owner, allocated, tails=allocated != owner)
+
+
+def _owner_offset(prog: Program) -> int:
+    try:
+        return int(prog["page_owner_ops"].offset)
+    except FaultError as fault:
+        raise PageOwnerError(
+            f"cannot read page_owner_ops ({fault}): the dump is damaged or cut off, and records "
+            "cannot be found"
+        ) from fault
 
 
 def _check(prog: Program, offset: int, type_name: str, stride: int) -> None:

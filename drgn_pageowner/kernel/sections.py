@@ -275,7 +275,7 @@ def _sparsemem_sections(prog: Program, mem_section: Object) -> Iterator[Section]
             encoded = int(row["section_mem_map"])
             base = vmemmap if vmemmap is not None else encoded & memmap_mask
             page_ext = int(row["page_ext"]) if "page_ext" in (dtype.names or ()) else 0
-            if page_ext & _PAGE_EXT_INVALID:
+            if page_ext & _PAGE_EXT_INVALID or not page_ext_size:
                 page_ext = 0
             yield Section(
                 start,
@@ -316,22 +316,30 @@ def _flatmem_nodes(prog: Program) -> Iterator[Section]:
             start,
             end,
             memmap or int(prog["mem_map"]) + start * page_struct_size,
-            page_ext + page_ext_size * skipped if page_ext else 0,
+            page_ext + page_ext_size * skipped if page_ext and page_ext_size else 0,
             0,
         )
 
 
 def page_ext_stride(prog: Program) -> int:
     """
-    Distance between two entries of a page_ext array, in bytes; 0 without page_ext.
+    Distance between two entries of a page_ext array, in bytes; 0 without page_ext, or where the
+    dump does not say.
 
     A variable since v5.4, and ``sizeof(struct page_ext) + extra_mem`` before.
     """
     stride = find_object(prog, "page_ext_size")
     if stride is not None:
-        return int(stride)
+        return _or_zero(stride)
     type_ = find_type(prog, "struct page_ext")
     if type_ is None or not type_.is_complete():
         return 0
     extra = find_object(prog, "extra_mem", "mm/page_ext.c")
-    return int(type_.size) + (int(extra) if extra is not None else 0)
+    return int(type_.size) + (_or_zero(extra) if extra is not None else 0)
+
+
+def _or_zero(variable: Object) -> int:
+    try:
+        return int(variable)
+    except FaultError:
+        return 0

@@ -231,7 +231,11 @@ def _vmap_areas(prog: Program, problems: list[str]) -> list[Object]:
     if nodes is None:
         nodes = lone.address_of_()
     else:
-        number = int(prog["nr_vmap_nodes"])
+        try:
+            nodes, number = nodes.read_(), int(prog["nr_vmap_nodes"])
+        except FaultError as error:
+            problems.append(f"{subject} cannot be read ({error}): some areas may be unknown")
+            return []
     if not 0 < number <= _MOST_NODES:
         problems.append(f"nr_vmap_nodes is {number}: it is damaged, some areas may be unknown")
     found: list[Object] = []

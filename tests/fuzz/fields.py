@@ -13,19 +13,19 @@ from conftest import Dump
 from drgn import FaultError, Object, Program, Type, TypeKind
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.list import list_for_each_entry
-from drgn.helpers.linux.mm import for_each_vmap_area, pfn_to_virt
+from drgn.helpers.linux.mm import for_each_vmap_area
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
 from drgn.helpers.linux.module import for_each_module
 from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 from drgn.helpers.linux.pid import for_each_pid, for_each_task
 from drgn.helpers.linux.slab import for_each_slab_cache
 
-from drgn_pageowner.kernel.memory import find_object, find_type, symbol_address
+from drgn_pageowner.kernel.memory import find_object, find_type, symbol_address, word_dtype
 from drgn_pageowner.kernel.page_ext import page_ext_layout
 from drgn_pageowner.kernel.physical import read_memory
-from drgn_pageowner.kernel.sections import find_sections
+from drgn_pageowner.kernel.sections import Section, find_sections
 from drgn_pageowner.kernel.stackdepot import depot_layout, depot_pools
-from drgn_pageowner.kernel.translate import image_range
+from drgn_pageowner.kernel.translate import direct_map, image_range, kernel_pfns
 from drgn_pageowner.pages import PageState
 
 # Without these no record can be found or read: a dump that lacks them may be refused.
@@ -160,32 +160,15 @@ def _variables(prog: Program) -> Iterator[Family]:
 def _sections(prog: Program) -> Iterator[Family]:
     sections = find_sections(prog)
     layout = page_ext_layout(prog)
-    by_memmap = {section.memmap: section for section in sections}
-    type_ = prog.type("struct mem_section")
-    size = type_.size
-    per_root = int(prog["PAGE_SIZE"]) // size
-    root = int(prog["mem_section"][0])
-    pages = sections[0].end_pfn - sections[0].start_pfn
-    rows = [root + section.start_pfn // pages * size for section in sections]
-
-    def of_row(address: int) -> tuple[int, int]:
-        number = (address - root) // size
-        return number * pages, (number + 1) * pages
-
-    yield Family("struct mem_section", list(leaves(type_)), rows, False, of_row)
-    assert len(rows) <= per_root
-    usage = find_type(prog, "struct mem_section_usage")
-    if usage is not None:
-        offset = usage.member("pageblock_flags").offset
-        words = [Leaf(f"word {at}", at, 8) for at in range(0, offset + 32, 8)]
-        where = [section.pageblock_flags - offset for section in sections]
-        yield Family("struct mem_section_usage", words, where)
+    word = _word(prog)
+    if find_object(prog, "mem_section") is not None:
+        yield from _table_of_sections(prog, sections, word)
 
     random = np.random.default_rng(0)
     entries: list[int] = []
     structs: list[int] = []
     page = prog.type("struct page").size
-    for section in by_memmap.values():
+    for section in sections:
         numbers = random.integers(0, section.end_pfn - section.start_pfn, 200).tolist()
         if section.page_ext:
             entries += [section.page_ext + number * layout.stride for number in numbers]
@@ -194,6 +177,7 @@ def _sections(prog: Program) -> Iterator[Family]:
     def of_entry(address: int) -> tuple[int, int]:
         for section in sections:
             number, rest = divmod(address - section.page_ext, layout.stride)
+            pages = section.end_pfn - section.start_pfn
             if section.page_ext and 0 <= number < pages and not rest:
                 return section.start_pfn + number, section.start_pfn + number + 1
         raise AssertionError
@@ -202,11 +186,40 @@ def _sections(prog: Program) -> Iterator[Family]:
         Leaf(leaf.path, leaf.offset + layout.owner_offset, leaf.size)
         for leaf in leaves(prog.type(layout.owner_type))
     ]
-    flags = Leaf(".flags", 0, 8)
+    flags = Leaf(".flags", 0, word)
     yield Family("struct page_owner", [*owner, flags], entries, False, of_entry)
-    words = [Leaf(f"word {at}", at, 8) for at in range(0, page, 8)]
+    words = [Leaf(f"word {at}", at, word) for at in range(0, page, word)]
     halves = [Leaf(f"half {at}", at, 4) for at in range(0, page, 4)]
     yield Family("struct page", [*words, *halves], structs)
+
+
+def _table_of_sections(prog: Program, sections: list[Section], word: int) -> Iterator[Family]:
+    type_ = prog.type("struct mem_section")
+    size = type_.size
+    pages = sections[0].end_pfn - sections[0].start_pfn
+    table = prog["mem_section"][0]
+    # The first root is all that these guests need.
+    dynamic = table.type_.kind == TypeKind.POINTER
+    root = int(table) if dynamic else int(prog["mem_section"].address_ or 0)
+    rows = [root + section.start_pfn // pages * size for section in sections]
+    assert len(rows) <= int(prog["PAGE_SIZE"]) // size or not dynamic
+
+    def of_row(address: int) -> tuple[int, int]:
+        number = (address - root) // size
+        return number * pages, (number + 1) * pages
+
+    yield Family("struct mem_section", list(leaves(type_)), rows, False, of_row)
+    usage = find_type(prog, "struct mem_section_usage")
+    if usage is not None:
+        offset = usage.member("pageblock_flags").offset
+        words = [Leaf(f"word {at}", at, word) for at in range(0, offset + 32, word)]
+        where = [section.pageblock_flags - offset for section in sections]
+        yield Family("struct mem_section_usage", words, where)
+
+
+def _word(prog: Program) -> int:
+    """``sizeof(unsigned long)``."""
+    return word_dtype(prog).itemsize
 
 
 def _structures(prog: Program) -> Iterator[Family]:
@@ -313,11 +326,12 @@ def _depot(dump: Dump) -> Iterator[Family]:
     index, offset = layout.pool_index(handles), layout.record_offset(handles)
     records = [int(pools[i]) + at for i, at in zip(index.tolist(), offset.tolist(), strict=True)]
     yield Family("struct stack_record", list(leaves(prog.type("struct stack_record"))), records)
-    entries = layout.entries_offset
-    yield Family("stack entries", [Leaf(f"[{n}]", entries + 8 * n, 8) for n in range(3)], records)
+    entries, word = layout.entries_offset, _word(prog)
+    pcs = [Leaf(f"[{n}]", entries + word * n, word) for n in range(3)]
+    yield Family("stack entries", pcs, records)
     addresses, _ = depot_pools(prog, layout)
     first = int(pools.address_ or 0) if "stack_slabs" in layout.pools else int(pools[0].address_)
-    slots = [Leaf(f"[{n}]", 8 * n, 8) for n in range(len(addresses) + 2)]
+    slots = [Leaf(f"[{n}]", word * n, word) for n in range(len(addresses) + 2)]
     yield Family("pools of the stack depot", slots, [first])
 
 
@@ -325,11 +339,19 @@ def _words(prog: Program) -> Iterator[Family]:
     """Words of pages by their use, and of the kernel image: free pointers, page tables, ..."""
     pages = read_memory(prog).pages
     size = int(prog["PAGE_SIZE"])
-    base = int(pfn_to_virt(prog, 0))
-    words = [Leaf(f"+ {at:#x}", at, 8) for at in range(0, size, 8)]
+    base, word = direct_map(prog), _word(prog)
+    words = [Leaf(f"+ {at:#x}", at, word) for at in range(0, size, word)]
     random = np.random.default_rng(1)
+    every = np.arange(len(pages))
+    # What is in the page_ext arrays has families of its own, which know whose records it is.
+    stride = page_ext_layout(prog).stride
+    records = np.concatenate([
+        kernel_pfns(prog, s.page_ext, -(-(s.end_pfn - s.start_pfn) * stride // size) + 1)
+        for s in find_sections(prog)
+        if s.page_ext
+    ])  # fmt: skip
     for state in _WORDS:
-        rows = np.flatnonzero(pages.state == state)
+        rows = np.flatnonzero((pages.state == state) & ~np.isin(pages.pfns(every), records))
         if len(rows):
             chosen = pages.pfns(random.choice(rows, min(len(rows), 500), replace=False))
             vital = state == PageState.RESERVED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import itertools
 import json
@@ -10,12 +11,12 @@ import shlex
 from collections.abc import Callable
 
 from drgn import Program
-from drgn.helpers.linux.mm import pfn_to_page
 
 import drgn_pageowner
 from drgn_pageowner.analysis.group import GROUP_KEYS
 from drgn_pageowner.commands import CommandParser, add_commands, run_command
 from drgn_pageowner.commands.frag import VIEWS
+from drgn_pageowner.kernel.memmap import Memmap
 from drgn_pageowner.kernel.session import ProgramSession
 
 __all__ = ("COMMANDS", "QUESTIONS", "ask")
@@ -47,12 +48,17 @@ COMMANDS = (
 
 def _helpers(prog: Program) -> None:
     """The helpers of the API on a few pages, and on every record."""
+    memmap = Memmap(prog)
     for pfn in _PFNS:
-        page = pfn_to_page(prog, pfn)
+        if memmap.section(pfn) is None:
+            continue
+        page = memmap.page(pfn)
         drgn_pageowner.page_ext(page)
         drgn_pageowner.page_owner(page)
-        drgn_pageowner.page_owner_stack(page)
-        drgn_pageowner.page_owner_free_stack(page)
+        # drgn has no stack traces of i386.
+        with contextlib.suppress(NotImplementedError):
+            drgn_pageowner.page_owner_stack(page)
+            drgn_pageowner.page_owner_free_stack(page)
     for _ in itertools.islice(drgn_pageowner.for_each_page_owner(prog), 100):
         pass
 

@@ -35,7 +35,9 @@ from strategies import Input, inputs  # noqa: E402
 from verdict import Outcome, judge  # noqa: E402
 
 _DUMPS = ("linux-5.10/traps", "linux-6.1/traps", "linux-6.12/traps", "linux-7.2/traps",
-          "linux-5.10/kdump", "linux-6.1/kdump", "linux-6.12/kdump", "linux-7.2/kdump")  # fmt: skip
+          "linux-5.10/kdump", "linux-6.1/kdump", "linux-6.12/kdump", "linux-7.2/kdump",
+          "linux-6.12-arm64/traps", "linux-7.2-arm64-16k/kdump", "linux-6.12-sparsemem/kdump",
+          "linux-6.12-i386/traps")  # fmt: skip
 
 
 class Report:

@@ -10,6 +10,8 @@ from fields import Family, Leaf, families, read
 from hypothesis import strategies as st
 from questions import QUESTIONS
 
+from drgn_pageowner.kernel.translate import direct_map_end
+
 _KINDS = ("zero", "ones", "one", "flip", "more", "misaligned", "random", "huge", "itself",
           "its structure", "another", "top", "direct end", "wild", "hole")  # fmt: skip
 
@@ -89,6 +91,4 @@ def _patch(draw: st.DrawFn, dump: Dump, family: Family, address: int, leaf: Leaf
 
 
 def _direct_end(dump: Dump) -> int:
-    from drgn.helpers.linux.mm import pfn_to_virt
-
-    return int(pfn_to_virt(dump.prog, int(dump.prog["max_pfn"])))
+    return direct_map_end(dump.prog)

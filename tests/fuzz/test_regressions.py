@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from conftest import Dump
 from damaged import Patch
 from drgn import Object, Program
 from drgn.helpers.linux.list import list_for_each_entry
 from verdict import Outcome, judge
+
+from drgn_pageowner.kernel.free_lists import lists_of
+from drgn_pageowner.kernel.sections import find_sections
 
 Place = Callable[[Program], Object]
 
@@ -86,11 +90,39 @@ def test_damage_that_costs_no_record_is_answered(
     assert _judge(one_dump, place, value, question, False).kind == "answered"
 
 
-def test_a_page_of_the_kernels_data_that_is_missing_costs_no_record(one_dump: Dump) -> None:
-    address = int(one_dump.prog["page_group_by_mobility_disabled"].address_ or 0)
-    patch = Patch(address & -4096, bytes(4096), missing=True)
-    outcomes = judge(one_dump, (patch,), ("top --by migratetype",), vital=False)
+def _without(dump: Dump, name: str) -> Patch:
+    """The page that a variable is in is missing."""
+    address = int(dump.prog[name].address_ or 0)
+    return Patch(address & -4096, bytes(4096), missing=True)
+
+
+@pytest.mark.parametrize(
+    "name, question",
+    [
+        ("page_group_by_mobility_disabled", "top --by migratetype"),
+        ("page_owner_inited", "snapshot"),
+        ("nr_vmap_nodes", "account"),
+    ],
+)
+def test_a_page_of_the_kernels_data_that_is_missing_costs_no_record(
+    one_dump: Dump, name: str, question: str
+) -> None:
+    outcomes = judge(one_dump, (_without(one_dump, name),), (question,), vital=False)
     assert [outcome.kind for outcome in outcomes if outcome.kind != "answered"] == []
+
+
+@pytest.mark.parametrize("question", ["frag all --order 4 --format json", "account --zones"])
+def test_what_needs_no_records_is_answered_without(one_dump: Dump, question: str) -> None:
+    patch = _without(one_dump, "page_ext_size")
+    asked, records = judge(one_dump, (patch,), (question,), vital=True)
+    assert (asked.kind, records.kind) == ("answered", "refused")
+    assert "page_ext_size" in records.detail
+
+
+def test_without_heads_nothing_is_on_a_list(one_dump: Dump) -> None:
+    pfns = np.array([5, 9], np.int64)
+    sections = find_sections(one_dump.prog)
+    assert lists_of(sections, [], pfns, np.zeros(2, np.uint64), (64, 8)).tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("place, value, word", REFUSED)
