@@ -104,6 +104,13 @@ def _hardware(prog: Program) -> str | None:
 
 
 def _crashed_task(prog: Program) -> tuple[int, str]:
+    # Since Linux kernel commit 1717f2096b54 ("panic, x86: Fix re-entrance problem due to panic on
+    # NMI") (in v4.5); -1 where nobody panicked.
+    panic_cpu = find_object(prog, "panic_cpu")
+    if panic_cpu is not None and int(panic_cpu.counter) >= 0:
+        task = cpu_variable(prog, "runqueues", int(panic_cpu.counter)).curr
+        return int(task.pid), _text(task.comm.string_())
+    # Where KASLR moved per-CPU variables, drgn does not find it.
     thread = prog.crashed_thread()
     return int(thread.tid), _text(thread.object.comm.string_())
 

@@ -17,6 +17,7 @@ from drgn_pageowner.kernel.crash import read_crash
 def test_machine_and_log(dump: Dump) -> None:
     crash = read_crash(dump.prog)
     assert crash.cpus == 2
+    assert crash.task == (1, "truth")
     assert crash.command_line == dump.truth("proc/cmdline").decode().strip()
     # arm64 says afterwards how it starts the capture kernel.
     [panic] = [line for line in crash.log[-4:] if line.level == 0]
