@@ -13,10 +13,6 @@ from drgn_pageowner.kernel.sections import page_ext_stride
 __all__ = ("PageExtLayout", "page_ext_layout", "page_owner_state")
 
 
-# Every user of page_ext together has less than 200 bytes.
-_LARGEST_ENTRY = 4096
-
-
 @dataclass(frozen=True)
 class PageExtLayout:
     """How one ``struct page_ext`` entry of this kernel is laid out."""
@@ -96,9 +92,10 @@ def _check(prog: Program, offset: int, type_name: str, stride: int) -> None:
     """:raises PageOwnerError: if a record cannot be where it is said to be"""
     size = int(prog.type(type_name).size)
     first = 0 if type_name == "struct page_ext" else int(prog.type("struct page_ext").size)
-    if not (first <= offset and offset + size <= stride <= _LARGEST_ENTRY):
+    if not (first <= offset and offset + size <= stride):
+        known = stride or "missing, or far too large,"
         raise PageOwnerError(
-            f"page_ext_size is {stride} and page_owner_ops.offset {offset}, where no record of "
+            f"page_ext_size is {known} and page_owner_ops.offset {offset}, where no record of "
             f"{size} bytes can be: the dump is damaged there, and records cannot be found"
         )
 

@@ -46,6 +46,10 @@ _SECTION_IS_ONLINE = 1 << 2
 _PAGE_EXT_INVALID = 1 << 0
 
 
+# Every user of page_ext together has less than 200 bytes.
+_LARGEST_ENTRY = 4096
+
+
 class Section(NamedTuple):
     """
     A contiguous range of physical memory with one memmap and one page_ext array.
@@ -324,13 +328,14 @@ def _flatmem_nodes(prog: Program) -> Iterator[Section]:
 def page_ext_stride(prog: Program) -> int:
     """
     Distance between two entries of a page_ext array, in bytes; 0 without page_ext, or where the
-    dump does not say.
+    dump does not say, or says what none can be.
 
     A variable since v5.4, and ``sizeof(struct page_ext) + extra_mem`` before.
     """
     stride = find_object(prog, "page_ext_size")
     if stride is not None:
-        return _or_zero(stride)
+        number = _or_zero(stride)
+        return number if number <= _LARGEST_ENTRY else 0
     type_ = find_type(prog, "struct page_ext")
     if type_ is None or not type_.is_complete():
         return 0

@@ -119,6 +119,12 @@ def test_what_needs_no_records_is_answered_without(one_dump: Dump, question: str
     assert "page_ext_size" in records.detail
 
 
+def test_a_size_that_no_entry_has_is_none(one_dump: Dump) -> None:
+    address = int(one_dump.prog["page_ext_size"].address_ or 0)
+    patch = Patch(address, (0xDEAD000000000100).to_bytes(8, "little"))
+    assert judge(one_dump, (patch,), ("account",), vital=True)[0].kind == "answered"
+
+
 def test_without_heads_nothing_is_on_a_list(one_dump: Dump) -> None:
     pfns = np.array([5, 9], np.int64)
     sections = find_sections(one_dump.prog)
