@@ -35,9 +35,8 @@ def _session(prog: Program) -> ProgramSession:
 
 
 def drgn_prog_set(prog: Program) -> None:
-    """Called by drgn when a program has got its dump: one of i386 it cannot read by itself."""
-    wanted = ProgramFlags.IS_LINUX_KERNEL
-    if prog.flags & (wanted | ProgramFlags.IS_LIVE) != wanted:
+    """Called by drgn when a program has got its memory: that of i386 it cannot read by itself."""
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
     if prog.platform is not None and prog.platform.arch == Architecture.I386:
         from drgn_pageowner.kernel.virtual import read_through_page_tables

@@ -41,8 +41,7 @@ def open_program(args: argparse.Namespace) -> Program:
             f"{args.core} is not a dump of a Linux kernel (it has no VMCOREINFO): "
             "pass a vmcore, or its VMCOREINFO with --vmcoreinfo"
         )
-    if args.core is not None:
-        read_through_page_tables(prog)
+    read_through_page_tables(prog)
     _load_symbols(prog, args)
     return prog
 

@@ -1,8 +1,9 @@
 """
-Kernel addresses of i386 dumps: neither drgn nor libkdumpfile follows the page tables there.
+Kernel addresses of i386: neither drgn nor libkdumpfile follows the page tables there.
 
 What drgn is asked for by virtual address is read by physical address, through the kernel's own
-page tables. (Of ELF dumps drgn knows the direct map; with this, vmalloc memory and modules too.)
+page tables. (Of ELF dumps drgn knows the direct map; with this, vmalloc memory and modules too. And
+the kernel that runs here gives its memory by virtual address, in /proc/kcore.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import itertools
 import re
 
 import numpy as np
-from drgn import Architecture, FaultError, Program
+from drgn import Architecture, FaultError, Program, ProgramFlags
 
 from drgn_pageowner.kernel.memory import readable
 from drgn_pageowner.kernel.pgtable import PageTables, table_format
@@ -29,12 +30,14 @@ _END = 1 << 32
 
 def read_through_page_tables(prog: Program) -> None:
     """
-    Have *prog* read kernel addresses of an i386 dump; other programs are left alone.
+    Have *prog* read kernel addresses of an i386 dump or guest; other programs are left alone.
 
     :param prog: Has its dump, and no symbols yet.
     """
     platform = prog.platform
     if platform is None or platform.arch != Architecture.I386:
+        return
+    if prog.flags & ProgramFlags.IS_LOCAL:
         return
     root = _root(prog)
     if root is not None:
@@ -74,7 +77,9 @@ class _VirtualMemory:
         self._prog = prog
         self._shift = format_.page_shift
         self._tables = PageTables(prog, format_, root)
-        self._region = functools.lru_cache(_MOST_REGIONS)(self._read_region)
+        # A guest that runs may change them.
+        keep = 0 if prog.flags & ProgramFlags.IS_LIVE else _MOST_REGIONS
+        self._region = functools.lru_cache(keep)(self._read_region)
 
     def _read_region(self, number: int) -> Array:
         start = number * _REGION_PAGES << self._shift
