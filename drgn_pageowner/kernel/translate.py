@@ -9,6 +9,7 @@ from drgn.helpers.linux.mm import follow_phys, pfn_to_virt
 from drgn_pageowner.kernel.memory import find_object, find_type, page_size, symbol_address
 from drgn_pageowner.kernel.pgtable import PageTables, table_format
 from drgn_pageowner.kernel.resources import kernel_image
+from drgn_pageowner.kernel.sections import pfn_limits
 from drgn_pageowner.snapshot import Array
 
 __all__ = (
@@ -46,7 +47,7 @@ def direct_map_end(prog: Program) -> int:
     names = {e.name for e in (zones.enumerators or () if zones is not None else ())}
     if "ZONE_HIGHMEM" in names:
         return int(prog["high_memory"])
-    return direct_map(prog) + int(prog["max_pfn"]) * page_size(prog)
+    return direct_map(prog) + pfn_limits(prog)[1] * page_size(prog)
 
 
 def direct_phys(prog: Program, address: int) -> int:

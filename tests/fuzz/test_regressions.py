@@ -47,6 +47,7 @@ ANSWERED: list[tuple[Place, int | None, str]] = [
     # Arrays as long as a counter says.
     (lambda prog: prog["max_pfn"], 0x7FFFFFFFFFFFFFFF, "frag"),
     (lambda prog: prog["max_pfn"], 0, "top --by zone"),
+    (lambda prog: prog["max_pfn"], None, "leaks"),
     # Where memory is, but not all of it.
     (lambda prog: prog["max_pfn"], 0x4000, "list --format json"),
     (lambda prog: prog["min_low_pfn"], 0x9000, "list --format json"),
