@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -75,14 +75,17 @@ def snapshot(
     names = read_names(prog)
     counts, changes = OwnerCounts(), Changes()
     pages = _PageColumns(prog, facts, names, wanted)
-    result = _read_columns(prog, facts, layout, dtype, counts, changes, pages, wanted, freed)
+    sections = find_sections(prog)
+    result = _read_columns(
+        prog, facts, sections, layout, dtype, counts, changes, pages, wanted, freed
+    )
     memcgs = pages.finish(result)
     if is_live(prog):
         # Now, and not when the first of them was read: ages and rates go by it.
         facts.now_ns = local_clock_ns(prog)
     if "migratetype" in wanted:
         result["migratetype"] = gfp_migratetype(prog, result["gfp_mask"])
-    problems = [*facts.problems, *page_ext_problems(prog, find_sections(prog))]
+    problems = [*facts.problems, *page_ext_problems(prog, sections)]
     problems += [*_problems(counts, pages), *changes.problems("records")]
     coverage = asdict(counts)
     coverage["live"] = (
@@ -114,6 +117,7 @@ def snapshot(
 def _read_columns(
     prog: Program,
     facts: Facts,
+    sections: Sequence[Section],
     layout: PageExtLayout,
     dtype: np.dtype[np.void],
     counts: OwnerCounts,
@@ -128,7 +132,6 @@ def _read_columns(
         columns |= {"gfp_mask"}
     if "handle" in wanted:
         columns |= frozenset(TRACE_MEMBERS)
-    sections = find_sections(prog)
     parts: list[dict[str, Array]] = []
     for section in progress(sections, description="page_ext", total=len(sections), unit=" section"):
         part = read_owner_records(
