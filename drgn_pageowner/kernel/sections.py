@@ -45,7 +45,6 @@ _SECTION_IS_ONLINE = 1 << 2
 # Since v6.1 an array that is going away (memory hot-unplug) has this bit in its address.
 _PAGE_EXT_INVALID = 1 << 0
 
-
 # Every user of page_ext together has less than 200 bytes.
 _LARGEST_ENTRY = 4096
 
@@ -97,7 +96,9 @@ def pfn_limits(prog: Program, problems: list[str] | None = None) -> tuple[int, i
             )
         high = last
     end = _end_of_nodes(prog)
-    if end > high and any(section.start_pfn < end <= section.end_pfn for section in sections):
+    # Memory of devices may lie behind max_pfn.
+    online = [section for section in sections if section.online]
+    if end > high and any(section.start_pfn < end <= section.end_pfn for section in online):
         if problems is not None:
             problems.append(
                 f"max_pfn is {high:#x}, but there is memory up to pfn {end:#x}: damaged"

@@ -5,13 +5,17 @@ testdata/recipe say what became of every page.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections import Counter, defaultdict
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Dump, leak_free, traps
 
+from drgn_pageowner.analysis.reach import _at_least
 from drgn_pageowner.kernel.memory import word_dtype
 from drgn_pageowner.kernel.translate import direct_map
 
@@ -51,6 +55,16 @@ def wide(dump: Dump) -> Dump:
     if word_dtype(dump.prog).itemsize < 8:
         pytest.skip("of 32 bits, words in what was never written are addresses by chance")
     return dump
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_chances_of_each_are_taken_together(number: int) -> None:
+    chances = [0.9, 0.5, 0.02, 0.3, 0.85]
+    wanted = 0.0
+    for happens in itertools.product((True, False), repeat=len(chances)):
+        if sum(happens) >= number:
+            wanted += math.prod(c if h else 1 - c for h, c in zip(happens, chances, strict=True))
+    assert _at_least(number, np.array(chances)) == pytest.approx(wanted)
 
 
 def test_nobody_who_holds_a_page_is_accused(dump: Dump, verdicts: dict[int, str]) -> None:
