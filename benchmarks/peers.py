@@ -39,9 +39,9 @@ def marking(prog: drgn.Program) -> dict[str, float]:
     """To read what the search for leaks reads, and to search it."""
     import numpy as np
 
-    from drgn_pageowner.analysis.reach import reach
-    from drgn_pageowner.kernel.heap import HeapReader
-    from drgn_pageowner.kernel.inventory import InventoryReader
+    from drgn_pageowner.analysis.leaks.reach import reach
+    from drgn_pageowner.kernel.read.heap import HeapReader
+    from drgn_pageowner.kernel.read.inventory import InventoryReader
 
     start = time.perf_counter()
     inventory = InventoryReader(prog)

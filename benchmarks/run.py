@@ -64,7 +64,7 @@ def ranges_of(core: Path, symbols: Path) -> tuple[Ranges, Ranges]:
     """``(address, size)`` of every page_ext array, and of every memmap."""
     import drgn
 
-    from drgn_pageowner.kernel.sections import find_sections, page_ext_stride, pfn_limits
+    from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride, pfn_limits
 
     prog = drgn.Program()
     prog.set_core_dump(str(core))

@@ -11,7 +11,7 @@ from drgn.helpers.linux.pid import for_each_task
 from tabulate import tabulate
 
 from drgn_pageowner import snapshot
-from drgn_pageowner.analysis.group import top
+from drgn_pageowner.analysis.owners.group import top
 
 records = snapshot(prog, columns=("pid", "handle", "migratetype", "ts_nsec"))
 if "pid" not in records:

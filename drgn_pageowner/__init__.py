@@ -9,47 +9,35 @@ Who owns the memory of a Linux kernel: page_owner records of a vmcore or a runni
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
 
 if TYPE_CHECKING:
-    from drgn_pageowner.kernel.heap import read_heap as read_heap
-    from drgn_pageowner.kernel.helpers import (
-        for_each_page_owner as for_each_page_owner,
-    )
-    from drgn_pageowner.kernel.helpers import (
-        page_ext as page_ext,
-    )
-    from drgn_pageowner.kernel.helpers import (
-        page_owner as page_owner,
-    )
-    from drgn_pageowner.kernel.helpers import (
-        page_owner_free_stack as page_owner_free_stack,
-    )
-    from drgn_pageowner.kernel.helpers import (
-        page_owner_stack as page_owner_stack,
-    )
-    from drgn_pageowner.kernel.inventory import read_inventory as read_inventory
-    from drgn_pageowner.kernel.physical import read_memory as read_memory
-    from drgn_pageowner.kernel.reader import snapshot as snapshot
-    from drgn_pageowner.snapshot import Snapshot as Snapshot
+    from drgn_pageowner.kernel.helpers import for_each_page_owner as for_each_page_owner
+    from drgn_pageowner.kernel.helpers import page_ext as page_ext
+    from drgn_pageowner.kernel.helpers import page_owner as page_owner
+    from drgn_pageowner.kernel.helpers import page_owner_free_stack as page_owner_free_stack
+    from drgn_pageowner.kernel.helpers import page_owner_stack as page_owner_stack
+    from drgn_pageowner.kernel.read.heap import read_heap as read_heap
+    from drgn_pageowner.kernel.read.inventory import read_inventory as read_inventory
+    from drgn_pageowner.kernel.read.pages import read_memory as read_memory
+    from drgn_pageowner.kernel.read.records import snapshot as snapshot
+    from drgn_pageowner.model.records import Snapshot as Snapshot
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Snapshot": "drgn_pageowner.snapshot",
+    "Snapshot": "drgn_pageowner.model.records",
     "for_each_page_owner": "drgn_pageowner.kernel.helpers",
     "page_ext": "drgn_pageowner.kernel.helpers",
     "page_owner": "drgn_pageowner.kernel.helpers",
     "page_owner_free_stack": "drgn_pageowner.kernel.helpers",
     "page_owner_stack": "drgn_pageowner.kernel.helpers",
-    "read_heap": "drgn_pageowner.kernel.heap",
-    "read_inventory": "drgn_pageowner.kernel.inventory",
-    "read_memory": "drgn_pageowner.kernel.physical",
+    "read_heap": "drgn_pageowner.kernel.read.heap",
+    "read_inventory": "drgn_pageowner.kernel.read.inventory",
+    "read_memory": "drgn_pageowner.kernel.read.pages",
 }
 
 __all__ = (
@@ -69,26 +57,7 @@ __all__ = (
 
 
 def __getattr__(name: str) -> object:
-    # Found when asked for: what works on saved snapshots must not need drgn.
+    # Imported on first use: what works on saved snapshots must not need drgn.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-class _Package(ModuleType):
-    """
-    This package, whose attribute ``snapshot`` is always the function.
-
-    Importing the module of that name would otherwise put itself there.
-    """
-
-    @property
-    def snapshot(self) -> Any:
-        return import_module("drgn_pageowner.kernel.reader").snapshot
-
-    @snapshot.setter
-    def snapshot(self, module: ModuleType) -> None:
-        pass
-
-
-sys.modules[__name__].__class__ = _Package

@@ -51,7 +51,7 @@ def _drop_output() -> None:
 def _main(arguments: Sequence[str] | None) -> int:
     from drgn_pageowner import __version__
     from drgn_pageowner.commands import CommandParser, add_commands, run_command
-    from drgn_pageowner.options import add_program_options
+    from drgn_pageowner.commands.options import add_program_options
     from drgn_pageowner.sources import opener_of, session_of
 
     parser = CommandParser(

@@ -39,7 +39,7 @@ def drgn_prog_set(prog: Program) -> None:
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
     if prog.platform is not None and prog.platform.arch == Architecture.I386:
-        from drgn_pageowner.kernel.virtual import read_through_page_tables
+        from drgn_pageowner.kernel.dump.i386 import read_through_page_tables
 
         read_through_page_tables(prog)
 

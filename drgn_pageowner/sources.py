@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from copy import copy
+from dataclasses import fields
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,9 +14,11 @@ from drgn_pageowner.errors import PageOwnerError
 if TYPE_CHECKING:
     from drgn import Program
 
-    from drgn_pageowner.commands.session import Opener, Session
+    from drgn_pageowner.commands.session import Opener
+    from drgn_pageowner.kernel.dump.open import ProgramOptions
+    from drgn_pageowner.model.session import Session
 
-__all__ = ("opener_beside", "opener_of", "session_of")
+__all__ = ("opener_beside", "opener_of", "program_options", "session_of")
 
 _PARQUET = b"PAR1"
 
@@ -40,7 +43,7 @@ class _Later:
 
 
 def session_of(args: argparse.Namespace) -> Session:
-    """What the options of :func:`~drgn_pageowner.options.add_program_options` choose."""
+    """What the options of :func:`~drgn_pageowner.commands.options.add_program_options` choose."""
     return cast("Session", _Later(partial(_open, args)))
 
 
@@ -51,13 +54,28 @@ def _open(args: argparse.Namespace) -> Session:
 
         return open_snapshots(args.snapshot)
     try:
-        from drgn_pageowner.kernel.program import open_program
+        from drgn_pageowner.kernel.dump.open import open_program
         from drgn_pageowner.kernel.session import ProgramSession
     except ModuleNotFoundError as error:
         if error.name != "drgn":
             raise
         raise PageOwnerError("drgn is not installed: only a snapshot (-S) can be read") from None
-    return ProgramSession(open_program(args), args.core or args.qemu or "running kernel")
+    return ProgramSession(
+        open_program(program_options(args)), args.core or args.qemu or "running kernel"
+    )
+
+
+def program_options(args: argparse.Namespace) -> ProgramOptions:
+    """Take what :func:`~drgn_pageowner.commands.options.add_program_options` added to *args*."""
+    from drgn_pageowner.kernel.dump.open import ProgramOptions
+
+    return ProgramOptions(
+        **{
+            field.name: value
+            for field in fields(ProgramOptions)
+            if (value := getattr(args, field.name, None)) is not None
+        }
+    )
 
 
 def opener_of(args: argparse.Namespace) -> Opener:
@@ -73,7 +91,7 @@ def opener_of(args: argparse.Namespace) -> Opener:
 
 def opener_beside(prog: Program) -> Opener:
     """The same for a shell that has opened *prog*, whose symbols are tried for the other dump."""
-    from drgn_pageowner.kernel.program import open_beside
+    from drgn_pageowner.kernel.dump.open import open_beside
     from drgn_pageowner.kernel.session import ProgramSession
 
     return partial(_open_file, lambda path: ProgramSession(open_beside(prog, path), path))

@@ -28,11 +28,10 @@ from asking import ask
 
 from drgn_pageowner import sources
 from drgn_pageowner.cli import main
-from drgn_pageowner.kernel.program import open_program
-from drgn_pageowner.kernel.reader import snapshot
+from drgn_pageowner.kernel.dump.open import ProgramOptions, open_program
+from drgn_pageowner.kernel.read.records import snapshot
 from drgn_pageowner.kernel.session import ProgramSession
-from drgn_pageowner.options import add_program_options
-from drgn_pageowner.snapshot import Snapshot
+from drgn_pageowner.model.records import Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 _UNPACK: dict[str, Any] = runpy.run_path(str(ROOT / "testdata/unpack.py"))
@@ -69,9 +68,7 @@ class Dump:
 
     @functools.cached_property
     def prog(self) -> drgn.Program:
-        parser = argparse.ArgumentParser()
-        add_program_options(parser)
-        return open_program(parser.parse_args(["-c", str(self.vmcore), "-s", str(self.vmlinux)]))
+        return open_program(ProgramOptions(core=str(self.vmcore), symbols=(str(self.vmlinux),)))
 
     @functools.cached_property
     def snapshot(self) -> Snapshot:

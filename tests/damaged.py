@@ -8,7 +8,12 @@ from typing import NamedTuple
 import drgn
 from drgn import FaultError
 
-from drgn_pageowner.kernel.translate import direct_map, direct_map_end, image_range, kernel_phys
+from drgn_pageowner.kernel.linux.translate import (
+    direct_map,
+    direct_map_end,
+    image_range,
+    kernel_phys,
+)
 
 
 class Patch(NamedTuple):

@@ -9,7 +9,9 @@ import pytest
 from conftest import Dump
 from drgn import FaultError
 
-from drgn_pageowner.kernel import live, reader, session
+from drgn_pageowner.kernel import session
+from drgn_pageowner.kernel.dump import live
+from drgn_pageowner.kernel.read import records as reader
 
 
 def fresh_program(dump: Dump) -> drgn.Program:

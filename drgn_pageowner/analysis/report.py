@@ -6,18 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from drgn_pageowner.analysis.account import Account, account
-from drgn_pageowner.analysis.blockmap import BlockMap, block_map
-from drgn_pageowner.analysis.blocks import block_table
-from drgn_pageowner.analysis.contiguity import BlockSize, contiguity
-from drgn_pageowner.analysis.culprits import Culprits, culprits
-from drgn_pageowner.analysis.diff import Diff
-from drgn_pageowner.analysis.flame import Flame, flame
-from drgn_pageowner.analysis.group import Top, columns_for, top
-from drgn_pageowner.analysis.leaks import Leaks, find_leaks
-from drgn_pageowner.analysis.mobility import overlay
-from drgn_pageowner.analysis.page_class import page_classes
-from drgn_pageowner.analysis.page_owners import (
+from drgn_pageowner.analysis.account.account import Account, account
+from drgn_pageowner.analysis.account.page_class import page_classes
+from drgn_pageowner.analysis.account.page_owners import (
     AgeBand,
     ClassOwners,
     OwnerTable,
@@ -26,14 +17,25 @@ from drgn_pageowner.analysis.page_owners import (
     owners_by_class,
     owners_of_cells,
 )
-from drgn_pageowner.analysis.reach import reach
-from drgn_pageowner.analysis.summary import consistency
-from drgn_pageowner.analysis.zone_summary import ZoneSummary, zone_summaries
-from drgn_pageowner.crash import Crash
+from drgn_pageowner.analysis.compare.diff import Diff
+from drgn_pageowner.analysis.frag.blockmap import BlockMap, block_map
+from drgn_pageowner.analysis.frag.blocks import block_table
+from drgn_pageowner.analysis.frag.contiguity import BlockSize, contiguity
+from drgn_pageowner.analysis.frag.culprits import Culprits, culprits
+from drgn_pageowner.analysis.frag.mobility import overlay
+from drgn_pageowner.analysis.frag.zone_summary import ZoneSummary, zone_summaries
+from drgn_pageowner.analysis.leaks.leaks import Leaks, find_leaks
+from drgn_pageowner.analysis.leaks.reach import reach
+from drgn_pageowner.analysis.owners.flame import Flame, flame
+from drgn_pageowner.analysis.owners.group import Top, columns_for, top
+from drgn_pageowner.analysis.owners.summary import consistency
 from drgn_pageowner.errors import GARBAGE, PageOwnerError, nonsense
-from drgn_pageowner.heap import Heap, Inventory, Verdicts
-from drgn_pageowner.info import Consistency
-from drgn_pageowner.snapshot import Array, Facts, Snapshot
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.crash import Crash
+from drgn_pageowner.model.heap import Heap, Inventory, Verdicts
+from drgn_pageowner.model.info import Consistency
+from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.records import Snapshot
 
 __all__ = ("Frag", "Report", "Sources", "ZoneMap", "report")
 

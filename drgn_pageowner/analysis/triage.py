@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drgn_pageowner.analysis.reach import Verdict
+from drgn_pageowner.analysis.leaks.reach import Verdict
 
 __all__ = ("Finding", "Verdicts", "find")
 

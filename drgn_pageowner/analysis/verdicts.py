@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from drgn_pageowner.analysis.allocator import allocator_name
-from drgn_pageowner.analysis.leaks import Leaks
+from drgn_pageowner.analysis.leaks.leaks import Leaks
+from drgn_pageowner.analysis.owners.allocator import allocator_name
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.units import pages_size, share
 

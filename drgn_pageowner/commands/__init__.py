@@ -11,8 +11,9 @@ import argparse
 from importlib import import_module
 from typing import Any, NoReturn, TextIO, cast
 
-from drgn_pageowner.commands.session import Command, Opener, Session
+from drgn_pageowner.commands.session import Command, Opener
 from drgn_pageowner.errors import GARBAGE, PageOwnerError, UsageError, nonsense
+from drgn_pageowner.model.session import Session
 
 __all__ = ("COMMANDS", "Command", "CommandParser", "Session", "add_commands", "run_command")
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 from typing import TextIO
 
-from drgn_pageowner.analysis.account import account
+from drgn_pageowner.analysis.account.account import account
 from drgn_pageowner.commands.arguments import add_format, report_problems
-from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import NO_RECORDS
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.account import account_text
 from drgn_pageowner.render.jsonable import json_text

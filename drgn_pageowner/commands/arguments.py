@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from drgn_pageowner.analysis.select import Filter
+from drgn_pageowner.analysis.owners.select import Filter
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.progress import warn
 
 if TYPE_CHECKING:
-    from drgn_pageowner.commands.session import Session
-    from drgn_pageowner.heap import Target
+    from drgn_pageowner.model.heap import Target
+    from drgn_pageowner.model.session import Session
 
 __all__ = ("add_filters", "add_format", "filter_of", "report_problems", "targets_of")
 

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TextIO, TypeVar
 
-from drgn_pageowner.analysis.account import account
-from drgn_pageowner.analysis.diff import (
+from drgn_pageowner.analysis.account.account import account
+from drgn_pageowner.analysis.compare.diff import (
     SORT_KEYS,
     Change,
     Diff,
@@ -29,9 +29,9 @@ from drgn_pageowner.analysis.diff import (
     diff,
     diff_accounts,
 )
-from drgn_pageowner.analysis.group import GROUP_KEYS
-from drgn_pageowner.analysis.kinship import Relation, relate, share_names
-from drgn_pageowner.analysis.select import Filter, select
+from drgn_pageowner.analysis.compare.kinship import Relation, relate, share_names
+from drgn_pageowner.analysis.owners.group import GROUP_KEYS
+from drgn_pageowner.analysis.owners.select import Filter, select
 from drgn_pageowner.commands.arguments import (
     add_filters,
     add_format,
@@ -39,12 +39,12 @@ from drgn_pageowner.commands.arguments import (
     listed,
     report_problems,
 )
-from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.diff import diff_text
 from drgn_pageowner.render.jsonable import json_text
-from drgn_pageowner.snapshot import Snapshot
 
 T = TypeVar("T")
 

@@ -23,22 +23,18 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from drgn_pageowner.analysis.alloc_check import alloc_check
-from drgn_pageowner.analysis.blockmap import block_map
-from drgn_pageowner.analysis.blocks import block_table, explain_block
-from drgn_pageowner.analysis.buddy import (
-    fragmentation_index,
-    page_type_info,
-    unusable_index,
-)
-from drgn_pageowner.analysis.cma import cma_report
-from drgn_pageowner.analysis.contiguity import contiguity
-from drgn_pageowner.analysis.culprits import culprits
-from drgn_pageowner.analysis.mobility import Overlay, overlay
-from drgn_pageowner.analysis.zone_summary import zone_summaries
+from drgn_pageowner.analysis.frag.alloc_check import alloc_check
+from drgn_pageowner.analysis.frag.blockmap import block_map
+from drgn_pageowner.analysis.frag.blocks import block_table, explain_block
+from drgn_pageowner.analysis.frag.buddy import fragmentation_index, page_type_info, unusable_index
+from drgn_pageowner.analysis.frag.cma import cma_report
+from drgn_pageowner.analysis.frag.contiguity import contiguity
+from drgn_pageowner.analysis.frag.culprits import culprits
+from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
+from drgn_pageowner.analysis.frag.zone_summary import zone_summaries
 from drgn_pageowner.commands.arguments import add_format, integer, listed, report_problems
-from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.blockmap import map_text
 from drgn_pageowner.render.frag import (

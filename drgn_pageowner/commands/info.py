@@ -7,11 +7,11 @@ from __future__ import annotations
 import argparse
 from typing import TextIO
 
-from drgn_pageowner.analysis.summary import summarize
+from drgn_pageowner.analysis.owners.summary import summarize
 from drgn_pageowner.commands.arguments import add_format, report_problems
-from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import NO_RECORDS
-from drgn_pageowner.info import Info
+from drgn_pageowner.model.info import Info
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.info import info_json, info_table
 
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 from typing import TextIO
 
-from drgn_pageowner.analysis.leaks import find_leaks, lost_objects, verdicts
-from drgn_pageowner.analysis.reach import reach
-from drgn_pageowner.analysis.suspects import suspects
+from drgn_pageowner.analysis.leaks.leaks import find_leaks, lost_objects, verdicts
+from drgn_pageowner.analysis.leaks.reach import reach
+from drgn_pageowner.analysis.leaks.suspects import suspects
 from drgn_pageowner.commands.arguments import add_format, report_problems
-from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
-from drgn_pageowner.heap import Verdicts
+from drgn_pageowner.model.heap import Verdicts
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.leaks import leaks_text, suspects_text
 

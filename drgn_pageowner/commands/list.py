@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 from typing import TextIO
 
-from drgn_pageowner.analysis.select import select
+from drgn_pageowner.analysis.owners.select import select
 from drgn_pageowner.commands.arguments import add_filters, add_format, filter_of, report_problems
-from drgn_pageowner.commands.session import Session
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.debugfs import debugfs_text
 from drgn_pageowner.render.records import records_csv, records_json, records_table
 

@@ -13,8 +13,8 @@ import argparse
 from typing import TextIO
 
 from drgn_pageowner.commands.arguments import add_format
-from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.page import page_json, page_text
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from drgn_pageowner.commands import COMMANDS, CommandParser, add_commands, run_command
-from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.model.session import Session
 
 __all__ = ("Outcome", "Part", "run_part")
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from drgn_pageowner.analysis.report import Report, Sources, report
 from drgn_pageowner.commands.diff import compare
-from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 
 if TYPE_CHECKING:
-    from drgn_pageowner.heap import Heap, Verdicts
+    from drgn_pageowner.model.heap import Heap, Verdicts
 
 T = TypeVar("T")
 

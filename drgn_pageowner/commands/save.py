@@ -18,7 +18,7 @@ from typing import TextIO
 
 from drgn_pageowner.commands.arguments import report_problems
 from drgn_pageowner.commands.leaks import search
-from drgn_pageowner.commands.session import Session
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.storage.save import save
 
 

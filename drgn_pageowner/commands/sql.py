@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from drgn_pageowner.commands.arguments import add_format
-from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.extras import extra
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import progress, warn
 from drgn_pageowner.render.query import query_csv, query_json, query_table
 from drgn_pageowner.render.relations import RELATIONS, relation

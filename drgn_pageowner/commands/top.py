@@ -16,8 +16,8 @@ from __future__ import annotations
 import argparse
 from typing import TextIO
 
-from drgn_pageowner.analysis.group import GROUP_KEYS, SORT_KEYS, columns_for, top
-from drgn_pageowner.analysis.select import select
+from drgn_pageowner.analysis.owners.group import GROUP_KEYS, SORT_KEYS, columns_for, top
+from drgn_pageowner.analysis.owners.select import select
 from drgn_pageowner.commands.arguments import (
     add_filters,
     add_format,
@@ -26,8 +26,8 @@ from drgn_pageowner.commands.arguments import (
     report_problems,
 )
 from drgn_pageowner.commands.output import write_bytes, write_text
-from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import UsageError
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.pprof import pprof
 from drgn_pageowner.render.stacks import WEIGHTS, folded, speedscope
 from drgn_pageowner.render.top import top_csv, top_json, top_table

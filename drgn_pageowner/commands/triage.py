@@ -22,12 +22,12 @@ from typing import Any, TextIO
 
 from drgn_pageowner.analysis.triage import Verdicts, find
 from drgn_pageowner.commands.parts import Outcome, Part, run_part
-from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import progress, warn
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.triage import triage_text
-from drgn_pageowner.snapshot import Facts
 
 SCHEMA = 1
 INDEX = "index.json"

@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from drgn_pageowner.analysis.group import GROUP_KEYS, columns_for
-from drgn_pageowner.analysis.growth import Round, Watch
-from drgn_pageowner.analysis.select import select
+from drgn_pageowner.analysis.owners.group import GROUP_KEYS, columns_for
+from drgn_pageowner.analysis.owners.growth import Round, Watch
+from drgn_pageowner.analysis.owners.select import select
 from drgn_pageowner.commands.arguments import (
     add_filters,
     add_format,
@@ -28,8 +28,8 @@ from drgn_pageowner.commands.arguments import (
     listed,
     report_problems,
 )
-from drgn_pageowner.commands.session import Session
 from drgn_pageowner.errors import UsageError
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.watch import watch_json, watch_table
 
 

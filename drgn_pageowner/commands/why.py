@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 from typing import TextIO
 
-from drgn_pageowner.analysis.links import explain_node
-from drgn_pageowner.analysis.reach import reach
+from drgn_pageowner.analysis.leaks.links import explain_node
+from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.commands.arguments import add_format, targets_of
-from drgn_pageowner.commands.session import Session
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.links import why_text
 

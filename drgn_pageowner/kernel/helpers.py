@@ -13,18 +13,18 @@ from drgn import Object, Program, StackTrace
 from drgn.helpers.common.prog import takes_program_or_default
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.kernel.memmap import Memmap
-from drgn_pageowner.kernel.page_ext import PageExtLayout, page_ext_layout
-from drgn_pageowner.kernel.reader import snapshot
-from drgn_pageowner.kernel.sections import (
+from drgn_pageowner.kernel.linux.memmap import Memmap
+from drgn_pageowner.kernel.linux.page_ext import PageExtLayout, page_ext_layout
+from drgn_pageowner.kernel.linux.sections import (
     Section,
     find_sections,
     memmap_pfns,
     page_ext_stride,
     section_of,
 )
-from drgn_pageowner.kernel.stackdepot import depot_layout, read_stacks
-from drgn_pageowner.kernel.trace import record_trace
+from drgn_pageowner.kernel.linux.stackdepot import depot_layout, read_stacks
+from drgn_pageowner.kernel.linux.trace import record_trace
+from drgn_pageowner.kernel.read.records import snapshot
 
 __all__ = (
     "for_each_page_owner",

@@ -1,4 +1,4 @@
-"""A ``drgn.Program`` as the commands' :class:`~drgn_pageowner.commands.session.Session`."""
+"""A ``drgn.Program`` as the commands' :class:`~drgn_pageowner.model.session.Session`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from typing import TYPE_CHECKING, TypeVar
 from drgn import Program
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.kernel.clock import panic_message
-from drgn_pageowner.kernel.damage import DAMAGE, in_words
-from drgn_pageowner.kernel.facts import read_facts
-from drgn_pageowner.kernel.kallsyms import module_names
-from drgn_pageowner.kernel.live import is_live
-from drgn_pageowner.kernel.physical import read_memory
-from drgn_pageowner.kernel.reader import snapshot
-from drgn_pageowner.kernel.source import source_frames
-from drgn_pageowner.page_info import PageInfo
-from drgn_pageowner.pages import Memory
-from drgn_pageowner.snapshot import Array, Facts, Frame, Snapshot
+from drgn_pageowner.kernel.dump.damage import DAMAGE, in_words
+from drgn_pageowner.kernel.dump.live import is_live
+from drgn_pageowner.kernel.linux.kallsyms import module_names
+from drgn_pageowner.kernel.linux.printk import panic_message
+from drgn_pageowner.kernel.linux.source_lines import source_frames
+from drgn_pageowner.kernel.read.kernel import read_facts
+from drgn_pageowner.kernel.read.pages import read_memory
+from drgn_pageowner.kernel.read.records import snapshot
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.page import PageInfo
+from drgn_pageowner.model.pages import Memory
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
 
 if TYPE_CHECKING:
-    from drgn_pageowner.crash import Crash
-    from drgn_pageowner.heap import Heap, Inventory, Target, Verdicts, Word
-    from drgn_pageowner.kernel.heap import HeapReader
-    from drgn_pageowner.kernel.inventory import InventoryReader
-    from drgn_pageowner.kernel.links import WordFinder
+    from drgn_pageowner.kernel.read.heap import HeapReader
+    from drgn_pageowner.kernel.read.inventory import InventoryReader
+    from drgn_pageowner.kernel.read.words import WordFinder
+    from drgn_pageowner.model.crash import Crash
+    from drgn_pageowner.model.heap import Heap, Inventory, Target, Verdicts, Word
 
 __all__ = ("ProgramSession",)
 
@@ -74,7 +77,7 @@ class ProgramSession:
 
     def _inventory_reader(self) -> InventoryReader:
         if self._inventory is None:
-            from drgn_pageowner.kernel.inventory import InventoryReader
+            from drgn_pageowner.kernel.read.inventory import InventoryReader
 
             self._inventory = self._ask(lambda: InventoryReader(self._prog))
         return self._inventory
@@ -84,7 +87,7 @@ class ProgramSession:
 
     def _heap_reader(self) -> HeapReader:
         if self._heap is None:
-            from drgn_pageowner.kernel.heap import HeapReader
+            from drgn_pageowner.kernel.read.heap import HeapReader
 
             self._heap = self._ask(lambda: HeapReader(self._prog, self._inventory_reader()))
         return self._heap
@@ -93,7 +96,7 @@ class ProgramSession:
         return None
 
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
-        from drgn_pageowner.kernel.slab_track import object_addresses, object_tracks
+        from drgn_pageowner.kernel.linux.slab_track import object_addresses, object_tracks
 
         inventory = self.heap().inventory
         addresses = object_addresses(self._prog, inventory.memory.pages, inventory.slabs, objects)
@@ -101,7 +104,7 @@ class ProgramSession:
         return addresses, tracks
 
     def target(self, what: str) -> Target:
-        from drgn_pageowner.kernel.links import WordFinder
+        from drgn_pageowner.kernel.read.words import WordFinder
 
         def find() -> Target:
             reader = self._heap_reader()
@@ -122,12 +125,12 @@ class ProgramSession:
         return module_names(self._prog)
 
     def crash(self) -> Crash:
-        from drgn_pageowner.kernel.crash import read_crash
+        from drgn_pageowner.kernel.read.crash import read_crash
 
         return self._ask(lambda: read_crash(self._prog))
 
     def page(self, what: str) -> PageInfo:
-        from drgn_pageowner.kernel.page_report import page_report
+        from drgn_pageowner.kernel.read.page import page_report
 
         return self._ask(lambda: page_report(self._prog, what))
 

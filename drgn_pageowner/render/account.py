@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn_pageowner.analysis.account import Account, ClassCount
+from drgn_pageowner.analysis.account.account import Account, ClassCount
 from drgn_pageowner.render.table import pages_size, share, table
 
 __all__ = ("account_text",)

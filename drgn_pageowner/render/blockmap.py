@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from drgn_pageowner.analysis.blockmap import BlockMap, Cell
+from drgn_pageowner.analysis.frag.blockmap import BlockMap, Cell
 
 __all__ = ("CELL_CLASSES", "cell_class", "map_text")
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.model.records import MemcgKind, Snapshot
 from drgn_pageowner.render.letters import fallback_text, page_letter
 from drgn_pageowner.render.text import (
     comm_text,
@@ -18,7 +19,6 @@ from drgn_pageowner.render.text import (
     page_flags_text,
     stack_lines,
 )
-from drgn_pageowner.snapshot import MemcgKind, Snapshot
 
 __all__ = ("debugfs_text",)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn_pageowner.analysis.allocator import allocator_of
-from drgn_pageowner.analysis.diff import Change, Diff, Side
+from drgn_pageowner.analysis.compare.diff import Change, Diff, Side
+from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.render.table import age, pages_size, seconds, table
 
 __all__ = ("diff_text",)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from drgn_pageowner.analysis.alloc_check import AllocCheck
-from drgn_pageowner.analysis.blocks import Run
-from drgn_pageowner.analysis.cma import CmaReport
-from drgn_pageowner.analysis.contiguity import Blocker, Contiguity
-from drgn_pageowner.analysis.culprits import Culprit, Culprits
-from drgn_pageowner.analysis.zone_summary import ZoneSummary
+from drgn_pageowner.analysis.frag.alloc_check import AllocCheck
+from drgn_pageowner.analysis.frag.blocks import Run
+from drgn_pageowner.analysis.frag.cma import CmaReport
+from drgn_pageowner.analysis.frag.contiguity import Blocker, Contiguity
+from drgn_pageowner.analysis.frag.culprits import Culprit, Culprits
+from drgn_pageowner.analysis.frag.zone_summary import ZoneSummary
+from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.render.table import age, pages_size, share, table
 from drgn_pageowner.render.text import comm_text, gfp_text, name_at
-from drgn_pageowner.snapshot import Facts, Names
 
 __all__ = (
     "alloc_check_text",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from drgn_pageowner.info import Info
+from drgn_pageowner.model.info import Info
 from drgn_pageowner.render.table import age, pages_size, seconds
 
 __all__ = ("STATES", "info_json", "info_table")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.text import comm_text
-from drgn_pageowner.snapshot import Frame
 
 __all__ = ("json_text", "jsonable")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from drgn_pageowner.analysis.leaks import LeakGroup, Leaks, SlabLeak, Task
-from drgn_pageowner.analysis.suspects import Suspect
+from drgn_pageowner.analysis.leaks.leaks import LeakGroup, Leaks, SlabLeak, Task
+from drgn_pageowner.analysis.leaks.suspects import Suspect
+from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.render.table import ages, pages_size
-from drgn_pageowner.snapshot import Facts
 
 __all__ = ("leaks_text", "pfns_text", "suspects_text", "tasks_text")
 

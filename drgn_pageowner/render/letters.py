@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from drgn_pageowner.snapshot import Names, Snapshot
+from drgn_pageowner.model.kernel import Names
+from drgn_pageowner.model.records import Snapshot
 
 __all__ = ("fallback_text", "page_letter")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn_pageowner.analysis.links import Hop, References, Why
+from drgn_pageowner.analysis.leaks.links import Hop, References, Why
 
 __all__ = ("refs_text", "why_text")
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from drgn_pageowner.page_info import PageInfo, PageRecord
+from drgn_pageowner.model.kernel import Names
+from drgn_pageowner.model.page import PageInfo, PageRecord
+from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.table import age, seconds
 from drgn_pageowner.render.text import comm_text, gfp_text, name_at, page_flags_text
-from drgn_pageowner.snapshot import Frame, Names
 
 __all__ = ("page_json", "page_text")
 

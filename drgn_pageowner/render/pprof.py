@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 from typing import Any
 
-from drgn_pageowner.analysis.group import Group, Top
+from drgn_pageowner.analysis.owners.group import Group, Top
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.pprof_messages import profile_message
 from drgn_pageowner.render.stacks import Call, calls
 from drgn_pageowner.render.top import key_text
-from drgn_pageowner.snapshot import Frame, Snapshot
 
 __all__ = ("pprof",)
 

@@ -15,16 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.analysis.allocator import allocator_of
+from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.render.table import age, table
-from drgn_pageowner.render.text import (
-    comm_text,
-    flags_text,
-    gfp_text,
-    mapped,
-    name_at,
-)
-from drgn_pageowner.snapshot import Array, Snapshot
+from drgn_pageowner.render.text import comm_text, flags_text, gfp_text, mapped, name_at
 
 __all__ = ("RECORD_FIELDS", "RecordColumns", "records_csv", "records_json", "records_table")
 

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.analysis.allocator import allocator_name, module_name
-from drgn_pageowner.analysis.distinct import distinct, sums
-from drgn_pageowner.analysis.page_class import PageClass, page_classes
+from drgn_pageowner.analysis.account.page_class import PageClass, page_classes
+from drgn_pageowner.analysis.owners.allocator import allocator_name, module_name
 from drgn_pageowner.extras import extra
-from drgn_pageowner.heap import Inventory
-from drgn_pageowner.pages import Memory, PageState
+from drgn_pageowner.model.arrays import Array, distinct, sums
+from drgn_pageowner.model.pages import PageState
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.session import Session
+from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.records import RECORD_FIELDS, RecordColumns
 from drgn_pageowner.render.text import name_at
-from drgn_pageowner.snapshot import Array, Facts, Frame, Snapshot
 
-__all__ = ("RELATIONS", "Source", "relation")
-
-
-class Source(Protocol):
-    """What of the commands' ``Session`` the tables are made of."""
-
-    def snapshot(self, columns: Any, *, freed: bool = ...) -> Snapshot: ...
-
-    def facts(self) -> Facts: ...
-
-    def memory(self, columns: Any) -> Memory: ...
-
-    def inventory(self) -> Inventory: ...
-
-    def modules(self) -> list[str]: ...
+__all__ = ("RELATIONS", "relation")
 
 
 # The types of what a kernel may not have: a table has the same columns for every kernel.
@@ -65,7 +52,7 @@ def _texts_of_stacks(
     return _texts_of(stacks, lambda number: text(snapshot.stack_frames(number)) or None)
 
 
-def _records(source: Source) -> dict[str, Any]:
+def _records(source: Session) -> dict[str, Any]:
     snapshot = source.snapshot(None, freed=True)
     fields, result = RecordColumns(snapshot), dict[str, Any]()
     for field in RECORD_FIELDS:
@@ -92,7 +79,7 @@ def _records(source: Source) -> dict[str, Any]:
     return result
 
 
-def _stacks(source: Source) -> dict[str, Any]:
+def _stacks(source: Session) -> dict[str, Any]:
     """Of allocated pages, as ``top`` has them."""
     snapshot = source.snapshot(("handle",))
     stacks, number = snapshot.stacks, len(snapshot.stacks)
@@ -116,7 +103,7 @@ def _stacks(source: Source) -> dict[str, Any]:
     }
 
 
-def _pages(source: Source) -> dict[str, Any]:
+def _pages(source: Session) -> dict[str, Any]:
     inventory = source.inventory()
     memory, records = inventory.memory, inventory.records
     pages, facts = memory.pages, memory.pages.facts
@@ -151,7 +138,7 @@ def _pages(source: Source) -> dict[str, Any]:
     }
 
 
-def _zones(source: Source) -> dict[str, Any]:
+def _zones(source: Session) -> dict[str, Any]:
     memory = source.memory(())
     rows = list(zip(memory.pages.facts.zones, memory.zones, strict=True))
     return {
@@ -171,7 +158,7 @@ def _zones(source: Source) -> dict[str, Any]:
     }
 
 
-def _meta(source: Source) -> dict[str, Any]:
+def _meta(source: Session) -> dict[str, Any]:
     facts = source.facts()
     return {
         "release": [facts.release],
@@ -188,7 +175,7 @@ def _meta(source: Source) -> dict[str, Any]:
     }
 
 
-RELATIONS: Mapping[str, Callable[[Source], dict[str, Any]]] = {
+RELATIONS: Mapping[str, Callable[[Session], dict[str, Any]]] = {
     "records": _records,
     "stacks": _stacks,
     "pages": _pages,
@@ -198,7 +185,7 @@ RELATIONS: Mapping[str, Callable[[Source], dict[str, Any]]] = {
 """Tables by name."""
 
 
-def relation(table: str, source: Source, name: str) -> Any:
+def relation(table: str, source: Session, name: str) -> Any:
     """
     A table of :data:`RELATIONS` as a ``pyarrow.Table``.
 

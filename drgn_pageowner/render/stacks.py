@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from drgn_pageowner.analysis.group import Group, Top
+from drgn_pageowner.analysis.owners.group import Group, Top
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.top import key_text
-from drgn_pageowner.snapshot import Frame, Snapshot
 
 __all__ = ("WEIGHTS", "Call", "calls", "folded", "key_frames", "speedscope")
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.analysis.distinct import distinct
-from drgn_pageowner.snapshot import Array, Names, Snapshot
+from drgn_pageowner.model.arrays import Array, distinct
+from drgn_pageowner.model.kernel import Names
+from drgn_pageowner.model.records import Snapshot
 
 __all__ = (
     "comm_text",

@@ -8,11 +8,12 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from drgn_pageowner.analysis.allocator import allocator_of
-from drgn_pageowner.analysis.group import Group, Top
+from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.analysis.owners.group import Group, Top
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.table import ages, pages_size, share, table
 from drgn_pageowner.render.text import gfp_text
-from drgn_pageowner.snapshot import Frame, Snapshot
 
 __all__ = ("key_text", "top_csv", "top_json", "top_object", "top_table")
 

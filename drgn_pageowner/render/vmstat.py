@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from drgn_pageowner.analysis.buddy import PageTypeInfo, fragmentation_index, unusable_index
-from drgn_pageowner.pages import Memory
-from drgn_pageowner.snapshot import Facts, Names, Zone
+from drgn_pageowner.analysis.frag.buddy import PageTypeInfo, fragmentation_index, unusable_index
+from drgn_pageowner.model.kernel import Facts, Names, Zone
+from drgn_pageowner.model.pages import Memory
 
 __all__ = ("buddyinfo_text", "extfrag_text", "pagetypeinfo_text", "unusable_text")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from drgn_pageowner.analysis.allocator import allocator_of
-from drgn_pageowner.analysis.growth import Growth, Round
+from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.analysis.owners.growth import Growth, Round
 from drgn_pageowner.render.jsonable import jsonable
 from drgn_pageowner.render.table import age, pages_size, seconds, table
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.extras import extra
-from drgn_pageowner.snapshot import Array
+from drgn_pageowner.model.arrays import Array
 
 __all__ = ("VERSION", "Columns", "Container", "write_container")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.heap import Inventory, LostObjects, Verdicts
-from drgn_pageowner.snapshot import Frame
+from drgn_pageowner.model.heap import Inventory, LostObjects, Verdicts
+from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.storage.container import Columns, Container
 from drgn_pageowner.storage.records import frame_table, read_frames
 

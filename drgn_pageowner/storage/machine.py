@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.heap import Area, Inventory, Slabs, record_of_row
-from drgn_pageowner.pages import CmaArea, FreeLists, Memory, Pages, ZoneStats
-from drgn_pageowner.snapshot import Array, Facts, Names, Snapshot
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Area, Inventory, Slabs, record_of_row
+from drgn_pageowner.model.kernel import Facts, Names
+from drgn_pageowner.model.pages import CmaArea, FreeLists, Memory, Pages, ZoneStats
+from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.storage.container import Columns, Container
 from drgn_pageowner.storage.plain import plain, restore
 
@@ -68,7 +70,7 @@ def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
 
 
 def read_memory(file: Container, facts: Facts, names: Names, columns: Iterable[str]) -> Memory:
-    """What :func:`~drgn_pageowner.kernel.physical.read_memory` returns for the dump itself."""
+    """What :func:`~drgn_pageowner.kernel.read.pages.read_memory` returns for the dump itself."""
     known = file.document("memory")
     ranges, table = file.table("page_ranges"), file.table("pages")
     wanted = {"state", "zone", "free_order", *columns}
@@ -137,7 +139,7 @@ def inventory_tables(inventory: Inventory) -> tuple[dict[str, Columns], dict[str
 def read_inventory(
     file: Container, facts: Facts, names: Names, records: Snapshot | None
 ) -> Inventory:
-    """What :func:`~drgn_pageowner.kernel.inventory.read_inventory` returns for the dump itself."""
+    """Load the equivalent of :func:`~drgn_pageowner.kernel.read.inventory.read_inventory`."""
     memory = read_memory(file, facts, names, _INVENTORY_PAGES)
     known, uses = file.document("inventory"), file.table("page_uses")
     return Inventory(

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
-from drgn_pageowner.page_info import PageInfo, PageRecord, number_of, record_of
-from drgn_pageowner.pages import Memory, PageState
-from drgn_pageowner.snapshot import Snapshot
+from drgn_pageowner.model.page import PageInfo, PageRecord, number_of, record_of
+from drgn_pageowner.model.pages import Memory, PageState
+from drgn_pageowner.model.records import Snapshot
 
 __all__ = ("page_info",)
 

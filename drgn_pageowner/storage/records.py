@@ -8,18 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.snapshot import (
-    Array,
-    Facts,
-    Frame,
-    Memcg,
-    Names,
-    Snapshot,
-    SourceFrame,
-    Stacks,
-    TextFormats,
-    latest,
-)
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.kernel import Facts, Names, TextFormats
+from drgn_pageowner.model.records import Memcg, Snapshot, latest
+from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks
 from drgn_pageowner.storage.container import Columns, Container
 from drgn_pageowner.storage.plain import plain, restore
 
@@ -143,7 +135,7 @@ def _bit(freed: int, kind: int) -> np.uint8:
 def read_records(
     file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
 ) -> Snapshot:
-    """What :func:`~drgn_pageowner.kernel.reader.snapshot` returns for the dump itself."""
+    """What :func:`~drgn_pageowner.kernel.read.records.snapshot` returns for the dump itself."""
     known = file.document("records")
     wanted = None if columns is None else frozenset(columns)
     chosen = file.names

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from drgn_pageowner.crash import Crash
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.heap import Inventory, Verdicts
-from drgn_pageowner.pages import Memory
-from drgn_pageowner.snapshot import Facts, Names, Snapshot
+from drgn_pageowner.model.heap import Verdicts
+from drgn_pageowner.model.kernel import Names
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.storage.container import Columns, write_container
 from drgn_pageowner.storage.leaks import verdict_tables
 from drgn_pageowner.storage.machine import PAGE_COLUMNS, inventory_tables, memory_tables
@@ -23,24 +22,6 @@ __all__ = ("Saved", "save")
 T = TypeVar("T")
 
 _WITHOUT_LEAKS = "this snapshot was saved without leaks: save it with --leaks"
-
-
-class _Source(Protocol):
-    """What of the commands' ``Session`` is saved."""
-
-    def snapshot(self, columns: Any, *, freed: bool = ...) -> Snapshot: ...
-
-    def add_source(self, snapshot: Snapshot, pcs: Any) -> None: ...
-
-    def facts(self) -> Facts: ...
-
-    def memory(self, columns: Any) -> Memory: ...
-
-    def inventory(self) -> Inventory: ...
-
-    def modules(self) -> list[str]: ...
-
-    def crash(self) -> Crash: ...
 
 
 class Saved:
@@ -68,7 +49,7 @@ class Saved:
 
 
 def save(
-    session: _Source,
+    session: Session,
     path: str,
     *,
     source: bool = False,

@@ -1,4 +1,4 @@
-"""A saved file as the commands' :class:`~drgn_pageowner.commands.session.Session`."""
+"""A saved file as the commands' :class:`~drgn_pageowner.model.session.Session`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
-from drgn_pageowner.crash import Crash
 from drgn_pageowner.errors import PageOwnerError, UsageError
-from drgn_pageowner.snapshot import Array, Facts, Frame, Names, Snapshot, SourceFrame
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.crash import Crash
+from drgn_pageowner.model.kernel import Facts, Names
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame, SourceFrame
 from drgn_pageowner.storage.container import Container
 from drgn_pageowner.storage.plain import restore
 from drgn_pageowner.storage.records import read_records, read_source
 
 if TYPE_CHECKING:
-    from drgn_pageowner.heap import Heap, Inventory, Target, Verdicts, Word
-    from drgn_pageowner.page_info import PageInfo
-    from drgn_pageowner.pages import Memory
+    from drgn_pageowner.model.heap import Heap, Inventory, Target, Verdicts, Word
+    from drgn_pageowner.model.page import PageInfo
+    from drgn_pageowner.model.pages import Memory
 
 __all__ = ("SnapshotSession", "open_snapshots")
 
@@ -89,7 +92,7 @@ class SnapshotSession:
         return read_memory(self._file, self._facts_of_memory(), self._names, columns)
 
     def inventory(self) -> Inventory:
-        from drgn_pageowner.heap import INVENTORY_COLUMNS
+        from drgn_pageowner.model.heap import INVENTORY_COLUMNS
         from drgn_pageowner.storage.machine import read_inventory
 
         self._needs("inventory")

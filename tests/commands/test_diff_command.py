@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, Dump
 
 from drgn_pageowner import read_inventory
-from drgn_pageowner.analysis.account import account
+from drgn_pageowner.analysis.account.account import account
 
 Cli = Callable[..., "CompletedProcess[str]"]
 

@@ -14,9 +14,9 @@ import pytest
 from asking import ask
 from conftest import DUMPS, ROOT, Dump
 
-from drgn_pageowner.analysis.allocator import allocator_name
+from drgn_pageowner.analysis.owners.allocator import allocator_name
 from drgn_pageowner.cli import main
-from drgn_pageowner.snapshot import Facts
+from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.storage.save import save
 from drgn_pageowner.storage.session import SnapshotSession, open_snapshots
 

@@ -14,11 +14,11 @@ from live import Computed, fresh_program, taken_for_live
 
 from drgn_pageowner.commands import CommandParser, add_commands, run_command
 from drgn_pageowner.errors import UsageError
-from drgn_pageowner.kernel.page_ext import page_ext_layout
-from drgn_pageowner.kernel.page_owner import owner_dtype
-from drgn_pageowner.kernel.sections import find_sections
+from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
+from drgn_pageowner.kernel.linux.page_owner import owner_dtype
+from drgn_pageowner.kernel.linux.sections import find_sections
 from drgn_pageowner.kernel.session import ProgramSession
-from drgn_pageowner.snapshot import Snapshot
+from drgn_pageowner.model.records import Snapshot
 
 PAGES_A_SECOND = 40
 ROOM = 8 * PAGES_A_SECOND

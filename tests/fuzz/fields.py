@@ -20,13 +20,13 @@ from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 from drgn.helpers.linux.pid import for_each_pid, for_each_task
 from drgn.helpers.linux.slab import for_each_slab_cache
 
-from drgn_pageowner.kernel.memory import find_object, find_type, symbol_address, word_dtype
-from drgn_pageowner.kernel.page_ext import page_ext_layout
-from drgn_pageowner.kernel.physical import read_memory
-from drgn_pageowner.kernel.sections import Section, find_sections
-from drgn_pageowner.kernel.stackdepot import depot_layout, depot_pools
-from drgn_pageowner.kernel.translate import direct_map, image_range, kernel_pfns
-from drgn_pageowner.pages import PageState
+from drgn_pageowner.kernel.dump.bulk import find_object, find_type, symbol_address, word_dtype
+from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
+from drgn_pageowner.kernel.linux.sections import Section, find_sections
+from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_pools
+from drgn_pageowner.kernel.linux.translate import direct_map, image_range, kernel_pfns
+from drgn_pageowner.kernel.read.pages import read_memory
+from drgn_pageowner.model.pages import PageState
 
 # Without these no record can be found or read: a dump that lacks them may be refused.
 VITAL = ("mem_section", "__highest_present_section_nr", "page_owner_ops", "page_owner_inited",

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from drgn import Program
 
 import drgn_pageowner
-from drgn_pageowner.analysis.group import GROUP_KEYS
+from drgn_pageowner.analysis.owners.group import GROUP_KEYS
 from drgn_pageowner.commands import CommandParser, add_commands, run_command
 from drgn_pageowner.commands.frag import VIEWS
-from drgn_pageowner.kernel.memmap import Memmap
+from drgn_pageowner.kernel.linux.memmap import Memmap
 from drgn_pageowner.kernel.session import ProgramSession
 
 __all__ = ("COMMANDS", "QUESTIONS", "ask")
@@ -67,7 +67,7 @@ _CALLS: dict[str, Callable[[Program], object]] = {
     "helpers": _helpers,
     "read_inventory": drgn_pageowner.read_inventory,
     "read_heap": drgn_pageowner.read_heap,
-    "snapshot": drgn_pageowner.snapshot,
+    "snapshot": drgn_pageowner.model.records,
 }
 QUESTIONS = (*COMMANDS, *_CALLS)
 

@@ -10,7 +10,7 @@ from fields import Family, Leaf, families, read
 from hypothesis import strategies as st
 from questions import QUESTIONS
 
-from drgn_pageowner.kernel.translate import direct_map_end
+from drgn_pageowner.kernel.linux.translate import direct_map_end
 
 _KINDS = ("zero", "ones", "one", "flip", "more", "misaligned", "random", "huge", "itself",
           "its structure", "another", "top", "direct end", "wild", "hole")  # fmt: skip

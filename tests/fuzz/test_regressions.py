@@ -12,8 +12,8 @@ from drgn import Object, Program
 from drgn.helpers.linux.list import list_for_each_entry
 from verdict import Outcome, judge
 
-from drgn_pageowner.kernel.free_lists import lists_of
-from drgn_pageowner.kernel.sections import find_sections
+from drgn_pageowner.kernel.linux.free_lists import lists_of
+from drgn_pageowner.kernel.linux.sections import find_sections
 
 Place = Callable[[Program], Object]
 

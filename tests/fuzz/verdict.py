@@ -21,8 +21,8 @@ from drgn import FaultError, Program
 from questions import ask
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
-from drgn_pageowner.kernel.page_owner import OWNER_MEMBERS
-from drgn_pageowner.kernel.reader import snapshot
+from drgn_pageowner.kernel.linux.page_owner import OWNER_MEMBERS
+from drgn_pageowner.kernel.read.records import snapshot
 
 __all__ = ("LIMIT_BYTES", "LIMIT_SECONDS", "Outcome", "judge")
 

@@ -15,7 +15,7 @@ from drgn_pageowner import (
     page_owner_free_stack,
     page_owner_stack,
 )
-from drgn_pageowner.kernel.memmap import Memmap
+from drgn_pageowner.kernel.linux.memmap import Memmap
 
 
 def test_records_one_by_one_are_those_of_the_snapshot(dump: Dump) -> None:

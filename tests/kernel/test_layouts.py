@@ -13,13 +13,13 @@ import pytest
 from conftest import ROOT, Dump, run_cli
 
 from drgn_pageowner import page_owner_free_stack, page_owner_stack
-from drgn_pageowner.analysis.group import top
-from drgn_pageowner.kernel import formats
-from drgn_pageowner.kernel.memmap import Memmap
-from drgn_pageowner.kernel.page_report import page_report
-from drgn_pageowner.kernel.trace import intern_traces
+from drgn_pageowner.analysis.owners.group import top
+from drgn_pageowner.kernel.linux import formats
+from drgn_pageowner.kernel.linux.memmap import Memmap
+from drgn_pageowner.kernel.linux.trace import intern_traces
+from drgn_pageowner.kernel.read.page import page_report
+from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.render.debugfs import debugfs_text
-from drgn_pageowner.snapshot import Snapshot
 
 _BUILD: dict[str, Any] = runpy.run_path(str(ROOT / "tests/layouts/build.py"))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import Dump
 
-from drgn_pageowner.analysis.group import top
+from drgn_pageowner.analysis.owners.group import top
 from drgn_pageowner.render.debugfs import debugfs_text
 
 OWNER = "sys/kernel/debug/page_owner"

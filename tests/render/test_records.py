@@ -9,7 +9,7 @@ import json
 import pytest
 from conftest import Dump
 
-from drgn_pageowner.analysis.group import top
+from drgn_pageowner.analysis.owners.group import top
 from drgn_pageowner.render.debugfs import debugfs_text
 from drgn_pageowner.render.records import RECORD_FIELDS, records_csv, records_json, records_table
 from drgn_pageowner.render.top import top_csv, top_json, top_table

@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 from conftest import Dump, bundled
 
-from drgn_pageowner.analysis.flame import FlameStack
+from drgn_pageowner.analysis.owners.flame import FlameStack
 from drgn_pageowner.analysis.report import Report, ZoneMap, report
 from drgn_pageowner.commands.report import read
-from drgn_pageowner.crash import LogLine
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.model.crash import LogLine
+from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.report.html import HtmlRenderer
 from drgn_pageowner.render.report.json import report_object
 from drgn_pageowner.render.report.markdown import MarkdownRenderer
-from drgn_pageowner.snapshot import Frame
 
 pytest.importorskip("jinja2", reason="the extra report is not installed")
 pytest.importorskip("plotly", reason="the extra report is not installed")

@@ -12,7 +12,7 @@ from asking import ask
 from conftest import Dump, traps
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.snapshot import Facts, TextFormats, Zone
+from drgn_pageowner.model.kernel import Facts, TextFormats, Zone
 from drgn_pageowner.storage import container
 from drgn_pageowner.storage.plain import plain, restore
 from drgn_pageowner.storage.session import SnapshotSession

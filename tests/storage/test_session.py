@@ -14,7 +14,7 @@ import pytest
 from asking import ask
 from conftest import Dump, traps
 
-from drgn_pageowner.analysis.group import GROUP_KEYS
+from drgn_pageowner.analysis.owners.group import GROUP_KEYS
 from drgn_pageowner.storage.session import SnapshotSession, open_snapshots
 
 pytest.importorskip("pyarrow", reason="snapshots need pyarrow (the extra parquet)")

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from drgn_pageowner.analysis.flame import Flame
-from drgn_pageowner.analysis.page_owners import NO_RECORD, ClassOwners
+from drgn_pageowner.analysis.account.page_owners import NO_RECORD, ClassOwners
+from drgn_pageowner.analysis.owners.flame import Flame
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.render.blockmap import CELL_CLASSES, cell_class
 from drgn_pageowner.render.report.plain import plain

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from drgn_pageowner.analysis.report import Report
-from drgn_pageowner.crash import Crash
+from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.render.info import STATES
 from drgn_pageowner.render.table import age, pages_size, seconds
 

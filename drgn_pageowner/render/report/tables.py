@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from drgn_pageowner.analysis.allocator import allocator_name
-from drgn_pageowner.analysis.diff import Change, Diff
-from drgn_pageowner.analysis.group import Group, Top
-from drgn_pageowner.analysis.leaks import LeakGroup, Leaks
+from drgn_pageowner.analysis.compare.diff import Change, Diff
+from drgn_pageowner.analysis.leaks.leaks import LeakGroup, Leaks
+from drgn_pageowner.analysis.owners.allocator import allocator_name
+from drgn_pageowner.analysis.owners.group import Group, Top
 from drgn_pageowner.analysis.report import Frag, Report
+from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.render.blockmap import CELL_CLASSES, cell_class
 from drgn_pageowner.render.leaks import pfns_text, tasks_text
 from drgn_pageowner.render.table import age, ages, pages_size, share
-from drgn_pageowner.snapshot import Facts
 
 __all__ = ("Cell", "Row", "Table", "tables")
 

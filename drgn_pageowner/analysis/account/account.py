@@ -1,0 +1,298 @@
+"""Account for every page: how many of each class, and what the kernel counts of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from drgn_pageowner.analysis.account.page_class import PageClass, classes_of_stacks, page_classes
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Inventory, Metadata
+from drgn_pageowner.model.pages import PageState
+
+__all__ = ("Account", "ClassCount", "Counter", "ZoneCounts", "account")
+
+
+@dataclass(frozen=True)
+class Counter:
+    """What the kernel itself counts of a class. Everything is in base pages."""
+
+    name: str
+    """As in ``/proc/meminfo`` or ``/proc/vmstat``."""
+    pages: int
+    uncounted: int
+    """Pages of the class that the counter leaves out."""
+    others: int
+    """Pages of other classes that the counter counts too."""
+    note: str
+    """Which those are; empty if there are none."""
+    difference: int
+    """Pages of the class, without the uncounted ones and with the others, minus the counter."""
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """One class."""
+
+    name: str
+    """Of :data:`PageClass.NAMES`."""
+    pages: int
+    """Base pages."""
+    bytes: int
+    counter: Counter | None
+    """``None`` where the kernel has no counter for it."""
+    slab_caches: list[tuple[str, int]] | None = None
+    """Of the class slab: pages of every cache, most first."""
+
+
+@dataclass(frozen=True)
+class ZoneCounts:
+    """One zone."""
+
+    node: int
+    zone: str
+    present: int
+    """``present_pages``."""
+    classes: dict[str, int]
+    """Class -> base pages; classes without a page are left out."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """Every page of a machine, in exactly one class."""
+
+    present: int
+    """Sum of the zones' ``present_pages``."""
+    accounted: int
+    """Sum of the classes: equal to :attr:`present` unless the dump lacks something."""
+    unknown: int
+    """Of these, pages whose ``struct page`` is not in the dump."""
+    classes: list[ClassCount]
+    zones: list[ZoneCounts]
+
+
+def account(inventory: Inventory, classes: Array | None = None) -> Account:
+    """
+    Put every page into one class and set what the kernel counts beside it.
+
+    :param classes: Of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`, if at hand.
+    """
+    if classes is None:
+        classes = page_classes(inventory)
+    facts = inventory.memory.pages.facts
+    counts = np.bincount(classes, minlength=len(PageClass.NAMES))
+    counts[PageClass.ABSENT] = 0
+    counters = _Counters(inventory, classes, counts)
+    rows = []
+    for number in np.flatnonzero(counts).tolist():
+        pages = int(counts[number])
+        rows.append(
+            ClassCount(
+                name=PageClass.NAMES[number],
+                pages=pages,
+                bytes=pages * facts.page_size,
+                counter=counters.of(number),
+                slab_caches=_slab_caches(inventory) if number == PageClass.SLAB else None,
+            )
+        )
+    return Account(
+        present=sum(zone.present for zone in facts.zones),
+        accounted=int(counts.sum()),
+        unknown=int(counts[PageClass.UNKNOWN]),
+        classes=sorted(rows, key=lambda row: -row.pages),
+        zones=_zones(inventory, classes),
+    )
+
+
+def _zones(inventory: Inventory, classes: Array) -> list[ZoneCounts]:
+    zones, number = inventory.memory.pages.facts.zones, len(PageClass.NAMES)
+    key = inventory.memory.pages["zone"].astype(np.int64) * number + classes
+    table = np.bincount(key, minlength=256 * number).reshape(256, number)
+    return [
+        ZoneCounts(
+            zone.node,
+            zone.name,
+            zone.present,
+            {
+                name: int(table[index, code])
+                for code, name in enumerate(PageClass.NAMES)
+                if table[index, code] and code != PageClass.ABSENT
+            },
+        )
+        for index, zone in enumerate(zones)
+        if zone.present
+    ]
+
+
+def _slab_caches(inventory: Inventory) -> list[tuple[str, int]]:
+    slabs = inventory.slabs
+    pages = np.bincount(slabs.cache, slabs.pages, len(slabs.caches)).astype(np.int64)
+    order = np.argsort(-pages, kind="stable")
+    found = [(slabs.caches[cache], int(pages[cache])) for cache in order.tolist() if pages[cache]]
+    lost = int((inventory.memory.pages.state == PageState.SLAB).sum()) - int(pages.sum())
+    return [*found, ("(no cache)", lost)] if lost > 0 else found
+
+
+class _Counters:
+    """The kernel's own numbers, and what is known to be in them or not."""
+
+    def __init__(self, inventory: Inventory, classes: Array, counts: Array) -> None:
+        self._inventory = inventory
+        self._counters = inventory.counters
+        self._classes = classes
+        self._counts = counts
+
+    def of(self, number: int) -> Counter | None:
+        """The counter of a class, or ``None``."""
+        rules = {
+            PageClass.FREE: self._free,
+            PageClass.FREE_PCP: self._free_pcp,
+            PageClass.SLAB: self._slab,
+            PageClass.ANON: self._anon,
+            PageClass.FILE: self._file,
+            PageClass.SHMEM: self._shmem,
+            PageClass.TABLE: self._table,
+            PageClass.STACK: self._stack,
+            PageClass.VMALLOC: self._vmalloc,
+            PageClass.PERCPU: self._percpu,
+            PageClass.HUGETLB: self._hugetlb,
+            PageClass.ZSMALLOC: self._zsmalloc,
+        }
+        return rules[number](number) if number in rules else None
+
+    def _make(
+        self, number: int, name: str, pages: int, uncounted: int = 0, others: int = 0,
+        note: str = "",
+    ) -> Counter:  # fmt: skip
+        difference = int(self._counts[number]) - uncounted + others - pages
+        return Counter(name, pages, uncounted, others, note, difference)
+
+    def _sum(self, *names: str) -> int | None:
+        """The sum of those counters that this kernel has; ``None`` if it has none of them."""
+        known = [self._counters[name] for name in names if name in self._counters]
+        return sum(known) if known else None
+
+    def _free(self, number: int) -> Counter | None:
+        pages = sum(zone.free_pages for zone in self._inventory.memory.zones)
+        return self._make(number, "nr_free_pages", pages)
+
+    def _free_pcp(self, number: int) -> Counter | None:
+        pages = sum(zone.pcp for zone in self._inventory.memory.zones)
+        return self._make(number, "pagesets count of /proc/zoneinfo", pages)
+
+    def _slab(self, number: int) -> Counter | None:
+        # In bytes since v5.9, but shown and kept in pages.
+        pages = self._sum(
+            "NR_SLAB_RECLAIMABLE_B", "NR_SLAB_UNRECLAIMABLE_B",
+            "NR_SLAB_RECLAIMABLE", "NR_SLAB_UNRECLAIMABLE",
+        )  # fmt: skip
+        if pages is None:
+            return None
+        large = int(self._counts[PageClass.LARGE_KMALLOC]) + self._memmap_by_kmalloc()
+        return self._make(number, "Slab", pages, 0, large, "it counts large kmalloc too")
+
+    def _memmap_by_kmalloc(self) -> int:
+        """Pages of memmaps of classic SPARSEMEM for memory that was added while the kernel ran."""
+        records, of_row = self._inventory.records, self._inventory.record_of_row
+        rows = np.flatnonzero((self._classes == PageClass.MEMMAP) & (of_row >= 0))
+        if records is None or not len(rows):
+            return 0
+        kinds = classes_of_stacks(records, of_row[rows])
+        return int(np.count_nonzero(kinds == PageClass.LARGE_KMALLOC))
+
+    def _anon(self, number: int) -> Counter | None:
+        pages = self._sum("NR_ANON_MAPPED", "NR_ANON_PAGES")
+        if pages is None:
+            return None
+        return self._make(
+            number, "AnonPages", pages, self._unmapped_anon(),
+            note="it leaves out those that no process maps (in pipes, sockets, swap cache)",
+        )  # fmt: skip
+
+    def _unmapped_anon(self) -> int:
+        """Anonymous pages that are part of nothing larger and that nobody maps."""
+        pages = self._inventory.memory.pages
+        anon = np.flatnonzero(self._classes == PageClass.ANON)
+        heads = np.bincount(pages["head"][anon] - pages["head"][anon].min(initial=0))
+        single = heads[pages["head"][anon] - pages["head"][anon].min(initial=0)] == 1
+        return int(np.count_nonzero(single & (pages["mapcount"][anon] < 0)))
+
+    def _file(self, number: int) -> Counter | None:
+        pages = self._sum("NR_FILE_PAGES")
+        if pages is None:
+            return None
+        pages -= (self._sum("NR_SHMEM") or 0) + (self._sum("NR_SWAPCACHE") or 0)
+        buffers = int(self._counts[PageClass.BUFFERS])
+        return self._make(
+            number, "nr_file_pages without shmem and swap cache", pages, 0, buffers,
+            "it counts buffers too",
+        )  # fmt: skip
+
+    def _shmem(self, number: int) -> Counter | None:
+        pages = self._sum("NR_SHMEM")
+        return None if pages is None else self._make(number, "Shmem", pages)
+
+    def _table(self, number: int) -> Counter | None:
+        pages = self._sum("NR_PAGETABLE")
+        if pages is None:
+            return None
+        marked = self._inventory.memory.pages.state == PageState.TABLE
+        uncounted = int(self._counts[number]) - int(np.count_nonzero(marked))
+        return self._make(
+            number, "PageTables", pages, uncounted,
+            note="it leaves out upper levels and the kernel's own, which this kernel does not mark",
+        )  # fmt: skip
+
+    def _rows(self, kinds: Iterable[str]) -> Array:
+        """``bool``, a row per page: in an area of one of *kinds* (prefixes)."""
+        found = np.zeros(len(self._classes), bool)
+        prefixes = tuple(kinds)
+        for area in self._inventory.areas:
+            if area.kind.startswith(prefixes) and area.kind != "vmap":
+                found[area.rows[area.rows >= 0]] = True
+        return found
+
+    def _stack(self, number: int) -> Counter | None:
+        size = self._inventory.memory.pages.facts.page_size
+        kilobytes = self._sum("NR_KERNEL_STACK_KB")
+        if kilobytes is None:
+            return None
+        mine = self._classes == number
+        image = self._inventory.metadata == Metadata.STACK
+        boot = image & (self._inventory.memory.pages.state == PageState.RESERVED)
+        nobodys = self._rows(["cached stack"]) | boot
+        # A stack of no task and of no area that is known: being made, or just given back.
+        nobodys |= mine & ~image
+        return self._make(
+            number, "KernelStack", kilobytes * 1024 // size, int((mine & nobodys).sum()),
+            note="it leaves out stacks that are kept for the next task, and the first task's",
+        )  # fmt: skip
+
+    def _vmalloc(self, number: int) -> Counter | None:
+        # A counter of each node since v6.19.
+        pages = self._sum("nr_vmalloc_pages", "NR_VMALLOC")
+        if pages is None:
+            return None
+        in_areas = self._rows([""])
+        others = int(np.count_nonzero(in_areas & (self._classes != number)))
+        uncounted = int(np.count_nonzero(~in_areas & (self._classes == number)))
+        return self._make(
+            number, "VmallocUsed", pages, uncounted, others,
+            "it counts stacks and modules too, and leaves out what is in no area",
+        )  # fmt: skip
+
+    def _percpu(self, number: int) -> Counter | None:
+        populated, units = self._sum("pcpu_nr_populated"), self._sum("pcpu_nr_units")
+        if populated is None or units is None:
+            return None
+        return self._make(number, "Percpu", populated * units)
+
+    def _hugetlb(self, number: int) -> Counter | None:
+        pages = self._sum("hugetlb")
+        return None if pages is None else self._make(number, "Hugetlb", pages)
+
+    def _zsmalloc(self, number: int) -> Counter | None:
+        pages = self._sum("NR_ZSPAGES")
+        return None if pages is None else self._make(number, "nr_zspages", pages)

@@ -1,0 +1,228 @@
+"""What every page is used for: each in exactly one class."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from drgn_pageowner.analysis.owners.allocator import kinds_of_stacks, per_stack, plain_name
+from drgn_pageowner.model.arrays import Array, distinct
+from drgn_pageowner.model.heap import Inventory, Metadata
+from drgn_pageowner.model.pages import PageState
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = (
+    "UNACCOUNTED_COLUMNS",
+    "PageClass",
+    "class_of_stack",
+    "classes_of_stacks",
+    "page_classes",
+    "unaccounted_records",
+)
+
+UNACCOUNTED_COLUMNS = frozenset(("handle", "gfp_mask", "migratetype", "page_flags"))
+"""Columns that :func:`unaccounted_records` takes."""
+
+
+class PageClass:
+    """What a page is used for (values of :func:`page_classes`)."""
+
+    FREE = 0
+    FREE_PCP = 1
+    SLAB = 2
+    LARGE_KMALLOC = 3
+    ANON = 4
+    FILE = 5
+    BUFFERS = 6
+    """Page cache of block devices."""
+    SHMEM = 7
+    TABLE = 8
+    STACK = 9
+    """Stacks of tasks, and those kept for the next task."""
+    VMALLOC = 10
+    MODULE = 11
+    """vmalloc memory that a loaded module lies in."""
+    PERCPU = 12
+    HUGETLB = 13
+    ZSMALLOC = 14
+    PAGE_POOL = 15
+    OFFLINE = 16
+    """In a balloon, hot-unplugged, a guard page, or not accepted yet."""
+    MEMMAP = 17
+    PAGE_EXT = 18
+    STACK_DEPOT = 19
+    BOOT = 20
+    """Reserved, or allocated before page_owner was there."""
+    IMAGE = 21
+    OTHER = 22
+    """Of drivers and other kernel code: ``/proc/meminfo`` shows it nowhere."""
+    UNKNOWN = 23
+    """Its ``struct page`` is not in the dump."""
+    ABSENT = 24
+    """No memory there."""
+
+    NAMES = (
+        "free", "free (per-CPU lists)", "slab", "large kmalloc", "anonymous", "page cache",
+        "buffers", "shmem", "page tables", "kernel stacks", "vmalloc", "modules", "per-CPU",
+        "hugetlb", "zsmalloc", "page_pool", "offline", "memmap", "page_ext", "stack depot",
+        "boot-reserved", "kernel image", "driver or other kernel", "unknown", "absent",
+    )  # fmt: skip
+
+    UNACCOUNTED = (OTHER, LARGE_KMALLOC, VMALLOC, PAGE_POOL)
+    """What is there only as long as somebody keeps its address."""
+
+
+_OF_STATE = {
+    PageState.UNKNOWN: PageClass.UNKNOWN,
+    PageState.ABSENT: PageClass.ABSENT,
+    PageState.FREE: PageClass.FREE,
+    PageState.FREE_PCP: PageClass.FREE_PCP,
+    PageState.RESERVED: PageClass.BOOT,
+    PageState.SLAB: PageClass.SLAB,
+    PageState.LARGE_KMALLOC: PageClass.LARGE_KMALLOC,
+    PageState.TABLE: PageClass.TABLE,
+    PageState.ANON: PageClass.ANON,
+    PageState.FILE: PageClass.FILE,
+    PageState.SHMEM: PageClass.SHMEM,
+    PageState.HUGETLB: PageClass.HUGETLB,
+    PageState.ZSMALLOC: PageClass.ZSMALLOC,
+    PageState.OFFLINE: PageClass.OFFLINE,
+    PageState.GUARD: PageClass.OFFLINE,
+    PageState.UNACCEPTED: PageClass.OFFLINE,
+}
+_OF_METADATA = {
+    Metadata.MEMMAP: PageClass.MEMMAP,
+    Metadata.PAGE_EXT: PageClass.PAGE_EXT,
+    Metadata.STACK_DEPOT: PageClass.STACK_DEPOT,
+    Metadata.IMAGE: PageClass.IMAGE,
+    Metadata.STACK: PageClass.STACK,
+    Metadata.PERCPU: PageClass.PERCPU,
+}
+
+# What tells the use of a page that its struct page does not tell: the first function of its
+# stack, from the innermost on, that is one of these.
+_OF_FUNCTION = (
+    # mm/page_owner.c: allocated before page_owner was there.
+    (
+        PageClass.BOOT,
+        re.compile(r"register_early_stack|init_early_allocated_pages|init_pages_in_zone"),
+    ),
+    # mm/percpu-vm.c, mm/percpu-km.c
+    (PageClass.PERCPU, re.compile(r"pcpu_(alloc_pages|populate_chunk|create_chunk)")),
+    # mm/slab_common.c, mm/slub.c: larger than what a slab holds.
+    (PageClass.LARGE_KMALLOC, re.compile(r"kmalloc_order(_trace)?|_*kmalloc_large\w*")),
+    (PageClass.PAGE_POOL, re.compile(r"_*page_pool_alloc_\w+")),
+    (PageClass.ZSMALLOC, re.compile(r"alloc_zspage")),
+    (PageClass.OFFLINE, re.compile(r"balloon_page_alloc")),
+    # mm/memory.c, include/asm-generic/pgalloc.h, arch/*/mm/pgtable.c, arch/*/mm/pat/
+    (
+        PageClass.TABLE,
+        re.compile(
+            r"_*(pte|pmd|pud|p4d|pgd)_alloc(_(one|kernel|pcpu|track)\w*)?|"
+            r"spp_getpage|alloc_low_pages?|_*split_large_page|_*change_page_attr(_set_clr)?|"
+            r"pagetable_alloc|preallocate_pmds|(kernel|vmemmap)_\w*(pte|pmd|pud|p4d)\w*_populate"
+        ),
+    ),
+    # kernel/fork.c
+    (PageClass.STACK, re.compile(r"alloc_thread_stack_node")),
+    # mm/vmalloc.c: the area tells more.
+    (
+        PageClass.VMALLOC,
+        re.compile(r"_*vmalloc(_(node|area_node|node_range))?|vm_area_alloc_pages"),
+    ),
+)  # fmt: skip
+
+
+def class_of_stack(frames: list[Frame]) -> int:
+    """
+    What a stack allocates for.
+
+    :return: A :class:`PageClass`; :data:`PageClass.OTHER` if its functions do not tell.
+    """
+    names = [plain_name(frame.name) for frame in frames if frame.name is not None]
+    for name in names:
+        for kind, pattern in _OF_FUNCTION:
+            if pattern.fullmatch(name):
+                if kind == PageClass.VMALLOC and _for_stack(names):
+                    return PageClass.STACK
+                return kind
+    return PageClass.OTHER
+
+
+def _for_stack(names: list[str]) -> bool:
+    """Whether vmalloc() was called for the stack of a task (by a function that may be inlined)."""
+    callers = ("alloc_thread_stack_node", "dup_task_struct", "copy_process")
+    return any(name in callers for name in names)
+
+
+def unaccounted_records(records: Snapshot) -> Array:
+    """
+    Which records are of memory that is there only as long as somebody keeps its address, as far
+    as the records alone tell: not of processes, files or slabs, and of no stack that allocates
+    page tables, stacks of tasks or the like.
+
+    :param records: With :data:`UNACCOUNTED_COLUMNS`.
+    :return: ``bool``, a row per record.
+    """
+
+    def kept(frames: list[Frame]) -> str:
+        other = class_of_stack(frames) in PageClass.UNACCOUNTED
+        return "yes" if other and kinds_of_stacks(frames) != "slab" else ""
+
+    names = records.names
+    lru = np.uint64(names.flag_mask("lru") | names.flag_mask("slab"))
+    held = (records["page_flags"] & lru) != 0
+    if "Movable" in names.migratetypes:
+        held |= records["migratetype"] == list(names.migratetypes).index("Movable")
+    result: Array = ~held
+    rows = np.flatnonzero(result)
+    result[rows] = per_stack(records, records.stack[rows], kept) == "yes"
+    return result
+
+
+def classes_of_stacks(records: Snapshot, numbers: Array) -> Array:
+    """
+    What the stacks of some records allocate for.
+
+    :param numbers: Of the records.
+    :return: ``uint8``, the shape of *numbers*: :class:`PageClass`.
+    """
+    stacks, inverse = distinct(records.stack[numbers])
+    records.frames(pc for number in stacks.tolist() for pc in records.stacks[number].tolist())
+    of_stack = [class_of_stack(records.stack_frames(number)) for number in stacks.tolist()]
+    result: Array = np.array(of_stack or [0], np.uint8)[inverse]
+    return result
+
+
+def page_classes(inventory: Inventory) -> Array:
+    """
+    The class of every page.
+
+    :return: ``uint8``, a row per page: :class:`PageClass`.
+    """
+    pages, records = inventory.memory.pages, inventory.records
+    table = np.full(len(PageState.NAMES), PageClass.OTHER, np.uint8)
+    for state, value in _OF_STATE.items():
+        table[state] = value
+    result: Array = table[pages.state]
+    # A page that a driver can migrate, on kernels whose zsmalloc and balloon have no type.
+    told = np.isin(pages.state, (PageState.KERNEL, PageState.NOREF, PageState.DRIVER_MOVABLE))
+    if records is not None and len(records):
+        rows = np.flatnonzero(told & (inventory.record_of_row >= 0))
+        result[rows] = classes_of_stacks(records, inventory.record_of_row[rows])
+    plain = told & np.isin(result, (PageClass.OTHER, PageClass.VMALLOC))
+    for area in inventory.areas:
+        if area.kind == "vmap":
+            continue
+        rows = area.rows[area.rows >= 0]
+        mine = rows[plain[rows]]
+        result[mine] = PageClass.MODULE if area.kind.startswith("module ") else PageClass.VMALLOC
+    for kind, value in _OF_METADATA.items():
+        rows = np.flatnonzero(inventory.metadata == kind)
+        if kind != Metadata.IMAGE:
+            rows = rows[told[rows] | (pages.state[rows] == PageState.RESERVED)]
+        result[rows] = value
+    result[inventory.buffers] = PageClass.BUFFERS
+    return result

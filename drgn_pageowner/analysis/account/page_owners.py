@@ -1,0 +1,188 @@
+"""Whose every page is: the function that allocated it; by class, by age, by place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drgn_pageowner.analysis.account.page_class import PageClass
+from drgn_pageowner.analysis.frag.blockmap import BlockMap
+from drgn_pageowner.analysis.frag.blocks import BlockTable
+from drgn_pageowner.analysis.owners.allocator import allocator_name, per_stack
+from drgn_pageowner.analysis.owners.group import AGES, age_bands
+from drgn_pageowner.model.arrays import Array, distinct
+from drgn_pageowner.model.heap import Inventory
+
+__all__ = (
+    "NO_RECORD",
+    "AgeBand",
+    "ClassOwners",
+    "OwnerTable",
+    "ages_by_class",
+    "owner_table",
+    "owners_by_class",
+    "owners_of_cells",
+)
+
+NO_RECORD = "(no record)"
+_NOBODYS = (PageClass.FREE, PageClass.FREE_PCP, PageClass.ABSENT)
+
+
+@dataclass(frozen=True)
+class ClassOwners:
+    """The allocators of one class."""
+
+    name: str
+    """Of :data:`PageClass.NAMES`."""
+    pages: int
+    """Base pages; the sum of :attr:`owners` and :attr:`other_pages`."""
+    owners: list[tuple[str, int]]
+    """Allocator and base pages, most first. One of them may be :data:`NO_RECORD`."""
+    other_owners: int
+    """Allocators that are not in :attr:`owners`."""
+    other_pages: int
+
+
+@dataclass(frozen=True)
+class AgeBand:
+    """What was allocated about as long ago."""
+
+    age: str
+    """Of :data:`~drgn_pageowner.analysis.owners.group.AGES`."""
+    allocations: int
+    pages: int
+    """Base pages; the sum of :attr:`classes`."""
+    classes: dict[str, int]
+    """Class -> base pages, most first."""
+
+
+@dataclass(frozen=True)
+class OwnerTable:
+    """The allocator of every page."""
+
+    names: list[str]
+    """Allocators; what comes after them stands for pages of each class that have no record."""
+    code: Array
+    """``int64``, a row per page: index in :attr:`names`, or ``len(names)`` plus the class."""
+    classes: Array
+    """``uint8``, a row per page: :class:`PageClass`."""
+
+    @property
+    def number(self) -> int:
+        """How many codes there are."""
+        return len(self.names) + len(PageClass.NAMES)
+
+    def name(self, code: int) -> str:
+        """An allocator, or ``"(slab, no record)"``."""
+        if code < len(self.names):
+            return self.names[code]
+        return f"({PageClass.NAMES[code - len(self.names)]}, no record)"
+
+
+def owner_table(inventory: Inventory, classes: Array) -> OwnerTable:
+    """:param classes: Of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`."""
+    records = inventory.records
+    code = classes.astype(np.int64)
+    if records is None or not len(records):
+        return OwnerTable([], code, classes)
+    named = per_stack(records, records.stack, lambda frames: allocator_name(frames) or "(no stack)")
+    names, of_record = distinct(named.astype(str))
+    code += len(names)
+    recorded = np.flatnonzero(inventory.record_of_row >= 0)
+    code[recorded] = of_record[inventory.record_of_row[recorded]]
+    return OwnerTable(names.tolist(), code, classes)
+
+
+def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
+    """
+    Who has the pages of every class, most pages first.
+
+    :param limit: How many allocators of a class to name; the rest is summed.
+    """
+    shape = (len(PageClass.NAMES), table.number)
+    key = table.classes.astype(np.int64) * table.number + table.code
+    counts = np.bincount(key, minlength=shape[0] * shape[1]).reshape(shape)
+    counts[PageClass.ABSENT] = 0
+    result = []
+    for number in np.flatnonzero(counts.any(axis=1)).tolist():
+        recorded = counts[number, : len(table.names)]
+        found = [(table.names[code], int(recorded[code])) for code in np.flatnonzero(recorded)]
+        nobodys = int(counts[number, len(table.names) :].sum())
+        found += [(NO_RECORD, nobodys)] if nobodys else []
+        found.sort(key=lambda owner: (-owner[1], owner[0]))
+        result.append(
+            ClassOwners(
+                name=PageClass.NAMES[number],
+                pages=int(counts[number].sum()),
+                owners=found[:limit],
+                other_owners=len(found[limit:]),
+                other_pages=sum(pages for _, pages in found[limit:]),
+            )
+        )
+    return sorted(result, key=lambda row: -row.pages)
+
+
+def ages_by_class(inventory: Inventory, classes: Array) -> list[AgeBand]:
+    """How old the records are, youngest first; empty where this kernel does not record it."""
+    records = inventory.records
+    if records is None or "ts_nsec" not in records or records.facts.now_ns is None:
+        return []
+    rows = inventory.memory.pages.rows(records["pfn"])
+    kinds = np.where(rows >= 0, classes[rows], PageClass.UNKNOWN).astype(np.int64)
+    shape = (len(AGES), len(PageClass.NAMES))
+    band = age_bands(records)
+    key = band * shape[1] + kinds
+    pages = np.bincount(key, records.pages, shape[0] * shape[1]).reshape(shape).astype(np.int64)
+    allocations = np.bincount(band, minlength=len(AGES))
+    result = []
+    for number, (_, name) in enumerate(AGES):
+        order = np.argsort(-pages[number], kind="stable")
+        of_class = {
+            PageClass.NAMES[kind]: int(pages[number, kind])
+            for kind in order.tolist()
+            if pages[number, kind]
+        }
+        result.append(AgeBand(name, int(allocations[number]), int(pages[number].sum()), of_class))
+    return result
+
+
+def owners_of_cells(
+    owners: OwnerTable, table: BlockTable, block: Array, maps: Sequence[BlockMap], limit: int
+) -> list[list[list[tuple[str, int]]]]:
+    """
+    Who has most of every cell of a map; free pages are nobody's.
+
+    :param block: ``int64``, a row per page: number of its pageblock.
+    :param maps: Of :func:`~drgn_pageowner.analysis.frag.blockmap.block_map`.
+    :param limit: How many to name for a cell.
+    :return: For every cell of every map, allocators and base pages, most first.
+    """
+    if not maps:
+        return []
+    # A cell of a map: consecutive pageblocks whose first page is in the same zone.
+    group = np.arange(len(table.part_of)) // maps[0].blocks_per_cell
+    zone = table.part_of.astype(np.int64)
+    group = group * (int(zone.max(initial=0)) + 2) + zone + 1
+    changes = np.concatenate([[0], np.flatnonzero(np.diff(group)) + 1])
+    cell_of_block = np.repeat(np.arange(len(changes)), np.diff(np.append(changes, len(group))))
+    rows = np.flatnonzero(~np.isin(owners.classes, _NOBODYS))
+    key = cell_of_block[block[rows]] * owners.number + owners.code[rows]
+    pairs, counts = np.unique(key, return_counts=True)
+    cell, code = pairs // owners.number, pairs % owners.number
+    order = np.lexsort((code, -counts, cell))
+    cell, code, counts = cell[order], code[order], counts[order]
+    first = np.searchsorted(cell, cell)
+    kept = np.arange(len(cell)) - first < limit
+    found: dict[int, list[tuple[str, int]]] = {}
+    for where, who, pages in zip(
+        cell[kept].tolist(), code[kept].tolist(), counts[kept].tolist(), strict=True
+    ):
+        found.setdefault(where, []).append((owners.name(who), pages))
+    # Cells of a map are told by their first pageblock.
+    order_of = table.pages.bit_length() - 1
+    return [
+        [found.get(int(cell_of_block[cell.pfn >> order_of]), []) for cell in one.cells]
+        for one in maps
+    ]

@@ -1,0 +1,328 @@
+"""Two snapshots compared: who has more than before, who has less, and how fast it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from drgn_pageowner.analysis.account.account import Account
+from drgn_pageowner.analysis.account.page_class import UNACCOUNTED_COLUMNS, unaccounted_records
+from drgn_pageowner.analysis.compare.kinship import Relation, stack_identities
+from drgn_pageowner.analysis.owners.allocator import plain_name
+from drgn_pageowner.analysis.owners.group import Group, columns_for, top
+from drgn_pageowner.errors import UsageError
+from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = (
+    "SORT_KEYS",
+    "Amount",
+    "Change",
+    "Diff",
+    "Side",
+    "check_sort",
+    "columns_for_diff",
+    "diff",
+    "diff_accounts",
+)
+
+SORT_KEYS = ("growth", "change", "before", "after", "allocations")
+"""
+What changes can be sorted by: bytes that came (gone ones count as negative), bytes that came or
+went, bytes before, bytes after, allocations that came. Largest first.
+"""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """So much memory, or a difference of two such."""
+
+    allocations: int | None
+    """``None`` of a class of pages, which are not counted by allocation."""
+    pages: int
+    """Base pages."""
+    bytes: int
+
+    def __add__(self, other: Amount) -> Amount:
+        both = self.allocations is not None and other.allocations is not None
+        return Amount(
+            (self.allocations or 0) + (other.allocations or 0) if both else None,
+            self.pages + other.pages,
+            self.bytes + other.bytes,
+        )
+
+    def __neg__(self) -> Amount:
+        allocations = -self.allocations if self.allocations is not None else None
+        return Amount(allocations, -self.pages, -self.bytes)
+
+
+_NOTHING = Amount(0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one group has more or less than before."""
+
+    key: dict[str, Any]
+    """Key -> value, as in :class:`~drgn_pageowner.analysis.owners.group.Group`; for the key
+    ``stack`` the value is ``None``."""
+    state: str
+    """``"new"``, ``"gone"``, ``"grown"``, ``"shrunk"`` or ``"changed"`` (as many bytes, in
+    another number of allocations)."""
+    before: Amount
+    after: Amount
+    growth: Amount
+    """What came; negative what went."""
+    pages_per_hour: float | None
+    """``None`` where the time between both is not known."""
+    handles: tuple[int | None, int | None]
+    """``depot_stack_handle_t`` before and after of the stack with most pages."""
+    stack: list[Frame]
+    """That stack as it is after, or before if it is gone."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two snapshots."""
+
+    release: str
+    hostname: str
+    now_ns: int | None
+    total: Amount
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Everything that changed."""
+
+    by: list[str]
+    before: Side
+    after: Side
+    relation: Relation
+    growth: Amount
+    """Of all groups together."""
+    leak: Change | None
+    """The stack that has grown most of the memory that nothing accounts for."""
+    states: dict[str, int]
+    """State -> number of groups, and ``"same"``: those that did not change."""
+    changes: list[Change]
+
+
+def columns_for_diff(by: Sequence[str]) -> frozenset[str]:
+    """
+    The columns that a comparison by *by* takes.
+
+    :raises UsageError: if one of *by* is no key
+    """
+    return columns_for(by) | UNACCOUNTED_COLUMNS
+
+
+def check_sort(sort: Sequence[str], by: Sequence[str]) -> None:
+    """:raises UsageError: if changes by *by* cannot be sorted by *sort*"""
+    for word in sort:
+        name = word.lstrip("+-")
+        if name not in (*SORT_KEYS, *by):
+            known = ", ".join((*SORT_KEYS, *by))
+            raise UsageError(f"cannot sort by {name!r}: known here are {known}")
+
+
+def diff(
+    before: Snapshot,
+    after: Snapshot,
+    relation: Relation,
+    by: Sequence[str] = ("stack",),
+    *,
+    sort: Sequence[str] = ("growth",),
+    limit: int | None = None,
+) -> Diff:
+    """
+    Compare the records of two snapshots, group by group.
+
+    :param before: With :func:`columns_for_diff`; only records that are allocated.
+    :param after: The same.
+    :param relation: Of :func:`~drgn_pageowner.analysis.compare.kinship.relate`.
+    :param by: Keys, of :data:`~drgn_pageowner.analysis.owners.group.GROUP_KEYS`.
+    :param sort: Of :data:`SORT_KEYS` and *by*; ``-`` in front reverses.
+    :param limit: How many changes to return.
+    :raises UsageError: if a key is unknown, or one of the kernels does not record it
+    """
+    changes, same = _changes(before, after, relation, by)
+    return _result(
+        by,
+        (_side(before), _side(after)),
+        relation,
+        _leak(before, after, relation),
+        _sorted(changes, sort, by)[:limit],
+        _states(changes, same),
+    )
+
+
+def diff_accounts(
+    accounts: tuple[Account, Account],
+    facts: tuple[Facts, Facts],
+    relation: Relation,
+    *,
+    leak: Change | None = None,
+    sort: Sequence[str] = ("growth",),
+    limit: int | None = None,
+) -> Diff:
+    """
+    Compare what two machines use their pages for; every page counts.
+
+    :param accounts: Of both, and *facts* the same.
+    :param leak: Of the records' own comparison, if there is one.
+    """
+    sides: list[Side] = []
+    classes: list[dict[str, Amount]] = []
+    for account, known in zip(accounts, facts, strict=True):
+        total = Amount(None, account.accounted, account.accounted * known.page_size)
+        sides.append(Side(known.release, known.hostname, known.now_ns, total))
+        classes.append({row.name: Amount(None, row.pages, row.bytes) for row in account.classes})
+    changes, same = [], 0
+    nothing = Amount(None, 0, 0)
+    for name in dict.fromkeys((*classes[0], *classes[1])):
+        pair = classes[0].get(name, nothing), classes[1].get(name, nothing)
+        if pair[0] == pair[1]:
+            same += 1
+            continue
+        changes.append(_change({"class": name}, pair, relation, (None, None), []))
+    return _result(
+        ["class"],
+        (sides[0], sides[1]),
+        relation,
+        leak,
+        _sorted(changes, sort, ["class"])[:limit],
+        _states(changes, same),
+    )
+
+
+def _result(
+    by: Sequence[str],
+    sides: tuple[Side, Side],
+    relation: Relation,
+    leak: Change | None,
+    changes: list[Change],
+    states: dict[str, int],
+) -> Diff:
+    growth = sides[1].total + -sides[0].total
+    return Diff(list(by), *sides, relation, growth, leak, states, changes)
+
+
+def _side(snapshot: Snapshot) -> Side:
+    pages, facts = int(snapshot.pages.sum()), snapshot.facts
+    total = Amount(len(snapshot), pages, pages * facts.page_size)
+    return Side(facts.release, facts.hostname, facts.now_ns, total)
+
+
+def _leak(before: Snapshot, after: Snapshot, relation: Relation) -> Change | None:
+    of_nobody = [snapshot.select(unaccounted_records(snapshot)) for snapshot in (before, after)]
+    changes, _ = _changes(of_nobody[0], of_nobody[1], relation, ["stack"])
+    first = _sorted(changes, ["growth"], ["stack"])[:1]
+    return first[0] if first and first[0].growth.bytes > 0 else None
+
+
+def _changes(
+    before: Snapshot, after: Snapshot, relation: Relation, by: Sequence[str]
+) -> tuple[list[Change], int]:
+    """Every group that changed, and the number of those that did not."""
+    groups = [_groups(snapshot, relation, by) for snapshot in (before, after)]
+    changes, same = [], 0
+    for identity in dict.fromkeys((*groups[0], *groups[1])):
+        old, new = groups[0].get(identity, []), groups[1].get(identity, [])
+        pair = _amount(old), _amount(new)
+        if pair[0] == pair[1]:
+            same += 1
+            continue
+        label = (new or old)[0]
+        key = {name: None if name == "stack" else label.key[name] for name in by}
+        handles = tuple(members[0].handle or None if members else None for members in (old, new))
+        changes.append(_change(key, pair, relation, (handles[0], handles[1]), label.stack))
+    return changes, same
+
+
+def _groups(
+    snapshot: Snapshot, relation: Relation, by: Sequence[str]
+) -> dict[Hashable, list[Group]]:
+    """The groups of *snapshot* by what they are known by in the other one, largest first."""
+    found = top(snapshot, by).groups
+    stacks = (
+        stack_identities(snapshot, [g.handle for g in found], relation) if "stack" in by else {}
+    )
+    result: dict[Hashable, list[Group]] = {}
+    for group in found:
+        identity = tuple(
+            stacks[group.handle] if name == "stack" else _identity(name, group.key[name], relation)
+            for name in by
+        )
+        result.setdefault(identity, []).append(group)
+    return result
+
+
+def _identity(name: str, value: Any, relation: Relation) -> Hashable:
+    if name == "allocator" and value is not None and not relation.same_build:
+        function, space, module = str(value).partition(" ")
+        return plain_name(function) + space + module
+    return value if isinstance(value, Hashable) else str(value)
+
+
+def _amount(groups: Iterable[Group]) -> Amount:
+    total = _NOTHING
+    for group in groups:
+        total += Amount(group.allocations, group.pages, group.bytes)
+    return total
+
+
+def _change(
+    key: dict[str, Any],
+    pair: tuple[Amount, Amount],
+    relation: Relation,
+    handles: tuple[int | None, int | None],
+    stack: list[Frame],
+) -> Change:
+    before, after = pair
+    growth = after + -before
+    if not before.pages:
+        state = "new"
+    elif not after.pages:
+        state = "gone"
+    elif growth.bytes == 0:
+        state = "changed"
+    else:
+        state = "grown" if growth.bytes > 0 else "shrunk"
+    return Change(
+        key, state, before, after, growth, relation.per_hour(growth.pages), handles, stack
+    )
+
+
+def _states(changes: Iterable[Change], same: int) -> dict[str, int]:
+    states = dict.fromkeys(("new", "grown", "changed", "shrunk", "gone"), 0)
+    for change in changes:
+        states[change.state] += 1
+    return {**states, "same": same}
+
+
+def _sorted(changes: list[Change], sort: Sequence[str], by: Sequence[str]) -> list[Change]:
+    """*changes* in the order of *sort*; ties by growth, then by name, always the same."""
+    check_sort(sort, by)
+    keys = {
+        "growth": lambda change: -change.growth.bytes,
+        "change": lambda change: -abs(change.growth.bytes),
+        "before": lambda change: -change.before.bytes,
+        "after": lambda change: -change.after.bytes,
+        "allocations": lambda change: -(change.growth.allocations or 0),
+    }
+    result = sorted(changes, key=lambda c: (-c.growth.bytes, str(c.key), list(map(str, c.stack))))
+    for word in reversed(sort):
+        name, reverse = word.lstrip("+-"), word.startswith("-")
+        if name in keys:
+            result.sort(key=keys[name], reverse=reverse)
+        else:
+            result.sort(key=lambda change: _natural(change.key[name]), reverse=reverse)
+    return result
+
+
+def _natural(value: Any) -> tuple[bool, Any]:
+    """Numbers by size, texts by name, ``None`` last."""
+    return value is None, value if value is not None else 0

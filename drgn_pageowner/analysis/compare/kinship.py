@@ -1,0 +1,174 @@
+"""
+What two snapshots have in common: a boot, a build, and which stacks of one are those of the other.
+
+Handles and PCs mean nothing outside one boot. Of one build a stack is the same if its frames are,
+by name and offset; of two builds, if the functions that asked for the memory are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from drgn_pageowner.analysis.owners.allocator import (
+    is_allocation_function,
+    kinds_of_stacks,
+    plain_name,
+)
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = ("Relation", "relate", "share_names", "stack_identities")
+
+# Records that two dumps of one boot have in common, in percent of those of the smaller dump: what
+# was allocated at boot stays. Two boots have none: their records differ by nanoseconds.
+_COMMON_PERCENT = 1
+# Of two builds, as many frames are compared, from the allocator outwards: what is beyond differs
+# by where the trace was cut off and by the entry code.
+_DEPTH = 8
+# Frames that only some kernels have: since Linux kernel commit 1e3ad78334a6 ("x86/syscall: Don't
+# force use of indirect calls for system calls") (in v6.9) system calls go through it.
+_DISPATCH = frozenset(("x64_sys_call", "ia32_sys_call"))
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How the kernels of two snapshots are related."""
+
+    same_build: bool
+    same_boot: bool
+    why: str
+    """How the boot is known to be the same, or why it is not."""
+    elapsed_ns: int | None
+    """From the first to the second, on the clock of the records: negative if the second is the
+    older one. ``None`` unless the boot is the same and both clocks are known."""
+    records: bool = True
+    """Whether both have records."""
+
+    def per_hour(self, pages: int) -> float | None:
+        """
+        The rate at which *pages* came or went, in base pages an hour.
+
+        It has the sign of *pages*, whichever of the two is the older one.
+        """
+        return pages * 3600e9 / abs(self.elapsed_ns) if self.elapsed_ns else None
+
+
+def relate(before: Snapshot, after: Snapshot) -> Relation:
+    """
+    :param before: With the columns ``handle`` and, where the kernel has it, ``ts_nsec``; all
+        records that are allocated.
+    :param after: The same.
+    """
+    same_build = _uname(before.facts) == _uname(after.facts) and _same_functions(before, after)
+    same_boot, why = _same_boot(before, after, same_build)
+    clocks = before.facts.now_ns, after.facts.now_ns
+    known = same_boot and None not in clocks
+    elapsed = (clocks[1] or 0) - (clocks[0] or 0) if known else None
+    return Relation(same_build, same_boot, why, elapsed)
+
+
+def _uname(facts: Facts) -> tuple[str, str, str]:
+    return facts.release, facts.version, facts.arch
+
+
+def _same_functions(before: Snapshot, after: Snapshot) -> bool:
+    """Whether the kernel's functions that both have in their stacks are of the same size."""
+    sizes = []
+    for snapshot in (before, after):
+        of_name: dict[str, set[int]] = {}
+        for frame in snapshot.frames(snapshot.used_pcs().tolist()):
+            if frame.name is not None and frame.module is None:
+                of_name.setdefault(frame.name, set()).add(frame.size)
+        sizes.append(of_name)
+    # Several static functions may have one name.
+    return all(sizes[0][name] & sizes[1][name] for name in sizes[0].keys() & sizes[1].keys())
+
+
+def _same_boot(before: Snapshot, after: Snapshot, same_build: bool) -> tuple[bool, str]:
+    if not same_build:
+        return False, "they are of different kernels"
+    if before.facts.hostname != after.facts.hostname:
+        return False, f"they are of {before.facts.hostname} and {after.facts.hostname}"
+    if "ts_nsec" not in before or "ts_nsec" not in after:
+        return False, "this kernel's records have no time: one boot cannot be told from another"
+    _, rows, others = np.intersect1d(
+        before["pfn"], after["pfn"], assume_unique=True, return_indices=True
+    )
+    stamps = before["ts_nsec"][rows]
+    # The clock stands at 0 early in every boot.
+    equal = (stamps == after["ts_nsec"][others]) & (stamps > 0)
+    equal &= before["handle"][rows] == after["handle"][others]
+    common, fewest = int(np.count_nonzero(equal)), min(len(before), len(after))
+    if not common or common * 100 < _COMMON_PERCENT * fewest:
+        return False, f"{common:,} of {fewest:,} records are the same: they are of two boots"
+    return True, f"{common:,} of {fewest:,} records are the same"
+
+
+class _SharedNames:
+    """
+    Names the PCs of two snapshots of one boot as the earlier one does: a module that has gone
+    since still names its frames, and what lies at its place now does not.
+    """
+
+    def __init__(self, earlier: Snapshot, later: Snapshot) -> None:
+        self._earlier = earlier
+        self._later = later
+        self._known = frozenset(earlier.stacks.pcs.tolist())
+
+    def symbolize(self, pcs: Array) -> list[Frame]:
+        wanted = pcs.tolist()
+        return [
+            old if old.name is not None and (old.pc in self._known or new.name is None) else new
+            for old, new in zip(
+                self._earlier.frames(wanted), self._later.frames(wanted), strict=True
+            )
+        ]
+
+
+def share_names(before: Snapshot, after: Snapshot, relation: Relation) -> tuple[Snapshot, Snapshot]:
+    """*before* and *after*; those of one boot name their frames alike."""
+    if not relation.same_boot:
+        return before, after
+    swapped = relation.elapsed_ns is not None and relation.elapsed_ns < 0
+    names = _SharedNames(after, before) if swapped else _SharedNames(before, after)
+    named = [replace(s, symbolizer=names, _frames={}) for s in (before, after)]
+    for snapshot in named:
+        snapshot.frames(snapshot.used_pcs().tolist())
+    return named[0], named[1]
+
+
+def stack_identities(
+    snapshot: Snapshot, handles: Iterable[int], relation: Relation
+) -> dict[int, Hashable]:
+    """
+    What the stack of each of *handles* is known by in the other snapshot of *relation*.
+
+    :param handles: ``depot_stack_handle_t``; 0 and those that are unknown stand for no stack.
+    """
+    wanted = list(handles)
+    numbers = snapshot.stacks.index(np.array(wanted, np.uint32)).tolist()
+    if relation.same_boot:
+        return {h: snapshot.stacks[n].tobytes() for h, n in zip(wanted, numbers, strict=True)}
+    identity = _of_one_build if relation.same_build else _of_two_builds
+    return {h: identity(snapshot.stack_frames(n)) for h, n in zip(wanted, numbers, strict=True)}
+
+
+def _of_one_build(frames: list[Frame]) -> Hashable:
+    return tuple((f.name, f.offset if f.name is not None else 0, f.module) for f in frames)
+
+
+def _of_two_builds(frames: list[Frame]) -> Hashable:
+    first = 0
+    while first < len(frames) - 1 and is_allocation_function(frames[first].name or ""):
+        first += 1
+    names = [
+        (plain_name(frame.name) if frame.name is not None else None, frame.module)
+        for frame in frames[first:]
+        if frame.name not in _DISPATCH
+    ]
+    return kinds_of_stacks(frames), tuple(names[:_DEPTH])

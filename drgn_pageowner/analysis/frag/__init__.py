@@ -1,0 +1,1 @@
+"""Fragmentation: blocks, free lists, contiguity, allocation checks."""

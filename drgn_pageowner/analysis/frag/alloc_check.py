@@ -1,0 +1,259 @@
+"""Would an allocation succeed from the free lists as they are, and if not, what is in its way?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drgn_pageowner.analysis.frag.blocks import block_table
+from drgn_pageowner.analysis.frag.buddy import fragmentation_index, free_by_type
+from drgn_pageowner.analysis.frag.contiguity import merge_blocks
+from drgn_pageowner.analysis.frag.culprits import owner_codes, owner_name
+from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay, migratetype_number
+from drgn_pageowner.errors import UsageError
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.kernel import Names
+from drgn_pageowner.model.pages import Memory
+
+__all__ = ("AllocCheck", "BlockToFree", "ZoneCheck", "alloc_check", "gfp_mask")
+
+# Names that people use and no kernel has in its table, or only some.
+_COMPOSED = {
+    "GFP_HIGHUSER_MOVABLE": ("GFP_HIGHUSER", "__GFP_MOVABLE"),
+    "GFP_HIGHUSER": ("GFP_USER", "__GFP_HIGHMEM"),
+}
+_TYPES = 3
+"""MIGRATE_PCPTYPES: Unmovable, Movable and Reclaimable."""
+
+
+@dataclass(frozen=True)
+class ZoneCheck:
+    """One zone that the allocation may come from."""
+
+    node: int
+    zone: str
+    free: int
+    usable: int
+    """Without what is reserved for others (high-atomic, CMA) and the request itself."""
+    minimum: int
+    """min watermark, lowered by what the gfp mask may take of the reserve."""
+    low: int
+    lowmem_reserve: int
+    block: bool
+    """Whether a free block is large enough and of a type that the allocation may take."""
+    index: int
+    """The kernel's fragmentation index for this order, in thousandths."""
+    verdict: str
+    """``"succeeds"``, ``"wakes kswapd"``, ``"watermark"``, ``"too little memory"`` or
+    ``"fragmentation"``."""
+
+
+@dataclass(frozen=True)
+class BlockToFree:
+    """An aligned block of the wanted order that takes little to free."""
+
+    pfn: int
+    node: int
+    zone: str
+    free: int
+    movable: int
+    """Movable and reclaimable pages: compaction or reclaim could take them away."""
+    unmovable: int
+    owners: list[tuple[str, int | None, int]]
+    """Allocator, handle and pages of the unmovable ones, most first."""
+
+
+@dataclass(frozen=True)
+class AllocCheck:
+    """What :func:`alloc_check` found."""
+
+    order: int
+    gfp_mask: int
+    migratetype: str
+    verdict: str
+    """The best of the zones'."""
+    zones: list[ZoneCheck]
+    cheapest: list[BlockToFree]
+
+
+_RANK = ("succeeds", "wakes kswapd", "fragmentation", "watermark", "too little memory")
+
+
+def gfp_mask(flags: Sequence[str], names: Names) -> int:
+    """
+    The gfp mask that *flags* name.
+
+    :raises UsageError: if this kernel has no such flag
+    """
+    known = {name: mask for mask, name in names.gfp_flags}
+    mask = 0
+    for flag in flags:
+        if flag in known:
+            mask |= known[flag]
+        elif flag in _COMPOSED:
+            mask |= gfp_mask(_COMPOSED[flag], names)
+        else:
+            raise UsageError(
+                f"{flag!r} is no gfp flag of this kernel: known are {', '.join(sorted(known))}"
+            )
+    return mask
+
+
+def _highest_zone(mask: int, names: Names) -> int:
+    """``gfp_zone()`` of include/linux/gfp.h."""
+    known = {name: value for value, name in names.gfp_flags}
+
+    def has(flag: str) -> bool:
+        return bool(mask & known.get(flag, 0))
+
+    zones = list(names.zone_types)
+    normal = zones.index("NORMAL") if "NORMAL" in zones else 0
+    if has("__GFP_HIGHMEM") and has("__GFP_MOVABLE") and "MOVABLE" in zones:
+        return zones.index("MOVABLE")
+    for flag, zone in (
+        ("__GFP_DMA", "DMA"),
+        ("__GFP_DMA32", "DMA32"),
+        ("__GFP_HIGHMEM", "HIGHMEM"),
+    ):
+        if has(flag) and zone in zones:
+            return zones.index(zone)
+    return normal
+
+
+def alloc_check(
+    joined: Overlay, order: int, flags: Sequence[str], node: int | None, *, limit: int = 5
+) -> AllocCheck:
+    """
+    Judge an allocation as ``get_page_from_freelist()`` of mm/page_alloc.c would.
+
+    :param flags: Names of gfp flags.
+    :param node: Node that the allocation prefers; the first by default.
+    :param limit: How many of the cheapest blocks to name.
+    :raises UsageError: if the order, a flag or the node is none of this kernel's
+    """
+    memory, facts = joined.memory, joined.memory.pages.facts
+    names = memory.pages.names
+    if not 0 <= order <= facts.max_page_order:
+        raise UsageError(f"order {order} is beyond this kernel's largest, {facts.max_page_order}")
+    if node is not None and node not in memory.zonelists:
+        raise UsageError(f"no node {node}: known are {', '.join(map(str, memory.zonelists))}")
+    mask = gfp_mask(flags, names)
+    chosen = next(iter(memory.zonelists), 0) if node is None else node
+    highest = _highest_zone(mask, names)
+    allowed = [
+        number
+        for number in memory.zonelists.get(chosen, ())
+        if facts.zones[number].type <= highest and memory.zones[number].populated
+    ]
+    this_node = {name: value for value, name in names.gfp_flags}.get("__GFP_THISNODE", 0)
+    if mask & this_node:
+        allowed = [number for number in allowed if facts.zones[number].node == chosen]
+    kind = mask >> 3 & 3
+    free = free_by_type(memory)
+    zones = [_check(memory, number, order, mask, highest, kind, free[number]) for number in allowed]
+    best = min((zone.verdict for zone in zones), key=_RANK.index, default="too little memory")
+    return AllocCheck(
+        order=order,
+        gfp_mask=mask,
+        migratetype=names.migratetypes[kind],
+        verdict=best,
+        zones=zones,
+        cheapest=_cheapest(joined, order, allowed, limit),
+    )
+
+
+def _check(
+    memory: Memory, number: int, order: int, mask: int, highest: int, kind: int, free: Array
+) -> ZoneCheck:
+    zone, stats = memory.pages.facts.zones[number], memory.zones[number]
+    names = memory.pages.names
+    known = {name: value for value, name in names.gfp_flags}
+    types = list(names.migratetypes)
+    may_take = list(range(_TYPES))
+    cma = kind == migratetype_number(types, "Movable")
+    if cma and migratetype_number(types, "CMA") >= 0:
+        may_take.append(migratetype_number(types, "CMA"))
+    minimum = stats.watermarks[0]
+    usable = stats.free_pages - ((1 << order) - 1)
+    high = bool(mask & known.get("__GFP_HIGH", 0))
+    if high:
+        # ALLOC_MIN_RESERVE, and more of it for who cannot wait.
+        minimum -= minimum // 2
+        if not mask & known.get("__GFP_DIRECT_RECLAIM", 0):
+            minimum -= minimum // 4
+    else:
+        usable -= stats.nr_reserved_highatomic
+    if not cma:
+        usable -= stats.free_cma
+    reserve = stats.lowmem_reserve[highest] if highest < len(stats.lowmem_reserve) else 0
+    block = bool(free[may_take, order:].sum())
+    index = fragmentation_index(stats.nr_free, order)
+    low = stats.watermarks[1]
+    if block and usable > low + reserve:
+        verdict = "succeeds"
+    elif block and usable > minimum + reserve:
+        verdict = "wakes kswapd"
+    elif block:
+        verdict = "watermark"
+    elif usable > minimum + reserve or index > memory.extfrag_threshold:
+        verdict = "fragmentation"
+    else:
+        verdict = "too little memory"
+    return ZoneCheck(
+        zone.node, zone.name, stats.free_pages, usable, minimum, low, reserve, block, index, verdict
+    )
+
+
+def _small_blocks(joined: Overlay, order: int, allowed: list[int]) -> tuple[Array, Array, Array]:
+    """Of every block smaller than a pageblock: whether it is whole, unmovable and free pages."""
+    group = joined.memory.pages.all_pfns() >> order
+    number = int(group[-1]) + 1 if len(group) else 0
+    of_zone = np.zeros(256, bool)
+    of_zone[allowed] = True
+    usable = of_zone[joined.memory.pages["zone"]] & (joined.mobility < Mobility.UNKNOWN)
+    whole = np.bincount(group[usable], minlength=number) == 1 << order
+    stuck = np.bincount(group[joined.mobility == Mobility.UNMOVABLE], minlength=number)
+    free = np.bincount(group[joined.mobility == Mobility.FREE], minlength=number)
+    return whole, stuck, free
+
+
+def _cheapest(joined: Overlay, order: int, allowed: list[int], limit: int) -> list[BlockToFree]:
+    pages, facts = joined.memory.pages, joined.memory.pages.facts
+    every = np.arange(len(pages), dtype=np.int64)
+    shift = order - facts.pageblock_order
+    if shift >= 0:
+        zone_of, merged = merge_blocks(block_table(joined), shift)
+        whole = np.isin(zone_of, allowed)
+        stuck, free = merged[:, Mobility.UNMOVABLE], merged[:, Mobility.FREE]
+    else:
+        whole, stuck, free = _small_blocks(joined, order, allowed)
+    candidates = np.flatnonzero(whole & (free < 1 << order))
+    ranked = candidates[np.lexsort((-free[candidates], stuck[candidates]))][:limit]
+    result = []
+    for block in ranked.tolist():
+        first = int(pages.rows(np.array([block << order]))[0])
+        rows = every[first : first + (1 << order)]
+        in_way = rows[joined.mobility[rows] == Mobility.UNMOVABLE]
+        codes, stacks = owner_codes(joined, in_way)
+        found, counts = np.unique(codes, return_counts=True)
+        owners = [
+            (*owner_name(joined, code, stacks)[:2], count)
+            for code, count in sorted(
+                zip(found.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1]
+            )
+        ]
+        zone = facts.zones[int(pages["zone"][first])]
+        result.append(
+            BlockToFree(
+                pfn=block << order,
+                node=zone.node,
+                zone=zone.name,
+                free=int(free[block]),
+                movable=(1 << order) - int(free[block]) - int(stuck[block]),
+                unmovable=int(stuck[block]),
+                owners=owners,
+            )
+        )
+    return result

@@ -1,0 +1,152 @@
+"""Pageblocks: what each of them holds, and one of them page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay
+from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.pages import PageState
+
+__all__ = ("BlockTable", "Run", "block_table", "explain_block")
+
+
+@dataclass
+class BlockTable:
+    """One row per pageblock of the PFN range, from number 0 on."""
+
+    zone: Array
+    """``int16``: index in ``facts.zones`` of the zone that the whole block is in; -1 where the
+    block has a hole, or belongs to several zones."""
+    part_of: Array
+    """``int16``: index of the zone that its first page is in; -1 for none."""
+    migratetype: Array
+    """``int8``; -1 for none."""
+    counts: Array
+    """``int32``, shape ``(blocks, 6)``: pages by :class:`Mobility`."""
+    boot: Array
+    """``int32``: unmovable pages that are boot memory, which was there before any pageblock."""
+    pages: int
+    """Pages of a block."""
+
+    def polluted(self, types: Sequence[str]) -> Array:
+        """
+        Blocks of type Movable or CMA with an unmovable page that was allocated there.
+
+        :param types: Names of the migratetypes.
+        :return: ``bool``, shape ``(blocks,)``.
+        """
+        wanted = [number for number, name in enumerate(types) if name in ("Movable", "CMA")]
+        strange = self.counts[:, Mobility.UNMOVABLE] > self.boot
+        result: Array = np.isin(self.migratetype, wanted) & strange
+        return result
+
+
+def block_table(joined: Overlay) -> BlockTable:
+    """What is in every pageblock; counted once for an :class:`Overlay`."""
+    if joined.table is None:
+        joined.table = _block_table(joined)
+    assert isinstance(joined.table, BlockTable)
+    return joined.table
+
+
+def _block_table(joined: Overlay) -> BlockTable:
+    """Count the pages of every pageblock."""
+    memory = joined.memory
+    size = 1 << memory.pages.facts.pageblock_order
+    number = len(memory.pageblocks)
+    kinds = len(Mobility.NAMES)
+    key = joined.block * kinds + joined.mobility
+    counts = np.bincount(key, minlength=number * kinds).astype(np.int32)
+    zone = memory.pages["zone"]
+    first = np.full(number, -1, np.int16)
+    whole = np.full(number, -1, np.int16)
+    if len(zone):
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(joined.block)) + 1])
+        lowest = np.minimum.reduceat(zone, starts)
+        highest = np.maximum.reduceat(zone, starts)
+        present = np.diff(np.concatenate([starts, [len(zone)]]))
+        blocks = joined.block[starts]
+        first[blocks] = np.where(zone[starts] == 255, -1, zone[starts].astype(np.int64))
+        one = (lowest == highest) & (highest != 255) & (present == size)
+        one &= counts.reshape(number, kinds)[blocks, Mobility.ABSENT] == 0
+        whole[blocks[one]] = lowest[one]
+    reserved = joined.block[memory.pages.state == PageState.RESERVED]
+    boot = np.bincount(reserved, minlength=number).astype(np.int32)
+    return BlockTable(whole, first, memory.pageblocks, counts.reshape(number, kinds), boot, size)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive pages of one block that are one thing."""
+
+    pfn: int
+    pages: int
+    state: str
+    mobility: str
+    order: int | None
+    """Of the allocation or the free block, which may reach beyond this block."""
+    migratetype: str | None
+    """That the allocation asked for."""
+    allocator: str | None
+    handle: int | None
+    comm: bytes | None
+    pid: int | None
+    age_ns: int | None
+
+
+def explain_block(joined: Overlay, block: int) -> list[Run]:
+    """
+    What a pageblock holds, in PFN order.
+
+    :raises PageOwnerError: if there is no such pageblock
+    """
+    rows = np.flatnonzero(joined.block == block)
+    if not len(rows):
+        raise PageOwnerError(f"there is no memory in pageblock {block}")
+    pages = joined.memory.pages
+    state, owner = pages.state[rows], joined.owner[rows]
+    heads = pages["free_order"][rows] >= 0
+    change = (np.diff(state) != 0) | (np.diff(owner) != 0) | heads[1:]
+    starts = np.concatenate([[0], np.flatnonzero(change) + 1, [len(rows)]])
+    return [
+        _run(joined, int(rows[first]), int(last - first))
+        for first, last in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
+    ]
+
+
+def _run(joined: Overlay, row: int, number: int) -> Run:
+    pages, records = joined.memory.pages, joined.records
+    owner = int(joined.owner[row])
+    state = PageState.NAMES[int(pages.state[row])]
+    mobility = Mobility.NAMES[int(joined.mobility[row])]
+    pfn = int(pages.pfns(np.array([row]))[0])
+    if records is None or owner < 0:
+        free_order = int(pages["free_order"][row])
+        order = free_order if free_order >= 0 else None
+        return Run(pfn, number, state, mobility, order, None, None, None, None, None, None)
+
+    def of(column: str) -> int | None:
+        return int(records[column][owner]) if column in records else None
+
+    stack = int(records.stacks.index(records["handle"][owner : owner + 1])[0])
+    frame = allocator_of(records.stack_frames(stack))
+    stamp, now = of("ts_nsec"), records.facts.now_ns
+    return Run(
+        pfn=pfn,
+        pages=number,
+        state=state,
+        mobility=mobility,
+        order=of("order"),
+        migratetype=pages.names.migratetypes[int(records["migratetype"][owner])],
+        allocator=str(frame) if frame is not None else None,
+        handle=of("handle"),
+        comm=bytes(records["comm"][owner]) if "comm" in records else None,
+        pid=of("pid"),
+        age_ns=max(now - stamp, 0) if now is not None and stamp is not None else None,
+    )

@@ -1,0 +1,184 @@
+"""How many aligned blocks of every size are free, could be freed, or are blocked, and by whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from drgn_pageowner.analysis.frag.blocks import BlockTable
+from drgn_pageowner.analysis.frag.culprits import by_function, owner_codes, owner_name
+from drgn_pageowner.analysis.frag.mobility import KINDS, Mobility, Overlay, kind_codes
+from drgn_pageowner.model.arrays import Array, ascending
+
+__all__ = ("BlockSize", "Blocker", "Contiguity", "contiguity", "merge_blocks")
+
+_LARGEST = 1 << 30
+_BOUNDS = (1, 8, 64)
+
+
+@dataclass(frozen=True)
+class BlockSize:
+    """The aligned blocks of one size in one zone, or in all."""
+
+    order: int
+    node: int | None
+    """``None`` for all zones together."""
+    zone: str | None
+    blocks: int
+    """Whole ones: all their pages are memory of the zone."""
+    free: int
+    movable: int
+    """Not free, but holding only free, movable and reclaimable pages: compaction could free
+    them."""
+    blocked: int
+    """Holding an unmovable page."""
+    unknown: int
+    """Not known to be blocked, but with pages that the dump does not show."""
+    blocked_by: tuple[int, ...]
+    """Of the blocked ones, those with 1, 2 to 8, 9 to 64, more unmovable pages."""
+    in_the_way: int
+    """Unmovable pages in blocked ones."""
+    for_half: int
+    """The fewest unmovable pages that would have to go to free half of the blocked ones."""
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """Who blocks blocks of one size."""
+
+    order: int
+    name: str
+    """A kind, or an allocator."""
+    handle: int | None
+    blocks: int
+    only_blocker: int
+    pages: int
+
+
+@dataclass(frozen=True)
+class Contiguity:
+    sizes: list[BlockSize]
+    kinds: list[Blocker]
+    allocators: list[Blocker]
+
+
+def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contiguity:
+    """
+    Count aligned blocks from pageblock order up to 1 GiB.
+
+    :param limit: How many allocators to name for each size.
+    """
+    facts = joined.memory.pages.facts
+    largest = (_LARGEST // facts.page_size).bit_length() - 1
+    rows = np.flatnonzero(joined.mobility == Mobility.UNMOVABLE)
+    codes, stacks = owner_codes(joined, rows)
+    of_kind = _Pairs.of(joined.block[rows], kind_codes(joined, rows).astype(np.int64))
+    of_owner = _Pairs.of(joined.block[rows], by_function(joined, codes, stacks))
+    sizes: list[BlockSize] = []
+    by_kind: list[Blocker] = []
+    by_owner: list[Blocker] = []
+    for order in range(facts.pageblock_order, max(largest, facts.pageblock_order) + 1):
+        shift = order - facts.pageblock_order
+        zone, counts = merge_blocks(table, shift)
+        if not (zone >= 0).any():
+            break
+        sizes += _sizes(joined, order, zone, counts)
+        for code, blocks, only, pages in of_kind.owners(shift, zone):
+            by_kind.append(Blocker(order, KINDS[code], None, blocks, only, pages))
+        for code, blocks, only, pages in of_owner.owners(shift, zone)[:limit]:
+            name, handle, _ = owner_name(joined, code, stacks)
+            by_owner.append(Blocker(order, name, handle, blocks, only, pages))
+    return Contiguity(sizes, by_kind, by_owner)
+
+
+def merge_blocks(table: BlockTable, shift: int) -> tuple[Array, Array]:
+    """
+    Zone and counts of the blocks of ``2^shift`` pageblocks, as :class:`BlockTable` has them.
+    """
+    number = -(-len(table.zone) >> shift)
+    padded = number << shift
+    flat = np.full(padded, -1, np.int16)
+    flat[: len(table.zone)] = table.zone
+    zone = flat.reshape(number, 1 << shift)
+    counts = np.zeros((padded, table.counts.shape[1]), np.int64)
+    counts[: len(table.counts)] = table.counts
+    merged = counts.reshape(number, 1 << shift, -1).sum(axis=1)
+    same = (zone == zone[:, :1]).all(axis=1)
+    return np.where(same, zone[:, 0], -1), merged
+
+
+def _sizes(joined: Overlay, order: int, zone: Array, counts: Array) -> list[BlockSize]:
+    facts = joined.memory.pages.facts
+    whole = zone >= 0
+    result = [_size(order, None, None, counts[whole])]
+    if len(facts.zones) > 1:
+        for number, known in enumerate(facts.zones):
+            mine = zone == number
+            if mine.any():
+                result.append(_size(order, known.node, known.name, counts[mine]))
+    return result
+
+
+def _size(order: int, node: int | None, zone: str | None, counts: Array) -> BlockSize:
+    unmovable = counts[:, Mobility.UNMOVABLE]
+    blocked = unmovable > 0
+    unknown = ~blocked & (counts[:, Mobility.UNKNOWN] > 0)
+    free = ~blocked & (counts[:, Mobility.FREE] == 1 << order)
+    ways = np.sort(unmovable[blocked])
+    classes = np.searchsorted(np.array(_BOUNDS), ways, "left")
+    return BlockSize(
+        order=order,
+        node=node,
+        zone=zone,
+        blocks=len(counts),
+        free=int(free.sum()),
+        movable=int((~blocked & ~unknown & ~free).sum()),
+        blocked=int(blocked.sum()),
+        unknown=int(unknown.sum()),
+        blocked_by=tuple(np.bincount(classes, minlength=len(_BOUNDS) + 1).tolist()),
+        in_the_way=int(ways.sum()),
+        for_half=int(ways[: -(-len(ways) // 2)].sum()),
+    )
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Who has unmovable pages in which pageblocks: each pair once."""
+
+    block: Array
+    code: Array
+    pages: Array
+
+    @classmethod
+    def of(cls, block: Array, code: Array) -> _Pairs:
+        """:param code: Number of the owner; one row per page, as of *block*."""
+        top = int(code.max(initial=0)) + 1
+        pairs, counts = np.unique(block * top + code, return_counts=True)
+        return cls(pairs // top, pairs % top, counts)
+
+    def owners(self, shift: int, zone: Array) -> list[tuple[int, int, int, int]]:
+        """
+        ``(code, blocks touched, of these alone, pages)``, most blocks first.
+
+        :param shift: A block is ``2^shift`` pageblocks.
+        :param zone: Of every block; those with -1 do not count.
+        """
+        group = self.block >> shift
+        inside = zone[group] >= 0
+        group, code, weight = group[inside], self.code[inside], self.pages[inside]
+        if not len(group):
+            return []
+        top = int(code.max()) + 1
+        pairs = ascending(group * top + code)
+        of_group, of_code = pairs // top, pairs % top
+        _, inverse, owners = np.unique(of_group, return_inverse=True, return_counts=True)
+        touched = np.bincount(of_code, minlength=top)
+        only = np.bincount(of_code[owners[inverse] == 1], minlength=top)
+        pages = np.bincount(code, weight, minlength=top).astype(np.int64)
+        order = np.flatnonzero(touched)
+        order = order[np.lexsort((-pages[order], -touched[order]))]
+        return [
+            (number, int(touched[number]), int(only[number]), int(pages[number]))
+            for number in order.tolist()
+        ]

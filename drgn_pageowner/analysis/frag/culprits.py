@@ -1,0 +1,192 @@
+"""Who blocks pageblocks: stacks whose pages compaction cannot move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.analysis.frag.blocks import block_table
+from drgn_pageowner.analysis.frag.mobility import (
+    KINDS,
+    Mobility,
+    Overlay,
+    kind_codes,
+    migratetype_number,
+)
+from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.pages import PageState
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = ("Culprit", "Culprits", "by_function", "culprits", "owner_codes", "owner_name")
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """A stack whose unmovable pages lie in pageblocks; or pages that have no record."""
+
+    allocator: str
+    kind: str
+    """Of :data:`~drgn_pageowner.analysis.frag.mobility.KINDS`."""
+    handle: int | None
+    """``None`` for pages without a record."""
+    pages: int
+    blocks: int
+    """Pageblocks that it touches."""
+    only_blocker: int
+    """Pageblocks that no other unmovable page blocks: what would be won if it went elsewhere."""
+    in_movable: int
+    """Pages in pageblocks whose type is Movable or CMA."""
+    oldest_ns: int | None
+    newest_ns: int | None
+    stack: list[Frame]
+
+
+@dataclass(frozen=True)
+class Culprits:
+    """Who blocks which pageblocks."""
+
+    blocked: int
+    """Pageblocks with an unmovable page."""
+    blocks: int
+    """Pageblocks with memory."""
+    blocking: list[Culprit]
+    reverse: list[Culprit]
+    """Movable pages in pageblocks of type Unmovable or Reclaimable."""
+
+
+def owner_codes(joined: Overlay, rows: Array) -> tuple[Array, int]:
+    """
+    A number for the owner of each of *rows*: the stack, or for pages without a record the state.
+
+    :return: ``int64``, and the number of stacks: codes from there on are states.
+    """
+    records = joined.records
+    stacks = len(records.stacks) if records is not None else 0
+    codes = stacks + 1 + joined.memory.pages.state[rows].astype(np.int64)
+    if records is not None and len(records):
+        owner = joined.owner[rows]
+        recorded = np.flatnonzero(owner >= 0)
+        number = joined.stack[owner[recorded]]
+        # A stack that the depot has lost is one of its own.
+        codes[recorded] = np.where(number >= 0, number, stacks)
+    return codes, stacks
+
+
+def owner_name(joined: Overlay, code: int, stacks: int) -> tuple[str, int | None, list[Frame]]:
+    """Allocator, handle and stack of an owner that :func:`owner_codes` numbered."""
+    if code > stacks:
+        return f"({PageState.NAMES[code - stacks - 1]}, no record)", None, []
+    if code == stacks:
+        return "(stack lost)", None, []
+    assert joined.records is not None
+    frames = joined.records.stack_frames(code)
+    return str(allocator_of(frames)), int(joined.records.stacks.handles[code]), frames
+
+
+def by_function(joined: Overlay, codes: Array, stacks: int) -> Array:
+    """*codes* with one number for all stacks that have the same function as their allocator."""
+    assert joined.records is not None or not stacks
+    first: dict[tuple[str | None, str | None], int] = {}
+    present, inverse = np.unique(codes, return_inverse=True)
+    for position, code in enumerate(present.tolist()):
+        if code < stacks and joined.records is not None:
+            frame = allocator_of(joined.records.stack_frames(code))
+            if frame is not None and frame.name is not None:
+                present[position] = first.setdefault((frame.name, frame.module), code)
+    result: Array = present[inverse]
+    return result
+
+
+def culprits(
+    joined: Overlay, *, by: str = "stack", sort: str = "blocks", limit: int | None = None
+) -> Culprits:
+    """
+    Rank the owners of unmovable pages.
+
+    :param by: ``"stack"``, or ``"allocator"`` for all stacks of one function together.
+
+    :param sort: ``"blocks"``, ``"only"`` or ``"pages"``.
+    :param limit: How many to return of each list.
+    """
+    names = list(joined.memory.pages.names.migratetypes)
+    unmovable = np.flatnonzero(joined.mobility == Mobility.UNMOVABLE)
+    types = joined.memory.pageblocks
+    for_movable = np.isin(types, [migratetype_number(names, n) for n in ("Movable", "CMA")])
+    for_others = np.isin(
+        types, [migratetype_number(names, n) for n in ("Unmovable", "Reclaimable")]
+    )
+    movable = np.flatnonzero(joined.mobility == Mobility.MOVABLE)
+    movable = movable[for_others[joined.block[movable]]]
+    counts = block_table(joined).counts
+    present = counts[:, : Mobility.UNKNOWN].sum(axis=1)
+    return Culprits(
+        blocked=int(np.count_nonzero(counts[:, Mobility.UNMOVABLE])),
+        blocks=int(np.count_nonzero(present)),
+        blocking=_rank(joined, unmovable, for_movable, by, sort, limit),
+        reverse=_rank(joined, movable, for_movable, by, sort, limit),
+    )
+
+
+def _rank(
+    joined: Overlay, rows: Array, for_movable: Array, by: str, sort: str, limit: int | None
+) -> list[Culprit]:
+    if not len(rows):
+        return []
+    codes, stacks = owner_codes(joined, rows)
+    if by == "allocator":
+        codes = by_function(joined, codes, stacks)
+    top = int(codes.max()) + 1
+    block = joined.block[rows]
+    pairs = ascending(block * top + codes)
+    of_block, of_code = pairs // top, pairs % top
+    _, inverse, owners = np.unique(of_block, return_inverse=True, return_counts=True)
+    alone = owners[inverse] == 1
+    touched = np.bincount(of_code, minlength=top)
+    only = np.bincount(of_code[alone], minlength=top)
+    counts = np.bincount(codes, minlength=top)
+    in_movable = np.bincount(codes[for_movable[block]], minlength=top)
+    key = {"blocks": touched, "only": only, "pages": counts}[sort]
+    present = np.flatnonzero(counts)
+    order = present[np.lexsort((present, -counts[present], -key[present]))][:limit]
+    sample = np.zeros(top, np.int64)
+    sample[codes] = rows
+    kinds = kind_codes(joined, sample[order])
+    oldest, newest = _ages(joined, rows, codes, top)
+    result = []
+    for position, code in enumerate(order.tolist()):
+        name, handle, frames = owner_name(joined, code, stacks)
+        ages: dict[str, Any] = {"oldest_ns": None, "newest_ns": None}
+        if oldest is not None and newest is not None and newest[code] >= oldest[code]:
+            ages = {"oldest_ns": int(oldest[code]), "newest_ns": int(newest[code])}
+        result.append(
+            Culprit(
+                allocator=name,
+                kind=KINDS[int(kinds[position])],
+                handle=handle,
+                pages=int(counts[code]),
+                blocks=int(touched[code]),
+                only_blocker=int(only[code]),
+                in_movable=int(in_movable[code]),
+                stack=frames,
+                **ages,
+            )
+        )
+    return result
+
+
+def _ages(
+    joined: Overlay, rows: Array, codes: Array, top: int
+) -> tuple[Array | None, Array | None]:
+    records = joined.records
+    if records is None or "ts_nsec" not in records or not len(records):
+        return None, None
+    recorded = joined.owner[rows] >= 0
+    stamps = records["ts_nsec"][joined.owner[rows[recorded]]]
+    oldest = np.full(top, np.iinfo(np.uint64).max, np.uint64)
+    newest = np.zeros(top, np.uint64)
+    np.minimum.at(oldest, codes[recorded], stamps)
+    np.maximum.at(newest, codes[recorded], stamps)
+    return oldest, newest

@@ -1,0 +1,179 @@
+"""Which pages compaction could move away, and who owns those that it could not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drgn_pageowner.model.arrays import Array, cover, distinct
+from drgn_pageowner.model.pages import Memory, PageState
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = ("KINDS", "Mobility", "Overlay", "kind_codes", "migratetype_number", "overlay")
+
+
+class Mobility:
+    """Whether a page can be made to go away (values of :attr:`Overlay.mobility`)."""
+
+    FREE = 0
+    MOVABLE = 1
+    RECLAIMABLE = 2
+    """Slab pages that were allocated as such: a shrinker may free them."""
+    UNMOVABLE = 3
+    UNKNOWN = 4
+    """The dump does not say."""
+    ABSENT = 5
+    """No memory there."""
+
+    NAMES = ("free", "movable", "reclaimable", "unmovable", "unknown", "absent")
+
+
+_OF_STATE = np.full(len(PageState.NAMES), Mobility.UNMOVABLE, np.uint8)
+_OF_STATE[list(PageState.ALL_FREE)] = Mobility.FREE
+_OF_STATE[list(PageState.MOVABLE)] = Mobility.MOVABLE
+_OF_STATE[PageState.UNKNOWN] = Mobility.UNKNOWN
+_OF_STATE[PageState.ABSENT] = Mobility.ABSENT
+
+KINDS = (
+    "boot", "slab", "page tables", "kernel stacks", "network buffers", "file system metadata",
+    "drivers", "other kernel", "not recorded",
+)  # fmt: skip
+"""What unmovable pages are, for people."""
+
+_KIND_OF_STATE = {
+    PageState.RESERVED: "boot",
+    PageState.SLAB: "slab",
+    PageState.LARGE_KMALLOC: "slab",
+    PageState.TABLE: "page tables",
+}
+
+# Function names that tell what a stack allocates for; the first that matches any frame counts.
+_KIND_OF_STACK = [
+    (kind, re.compile(f"^(?:{pattern})$", re.MULTILINE))
+    for kind, pattern in (
+        (
+            "boot",
+            r"register_early_stack|register_dummy_stack|init_page_owner|mm_core_init|mem_init",
+        ),
+        ("kernel stacks", r"alloc_thread_stack_node|dup_task_struct"),
+        ("page tables", r"_*(pte|pmd|pud|p4d|pgd)_alloc\w*|get_zeroed_page_pgtable"),
+        (
+            "network buffers",
+            r"\w*skb\w*|sk_page_frag_refill|sock_\w+|napi_\w+|page_pool_\w+|tcp_\w+|udp_\w+|unix_\w+",
+        ),
+        (
+            "file system metadata",
+            r"(ext[234]|xfs|btrfs|f2fs|nfs|jbd2|erofs)_\w+|bdev_getblk|__getblk\w*|alloc_page_buffers",
+        ),
+        (
+            "drivers",
+            r"\w*_probe|blk_mq_\w+|virtio\w*|nvme\w*|scsi_\w+|usb_\w+|pci_\w+|drm_\w+|dma_\w+|tty_\w+",
+        ),
+        ("boot", r"start_kernel|kernel_init_freeable|do_initcalls"),
+    )
+]
+
+
+@dataclass
+class Overlay:
+    """Every page with its owner."""
+
+    memory: Memory
+    records: Snapshot | None
+    """Allocated records; ``None`` where page_owner is absent or off."""
+    owner: Array
+    """``int32``, a row per page: row in :attr:`records`, or -1."""
+    mobility: Array
+    """``uint8``, a row per page: :class:`Mobility`."""
+    block: Array
+    """``int64``, a row per page: number of the pageblock."""
+    stack: Array
+    """``int64``, a row per record: number of its stack, or -1."""
+    kinds: dict[int, int] = field(default_factory=dict, repr=False)
+    """Number of a stack -> index in :data:`KINDS`, of those that were looked at."""
+
+    table: object | None = field(default=None, repr=False)
+    """What :func:`~drgn_pageowner.analysis.frag.blocks.block_table` counted."""
+
+    def kind_of_stack(self, stack: int) -> int:
+        """What the stack with number *stack* allocates for: index in :data:`KINDS`."""
+        if stack not in self.kinds:
+            assert self.records is not None
+            self.kinds[stack] = KINDS.index(_kind_of_frames(self.records.stack_frames(stack)))
+        return self.kinds[stack]
+
+
+def migratetype_number(names: tuple[str, ...] | list[str], name: str) -> int:
+    """The number of the migratetype *name*, or -1."""
+    lowered = [known.lower() for known in names]
+    return lowered.index(name.lower()) if name.lower() in lowered else -1
+
+
+def overlay(memory: Memory, records: Snapshot | None) -> Overlay:
+    """
+    Join *records* to the pages they cover.
+
+    :param records: Allocated records with ``pfn``, ``order``, ``migratetype`` and ``handle``.
+    """
+    pages = memory.pages
+    owner = np.full(len(pages), -1, np.int32)
+    if records is not None and len(records):
+        owner = cover(len(pages), pages.rows(records["pfn"]), records.pages)
+    free = (pages.state == PageState.FREE) | (pages.state == PageState.FREE_PCP)
+    owner[free] = -1
+    block = pages.all_pfns()
+    block >>= pages.facts.pageblock_order
+    mobility = _OF_STATE[pages.state]
+    _reclaimable(memory, records, owner, block, mobility)
+    stack = records.stack if records is not None else np.zeros(0, np.int64)
+    return Overlay(memory, records, owner, mobility, block, stack)
+
+
+def _reclaimable(
+    memory: Memory, records: Snapshot | None, owner: Array, block: Array, mobility: Array
+) -> None:
+    """Slab pages whose gfp mask said so; without a record, those in a block of that type."""
+    wanted = migratetype_number(list(memory.pages.names.migratetypes), "Reclaimable")
+    slab = np.flatnonzero(memory.pages.state == PageState.SLAB)
+    if wanted < 0 or not len(slab):
+        return
+    types = memory.block_types(block[slab], memory.pages["zone"][slab]).astype(np.int16)
+    if records is not None and len(records):
+        recorded = owner[slab] >= 0
+        types[recorded] = records["migratetype"][owner[slab][recorded]]
+    mobility[slab[types == wanted]] = Mobility.RECLAIMABLE
+
+
+def _kind_of_frames(frames: list[Frame]) -> str:
+    names = "\n".join([frame.name for frame in frames if frame.name is not None])
+    if "copy_process" in names and "vmalloc" in names:
+        # Where the compiler made alloc_thread_stack_node() a part of its caller.
+        return "kernel stacks"
+    for kind, pattern in _KIND_OF_STACK:
+        if pattern.search(names):
+            return kind
+    if any(frame.module is not None or frame.name is None for frame in frames):
+        return "drivers"
+    return "other kernel"
+
+
+def kind_codes(joined: Overlay, rows: Array) -> Array:
+    """
+    What each of *rows* (unmovable pages) is.
+
+    :return: ``int8``: index in :data:`KINDS`.
+    """
+    state = joined.memory.pages.state[rows]
+    result = np.full(len(rows), KINDS.index("not recorded"), np.int8)
+    owner = joined.owner[rows]
+    if joined.records is not None and len(joined.records):
+        recorded = np.flatnonzero(owner >= 0)
+        stacks, inverse = distinct(joined.stack[owner[recorded]])
+        codes = np.array([joined.kind_of_stack(stack) for stack in stacks.tolist()], np.int8)
+        result[recorded] = codes[inverse]
+    for value, kind in _KIND_OF_STATE.items():
+        result[state == value] = KINDS.index(kind)
+    return result

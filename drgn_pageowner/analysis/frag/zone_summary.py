@@ -1,0 +1,128 @@
+"""The state of every zone, in numbers and in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from drgn_pageowner.analysis.frag.blocks import BlockTable
+from drgn_pageowner.analysis.frag.buddy import fragmentation_index, page_type_info, unusable_index
+from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay
+from drgn_pageowner.model.kernel import Zone
+from drgn_pageowner.model.pages import ZoneStats
+
+__all__ = ("ZoneSummary", "zone_summaries")
+
+
+@dataclass(frozen=True)
+class ZoneSummary:
+    """One populated zone, in base pages and pageblocks."""
+
+    node: int
+    zone: str
+    present: int
+    managed: int
+    free: int
+    """``NR_FREE_PAGES``."""
+    free_blocks: list[int]
+    """Free blocks of every order."""
+    free_by_type: dict[str, list[int]]
+    """Migratetype -> free blocks of every order."""
+    pcp: int
+    nr_reserved_highatomic: int
+    free_cma: int
+    watermarks: tuple[int, int, int]
+    """min, low, high."""
+    pageblocks: dict[str, int]
+    """Migratetype -> pageblocks."""
+    mixed: dict[str, int] | None
+    """Of them, those that hold pages of another type, as the kernel counts; ``None`` without
+    records."""
+    polluted: int
+    """Movable and CMA pageblocks with an unmovable page in them, other than boot memory."""
+    largest_free_run: int
+    """Consecutive free pages."""
+    unusable: int
+    """The kernel's index for a pageblock, in thousandths."""
+    verdict: str
+    """In words: what is wrong, if anything."""
+
+
+def zone_summaries(joined: Overlay, table: BlockTable) -> list[ZoneSummary]:
+    """Every populated zone."""
+    memory = joined.memory
+    facts, types = memory.pages.facts, memory.pages.names.migratetypes
+    info = page_type_info(joined)
+    runs = _longest_runs(joined)
+    strange = table.polluted(types)
+    result = []
+    for number, zone in enumerate(facts.zones):
+        stats = memory.zones[number]
+        if not stats.populated:
+            continue
+        polluted = int((strange & (table.part_of == number)).sum())
+        mixed = None
+        if info.mixed is not None:
+            mixed = dict(zip(types, info.mixed[number].tolist(), strict=True))
+        result.append(
+            ZoneSummary(
+                node=zone.node,
+                zone=zone.name,
+                present=zone.present,
+                managed=zone.managed,
+                free=stats.free_pages,
+                free_blocks=list(stats.nr_free),
+                free_by_type=dict(zip(types, info.free[number].tolist(), strict=True)),
+                pcp=stats.pcp,
+                nr_reserved_highatomic=stats.nr_reserved_highatomic,
+                free_cma=stats.free_cma,
+                watermarks=(stats.watermarks[0], stats.watermarks[1], stats.watermarks[2]),
+                pageblocks=dict(zip(types, info.blocks[number].tolist(), strict=True)),
+                mixed=mixed,
+                polluted=polluted,
+                largest_free_run=runs[number],
+                unusable=unusable_index(stats.nr_free, facts.pageblock_order),
+                verdict=_verdict(zone, stats, facts.pageblock_order, polluted, table.pages),
+            )
+        )
+    return result
+
+
+def _longest_runs(joined: Overlay) -> list[int]:
+    """The longest run of free pages of every zone."""
+    pages = joined.memory.pages
+    free = joined.mobility == Mobility.FREE
+    # A run ends where pages are not free, where another zone begins, and where PFNs jump.
+    same = np.zeros(len(free), bool)
+    same[1:] = pages["zone"][1:] == pages["zone"][:-1]
+    same[
+        pages.offsets[1:-1][pages.starts[1:] != pages.starts[:-1] + np.diff(pages.offsets)[:-1]]
+    ] = False
+    starts = np.flatnonzero(free & ~(np.concatenate([[False], free[:-1]]) & same))
+    ends = np.flatnonzero(free & ~np.concatenate([(free & same)[1:], [False]]))
+    result = [0] * len(pages.facts.zones)
+    for number in range(len(result)):
+        mine = pages["zone"][starts] == number
+        result[number] = int((ends[mine] - starts[mine] + 1).max(initial=0))
+    return result
+
+
+def _verdict(zone: Zone, stats: ZoneStats, order: int, polluted: int, block: int) -> str:
+    minimum, low, _ = stats.watermarks
+    parts = []
+    if stats.free_pages < minimum:
+        parts.append(f"free memory is below the min watermark ({stats.free_pages} < {minimum})")
+    elif stats.free_pages < low:
+        parts.append(f"free memory is below the low watermark ({stats.free_pages} < {low})")
+    index = fragmentation_index(stats.nr_free, order)
+    unusable = unusable_index(stats.nr_free, order)
+    if index >= 0 and stats.free_pages >= block:
+        parts.append(f"no free block of order {order}: fragmentation index {index / 1000:.3f}")
+    elif unusable > 500 and stats.free_pages >= low:
+        parts.append(
+            f"{unusable / 10:.0f} % of free memory is in blocks smaller than order {order}"
+        )
+    if polluted * block > zone.present // 10:
+        parts.append(f"{polluted} movable pageblocks have unmovable pages in them")
+    return "; ".join(parts) or "nothing is wrong"

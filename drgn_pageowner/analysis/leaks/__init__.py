@@ -1,0 +1,1 @@
+"""Reachability, leaks, and the paths that keep memory alive."""

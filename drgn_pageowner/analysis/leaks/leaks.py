@@ -1,0 +1,347 @@
+"""Leaked pages by who allocated them: verdicts of the search, coalesced by stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drgn_pageowner.analysis.leaks.reach import Reach, Role, Verdict
+from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.model.arrays import Array, grouped
+from drgn_pageowner.model.heap import Inventory, LostObjects, Verdicts
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = (
+    "LeakGroup",
+    "Leaks",
+    "SlabLeak",
+    "Task",
+    "find_leaks",
+    "group_objects",
+    "lost_objects",
+    "owners_of",
+    "verdicts",
+)
+
+_MOST_TASKS = 10
+# Younger than this, an allocation may not have been written down anywhere yet but in a register.
+_IN_FLIGHT_NS = 10**9
+# That a PFN is no number anywhere, where this share of PFNs of its size are, says nothing.
+_COMMON = 0.5
+
+
+@dataclass(frozen=True)
+class Task:
+    """Who allocated."""
+
+    pid: int
+    comm: str | None
+    """``None`` where the kernel does not record it."""
+    allocations: int
+    alive: bool
+    """Whether there is such a task still (of the same name)."""
+
+
+@dataclass(frozen=True)
+class LeakGroup:
+    """Allocations of one stack that have the same verdict."""
+
+    verdict: str
+    """Of :data:`Verdict.NAMES`."""
+    allocations: int
+    pages: int
+    """Base pages."""
+    bytes: int
+    pfns: list[int]
+    """Head PFN of every record, those of a split allocation each."""
+    allocator: str
+    handle: int
+    stack: list[Frame]
+    confidence: str
+    """``"high"``, ``"medium"`` or ``"low"``: that nobody needs this memory any more."""
+    reasons: list[str]
+    """What speaks for and against it, in words."""
+    of_stack: int
+    """Allocations that this stack has in all, whatever their verdicts."""
+    oldest_ns: int | None
+    """``ts_nsec`` of the oldest record; ``None`` where the kernel has none."""
+    newest_ns: int | None
+    tasks: list[Task]
+    """Who allocated most of it, most first, at most 10."""
+    modules: dict[str, bool]
+    """Modules in the stack, and whether they are loaded now."""
+    module_gone: bool
+    """Whether a frame of the stack has no symbol: its module was unloaded."""
+
+
+@dataclass(frozen=True)
+class SlabLeak:
+    """Slab objects that nothing reaches."""
+
+    cache: str
+    verdict: str
+    objects: int
+    bytes: int
+    addresses: list[int]
+    """Virtual addresses."""
+    stack: list[Frame] | None
+    """Who allocated them, where ``slub_debug=U`` keeps that."""
+    pids: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What was found."""
+
+    groups: list[LeakGroup]
+    """Lost ones first, largest stacks first."""
+    lost_allocations: int
+    lost_pages: int
+    reachable_allocations: int
+    """Of those that somebody must hold."""
+    reachable_pages: int
+    by_number_allocations: int
+    """Known only by PFN."""
+    by_number_pages: int
+    accounted_pages: int
+    """Pages of records that are held by other means: processes, files, page tables, stacks."""
+    now_ns: int | None
+    slab: list[SlabLeak] | None = None
+
+
+def verdicts(reach: Reach, lost: LostObjects | None = None) -> Verdicts:
+    """
+    What *reach* found of the records, and of slab objects.
+
+    :param lost: Of :func:`lost_objects`, if those are wanted.
+    """
+    return Verdicts(
+        inventory=reach.heap.inventory,
+        records=reach.heap.records,
+        allocation=reach.allocation,
+        role=reach.role,
+        verdict=reach.verdict[: len(reach.heap.records)],
+        pages_missing=reach.heap.pages_missing,
+        number_chance=reach.number_chance,
+        lost=lost,
+    )
+
+
+def find_leaks(found: Reach | Verdicts, *, everything: bool = False) -> Leaks:
+    """
+    Group what the search found; slab objects if it has :attr:`Verdicts.lost`.
+
+    :param everything: Return groups that are reachable, too.
+    """
+    if isinstance(found, Reach):
+        found = verdicts(found)
+    records, inventory = found.records, found.inventory
+    candidates = np.flatnonzero(found.role == Role.CANDIDATE)
+    verdict = found.verdict[candidates].astype(np.int64)
+    stack, pages = records.stack, records.pages
+    chosen = candidates if everything else candidates[verdict != Verdict.REACHABLE]
+    key = (stack[chosen] + 1) * len(Verdict.NAMES) + found.verdict[chosen]
+    keys, members = grouped(key)
+    heads = np.unique(found.allocation[candidates])
+    per_stack = np.bincount(stack[heads] + 1, minlength=int(stack.max(initial=0)) + 2)
+    groups = [
+        _group(found, chosen[rows], int(code) % len(Verdict.NAMES), per_stack)
+        for code, rows in zip(keys.tolist(), members, strict=True)
+    ]
+    lost = np.isin(verdict, Verdict.LOST)
+    allocation = found.allocation
+    by_number = verdict == Verdict.PFN_ONLY
+    held = verdict == Verdict.REACHABLE
+
+    def number(mask: Array) -> int:
+        return len(np.unique(allocation[candidates[mask]]))
+
+    return Leaks(
+        groups=_in_order(groups),
+        lost_allocations=number(lost),
+        lost_pages=int(pages[candidates[lost]].sum()),
+        reachable_allocations=number(held),
+        reachable_pages=int(pages[candidates[held]].sum()),
+        by_number_allocations=number(by_number),
+        by_number_pages=int(pages[candidates[by_number]].sum()),
+        accounted_pages=int(pages[found.role != Role.CANDIDATE].sum()),
+        now_ns=inventory.memory.pages.facts.now_ns,
+        slab=None if found.lost is None else group_objects(inventory.slabs.caches, found.lost),
+    )
+
+
+def _in_order(groups: list[LeakGroup]) -> list[LeakGroup]:
+    """Lost ones, known by PFN, reachable; in each the stacks with most pages first, together."""
+    lost = {Verdict.NAMES[verdict] for verdict in Verdict.LOST}
+    total: dict[tuple[int, int], int] = {}
+
+    def rank(group: LeakGroup) -> int:
+        if group.verdict in lost:
+            return 0
+        return 1 if group.verdict == Verdict.NAMES[Verdict.PFN_ONLY] else 2
+
+    for group in groups:
+        key = (rank(group), group.handle)
+        total[key] = total.get(key, 0) + group.pages
+    return sorted(
+        groups,
+        key=lambda g: (rank(g), -total[rank(g), g.handle], g.handle, -g.pages, g.verdict),
+    )
+
+
+def _group(found: Verdicts, rows: Array, verdict: int, per_stack: Array) -> LeakGroup:
+    records, inventory = found.records, found.inventory
+    stack = int(records.stack[rows[0]])
+    frames = records.stack_frames(stack)
+    pages = int(records.pages[rows].sum())
+    allocations = len(np.unique(found.allocation[rows]))
+    times = records["ts_nsec"][rows] if "ts_nsec" in records else None
+    newest = int(times.max()) if times is not None else None
+    loaded = set(inventory.modules)
+    modules = {frame.module: frame.module in loaded for frame in frames if frame.module is not None}
+    tasks = owners_of(records, rows, inventory)
+    gone = any(frame.name is None for frame in frames)
+    confidence, reasons = _confidence(
+        verdict,
+        share=allocations / max(int(per_stack[stack + 1]), 1),
+        age=_age(inventory, newest),
+        nobody=bool(tasks) and not any(task.alive for task in tasks),
+        gone=gone,
+        missing_pages=found.pages_missing,
+        chance=_chance(found, records["pfn"][rows]),
+    )
+    return LeakGroup(
+        verdict=Verdict.NAMES[verdict],
+        allocations=allocations,
+        pages=pages,
+        bytes=pages * inventory.memory.pages.facts.page_size,
+        pfns=records["pfn"][rows].tolist(),
+        allocator=str(allocator_of(frames) or "(no stack)"),
+        handle=int(records.stacks.handles[stack]) if stack >= 0 else 0,
+        stack=frames,
+        confidence=confidence,
+        reasons=reasons,
+        of_stack=int(per_stack[stack + 1]),
+        oldest_ns=int(times.min()) if times is not None else None,
+        newest_ns=newest,
+        tasks=tasks,
+        modules=modules,
+        module_gone=gone,
+    )
+
+
+def _chance(found: Verdicts, pfns: Array) -> float:
+    """How likely at least one of *pfns* is some number by chance: that of the likeliest."""
+    sizes = np.unique(np.log2(np.maximum(pfns, 1)).astype(np.int64)).tolist()
+    return max((found.number_chance[k] for k in sizes if k < len(found.number_chance)), default=0.0)
+
+
+def _age(inventory: Inventory, stamp: int | None) -> int | None:
+    now = inventory.memory.pages.facts.now_ns
+    return None if now is None or stamp is None else max(now - stamp, 0)
+
+
+def _confidence(
+    verdict: int,
+    *,
+    share: float,
+    age: int | None,
+    nobody: bool,
+    gone: bool,
+    missing_pages: int,
+    chance: float,
+) -> tuple[str, list[str]]:
+    """How sure it is that nobody needs the memory, and why."""
+    if verdict == Verdict.REACHABLE:
+        return "low", ["a chain of pointers leads to it from a root"]
+    if verdict == Verdict.PFN_ONLY:
+        return "low", ["its PFN or physical address is in memory that is held: that may be enough"]
+    reasons = ["no address of it is in anything that a root leads to"]
+    doubts = []
+    if missing_pages:
+        doubts.append(f"{missing_pages:,} pages of kernel memory are not in the dump")
+    if age is not None and age < _IN_FLIGHT_NS:
+        doubts.append("allocated in the last second: somebody may have been about to store it")
+    if share < 0.1:
+        doubts.append("more than 9 in 10 allocations of this stack are held")
+    if chance >= _COMMON:
+        doubts.append(
+            f"{chance:.0%} of such PFNs are words by chance: who holds one by that is not known"
+        )
+    if gone:
+        reasons.append("a module in its stack is gone")
+    if nobody:
+        reasons.append("the tasks that allocated it are gone")
+    if not doubts:
+        return "high", reasons
+    one = len(doubts) == 1 and (gone or nobody or not missing_pages)
+    return "medium" if one else "low", reasons + doubts
+
+
+def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task]:
+    """The tasks that made *rows*, those with most records first."""
+    if "pid" not in records:
+        return []
+    pids, first, counts = np.unique(records["pid"][rows], return_index=True, return_counts=True)
+    result = []
+    for place in np.argsort(-counts, kind="stable")[:_MOST_TASKS].tolist():
+        pid = int(pids[place])
+        comm: str | None = None
+        if "comm" in records:
+            raw = bytes(records["comm"][rows[first[place]]]).split(b"\0", 1)[0]
+            comm = raw.decode(errors="surrogateescape")
+        now = inventory.tasks.get(pid)
+        alive = now is not None and (comm is None or now == comm)
+        result.append(Task(pid, comm, int(counts[place]), alive))
+    return result
+
+
+def lost_objects(
+    reach: Reach,
+    describe: Callable[[Array], tuple[Array, list[tuple[list[Frame], int] | None]]],
+) -> LostObjects:
+    """
+    Allocated slab objects that nothing reaches.
+
+    :param describe: Takes numbers of slab objects (``int64``); returns their addresses
+        (``uint64``), and of each the stack and pid of its allocation, if that is known.
+    """
+    heap = reach.heap
+    verdict = reach.verdict[heap.first_object : heap.first_root]
+    objects = np.flatnonzero(np.isin(verdict, Verdict.LOST) & heap.slabs.allocated)
+    slab = heap.slabs.slab_of(objects)
+    addresses, tracks = describe(objects)
+    return LostObjects(
+        cache=heap.slabs.cache[slab],
+        size=heap.slabs.size[slab],
+        verdict=verdict[objects],
+        address=addresses,
+        tracks=tracks,
+    )
+
+
+def group_objects(caches: Sequence[str], lost: LostObjects) -> list[SlabLeak]:
+    """Coalesce lost slab objects by cache, verdict and stack."""
+    groups: dict[tuple[int, int, tuple[int, ...] | None], list[int]] = {}
+    keys = zip(lost.cache.tolist(), lost.verdict.tolist(), lost.tracks, strict=True)
+    for index, (cache, verdict, track) in enumerate(keys):
+        pcs = tuple(frame.pc for frame in track[0]) if track is not None else None
+        groups.setdefault((cache, verdict, pcs), []).append(index)
+    found = []
+    for (which, judged, _), members in groups.items():
+        tracks = [lost.tracks[index] for index in members]
+        found.append(
+            SlabLeak(
+                cache=caches[which],
+                verdict=Verdict.NAMES[judged],
+                objects=len(members),
+                bytes=int(lost.size[members].sum()),
+                addresses=lost.address[members].tolist(),
+                stack=tracks[0][0] if tracks[0] is not None else None,
+                pids=sorted({track[1] for track in tracks if track is not None}),
+            )
+        )
+    return sorted(found, key=lambda leak: (-leak.bytes, leak.cache, leak.verdict))

@@ -1,0 +1,188 @@
+"""Why a page is not free, and who points at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from drgn_pageowner.analysis.account.page_class import PageClass
+from drgn_pageowner.analysis.leaks.reach import Reach, Role, Verdict
+from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Target, Word
+
+__all__ = ("Hop", "References", "Why", "WordSource", "explain_node", "references")
+
+
+class WordSource(Protocol):
+    """Finds the words that lead from some nodes to others."""
+
+    def __call__(
+        self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
+    ) -> list[Word]: ...
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A word, and what it leads to."""
+
+    kind: str
+    """What the word lies in: :attr:`Word.kind`."""
+    name: str
+    """The same in names: symbol, per-CPU variable, task, slab cache or page, and the offset."""
+    address: int | None
+    """Virtual address of the word; ``None`` for a register."""
+    value: int
+    """The word."""
+    by: str
+    """What the word is: ``"address"``, ``"struct page"``, ``"PFN"``, ``"physical address"``."""
+    allocator: str | None
+    """Of the page that the word lies in."""
+    leads_to: str
+    reachable: bool
+    """Whether what the word lies in is reached from a root itself."""
+    counts: bool
+    """Whether the word holds what it leads to; bookkeeping does not."""
+
+
+@dataclass(frozen=True)
+class Why:
+    """What keeps a page."""
+
+    what: str
+    pfn: int
+    name: str
+    """The page or the slab object, and who allocated it."""
+    verdict: str
+    """Of :data:`Verdict.NAMES`; ``"root"``, or ``"accounted for"``, or ``"not allocated"``."""
+    explanation: str
+    chain: list[Hop]
+    """From a root on."""
+
+
+@dataclass(frozen=True)
+class References:
+    """Who points at a page."""
+
+    what: str
+    pfn: int
+    name: str
+    verdict: str
+    references: list[Hop]
+
+
+def _name(reach: Reach, node: int) -> str:
+    heap = reach.heap
+    if node >= heap.first_root:
+        return heap.roots[node - heap.first_root]
+    if node >= heap.first_object:
+        slab = int(heap.slabs.slab_of(np.array([node - heap.first_object]))[0])
+        return f"object of {heap.slabs.caches[int(heap.slabs.cache[slab])]}"
+    pfn, order = int(heap.records["pfn"][node]), int(heap.records["order"][node])
+    return f"page pfn:{pfn:#x} (order {order}) of {_allocator(reach, node)}"
+
+
+def _allocator(reach: Reach, node: int) -> str | None:
+    if node >= reach.heap.first_object:
+        return None
+    records = reach.heap.records
+    return str(allocator_of(records.stack_frames(int(records.stack[node]))) or "(no stack)")
+
+
+def _members(reach: Reach, node: int) -> Array:
+    """All nodes of the heap that are one allocation with *node*."""
+    if node >= reach.heap.first_object:
+        return np.array([node])
+    result: Array = np.flatnonzero(reach.allocation == reach.allocation[node])
+    return result
+
+
+def _hop(reach: Reach, word: Word) -> Hop:
+    first = reach.heap.first_object
+    of = int(reach.allocation[word.node]) if word.node < first else word.node
+    weak = np.isin(word.node, reach.heap.bookkeeping).item()
+    return Hop(
+        kind=word.kind,
+        name=word.name,
+        address=word.address,
+        value=word.value,
+        by=word.by,
+        allocator=_allocator(reach, word.node),
+        leads_to=_name(reach, word.target),
+        reachable=bool(reach.parent[of] >= 0),
+        counts=not weak,
+    )
+
+
+def _verdict(reach: Reach, node: int) -> tuple[str, str]:
+    heap = reach.heap
+    if node < heap.first_object:
+        role = int(reach.role[node])
+        row = int(heap.inventory.memory.pages.rows(heap.records["pfn"][node : node + 1])[0])
+        kind = PageClass.NAMES[int(reach.classes[row])] if row >= 0 else "page"
+        if role == Role.ROOT:
+            return "root", f"it is a root itself: {kind} (or mapped by a process)"
+        if role == Role.ACCOUNTED:
+            return "accounted for", f"it is held by other means than addresses: {kind}"
+    verdict = int(reach.verdict[node])
+    explanations = {
+        Verdict.REACHABLE: "a chain of addresses leads to it from a root",
+        Verdict.PFN_ONLY: "no address of it is held, but its PFN or physical address is",
+        Verdict.UNREACHABLE: "nothing points at it",
+        Verdict.FROM_UNREACHABLE: "only what nothing reaches points at it",
+        Verdict.ITSELF: "only it itself, or a ring that it is part of, points at it",
+    }
+    return Verdict.NAMES[verdict], explanations[verdict]
+
+
+def explain_node(reach: Reach, target: Target, words: WordSource) -> Why:
+    """
+    The shortest chain from a root to a page or slab object.
+
+    :param words: Finds the words of the chain.
+    """
+    node = target.node
+    if node is None:
+        return Why(target.what, target.pfn, f"page pfn:{target.pfn:#x}", "not allocated",
+                   target.state, [])  # fmt: skip
+    verdict, explanation = _verdict(reach, node)
+    chain: list[Hop] = []
+    if verdict in (Verdict.NAMES[Verdict.REACHABLE], "root"):
+        first = reach.heap.first_object
+        start = int(reach.allocation[node]) if node < first else node
+        path = reach.chain(start)
+        for here, there in pairwise(path):
+            found = words(_members(reach, here), _members(reach, there), limit=1)
+            chain += [_hop(reach, word) for word in found]
+    elif verdict == Verdict.NAMES[Verdict.PFN_ONLY]:
+        chain = references(reach, target, words, 1, numbers_only=True).references
+    return Why(target.what, target.pfn, _name(reach, node), verdict, explanation, chain)
+
+
+def references(
+    reach: Reach, target: Target, words: WordSource, limit: int, *, numbers_only: bool = False
+) -> References:
+    """
+    Every word that names a page or slab object.
+
+    :param limit: How many to return.
+    :param numbers_only: Only PFNs and physical addresses.
+    """
+    node = target.node
+    if node is None:
+        return References(target.what, target.pfn, f"page pfn:{target.pfn:#x}", target.state, [])
+    heap = reach.heap
+    members = _members(reach, node)
+    sources = [heap.pfn_source[np.isin(heap.pfn_target, members)]]
+    if not numbers_only:
+        sources.append(heap.source[np.isin(heap.target, members)])
+    found = words(np.unique(np.concatenate(sources)), members, numbers=True, limit=limit)
+    if numbers_only:
+        found = [word for word in found if word.by in ("PFN", "physical address")]
+    verdict, _ = _verdict(reach, node)
+    return References(
+        target.what, target.pfn, _name(reach, node), verdict, [_hop(reach, w) for w in found]
+    )

@@ -1,0 +1,352 @@
+"""
+What nothing can reach: marking over a :class:`~drgn_pageowner.model.heap.Heap`, from its roots on.
+
+Allocations that one call split (``alloc_pages_exact()``, ``vmalloc()``) are one node here: that of
+the first record. A node that is not marked is reached from no root by any chain of addresses.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from drgn_pageowner.analysis.account.page_class import PageClass, class_of_stack, page_classes
+from drgn_pageowner.analysis.leaks.split import merge_split
+from drgn_pageowner.analysis.owners.allocator import with_stack
+from drgn_pageowner.model.arrays import Array, ascending, grouped
+from drgn_pageowner.model.heap import Heap
+from drgn_pageowner.model.pages import PageState
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = ("Graph", "Reach", "Role", "Verdict", "reach")
+
+
+# Who allocates what the kernel itself forgets when it crashes: crash_save_vmcoreinfo() goes on with
+# a copy in the crash kernel's memory.
+_FORGOTTEN_AT_CRASH = "crash_save_vmcoreinfo_init"
+
+
+# Who allocates what only mirrors pages that others hold: the requests of block devices, whose lists
+# of pages are those of their bios, and stay when a request is done.
+_MIRRORS = re.compile(r"blk_mq_alloc_(map_and_)?r\w+")
+
+
+# Of a PFN of which nothing is known, how likely it is that some number is equal to it; and as of
+# how many pages that counts.
+_USUAL, _FEWEST = 0.02, 20
+_MANY = 60
+# Less likely than this is no chance.
+_UNLIKELY = 0.05
+
+
+class Role:
+    """What a record is in the search (values of :attr:`Reach.role`)."""
+
+    CANDIDATE = 0
+    """Somebody must hold it."""
+    ROOT = 1
+    """Holds others, and needs nobody: boot memory, per-CPU areas, modules, what is mapped."""
+    ACCOUNTED = 2
+    """Held by means that are no addresses: page tables, stacks, pages of processes and files."""
+
+
+class Verdict:
+    """What was found of a node (values of :attr:`Reach.verdict`)."""
+
+    REACHABLE = 0
+    PFN_ONLY = 1
+    UNREACHABLE = 2
+    FROM_UNREACHABLE = 3
+    ITSELF = 4
+
+    NAMES = (
+        "reachable", "known only by PFN", "unreachable", "only reachable from unreachable",
+        "held by nothing but itself",
+    )  # fmt: skip
+
+    LOST = (UNREACHABLE, FROM_UNREACHABLE, ITSELF)
+
+
+class Graph:
+    """Edges, each node's together."""
+
+    def __init__(self, source: Array, target: Array, nodes: int) -> None:
+        """
+        :param source: ``int32``, shape ``(edges,)``.
+        :param target: The same.
+        """
+        order = np.argsort(source, kind="stable")
+        self._target = target[order]
+        self._first = np.zeros(nodes + 1, np.int64)
+        np.cumsum(np.bincount(source, minlength=nodes), out=self._first[1:])
+
+    def neighbours(self, nodes: Array) -> tuple[Array, Array]:
+        """
+        All edges from *nodes*.
+
+        :return: Where each edge begins and ends: ``int64``, ``int32``.
+        """
+        first, counts = self._first[nodes], self._first[nodes + 1] - self._first[nodes]
+        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(nodes, counts), self._target[np.repeat(first, counts) + within]
+
+
+@dataclass
+class Reach:
+    """The marked graph; nodes have the numbers of the heap's, an allocation its first record's."""
+
+    heap: Heap
+    allocation: Array
+    """``int32``, a row per record: the node of its allocation."""
+    role: Array
+    """``uint8``, a row per record: :class:`Role`."""
+    parent: Array
+    """``int32``, a row per node: the node that it was first reached from; itself for a root, -1
+    for what nothing reaches."""
+    verdict: Array
+    """``uint8``, a row per node: :class:`Verdict`; of a record that is not the first of its
+    allocation that of the allocation."""
+    classes: Array
+    """``uint8``, a row per page: :class:`~drgn_pageowner.analysis.account.page_class.PageClass`."""
+    number_chance: list[float]
+    """How likely a PFN is some number by chance; element *k* is of PFNs from ``2^k`` on."""
+
+    def chain(self, node: int) -> list[int]:
+        """The nodes from a root to *node*, which must be reached: the fewest that there are."""
+        result = [node]
+        while self.parent[result[-1]] not in (result[-1], -1):
+            result.append(int(self.parent[result[-1]]))
+        return result[::-1]
+
+
+def reach(heap: Heap, classes: Array | None = None) -> Reach:
+    """
+    Mark *heap* from its roots, and say of the rest what holds it.
+
+    :param classes: Of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`, if at hand.
+    """
+    if classes is None:
+        classes = page_classes(heap.inventory)
+    allocation = _allocations(heap)
+    role = _roles(heap, classes)
+    node = np.arange(heap.nodes, dtype=np.int32)
+    node[: len(heap.records)] = allocation
+    source, target = node[heap.source], node[heap.target]
+    weak = np.zeros(heap.nodes, bool)
+    weak[node[heap.bookkeeping]] = True
+    kept = (source != target) & ~weak[source]
+    kept &= ~(_mirrors(heap, role)[source] & (target < heap.first_object))
+    own = np.zeros(heap.nodes, bool)
+    own[source[source == target]] = True
+    source, target = source[kept], target[kept]
+    forward = Graph(source, target, heap.nodes)
+    parent = np.full(heap.nodes, -1, np.int32)
+    roots = np.concatenate(
+        [
+            np.arange(heap.first_root, heap.nodes, dtype=np.int32),
+            ascending(allocation[role == Role.ROOT]),
+        ]
+    )
+    parent[roots] = roots
+    _mark(forward, roots, parent)
+    verdict = np.zeros(heap.nodes, np.uint8)
+    lost = parent < 0
+    lost[weak] = False
+    held = ascending(allocation[role == Role.ACCOUNTED])
+    lost[held] = False
+    # A record that is not the first of its allocation is no node.
+    lost[: len(heap.records)] &= allocation == np.arange(len(heap.records))
+    chance, known = _known_by_number(heap, node, lost, parent, role)
+    by_number = _closure(forward, known, lost)
+    verdict[by_number] = Verdict.PFN_ONLY
+    lost[by_number] = False
+    _judge(source, target, own, lost, verdict)
+    verdict[: len(heap.records)] = verdict[allocation]
+    return Reach(heap, allocation, role, parent, verdict, classes, chance)
+
+
+def _allocations(heap: Heap) -> Array:
+    """Of every record the first record of its allocation: ``int32``."""
+    records = heap.records
+    number = merge_split(records)
+    first = np.searchsorted(number, np.arange(int(number[-1]) + 1 if len(number) else 0))
+    result = first[number].astype(np.int32) if len(number) else np.zeros(0, np.int32)
+    for area in heap.inventory.areas:
+        mine = heap.inventory.record_of_row[area.rows[area.rows >= 0]]
+        mine = mine[mine >= 0]
+        if len(mine):
+            heads = ascending(result[mine])
+            if len(heads) > 1:
+                result[np.isin(result, heads[1:])] = heads[0]
+    return result
+
+
+def _roles(heap: Heap, classes: Array) -> Array:
+    pages, records = heap.inventory.memory.pages, heap.records
+    rows = np.maximum(pages.rows(records["pfn"]), 0)
+    kind, state = classes[rows], pages.state[rows]
+    role = np.full(len(records), Role.ACCOUNTED, np.uint8)
+    role[np.isin(kind, PageClass.UNACCOUNTED)] = Role.CANDIDATE
+    role[state == PageState.NOREF] = Role.ACCOUNTED
+    candidates = role == Role.CANDIDATE
+    role[with_stack(records, candidates, _is_forgotten)] = Role.ACCOUNTED
+    role[with_stack(records, candidates, _is_early)] = Role.ROOT
+    role[np.isin(kind, (PageClass.BOOT, PageClass.PERCPU, PageClass.MODULE))] = Role.ROOT
+    # What a process has mapped: its page tables hold it. (A type is a negative number there.)
+    mapped = np.flatnonzero((pages["mapcount"] >= 0) & (pages.state == PageState.KERNEL))
+    users = heap.inventory.record_of_row[mapped]
+    users = users[users >= 0]
+    role[users[role[users] == Role.CANDIDATE]] = Role.ROOT
+    return role
+
+
+def _is_forgotten(frames: list[Frame]) -> bool:
+    return any(frame.name == _FORGOTTEN_AT_CRASH for frame in frames)
+
+
+def _is_early(frames: list[Frame]) -> bool:
+    return class_of_stack(frames) == PageClass.BOOT
+
+
+def _mirrors(heap: Heap, role: Array) -> Array:
+    """Which nodes are allocations whose pointers to pages hold nothing: ``bool``."""
+    result = np.zeros(heap.nodes, bool)
+    result[: len(heap.records)] = with_stack(
+        heap.records,
+        role == Role.CANDIDATE,
+        lambda frames: any(_MIRRORS.match(frame.name or "") for frame in frames),
+    )
+    return result
+
+
+def _mark(graph: Graph, frontier: Array, parent: Array) -> None:
+    """Breadth first: *parent* of everything that can be reached from *frontier*."""
+    while len(frontier):
+        source, target = graph.neighbours(frontier)
+        fresh = parent[target] < 0
+        source, target = source[fresh], target[fresh]
+        parent[target] = source
+        frontier = ascending(target)
+
+
+def _closure(graph: Graph, start: Array, within: Array) -> Array:
+    """Every node of *within* that is in *start* or can be reached from there."""
+    seen = np.zeros(len(within), bool)
+    seen[start] = True
+    frontier = start
+    while len(frontier):
+        _, target = graph.neighbours(frontier)
+        target = ascending(target)
+        frontier = target[within[target] & ~seen[target]]
+        seen[frontier] = True
+    return np.flatnonzero(seen)
+
+
+def _known_by_number(
+    heap: Heap, node: Array, lost: Array, parent: Array, role: Array
+) -> tuple[list[float], Array]:
+    """
+    Lost allocations whose PFN or physical address is a word of something that is held.
+
+    A number can be one by chance. How often, the pages tell that are reachable and need no
+    number; what one stack lost must be known more often than that.
+
+    :return: :attr:`Reach.number_chance`; and the nodes.
+    """
+    source, target = node[heap.pfn_source], node[heap.pfn_target]
+    # Who keeps a PFN keeps the first one.
+    told = (heap.pfn_target == target) & (parent[source] >= 0) & ~_identifiers(heap)
+    known = ascending(target[told & lost[target]])
+    records = heap.records
+    size = np.log2(np.maximum(records["pfn"], 1)).astype(np.int64)
+    held = (role == Role.CANDIDATE) & (parent[: len(records)] >= 0)
+    hit = np.zeros(len(records), bool)
+    hit[heap.pfn_target[told]] = True
+    of_size = np.bincount(size[held], minlength=int(size.max(initial=0)) + 1)
+    hits = np.bincount(size[held & hit], minlength=len(of_size))
+    chance = (hits + _FEWEST * _USUAL) / (of_size + _FEWEST)
+    named = np.zeros(len(records), bool)
+    named[known] = True
+    all_lost = np.flatnonzero(lost[: len(records)])
+    chosen = []
+    for _, members in zip(*grouped(records.stack[all_lost]), strict=True):
+        every = all_lost[members]
+        of_stack = every[named[every]]
+        number = len(of_stack)
+        if 2 * number > len(every) and _at_least(number, chance[size[every]]) < _UNLIKELY:
+            chosen.append(of_stack)
+    return chance.tolist(), np.concatenate([np.zeros(0, np.int32), *chosen])
+
+
+def _at_least(number: int, chances: Array) -> float:
+    """How likely it is that *number* or more happen, of what has *chances*: shape ``(n,)``."""
+    if len(chances) > _MANY:
+        # As good as never, or always.
+        return 0.0 if number > 1.5 * chances.sum() else 1.0
+    # How likely it is that 0, 1, 2... of those so far do.
+    likely = np.ones(1)
+    for chance in chances.tolist():
+        likely = np.append(likely * (1 - chance), 0) + np.append(0, likely * chance)
+    return float(likely[number:].sum())
+
+
+def _identifiers(heap: Heap) -> Array:
+    """
+    Which of the heap's numbers are none of pages, but what a cache's objects are numbered with.
+
+    In a cache of one type of object a member is a PFN in nearly all of them, of a page of its own
+    in each, or it is none: inode numbers are those of many pages by chance, limits of one.
+    """
+    slabs = heap.slabs
+    result = np.zeros(len(heap.pfn_source), bool)
+    in_slab = np.flatnonzero(heap.pfn_offset >= 0)
+    if not len(in_slab):
+        return result
+    cache = slabs.cache[slabs.slab_of(heap.pfn_source[in_slab] - heap.first_object)]
+    own = np.array(["kmalloc" not in name for name in slabs.caches], bool)
+    per_cache = np.bincount(
+        slabs.cache[slabs.slab_of(np.flatnonzero(slabs.allocated))], minlength=len(slabs.caches)
+    )
+    member = cache.astype(np.int64) << 32 | heap.pfn_offset[in_slab]
+    members, inverse, hits = np.unique(member, return_inverse=True, return_counts=True)
+    pairs = np.unique(inverse * np.int64(len(heap.records)) + heap.pfn_target[in_slab])
+    different = np.bincount(pairs // len(heap.records), minlength=len(members))
+    few = (10 * hits[inverse] < 9 * per_cache[cache]) | (2 * different < hits)[inverse]
+    result[in_slab] = own[cache] & few
+    return result
+
+
+def _judge(source: Array, target: Array, own: Array, lost: Array, verdict: Array) -> None:
+    """Tell apart how lost nodes hang together."""
+    inside = lost[source] & lost[target]
+    source, target = source[inside], target[inside]
+    nodes = np.flatnonzero(lost)
+    if not len(nodes):
+        return
+    verdict[nodes] = Verdict.FROM_UNREACHABLE
+    held = np.zeros(len(lost), bool)
+    held[target] = True
+    verdict[nodes[~held[nodes]]] = Verdict.UNREACHABLE
+    # What is left when whatever has nobody before it, or nobody behind it, is taken away again
+    # and again: rings, and what lies between rings.
+    ring = lost & _peeled(source, target, lost) & _peeled(target, source, lost)
+    verdict[ring] = Verdict.ITSELF
+    alone = np.flatnonzero(own & lost & ~held)
+    verdict[alone] = Verdict.ITSELF
+
+
+def _peeled(source: Array, target: Array, within: Array) -> Array:
+    """Which nodes are left after taking away those that no edge leads to, again and again."""
+    graph = Graph(source, target, len(within))
+    degree = np.bincount(target, minlength=len(within))
+    left = within.copy()
+    frontier = np.flatnonzero(within & (degree == 0))
+    while len(frontier):
+        left[frontier] = False
+        _, reached = graph.neighbours(frontier)
+        np.subtract.at(degree, reached, 1)
+        reached = ascending(reached)
+        frontier = reached[left[reached] & (degree[reached] == 0)]
+    return left

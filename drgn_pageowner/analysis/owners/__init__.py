@@ -1,0 +1,1 @@
+"""Records grouped and selected by who allocated them."""

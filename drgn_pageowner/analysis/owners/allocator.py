@@ -1,0 +1,147 @@
+"""Who allocated: the first frame of a stack that is not the memory manager's own."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from drgn_pageowner.model.arrays import Array, ascending, distinct
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = (
+    "allocator_name",
+    "allocator_of",
+    "is_allocation_function",
+    "kinds_of_stacks",
+    "module_name",
+    "per_stack",
+    "plain_name",
+    "with_stack",
+)
+
+# Functions through which memory is had for somebody else, by kernel source file. A name is
+# matched without leading underscores, without "_noprof" and what else the compiler or the
+# kernel's build appends (.isra.0, .constprop.0, .part.0, .cold).
+_ALLOCATION_FUNCTIONS = re.compile(
+    "|".join(
+        (
+            # mm/page_owner.c, lib/stackdepot.c
+            r"save_stack|set_page_owner|reset_page_owner|create_dummy_stack",
+            # mm/page_alloc.c, mm/compaction.c
+            r"post_alloc_hook|prep_new_page|get_page_from_freelist|rmqueue\w*",
+            r"alloc_pages\w*|alloc_page|alloc_frozen_pages\w*|folio_alloc\w*|alloc_folio\w*",
+            r"get_free_pages?|get_zeroed_page|make_alloc_exact|page_frag_alloc\w*",
+            r"page_frag_cache_\w+|alloc_contig_\w+|compact_zone\w*|compaction_alloc\w*",
+            r"split_map_pages|isolate_freepages\w*",
+            # mm/mempolicy.c
+            r"vma_alloc_\w+|alloc_page_interleave|alloc_pages_mpol|folio_alloc_mpol",
+            # mm/slub.c, mm/slab.c, mm/slab_common.c
+            r"new_slab\w*|allocate_slab|alloc_slab_page|slab_alloc\w*|alloc_single_from_\w+",
+            r"kmem_cache_alloc\w*|kmem_getpages|cache_grow\w*|cache_alloc\w*|fallback_alloc",
+            r"kmalloc\w*|kzalloc\w*|kcalloc\w*|do_kmalloc\w*|krealloc\w*|refill_\w*sheaf\w*",
+            r"alloc_(full|empty)_sheaf|kmem_cache_(prefill|refill)_sheaf|memcg_alloc_\w+",
+            r"refill_objects|pcs_\w+|slab_post_alloc_hook|account_slab",
+            # mm/util.c
+            r"kvmalloc\w*|kvzalloc\w*|kvcalloc|kvrealloc\w*|kmemdup\w*|kstrdup\w*|memdup_\w+",
+            # mm/vmalloc.c
+            r"vmalloc\w*|vzalloc\w*|vm_area_alloc_pages|vmap_\w*alloc\w*",
+            # mm/percpu*.c
+            r"pcpu_\w+|alloc_percpu\w*",
+            # mm/mempool.c, mm/dmapool.c, mm/cma.c, kernel/dma
+            r"mempool_alloc\w*|mempool_init\w*|mempool_create\w*|dma_pool_alloc|cma_alloc\w*",
+            r"dma_alloc_\w+|dma_direct_alloc\w*",
+            # mm/swap_state.c, mm/filemap.c: thin wrappers of the page allocator
+            r"filemap_alloc_folio\w*|page_cache_alloc\w*|pagecache_get_page",
+        )
+    )
+)
+_SUFFIX = re.compile(r"(_noprof)?(\.(isra|constprop|part|cold|llvm)[.\w]*)*$")
+
+_SLAB = re.compile(r"_*(new_slab|allocate_slab|alloc_slab_page|kmem_getpages)(_noprof)?\b")
+_VMALLOC = re.compile(r"_*(vmalloc_node_range|vmalloc_area_node|vm_area_alloc_pages)(_noprof)?\b")
+
+
+@functools.cache
+def plain_name(name: str) -> str:
+    """*name* without what the compiler or the kernel's build appended to it."""
+    return _SUFFIX.sub("", name)
+
+
+@functools.cache
+def is_allocation_function(name: str) -> bool:
+    """Whether *name* is a function of the memory manager that allocates for its caller."""
+    return bool(_ALLOCATION_FUNCTIONS.fullmatch(plain_name(name.lstrip("_"))))
+
+
+def allocator_of(frames: list[Frame]) -> Frame | None:
+    """
+    The allocator: the first of *frames* that is not the memory manager's own.
+
+    The outermost frame if all are; ``None`` for an empty stack.
+    """
+    for frame in frames:
+        if frame.name is None or not is_allocation_function(frame.name):
+            return frame
+    return frames[-1] if frames else None
+
+
+def allocator_name(frames: list[Frame]) -> str:
+    """:func:`allocator_of` as a text without offsets; empty for an empty stack."""
+    frame = allocator_of(frames)
+    if frame is None:
+        return ""
+    if frame.name is None:
+        return f"{frame.pc:#x}"
+    return frame.name + (f" [{frame.module}]" if frame.module else "")
+
+
+def module_name(frames: list[Frame]) -> str:
+    """The module of the innermost frame that is in one; empty if none is."""
+    return next((frame.module for frame in frames if frame.module is not None), "")
+
+
+def per_stack(snapshot: Snapshot, stacks: Array, function: Callable[[list[Frame]], str]) -> Array:
+    """
+    *function* of the frames of every record's stack, called once per distinct stack.
+
+    :param stacks: ``int64``, shape ``(n,)``: :attr:`Snapshot.stack`.
+    :return: ``object`` (str), shape ``(n,)``.
+    """
+    numbers, inverse = distinct(stacks)
+    snapshot.frames(pc for number in numbers.tolist() for pc in snapshot.stacks[number].tolist())
+    values = np.empty(len(numbers), object)
+    values[:] = [function(snapshot.stack_frames(number)) for number in numbers.tolist()]
+    result: Array = values[inverse]
+    return result
+
+
+def with_stack(snapshot: Snapshot, among: Array, holds: Callable[[list[Frame]], bool]) -> Array:
+    """
+    Which records have a stack of which *holds* is true, called once per distinct stack.
+
+    :param among: ``bool``, shape ``(n,)``: records whose stacks are looked at.
+    :return: ``bool``, the same shape: any record that has such a stack.
+    """
+    stacks = snapshot.stack
+    chosen = [
+        number
+        for number in ascending(stacks[among]).tolist()
+        if holds(snapshot.stack_frames(number))
+    ]
+    result: Array = np.isin(stacks, chosen)
+    return result
+
+
+def kinds_of_stacks(frames: list[Frame]) -> str:
+    """``"slab"``, ``"vmalloc"`` or ``"others"``, as ``page_owner_sort`` tells them apart."""
+    for frame in frames:
+        if frame.name is not None:
+            if _SLAB.match(frame.name):
+                return "slab"
+            if _VMALLOC.match(frame.name):
+                return "vmalloc"
+    return "others"

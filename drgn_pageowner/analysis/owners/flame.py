@@ -1,0 +1,77 @@
+"""Live pages by stack, as a flame graph needs them: functions once, stacks as numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drgn_pageowner.analysis.owners.allocator import is_allocation_function
+from drgn_pageowner.analysis.owners.group import Top
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = ("Flame", "FlameStack", "flame")
+
+
+@dataclass(frozen=True)
+class FlameStack:
+    """One stack."""
+
+    handle: int
+    pages: int
+    """Base pages."""
+    allocations: int
+    frames: list[int]
+    """Indices in :attr:`Flame.functions`, innermost first."""
+    allocator: int
+    """Index in :attr:`frames`: what is before it are functions of the memory manager."""
+
+
+@dataclass(frozen=True)
+class Flame:
+    """The largest stacks, and what the others have together."""
+
+    functions: list[str]
+    stacks: list[FlameStack]
+    """Most pages first."""
+    other_stacks: int
+    other_pages: int
+    other_allocations: int
+    pages: int
+    """Of all stacks."""
+    allocations: int
+
+
+def flame(by_stack: Top) -> Flame:
+    """:param by_stack: Grouped by stack, most pages first."""
+    numbers: dict[str, int] = {}
+    stacks = [
+        FlameStack(
+            handle=group.handle,
+            pages=group.pages,
+            allocations=group.allocations,
+            frames=[numbers.setdefault(_name(frame), len(numbers)) for frame in group.stack],
+            allocator=_place_of_allocator(group.stack),
+        )
+        for group in by_stack.groups
+    ]
+    return Flame(
+        functions=list(numbers),
+        stacks=stacks,
+        other_stacks=by_stack.number_of_groups - len(stacks),
+        other_pages=by_stack.pages - sum(stack.pages for stack in stacks),
+        other_allocations=by_stack.allocations - sum(stack.allocations for stack in stacks),
+        pages=by_stack.pages,
+        allocations=by_stack.allocations,
+    )
+
+
+def _name(frame: Frame) -> str:
+    if frame.name is None:
+        return f"{frame.pc:#x}"
+    return frame.name if frame.module is None else f"{frame.name} [{frame.module}]"
+
+
+def _place_of_allocator(frames: list[Frame]) -> int:
+    for place, frame in enumerate(frames):
+        if frame.name is None or not is_allocation_function(frame.name):
+            return place
+    return max(len(frames) - 1, 0)

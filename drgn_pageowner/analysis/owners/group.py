@@ -1,0 +1,394 @@
+"""Who owns how much: records grouped by any of their properties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.analysis.owners.allocator import (
+    allocator_name,
+    kinds_of_stacks,
+    module_name,
+    per_stack,
+)
+from drgn_pageowner.errors import UsageError
+from drgn_pageowner.model.arrays import Array, distinct, sums
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = (
+    "AGES",
+    "GROUP_KEYS",
+    "SORT_KEYS",
+    "Group",
+    "Tally",
+    "Top",
+    "age_bands",
+    "columns_for",
+    "tally",
+    "top",
+)
+
+GROUP_KEYS = {
+    "stack": ("handle",),
+    "allocator": ("handle",),
+    "comm": ("comm",),
+    "pid": ("pid",),
+    "tgid": ("tgid",),
+    "order": (),
+    "gfp": ("gfp_mask",),
+    "migratetype": ("gfp_mask", "migratetype"),
+    "zone": ("zone",),
+    "node": ("node",),
+    "module": ("handle",),
+    "memcg": ("memcg",),
+    "age": ("ts_nsec",),
+    "kind": ("handle", "pageblock_migratetype"),
+}
+"""What records can be grouped by, and the columns that takes."""
+
+SORT_KEYS = ("pages", "allocations", "oldest", "newest")
+"""What groups can be sorted by besides the keys that they are grouped by."""
+
+AGES = (
+    (1, "< 1 s"),
+    (10, "1-10 s"),
+    (60, "10-60 s"),
+    (600, "1-10 min"),
+    (3600, "10-60 min"),
+    (86400, "1-24 h"),
+    (None, "> 1 day"),
+)
+"""Age bands: seconds at which each ends, and its name."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records that have all their keys in common."""
+
+    key: dict[str, Any]
+    """Key -> value. Of ``stack`` the handle, or ``None`` if it stands for several."""
+    allocations: int
+    pages: int
+    """Base pages."""
+    bytes: int
+    oldest_ns: int | None
+    """``ts_nsec`` of the oldest record; ``None`` where the kernel has none."""
+    newest_ns: int | None
+    stack: list[Frame]
+    """The stack with the most pages."""
+    handle: int
+    """Its ``depot_stack_handle_t``."""
+
+
+@dataclass(frozen=True)
+class Top:
+    """The largest groups of a snapshot."""
+
+    by: list[str]
+    groups: list[Group]
+    number_of_groups: int
+    allocations: int
+    """Of all the records, shown or not."""
+    pages: int
+    bytes: int
+    now_ns: int | None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How much every group has; the keys mean the same in another snapshot of the same boot."""
+
+    keys: list[tuple[Any, ...]]
+    """A value for each of what was grouped by, as in :attr:`Group.key`."""
+    pages: Array
+    """``int64``, shape ``(n,)``: base pages."""
+    allocations: Array
+    """``int64``, shape ``(n,)``."""
+    handles: Array
+    """``uint32``, shape ``(n,)``: of the stack with the most pages; 0 for none."""
+
+
+@dataclass(frozen=True)
+class _Grouping:
+    """Which group every record is in."""
+
+    by: list[str]
+    group: Array
+    """Number of every record's group."""
+    keys: Array
+    """A row per group: for each key which of :attr:`values` it has."""
+    values: dict[str, Array]
+    stacks: Array
+    """Stack number of every record."""
+    pages: Array
+    allocations: Array
+
+    def labels(
+        self, snapshot: Snapshot, number: int, handle: int, depth: int | None
+    ) -> dict[str, Any]:
+        return {
+            name: _label(snapshot, name, self.values[name][self.keys[number][index]], handle, depth)
+            for index, name in enumerate(self.by)
+        }
+
+
+def columns_for(by: Sequence[str]) -> frozenset[str]:
+    """
+    The columns that grouping by *by* takes.
+
+    :raises UsageError: if one of *by* is no key
+    """
+    columns = {"handle", "ts_nsec"}
+    for key in by:
+        if key not in GROUP_KEYS:
+            raise UsageError(f"cannot group by {key!r}: known are {', '.join(GROUP_KEYS)}")
+        columns.update(GROUP_KEYS[key])
+    return frozenset(columns)
+
+
+def top(
+    snapshot: Snapshot,
+    by: Sequence[str] = ("stack",),
+    *,
+    sort: Sequence[str] = ("pages",),
+    limit: int | None = None,
+    depth: int | None = None,
+) -> Top:
+    """
+    Group the records of *snapshot*.
+
+    :param by: Keys, of :data:`GROUP_KEYS`.
+    :param sort: Of :data:`SORT_KEYS` and *by*; ``-`` in front reverses. Numbers of pages and
+        allocations sort largest first, everything else smallest first.
+    :param limit: How many groups to return.
+    :param depth: Take only that many frames of a stack, counted from the innermost.
+    :raises UsageError: if a key is unknown, or this kernel does not record it
+    """
+    found = _grouping(snapshot, by, depth)
+    group, keys, pages, allocations = found.group, found.keys, found.pages, found.allocations
+    oldest, newest = _extremes(snapshot, group, len(keys))
+    order = _order(sort, by, keys, pages, allocations, oldest, newest, found.values)
+    shown = order[:limit]
+    stack_of = _largest_stacks(group, found.stacks, snapshot.pages, shown)
+    groups = []
+    for position, number in enumerate(shown.tolist()):
+        stack = stack_of[position]
+        frames = snapshot.stack_frames(stack)
+        if depth is not None:
+            frames = frames[:depth]
+        handle = int(snapshot.stacks.handles[stack]) if stack >= 0 else 0
+        groups.append(
+            Group(
+                found.labels(snapshot, number, handle, depth),
+                int(allocations[number]),
+                int(pages[number]),
+                int(pages[number]) * snapshot.facts.page_size,
+                int(oldest[number]) if oldest is not None else None,
+                int(newest[number]) if newest is not None else None,
+                frames,
+                handle,
+            )
+        )
+    total = int(pages.sum())
+    return Top(
+        list(by),
+        groups,
+        len(keys),
+        len(snapshot),
+        total,
+        total * snapshot.facts.page_size,
+        snapshot.facts.now_ns,
+    )
+
+
+def tally(snapshot: Snapshot, by: Sequence[str] = ("stack",)) -> Tally:
+    """
+    Count the records of *snapshot* by group, in no order; no frame of a stack is named.
+
+    :param by: Keys, of :data:`GROUP_KEYS`.
+    :raises UsageError: if a key is unknown, or this kernel does not record it
+    """
+    found = _grouping(snapshot, by, None)
+    numbers = np.arange(len(found.keys))
+    largest = _largest_stacks(found.group, found.stacks, snapshot.pages, numbers)
+    handles = np.append(snapshot.stacks.handles, 0).astype(np.uint32)[largest]
+    keys = [
+        tuple(found.labels(snapshot, number, handle, None).values())
+        for number, handle in enumerate(handles.tolist())
+    ]
+    return Tally(keys, found.pages, found.allocations, handles)
+
+
+def _grouping(snapshot: Snapshot, by: Sequence[str], depth: int | None) -> _Grouping:
+    for column in sorted(columns_for(by) - snapshot.columns.keys() - {"ts_nsec"}):
+        raise UsageError(f"this kernel's page_owner does not record {column}")
+    if "age" in by and ("ts_nsec" not in snapshot or snapshot.facts.now_ns is None):
+        raise UsageError("this kernel's page_owner does not record when a page was allocated")
+    stacks = _cut(snapshot, depth) if depth is not None else snapshot.stack
+    codes = []
+    values: dict[str, Array] = {}
+    for key in by:
+        values[key], code = distinct(_key_column(snapshot, key, stacks))
+        codes.append(code)
+    keys, group = _combine(codes, [len(values[key]) for key in by], len(snapshot))
+    pages = sums(group, snapshot.pages, len(keys))
+    allocations = np.bincount(group, minlength=len(keys)).astype(np.int64)
+    return _Grouping(list(by), group, keys, values, stacks, pages, allocations)
+
+
+def _cut(snapshot: Snapshot, depth: int) -> Array:
+    """Every record's stack number, one number for all the stacks that begin alike."""
+    stacks = snapshot.stack
+    numbers, inverse = distinct(stacks)
+    first: dict[bytes, int] = {}
+    same = [
+        first.setdefault(snapshot.stacks[number][:depth].tobytes(), number)
+        for number in numbers.tolist()
+    ]
+    result: Array = np.array(same, np.int64)[inverse] if len(stacks) else stacks
+    return result
+
+
+def _key_column(snapshot: Snapshot, key: str, stacks: Array) -> Array:
+    """A column whose distinct values are the groups."""
+    if key == "stack":
+        return stacks
+    if key == "allocator":
+        return _texts(per_stack(snapshot, stacks, allocator_name))
+    if key == "module":
+        return _texts(per_stack(snapshot, stacks, module_name))
+    if key == "kind":
+        return _texts(_kind(snapshot, stacks))
+    if key == "age":
+        return age_bands(snapshot)
+    return snapshot[{"gfp": "gfp_mask"}.get(key, key)]
+
+
+def _texts(values: Array) -> Array:
+    return values.astype(str) if len(values) else np.zeros(0, "U1")
+
+
+def age_bands(snapshot: Snapshot) -> Array:
+    """
+    How old every record is.
+
+    :return: ``int64``, shape ``(n,)``: index in :data:`AGES`.
+    """
+    now = np.uint64(snapshot.facts.now_ns or 0)
+    seconds = (now - np.minimum(snapshot["ts_nsec"], now)) // np.uint64(10**9)
+    bounds = np.array([bound for bound, _ in AGES if bound is not None], np.uint64)
+    return np.searchsorted(bounds, seconds, "right")
+
+
+def _kind(snapshot: Snapshot, stacks: Array) -> Array:
+    kinds = per_stack(snapshot, stacks, kinds_of_stacks)
+    migratetypes = list(snapshot.names.migratetypes)
+    if "CMA" in migratetypes:
+        cma = snapshot["pageblock_migratetype"] == migratetypes.index("CMA")
+        kinds[cma & (kinds == "others")] = "cma"
+        for kind in ("slab", "vmalloc"):
+            kinds[cma & (kinds == kind)] = "cma|" + kind
+    return kinds
+
+
+def _combine(codes: list[Array], sizes: list[int], rows: int) -> tuple[Array, Array]:
+    """Group numbers of several keys to one: ``(groups, keys)`` of key codes, and ``(rows,)``."""
+    combined = np.zeros(rows, np.int64)
+    for code, size in zip(codes, sizes, strict=True):
+        combined = combined * max(size, 1) + code
+    found, group = distinct(combined)
+    columns = []
+    for size in reversed(sizes):
+        columns.append(found % max(size, 1))
+        found = found // max(size, 1)
+    keys = np.stack(columns[::-1], axis=1) if columns else np.zeros((len(found), 0), np.int64)
+    return keys, group
+
+
+def _extremes(snapshot: Snapshot, group: Array, number: int) -> tuple[Array | None, Array | None]:
+    if "ts_nsec" not in snapshot:
+        return None, None
+    stamps = snapshot["ts_nsec"]
+    oldest = np.full(number, np.iinfo(np.uint64).max, np.uint64)
+    newest = np.zeros(number, np.uint64)
+    np.minimum.at(oldest, group, stamps)
+    np.maximum.at(newest, group, stamps)
+    return oldest, newest
+
+
+def _order(
+    sort: Sequence[str],
+    by: Sequence[str],
+    keys: Array,
+    pages: Array,
+    allocations: Array,
+    oldest: Array | None,
+    newest: Array | None,
+    values: dict[str, Array],
+) -> Array:
+    """Group numbers in the order to show them."""
+    columns: list[Array] = []
+    for name in sort:
+        reverse, name = name.startswith("-"), name.lstrip("+-")
+        column: Array
+        if name == "pages":
+            column = -pages
+        elif name == "allocations":
+            column = -allocations
+        elif name in ("oldest", "newest"):
+            stamps = oldest if name == "oldest" else newest
+            if stamps is None:
+                raise UsageError("this kernel's page_owner does not record when: cannot sort by it")
+            column = stamps.astype(np.int64)
+            column = -column if name == "newest" else column
+        elif name in by:
+            column = keys[:, list(by).index(name)]
+        else:
+            known = ", ".join((*SORT_KEYS, *by))
+            raise UsageError(f"cannot sort by {name!r}: known here are {known}")
+        columns.append(-column if reverse else column)
+    # Ties: most pages first, then by key, so that the order is always the same.
+    columns += [-pages, -allocations, *(keys[:, index] for index in range(keys.shape[1]))]
+    return np.lexsort(columns[::-1])
+
+
+def _largest_stacks(group: Array, stacks: Array, pages: Array, shown: Array) -> list[int]:
+    """The stack number that has the most pages in each of the groups *shown*."""
+    wanted = np.zeros(int(group.max(initial=-1)) + 1, bool)
+    wanted[shown] = True
+    rows = np.flatnonzero(wanted[group])
+    low, number = int(stacks.min(initial=0)), int(stacks.max(initial=0))
+    span = number - low + 1
+    pairs, pair_of = distinct(group[rows] * span + (stacks[rows] - low))
+    pair_pages = sums(pair_of, pages[rows], len(pairs))
+    best: dict[int, int] = {}
+    for pair in np.argsort(pair_pages, kind="stable").tolist():
+        best[int(pairs[pair]) // span] = int(pairs[pair]) % span + low
+    return [best[number] for number in shown.tolist()]
+
+
+def _label(snapshot: Snapshot, key: str, value: Any, handle: int, depth: int | None) -> Any:
+    """A group's key for people and JSON."""
+    labels: dict[str, Callable[[Any], Any]] = {
+        "stack": lambda _: handle if depth is None and handle else None,
+        "allocator": lambda text: str(text) or None,
+        "module": lambda text: str(text) or None,
+        "kind": str,
+        "comm": lambda comm: comm.split(b"\0", 1)[0].decode(errors="surrogateescape"),
+        "gfp": lambda mask: int(mask),
+        "migratetype": lambda number: _name(snapshot.names.migratetypes, int(number)),
+        "zone": lambda number: next(
+            (zone.name for zone in snapshot.facts.zones if zone.type == number), int(number)
+        ),
+        "memcg": lambda number: snapshot.memcgs[number].path if number >= 0 else None,
+        "age": lambda number: AGES[number][1],
+    }
+    return labels[key](value) if key in labels else int(value)
+
+
+def _name(names: Sequence[str], number: int) -> str:
+    return names[number] if number < len(names) else f"unknown({number})"

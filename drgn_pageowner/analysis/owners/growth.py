@@ -1,0 +1,183 @@
+"""What grows: a running kernel's records, read again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.analysis.owners.group import tally
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = ("Growth", "Round", "Watch")
+
+_Counts = tuple[int, int]
+"""Pages and allocations."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A group that has more pages than before."""
+
+    key: dict[str, Any]
+    """As :attr:`drgn_pageowner.analysis.owners.group.Group.key`."""
+    pages: int
+    """Base pages that it has now."""
+    allocations: int
+    grown_pages: int
+    """More than in the round before."""
+    grown_allocations: int
+    pages_per_second: float | None
+    """``None`` where the kernel's clock stood still."""
+    grown_pages_since_start: int
+    """More than in the first round."""
+    grown_allocations_since_start: int
+    pages_per_second_since_start: float | None
+    rounds_grown: int
+    """In so many of the rounds it grew."""
+    handle: int
+    """``depot_stack_handle_t`` of the stack with the most pages; 0 for none."""
+    stack: list[Frame]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one reading shows against the one before, and against the first."""
+
+    kind: str
+    """``"first"``, ``"round"`` or ``"summary"``; this one compares the last with the first."""
+    number: int
+    """How many readings there were before."""
+    by: list[str]
+    now_ns: int | None
+    """The clock of the records (``local_clock()``)."""
+    elapsed_ns: int | None
+    """Since the round before; of a summary since the first."""
+    elapsed_ns_since_start: int | None
+    allocations: int
+    """Of all records that the filters let through."""
+    pages: int
+    grown_pages: int
+    """May be negative."""
+    grown_pages_since_start: int
+    number_of_groups: int
+    """How many have grown, shown or not."""
+    groups: list[Growth]
+    """Those that have grown, most pages first."""
+
+
+class Watch:
+    """Compares snapshots of one running kernel, which :meth:`add` is given one after another."""
+
+    def __init__(self, by: Sequence[str] = ("stack",), *, limit: int | None = None) -> None:
+        """
+        :param by: Keys, of :data:`drgn_pageowner.analysis.owners.group.GROUP_KEYS`.
+        :param limit: How many groups to show of each round.
+        """
+        self.by = list(by)
+        self.rounds = 0
+        """Rounds that had one to compare with."""
+        self._limit = limit
+        self._snapshot: Snapshot | None = None
+        self._first: _Reading | None = None
+        self._last: _Reading | None = None
+        self._grew: dict[tuple[Any, ...], int] = {}
+
+    def add(self, snapshot: Snapshot) -> Round:
+        """:raises UsageError: if a key is unknown, or this kernel does not record it"""
+        reading = _Reading(snapshot, self.by)
+        before, self._last, self._snapshot = self._last, reading, snapshot
+        if self._first is None or before is None:
+            self._first = reading
+            return self._round("first", reading)
+        self.rounds += 1
+        for key, counts in reading.groups.items():
+            if counts[0] > before.of(key)[0]:
+                self._grew[key] = self._grew.get(key, 0) + 1
+        return self._round("round", before)
+
+    def summary(self) -> Round | None:
+        """What has grown since the start; ``None`` before there were two rounds."""
+        if self._first is None or not self.rounds:
+            return None
+        return self._round("summary", self._first)
+
+    def _round(self, kind: str, before: _Reading) -> Round:
+        first, now, snapshot = self._first, self._last, self._snapshot
+        assert first is not None
+        assert now is not None
+        assert snapshot is not None
+        elapsed, in_all = now.since(before), now.since(first)
+        grown = [key for key, counts in now.groups.items() if counts[0] > before.of(key)[0]]
+        grown.sort(
+            key=lambda key: (
+                before.of(key)[0] - now.of(key)[0],
+                first.of(key)[0] - now.of(key)[0],
+                str(key),
+            )
+        )
+        groups = []
+        for key in grown[: self._limit]:
+            (pages, allocations), handle = now.of(key), now.handles[key]
+            grown_pages, since_start = pages - before.of(key)[0], pages - first.of(key)[0]
+            number = int(snapshot.stacks.index(np.array([handle], np.uint32))[0])
+            groups.append(
+                Growth(
+                    key=dict(zip(self.by, key, strict=True)),
+                    pages=pages,
+                    allocations=allocations,
+                    grown_pages=grown_pages,
+                    grown_allocations=allocations - before.of(key)[1],
+                    pages_per_second=_rate(grown_pages, elapsed),
+                    grown_pages_since_start=since_start,
+                    grown_allocations_since_start=allocations - first.of(key)[1],
+                    pages_per_second_since_start=_rate(since_start, in_all),
+                    rounds_grown=self._grew.get(key, 0),
+                    handle=handle,
+                    stack=snapshot.stack_frames(number),
+                )
+            )
+        return Round(
+            kind=kind,
+            number=self.rounds,
+            by=self.by,
+            now_ns=now.now_ns,
+            elapsed_ns=elapsed,
+            elapsed_ns_since_start=in_all,
+            allocations=now.allocations,
+            pages=now.pages,
+            grown_pages=now.pages - before.pages,
+            grown_pages_since_start=now.pages - first.pages,
+            number_of_groups=len(grown),
+            groups=groups,
+        )
+
+
+class _Reading:
+    """What one snapshot had of every group."""
+
+    def __init__(self, snapshot: Snapshot, by: Sequence[str]) -> None:
+        counted = tally(snapshot, by)
+        self.now_ns = snapshot.facts.now_ns
+        pages, allocations = counted.pages.tolist(), counted.allocations.tolist()
+        self.groups: dict[tuple[Any, ...], _Counts] = dict(
+            zip(counted.keys, zip(pages, allocations, strict=True), strict=True)
+        )
+        self.handles = dict(zip(counted.keys, counted.handles.tolist(), strict=True))
+        self.pages, self.allocations = sum(pages), sum(allocations)
+
+    def of(self, key: tuple[Any, ...]) -> _Counts:
+        return self.groups.get(key, (0, 0))
+
+    def since(self, other: _Reading) -> int | None:
+        """Nanoseconds of the kernel's clock."""
+        if self.now_ns is None or other.now_ns is None:
+            return None
+        return self.now_ns - other.now_ns
+
+
+def _rate(pages: int, elapsed_ns: int | None) -> float | None:
+    return pages * 10**9 / elapsed_ns if elapsed_ns else None

@@ -1,0 +1,1 @@
+"""How the bytes of a dump or a running kernel are read."""

@@ -1,0 +1,297 @@
+"""Reading memory in bulk, and NumPy dtypes made from the dump's own DWARF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import drgn
+import numpy as np
+from drgn import FaultError, PlatformFlags, Program, Type, TypeKind
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.model.arrays import Array
+
+__all__ = (
+    "Bulk",
+    "byte_order",
+    "find_object",
+    "find_type",
+    "has_member",
+    "page_size",
+    "read_array",
+    "read_bulk",
+    "read_word",
+    "readable",
+    "struct_dtype",
+    "symbol_address",
+    "word_dtype",
+    "words",
+)
+
+
+# The memmap of a section has 2 MiB, the one of a FLATMEM node of 128 GiB has this: what claims to
+# be larger is garbage.
+_MOST_BYTES = 1 << 31
+
+
+class Bulk(NamedTuple):
+    """A range of memory read in one piece."""
+
+    data: bytes | bytearray
+    """The bytes; zero where they could not be read."""
+    missing: list[tuple[int, int]]
+    """``(offset, size)`` of every part that the dump does not hold, in order."""
+
+
+def page_size(prog: Program) -> int:
+    """``PAGE_SIZE`` of the kernel in *prog*, in bytes."""
+    return int(prog["PAGE_SIZE"])
+
+
+def byte_order(prog: Program) -> str:
+    """``"<"`` or ``">"``, as NumPy writes the byte order of *prog*."""
+    platform = prog.platform
+    assert platform is not None
+    return "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
+
+
+def word_dtype(prog: Program) -> np.dtype[Any]:
+    """
+    The dtype of ``unsigned long``.
+
+    As wide as DWARF says: the file of a dump may be of the wider kind (QEMU's is ELF64 where the
+    CPU could run 64-bit code, whatever kernel runs on it).
+    """
+    return np.dtype(f"{byte_order(prog)}u{prog.type('unsigned long').size}")
+
+
+def words(prog: Program, data: bytes | bytearray) -> Array:
+    """
+    Memory as ``unsigned long``.
+
+    :return: ``uint64``, whatever the size and byte order of *prog* are.
+    """
+    return np.frombuffer(data, word_dtype(prog)).astype(np.uint64, copy=False)
+
+
+def read_bulk(prog: Program, address: int, size: int, *, physical: bool = False) -> Bulk:
+    """
+    Read *size* bytes at *address*, whatever parts of them the dump holds.
+
+    A page that was filtered out, cut off or never mapped is returned as zeroes
+    and named in :attr:`Bulk.missing`; it never raises for one.
+
+    :param address: Virtual address (physical if *physical*).
+    :raises FaultError: if no dump can have that much
+    """
+    _check(address, size)
+    try:
+        return Bulk(prog.read(address, size, physical), [])
+    except FaultError as fault:
+        return _read_around_holes(prog, address, size, physical, fault)
+
+
+def _check(address: int, size: int) -> None:
+    """:raises FaultError: if a range is no range of addresses"""
+    if not (0 <= size <= _MOST_BYTES and address >= 0 and address + size <= 1 << 64):
+        raise FaultError(f"no memory has {size} bytes there", address & (1 << 64) - 1)
+
+
+def _read_around_holes(
+    prog: Program, address: int, size: int, physical: bool, fault: FaultError
+) -> Bulk:
+    granule = page_size(prog)
+    end = address + size
+    data = bytearray(size)
+    missing: list[tuple[int, int]] = []
+    position = address
+    while position < end:
+        # The fault names the first byte that is not there; what lies before it is. Or it names the
+        # first that was asked for.
+        promised = min(max(fault.address, position), end - 1) // granule * granule - position
+        part = readable(prog, position, end - position, granule, physical, promised)
+        data[position - address : position - address + len(part)] = part
+        hole = position + len(part)
+        hole_end = min((hole // granule + 1) * granule, end)
+        if missing and sum(missing[-1]) == hole - address:
+            missing[-1] = (missing[-1][0], missing[-1][1] + hole_end - hole)
+        else:
+            missing.append((hole - address, hole_end - hole))
+        position = hole_end
+        if position >= end:
+            break
+        try:
+            data[position - address :] = prog.read(position, end - position, physical)
+            break
+        except FaultError as next_fault:
+            fault = next_fault
+    return Bulk(data, missing)
+
+
+def readable(
+    prog: Program, address: int, size: int, granule: int, physical: bool, promised: int = 0
+) -> bytes:
+    """
+    What can be read from *address* on, up to the first granule that is not there; one is not.
+
+    :param granule: Bytes that are there together: a page's.
+    :param promised: How many bytes are likely to be; 0 if that is not known.
+    """
+    # Granules end where their addresses say, and the first is what is left of it.
+    first = granule - address % granule
+
+    def attempt(number: int) -> bytes | None:
+        try:
+            return bytes(prog.read(address, min(first + (number - 1) * granule, size), physical))
+        except FaultError:
+            return None
+
+    best, good = b"", 0
+    # All of it was tried.
+    bad = 1 + -(-max(size - first, 0) // granule)
+    step = 1 + max(promised - first, 0) // granule
+    while bad - good > 1 or not good:
+        number = max(min(good + step, bad - 1), 1)
+        part = attempt(number)
+        if part is not None:
+            best, good, step = part, number, step * 2
+        elif number == 1:
+            break
+        else:
+            bad, step = number, max((number - good) // 2, 1)
+    return best
+
+
+def read_array(prog: Program, address: int, dtype: np.dtype[Any], count: int) -> Array:
+    """
+    Read *count* elements of *dtype* at *address*.
+
+    :return: Array of shape ``(count,)``.
+    :raises FaultError: if any byte of it is not in the dump
+    """
+    _check(address, count * dtype.itemsize)
+    return np.frombuffer(prog.read(address, count * dtype.itemsize), dtype, count)
+
+
+def read_word(prog: Program, address: int) -> int:
+    """
+    The ``unsigned long`` at *address*.
+
+    :raises FaultError: if it is not in the dump
+    """
+    return int(read_array(prog, address, word_dtype(prog), 1)[0])
+
+
+def find_type(prog: Program, name: str) -> Type | None:
+    """``prog.type(name)``, or ``None`` where this kernel has no such type."""
+    try:
+        return prog.type(name)
+    except LookupError:
+        return None
+
+
+def find_object(prog: Program, name: str, filename: str | None = None) -> drgn.Object | None:
+    """The variable *name*, or ``None`` where this kernel has none."""
+    try:
+        found = prog.variable(name, filename) if filename is not None else prog[name]
+    except (LookupError, drgn.ObjectAbsentError):
+        return None
+    # The compiler may have left nothing of a static variable but its name.
+    return None if found.absent_ else found
+
+
+def symbol_address(prog: Program, name: str) -> int | None:
+    """Address of the ELF symbol *name*, or ``None``."""
+    try:
+        return int(prog.symbol(name).address)
+    except LookupError:
+        return None
+
+
+def has_member(type_: Type, name: str) -> bool:
+    """Whether the structure *type_* has a member *name* (dots descend)."""
+    try:
+        _find_member(type_, name)
+    except LookupError:
+        return False
+    return True
+
+
+def _unaliased(type_: Type) -> Type:
+    while type_.kind == TypeKind.TYPEDEF:
+        type_ = type_.type
+    return type_
+
+
+def _find_member(type_: Type, path: str) -> tuple[int, Type, int | None]:
+    bit_offset = 0
+    bit_field_size = None
+    for name in path.split("."):
+        try:
+            member = _unaliased(type_).member(name)
+        except TypeError as error:
+            raise LookupError(f"{type_.type_name()} has no members") from error
+        bit_offset += member.bit_offset
+        bit_field_size = member.bit_field_size
+        type_ = member.type
+    return bit_offset, _unaliased(type_), bit_field_size
+
+
+def _scalar_dtype(type_: Type, order: str) -> str:
+    if type_.kind == TypeKind.ENUM:
+        return _scalar_dtype(_unaliased(type_.type), order)
+    if type_.kind == TypeKind.POINTER:
+        return f"{order}u{type_.size}"
+    if type_.kind in (TypeKind.INT, TypeKind.BOOL):
+        signed = type_.kind == TypeKind.INT and type_.is_signed
+        return f"{order}{'i' if signed else 'u'}{type_.size}"
+    if type_.kind == TypeKind.ARRAY:
+        element = _unaliased(type_.type)
+        if element.size == 1:
+            return f"S{type_.length}"
+        return f"({type_.length},){_scalar_dtype(element, order)}"
+    raise PageOwnerError(f"no NumPy dtype for the C type {type_.type_name()}")
+
+
+def struct_dtype(
+    prog: Program,
+    type_: Type,
+    members: Iterable[str] | Mapping[str, str],
+    *,
+    base: int = 0,
+    itemsize: int | None = None,
+) -> np.dtype[np.void]:
+    """
+    A dtype whose fields lie where the dump's DWARF says that *members* lie.
+
+    :param members: Member names, or field name -> member path (dots descend
+        into nested members). Members that *type_* lacks in this kernel have no field.
+    :param base: Offset of the structure in an element, in bytes.
+    :param itemsize: Size of an element, in bytes; the structure's by default.
+    :raises PageOwnerError: if a member is a bit field or has no fixed-size type
+    """
+    type_ = _unaliased(type_)
+    paths = members if isinstance(members, Mapping) else {name: name for name in members}
+    order = byte_order(prog)
+    names: list[str] = []
+    formats: list[str] = []
+    offsets: list[int] = []
+    for name, path in paths.items():
+        try:
+            bit_offset, member_type, bit_field_size = _find_member(type_, path)
+        except LookupError:
+            continue
+        if bit_field_size is not None or bit_offset % 8:
+            raise PageOwnerError(f"{type_.type_name()}.{path} is a bit field")
+        names.append(name)
+        formats.append(_scalar_dtype(member_type, order))
+        offsets.append(base + bit_offset // 8)
+    return np.dtype(
+        {
+            "names": names,
+            "formats": formats,
+            "offsets": offsets,
+            "itemsize": itemsize if itemsize is not None else base + type_.size,
+        }
+    )

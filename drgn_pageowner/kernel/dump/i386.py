@@ -1,0 +1,118 @@
+"""
+Kernel addresses of i386: neither drgn nor libkdumpfile follows the page tables there.
+
+What drgn is asked for by virtual address is read by physical address, through the kernel's own
+page tables. (Of ELF dumps drgn knows the direct map; with this, vmalloc memory and modules too. And
+the kernel that runs here gives its memory by virtual address, in /proc/kcore.)
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+
+import numpy as np
+from drgn import Architecture, FaultError, Program, ProgramFlags
+
+from drgn_pageowner.kernel.dump.bulk import readable
+from drgn_pageowner.kernel.dump.pgtable import PageTables, table_format
+from drgn_pageowner.model.arrays import Array
+
+__all__ = ("read_through_page_tables",)
+
+# CONFIG_PAGE_OFFSET: where CONFIG_VMSPLIT_* of arch/x86/Kconfig put the direct map.
+_PAGE_OFFSETS = (0xC0000000, 0xB0000000, 0x80000000, 0x78000000, 0x40000000)
+_REGION_PAGES = 1024
+_MOST_REGIONS = 256
+_END = 1 << 32
+
+
+def read_through_page_tables(prog: Program) -> None:
+    """
+    Have *prog* read kernel addresses of an i386 dump or guest; other programs are left alone.
+
+    :param prog: Has its dump, and no symbols yet.
+    """
+    platform = prog.platform
+    if platform is None or platform.arch != Architecture.I386:
+        return
+    if prog.flags & ProgramFlags.IS_LOCAL:
+        return
+    root = _root(prog)
+    if root is not None:
+        memory = _VirtualMemory(prog, root)
+        prog.add_memory_segment(0, _END - 1, memory.read, False)
+
+
+def _root(prog: Program) -> int | None:
+    """
+    Physical address of ``swapper_pg_dir``; ``None`` if it is not known, or not in the dump.
+
+    VMCOREINFO has the virtual one. It lies in the direct map, as the kernel image does, and the
+    right start of that is the one with which the tables lead back to themselves.
+    """
+    info = prog["VMCOREINFO"].string_()
+    found = re.search(rb"^SYMBOL\(swapper_pg_dir\)=([0-9a-f]+)$", info, re.M)
+    format_ = table_format(prog)
+    if not found or format_ is None:
+        return None
+    address = int(found.group(1), 16)
+    for offset in _PAGE_OFFSETS:
+        phys = address - offset
+        if phys < 0:
+            continue
+        pfn = int(PageTables(prog, format_, phys).pfns(address, 1)[0])
+        if pfn == phys >> format_.page_shift:
+            return phys
+    return None
+
+
+class _VirtualMemory:
+    """What :meth:`drgn.Program.add_memory_segment` wants: a function that reads."""
+
+    def __init__(self, prog: Program, root: int) -> None:
+        format_ = table_format(prog)
+        assert format_ is not None
+        self._prog = prog
+        self._shift = format_.page_shift
+        self._tables = PageTables(prog, format_, root)
+        # A guest that runs may change them.
+        keep = 0 if prog.flags & ProgramFlags.IS_LIVE else _MOST_REGIONS
+        self._region = functools.lru_cache(keep)(self._read_region)
+
+    def _read_region(self, number: int) -> Array:
+        start = number * _REGION_PAGES << self._shift
+        return self._tables.pfns(start, _REGION_PAGES)
+
+    def _pfns(self, first: int, last: int) -> Array:
+        """What the pages from *first* to *last* are mapped to; -1 where nothing is."""
+        regions = range(first // _REGION_PAGES, last // _REGION_PAGES + 1)
+        begin = first - regions[0] * _REGION_PAGES
+        whole = np.concatenate([self._region(number) for number in regions])
+        return whole[begin : begin + last - first + 1]
+
+    def read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        """
+        :raises FaultError: with the first virtual address that is not mapped, or whose page is not
+            in the dump
+        """
+        size = 1 << self._shift
+        first, end = address >> self._shift, address + count
+        pfns = self._pfns(first, (end - 1) >> self._shift)
+        # Where a run of pages that follow one another in memory begins.
+        starts = [0, *(np.flatnonzero(np.diff(pfns) != 1) + 1).tolist(), len(pfns)]
+        parts = []
+        for start, following in itertools.pairwise(starts):
+            position = max(address, (first + start) * size)
+            pfn = int(pfns[start])
+            if pfn < 0:
+                raise FaultError("address is not mapped", position)
+            length = min(end, (first + following) * size) - position
+            phys = pfn * size + position % size
+            try:
+                parts.append(self._prog.read(phys, length, True))
+            except FaultError as fault:
+                there = len(readable(self._prog, phys, length, size, True))
+                raise FaultError(str(fault), position + there) from None
+        return b"".join(parts)

@@ -1,0 +1,114 @@
+"""Memory that changes while it is read: tables of a running kernel, read in bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from drgn import Program, ProgramFlags
+
+from drgn_pageowner.kernel.dump.bulk import Bulk, read_bulk
+from drgn_pageowner.model.arrays import Array
+
+__all__ = ("Changes", "is_live", "read_rows")
+
+# Rows to read once more that are closer together than this are read in one piece.
+_GAP_BYTES = 1 << 16
+
+
+def is_live(prog: Program) -> bool:
+    """Whether *prog* runs while it is read: a running kernel or guest, no dump."""
+    return bool(prog.flags & ProgramFlags.IS_LIVE)
+
+
+@dataclass
+class Changes:
+    """What became of the rows of a running kernel's table while it was read."""
+
+    changed: int = 0
+    """Rows that were not the same when the table was read again; these were read once more."""
+    unstable: int = 0
+    """Those that had changed again by then: what was read last counts, and may be torn."""
+    vanished: int = 0
+    """Rows that could be read at first and later not: their memory was taken away."""
+
+    def problems(self, what: str) -> list[str]:
+        """
+        What there is to say of it: nothing, or one line.
+
+        :param what: The rows are.
+        """
+        if not self.changed and not self.vanished:
+            return []
+        line = (
+            f"{self.changed} {what} changed while they were read, {self.unstable} of them once "
+            "more when read again"
+        )
+        return [line + (f"; {self.vanished} vanished" if self.vanished else "")]
+
+
+def read_rows(
+    prog: Program, address: int, dtype: np.dtype[Any], count: int, changes: Changes
+) -> tuple[Array, Bulk]:
+    """
+    Read a table: once from a dump, twice from what runs.
+
+    A row that its owner is writing to differs between two readings, in one of the fields of
+    *dtype*: such rows are read a third time, and no more.
+
+    :param dtype: Of a row; bytes that no field covers may change unnoticed.
+    :param changes: Is told what changed.
+    :return: Array of *dtype*, shape ``(count,)``, zero where it cannot be read; and the read that
+        it came from, which says where that is.
+    """
+    size = count * dtype.itemsize
+    first = read_bulk(prog, address, size)
+    if not is_live(prog):
+        return np.frombuffer(first.data, dtype, count), first
+    second = read_bulk(prog, address, size)
+    rows = np.frombuffer(first.data, dtype, count)
+    if first == second:
+        return rows, first
+    settled = bytearray(second.data)
+    result = np.frombuffer(settled, dtype, count)
+    gone = _lost(second, dtype.itemsize, count)
+    changes.vanished += int(np.count_nonzero(gone & ~_lost(first, dtype.itemsize, count)))
+    differing = _differing(rows, result)
+    differing = differing[~gone[differing]]
+    changes.changed += len(differing)
+    for start, end in _pieces(differing, dtype.itemsize):
+        mine = differing[(differing >= start) & (differing < end)]
+        again = read_bulk(prog, address + start * dtype.itemsize, (end - start) * dtype.itemsize)
+        kept = mine[~_lost(again, dtype.itemsize, end - start)[mine - start]]
+        changes.vanished += len(mine) - len(kept)
+        third = np.frombuffer(again.data, dtype, end - start)[kept - start]
+        changes.unstable += len(_differing(result[kept], third))
+        result[kept] = third
+    return result, Bulk(settled, second.missing)
+
+
+def _lost(bulk: Bulk, itemsize: int, count: int) -> Array:
+    """Which rows could not be read, or not wholly: ``bool``, shape ``(count,)``."""
+    lost = np.zeros(count, bool)
+    for offset, size in bulk.missing:
+        lost[offset // itemsize : -(-(offset + size) // itemsize)] = True
+    return lost
+
+
+def _differing(one: Array, other: Array) -> Array:
+    """Numbers of the rows that differ in a field: ``int64``, ascending."""
+    unequal = np.zeros(len(one), bool)
+    for name in one.dtype.names or ():
+        different = one[name] != other[name]
+        unequal |= different if different.ndim == 1 else different.any(axis=-1)
+    return np.flatnonzero(unequal)
+
+
+def _pieces(rows: Array, itemsize: int) -> Iterator[tuple[int, int]]:
+    """Ranges ``(first, behind the last)`` that hold all of *rows*: few, and no large gaps."""
+    breaks = np.flatnonzero(np.diff(rows) * itemsize > _GAP_BYTES) + 1
+    for part in np.split(rows, breaks):
+        if len(part):
+            yield int(part[0]), int(part[-1]) + 1

@@ -1,0 +1,141 @@
+"""The kernel's own page tables, a table at a time: what a range of addresses is mapped to."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+from drgn import Architecture, Program
+
+from drgn_pageowner.kernel.dump.bulk import find_object, read_bulk
+from drgn_pageowner.model.arrays import Array
+
+__all__ = ("Format", "PageTables", "table_format")
+
+_PRESENT = 1 << 0
+# x86: _PAGE_PSE. arm64: PMD_TYPE_TABLE, which a block lacks.
+_X86_LARGE = 1 << 7
+_ARM64_TABLE = 1 << 1
+
+
+class Format(NamedTuple):
+    """How an architecture lays out its page tables. Level 0 maps single pages."""
+
+    entry: np.dtype[Any]
+    page_shift: int
+    bits: tuple[int, ...]
+    """Bits of the address that index a table of each level."""
+    address: int
+    """Mask of the physical address in an entry."""
+    large_mask: int
+    large_value: int
+    """An entry above level 0 is no table if its bits of :attr:`large_mask` are these."""
+    lowest: int = 0
+    """Nothing below this address is mapped by the kernel's tables: they begin with it."""
+
+    def shift(self, level: int) -> int:
+        """The lowest bit of an address that a table of *level* looks at."""
+        return self.page_shift + sum(self.bits[:level])
+
+
+def table_format(prog: Program) -> Format | None:
+    """The format of *prog*; ``None`` for an architecture that is not known here."""
+    platform = prog.platform
+    assert platform is not None
+    shift = int(prog["PAGE_SHIFT"])
+    if platform.arch == Architecture.X86_64:
+        levels = 5 if _number(prog, "pgtable_l5_enabled") else 4
+        mask = (1 << 52) - (1 << shift)
+        encryption = find_object(prog, "sme_me_mask")
+        if encryption is not None:
+            mask &= ~int(encryption)
+        return Format(np.dtype("<u8"), shift, (9,) * levels, mask, _X86_LARGE, _X86_LARGE)
+    if platform.arch == Architecture.I386:
+        if _has_config(prog, "X86_PAE"):
+            mask = (1 << 52) - (1 << shift)
+            return Format(np.dtype("<u8"), shift, (9, 9, 2), mask, _X86_LARGE, _X86_LARGE)
+        mask = (1 << 32) - (1 << shift)
+        return Format(np.dtype("<u4"), shift, (10, 10), mask, _X86_LARGE, _X86_LARGE)
+    if platform.arch == Architecture.AARCH64:
+        va_bits = _number(prog, "VA_BITS")
+        if not va_bits:
+            return None
+        index = shift - 3
+        whole, rest = divmod(va_bits - shift, index)
+        bits = (index,) * whole + ((rest,) if rest else ())
+        mask, lowest = (1 << 48) - (1 << shift), (1 << 64) - (1 << va_bits)
+        return Format(np.dtype("<u8"), shift, bits, mask, _ARM64_TABLE, 0, lowest)
+    return None
+
+
+def _number(prog: Program, name: str) -> int:
+    """A NUMBER() of VMCOREINFO; 0 if it has none."""
+    text = prog["VMCOREINFO"].string_().decode(errors="replace")
+    found = re.search(rf"^NUMBER\({name}\)=(\d+)$", text, re.M)
+    return int(found.group(1)) if found else 0
+
+
+def _has_config(prog: Program, name: str) -> bool:
+    """Whether VMCOREINFO says that the kernel was built with CONFIG_*name*."""
+    text = prog["VMCOREINFO"].string_().decode(errors="replace")
+    return f"CONFIG_{name}=y" in text.splitlines()
+
+
+class PageTables:
+    """Reads each table that it needs in one piece."""
+
+    def __init__(self, prog: Program, format_: Format, root: int) -> None:
+        """
+        :param root: Physical address of ``init_mm.pgd``.
+        """
+        self._prog = prog
+        self._format = format_
+        self._root = root
+
+    def pfns(self, address: int, number: int) -> Array:
+        """
+        What *number* pages from *address* on are mapped to.
+
+        :return: ``int64``, shape ``(number,)``; -1 where nothing is mapped, or the dump does not
+            hold the table.
+        """
+        result = np.full(number, -1, np.int64)
+        if address >= self._format.lowest:
+            self._fill(len(self._format.bits) - 1, self._root, address, result)
+        return result
+
+    def _fill(self, level: int, table: int, address: int, result: Array) -> None:
+        """Fill in *result* for the pages from *address* on, all of which *table* maps."""
+        format_ = self._format
+        shift = format_.shift(level)
+        pages = 1 << (shift - format_.page_shift)
+        first = (address >> shift) & ((1 << format_.bits[level]) - 1)
+        # The first entry may map pages before the address.
+        before = (address >> format_.page_shift) & (pages - 1)
+        count = -(-(before + len(result)) // pages)
+        entries = self._entries(table, first, count)
+        if level == 0:
+            present = (entries & np.uint64(_PRESENT)) != 0
+            numbers = (entries & np.uint64(format_.address)) >> np.uint64(format_.page_shift)
+            result[present] = numbers[present].astype(np.int64)
+            return
+        for index in np.flatnonzero(entries & np.uint64(_PRESENT)).tolist():
+            low = max(index * pages - before, 0)
+            part = result[low : (index + 1) * pages - before]
+            entry = int(entries[index])
+            target = entry & format_.address
+            start = address + (low << format_.page_shift)
+            if entry & format_.large_mask == format_.large_value:
+                offset = (start >> format_.page_shift) & (pages - 1)
+                # The bits below belong to the entry's flags.
+                page = target >> format_.page_shift & -pages
+                part[:] = page + offset + np.arange(len(part))
+            else:
+                self._fill(level - 1, target, start, part)
+
+    def _entries(self, table: int, first: int, count: int) -> Array:
+        """Entries of a table: ``uint64``; 0 where the dump does not hold them."""
+        size = self._format.entry.itemsize
+        bulk = read_bulk(self._prog, table + first * size, count * size, physical=True)
+        return np.frombuffer(bulk.data, self._format.entry).astype(np.uint64)

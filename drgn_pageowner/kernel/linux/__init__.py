@@ -1,0 +1,1 @@
+"""What Linux keeps in memory, one file per kernel concept."""

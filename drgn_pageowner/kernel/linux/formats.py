@@ -1,0 +1,102 @@
+"""The printf formats of the kernel's own page_owner file, read from its read-only data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from drgn import Program
+
+from drgn_pageowner.kernel.dump.bulk import find_type, read_bulk, symbol_address
+from drgn_pageowner.model.kernel import TextFormats
+
+__all__ = ("extfrag_format", "read_text_formats")
+
+_RECORD = rb"\0(Page allocated via order [^\0]*\n)\0"
+_PAGE = rb"\0(PFN [^\0]*Block %lu[^\0]*\n)\0"
+_MIGRATED = rb"\0(Page has been migrated, last migrate reason: %s\n)\0"
+_CHARGED = rb"\0(Charged %sto %smemcg %s\n)\0"
+_SLAB = rb"\0(Slab cache page\n)\0"
+# What snprint_stack_trace(), now stack_trace_snprint(), of kernel/stacktrace.c prints of a frame;
+# with its address in front until about v4.9.
+_FRAME = rb"\0%\*c((?:\[<%p>\] )?%pS\n)\0"
+
+
+def _rodata(prog: Program) -> bytes:
+    start = symbol_address(prog, "__start_rodata")
+    end = symbol_address(prog, "__end_rodata")
+    if start is not None and end is not None and 0 < end - start < 1 << 28:
+        return bytes(read_bulk(prog, start, end - start).data)
+    return b""
+
+
+def extfrag_format(prog: Program) -> str:
+    """How ``extfrag_show_print()`` of mm/vmstat.c prints a number: wider since v5.14."""
+    return "%2d.%03d " if b"\0%2d.%03d \0" in _rodata(prog) else "%d.%03d "
+
+
+def read_text_formats(prog: Program, members: Collection[str]) -> TextFormats:
+    """
+    What ``print_page_owner()`` of this very kernel prints, backports included.
+
+    :param members: Members that ``struct page_owner`` has: what to go by if the strings are
+        not in the dump.
+    """
+    data = _rodata(prog)
+
+    def find(pattern: bytes) -> str | None:
+        match = re.search(pattern, data)
+        return match.group(1).decode() if match else None
+
+    record, page, migrated, frame = find(_RECORD), find(_PAGE), find(_MIGRATED), find(_FRAME)
+    if record and page and frame and (migrated or "last_migrate_reason" not in members):
+        return TextFormats(record, page, migrated, find(_CHARGED), find(_SLAB), True, " " + frame)
+    return _by_layout(members, find_type(prog, "struct page_owner") is None)
+
+
+def _by_layout(members: Collection[str], in_page_ext: bool) -> TextFormats:
+    """
+    Mainline's formats: v3.19; v4.6; v4.9; v5.11; v5.13; v5.18 to v6.8; and since v6.9.
+
+    :param in_page_ext: Whether there is no ``struct page_owner`` yet (until v4.8).
+    """
+    migrated = "Page has been migrated, last migrate reason: %s\n"
+    frame = " [<%p>] %pS\n" if in_page_ext else " %pS\n"
+    if "last_migrate_reason" not in members:
+        return TextFormats(
+            "Page allocated via order %u, mask 0x%x\n",
+            "PFN %lu Block %lu type %d %s Flags " + "%s" * 12 + "\n",
+            None,
+            None,
+            None,
+            False,
+            frame,
+        )
+    if "comm" not in members:
+        record = "Page allocated via order %u, mask %#x(%pGg)"
+        if "ts_nsec" in members:
+            record += ", pid %d, ts %llu ns"
+        if "free_ts_nsec" in members:
+            record += ", free_ts %llu ns"
+        return TextFormats(
+            record + "\n",
+            "PFN %lu type %s Block %lu type %s Flags %#lx(%pGp)\n",
+            migrated,
+            None,
+            None,
+            False,
+            frame,
+        )
+    owner = "Page allocated via order %u, mask %#x(%pGg), pid %d, tgid %d (%s), ts %llu ns"
+    if "free_pid" in members:
+        record, pfn = owner + "\n", "PFN 0x%lx"
+    else:
+        record, pfn = owner + ", free_ts %llu ns\n", "PFN %lu"
+    return TextFormats(
+        record,
+        pfn + " type %s Block %lu type %s Flags %pGp\n",
+        migrated,
+        "Charged %sto %smemcg %s\n",
+        "Slab cache page\n",
+        False,
+    )

@@ -1,0 +1,63 @@
+"""Which list every free page is on: all lists followed at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from drgn_pageowner.kernel.linux.sections import Section, memmap_pfns
+from drgn_pageowner.kernel.linux.zone_stats import ListHead
+from drgn_pageowner.model.arrays import Array
+
+__all__ = ("lists_of",)
+
+
+def lists_of(
+    sections: Sequence[Section],
+    heads: Sequence[ListHead],
+    pfns: Array,
+    links: Array,
+    struct_page: tuple[int, int],
+) -> Array:
+    """
+    Find the list that every candidate is on.
+
+    Instead of walking list after list, every page first learns what its ``lru.next`` leads to,
+    then what that leads to, then four links on, eight, ...: as many steps as the logarithm of the
+    longest list.
+
+    :param heads: Where the lists begin, and so end.
+    :param pfns: ``int64``, shape ``(n,)``, of the candidates, in any order.
+    :param links: ``uint64``, shape ``(n,)``: their ``page.lru.next``.
+    :param struct_page: ``sizeof(struct page)`` and ``offsetof(struct page, lru)``.
+    :return: ``int32``, shape ``(n,)``: index in *heads*; -1 for a page that is on none of them,
+        or on one that is broken before its end.
+    """
+    size, lru = struct_page
+    found = np.full(len(pfns), -1, np.int32)
+    if heads:
+        addresses = np.array([head.address for head in heads], np.uint64)
+        by_address = np.argsort(addresses)
+        position = np.searchsorted(addresses[by_address], links)
+        position[position == len(addresses)] = 0
+        ends = addresses[by_address][position] == links
+        found[ends] = by_address[position[ends]]
+
+    # The candidate that each link leads to; -1 for none.
+    order = np.argsort(pfns)
+    target = memmap_pfns(sections, links - np.uint64(lru), size)
+    place = np.searchsorted(pfns[order], target)
+    place[place == len(pfns)] = 0
+    leads = np.where(pfns[order][place] == target, order[place], -1) if len(pfns) else target
+    leads[found >= 0] = -1
+    for _ in range(max(len(pfns), 1).bit_length() + 1):
+        open_ = np.flatnonzero(leads >= 0)
+        if not len(open_):
+            break
+        via = leads[open_]
+        reached = found[via]
+        found[open_] = reached
+        leads[open_] = np.where(reached >= 0, -1, leads[via])
+    found[leads >= 0] = -1
+    return found

@@ -1,0 +1,53 @@
+"""``iomem_resource``: where the machine has memory at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drgn import Object, Program
+
+from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, name_of
+
+__all__ = ("crash_kernel", "kernel_image", "system_ram")
+
+_NAMES = ("System RAM", "reserved RAM")
+_IMAGE = ("Kernel code", "Kernel rodata", "Kernel data", "Kernel bss")
+
+
+def system_ram(prog: Program) -> list[tuple[int, int]]:
+    """
+    PFN ranges ``(first, behind the last)`` of the machine's memory, by ``/proc/iomem``.
+
+    Firmware ranges between them have a ``struct page`` where they share a section with memory.
+    Empty if the dump does not say.
+    """
+    # Whole pages only, as the boot memory allocator takes them.
+    return sorted(_named(prog, None, _NAMES))
+
+
+def crash_kernel(prog: Program) -> list[tuple[int, int]]:
+    """PFN ranges that are set aside for the crash kernel; empty if the dump does not say."""
+    return sorted(_named(prog, None, ("Crash kernel",), depth=4))
+
+
+def kernel_image(prog: Program) -> list[tuple[int, int]]:
+    """PFN ranges of the kernel image's whole pages; empty if the dump does not say."""
+    return sorted(_named(prog, None, _IMAGE, depth=4))
+
+
+def _named(
+    prog: Program, parent: Object | None, names: tuple[str, ...], depth: int = 1
+) -> Iterator[tuple[int, int]]:
+    shift = int(prog["PAGE_SHIFT"])
+    try:
+        root = prog["iomem_resource"] if parent is None else parent
+        for resource in chain(root.child, lambda resource: resource.sibling):
+            name = name_of(resource.name) if resource.name else ""
+            first = -(-int(resource.start) >> shift)
+            last = (int(resource.end) + 1) >> shift
+            if name.startswith(names) and first < last:
+                yield first, last
+            if depth > 1:
+                yield from _named(prog, resource, names, depth - 1)
+    except DAMAGE:
+        return

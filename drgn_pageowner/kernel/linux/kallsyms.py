@@ -1,0 +1,366 @@
+"""
+kallsyms: PCs to names, exactly as the kernel's ``%pS`` prints them.
+
+The tables are copied out of the dump once, as NumPy arrays and bytes; a name is decoded only
+when a PC that it belongs to is shown.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+from drgn import FaultError, Object, Program
+
+from drgn_pageowner.kernel.dump.bulk import (
+    byte_order,
+    find_object,
+    has_member,
+    read_array,
+    read_bulk,
+    read_word,
+    struct_dtype,
+    symbol_address,
+    word_dtype,
+)
+from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = ("Kallsyms", "load_kallsyms", "module_names", "module_regions")
+
+_SHN_UNDEF = 0
+# A kernel has some 200,000; a name has at most 512 bytes.
+_MOST_SYMBOLS = 1 << 24
+_LONGEST_NAME = 512
+# The prefixes of is_mapping_symbol() in include/linux/module_symbol.h.
+_MAPPING_SYMBOLS = (b".L", b"L0", b"$")
+
+
+@dataclass(frozen=True)
+class _ModuleSymbols:
+    name: str
+    ranges: tuple[tuple[int, int, int], ...]
+    """``(base, end, bound)`` of each memory region of the module; no symbol is said to reach
+    beyond *bound*."""
+    values: Array
+    """``uint64``, ascending: address of every named symbol."""
+    names: list[bytes]
+    own_regions: bool = False
+    """Whether only symbols of the PC's own region are looked at."""
+    word_mask: int = (1 << 64) - 1
+    """The largest ``unsigned long``."""
+
+    def frame(self, pc: int) -> Frame | None:
+        """As ``find_kallsyms_symbol()`` of kernel/module/kallsyms.c does."""
+        region = next((r for r in self.ranges if r[0] <= pc < r[1]), None)
+        following = int(np.searchsorted(self.values, np.uint64(pc), "right"))
+        if region is None or following == 0:
+            return None
+        base, _, bound = region
+        value = int(self.values[following - 1])
+        if self.own_regions and value < base:
+            return None
+        next_value = int(self.values[following]) if following < len(self.values) else bound
+        # The kernel takes the first symbol of the table among those at one address.
+        first = int(np.searchsorted(self.values, np.uint64(value), "left"))
+        name = self.names[first].decode(errors="backslashreplace")
+        if next_value > bound:
+            next_value = bound
+        # Where that is before the symbol, the kernel prints the difference as it is: huge.
+        return Frame(pc, name, pc - value, (next_value - value) & self.word_mask, self.name)
+
+
+class _CoreSymbols:
+    """The kernel image's own table."""
+
+    def __init__(
+        self,
+        addresses: Array,
+        names: bytes,
+        markers: Array,
+        tokens: list[bytes],
+        stext: int,
+    ) -> None:
+        self.addresses = addresses
+        self._names = names
+        self._markers = markers
+        self._tokens = tokens
+        self._stext = stext
+
+    def _name(self, index: int) -> str:
+        position = int(self._markers[index >> 8])
+        names = self._names
+        # Up to 255 names are passed over: no call for each.
+        for _ in range(index & 0xFF):
+            length = names[position]
+            if length & 0x80:
+                position += (length & 0x7F | names[position + 1] << 7) + 2
+            else:
+                position += length + 1
+        total, header = self._length(position)
+        text = b"".join(
+            [self._tokens[byte] for byte in names[position + header : position + total]]
+        )
+        if not text:
+            raise IndexError(f"symbol {index} has no name")
+        # The first character is the symbol's type.
+        return text[1:].decode(errors="backslashreplace")
+
+    def _length(self, position: int) -> tuple[int, int]:
+        """(bytes to the next symbol, bytes of the length itself)."""
+        length = self._names[position]
+        # Linux kernel commit 73bbb94466fd ("kallsyms: support "big" kernel symbols") (in v6.1):
+        # two bytes if the first has its top bit set. Before, no symbol was that long.
+        if length & 0x80:
+            return (length & 0x7F | self._names[position + 1] << 7) + 2, 2
+        return length + 1, 1
+
+    def frame(self, pc: int) -> Frame | None:
+        """As ``get_symbol_pos()`` of kernel/kallsyms.c does."""
+        addresses = self.addresses
+        index = int(np.searchsorted(addresses, np.uint64(pc), "right")) - 1
+        if index < 0 or pc < self._stext:
+            return None
+        start = addresses[index]
+        following = int(np.searchsorted(addresses, start, "right"))
+        # The last symbols of the table are _end's, at the end of the image.
+        if following == len(addresses):
+            return None
+        end = int(addresses[following])
+        # The first of several symbols at one address.
+        try:
+            name = self._name(int(np.searchsorted(addresses, start, "left")))
+        except IndexError:
+            # The tables are damaged there.
+            return None
+        return Frame(pc, name, pc - int(start), end - int(start), None)
+
+
+class Kallsyms:
+    """Names PCs from the kernel's and the modules' tables (a ``Symbolizer``)."""
+
+    def __init__(
+        self,
+        core: _CoreSymbols | None,
+        modules: list[_ModuleSymbols],
+    ) -> None:
+        self._core = core
+        spans = sorted((base, end, module) for module in modules for base, end, _ in module.ranges)
+        self._starts = [span[0] for span in spans]
+        self._spans = spans
+
+    def symbolize(self, pcs: Array) -> list[Frame]:
+        """
+        :param pcs: ``uint64``, shape ``(n,)``.
+        """
+        return [self._frame(pc) for pc in pcs.tolist()]
+
+    def _frame(self, pc: int) -> Frame:
+        frame = None
+        index = bisect_right(self._starts, pc) - 1
+        if index >= 0 and pc < self._spans[index][1]:
+            frame = self._spans[index][2].frame(pc)
+        elif self._core is not None:
+            frame = self._core.frame(pc)
+        return frame or Frame(pc, None, 0, 0, None)
+
+
+def _core_symbols(prog: Program) -> _CoreSymbols | None:
+    where = {
+        name: symbol_address(prog, "kallsyms_" + name)
+        for name in (
+            "num_syms",
+            "names",
+            "markers",
+            "token_table",
+            "token_index",
+            "offsets",
+            "addresses",
+            "relative_base",
+        )
+    }
+    needed = [
+        where[name] for name in ("num_syms", "names", "markers", "token_table", "token_index")
+    ]
+    if None in needed:
+        return None
+    num_syms, names_at, markers_at, table_at, index_at = (address or 0 for address in needed)
+    order = byte_order(prog)
+    count = prog.read_u32(num_syms)
+    if not 0 < count < _MOST_SYMBOLS:
+        return None
+    addresses = _core_addresses(prog, where, count)
+    if addresses is None:
+        return None
+
+    # unsigned int since v4.20; unsigned long before.
+    marker_count = (count + 255) >> 8
+    markers = read_array(prog, markers_at, np.dtype(f"{order}u4"), marker_count)
+    if marker_count > 1 and markers[1] == 0:
+        markers = read_array(prog, markers_at, word_dtype(prog), marker_count)
+    # The last marker is the start of the last 256 names.
+    size = min(int(markers.max()), count * _LONGEST_NAME) + 256 * (_LONGEST_NAME + 2)
+    names = bytes(read_bulk(prog, names_at, size).data)
+    index = read_array(prog, index_at, np.dtype(f"{order}u2"), 256)
+    table = bytes(read_bulk(prog, table_at, int(index.max()) + 256).data)
+    tokens = [table[at:].split(b"\0", 1)[0] for at in index.tolist()]
+    return _CoreSymbols(
+        addresses, names, markers, tokens, symbol_address(prog, "_stext") or int(addresses[0])
+    )
+
+
+def _core_addresses(prog: Program, where: dict[str, int | None], count: int) -> Array | None:
+    offsets_at = where["offsets"]
+    if offsets_at is None:
+        if where["addresses"] is None:
+            return None
+        return read_array(prog, where["addresses"], word_dtype(prog), count).astype(np.uint64)
+    offsets = read_array(prog, offsets_at, np.dtype(f"{byte_order(prog)}i4"), count)
+    if where["relative_base"] is None:
+        # Relative to the place of the offset itself since Linux v7.0.
+        places = np.uint64(offsets_at) + np.arange(count, dtype=np.uint64) * np.uint64(4)
+        return places + offsets.astype(np.int64).view(np.uint64)
+    base = read_word(prog, where["relative_base"])
+    if (offsets < 0).any():
+        # CONFIG_KALLSYMS_ABSOLUTE_PERCPU (v4.6 to v6.14): positive offsets are absolute, negative
+        # ones relative to the base. No kernel image is so large that an unsigned offset of the
+        # other kind has its top bit set.
+        relative = np.uint64(base - 1) - offsets.astype(np.int64).view(np.uint64)
+        return np.where(offsets >= 0, offsets.astype(np.uint64), relative)
+    return np.uint64(base) + offsets.astype(np.uint64)
+
+
+def _own_regions(prog: Program) -> bool:
+    """
+    Whether ``find_kallsyms_symbol()`` stays in the region of the PC.
+
+    Linux 6.12 and what is older takes any symbol before the PC, and the end of the module's text
+    for the last one's end; 7.2 does not.
+    """
+    numbers = re.match(r"(\d+)\.", prog["UTS_RELEASE"].string_().decode(errors="replace"))
+    return numbers is not None and int(numbers.group(1)) >= 7
+
+
+def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, int], ...]:
+    """Every memory region of a ``struct module *``: base, end, and where its symbols end."""
+    type_ = module.type_.type
+    ranges: list[tuple[int, int, int]] = []
+    if has_member(type_, "mem"):
+        # Linux kernel commit ac3b43283923 ("module: replace module_layout with module_memory")
+        # (in v6.4).
+        regions = [(int(region.base), int(region.size)) for region in module.mem]
+        if own_regions:
+            return tuple(
+                (base, base + size, base + size) for base, size in regions if base and size
+            )
+        types = {e.name: e.value for e in module.prog_.type("enum mod_mem_type").enumerators or ()}
+        text, init = types.get("MOD_TEXT", 0), types.get("MOD_INIT_TEXT", 4)
+        found = []
+        for number, (base, size) in enumerate(regions):
+            # mod_mem_type_is_init(): the last three.
+            end = sum(regions[text if number < init else init])
+            if base and size:
+                found.append((base, base + size, end))
+        return tuple(found)
+    if has_member(type_, "core_layout"):
+        # Linux kernel commit 7523e4dc5057 ("module: use a structure to encapsulate layout.")
+        # (in v4.5). find_kallsyms_symbol() takes the end of the text for the end of the last
+        # symbol.
+        for name in ("core_layout", "init_layout"):
+            layout = getattr(module, name)
+            ranges.append((int(layout.base), int(layout.size), int(layout.text_size)))
+    else:
+        for name in ("core", "init"):
+            base = int(getattr(module, f"module_{name}"))
+            size, text = (int(getattr(module, name + end)) for end in ("_size", "_text_size"))
+            ranges.append((base, size, text))
+    return tuple((base, base + size, base + bound) for base, size, bound in ranges if base and size)
+
+
+def _module_symbols(prog: Program, module: Object) -> _ModuleSymbols:
+    name = name_of(module.name)
+    own_regions = _own_regions(prog)
+    ranges = _module_ranges(module, own_regions)
+    empty = _ModuleSymbols(name, ranges, np.zeros(0, np.uint64), [])
+    # struct mod_kallsyms since Linux kernel commit 8244062ef1e5 ("modules: fix longstanding
+    # /proc/kallsyms vs module insertion race.") (in v4.5).
+    owner = module.kallsyms if has_member(module.type_.type, "kallsyms") else module
+    if not owner:
+        return empty
+    count = int(owner.num_symtab)
+    if not 0 < count < 1 << 22:
+        return empty
+    sym_type = owner.symtab.type_.type
+    dtype = struct_dtype(prog, sym_type, ("st_name", "st_value", "st_shndx"))
+    try:
+        symtab = read_array(prog, int(owner.symtab), dtype, count)[1:]
+    except FaultError:
+        return empty
+    strings_at = int(owner.strtab)
+    named = symtab[(symtab["st_shndx"] != _SHN_UNDEF) & (symtab["st_name"] != 0)]
+    if not len(named):
+        return empty
+    strings = bytes(read_bulk(prog, strings_at, int(named["st_name"].max()) + 512).data)
+    names = []
+    keep = []
+    for position, at in enumerate(named["st_name"].tolist()):
+        text = strings[at : strings.find(b"\0", at)]
+        if text and not text.startswith(_MAPPING_SYMBOLS):
+            names.append(text)
+            keep.append(position)
+    values = named["st_value"][keep].astype(np.uint64)
+    by_value = np.argsort(values, kind="stable")
+    in_order = [names[i] for i in by_value.tolist()]
+    word_mask = (1 << 8 * word_dtype(prog).itemsize) - 1
+    return _ModuleSymbols(name, ranges, values[by_value], in_order, own_regions, word_mask)
+
+
+def module_names(prog: Program) -> list[str]:
+    """Names of the loaded modules."""
+    return [_module_name(module) for module in _modules(prog)]
+
+
+def _module_name(module: Object) -> str:
+    try:
+        return name_of(module.name)
+    except DAMAGE:
+        return f"?{int(module):#x}"
+
+
+def module_regions(prog: Program) -> list[tuple[str, int, int]]:
+    """``(name, first address, the one behind the last)`` of all memory of the loaded modules."""
+    regions = []
+    for module in _modules(prog):
+        try:
+            name = name_of(module.name)
+            regions += [(name, start, end) for start, end, _ in _module_ranges(module, True)]
+        except DAMAGE:
+            continue
+    return regions
+
+
+def _modules(prog: Program) -> list[Object]:
+    head = find_object(prog, "modules")
+    if head is None:
+        return []
+    return every_entry("struct module", head.address_of_(), "list", "the list of modules", [])
+
+
+def load_kallsyms(prog: Program) -> Kallsyms:
+    """
+    Copy the tables out of the dump; parts that cannot be read leave their PCs unnamed.
+    """
+    try:
+        core = _core_symbols(prog)
+    except DAMAGE:
+        core = None
+    modules = []
+    for module in _modules(prog):
+        try:
+            modules.append(_module_symbols(prog, module))
+        except DAMAGE:
+            continue
+    return Kallsyms(core, modules)

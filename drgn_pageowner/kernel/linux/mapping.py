@@ -1,0 +1,147 @@
+"""Whom the content of a page belongs to: a file, processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from drgn import NULL, Object, Program, container_of
+from drgn.helpers.linux.fs import for_each_mount, mount_dst
+from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
+
+from drgn_pageowner.kernel.dump.bulk import has_member, symbol_address
+from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, distinct, every_entry, name_of
+from drgn_pageowner.kernel.linux.tasks import comm_of, every_task
+from drgn_pageowner.kernel.linux.translate import mapped_pfn
+
+__all__ = (
+    "MAPPING_ANON",
+    "MAPPING_FLAGS",
+    "anon_users",
+    "block_device_mappings",
+    "file_of",
+)
+
+# Low bits of page.mapping: PAGE_MAPPING_ANON (FOLIO_MAPPING_ANON since v6.17), and the bit that
+# together with it means KSM and alone a movable page of a driver.
+MAPPING_ANON = 1
+MAPPING_MOVABLE = 2
+MAPPING_FLAGS = 3
+
+_S_IFBLK, _S_IFMT = 0o060000, 0o170000
+
+
+def file_of(prog: Program, mapping: int, index: int) -> dict[str, Any]:
+    """
+    The file whose page cache a page is in.
+
+    :param mapping: ``page.mapping``, without its flags.
+    :param index: Of the page in the file, in pages.
+    """
+    inode = Object(prog, "struct address_space *", value=mapping).host
+    if not inode:
+        return {"path": None, "filesystem": None, "inode": None, "index": index}
+    filesystem = name_of(inode.i_sb.s_type.name)
+    path: str | None = None
+    if int(inode.i_mode) & _S_IFMT == _S_IFBLK:
+        path = f"block device {int(inode.i_rdev) >> 20}:{int(inode.i_rdev) & 0xFFFFF}"
+    else:
+        path = _path(prog, inode)
+    return {
+        "path": path,
+        "filesystem": filesystem,
+        "inode": int(inode.i_ino),
+        "index": index,
+        "offset": index * int(prog["PAGE_SIZE"]),
+    }
+
+
+def block_device_mappings(prog: Program, problems: list[str]) -> set[int]:
+    """
+    ``struct address_space *`` of every block device: what is cached there are buffers.
+
+    :param problems: Gets a line if not all of them can be found.
+    """
+    address = symbol_address(prog, "blockdev_superblock")
+    if address is None:
+        return set()
+    try:
+        superblock = Object(prog, "struct super_block *", address=address)
+        head, subject = superblock.s_inodes.address_of_(), "the list of block devices"
+        inodes = every_entry("struct inode", head, "i_sb_list", subject, problems)
+        return {int(inode.i_mapping) for inode in inodes}
+    except DAMAGE as error:
+        problems.append(f"block devices cannot be read ({error}): their buffers count as files")
+        return set()
+
+
+def _path(prog: Program, inode: Object) -> str | None:
+    """Where the file is mounted; its path in its file system where that is mounted nowhere."""
+    first = inode.i_dentry.first.read_()
+    if not first:
+        return None
+    # The union that it is in has no name since v7.1.
+    type_ = prog.type("struct dentry")
+    member = "d_u.d_alias" if has_member(type_, "d_u.d_alias") else "d_alias"
+    *names, _ = _ancestors(container_of(first, type_, member))
+    name = b"/".join(dentry.d_name.name.string_() for dentry in reversed(names))
+    for mount in distinct(for_each_mount(prog)):
+        if mount.mnt.mnt_sb == inode.i_sb and mount.mnt.mnt_root == inode.i_sb.s_root:
+            # drgn goes from parent to parent until there is none: see that there is an end.
+            for parent in chain(mount, lambda mount: mount.mnt_parent):
+                list(_ancestors(parent.mnt_mountpoint.read_()))
+            name = mount_dst(mount).rstrip(b"/") + b"/" + name
+            break
+    return name.decode(errors="backslashreplace")
+
+
+def _ancestors(dentry: Object) -> Iterator[Object]:
+    """*dentry* and the directories that it is in, up to the root."""
+    return chain(dentry, lambda dentry: dentry.d_parent)
+
+
+def anon_users(prog: Program, mapping: int, index: int, pfn: int) -> list[dict[str, Any]]:
+    """
+    The processes that map an anonymous page: ``pid``, ``comm``, ``address``.
+
+    As ``rmap_walk_anon()`` of mm/rmap.c does, over the intervals of the page's anon_vma.
+
+    :param mapping: ``page.mapping``, without its flags: ``struct anon_vma *``.
+    :param index: ``page_to_pgoff()``.
+    """
+    root = Object(prog, "struct anon_vma *", value=mapping).rb_root
+    # A struct rb_root_cached since v4.14.
+    if has_member(root.type_, "rb_root"):
+        root = root.rb_root
+    users = []
+    tasks: dict[int, Object] | None = None
+    tree = rbtree_inorder_for_each_entry("struct anon_vma_chain", root.address_of_(), "rb")
+    for link in distinct(tree):
+        vma = link.vma
+        address = int(vma.vm_start) + (index - int(vma.vm_pgoff)) * int(prog["PAGE_SIZE"])
+        if not int(vma.vm_start) <= address < int(vma.vm_end):
+            continue
+        if mapped_pfn(vma.vm_mm, address) != pfn:
+            continue
+        if tasks is None:
+            tasks = dict(_processes(prog))
+        task = tasks.get(int(vma.vm_mm), NULL(prog, "struct task_struct *"))
+        users.append(
+            {
+                "pid": int(task.tgid) if task else None,
+                "comm": comm_of(task) if task else None,
+                "address": address,
+            }
+        )
+    return users
+
+
+def _processes(prog: Program) -> Iterator[tuple[int, Object]]:
+    """``(mm, task)`` of every process."""
+    for task in every_task(prog, []):
+        try:
+            mm, pid, tgid = int(task.mm), int(task.pid), int(task.tgid)
+        except DAMAGE:
+            continue
+        if mm and pid == tgid:
+            yield mm, task

@@ -1,0 +1,145 @@
+"""Memory cgroups: whom ``page.memcg_data`` charges."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from drgn import Object, Program
+from drgn.helpers.linux.cgroup import cgroup_name
+from drgn.helpers.linux.kernfs import kernfs_parent
+
+from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member, read_word
+from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, name_of
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.records import Memcg, MemcgKind
+
+__all__ = ("MemcgTable",)
+
+# Low bits of page.memcg_data, enum page_memcg_data_flags: bit 0 says that the page is slab and
+# the rest points to its objects' cgroups, bit 1 says that the rest is an obj_cgroup for certain.
+# Since Linux kernel commit 87944e2992bd ("mm: Introduce page memcg flags") (in v5.11) and
+# b4e0b68fbd9d ("mm: memcontrol: use obj_cgroup APIs to charge kmem pages") (in v5.13).
+_SLAB = 1 << 0
+_KMEM = 1 << 1
+_FLAGS = (1 << 3) - 1
+
+
+class MemcgTable:
+    """Every memory cgroup that was met, each decoded once."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        self._subsystem = find_object(prog, "memory_cgrp_subsys")
+        self._objcg = find_type(prog, "struct obj_cgroup")
+        self.memcgs: list[Memcg] = []
+        self.unknown = 0
+        """Distinct values that are neither a mem_cgroup nor an obj_cgroup."""
+        self._by_pointer: dict[int, int] = {}
+        self._by_memcg: dict[int, int] = {}
+
+    def columns(self, memcg_data: Array) -> tuple[Array, Array]:
+        """
+        Decode ``page.memcg_data`` (``page.mem_cgroup`` before v5.11).
+
+        :param memcg_data: ``uint64``, shape ``(n,)``.
+        :return: ``memcg`` (``int32``: index in :attr:`memcgs`, or -1) and ``memcg_kind``
+            (``uint8``: :class:`MemcgKind`), each of shape ``(n,)``.
+        """
+        values, inverse = np.unique(memcg_data, return_inverse=True)
+        slab = (values & np.uint64(_SLAB)) != 0
+        kmem = (values & np.uint64(_KMEM)) != 0
+        index = np.full(len(values), -1, np.int32)
+        for position in np.flatnonzero(~slab & (values != 0)).tolist():
+            index[position] = self._find(int(values[position]) & ~_FLAGS)
+        kind = np.where(index >= 0, MemcgKind.CHARGED, MemcgKind.NONE).astype(np.uint8)
+        kind[kmem & (index >= 0)] = MemcgKind.OBJCG
+        kind[slab] = MemcgKind.SLAB
+        return index[inverse], kind[inverse]
+
+    def _find(self, pointer: int) -> int:
+        if pointer not in self._by_pointer:
+            self._by_pointer[pointer] = self._decode(pointer)
+        return self._by_pointer[pointer]
+
+    def _decode(self, pointer: int) -> int:
+        """
+        *pointer* is a ``struct mem_cgroup *`` or a ``struct obj_cgroup *``.
+
+        Which of them depends on the kernel and the page (all are obj_cgroups since v7.1), so the
+        memory is asked: a mem_cgroup's css belongs to the memory controller.
+        """
+        memcg = self._mem_cgroup(pointer)
+        if memcg is None and self._objcg is not None:
+            try:
+                objcg = Object(self._prog, self._objcg, address=pointer)
+                memcg = self._mem_cgroup(int(objcg.memcg))
+            except DAMAGE:
+                memcg = None
+        if memcg is None:
+            self.unknown += 1
+            return -1
+        address = int(memcg.address_ or 0)
+        if address not in self._by_memcg:
+            self._by_memcg[address] = len(self.memcgs)
+            described = _describe(self._prog, memcg)
+            self.memcgs.append(described._replace(printed=self._printed(address)))
+        return self._by_memcg[address]
+
+    def _printed(self, address: int) -> bool:
+        """
+        Whether ``print_page_owner_memcg()`` finds the mem_cgroup at *address*.
+
+        v6.12.114 ("mm/page_owner: use memcg_data snapshot to avoid TOCTOU in
+        print_page_owner_memcg()") takes every value for an obj_cgroup, which in v6.12 it is not:
+        the kernel reads css.refcnt for objcg->memcg, prints nothing where that is 0 (the root
+        cgroup), and oopses elsewhere.
+        """
+        if self._objcg is None or not _takes_all_for_objcg(self._prog):
+            return True
+        member = address + self._objcg.member("memcg").offset
+        try:
+            return bool(read_word(self._prog, member))
+        except DAMAGE:
+            return True
+
+    def _mem_cgroup(self, address: int) -> Object | None:
+        if not address or self._subsystem is None:
+            return None
+        memcg = Object(self._prog, "struct mem_cgroup", address=address)
+        try:
+            subsystem = int(memcg.css.ss)
+        except DAMAGE:
+            return None
+        return memcg if subsystem == self._subsystem.address_ else None
+
+
+def _describe(prog: Program, memcg: Object) -> Memcg:
+    try:
+        cgroup = memcg.css.cgroup
+        # As cgroup_name() does: kernfs_name() of the root is "/".
+        name = cgroup_name(cgroup).decode(errors="backslashreplace") or "/"
+        path = _path(cgroup)
+        kn_id = cgroup.kn.id
+        # union kernfs_node_id before Linux kernel commit 67c0496e87d1 ("kernfs: convert
+        # kernfs_node->id from union kernfs_node_id to u64") (in v5.5).
+        number = int(kn_id.ino) if has_member(kn_id.type_, "ino") else int(kn_id)
+        online = bool(int(memcg.css.flags) & _css_online(prog))
+        return Memcg(name, path, online, number & 0xFFFFFFFF if number >> 32 else number)
+    except DAMAGE:
+        return Memcg(f"?{memcg.address_:#x}", "?", False, 0)
+
+
+def _path(cgroup: Object) -> str:
+    """As ``cgroup_path()`` of the kernel says it, if its directories end at a root."""
+    *directories, _ = chain(cgroup.kn, kernfs_parent)
+    return "/" + "/".join(name_of(node.name) for node in reversed(directories))
+
+
+def _css_online(prog: Program) -> int:
+    return int(prog.constant("CSS_ONLINE"))
+
+
+def _takes_all_for_objcg(prog: Program) -> bool:
+    numbers = re.match(r"6\.12\.(\d+)", name_of(prog["UTS_RELEASE"]))
+    return numbers is not None and int(numbers.group(1)) >= 114

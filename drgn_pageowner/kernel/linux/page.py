@@ -1,0 +1,83 @@
+"""``struct page``: the columns of it that belong to a record."""
+
+from __future__ import annotations
+
+import numpy as np
+from drgn import Program
+
+from drgn_pageowner.kernel.dump.bulk import Bulk, find_type, has_member, struct_dtype
+from drgn_pageowner.kernel.dump.live import Changes, read_rows
+from drgn_pageowner.kernel.linux.sections import Section
+from drgn_pageowner.model.arrays import Array
+
+__all__ = ("compound_words", "page_dtype", "read_memmap")
+
+_MEMBERS = {
+    # memdesc_flags_t since Linux kernel v6.18.
+    "flags": ("flags.f", "flags"),
+    # struct page.memcg_data since v5.11, a struct mem_cgroup * before.
+    "memcg_data": ("memcg_data", "mem_cgroup"),
+    # Before Linux kernel commit 1d798ca3f164 ("mm: make compound_head() robust") (in v4.4), which
+    # added it, a tail page was known by a flag.
+    "compound_head": ("compound_info", "compound_head", "first_page"),
+    # Renamed in Linux kernel commit 0139aa7b7fa1 ("mm: rename _count, field of the struct page, to
+    # _refcount") (in v4.7).
+    "refcount": ("_refcount.counter", "_count.counter"),
+    "mapcount": ("_mapcount.counter",),
+    "mapping": ("mapping",),
+    "index": ("index", "__folio_index"),
+    "private": ("private",),
+}
+
+
+def page_dtype(prog: Program, fields: tuple[str, ...]) -> np.dtype[np.void]:
+    """
+    A dtype of ``struct page`` with those of *fields* that this kernel has.
+
+    :param fields: Of ``flags``, ``memcg_data``, ``compound_head``, ``refcount``, ``mapcount``,
+        ``mapping``, ``index``, ``private``.
+    """
+    type_ = prog.type("struct page")
+    paths = {}
+    for name in fields:
+        for path in _MEMBERS[name]:
+            if has_member(type_, path):
+                paths[name] = path
+                break
+    return struct_dtype(prog, type_, paths)
+
+
+def read_memmap(
+    prog: Program,
+    section: Section,
+    dtype: np.dtype[np.void],
+    first: int,
+    last: int,
+    changes: Changes | None = None,
+) -> tuple[Array, Bulk]:
+    """
+    The ``struct page`` of the PFNs from *first* up to *last* (exclusive) of one section.
+
+    :param changes: Is told what changed meanwhile.
+    :return: Array of *dtype*, shape ``(last - first,)``, zero where the dump has none; and the
+        read that it came from, which says where that is.
+    """
+    address = section.memmap + (first - section.start_pfn) * dtype.itemsize
+    return read_rows(prog, address, dtype, last - first, changes or Changes())
+
+
+def compound_words(prog: Program, rows: Array) -> Array:
+    """
+    ``page.compound_head`` of *rows*, also of kernels that did not have it yet.
+
+    :param rows: Array of a dtype of :func:`page_dtype` with ``flags`` and ``compound_head``.
+    :return: Of the same shape: bit 0 says that the page is a tail.
+    """
+    words: Array = rows["compound_head"]
+    if not has_member(prog.type("struct page"), "first_page"):
+        return words
+    flags = find_type(prog, "enum pageflags")
+    bits = {e.name: e.value for e in (flags.enumerators or () if flags is not None else ())}
+    tail = rows["flags"] >> np.uint64(bits["PG_tail"]) & np.uint64(1)
+    result: Array = (words | np.uint64(1)) * tail
+    return result

@@ -1,0 +1,105 @@
+"""``struct page_ext``: whether this kernel keeps page_owner records, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drgn import FaultError, Program, TypeEnumerator
+
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member
+from drgn_pageowner.kernel.linux.sections import page_ext_stride
+
+__all__ = ("PageExtLayout", "page_ext_layout", "page_owner_state")
+
+
+@dataclass(frozen=True)
+class PageExtLayout:
+    """How one ``struct page_ext`` entry of this kernel is laid out."""
+
+    stride: int
+    """Distance between two entries, in bytes."""
+    owner_offset: int
+    """Offset of the record in an entry, in bytes."""
+    owner_type: str
+    """The C type that holds the record's members."""
+    owner_bit: int
+    """Mask of PAGE_EXT_OWNER in ``page_ext.flags``: there is a record."""
+    allocated_bit: int
+    """Mask of PAGE_EXT_OWNER_ALLOCATED: the record's page is allocated now."""
+    tails: bool
+    """Whether every page of an allocation has the record, or its first one only."""
+
+
+def page_owner_state(prog: Program) -> str:
+    """``"absent"`` (not compiled in), ``"off"`` or ``"on"``."""
+    if find_object(prog, "page_owner_ops") is None:
+        return "absent"
+    inited = find_object(prog, "page_owner_inited")
+    if inited is None:
+        return "absent"
+    # A static key since v4.6, a bool before.
+    enabled = inited.key.enabled.counter if has_member(inited.type_, "key") else inited
+    try:
+        return "on" if enabled else "off"
+    except FaultError:
+        # The dump lacks it. Where it was off no record can be: page_ext_layout() says so.
+        return "on"
+
+
+def page_ext_layout(prog: Program) -> PageExtLayout:
+    """
+    :raises PageOwnerError: if this kernel has no page_owner, or it is off
+    """
+    state = page_owner_state(prog)
+    if state in NO_RECORDS:
+        raise PageOwnerError(NO_RECORDS[state])
+    owner_type = find_type(prog, "struct page_owner")
+    if owner_type is None:
+        # In struct page_ext itself until Linux kernel commit 9300d8dfd287 ("mm/page_owner: don't
+        # define fields on struct page_ext by hard-coding") (in v4.9).
+        offset, type_name = 0, "struct page_ext"
+    else:
+        offset, type_name = _owner_offset(prog), "struct page_owner"
+    flags = _page_ext_flags(prog)
+    owner = 1 << flags["PAGE_EXT_OWNER"]
+    # Linux kernel commit 37389167a281 ("mm, page_owner: keep owner info when freeing the page")
+    # (in v5.4) added PAGE_EXT_OWNER_ACTIVE, soon renamed; before, the record of a freed page
+    # was marked as none. It came with 7e2f2a0cd17c ("mm, page_owner: record page owner for each
+    # subpage"); before that, only the first page of an allocation had a record.
+    for name in ("PAGE_EXT_OWNER_ALLOCATED", "PAGE_EXT_OWNER_ACTIVE"):
+        if name in flags:
+            allocated = 1 << flags[name]
+            break
+    else:
+        allocated = owner
+    stride = page_ext_stride(prog)
+    _check(prog, offset, type_name, stride)
+    return PageExtLayout(stride, offset, type_name, owner, allocated, tails=allocated != owner)
+
+
+def _owner_offset(prog: Program) -> int:
+    try:
+        return int(prog["page_owner_ops"].offset)
+    except FaultError as fault:
+        raise PageOwnerError(
+            f"cannot read page_owner_ops ({fault}): the dump is damaged or cut off, and records "
+            "cannot be found"
+        ) from fault
+
+
+def _check(prog: Program, offset: int, type_name: str, stride: int) -> None:
+    """:raises PageOwnerError: if a record cannot be where it is said to be"""
+    size = int(prog.type(type_name).size)
+    first = 0 if type_name == "struct page_ext" else int(prog.type("struct page_ext").size)
+    if not (first <= offset and offset + size <= stride):
+        known = stride or "missing, or far too large,"
+        raise PageOwnerError(
+            f"page_ext_size is {known} and page_owner_ops.offset {offset}, where no record of "
+            f"{size} bytes can be: the dump is damaged there, and records cannot be found"
+        )
+
+
+def _page_ext_flags(prog: Program) -> dict[str, int]:
+    enumerators: tuple[TypeEnumerator, ...] | None = prog.type("enum page_ext_flags").enumerators
+    return {enumerator.name: enumerator.value for enumerator in enumerators or ()}

@@ -1,0 +1,243 @@
+"""``struct page_owner``: the records themselves, decoded a section at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from drgn import FaultError, Program
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member, struct_dtype
+from drgn_pageowner.kernel.dump.live import Changes, read_rows
+from drgn_pageowner.kernel.linux.page_ext import PageExtLayout
+from drgn_pageowner.kernel.linux.sections import Section
+from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS
+from drgn_pageowner.model.arrays import Array
+
+__all__ = (
+    "OWNER_MEMBERS",
+    "OwnerCounts",
+    "gfp_migratetype",
+    "owner_dtype",
+    "read_owner_records",
+    "reclaimable_before_movable",
+    "require_members",
+)
+
+# ___GFP_RECLAIMABLE and ___GFP_MOVABLE are two bits of gfp_mask: GFP_MOVABLE_SHIFT of
+# include/linux/gfp.h.
+_GFP_MOVABLE_SHIFT = 3
+# ___GFP_RECLAIMABLE before Linux kernel commit 016c13daa5c9 ("mm, page_alloc: use masks and shifts
+# when converting GFP flags to migrate types") (in v4.4).
+_OLD_GFP_RECLAIMABLE_SHIFT = 19
+
+OWNER_MEMBERS = (
+    "order",
+    "last_migrate_reason",
+    "gfp_mask",
+    "handle",
+    "free_handle",
+    "ts_nsec",
+    "free_ts_nsec",
+    "comm",
+    "pid",
+    "tgid",
+    "free_pid",
+    "free_tgid",
+)
+"""Members of ``struct page_owner``; which of them exist depends on the kernel."""
+
+
+@dataclass
+class OwnerCounts:
+    """What was met while the page_ext arrays were read, in base pages."""
+
+    covered: int = 0
+    """Pages with a ``struct page_ext``."""
+    uncovered: int = 0
+    """Pages of present sections that have none."""
+    allocated: int = 0
+    """Pages whose record says that they are allocated, tails included."""
+    freed: int = 0
+    """Pages whose record says that they were freed, tails included."""
+    missing: int = 0
+    """Pages whose ``struct page_ext`` is not in the dump."""
+    bad_order: int = 0
+    """Records whose order no allocation can have."""
+    missing_ranges: list[tuple[int, int]] = field(default_factory=list)
+    """The PFN ranges of :attr:`missing`."""
+
+
+def owner_dtype(prog: Program, layout: PageExtLayout) -> np.dtype[np.void]:
+    """A dtype of one ``struct page_ext`` entry: ``flags`` and the record's members."""
+    flags = struct_dtype(prog, prog.type("struct page_ext"), ("flags",), itemsize=layout.stride)
+    type_ = prog.type(layout.owner_type)
+    members = {name: name for name in OWNER_MEMBERS}
+    for name, paths in TRACE_MEMBERS.items():
+        for path in paths:
+            if has_member(type_, path):
+                members[name] = path
+    record = struct_dtype(
+        prog,
+        type_,
+        members,
+        base=layout.owner_offset,
+        itemsize=layout.stride,
+    )
+    fields = {**dict(flags.fields or {}), **dict(record.fields or {})}
+    return np.dtype(
+        {
+            "names": list(fields),
+            "formats": [value[0] for value in fields.values()],
+            "offsets": [value[1] for value in fields.values()],
+            "itemsize": layout.stride,
+        }
+    )
+
+
+def read_owner_records(
+    prog: Program,
+    section: Section,
+    layout: PageExtLayout,
+    dtype: np.dtype[np.void],
+    columns: frozenset[str],
+    counts: OwnerCounts,
+    changes: Changes,
+    *,
+    max_pfn: int,
+    freed: bool,
+) -> dict[str, Array]:
+    """
+    Decode the records of one section.
+
+    A record stands for a whole allocation of ``2^order`` base pages: only the one at a PFN
+    aligned to its order counts, as in the kernel's ``read_page_owner()``.
+
+    :param columns: Which columns to keep, of :data:`OWNER_MEMBERS` and
+        :data:`~drgn_pageowner.kernel.linux.trace.TRACE_MEMBERS`.
+    :param changes: Is told which records changed meanwhile.
+    :param freed: Whether records of freed pages are wanted too.
+    :return: ``pfn`` (``int64``), ``allocated`` (``bool``) and *columns*, each of shape ``(n,)``.
+    """
+    pages = min(section.end_pfn, max_pfn) - section.start_pfn
+    if pages <= 0:
+        return {}
+    if not section.page_ext:
+        counts.uncovered += pages
+        return {}
+    entries, bulk = read_rows(prog, section.page_ext, dtype, pages, changes)
+    counts.covered += pages
+    for offset, size in bulk.missing:
+        first = section.start_pfn + offset // layout.stride
+        last = section.start_pfn + -(-(offset + size) // layout.stride)
+        counts.missing += last - first
+        counts.missing_ranges.append((first, last))
+
+    flags = entries["flags"]
+    recorded = np.flatnonzero(flags & layout.owner_bit)
+    allocated = (flags[recorded] & layout.allocated_bit) != 0
+    if layout.tails:
+        number_allocated = int(np.count_nonzero(allocated))
+        counts.allocated += number_allocated
+        counts.freed += len(recorded) - number_allocated
+    if not freed:
+        recorded = recorded[allocated]
+        allocated = np.ones(len(recorded), bool)
+
+    pfn = recorded + section.start_pfn
+    order = _sane_orders(entries["order"][recorded].astype(np.int64), pfn, max_pfn, counts)
+    if not layout.tails:
+        # Nothing marks the other pages.
+        counts.allocated += int((np.int64(1) << order).sum())
+    head = (pfn & ((np.int64(1) << order) - 1)) == 0
+    recorded, pfn, order, allocated = (x[head] for x in (recorded, pfn, order, allocated))
+
+    result = _members(entries[recorded], columns)
+    if "order" in columns:
+        result["order"] = order.astype(np.uint8)
+    return {"pfn": pfn, "allocated": allocated, **result}
+
+
+def _sane_orders(order: Array, pfn: Array, max_pfn: int, counts: OwnerCounts) -> Array:
+    """*order*, 0 where no allocation can have it: such a record is still one page's."""
+    # An order that runs past the end of memory is garbage.
+    sane = (order >= 0) & (order < 48)
+    block: Array = np.int64(1) << order[sane]
+    # The pages of an allocation all have its order: its end is that of the block they are in.
+    sane[sane] = (pfn[sane] & -block) + block <= max_pfn
+    bad = len(order) - int(np.count_nonzero(sane))
+    if not bad:
+        return order
+    counts.bad_order += bad
+    result: Array = np.where(sane, order, 0)
+    return result
+
+
+def _members(rows: Array, columns: frozenset[str]) -> dict[str, Array]:
+    """Those of *columns* that the records have, in the types that a snapshot has them in."""
+    names = rows.dtype.names or ()
+    result = {name: np.ascontiguousarray(rows[name]) for name in columns if name in names}
+    if "comm" in result:
+        result["comm"] = _terminated(result["comm"])
+    if "last_migrate_reason" in result:
+        # An int before v4.19.
+        result["last_migrate_reason"] = result["last_migrate_reason"].astype(np.int16)
+    return result
+
+
+def _terminated(comm: Array) -> Array:
+    """Task names up to their NUL: what is behind it may be left over from a longer name."""
+    characters = comm.view(np.uint8).reshape(len(comm), comm.dtype.itemsize).copy()
+    ended = np.logical_or.accumulate(characters == 0, axis=1)
+    characters[ended] = 0
+    result: Array = characters.view(comm.dtype).reshape(len(comm))
+    return result
+
+
+def require_members(dtype: np.dtype[np.void]) -> None:
+    """:raises PageOwnerError: if the records lack what every record has"""
+    missing = {"flags", "order", "gfp_mask"} - set(dtype.names or ())
+    if missing:
+        raise PageOwnerError(
+            "struct page_owner of this kernel has no "
+            + ", ".join(sorted(missing))
+            + ": its layout is not known"
+        )
+
+
+def gfp_migratetype(prog: Program, gfp_mask: Array) -> Array:
+    """
+    The migratetype that ``gfp_migratetype()`` of include/linux/gfp.h takes from a gfp mask.
+
+    :param gfp_mask: ``uint32``, shape ``(n,)``.
+    :return: ``uint8``, shape ``(n,)``.
+    """
+    if _mobility_disabled(prog):
+        return np.zeros(len(gfp_mask), np.uint8)
+    if reclaimable_before_movable(prog):
+        movable = gfp_mask >> np.uint32(_GFP_MOVABLE_SHIFT) & np.uint32(1)
+        reclaimable = gfp_mask >> np.uint32(_OLD_GFP_RECLAIMABLE_SHIFT) & np.uint32(1)
+        before: Array = (movable << np.uint32(1) | reclaimable).astype(np.uint8)
+        return before
+    result: Array = ((gfp_mask >> np.uint32(_GFP_MOVABLE_SHIFT)) & np.uint32(3)).astype(np.uint8)
+    return result
+
+
+def _mobility_disabled(prog: Program) -> bool:
+    """
+    ``page_group_by_mobility_disabled``: so on machines with next to no memory; not, if the dump
+    does not say.
+    """
+    disabled = find_object(prog, "page_group_by_mobility_disabled")
+    try:
+        return disabled is not None and bool(int(disabled))
+    except FaultError:
+        return False
+
+
+def reclaimable_before_movable(prog: Program) -> bool:
+    """Whether the migratetypes have the order that they had before v4.4, and gfp masks its bits."""
+    type_ = find_type(prog, "enum migratetype")
+    values = {e.name: e.value for e in (type_.enumerators or () if type_ is not None else ())}
+    return bool(values.get("MIGRATE_RECLAIMABLE", 2) < values.get("MIGRATE_MOVABLE", 1))

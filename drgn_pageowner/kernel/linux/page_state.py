@@ -1,0 +1,197 @@
+"""What every page is used for, from its ``struct page``, a section at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+from drgn import Program
+
+from drgn_pageowner.kernel.dump.bulk import page_size, struct_dtype
+from drgn_pageowner.kernel.linux.compound import CompoundPages, hugetlb_mark
+from drgn_pageowner.kernel.linux.mapping import MAPPING_ANON, MAPPING_FLAGS, MAPPING_MOVABLE
+from drgn_pageowner.kernel.linux.page import compound_words, page_dtype
+from drgn_pageowner.kernel.linux.page_type import page_types
+from drgn_pageowner.kernel.linux.sections import Section
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.kernel import Names, Zone
+from drgn_pageowner.model.pages import PageState
+
+__all__ = ("SectionPages", "StateDecoder")
+
+_MEMBERS = ("flags", "compound_head", "refcount", "mapcount", "mapping", "private")
+
+_STATE_OF_TYPE = {
+    "buddy": PageState.FREE,
+    "offline": PageState.OFFLINE,
+    "table": PageState.TABLE,
+    "guard": PageState.GUARD,
+    "hugetlb": PageState.HUGETLB,
+    "slab": PageState.SLAB,
+    "zsmalloc": PageState.ZSMALLOC,
+    "unaccepted": PageState.UNACCEPTED,
+    "large_kmalloc": PageState.LARGE_KMALLOC,
+}
+
+
+class SectionPages:
+    """The pages of one section, decoded; a row each."""
+
+    def __init__(self, first: int, rows: Array) -> None:
+        self.first = first
+        """PFN of row 0."""
+        self.rows = rows
+        """What was read: dtype of :class:`StateDecoder`."""
+        self.state = np.zeros(len(rows), np.uint8)
+        self.zone = np.zeros(len(rows), np.uint8)
+        self.free_order = np.full(len(rows), -1, np.int8)
+        self.tails = np.zeros(0, np.int64)
+        """Rows of the tails of compound pages."""
+        self.heads = np.zeros(0, np.int64)
+        """Row of the compound head of each of :attr:`tails`, relative to :attr:`first`; negative
+        if it is in an earlier section."""
+        self.candidates = np.zeros(0, np.int64)
+        """Rows that a free list may link: buddy heads, and pages without a reference."""
+        self.next = np.zeros(0, np.uint64)
+        """``page.lru.next`` of :attr:`candidates`."""
+
+
+class StateDecoder:
+    """How this kernel says what a page is used for."""
+
+    def __init__(
+        self,
+        prog: Program,
+        names: Names,
+        zones: list[Zone],
+        sections: list[Section],
+        max_order: int,
+    ) -> None:
+        self._prog = prog
+        self._types = page_types(prog)
+        self._compound = CompoundPages(prog, sections)
+        self._max_order = max_order
+        self._page_size = np.uint64(page_size(prog))
+        self._flags = {name: np.uint64(mask) for mask, name in reversed(names.page_flags)}
+        self._fields = {field.name: field for field in names.page_flag_fields}
+        self._mark = hugetlb_mark(prog)
+        self.lru_offset = int(prog.type("struct page").member("lru").offset)
+        """Offset of ``lru`` in ``struct page``."""
+        self.dtype = self._dtype(prog)
+        self._zone_index = np.full(1 << 16, 255, np.uint8)
+        for index, zone in enumerate(zones):
+            self._zone_index[zone.node << 3 | zone.type] = index
+        table = np.full(len(self._types.names), PageState.KERNEL, np.uint8)
+        for number, name in enumerate(self._types.names):
+            table[number] = _STATE_OF_TYPE.get(name, PageState.KERNEL)
+        self._state_of_type = table
+
+    def _dtype(self, prog: Program) -> np.dtype[np.void]:
+        base = page_dtype(prog, _MEMBERS)
+        fields = dict(base.fields or {})
+        lru = struct_dtype(prog, prog.type("struct page"), {"next": "lru.next"})
+        fields.update(dict(lru.fields or {}))
+        if self._mark is not None:
+            fields.update(dict(self._mark.dtype.fields or {}))
+        return np.dtype(
+            {
+                "names": list(fields),
+                "formats": [field[0] for field in fields.values()],
+                "offsets": [field[1] for field in fields.values()],
+                "itemsize": base.itemsize,
+            }
+        )
+
+    def _has(self, flags: Array, *names: str) -> Array:
+        mask = np.uint64(0)
+        for name in names:
+            mask |= self._flags.get(name, np.uint64(0))
+        result: Array = (flags & mask) != 0
+        return result
+
+    def decode(self, first: int, rows: Array) -> SectionPages:
+        """
+        :param first: PFN of the first of *rows*.
+        :param rows: Array of :attr:`dtype`.
+        """
+        result = SectionPages(first, rows)
+        flags = rows["flags"].astype(np.uint64)
+        types = self._types.of(rows["mapcount"])
+        references = rows["refcount"]
+        words = compound_words(self._prog, rows)
+        tail = (words & np.uint64(1)) != 0
+        state = result.state
+
+        state[:] = PageState.KERNEL
+        state[references == 0] = PageState.NOREF
+        self._mapped(rows, flags, (types == 0) & (references > 0) & ~tail, state)
+        state[self._has(flags, "slab")] = PageState.SLAB
+        state[self._has(flags, "reserved") & (types == 0)] = PageState.RESERVED
+        typed = np.flatnonzero(types)
+        state[typed] = self._state_of_type[types[typed]]
+        if self._mark is not None:
+            self._hugetlb(rows, flags, state)
+        self._inherit(result, tail, words)
+        self._zones(result, flags)
+        self._free(result, types, tail, references)
+        return result
+
+    def _mapped(self, rows: Array, flags: Array, plain: Array, state: Array) -> None:
+        """Pages of processes and files, by ``page.mapping``."""
+        # Most pages of a machine are free, or the kernel's: these have neither.
+        where = np.flatnonzero(plain & ((rows["mapping"] != 0) | self._has(flags, "lru")))
+        mapping, flags = rows["mapping"][where], flags[where]
+        kind = mapping & np.uint64(MAPPING_FLAGS)
+        pointer = mapping > np.uint64(MAPPING_FLAGS)
+        lru = self._has(flags, "lru")
+        swapbacked = self._has(flags, "swapbacked")
+        cached = lru | (pointer & (kind == 0) & self._has(flags, "uptodate", "locked", "private"))
+        mine = state[where]
+        mine[cached & ~swapbacked] = PageState.FILE
+        mine[cached & swapbacked] = PageState.SHMEM
+        mine[cached & swapbacked & ~pointer] = PageState.ANON
+        mine[pointer & ((kind & np.uint64(MAPPING_ANON)) != 0)] = PageState.ANON
+        mine[pointer & (kind == MAPPING_MOVABLE)] = PageState.DRIVER_MOVABLE
+        state[where] = mine
+
+    def _hugetlb(self, rows: Array, flags: Array, state: Array) -> None:
+        """Hugetlb pages of kernels without a page type for them: the second page says so."""
+        assert self._mark is not None
+        heads = np.flatnonzero(self._has(flags[:-1], "head"))
+        marks = rows["mark"][heads + 1].astype(np.uint64)
+        found = (marks & np.uint64(self._mark.mask)) == np.uint64(self._mark.value)
+        state[heads[found]] = PageState.HUGETLB
+
+    def _inherit(self, result: SectionPages, tail: Array, words: Array) -> None:
+        """A tail is what its head is."""
+        tails = np.flatnonzero(tail)
+        if not len(tails):
+            return
+        heads = self._compound.heads(tails + result.first, words[tails]) - result.first
+        result.tails, result.heads = tails, heads
+        here = (heads >= 0) & (heads < len(result.state))
+        result.state[tails[here]] = result.state[heads[here]]
+
+    def _zones(self, result: SectionPages, flags: Array) -> None:
+        zone = self._fields.get("zone")
+        node = self._fields.get("node")
+        key = np.zeros(len(flags), np.uint64)
+        if zone is not None:
+            key |= zone.of(flags)
+        if node is not None:
+            key |= node.of(flags) << np.uint64(3)
+        result.zone[:] = self._zone_index[np.minimum(key, len(self._zone_index) - 1)]
+
+    def _free(self, result: SectionPages, types: Array, tail: Array, references: Array) -> None:
+        """Free blocks, and what the lists that link free pages must be followed for."""
+        rows = result.rows
+        heads = np.flatnonzero(types == self._types.number("buddy"))
+        order = np.minimum(rows["private"][heads], self._max_order).astype(np.int64)
+        result.free_order[heads] = order
+        # Every page of a free block is free: +1 where one begins, -1 behind its end.
+        edges = np.zeros(len(rows) + 1, np.int32)
+        np.add.at(edges, heads, 1)
+        np.add.at(edges, np.minimum(heads + (1 << order), len(rows)), -1)
+        result.state[np.cumsum(edges[:-1]) > 0] = PageState.FREE
+        # No list is in the first page of addresses: what is there are errors and poison.
+        loose = (result.state == PageState.NOREF) & ~tail & (rows["next"] >= self._page_size)
+        result.candidates = np.concatenate([heads, np.flatnonzero(loose)])
+        result.next = rows["next"][result.candidates].astype(np.uint64)

@@ -1,0 +1,94 @@
+"""What ``page.page_type`` says a page is: free, page table, offline, slab, ..."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from drgn import Program
+
+from drgn_pageowner.kernel.dump.bulk import find_type, has_member
+from drgn_pageowner.model.arrays import Array
+
+__all__ = ("PageTypes", "page_types")
+
+# Since Linux kernel commit 6e292b9be7f4 ("mm: split page_type out from _mapcount") (in v4.18) a
+# type is a bit that is cleared in page_type, whose top four bits are set.
+_TYPE_BASE = 0xF0000000
+_LEGACY = {"buddy": 0x80, "offline": 0x100, "table": 0x200, "guard": 0x400}
+
+
+class PageTypes:
+    """How one kernel tells the types of pages apart."""
+
+    def __init__(self, mask: dict[str, int], value: dict[str, int]) -> None:
+        self._mask = mask
+        self._value = value
+        self.names = ("", *value)
+        """Names by number; number 0 is for a page without a type."""
+
+    def number(self, name: str) -> int:
+        """The number of *name*, or -1 if this kernel does not mark such pages."""
+        return self.names.index(name) if name in self.names else -1
+
+    def of(self, page_type: Array) -> Array:
+        """
+        :param page_type: ``page.page_type`` (the same word as ``page._mapcount``), 32 bits.
+        :return: ``int8`` of the same shape: number of the type in :attr:`names`.
+        """
+        word = page_type.view(np.uint32)
+        result = np.zeros(word.shape, np.int8)
+        # Every type has the top bit set; a page without one, and not mapped, has all bits set.
+        typed = np.flatnonzero((word >= np.uint32(0x80000000)) & (word != np.uint32(0xFFFFFFFF)))
+        word = word[typed]
+        for number, name in enumerate(self.names[1:], 1):
+            mask, value = np.uint32(self._mask[name]), np.uint32(self._value[name])
+            result[typed[(word & mask) == value]] = number
+        return result
+
+
+def page_types(prog: Program) -> PageTypes:
+    """The page types of *prog*, from its enum, its VMCOREINFO, or by version."""
+    type_ = find_type(prog, "enum pagetype")
+    found = {e.name: e.value for e in (type_.enumerators or () if type_ is not None else ())}
+    if "PGTY_buddy" in found:
+        # A number in the top byte since v6.12.
+        values = {
+            name.removeprefix("PGTY_"): (number << 24) & 0xFFFFFFFF
+            for name, number in found.items()
+            if name not in ("PGTY_mapcount_underflow",)
+        }
+        return PageTypes(dict.fromkeys(values, 0xFF000000), values)
+    if found:
+        # v6.11: bits of an enum, cleared in a word whose top bit is set.
+        bits = {name.removeprefix("PG_"): bit for name, bit in found.items()}
+        base = 0x80000000
+    else:
+        bits, base = _bits_of_macros(prog), _TYPE_BASE
+    return PageTypes({name: base | bit for name, bit in bits.items()}, dict.fromkeys(bits, base))
+
+
+def _bits_of_macros(prog: Program) -> dict[str, int]:
+    """Macros are not in DWARF: VMCOREINFO says some of them, for makedumpfile."""
+    bits = dict(_LEGACY)
+    if not _memcg_data(prog):
+        # PG_kmemcg had 0x200 until v5.11.
+        bits.update(table=0x400, guard=0x800)
+    try:
+        vmcoreinfo = prog["VMCOREINFO"].string_().decode(errors="replace")
+    except LookupError:
+        return bits
+    for name, value in re.findall(r"NUMBER\(PAGE_(\w+)_MAPCOUNT_VALUE\)=(-?\d+)", vmcoreinfo):
+        bits[name.lower()] = ~int(value) & 0xFFFFFFFF
+    return bits
+
+
+def _memcg_data(prog: Program) -> bool:
+    page = prog.type("struct page")
+    if has_member(page, "memcg_data"):
+        return True
+    if has_member(page, "mem_cgroup"):
+        return False
+    # Without CONFIG_MEMCG the version must say.
+    numbers = re.match(r"(\d+)\.(\d+)", prog["UTS_RELEASE"].string_().decode())
+    return numbers is not None and tuple(map(int, numbers.groups())) >= (5, 11)

@@ -1,0 +1,58 @@
+"""The clock that records are stamped with, and how the machine died."""
+
+from __future__ import annotations
+
+from drgn import Program
+from drgn.helpers.linux.printk import PrintkRecord, get_printk_records
+
+from drgn_pageowner.kernel.dump.bulk import find_object, has_member
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.linux.percpu import cpu_variable
+from drgn_pageowner.kernel.linux.topology import online_cpus
+
+__all__ = ("local_clock_ns", "log_records", "panic_message")
+
+# The log buffer's sizes are powers of two: this is the largest that CONFIG_LOG_BUF_SHIFT allows
+# (25), and a bit.
+_MOST_BITS = 26
+
+
+def local_clock_ns(prog: Program) -> int | None:
+    """
+    ``local_clock()`` at the time of the dump, or just before: nanoseconds since boot.
+
+    The latest of the run queues' ``rq->clock``, which every tick brings up to date; where those
+    cannot be read, of the kernel log. A running kernel's records may be younger.
+    """
+    latest = 0
+    try:
+        for cpu in online_cpus(prog):
+            latest = max(latest, int(cpu_variable(prog, "runqueues", cpu).clock))
+    except DAMAGE:
+        pass
+    if not latest:
+        latest = max((record.timestamp for record in log_records(prog)), default=0)
+    return latest or None
+
+
+def panic_message(prog: Program) -> str | None:
+    """The message that ``panic()`` printed, or ``None`` if the kernel did not panic."""
+    for record in log_records(prog):
+        text: str = record.text.decode(errors="backslashreplace")
+        if text.startswith("Kernel panic - not syncing: "):
+            return text
+    return None
+
+
+def log_records(prog: Program) -> list[PrintkRecord]:
+    """The kernel log, oldest first; empty where it cannot be read."""
+    try:
+        # Since Linux kernel commit 896fbe20b4e2 ("printk: use the lockless ringbuffer") (in v5.10).
+        ring = find_object(prog, "prb")
+        if ring is not None and has_member(ring.type_.type, "desc_ring"):
+            sizes = ring.desc_ring.count_bits, ring.text_data_ring.size_bits
+            if max(map(int, sizes)) > _MOST_BITS:
+                return []
+        return get_printk_records(prog)
+    except DAMAGE:
+        return []

@@ -1,0 +1,351 @@
+"""Where the memmap, the page_ext arrays and the pageblock bitmaps of physical memory are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from drgn import FaultError, Object, Program, TypeKind
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.dump.bulk import (
+    find_object,
+    find_type,
+    has_member,
+    page_size,
+    read_array,
+    struct_dtype,
+    symbol_address,
+    word_dtype,
+)
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.linux.topology import online_nodes
+from drgn_pageowner.model.arrays import Array
+
+__all__ = (
+    "Section",
+    "find_sections",
+    "has_vmemmap",
+    "memmap_addresses",
+    "memmap_pfns",
+    "memory_model",
+    "page_ext_problems",
+    "page_ext_stride",
+    "pfn_limits",
+    "section_of",
+)
+
+# enum in include/linux/mmzone.h; the same in every kernel that has page_owner.
+_SECTION_HAS_MEM_MAP = 1 << 1
+# Since Linux kernel commit 2d070eab2e82 ("mm: consider zone which is not fully populated to have
+# holes") (in v4.13); no bit of older kernels' addresses of memmaps.
+_SECTION_IS_ONLINE = 1 << 2
+# Since v6.1 an array that is going away (memory hot-unplug) has this bit in its address.
+_PAGE_EXT_INVALID = 1 << 0
+
+# Every user of page_ext together has less than 200 bytes.
+_LARGEST_ENTRY = 4096
+
+
+class Section(NamedTuple):
+    """
+    A contiguous range of physical memory with one memmap and one page_ext array.
+
+    A ``struct mem_section`` on SPARSEMEM, a ``pg_data_t`` on FLATMEM.
+    """
+
+    start_pfn: int
+    end_pfn: int
+    """The first PFN behind the range."""
+    memmap: int
+    """Address of the ``struct page`` of :attr:`start_pfn`; 0 if it has none."""
+    page_ext: int
+    """Address of the ``struct page_ext`` of :attr:`start_pfn`; 0 if it has none."""
+    pageblock_flags: int
+    """Address of the pageblock bitmap of :attr:`start_pfn`; 0 on FLATMEM (zones have it)."""
+    online: bool = True
+    """Whether the page allocator has the memory: else it was added but never put to use, or taken
+    back (memory hotplug), or is a device's; and its memmap may be garbage."""
+
+
+def pfn_limits(prog: Program, problems: list[str] | None = None) -> tuple[int, int]:
+    """
+    ``(min_low_pfn, max_pfn)``: the range that the kernel's own page_owner file walks.
+
+    Where there is no memory at ``max_pfn`` the last section's end takes its place; where nodes and
+    their zones both end behind it, the end of those.
+
+    :param problems: Gets a line if that is damage. Memory that was unplugged is none: the kernel
+        leaves ``max_pfn`` where it was.
+    """
+    sections = find_sections(prog)
+    if not sections:
+        raise PageOwnerError("mem_section says that there is no memory: the dump is damaged")
+    first, last = sections[0].start_pfn, sections[-1].end_pfn
+    try:
+        low, high = int(prog["min_low_pfn"]), int(prog["max_pfn"])
+    except FaultError:
+        low, high = 0, 0
+    if not any(section.start_pfn < high <= section.end_pfn for section in sections):
+        if problems is not None and not last < high <= _highest_ever(prog):
+            problems.append(
+                f"max_pfn is {high:#x}, where this kernel has no memory: it is damaged; "
+                f"memory is taken to end at pfn {last:#x}"
+            )
+        high = last
+    end = _end_of_nodes(prog)
+    # Memory of devices may lie behind max_pfn.
+    online = [section for section in sections if section.online]
+    if end > high and any(section.start_pfn < end <= section.end_pfn for section in online):
+        if problems is not None:
+            problems.append(
+                f"max_pfn is {high:#x}, but there is memory up to pfn {end:#x}: damaged"
+            )
+        high = end
+    return (low if low <= high else first), high
+
+
+def _end_of_nodes(prog: Program) -> int:
+    """The PFN behind the last one of all nodes; 0 if their zones do not say the same."""
+    nodes = zones = 0
+    for _, pgdat in online_nodes(prog):
+        try:
+            nodes = max(nodes, int(pgdat.node_start_pfn) + int(pgdat.node_spanned_pages))
+            for zone in pgdat.node_zones:
+                zones = max(zones, int(zone.zone_start_pfn) + int(zone.spanned_pages))
+        except DAMAGE:
+            continue
+    return nodes if nodes == zones else 0
+
+
+def _highest_ever(prog: Program) -> int:
+    """The end of the last section there ever was; 0 if the kernel does not say."""
+    try:
+        # It is raised when a section is added (since v4.11), and never lowered.
+        number = int(prog["__highest_present_section_nr"])
+        return (number + 1) << (int(prog["SECTION_SIZE_BITS"]) - int(prog["PAGE_SHIFT"]))
+    except (LookupError, FaultError):
+        return 0
+
+
+def memory_model(prog: Program) -> str:
+    """``"SPARSEMEM_VMEMMAP"``, ``"SPARSEMEM"`` or ``"FLATMEM"``."""
+    if find_object(prog, "mem_section") is None:
+        return "FLATMEM"
+    return "SPARSEMEM_VMEMMAP" if has_vmemmap(prog) else "SPARSEMEM"
+
+
+def has_vmemmap(prog: Program) -> bool:
+    """Whether the kernel was built with CONFIG_SPARSEMEM_VMEMMAP."""
+    usage = find_type(prog, "struct mem_section_usage")
+    # subsection_map since Linux kernel commit f1eca35a0dc7 ("mm/sparsemem: introduce struct
+    # mem_section_usage") (in v5.3).
+    if usage is not None:
+        return has_member(usage, "subsection_map")
+    return symbol_address(prog, "vmemmap_populate") is not None
+
+
+def find_sections(prog: Program) -> list[Section]:
+    """
+    Every range of present physical memory, in PFN order.
+
+    :raises PageOwnerError: if the dump does not hold ``mem_section``
+    """
+    mem_section = find_object(prog, "mem_section")
+    try:
+        if mem_section is None:
+            return list(_flatmem_nodes(prog))
+        return list(_sparsemem_sections(prog, mem_section))
+    except FaultError as fault:
+        raise PageOwnerError(
+            f"cannot read mem_section ({fault}): the dump is damaged or cut off; "
+            "no page can be found without it"
+        ) from fault
+
+
+def page_ext_problems(prog: Program, sections: Sequence[Section]) -> list[str]:
+    """A line for every two page_ext arrays that overlap: no kernel has such."""
+    stride = page_ext_stride(prog)
+    arrays = sorted(
+        (section.page_ext, (section.end_pfn - section.start_pfn) * stride, section.start_pfn)
+        for section in sections
+        if section.page_ext
+    )
+    return [
+        f"the page_ext arrays of the sections at pfn {first[2]:#x} and {second[2]:#x} overlap: one "
+        "of the pointers to them is damaged, and what it leads to are the records of other pages"
+        for first, second in itertools.pairwise(arrays)
+        if first[0] + first[1] > second[0]
+    ]
+
+
+def memmap_addresses(sections: Sequence[Section], pfns: Array, size: int) -> Array:
+    """
+    Addresses of the ``struct page`` of *pfns*.
+
+    :param sections: In PFN order.
+    :param pfns: ``int64``, shape ``(n,)``, each in one of *sections*.
+    :param size: ``sizeof(struct page)``.
+    :return: ``uint64``, shape ``(n,)``.
+    """
+    starts = np.array([section.start_pfn for section in sections], np.int64)
+    bases = np.array([section.memmap for section in sections], np.uint64)
+    index = np.searchsorted(starts, pfns, "right") - 1
+    result: Array = bases[index] + ((pfns - starts[index]) * size).astype(np.uint64)
+    return result
+
+
+def memmap_pfns(sections: Sequence[Section], addresses: Array, size: int) -> Array:
+    """
+    The inverse of :func:`memmap_addresses`, also for addresses inside a ``struct page``.
+
+    :param addresses: ``uint64``, shape ``(n,)``.
+    :return: ``int64``, shape ``(n,)``; -1 where the address is in no memmap.
+    """
+    # Classic SPARSEMEM has its memmaps anywhere, in any order.
+    by_address = sorted(sections, key=lambda section: section.memmap)
+    bases = np.array([section.memmap for section in by_address], np.uint64)
+    starts = np.array([section.start_pfn for section in by_address], np.int64)
+    ends = np.array([section.end_pfn for section in by_address], np.int64)
+    if not len(by_address):
+        return np.full(len(addresses), -1, np.int64)
+    index = np.searchsorted(bases, addresses, "right") - 1
+    inside = index >= 0
+    index = np.maximum(index, 0)
+    pfns = starts[index] + ((addresses - bases[index]) // np.uint64(size)).astype(np.int64)
+    result: Array = np.where(inside & (pfns >= 0) & (pfns < ends[index]), pfns, -1)
+    return result
+
+
+def section_of(sections: Sequence[Section], pfn: int) -> Section | None:
+    """The one of *sections* that holds *pfn*."""
+    index = int(np.searchsorted([section.start_pfn for section in sections], pfn, "right")) - 1
+    if index < 0 or pfn >= sections[index].end_pfn:
+        return None
+    return sections[index]
+
+
+def _sparsemem_roots(prog: Program, mem_section: Object) -> Iterator[tuple[int, int, int]]:
+    """Yield (first section number, address of its ``struct mem_section``, count)."""
+    type_ = mem_section.type_
+    inner = type_.type
+    if inner.kind != TypeKind.POINTER and type_.kind != TypeKind.POINTER:
+        # Static: struct mem_section mem_section[NR_SECTION_ROOTS][SECTIONS_PER_ROOT].
+        yield 0, int(mem_section.address_ or 0), type_.length * inner.length
+        return
+    # CONFIG_SPARSEMEM_EXTREME: an array of pointers to pages full of struct mem_section; the
+    # array itself is allocated at boot since Linux kernel commit 83e3c48729d9 ("mm/sparsemem:
+    # Allocate mem_section at runtime for CONFIG_SPARSEMEM_EXTREME=y") (in v4.15).
+    per_root = page_size(prog) // prog.type("struct mem_section").size
+    if type_.kind == TypeKind.POINTER:
+        # All of it: NR_SECTION_ROOTS. The kernel itself goes by __highest_present_section_nr.
+        numbers = 1 << (int(prog["MAX_PHYSMEM_BITS"]) - int(prog["SECTION_SIZE_BITS"]))
+        count = -(-numbers // per_root)
+        address = int(mem_section)
+    else:
+        count = type_.length
+        address = int(mem_section.address_ or 0)
+    roots = read_array(prog, address, word_dtype(prog), count)
+    for root_nr in np.flatnonzero(roots).tolist():
+        yield root_nr * per_root, int(roots[root_nr]), per_root
+
+
+def _sparsemem_sections(prog: Program, mem_section: Object) -> Iterator[Section]:
+    page_shift = int(prog["PAGE_SHIFT"])
+    pages_per_section = 1 << (int(prog["SECTION_SIZE_BITS"]) - page_shift)
+    page_struct_size = prog.type("struct page").size
+    page_ext_size = page_ext_stride(prog)
+    # The encoded memmap has flags in its low bits; a memmap is page-aligned.
+    memmap_mask = ~(page_size(prog) - 1)
+    vmemmap = int(prog["vmemmap"]) if has_vmemmap(prog) else None
+
+    section_type = prog.type("struct mem_section")
+    members = ["section_mem_map", "page_ext", "usage", "pageblock_flags"]
+    dtype = struct_dtype(prog, section_type, members)
+    usage_bitmap = _usage_bitmap_offset(prog)
+    # Addresses are biased by what may be more than the array: they wrap.
+    word_mask = (1 << 8 * word_dtype(prog).itemsize) - 1
+    table = [
+        (first, read_array(prog, address, dtype, count))
+        for first, address, count in _sparsemem_roots(prog, mem_section)
+    ]
+    knows_online = any((rows["section_mem_map"] & _SECTION_IS_ONLINE).any() for _, rows in table)
+
+    for first, rows in table:
+        for index in np.flatnonzero(rows["section_mem_map"] & _SECTION_HAS_MEM_MAP).tolist():
+            row = rows[index]
+            start = (first + index) * pages_per_section
+            encoded = int(row["section_mem_map"])
+            base = vmemmap if vmemmap is not None else encoded & memmap_mask
+            page_ext = int(row["page_ext"]) if "page_ext" in (dtype.names or ()) else 0
+            if page_ext & _PAGE_EXT_INVALID or not page_ext_size:
+                page_ext = 0
+            yield Section(
+                start,
+                start + pages_per_section,
+                (base + start * page_struct_size) & word_mask,
+                # Biased: the entry of a PFN is page_ext + page_ext_size * pfn.
+                (page_ext + page_ext_size * start) & word_mask if page_ext else 0,
+                _bitmap_address(row, usage_bitmap),
+                bool(encoded & _SECTION_IS_ONLINE) or not knows_online,
+            )
+
+
+def _usage_bitmap_offset(prog: Program) -> int | None:
+    """Offset of the pageblock bitmap in ``struct mem_section_usage`` (since v5.3)."""
+    usage = find_type(prog, "struct mem_section_usage")
+    return None if usage is None else usage.member("pageblock_flags").offset
+
+
+def _bitmap_address(row: np.void, usage_bitmap: int | None) -> int:
+    if usage_bitmap is None:
+        return int(row["pageblock_flags"])
+    usage = int(row["usage"])
+    return usage + usage_bitmap if usage else 0
+
+
+def _flatmem_nodes(prog: Program) -> Iterator[Section]:
+    page_struct_size = prog.type("struct page").size
+    page_ext_size = page_ext_stride(prog)
+    max_order_nr_pages = 1 << (prog.type("struct zone").member("free_area").type.length - 1)
+    for _, pgdat in online_nodes(prog):
+        start = int(pgdat.node_start_pfn)
+        end = start + int(pgdat.node_spanned_pages)
+        memmap = int(pgdat.node_mem_map) if has_member(pgdat.type_.type, "node_mem_map") else 0
+        page_ext = int(pgdat.node_page_ext) if has_member(pgdat.type_.type, "node_page_ext") else 0
+        # Not biased: lookup_page_ext() counts from the node's first MAX_ORDER block.
+        skipped = start % max_order_nr_pages
+        yield Section(
+            start,
+            end,
+            memmap or int(prog["mem_map"]) + start * page_struct_size,
+            page_ext + page_ext_size * skipped if page_ext and page_ext_size else 0,
+            0,
+        )
+
+
+def page_ext_stride(prog: Program) -> int:
+    """
+    Distance between two entries of a page_ext array, in bytes; 0 without page_ext, or where the
+    dump does not say, or says what none can be.
+
+    A variable since v5.4, and ``sizeof(struct page_ext) + extra_mem`` before.
+    """
+    stride = find_object(prog, "page_ext_size")
+    if stride is not None:
+        number = _or_zero(stride)
+        return number if number <= _LARGEST_ENTRY else 0
+    type_ = find_type(prog, "struct page_ext")
+    if type_ is None or not type_.is_complete():
+        return 0
+    extra = find_object(prog, "extra_mem", "mm/page_ext.c")
+    return int(type_.size) + (_or_zero(extra) if extra is not None else 0)
+
+
+def _or_zero(variable: Object) -> int:
+    try:
+        return int(variable)
+    except FaultError:
+        return 0

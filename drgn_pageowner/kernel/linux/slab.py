@@ -1,0 +1,252 @@
+"""SLUB: every slab, and which of its objects are allocated, whole caches at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from drgn import Object, Program, Type, TypeMember
+from drgn.helpers.linux.percpu import per_cpu_ptr
+
+from drgn_pageowner.kernel.dump.bulk import (
+    byte_order,
+    find_type,
+    has_member,
+    read_array,
+    struct_dtype,
+    word_dtype,
+)
+from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of
+from drgn_pageowner.kernel.linux.page import read_memmap
+from drgn_pageowner.kernel.linux.sections import Section
+from drgn_pageowner.kernel.linux.slab_free import Cache, FreeObjects
+from drgn_pageowner.kernel.linux.topology import online_cpus, online_nodes
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Slabs
+from drgn_pageowner.model.pages import Pages, PageState
+
+__all__ = ("read_cache", "read_slabs", "slab_caches", "slab_type")
+
+# No cache has sheaves for so many objects: such a number is garbage.
+_MOST_OF_SHEAF = 4095
+# KMALLOC_MAX_SIZE and what debugging adds to it: no slab has larger objects.
+_LARGEST_OBJECT = 1 << 24
+
+
+def read_slabs(prog: Program, pages: Pages, sections: list[Section]) -> tuple[Slabs, FreeObjects]:
+    """
+    Find every slab of *pages*.
+
+    :param sections: Where their memmaps are.
+    :return: The slabs, all of whose objects are said to be allocated; and what tells which are
+        not, once the words of the slabs' pages were seen.
+    """
+    problems: list[str] = []
+    caches = list(_caches(prog, problems))
+    head_rows, cache_pointers, freelists, counts = _slab_heads(prog, pages, sections)
+    addresses = np.array([cache.address for cache in caches], np.uint64)
+    by_address = np.argsort(addresses)
+    place = np.searchsorted(addresses[by_address], cache_pointers)
+    place[place == len(caches)] = 0
+    known = np.zeros(len(head_rows), bool)
+    index = np.zeros(len(head_rows), np.int32)
+    if len(caches):
+        known = addresses[by_address][place] == cache_pointers
+        index = by_address[place].astype(np.int32)
+    lost = int(len(known) - known.sum())
+    if lost:
+        problems.append(f"{lost} slabs belong to no slab cache: their objects are not looked at")
+    rows, index, freelists, counts = (
+        column[known] for column in (head_rows, index, freelists, counts)
+    )
+    of_cache = np.array([(c.size, c.object_size, c.left) for c in caches] or [(1, 1, 0)], np.int64)
+    slab_pages = _pages_of(pages, rows)
+    room = slab_pages * pages.facts.page_size - of_cache[index, 2]
+    fits = np.maximum(room, 0) // of_cache[index, 0]
+    wrong = int(np.count_nonzero(counts > fits))
+    if wrong:
+        problems.append(f"{wrong} slabs claim more objects than there is room for: damaged")
+        counts = np.minimum(counts, fits)
+    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    slabs = Slabs(
+        caches=[cache.name for cache in caches],
+        cache=index,
+        row=rows,
+        pages=slab_pages,
+        first=of_cache[index, 2],
+        stride=of_cache[index, 0],
+        size=of_cache[index, 1],
+        objects=counts,
+        start=start,
+        allocated=np.ones(int(start[-1]), bool),
+        sheaves=np.array(sorted({sheaf for c in caches for sheaf in c.sheaves}), np.uint64),
+        problems=problems,
+    )
+    return slabs, FreeObjects(prog, pages, slabs, caches, freelists)
+
+
+def _caches(prog: Program, problems: list[str]) -> Iterator[Cache]:
+    if not has_member(prog.type("struct kmem_cache"), "offset"):
+        problems.append("this kernel's slab allocator is not SLUB: free objects are not told")
+        return
+    for cache in slab_caches(prog, problems):
+        try:
+            yield read_cache(cache)
+        except DAMAGE as error:
+            problems.append(f"the slab cache at {int(cache):#x} is damaged ({error})")
+
+
+def slab_caches(prog: Program, problems: list[str]) -> list[Object]:
+    """
+    ``struct kmem_cache *`` of every slab cache.
+
+    :param problems: Gets a line if their list is broken.
+    """
+    head = prog["slab_caches"].address_of_()
+    return every_entry("struct kmem_cache", head, "list", "the list of slab caches", problems)
+
+
+def read_cache(cache: Object) -> Cache:
+    """
+    :param cache: ``struct kmem_cache *``, of SLUB.
+    :raises ValueError: if it cannot be one
+    """
+    type_ = cache.type_.type
+    hardened = has_member(type_, "random")
+    size, object_size, offset = int(cache.size), int(cache.object_size), int(cache.offset)
+    left = int(cache.red_left_pad) if has_member(type_, "red_left_pad") else 0
+    inside = 0 <= left < size and 0 <= offset < size and 0 < object_size <= size
+    if not (0 < size <= _LARGEST_OBJECT and inside):
+        raise ValueError(f"objects of {object_size} bytes, {size} with what is behind them")
+    lists, free, sheaves = _ready(cache.prog_, cache)
+    return Cache(
+        name=name_of(cache.name),
+        address=int(cache),
+        size=size,
+        object_size=object_size,
+        offset=offset,
+        left=left,
+        random=int(cache.random) if hardened else 0,
+        hardened=hardened,
+        lists=lists,
+        free=free,
+        sheaves=sheaves,
+    )
+
+
+def _ready(prog: Program, cache: Object) -> tuple[list[int], list[int], list[int]]:
+    """Heads of the CPUs' lists, free objects in sheaves, and the sheaves: addresses."""
+    type_ = cache.type_.type
+    lists: list[int] = []
+    free: list[int] = []
+    sheaves: list[int] = []
+    try:
+        if has_member(type_, "cpu_slab") and cache.cpu_slab:
+            for cpu in online_cpus(prog):
+                head = int(per_cpu_ptr(cache.cpu_slab, cpu).freelist)
+                if head:
+                    lists.append(head)
+        if has_member(type_, "cpu_sheaves") and cache.cpu_sheaves:
+            for sheaf in _sheaves(prog, cache):
+                sheaves.append(int(sheaf))
+                free += _objects(prog, sheaf)
+    except DAMAGE:
+        pass
+    return lists, free, sheaves
+
+
+def _sheaves(prog: Program, cache: Object) -> Iterator[Object]:
+    """Since v6.18 CPUs and nodes keep arrays of free objects: ``struct slab_sheaf *``."""
+    for cpu in online_cpus(prog):
+        sheaves = per_cpu_ptr(cache.cpu_sheaves, cpu)
+        for name in ("main", "spare", "rcu_free"):
+            sheaf = sheaves.member_(name)
+            if sheaf:
+                yield sheaf
+    for barn in _barns(cache):
+        for name in ("sheaves_full", "sheaves_empty"):
+            head = barn.member_(name).address_of_()
+            yield from every_entry("struct slab_sheaf", head, "barn_list", "a barn's list", [])
+
+
+def _barns(cache: Object) -> Iterator[Object]:
+    prog, type_ = cache.prog_, cache.type_.type
+    for node, _ in online_nodes(prog):
+        if has_member(type_, "per_node"):
+            barn = cache.per_node[node].barn
+        else:
+            barn = cache.node[node].barn if cache.node[node] else None
+        if barn:
+            yield barn
+
+
+def _objects(prog: Program, sheaf: Object) -> list[int]:
+    size = int(sheaf.size)
+    if not 0 < size <= _MOST_OF_SHEAF:
+        return []
+    objects = read_array(prog, int(sheaf.objects.address_of_()), word_dtype(prog), size)
+    return [int(pointer) for pointer in objects.tolist()]
+
+
+def _slab_heads(
+    prog: Program, pages: Pages, sections: list[Section]
+) -> tuple[Array, Array, Array, Array]:
+    """Row, ``slab_cache``, ``freelist`` and number of objects of every slab."""
+    type_ = slab_type(prog)
+    dtype = struct_dtype(
+        prog,
+        type_,
+        {"cache": "slab_cache", "freelist": "freelist", "counters": "counters"},
+        itemsize=int(prog.type("struct page").size),
+    )
+    objects = type_.member("objects")
+    bit = _shift_in_counters(type_, objects, byte_order(prog) == "<")
+    width = objects.bit_field_size or 15
+    slab = np.flatnonzero(pages.state == PageState.SLAB)
+    head = slab[pages["head"][slab] == slab]
+    parts: list[tuple[Array, ...]] = []
+    for section in sections:
+        low, high = np.searchsorted(
+            head, pages.rows(np.array([section.start_pfn]))[0] + np.array([0, _length(section)])
+        )
+        mine = head[low:high]
+        if not len(mine):
+            continue
+        pfns = pages.pfns(mine)
+        rows, _ = read_memmap(prog, section, dtype, int(pfns[0]), int(pfns[-1]) + 1)
+        chosen = rows[pfns - pfns[0]]
+        number = (chosen["counters"] >> np.uint64(bit)) & np.uint64((1 << width) - 1)
+        parts.append((mine, chosen["cache"], chosen["freelist"], number.astype(np.int64)))
+    if not parts:
+        empty = np.zeros(0, np.int64)
+        return empty, empty.astype(np.uint64), empty.astype(np.uint64), empty
+    joined = [np.concatenate([part[index] for part in parts]) for index in range(4)]
+    return joined[0], joined[1], joined[2], joined[3]
+
+
+def slab_type(prog: Program) -> Type:
+    """``struct slab``, which lies over ``struct page`` since v5.17; ``struct page`` before."""
+    type_ = find_type(prog, "struct slab")
+    if type_ is None or not type_.is_complete() or not has_member(type_, "slab_cache"):
+        type_ = prog.type("struct page")
+    return type_
+
+
+def _length(section: Section) -> int:
+    return section.end_pfn - section.start_pfn
+
+
+def _shift_in_counters(type_: Type, field: TypeMember, little_endian: bool) -> int:
+    """How far a bit field of ``struct slab`` is shifted in its word ``counters``."""
+    counters = type_.member("counters")
+    place = int(field.bit_offset - counters.bit_offset)
+    if little_endian:
+        return place
+    return int(counters.type.size) * 8 - place - (field.bit_field_size or 0)
+
+
+def _pages_of(pages: Pages, rows: Array) -> Array:
+    """Pages of every slab: ``int64``; its first page is their head."""
+    heads = pages["head"][pages.state == PageState.SLAB]
+    number: Array = np.searchsorted(heads, rows, "right") - np.searchsorted(heads, rows)
+    return number

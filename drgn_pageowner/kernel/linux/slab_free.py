@@ -1,0 +1,129 @@
+"""Which slab objects are free: SLUB's lists of free objects, all at once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from drgn import Program
+
+from drgn_pageowner.kernel.dump.bulk import word_dtype
+from drgn_pageowner.kernel.linux.translate import direct_map
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Slabs
+from drgn_pageowner.model.pages import Pages
+
+__all__ = ("Cache", "FreeObjects")
+
+
+class Cache(NamedTuple):
+    """What of a ``struct kmem_cache`` tells its objects, and which of them are free."""
+
+    name: str
+    address: int
+    size: int
+    object_size: int
+    offset: int
+    """Of the free pointer in a free object, in bytes."""
+    left: int
+    """Bytes before the first object of a slab."""
+    random: int
+    hardened: bool
+    """Whether free pointers are mixed with :attr:`random` and their own address."""
+    lists: list[int]
+    """Heads of the CPUs' own lists of free objects."""
+    free: list[int]
+    """Free objects in sheaves: what is written in them leads nowhere."""
+    sheaves: list[int]
+    """Addresses of ``struct slab_sheaf``."""
+
+
+class FreeObjects:
+    """
+    Follows every list of free objects, a step of each list at a time.
+
+    The lists run through the objects, so the pages of slabs must have been seen before:
+    :meth:`collect` takes from them the word where the free pointer of each object would be.
+    """
+
+    def __init__(
+        self, prog: Program, pages: Pages, slabs: Slabs, caches: list[Cache], freelists: Array
+    ) -> None:
+        """
+        :param freelists: ``uint64``, a row per slab: head of its own list.
+        """
+        self._slabs = slabs
+        self._caches = caches
+        self._word_dtype = word_dtype(prog)
+        self._base = np.uint64(direct_map(prog))
+        self._page_size = pages.facts.page_size
+        self._address = self._base + pages.pfns(slabs.row).astype(np.uint64) * np.uint64(
+            self._page_size
+        )
+        self._heads = freelists
+        of_slab = np.repeat(np.arange(len(slabs.row)), slabs.objects)
+        number = np.arange(len(slabs)) - slabs.start[of_slab]
+        offset = np.array([cache.offset for cache in caches] or [0], np.int64)[slabs.cache]
+        byte = slabs.first[of_slab] + number * slabs.stride[of_slab] + offset[of_slab]
+        self._row = (slabs.row[of_slab] + byte // self._page_size).astype(np.int64)
+        self._word = (byte % self._page_size // self._word_dtype.itemsize).astype(np.int64)
+        self._pointer = np.zeros(len(slabs), np.uint64)
+
+    def collect(self, rows: Array, data: Array) -> None:
+        """
+        :param rows: Of some pages, ascending.
+        :param data: ``uint64``: the words of these pages.
+        """
+        low, high = np.searchsorted(self._row, [rows[0], rows[-1] + 1])
+        mine = np.arange(low, high)
+        place = np.searchsorted(rows, self._row[mine])
+        here = rows[np.minimum(place, len(rows) - 1)] == self._row[mine]
+        mine, place = mine[here], place[here]
+        per_page = self._page_size // self._word_dtype.itemsize
+        self._pointer[mine] = data[place * per_page + self._word[mine]]
+
+    def mark(self) -> None:
+        """Say in :attr:`Slabs.allocated` which objects are free."""
+        allocated = self._slabs.allocated
+        ready = np.array([a for cache in self._caches for a in cache.free], np.uint64)
+        slab, number = self._locate(ready)
+        known = slab >= 0
+        allocated[self._slabs.start[slab[known]] + number[known]] = False
+        lists = np.array([a for cache in self._caches for a in cache.lists], np.uint64)
+        current = np.concatenate([self._heads, lists])
+        current = current[current != 0]
+        random = np.array([cache.random for cache in self._caches] or [0], np.uint64)
+        hardened = np.array([cache.hardened for cache in self._caches] or [False], bool)
+        offset = np.array([cache.offset for cache in self._caches] or [0], np.uint64)
+        # No list is longer than a slab has objects.
+        for _ in range(int(self._slabs.objects.max(initial=0)) + 1):
+            if not len(current):
+                break
+            slab, number = self._locate(current)
+            good = slab >= 0
+            slab, current = slab[good], current[good]
+            node = self._slabs.start[slab] + number[good]
+            fresh = allocated[node]
+            allocated[node] = False
+            # An object that was met before ends its list: the rest is known, or it is a ring.
+            slab, node, current = slab[fresh], node[fresh], current[fresh]
+            cache = self._slabs.cache[slab]
+            words = self._pointer[node]
+            # freelist_ptr_decode(): the address is byte-swapped since v5.7.
+            places = (current + offset[cache]).astype(self._word_dtype).byteswap()
+            mixed = words ^ random[cache] ^ places.astype(np.uint64)
+            current = np.where(hardened[cache], mixed, words)
+            current = current[current != 0]
+
+    def _locate(self, objects: Array) -> tuple[Array, Array]:
+        """Slab of each address (-1 for none), and number of the object in it."""
+        if not len(self._address):
+            return np.full(len(objects), -1, np.int64), np.zeros(len(objects), np.int64)
+        slab = np.searchsorted(self._address, objects, "right") - 1
+        inside = slab >= 0
+        slab = np.maximum(slab, 0)
+        offset = (objects - self._address[slab]).astype(np.int64) - self._slabs.first[slab]
+        number = offset // self._slabs.stride[slab]
+        inside &= (offset >= 0) & (number < self._slabs.objects[slab])
+        inside &= offset % self._slabs.stride[slab] == 0
+        return np.where(inside, slab, -1), number

@@ -1,0 +1,33 @@
+"""Source lines and inlined functions of PCs, from DWARF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from drgn import Program
+
+from drgn_pageowner.model.stacks import SourceFrame
+
+__all__ = ("source_frames",)
+
+
+def source_frames(prog: Program, pcs: Iterable[int]) -> dict[int, list[SourceFrame]]:
+    """
+    The functions at each of *pcs*, inlined ones first (innermost first).
+
+    :param pcs: Return addresses, as stack depot has them.
+    :return: PC -> frames; a PC that DWARF does not cover is left out.
+    """
+    result: dict[int, list[SourceFrame]] = {}
+    for pc in sorted({int(pc) for pc in pcs}):
+        frames = []
+        # A return address is behind the call: what is wanted is the line of the call.
+        for frame in prog.stack_trace_from_pcs([pc]):
+            try:
+                filename, line, _ = frame.source()
+            except LookupError:
+                continue
+            frames.append(SourceFrame(frame.name or "?", filename, line, frame.is_inline))
+        if frames:
+            result[pc] = frames
+    return result

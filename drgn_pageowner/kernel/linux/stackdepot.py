@@ -1,0 +1,284 @@
+"""The stack depot: from ``depot_stack_handle_t`` to stacks, a pool at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from drgn import FaultError, Program
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.dump.bulk import (
+    find_object,
+    has_member,
+    page_size,
+    read_array,
+    read_bulk,
+    struct_dtype,
+    word_dtype,
+)
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.stacks import Stacks
+from drgn_pageowner.progress import progress
+
+__all__ = ("DepotLayout", "depot_layout", "depot_pools", "depot_use", "read_stacks")
+
+# STACK_ALLOC_ALIGN, later DEPOT_STACK_ALIGN, and STACK_ALLOC_ORDER, later DEPOT_POOL_ORDER:
+# macros of lib/stackdepot.c that have not changed since Linux kernel commit cd11016e5f52 ("mm,
+# kasan: stackdepot implementation. Enable stackdepot for SLAB") (in v4.6).
+_STACK_ALIGN = 4
+_POOL_ORDER = 2
+# More frames than any user of the depot saves (page_owner: 16; CONFIG_STACKDEPOT_MAX_FRAMES: 64
+# by default, 256 at most).
+_MAX_FRAMES = 256
+# REFCOUNT_SATURATED of include/linux/refcount.h: the record is no page_owner stack.
+_REFCOUNT_SATURATED = -(1 << 30)
+
+
+@dataclass(frozen=True)
+class DepotLayout:
+    """How this kernel's stack depot is laid out."""
+
+    name: str
+    """For people: which of the layouts it is."""
+    pools: str
+    """Name of the array of pools."""
+    pool_shift: int
+    pool_bits: int
+    pool_bias: int
+    """What to subtract from the handle's pool number."""
+    offset_shift: int
+    offset_bits: int
+    pool_size: int
+    """Size of a pool, in bytes."""
+    record: np.dtype[np.void]
+    """``size`` and, where it exists, ``count`` of ``struct stack_record``."""
+    entries_offset: int
+    """Offset of ``stack_record.entries``."""
+
+    def pool_index(self, handles: Array) -> Array:
+        """Index in the array of pools: ``int64``, may be out of range for a bad handle."""
+        raw = (handles.astype(np.int64) >> self.pool_shift) & ((1 << self.pool_bits) - 1)
+        result: Array = raw - self.pool_bias
+        return result
+
+    def record_offset(self, handles: Array) -> Array:
+        """Offset of the ``struct stack_record`` in its pool, in bytes: ``int64``."""
+        raw = (handles.astype(np.int64) >> self.offset_shift) & ((1 << self.offset_bits) - 1)
+        result: Array = raw << _STACK_ALIGN
+        return result
+
+
+def depot_layout(prog: Program) -> DepotLayout:
+    """
+    :raises PageOwnerError: if this kernel has no stack depot, or one of no known layout
+    """
+    try:
+        parts = prog.type("union handle_parts")
+        record = prog.type("struct stack_record")
+    except LookupError as error:
+        raise PageOwnerError(
+            "no union handle_parts in the debugging symbols: this vmlinux has no DWARF for "
+            "lib/stackdepot.c, so stacks cannot be read"
+        ) from error
+    # Linux kernel commit 961c949b012f ("lib/stackdepot: rename slab to pool") (in v6.3).
+    pools = "stack_pools" if find_object(prog, "stack_pools") is not None else "stack_slabs"
+    bias = 0
+    if has_member(parts, "pool_index_plus_1"):
+        # Linux kernel commit a6c1d9cb9a68 ("stackdepot: rename pool_index to
+        # pool_index_plus_1") (in v6.9).
+        member, bias, name = "pool_index_plus_1", 1, "pools, index + 1 (since v6.9)"
+    elif has_member(parts, "pool_index"):
+        member, name = "pool_index", "pools (v6.3 to v6.8)"
+        # Linux kernel commit 3ee34eabac2a ("lib/stackdepot: fix first entry having a 0-handle")
+        # (in v6.9, backported to v6.8.y) stored the index plus 1 before the member said so. A
+        # handle of 0 says "none", so the depot needs either that or a bit "valid".
+        if not has_member(parts, "valid"):
+            bias = _probe_bias(prog, pools)
+    else:
+        member = "slabindex"
+        extra = has_member(parts, "extra")
+        name = "slabs with extra bits (v5.18 to v6.2)" if extra else "slabs (v4.6 to v5.17)"
+    pool_shift, pool_bits = _bit_field(parts, member)
+    offset_shift, offset_bits = _bit_field(parts, "offset")
+    return DepotLayout(
+        name=name,
+        pools=pools,
+        pool_shift=pool_shift,
+        pool_bits=pool_bits,
+        pool_bias=bias,
+        offset_shift=offset_shift,
+        offset_bits=offset_bits,
+        pool_size=page_size(prog) << _POOL_ORDER,
+        record=struct_dtype(
+            prog, record, {"size": "size", "count": "count.refs.counter", "handle": "handle.handle"}
+        ),
+        entries_offset=record.member("entries").offset,
+    )
+
+
+def _bit_field(type_: Any, name: str) -> tuple[int, int]:
+    """(shift, bits) of a member of ``union handle_parts`` in its ``handle``."""
+    member = type_.member(name)
+    return member.bit_offset, member.bit_field_size or member.type.size * 8
+
+
+def _probe_bias(prog: Program, pools: str) -> int:
+    """Whether a ``pool_index`` is an index (0) or the index plus 1: the first record says."""
+    first_pool = int(prog[pools][0])
+    record = prog.type("struct stack_record")
+    handle = int.from_bytes(
+        prog.read(first_pool + record.member("handle").offset, 4),
+        "little" if word_dtype(prog).byteorder in "<=" else "big",
+    )
+    shift, bits = _bit_field(prog.type("union handle_parts"), "pool_index")
+    return (handle >> shift) & ((1 << bits) - 1)
+
+
+def _pool_addresses(prog: Program, layout: DepotLayout) -> Array:
+    """Address of every pool that exists: ``uint64``."""
+    pools = prog[layout.pools]
+    used = find_object(prog, "pools_num", "lib/stackdepot.c")
+    if used is None:
+        # Renamed with the rest in v6.3; the index of the pool in use before.
+        index = find_object(prog, "depot_index", "lib/stackdepot.c")
+        if index is None:
+            index = prog.variable("pool_index", "lib/stackdepot.c")
+        number = int(index) + 1
+    else:
+        number = int(used)
+    # An array, and a pointer since Linux v7.0.
+    if hasattr(pools.type_, "length") and pools.type_.kind.name == "ARRAY":
+        address = int(pools.address_ or 0)
+    else:
+        address = int(pools)
+    most = _most_pools(prog, layout)
+    if not 0 <= number <= most:
+        # All that there is room for: what is behind the last pool is null.
+        number = most
+    return read_array(prog, address, word_dtype(prog), number)
+
+
+def _most_pools(prog: Program, layout: DepotLayout) -> int:
+    """How many pools the array of pools has room for."""
+    array = prog[layout.pools].type_
+    limit = find_object(prog, "stack_max_pools", "lib/stackdepot.c")
+    room = int(limit) if limit is not None else int(getattr(array, "length", None) or 0)
+    return min(room, 1 << layout.pool_bits)
+
+
+def depot_pools(prog: Program, layout: DepotLayout) -> tuple[Array, int]:
+    """
+    Where the stack depot keeps its stacks.
+
+    :return: Addresses of the pools (``uint64``), and the size of one in bytes.
+    """
+    pools = _pool_addresses(prog, layout)
+    return pools[pools != 0], layout.pool_size
+
+
+def read_stacks(prog: Program, layout: DepotLayout, handles: Array) -> tuple[Stacks, Array]:
+    """
+    Fetch the stacks of *handles*, reading every pool that one of them lies in once.
+
+    :param handles: ``uint32``, shape ``(n,)``, ascending and unique.
+    :return: The stacks, and those of *handles* that the depot does not have (0 left out).
+    """
+    handles = handles[handles != 0]
+    try:
+        pools = _pool_addresses(prog, layout)
+    except FaultError as fault:
+        raise PageOwnerError(f"cannot read {layout.pools} of the stack depot ({fault})") from fault
+    index = layout.pool_index(handles)
+    offset = layout.record_offset(handles)
+    order = np.argsort(index, kind="stable")
+    known = (index >= 0) & (index < len(pools))
+    order = order[known[order]]
+
+    good: list[Array] = []
+    depths: list[Array] = []
+    counts: list[Array] = []
+    frames: list[Array] = []
+    word = word_dtype(prog)
+    header = layout.record
+    groups = np.split(order, np.flatnonzero(np.diff(index[order])) + 1) if len(order) else []
+    for members in progress(groups, description="stack depot", total=len(groups), unit=" pool"):
+        address = int(pools[index[members[0]]])
+        if not address:
+            continue
+        bulk = read_bulk(prog, address, layout.pool_size)
+        # Padded, so that the header of a record at the very end can be looked at.
+        pool = np.frombuffer(bytes(bulk.data) + bytes(header.itemsize), np.uint8)
+        at = offset[members]
+        heads = np.ndarray(
+            len(pool) - header.itemsize,
+            header,
+            pool,
+            strides=(1,),
+        )[at]
+        size = heads["size"].astype(np.int64)
+        end = at + layout.entries_offset + size * word.itemsize
+        right = (size > 0) & (size <= _MAX_FRAMES) & (end <= layout.pool_size)
+        # Every record holds its own handle; the extra bits are not the depot's.
+        mask = np.uint32(
+            ((1 << layout.pool_bits) - 1) << layout.pool_shift
+            | ((1 << layout.offset_bits) - 1) << layout.offset_shift
+        )
+        right &= (heads["handle"] & mask) == (handles[members] & mask)
+        for hole, hole_size in bulk.missing:
+            right &= (at >= hole + hole_size) | (end <= hole)
+        members, at, size = members[right], at[right], size[right]
+        if not len(members):
+            continue
+        words = pool[: layout.pool_size].view(word)
+        start = (at + layout.entries_offset) // word.itemsize
+        frames.append(words[_ranges(start, size)])
+        good.append(members)
+        depths.append(size)
+        if "count" in (header.names or ()):
+            counts.append(heads["count"][right].astype(np.int64))
+
+    if not good:
+        return Stacks.empty(), handles
+    position = np.concatenate(good)
+    depth = np.concatenate(depths)
+    starts = np.concatenate(([0], np.cumsum(depth)[:-1]))
+    by_handle = np.argsort(position, kind="stable")
+    pcs = np.concatenate(frames)[_ranges(starts[by_handle], depth[by_handle])]
+    position = position[by_handle]
+    count = None
+    if counts:
+        count = np.concatenate(counts)[by_handle]
+        # The count starts at 1; page_owner's own dummy stacks have none.
+        count = np.where(count == _REFCOUNT_SATURATED, -1, count - 1)
+    stacks = Stacks(
+        handles[position],
+        np.concatenate(([0], np.cumsum(depth[by_handle]))).astype(np.int64),
+        pcs.astype(np.uint64, copy=False),
+        count,
+    )
+    bad = np.ones(len(handles), bool)
+    bad[position] = False
+    return stacks, handles[bad]
+
+
+def _ranges(starts: Array, lengths: Array) -> Array:
+    """The numbers ``starts[i] .. starts[i] + lengths[i] - 1`` of every *i*, one after another."""
+    total = int(lengths.sum())
+    ends = np.cumsum(lengths)
+    result: Array = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    return result
+
+
+def depot_use(prog: Program, layout: DepotLayout) -> dict[str, int]:
+    """
+    How full the stack depot is: ``pools``, ``bytes``, and ``capacity`` in pools.
+    """
+    pools = _pool_addresses(prog, layout)
+    allocated = int(np.count_nonzero(pools))
+    return {
+        "pools": allocated,
+        "bytes": allocated * layout.pool_size,
+        "capacity": _most_pools(prog, layout),
+    }

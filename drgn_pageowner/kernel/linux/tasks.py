@@ -1,0 +1,45 @@
+"""Every task of a kernel, as far as its lists lead to them."""
+
+from __future__ import annotations
+
+from drgn import Object, Program
+
+from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry
+
+__all__ = ("comm_of", "every_task")
+
+
+def every_task(prog: Program, problems: list[str]) -> list[Object]:
+    """
+    Every process and its threads, as ``for_each_process_thread()`` of the kernel; no idle tasks.
+
+    The tree of PIDs, which drgn's ``for_each_task()`` walks, has no second end to begin at.
+
+    :param problems: Gets a line for every list that is broken.
+    :return: ``struct task_struct *`` each.
+    """
+    type_ = "struct task_struct"
+    head = prog["init_task"].tasks.address_of_()
+    found: dict[int, Object] = {}
+    broken: list[str] = []
+    for leader in every_entry(type_, head, "tasks", "the list of tasks", problems):
+        found[int(leader)] = leader
+        try:
+            threads = leader.signal.thread_head.address_of_()
+            pid = int(leader.pid)
+        except DAMAGE:
+            broken.append(f"the threads of the task at {int(leader):#x} are unknown")
+            continue
+        for thread in every_entry(
+            type_, threads, "thread_node", f"the list of threads of pid {pid}", broken
+        ):
+            found[int(thread)] = thread
+    if broken:
+        problems.append(f"the threads of {len(broken)} tasks cannot be listed: {broken[0]}")
+    return list(found.values())
+
+
+def comm_of(task: Object) -> str:
+    """``task.comm``; bytes that are not UTF-8 as surrogates, as everywhere in task names."""
+    name: bytes = task.comm.string_()
+    return name.decode(errors="surrogateescape")

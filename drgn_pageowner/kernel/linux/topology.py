@@ -1,0 +1,73 @@
+"""Which CPUs and which nodes a machine has: bitmaps that may be damaged, held to what there is."""
+
+from __future__ import annotations
+
+import contextlib
+
+from drgn import Object, Program
+from drgn.helpers.linux.cpumask import cpu_online_mask, cpu_possible_mask
+
+from drgn_pageowner.kernel.dump.bulk import find_object
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+
+__all__ = ("online_cpus", "online_nodes", "possible_cpus")
+
+
+def possible_cpus(prog: Program) -> list[int]:
+    """Numbers of the CPUs that have per-CPU memory."""
+    offsets = find_object(prog, "__per_cpu_offset")
+    try:
+        cpus = _bits(cpu_possible_mask(prog).bits)
+    except DAMAGE:
+        cpus = []
+    return [cpu for cpu in cpus if offsets is None or cpu < offsets.type_.length] or [0]
+
+
+def online_cpus(prog: Program) -> list[int]:
+    """
+    Numbers of the CPUs that were online; of all that can be if the dump does not say.
+
+    Those too that a crash took offline, as ``local_cpu_stop()`` does on arm64: their lists and
+    counters are as full as they were. One that was taken offline before has handed its own in.
+    """
+    possible = possible_cpus(prog)
+    # "smp/hotplug: Track booted once CPUs in a cpumask" (in v5.4).
+    booted = find_object(prog, "cpus_booted_once_mask")
+    online: set[int] = set()
+    for mask in (cpu_online_mask(prog), booted):
+        with contextlib.suppress(*DAMAGE):
+            online.update(_bits(mask.bits) if mask is not None else ())
+    return [cpu for cpu in possible if cpu in online] or possible
+
+
+def online_nodes(prog: Program) -> list[tuple[int, Object]]:
+    """
+    Number and ``struct pglist_data *`` of every node that is online.
+
+    Of every node that has one where the bitmap of nodes names none of them. Not limited by
+    ``nr_node_ids``, as drgn's ``for_each_online_pgdat()`` is: that may be any number.
+    """
+    data = find_object(prog, "node_data")
+    if data is None:
+        # Without CONFIG_NUMA.
+        return [(0, prog["contig_page_data"].address_of_())]
+    nodes = [(number, data[number]) for number in range(data.type_.length)]
+    try:
+        online = set(_bits(prog["node_states"][prog["N_ONLINE"]].bits))
+    except DAMAGE:
+        online = set()
+    known = []
+    for number, node in nodes:
+        try:
+            if node:
+                known.append((number, node.read_()))
+        except DAMAGE:
+            continue
+    return [one for one in known if one[0] in online] or known
+
+
+def _bits(words: Object) -> list[int]:
+    """Numbers of the bits that are set in an array of ``unsigned long``."""
+    values = words.value_()
+    bits = 8 * words.type_.type.size
+    return [bit for bit in range(len(values) * bits) if values[bit // bits] >> bit % bits & 1]

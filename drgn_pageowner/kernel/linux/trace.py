@@ -1,0 +1,66 @@
+"""Stacks that are in the records themselves, as before there was a stack depot."""
+
+from __future__ import annotations
+
+import numpy as np
+from drgn import Object
+
+from drgn_pageowner.kernel.dump.bulk import has_member
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.stacks import Stacks
+
+__all__ = ("TRACE_MEMBERS", "intern_traces", "record_trace")
+
+TRACE_MEMBERS = {
+    # A struct stack_trace until Linux kernel commit 94f759d62b2c ("mm/page_owner.c: remove
+    # unnecessary stack_trace field") (in v4.0). The stack moved to the stack depot in f2ca0b557107
+    # ("mm/page_owner: use stackdepot to store stacktrace") (in v4.8).
+    "nr_entries": ("nr_entries", "trace.nr_entries"),
+    "trace_entries": ("trace_entries",),
+}
+"""What a record keeps its stack in: field -> members, of which the kernel has at most one."""
+
+
+def intern_traces(number: Array, entries: Array) -> tuple[Array, Stacks, int]:
+    """
+    Give every distinct stack a handle, as the stack depot does of later kernels.
+
+    The handles are ours: 1 and up, in the order of the stacks' PCs. An empty stack has one too.
+
+    :param number: ``page_ext.nr_entries``, shape ``(n,)``.
+    :param entries: ``page_ext.trace_entries``: ``uint64``, shape ``(n, capacity)``.
+    :return: The handle of every record (``uint32``, shape ``(n,)``), the stacks, and how many
+        records claim to have more entries than there is room for.
+    """
+    capacity = entries.shape[1]
+    depth = np.minimum(number, capacity).astype(np.int64)
+    keys = np.zeros((len(entries), capacity + 1), np.uint64)
+    used = np.arange(capacity) < depth[:, np.newaxis]
+    keys[:, :capacity] = entries * used
+    keys[:, capacity] = depth
+    distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
+    depths = distinct[:, capacity].astype(np.int64)
+    stacks = Stacks(
+        np.arange(1, len(distinct) + 1, dtype=np.uint32),
+        np.concatenate(([0], np.cumsum(depths))).astype(np.int64),
+        distinct[:, :capacity][np.arange(capacity) < depths[:, np.newaxis]],
+    )
+    # NumPy 2.0 returned the inverse with another shape.
+    handles = inverse.reshape(-1).astype(np.uint32) + np.uint32(1)
+    return handles, stacks, int(np.count_nonzero(number > capacity))
+
+
+def record_trace(owner: Object) -> list[int] | None:
+    """
+    The PCs in one record, innermost first.
+
+    :param owner: ``struct page_ext *``
+    :return: ``None`` if this kernel keeps none in its records.
+    """
+    type_ = owner.type_.type
+    if not has_member(type_, "trace_entries"):
+        return None
+    trace = owner if has_member(type_, "nr_entries") else owner.trace
+    entries = owner.trace_entries.value_()
+    pcs: list[int] = entries[: int(trace.nr_entries)]
+    return pcs

@@ -1,0 +1,276 @@
+"""Areas of the kernel's own mappings: vmalloc, stacks of tasks, modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from drgn import FaultError, Object, Program
+from drgn.helpers.linux.sched import cpu_curr, idle_task
+
+from drgn_pageowner.kernel.dump.bulk import (
+    find_object,
+    find_type,
+    has_member,
+    page_size,
+    read_array,
+    symbol_address,
+    word_dtype,
+)
+from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry
+from drgn_pageowner.kernel.linux.kallsyms import module_regions
+from drgn_pageowner.kernel.linux.sections import Section, memmap_pfns
+from drgn_pageowner.kernel.linux.tasks import comm_of, every_task
+from drgn_pageowner.kernel.linux.topology import online_cpus
+from drgn_pageowner.kernel.linux.translate import kernel_pfns
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Area
+from drgn_pageowner.model.pages import Pages
+
+__all__ = ("TaskStack", "VmapAreas", "read_vmap_areas", "task_stacks", "thread_size")
+
+# VM_MAP of include/linux/vmalloc.h: a macro, the same since v2.6.12. Who called vmap() may have
+# thrown its list of pages away; vm_map_ram() keeps none.
+_VM_MAP = 0x4
+_MOST_NODES = 4096
+
+
+@dataclass(frozen=True)
+class TaskStack:
+    """The stack of a task."""
+
+    pid: int
+    comm: str
+    start: int
+    """Lowest virtual address."""
+    size: int
+    live: int
+    """What is below this address is dead: the stack pointer, or :attr:`start` if unknown."""
+    registers: tuple[int, ...] = ()
+
+
+@dataclass
+class VmapAreas:
+    """Every mapped area, and the bookkeeping that knows all of them."""
+
+    areas: list[Area]
+    bookkeeping: Array
+    """``uint64``: addresses of every ``struct vmap_area``, ``struct vm_struct`` and array of
+    pages: they hold every area whether or not anybody else does."""
+
+
+def thread_size(prog: Program) -> int:
+    """``THREAD_SIZE``, in bytes."""
+    # union thread_union { struct task_struct task; unsigned long stack[THREAD_SIZE/sizeof(long)]; }
+    union = find_type(prog, "union thread_union")
+    if union is not None and union.is_complete():
+        return int(union.member("stack").type.size)
+    # INIT_TASK_DATA() of the linker script; named after init_task before v6.10.
+    for name in ("init_stack", "init_task"):
+        start = symbol_address(prog, f"__start_{name}")
+        end = symbol_address(prog, f"__end_{name}")
+        if start is not None and end is not None and end > start:
+            return end - start
+    return 4 * page_size(prog)
+
+
+def task_stacks(prog: Program, problems: list[str]) -> list[TaskStack]:
+    """Every task's stack; idle tasks included."""
+    size = thread_size(prog)
+    found = []
+    seen: set[int] = set()
+    running = _running(prog)
+    lost = 0
+    for task in _tasks(prog, problems):
+        try:
+            stack = _stack_of(prog, task, size, int(task) in running)
+        except DAMAGE:
+            lost += 1
+            continue
+        # Stacks are whole pages: what is not is garbage.
+        if stack.start and stack.start % page_size(prog) == 0 and stack.start not in seen:
+            seen.add(stack.start)
+            found.append(stack)
+    if lost:
+        problems.append(f"{lost} tasks cannot be read: their stacks are unknown")
+    return found
+
+
+def _stack_of(prog: Program, task: Object, size: int, running: bool) -> TaskStack:
+    address = int(task.stack)
+    live = address
+    registers: tuple[int, ...] = ()
+    if running:
+        live, registers = _of_running(prog, task, address, size)
+    else:
+        pointer = _stack_pointer(task)
+        if address <= pointer < address + size:
+            live = pointer
+    return TaskStack(int(task.pid), comm_of(task), address, size, live, registers)
+
+
+def _tasks(prog: Program, problems: list[str]) -> list[Object]:
+    tasks = [prog["init_task"].address_of_(), *every_task(prog, problems)]
+    return tasks + [prog_task for prog_task in _idle(prog) if prog_task]
+
+
+def _idle(prog: Program) -> list[Object]:
+    try:
+        return [idle_task(prog, cpu) for cpu in online_cpus(prog)]
+    except DAMAGE:
+        return []
+
+
+def _running(prog: Program) -> set[int]:
+    try:
+        return {int(cpu_curr(prog, cpu)) for cpu in online_cpus(prog)}
+    except DAMAGE:
+        return set()
+
+
+def _stack_pointer(task: Object) -> int:
+    """Where a task that sleeps left its stack pointer; 0 if we do not know this architecture."""
+    thread = task.thread
+    # x86 and arm64.
+    for path in ("sp", "cpu_context.sp"):
+        if has_member(thread.type_, path):
+            value = thread
+            for name in path.split("."):
+                value = value.member_(name)
+            return int(value)
+    return 0
+
+
+def _of_running(
+    prog: Program, task: Object, address: int, size: int
+) -> tuple[int, tuple[int, ...]]:
+    """The live part of a running task's stack, and its registers, from the dump's notes."""
+    try:
+        frame = prog.stack_trace(task)[0]
+        registers = {name: int(value) for name, value in frame.registers().items()}
+    except Exception:
+        # An older drgn raises it as it is for unwinding data that it does not know.
+        return address, ()
+    pointer = frame.sp
+    live = pointer if address <= pointer < address + size else address
+    return live, tuple(registers.values())
+
+
+def read_vmap_areas(
+    prog: Program,
+    pages: Pages,
+    sections: list[Section],
+    stacks: list[TaskStack],
+    problems: list[str],
+) -> VmapAreas:
+    """Every area with pages that the kernel knows of."""
+    owners = {stack.start: f"stack of {stack.comm} (pid {stack.pid})" for stack in stacks}
+    modules = [(start, end, name) for name, start, end in module_regions(prog)]
+    size = pages.facts.page_size
+    struct_page = int(prog.type("struct page").size)
+    stack_size = thread_size(prog)
+    areas: list[Area] = []
+    bookkeeping: list[int] = []
+    lost = 0
+    for vmap in _vmap_areas(prog, problems):
+        bookkeeping.append(int(vmap))
+        try:
+            vm = vmap.vm.read_()
+            if vm:
+                bookkeeping.append(int(vm))
+            if not vm or (not vm.pages and int(vm.flags) & _VM_MAP):
+                start, end = int(vmap.va_start), int(vmap.va_end)
+                # None of a driver's own mappings is as large as memory.
+                if 0 < (end - start) // size <= len(pages):
+                    pfns = kernel_pfns(prog, start, (end - start) // size)
+                    areas.append(Area(start, end - start, "vmap", _rows(pages, pfns)))
+                continue
+            number = int(vm.nr_pages)
+            start = int(vm.addr)
+            if not vm.pages or not 0 < number <= len(pages) or start + number * size > 1 << 64:
+                continue
+            bookkeeping.append(int(vm.pages))
+            pointers = _pointers(prog, int(vm.pages), number)
+            pfns = memmap_pfns(sections, pointers, struct_page)
+            rows = _rows(pages, pfns)
+            kind = owners.get(start) or _module_at(modules, start, number * size)
+            if kind is None:
+                kind = "vmalloc"
+                # A stack that no task has: kept for the next one.
+                if number * size == stack_size and _is_stack(vm):
+                    kind = "cached stack"
+            areas.append(Area(start, number * size, kind, rows))
+        except DAMAGE:
+            lost += 1
+    if lost:
+        problems.append(f"{lost} vmalloc areas cannot be read: what they map is unknown")
+    return VmapAreas(
+        areas,
+        np.array(sorted(bookkeeping), np.uint64),
+    )
+
+
+def _rows(pages: Pages, pfns: Array) -> Array:
+    """Rows of *pfns*; -1 where there is no page."""
+    result: Array = np.where(pfns >= 0, pages.rows(np.maximum(pfns, 0)), -1)
+    return result
+
+
+def _vmap_areas(prog: Program, problems: list[str]) -> list[Object]:
+    """``struct vmap_area *`` of every area that is in use."""
+    type_, subject = "struct vmap_area", "the list of vmalloc areas"
+    # Linux kernel commit d093602919ad ("mm: vmalloc: remove global vmap_area_root rb-tree") (in
+    # v6.9) made one list for each node; there are no more than nr_cpu_ids, or 128 before v6.11.
+    lone = find_object(prog, "single", "mm/vmalloc.c")
+    if lone is None:
+        head = prog["vmap_area_list"].address_of_()
+        return every_entry(type_, head, "list", subject, problems)
+    # Where no more are ever made (32-bit kernels, and those without CONFIG_SMP) it is the only
+    # one, and the compiler may have left no pointer to it.
+    nodes, number = find_object(prog, "vmap_nodes"), 1
+    if nodes is None:
+        nodes = lone.address_of_()
+    else:
+        try:
+            nodes, number = nodes.read_(), int(prog["nr_vmap_nodes"])
+        except FaultError as error:
+            problems.append(f"{subject} cannot be read ({error}): some areas may be unknown")
+            return []
+    if not 0 < number <= _MOST_NODES:
+        problems.append(f"nr_vmap_nodes is {number}: it is damaged, some areas may be unknown")
+    found: list[Object] = []
+    for index in range(max(min(number, _MOST_NODES), 1)):
+        try:
+            head = nodes[index].busy.head.address_of_()
+            head.next.read_()
+        except DAMAGE as error:
+            problems.append(f"{subject} ends early ({error})")
+            break
+        found += every_entry(type_, head, "list", subject, problems)
+    return found
+
+
+def _pointers(prog: Program, address: int, number: int) -> Array:
+    try:
+        return read_array(prog, address, word_dtype(prog), number).astype(np.uint64)
+    except FaultError:
+        return np.zeros(number, np.uint64)
+
+
+def _module_at(modules: list[tuple[int, int, str]], start: int, size: int) -> str | None:
+    for first, end, name in modules:
+        if first < start + size and start < end:
+            return f"module {name}"
+    return None
+
+
+def _is_stack(vm: Object) -> bool:
+    """Whether an area was made for a stack: its caller is copy_process(), or what calls that."""
+    try:
+        symbol = vm.prog_.symbol(int(vm.caller))
+    except DAMAGE:
+        return False
+    # Which of alloc_thread_stack_node() and its callers are functions, the compiler decides.
+    starts = ("alloc_thread_stack", "dup_task_struct", "copy_process", "kernel_clone", "_do_fork",
+              "fork_idle", "create_io_thread")  # fmt: skip
+    return bool(symbol.name.startswith(starts))

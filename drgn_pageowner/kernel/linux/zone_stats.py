@@ -1,0 +1,181 @@
+"""What the page allocator counts: free blocks, watermarks, reserves, per-CPU lists."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from drgn import Object, Program
+from drgn.helpers.linux.percpu import per_cpu_ptr
+
+from drgn_pageowner.kernel.dump.bulk import find_type, has_member
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.linux.percpu import add_differences
+from drgn_pageowner.kernel.linux.topology import online_cpus, online_nodes
+from drgn_pageowner.model.kernel import Zone
+from drgn_pageowner.model.pages import ZoneStats
+
+__all__ = ("ListHead", "free_list_heads", "read_zone_stats", "read_zonelists", "zone_objects")
+
+
+def zone_objects(prog: Program, zones: list[Zone]) -> list[Object | None]:
+    """The ``struct zone`` of each of *zones*; ``None`` where its node cannot be read."""
+    nodes = dict(online_nodes(prog))
+    return [
+        nodes[zone.node].node_zones[zone.type] if zone.node in nodes else None for zone in zones
+    ]
+
+
+def _per_cpu_pages(prog: Program, zone: Object) -> Iterator[Object]:
+    """``struct per_cpu_pages *`` of every CPU."""
+    # struct per_cpu_pageset with a member pcp until v5.14.
+    name = "per_cpu_pageset" if has_member(zone.type_, "per_cpu_pageset") else "pageset"
+    if not has_member(zone.type_, name):
+        return
+    sets = zone.member_(name)
+    for cpu in online_cpus(prog):
+        pages = per_cpu_ptr(sets, cpu)
+        yield pages.pcp.address_of_() if has_member(pages.type_.type, "pcp") else pages
+
+
+def _vmstat_names(prog: Program) -> dict[str, int]:
+    items = find_type(prog, "enum zone_stat_item")
+    return {e.name: e.value for e in (items.enumerators or () if items is not None else ())}
+
+
+def read_zone_stats(prog: Program, zones: list[Object | None]) -> list[ZoneStats]:
+    """:param zones: ``struct zone``, of :func:`zone_objects`."""
+    names = _vmstat_names(prog)
+    return [_stats(prog, zone, names) if zone is not None else _nothing() for zone in zones]
+
+
+def _nothing() -> ZoneStats:
+    return ZoneStats(False, (), 0, 0, (0, 0, 0), 0, 0, (), 0)
+
+
+def _stats(prog: Program, zone: Object, names: dict[str, int]) -> ZoneStats:
+    vmstat = {name: int(zone.vm_stat[value].counter) for name, value in names.items()
+              if name != "NR_VM_ZONE_STAT_ITEMS"}  # fmt: skip
+    boost = 0
+    if has_member(zone.type_, "_watermark"):
+        # Renamed, and boosted, in v5.0.
+        boost = int(zone.watermark_boost)
+        watermarks = [int(mark) + boost for mark in zone._watermark]
+    else:
+        watermarks = [int(mark) for mark in zone.watermark]
+    pcp = 0
+    with contextlib.suppress(*DAMAGE):
+        pcp = sum(int(pages.count) for pages in _per_cpu_pages(prog, zone))
+    return ZoneStats(
+        populated=int(zone.present_pages) != 0,
+        nr_free=[int(area.nr_free) for area in zone.free_area],
+        free_pages=vmstat.get("NR_FREE_PAGES", 0),
+        free_cma=vmstat.get("NR_FREE_CMA_PAGES", 0),
+        watermarks=watermarks[:3],
+        watermark_boost=boost,
+        nr_reserved_highatomic=(
+            int(zone.nr_reserved_highatomic)
+            if has_member(zone.type_, "nr_reserved_highatomic")
+            else 0
+        ),
+        lowmem_reserve=[int(pages) for pages in zone.lowmem_reserve],
+        pcp=pcp,
+        vmstat=_with_differences(prog, zone, vmstat, names),
+    )
+
+
+def _with_differences(
+    prog: Program, zone: Object, vmstat: dict[str, int], names: dict[str, int]
+) -> dict[str, int]:
+    """What CPUs have counted and not handed in yet, added."""
+    # In struct per_cpu_pageset until v5.14.
+    member = "per_cpu_zonestats" if has_member(zone.type_, "per_cpu_zonestats") else "pageset"
+    result = dict(vmstat)
+    indices = {name: names[name] for name in vmstat}
+    try:
+        add_differences(prog, result, indices, zone.member_(member), "vm_stat_diff")
+    except DAMAGE:
+        return vmstat
+    return result
+
+
+def read_zonelists(
+    prog: Program, zones: list[Zone], objects: list[Object | None]
+) -> dict[int, list[int]]:
+    """
+    ``node_zonelists[ZONELIST_FALLBACK]`` of every node.
+
+    :return: Node -> indices in *zones*, in the order in which the page allocator tries them.
+    """
+    index = {
+        int(zone.address_ or 0): number for number, zone in enumerate(objects) if zone is not None
+    }
+    result: dict[int, list[int]] = {}
+    nodes = dict(online_nodes(prog))
+    for node in dict.fromkeys(zone.node for zone in zones):
+        order: list[int] = []
+        try:
+            zonelist = nodes[node].node_zonelists[0]
+            for reference in zonelist._zonerefs:
+                if not reference.zone:
+                    break
+                if int(reference.zone) in index:
+                    order.append(index[int(reference.zone)])
+        except DAMAGE:
+            order = [number for number, zone in enumerate(zones) if zone.node == node]
+        result[node] = order
+    return result
+
+
+class ListHead:
+    """The ``struct list_head`` that a free list begins at."""
+
+    __slots__ = ("address", "migratetype", "order", "pcp", "zone")
+
+    def __init__(self, address: int, zone: int, migratetype: int, order: int, pcp: bool) -> None:
+        self.address = address
+        self.zone = zone
+        """Index in ``facts.zones``."""
+        self.migratetype = migratetype
+        self.order = order
+        self.pcp = pcp
+
+
+def free_list_heads(
+    prog: Program, zones: list[Object | None], huge_order: int
+) -> Iterator[ListHead]:
+    """
+    Every free list of every zone, those of the CPUs included.
+
+    :param huge_order: Order of the per-CPU lists of huge pages.
+    """
+    for number, zone in enumerate(zones):
+        if zone is None or not int(zone.present_pages):
+            continue
+        for order, area in enumerate(zone.free_area):
+            for migratetype, head in enumerate(area.free_list):
+                yield ListHead(int(head.address_ or 0), number, migratetype, order, False)
+        try:
+            for pages in _per_cpu_pages(prog, zone):
+                yield from _per_cpu_heads(prog, pages, number, huge_order)
+        except DAMAGE:
+            continue
+
+
+# PAGE_ALLOC_COSTLY_ORDER of include/linux/mmzone.h.
+_COSTLY_ORDER = 3
+
+
+def _per_cpu_heads(prog: Program, pages: Object, zone: int, huge_order: int) -> Iterator[ListHead]:
+    """
+    The lists of one CPU: one for each migratetype, since v5.14 for each order up to 3 too.
+
+    As ``pindex_to_order()`` of mm/page_alloc.c says, what follows are lists of huge pages.
+    """
+    types = int(prog.constant("MIGRATE_PCPTYPES"))
+    low = types * (_COSTLY_ORDER + 1)
+    for index, head in enumerate(pages.lists):
+        order, migratetype = (
+            (index // types, index % types) if index < low else (huge_order, index - low)
+        )
+        yield ListHead(int(head.address_ or 0), zone, migratetype, order, True)

@@ -1,0 +1,1 @@
+"""Builders of the model: each reads one of its objects from a program."""

@@ -1,0 +1,144 @@
+"""How the machine died: taint, out-of-memory killer, the end of the kernel log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from drgn import Object, Program, ProgramFlags
+
+from drgn_pageowner.kernel.dump.bulk import find_object, has_member, symbol_address
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.linux.percpu import cpu_variable
+from drgn_pageowner.kernel.linux.printk import log_records
+from drgn_pageowner.kernel.linux.topology import online_cpus, possible_cpus
+from drgn_pageowner.model.crash import Crash, LogLine, Oom, Taint
+
+__all__ = ("read_crash",)
+
+T = TypeVar("T")
+
+_LOG_LINES = 60
+_OOM_LINES = 40
+# mm/oom_kill.c: the line that says who invoked it, and the one for each victim.
+_OOM = re.compile(
+    r"invoked oom-killer:|Out of memory: |Out of memory \(|Memory cgroup out of memory: |"
+    r"Out of memory and no killable processes|oom-kill:constraint="
+)
+
+# The letters of Documentation/admin-guide/tainted-kernels.rst, by bit. The kernel's own table
+# (taint_flags) has the letters since v4.10 and words since v6.10.
+_TAINTS = (
+    ("P", "a proprietary module was loaded"),
+    ("F", "a module was loaded by force"),
+    ("S", "the kernel runs on a system it was not made for"),
+    ("R", "a module was unloaded by force"),
+    ("M", "a processor reported a machine check exception"),
+    ("B", "a page was bad: an unexpected reference or flag"),
+    ("U", "userspace asked for it"),
+    ("D", "the kernel died before: there was an oops or a BUG"),
+    ("A", "an ACPI table was overridden"),
+    ("W", "the kernel issued a warning before"),
+    ("C", "a staging driver was loaded"),
+    ("I", "a bug of the firmware was worked around"),
+    ("O", "a module from outside the kernel tree was loaded"),
+    ("E", "an unsigned module was loaded"),
+    ("L", "there was a soft lockup"),
+    ("K", "the kernel was live patched"),
+    ("X", "the distribution's own reason"),
+    ("T", "the kernel was built with randomized structures"),
+    ("N", "an in-kernel test was run"),
+    ("J", "userspace used a mutating debug operation of fwctl"),
+)
+
+
+def read_crash(prog: Program) -> Crash:
+    """What there is; a part that cannot be read is ``None`` or empty."""
+    live = bool(prog.flags & ProgramFlags.IS_LIVE)
+    lines = [
+        LogLine(record.timestamp, record.level, record.text.decode(errors="backslashreplace"))
+        for record in log_records(prog)
+    ]
+    mask = _or_none(lambda: int(prog["tainted_mask"]))
+    return Crash(
+        crash_time=None if live else _or_none(lambda: _crash_time(prog)),
+        hardware=_or_none(lambda: _hardware(prog)),
+        cpus=_or_none(lambda: len(online_cpus(prog))),
+        command_line=_or_none(lambda: _text(prog["saved_command_line"].string_())),
+        task=None if live else _or_none(lambda: _crashed_task(prog)),
+        tainted=mask,
+        taints=_taints(prog, mask or 0),
+        oom=Oom(
+            kills=_or_none(lambda: _oom_kills(prog)),
+            victims=_or_none(lambda: int(prog["oom_victims"].counter)),
+            log=[line for line in lines if _OOM.search(line.text)][-_OOM_LINES:],
+        ),
+        log=lines[-_LOG_LINES:],
+    )
+
+
+def _or_none(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except DAMAGE:
+        return None
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace").strip()
+
+
+def _crash_time(prog: Program) -> int | None:
+    # crash_save_vmcoreinfo() of kernel/vmcore_info.c appends it when the kernel crashes.
+    found = re.search(rb"^CRASHTIME=(\d+)$", prog["VMCOREINFO"].string_(), re.MULTILINE)
+    return int(found.group(1)) if found else None
+
+
+def _hardware(prog: Program) -> str | None:
+    # static char dump_stack_arch_desc_str[128] of lib/dump_stack.c.
+    address = symbol_address(prog, "dump_stack_arch_desc_str")
+    if address is None:
+        return None
+    return _text(prog.read(address, 128).split(b"\0", 1)[0]) or None
+
+
+def _crashed_task(prog: Program) -> tuple[int, str]:
+    # Since Linux kernel commit 1717f2096b54 ("panic, x86: Fix re-entrance problem due to panic on
+    # NMI") (in v4.5); -1 where nobody panicked.
+    panic_cpu = find_object(prog, "panic_cpu")
+    if panic_cpu is not None and int(panic_cpu.counter) >= 0:
+        task = cpu_variable(prog, "runqueues", int(panic_cpu.counter)).curr
+        return int(task.pid), _text(task.comm.string_())
+    # Where KASLR moved per-CPU variables, drgn does not find it.
+    thread = prog.crashed_thread()
+    return int(thread.tid), _text(thread.object.comm.string_())
+
+
+def _oom_kills(prog: Program) -> int:
+    # Added in Linux kernel commit 8e675f7af507 ("mm/oom_kill: count global and memory cgroup oom
+    # kills") (in v4.13). CPUs that went offline have handed theirs in.
+    number = prog.constant("OOM_KILL")
+    return sum(
+        int(cpu_variable(prog, "vm_event_states", cpu).event[number]) for cpu in possible_cpus(prog)
+    )
+
+
+def _taints(prog: Program, mask: int) -> list[Taint]:
+    table = find_object(prog, "taint_flags")
+    bits = [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+    return [_taint(table, bit) for bit in bits]
+
+
+def _taint(table: Object | None, bit: int) -> Taint:
+    """The kernel's own letter; our words if that is what we know by this letter."""
+    known = _TAINTS[bit] if bit < len(_TAINTS) else None
+    letter, words = known if known is not None else ("?", f"flag {bit}")
+    if table is None or bit >= len(table):
+        return Taint(letter, words)
+    flag = table[bit]
+    own = _or_none(lambda: chr(int(flag.c_true)))
+    if own is None or own == letter:
+        return Taint(letter, words)
+    named = _or_none(lambda: _text(flag.desc.string_())) if has_member(flag.type_, "desc") else None
+    return Taint(own, named or f"flag {bit}")

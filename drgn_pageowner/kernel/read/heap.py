@@ -1,0 +1,405 @@
+"""Read a :class:`~drgn_pageowner.model.heap.Heap` in one pass over kernel memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+from drgn import FaultError, Object, Program
+from drgn.helpers.linux.percpu import per_cpu
+
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.kernel.dump.bulk import (
+    find_object,
+    read_bulk,
+    symbol_address,
+    word_dtype,
+    words,
+)
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.linux.ioport import crash_kernel
+from drgn_pageowner.kernel.linux.page_ext import page_owner_state
+from drgn_pageowner.kernel.linux.topology import possible_cpus
+from drgn_pageowner.kernel.linux.vmalloc import TaskStack
+from drgn_pageowner.kernel.read.inventory import InventoryReader
+from drgn_pageowner.kernel.read.pointers import Resolver, objects_at
+from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.heap import Heap, Inventory, Metadata
+from drgn_pageowner.model.pages import Pages, PageState
+from drgn_pageowner.progress import progress
+
+__all__ = ("HeapReader", "Numbers", "read_heap")
+
+_CHUNK_PAGES = 2048
+_IMAGE, _BOOT, _UNRECORDED, _PAGES, _SLABS = range(5)
+# Symbols of the linker script around them, in every architecture's.
+_CONSTANTS = (
+    ("_stext", "_etext"),
+    ("__start_rodata", "__start_ro_after_init"),
+    ("__end_ro_after_init", "__end_rodata"),
+)
+_ROOTS = ("kernel image", "boot memory", "pages without a record", "pages of processes and files",
+          "slab bookkeeping")  # fmt: skip
+_SCANNED = (PageState.RESERVED, PageState.KERNEL, PageState.NOREF, PageState.LARGE_KMALLOC,
+            PageState.SLAB)  # fmt: skip
+_OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
+
+
+def read_heap(prog: Program) -> Heap:
+    """
+    Find every pointer from one node to another.
+
+    :raises PageOwnerError: if this kernel has no records, or the dump not what it takes
+    """
+    return HeapReader(prog).heap
+
+
+class HeapReader:
+    """Reads a :class:`~drgn_pageowner.model.heap.Heap`; knows afterwards where each word is."""
+
+    def __init__(self, prog: Program, reader: InventoryReader | None = None) -> None:
+        """
+        :param reader: What every page is for, if that was read before.
+        :raises PageOwnerError: if this kernel has no records
+        """
+        state = page_owner_state(prog)
+        if state in NO_RECORDS:
+            raise PageOwnerError(NO_RECORDS[state])
+        reader = reader or InventoryReader(prog)
+        records = reader.inventory.records
+        if records is None:
+            raise PageOwnerError(reader.no_records or NO_RECORDS["absent"])
+        self.reader = reader
+        self._prog = reader.prog
+        self._inventory = reader.inventory
+        self._pages: Pages = reader.pages
+        self._size = reader.pages.facts.page_size
+        self.word = word_dtype(reader.prog).itemsize
+        """Size of a word, in bytes."""
+        self._records = records
+        self.first_object = len(records)
+        self.first_root = len(records) + len(reader.inventory.slabs)
+        self.first_stack = self.first_root + len(_ROOTS)
+        self._roots = [
+            *_ROOTS,
+            *(f"stack of {stack.comm} (pid {stack.pid})" for stack in reader.stacks),
+        ]
+        self._scale = self.first_root + len(self._roots)
+        self.resolver = Resolver(
+            reader.prog,
+            reader.pages,
+            reader.sections,
+            reader.inventory.slabs,
+            reader.inventory.record_of_row,
+            reader.vmap.areas,
+            self.first_object,
+        )
+        self._edges: list[Array] = []
+        self._numbers: list[Array] = []
+        self._pages_read = 0
+        self._missing = 0
+        self.numbers = Numbers(self._pages, self._inventory)
+        self.source = self._sources()
+        self._struct_page_node = self._struct_page_nodes()
+        self.heap = self._build()
+
+    def _build(self) -> Heap:
+        self._scan_pages()
+        self._scan_struct_pages()
+        for number, stack in enumerate(self.reader.stacks):
+            _, data = self.stack_words(stack)
+            target = self.resolver.targets(data[data >= self.resolver.lowest])
+            root = self.first_stack + number
+            self._add(np.full(len(target), root, np.int64), target)
+        self.reader.free_objects.mark()
+        source, target = self._of_allocated()
+        numbers = np.concatenate([np.zeros((3, 0), np.int64), *self._numbers], axis=1)
+        numbers = numbers[:, self._is_allocated(numbers[0])]
+        bookkeeping = self.resolver.targets(
+            np.concatenate([self.reader.vmap.bookkeeping, self._inventory.slabs.sheaves])
+        )
+        return Heap(
+            inventory=self._inventory,
+            records=self._records,
+            roots=self._roots,
+            source=source,
+            target=target,
+            bookkeeping=ascending(bookkeeping[bookkeeping >= 0]).astype(np.int32),
+            pfn_source=numbers[0].astype(np.int32),
+            pfn_target=numbers[1].astype(np.int32),
+            pfn_offset=numbers[2].astype(np.int32),
+            pages_read=self._pages_read,
+            pages_missing=self._missing,
+        )
+
+    def _is_allocated(self, nodes: Array) -> Array:
+        """Which of *nodes* are no free slab objects: ``bool``."""
+        result = np.ones(len(nodes), bool)
+        objects = (nodes >= self.first_object) & (nodes < self.first_root)
+        allocated = self._inventory.slabs.allocated
+        result[objects] = allocated[nodes[objects] - self.first_object]
+        return result
+
+    def _of_allocated(self) -> tuple[Array, Array]:
+        """Both ends of every edge between nodes that are allocated: ``int32``."""
+        keys = ascending(np.concatenate([np.zeros(0, np.int64), *self._edges]))
+        self._edges.clear()
+        source, target = keys // self._scale, keys % self._scale
+        good = self._is_allocated(source) & self._is_allocated(target)
+        return source[good].astype(np.int32), target[good].astype(np.int32)
+
+    # --- which page belongs to which node ---------------------------------------------------
+
+    def _sources(self) -> Array:
+        """
+        The node whose words a page has: ``int32``, a row per page.
+
+        -1 for a page that is not looked at; slab pages have -2, their objects are the nodes.
+        """
+        state, metadata = self._pages.state, self._inventory.metadata
+        covered, first_root = self._inventory.record_of_row, self.first_root
+        source = np.where(covered >= 0, covered, first_root + _UNRECORDED).astype(np.int32)
+        source[state == PageState.RESERVED] = first_root + _BOOT
+        source[state == PageState.SLAB] = -2
+        source[~np.isin(state, _SCANNED)] = -1
+        source[(metadata != Metadata.NONE) & (metadata != Metadata.PERCPU)] = -1
+        source[metadata == Metadata.IMAGE] = first_root + _IMAGE
+        for rows in self._constants():
+            source[rows] = -1
+        source[self._crash_kernel()] = -1
+        # Stacks have their live part looked at.
+        for rows in self._irq_stacks():
+            source[rows] = -1
+        return source
+
+    def _constants(self) -> Iterator[Array]:
+        """
+        Pages of the image whose words were there before any page was allocated.
+
+        Instructions and tables; of 32 bits many words of them are equal to some address or PFN.
+        What is written once while the kernel starts (``__ro_after_init``) is not among them.
+        """
+        for names in _CONSTANTS:
+            start, end = (symbol_address(self._prog, name) for name in names)
+            if start is None or end is None:
+                continue
+            # No more than whole pages.
+            first, last = -(-start // self._size), end // self._size
+            if first < last:
+                yield self.reader.rows_of(first * self._size, (last - first) * self._size)
+
+    def _crash_kernel(self) -> Array:
+        """Pages that are set aside for the crash kernel: it is no part of this one's memory."""
+        found = [np.zeros(0, np.int64)]
+        for first, end in crash_kernel(self._prog):
+            rows = self._pages.rows(np.arange(first, end))
+            found.append(rows[rows >= 0])
+        return np.concatenate(found)
+
+    def _irq_stacks(self) -> Iterator[Array]:
+        """Stacks for interrupts: nothing runs on them any more when a machine has stopped."""
+        for name in ("irq_stack_backing_store", "exception_stacks"):
+            for one in self._per_cpu(name):
+                yield self.reader.rows_of(int(one.address_ or 0), int(one.type_.size))
+        # arm64 has pointers to areas of vmalloc.
+        starts = set()
+        for one in self._per_cpu("irq_stack_ptr"):
+            with contextlib.suppress(FaultError):
+                starts.add(int(one))
+        for area in self.reader.vmap.areas:
+            if area.start in starts:
+                yield area.rows[area.rows >= 0]
+
+    def _per_cpu(self, name: str) -> Iterator[Object]:
+        """The variable *name* of every CPU; nothing where this kernel has none."""
+        variable = find_object(self._prog, name)
+        for cpu in possible_cpus(self._prog) if variable is not None else ():
+            try:
+                yield per_cpu(variable, cpu)
+            except DAMAGE:
+                continue
+
+    # --- the words --------------------------------------------------------------------------
+
+    def _add(self, source: Array, target: Array) -> None:
+        good = (source >= 0) & (target >= 0)
+        if good.any():
+            keys = source[good].astype(np.int64) * self._scale + target[good]
+            self._edges.append(ascending(keys))
+
+    def _scan_pages(self) -> None:
+        source = self.source
+        wanted = np.flatnonzero(source != -1)
+        self._pages_read = len(wanted)
+        pieces = list(self.pieces(wanted))
+        batches = list(_batches(pieces))
+        numbers = self.numbers
+        for batch in progress(batches, description="pointers", total=len(batches), unit=" piece"):
+            data = np.concatenate([self.read_rows(piece) for piece in batch])
+            rows = np.concatenate(batch)
+            self.reader.free_objects.collect(rows, data)
+            place = np.flatnonzero(data >= self.resolver.lowest)
+            target = self.resolver.targets(data[place])
+            good = target >= 0
+            self._add(self.nodes_of_words(rows, place[good]), target[good])
+            place, target, pair = numbers.find(data)
+            node = self.nodes_of_words(rows, place)
+            # The image has tables of ascending 32-bit numbers: offsets of symbols, of unwinding.
+            good = (node >= 0) & ~(pair & (node == self.first_root + _IMAGE))
+            offset = self._offsets(rows, place, node)
+            self._numbers.append(np.stack([node[good], target[good], offset[good]]))
+
+    def nodes_of_words(self, rows: Array, place: Array) -> Array:
+        """
+        The node that has each word: ``int64``; -1 where it is in no slab object.
+
+        :param rows: Of the pages that were read.
+        :param place: Of the words in what was read.
+        """
+        slabs, words_per_page = self._inventory.slabs, self._size // self.word
+        row = rows[place // words_per_page]
+        node: Array = self.source[row].astype(np.int64)
+        in_slab = np.flatnonzero(node == -2)
+        if len(in_slab) and not len(slabs.row):
+            node[in_slab] = -1
+        elif len(in_slab):
+            slab = self.resolver.slab_of_row[row[in_slab]].astype(np.int64)
+            offset = (row[in_slab] - slabs.row[slab]) * self._size
+            offset += (place[in_slab] % words_per_page) * self.word
+            objects = objects_at(slabs, slab, offset, inside=True)
+            node[in_slab] = np.where(objects >= 0, objects + self.first_object, -1)
+        return node
+
+    def _offsets(self, rows: Array, place: Array, node: Array) -> Array:
+        """Where in its slab object each word is: ``int64``, in bytes; -1 if in none."""
+        result = np.full(len(place), -1, np.int64)
+        inside = np.flatnonzero((node >= self.first_object) & (node < self.first_root))
+        if len(inside):
+            slabs, words_per_page = self._inventory.slabs, self._size // self.word
+            objects = node[inside] - self.first_object
+            slab = slabs.slab_of(objects)
+            row = rows[place[inside] // words_per_page]
+            start = slabs.first[slab] + (objects - slabs.start[slab]) * slabs.stride[slab]
+            offset = (row - slabs.row[slab]) * self._size
+            result[inside] = offset + (place[inside] % words_per_page) * self.word - start
+        return result
+
+    def pieces(self, rows: Array) -> Iterator[Array]:
+        """*rows* in runs of pages that follow one another, none of them large."""
+        breaks = np.flatnonzero(np.diff(self._pages.pfns(rows)) != 1) + 1
+        for run in np.split(rows, breaks):
+            for start in range(0, len(run), _CHUNK_PAGES):
+                yield run[start : start + _CHUNK_PAGES]
+
+    def read_rows(self, rows: Array) -> Array:
+        """The words of consecutive pages."""
+        phys = int(self._pages.pfns(rows[:1])[0]) * self._size
+        bulk = read_bulk(self._prog, phys, len(rows) * self._size, physical=True)
+        self._missing += sum(size for _, size in bulk.missing) // self._size
+        return words(self._prog, bulk.data)
+
+    def _struct_page_nodes(self) -> Array:
+        """The node that a ``struct page`` belongs to, the same as the page's content: ``int64``."""
+        state = self._pages.state
+        node: Array = self.source.astype(np.int64)
+        node[np.isin(state, _OWNED)] = self.first_root + _PAGES
+        node[state == PageState.SLAB] = self.first_root + _SLABS
+        node[np.isin(state, PageState.ALL_FREE) | (state == PageState.RESERVED)] = -1
+        return node
+
+    def _scan_struct_pages(self) -> None:
+        """Lists through ``page->lru``, and the like."""
+        for _, node, values in self.struct_page_words():
+            self._add(node, self.resolver.targets(values))
+
+    def struct_page_words(self) -> Iterator[tuple[Array, Array, Array]]:
+        """Of every section's memmap: address, node and value of what may be a pointer."""
+        size = int(self._prog.type("struct page").size)
+        per_page = size // self.word
+        for section in self.reader.sections:
+            row = int(self._pages.rows(np.array([section.start_pfn]))[0])
+            if row < 0 or not section.online:
+                continue
+            number = min(section.end_pfn, self._pages.facts.max_pfn) - section.start_pfn
+            bulk = read_bulk(self._prog, section.memmap, number * size)
+            data = words(self._prog, bulk.data)
+            place = np.flatnonzero(data >= self.resolver.lowest)
+            # The first word is flags, and a tail's second leads to its head.
+            which = place % per_page
+            tail = (which == 1) & ((data[place] & np.uint64(1)) != 0)
+            node = self._struct_page_node[row + place // per_page]
+            kept = (which > 0) & ~tail & (node >= 0)
+            place = place[kept]
+            addresses = np.uint64(section.memmap) + place.astype(np.uint64) * np.uint64(self.word)
+            yield addresses, node[kept], data[place]
+
+    def stack_words(self, stack: TaskStack) -> tuple[int, Array]:
+        """Address of the live part of a stack, and its words; registers come behind them."""
+        end = stack.start + stack.size
+        live = -(-stack.live // self.word) * self.word
+        bulk = read_bulk(self._prog, live, end - live)
+        data = words(self._prog, bulk.data)
+        return live, np.concatenate([data, np.array(stack.registers, np.uint64)])
+
+
+class Numbers:
+    """Words that are no addresses, but name the first page of a record: by PFN, or physically."""
+
+    def __init__(self, pages: Pages, inventory: Inventory) -> None:
+        self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
+        self._end = np.uint64(pages.facts.max_pfn)
+        assert inventory.records is not None
+        pfns = inventory.records["pfn"]
+        rows = pages.rows(pfns)
+        kinds = (PageState.KERNEL, PageState.LARGE_KMALLOC)
+        good = (rows >= 0) & (pfns < pages.facts.max_pfn)
+        good[good] = np.isin(pages.state[rows[good]], kinds)
+        self._record = np.full(pages.facts.max_pfn + 1, -1, np.int64)
+        self._record[pfns[good]] = np.flatnonzero(good)
+
+    def find(self, data: Array) -> tuple[Array, Array, Array]:
+        """
+        :param data: ``uint64``, shape ``(n,)``.
+        :return: Places in *data* of words that name a page, and its record: ``int64``; and
+            whether the word is two PFNs of 32 bits (there once for each): ``bool``.
+        """
+        # Without zeroes, which are most of the words: one less is the largest number.
+        low = np.flatnonzero(data - np.uint64(1) < (self._end << np.uint64(32)) - np.uint64(1))
+        words = data[low]
+        pairs, records = self._pairs(words)
+        one = np.flatnonzero(words < self._end << self._shift)
+        single, record = self._singles(words[one])
+        places = np.concatenate([low[one[single]], low[pairs], low[pairs]])
+        pair = np.arange(len(places)) >= len(single)
+        return places, np.concatenate([record, records[0], records[1]]), pair
+
+    def _pairs(self, words: Array) -> tuple[Array, Array]:
+        """Words that are two PFNs of 32 bits, and the records of both: shape ``(2, n)``."""
+        low, high = words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)
+        place = np.flatnonzero((high != 0) & (low != 0) & (low < self._end) & (high < self._end))
+        both = self._record[np.stack([low[place], high[place]]).astype(np.int64)]
+        good = (both >= 0).all(axis=0) & (both[0] != both[1])
+        return place[good], both[:, good]
+
+    def _singles(self, words: Array) -> tuple[Array, Array]:
+        physical = (words & ((np.uint64(1) << self._shift) - np.uint64(1))) == 0
+        pfns = np.where(words < self._end, words, words >> self._shift)
+        pfns[(words >= self._end) & ~physical] = self._end
+        record: Array = self._record[pfns.astype(np.int64)]
+        found = np.flatnonzero(record >= 0)
+        return found, record[found]
+
+
+def _batches(pieces: list[Array]) -> Iterator[list[Array]]:
+    """Pieces that together have about as many pages as one large one."""
+    batch: list[Array] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece)
+        if size >= _CHUNK_PAGES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

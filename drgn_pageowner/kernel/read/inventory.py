@@ -1,0 +1,153 @@
+"""Read an :class:`~drgn_pageowner.model.heap.Inventory`: what every page is used for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from drgn import Program
+
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.linux.kallsyms import module_names
+from drgn_pageowner.kernel.linux.mapping import block_device_mappings
+from drgn_pageowner.kernel.linux.percpu import first_chunk
+from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride
+from drgn_pageowner.kernel.linux.slab import read_slabs
+from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_pools
+from drgn_pageowner.kernel.linux.translate import direct_phys, image_range, kernel_pfns, kernel_phys
+from drgn_pageowner.kernel.linux.vmalloc import VmapAreas, read_vmap_areas, task_stacks
+from drgn_pageowner.kernel.linux.vmstat import read_counters
+from drgn_pageowner.kernel.read.pages import read_memory
+from drgn_pageowner.kernel.read.records import snapshot
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import INVENTORY_COLUMNS, Inventory, Metadata, record_of_row
+from drgn_pageowner.model.pages import PageState
+from drgn_pageowner.model.records import Snapshot
+
+__all__ = ("InventoryReader", "read_inventory")
+
+
+def read_inventory(prog: Program) -> Inventory:
+    """
+    Find out what every page is used for.
+
+    :raises PageOwnerError: if the dump does not hold what that takes
+    """
+    return InventoryReader(prog).inventory
+
+
+class InventoryReader:
+    """Reads an :class:`Inventory`; has what else was met on the way."""
+
+    def __init__(self, prog: Program) -> None:
+        self.prog = prog
+        self.sections = find_sections(prog)
+        self._image = image_range(prog)
+        memory = read_memory(prog, columns=("mapcount", "mapping", "head"))
+        self.pages = memory.pages
+        self._size = memory.pages.facts.page_size
+        problems = list(memory.problems)
+        records: Snapshot | None = None
+        self.no_records = NO_RECORDS.get(memory.pages.facts.page_owner)
+        """Why there are no records; ``None`` if there are."""
+        if self.no_records is None:
+            try:
+                records = snapshot(prog, columns=INVENTORY_COLUMNS)
+                problems += [line for line in records.problems if line not in problems]
+            except PageOwnerError as error:
+                self.no_records = str(error)
+                problems.append(f"records cannot be had: {error}")
+        self.stacks = task_stacks(prog, problems)
+        self.vmap: VmapAreas = read_vmap_areas(
+            prog, memory.pages, self.sections, self.stacks, problems
+        )
+        self._areas = {area.start: area for area in self.vmap.areas}
+        slabs, self.free_objects = read_slabs(prog, memory.pages, self.sections)
+        self.inventory = Inventory(
+            memory=memory,
+            records=records,
+            record_of_row=record_of_row(memory.pages, records),
+            slabs=slabs,
+            areas=self.vmap.areas,
+            metadata=self._metadata_rows(),
+            buffers=self._buffers(problems),
+            modules=module_names(prog),
+            tasks={stack.pid: stack.comm for stack in self.stacks},
+            counters=read_counters(prog, memory.zones),
+            problems=[*problems, *slabs.problems],
+        )
+
+    def _metadata_rows(self) -> Array:
+        """:class:`Metadata` of every page."""
+        found = np.zeros(len(self.pages), np.uint8)
+        for kind, address, size in self._section_arrays():
+            found[self._mapped_rows(address, size)] = kind
+        for rows in self._stack_depot():
+            found[rows] = Metadata.STACK_DEPOT
+        units, length = first_chunk(self.prog)
+        for _, address in units:
+            found[self.rows_of(address, length)] = Metadata.PERCPU
+        image = self._image
+        if image is not None:
+            # What is in the middle of the image may have been given back.
+            rows = self.rows_of(image[0], image[1] - image[0])
+            found[rows[self.pages.state[rows] == PageState.RESERVED]] = Metadata.IMAGE
+        for stack in self.stacks:
+            found[self.rows_of(stack.start, stack.size)] = Metadata.STACK
+        for area in self.vmap.areas:
+            if area.kind.startswith("stack of ") or area.kind == "cached stack":
+                found[area.rows[area.rows >= 0]] = Metadata.STACK
+        return found
+
+    def _buffers(self, problems: list[str]) -> Array:
+        """Pages of the page cache of block devices."""
+        result = np.zeros(len(self.pages), bool)
+        mappings = np.array(sorted(block_device_mappings(self.prog, problems)), np.uint64)
+        if len(mappings):
+            rows = np.flatnonzero(self.pages.state == PageState.FILE)
+            result[rows[np.isin(self.pages["mapping"][rows], mappings)]] = True
+        return result
+
+    def _section_arrays(self) -> Iterator[tuple[int, int, int]]:
+        """Kind, address and size of every memmap and page_ext."""
+        struct_page, stride = int(self.prog.type("struct page").size), page_ext_stride(self.prog)
+        for section in self.sections:
+            number = section.end_pfn - section.start_pfn
+            yield Metadata.MEMMAP, section.memmap, number * struct_page
+            if section.page_ext and stride:
+                yield Metadata.PAGE_EXT, section.page_ext, number * stride
+
+    def _stack_depot(self) -> Iterator[Array]:
+        try:
+            pools, pool_size = depot_pools(self.prog, depot_layout(self.prog))
+        except (PageOwnerError, *DAMAGE):
+            return
+        for address in pools.tolist():
+            yield self.rows_of(address, pool_size)
+
+    def rows_of(self, address: int, size: int) -> Array:
+        """Rows of the pages of a range of the direct map or the kernel image: ``int64``."""
+        try:
+            if self._image is not None and self._image[0] <= address < self._image[1]:
+                phys = kernel_phys(self.prog, address)
+            else:
+                phys = direct_phys(self.prog, address)
+        except DAMAGE:
+            return np.zeros(0, np.int64)
+        end = min(-(-(phys + size) // self._size), self.pages.facts.max_pfn)
+        rows = self.pages.rows(np.arange(phys // self._size, end, dtype=np.int64))
+        result: Array = rows[rows >= 0]
+        return result
+
+    def _mapped_rows(self, address: int, size: int) -> Array:
+        """Rows of the pages behind a range of any kernel mapping: ``int64``."""
+        number = -(-(address % self._size + size) // self._size)
+        area = self._areas.get(address)
+        # A vmalloc area has its list of pages; anything else is looked up in the page tables.
+        if area is not None and number <= len(area.rows):
+            rows = area.rows[:number]
+        else:
+            rows = self.pages.rows(kernel_pfns(self.prog, address, number))
+        result: Array = rows[rows >= 0]
+        return result

@@ -1,0 +1,291 @@
+"""All about one page: its ``struct page``, its record, its owner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from drgn import Program
+
+from drgn_pageowner.kernel.dump.bulk import page_size
+from drgn_pageowner.kernel.dump.damage import Problems
+from drgn_pageowner.kernel.linux.compound import CompoundPages, compound_order_field, hugetlb_mark
+from drgn_pageowner.kernel.linux.mapping import (
+    MAPPING_ANON,
+    MAPPING_FLAGS,
+    MAPPING_MOVABLE,
+    anon_users,
+    file_of,
+)
+from drgn_pageowner.kernel.linux.memcg import MemcgTable
+from drgn_pageowner.kernel.linux.memmap import Memmap
+from drgn_pageowner.kernel.linux.names import read_names
+from drgn_pageowner.kernel.linux.page import compound_words, page_dtype, read_memmap
+from drgn_pageowner.kernel.linux.page_type import page_types
+from drgn_pageowner.kernel.linux.pageblock import pageblock_layout, pageblock_types
+from drgn_pageowner.kernel.linux.sections import pfn_limits
+from drgn_pageowner.kernel.linux.slab_object import slab_of
+from drgn_pageowner.kernel.linux.translate import direct_map, direct_map_end, in_kernel_image
+from drgn_pageowner.kernel.linux.zones import find_zones, max_page_order, pageblock_order
+from drgn_pageowner.kernel.read.address import Target, resolve
+from drgn_pageowner.kernel.read.page_record import page_record
+from drgn_pageowner.model.kernel import Names
+from drgn_pageowner.model.page import PageInfo, PageRecord
+
+__all__ = ("page_report",)
+
+_FIELDS = ("flags", "memcg_data", "compound_head", "refcount", "mapcount", "mapping", "index",
+           "private")  # fmt: skip
+
+_STATES = {
+    "table": "page table",
+    "offline": "offline (balloon or hot-unplug)",
+    "guard": "guard page (debug_pagealloc)",
+    "hugetlb": "hugetlb",
+    "slab": "slab",
+    "large_kmalloc": "large kmalloc",
+    "zsmalloc": "zsmalloc",
+    "unaccepted": "unaccepted memory",
+}
+
+
+class _Reporter:
+    """What is the same for every page of a kernel, and the problems met with this one."""
+
+    def __init__(self, prog: Program, memmap: Memmap) -> None:
+        self.prog = prog
+        self.memmap = memmap
+        self.problems = Problems()
+        self.names = self.problems.attempt("names", lambda: read_names(prog)) or Names()
+        self.types = page_types(prog)
+        self.dtype = page_dtype(prog, _FIELDS)
+        self.compound = CompoundPages(prog, memmap.sections)
+
+    def struct_page(self, pfn: int) -> np.void | None:
+        """The ``struct page`` of *pfn*, or ``None`` if the dump lacks it."""
+        section = self.memmap.section(pfn)
+        if section is None:
+            return None
+        rows, bulk = read_memmap(self.prog, section, self.dtype, pfn, pfn + 1)
+        if bulk.missing:
+            self.problems.add(f"the struct page of pfn {pfn:#x} is not in the dump")
+            return None
+        row: np.void = rows[0]
+        return row
+
+    def head_of(self, pfn: int, row: np.void) -> int:
+        """The PFN of the compound head of *pfn*; its own if it is not a tail."""
+        words = compound_words(self.prog, np.array([row]))
+        return int(self.compound.heads(np.array([pfn], np.int64), words)[0])
+
+    def _second(self, dtype: np.dtype[np.void], head_pfn: int) -> np.void | None:
+        section = self.memmap.section(head_pfn)
+        if section is None:
+            return None
+        rows, bulk = read_memmap(self.prog, section, dtype, head_pfn + 1, head_pfn + 2)
+        row: np.void | None = None if bulk.missing else rows[0]
+        return row
+
+    def is_hugetlb(self, head_pfn: int) -> bool:
+        """Whether the compound page at *head_pfn* is one of hugetlb."""
+        mark = hugetlb_mark(self.prog)
+        second = self._second(mark.dtype, head_pfn) if mark is not None else None
+        return (
+            mark is not None
+            and second is not None
+            and int(second["mark"]) & mark.mask == mark.value
+        )
+
+    def compound_order(self, head_pfn: int) -> int | None:
+        """The order of the compound page whose head is *head_pfn*."""
+        dtype = compound_order_field(self.prog)
+        second = self._second(dtype, head_pfn) if dtype is not None else None
+        return None if second is None else int(second["order"]) & 0xFF
+
+    def type_name(self, row: np.void) -> str:
+        number = int(self.types.of(np.array([row["mapcount"]]))[0])
+        return self.types.names[number]
+
+    def flag(self, row: np.void, name: str) -> bool:
+        """Whether ``page.flags`` has the flag that the kernel calls *name*."""
+        mask = next((mask for mask, text in self.names.page_flags if text == name), 0)
+        return bool(int(row["flags"]) & mask)
+
+    def field(self, row: np.void, name: str) -> int | None:
+        field = next((field for field in self.names.page_flag_fields if field.name == name), None)
+        return int(field.of(np.array([row["flags"]]))[0]) if field is not None else None
+
+    def free_block(self, pfn: int) -> tuple[int, int] | None:
+        """``(head PFN, order)`` of the buddy allocator's free block that holds *pfn*."""
+        for order in range(max_page_order(self.prog) + 1):
+            head = pfn & -(1 << order)
+            row = self.struct_page(head) if self.memmap.section(head) else None
+            if row is not None and self.type_name(row) == "buddy":
+                size = int(row["private"])
+                fits = size <= max_page_order(self.prog) and pfn < head + (1 << size)
+                return (head, size) if fits else None
+        return None
+
+
+def page_report(prog: Program, what: str) -> PageInfo:
+    """
+    Find out all about one page.
+
+    :param what: ``pfn:N``, ``phys:A``, or an address: of a ``struct page``, in the direct map,
+        the vmalloc area, a module, the kernel image or a page_ext array, of a slab object.
+    :raises UsageError: if *what* is none of these
+    :raises PageOwnerError: if it names no page of this kernel
+    """
+    memmap = Memmap(prog)
+    target = resolve(prog, memmap, what)
+    reporter = _Reporter(prog, memmap)
+    section = memmap.section(target.pfn)
+    record, no_record = page_record(prog, section, target.pfn, reporter.problems)
+    if section is not None and not section.online:
+        facts = {"state": "offline: the page allocator does not have this memory"}
+    else:
+        row = reporter.struct_page(target.pfn)
+        facts = _page_facts(reporter, target, row, record) if row is not None else {}
+    return PageInfo(
+        what=what,
+        kind=target.kind,
+        pfn=target.pfn,
+        phys=target.pfn * page_size(prog),
+        struct_page=int(memmap.page(target.pfn)),
+        virtual=reporter.problems.attempt("address", lambda: _virtual(prog, target.pfn)),
+        record=record,
+        no_record=no_record,
+        names=reporter.names,
+        problems=tuple(reporter.problems.lines),
+        **{**_pageblock(reporter, target.pfn), **facts},
+    )
+
+
+def _virtual(prog: Program, pfn: int) -> int | None:
+    """Its address in the direct map; ``None`` of a page of HIGHMEM, which has none."""
+    address = direct_map(prog) + pfn * page_size(prog)
+    return address if address < direct_map_end(prog) else None
+
+
+def _pageblock(reporter: _Reporter, pfn: int) -> dict[str, Any]:
+    prog, section = reporter.prog, reporter.memmap.section(pfn)
+    order = pageblock_order(prog)
+    result: dict[str, Any] = {"pageblock": pfn >> order}
+    if section is not None:
+        zones = find_zones(prog, pfn_limits(prog)[1], reporter.problems.lines)
+        layout = pageblock_layout(prog, order)
+        number = int(pageblock_types(prog, section, layout, zones, np.array([pfn]))[0])
+        result["pageblock_migratetype"] = number if number >= 0 else None
+    return result
+
+
+def _page_facts(
+    reporter: _Reporter, target: Target, row: np.void, record: PageRecord | None
+) -> dict[str, Any]:
+    """What the ``struct page`` says, and that of its compound head."""
+    pfn = target.pfn
+    head_pfn = reporter.head_of(pfn, row)
+    head = row if head_pfn == pfn else reporter.struct_page(head_pfn)
+    if head is None:
+        head_pfn, head = pfn, row
+    type_name = reporter.type_name(row) or reporter.type_name(head)
+    compound = head_pfn != pfn or reporter.flag(row, "head")
+    if compound and not type_name and reporter.is_hugetlb(head_pfn):
+        type_name = "hugetlb"
+    facts: dict[str, Any] = {
+        "flags": int(row["flags"]),
+        "refcount": int(head["refcount"]),
+        "node": reporter.field(row, "node") or 0,
+        "zone": _zone_name(reporter, row),
+    }
+    if compound:
+        facts["head_pfn"] = head_pfn
+        facts["compound_order"] = reporter.compound_order(head_pfn)
+    if "memcg_data" in (reporter.dtype.names or ()):
+        facts["memcg"] = reporter.problems.attempt(
+            "memory cgroup", lambda: _memcg(reporter.prog, head)
+        )
+    facts.update(_content(reporter, target, head_pfn, head, type_name, record))
+    return facts
+
+
+def _zone_name(reporter: _Reporter, row: np.void) -> str | None:
+    number = reporter.field(row, "zone") or 0
+    for zone in find_zones(reporter.prog, pfn_limits(reporter.prog)[1], reporter.problems.lines):
+        if zone.type == number:
+            return zone.name
+    return None
+
+
+def _memcg(prog: Program, row: np.void) -> str | None:
+    table = MemcgTable(prog)
+    index, _ = table.columns(np.array([row["memcg_data"]]))
+    return table.memcgs[int(index[0])].path if index[0] >= 0 else None
+
+
+def _content(
+    reporter: _Reporter,
+    target: Target,
+    head_pfn: int,
+    head: np.void,
+    type_name: str,
+    record: PageRecord | None,
+) -> dict[str, Any]:
+    """What the page holds (``state``), and whose it is."""
+    prog, attempt = reporter.prog, reporter.problems.attempt
+    free = reporter.free_block(target.pfn)
+    if free is not None:
+        return {"state": f"free: in a block of order {free[1]} at pfn {free[0]:#x}"}
+    if type_name == "slab" or reporter.flag(head, "slab"):
+        slab = attempt("slab", lambda: _slab(reporter, target, head_pfn))
+        return {"state": "slab", "slab": slab}
+    if type_name:
+        return {"state": _STATES.get(type_name, type_name)}
+    if reporter.flag(head, "reserved"):
+        image = in_kernel_image(prog, target.pfn)
+        return {"state": "kernel image" if image else "reserved (boot memory or firmware)"}
+    if int(head["refcount"]) == 0:
+        if record is not None and record.allocated and record.head_pfn != target.pfn:
+            # Only the first page of an allocation without __GFP_COMP has a reference.
+            return {"state": "allocated by the kernel"}
+        return {"state": "free, on a per-CPU list or being freed"}
+    index = int(head["index"]) + target.pfn - head_pfn
+    mapped = _mapped(reporter, target.pfn, head, index)
+    if mapped is not None:
+        if head_pfn == target.pfn and not reporter.flag(head, "head"):
+            # Of a large folio the kernel need not count the mappings page by page.
+            mapped["mapcount"] = int(head["mapcount"]) + 1
+        return mapped
+    allocated = record is not None and record.allocated
+    return {"state": "allocated by the kernel" if allocated else "in use, owner not recorded"}
+
+
+def _slab(reporter: _Reporter, target: Target, head_pfn: int) -> dict[str, Any] | None:
+    prog, address = reporter.prog, target.address
+    if address is None:
+        address = direct_map(prog) + target.pfn * page_size(prog)
+    return slab_of(prog, reporter.memmap.page(head_pfn), head_pfn, address)
+
+
+def _mapped(reporter: _Reporter, pfn: int, head: np.void, index: int) -> dict[str, Any] | None:
+    """The state of a page that belongs to processes or to a file, from ``page.mapping``."""
+    prog, attempt = reporter.prog, reporter.problems.attempt
+    kind, pointer = int(head["mapping"]) & MAPPING_FLAGS, int(head["mapping"]) & ~MAPPING_FLAGS
+    if not pointer:
+        return None
+    if kind == MAPPING_ANON:
+        users = attempt("processes", lambda: anon_users(prog, pointer, index, pfn))
+        return {"state": "anonymous", "anon": users or ()}
+    if kind == MAPPING_MOVABLE:
+        return {"state": "movable page of a driver"}
+    if kind:
+        return {"state": "anonymous, shared by KSM"}
+    # The word has other uses in the kernel's own pages: only a page of the LRU, or one that was
+    # read from a file, has an address_space there.
+    if not (reporter.flag(head, "lru") or reporter.flag(head, "uptodate")):
+        return None
+    file = attempt("file", lambda: file_of(prog, pointer, index))
+    if file is None:
+        return None
+    shared = reporter.flag(head, "swapbacked")
+    return {"state": "shared memory" if shared else "page cache", "file": file}

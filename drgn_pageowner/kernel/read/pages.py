@@ -1,0 +1,264 @@
+"""Read a :class:`~drgn_pageowner.model.pages.Memory`: every page and every free list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from drgn import Object, Program
+
+from drgn_pageowner.kernel.dump.bulk import find_object
+from drgn_pageowner.kernel.dump.live import Changes, read_rows
+from drgn_pageowner.kernel.linux.cma import read_cma_areas
+from drgn_pageowner.kernel.linux.formats import extfrag_format
+from drgn_pageowner.kernel.linux.free_lists import lists_of
+from drgn_pageowner.kernel.linux.ioport import system_ram
+from drgn_pageowner.kernel.linux.names import read_names
+from drgn_pageowner.kernel.linux.page_state import SectionPages, StateDecoder
+from drgn_pageowner.kernel.linux.pageblock import (
+    pageblock_layout,
+    read_section_pageblocks,
+    read_shared_pageblocks,
+)
+from drgn_pageowner.kernel.linux.sections import Section, find_sections
+from drgn_pageowner.kernel.linux.zone_stats import (
+    free_list_heads,
+    read_zone_stats,
+    read_zonelists,
+    zone_objects,
+)
+from drgn_pageowner.kernel.linux.zones import huge_page_order
+from drgn_pageowner.kernel.read.kernel import read_facts
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.pages import FreeLists, Memory, Pages, PageState
+from drgn_pageowner.progress import progress
+
+__all__ = ("read_memory",)
+
+
+_DTYPES = {
+    "state": np.uint8,
+    "zone": np.uint8,
+    "free_order": np.int8,
+    "flags": np.uint64,
+    "refcount": np.int32,
+    "mapcount": np.int32,
+    "mapping": np.uint64,
+    "head": np.int64,
+}
+
+
+# What a page has in the columns where 0 would say something.
+_NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
+
+
+def read_memory(prog: Program, *, columns: Iterable[str] = ()) -> Memory:
+    """
+    Read every ``struct page`` and every free list.
+
+    :param columns: What :class:`Pages` shall have besides ``state``, ``zone`` and
+        ``free_order``: of ``flags``, ``refcount``, ``mapcount``, ``mapping``, ``head``.
+    :raises PageOwnerError: if the dump does not hold ``mem_section``
+    """
+    return _Reader(prog, frozenset(columns)).read()
+
+
+class _Reader:
+    def __init__(self, prog: Program, columns: frozenset[str]) -> None:
+        self._prog = prog
+        self._wanted = columns
+        self._facts: Facts = read_facts(prog)
+        self._names = read_names(prog)
+        self._sections = find_sections(prog)
+        self._decoder = StateDecoder(
+            prog, self._names, list(self._facts.zones), self._sections, self._facts.max_page_order
+        )
+        self._columns: dict[str, Array] = {}
+        self._missing = 0
+        self._changes = Changes()
+        self._across: list[tuple[Array, Array]] = []
+        self._candidates: list[tuple[Array, Array, Array]] = []
+
+    def read(self) -> Memory:
+        facts, problems = self._facts, list(self._facts.problems)
+        layout = pageblock_layout(self._prog, facts.pageblock_order)
+        blocks = np.full((facts.max_pfn >> facts.pageblock_order) + 1, -1, np.int8)
+        sections = [s for s in self._sections if min(s.end_pfn, facts.max_pfn) > s.start_pfn]
+        starts = [section.start_pfn for section in sections]
+        lengths = [min(s.end_pfn, facts.max_pfn) - s.start_pfn for s in sections]
+        self._make_columns(sum(lengths))
+        row = 0
+        total = len(sections)
+        for section in progress(sections, description="memmap", total=total, unit=" section"):
+            end = min(section.end_pfn, facts.max_pfn)
+            if not section.online:
+                self._not_online(end - section.start_pfn, row)
+                row += end - section.start_pfn
+                continue
+            self._section(section, end, row)
+            row += end - section.start_pfn
+            types = read_section_pageblocks(self._prog, section, layout, facts.zones)
+            first = section.start_pfn >> facts.pageblock_order
+            kept = min(len(types), len(blocks) - first)
+            known = types[:kept] >= 0
+            blocks[first : first + kept][known] = types[:kept][known]
+        pages = self._pages(starts, lengths)
+        if self._missing:
+            problems.append(
+                f"{self._missing} of {len(pages)} pages have no readable struct page: "
+                "what they are used for is unknown"
+            )
+        problems += self._changes.problems("struct pages")
+        objects = zone_objects(self._prog, list(facts.zones))
+        free = self._free_lists(pages, objects)
+        threshold = find_object(self._prog, "sysctl_extfrag_threshold")
+        return Memory(
+            pages=pages,
+            free=free,
+            zones=read_zone_stats(self._prog, objects),
+            pageblocks=blocks,
+            shared_pageblocks=read_shared_pageblocks(self._prog, layout, facts.zones),
+            cma=read_cma_areas(self._prog, facts.max_pfn, problems),
+            zonelists=read_zonelists(self._prog, list(facts.zones), objects),
+            extfrag_threshold=500 if threshold is None else int(threshold),
+            extfrag_format=extfrag_format(self._prog),
+            problems=problems,
+        )
+
+    def _make_columns(self, rows: int) -> None:
+        """Room for every page, to be filled a section at a time."""
+        names = {"state", "zone", "free_order", *self._wanted}
+        self._columns = {
+            name: np.empty(rows, dtype) for name, dtype in _DTYPES.items() if name in names
+        }
+
+    def _section(self, section: Section, end: int, row: int) -> None:
+        dtype = self._decoder.dtype
+        number = end - section.start_pfn
+        rows, bulk = read_rows(self._prog, section.memmap, dtype, number, self._changes)
+        decoded = self._decoder.decode(section.start_pfn, rows)
+        for offset, size in bulk.missing:
+            low, high = offset // dtype.itemsize, -(-(offset + size) // dtype.itemsize)
+            decoded.state[low:high] = PageState.UNKNOWN
+            decoded.zone[low:high] = 255
+            self._missing += high - low
+        self._keep(decoded, row)
+
+    def _not_online(self, number: int, row: int) -> None:
+        """Pages that the page allocator does not have: what their memmap says means nothing."""
+        for name, column in self._columns.items():
+            column[row : row + number] = _NOTHING.get(name, 0)
+        if "head" in self._columns:
+            self._columns["head"][row : row + number] = np.arange(row, row + number)
+
+    def _keep(self, decoded: SectionPages, row: int) -> None:
+        """Copy what is wanted of a section to the columns, from *row* on."""
+        number = len(decoded.state)
+        columns = {name: column[row : row + number] for name, column in self._columns.items()}
+        columns["state"][:] = decoded.state
+        columns["zone"][:] = decoded.zone
+        columns["free_order"][:] = decoded.free_order
+        tails, heads = decoded.tails, decoded.heads
+        outside = (heads < 0) | (heads >= number)
+        if outside.any():
+            self._across.append((tails[outside] + decoded.first, heads[outside] + decoded.first))
+            tails, heads = tails[~outside], heads[~outside]
+        if "head" in columns:
+            columns["head"][:] = np.arange(row, row + number)
+            columns["head"][tails] = heads + row
+        for name in ("flags", "refcount", "mapping"):
+            if name in columns:
+                columns[name][:] = decoded.rows[name]
+                columns[name][tails] = decoded.rows[name][heads]
+        if "mapcount" in columns:
+            columns["mapcount"][:] = decoded.rows["mapcount"]
+        self._candidates.append(
+            (
+                decoded.candidates + decoded.first,
+                decoded.next,
+                decoded.free_order[decoded.candidates],
+            )
+        )
+
+    def _pages(self, starts: list[int], lengths: list[int]) -> Pages:
+        columns = self._columns
+        first, count = np.array(starts, np.int64), np.array(lengths, np.int64)
+        # Sections that follow one another are one range: there are few to search.
+        begins = np.ones(len(first), bool)
+        begins[1:] = first[1:] != first[:-1] + count[:-1]
+        edges = np.concatenate([[0], np.cumsum(count)])
+        pages = Pages(
+            facts=self._facts,
+            names=self._names,
+            starts=first[begins],
+            offsets=np.append(edges[:-1][begins], edges[-1]).astype(np.int64),
+            columns=columns,
+            missing=self._missing,
+        )
+        for tails, heads in self._across:
+            # Gigantic pages: their heads are in earlier sections.
+            rows, head_rows = pages.rows(tails), pages.rows(heads)
+            known = head_rows >= 0
+            for name in ("state", "flags", "refcount", "mapping"):
+                if name in columns:
+                    columns[name][rows[known]] = columns[name][head_rows[known]]
+            if "head" in columns:
+                columns["head"][rows[known]] = head_rows[known]
+        self._mark_holes(pages)
+        return pages
+
+    def _mark_holes(self, pages: Pages) -> None:
+        """Reserved pages where the machine has no memory are none."""
+        ram = system_ram(self._prog)
+        if not ram:
+            return
+        reserved = np.flatnonzero(pages.state == PageState.RESERVED)
+        pfns = pages.pfns(reserved)
+        starts = np.array([first for first, _ in ram], np.int64)
+        ends = np.array([end for _, end in ram], np.int64)
+        which = np.searchsorted(starts, pfns, "right") - 1
+        inside = (which >= 0) & (pfns < ends[np.maximum(which, 0)])
+        pages.state[reserved[~inside]] = PageState.ABSENT
+
+    def _free_lists(self, pages: Pages, objects: list[Object | None]) -> FreeLists:
+        facts = self._facts
+        pfns, links, orders = (
+            np.concatenate([part[index] for part in self._candidates])
+            if self._candidates
+            else np.zeros(0, np.int64)
+            for index in range(3)
+        )
+        huge = min(huge_page_order(self._prog), facts.max_page_order)
+        heads = list(free_list_heads(self._prog, objects, huge))
+        size = self._decoder.dtype.itemsize
+        lists = lists_of(
+            self._sections, heads, pfns, links.astype(np.uint64), (size, self._decoder.lru_offset)
+        )
+        table = np.array(
+            [(h.zone, h.migratetype, h.order, int(h.pcp)) for h in heads] or [(0, 0, 0, 0)],
+            np.int16,
+        )
+        of_list = table[lists]
+        buddy = orders >= 0
+        pcp = (lists >= 0) & ~buddy & (of_list[:, 3] != 0)
+        # What is in the buddy allocator is there whether or not its list could be followed.
+        kept = np.flatnonzero(buddy | pcp)
+        rows = pages.rows(pfns[kept])
+        migratetype = np.where(lists[kept] >= 0, of_list[kept, 1], -1).astype(np.int8)
+        order = np.where(pcp[kept], of_list[kept, 2], orders[kept]).astype(np.int8)
+        in_order = np.argsort(rows)
+        result = FreeLists(
+            row=rows[in_order],
+            order=order[in_order],
+            zone=pages["zone"][rows[in_order]],
+            migratetype=migratetype[in_order],
+            pcp=pcp[kept][in_order],
+        )
+        cached = result.row[result.pcp]
+        sizes = np.int64(1) << result.order[result.pcp].astype(np.int64)
+        within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        pages.state[np.minimum(np.repeat(cached, sizes) + within, len(pages) - 1)] = (
+            PageState.FREE_PCP
+        )
+        return result

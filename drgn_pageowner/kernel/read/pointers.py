@@ -1,0 +1,153 @@
+"""Words of memory that may be pointers, and what they point to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from drgn import Program
+
+from drgn_pageowner.kernel.linux.sections import Section, memmap_pfns
+from drgn_pageowner.kernel.linux.translate import direct_map, direct_map_end
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Area, Slabs
+from drgn_pageowner.model.pages import Pages
+
+__all__ = ("Resolver", "objects_at")
+
+
+def objects_at(slabs: Slabs, slab: Array, offset: Array, *, inside: bool) -> Array:
+    """
+    The object at an offset of a slab.
+
+    :param slab: ``int64``, shape ``(n,)``; -1 for none.
+    :param offset: In the slab, in bytes.
+    :param inside: Whether the offset must be in the object itself, not in what SLUB keeps
+        behind it.
+    :return: ``int64``, shape ``(n,)``: number of the object, or -1.
+    """
+    relative = offset - slabs.first[slab]
+    number = relative // slabs.stride[slab]
+    good = (slab >= 0) & (relative >= 0) & (number < slabs.objects[slab])
+    if inside:
+        good &= relative - number * slabs.stride[slab] < slabs.size[slab]
+    result: Array = np.where(good, slabs.start[slab] + number, -1)
+    return result
+
+
+class Resolver:
+    """Knows where the memory is that a word can be an address of."""
+
+    def __init__(
+        self,
+        prog: Program,
+        pages: Pages,
+        sections: list[Section],
+        slabs: Slabs,
+        record_of_row: Array,
+        areas: Sequence[Area],
+        first_object: int,
+    ) -> None:
+        """
+        :param record_of_row: Of every page the record that covers it, or -1; -1 of free pages.
+        :param first_object: The node of slab object 0; records are the nodes before.
+        """
+        self._pages = pages
+        self._sections = sections
+        self._slabs = slabs
+        self._records = record_of_row
+        self._first_object = first_object
+        self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
+        self._direct = direct_map(prog)
+        self._end = direct_map_end(prog)
+        self._struct_page = int(prog.type("struct page").size)
+        self._memmap = (
+            min((section.memmap for section in sections), default=0),
+            max(
+                (
+                    section.memmap + (section.end_pfn - section.start_pfn) * self._struct_page
+                    for section in sections
+                ),
+                default=0,
+            ),
+        )
+        in_order = sorted(areas, key=lambda area: area.start)
+        self._starts = np.array([area.start for area in in_order], np.uint64)
+        self._sizes = np.array([area.size for area in in_order], np.uint64)
+        counts = np.array([len(area.rows) for area in in_order], np.int64)
+        self._area_rows = np.concatenate([area.rows for area in in_order] or [np.zeros(0, int)])
+        self._area_first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        lowest = [self._direct, self._memmap[0], *self._starts[:1].tolist()]
+        self.lowest = np.uint64(min(address for address in lowest if address))
+        """No pointer is below this address."""
+        self.slab_of_row = np.full(len(pages), -1, np.int32)
+        """Number of the slab that each page is part of, or -1."""
+        number = np.repeat(np.arange(len(slabs.row), dtype=np.int32), slabs.pages)
+        within = np.arange(int(slabs.pages.sum())) - np.repeat(
+            np.cumsum(slabs.pages) - slabs.pages, slabs.pages
+        )
+        rows = np.repeat(slabs.row, slabs.pages) + within
+        inside = rows < len(pages)
+        self.slab_of_row[rows[inside]] = number[inside]
+
+    def rows(self, words: Array) -> tuple[Array, Array]:
+        """
+        :param words: ``uint64``, shape ``(n,)``.
+        :return: ``int64``: row of the page whose memory or whose ``struct page`` each word is an
+            address in, or -1; and ``bool``: whether it is that of the ``struct page``.
+        """
+        rows = np.full(len(words), -1, np.int64)
+        direct = np.flatnonzero((words >= np.uint64(self._direct)) & (words < np.uint64(self._end)))
+        pfns = ((words[direct] - np.uint64(self._direct)) >> self._shift).astype(np.int64)
+        rows[direct] = self._pages.rows(pfns)
+        if len(self._starts):
+            mapped = np.flatnonzero(
+                (words >= self._starts[0]) & (words < self._starts[-1] + self._sizes[-1])
+            )
+            area = np.searchsorted(self._starts, words[mapped], "right") - 1
+            offset = words[mapped] - self._starts[area]
+            inside = offset < self._sizes[area]
+            mapped, area, offset = mapped[inside], area[inside], offset[inside]
+            place = self._area_first[area] + (offset >> self._shift).astype(np.int64)
+            rows[mapped] = self._area_rows[np.minimum(place, self._area_first[area + 1] - 1)]
+        # Without a vmemmap the memmaps are in the direct map, or in areas.
+        low, high = self._memmap
+        pointers = np.flatnonzero((words >= np.uint64(low)) & (words < np.uint64(high)))
+        pfns = memmap_pfns(self._sections, words[pointers], self._struct_page)
+        pointers, pfns = pointers[pfns >= 0], pfns[pfns >= 0]
+        rows[pointers] = self._pages.rows(pfns)
+        of_page = np.zeros(len(words), bool)
+        of_page[pointers] = True
+        return rows, of_page
+
+    def is_struct_page(self, address: int) -> bool:
+        """Whether *address* is in a memmap."""
+        return self.pfn_of_struct_page(address) >= 0
+
+    def pfn_of_struct_page(self, address: int) -> int:
+        """The PFN whose ``struct page`` *address* is in; -1 if none's."""
+        words = np.array([address], np.uint64)
+        return int(memmap_pfns(self._sections, words, self._struct_page)[0])
+
+    def targets(self, words: Array) -> Array:
+        """
+        The node that each word leads to: a record, a slab object (free ones too), or -1.
+
+        :param words: ``uint64``, shape ``(n,)``.
+        """
+        rows, of_page = self.rows(words)
+        known = rows >= 0
+        result = np.where(known, self._records[rows], -1).astype(np.int64)
+        slab = np.where(known, self.slab_of_row[rows], -1).astype(np.int64)
+        in_slab = np.flatnonzero((slab >= 0) & ~of_page)
+        # Nobody holds a slab by its struct page but its cache.
+        result[slab >= 0] = -1
+        if len(in_slab):
+            mine, pages = slab[in_slab], self._pages
+            page_offset = (words[in_slab] & ((np.uint64(1) << self._shift) - np.uint64(1))).astype(
+                np.int64
+            )
+            offset = (rows[in_slab] - self._slabs.row[mine]) * pages.facts.page_size + page_offset
+            objects = objects_at(self._slabs, mine, offset, inside=False)
+            result[in_slab] = np.where(objects >= 0, objects + self._first_object, -1)
+        return result

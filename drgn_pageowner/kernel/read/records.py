@@ -1,0 +1,311 @@
+"""From a ``drgn.Program`` to a :class:`~drgn_pageowner.model.records.Snapshot`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from drgn import FaultError, Program
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.dump.live import Changes, is_live
+from drgn_pageowner.kernel.linux.formats import read_text_formats
+from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
+from drgn_pageowner.kernel.linux.memcg import MemcgTable
+from drgn_pageowner.kernel.linux.names import read_names
+from drgn_pageowner.kernel.linux.page import compound_words, page_dtype, read_memmap
+from drgn_pageowner.kernel.linux.page_ext import PageExtLayout, page_ext_layout
+from drgn_pageowner.kernel.linux.page_owner import (
+    OWNER_MEMBERS,
+    OwnerCounts,
+    gfp_migratetype,
+    owner_dtype,
+    read_owner_records,
+    require_members,
+)
+from drgn_pageowner.kernel.linux.pageblock import pageblock_layout, pageblock_types
+from drgn_pageowner.kernel.linux.printk import local_clock_ns
+from drgn_pageowner.kernel.linux.sections import Section, find_sections, page_ext_problems
+from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_use, read_stacks
+from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS, intern_traces
+from drgn_pageowner.kernel.read.kernel import read_facts
+from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.kernel import BitField, Facts, Names
+from drgn_pageowner.model.records import Memcg, Snapshot, latest
+from drgn_pageowner.model.stacks import Stacks
+from drgn_pageowner.progress import progress
+
+__all__ = ("ALL_COLUMNS", "snapshot")
+
+_MEMMAP_COLUMNS = frozenset(("page_flags", "node", "zone", "memcg", "memcg_kind"))
+
+ALL_COLUMNS = frozenset(
+    (*OWNER_MEMBERS, "pfn", "allocated", "migratetype", "pageblock_migratetype", *_MEMMAP_COLUMNS)
+)
+"""Every column that a snapshot can have."""
+
+
+def snapshot(
+    prog: Program, *, columns: Iterable[str] | None = None, freed: bool = False
+) -> Snapshot:
+    """
+    Decode the page_owner records of *prog*.
+
+    :param columns: What to decode, of :data:`ALL_COLUMNS`; everything by default. Less is
+        faster: without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
+        ``allocated`` are always there.
+    :param freed: Also keep the records of freed pages (column ``allocated``).
+    :raises PageOwnerError: if the dump cannot answer: no CONFIG_PAGE_OWNER, page_owner off,
+        or the tables that everything hangs on are not readable
+    """
+    wanted = ALL_COLUMNS if columns is None else frozenset(columns)
+    layout = page_ext_layout(prog)
+    facts = read_facts(prog)
+    dtype = owner_dtype(prog, layout)
+    require_members(dtype)
+    names = read_names(prog)
+    counts, changes = OwnerCounts(), Changes()
+    pages = _PageColumns(prog, facts, names, wanted)
+    sections = find_sections(prog)
+    result = _read_columns(
+        prog, facts, sections, layout, dtype, counts, changes, pages, wanted, freed
+    )
+    memcgs = pages.finish(result)
+    if is_live(prog):
+        # Now, and not when the first of them was read: ages and rates go by it.
+        facts.now_ns = local_clock_ns(prog)
+    if "migratetype" in wanted:
+        result["migratetype"] = gfp_migratetype(prog, result["gfp_mask"])
+    problems = [*facts.problems, *page_ext_problems(prog, sections)]
+    problems += [*_problems(counts, pages), *changes.problems("records")]
+    coverage = asdict(counts)
+    coverage["live"] = (
+        {"page_ext": asdict(changes), "memmap": asdict(pages.changes)} if is_live(prog) else None
+    )
+    stacks, depot = _read_stacks(prog, result, coverage, problems)
+
+    facts.now_ns = latest(facts.now_ns, result)
+    facts.formats = read_text_formats(prog, dtype.names or ()) if columns is None else None
+    facts.layout = {
+        "page_ext_size": layout.stride,
+        "page_owner_offset": layout.owner_offset,
+        "record": layout.owner_type,
+        "members": [n for n in (*OWNER_MEMBERS, *TRACE_MEMBERS) if n in (dtype.names or ())],
+        "stack_depot": depot,
+    }
+    return Snapshot(
+        facts=facts,
+        names=names,
+        columns=result,
+        stacks=stacks,
+        symbolizer=load_kallsyms(prog),
+        memcgs=memcgs,
+        coverage=coverage,
+        problems=problems,
+    )
+
+
+def _read_columns(
+    prog: Program,
+    facts: Facts,
+    sections: Sequence[Section],
+    layout: PageExtLayout,
+    dtype: np.dtype[np.void],
+    counts: OwnerCounts,
+    changes: Changes,
+    pages: _PageColumns,
+    wanted: frozenset[str],
+    freed: bool,
+) -> dict[str, Array]:
+    """Read every section's page_ext array, and what *pages* adds to its records."""
+    columns = (wanted & frozenset(OWNER_MEMBERS)) | {"order"}
+    if "migratetype" in wanted:
+        columns |= {"gfp_mask"}
+    if "handle" in wanted:
+        columns |= frozenset(TRACE_MEMBERS)
+    parts: list[dict[str, Array]] = []
+    for section in progress(sections, description="page_ext", total=len(sections), unit=" section"):
+        part = read_owner_records(
+            prog,
+            section,
+            layout,
+            dtype,
+            columns,
+            counts,
+            changes,
+            max_pfn=facts.max_pfn,
+            freed=freed,
+        )
+        if part and len(part["pfn"]):
+            pages.add(section, part)
+            parts.append(part)
+    if counts.covered and counts.missing == counts.covered:
+        raise PageOwnerError(
+            "none of the page_ext arrays is in this dump: it was filtered or cut off; "
+            "take it with makedumpfile -d 31 or less, which keeps them"
+        )
+    if not parts:
+        return _no_rows(dtype, columns)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _read_stacks(
+    prog: Program, columns: dict[str, Array], coverage: dict[str, Any], problems: list[str]
+) -> tuple[Stacks, str | None]:
+    """
+    The stacks of the records, and the name of the stack depot's layout.
+
+    Where the records hold their stacks themselves, *columns* gets ``handle`` instead of them.
+    """
+    if "trace_entries" not in columns:
+        return _read_depot(prog, columns, coverage, problems)
+    columns["handle"], stacks, bad = intern_traces(
+        columns.pop("nr_entries"), columns.pop("trace_entries")
+    )
+    if bad:
+        problems.append(f"{bad} records claim more frames than fit: only those that do are shown")
+    return stacks, None
+
+
+def _read_depot(
+    prog: Program, columns: dict[str, Array], coverage: dict[str, Any], problems: list[str]
+) -> tuple[Stacks, str | None]:
+    """
+    The stacks of the handles in *columns*, and the name of the stack depot's layout.
+
+    Adds to *coverage* how full the depot is, and to *problems* what cannot be read of it.
+    """
+    handles = [columns[name] for name in ("handle", "free_handle") if name in columns]
+    if not handles:
+        return Stacks.empty(), None
+    try:
+        depot = depot_layout(prog)
+        unique = ascending(np.concatenate([ascending(handle.copy()) for handle in handles]))
+        stacks, bad = read_stacks(prog, depot, unique)
+        if len(bad) and is_live(prog):
+            # A stack that was saved while the pools were read is there the next time.
+            stacks, bad = read_stacks(prog, depot, unique)
+        if len(bad):
+            problems.append(_bad_handles(columns, bad))
+        coverage["stack_depot"] = depot_use(prog, depot)
+    except (PageOwnerError, FaultError) as error:
+        problems.append(f"the stack depot cannot be read, so stacks are unknown: {error}")
+        return Stacks.empty(), None
+    return stacks, depot.name
+
+
+class _PageColumns:
+    """The columns that come from ``struct page`` and the pageblock bitmaps."""
+
+    def __init__(self, prog: Program, facts: Facts, names: Names, wanted: frozenset[str]) -> None:
+        self._prog = prog
+        self._facts = facts
+        self._fields = {field.name: field for field in names.page_flag_fields}
+        self._wanted = wanted
+        self._memcg = bool(wanted & {"memcg", "memcg_kind"})
+        members = ("flags", "memcg_data", "compound_head") if self._memcg else ("flags",)
+        self._dtype = page_dtype(prog, members)
+        self._memcg = self._memcg and "memcg_data" in (self._dtype.names or ())
+        self._memmap = bool(wanted & _MEMMAP_COLUMNS)
+        self._pageblocks = (
+            pageblock_layout(prog, facts.pageblock_order)
+            if "pageblock_migratetype" in wanted
+            else None
+        )
+        self._table: MemcgTable | None = None
+        self.changes = Changes()
+        self.missing = 0
+        """Records whose ``struct page`` is not in the dump."""
+
+    def add(self, section: Section, part: dict[str, Array]) -> None:
+        """Add the columns to *part*, whose records are those of *section*."""
+        pfn = part["pfn"]
+        if self._memmap:
+            first, last = int(pfn[0]), int(pfn[-1]) + 1
+            rows, bulk = read_memmap(self._prog, section, self._dtype, first, last, self.changes)
+            for offset, size in bulk.missing:
+                low = first + offset // self._dtype.itemsize
+                high = first + (offset + size) // self._dtype.itemsize
+                self.missing += int(np.count_nonzero((pfn >= low) & (pfn < high)))
+            flags = rows["flags"][pfn - first]
+            self._flag_columns(flags, part)
+            if self._memcg:
+                # The word means something else in a tail page (the folio's number of pages).
+                chosen = rows[pfn - first]
+                head = (compound_words(self._prog, chosen) & 1) == 0
+                part["memcg_data"] = chosen["memcg_data"] * head
+        if self._pageblocks is not None:
+            part["pageblock_migratetype"] = pageblock_types(
+                self._prog, section, self._pageblocks, self._facts.zones, pfn
+            )
+
+    def _flag_columns(self, flags: Array, part: dict[str, Array]) -> None:
+        if "page_flags" in self._wanted:
+            part["page_flags"] = flags.astype(np.uint64)
+        for name, dtype in (("node", np.uint16), ("zone", np.uint8)):
+            if name in self._wanted:
+                field: BitField | None = self._fields.get(name)
+                value = field.of(flags) if field is not None else np.zeros(len(flags))
+                part[name] = value.astype(dtype)
+
+    def finish(self, result: dict[str, Array]) -> tuple[Memcg, ...]:
+        """Turn ``memcg_data`` into columns; return the memory cgroups they refer to."""
+        data = result.pop("memcg_data", None)
+        if data is None:
+            return ()
+        self._table = MemcgTable(self._prog)
+        result["memcg"], result["memcg_kind"] = self._table.columns(data)
+        memcgs = self._table.memcgs
+        # By name, and not by address: the same order whichever records were asked for.
+        in_order = sorted(range(len(memcgs)), key=lambda i: (memcgs[i].path, memcgs[i].inode))
+        number = np.full(len(memcgs) + 1, -1, np.int32)
+        number[in_order] = np.arange(len(memcgs))
+        result["memcg"] = number[result["memcg"]]
+        return tuple(memcgs[index] for index in in_order)
+
+    @property
+    def unknown_memcgs(self) -> int:
+        return self._table.unknown if self._table is not None else 0
+
+
+def _no_rows(dtype: np.dtype[np.void], columns: frozenset[str]) -> dict[str, Array]:
+    fields = dict(dtype.fields or {})
+    result: dict[str, Array] = {
+        name: np.zeros(0, fields[name][0]) for name in columns if name in fields
+    }
+    result["pfn"] = np.zeros(0, np.int64)
+    result["allocated"] = np.zeros(0, bool)
+    return result
+
+
+def _problems(counts: OwnerCounts, pages: _PageColumns) -> list[str]:
+    problems = []
+    if counts.missing:
+        problems.append(
+            f"{counts.missing} of {counts.covered} pages have no readable page_ext: "
+            "the dump lacks that memory"
+        )
+    if counts.bad_order:
+        problems.append(
+            f"{counts.bad_order} records have an impossible order: each is counted as one page"
+        )
+    if pages.missing:
+        problems.append(
+            f"{pages.missing} records have no readable struct page: their flags, zone and memory "
+            "cgroup are unknown"
+        )
+    if pages.unknown_memcgs:
+        problems.append(
+            f"{pages.unknown_memcgs} values of page.memcg_data point to no memory cgroup"
+        )
+    return problems
+
+
+def _bad_handles(columns: dict[str, Array], bad: Array) -> str:
+    records = int(np.isin(columns["handle"], bad).sum()) if "handle" in columns else 0
+    return (
+        f"{len(bad)} stack handles (of {records} records) are not in the stack depot: "
+        "their stacks are unknown"
+    )

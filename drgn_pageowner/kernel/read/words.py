@@ -1,0 +1,255 @@
+"""Where exactly the words are that lead from one node of a heap to another, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from drgn import FaultError, Program
+
+from drgn_pageowner.kernel.dump.bulk import symbol_address
+from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
+from drgn_pageowner.kernel.linux.memmap import Memmap
+from drgn_pageowner.kernel.linux.percpu import first_chunk
+from drgn_pageowner.kernel.linux.slab_track import object_addresses
+from drgn_pageowner.kernel.linux.translate import direct_map, image_range, kernel_phys
+from drgn_pageowner.kernel.read.address import resolve
+from drgn_pageowner.kernel.read.heap import HeapReader
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Metadata, Target, Word
+from drgn_pageowner.model.pages import PageState
+
+__all__ = ("WordFinder",)
+
+
+class WordFinder:
+    """Reads nodes again, to say where their words are."""
+
+    def __init__(self, reader: HeapReader) -> None:
+        self._reader = reader
+        self._heap = reader.heap
+        self._prog: Program = reader.reader.prog
+        self._pages = reader.reader.pages
+        self._size = self._pages.facts.page_size
+        self._direct = direct_map(self._prog)
+        self._image = image_range(self._prog)
+        self._kallsyms = load_kallsyms(self._prog)
+        self._per_cpu = _PerCpu(self._prog)
+        self._memmap = Memmap(self._prog)
+
+    def target(self, what: str) -> Target:
+        """
+        The node that *what* names.
+
+        :param what: ``pfn:N``, ``phys:A``, or an address; of a slab page the object there.
+        :raises UsageError: if *what* is none of these
+        :raises PageOwnerError: if there is no such page in this kernel
+        """
+        page = resolve(self._prog, self._memmap, what)
+        row = int(self._pages.rows(np.array([page.pfn]))[0])
+        if row < 0:
+            return Target(what, page.pfn, None, "its struct page is not in the dump")
+        state = PageState.NAMES[int(self._pages.state[row])]
+        slab = int(self._reader.resolver.slab_of_row[row])
+        if slab < 0:
+            record = int(self._heap.inventory.record_of_row[row])
+            return Target(what, page.pfn, record if record >= 0 else None, state)
+        if page.address is None:
+            return Target(what, page.pfn, None, "slab: give the address of an object")
+        address = self._direct + page.pfn * self._size + page.address % self._size
+        node = int(self._reader.resolver.targets(np.array([address], np.uint64))[0])
+        if node < 0:
+            return Target(what, page.pfn, None, "slab: no object is at this address")
+        free = not self._heap.slabs.allocated[node - self._heap.first_object]
+        return Target(what, page.pfn, None if free else node, "a free slab object")
+
+    def words(
+        self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
+    ) -> list[Word]:
+        """
+        The words of nodes that lead to other nodes.
+
+        :param sources: Nodes of the heap: ``int64``.
+        :param targets: The same.
+        :param numbers: Whether to look for PFNs and physical addresses as well.
+        :param limit: Stop after so many.
+        """
+        wanted = np.zeros(self._heap.nodes, bool)
+        wanted[targets] = True
+        found: list[Word] = []
+        for word in self._all_words(sources, wanted, numbers):
+            found.append(word)
+            if len(found) >= limit:
+                break
+        return found
+
+    def _all_words(self, sources: Array, wanted: Array, numbers: bool) -> Iterator[Word]:
+        chosen = np.zeros(self._heap.nodes, bool)
+        chosen[sources] = True
+        yield from self._in_pages(chosen, wanted, numbers)
+        yield from self._in_stacks(chosen, wanted)
+        yield from self._in_struct_pages(chosen, wanted)
+
+    def _in_pages(self, chosen: Array, wanted: Array, numbers: bool) -> Iterator[Word]:
+        heap, source = self._heap, self._reader.source
+        mine = (source >= 0) & chosen[np.maximum(source, 0)]
+        objects = np.flatnonzero(chosen[heap.first_object : heap.first_root])
+        if len(objects):
+            slab = np.unique(heap.slabs.slab_of(objects))
+            mine |= np.isin(self._reader.resolver.slab_of_row, slab) & (source == -2)
+        for rows in self._reader.pieces(np.flatnonzero(mine)) if mine.any() else ():
+            data = self._reader.read_rows(rows)
+            place = np.flatnonzero(data >= self._reader.resolver.lowest)
+            target = self._reader.resolver.targets(data[place])
+            yield from self._of_data(rows, data, place, target, chosen, wanted)
+            if numbers:
+                place, target, _ = self._reader.numbers.find(data)
+                yield from self._of_data(rows, data, place, target, chosen, wanted)
+
+    def _of_data(
+        self, rows: Array, data: Array, place: Array, target: Array, chosen: Array, wanted: Array
+    ) -> Iterator[Word]:
+        good = target >= 0
+        good[good] = wanted[target[good]]
+        place, target = place[good], target[good]
+        node = self._reader.nodes_of_words(rows, place)
+        per_page = self._size // self._reader.word
+        for at, to, of in zip(place.tolist(), target.tolist(), node.tolist(), strict=True):
+            if of < 0 or not chosen[of]:
+                continue
+            pfn = int(self._pages.pfns(rows[at // per_page : at // per_page + 1])[0])
+            offset = at % per_page * self._reader.word
+            yield self._word(of, to, pfn, offset, int(data[at]))
+
+    def _in_stacks(self, chosen: Array, wanted: Array) -> Iterator[Word]:
+        first = self._reader.first_stack
+        for number, stack in enumerate(self._reader.reader.stacks):
+            if not chosen[first + number]:
+                continue
+            start, words = self._reader.stack_words(stack)
+            target = self._reader.resolver.targets(words)
+            for at in np.flatnonzero(target >= 0).tolist():
+                if not wanted[target[at]]:
+                    continue
+                place = start + at * self._reader.word
+                address: int | None = place
+                kind, name = "stack", f"+ {place - stack.start:#x}"
+                if place >= stack.start + stack.size:
+                    address, kind, name = None, "register", ""
+                yield Word(
+                    kind,
+                    f"{kind} of {stack.comm} (pid {stack.pid}) {name}".strip(),
+                    first + number,
+                    int(target[at]),
+                    address,
+                    int(words[at]),
+                    self._by(int(words[at])),
+                )
+
+    def _in_struct_pages(self, chosen: Array, wanted: Array) -> Iterator[Word]:
+        size = int(self._prog.type("struct page").size)
+        for address, node, words in self._reader.struct_page_words():
+            mine = np.flatnonzero(chosen[node])
+            target = self._reader.resolver.targets(words[mine])
+            good = target >= 0
+            good[good] = wanted[target[good]]
+            for at, to in zip(mine[good].tolist(), target[good].tolist(), strict=True):
+                where = int(address[at])
+                pfn = self._reader.resolver.pfn_of_struct_page(where)
+                offset = where % size if size & (size - 1) == 0 else 0
+                yield Word(
+                    "struct page",
+                    f"struct page of pfn:{pfn:#x} + {offset:#x}",
+                    int(node[at]),
+                    to,
+                    where,
+                    int(words[at]),
+                    self._by(int(words[at])),
+                )
+
+    def _by(self, value: int) -> str:
+        if value >= int(self._reader.resolver.lowest):
+            return "struct page" if self._reader.resolver.is_struct_page(value) else "address"
+        end = self._pages.facts.max_pfn
+        # Or two PFNs of 32 bits.
+        return "physical address" if end <= value < end * self._size else "PFN"
+
+    def _word(self, node: int, target: int, pfn: int, offset: int, value: int) -> Word:
+        heap = self._heap
+        address = self._direct + pfn * self._size + offset
+        if node >= heap.first_root:
+            kind, name, address = self._place_of_root(pfn, offset, address)
+        elif node >= heap.first_object:
+            kind, name = "slab object", self._object_name(node - heap.first_object, address)
+        else:
+            kind, name = self._place_of_record(pfn, offset)
+        return Word(kind, name, node, target, address, value, self._by(value))
+
+    def _object_name(self, number: int, address: int) -> str:
+        slabs, one = self._heap.slabs, np.array([number])
+        start = int(object_addresses(self._prog, self._pages, slabs, one)[0])
+        cache = slabs.caches[int(slabs.cache[slabs.slab_of(one)[0]])]
+        return f"{cache} object {start:#x} + {address - start:#x}"
+
+    def _place_of_record(self, pfn: int, offset: int) -> tuple[str, str]:
+        row = int(self._pages.rows(np.array([pfn]))[0])
+        for area in self._heap.inventory.areas:
+            inside = np.flatnonzero(area.rows == row)
+            if not len(inside):
+                continue
+            address = area.start + int(inside[0]) * self._size + offset
+            if area.kind.startswith("module "):
+                return "module", self._symbol(address) or f"{area.kind} {address:#x}"
+            return "vmalloc", f"{area.kind} {area.start:#x} + {address - area.start:#x}"
+        record = int(self._heap.inventory.record_of_row[row])
+        head = int(self._heap.records["pfn"][record])
+        if self._heap.inventory.metadata[row] == Metadata.PERCPU:
+            return "per-CPU", f"per-CPU memory pfn:{pfn:#x} + {offset:#x}"
+        return "page", f"page pfn:{head:#x} + {(pfn - head) * self._size + offset:#x}"
+
+    def _place_of_root(self, pfn: int, offset: int, address: int) -> tuple[str, str, int]:
+        row = int(self._pages.rows(np.array([pfn]))[0])
+        if self._heap.inventory.metadata[row] == Metadata.IMAGE and self._image is not None:
+            try:
+                start = kernel_phys(self._prog, self._image[0])
+                virtual = self._image[0] + pfn * self._size + offset - start
+                return "kernel image", self._symbol(virtual) or f"{virtual:#x}", virtual
+            except (FaultError, NotImplementedError):
+                pass
+        named = self._per_cpu.name(address)
+        if named is not None:
+            return "per-CPU", named, address
+        return "boot memory", f"boot memory {address:#x}", address
+
+    def _symbol(self, address: int) -> str | None:
+        try:
+            symbol = self._prog.symbol(address)
+            return f"{symbol.name}+{address - symbol.address:#x}"
+        except LookupError:
+            [frame] = self._kallsyms.symbolize(np.array([address], np.uint64))
+            return str(frame) if frame.name is not None else None
+
+
+class _PerCpu:
+    """Names of what is in the first per-CPU chunk: variables, and what was allocated from it."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        self._start = symbol_address(prog, "__per_cpu_start") or 0
+        self._size = (symbol_address(prog, "__per_cpu_end") or self._start) - self._start
+        self._units, self._length = first_chunk(prog)
+
+    def name(self, address: int) -> str | None:
+        """The variable at *address* and whose it is; ``None`` if it is in no CPU's area."""
+        for cpu, unit in self._units:
+            offset = address - unit
+            if 0 <= offset < self._size:
+                try:
+                    # Moved with the kernel (KASLR), as all symbols are.
+                    symbol = self._prog.symbol(self._start + offset)
+                    return f"{symbol.name}+{self._start + offset - symbol.address:#x} of CPU {cpu}"
+                except LookupError:
+                    return f"per-CPU variable {offset:#x} of CPU {cpu}"
+            if 0 <= offset < self._length:
+                return f"per-CPU memory {offset:#x} of CPU {cpu}"
+        return None

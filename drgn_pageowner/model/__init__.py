@@ -1,0 +1,1 @@
+"""The data room: NumPy arrays and dataclasses that hold no drgn object."""

@@ -1,0 +1,95 @@
+"""Faster versions of some NumPy operations, and the type of all arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = (
+    "Array",
+    "ascending",
+    "cover",
+    "distinct",
+    "grouped",
+    "sums",
+)
+
+
+Array = NDArray[Any]
+
+
+def ascending(values: Array) -> Array:
+    """
+    The distinct ones of *values*, ascending, as ``np.unique()``; which hashes since NumPy 2.3.
+
+    :param values: Integers, shape ``(n,)``; they are sorted in place.
+    """
+    values.sort()
+    kept = np.ones(len(values), bool)
+    kept[1:] = values[1:] != values[:-1]
+    result: Array = values[kept]
+    return result
+
+
+def cover(length: int, rows: Array, sizes: Array) -> Array:
+    """
+    Which of many runs covers each of *length* rows.
+
+    :param rows: ``int64``, shape ``(n,)``: where each run begins; -1 for nowhere.
+    :param sizes: ``int64``, the same shape.
+    :return: ``int32``, shape ``(length,)``: number of the run, or -1.
+    """
+    owner = np.full(length, -1, np.int32)
+    number = np.arange(len(rows), dtype=np.int32)
+    single = (sizes == 1) & (rows >= 0)
+    owner[rows[single]] = number[single]
+    large = np.flatnonzero((sizes > 1) & (rows >= 0))
+    counts = np.minimum(sizes[large], length - rows[large])
+    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    owner[np.repeat(rows[large], counts) + within] = np.repeat(number[large], counts)
+    return owner
+
+
+def distinct(values: Array) -> tuple[Array, Array]:
+    """
+    ``np.unique(values, return_inverse=True)``, without sorting where the values are integers
+    that lie close together (stack numbers, orders, pids).
+
+    :param values: Shape ``(n,)``.
+    :return: The ``m`` distinct values, ascending; and ``int64`` of shape ``(n,)``: which of them
+        each row has.
+    """
+    if values.dtype.kind not in "iu" or not len(values):
+        found, inverse = np.unique(values, return_inverse=True)
+        return found, inverse
+    low, high = int(values.min()), int(values.max())
+    span = high - low + 1
+    if span > max(4 * len(values), 1 << 16):
+        found, inverse = np.unique(values, return_inverse=True)
+        return found, inverse
+    offsets = (values - values.dtype.type(low)).astype(np.int64)
+    present = np.bincount(offsets, minlength=span) != 0
+    places = np.cumsum(present) - 1
+    found = (np.flatnonzero(present) + low).astype(values.dtype)
+    return found, places[offsets]
+
+
+def sums(groups: Array, weights: Array, number: int) -> Array:
+    """
+    The sum of *weights* in each of *number* groups, exact below 2^53.
+
+    :return: ``int64``, shape ``(number,)``.
+    """
+    return np.bincount(groups, weights, minlength=number).astype(np.int64)
+
+
+def grouped(values: Array) -> tuple[Array, list[Array]]:
+    """
+    The distinct ones of *values*, ascending, and of each the rows that have it (``int64``).
+    """
+    found, inverse = distinct(values)
+    order = np.argsort(inverse, kind="stable")
+    ends = np.cumsum(np.bincount(inverse, minlength=len(found)))
+    return found, np.split(order, ends[:-1]) if len(found) else []

@@ -1,0 +1,254 @@
+"""
+What memory is used for, and what holds what. No drgn object survives.
+
+An :class:`Inventory` has what tells the pages apart; a :class:`Heap` adds who points to whom:
+records, slab objects and roots as the nodes of a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drgn_pageowner.model.arrays import Array, cover
+from drgn_pageowner.model.pages import Memory, Pages, PageState
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = (
+    "INVENTORY_COLUMNS",
+    "Area",
+    "Heap",
+    "Inventory",
+    "LostObjects",
+    "Metadata",
+    "Slabs",
+    "Target",
+    "Verdicts",
+    "Word",
+    "record_of_row",
+)
+
+INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "migratetype")
+"""What :attr:`Inventory.records` has of every record."""
+
+
+@dataclass
+class Slabs:
+    """Every slab of every cache, and which of their objects are allocated."""
+
+    caches: Sequence[str]
+    """Names."""
+    cache: Array
+    """``int32``, a row per slab: index in :attr:`caches`."""
+    row: Array
+    """``int64``: row in :class:`Pages` of the slab's first page; ascending."""
+    pages: Array
+    """``int64``: pages of the slab."""
+    first: Array
+    """``int64``: offset of the first object in the slab, in bytes (the left red zone)."""
+    stride: Array
+    """``int64``: distance of two objects, in bytes."""
+    size: Array
+    """``int64``: ``object_size``."""
+    objects: Array
+    """``int64``: objects of the slab."""
+    start: Array
+    """``int64``, shape ``(slabs + 1,)``: slab ``i`` has the objects ``start[i]`` to
+    ``start[i + 1]``."""
+    allocated: Array
+    """``bool``, a row per object."""
+    sheaves: Array
+    """``uint64``: addresses of the arrays in which CPUs and nodes keep free objects (v6.18)."""
+    problems: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return int(self.start[-1])
+
+    def slab_of(self, objects: Array) -> Array:
+        """The slab of every one of *objects*."""
+        result: Array = np.searchsorted(self.start, objects, "right") - 1
+        return result
+
+
+@dataclass(frozen=True)
+class Area:
+    """A ``struct vm_struct``: pages that are mapped one after another."""
+
+    start: int
+    """First virtual address."""
+    size: int
+    """In bytes, without the guard page."""
+    kind: str
+    """``"vmalloc"``, ``"stack"`` (of a task), ``"cached stack"``, ``"module"``, ``"vmap"`` (of
+    pages that somebody allocated by themselves), ..."""
+    rows: Array
+    """``int64``: rows in :class:`Pages` of its pages; -1 where one has no memmap."""
+
+
+class Metadata:
+    """Pages that the memory manager itself needs (values of :attr:`Inventory.metadata`)."""
+
+    NONE = 0
+    MEMMAP = 1
+    PAGE_EXT = 2
+    STACK_DEPOT = 3
+    IMAGE = 4
+    """Text, data and bss of the kernel, wherever they are."""
+    STACK = 5
+    """The stack of a task, or one that is kept for the next task."""
+    PERCPU = 6
+    """The first per-CPU chunk: variables, and what was allocated from its rest."""
+
+
+@dataclass
+class Inventory:
+    """Every page with what there is to tell its use."""
+
+    memory: Memory
+    records: Snapshot | None
+    """Allocated records; ``None`` where page_owner is absent or off."""
+    record_of_row: Array
+    """``int32``, a row per page: the record that covers it, or -1."""
+    slabs: Slabs
+    areas: Sequence[Area]
+    metadata: Array
+    """``uint8``, a row per page: :class:`Metadata`."""
+    buffers: Array
+    """``bool``, a row per page: in the page cache of a block device."""
+    modules: Sequence[str] = ()
+    """Names of the loaded modules."""
+    tasks: Mapping[int, str] = field(default_factory=dict)
+    """pid -> comm of every task."""
+    counters: Mapping[str, int] = field(default_factory=dict)
+    """What the kernel counts of all zones and nodes together, under the name of its enumerator
+    (``"NR_FILE_PAGES"``) or variable (``"nr_vmalloc_pages"``); differences that CPUs keep are
+    added."""
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Heap:
+    """Who points to whom: nodes are records, slab objects and roots, in this order."""
+
+    inventory: Inventory
+    records: Snapshot
+    """Record ``i`` is node ``i``."""
+    roots: Sequence[str]
+    """Root ``i`` is node ``first_root + i``: ``"kernel image"``, a task, ..."""
+    source: Array
+    """``int32``, a row per edge: the node that has the pointer."""
+    target: Array
+    """``int32``: the node that it leads to. Each pair of nodes once, sorted by source."""
+    bookkeeping: Array
+    """``int32``: nodes that know others whether or not anybody holds those: what the kernel keeps
+    of every vmalloc area, and sheaves."""
+    pfn_source: Array
+    """``int32``, a row for each word that is the PFN or the physical address of a record: the
+    node that has the word."""
+    pfn_target: Array
+    """``int32``: the record."""
+    pfn_offset: Array
+    """``int32``: where in the slab object the word is, in bytes; -1 if it is in none."""
+    pages_read: int = 0
+    """Base pages whose words were looked at."""
+    pages_missing: int = 0
+    """Of these, pages that are not in the dump."""
+
+    @property
+    def slabs(self) -> Slabs:
+        """Object ``i`` is node ``first_object + i``."""
+        return self.inventory.slabs
+
+    @property
+    def first_object(self) -> int:
+        """The node of slab object 0."""
+        return len(self.records)
+
+    @property
+    def first_root(self) -> int:
+        """The node of root 0."""
+        return len(self.records) + len(self.slabs)
+
+    @property
+    def nodes(self) -> int:
+        return self.first_root + len(self.roots)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of memory that leads to a node."""
+
+    kind: str
+    """What it lies in: ``"kernel image"``, ``"per-CPU"``, ``"boot memory"``, ``"stack"``,
+    ``"register"``, ``"slab object"``, ``"page"``, ``"module"``, ``"vmalloc"`` or
+    ``"struct page"``."""
+    name: str
+    """The same with its name: symbol, task, cache or page, and the offset in it."""
+    node: int
+    """The node that has the word."""
+    target: int
+    """The node that it leads to."""
+    address: int | None
+    """Virtual address of the word; ``None`` for a register."""
+    value: int
+    by: str = "address"
+    """What the word is: ``"address"``, ``"struct page"``, ``"PFN"`` or ``"physical address"``."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The page or slab object that somebody asked for."""
+
+    what: str
+    pfn: int
+    node: int | None
+    """``None`` if it is none: of a free page, of a page of boot memory, of a free object."""
+    state: str
+    """What it is, in words, if it is no node."""
+
+
+@dataclass
+class LostObjects:
+    """Allocated slab objects that nothing reaches."""
+
+    cache: Array
+    """``int32``: index in :attr:`Slabs.caches`."""
+    size: Array
+    """``int64``: ``object_size``."""
+    verdict: Array
+    """``uint8``, as in :class:`Verdicts`."""
+    address: Array
+    """``uint64``: virtual address."""
+    tracks: Sequence[tuple[list[Frame], int] | None]
+    """Of each the stack and pid of its allocation, where ``slub_debug=U`` keeps that."""
+
+
+@dataclass
+class Verdicts:
+    """What a search of the heap found: all that is left of it when the memory is gone."""
+
+    inventory: Inventory
+    records: Snapshot
+    allocation: Array
+    """``int32``, a row per record: the first record of the same allocation."""
+    role: Array
+    """``uint8``, a row per record: :class:`~drgn_pageowner.analysis.leaks.reach.Role`."""
+    verdict: Array
+    """``uint8``, a row per record: :class:`~drgn_pageowner.analysis.leaks.reach.Verdict`."""
+    pages_missing: int
+    """Base pages of kernel memory that are not in the dump."""
+    number_chance: list[float]
+    """:attr:`drgn_pageowner.analysis.leaks.reach.Reach.number_chance`."""
+    lost: LostObjects | None = None
+
+
+def record_of_row(pages: Pages, records: Snapshot | None) -> Array:
+    """The record of every page: ``int32``; -1 for none, and for free pages."""
+    if records is None or not len(records):
+        return np.full(len(pages), -1, np.int32)
+    covered = cover(len(pages), pages.rows(records["pfn"]), records.pages)
+    covered[np.isin(pages.state, PageState.ALL_FREE)] = -1
+    return covered

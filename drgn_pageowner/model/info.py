@@ -1,0 +1,44 @@
+"""What ``info`` says: page_owner as a whole, and how far it can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from drgn_pageowner.model.kernel import Facts
+
+__all__ = ("Consistency", "Info")
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """The kernel's own count of pages per stack (``stack_record.count``, v6.9) and ours."""
+
+    stacks: int
+    """Stacks compared."""
+    equal: int
+    different: Sequence[tuple[int, int, int]]
+    """``(handle, pages by the kernel, pages by us)`` where they differ, largest first."""
+    kernel_pages: int
+    our_pages: int
+
+
+@dataclass(frozen=True)
+class Info:
+    """page_owner of one kernel."""
+
+    facts: Facts
+    records: int = 0
+    """Allocations: head records of allocated pages."""
+    freed_records: int = 0
+    pages: int = 0
+    """Base pages of :attr:`records`."""
+    stacks: int = 0
+    """Distinct stacks of :attr:`records`."""
+    first_ns: int | None = None
+    """When the first record that still stands was made."""
+    coverage: Mapping[str, Any] = field(default_factory=dict)
+    consistency: Consistency | None = None
+    modules: Sequence[str] = ()
+    problems: Sequence[str] = ()

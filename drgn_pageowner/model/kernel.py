@@ -1,0 +1,129 @@
+"""The kernel as a whole: zones, tables of names, printf formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from drgn_pageowner.model.arrays import Array
+
+__all__ = (
+    "BitField",
+    "Facts",
+    "Names",
+    "TextFormats",
+    "Zone",
+)
+
+
+class Zone(NamedTuple):
+    """A ``struct zone`` that spans memory."""
+
+    node: int
+    type: int
+    """``enum zone_type``: index in the node's zones."""
+    name: str
+    start_pfn: int
+    spanned: int
+    """``spanned_pages``, in base pages."""
+    present: int
+    """``present_pages``, in base pages."""
+    managed: int
+    """``managed_pages``, in base pages."""
+    pageblock_flags: int = 0
+    """Address of the zone's pageblock bitmap on FLATMEM; else 0."""
+
+
+class BitField(NamedTuple):
+    """A bit field of ``page.flags``."""
+
+    name: str
+    shift: int
+    width: int
+    base: int
+    """10 or 16: how the kernel prints it."""
+
+    def of(self, flags: Array) -> Array:
+        """The field's value in every element of *flags*."""
+        mask = flags.dtype.type((1 << self.width) - 1)
+        result: Array = (flags >> flags.dtype.type(self.shift)) & mask
+        return result
+
+
+class TextFormats(NamedTuple):
+    """The printf formats of this kernel's own ``print_page_owner()``."""
+
+    record: str
+    """``"Page allocated via order %u, ..."``."""
+    page: str
+    """``"PFN ..."``."""
+    migrated: str | None
+    """``None`` where the kernel does not say that a page was migrated (before v4.6)."""
+    charged: str | None
+    """``None`` where the kernel prints no memory cgroup."""
+    slab_cache_page: str | None
+    from_dump: bool
+    """Whether they were read from the dump; else they are our own, by layout."""
+    frame: str = " %pS\n"
+    """A line of a stack: ``%pS``, and in old kernels ``%p`` in front of it."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The kernel's own tables of names."""
+
+    gfp_flags: Sequence[tuple[int, str]] = ()
+    """``(mask, name)`` in the order in which ``%pGg`` tries them."""
+    page_flags: Sequence[tuple[int, str]] = ()
+    """``(mask, name)`` in the order in which ``%pGp`` tries them."""
+    page_flag_fields: Sequence[BitField] = ()
+    page_flags_mask: int = 0
+    """``PAGEFLAGS_MASK``: the part of ``page.flags`` that holds flags."""
+    page_flag_fields_printed: bool = False
+    """Whether ``%pGp`` of this kernel prints the fields too."""
+    page_flag_bits: Mapping[str, int] = field(default_factory=dict)
+    """Every name of ``enum pageflags`` in lower case without ``PG_``, aliases too -> bit."""
+    zone_types: Sequence[str] = ()
+    """``enum zone_type`` without ``ZONE_``, in order."""
+    migratetypes: Sequence[str] = ()
+    migrate_reasons: Sequence[str] = ()
+
+    def flag_mask(self, name: str) -> int:
+        """The mask of a page flag; 0 if this kernel has none of that name."""
+        if name in self.page_flag_bits:
+            return 1 << self.page_flag_bits[name]
+        return next((mask for mask, text in self.page_flags if text == name), 0)
+
+
+@dataclass
+class Facts:
+    """What is known of the kernel as a whole."""
+
+    release: str
+    """``UTS_RELEASE``."""
+    page_size: int
+    """``PAGE_SIZE``, in bytes."""
+    max_page_order: int
+    """``MAX_PAGE_ORDER``: of the largest blocks that the buddy allocator has."""
+    pageblock_order: int
+    version: str = ""
+    """``init_uts_ns.name.version``."""
+    hostname: str = ""
+    arch: str = ""
+    min_low_pfn: int = 0
+    max_pfn: int = 0
+    memory_model: str = ""
+    now_ns: int | None = None
+    """The clock that records are stamped with (``local_clock()``), at the dump; nanoseconds
+    since boot."""
+    live: bool = False
+    panic_message: str | None = None
+    zones: Sequence[Zone] = ()
+    page_owner: str = "on"
+    """``"absent"``, ``"off"`` or ``"on"``."""
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    """What the decoder found: sizes, offsets, stack depot format."""
+    formats: TextFormats | None = None
+    problems: Sequence[str] = ()
+    """What of this could not be read, a line each."""

@@ -1,0 +1,155 @@
+"""What ``page`` says: all about one page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from drgn_pageowner.errors import UsageError
+from drgn_pageowner.model.kernel import Names
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = ("PageInfo", "PageRecord", "number_of", "record_of")
+
+
+_DECIMAL = re.compile(r"[0-9]+")
+_HEX = re.compile(r"0[xX][0-9a-fA-F]+")
+_BARE_HEX = re.compile(r"[0-9a-fA-F]{8,16}")
+
+
+@dataclass(frozen=True)
+class PageRecord:
+    """The page_owner record of a page."""
+
+    allocated: bool
+    order: int
+    head_pfn: int
+    """First PFN of the allocation."""
+    gfp_mask: int
+    migratetype: int
+    """That *gfp_mask* asked for."""
+    handle: int | None
+    """``None`` before v4.8: the stack is in the record itself."""
+    stack: Sequence[Frame]
+    free_handle: int | None = None
+    free_stack: Sequence[Frame] = ()
+    ts_nsec: int | None = None
+    age_ns: int | None = None
+    free_ts_nsec: int | None = None
+    free_age_ns: int | None = None
+    pid: int | None = None
+    tgid: int | None = None
+    comm: bytes | None = None
+    free_pid: int | None = None
+    free_tgid: int | None = None
+    last_migrate_reason: int | None = None
+    """``enum migrate_reason``; ``None`` for never."""
+
+
+@dataclass(frozen=True)
+class PageInfo:
+    """One base page, from every side that the dump shows."""
+
+    what: str
+    """What was asked for."""
+    kind: str
+    """What it turned out to be: ``"PFN"``, ``"struct page"``, ``"direct map"``, ..."""
+    pfn: int
+    phys: int
+    struct_page: int | None
+    """Address of the ``struct page``; ``None`` where only a snapshot is left."""
+    virtual: int | None
+    """Address in the direct map."""
+    node: int | None = None
+    zone: str | None = None
+    pageblock: int | None = None
+    pageblock_migratetype: int | None = None
+    flags: int | None = None
+    """``page.flags``."""
+    refcount: int | None = None
+    mapcount: int | None = None
+    head_pfn: int | None = None
+    """PFN of the compound head; ``None`` if the page is not compound."""
+    compound_order: int | None = None
+    memcg: str | None = None
+    state: str = ""
+    """In words: free, slab, anonymous, page cache, page table, ..."""
+    slab: Mapping[str, Any] | None = None
+    """``cache``, ``object``, ``offset``, ``allocated``."""
+    file: Mapping[str, Any] | None = None
+    """``path``, ``index``, ``filesystem``, ``inode``."""
+    anon: Sequence[Mapping[str, Any]] = ()
+    """``pid``, ``comm``, ``address`` of every process that maps it."""
+    record: PageRecord | None = None
+    no_record: str | None = None
+    """Why there is no record."""
+    names: Names = field(default_factory=Names)
+    problems: Sequence[str] = ()
+
+
+def number_of(text: str, what: str, *, bare_hex: bool = False) -> int:
+    """
+    A number that somebody wrote to name a page.
+
+    :param what: All that was written.
+    :param bare_hex: Whether 8 to 16 hexadecimal digits need no ``0x``.
+    :raises UsageError: if *text* is none
+    """
+    if _DECIMAL.fullmatch(text):
+        value = int(text)
+    elif _HEX.fullmatch(text) or (bare_hex and _BARE_HEX.fullmatch(text)):
+        value = int(text, 16)
+    else:
+        raise UsageError(
+            f"{what!r} names no page: give pfn:N, phys:A, or an address (decimal, or hex with 0x)"
+        )
+    if value >> 64:
+        raise UsageError(f"{what!r} has more than 64 bits")
+    return value
+
+
+def record_of(
+    values: Mapping[str, Any],
+    stacks: Sequence[Sequence[Frame]],
+    *,
+    allocated: bool,
+    head_pfn: int,
+    migratetype: int,
+    now_ns: int | None,
+) -> PageRecord:
+    """
+    A record of the members that this kernel has.
+
+    :param values: Name of a member of ``struct page_owner`` -> its value.
+    :param stacks: Those of ``handle`` and ``free_handle``.
+    :param now_ns: The clock of the records at the dump.
+    """
+
+    def age(stamp: int | None) -> int | None:
+        return now_ns - stamp if now_ns is not None and stamp else None
+
+    ts_nsec, free_ts_nsec = values.get("ts_nsec"), values.get("free_ts_nsec") or None
+    reason = values.get("last_migrate_reason")
+    return PageRecord(
+        allocated=allocated,
+        order=values["order"],
+        head_pfn=head_pfn,
+        gfp_mask=values["gfp_mask"],
+        migratetype=migratetype,
+        handle=values.get("handle"),
+        stack=stacks[0],
+        free_handle=values.get("free_handle") or None,
+        free_stack=stacks[1],
+        ts_nsec=ts_nsec,
+        age_ns=age(ts_nsec),
+        free_ts_nsec=free_ts_nsec,
+        free_age_ns=age(free_ts_nsec),
+        pid=values.get("pid"),
+        tgid=values.get("tgid"),
+        comm=values.get("comm"),
+        free_pid=values.get("free_pid") if free_ts_nsec else None,
+        free_tgid=values.get("free_tgid") if free_ts_nsec else None,
+        last_migrate_reason=reason if reason is not None and reason >= 0 else None,
+    )

@@ -1,0 +1,114 @@
+"""Interned stack traces and the frames that their PCs name."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from drgn_pageowner.model.arrays import Array
+
+__all__ = (
+    "Frame",
+    "SourceFrame",
+    "Stacks",
+    "Symbolizer",
+)
+
+
+class SourceFrame(NamedTuple):
+    """A function at a PC as DWARF has it, inlined ones first."""
+
+    function: str
+    filename: str
+    line: int
+    inlined: bool
+
+
+class Frame(NamedTuple):
+    """A PC in the kernel's own words (``%pS``)."""
+
+    pc: int
+    name: str | None
+    """``None`` if no symbol holds the PC (say, of a module that is gone)."""
+    offset: int
+    size: int
+    module: str | None
+
+    def __str__(self) -> str:
+        if self.name is None:
+            return f"{self.pc:#x}"
+        module = f" [{self.module}]" if self.module is not None else ""
+        return f"{self.name}+{self.offset:#x}/{self.size:#x}{module}"
+
+
+class Symbolizer(Protocol):
+    """Names PCs as the kernel does."""
+
+    def symbolize(self, pcs: Array) -> list[Frame]:
+        """
+        :param pcs: ``uint64`` array of shape ``(n,)``.
+        :return: One frame per PC.
+        """
+        ...
+
+
+class Stacks:
+    """
+    Every stack of a snapshot, interned: number ``i`` is the stack of ``handles[i]``.
+
+    Number -1 stands for "no stack": a handle of 0, or one that the stack depot does not have.
+    """
+
+    def __init__(
+        self,
+        handles: Array,
+        offsets: Array,
+        pcs: Array,
+        counts: Array | None = None,
+    ) -> None:
+        """
+        :param handles: ``uint32``, shape ``(n,)``, ascending ``depot_stack_handle_t``.
+        :param offsets: ``int64``, shape ``(n + 1,)``: stack ``i`` is
+            ``pcs[offsets[i]:offsets[i + 1]]``.
+        :param pcs: ``uint64``, return addresses, innermost frame first.
+        :param counts: ``int64``, shape ``(n,)``: base pages that ``stack_record.count`` says the
+            stack holds, or ``None`` on kernels before v6.9.
+        """
+        self.handles = handles
+        self.offsets = offsets
+        self.pcs = pcs
+        self.counts = counts
+
+    @classmethod
+    def empty(cls) -> Stacks:
+        return cls(np.zeros(0, np.uint32), np.zeros(1, np.int64), np.zeros(0, np.uint64))
+
+    def __len__(self) -> int:
+        return len(self.handles)
+
+    def __getitem__(self, index: int) -> Array:
+        """PCs of the stack with number *index*: ``uint64``, shape ``(depth,)``."""
+        if index < 0:
+            return self.pcs[:0]
+        result: Array = self.pcs[self.offsets[index] : self.offsets[index + 1]]
+        return result
+
+    def index(self, handles: Array) -> Array:
+        """
+        The stack number of every element of *handles*.
+
+        :return: ``int64`` of the same shape; -1 where there is no such stack.
+        """
+        if not len(self.handles):
+            return np.full(len(handles), -1, np.int64)
+        position = np.searchsorted(self.handles, handles)
+        position[position == len(self.handles)] = 0
+        position[self.handles[position] != handles] = -1
+        result: Array = position.astype(np.int64, copy=False)
+        return result
+
+    def depths(self) -> Array:
+        """Number of frames of every stack: ``int64``, shape ``(n,)``."""
+        result: Array = np.diff(self.offsets)
+        return result

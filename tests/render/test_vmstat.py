@@ -1,0 +1,163 @@
+"""``frag buddyinfo``, ``pagetypeinfo`` and ``extfrag`` against what the kernel printed."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from conftest import Dump
+
+from drgn_pageowner.analysis.frag.buddy import fragmentation_index, page_type_info, unusable_index
+from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
+from drgn_pageowner.kernel.read.pages import read_memory
+from drgn_pageowner.render.vmstat import (
+    buddyinfo_text,
+    extfrag_text,
+    pagetypeinfo_text,
+    unusable_text,
+)
+
+COLUMNS = ("flags", "refcount", "mapcount", "head")
+
+
+@functools.cache
+def joined_of(dump: Dump) -> Overlay:
+    records = dump.snapshot.select(dump.snapshot["allocated"])
+    return overlay(read_memory(dump.prog, columns=COLUMNS), records)
+
+
+@pytest.fixture(scope="module")
+def joined(dump: Dump) -> Overlay:
+    return joined_of(dump)
+
+
+def numbers(line: str) -> list[int]:
+    return [int(word) for word in re.sub(r"^.*(zone +\S+,? ?|type +\S+ )", "", line).split()]
+
+
+def lines(text: Iterator[str]) -> list[str]:
+    return "".join(text).splitlines()
+
+
+def moved(ours: list[str], theirs: list[str]) -> int:
+    """
+    By how many pages two texts of free blocks differ; everything else must be equal.
+
+    The k-th number of a line counts blocks of order k.
+    """
+    assert len(ours) == len(theirs)
+    pages = 0
+    for our, their in zip(ours, theirs, strict=True):
+        if our == their:
+            continue
+        # Numbers of more digits take blanks away.
+        assert re.sub(r" *\d+ ", "#", our) == re.sub(r" *\d+ ", "#", their)
+        pages += abs(
+            sum(
+                (a - b) << order
+                for order, (a, b) in enumerate(zip(numbers(our), numbers(their), strict=True))
+            )
+        )
+    return pages
+
+
+# Between the reading of /proc and the crash the guest's helper allocates and frees a little: it
+# opens the next files, and writes what it read to a disk.
+MOVED = 96
+
+
+def may_move(joined: Overlay) -> int:
+    """
+    Pages that free lists may have lost or gained since the kernel's text.
+
+    Reading /proc/pagetypeinfo empties the per-CPU lists; a CPU that then allocates a page takes
+    many at once (480 of 16 KB on arm64).
+    """
+    free = joined.memory.free
+    return MOVED + int((1 << free.order[free.pcp].astype(np.int64)).sum())
+
+
+def test_buddyinfo_is_the_kernels(dump: Dump, joined: Overlay) -> None:
+    truth = dump.truth("proc/buddyinfo").decode().splitlines()
+    assert moved(lines(buddyinfo_text(joined.memory)), truth) <= may_move(joined)
+
+
+def test_pagetypeinfo_is_the_kernels(dump: Dump, joined: Overlay) -> None:
+    truth = dump.truth("proc/pagetypeinfo").decode().splitlines()
+    ours = lines(pagetypeinfo_text(joined.memory, page_type_info(joined)))
+    assert len(ours) == len(truth)
+    free = [index for index, line in enumerate(truth) if ", type " in line]
+    assert moved([ours[i] for i in free], [truth[i] for i in free]) <= may_move(joined)
+    rest = [index for index in range(len(truth)) if index not in free]
+    # Pageblocks and mixed blocks do not move with single pages.
+    assert [ours[i] for i in rest] == [truth[i] for i in rest]
+    assert any("mixed" in line for line in truth)
+
+
+@pytest.mark.parametrize("name", ["extfrag_index", "unusable_index"])
+def test_extfrag_is_the_kernels(dump: Dump, joined: Overlay, name: str) -> None:
+    truth = dump.truth(f"sys/kernel/debug/extfrag/{name}").decode().splitlines()
+    text = extfrag_text if name == "extfrag_index" else unusable_text
+    ours = lines(text(joined.memory))
+    assert len(ours) == len(truth)
+    for our, their in zip(ours, truth, strict=True):
+        assert re.sub(r"[\d.]+", "", our) == re.sub(r"[\d.]+", "", their)
+        values = [[float(word) for word in line.split() if "." in word] for line in (our, their)]
+        # A handful of pages that moved are some thousandths of free memory.
+        assert np.allclose(values[0], values[1], atol=0.002)
+        assert len(our) == len(their)
+
+
+def test_every_free_block_was_found_on_its_list(joined: Overlay) -> None:
+    memory = joined.memory
+    assert (memory.free.migratetype >= 0).all()
+    for number, stats in enumerate(memory.zones):
+        mine = memory.free.zone == number
+        blocks = np.bincount(
+            memory.free.order[mine & ~memory.free.pcp], minlength=len(stats.nr_free)
+        )
+        assert blocks.tolist() == list(stats.nr_free)
+        cached = memory.free.order[mine & memory.free.pcp].astype(np.int64)
+        assert int((1 << cached).sum()) == stats.pcp
+
+
+def test_page_states_are_those_of_kpageflags(dump: Dump, joined: Overlay) -> None:
+    """/proc/kpageflags: the kernel's own word on every page."""
+    flags = np.frombuffer(dump.truth("proc/kpageflags"), np.uint64)
+    pages = joined.memory.pages
+    pfns = pages.all_pfns()
+    pfns = pfns[pfns < len(flags)]
+    flags = flags[pfns]
+    state = pages.state[: len(pfns)]
+    # KPF_BUDDY 10, KPF_ANON 12, KPF_HUGE 17, KPF_SLAB 7, KPF_PGTABLE 26 (include/uapi).
+    for bit, value in ((12, 10), (17, 13), (7, 7), (26, 9)):
+        kernels = (flags >> np.uint64(bit)) & np.uint64(1) != 0
+        # Anonymous pages of huge pages of hugetlb are said to be both.
+        ours = state == value
+        if bit == 12:
+            ours |= (state == 13) & kernels
+        if bit == 7:
+            # Before v6.?, only the head of a slab says so there.
+            kernels |= ours & (pages["head"][: len(pfns)] != np.arange(len(pfns)))
+        different = int((ours != kernels).sum())
+        assert different <= max(64, 0.01 * int(kernels.sum())), (bit, different)
+
+
+@pytest.mark.parametrize(
+    ("nr_free", "order", "unusable", "index"),
+    [
+        ([0] * 11, 3, 1000, 0),
+        ([100] + [0] * 10, 0, 0, -1000),
+        ([100] + [0] * 10, 3, 1000, 1000 - (1000 + 100 * 1000 // 8) // 100),
+        ([0] * 10 + [1], 9, 0, -1000),
+        ([4, 2, 1, 1] + [0] * 7, 2, 400, -1000),
+    ],
+)
+def test_the_indices_are_those_of_vmstat_c(
+    nr_free: list[int], order: int, unusable: int, index: int
+) -> None:
+    assert unusable_index(nr_free, order) == unusable
+    assert fragmentation_index(nr_free, order) == index
