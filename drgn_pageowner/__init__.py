@@ -38,6 +38,7 @@ _HOMES = {
     "read_heap": "drgn_pageowner.kernel.read.heap",
     "read_inventory": "drgn_pageowner.kernel.read.inventory",
     "read_memory": "drgn_pageowner.kernel.read.pages",
+    "snapshot": "drgn_pageowner.kernel.read.records",
 }
 
 __all__ = (

@@ -67,7 +67,7 @@ _CALLS: dict[str, Callable[[Program], object]] = {
     "helpers": _helpers,
     "read_inventory": drgn_pageowner.read_inventory,
     "read_heap": drgn_pageowner.read_heap,
-    "snapshot": drgn_pageowner.model.records,
+    "snapshot": drgn_pageowner.snapshot,
 }
 QUESTIONS = (*COMMANDS, *_CALLS)
 
