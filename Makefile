@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 # Two commands are all a newcomer needs: `make demo` and `make test`. Both set up what they use
 # in .venv*/, from the package index pip is configured with; nothing else on the machine changes.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What our commands are measured against; run.py starts this in processes of its own."""
 
 from __future__ import annotations

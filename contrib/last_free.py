@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Who freed this page last, and who has it now: for a use-after-free that hit a whole page.
 

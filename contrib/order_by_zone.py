@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 How many pages each zone holds in allocations of each order: where the large ones sit.
 

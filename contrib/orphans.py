@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Pages that tasks allocated for the kernel and left behind when they ended: old leaks hide here.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Who owns the memory of a Linux kernel: page_owner records of a vmcore or a running kernel.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What can go wrong, and the exit status that says so."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Libraries that only some users need."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The ``drgn.plugins`` entry point: ``%pageowner COMMAND`` in the drgn shell.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Progress on stderr: only on a terminal, only for work that takes over two seconds."""
 
 from __future__ import annotations

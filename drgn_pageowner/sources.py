@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Where commands get their data: what answers them, by the options or by a path."""
 
 from __future__ import annotations

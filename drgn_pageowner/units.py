@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Sizes, shares and durations as people say them."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Unpack the bundled dumps: ``testdata/unpack.py [DUMP...]`` prints where each one is.
 

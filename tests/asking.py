@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Commands asked in this process: a session is opened once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The real dumps of testdata/, each unpacked and opened once.
 

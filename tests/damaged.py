@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Damage that is laid over a dump: other bytes at some places, holes at others."""
 
 from __future__ import annotations

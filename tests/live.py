@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Dumps that change while they are read, as a running kernel does."""
 
 from __future__ import annotations

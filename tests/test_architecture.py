@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The picture of docs/architecture.md: imports run one way, and only kernel/ needs drgn."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The command line as a process; other tests ask it in theirs, with the dump open already."""
 
 from __future__ import annotations

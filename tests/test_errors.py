@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Bad input: one clear line on stderr, the documented exit status, no traceback."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Everything that a post-mortem says of a machine's memory, each thing computed once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 What a dump shows at first sight: verdicts from the documents that the commands write as JSON.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a report says first: a sentence for each thing that somebody should know."""
 
 from __future__ import annotations

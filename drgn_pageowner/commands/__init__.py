@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The commands, one file each: arguments, one analysis, one renderer.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Arguments that several commands take."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 What changed from one dump to another: who has more memory, who has less, and how fast it goes.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Explain fragmentation: what the kernel would print, who pollutes which pageblocks, what blocks a
 huge page or a CMA range.

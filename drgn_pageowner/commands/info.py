@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Whether page_owner is there and on, what was found, and how far it can be trusted.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Allocated pages that nothing can reach, and who allocated them.
 

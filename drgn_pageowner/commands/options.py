@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The options that choose a dump, a kernel or a snapshot."""
 
 from __future__ import annotations

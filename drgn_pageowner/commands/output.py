@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Where an answer goes: a file, or where the command was told to print."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Commands run by another one, their output kept in files; none of them stops the others."""
 
 from __future__ import annotations

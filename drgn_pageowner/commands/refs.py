@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Who points at a page directly: every word that is an address of it, of its struct page, or its PFN.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 A post-mortem of a machine's memory to look at, to keep and to mail.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Save what the dump says to a file, for -S: every command reads it instead of the dump, at once,
 without debugging symbols and without drgn.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The interface of a command, and of what opens further dumps for it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Query a dump, or any number of snapshots, with SQL (DuckDB).
 

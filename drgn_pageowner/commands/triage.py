@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Everything at once, into a folder: for a script at 3 a.m.
 

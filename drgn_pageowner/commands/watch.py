@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 What grows: reads a running kernel's records every few seconds and shows which groups have more
 pages than the time before, and than at the start; largest growth first.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Why a page is not free: the shortest chain of pointers from a root to it, in names.
 

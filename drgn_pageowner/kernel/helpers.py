@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Helpers in the style of :mod:`drgn.helpers.linux`, for one page at a time.
 

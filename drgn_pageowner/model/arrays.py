@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Faster versions of some NumPy operations, and the type of all arrays."""
 
 from __future__ import annotations

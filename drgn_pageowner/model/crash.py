@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """How a machine died and what machine it was: what a post-mortem says besides its memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 What memory is used for, and what holds what. No drgn object survives.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What ``info`` says: page_owner as a whole, and how far it can be trusted."""
 
 from __future__ import annotations

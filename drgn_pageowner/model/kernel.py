@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The kernel as a whole: zones, tables of names, printf formats."""
 
 from __future__ import annotations

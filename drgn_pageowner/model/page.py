@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What ``page`` says: all about one page."""
 
 from __future__ import annotations

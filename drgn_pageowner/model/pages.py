@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Every page of a machine as columns, and its zones' free lists: no drgn object survives here.
 

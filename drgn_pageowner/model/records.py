@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """page_owner records as columns.
 
 A :class:`Snapshot` has one row per page_owner record; stacks, names and memory cgroups are

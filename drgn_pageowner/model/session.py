@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The interface through which commands, storage and renderers ask for data."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Interned stack traces and the frames that their PCs name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The map of pageblocks in the terminal."""
 
 from __future__ import annotations

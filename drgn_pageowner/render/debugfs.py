@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The text of /sys/kernel/debug/page_owner, as the kernel that was dumped would print it."""
 
 from __future__ import annotations

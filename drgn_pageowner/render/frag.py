@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Fragmentation for people: zones, contiguity, culprits, CMA areas, one block, one allocation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """page_owner as a whole: a table, JSON."""
 
 from __future__ import annotations

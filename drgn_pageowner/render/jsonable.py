@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Results of any analysis as JSON."""
 
 from __future__ import annotations

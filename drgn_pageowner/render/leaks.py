@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Leaked pages, as text."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What page_owner printed of a page before it knew names (until v4.6): letters, and "Fallback"."""
 
 from __future__ import annotations

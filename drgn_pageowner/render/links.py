@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Chains of pointers, as text."""
 
 from __future__ import annotations

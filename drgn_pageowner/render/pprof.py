@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Stacks with weights as pprof reads them: a gzipped ``perftools.profiles.Profile``."""
 
 from __future__ import annotations

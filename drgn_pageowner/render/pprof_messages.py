@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The messages of pprof's ``profile.proto`` (package ``perftools.profiles``), as classes of protobuf.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A dump or snapshot as tables for SQL: records, stacks, pages, zones, meta."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Stacks with weights, for programs that draw them: folded lines and speedscope's JSON."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Values to the kernel's own words: gfp flags, page flags, names of types, task names."""
 
 from __future__ import annotations

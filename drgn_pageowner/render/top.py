@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Groups of records: a table, JSON, CSV."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a triage found, in a few lines."""
 
 from __future__ import annotations

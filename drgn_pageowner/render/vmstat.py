@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the kernel itself prints about free memory, character for character."""
 
 from __future__ import annotations

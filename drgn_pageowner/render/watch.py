@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What grows: a table a round, or a JSON object a line."""
 
 from __future__ import annotations

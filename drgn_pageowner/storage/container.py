@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The file: a Parquet file of records that holds other tables as well.
 

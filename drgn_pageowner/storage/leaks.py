@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a search for leaks found as tables, and back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Pages, free lists, zones and what tells the use of pages as tables, and back."""
 
 from __future__ import annotations

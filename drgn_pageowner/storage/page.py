@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a snapshot knows of one page."""
 
 from __future__ import annotations

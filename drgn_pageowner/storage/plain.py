@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Dataclasses and named tuples as what JSON holds, and back by their type hints."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Records and stacks as tables, and back."""
 
 from __future__ import annotations

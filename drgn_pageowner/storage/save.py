@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a session knows, written to a file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A saved file as the commands' :class:`~drgn_pageowner.model.session.Session`."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Prove that a running kernel is read rightly, from the inside and from the host.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a running kernel said of itself, and what we said meanwhile: comparisons, with numbers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The root file system of a guest that has this Python and this package inside."""
 
 from __future__ import annotations

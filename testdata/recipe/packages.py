@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Debian packages of any suite and architecture, and the programs of a guest out of them."""
 
 from __future__ import annotations

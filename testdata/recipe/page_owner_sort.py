@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Feed our debugfs text of the bundled dumps to their kernels' own page_owner_sort.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Take two dumps of one guest, before and after its module po_drip leaked 1,000 pages, and compare
 them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The page of a report in a real browser, without a network."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``diff`` on the command line and in the drgn shell."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``frag`` as people and programs run it."""
 
 from __future__ import annotations

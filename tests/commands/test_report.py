@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``report`` as people and scripts run it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """SQL over a dump and over a fleet of snapshots: the README's own questions."""
 
 from __future__ import annotations

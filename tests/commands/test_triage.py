@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``triage``: a folder that says what was found, and an exit status that says whether."""
 
 from __future__ import annotations

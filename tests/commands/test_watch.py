@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``watch`` on a real dump whose stacks grow from reading to reading, as a running kernel's do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Every script of contrib/, run by drgn as its first lines say."""
 
 from __future__ import annotations

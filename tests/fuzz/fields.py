@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What of a kernel's memory can be damaged: fields of its structures, found by DWARF."""
 
 from __future__ import annotations

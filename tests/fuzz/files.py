@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Dump files with other bytes in them, or cut off, through the real command line."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What every damaged dump is asked: each command in each of its forms, and the helpers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Hypothesis strategies: damage that no kernel would do to itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A few damaged dumps, the same at every run; run.py does as many as you like."""
 
 from __future__ import annotations

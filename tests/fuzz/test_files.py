@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A few files with other bytes in them, or cut off, the same at every run; run.py does more."""
 
 from __future__ import annotations

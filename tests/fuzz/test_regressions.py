@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Faults that were found by damaging dumps, each once more."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether a damaged dump was answered as it should be, in a process that may crash or hang."""
 
 from __future__ import annotations

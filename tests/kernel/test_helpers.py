@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The helpers in drgn's style."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Layouts of kernels that are not among the real dumps: tests/layouts says what they are."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The decoder against the kernel's own /sys/kernel/debug/page_owner, byte for byte."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Compiled layouts: what kernels that cannot be built any more would have left in memory.
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What the layouts have in common: a small machine with page structs, zones, nodes, sections and
  * pageblocks, the kernel's own printf, kallsyms and one module. Names and members are the

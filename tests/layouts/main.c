@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
 /*
  * A machine of one layout lives for a while, prints what its kernel would print of page_owner,
  * and dumps its own memory: main CORE > page_owner. The program itself is the vmlinux.

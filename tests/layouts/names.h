@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * gfp flags and the tables of names of include/trace/events/mmflags.h, as far as the machine
  * uses them. GFP_BITS is the first version that numbers them so.

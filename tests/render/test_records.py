@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``list`` and ``top`` as other programs read them."""
 
 from __future__ import annotations

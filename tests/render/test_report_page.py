@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The page, the text and the JSON of a report: the same numbers, nothing foreign, nothing alive."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Formats for other programs, read by readers that share nothing with the writers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``frag buddyinfo``, ``pagetypeinfo`` and ``extfrag`` against what the kernel printed."""
 
 from __future__ import annotations

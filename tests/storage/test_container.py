@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The file itself: other programs read its records; what is no snapshot is said in one line."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A snapshot answers what the dump answers, byte for byte, without the dump and without drgn."""
 
 from __future__ import annotations

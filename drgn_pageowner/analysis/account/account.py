@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Account for every page: how many of each class, and what the kernel counts of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What every page is used for: each in exactly one class."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Whose every page is: the function that allocated it; by class, by age, by place."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Two snapshots compared: who has more than before, who has less, and how fast it goes."""
 
 from __future__ import annotations

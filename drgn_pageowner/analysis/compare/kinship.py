@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 What two snapshots have in common: a boot, a build, and which stacks of one are those of the other.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Would an allocation succeed from the free lists as they are, and if not, what is in its way?"""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Physical memory as a grid: a cell for every pageblock, or for several."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Pageblocks: what each of them holds, and one of them page by page."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The kernel's own measures of fragmentation, from the numbers of free blocks."""
 
 from __future__ import annotations

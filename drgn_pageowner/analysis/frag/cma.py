@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """CMA areas: what is taken, what is lent out, and what could not be had back."""
 
 from __future__ import annotations

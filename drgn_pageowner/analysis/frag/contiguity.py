@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """How many aligned blocks of every size are free, could be freed, or are blocked, and by whom."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who blocks pageblocks: stacks whose pages compaction cannot move."""
 
 from __future__ import annotations

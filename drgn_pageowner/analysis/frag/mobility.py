@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which pages compaction could move away, and who owns those that it could not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The state of every zone, in numbers and in words."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Reachability, leaks, and the paths that keep memory alive."""

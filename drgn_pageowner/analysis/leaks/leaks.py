@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Leaked pages by who allocated them: verdicts of the search, coalesced by stack."""
 
 from __future__ import annotations

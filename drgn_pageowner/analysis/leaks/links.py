@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Why a page is not free, and who points at it."""
 
 from __future__ import annotations

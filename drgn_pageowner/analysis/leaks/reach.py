@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 What nothing can reach: marking over a :class:`~drgn_pageowner.model.heap.Heap`, from its roots on.
 

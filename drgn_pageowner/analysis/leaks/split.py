@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Records that one call made: allocations that were split after they were had."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who may be leaking, by how its allocations look: no proof, and none needed."""
 
 from __future__ import annotations

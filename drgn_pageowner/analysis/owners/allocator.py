@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who allocated: the first frame of a stack that is not the memory manager's own."""
 
 from __future__ import annotations

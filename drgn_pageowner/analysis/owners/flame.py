@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Live pages by stack, as a flame graph needs them: functions once, stacks as numbers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who owns how much: records grouped by any of their properties."""
 
 from __future__ import annotations

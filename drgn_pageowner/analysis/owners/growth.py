@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What grows: a running kernel's records, read again and again."""
 
 from __future__ import annotations

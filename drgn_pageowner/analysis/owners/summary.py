@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """page_owner as a whole: how much there is, and whether it agrees with the kernel's counts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Reading memory in bulk, and NumPy dtypes made from the dump's own DWARF."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What damage makes of reading a dump: what it raises, and walks that end whatever memory says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Kernel addresses of i386: neither drgn nor libkdumpfile follows the page tables there.
 

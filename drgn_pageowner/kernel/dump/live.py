@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Memory that changes while it is read: tables of a running kernel, read in bulk."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Opening a dump or a running kernel with drgn's own program options."""
 
 from __future__ import annotations

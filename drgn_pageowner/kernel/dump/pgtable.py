@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The kernel's own page tables, a table at a time: what a range of addresses is mapped to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 kdump files that are cut off: what is left of them is read, what is not is not in the dump.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Contiguous memory allocator: its areas, and what is taken of them."""
 
 from __future__ import annotations

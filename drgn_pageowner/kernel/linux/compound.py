@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Compound pages: from a tail to its head, and how large they are."""
 
 from __future__ import annotations

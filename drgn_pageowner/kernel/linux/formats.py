@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The printf formats of the kernel's own page_owner file, read from its read-only data."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which list every free page is on: all lists followed at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """gfp flags of the kernels that have no table of their names: v3.19 to v4.5."""
 
 from __future__ import annotations

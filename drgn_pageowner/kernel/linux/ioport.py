@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``iomem_resource``: where the machine has memory at all."""
 
 from __future__ import annotations

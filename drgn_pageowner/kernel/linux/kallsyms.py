@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 kallsyms: PCs to names, exactly as the kernel's ``%pS`` prints them.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Whom the content of a page belongs to: a file, processes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Memory cgroups: whom ``page.memcg_data`` charges."""
 
 from __future__ import annotations

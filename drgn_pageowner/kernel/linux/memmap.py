@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """One ``struct page`` at a time: from a PFN to it and back, on every memory model."""
 
 from __future__ import annotations

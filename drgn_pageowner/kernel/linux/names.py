@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The kernel's own tables of names: gfp flags, page flags, migratetypes, migrate reasons."""
 
 from __future__ import annotations

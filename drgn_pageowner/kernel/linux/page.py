@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``struct page``: the columns of it that belong to a record."""
 
 from __future__ import annotations

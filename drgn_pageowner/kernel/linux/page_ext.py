@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``struct page_ext``: whether this kernel keeps page_owner records, and where."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``struct page_owner``: the records themselves, decoded a section at a time."""
 
 from __future__ import annotations

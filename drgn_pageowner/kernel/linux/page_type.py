@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What ``page.page_type`` says a page is: free, page table, offline, slab, ..."""
 
 from __future__ import annotations

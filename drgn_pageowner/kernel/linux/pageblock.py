@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Pageblocks: the migratetype of every block of ``2^pageblock_order`` pages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The first per-CPU chunk, and what CPUs count for themselves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The clock that records are stamped with, and how the machine died."""
 
 from __future__ import annotations

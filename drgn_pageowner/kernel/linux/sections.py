@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Where the memmap, the page_ext arrays and the pageblock bitmaps of physical memory are."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """SLUB: every slab, and which of its objects are allocated, whole caches at once."""
 
 from __future__ import annotations

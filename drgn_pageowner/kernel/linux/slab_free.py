@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which slab objects are free: SLUB's lists of free objects, all at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """One slab object: its cache, where it begins, and whether it is free."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who allocated a slab object, where ``slub_debug=U`` keeps that: ``struct track``."""
 
 from __future__ import annotations

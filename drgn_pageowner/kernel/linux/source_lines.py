@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Source lines and inlined functions of PCs, from DWARF."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The stack depot: from ``depot_stack_handle_t`` to stacks, a pool at a time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Every task of a kernel, as far as its lists lead to them."""
 
 from __future__ import annotations

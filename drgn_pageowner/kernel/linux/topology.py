@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which CPUs and which nodes a machine has: bitmaps that may be damaged, held to what there is."""
 
 from __future__ import annotations

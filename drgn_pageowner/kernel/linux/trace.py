@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Stacks that are in the records themselves, as before there was a stack depot."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Virtual addresses of the kernel's own page tables, and of processes'."""
 
 from __future__ import annotations

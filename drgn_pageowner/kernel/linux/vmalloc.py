@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Areas of the kernel's own mappings: vmalloc, stacks of tasks, modules."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the kernel counts of all its memory: ``/proc/vmstat`` and ``/proc/meminfo``."""
 
 from __future__ import annotations

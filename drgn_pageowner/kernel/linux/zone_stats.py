@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the page allocator counts: free blocks, watermarks, reserves, per-CPU lists."""
 
 from __future__ import annotations

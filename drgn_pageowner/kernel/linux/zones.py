@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Nodes and zones, and the bits of ``page.flags`` that name them."""
 
 from __future__ import annotations

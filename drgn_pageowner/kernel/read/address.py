@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which page somebody means: a PFN, a physical address, or any address of the kernel's."""
 
 from __future__ import annotations

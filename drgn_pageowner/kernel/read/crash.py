@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """How the machine died: taint, out-of-memory killer, the end of the kernel log."""
 
 from __future__ import annotations

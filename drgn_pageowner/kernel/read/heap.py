@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Read a :class:`~drgn_pageowner.model.heap.Heap` in one pass over kernel memory."""
 
 from __future__ import annotations

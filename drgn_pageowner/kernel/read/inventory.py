@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Read an :class:`~drgn_pageowner.model.heap.Inventory`: what every page is used for."""
 
 from __future__ import annotations

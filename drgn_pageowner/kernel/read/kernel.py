@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the kernel as a whole is: version, memory, clock, zones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """All about one page: its ``struct page``, its record, its owner."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Read a :class:`~drgn_pageowner.model.pages.Memory`: every page and every free list."""
 
 from __future__ import annotations

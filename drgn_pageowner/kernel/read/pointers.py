@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Words of memory that may be pointers, and what they point to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """From a ``drgn.Program`` to a :class:`~drgn_pageowner.model.records.Snapshot`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Where exactly the words are that lead from one node of a heap to another, and their names."""
 
 from __future__ import annotations

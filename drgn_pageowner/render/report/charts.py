@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The charts of the page: what plotly draws, and what the page's own script makes figures of.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A report as one HTML page that needs nothing else: no network, no other file."""
 
 from __future__ import annotations

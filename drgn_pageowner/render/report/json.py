@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A report as JSON: all the numbers that the page has."""
 
 from __future__ import annotations

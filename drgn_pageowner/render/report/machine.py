@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What machine it was and how it died: names and values, for any format."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A report as Markdown, for a ticket or a mail: what the page says, and its tables' first rows."""
 
 from __future__ import annotations

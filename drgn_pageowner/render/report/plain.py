@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Text from a crashed machine, made harmless."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The tables of a report, for any format: each number as text and as it is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The sizes of this kernel's pages. */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
 /*
  * truth: read what the kernel says about its own memory, all of it in one go, just before the
  * dump is taken.

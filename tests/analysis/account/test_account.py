@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Every page in one class, and every class beside what the kernel itself counted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What changed between two real dumps, on real records."""
 
 from __future__ import annotations

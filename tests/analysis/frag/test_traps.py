@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Fragmentation against what a guest module did: po_frag of testdata/recipe/modules says which pages
 it kept in which pageblocks, which holes it left, and which pages it pinned.

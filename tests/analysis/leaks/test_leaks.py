@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The search for leaks against what guest modules and programs did: po_leak, po_leakgone and work of
 testdata/recipe say what became of every page.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Chains of pointers, followed by hand: every word must be where ``why`` says, and lead there."""
 
 from __future__ import annotations

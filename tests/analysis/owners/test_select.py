@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Every filter against a plain reading of the kernel's own text."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Reading around what a dump lacks."""
 
 from __future__ import annotations

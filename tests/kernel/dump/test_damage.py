@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Dumps that lack memory or hold garbage: everything else still comes out."""
 
 from __future__ import annotations

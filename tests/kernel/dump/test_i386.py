@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Kernel addresses of i386, of which drgn does not follow the page tables."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Real dumps whose memory changes between two readings: what a running kernel does."""
 
 from __future__ import annotations

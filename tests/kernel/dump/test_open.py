@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Opening the running kernel: what is in the way is said in one line, with what to do."""
 
 from __future__ import annotations

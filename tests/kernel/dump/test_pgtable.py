@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Page tables read whole, against drgn's walk of them, page by page."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """kdump files that are cut off: what is left is read as it was, what is not is said."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Memory that was added, is offline or went away, against the guest's /sys/devices/system."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """One slab object, where drgn cannot find it: against drgn, where it can."""
 
 from __future__ import annotations

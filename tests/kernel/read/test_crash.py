@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """How the machine died, beside what its kernel said of itself."""
 
 from __future__ import annotations

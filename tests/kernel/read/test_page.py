@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``page`` against what the guest's programs said of their own pages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
 /* The list of modules, with one on it. */
 #ifdef MODULE_LAYOUT	/* since v4.5 */
 struct mod_kallsyms { Elf64_Sym *symtab; unsigned int num_symtab; char *strtab; };

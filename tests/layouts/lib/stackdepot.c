@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
 /*
  * The stack depot. DEPOT_POOLS: since v6.3; DEPOT_EXTRA_BITS: since v5.18; DEPOT_NO_VALID: since
  * v6.8, where DEPOT_INDEX_PLUS_1 says that the fix of v6.9 is in.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
 /* printf() with the conversions that print_page_owner() and snprint_stack_trace() use. */
 
 #ifdef PAGE_FLAG_FIELDS	/* since v5.12 */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
 typedef struct { unsigned long pte; } pte_t;
 pte_t empty_pte __attribute__((used));
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
 /* Where the struct page_ext of a page is. */
 
 struct page_ext_operations {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
 /* Setting, moving, clearing and printing a record, as mm/page_owner.c of the layout's kernel. */
 
 #ifdef STATIC_KEY	/* since v4.6 */

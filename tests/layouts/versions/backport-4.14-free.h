@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A vendor's 4.14 that remembers who freed a page, but has no bit that says that it is allocated: the
  * owner bit alone does.

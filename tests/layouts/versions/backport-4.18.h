@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A distribution's 4.18 (as RHEL 8's): sections, gfp flags and symbols are those of 4.18, the records
  * are v5.4's and later ones'.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A 5.15 with the extra bits of v5.18 in its handles, and with its tasks' names. */
 #ifdef FEATURES
 #define UTS_RELEASE "5.15.0-113-generic"

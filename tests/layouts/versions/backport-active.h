@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A 5.3 with the first half of v5.4's series: the bit is still called PAGE_EXT_OWNER_ACTIVE, and the
  * size of an entry is still sizeof(struct page_ext) + extra_mem.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What every layout since v4.9 has. */
 #define MODULE_LAYOUT
 #define KALLSYMS_BASE_RELATIVE

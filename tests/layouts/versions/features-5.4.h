@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What mainline has since v5.4. */
 #include "features-4.9.h"
 #define HAVE_PG_WAITERS

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* v3.19: commit 48c96a368579 ("mm/page_owner: keep track of page owners"). */
 #ifdef FEATURES
 #define UTS_RELEASE "3.19.8"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* v4.19. */
 #ifdef FEATURES
 #define UTS_RELEASE "4.19.325"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* v4.4: commit 94f759d62b2c ("mm/page_owner.c: remove unnecessary stack_trace field") (in v4.0). */
 #ifdef FEATURES
 #define UTS_RELEASE "4.4.302"

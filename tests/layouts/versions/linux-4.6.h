@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * v4.6: the names are the kernel's, and a page can tell that it was migrated: commits 60f30350fd69
  * ("mm, page_owner: print migratetype of page and pageblock, symbolic flags") and 7cd12b4abfd2

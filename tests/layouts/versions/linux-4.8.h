@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* v4.8: commit f2ca0b557107 ("mm/page_owner: use stackdepot to store stacktrace"). */
 #ifdef FEATURES
 #define UTS_RELEASE "4.8.17"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * v4.9: commit 9300d8dfd287 ("mm/page_owner: don't define fields on struct page_ext by
  * hard-coding").

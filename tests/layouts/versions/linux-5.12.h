@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* v5.12: commit 9cc7e96aa846 ("mm/page_owner: record timestamp and pid") (in v5.11). */
 #ifdef FEATURES
 #define UTS_RELEASE "5.12.19"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * v5.15: commit 866b48526217 ("mm/page_owner: record the timestamp of all pages during free") (in
  * v5.13).

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * v5.4: commits 37389167a281 ("mm, page_owner: keep owner info when freeing the page") and
  * 5556cfe8d994 ("mm, page_owner: fix off-by-one error in __set_page_owner_handle()").

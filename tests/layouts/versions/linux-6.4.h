@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* v6.4: commit 961c949b012f ("lib/stackdepot: rename slab to pool") (in v6.3). */
 #ifdef FEATURES
 #define UTS_RELEASE "6.4.16"

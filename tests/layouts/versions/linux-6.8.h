@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * v6.8: "lib/stackdepot: drop valid bit from handles". No bit says any more that a handle is valid,
  * and the first one is 0.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* struct page_ext since v5.4. */
 #include "lib/stackdepot.c"
 

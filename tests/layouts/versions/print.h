@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The first line of a record: of v3.19, v4.6, v5.11, v5.13, v5.18 and v6.8. */
 #define PRINT_MASK(out, owner) \
 	kprintf(out, "Page allocated via order %u, mask 0x%x\n", owner->order, owner->gfp_mask)
