@@ -6,16 +6,22 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.errors import INTERNAL, PageOwnerError, internal_error, out_of_memory
 from drgn_pageowner.progress import warn
 
 __all__ = ("main",)
 
 _EPILOG = """exit status: 0 answered; 1 the dump cannot answer (page_owner absent, off or
-unreadable: one line on stderr says why and what to do); 2 usage; 3 triage found something."""
+unreadable: one line on stderr says why and what to do); 2 usage; 3 triage found something;
+4 an error of drgn-pageowner itself, or not enough memory: that says nothing about the dump;
+130 interrupted."""
+
+_INTERRUPTED = 130
+_TRACEBACK = "--traceback"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,30 +32,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # Arrays and text make no cycles, and the process ends soon.
     gc.disable()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # Taken anywhere among the arguments: somebody adds it to a command that has just failed.
+    words = [word for word in arguments if word != _TRACEBACK]
     try:
-        return _main(arguments)
-    except PageOwnerError as error:
+        return _main(words)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except Exception as error:
+        if len(words) < len(arguments):
+            traceback.print_exc()
+        return _said(error)
+
+
+def _said(error: Exception) -> int:
+    """Say *error* in one line; the exit status that goes with it."""
+    if isinstance(error, PageOwnerError):
         warn(str(error))
         return error.exit_status
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         # The reader (head, a pager) has seen enough.
         _drop_output()
         return 0
-    except OSError as error:
-        # Where files are read or written by name, that is said there: this is standard output.
-        warn(f"cannot write the answer: {error.strerror or error}")
+    if isinstance(error, OSError):
+        # Errors about other files become a PageOwnerError where those are opened: this is about
+        # standard output.
+        reason = error.strerror or error
+        warn(
+            f"cannot write the answer: {reason}"
+            if error.filename is None
+            else f"cannot open {error.filename}: {reason}"
+        )
         _drop_output()
         return PageOwnerError.exit_status
-    except KeyboardInterrupt:
-        return 130
+    warn(out_of_memory(error) if isinstance(error, MemoryError) else internal_error(error))
+    return INTERNAL
 
 
 def _drop_output() -> None:
-    """What is not written yet goes nowhere: nothing is to complain again at exit."""
+    """Discard what is buffered for standard output, so that nothing fails again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _main(arguments: Sequence[str] | None) -> int:
+def _main(arguments: Sequence[str]) -> int:
     from drgn_pageowner import __version__
     from drgn_pageowner.commands import CommandParser, add_commands, run_command
     from drgn_pageowner.commands.options import add_program_options
@@ -61,6 +86,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         epilog=_EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"drgn-pageowner {__version__}")
+    parser.add_argument(
+        _TRACEBACK, action="store_true", help="show where in the program an error came from"
+    )
     add_program_options(parser)
     add_commands(parser)
     args = parser.parse_args(arguments)

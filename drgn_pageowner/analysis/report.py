@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from drgn_pageowner.analysis.account.account import Account, account
@@ -30,7 +31,7 @@ from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.analysis.owners.flame import Flame, flame
 from drgn_pageowner.analysis.owners.group import Top, columns_for, top
 from drgn_pageowner.analysis.owners.summary import consistency
-from drgn_pageowner.errors import GARBAGE, PageOwnerError, nonsense
+from drgn_pageowner.errors import PageOwnerError, internal_error
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.heap import Heap, Inventory, Verdicts
@@ -112,11 +113,14 @@ class Report:
     """The kernel's own counts beside ours, where it has them."""
     problems: Sequence[str] = ()
     """What could not be read or computed, a line each."""
+    errors: Sequence[Exception] = ()
+    """Internal errors, each of which is one of :attr:`problems` as well."""
 
 
 def report(sources: Sources) -> Report:
-    """Run every analysis that *sources* allow; what a damaged dump makes fail is a problem."""
+    """Run every analysis that *sources* allow; one that fails becomes a problem."""
     parts: dict[str, Any] = {}
+    errors: list[Exception] = []
     problems = list(sources.problems)
 
     def add(what: str, compute: Callable[[], dict[str, Any]]) -> None:
@@ -124,23 +128,27 @@ def report(sources: Sources) -> Report:
             parts.update(compute())
         except PageOwnerError as error:
             problems.append(f"{what}: {error}")
-        except GARBAGE as error:
-            problems.append(f"{what}: {nonsense(error)}")
+        except MemoryError:
+            raise
+        except Exception as error:
+            errors.append(error)
+            problems.append(f"{what}: {internal_error(error)}")
 
     records, inventory, heap = sources.records, sources.inventory, sources.heap
     if records is not None:
         add("owners by stack", lambda: _of_records(records))
     if inventory is not None:
-        classes = page_classes(inventory)
-        add("use of pages", lambda: _of_pages(inventory, classes))
+        classes = cache(lambda: page_classes(inventory))
+        add("use of pages", lambda: _of_pages(inventory, classes()))
         if heap is not None:
-            add("leaks", lambda: {"leaks": _leaks(heap, classes)})
+            add("leaks", lambda: {"leaks": _leaks(heap, classes())})
     return Report(
         facts=sources.facts,
         crash=sources.crash,
         modules=sources.modules,
         diff=sources.diff,
         problems=problems,
+        errors=errors,
         **parts,
     )
 

@@ -12,8 +12,9 @@ import argparse
 from importlib import import_module
 from typing import Any, NoReturn, TextIO, cast
 
+from drgn_pageowner.commands.output import for_people
 from drgn_pageowner.commands.session import Command, Opener
-from drgn_pageowner.errors import GARBAGE, PageOwnerError, UsageError, nonsense
+from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.session import Session
 
 __all__ = ("COMMANDS", "Command", "CommandParser", "Session", "add_commands", "run_command")
@@ -36,6 +37,10 @@ COMMANDS = {
     "sql": "query a dump, or any number of snapshots, with SQL",
 }
 """Every command, and what it is for in one line."""
+
+
+# Formats that people read. Markdown and HTML have rules of their own, which their renderers know.
+_FOR_PEOPLE = ("table", "text")
 
 
 def _load(name: str) -> Command:
@@ -88,7 +93,7 @@ def run_command(
     :raises PageOwnerError: if it cannot be answered
     """
     args.open_session = open_session
-    try:
-        return _load(args.command).run(args, session, out)
-    except GARBAGE as error:
-        raise PageOwnerError(nonsense(error)) from error
+    # Without a format it is a summary.
+    if getattr(args, "format", "text") in _FOR_PEOPLE:
+        out = for_people(out)
+    return _load(args.command).run(args, session, out)

@@ -34,6 +34,7 @@ from drgn_pageowner.analysis.frag.culprits import culprits
 from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
 from drgn_pageowner.analysis.frag.zone_summary import zone_summaries
 from drgn_pageowner.commands.arguments import add_format, integer, listed, report_problems
+from drgn_pageowner.commands.output import unescaped
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -109,7 +110,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     for view, (_, text) in answers.items():
         if len(answers) > 1:
             out.write(f"=== {view} ===\n")
-        out.writelines(text)
+        # The colours of the map are escape sequences.
+        (unescaped(out) if view == "map" else out).writelines(text)
         if len(answers) > 1:
             out.write("\n")
     return 0

@@ -9,17 +9,19 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
-from io import StringIO
+from io import BufferedWriter, RawIOBase, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from drgn_pageowner.commands import COMMANDS, CommandParser, add_commands, run_command
-from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.errors import INTERNAL, PageOwnerError, internal_error, out_of_memory
 from drgn_pageowner.model.session import Session
+from drgn_pageowner.storage.files import replacing
 
-__all__ = ("Outcome", "Part", "run_part")
+__all__ = ("Outcome", "Part", "files_of", "run_part")
 
 _PREFIX = "drgn-pageowner: "
+_TRACEBACK = ".traceback"
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,20 @@ def run_part(part: Part, session: Session, directory: Path) -> Outcome:
         _failed(outcome, "skipped" if missing else "failed", str(error), error.exit_status)
     except OSError as error:
         _failed(outcome, "failed", f"cannot write: {error}", PageOwnerError.exit_status)
+    except MemoryError as error:
+        _failed(outcome, "failed", out_of_memory(error), INTERNAL)
     except Exception as error:
-        _failed(outcome, "crashed", f"{type(error).__name__}: {error}", PageOwnerError.exit_status)
+        _failed(outcome, "crashed", internal_error(error), INTERNAL)
         _keep_traceback(outcome, directory)
     outcome.seconds = time.perf_counter() - start
     lines = (line.removeprefix(_PREFIX) for line in said.getvalue().splitlines())
     outcome.warnings = list(dict.fromkeys(lines))
     return outcome
+
+
+def files_of(part: Part) -> list[str]:
+    """Names of all files that *part* can leave behind."""
+    return [*part.formats.values(), *part.files, f"{part.name}{_TRACEBACK}"]
 
 
 def _failed(outcome: Outcome, status: str, error: str, exit_status: int) -> None:
@@ -99,9 +108,10 @@ def _failed(outcome: Outcome, status: str, error: str, exit_status: int) -> None
 
 
 def _keep_traceback(outcome: Outcome, directory: Path) -> None:
-    path = directory / f"{outcome.name}.traceback"
+    path = directory / f"{outcome.name}{_TRACEBACK}"
     try:
-        path.write_text(traceback.format_exc(), encoding="utf-8", errors="surrogateescape")
+        with replacing(path) as file:
+            file.write(traceback.format_exc().encode("utf-8", "surrogateescape"))
     except OSError:
         return
     outcome.files.append(path.name)
@@ -114,12 +124,16 @@ def _run(part: Part, session: Session, directory: Path, outcome: Outcome) -> Non
         outcome.files.append(name)
     for format_, name in part.formats.items():
         path = directory / name
-        with path.open("w", encoding="utf-8", errors="surrogateescape") as out:
+        with replacing(path) as file, _text(file) as out:
             _command([*part.words, "--format", format_], session, out, outcome)
+            out.flush()
         outcome.files.append(name)
         if format_ == "json":
-            text = path.read_text(encoding="utf-8", errors="surrogateescape")
-            outcome.document = json.loads(text)
+            outcome.document = json.loads(path.read_bytes())
+
+
+def _text(file: RawIOBase) -> TextIOWrapper:
+    return TextIOWrapper(BufferedWriter(file), encoding="utf-8", errors="surrogateescape")
 
 
 def _command(words: Sequence[str], session: Session, out: Any, outcome: Outcome) -> None:

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from drgn_pageowner.analysis.report import Report, Sources, report
 from drgn_pageowner.commands.diff import compare
-from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
+from drgn_pageowner.commands.output import write_text
+from drgn_pageowner.errors import (
+    INTERNAL,
+    NO_RECORDS,
+    PageOwnerError,
+    UsageError,
+    internal_error,
+)
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 
@@ -53,16 +60,12 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         )
     render = _renderer(kind)
     before = args.open_session(args.before) if args.before else None
-    text = render(report(read(session, leaks=not args.no_leaks, before=before)))
-    if args.out == "-":
-        out.writelines(text)
-        return 0
-    try:
-        with open(args.out, "w", encoding="utf-8") as file:
-            file.writelines(text)
-    except OSError as error:
-        raise PageOwnerError(f"cannot write {args.out}: {error.strerror}") from error
-    return 0
+    found = report(read(session, leaks=not args.no_leaks, before=before))
+    text = render(found)
+    write_text(text, None if args.out == "-" else args.out, out)
+    for error in found.errors:
+        warn(internal_error(error))
+    return INTERNAL if found.errors else 0
 
 
 def _renderer(kind: str) -> Callable[[Report], Iterator[str]]:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.escape import word
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.render.table import age, table
+from drgn_pageowner.render.jsonable import json_document
+from drgn_pageowner.render.table import age, csv_cell, table
 from drgn_pageowner.render.text import comm_text, flags_text, gfp_text, mapped, name_at
 
 __all__ = ("RECORD_FIELDS", "RecordColumns", "records_csv", "records_json", "records_table")
@@ -95,12 +96,23 @@ class RecordColumns:
         """What makes a text of a value of *field*; ``None`` if it is a number."""
         return self._texts.get(field)
 
-    def lists(self, rows: Snapshot, field: str) -> list[Any]:
-        """A field of *rows*, as Python has it."""
+    def lists(
+        self, rows: Snapshot, field: str, change: Callable[[Any], Any] | None = None
+    ) -> list[Any]:
+        """
+        A field of *rows*, as Python has it.
+
+        :param change: Applied to each distinct text.
+        """
         values, text = self.numbers(rows, field), self.text(field)
         if values is None:
             return [None] * len(rows)
-        return values.tolist() if text is None else mapped(values, text)
+        if text is None:
+            numbers: list[Any] = values.tolist()
+            return numbers
+        if change is None:
+            return mapped(values, text)
+        return mapped(values, lambda value: change(text(value)))
 
 
 def _stack_texts(snapshot: Snapshot) -> dict[int, list[str]]:
@@ -117,13 +129,13 @@ def _stack_texts(snapshot: Snapshot) -> dict[int, list[str]]:
 def records_json(snapshot: Snapshot) -> Iterator[str]:
     """One JSON object a line; the fields are :data:`RECORD_FIELDS`."""
     columns = RecordColumns(snapshot)
-    stacks = {number: json.dumps(lines) for number, lines in _stack_texts(snapshot).items()}
+    stacks = {number: json_document(lines) for number, lines in _stack_texts(snapshot).items()}
     template = "{" + ", ".join(f'"{field}": %s' for field in RECORD_FIELDS) + "}\n"
     texts: dict[Any, str] = {None: "null", True: "true", False: "false"}
 
     def quoted(value: Any) -> str:
         if value not in texts:
-            texts[value] = json.dumps(value)
+            texts[value] = json_document(value)
         return texts[value]
 
     numeric = {
@@ -147,7 +159,7 @@ def records_json(snapshot: Snapshot) -> Iterator[str]:
 def records_csv(snapshot: Snapshot) -> Iterator[str]:
     """A header and a row a record; frames of the stack have ``;`` between them."""
     columns = RecordColumns(snapshot)
-    stacks = {number: ";".join(lines) for number, lines in _stack_texts(snapshot).items()}
+    stacks = {number: csv_cell(";".join(lines)) for number, lines in _stack_texts(snapshot).items()}
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(RECORD_FIELDS)
@@ -155,7 +167,7 @@ def records_csv(snapshot: Snapshot) -> Iterator[str]:
         filled = [
             mapped(rows.stack, stacks.__getitem__)
             if field == "stack"
-            else columns.lists(rows, field)
+            else columns.lists(rows, field, csv_cell)
             for field in RECORD_FIELDS
         ]
         writer.writerows(zip(*filled, strict=True))
@@ -201,4 +213,4 @@ def records_table(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value is None else word(str(value))

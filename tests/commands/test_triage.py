@@ -154,9 +154,25 @@ def test_an_error_of_ours_stops_no_other_part(
     assert run(one_dump, tmp_path) == 3
     account = parts(tmp_path)["account"]
     assert account["status"] == "crashed"
-    assert account["error"] == "TypeError: of ours"
+    assert account["error"].startswith("internal error, please report: TypeError: of ours (at ")
     assert "broken" in (tmp_path / "account.traceback").read_text()
     assert parts(tmp_path)["leaks"]["status"] == "ok"
+
+
+def test_nothing_found_by_a_triage_that_failed_is_no_all_clear(
+    one_dump: Dump,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def mistaken(*_: Any) -> None:
+        raise KeyError("recrods")
+
+    monkeypatch.setattr("drgn_pageowner.commands.info.summarize", mistaken)
+    only(monkeypatch, "info")
+    assert run(one_dump, tmp_path) == 4
+    assert index(tmp_path)["status"] == 4
+    assert "internal error, please report: KeyError" in capsys.readouterr().err
 
 
 def test_a_folder_in_use_is_left_alone(

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.report import Report
 from drgn_pageowner.analysis.verdicts import verdicts
+from drgn_pageowner.escape import escaped
 from drgn_pageowner.render.report.html import environment, title_of
 from drgn_pageowner.render.report.machine import crash_rows, log_text, machine_rows, read_rows
-from drgn_pageowner.render.report.plain import plain
 from drgn_pageowner.render.report.tables import Cell, Table, tables
 
 __all__ = ("MarkdownRenderer",)
@@ -52,12 +52,12 @@ class MarkdownRenderer:
 
 def escape(text: str) -> str:
     """*text* in a line of Markdown."""
-    return _SPECIAL.sub(r"\\\g<0>", plain(text).replace("\n", " "))
+    return _SPECIAL.sub(r"\\\g<0>", escaped(text).replace("\n", " "))
 
 
 def code(text: str) -> str:
     """A name of the kernel's: nothing in it means anything."""
-    text = plain(text).replace("\n", " ").replace("|", "\\|")
+    text = escaped(text).replace("\n", " ").replace("|", "\\|")
     fence = "`"
     while fence in text:
         fence += "`"
