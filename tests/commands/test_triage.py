@@ -205,3 +205,28 @@ def test_a_dump_that_cannot_be_opened_leaves_an_index(
     assert result.returncode == 1
     assert index(tmp_path / "out")["status"] == 1
     assert index(tmp_path / "out")["error"] in result.stderr
+
+
+def test_what_an_earlier_triage_left_is_removed(tmp_path: Path) -> None:
+    for name in ("index.json", "account.traceback", "leaks.json", "snapshot.parquet", "mine"):
+        (tmp_path / name).write_text("old")
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    # Whoever may write there must not choose what is written over.
+    (tmp_path / "report.html").symlink_to(victim)
+    triage._prepare(tmp_path, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "victim"]
+    assert victim.read_text() == "precious"
+
+
+def test_two_do_not_write_into_one_folder(
+    one_dump: Dump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, "info")
+    with (
+        triage._only_one(tmp_path),
+        pytest.raises(UsageError, match="another triage is writing into it"),
+    ):
+        run(one_dump, tmp_path, force=True)
+    assert not list(tmp_path.iterdir())
+    assert run(one_dump, tmp_path) == 1
