@@ -89,10 +89,12 @@ def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs:
     words = [argument for argument in args.arguments if argument != "--traceback"]
     add_commands(parser)
     try:
-        parsed = parser.parse_args(words)
-        run_command(parsed, _session(prog), sys.stdout, opener_beside(prog))
-    except (PageOwnerError, CommandError) as error:
-        raise CommandError(str(error)) from None
+        with _any_bytes(sys.stdout):
+            parsed = parser.parse_args(words)
+            run_command(parsed, _session(prog), sys.stdout, opener_beside(prog))
+            sys.stdout.flush()
+    except PageOwnerError as error:
+        raise CommandError(word(str(error))) from None
     except OSError:
         # Of the pipe or file that the output goes to: drgn's business.
         raise
