@@ -8,19 +8,22 @@ records, slab objects and roots as the nodes of a graph.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array, cover
-from drgn_pageowner.model.pages import Memory, Pages, PageState
+from drgn_pageowner.model.kinds import Kind
+from drgn_pageowner.model.pages import FREE_STATES, Memory, Pages
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
 __all__ = (
     "INVENTORY_COLUMNS",
     "Area",
+    "AreaKind",
     "Heap",
     "Inventory",
     "LostObjects",
@@ -29,6 +32,7 @@ __all__ = (
     "Target",
     "Verdicts",
     "Word",
+    "area_of_text",
     "record_of_row",
 )
 
@@ -74,6 +78,19 @@ class Slabs:
         return result
 
 
+class AreaKind(Kind):
+    """The use of an :class:`Area`."""
+
+    VMALLOC = 0, "vmalloc"
+    VMAP = 1, "vmap"
+    """Maps pages that were allocated on their own."""
+    STACK = 2, "stack of"
+    """The stack of a task."""
+    CACHED_STACK = 3, "cached stack"
+    """A stack that is kept for the next task."""
+    MODULE = 4, "module"
+
+
 @dataclass(frozen=True)
 class Area:
     """A ``struct vm_struct``: pages that are mapped one after another."""
@@ -82,14 +99,30 @@ class Area:
     """First virtual address."""
     size: int
     """In bytes, without the guard page."""
-    kind: str
-    """``"vmalloc"``, ``"stack"`` (of a task), ``"cached stack"``, ``"module"``, ``"vmap"`` (of
-    pages that somebody allocated by themselves), ..."""
+    kind: AreaKind
     rows: Array
     """``int64``: rows in :class:`Pages` of its pages; -1 where one has no memmap."""
+    name: str = ""
+    """The task (``"comm (pid 7)"``) or the module."""
+
+    @property
+    def text(self) -> str:
+        """The kind and the name, as the output has them."""
+        return f"{self.kind.label} {self.name}" if self.name else self.kind.label
 
 
-class Metadata:
+def area_of_text(text: str, start: int, size: int, rows: Array) -> Area:
+    """Return the area whose :attr:`Area.text` is *text*."""
+    for kind in AreaKind:
+        if text == kind.label:
+            return Area(start, size, kind, rows)
+    for kind in (AreaKind.STACK, AreaKind.MODULE):
+        if text.startswith(kind.label + " "):
+            return Area(start, size, kind, rows, text[len(kind.label) + 1 :])
+    raise ValueError(f"no area is of the kind {text!r}")
+
+
+class Metadata(enum.IntEnum):
     """Pages that the memory manager itself needs (values of :attr:`Inventory.metadata`)."""
 
     NONE = 0
@@ -251,5 +284,5 @@ def record_of_row(pages: Pages, records: Snapshot | None) -> Array:
     if records is None or not len(records):
         return np.full(len(pages), -1, np.int32)
     covered = cover(len(pages), pages.rows(records["pfn"]), records.pages)
-    covered[np.isin(pages.state, PageState.ALL_FREE)] = -1
+    covered[np.isin(pages.state, FREE_STATES)] = -1
     return covered

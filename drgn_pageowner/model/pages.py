@@ -14,56 +14,66 @@ import numpy as np
 
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.kernel import Facts, Names
+from drgn_pageowner.model.kinds import Kind
 
-__all__ = ("CmaArea", "FreeLists", "Memory", "PageState", "Pages", "ZoneStats")
+__all__ = (
+    "FREE_STATES",
+    "MOVABLE_STATES",
+    "CmaArea",
+    "FreeLists",
+    "Memory",
+    "PageState",
+    "Pages",
+    "ZoneStats",
+)
 
 
-class PageState:
+class PageState(Kind):
     """What a page is used for, as its ``struct page`` says (values of :attr:`Pages.state`)."""
 
-    UNKNOWN = 0
+    UNKNOWN = 0, "unknown"
     """Its ``struct page`` is not in the dump."""
-    ABSENT = 1
+    ABSENT = 1, "absent"
     """A hole: has a ``struct page`` but no memory, or memory that is offline (memory hotplug)."""
-    FREE = 2
+    FREE = 2, "free"
     """In the buddy allocator."""
-    FREE_PCP = 3
+    FREE_PCP = 3, "free (per-CPU)"
     """On a per-CPU list of free pages."""
-    NOREF = 4
+    NOREF = 4, "no reference"
     """No reference, on no free list: a tail of an allocation without ``__GFP_COMP``, or on its
     way from or to a list."""
-    RESERVED = 5
+    RESERVED = 5, "reserved"
     """Boot memory and firmware."""
-    KERNEL = 6
+    KERNEL = 6, "kernel"
     """Allocated by the kernel, of no kind that ``struct page`` tells."""
-    SLAB = 7
-    LARGE_KMALLOC = 8
+    SLAB = 7, "slab"
+    LARGE_KMALLOC = 8, "large kmalloc"
     """Told from :data:`KERNEL` since v6.14."""
-    TABLE = 9
+    TABLE = 9, "page table"
     """A page table."""
-    ANON = 10
-    FILE = 11
+    ANON = 10, "anonymous"
+    FILE = 11, "page cache"
     """Page cache of a file, buffers of a block device included."""
-    SHMEM = 12
+    SHMEM = 12, "shmem"
     """Page cache of shmem and tmpfs."""
-    HUGETLB = 13
-    ZSMALLOC = 14
-    OFFLINE = 15
+    HUGETLB = 13, "hugetlb"
+    ZSMALLOC = 14, "zsmalloc"
+    OFFLINE = 15, "offline"
     """In a balloon, or hot-unplugged."""
-    GUARD = 16
-    UNACCEPTED = 17
-    DRIVER_MOVABLE = 18
+    GUARD = 16, "guard"
+    UNACCEPTED = 17, "unaccepted"
+    DRIVER_MOVABLE = 18, "movable (driver)"
     """A page that a driver can migrate (zsmalloc and balloon of kernels without a type)."""
 
-    NAMES: Sequence[str] = (
-        "unknown", "absent", "free", "free (per-CPU)", "no reference", "reserved", "kernel",
-        "slab", "large kmalloc", "page table", "anonymous", "page cache", "shmem", "hugetlb",
-        "zsmalloc", "offline", "guard", "unaccepted", "movable (driver)",
-    )  # fmt: skip
 
-    ALL_FREE = (FREE, FREE_PCP)
-    MOVABLE = (ANON, FILE, SHMEM, HUGETLB, DRIVER_MOVABLE, ZSMALLOC)
-    """What compaction can move, if nothing pins it."""
+FREE_STATES = (PageState.FREE, PageState.FREE_PCP)
+"""States of a page that nobody has allocated."""
+
+MOVABLE_STATES = (
+    PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB, PageState.DRIVER_MOVABLE,
+    PageState.ZSMALLOC,
+)  # fmt: skip
+"""States of a page that compaction can move, if nothing pins it."""
 
 
 @dataclass

@@ -7,6 +7,7 @@ kept once each and referred to by number. No drgn object survives here.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ __all__ = (
 )
 
 
-class MemcgKind:
+class MemcgKind(enum.IntEnum):
     """What ``page.memcg_data`` says (values of the column ``memcg_kind``)."""
 
     NONE = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from drgn_pageowner.analysis.frag.blockmap import BlockMap, Cell
+from drgn_pageowner.analysis.frag.blockmap import BlockMap, MapCell
 
 __all__ = ("CELL_CLASSES", "cell_class", "map_text")
 
@@ -27,7 +27,7 @@ CELL_CLASSES = {name: meaning for name, (_, _, meaning) in _LEGEND.items()}
 """What a cell can be, and what that means."""
 
 
-def cell_class(cell: Cell) -> str:
+def cell_class(cell: MapCell) -> str:
     """Which of :data:`CELL_CLASSES` *cell* is."""
     here = cell.free + cell.movable + cell.reclaimable + cell.unmovable
     if cell.polluted:

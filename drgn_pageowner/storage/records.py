@@ -14,7 +14,7 @@ from drgn_pageowner.model.kernel import Facts, Names, TextFormats
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
 from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks
 from drgn_pageowner.storage.container import Columns, Container
-from drgn_pageowner.storage.plain import plain, restore
+from drgn_pageowner.storage.plain import as_json, restore
 
 __all__ = (
     "BASIC_COLUMNS",
@@ -105,16 +105,16 @@ def record_tables(
     facts = everything.facts
     documents: dict[str, Any] = {
         "records": {
-            "layout": plain(facts.layout),
-            "formats": plain(facts.formats),
-            "memcgs": plain(everything.memcgs),
-            "coverage": plain(everything.coverage),
+            "layout": as_json(facts.layout),
+            "formats": as_json(facts.formats),
+            "memcgs": as_json(everything.memcgs),
+            "coverage": as_json(everything.coverage),
             "problems": everything.problems,
             "basic_problems": basic_problems,
         }
     }
     if source:
-        documents["source"] = plain(everything.source)
+        documents["source"] = as_json(everything.source)
     return records, tables, documents
 
 

@@ -15,7 +15,7 @@ from drgn_pageowner.model.session import Session
 from drgn_pageowner.storage.container import Columns, write_container
 from drgn_pageowner.storage.leaks import verdict_tables
 from drgn_pageowner.storage.machine import PAGE_COLUMNS, inventory_tables, memory_tables
-from drgn_pageowner.storage.plain import plain
+from drgn_pageowner.storage.plain import as_json
 from drgn_pageowner.storage.records import BASIC_COLUMNS, record_tables
 
 __all__ = ("Saved", "save")
@@ -101,11 +101,11 @@ def save(
         tables |= more
         documents |= about
     known = everything.names if everything is not None else None
-    documents["names"] = plain(known or (memory.pages.names if memory else Names()))
+    documents["names"] = as_json(known or (memory.pages.names if memory else Names()))
     head = {
-        "facts": plain(facts),
+        "facts": as_json(facts),
         "modules": session.modules(),
-        "crash": plain(session.crash()),
+        "crash": as_json(session.crash()),
         "unavailable": saved.unavailable,
     }
     write_container(path, records, tables, documents, head)

@@ -87,19 +87,19 @@ class SnapshotSession:
         return self._facts
 
     def memory(self, columns: Iterable[str]) -> Memory:
-        from drgn_pageowner.storage.machine import read_memory
+        from drgn_pageowner.storage.machine import load_memory
 
         self._needs("memory")
-        return read_memory(self._file, self._facts_of_memory(), self._names, columns)
+        return load_memory(self._file, self._facts_of_memory(), self._names, columns)
 
     def inventory(self) -> Inventory:
         from drgn_pageowner.model.heap import INVENTORY_COLUMNS
-        from drgn_pageowner.storage.machine import read_inventory
+        from drgn_pageowner.storage.machine import load_inventory
 
         self._needs("inventory")
         without_records = "records" in self._file.head["unavailable"]
         records = None if without_records else self.snapshot(INVENTORY_COLUMNS)
-        return read_inventory(self._file, self._facts_of_memory(), self._names, records)
+        return load_inventory(self._file, self._facts_of_memory(), self._names, records)
 
     def modules(self) -> list[str]:
         modules: list[str] = self._file.head["modules"]

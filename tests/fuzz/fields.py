@@ -357,7 +357,7 @@ def _words(prog: Program) -> Iterator[Family]:
             chosen = pages.pfns(random.choice(rows, min(len(rows), 500), replace=False))
             vital = state == PageState.RESERVED
             where = [base + phys for phys in (chosen * size).tolist()]
-            yield Family(f"{PageState.NAMES[state]} page", words, where, vital)
+            yield Family(f"{PageState(state).label} page", words, where, vital)
     image = image_range(prog)
     assert image is not None
     for name in ("_sdata", "__bss_start", "__start_rodata"):

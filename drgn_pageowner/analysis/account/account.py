@@ -10,7 +10,7 @@ import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass, classes_of_stacks, page_classes
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import Inventory, Metadata
+from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.pages import PageState
 
 __all__ = ("Account", "ClassCount", "Counter", "ZoneCounts", "account")
@@ -38,7 +38,7 @@ class ClassCount:
     """One class."""
 
     name: str
-    """Of :data:`PageClass.NAMES`."""
+    """Label of a :class:`PageClass`."""
     pages: int
     """Base pages."""
     bytes: int
@@ -83,7 +83,7 @@ def account(inventory: Inventory, classes: Array | None = None) -> Account:
     if classes is None:
         classes = page_classes(inventory)
     facts = inventory.memory.pages.facts
-    counts = np.bincount(classes, minlength=len(PageClass.NAMES))
+    counts = np.bincount(classes, minlength=len(PageClass))
     counts[PageClass.ABSENT] = 0
     counters = _Counters(inventory, classes, counts)
     rows = []
@@ -91,7 +91,7 @@ def account(inventory: Inventory, classes: Array | None = None) -> Account:
         pages = int(counts[number])
         rows.append(
             ClassCount(
-                name=PageClass.NAMES[number],
+                name=PageClass(number).label,
                 pages=pages,
                 bytes=pages * facts.page_size,
                 counter=counters.of(number),
@@ -108,7 +108,7 @@ def account(inventory: Inventory, classes: Array | None = None) -> Account:
 
 
 def _zones(inventory: Inventory, classes: Array) -> list[ZoneCounts]:
-    zones, number = inventory.memory.pages.facts.zones, len(PageClass.NAMES)
+    zones, number = inventory.memory.pages.facts.zones, len(PageClass)
     key = inventory.memory.pages["zone"].astype(np.int64) * number + classes
     table = np.bincount(key, minlength=256 * number).reshape(256, number)
     return [
@@ -117,8 +117,8 @@ def _zones(inventory: Inventory, classes: Array) -> list[ZoneCounts]:
             zone.name,
             zone.present,
             {
-                name: int(table[index, code])
-                for code, name in enumerate(PageClass.NAMES)
+                code.label: int(table[index, code])
+                for code in PageClass
                 if table[index, code] and code != PageClass.ABSENT
             },
         )
@@ -161,7 +161,7 @@ class _Counters:
             PageClass.HUGETLB: self._hugetlb,
             PageClass.ZSMALLOC: self._zsmalloc,
         }
-        return rules[number](number) if number in rules else None
+        return rules[kind](kind) if (kind := PageClass(number)) in rules else None
 
     def _make(
         self, number: int, name: str, pages: int, uncounted: int = 0, others: int = 0,
@@ -246,12 +246,11 @@ class _Counters:
             note="it leaves out upper levels and the kernel's own, which this kernel does not mark",
         )  # fmt: skip
 
-    def _rows(self, kinds: Iterable[str]) -> Array:
-        """``bool``, a row per page: in an area of one of *kinds* (prefixes)."""
+    def _rows(self, kinds: Iterable[AreaKind]) -> Array:
+        """``bool``, a row per page: whether it is in an area of one of *kinds*."""
         found = np.zeros(len(self._classes), bool)
-        prefixes = tuple(kinds)
         for area in self._inventory.areas:
-            if area.kind.startswith(prefixes) and area.kind != "vmap":
+            if area.kind in kinds:
                 found[area.rows[area.rows >= 0]] = True
         return found
 
@@ -263,7 +262,7 @@ class _Counters:
         mine = self._classes == number
         image = self._inventory.metadata == Metadata.STACK
         boot = image & (self._inventory.memory.pages.state == PageState.RESERVED)
-        nobodys = self._rows(["cached stack"]) | boot
+        nobodys = self._rows([AreaKind.CACHED_STACK]) | boot
         # A stack of no task and of no area that is known: being made, or just given back.
         nobodys |= mine & ~image
         return self._make(
@@ -276,7 +275,7 @@ class _Counters:
         pages = self._sum("nr_vmalloc_pages", "NR_VMALLOC")
         if pages is None:
             return None
-        in_areas = self._rows([""])
+        in_areas = self._rows(set(AreaKind) - {AreaKind.VMAP})
         others = int(np.count_nonzero(in_areas & (self._classes != number)))
         uncounted = int(np.count_nonzero(~in_areas & (self._classes == number)))
         return self._make(

@@ -9,12 +9,14 @@ import numpy as np
 
 from drgn_pageowner.analysis.owners.allocator import kinds_of_stacks, per_stack, plain_name
 from drgn_pageowner.model.arrays import Array, distinct
-from drgn_pageowner.model.heap import Inventory, Metadata
+from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
+from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
 __all__ = (
+    "UNACCOUNTED",
     "UNACCOUNTED_COLUMNS",
     "PageClass",
     "class_of_stack",
@@ -27,53 +29,46 @@ UNACCOUNTED_COLUMNS = frozenset(("handle", "gfp_mask", "migratetype", "page_flag
 """Columns that :func:`unaccounted_records` takes."""
 
 
-class PageClass:
+class PageClass(Kind):
     """What a page is used for (values of :func:`page_classes`)."""
 
-    FREE = 0
-    FREE_PCP = 1
-    SLAB = 2
-    LARGE_KMALLOC = 3
-    ANON = 4
-    FILE = 5
-    BUFFERS = 6
+    FREE = 0, "free"
+    FREE_PCP = 1, "free (per-CPU lists)"
+    SLAB = 2, "slab"
+    LARGE_KMALLOC = 3, "large kmalloc"
+    ANON = 4, "anonymous"
+    FILE = 5, "page cache"
+    BUFFERS = 6, "buffers"
     """Page cache of block devices."""
-    SHMEM = 7
-    TABLE = 8
-    STACK = 9
+    SHMEM = 7, "shmem"
+    TABLE = 8, "page tables"
+    STACK = 9, "kernel stacks"
     """Stacks of tasks, and those kept for the next task."""
-    VMALLOC = 10
-    MODULE = 11
+    VMALLOC = 10, "vmalloc"
+    MODULE = 11, "modules"
     """vmalloc memory that a loaded module lies in."""
-    PERCPU = 12
-    HUGETLB = 13
-    ZSMALLOC = 14
-    PAGE_POOL = 15
-    OFFLINE = 16
+    PERCPU = 12, "per-CPU"
+    HUGETLB = 13, "hugetlb"
+    ZSMALLOC = 14, "zsmalloc"
+    PAGE_POOL = 15, "page_pool"
+    OFFLINE = 16, "offline"
     """In a balloon, hot-unplugged, a guard page, or not accepted yet."""
-    MEMMAP = 17
-    PAGE_EXT = 18
-    STACK_DEPOT = 19
-    BOOT = 20
+    MEMMAP = 17, "memmap"
+    PAGE_EXT = 18, "page_ext"
+    STACK_DEPOT = 19, "stack depot"
+    BOOT = 20, "boot-reserved"
     """Reserved, or allocated before page_owner was there."""
-    IMAGE = 21
-    OTHER = 22
+    IMAGE = 21, "kernel image"
+    OTHER = 22, "driver or other kernel"
     """Of drivers and other kernel code: ``/proc/meminfo`` shows it nowhere."""
-    UNKNOWN = 23
+    UNKNOWN = 23, "unknown"
     """Its ``struct page`` is not in the dump."""
-    ABSENT = 24
+    ABSENT = 24, "absent"
     """No memory there."""
 
-    NAMES = (
-        "free", "free (per-CPU lists)", "slab", "large kmalloc", "anonymous", "page cache",
-        "buffers", "shmem", "page tables", "kernel stacks", "vmalloc", "modules", "per-CPU",
-        "hugetlb", "zsmalloc", "page_pool", "offline", "memmap", "page_ext", "stack depot",
-        "boot-reserved", "kernel image", "driver or other kernel", "unknown", "absent",
-    )  # fmt: skip
 
-    UNACCOUNTED = (OTHER, LARGE_KMALLOC, VMALLOC, PAGE_POOL)
-    """What is there only as long as somebody keeps its address."""
-
+UNACCOUNTED = (PageClass.OTHER, PageClass.LARGE_KMALLOC, PageClass.VMALLOC, PageClass.PAGE_POOL)
+"""Classes whose pages are in use only while their address is stored somewhere."""
 
 _OF_STATE = {
     PageState.UNKNOWN: PageClass.UNKNOWN,
@@ -136,11 +131,11 @@ _OF_FUNCTION = (
 )  # fmt: skip
 
 
-def class_of_stack(frames: list[Frame]) -> int:
+def class_of_stack(frames: list[Frame]) -> PageClass:
     """
     What a stack allocates for.
 
-    :return: A :class:`PageClass`; :data:`PageClass.OTHER` if its functions do not tell.
+    :return: :attr:`PageClass.OTHER` if its functions do not tell.
     """
     names = [plain_name(frame.name) for frame in frames if frame.name is not None]
     for name in names:
@@ -169,7 +164,7 @@ def unaccounted_records(records: Snapshot) -> Array:
     """
 
     def kept(frames: list[Frame]) -> str:
-        other = class_of_stack(frames) in PageClass.UNACCOUNTED
+        other = class_of_stack(frames) in UNACCOUNTED
         return "yes" if other and kinds_of_stacks(frames) != "slab" else ""
 
     names = records.names
@@ -193,7 +188,7 @@ def classes_of_stacks(records: Snapshot, numbers: Array) -> Array:
     stacks, inverse = distinct(records.stack[numbers])
     records.frames(pc for number in stacks.tolist() for pc in records.stacks[number].tolist())
     of_stack = [class_of_stack(records.stack_frames(number)) for number in stacks.tolist()]
-    result: Array = np.array(of_stack or [0], np.uint8)[inverse]
+    result: Array = np.array(of_stack or [PageClass.OTHER], np.uint8)[inverse]
     return result
 
 
@@ -204,7 +199,7 @@ def page_classes(inventory: Inventory) -> Array:
     :return: ``uint8``, a row per page: :class:`PageClass`.
     """
     pages, records = inventory.memory.pages, inventory.records
-    table = np.full(len(PageState.NAMES), PageClass.OTHER, np.uint8)
+    table = np.full(len(PageState), PageClass.OTHER, np.uint8)
     for state, value in _OF_STATE.items():
         table[state] = value
     result: Array = table[pages.state]
@@ -215,11 +210,11 @@ def page_classes(inventory: Inventory) -> Array:
         result[rows] = classes_of_stacks(records, inventory.record_of_row[rows])
     plain = told & np.isin(result, (PageClass.OTHER, PageClass.VMALLOC))
     for area in inventory.areas:
-        if area.kind == "vmap":
+        if area.kind == AreaKind.VMAP:
             continue
         rows = area.rows[area.rows >= 0]
         mine = rows[plain[rows]]
-        result[mine] = PageClass.MODULE if area.kind.startswith("module ") else PageClass.VMALLOC
+        result[mine] = PageClass.MODULE if area.kind == AreaKind.MODULE else PageClass.VMALLOC
     for kind, value in _OF_METADATA.items():
         rows = np.flatnonzero(inventory.metadata == kind)
         if kind != Metadata.IMAGE:

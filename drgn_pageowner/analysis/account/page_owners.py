@@ -36,7 +36,7 @@ class ClassOwners:
     """The allocators of one class."""
 
     name: str
-    """Of :data:`PageClass.NAMES`."""
+    """Label of a :class:`PageClass`."""
     pages: int
     """Base pages; the sum of :attr:`owners` and :attr:`other_pages`."""
     owners: list[tuple[str, int]]
@@ -73,13 +73,13 @@ class OwnerTable:
     @property
     def number(self) -> int:
         """How many codes there are."""
-        return len(self.names) + len(PageClass.NAMES)
+        return len(self.names) + len(PageClass)
 
     def name(self, code: int) -> str:
         """An allocator, or ``"(slab, no record)"``."""
         if code < len(self.names):
             return self.names[code]
-        return f"({PageClass.NAMES[code - len(self.names)]}, no record)"
+        return f"({PageClass(code - len(self.names)).label}, no record)"
 
 
 def owner_table(inventory: Inventory, classes: Array) -> OwnerTable:
@@ -102,7 +102,7 @@ def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
 
     :param limit: How many allocators of a class to name; the rest is summed.
     """
-    shape = (len(PageClass.NAMES), table.number)
+    shape = (len(PageClass), table.number)
     key = table.classes.astype(np.int64) * table.number + table.code
     counts = np.bincount(key, minlength=shape[0] * shape[1]).reshape(shape)
     counts[PageClass.ABSENT] = 0
@@ -115,7 +115,7 @@ def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
         found.sort(key=lambda owner: (-owner[1], owner[0]))
         result.append(
             ClassOwners(
-                name=PageClass.NAMES[number],
+                name=PageClass(number).label,
                 pages=int(counts[number].sum()),
                 owners=found[:limit],
                 other_owners=len(found[limit:]),
@@ -132,7 +132,7 @@ def ages_by_class(inventory: Inventory, classes: Array) -> list[AgeBand]:
         return []
     rows = inventory.memory.pages.rows(records["pfn"])
     kinds = np.where(rows >= 0, classes[rows], PageClass.UNKNOWN).astype(np.int64)
-    shape = (len(AGES), len(PageClass.NAMES))
+    shape = (len(AGES), len(PageClass))
     band = age_bands(records)
     key = band * shape[1] + kinds
     pages = np.bincount(key, records.pages, shape[0] * shape[1]).reshape(shape).astype(np.int64)
@@ -141,7 +141,7 @@ def ages_by_class(inventory: Inventory, classes: Array) -> list[AgeBand]:
     for number, (_, name) in enumerate(AGES):
         order = np.argsort(-pages[number], kind="stable")
         of_class = {
-            PageClass.NAMES[kind]: int(pages[number, kind])
+            PageClass(kind).label: int(pages[number, kind])
             for kind in order.tolist()
             if pages[number, kind]
         }

@@ -12,7 +12,7 @@ from drgn_pageowner.analysis.frag.mobility import Mobility
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.kernel import Facts
 
-__all__ = ("BlockMap", "Cell", "block_map")
+__all__ = ("BlockMap", "MapCell", "block_map")
 
 
 _SHOWN = (
@@ -26,7 +26,7 @@ _SHOWN = (
 
 
 @dataclass(frozen=True)
-class Cell:
+class MapCell:
     """One or more consecutive pageblocks of a zone."""
 
     pfn: int
@@ -51,7 +51,7 @@ class BlockMap:
     node: int
     zone: str
     blocks_per_cell: int
-    cells: list[Cell]
+    cells: list[MapCell]
 
 
 def block_map(facts: Facts, types: list[str], table: BlockTable, cells: int) -> list[BlockMap]:
@@ -77,7 +77,7 @@ def block_map(facts: Facts, types: list[str], table: BlockTable, cells: int) -> 
 
 def _cells(
     facts: Facts, types: list[str], table: BlockTable, strange: Array, blocks: Array, starts: Array
-) -> list[Cell]:
+) -> list[MapCell]:
     """The cells that begin at *starts* of *blocks*."""
     counts = np.add.reduceat(table.counts[blocks], starts)
     numbers = np.diff(np.append(starts, len(blocks)))
@@ -93,4 +93,4 @@ def _cells(
         np.add.reduceat(strange[blocks], starts, dtype=int).tolist(),
         strict=True,
     )
-    return [Cell(*row) for row in rows]
+    return [MapCell(*row) for row in rows]

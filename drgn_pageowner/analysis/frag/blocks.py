@@ -61,7 +61,7 @@ def _block_table(joined: Overlay) -> BlockTable:
     memory = joined.memory
     size = 1 << memory.pages.facts.pageblock_order
     number = len(memory.pageblocks)
-    kinds = len(Mobility.NAMES)
+    kinds = len(Mobility)
     key = joined.block * kinds + joined.mobility
     counts = np.bincount(key, minlength=number * kinds).astype(np.int32)
     zone = memory.pages["zone"]
@@ -124,8 +124,8 @@ def explain_block(joined: Overlay, block: int) -> list[Run]:
 def _run(joined: Overlay, row: int, number: int) -> Run:
     pages, records = joined.memory.pages, joined.records
     owner = int(joined.owner[row])
-    state = PageState.NAMES[int(pages.state[row])]
-    mobility = Mobility.NAMES[int(joined.mobility[row])]
+    state = PageState(int(pages.state[row])).label
+    mobility = Mobility(int(joined.mobility[row])).label
     pfn = int(pages.pfns(np.array([row]))[0])
     if records is None or owner < 0:
         free_order = int(pages["free_order"][row])

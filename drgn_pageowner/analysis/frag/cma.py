@@ -134,7 +134,7 @@ def _stuck(joined: Overlay, row: int, pfn: int, why: tuple[str, ...]) -> StuckPa
     page = StuckPage(
         pfn=pfn,
         why=why,
-        state=PageState.NAMES[int(pages.state[row])],
+        state=PageState(int(pages.state[row])).label,
         refcount=int(pages["refcount"][row]),
         mapcount=int(pages["mapcount"][row]) + 1,
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from drgn_pageowner.analysis.frag.blocks import BlockTable
 from drgn_pageowner.analysis.frag.culprits import by_function, owner_codes, owner_name
-from drgn_pageowner.analysis.frag.mobility import KINDS, Mobility, Overlay, kind_codes
+from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay, UnmovableKind, kind_codes
 from drgn_pageowner.model.arrays import Array, ascending
 
 __all__ = ("BlockSize", "Blocker", "Contiguity", "contiguity", "merge_blocks")
@@ -86,7 +86,7 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
             break
         sizes += _sizes(joined, order, zone, counts)
         for code, blocks, only, pages in of_kind.owners(shift, zone):
-            by_kind.append(Blocker(order, KINDS[code], None, blocks, only, pages))
+            by_kind.append(Blocker(order, UnmovableKind(code).label, None, blocks, only, pages))
         for code, blocks, only, pages in of_owner.owners(shift, zone)[:limit]:
             name, handle, _ = owner_name(joined, code, stacks)
             by_owner.append(Blocker(order, name, handle, blocks, only, pages))

@@ -10,9 +10,9 @@ import numpy as np
 
 from drgn_pageowner.analysis.frag.blocks import block_table
 from drgn_pageowner.analysis.frag.mobility import (
-    KINDS,
     Mobility,
     Overlay,
+    UnmovableKind,
     kind_codes,
     migratetype_number,
 )
@@ -30,7 +30,7 @@ class Culprit:
 
     allocator: str
     kind: str
-    """Of :data:`~drgn_pageowner.analysis.frag.mobility.KINDS`."""
+    """Label of a :class:`~drgn_pageowner.analysis.frag.mobility.UnmovableKind`."""
     handle: int | None
     """``None`` for pages without a record."""
     pages: int
@@ -79,7 +79,7 @@ def owner_codes(joined: Overlay, rows: Array) -> tuple[Array, int]:
 def owner_name(joined: Overlay, code: int, stacks: int) -> tuple[str, int | None, list[Frame]]:
     """Allocator, handle and stack of an owner that :func:`owner_codes` numbered."""
     if code > stacks:
-        return f"({PageState.NAMES[code - stacks - 1]}, no record)", None, []
+        return f"({PageState(code - stacks - 1).label}, no record)", None, []
     if code == stacks:
         return "(stack lost)", None, []
     assert joined.records is not None
@@ -165,7 +165,7 @@ def _rank(
         result.append(
             Culprit(
                 allocator=name,
-                kind=KINDS[int(kinds[position])],
+                kind=UnmovableKind(int(kinds[position])).label,
                 handle=handle,
                 pages=int(counts[code]),
                 blocks=int(touched[code]),

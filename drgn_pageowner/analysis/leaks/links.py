@@ -123,7 +123,7 @@ def _verdict(reach: Reach, node: int) -> tuple[str, str]:
     if node < heap.first_object:
         role = int(reach.role[node])
         row = int(heap.inventory.memory.pages.rows(heap.records["pfn"][node : node + 1])[0])
-        kind = PageClass.NAMES[int(reach.classes[row])] if row >= 0 else "page"
+        kind = PageClass(reach.classes[row]).label if row >= 0 else "page"
         if role == Role.ROOT:
             return "root", f"it is a root itself: {kind} (or mapped by a process)"
         if role == Role.ACCOUNTED:

@@ -13,7 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drgn_pageowner.analysis.account.page_class import PageClass, class_of_stack, page_classes
+from drgn_pageowner.analysis.account.page_class import (
+    UNACCOUNTED,
+    PageClass,
+    class_of_stack,
+    page_classes,
+)
 from drgn_pageowner.analysis.leaks.split import merge_split
 from drgn_pageowner.analysis.owners.allocator import with_stack
 from drgn_pageowner.model.arrays import Array, ascending, grouped
@@ -189,7 +194,7 @@ def _roles(heap: Heap, classes: Array) -> Array:
     rows = np.maximum(pages.rows(records["pfn"]), 0)
     kind, state = classes[rows], pages.state[rows]
     role = np.full(len(records), Role.ACCOUNTED, np.uint8)
-    role[np.isin(kind, PageClass.UNACCOUNTED)] = Role.CANDIDATE
+    role[np.isin(kind, UNACCOUNTED)] = Role.CANDIDATE
     role[state == PageState.NOREF] = Role.ACCOUNTED
     candidates = role == Role.CANDIDATE
     role[with_stack(records, candidates, _is_forgotten)] = Role.ACCOUNTED

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drgn_pageowner.analysis.account.page_class import PageClass, page_classes
+from drgn_pageowner.analysis.account.page_class import UNACCOUNTED, page_classes
 from drgn_pageowner.analysis.leaks.leaks import Task, owners_of
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.model.arrays import Array, grouped
@@ -53,7 +53,7 @@ def suspects(inventory: Inventory) -> list[Suspect]:
         return []
     pages = inventory.memory.pages
     rows = np.maximum(pages.rows(records["pfn"]), 0)
-    chosen = np.flatnonzero(np.isin(page_classes(inventory)[rows], PageClass.UNACCOUNTED))
+    chosen = np.flatnonzero(np.isin(page_classes(inventory)[rows], UNACCOUNTED))
     stack = records.stack[chosen]
     found = []
     for number, members in zip(*grouped(stack), strict=True):

@@ -11,7 +11,7 @@ from drgn.helpers.linux.fs import for_each_mount, mount_dst
 from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
 
 from drgn_pageowner.kernel.dump.bulk import has_member, symbol_address
-from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, distinct, every_entry, name_of
+from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, every_entry, name_of, until_repeated
 from drgn_pageowner.kernel.linux.tasks import comm_of, every_task
 from drgn_pageowner.kernel.linux.translate import mapped_pfn
 
@@ -86,7 +86,7 @@ def _path(prog: Program, inode: Object) -> str | None:
     member = "d_u.d_alias" if has_member(type_, "d_u.d_alias") else "d_alias"
     *names, _ = _ancestors(container_of(first, type_, member))
     name = b"/".join(dentry.d_name.name.string_() for dentry in reversed(names))
-    for mount in distinct(for_each_mount(prog)):
+    for mount in until_repeated(for_each_mount(prog)):
         if mount.mnt.mnt_sb == inode.i_sb and mount.mnt.mnt_root == inode.i_sb.s_root:
             # drgn goes from parent to parent until there is none: see that there is an end.
             for parent in chain(mount, lambda mount: mount.mnt_parent):
@@ -117,7 +117,7 @@ def anon_users(prog: Program, mapping: int, index: int, pfn: int) -> list[dict[s
     users = []
     tasks: dict[int, Object] | None = None
     tree = rbtree_inorder_for_each_entry("struct anon_vma_chain", root.address_of_(), "rb")
-    for link in distinct(tree):
+    for link in until_repeated(tree):
         vma = link.vma
         address = int(vma.vm_start) + (index - int(vma.vm_pgoff)) * int(prog["PAGE_SIZE"])
         if not int(vma.vm_start) <= address < int(vma.vm_end):

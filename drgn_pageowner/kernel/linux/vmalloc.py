@@ -25,7 +25,7 @@ from drgn_pageowner.kernel.linux.tasks import comm_of, every_task
 from drgn_pageowner.kernel.linux.topology import online_cpus
 from drgn_pageowner.kernel.linux.translate import kernel_pfns
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import Area
+from drgn_pageowner.model.heap import Area, AreaKind
 from drgn_pageowner.model.pages import Pages
 
 __all__ = ("TaskStack", "VmapAreas", "read_vmap_areas", "task_stacks", "thread_size")
@@ -165,7 +165,7 @@ def read_vmap_areas(
     problems: list[str],
 ) -> VmapAreas:
     """Every area with pages that the kernel knows of."""
-    owners = {stack.start: f"stack of {stack.comm} (pid {stack.pid})" for stack in stacks}
+    owners = {stack.start: f"{stack.comm} (pid {stack.pid})" for stack in stacks}
     modules = [(start, end, name) for name, start, end in module_regions(prog)]
     size = pages.facts.page_size
     struct_page = int(prog.type("struct page").size)
@@ -184,7 +184,7 @@ def read_vmap_areas(
                 # None of a driver's own mappings is as large as memory.
                 if 0 < (end - start) // size <= len(pages):
                     pfns = kernel_pfns(prog, start, (end - start) // size)
-                    areas.append(Area(start, end - start, "vmap", _rows(pages, pfns)))
+                    areas.append(Area(start, end - start, AreaKind.VMAP, _rows(pages, pfns)))
                 continue
             number = int(vm.nr_pages)
             start = int(vm.addr)
@@ -194,13 +194,11 @@ def read_vmap_areas(
             pointers = _pointers(prog, int(vm.pages), number)
             pfns = memmap_pfns(sections, pointers, struct_page)
             rows = _rows(pages, pfns)
-            kind = owners.get(start) or _module_at(modules, start, number * size)
-            if kind is None:
-                kind = "vmalloc"
-                # A stack that no task has: kept for the next one.
-                if number * size == stack_size and _is_stack(vm):
-                    kind = "cached stack"
-            areas.append(Area(start, number * size, kind, rows))
+            if start in owners:
+                kind, name = AreaKind.STACK, owners[start]
+            else:
+                kind, name = _use_of_area(vm, start, number * size, modules, stack_size)
+            areas.append(Area(start, number * size, kind, rows, name))
         except DAMAGE:
             lost += 1
     if lost:
@@ -261,8 +259,20 @@ def _pointers(prog: Program, address: int, number: int) -> Array:
 def _module_at(modules: list[tuple[int, int, str]], start: int, size: int) -> str | None:
     for first, end, name in modules:
         if first < start + size and start < end:
-            return f"module {name}"
+            return name
     return None
+
+
+def _use_of_area(
+    vm: Object, start: int, size: int, modules: list[tuple[int, int, str]], stack_size: int
+) -> tuple[AreaKind, str]:
+    """Return the kind and the name of an area that is not the stack of a task."""
+    module = _module_at(modules, start, size)
+    if module is not None:
+        return AreaKind.MODULE, module
+    # A stack that no task has is kept for the next one.
+    cached = size == stack_size and _is_stack(vm)
+    return AreaKind.CACHED_STACK if cached else AreaKind.VMALLOC, ""
 
 
 def _is_stack(vm: Object) -> bool:

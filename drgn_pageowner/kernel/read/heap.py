@@ -27,7 +27,7 @@ from drgn_pageowner.kernel.read.inventory import InventoryReader
 from drgn_pageowner.kernel.read.pointers import Resolver, objects_at
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.heap import Heap, Inventory, Metadata
-from drgn_pageowner.model.pages import Pages, PageState
+from drgn_pageowner.model.pages import FREE_STATES, Pages, PageState
 from drgn_pageowner.progress import progress
 
 __all__ = ("HeapReader", "Numbers", "read_heap")
@@ -306,7 +306,7 @@ class HeapReader:
         node: Array = self.source.astype(np.int64)
         node[np.isin(state, _OWNED)] = self.first_root + _PAGES
         node[state == PageState.SLAB] = self.first_root + _SLABS
-        node[np.isin(state, PageState.ALL_FREE) | (state == PageState.RESERVED)] = -1
+        node[np.isin(state, FREE_STATES) | (state == PageState.RESERVED)] = -1
         return node
 
     def _scan_struct_pages(self) -> None:

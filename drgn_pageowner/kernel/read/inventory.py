@@ -22,7 +22,13 @@ from drgn_pageowner.kernel.linux.vmstat import read_counters
 from drgn_pageowner.kernel.read.pages import read_memory
 from drgn_pageowner.kernel.read.records import snapshot
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import INVENTORY_COLUMNS, Inventory, Metadata, record_of_row
+from drgn_pageowner.model.heap import (
+    INVENTORY_COLUMNS,
+    AreaKind,
+    Inventory,
+    Metadata,
+    record_of_row,
+)
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 
@@ -97,7 +103,7 @@ class InventoryReader:
         for stack in self.stacks:
             found[self.rows_of(stack.start, stack.size)] = Metadata.STACK
         for area in self.vmap.areas:
-            if area.kind.startswith("stack of ") or area.kind == "cached stack":
+            if area.kind in (AreaKind.STACK, AreaKind.CACHED_STACK):
                 found[area.rows[area.rows >= 0]] = Metadata.STACK
         return found
 

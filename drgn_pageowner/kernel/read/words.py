@@ -17,7 +17,7 @@ from drgn_pageowner.kernel.linux.translate import direct_map, image_range, kerne
 from drgn_pageowner.kernel.read.address import resolve
 from drgn_pageowner.kernel.read.heap import HeapReader
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import Metadata, Target, Word
+from drgn_pageowner.model.heap import AreaKind, Metadata, Target, Word
 from drgn_pageowner.model.pages import PageState
 
 __all__ = ("WordFinder",)
@@ -50,7 +50,7 @@ class WordFinder:
         row = int(self._pages.rows(np.array([page.pfn]))[0])
         if row < 0:
             return Target(what, page.pfn, None, "its struct page is not in the dump")
-        state = PageState.NAMES[int(self._pages.state[row])]
+        state = PageState(self._pages.state[row]).label
         slab = int(self._reader.resolver.slab_of_row[row])
         if slab < 0:
             record = int(self._heap.inventory.record_of_row[row])
@@ -199,9 +199,9 @@ class WordFinder:
             if not len(inside):
                 continue
             address = area.start + int(inside[0]) * self._size + offset
-            if area.kind.startswith("module "):
-                return "module", self._symbol(address) or f"{area.kind} {address:#x}"
-            return "vmalloc", f"{area.kind} {area.start:#x} + {address - area.start:#x}"
+            if area.kind == AreaKind.MODULE:
+                return "module", self._symbol(address) or f"{area.text} {address:#x}"
+            return "vmalloc", f"{area.text} {area.start:#x} + {address - area.start:#x}"
         record = int(self._heap.inventory.record_of_row[row])
         head = int(self._heap.records["pfn"][record])
         if self._heap.inventory.metadata[row] == Metadata.PERCPU:

@@ -16,10 +16,10 @@ from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.render.report.charts import chart_data
 from drgn_pageowner.render.report.machine import (
     NO_HOST,
+    coverage_rows,
     crash_rows,
     log_text,
     machine_rows,
-    read_rows,
 )
 from drgn_pageowner.render.report.plain import plain
 from drgn_pageowner.render.report.tables import tables
@@ -96,7 +96,7 @@ class HtmlRenderer:
             verdicts=verdicts(report),
             machine=list(machine_rows(report)),
             crash=list(crash_rows(report)),
-            read=list(read_rows(report)),
+            read=list(coverage_rows(report)),
             log=log_text(report),
             oom_log=log_text(report, oom=True),
             tables=tables(report),

@@ -11,7 +11,7 @@ from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.render.info import STATES
 from drgn_pageowner.render.table import age, pages_size, seconds
 
-__all__ = ("NO_HOST", "crash_rows", "log_text", "machine_rows", "read_rows")
+__all__ = ("NO_HOST", "coverage_rows", "crash_rows", "log_text", "machine_rows")
 
 NO_HOST = ("", "(none)")
 """Host names of machines that have none."""
@@ -68,7 +68,7 @@ def _oom(crash: Crash) -> str:
     return f"{text}, {victims:,} at that moment" if victims is not None else text
 
 
-def read_rows(report: Report) -> Iterator[tuple[str, str]]:
+def coverage_rows(report: Report) -> Iterator[tuple[str, str]]:
     """How far the records can be trusted."""
     coverage, same = report.coverage, report.consistency
     if coverage:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from drgn_pageowner.analysis.report import Report
 from drgn_pageowner.analysis.verdicts import verdicts
 from drgn_pageowner.render.report.html import environment, title_of
-from drgn_pageowner.render.report.machine import crash_rows, log_text, machine_rows, read_rows
+from drgn_pageowner.render.report.machine import coverage_rows, crash_rows, log_text, machine_rows
 from drgn_pageowner.render.report.plain import plain
-from drgn_pageowner.render.report.tables import Cell, Table, tables
+from drgn_pageowner.render.report.tables import Table, TableCell, tables
 
 __all__ = ("MarkdownRenderer",)
 
@@ -40,7 +40,7 @@ class MarkdownRenderer:
             verdicts=verdicts(report),
             machine=list(machine_rows(report)),
             crash=list(crash_rows(report)),
-            read=list(read_rows(report)),
+            read=list(coverage_rows(report)),
             log=log_text(report).splitlines()[-_LOG_LINES:],
             oom_log=log_text(report, oom=True).splitlines()[-_LOG_LINES:],
             tables=tables(report),
@@ -65,7 +65,7 @@ def code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def cells(row: Sequence[Cell]) -> str:
+def cells(row: Sequence[TableCell]) -> str:
     """A row of a table."""
     texts = [code(cell.text) if cell.code else escape(cell.text) for cell in row]
     return f"| {' | '.join(texts)} |"
