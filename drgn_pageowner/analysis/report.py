@@ -33,7 +33,7 @@ from drgn_pageowner.analysis.owners.summary import consistency
 from drgn_pageowner.errors import GARBAGE, PageOwnerError, nonsense
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.crash import Crash
-from drgn_pageowner.model.heap import Heap, Inventory, Verdicts
+from drgn_pageowner.model.heap import Heap, Inventory, LeakSearch
 from drgn_pageowner.model.info import Consistency
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.records import Snapshot
@@ -55,7 +55,7 @@ class Sources:
     facts: Facts
     crash: Crash | None = None
     modules: Sequence[str] = ()
-    heap: Heap | Verdicts | None = None
+    heap: Heap | LeakSearch | None = None
     """Who points to whom; or what a search that was saved found."""
     inventory: Inventory | None = None
     """That of :attr:`heap`, if there is one."""
@@ -145,8 +145,8 @@ def report(sources: Sources) -> Report:
     )
 
 
-def _leaks(heap: Heap | Verdicts, classes: Array) -> Leaks:
-    return find_leaks(heap if isinstance(heap, Verdicts) else reach(heap, classes))
+def _leaks(heap: Heap | LeakSearch, classes: Array) -> Leaks:
+    return find_leaks(heap if isinstance(heap, LeakSearch) else reach(heap, classes))
 
 
 def _of_records(records: Snapshot) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drgn_pageowner.analysis.leaks.reach import Verdict
+from drgn_pageowner.model.heap import LOST
 
 __all__ = ("Finding", "Verdicts", "find")
 
@@ -86,7 +86,7 @@ def _leaks(
 ) -> dict[str, Any] | None:
     if document is None:
         return None
-    names = {Verdict.NAMES[number] for number in Verdict.LOST}
+    names = {result.label for result in LOST}
     lost = [group for group in document["groups"] if group["verdict"] in names]
     sure = [group for group in lost if group["confidence"] == "high"]
     pages = sum(group["pages"] for group in sure)

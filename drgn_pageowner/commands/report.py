@@ -23,7 +23,7 @@ from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 
 if TYPE_CHECKING:
-    from drgn_pageowner.model.heap import Heap, Verdicts
+    from drgn_pageowner.model.heap import Heap, LeakSearch
 
 T = TypeVar("T")
 
@@ -80,8 +80,8 @@ def _renderer(kind: str) -> Callable[[Report], Iterator[str]]:
     return HtmlRenderer()
 
 
-def _heap(session: Session) -> Heap | Verdicts:
-    return session.verdicts(slab=False) or session.heap()
+def _heap(session: Session) -> Heap | LeakSearch:
+    return session.saved_search(slab=False) or session.heap()
 
 
 def read(session: Session, *, leaks: bool = True, before: Session | None = None) -> Sources:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from drgn_pageowner.kernel.read.inventory import InventoryReader
     from drgn_pageowner.kernel.read.words import WordFinder
     from drgn_pageowner.model.crash import Crash
-    from drgn_pageowner.model.heap import Heap, Inventory, Target, Verdicts, Word
+    from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
 
 __all__ = ("ProgramSession",)
 
@@ -55,8 +55,8 @@ class ProgramSession:
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         return self._ask(lambda: snapshot(self._prog, columns=columns, freed=freed))
 
-    def add_source(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
-        snapshot.source.update(source_frames(self._prog, pcs))
+    def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
+        snapshot.source_lines.update(source_frames(self._prog, pcs))
 
     def is_live(self) -> bool:
         return is_live(self._prog)
@@ -93,7 +93,7 @@ class ProgramSession:
             self._heap = self._ask(lambda: HeapReader(self._prog, self._inventory_reader()))
         return self._heap
 
-    def verdicts(self, *, slab: bool) -> Verdicts | None:
+    def saved_search(self, *, slab: bool) -> LeakSearch | None:
         return None
 
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
@@ -104,10 +104,10 @@ class ProgramSession:
         tracks = self._ask(lambda: object_tracks(self._prog, inventory.slabs, objects, addresses))
         return addresses, tracks
 
-    def target(self, what: str) -> Target:
+    def target(self, what: str) -> HeapTarget:
         from drgn_pageowner.kernel.read.words import WordFinder
 
-        def find() -> Target:
+        def find() -> HeapTarget:
             reader = self._heap_reader()
             if self._finder is None:
                 self._finder = WordFinder(reader)

@@ -22,15 +22,18 @@ from drgn_pageowner.model.stacks import Frame
 
 __all__ = (
     "INVENTORY_COLUMNS",
+    "LOST",
     "Area",
     "AreaKind",
     "Heap",
+    "HeapTarget",
     "Inventory",
+    "LeakSearch",
     "LostObjects",
     "Metadata",
+    "Reachability",
+    "Role",
     "Slabs",
-    "Target",
-    "Verdicts",
     "Word",
     "area_of_text",
     "record_of_row",
@@ -172,14 +175,14 @@ class Heap:
     """Record ``i`` is node ``i``."""
     roots: Sequence[str]
     """Root ``i`` is node ``first_root + i``: ``"kernel image"``, a task, ..."""
-    source: Array
+    holder: Array
     """``int32``, a row per edge: the node that has the pointer."""
     target: Array
-    """``int32``: the node that it leads to. Each pair of nodes once, sorted by source."""
+    """``int32``: the node that it leads to. Each pair of nodes once, sorted by holder."""
     bookkeeping: Array
     """``int32``: nodes that know others whether or not anybody holds those: what the kernel keeps
     of every vmalloc area, and sheaves."""
-    pfn_source: Array
+    pfn_holder: Array
     """``int32``, a row for each word that is the PFN or the physical address of a record: the
     node that has the word."""
     pfn_target: Array
@@ -233,8 +236,8 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Target:
-    """The page or slab object that somebody asked for."""
+class HeapTarget:
+    """The page or slab object that was asked for."""
 
     what: str
     pfn: int
@@ -242,6 +245,31 @@ class Target:
     """``None`` if it is none: of a free page, of a page of boot memory, of a free object."""
     state: str
     """What it is, in words, if it is no node."""
+
+
+class Role(enum.IntEnum):
+    """The part of a record in a search for leaks (values of :attr:`LeakSearch.role`)."""
+
+    CANDIDATE = 0
+    """It is in use only while something holds it."""
+    ROOT = 1
+    """It holds others and needs no holder: boot memory, per-CPU areas, modules, mapped pages."""
+    ACCOUNTED = 2
+    """It is held without an address: page tables, stacks, pages of processes and files."""
+
+
+class Reachability(Kind):
+    """The result of a search for one node (values of :attr:`LeakSearch.verdict`)."""
+
+    REACHABLE = 0, "reachable"
+    PFN_ONLY = 1, "known only by PFN"
+    UNREACHABLE = 2, "unreachable"
+    FROM_UNREACHABLE = 3, "only reachable from unreachable"
+    ITSELF = 4, "held by nothing but itself"
+
+
+LOST = (Reachability.UNREACHABLE, Reachability.FROM_UNREACHABLE, Reachability.ITSELF)
+"""Results that mean a leak."""
 
 
 @dataclass
@@ -253,7 +281,7 @@ class LostObjects:
     size: Array
     """``int64``: ``object_size``."""
     verdict: Array
-    """``uint8``, as in :class:`Verdicts`."""
+    """``uint8``: :class:`Reachability`."""
     address: Array
     """``uint64``: virtual address."""
     tracks: Sequence[tuple[list[Frame], int] | None]
@@ -261,17 +289,17 @@ class LostObjects:
 
 
 @dataclass
-class Verdicts:
-    """What a search of the heap found: all that is left of it when the memory is gone."""
+class LeakSearch:
+    """The result of a search for leaks, as a snapshot keeps it without the memory itself."""
 
     inventory: Inventory
     records: Snapshot
     allocation: Array
     """``int32``, a row per record: the first record of the same allocation."""
     role: Array
-    """``uint8``, a row per record: :class:`~drgn_pageowner.analysis.leaks.reach.Role`."""
+    """``uint8``, a row per record: :class:`Role`."""
     verdict: Array
-    """``uint8``, a row per record: :class:`~drgn_pageowner.analysis.leaks.reach.Verdict`."""
+    """``uint8``, a row per record: :class:`Reachability`."""
     pages_missing: int
     """Base pages of kernel memory that are not in the dump."""
     number_chance: list[float]

@@ -33,7 +33,7 @@ def calls(snapshot: Snapshot, frame: Frame) -> list[Call]:
     """The function at a PC, after those that were inlined there, innermost first."""
     module = f" [{frame.module}]" if frame.module is not None else ""
     own = (frame.name or f"{frame.pc:#x}") + module
-    known = snapshot.source.get(frame.pc, [])
+    known = snapshot.source_lines.get(frame.pc, [])
     found = [Call(f.function + module, f.filename, f.line) for f in known if f.inlined]
     place = next((f for f in known if not f.inlined), None)
     return [*found, Call(own) if place is None else Call(own, place.filename, place.line)]

@@ -77,7 +77,7 @@ def record_tables(
 
     :param everything: All columns, freed records too.
     :param basic_problems: What is wrong where only :data:`BASIC_COLUMNS` are read.
-    :param source: Whether ``everything.source`` is to be kept.
+    :param source: Whether ``everything.source_lines`` is to be kept.
     :return: The records of allocated pages and of freed ones; tables; documents.
     """
     order = np.argsort(everything["pfn"], kind="stable")
@@ -114,7 +114,7 @@ def record_tables(
         }
     }
     if source:
-        documents["source"] = as_json(everything.source)
+        documents["source"] = as_json(everything.source_lines)
     return records, tables, documents
 
 

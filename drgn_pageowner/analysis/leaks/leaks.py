@@ -8,10 +8,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drgn_pageowner.analysis.leaks.reach import Reach, Role, Verdict
+from drgn_pageowner.analysis.leaks.reach import Reach
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.model.arrays import Array, grouped
-from drgn_pageowner.model.heap import Inventory, LostObjects, Verdicts
+from drgn_pageowner.model.heap import (
+    LOST,
+    Inventory,
+    LeakSearch,
+    LostObjects,
+    Reachability,
+    Role,
+)
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
@@ -22,9 +29,9 @@ __all__ = (
     "Task",
     "find_leaks",
     "group_objects",
+    "leak_search",
     "lost_objects",
     "owners_of",
-    "verdicts",
 )
 
 _MOST_TASKS = 10
@@ -51,7 +58,7 @@ class LeakGroup:
     """Allocations of one stack that have the same verdict."""
 
     verdict: str
-    """Of :data:`Verdict.NAMES`."""
+    """Label of a :class:`~drgn_pageowner.model.heap.Reachability`."""
     allocations: int
     pages: int
     """Base pages."""
@@ -113,13 +120,13 @@ class Leaks:
     slab: list[SlabLeak] | None = None
 
 
-def verdicts(reach: Reach, lost: LostObjects | None = None) -> Verdicts:
+def leak_search(reach: Reach, lost: LostObjects | None = None) -> LeakSearch:
     """
     What *reach* found of the records, and of slab objects.
 
     :param lost: Of :func:`lost_objects`, if those are wanted.
     """
-    return Verdicts(
+    return LeakSearch(
         inventory=reach.heap.inventory,
         records=reach.heap.records,
         allocation=reach.allocation,
@@ -131,31 +138,31 @@ def verdicts(reach: Reach, lost: LostObjects | None = None) -> Verdicts:
     )
 
 
-def find_leaks(found: Reach | Verdicts, *, everything: bool = False) -> Leaks:
+def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
     """
-    Group what the search found; slab objects if it has :attr:`Verdicts.lost`.
+    Group what the search found; slab objects if it has :attr:`LeakSearch.lost`.
 
     :param everything: Return groups that are reachable, too.
     """
     if isinstance(found, Reach):
-        found = verdicts(found)
+        found = leak_search(found)
     records, inventory = found.records, found.inventory
     candidates = np.flatnonzero(found.role == Role.CANDIDATE)
     verdict = found.verdict[candidates].astype(np.int64)
     stack, pages = records.stack, records.pages
-    chosen = candidates if everything else candidates[verdict != Verdict.REACHABLE]
-    key = (stack[chosen] + 1) * len(Verdict.NAMES) + found.verdict[chosen]
+    chosen = candidates if everything else candidates[verdict != Reachability.REACHABLE]
+    key = (stack[chosen] + 1) * len(Reachability) + found.verdict[chosen]
     keys, members = grouped(key)
     heads = np.unique(found.allocation[candidates])
     per_stack = np.bincount(stack[heads] + 1, minlength=int(stack.max(initial=0)) + 2)
     groups = [
-        _group(found, chosen[rows], int(code) % len(Verdict.NAMES), per_stack)
+        _group(found, chosen[rows], int(code) % len(Reachability), per_stack)
         for code, rows in zip(keys.tolist(), members, strict=True)
     ]
-    lost = np.isin(verdict, Verdict.LOST)
+    lost = np.isin(verdict, LOST)
     allocation = found.allocation
-    by_number = verdict == Verdict.PFN_ONLY
-    held = verdict == Verdict.REACHABLE
+    by_number = verdict == Reachability.PFN_ONLY
+    held = verdict == Reachability.REACHABLE
 
     def number(mask: Array) -> int:
         return len(np.unique(allocation[candidates[mask]]))
@@ -176,13 +183,13 @@ def find_leaks(found: Reach | Verdicts, *, everything: bool = False) -> Leaks:
 
 def _in_order(groups: list[LeakGroup]) -> list[LeakGroup]:
     """Lost ones, known by PFN, reachable; in each the stacks with most pages first, together."""
-    lost = {Verdict.NAMES[verdict] for verdict in Verdict.LOST}
+    lost = {Reachability(verdict).label for verdict in LOST}
     total: dict[tuple[int, int], int] = {}
 
     def rank(group: LeakGroup) -> int:
         if group.verdict in lost:
             return 0
-        return 1 if group.verdict == Verdict.NAMES[Verdict.PFN_ONLY] else 2
+        return 1 if group.verdict == Reachability.PFN_ONLY.label else 2
 
     for group in groups:
         key = (rank(group), group.handle)
@@ -193,7 +200,7 @@ def _in_order(groups: list[LeakGroup]) -> list[LeakGroup]:
     )
 
 
-def _group(found: Verdicts, rows: Array, verdict: int, per_stack: Array) -> LeakGroup:
+def _group(found: LeakSearch, rows: Array, verdict: int, per_stack: Array) -> LeakGroup:
     records, inventory = found.records, found.inventory
     stack = int(records.stack[rows[0]])
     frames = records.stack_frames(stack)
@@ -215,7 +222,7 @@ def _group(found: Verdicts, rows: Array, verdict: int, per_stack: Array) -> Leak
         chance=_chance(found, records["pfn"][rows]),
     )
     return LeakGroup(
-        verdict=Verdict.NAMES[verdict],
+        verdict=Reachability(verdict).label,
         allocations=allocations,
         pages=pages,
         bytes=pages * inventory.memory.pages.facts.page_size,
@@ -234,7 +241,7 @@ def _group(found: Verdicts, rows: Array, verdict: int, per_stack: Array) -> Leak
     )
 
 
-def _chance(found: Verdicts, pfns: Array) -> float:
+def _chance(found: LeakSearch, pfns: Array) -> float:
     """How likely at least one of *pfns* is some number by chance: that of the likeliest."""
     sizes = np.unique(np.log2(np.maximum(pfns, 1)).astype(np.int64)).tolist()
     return max((found.number_chance[k] for k in sizes if k < len(found.number_chance)), default=0.0)
@@ -256,9 +263,9 @@ def _confidence(
     chance: float,
 ) -> tuple[str, list[str]]:
     """How sure it is that nobody needs the memory, and why."""
-    if verdict == Verdict.REACHABLE:
+    if verdict == Reachability.REACHABLE:
         return "low", ["a chain of pointers leads to it from a root"]
-    if verdict == Verdict.PFN_ONLY:
+    if verdict == Reachability.PFN_ONLY:
         return "low", ["its PFN or physical address is in memory that is held: that may be enough"]
     reasons = ["no address of it is in anything that a root leads to"]
     doubts = []
@@ -312,7 +319,7 @@ def lost_objects(
     """
     heap = reach.heap
     verdict = reach.verdict[heap.first_object : heap.first_root]
-    objects = np.flatnonzero(np.isin(verdict, Verdict.LOST) & heap.slabs.allocated)
+    objects = np.flatnonzero(np.isin(verdict, LOST) & heap.slabs.allocated)
     slab = heap.slabs.slab_of(objects)
     addresses, tracks = describe(objects)
     return LostObjects(
@@ -337,7 +344,7 @@ def group_objects(caches: Sequence[str], lost: LostObjects) -> list[SlabLeak]:
         found.append(
             SlabLeak(
                 cache=caches[which],
-                verdict=Verdict.NAMES[judged],
+                verdict=Reachability(judged).label,
                 objects=len(members),
                 bytes=int(lost.size[members].sum()),
                 addresses=lost.address[members].tolist(),

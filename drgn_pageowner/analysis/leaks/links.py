@@ -10,15 +10,15 @@ from typing import Protocol
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass
-from drgn_pageowner.analysis.leaks.reach import Reach, Role, Verdict
+from drgn_pageowner.analysis.leaks.reach import Reach
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import Target, Word
+from drgn_pageowner.model.heap import HeapTarget, Reachability, Role, Word
 
-__all__ = ("Hop", "References", "Why", "WordSource", "explain_node", "references")
+__all__ = ("Hop", "References", "Why", "WordFinder", "explain_node", "references")
 
 
-class WordSource(Protocol):
+class WordFinder(Protocol):
     """Finds the words that lead from some nodes to others."""
 
     def __call__(
@@ -58,7 +58,8 @@ class Why:
     name: str
     """The page or the slab object, and who allocated it."""
     verdict: str
-    """Of :data:`Verdict.NAMES`; ``"root"``, or ``"accounted for"``, or ``"not allocated"``."""
+    """Label of a :class:`~drgn_pageowner.model.heap.Reachability`; or ``"root"``,
+    ``"accounted for"``, ``"not allocated"``."""
     explanation: str
     chain: list[Hop]
     """From a root on."""
@@ -128,18 +129,18 @@ def _verdict(reach: Reach, node: int) -> tuple[str, str]:
             return "root", f"it is a root itself: {kind} (or mapped by a process)"
         if role == Role.ACCOUNTED:
             return "accounted for", f"it is held by other means than addresses: {kind}"
-    verdict = int(reach.verdict[node])
+    verdict = Reachability(reach.verdict[node])
     explanations = {
-        Verdict.REACHABLE: "a chain of addresses leads to it from a root",
-        Verdict.PFN_ONLY: "no address of it is held, but its PFN or physical address is",
-        Verdict.UNREACHABLE: "nothing points at it",
-        Verdict.FROM_UNREACHABLE: "only what nothing reaches points at it",
-        Verdict.ITSELF: "only it itself, or a ring that it is part of, points at it",
+        Reachability.REACHABLE: "a chain of addresses leads to it from a root",
+        Reachability.PFN_ONLY: "no address of it is held, but its PFN or physical address is",
+        Reachability.UNREACHABLE: "nothing points at it",
+        Reachability.FROM_UNREACHABLE: "only what nothing reaches points at it",
+        Reachability.ITSELF: "only it itself, or a ring that it is part of, points at it",
     }
-    return Verdict.NAMES[verdict], explanations[verdict]
+    return verdict.label, explanations[verdict]
 
 
-def explain_node(reach: Reach, target: Target, words: WordSource) -> Why:
+def explain_node(reach: Reach, target: HeapTarget, words: WordFinder) -> Why:
     """
     The shortest chain from a root to a page or slab object.
 
@@ -151,20 +152,20 @@ def explain_node(reach: Reach, target: Target, words: WordSource) -> Why:
                    target.state, [])  # fmt: skip
     verdict, explanation = _verdict(reach, node)
     chain: list[Hop] = []
-    if verdict in (Verdict.NAMES[Verdict.REACHABLE], "root"):
+    if verdict in (Reachability.REACHABLE.label, "root"):
         first = reach.heap.first_object
         start = int(reach.allocation[node]) if node < first else node
         path = reach.chain(start)
         for here, there in pairwise(path):
             found = words(_members(reach, here), _members(reach, there), limit=1)
             chain += [_hop(reach, word) for word in found]
-    elif verdict == Verdict.NAMES[Verdict.PFN_ONLY]:
+    elif verdict == Reachability.PFN_ONLY.label:
         chain = references(reach, target, words, 1, numbers_only=True).references
     return Why(target.what, target.pfn, _name(reach, node), verdict, explanation, chain)
 
 
 def references(
-    reach: Reach, target: Target, words: WordSource, limit: int, *, numbers_only: bool = False
+    reach: Reach, target: HeapTarget, words: WordFinder, limit: int, *, numbers_only: bool = False
 ) -> References:
     """
     Every word that names a page or slab object.
@@ -177,9 +178,9 @@ def references(
         return References(target.what, target.pfn, f"page pfn:{target.pfn:#x}", target.state, [])
     heap = reach.heap
     members = _members(reach, node)
-    sources = [heap.pfn_source[np.isin(heap.pfn_target, members)]]
+    sources = [heap.pfn_holder[np.isin(heap.pfn_target, members)]]
     if not numbers_only:
-        sources.append(heap.source[np.isin(heap.target, members)])
+        sources.append(heap.holder[np.isin(heap.target, members)])
     found = words(np.unique(np.concatenate(sources)), members, numbers=True, limit=limit)
     if numbers_only:
         found = [word for word in found if word.by in ("PFN", "physical address")]

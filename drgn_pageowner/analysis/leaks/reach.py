@@ -22,11 +22,11 @@ from drgn_pageowner.analysis.account.page_class import (
 from drgn_pageowner.analysis.leaks.split import merge_split
 from drgn_pageowner.analysis.owners.allocator import with_stack
 from drgn_pageowner.model.arrays import Array, ascending, grouped
-from drgn_pageowner.model.heap import Heap
+from drgn_pageowner.model.heap import Heap, Reachability, Role
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.stacks import Frame
 
-__all__ = ("Graph", "Reach", "Role", "Verdict", "reach")
+__all__ = ("Graph", "Reach", "reach")
 
 
 # Who allocates what the kernel itself forgets when it crashes: crash_save_vmcoreinfo() goes on with
@@ -45,34 +45,6 @@ _USUAL, _FEWEST = 0.02, 20
 _MANY = 60
 # Less likely than this is no chance.
 _UNLIKELY = 0.05
-
-
-class Role:
-    """What a record is in the search (values of :attr:`Reach.role`)."""
-
-    CANDIDATE = 0
-    """Somebody must hold it."""
-    ROOT = 1
-    """Holds others, and needs nobody: boot memory, per-CPU areas, modules, what is mapped."""
-    ACCOUNTED = 2
-    """Held by means that are no addresses: page tables, stacks, pages of processes and files."""
-
-
-class Verdict:
-    """What was found of a node (values of :attr:`Reach.verdict`)."""
-
-    REACHABLE = 0
-    PFN_ONLY = 1
-    UNREACHABLE = 2
-    FROM_UNREACHABLE = 3
-    ITSELF = 4
-
-    NAMES = (
-        "reachable", "known only by PFN", "unreachable", "only reachable from unreachable",
-        "held by nothing but itself",
-    )  # fmt: skip
-
-    LOST = (UNREACHABLE, FROM_UNREACHABLE, ITSELF)
 
 
 class Graph:
@@ -112,7 +84,7 @@ class Reach:
     """``int32``, a row per node: the node that it was first reached from; itself for a root, -1
     for what nothing reaches."""
     verdict: Array
-    """``uint8``, a row per node: :class:`Verdict`; of a record that is not the first of its
+    """``uint8``, a row per node: :class:`Reachability`; of a record that is not the first of its
     allocation that of the allocation."""
     classes: Array
     """``uint8``, a row per page: :class:`~drgn_pageowner.analysis.account.page_class.PageClass`."""
@@ -139,7 +111,7 @@ def reach(heap: Heap, classes: Array | None = None) -> Reach:
     role = _roles(heap, classes)
     node = np.arange(heap.nodes, dtype=np.int32)
     node[: len(heap.records)] = allocation
-    source, target = node[heap.source], node[heap.target]
+    source, target = node[heap.holder], node[heap.target]
     weak = np.zeros(heap.nodes, bool)
     weak[node[heap.bookkeeping]] = True
     kept = (source != target) & ~weak[source]
@@ -166,7 +138,7 @@ def reach(heap: Heap, classes: Array | None = None) -> Reach:
     lost[: len(heap.records)] &= allocation == np.arange(len(heap.records))
     chance, known = _known_by_number(heap, node, lost, parent, role)
     by_number = _closure(forward, known, lost)
-    verdict[by_number] = Verdict.PFN_ONLY
+    verdict[by_number] = Reachability.PFN_ONLY
     lost[by_number] = False
     _judge(source, target, own, lost, verdict)
     verdict[: len(heap.records)] = verdict[allocation]
@@ -261,7 +233,7 @@ def _known_by_number(
 
     :return: :attr:`Reach.number_chance`; and the nodes.
     """
-    source, target = node[heap.pfn_source], node[heap.pfn_target]
+    source, target = node[heap.pfn_holder], node[heap.pfn_target]
     # Who keeps a PFN keeps the first one.
     told = (heap.pfn_target == target) & (parent[source] >= 0) & ~_identifiers(heap)
     known = ascending(target[told & lost[target]])
@@ -306,11 +278,11 @@ def _identifiers(heap: Heap) -> Array:
     in each, or it is none: inode numbers are those of many pages by chance, limits of one.
     """
     slabs = heap.slabs
-    result = np.zeros(len(heap.pfn_source), bool)
+    result = np.zeros(len(heap.pfn_holder), bool)
     in_slab = np.flatnonzero(heap.pfn_offset >= 0)
     if not len(in_slab):
         return result
-    cache = slabs.cache[slabs.slab_of(heap.pfn_source[in_slab] - heap.first_object)]
+    cache = slabs.cache[slabs.slab_of(heap.pfn_holder[in_slab] - heap.first_object)]
     own = np.array(["kmalloc" not in name for name in slabs.caches], bool)
     per_cache = np.bincount(
         slabs.cache[slabs.slab_of(np.flatnonzero(slabs.allocated))], minlength=len(slabs.caches)
@@ -331,16 +303,16 @@ def _judge(source: Array, target: Array, own: Array, lost: Array, verdict: Array
     nodes = np.flatnonzero(lost)
     if not len(nodes):
         return
-    verdict[nodes] = Verdict.FROM_UNREACHABLE
+    verdict[nodes] = Reachability.FROM_UNREACHABLE
     held = np.zeros(len(lost), bool)
     held[target] = True
-    verdict[nodes[~held[nodes]]] = Verdict.UNREACHABLE
+    verdict[nodes[~held[nodes]]] = Reachability.UNREACHABLE
     # What is left when whatever has nobody before it, or nobody behind it, is taken away again
     # and again: rings, and what lies between rings.
     ring = lost & _peeled(source, target, lost) & _peeled(target, source, lost)
-    verdict[ring] = Verdict.ITSELF
+    verdict[ring] = Reachability.ITSELF
     alone = np.flatnonzero(own & lost & ~held)
-    verdict[alone] = Verdict.ITSELF
+    verdict[alone] = Reachability.ITSELF
 
 
 def _peeled(source: Array, target: Array, within: Array) -> Array:

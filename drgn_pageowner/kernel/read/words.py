@@ -17,7 +17,7 @@ from drgn_pageowner.kernel.linux.translate import direct_map, image_range, kerne
 from drgn_pageowner.kernel.read.address import resolve
 from drgn_pageowner.kernel.read.heap import HeapReader
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import AreaKind, Metadata, Target, Word
+from drgn_pageowner.model.heap import AreaKind, HeapTarget, Metadata, Word
 from drgn_pageowner.model.pages import PageState
 
 __all__ = ("WordFinder",)
@@ -38,7 +38,7 @@ class WordFinder:
         self._per_cpu = _PerCpu(self._prog)
         self._memmap = Memmap(self._prog)
 
-    def target(self, what: str) -> Target:
+    def target(self, what: str) -> HeapTarget:
         """
         The node that *what* names.
 
@@ -49,20 +49,20 @@ class WordFinder:
         page = resolve(self._prog, self._memmap, what)
         row = int(self._pages.rows(np.array([page.pfn]))[0])
         if row < 0:
-            return Target(what, page.pfn, None, "its struct page is not in the dump")
+            return HeapTarget(what, page.pfn, None, "its struct page is not in the dump")
         state = PageState(self._pages.state[row]).label
         slab = int(self._reader.resolver.slab_of_row[row])
         if slab < 0:
             record = int(self._heap.inventory.record_of_row[row])
-            return Target(what, page.pfn, record if record >= 0 else None, state)
+            return HeapTarget(what, page.pfn, record if record >= 0 else None, state)
         if page.address is None:
-            return Target(what, page.pfn, None, "slab: give the address of an object")
+            return HeapTarget(what, page.pfn, None, "slab: give the address of an object")
         address = self._direct + page.pfn * self._size + page.address % self._size
         node = int(self._reader.resolver.targets(np.array([address], np.uint64))[0])
         if node < 0:
-            return Target(what, page.pfn, None, "slab: no object is at this address")
+            return HeapTarget(what, page.pfn, None, "slab: no object is at this address")
         free = not self._heap.slabs.allocated[node - self._heap.first_object]
-        return Target(what, page.pfn, None if free else node, "a free slab object")
+        return HeapTarget(what, page.pfn, None if free else node, "a free slab object")
 
     def words(
         self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
