@@ -19,14 +19,16 @@ from drgn_pageowner.analysis.account.page_owners import (
     owners_of_cells,
 )
 from drgn_pageowner.analysis.compare.diff import Diff
+from drgn_pageowner.analysis.frag.alloc_check import COSTLY_ORDER, AllocCheck, alloc_check
 from drgn_pageowner.analysis.frag.blockmap import BlockMap, block_map
 from drgn_pageowner.analysis.frag.blocks import block_table
 from drgn_pageowner.analysis.frag.contiguity import BlockSize, contiguity
 from drgn_pageowner.analysis.frag.culprits import Culprits, culprits
-from drgn_pageowner.analysis.frag.mobility import overlay
+from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
 from drgn_pageowner.analysis.frag.zone_summary import ZoneSummary, zone_summaries
 from drgn_pageowner.analysis.leaks.leaks import Leaks, find_leaks
 from drgn_pageowner.analysis.leaks.reach import reach
+from drgn_pageowner.analysis.leaks.suspects import Suspect, suspects
 from drgn_pageowner.analysis.owners.flame import Flame, flame
 from drgn_pageowner.analysis.owners.group import Top, columns_for, top
 from drgn_pageowner.analysis.owners.summary import consistency
@@ -38,7 +40,7 @@ from drgn_pageowner.model.info import Consistency
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.records import Snapshot
 
-__all__ = ("Frag", "Report", "Sources", "ZoneMap", "report")
+__all__ = ("Frag", "Report", "ReportInputs", "ZoneMap", "report")
 
 # What is drawn and listed; the rest is summed, so that a page of a large machine can be mailed.
 _STACKS = 4000
@@ -49,7 +51,7 @@ _CELLS = 4096
 
 
 @dataclass(frozen=True)
-class Sources:
+class ReportInputs:
     """What a report is made of, as far as it could be read."""
 
     facts: Facts
@@ -86,6 +88,8 @@ class Frag:
     culprits: Culprits
     """By allocator."""
     maps: list[ZoneMap]
+    checks: list[AllocCheck] = field(default_factory=list)
+    """Kernel allocations of one page and of the largest order that is not costly, on every node."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ class Report:
     flame: Flame | None = None
     ages: list[AgeBand] | None = None
     leaks: Leaks | None = None
+    suspects: list[Suspect] | None = None
+    """Stacks whose allocations look like a leak."""
     frag: Frag | None = None
     diff: Diff | None = None
     """What has changed since an earlier dump, by stack."""
@@ -114,10 +120,10 @@ class Report:
     """What could not be read or computed, a line each."""
 
 
-def report(sources: Sources) -> Report:
-    """Run every analysis that *sources* allow; what a damaged dump makes fail is a problem."""
+def report(inputs: ReportInputs) -> Report:
+    """Run every analysis that *inputs* allow; what a damaged dump makes fail is a problem."""
     parts: dict[str, Any] = {}
-    problems = list(sources.problems)
+    problems = list(inputs.problems)
 
     def add(what: str, compute: Callable[[], dict[str, Any]]) -> None:
         try:
@@ -127,19 +133,21 @@ def report(sources: Sources) -> Report:
         except GARBAGE as error:
             problems.append(f"{what}: {nonsense(error)}")
 
-    records, inventory, heap = sources.records, sources.inventory, sources.heap
+    records, inventory, heap = inputs.records, inputs.inventory, inputs.heap
     if records is not None:
         add("owners by stack", lambda: _of_records(records))
     if inventory is not None:
         classes = page_classes(inventory)
         add("use of pages", lambda: _of_pages(inventory, classes))
+        if records is not None:
+            add("suspects", lambda: {"suspects": suspects(inventory, classes)})
         if heap is not None:
             add("leaks", lambda: {"leaks": _leaks(heap, classes)})
     return Report(
-        facts=sources.facts,
-        crash=sources.crash,
-        modules=sources.modules,
-        diff=sources.diff,
+        facts=inputs.facts,
+        crash=inputs.crash,
+        modules=inputs.modules,
+        diff=inputs.diff,
         problems=problems,
         **parts,
     )
@@ -185,4 +193,15 @@ def _frag(inventory: Inventory, owners: OwnerTable) -> Frag:
         sizes=[size for size in sizes if size.zone is None],
         culprits=culprits(joined, by="allocator", limit=_LISTED),
         maps=[ZoneMap(one, cells) for one, cells in zip(maps, of_cells, strict=True)],
+        checks=_checks(joined),
     )
+
+
+def _checks(joined: Overlay) -> list[AllocCheck]:
+    if "GFP_KERNEL" not in {name for _, name in joined.memory.pages.names.gfp_flags}:
+        return []
+    return [
+        alloc_check(joined, order, ["GFP_KERNEL"], node, limit=0)
+        for order in (0, COSTLY_ORDER)
+        for node in joined.memory.zonelists
+    ]

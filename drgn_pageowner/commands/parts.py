@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from io import StringIO
@@ -24,15 +23,17 @@ _PREFIX = "drgn-pageowner: "
 
 @dataclass(frozen=True)
 class Part:
-    """A command, and the files that it fills."""
+    """A command and the files that it fills, or a step in between."""
 
     name: str
-    words: tuple[str, ...]
+    words: tuple[str, ...] = ()
     """The command line."""
     formats: Mapping[str, str] = field(default_factory=dict)
     """``--format`` -> name of the file that its output goes to."""
     files: tuple[str, ...] = ()
     """Names of files that the command writes itself, one at a time."""
+    step: Callable[[Session], Any] | None = None
+    """Runs instead of a command; :attr:`Outcome.result` is what it returns."""
 
 
 @dataclass
@@ -52,8 +53,8 @@ class Outcome:
     """Why it is not ``"ok"``, in one line."""
     warnings: list[str] = field(default_factory=list)
     """What the command said on stderr."""
-    document: dict[str, Any] | None = None
-    """What it wrote as JSON."""
+    result: Any = None
+    """The value that :attr:`Part.step` returned."""
 
     def problems(self) -> list[str]:
         """What is wrong with the dump, as far as this part knows."""
@@ -63,14 +64,14 @@ class Outcome:
     def entry(self) -> dict[str, Any]:
         """Its part of the index."""
         entry = {**vars(self), "seconds": round(self.seconds, 3)}
-        del entry["document"]
+        del entry["result"]
         return entry
 
 
 def run_part(part: Part, session: Session, directory: Path) -> Outcome:
     """Run *part* in all its formats; whatever goes wrong is in what is returned."""
     outcome = Outcome(part.name, " ".join(part.words))
-    if part.words[0] not in COMMANDS:
+    if part.step is None and part.words[0] not in COMMANDS:
         outcome.status, outcome.error = "skipped", f"there is no command {part.words[0]}"
         return outcome
     start = time.perf_counter()
@@ -108,6 +109,8 @@ def _keep_traceback(outcome: Outcome, directory: Path) -> None:
 
 
 def _run(part: Part, session: Session, directory: Path, outcome: Outcome) -> None:
+    if part.step is not None:
+        outcome.result = part.step(session)
     for name in part.files:
         with StringIO() as out:
             _command([*part.words, str(directory / name)], session, out, outcome)
@@ -117,9 +120,6 @@ def _run(part: Part, session: Session, directory: Path, outcome: Outcome) -> Non
         with path.open("w", encoding="utf-8", errors="surrogateescape") as out:
             _command([*part.words, "--format", format_], session, out, outcome)
         outcome.files.append(name)
-        if format_ == "json":
-            text = path.read_text(encoding="utf-8", errors="surrogateescape")
-            outcome.document = json.loads(text)
 
 
 def _command(words: Sequence[str], session: Session, out: Any, outcome: Outcome) -> None:

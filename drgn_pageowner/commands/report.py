@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from drgn_pageowner.analysis.report import Report, Sources, report
+from drgn_pageowner.analysis.report import Report, ReportInputs, report
 from drgn_pageowner.commands.diff import compare
+from drgn_pageowner.commands.leaks import search
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 
 
 def _renderer(kind: str) -> Callable[[Report], Iterator[str]]:
-    """Found before anything is read: a package that is missing is said at once."""
+    """Return the renderer; called first, so that a missing package is an early error."""
     if kind == "json":
         from drgn_pageowner.render.report.json import report_json
 
@@ -80,15 +81,20 @@ def _renderer(kind: str) -> Callable[[Report], Iterator[str]]:
     return HtmlRenderer()
 
 
-def _heap(session: Session) -> Heap | LeakSearch:
+def _heap(session: Session, slab: bool) -> Heap | LeakSearch:
+    if slab:
+        return search(session, slab=True)
     return session.saved_search(slab=False) or session.heap()
 
 
-def read(session: Session, *, leaks: bool = True, before: Session | None = None) -> Sources:
+def read(
+    session: Session, *, leaks: bool = True, slab: bool = False, before: Session | None = None
+) -> ReportInputs:
     """
-    Everything that a report is made of; what cannot be read becomes one of its problems.
+    Read the inputs of a report; each part that cannot be read becomes one of its problems.
 
-    :param leaks: Whether to read who points to whom.
+    :param leaks: Whether to read pointers, to search for leaks.
+    :param slab: Whether to search for lost slab objects, too.
     :param before: An earlier dump, to compare with.
     """
     problems: list[str] = []
@@ -107,13 +113,13 @@ def read(session: Session, *, leaks: bool = True, before: Session | None = None)
     elif not leaks:
         problems.append("leaks were not searched for: --no-leaks")
     on = facts.page_owner not in NO_RECORDS
-    heap = attempt("leaks", lambda: _heap(session)) if on and leaks else None
+    heap = attempt("leaks", lambda: _heap(session, slab)) if on and leaks else None
     inventory = heap.inventory if heap is not None else attempt("use of pages", session.inventory)
     records = inventory.records if inventory is not None else None
     if on and inventory is None:
         records = attempt("records", lambda: session.snapshot(("handle", "ts_nsec", "comm")))
     known = inventory.problems if inventory is not None else records.problems if records else []
-    return Sources(
+    return ReportInputs(
         facts=facts,
         crash=attempt("the crash", session.crash),
         modules=attempt("modules", session.modules) or (),

@@ -21,8 +21,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from drgn_pageowner.analysis.triage import Verdicts, find
+from drgn_pageowner.analysis.report import Report, report
+from drgn_pageowner.analysis.triage import Triage, summarize
+from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES
 from drgn_pageowner.commands.parts import Outcome, Part, run_part
+from drgn_pageowner.commands.report import read
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.session import Session
@@ -34,6 +37,15 @@ SCHEMA = 1
 INDEX = "index.json"
 NOTHING_FOUND, UNANSWERED, FOUND = 0, 1, 3
 
+
+def _judge_pages(session: Session) -> Report:
+    return report(read(session, leaks=False))
+
+
+def _judge(session: Session) -> Report:
+    return report(read(session, slab=True))
+
+
 PARTS = (
     Part("info", ("info",), {"table": "info.txt", "json": "info.json"}),
     Part("account", ("account", "--caches", "--zones"),
@@ -43,9 +55,12 @@ PARTS = (
          {"table": "allocators.txt", "json": "allocators.json"}),
     Part("tasks", ("top", "--by", "comm", "--limit", "200"),
          {"table": "tasks.txt", "json": "tasks.json"}),
+    # The index has verdicts also if the search for leaks takes more memory than there is.
+    Part("pages", step=_judge_pages),
     Part("leaks", ("leaks", "--slab", "--limit", "0"), {"text": "leaks.txt", "json": "leaks.json"}),
     Part("suspects", ("leaks", "--suspects", "--limit", "0"),
          {"text": "suspects.txt", "json": "suspects.json"}),
+    Part("verdicts", step=_judge),
     Part("frag", ("frag", "all"), {"text": "frag.txt", "json": "frag.json"}),
     Part("report", ("report",), files=("report.html",)),
     Part("ticket", ("report",), files=("report.md",)),
@@ -59,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--force", action="store_true", help="write into DIR even if there is something in it"
     )
     parser.add_argument(
-        "--min-pages", type=int, default=16, metavar="N",
+        "--min-pages", type=int, default=MIN_LEAKED_PAGES, metavar="N",
         help="fewer leaked pages in all do not count as found (default: %(default)s)",
     )  # fmt: skip
 
@@ -70,7 +85,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     try:
         facts = session.facts()
     except PageOwnerError as error:
-        _write(directory, _index(None, [], find({}), error.exit_status, str(error)))
+        _write(directory, _index(None, [], summarize(None), error.exit_status, str(error)))
         raise
     outcomes: list[Outcome] = []
     for part in progress(PARTS, description="triage", total=len(PARTS), unit=" part"):
@@ -102,13 +117,13 @@ def _prepare(directory: Path, *, force: bool) -> None:
         raise PageOwnerError(f"cannot write to {directory}: {error.strerror}") from error
 
 
-def _verdicts(outcomes: Sequence[Outcome], min_pages: int) -> Verdicts:
-    documents = {o.name: o.document for o in outcomes if o.document is not None}
+def _verdicts(outcomes: Sequence[Outcome], min_pages: int) -> Triage:
+    reports = [outcome.result for outcome in outcomes if outcome.result is not None]
     problems = [line for outcome in outcomes for line in outcome.problems()]
-    return find(documents, problems, min_pages=min_pages)
+    return summarize(reports[-1] if reports else None, problems, min_pages=min_pages)
 
 
-def _status(verdicts: Verdicts) -> int:
+def _status(verdicts: Triage) -> int:
     if verdicts.findings:
         return FOUND
     return NOTHING_FOUND if verdicts.answered else UNANSWERED
@@ -117,7 +132,7 @@ def _status(verdicts: Verdicts) -> int:
 def _index(
     facts: Facts | None,
     outcomes: Sequence[Outcome],
-    verdicts: Verdicts,
+    verdicts: Triage,
     status: int | None,
     error: str | None = None,
 ) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from drgn_pageowner.analysis.frag.alloc_check import AllocCheck
+from drgn_pageowner.analysis.frag.alloc_check import AllocCheck, AllocVerdict
 from drgn_pageowner.analysis.frag.blocks import Run
 from drgn_pageowner.analysis.frag.cma import CmaReport
 from drgn_pageowner.analysis.frag.contiguity import Blocker, Contiguity
@@ -155,11 +155,15 @@ def alloc_check_text(check: AllocCheck, names: Names) -> Iterator[str]:
     """Whether the allocation would succeed; why not; what is cheapest to free."""
     what = f"order {check.order}, {gfp_text(check.gfp_mask, names)} ({check.migratetype})"
     words = {
-        "succeeds": "would succeed",
-        "wakes kswapd": "would succeed, and wake kswapd",
-        "fragmentation": "would fail: fragmentation. There is memory, but in pieces too small",
-        "watermark": "would fail: watermark. A block is free, but must be kept in reserve",
-        "too little memory": "would fail: too little memory",
+        AllocVerdict.SUCCEEDS: "would succeed",
+        AllocVerdict.WAKES_KSWAPD: "would succeed, and wake kswapd",
+        AllocVerdict.FRAGMENTATION: (
+            "would fail: fragmentation. There is memory, but in pieces too small"
+        ),
+        AllocVerdict.WATERMARK: (
+            "would fail: watermark. A block is free, but must be kept in reserve"
+        ),
+        AllocVerdict.TOO_LITTLE: "would fail: too little memory",
     }
     yield f"{what}: {words[check.verdict]}\n\n"
     rows = [
@@ -170,7 +174,7 @@ def alloc_check_text(check: AllocCheck, names: Names) -> Iterator[str]:
     headers = ("node", "zone", "verdict", "free", "usable", "min", "low", "reserve", "block",
                "index")  # fmt: skip
     yield table(rows, headers, right=(0, 3, 4, 5, 6, 7, 9))
-    if check.verdict in ("succeeds", "wakes kswapd") or not check.cheapest:
+    if check.verdict in (AllocVerdict.SUCCEEDS, AllocVerdict.WAKES_KSWAPD) or not check.cheapest:
         return
     yield "\ncheapest blocks to free\n"
     cheap = [

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,19 @@ from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.pages import Memory
 
-__all__ = ("AllocCheck", "BlockToFree", "ZoneCheck", "alloc_check", "gfp_mask")
+__all__ = (
+    "COSTLY_ORDER",
+    "AllocCheck",
+    "AllocVerdict",
+    "BlockToFree",
+    "ZoneCheck",
+    "alloc_check",
+    "gfp_mask",
+)
+
+COSTLY_ORDER = 3
+"""``PAGE_ALLOC_COSTLY_ORDER``: up to it the page allocator keeps trying and callers rely on it."""
+
 
 # Names that people use and no kernel has in its table, or only some.
 _COMPOSED = {
@@ -27,6 +40,18 @@ _COMPOSED = {
 }
 _TYPES = 3
 """MIGRATE_PCPTYPES: Unmovable, Movable and Reclaimable."""
+
+
+class AllocVerdict(enum.StrEnum):
+    """The outcome of an allocation from the free lists as they are, best first."""
+
+    SUCCEEDS = "succeeds"
+    WAKES_KSWAPD = "wakes kswapd"
+    FRAGMENTATION = "fragmentation"
+    """It fails though there is memory enough: the blocks are too small."""
+    WATERMARK = "watermark"
+    """It fails though there is a block: that is kept in reserve."""
+    TOO_LITTLE = "too little memory"
 
 
 @dataclass(frozen=True)
@@ -46,9 +71,7 @@ class ZoneCheck:
     """Whether a free block is large enough and of a type that the allocation may take."""
     index: int
     """The kernel's fragmentation index for this order, in thousandths."""
-    verdict: str
-    """``"succeeds"``, ``"wakes kswapd"``, ``"watermark"``, ``"too little memory"`` or
-    ``"fragmentation"``."""
+    verdict: AllocVerdict
 
 
 @dataclass(frozen=True)
@@ -73,13 +96,10 @@ class AllocCheck:
     order: int
     gfp_mask: int
     migratetype: str
-    verdict: str
-    """The best of the zones'."""
+    verdict: AllocVerdict
+    """The best one of :attr:`zones`."""
     zones: list[ZoneCheck]
     cheapest: list[BlockToFree]
-
-
-_RANK = ("succeeds", "wakes kswapd", "fragmentation", "watermark", "too little memory")
 
 
 def gfp_mask(flags: Sequence[str], names: Names) -> int:
@@ -131,7 +151,7 @@ def alloc_check(
 
     :param flags: Names of gfp flags.
     :param node: Node that the allocation prefers; the first by default.
-    :param limit: How many of the cheapest blocks to name.
+    :param limit: Number of the cheapest blocks to name; 0 spares the search for them.
     :raises UsageError: if the order, a flag or the node is none of this kernel's
     """
     memory, facts = joined.memory, joined.memory.pages.facts
@@ -154,7 +174,7 @@ def alloc_check(
     kind = mask >> 3 & 3
     free = free_by_type(memory)
     zones = [_check(memory, number, order, mask, highest, kind, free[number]) for number in allowed]
-    best = min((zone.verdict for zone in zones), key=_RANK.index, default="too little memory")
+    best = min((zone.verdict for zone in zones), key=_rank, default=AllocVerdict.TOO_LITTLE)
     return AllocCheck(
         order=order,
         gfp_mask=mask,
@@ -163,6 +183,10 @@ def alloc_check(
         zones=zones,
         cheapest=_cheapest(joined, order, allowed, limit),
     )
+
+
+def _rank(verdict: AllocVerdict) -> int:
+    return list(AllocVerdict).index(verdict)
 
 
 def _check(
@@ -193,15 +217,15 @@ def _check(
     index = fragmentation_index(stats.nr_free, order)
     low = stats.watermarks[1]
     if block and usable > low + reserve:
-        verdict = "succeeds"
+        verdict = AllocVerdict.SUCCEEDS
     elif block and usable > minimum + reserve:
-        verdict = "wakes kswapd"
+        verdict = AllocVerdict.WAKES_KSWAPD
     elif block:
-        verdict = "watermark"
+        verdict = AllocVerdict.WATERMARK
     elif usable > minimum + reserve or index > memory.extfrag_threshold:
-        verdict = "fragmentation"
+        verdict = AllocVerdict.FRAGMENTATION
     else:
-        verdict = "too little memory"
+        verdict = AllocVerdict.TOO_LITTLE
     return ZoneCheck(
         zone.node, zone.name, stats.free_pages, usable, minimum, low, reserve, block, index, verdict
     )
@@ -221,6 +245,8 @@ def _small_blocks(joined: Overlay, order: int, allowed: list[int]) -> tuple[Arra
 
 
 def _cheapest(joined: Overlay, order: int, allowed: list[int], limit: int) -> list[BlockToFree]:
+    if not limit:
+        return []
     pages, facts = joined.memory.pages, joined.memory.pages.facts
     every = np.arange(len(pages), dtype=np.int64)
     shift = order - facts.pageblock_order

@@ -105,7 +105,7 @@ class Leaks:
     """What was found."""
 
     groups: list[LeakGroup]
-    """Lost ones first, largest stacks first."""
+    """Lost ones first, those of the largest stacks first."""
     lost_allocations: int
     lost_pages: int
     reachable_allocations: int
@@ -118,6 +118,14 @@ class Leaks:
     """Pages of records that are held by other means: processes, files, page tables, stacks."""
     now_ns: int | None
     slab: list[SlabLeak] | None = None
+    pages_missing: int = 0
+    """Base pages of kernel memory that are not in the dump: what they held looks lost."""
+
+    @property
+    def lost_groups(self) -> list[LeakGroup]:
+        """The groups that no root reaches."""
+        lost = {result.label for result in LOST}
+        return [group for group in self.groups if group.verdict in lost]
 
 
 def leak_search(reach: Reach, lost: LostObjects | None = None) -> LeakSearch:
@@ -178,6 +186,7 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
         accounted_pages=int(pages[found.role != Role.CANDIDATE].sum()),
         now_ns=inventory.memory.pages.facts.now_ns,
         slab=None if found.lost is None else group_objects(inventory.slabs.caches, found.lost),
+        pages_missing=found.pages_missing,
     )
 
 

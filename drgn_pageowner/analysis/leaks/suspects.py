@@ -41,7 +41,7 @@ class Suspect:
     stack: list[Frame]
 
 
-def suspects(inventory: Inventory) -> list[Suspect]:
+def suspects(inventory: Inventory, classes: Array | None = None) -> list[Suspect]:
     """
     Rank the stacks of memory that nothing accounts for.
 
@@ -53,7 +53,9 @@ def suspects(inventory: Inventory) -> list[Suspect]:
         return []
     pages = inventory.memory.pages
     rows = np.maximum(pages.rows(records["pfn"]), 0)
-    chosen = np.flatnonzero(np.isin(page_classes(inventory)[rows], UNACCOUNTED))
+    if classes is None:
+        classes = page_classes(inventory)
+    chosen = np.flatnonzero(np.isin(classes[rows], UNACCOUNTED))
     stack = records.stack[chosen]
     found = []
     for number, members in zip(*grouped(stack), strict=True):

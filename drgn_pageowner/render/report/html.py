@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from drgn_pageowner.analysis.report import Report
-from drgn_pageowner.analysis.verdicts import verdicts
+from drgn_pageowner.analysis.verdicts import judge
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.render.report.charts import chart_data
 from drgn_pageowner.render.report.machine import (
@@ -93,7 +93,7 @@ class HtmlRenderer:
             report=report,
             facts=report.facts,
             title=title_of(report),
-            verdicts=verdicts(report),
+            verdicts=judge(report),
             machine=list(machine_rows(report)),
             crash=list(crash_rows(report)),
             read=list(coverage_rows(report)),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from drgn_pageowner.analysis.report import Frag, Report
-from drgn_pageowner.analysis.verdicts import verdicts
+from drgn_pageowner.analysis.verdicts import judge
 from drgn_pageowner.render.jsonable import json_text, jsonable
 from drgn_pageowner.render.top import top_object
 
@@ -26,7 +26,7 @@ def report_object(report: Report) -> dict[str, Any]:
         "kernel": kernel,
         "crash": report.crash,
         "modules": report.modules,
-        "verdicts": verdicts(report),
+        "verdicts": judge(report),
         "account": report.account,
         "owners": report.owners,
         "top": {

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.report import Report
-from drgn_pageowner.analysis.verdicts import verdicts
+from drgn_pageowner.analysis.verdicts import judge
 from drgn_pageowner.render.report.html import environment, title_of
 from drgn_pageowner.render.report.machine import coverage_rows, crash_rows, log_text, machine_rows
 from drgn_pageowner.render.report.plain import plain
@@ -37,7 +37,7 @@ class MarkdownRenderer:
         yield self._jinja.get_template("report.md.j2").render(
             report=report,
             title=title_of(report),
-            verdicts=verdicts(report),
+            verdicts=judge(report),
             machine=list(machine_rows(report)),
             crash=list(crash_rows(report)),
             read=list(coverage_rows(report)),
