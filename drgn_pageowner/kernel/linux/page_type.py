@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from drgn import Program
 
 from drgn_pageowner.kernel.dump.bulk import find_type, has_member
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.model.arrays import Array
 
 __all__ = ("PageTypes", "page_types")
@@ -48,9 +48,10 @@ class PageTypes:
         return result
 
 
-def page_types(prog: Program) -> PageTypes:
+@once
+def page_types(kernel: Kernel) -> PageTypes:
     """The page types of *prog*, from its enum, its VMCOREINFO, or by version."""
-    type_ = find_type(prog, "enum pagetype")
+    type_ = find_type(kernel.prog, "enum pagetype")
     found = {e.name: e.value for e in (type_.enumerators or () if type_ is not None else ())}
     if "PGTY_buddy" in found:
         # A number in the top byte since v6.12.
@@ -65,18 +66,18 @@ def page_types(prog: Program) -> PageTypes:
         bits = {name.removeprefix("PG_"): bit for name, bit in found.items()}
         base = 0x80000000
     else:
-        bits, base = _bits_of_macros(prog), _TYPE_BASE
+        bits, base = _bits_of_macros(kernel), _TYPE_BASE
     return PageTypes({name: base | bit for name, bit in bits.items()}, dict.fromkeys(bits, base))
 
 
-def _bits_of_macros(prog: Program) -> dict[str, int]:
+def _bits_of_macros(kernel: Kernel) -> dict[str, int]:
     """Macros are not in DWARF: VMCOREINFO says some of them, for makedumpfile."""
     bits = dict(_LEGACY)
-    if not _memcg_data(prog):
+    if not _memcg_data(kernel):
         # PG_kmemcg had 0x200 until v5.11.
         bits.update(table=0x400, guard=0x800)
     try:
-        vmcoreinfo = prog["VMCOREINFO"].string_().decode(errors="replace")
+        vmcoreinfo = kernel.prog["VMCOREINFO"].string_().decode(errors="replace")
     except LookupError:
         return bits
     for name, value in re.findall(r"NUMBER\(PAGE_(\w+)_MAPCOUNT_VALUE\)=(-?\d+)", vmcoreinfo):
@@ -84,12 +85,12 @@ def _bits_of_macros(prog: Program) -> dict[str, int]:
     return bits
 
 
-def _memcg_data(prog: Program) -> bool:
-    page = prog.type("struct page")
+def _memcg_data(kernel: Kernel) -> bool:
+    page = kernel.prog.type("struct page")
     if has_member(page, "memcg_data"):
         return True
     if has_member(page, "mem_cgroup"):
         return False
     # Without CONFIG_MEMCG the version must say.
-    numbers = re.match(r"(\d+)\.(\d+)", prog["UTS_RELEASE"].string_().decode())
+    numbers = re.match(r"(\d+)\.(\d+)", kernel.prog["UTS_RELEASE"].string_().decode())
     return numbers is not None and tuple(map(int, numbers.groups())) >= (5, 11)
