@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
 
 import numpy as np
 from drgn import Architecture, FaultError, Program, ProgramFlags
 
 from drgn_pageowner.kernel.dump.bulk import readable
 from drgn_pageowner.kernel.dump.pgtable import PageTables, table_format
+from drgn_pageowner.kernel.dump.vmcoreinfo import vmcoreinfo
 from drgn_pageowner.model.arrays import Array
 
 __all__ = ("read_through_page_tables",)
@@ -53,12 +53,10 @@ def _root(prog: Program) -> int | None:
     VMCOREINFO has the virtual one. It lies in the direct map, as the kernel image does, and the
     right start of that is the one with which the tables lead back to themselves.
     """
-    info = prog["VMCOREINFO"].string_()
-    found = re.search(rb"^SYMBOL\(swapper_pg_dir\)=([0-9a-f]+)$", info, re.M)
+    address = vmcoreinfo(prog).symbol("swapper_pg_dir")
     format_ = table_format(prog)
-    if not found or format_ is None:
+    if address is None or format_ is None:
         return None
-    address = int(found.group(1), 16)
     for offset in _PAGE_OFFSETS:
         phys = address - offset
         if phys < 0:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from drgn import Program
+from drgn import FaultError, Program
 
 __all__ = ("Release", "VmcoreInfo", "vmcoreinfo")
 
@@ -77,9 +77,8 @@ class VmcoreInfo:
 
 
 def vmcoreinfo(prog: Program) -> VmcoreInfo:
-    """
-    Parse the VMCOREINFO of *prog*.
-
-    :raises LookupError: if *prog* is no Linux kernel
-    """
-    return VmcoreInfo(prog["VMCOREINFO"].string_())
+    """Parse the VMCOREINFO of *prog*; it is empty where there is none."""
+    try:
+        return VmcoreInfo(prog["VMCOREINFO"].string_())
+    except (LookupError, FaultError):
+        return VmcoreInfo(b"")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drgn_pageowner.kernel.dump.bulk import find_type, has_member, struct_dtype
+from drgn_pageowner.kernel.dump.bulk import enumerators, find_type, has_member, struct_dtype
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.sections import memmap_addresses, memmap_pfns
 from drgn_pageowner.model.arrays import Array
@@ -86,16 +86,13 @@ class HugetlbMark(NamedTuple):
 def hugetlb_mark(kernel: Kernel) -> HugetlbMark | None:
     """``None`` if this kernel has no hugetlb pages, or a page type for them (since v6.9)."""
     page = kernel.prog.type("struct page")
-    dtors = find_type(kernel.prog, "enum compound_dtor_id")
-    if dtors is not None and has_member(page, "compound_dtor"):
-        ids = {e.name: e.value for e in dtors.enumerators or ()}
-        if "HUGETLB_PAGE_DTOR" in ids:
-            dtype = struct_dtype(kernel.prog, page, {"mark": "compound_dtor"})
-            return HugetlbMark(dtype, 0xFF, ids["HUGETLB_PAGE_DTOR"])
+    dtor = enumerators(kernel.prog, "enum compound_dtor_id").get("HUGETLB_PAGE_DTOR")
+    if dtor is not None and has_member(page, "compound_dtor"):
+        dtype = struct_dtype(kernel.prog, page, {"mark": "compound_dtor"})
+        return HugetlbMark(dtype, 0xFF, dtor)
     # v6.6 to v6.8: a flag.
-    flags = find_type(kernel.prog, "enum pageflags")
-    bits = {e.name: e.value for e in (flags.enumerators or () if flags is not None else ())}
-    if "PG_hugetlb" in bits:
-        bit = 1 << bits["PG_hugetlb"]
+    number = enumerators(kernel.prog, "enum pageflags").get("PG_hugetlb")
+    if number is not None:
+        bit = 1 << number
         return HugetlbMark(struct_dtype(kernel.prog, page, {"mark": "flags"}), bit, bit)
     return None

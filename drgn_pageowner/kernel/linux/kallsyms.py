@@ -8,7 +8,6 @@ when a PC that it belongs to is shown.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from drgn import FaultError, Object
 
 from drgn_pageowner.kernel.dump.bulk import (
     byte_order,
+    enumerators,
     find_object,
     has_member,
     read_array,
@@ -240,13 +240,13 @@ def _core_addresses(kernel: Kernel, where: dict[str, int | None], count: int) ->
 
 def _own_regions(kernel: Kernel) -> bool:
     """
-    Whether ``find_kallsyms_symbol()`` stays in the region of the PC.
+    Whether ``find_kallsyms_symbol()`` stays in the memory region of the PC.
 
-    Linux 6.12 and what is older takes any symbol before the PC, and the end of the module's text
-    for the last one's end; 7.2 does not.
+    Older kernels take any symbol before the PC, and the end of the module's text for the end of the
+    last symbol, until Linux kernel commit 0e9f090a4e9b ("module/kallsyms: fix nextval for data
+    symbol lookup") (in v7.3, backported to v7.2.y). No type or symbol tells which of them it is.
     """
-    numbers = re.match(r"(\d+)\.", kernel.prog["UTS_RELEASE"].string_().decode(errors="replace"))
-    return numbers is not None and int(numbers.group(1)) >= 7
+    return kernel.vmcoreinfo.release.major >= 7
 
 
 def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, int], ...]:
@@ -261,7 +261,7 @@ def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, i
             return tuple(
                 (base, base + size, base + size) for base, size in regions if base and size
             )
-        types = {e.name: e.value for e in module.prog_.type("enum mod_mem_type").enumerators or ()}
+        types = enumerators(module.prog_, "enum mod_mem_type")
         text, init = types.get("MOD_TEXT", 0), types.get("MOD_INIT_TEXT", 4)
         found = []
         for number, (base, size) in enumerate(regions):

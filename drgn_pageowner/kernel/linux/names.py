@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from drgn import Object
 
-from drgn_pageowner.kernel.dump.bulk import find_object, find_type
+from drgn_pageowner.kernel.dump.bulk import enumerators, find_object
 from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.gfp import gfp_flags_before_table
@@ -19,10 +19,8 @@ __all__ = ("read_names",)
 @once
 def read_names(kernel: Kernel) -> Names:
     """What of the tables can be read; what cannot has no name, and is printed as a number."""
-    page_flags = find_type(kernel.prog, "enum pageflags")
-    bits = {e.name: e.value for e in (page_flags.enumerators or () if page_flags else ())}
+    bits = enumerators(kernel.prog, "enum pageflags")
     number = bits.get("__NR_PAGEFLAGS", 0)
-    zone_types = find_type(kernel.prog, "enum zone_type")
     return Names(
         gfp_flags=_trace_print_flags(kernel, "gfpflag_names")
         or gfp_flags_before_table(reclaimable_before_movable(kernel)),
@@ -32,9 +30,9 @@ def read_names(kernel: Kernel) -> Names:
         page_flag_fields_printed=find_object(kernel.prog, "pff", "lib/vsprintf.c") is not None,
         page_flag_bits={name[3:].lower(): bit for name, bit in bits.items() if name[:3] == "PG_"},
         zone_types=[
-            e.name.removeprefix("ZONE_")
-            for e in (zone_types.enumerators or () if zone_types is not None else ())
-            if e.name.startswith("ZONE_")
+            name.removeprefix("ZONE_")
+            for name in enumerators(kernel.prog, "enum zone_type")
+            if name.startswith("ZONE_")
         ],
         migratetypes=_migratetypes(kernel),
         migrate_reasons=_strings(kernel, "migrate_reason_names"),
@@ -63,13 +61,12 @@ def _migratetypes(kernel: Kernel) -> list[str]:
     if names:
         return names
     # Before v4.6 page_owner printed numbers; the enum has the names.
-    type_ = find_type(kernel.prog, "enum migratetype")
     prefix = "MIGRATE_"
     special = {"CMA": "CMA", "HIGHATOMIC": "HighAtomic"}
     by_value = {
-        e.value: special.get(e.name[len(prefix) :], e.name[len(prefix) :].capitalize())
-        for e in (type_.enumerators or () if type_ is not None else ())
-        if e.name not in ("MIGRATE_PCPTYPES", "MIGRATE_TYPES")
+        value: special.get(name[len(prefix) :], name[len(prefix) :].capitalize())
+        for name, value in enumerators(kernel.prog, "enum migratetype").items()
+        if name not in ("MIGRATE_PCPTYPES", "MIGRATE_TYPES")
     }
     return [by_value.get(value, str(value)) for value in range(len(by_value))]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drgn_pageowner.kernel.dump.bulk import Bulk, find_type, has_member, struct_dtype
+from drgn_pageowner.kernel.dump.bulk import Bulk, enumerators, has_member, struct_dtype
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import Changes, read_rows
 from drgn_pageowner.kernel.linux.sections import Section
@@ -77,8 +77,7 @@ def compound_words(kernel: Kernel, rows: Array) -> Array:
     words: Array = rows["compound_head"]
     if not has_member(kernel.prog.type("struct page"), "first_page"):
         return words
-    flags = find_type(kernel.prog, "enum pageflags")
-    bits = {e.name: e.value for e in (flags.enumerators or () if flags is not None else ())}
-    tail = rows["flags"] >> np.uint64(bits["PG_tail"]) & np.uint64(1)
+    bit = enumerators(kernel.prog, "enum pageflags")["PG_tail"]
+    tail = rows["flags"] >> np.uint64(bit) & np.uint64(1)
     result: Array = (words | np.uint64(1)) * tail
     return result

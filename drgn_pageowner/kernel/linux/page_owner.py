@@ -9,7 +9,7 @@ import numpy as np
 from drgn import FaultError
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member, struct_dtype
+from drgn_pageowner.kernel.dump.bulk import enumerators, find_object, has_member, struct_dtype
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.dump.live import Changes, read_rows
 from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
@@ -234,6 +234,5 @@ def _mobility_disabled(kernel: Kernel) -> bool:
 @once
 def reclaimable_before_movable(kernel: Kernel) -> bool:
     """Whether the migratetypes have the order that they had before v4.4, and gfp masks its bits."""
-    type_ = find_type(kernel.prog, "enum migratetype")
-    values = {e.name: e.value for e in (type_.enumerators or () if type_ is not None else ())}
+    values = enumerators(kernel.prog, "enum migratetype")
     return bool(values.get("MIGRATE_RECLAIMABLE", 2) < values.get("MIGRATE_MOVABLE", 1))

@@ -18,7 +18,7 @@ from drgn_pageowner.kernel.dump.bulk import (
     struct_dtype,
 )
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.stacks import Stacks
 from drgn_pageowner.progress import progress
 
@@ -238,7 +238,7 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
             continue
         words = pool[: layout.pool_size].view(word)
         start = (at + layout.entries_offset) // word.itemsize
-        frames.append(words[_ranges(start, size)])
+        frames.append(words[ranges(start, size)])
         good.append(members)
         depths.append(size)
         if "count" in (header.names or ()):
@@ -250,7 +250,7 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
     depth = np.concatenate(depths)
     starts = np.concatenate(([0], np.cumsum(depth)[:-1]))
     by_handle = np.argsort(position, kind="stable")
-    pcs = np.concatenate(frames)[_ranges(starts[by_handle], depth[by_handle])]
+    pcs = np.concatenate(frames)[ranges(starts[by_handle], depth[by_handle])]
     position = position[by_handle]
     count = None
     if counts:
@@ -266,14 +266,6 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
     bad = np.ones(len(handles), bool)
     bad[position] = False
     return stacks, handles[bad]
-
-
-def _ranges(starts: Array, lengths: Array) -> Array:
-    """The numbers ``starts[i] .. starts[i] + lengths[i] - 1`` of every *i*, one after another."""
-    total = int(lengths.sum())
-    ends = np.cumsum(lengths)
-    result: Array = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
-    return result
 
 
 def depot_use(kernel: Kernel) -> dict[str, int]:

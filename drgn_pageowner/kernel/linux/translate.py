@@ -7,7 +7,7 @@ import numpy as np
 from drgn import FaultError, Object
 from drgn.helpers.linux.mm import follow_phys, pfn_to_virt
 
-from drgn_pageowner.kernel.dump.bulk import find_object, find_type, symbol_address
+from drgn_pageowner.kernel.dump.bulk import enumerators, find_object, symbol_address
 from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
 from drgn_pageowner.kernel.dump.pgtable import PageTables, table_format
 from drgn_pageowner.kernel.linux.ioport import kernel_image
@@ -47,9 +47,7 @@ def direct_map(kernel: Kernel) -> int:
 @once_per_reading
 def direct_map_end(kernel: Kernel) -> int:
     """The address behind the direct map: all of memory is in it, but for HIGHMEM."""
-    zones = find_type(kernel.prog, "enum zone_type")
-    names = {e.name for e in (zones.enumerators or () if zones is not None else ())}
-    if "ZONE_HIGHMEM" in names:
+    if "ZONE_HIGHMEM" in enumerators(kernel.prog, "enum zone_type"):
         return int(kernel.prog["high_memory"])
     return direct_map(kernel) + pfn_limits(kernel)[1] * kernel.page_size
 

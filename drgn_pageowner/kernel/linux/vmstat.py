@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from drgn import Object
 
-from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member
+from drgn_pageowner.kernel.dump.bulk import enumerators, find_object, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.percpu import add_differences
@@ -55,8 +55,7 @@ def read_counters(kernel: Kernel, zones: Sequence[ZoneStats]) -> dict[str, int]:
 
 def _nodes(kernel: Kernel) -> Iterator[dict[str, int]]:
     """The counters of every node."""
-    items = find_type(kernel.prog, "enum node_stat_item")
-    names = {e.name: e.value for e in (items.enumerators or () if items is not None else ())}
+    names = enumerators(kernel.prog, "enum node_stat_item")
     names.pop("NR_VM_NODE_STAT_ITEMS", None)
     for _, pgdat in online_nodes(kernel):
         try:

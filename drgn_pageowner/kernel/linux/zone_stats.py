@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from drgn import Object
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
-from drgn_pageowner.kernel.dump.bulk import find_type, has_member
+from drgn_pageowner.kernel.dump.bulk import enumerators, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
 from drgn_pageowner.kernel.linux.percpu import add_differences
@@ -42,14 +42,9 @@ def _per_cpu_pages(kernel: Kernel, zone: Object) -> Iterator[Object]:
         yield pages.pcp.address_of_() if has_member(pages.type_.type, "pcp") else pages
 
 
-def _vmstat_names(kernel: Kernel) -> dict[str, int]:
-    items = find_type(kernel.prog, "enum zone_stat_item")
-    return {e.name: e.value for e in (items.enumerators or () if items is not None else ())}
-
-
 def read_zone_stats(kernel: Kernel) -> list[ZoneStats]:
     """Read the counters of every zone."""
-    names = _vmstat_names(kernel)
+    names = enumerators(kernel.prog, "enum zone_stat_item")
     return [
         _stats(kernel, zone, names) if zone is not None else _nothing()
         for zone in zone_objects(kernel)

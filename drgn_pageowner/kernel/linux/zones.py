@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from drgn import Object, sizeof
 from drgn.helpers.linux.kconfig import get_kconfig
 
-from drgn_pageowner.kernel.dump.bulk import find_object, has_member
+from drgn_pageowner.kernel.dump.bulk import enumerators, find_object, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
 from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
 from drgn_pageowner.kernel.linux.sections import memory_model, pfn_limits
@@ -129,15 +129,12 @@ def pageblock_order(kernel: Kernel) -> int:
     if variable is not None:
         return min(int(variable), largest)
     largest = min(largest, _pageblock_limit(kernel))
-    # CONFIG_TRANSPARENT_HUGEPAGE without CONFIG_HUGETLB_PAGE counts since v6.11.
     huge = find_object(kernel.prog, "hstates", "mm/hugetlb.c") is not None
+    # CONFIG_TRANSPARENT_HUGEPAGE counts since Linux kernel commit 72801513b2bf ("mm: set
+    # pageblock_order to HPAGE_PMD_ORDER in case with !CONFIG_HUGETLB_PAGE but THP enabled") (in
+    # v6.10), as enum pagetype is there since ff202303c398 ("mm: convert page type macros to enum").
     if not huge and find_object(kernel.prog, "transparent_hugepage_flags") is not None:
-        huge = has_member(kernel.prog.type("struct zone"), "per_cpu_zonestats") and _version(
-            kernel
-        ) >= (
-            6,
-            11,
-        )
+        huge = bool(enumerators(kernel.prog, "enum pagetype"))
     if not huge:
         return largest
     return min(huge_page_order(kernel), largest)
@@ -154,12 +151,6 @@ def _pageblock_limit(kernel: Kernel) -> int:
         return int(get_kconfig(kernel.prog).get("CONFIG_PAGE_BLOCK_MAX_ORDER", _NO_LIMIT))
     except (OSError, EOFError, zlib.error, *DAMAGE):
         return _NO_LIMIT
-
-
-def _version(kernel: Kernel) -> tuple[int, int]:
-    release = name_of(kernel.prog["UTS_RELEASE"])
-    major, minor = release.split(".")[:2]
-    return int(major), int("".join(c for c in minor if c.isdigit()))
 
 
 @once

@@ -93,8 +93,7 @@ def _text(raw: bytes) -> str:
 
 def _crash_time(kernel: Kernel) -> int | None:
     # crash_save_vmcoreinfo() of kernel/vmcore_info.c appends it when the kernel crashes.
-    found = re.search(rb"^CRASHTIME=(\d+)$", kernel.prog["VMCOREINFO"].string_(), re.MULTILINE)
-    return int(found.group(1)) if found else None
+    return kernel.vmcoreinfo.integer("CRASHTIME")
 
 
 def _hardware(kernel: Kernel) -> str | None:

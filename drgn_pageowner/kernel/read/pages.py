@@ -27,7 +27,7 @@ from drgn_pageowner.kernel.linux.zone_stats import (
     read_zonelists,
 )
 from drgn_pageowner.kernel.read.kernel import read_facts
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.pages import FreeLists, Memory, Pages, PageState
 from drgn_pageowner.progress import progress
@@ -248,8 +248,5 @@ class _Reader:
         )
         cached = result.row[result.pcp]
         sizes = np.int64(1) << result.order[result.pcp].astype(np.int64)
-        within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        pages.state[np.minimum(np.repeat(cached, sizes) + within, len(pages) - 1)] = (
-            PageState.FREE_PCP
-        )
+        pages.state[np.minimum(ranges(cached, sizes), len(pages) - 1)] = PageState.FREE_PCP
         return result

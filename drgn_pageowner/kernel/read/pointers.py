@@ -10,7 +10,7 @@ import numpy as np
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.sections import find_sections, memmap_pfns
 from drgn_pageowner.kernel.linux.translate import direct_map, direct_map_end
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import Area, Slabs
 from drgn_pageowner.model.pages import Pages
 
@@ -83,10 +83,7 @@ class Resolver:
         self.slab_of_row = np.full(len(pages), -1, np.int32)
         """Number of the slab that each page is part of, or -1."""
         number = np.repeat(np.arange(len(slabs.row), dtype=np.int32), slabs.pages)
-        within = np.arange(int(slabs.pages.sum())) - np.repeat(
-            np.cumsum(slabs.pages) - slabs.pages, slabs.pages
-        )
-        rows = np.repeat(slabs.row, slabs.pages) + within
+        rows = ranges(slabs.row, slabs.pages)
         inside = rows < len(pages)
         self.slab_of_row[rows[inside]] = number[inside]
 
