@@ -363,15 +363,20 @@ def _flatmem_nodes(kernel: Kernel) -> Iterator[Section]:
 @once
 def page_ext_stride(kernel: Kernel) -> int:
     """
-    Distance between two entries of a page_ext array, in bytes; 0 without page_ext, or where the
-    dump does not say, or says what none can be.
+    Get the distance between two entries of a page_ext array, in bytes.
 
-    A variable since v5.4, and ``sizeof(struct page_ext) + extra_mem`` before.
+    :return: 0 without page_ext, or if the dump does not say, or says an impossible number.
     """
+    size = _read_page_ext_size(kernel)
+    return size if size <= _LARGEST_ENTRY else 0
+
+
+def _read_page_ext_size(kernel: Kernel) -> int:
+    # A variable since "mm, page_owner: fix off-by-one error in __set_page_owner_handle()" (in
+    # v5.4).
     stride = find_object(kernel.prog, "page_ext_size")
     if stride is not None:
-        number = _or_zero(stride)
-        return number if number <= _LARGEST_ENTRY else 0
+        return _or_zero(stride)
     type_ = find_type(kernel.prog, "struct page_ext")
     if type_ is None or not type_.is_complete():
         return 0

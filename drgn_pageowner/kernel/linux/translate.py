@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 from drgn import FaultError, Object
-from drgn.helpers.linux.mm import follow_phys, pfn_to_virt
+from drgn.helpers.linux.mm import follow_phys
 
-from drgn_pageowner.kernel.dump.bulk import enumerators, find_object, symbol_address
+from drgn_pageowner.kernel.dump.bulk import enumerators, symbol_address
 from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
-from drgn_pageowner.kernel.dump.pgtable import PageTables, table_format
+from drgn_pageowner.kernel.dump.pgtable import PageTables
+from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.ioport import kernel_image
 from drgn_pageowner.kernel.linux.sections import pfn_limits
 from drgn_pageowner.model.arrays import Array
@@ -29,19 +30,11 @@ __all__ = (
 @once
 def direct_map(kernel: Kernel) -> int:
     """
-    Virtual address that the direct map has, or would have, for physical address 0.
+    Get the virtual address that the direct map has, or would have, for physical address 0.
 
     :raises NotImplementedError: if neither drgn nor this kernel's own variables tell
     """
-    try:
-        return int(pfn_to_virt(kernel.prog, 0))
-    except NotImplementedError:
-        # drgn does not know the page tables of a 32-bit kernel; there the direct map ends where
-        # high_memory, a variable of mm/memory.c, begins.
-        high_memory = find_object(kernel.prog, "high_memory")
-        if high_memory is None:
-            raise
-        return int(high_memory) - int(kernel.prog["max_low_pfn"]) * kernel.page_size
+    return arch_of(kernel).direct_map(kernel)
 
 
 @once_per_reading
@@ -124,7 +117,7 @@ def _pfn_or_none(kernel: Kernel, address: int) -> int:
 @once
 def _tables(kernel: Kernel) -> PageTables | None:
     """The kernel's own page tables; ``None`` if the format of this architecture is not known."""
-    format_ = table_format(kernel.prog)
+    format_ = arch_of(kernel).page_table_format(kernel)
     if format_ is None:
         return None
     init_mm = kernel.prog["init_mm"]
@@ -152,7 +145,7 @@ def mapped_pfn(kernel: Kernel, mm: Object, address: int) -> int | None:
     except FaultError:
         return None
     except NotImplementedError:
-        format_ = table_format(kernel.prog)
+        format_ = arch_of(kernel).page_table_format(kernel)
         if format_ is None:
             raise
     root = direct_phys(kernel, int(mm.pgd))
@@ -166,9 +159,7 @@ def image_range(kernel: Kernel) -> tuple[int, int] | None:
     start = symbol_address(kernel.prog, "_text")
     if start is None:
         return None
-    # Where the kernel was moved (KASLR), _end itself may not be: its section has no memory. Of
-    # arm64 none of these is, but there the resource ends with _end.
-    ends = [symbol_address(kernel.prog, name) for name in ("_end", "__brk_limit", "__bss_stop")]
+    ends = [symbol_address(kernel.prog, name) for name in arch_of(kernel).image_ends]
     ends.append(_end_of_resource(kernel, start))
     end = max(end for end in ends if end is not None)
     return (start, end) if start < end else None

@@ -18,7 +18,9 @@ from drgn_pageowner.kernel.dump.bulk import (
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
+from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.kallsyms import module_regions
+from drgn_pageowner.kernel.linux.memmap import member
 from drgn_pageowner.kernel.linux.sections import memmap_pfns
 from drgn_pageowner.kernel.linux.tasks import comm_of, every_task
 from drgn_pageowner.kernel.linux.topology import online_cpus
@@ -104,7 +106,7 @@ def _stack_of(kernel: Kernel, task: Object, size: int, running: bool) -> TaskSta
     if running:
         live, registers = _of_running(kernel, task, address, size)
     else:
-        pointer = _stack_pointer(task)
+        pointer = _stack_pointer(kernel, task)
         if address <= pointer < address + size:
             live = pointer
     return TaskStack(int(task.pid), comm_of(task), address, size, live, registers)
@@ -129,17 +131,10 @@ def _running(kernel: Kernel) -> set[int]:
         return set()
 
 
-def _stack_pointer(task: Object) -> int:
-    """Where a task that sleeps left its stack pointer; 0 if we do not know this architecture."""
-    thread = task.thread
-    # x86 and arm64.
-    for path in ("sp", "cpu_context.sp"):
-        if has_member(thread.type_, path):
-            value = thread
-            for name in path.split("."):
-                value = value.member_(name)
-            return int(value)
-    return 0
+def _stack_pointer(kernel: Kernel, task: Object) -> int:
+    """Get the stack pointer that a sleeping task left behind; 0 if its place is not known."""
+    path = arch_of(kernel).stack_pointer
+    return int(member(task.thread, path)) if has_member(task.thread.type_, path) else 0
 
 
 def _of_running(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from drgn import FaultError, Object
@@ -19,6 +19,7 @@ from drgn_pageowner.kernel.dump.bulk import (
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.ioport import crash_kernel
 from drgn_pageowner.kernel.linux.page_ext import page_owner_state
 from drgn_pageowner.kernel.linux.sections import find_sections
@@ -200,26 +201,26 @@ class HeapReader:
 
     def _irq_stacks(self) -> Iterator[Array]:
         """Stacks for interrupts: nothing runs on them any more when a machine has stopped."""
-        for name in ("irq_stack_backing_store", "exception_stacks"):
-            for one in self._per_cpu(name):
-                yield self.reader.rows_of(int(one.address_ or 0), int(one.type_.size))
-        # arm64 has pointers to areas of vmalloc.
+        arch = arch_of(self._kernel)
+        for one in self._per_cpu(arch.irq_stacks):
+            yield self.reader.rows_of(int(one.address_ or 0), int(one.type_.size))
         starts = set()
-        for one in self._per_cpu("irq_stack_ptr"):
+        for one in self._per_cpu(arch.irq_stack_pointers):
             with contextlib.suppress(FaultError):
                 starts.add(int(one))
         for area in self.reader.vmap.areas:
             if area.start in starts:
                 yield area.rows[area.rows >= 0]
 
-    def _per_cpu(self, name: str) -> Iterator[Object]:
-        """The variable *name* of every CPU; nothing where this kernel has none."""
-        variable = find_object(self._kernel.prog, name)
-        for cpu in possible_cpus(self._kernel) if variable is not None else ():
-            try:
-                yield per_cpu(variable, cpu)
-            except DAMAGE:
-                continue
+    def _per_cpu(self, names: Sequence[str]) -> Iterator[Object]:
+        """The variables *names*, as far as this kernel has them, of every CPU."""
+        for name in names:
+            variable = find_object(self._kernel.prog, name)
+            for cpu in possible_cpus(self._kernel) if variable is not None else ():
+                try:
+                    yield per_cpu(variable, cpu)
+                except DAMAGE:
+                    continue
 
     # --- the words --------------------------------------------------------------------------
 
