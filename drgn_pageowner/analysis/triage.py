@@ -15,7 +15,7 @@ from drgn_pageowner.analysis.owners.group import Top
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES, Verdict, judge
 
-__all__ = ("Finding", "Triage", "summarize")
+__all__ = ("Finding", "Triage", "sum_up")
 
 _OWNERS = 5
 
@@ -50,7 +50,7 @@ class Triage:
         return self.leaks is not None and self.fragmentation is not None
 
 
-def summarize(
+def sum_up(
     report: Report | None, problems: Sequence[str] = (), *, min_pages: int = MIN_LEAKED_PAGES
 ) -> Triage:
     """

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from drgn_pageowner.analysis.report import Report, report
-from drgn_pageowner.analysis.triage import Triage, summarize
+from drgn_pageowner.analysis.triage import Triage, sum_up
 from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES
 from drgn_pageowner.commands.parts import Outcome, Part, run_part
 from drgn_pageowner.commands.report import read
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     try:
         facts = session.facts()
     except PageOwnerError as error:
-        _write(directory, _index(None, [], summarize(None), error.exit_status, str(error)))
+        _write(directory, _index(None, [], sum_up(None), error.exit_status, str(error)))
         raise
     outcomes: list[Outcome] = []
     for part in progress(PARTS, description="triage", total=len(PARTS), unit=" part"):
@@ -120,7 +120,7 @@ def _prepare(directory: Path, *, force: bool) -> None:
 def _verdicts(outcomes: Sequence[Outcome], min_pages: int) -> Triage:
     reports = [outcome.result for outcome in outcomes if outcome.result is not None]
     problems = [line for outcome in outcomes for line in outcome.problems()]
-    return summarize(reports[-1] if reports else None, problems, min_pages=min_pages)
+    return sum_up(reports[-1] if reports else None, problems, min_pages=min_pages)
 
 
 def _status(verdicts: Triage) -> int:

@@ -30,12 +30,12 @@ def diff_text(result: Diff) -> Iterator[str]:
 def _headline(result: Diff) -> str:
     change = result.leak
     if not result.relation.records:
-        return "what has grown is not known by stack: one of them has no records\n"
+        return "growth by stack is not known: one of them has no records\n"
     if change is None:
-        return "nothing has grown of the memory that nothing accounts for\n"
+        return "none of the memory that no class explains has grown\n"
     allocator = allocator_of(change.stack)
     return (
-        f"grown most, and nothing accounts for it: {_signed(change.growth.pages)} pages "
+        f"largest growth among memory that no class explains: {_signed(change.growth.pages)} pages "
         f"({_size(change.growth.bytes)}) in {_signed(change.growth.allocations)} allocations of "
         f"{allocator or '(no stack)'}{_rate(change)}\n"
     )

@@ -53,9 +53,14 @@ def _group(group: LeakGroup, result: Leaks, facts: Facts) -> Iterator[str]:
 def tasks_text(tasks: Sequence[Task]) -> str:
     """Who allocated, those with most allocations first."""
     return ", ".join(
-        f"{task.comm or 'pid'} {task.pid} ({task.allocations:,}{'' if task.alive else ', gone'})"
-        for task in tasks[:4]
+        f"{task.comm or 'pid'} {task.pid} ({task.allocations:,}{_fate(task)})" for task in tasks[:4]
     )
+
+
+def _fate(task: Task) -> str:
+    if not task.alive:
+        return ", gone"
+    return f", now {task.now}" if task.now is not None else ""
 
 
 def pfns_text(pfns: Sequence[int]) -> str:

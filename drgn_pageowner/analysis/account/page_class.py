@@ -7,7 +7,12 @@ import re
 
 import numpy as np
 
-from drgn_pageowner.analysis.owners.allocator import kinds_of_stacks, per_stack, plain_name
+from drgn_pageowner.analysis.owners.allocator import (
+    is_allocation_function,
+    kinds_of_stacks,
+    per_stack,
+    plain_name,
+)
 from drgn_pageowner.model.arrays import Array, distinct
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.kinds import Kind
@@ -131,6 +136,10 @@ _OF_FUNCTION = (
 )  # fmt: skip
 
 
+_STACK_ALLOCATORS = ("alloc_thread_stack_node", "dup_task_struct", "copy_process")
+"""The function of kernel/fork.c that allocates stacks, and those that it is inlined into."""
+
+
 def class_of_stack(frames: list[Frame]) -> PageClass:
     """
     What a stack allocates for.
@@ -144,13 +153,14 @@ def class_of_stack(frames: list[Frame]) -> PageClass:
                 if kind == PageClass.VMALLOC and _for_stack(names):
                     return PageClass.STACK
                 return kind
-    return PageClass.OTHER
+    # Without CONFIG_VMAP_STACK, and where the compiler inlined alloc_thread_stack_node().
+    first = next((name for name in names if not is_allocation_function(name)), None)
+    return PageClass.STACK if first in _STACK_ALLOCATORS else PageClass.OTHER
 
 
 def _for_stack(names: list[str]) -> bool:
     """Whether vmalloc() was called for the stack of a task (by a function that may be inlined)."""
-    callers = ("alloc_thread_stack_node", "dup_task_struct", "copy_process")
-    return any(name in callers for name in names)
+    return any(name in _STACK_ALLOCATORS for name in names)
 
 
 def unaccounted_records(records: Snapshot) -> Array:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drgn_pageowner.analysis.leaks.reach import Reach
+from drgn_pageowner.analysis.leaks.unnamed import has_freed_init, module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.model.arrays import Array, grouped
 from drgn_pageowner.model.heap import (
@@ -37,6 +38,8 @@ __all__ = (
 _MOST_TASKS = 10
 # Younger than this, an allocation may not have been written down anywhere yet but in a register.
 _IN_FLIGHT_NS = 10**9
+# A part of its stack: fewer lost allocations than this may be those that a table has just dropped.
+_FEW = 0.1
 # That a PFN is no number anywhere, where this share of PFNs of its size are, says nothing.
 _COMMON = 0.5
 
@@ -50,7 +53,9 @@ class Task:
     """``None`` where the kernel does not record it."""
     allocations: int
     alive: bool
-    """Whether there is such a task still (of the same name)."""
+    """Whether a task has this pid still. It may have another name: ``exec()`` renames a task."""
+    now: str | None = None
+    """The name of the task that has this pid now, if it is another one."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class LeakGroup:
     modules: dict[str, bool]
     """Modules in the stack, and whether they are loaded now."""
     module_gone: bool
-    """Whether a frame of the stack has no symbol: its module was unloaded."""
+    """Whether a frame of the stack has no symbol because its module was unloaded."""
 
 
 @dataclass(frozen=True)
@@ -220,16 +225,17 @@ def _group(found: LeakSearch, rows: Array, verdict: int, per_stack: Array) -> Le
     loaded = set(inventory.modules)
     modules = {frame.module: frame.module in loaded for frame in frames if frame.module is not None}
     tasks = owners_of(records, rows, inventory)
-    gone = any(frame.name is None for frame in frames)
-    confidence, reasons = _confidence(
-        verdict,
+    gone = module_is_gone(frames)
+    signs = _Signs(
         share=allocations / max(int(per_stack[stack + 1]), 1),
         age=_age(inventory, newest),
         nobody=bool(tasks) and not any(task.alive for task in tasks),
         gone=gone,
+        freed_init=has_freed_init(frames),
         missing_pages=found.pages_missing,
         chance=_chance(found, records["pfn"][rows]),
     )
+    confidence, reasons = _confidence(verdict, signs)
     return LeakGroup(
         verdict=Reachability(verdict).label,
         allocations=allocations,
@@ -261,40 +267,58 @@ def _age(inventory: Inventory, stamp: int | None) -> int | None:
     return None if now is None or stamp is None else max(now - stamp, 0)
 
 
-def _confidence(
-    verdict: int,
-    *,
-    share: float,
-    age: int | None,
-    nobody: bool,
-    gone: bool,
-    missing_pages: int,
-    chance: float,
-) -> tuple[str, list[str]]:
-    """How sure it is that nobody needs the memory, and why."""
+@dataclass(frozen=True)
+class _Signs:
+    """The signs for and against a leak that a group of lost allocations shows."""
+
+    share: float
+    """The part of its stack's allocations that is lost."""
+    age: int | None
+    """Nanoseconds since the newest allocation."""
+    nobody: bool
+    """Whether no task that allocated it exists any more."""
+    gone: bool
+    freed_init: bool
+    missing_pages: int
+    chance: float
+
+    def reasons(self) -> list[str]:
+        found = ["no address of it is in anything that a root leads to"]
+        if self.gone:
+            found.append("a module in its stack is gone")
+        if self.freed_init:
+            # This explains the stack; it speaks neither for nor against a leak.
+            found.append("a frame without a symbol is a module's init code, freed once it had run")
+        if self.nobody:
+            found.append("the tasks that allocated it are gone")
+        return found
+
+    def doubts(self) -> list[str]:
+        found = []
+        if self.missing_pages:
+            found.append(f"{self.missing_pages:,} pages of kernel memory are not in the dump")
+        if self.age is not None and self.age < _IN_FLIGHT_NS:
+            found.append("allocated in the last second: somebody may have been about to store it")
+        if self.share < _FEW:
+            found.append("more than 9 in 10 allocations of this stack are held")
+        if self.chance >= _COMMON:
+            found.append(
+                f"{self.chance:.0%} of such PFNs are words by chance: who holds one by that is "
+                "not known"
+            )
+        return found
+
+
+def _confidence(verdict: int, signs: _Signs) -> tuple[str, list[str]]:
+    """Return how sure it is that nobody needs the memory, and why."""
     if verdict == Reachability.REACHABLE:
         return "low", ["a chain of pointers leads to it from a root"]
     if verdict == Reachability.PFN_ONLY:
         return "low", ["its PFN or physical address is in memory that is held: that may be enough"]
-    reasons = ["no address of it is in anything that a root leads to"]
-    doubts = []
-    if missing_pages:
-        doubts.append(f"{missing_pages:,} pages of kernel memory are not in the dump")
-    if age is not None and age < _IN_FLIGHT_NS:
-        doubts.append("allocated in the last second: somebody may have been about to store it")
-    if share < 0.1:
-        doubts.append("more than 9 in 10 allocations of this stack are held")
-    if chance >= _COMMON:
-        doubts.append(
-            f"{chance:.0%} of such PFNs are words by chance: who holds one by that is not known"
-        )
-    if gone:
-        reasons.append("a module in its stack is gone")
-    if nobody:
-        reasons.append("the tasks that allocated it are gone")
+    reasons, doubts = signs.reasons(), signs.doubts()
     if not doubts:
         return "high", reasons
-    one = len(doubts) == 1 and (gone or nobody or not missing_pages)
+    one = len(doubts) == 1 and (signs.gone or signs.nobody or not signs.missing_pages)
     return "medium" if one else "low", reasons + doubts
 
 
@@ -311,8 +335,8 @@ def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task
             raw = bytes(records["comm"][rows[first[place]]]).split(b"\0", 1)[0]
             comm = raw.decode(errors="surrogateescape")
         now = inventory.tasks.get(pid)
-        alive = now is not None and (comm is None or now == comm)
-        result.append(Task(pid, comm, int(counts[place]), alive))
+        renamed = now if comm is not None and now != comm else None
+        result.append(Task(pid, comm, int(counts[place]), now is not None, renamed))
     return result
 
 

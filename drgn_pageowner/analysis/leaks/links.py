@@ -15,10 +15,10 @@ from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import HeapTarget, Reachability, Role, Word
 
-__all__ = ("Hop", "References", "Why", "WordFinder", "explain_node", "references")
+__all__ = ("Hop", "References", "Why", "WordSearch", "explain_node", "references")
 
 
-class WordFinder(Protocol):
+class WordSearch(Protocol):
     """Finds the words that lead from some nodes to others."""
 
     def __call__(
@@ -140,7 +140,7 @@ def _verdict(reach: Reach, node: int) -> tuple[str, str]:
     return verdict.label, explanations[verdict]
 
 
-def explain_node(reach: Reach, target: HeapTarget, words: WordFinder) -> Why:
+def explain_node(reach: Reach, target: HeapTarget, words: WordSearch) -> Why:
     """
     The shortest chain from a root to a page or slab object.
 
@@ -165,7 +165,7 @@ def explain_node(reach: Reach, target: HeapTarget, words: WordFinder) -> Why:
 
 
 def references(
-    reach: Reach, target: HeapTarget, words: WordFinder, limit: int, *, numbers_only: bool = False
+    reach: Reach, target: HeapTarget, words: WordSearch, limit: int, *, numbers_only: bool = False
 ) -> References:
     """
     Every word that names a page or slab object.
