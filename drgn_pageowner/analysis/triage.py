@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A report in the few numbers that the index of a triage has."""
+"""Sum a report up in the few numbers that the index of a triage has."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Triage:
     owners: list[dict[str, Any]] | None
     fragmentation: dict[str, Any] | None
     unreadable: list[str]
-    """What could not be read or answered, a line each."""
+    """One line per part that could not be read or answered."""
 
     @property
     def answered(self) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every page is used for: each in exactly one class."""
+"""Put every page into exactly one class."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ __all__ = (
 )
 
 UNACCOUNTED_COLUMNS = frozenset(("handle", "gfp_mask", "migratetype", "page_flags"))
-"""Columns that :func:`unaccounted_records` takes."""
+"""Columns that :func:`unaccounted_records` needs."""
 
 
 class PageClass(Kind):
-    """What a page is used for (values of :func:`page_classes`)."""
+    """The use of a page (values of :func:`page_classes`)."""
 
     FREE = 0, "free"
     FREE_PCP = 1, "free (per-CPU lists)"
@@ -65,9 +65,9 @@ class PageClass(Kind):
     """Reserved, or allocated before page_owner was there."""
     IMAGE = 21, "kernel image"
     OTHER = 22, "driver or other kernel"
-    """Of drivers and other kernel code: ``/proc/meminfo`` shows it nowhere."""
+    """Memory of drivers and other kernel code: ``/proc/meminfo`` shows it nowhere."""
     UNKNOWN = 23, "unknown"
-    """Its ``struct page`` is not in the dump."""
+    """A page whose ``struct page`` is not in the dump."""
     ABSENT = 24, "absent"
     """No memory there."""
 
@@ -102,8 +102,8 @@ _OF_METADATA = {
     Metadata.PERCPU: PageClass.PERCPU,
 }
 
-# What tells the use of a page that its struct page does not tell: the first function of its
-# stack, from the innermost on, that is one of these.
+# Where its struct page does not tell the use of a page, the first function of its stack that is one
+# of these does, from the innermost on.
 _OF_FUNCTION = (
     # mm/page_owner.c: allocated before page_owner was there.
     (
@@ -142,7 +142,7 @@ _STACK_ALLOCATORS = ("alloc_thread_stack_node", "dup_task_struct", "copy_process
 
 def class_of_stack(frames: list[Frame]) -> PageClass:
     """
-    What a stack allocates for.
+    Return the class of the pages that a stack allocates.
 
     :return: :attr:`PageClass.OTHER` if its functions do not tell.
     """
@@ -165,8 +165,8 @@ def _for_stack(names: list[str]) -> bool:
 
 def unaccounted_records(records: Snapshot) -> Array:
     """
-    Which records are of memory that is there only as long as somebody keeps its address, as far
-    as the records alone tell: not of processes, files or slabs, and of no stack that allocates
+    Find records of memory in use only while its address is stored somewhere, as far as the records
+    alone tell: they do not belong to processes, files or slabs, and their stacks do not allocate
     page tables, stacks of tasks or the like.
 
     :param records: With :data:`UNACCOUNTED_COLUMNS`.
@@ -190,7 +190,7 @@ def unaccounted_records(records: Snapshot) -> Array:
 
 def classes_of_stacks(records: Snapshot, numbers: Array) -> Array:
     """
-    What the stacks of some records allocate for.
+    Return the classes of the pages that the stacks of some records allocate.
 
     :param numbers: Of the records.
     :return: ``uint8``, the shape of *numbers*: :class:`PageClass`.
@@ -204,7 +204,7 @@ def classes_of_stacks(records: Snapshot, numbers: Array) -> Array:
 
 def page_classes(inventory: Inventory) -> Array:
     """
-    The class of every page.
+    Return the class of every page.
 
     :return: ``uint8``, a row per page: :class:`PageClass`.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who may be leaking, by how its allocations look: no proof, and none needed."""
+"""Heuristics for allocation patterns that suggest a leak."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ __all__ = ("Suspect", "suspects")
 
 # Of fewer allocations no times can be compared.
 _FEWEST = 4
+# Equal periods of time since the oldest allocation: a stack grows if it has allocations in more
+# than half of them. The steady leak of linux-6.12/drip has some in all 8.
 _WINDOWS = 8
 # A part of the uptime. Bursts of the bundled guests, which come once, are spread over 25 % at most
 # (nearly all over less than 1 %); the steady leak of linux-6.12/drip is over 87 %.
@@ -36,7 +38,7 @@ class Suspect:
     """Base pages."""
     bytes: int
     score: int
-    """How many reasons there are."""
+    """The number of reasons."""
     reasons: list[str]
     pages_per_hour: float | None
     """Growth between the oldest and the newest; ``None`` where the kernel keeps no time, or where
@@ -49,10 +51,10 @@ class Suspect:
 
 def suspects(inventory: Inventory, classes: Array | None = None) -> list[Suspect]:
     """
-    Rank the stacks of memory that nothing accounts for.
+    Rank the stacks of memory that no class explains.
 
-    A stack is suspected if it grows steadily, if what it has is old, if the tasks that allocated
-    are gone, if its module is gone. Most reasons first, then most pages.
+    A stack is suspected if it grows steadily, if its allocations are old, if the tasks that
+    allocated are gone, if its module is gone. Most reasons come first, then most pages.
     """
     records = inventory.records
     if records is None or not len(records):
@@ -117,11 +119,11 @@ def _rate(pages: Array, oldest: int, newest: int, now: int | None) -> float | No
 
 
 def _reasons_of_time(times: Array, now: int) -> list[str]:
-    """What the times of a stack's live allocations tell."""
+    """Return the reasons that the times of a stack's live allocations give."""
     reasons = []
     span = now - int(times[0])
     if len(times) >= _FEWEST and span > 0:
-        # What is used and given back is young; what leaks is of every age.
+        # Memory that is used and freed is young; leaked memory is of every age.
         window = np.minimum((times - times[0]) * _WINDOWS // max(span, 1), _WINDOWS - 1)
         filled = len(np.unique(window))
         if filled >= _WINDOWS // 2 + 1:
