@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Everything at once, into a folder: for a script at 3 a.m.
+Run everything at once, into a folder: for a script at 3 a.m.
 
   triage DIR                       info, account, top, leaks, suspects, frag, report, snapshot
 
-DIR/index.json has the verdicts and what became of every part; text and JSON of each are beside
+DIR/index.json has the verdicts and the outcome of every part; text and JSON of each are beside
 it. A part that fails is recorded, and the others go on.
 
 exit status: 0 nothing was found; 1 the dump cannot answer (unreadable, or without page_owner: what
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     for part in progress(PARTS, description="triage", total=len(PARTS), unit=" part"):
         outcomes.append(run_part(part, session, directory))
         verdicts = _verdicts(outcomes, args.min_pages)
-        # What is there stays there, should a later part take the machine's memory.
+        # Rewrite the index after each part, in case a later one is OOM-killed.
         _write(directory, _index(facts, outcomes, verdicts, None))
     status = _status(verdicts)
     _write(directory, _index(facts, outcomes, verdicts, status))
@@ -103,6 +103,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 
 def _prepare(directory: Path, *, force: bool) -> None:
     """
+    Make the directory, and remove the index of an earlier run.
+
     :raises UsageError: if *directory* is none, or not empty
     :raises PageOwnerError: if it cannot be made or written
     """
@@ -136,7 +138,7 @@ def _index(
     status: int | None,
     error: str | None = None,
 ) -> dict[str, Any]:
-    """The document of docs/formats.md; *status* is ``None`` while parts are missing."""
+    """Return the document of docs/formats.md; *status* is ``None`` while parts are missing."""
     from drgn_pageowner import __version__
 
     members = ("release", "version", "hostname", "arch", "page_owner", "now_ns", "live",
@@ -154,7 +156,7 @@ def _index(
 
 
 def _write(directory: Path, index: dict[str, Any]) -> None:
-    """Replace the index as a whole: who reads it meanwhile finds the old one or the new one."""
+    """Replace the index as a whole: a reader finds the old one or the new one."""
     new = directory / f"{INDEX}.new"
     try:
         new.write_text("".join(json_text(index)), encoding="utf-8", errors="surrogateescape")

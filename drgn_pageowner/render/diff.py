@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Two dumps compared, as text."""
+"""Render the comparison of two dumps as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ("diff_text",)
 
 
 def diff_text(result: Diff) -> Iterator[str]:
-    """What has grown in one line, what was compared, then a row a change."""
+    """Yield the largest growth in one line, the two sides, then one row per change."""
     yield _headline(result)
     yield f"{_side('before', result.before)}{_side('after', result.after)}"
     relation = result.relation
