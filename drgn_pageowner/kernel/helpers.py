@@ -69,7 +69,7 @@ def read_memory(prog: Program, *, columns: Iterable[str] = ()) -> Memory:
     """
     from drgn_pageowner.kernel.read import pages
 
-    return pages.read_memory(Kernel.of(prog).reading(), columns=columns)
+    return pages.read_all_pages(Kernel.of(prog).reading(), columns=columns)
 
 
 def read_inventory(prog: Program) -> Inventory:
@@ -80,7 +80,7 @@ def read_inventory(prog: Program) -> Inventory:
     """
     from drgn_pageowner.kernel.read import inventory
 
-    return inventory.read_inventory(Kernel.of(prog).reading())
+    return inventory.InventoryReader(Kernel.of(prog).reading()).inventory
 
 
 def read_heap(prog: Program) -> Heap:
@@ -91,7 +91,7 @@ def read_heap(prog: Program) -> Heap:
     """
     from drgn_pageowner.kernel.read import heap
 
-    return heap.read_heap(Kernel.of(prog).reading())
+    return heap.HeapReader(Kernel.of(prog).reading()).heap
 
 
 def page_ext(page: Object) -> Object:

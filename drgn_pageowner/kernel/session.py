@@ -16,7 +16,7 @@ from drgn_pageowner.kernel.linux.kallsyms import module_names
 from drgn_pageowner.kernel.linux.printk import panic_message
 from drgn_pageowner.kernel.linux.source_lines import source_frames
 from drgn_pageowner.kernel.read.kernel import read_facts
-from drgn_pageowner.kernel.read.pages import read_memory
+from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import read_records
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.kernel import Facts
@@ -72,7 +72,7 @@ class ProgramSession:
         return self._ask(read)
 
     def memory(self, columns: Iterable[str]) -> Memory:
-        return self._ask(lambda kernel: read_memory(kernel, columns=columns))
+        return self._ask(lambda kernel: read_all_pages(kernel, columns=columns))
 
     def inventory(self) -> Inventory:
         return self._inventory_reader().inventory

@@ -32,7 +32,7 @@ from drgn_pageowner.model.heap import Heap, Inventory, Metadata
 from drgn_pageowner.model.pages import FREE_STATES, Pages, PageState
 from drgn_pageowner.progress import progress
 
-__all__ = ("HeapReader", "Numbers", "read_heap")
+__all__ = ("HeapReader", "Numbers")
 
 _CHUNK_PAGES = 2048
 _IMAGE, _BOOT, _UNRECORDED, _PAGES, _SLABS = range(5)
@@ -47,15 +47,6 @@ _ROOTS = ("kernel image", "boot memory", "pages without a record", "pages of pro
 _SCANNED = (PageState.RESERVED, PageState.KERNEL, PageState.NOREF, PageState.LARGE_KMALLOC,
             PageState.SLAB)  # fmt: skip
 _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
-
-
-def read_heap(kernel: Kernel) -> Heap:
-    """
-    Find every pointer from one node to another.
-
-    :raises PageOwnerError: if this kernel has no records, or the dump not what it takes
-    """
-    return HeapReader(kernel).heap
 
 
 class HeapReader:

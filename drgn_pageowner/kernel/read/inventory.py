@@ -19,7 +19,7 @@ from drgn_pageowner.kernel.linux.stackdepot import depot_pools
 from drgn_pageowner.kernel.linux.translate import direct_phys, image_range, kernel_pfns, kernel_phys
 from drgn_pageowner.kernel.linux.vmalloc import VmapAreas, read_vmap_areas, task_stacks
 from drgn_pageowner.kernel.linux.vmstat import read_counters
-from drgn_pageowner.kernel.read.pages import read_memory
+from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import read_records
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import (
@@ -32,16 +32,7 @@ from drgn_pageowner.model.heap import (
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 
-__all__ = ("InventoryReader", "read_inventory")
-
-
-def read_inventory(kernel: Kernel) -> Inventory:
-    """
-    Find out what every page is used for.
-
-    :raises PageOwnerError: if the dump does not hold what that takes
-    """
-    return InventoryReader(kernel).inventory
+__all__ = "InventoryReader"
 
 
 class InventoryReader:
@@ -50,7 +41,7 @@ class InventoryReader:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self._image = image_range(kernel)
-        memory = read_memory(kernel, columns=("mapcount", "mapping", "head"))
+        memory = read_all_pages(kernel, columns=("mapcount", "mapping", "head"))
         self.pages = memory.pages
         self._size = memory.pages.facts.page_size
         problems = list(memory.problems)

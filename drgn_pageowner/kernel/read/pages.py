@@ -32,7 +32,7 @@ from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.pages import FreeLists, Memory, Pages, PageState
 from drgn_pageowner.progress import progress
 
-__all__ = ("read_memory",)
+__all__ = ("read_all_pages",)
 
 
 _DTYPES = {
@@ -51,7 +51,7 @@ _DTYPES = {
 _NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
 
 
-def read_memory(kernel: Kernel, *, columns: Iterable[str] = ()) -> Memory:
+def read_all_pages(kernel: Kernel, *, columns: Iterable[str] = ()) -> Memory:
     """
     Read every ``struct page`` and every free list.
 
