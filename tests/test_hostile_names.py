@@ -186,9 +186,9 @@ def test_a_name_that_is_no_utf8_goes_through_a_pipe_of_drgns_shell(
 
     for line in ("list --format debugfs", "list --format csv", "list", "list --format json"):
         whole = tmp_path / "out"
-        commands.run_command(hostile._prog, f"pageowner {line} | cat > {whole}")
+        commands.run_command(hostile._kernel.prog, f"pageowner {line} | cat > {whole}")
         assert whole.stat().st_size > 100_000
-        commands.run_command(hostile._prog, f"pageowner {line} > {whole}")
+        commands.run_command(hostile._kernel.prog, f"pageowner {line} > {whole}")
         assert whole.stat().st_size > 100_000
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Everything that a post-mortem says of a machine's memory, each thing computed once."""
+"""Compute every part of a post-mortem of a machine's memory, each part once."""
 
 from __future__ import annotations
 
@@ -20,28 +20,31 @@ from drgn_pageowner.analysis.account.page_owners import (
     owners_of_cells,
 )
 from drgn_pageowner.analysis.compare.diff import Diff
+from drgn_pageowner.analysis.frag.alloc_check import COSTLY_ORDER, AllocCheck, alloc_check
 from drgn_pageowner.analysis.frag.blockmap import BlockMap, block_map
 from drgn_pageowner.analysis.frag.blocks import block_table
 from drgn_pageowner.analysis.frag.contiguity import BlockSize, contiguity
 from drgn_pageowner.analysis.frag.culprits import Culprits, culprits
-from drgn_pageowner.analysis.frag.mobility import overlay
+from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
 from drgn_pageowner.analysis.frag.zone_summary import ZoneSummary, zone_summaries
 from drgn_pageowner.analysis.leaks.leaks import Leaks, find_leaks
 from drgn_pageowner.analysis.leaks.reach import reach
+from drgn_pageowner.analysis.leaks.suspects import Suspect, suspects
 from drgn_pageowner.analysis.owners.flame import Flame, flame
 from drgn_pageowner.analysis.owners.group import Top, columns_for, top
 from drgn_pageowner.analysis.owners.summary import consistency
 from drgn_pageowner.errors import PageOwnerError, internal_error
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.crash import Crash
-from drgn_pageowner.model.heap import Heap, Inventory, Verdicts
+from drgn_pageowner.model.heap import Heap, Inventory, LeakSearch
 from drgn_pageowner.model.info import Consistency
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.records import Snapshot
 
-__all__ = ("Frag", "Report", "Sources", "ZoneMap", "report")
+__all__ = ("Frag", "Report", "ReportInputs", "ZoneMap", "report")
 
-# What is drawn and listed; the rest is summed, so that a page of a large machine can be mailed.
+# Limits of what is drawn and listed. The rest is summed up, so that the page stays small enough to
+# be mailed.
 _STACKS = 4000
 _LISTED = 100
 _OWNERS_OF_CLASS = 12
@@ -50,22 +53,22 @@ _CELLS = 4096
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What a report is made of, as far as it could be read."""
+class ReportInputs:
+    """The inputs of a report; a part that could not be read is ``None`` or empty."""
 
     facts: Facts
     crash: Crash | None = None
     modules: Sequence[str] = ()
-    heap: Heap | Verdicts | None = None
-    """Who points to whom; or what a search that was saved found."""
+    heap: Heap | LeakSearch | None = None
+    """The graph of pointers, or the saved result of a search in it."""
     inventory: Inventory | None = None
-    """That of :attr:`heap`, if there is one."""
+    """The inventory of :attr:`heap`, if there is one."""
     records: Snapshot | None = None
-    """Those of :attr:`inventory`, if there is one."""
+    """The records of :attr:`inventory`, if there is one."""
     diff: Diff | None = None
-    """What has changed since an earlier dump, by stack."""
+    """Changes since an earlier dump, by stack."""
     problems: Sequence[str] = ()
-    """What could not be read, a line each."""
+    """One line per part that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +77,26 @@ class ZoneMap:
 
     map: BlockMap
     owners: list[list[tuple[str, int]]]
-    """Of each cell the allocators with most pages there, and their base pages."""
+    """The allocators with most pages in each cell, and their base pages."""
 
 
 @dataclass(frozen=True)
 class Frag:
-    """Free memory and what is in the way of larger blocks."""
+    """Free memory, and the pages that prevent larger blocks."""
 
     zones: list[ZoneSummary]
     sizes: list[BlockSize]
     """Aligned blocks of every size in all zones together."""
     culprits: Culprits
-    """By allocator."""
+    """The owners of unmovable pages, by allocator."""
     maps: list[ZoneMap]
+    checks: list[AllocCheck] = field(default_factory=list)
+    """Kernel allocations of one page and of the largest order that is not costly, on every node."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """A post-mortem. A part that could not be had is ``None``; :attr:`problems` says why."""
+    """A post-mortem. A part that could not be computed is ``None``; :attr:`problems` says why."""
 
     facts: Facts
     crash: Crash | None
@@ -104,24 +109,26 @@ class Report:
     flame: Flame | None = None
     ages: list[AgeBand] | None = None
     leaks: Leaks | None = None
+    suspects: list[Suspect] | None = None
+    """Stacks whose allocations look like a leak."""
     frag: Frag | None = None
     diff: Diff | None = None
-    """What has changed since an earlier dump, by stack."""
+    """Changes since an earlier dump, by stack."""
     coverage: Mapping[str, object] = field(default_factory=dict)
-    """Of the records: what could be read and what not, in base pages."""
+    """Base pages whose records could be read, and those whose records could not."""
     consistency: Consistency | None = None
-    """The kernel's own counts beside ours, where it has them."""
+    """The kernel's own counts of pages per stack compared with the records, where it has them."""
     problems: Sequence[str] = ()
-    """What could not be read or computed, a line each."""
+    """One line per part that could not be read or computed."""
     errors: Sequence[Exception] = ()
     """Internal errors, each of which is one of :attr:`problems` as well."""
 
 
-def report(sources: Sources) -> Report:
-    """Run every analysis that *sources* allow; one that fails becomes a problem."""
+def report(inputs: ReportInputs) -> Report:
+    """Run every analysis that *inputs* allow; one that fails becomes a problem."""
     parts: dict[str, Any] = {}
     errors: list[Exception] = []
-    problems = list(sources.problems)
+    problems = list(inputs.problems)
 
     def add(what: str, compute: Callable[[], dict[str, Any]]) -> None:
         try:
@@ -134,27 +141,29 @@ def report(sources: Sources) -> Report:
             errors.append(error)
             problems.append(f"{what}: {internal_error(error)}")
 
-    records, inventory, heap = sources.records, sources.inventory, sources.heap
+    records, inventory, heap = inputs.records, inputs.inventory, inputs.heap
     if records is not None:
         add("owners by stack", lambda: _of_records(records))
     if inventory is not None:
         classes = cache(lambda: page_classes(inventory))
         add("use of pages", lambda: _of_pages(inventory, classes()))
+        if records is not None:
+            add("suspects", lambda: {"suspects": suspects(inventory, classes())})
         if heap is not None:
             add("leaks", lambda: {"leaks": _leaks(heap, classes())})
     return Report(
-        facts=sources.facts,
-        crash=sources.crash,
-        modules=sources.modules,
-        diff=sources.diff,
+        facts=inputs.facts,
+        crash=inputs.crash,
+        modules=inputs.modules,
+        diff=inputs.diff,
         problems=problems,
         errors=errors,
         **parts,
     )
 
 
-def _leaks(heap: Heap | Verdicts, classes: Array) -> Leaks:
-    return find_leaks(heap if isinstance(heap, Verdicts) else reach(heap, classes))
+def _leaks(heap: Heap | LeakSearch, classes: Array) -> Leaks:
+    return find_leaks(heap if isinstance(heap, LeakSearch) else reach(heap, classes))
 
 
 def _of_records(records: Snapshot) -> dict[str, Any]:
@@ -193,4 +202,15 @@ def _frag(inventory: Inventory, owners: OwnerTable) -> Frag:
         sizes=[size for size in sizes if size.zone is None],
         culprits=culprits(joined, by="allocator", limit=_LISTED),
         maps=[ZoneMap(one, cells) for one, cells in zip(maps, of_cells, strict=True)],
+        checks=_checks(joined),
     )
+
+
+def _checks(joined: Overlay) -> list[AllocCheck]:
+    if "GFP_KERNEL" not in {name for _, name in joined.memory.pages.names.gfp_flags}:
+        return []
+    return [
+        alloc_check(joined, order, ["GFP_KERNEL"], node, limit=0)
+        for order in (0, COSTLY_ORDER)
+        for node in joined.memory.zonelists
+    ]

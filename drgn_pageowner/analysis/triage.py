@@ -1,33 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""
-What a dump shows at first sight: verdicts from the documents that the commands write as JSON.
-
-A verdict names what a person should look at. Whether that is worth waking somebody is for the
-thresholds here: what is normal on a healthy machine must not count as found.
-"""
+"""Sum a report up in the few numbers that the index of a triage has."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drgn_pageowner.analysis.leaks.reach import Verdict
+from drgn_pageowner.analysis.frag.alloc_check import COSTLY_ORDER
+from drgn_pageowner.analysis.frag.buddy import fragmentation_index
+from drgn_pageowner.analysis.leaks.leaks import Leaks
+from drgn_pageowner.analysis.leaks.suspects import Suspect
+from drgn_pageowner.analysis.owners.group import Top
+from drgn_pageowner.analysis.report import Frag, Report
+from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES, Verdict, judge
 
-__all__ = ("Finding", "Verdicts", "find")
+__all__ = ("Finding", "Triage", "sum_up")
 
-# Of memory, in percent: what one stack holds that nothing accounts for and that looks like a leak.
-_HOG_PERCENT = 5
-# PAGE_ALLOC_COSTLY_ORDER: up to this order the kernel takes success for granted.
-_COSTLY_ORDER = 3
-# sysctl_extfrag_threshold of mm/compaction.c: from here on a failure is for fragmentation.
-_EXTFRAG_THRESHOLD = 500
-# Zones smaller than this part of memory, in percent, tell nothing about the machine.
-_ZONE_PERCENT = 1
 _OWNERS = 5
-_OUT_OF_MEMORY = ("Out of memory", "out of memory", "system is deadlocked on memory")
-
-Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,161 +25,111 @@ class Finding:
     """Something that is wrong."""
 
     kind: str
-    """``"leak"``, ``"hog"``, ``"out of memory"``, ``"watermark"`` or ``"fragmentation"``."""
+    """:attr:`Verdict.finding`."""
     text: str
-    """In one line."""
+    """One line."""
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """What the parts of a triage say together; ``None`` is what a part did not answer."""
+class Triage:
+    """The member ``verdicts`` of the index; ``None`` where the dump gave no answer."""
 
     findings: list[Finding]
+    all: list[Verdict]
+    """The verdicts of ``report``."""
     leaks: dict[str, Any] | None
     suspects: dict[str, Any] | None
     owners: list[dict[str, Any]] | None
     fragmentation: dict[str, Any] | None
     unreadable: list[str]
-    """What of the dump could not be read or answered, a line each."""
+    """One line per part that could not be read or answered."""
 
     @property
     def answered(self) -> bool:
-        """Whether it is known that nothing was found, if nothing was."""
+        """Whether an empty list of findings means that there is nothing to find."""
         return self.leaks is not None and self.fragmentation is not None
 
 
-def find(
-    documents: Mapping[str, Document], problems: Sequence[str] = (), *, min_pages: int = 1
-) -> Verdicts:
+def sum_up(
+    report: Report | None, problems: Sequence[str] = (), *, min_pages: int = MIN_LEAKED_PAGES
+) -> Triage:
     """
-    :param documents: Part -> what it wrote as JSON, of those that answered: ``info``,
-        ``account``, ``allocators`` (``top --by allocator``), ``leaks``, ``suspects``
-        (``leaks --suspects``) and ``frag`` (``frag all``).
-    :param problems: What the parts said of the dump, a line each.
-    :param min_pages: From how many leaked base pages on a leak counts as found.
+    Judge *report* and sum it up.
+
+    :param report: ``None`` while there is none.
+    :param problems: What the parts of the triage said of the dump, a line each.
+    :param min_pages: A leak counts as found from this many base pages on.
     """
-    found: list[Finding] = []
-    _panic(documents.get("info"), found)
-    memory = int(documents["account"]["present"]) if "account" in documents else None
-    return Verdicts(
-        findings=found,
-        leaks=_leaks(documents.get("leaks"), min_pages, found),
-        suspects=_suspects(documents.get("suspects"), memory, found),
-        owners=_owners(documents.get("allocators")),
-        fragmentation=_zones(documents.get("frag"), found),
-        unreadable=list(dict.fromkeys(problems)),
+    unreadable = list(dict.fromkeys(problems))
+    if report is None:
+        return Triage([], [], None, None, None, None, unreadable)
+    verdicts = judge(report, min_pages=min_pages)
+    return Triage(
+        findings=[
+            Finding(verdict.finding, " ".join(filter(None, (verdict.text, verdict.detail))))
+            for verdict in verdicts
+            if verdict.finding is not None
+        ],
+        all=verdicts,
+        leaks=_leaks(report.leaks) if report.leaks is not None else None,
+        suspects=_suspects(report.suspects) if report.suspects is not None else None,
+        owners=_owners(report.tops["allocator"]) if "allocator" in report.tops else None,
+        fragmentation=_zones(report.frag) if report.frag is not None else None,
+        unreadable=unreadable,
     )
 
 
-def _leaks(
-    document: Document | None, min_pages: int, found: list[Finding]
-) -> dict[str, Any] | None:
-    if document is None:
-        return None
-    names = {Verdict.NAMES[number] for number in Verdict.LOST}
-    lost = [group for group in document["groups"] if group["verdict"] in names]
-    sure = [group for group in lost if group["confidence"] == "high"]
-    pages = sum(group["pages"] for group in sure)
-    allocations = sum(group["allocations"] for group in sure)
-    first = max(sure or lost, key=lambda group: group["pages"], default=None)
-    if first is not None and sure and pages >= min_pages:
-        found.append(
-            Finding(
-                "leak",
-                f"{pages:,} pages in {allocations:,} allocations are leaked, most by "
-                f"{first['allocator']} ({first['pages']:,} pages)",
-            )
-        )
+def _leaks(leaks: Leaks) -> dict[str, Any]:
+    lost = leaks.lost_groups
+    sure = [group for group in lost if group.confidence == "high"]
+    first = max(sure or lost, key=lambda group: group.pages, default=None)
     return {
-        "pages": document["lost_pages"],
-        "allocations": document["lost_allocations"],
-        "high_confidence_pages": pages,
-        "high_confidence_allocations": allocations,
-        "by_number_pages": document["by_number_pages"],
-        "slab_objects": sum(leak["objects"] for leak in document.get("slab") or ()),
-        "first": _only(first, "allocator", "handle", "verdict", "confidence", "pages",
-                       "allocations", "stack"),
+        "pages": leaks.lost_pages,
+        "allocations": leaks.lost_allocations,
+        "high_confidence_pages": sum(group.pages for group in sure),
+        "high_confidence_allocations": sum(group.allocations for group in sure),
+        "by_number_pages": leaks.by_number_pages,
+        "slab_objects": sum(leak.objects for leak in leaks.slab or ()),
+        "first": _members(first, "allocator", "handle", "verdict", "confidence", "pages",
+                          "allocations", "stack"),
     }  # fmt: skip
 
 
-def _suspects(
-    document: Document | None, memory: int | None, found: list[Finding]
-) -> dict[str, Any] | None:
-    if document is None:
-        return None
-    suspects = document["suspects"]
-    largest = max(suspects, key=lambda suspect: suspect["pages"], default=None)
-    if largest is not None and memory and largest["pages"] * 100 >= _HOG_PERCENT * memory:
-        share = 100 * largest["pages"] / memory
-        found.append(
-            Finding(
-                "hog",
-                f"{largest['allocator']} has {largest['pages']:,} pages, {share:.1f} % of memory, "
-                f"and nothing accounts for them: {'; '.join(largest['reasons'])}",
-            )
-        )
+def _suspects(suspects: Sequence[Suspect]) -> dict[str, Any]:
+    largest = max(suspects, key=lambda suspect: suspect.pages, default=None)
     members = "allocator", "handle", "score", "reasons", "pages", "pages_per_hour", "stack"
     return {
         "stacks": len(suspects),
-        "first": _only(suspects[0] if suspects else None, *members),
-        "largest": _only(largest, *members),
+        "first": _members(suspects[0] if suspects else None, *members),
+        "largest": _members(largest, *members),
     }
 
 
-def _owners(document: Document | None) -> list[dict[str, Any]] | None:
-    if document is None:
-        return None
+def _owners(top: Top) -> list[dict[str, Any]]:
     return [
         {
-            "allocator": group["key"]["allocator"],
-            **{name: group[name] for name in ("pages", "bytes", "allocations")},
+            "allocator": group.key["allocator"],
+            "pages": group.pages,
+            "bytes": group.bytes,
+            "allocations": group.allocations,
         }
-        for group in document["groups"][:_OWNERS]
+        for group in top.groups[:_OWNERS]
     ]
 
 
-def _zones(document: Document | None, found: list[Finding]) -> dict[str, Any] | None:
-    if document is None:
-        return None
-    zones = document["summary"]["zones"]
-    indices = {
-        (zone["node"], zone["zone"]): zone["extfrag_index"] for zone in document["extfrag"]["zones"]
-    }
+def _zones(frag: Frag) -> dict[str, Any]:
     members = "node", "zone", "managed", "free", "free_cma", "watermarks", "largest_free_run"
-    rows = [
-        {
-            **{name: zone[name] for name in members},
-            "costly_index": indices[zone["node"], zone["zone"]][_COSTLY_ORDER],
-            "verdict": zone["verdict"],
-        }
-        for zone in zones
-    ]
-    managed = sum(row["managed"] for row in rows)
-    large = [row for row in rows if row["managed"] * 100 >= _ZONE_PERCENT * managed > 0]
-    if large and all(row["free"] - row["free_cma"] < row["watermarks"][0] for row in large):
-        free = sum(row["free"] for row in large)
-        found.append(
-            Finding(
-                "watermark",
-                f"no zone has as much free memory as its min watermark: {free:,} pages are free",
-            )
-        )
-    if large and all(row["costly_index"] >= _EXTFRAG_THRESHOLD for row in large):
-        found.append(
-            Finding(
-                "fragmentation",
-                f"no zone has a free block of order {_COSTLY_ORDER}, "
-                "though there is free memory enough",
-            )
-        )
-    return {"zones": rows}
+    return {
+        "zones": [
+            {
+                **{name: getattr(zone, name) for name in members},
+                "costly_index": fragmentation_index(zone.free_blocks, COSTLY_ORDER),
+                "verdict": zone.verdict,
+            }
+            for zone in frag.zones
+        ]
+    }
 
 
-def _panic(document: Document | None, found: list[Finding]) -> None:
-    message = document["kernel"]["panic_message"] if document is not None else None
-    if message is not None and any(text in message for text in _OUT_OF_MEMORY):
-        found.append(Finding("out of memory", message))
-
-
-def _only(document: Document | None, *members: str) -> dict[str, Any] | None:
-    return None if document is None else {name: document[name] for name in members}
+def _members(value: object | None, *names: str) -> dict[str, Any] | None:
+    return None if value is None else {name: getattr(value, name) for name in names}

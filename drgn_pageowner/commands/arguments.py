@@ -13,7 +13,7 @@ from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.progress import warn
 
 if TYPE_CHECKING:
-    from drgn_pageowner.model.heap import Target
+    from drgn_pageowner.model.heap import HeapTarget
     from drgn_pageowner.model.session import Session
 
 __all__ = ("add_filters", "add_format", "filter_of", "report_problems", "targets_of")
@@ -176,7 +176,7 @@ def report_problems(problems: Iterable[str]) -> None:
         warn(problem)
 
 
-def targets_of(names: Sequence[str], session: Session) -> tuple[list[Target], int]:
+def targets_of(names: Sequence[str], session: Session) -> tuple[list[HeapTarget], int]:
     """
     The nodes that *names* name, and an exit status: what names none is said in a line each.
     """

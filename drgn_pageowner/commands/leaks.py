@@ -16,12 +16,12 @@ from __future__ import annotations
 import argparse
 from typing import TextIO
 
-from drgn_pageowner.analysis.leaks.leaks import find_leaks, lost_objects, verdicts
+from drgn_pageowner.analysis.leaks.leaks import find_leaks, leak_search, lost_objects
 from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.analysis.leaks.suspects import suspects
 from drgn_pageowner.commands.arguments import add_format, report_problems
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
-from drgn_pageowner.model.heap import Verdicts
+from drgn_pageowner.model.heap import LeakSearch
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.leaks import leaks_text, suspects_text
@@ -54,17 +54,17 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     return 0
 
 
-def search(session: Session, *, slab: bool) -> Verdicts:
+def search(session: Session, *, slab: bool) -> LeakSearch:
     """
     What nothing reaches: searched for, or what a search found that was saved.
 
     :param slab: Whether slab objects are wanted, too.
     """
-    saved = session.verdicts(slab=slab)
+    saved = session.saved_search(slab=slab)
     if saved is not None:
         return saved
     marked = reach(session.heap())
-    return verdicts(marked, lost_objects(marked, session.slab_objects) if slab else None)
+    return leak_search(marked, lost_objects(marked, session.slab_objects) if slab else None)
 
 
 def _suspects(args: argparse.Namespace, session: Session, out: TextIO, limit: int | None) -> int:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     if args.limit is not None:
         chosen = chosen.first(args.limit)
     if args.source:
-        session.add_source(chosen, chosen.used_pcs())
+        session.add_source_lines(chosen, chosen.used_pcs())
     renderers = {
         "table": records_table,
         "debugfs": debugfs_text,

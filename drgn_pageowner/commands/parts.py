@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from io import BufferedWriter, RawIOBase, StringIO, TextIOWrapper
@@ -26,15 +25,17 @@ _TRACEBACK = ".traceback"
 
 @dataclass(frozen=True)
 class Part:
-    """A command, and the files that it fills."""
+    """A command and the files that it fills, or a step in between."""
 
     name: str
-    words: tuple[str, ...]
+    words: tuple[str, ...] = ()
     """The command line."""
     formats: Mapping[str, str] = field(default_factory=dict)
     """``--format`` -> name of the file that its output goes to."""
     files: tuple[str, ...] = ()
     """Names of files that the command writes itself, one at a time."""
+    step: Callable[[Session], Any] | None = None
+    """Runs instead of a command; :attr:`Outcome.result` is what it returns."""
 
 
 @dataclass
@@ -54,8 +55,8 @@ class Outcome:
     """Why it is not ``"ok"``, in one line."""
     warnings: list[str] = field(default_factory=list)
     """What the command said on stderr."""
-    document: dict[str, Any] | None = None
-    """What it wrote as JSON."""
+    result: Any = None
+    """The value that :attr:`Part.step` returned."""
 
     def problems(self) -> list[str]:
         """What is wrong with the dump, as far as this part knows."""
@@ -65,14 +66,14 @@ class Outcome:
     def entry(self) -> dict[str, Any]:
         """Its part of the index."""
         entry = {**vars(self), "seconds": round(self.seconds, 3)}
-        del entry["document"]
+        del entry["result"]
         return entry
 
 
 def run_part(part: Part, session: Session, directory: Path) -> Outcome:
     """Run *part* in all its formats; whatever goes wrong is in what is returned."""
     outcome = Outcome(part.name, " ".join(part.words))
-    if part.words[0] not in COMMANDS:
+    if part.step is None and part.words[0] not in COMMANDS:
         outcome.status, outcome.error = "skipped", f"there is no command {part.words[0]}"
         return outcome
     start = time.perf_counter()
@@ -89,8 +90,7 @@ def run_part(part: Part, session: Session, directory: Path) -> Outcome:
     except MemoryError as error:
         _failed(outcome, "failed", out_of_memory(error), INTERNAL)
     except Exception as error:
-        _failed(outcome, "crashed", internal_error(error), INTERNAL)
-        _keep_traceback(outcome, directory)
+        _crashed(outcome, error, directory)
     outcome.seconds = time.perf_counter() - start
     lines = (line.removeprefix(_PREFIX) for line in said.getvalue().splitlines())
     outcome.warnings = list(dict.fromkeys(lines))
@@ -107,17 +107,25 @@ def _failed(outcome: Outcome, status: str, error: str, exit_status: int) -> None
     outcome.error = " ".join(error.split())
 
 
-def _keep_traceback(outcome: Outcome, directory: Path) -> None:
+def _crashed(outcome: Outcome, error: Exception, directory: Path) -> None:
+    """Note an error of ours, and keep its traceback."""
+    _failed(outcome, "crashed", internal_error(error), INTERNAL)
     path = directory / f"{outcome.name}{_TRACEBACK}"
     try:
         with replacing(path) as file:
-            file.write(traceback.format_exc().encode("utf-8", "surrogateescape"))
+            text = "".join(traceback.format_exception(error))
+            file.write(text.encode("utf-8", "surrogateescape"))
     except OSError:
         return
     outcome.files.append(path.name)
 
 
 def _run(part: Part, session: Session, directory: Path, outcome: Outcome) -> None:
+    if part.step is not None:
+        outcome.result = part.step(session)
+        # A report has what it could answer, and the errors of the rest.
+        for error in getattr(outcome.result, "errors", ())[:1]:
+            _crashed(outcome, error, directory)
     for name in part.files:
         with StringIO() as out:
             _command([*part.words, str(directory / name)], session, out, outcome)
@@ -128,8 +136,6 @@ def _run(part: Part, session: Session, directory: Path, outcome: Outcome) -> Non
             _command([*part.words, "--format", format_], session, out, outcome)
             out.flush()
         outcome.files.append(name)
-        if format_ == "json":
-            outcome.document = json.loads(path.read_bytes())
 
 
 def _text(file: RawIOBase) -> TextIOWrapper:

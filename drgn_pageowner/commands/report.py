@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A post-mortem of a machine's memory to look at, to keep and to mail.
+Write a post-mortem of a machine's memory to look at, to keep and to mail.
 
   report OUT.html                  one page that needs nothing else
   report OUT.md                    the same findings as text, for a ticket
   report OUT.json                  all numbers of the page
   report --format md               to standard output
-  report --before MONDAY OUT.html  and what has changed since an earlier dump or snapshot
+  report --before MONDAY OUT.html  with the changes since an earlier dump or snapshot
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from drgn_pageowner.analysis.report import Report, Sources, report
+from drgn_pageowner.analysis.report import Report, ReportInputs, report
 from drgn_pageowner.commands.diff import compare
+from drgn_pageowner.commands.leaks import search
 from drgn_pageowner.commands.output import write_text
 from drgn_pageowner.errors import (
     INTERNAL,
@@ -30,7 +31,7 @@ from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 
 if TYPE_CHECKING:
-    from drgn_pageowner.model.heap import Heap, Verdicts
+    from drgn_pageowner.model.heap import Heap, LeakSearch
 
 T = TypeVar("T")
 
@@ -40,12 +41,12 @@ FORMATS = ("html", "md", "json")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out", nargs="?", default="-", metavar="OUT",
-        help="file to write; its suffix decides what (default: -, standard output)",
+        help="file to write; its suffix is the format (default: -, standard output)",
     )  # fmt: skip
     parser.add_argument(
-        "--before", metavar="DUMP", help="an earlier dump or snapshot, to say what has grown since"
+        "--before", metavar="DUMP", help="an earlier dump or snapshot, to show what has grown since"
     )
-    parser.add_argument("--format", choices=FORMATS, help="what to write, whatever the suffix")
+    parser.add_argument("--format", choices=FORMATS, help="the format, whatever the suffix is")
     parser.add_argument(
         "--no-leaks", action="store_true", help="do not search for leaks: faster on a large machine"
     )
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 
 
 def _renderer(kind: str) -> Callable[[Report], Iterator[str]]:
-    """Found before anything is read: a package that is missing is said at once."""
+    """Return the renderer; called first, so that a missing package is an early error."""
     if kind == "json":
         from drgn_pageowner.render.report.json import report_json
 
@@ -83,15 +84,20 @@ def _renderer(kind: str) -> Callable[[Report], Iterator[str]]:
     return HtmlRenderer()
 
 
-def _heap(session: Session) -> Heap | Verdicts:
-    return session.verdicts(slab=False) or session.heap()
+def _heap(session: Session, slab: bool) -> Heap | LeakSearch:
+    if slab:
+        return search(session, slab=True)
+    return session.saved_search(slab=False) or session.heap()
 
 
-def read(session: Session, *, leaks: bool = True, before: Session | None = None) -> Sources:
+def read(
+    session: Session, *, leaks: bool = True, slab: bool = False, before: Session | None = None
+) -> ReportInputs:
     """
-    Everything that a report is made of; what cannot be read becomes one of its problems.
+    Read the inputs of a report; each part that cannot be read becomes one of its problems.
 
-    :param leaks: Whether to read who points to whom.
+    :param leaks: Whether to read pointers, to search for leaks.
+    :param slab: Whether to search for lost slab objects, too.
     :param before: An earlier dump, to compare with.
     """
     problems: list[str] = []
@@ -110,13 +116,13 @@ def read(session: Session, *, leaks: bool = True, before: Session | None = None)
     elif not leaks:
         problems.append("leaks were not searched for: --no-leaks")
     on = facts.page_owner not in NO_RECORDS
-    heap = attempt("leaks", lambda: _heap(session)) if on and leaks else None
+    heap = attempt("leaks", lambda: _heap(session, slab)) if on and leaks else None
     inventory = heap.inventory if heap is not None else attempt("use of pages", session.inventory)
     records = inventory.records if inventory is not None else None
     if on and inventory is None:
         records = attempt("records", lambda: session.snapshot(("handle", "ts_nsec", "comm")))
     known = inventory.problems if inventory is not None else records.problems if records else []
-    return Sources(
+    return ReportInputs(
         facts=facts,
         crash=attempt("the crash", session.crash),
         modules=attempt("modules", session.modules) or (),

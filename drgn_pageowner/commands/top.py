@@ -97,7 +97,9 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         depth=args.depth,
     )
     if args.source:
-        session.add_source(snapshot, [frame.pc for group in result.groups for frame in group.stack])
+        session.add_source_lines(
+            snapshot, [frame.pc for group in result.groups for frame in group.stack]
+        )
     if args.format == "pprof":
         write_bytes(pprof(result, snapshot, args.weight), args.output, out)
     elif exported:

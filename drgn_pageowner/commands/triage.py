@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Everything at once, into a folder: for a script at 3 a.m.
+Run everything at once, into a folder: for a script at 3 a.m.
 
   triage DIR                       info, account, top, leaks, suspects, frag, report, snapshot
 
-DIR/index.json has the verdicts and what became of every part; text and JSON of each are beside
+DIR/index.json has the verdicts and the outcome of every part; text and JSON of each are beside
 it. A part that fails is recorded, and the others go on.
 
 exit status: 0 nothing was found; 1 the dump cannot answer (unreadable, or without page_owner: what
@@ -23,8 +23,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from drgn_pageowner.analysis.triage import Verdicts, find
+from drgn_pageowner.analysis.report import Report, report
+from drgn_pageowner.analysis.triage import Triage, sum_up
+from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES
 from drgn_pageowner.commands.parts import Outcome, Part, files_of, run_part
+from drgn_pageowner.commands.report import read
 from drgn_pageowner.errors import INTERNAL, PageOwnerError, UsageError
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.session import Session
@@ -37,6 +40,15 @@ SCHEMA = 1
 INDEX = "index.json"
 NOTHING_FOUND, UNANSWERED, FOUND = 0, 1, 3
 
+
+def _judge_pages(session: Session) -> Report:
+    return report(read(session, leaks=False))
+
+
+def _judge(session: Session) -> Report:
+    return report(read(session, slab=True))
+
+
 PARTS = (
     Part("info", ("info",), {"table": "info.txt", "json": "info.json"}),
     Part("account", ("account", "--caches", "--zones"),
@@ -46,9 +58,12 @@ PARTS = (
          {"table": "allocators.txt", "json": "allocators.json"}),
     Part("tasks", ("top", "--by", "comm", "--limit", "200"),
          {"table": "tasks.txt", "json": "tasks.json"}),
+    # The index has verdicts also if the search for leaks takes more memory than there is.
+    Part("pages", step=_judge_pages),
     Part("leaks", ("leaks", "--slab", "--limit", "0"), {"text": "leaks.txt", "json": "leaks.json"}),
     Part("suspects", ("leaks", "--suspects", "--limit", "0"),
          {"text": "suspects.txt", "json": "suspects.json"}),
+    Part("verdicts", step=_judge),
     Part("frag", ("frag", "all"), {"text": "frag.txt", "json": "frag.json"}),
     Part("report", ("report",), files=("report.html",)),
     Part("ticket", ("report",), files=("report.md",)),
@@ -62,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--force", action="store_true", help="write into DIR even if there is something in it"
     )
     parser.add_argument(
-        "--min-pages", type=int, default=16, metavar="N",
+        "--min-pages", type=int, default=MIN_LEAKED_PAGES, metavar="N",
         help="fewer leaked pages in all do not count as found (default: %(default)s)",
     )  # fmt: skip
 
@@ -79,13 +94,13 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     try:
         facts = session.facts()
     except PageOwnerError as error:
-        _write(directory, _index(None, [], find({}), error.exit_status, str(error)))
+        _write(directory, _index(None, [], sum_up(None), error.exit_status, str(error)))
         raise
     outcomes: list[Outcome] = []
     for part in progress(PARTS, description="triage", total=len(PARTS), unit=" part"):
         outcomes.append(run_part(part, session, directory))
         verdicts = _verdicts(outcomes, args.min_pages)
-        # What is there stays there, should a later part take the machine's memory.
+        # Rewrite the index after each part, in case a later one is OOM-killed.
         _write(directory, _index(facts, outcomes, verdicts, None))
     status = _status(verdicts, outcomes)
     _write(directory, _index(facts, outcomes, verdicts, status))
@@ -142,13 +157,13 @@ def _prepare(directory: Path, *, force: bool) -> None:
         raise PageOwnerError(f"cannot write to {directory}: {error.strerror}") from error
 
 
-def _verdicts(outcomes: Sequence[Outcome], min_pages: int) -> Verdicts:
-    documents = {o.name: o.document for o in outcomes if o.document is not None}
+def _verdicts(outcomes: Sequence[Outcome], min_pages: int) -> Triage:
+    reports = [outcome.result for outcome in outcomes if outcome.result is not None]
     problems = [line for outcome in outcomes for line in outcome.problems()]
-    return find(documents, problems, min_pages=min_pages)
+    return sum_up(reports[-1] if reports else None, problems, min_pages=min_pages)
 
 
-def _status(verdicts: Verdicts, outcomes: Sequence[Outcome]) -> int:
+def _status(verdicts: Triage, outcomes: Sequence[Outcome]) -> int:
     if verdicts.findings:
         return FOUND
     if any(outcome.exit_status == INTERNAL for outcome in outcomes):
@@ -159,11 +174,11 @@ def _status(verdicts: Verdicts, outcomes: Sequence[Outcome]) -> int:
 def _index(
     facts: Facts | None,
     outcomes: Sequence[Outcome],
-    verdicts: Verdicts,
+    verdicts: Triage,
     status: int | None,
     error: str | None = None,
 ) -> dict[str, Any]:
-    """The document of docs/formats.md; *status* is ``None`` while parts are missing."""
+    """Return the document of docs/formats.md; *status* is ``None`` while parts are missing."""
     from drgn_pageowner import __version__
 
     members = ("release", "version", "hostname", "arch", "page_owner", "now_ns", "live",
@@ -181,7 +196,7 @@ def _index(
 
 
 def _write(directory: Path, index: dict[str, Any]) -> None:
-    """Replace the index as a whole: who reads it meanwhile finds the old one or the new one."""
+    """Replace the index as a whole: a reader finds the old one or the new one."""
     try:
         with replacing(directory / INDEX) as file:
             for piece in json_text(index):

@@ -1,44 +1,51 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What memory is used for, and what holds what. No drgn object survives.
+The use of every page, and the graph of pointers between allocations. No drgn object survives.
 
-An :class:`Inventory` has what tells the pages apart; a :class:`Heap` adds who points to whom:
-records, slab objects and roots as the nodes of a graph.
+An :class:`Inventory` has the data that tell the uses of pages apart; a :class:`Heap` adds a graph
+of pointers, whose nodes are records, slab objects and roots.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array, cover
-from drgn_pageowner.model.pages import Memory, Pages, PageState
+from drgn_pageowner.model.kinds import Kind
+from drgn_pageowner.model.pages import FREE_STATES, Memory, Pages
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
 __all__ = (
     "INVENTORY_COLUMNS",
+    "LOST",
     "Area",
+    "AreaKind",
     "Heap",
+    "HeapTarget",
     "Inventory",
+    "LeakSearch",
     "LostObjects",
     "Metadata",
+    "Reachability",
+    "Role",
     "Slabs",
-    "Target",
-    "Verdicts",
     "Word",
+    "area_of_text",
     "record_of_row",
 )
 
 INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "migratetype")
-"""What :attr:`Inventory.records` has of every record."""
+"""The columns of :attr:`Inventory.records`."""
 
 
 @dataclass
 class Slabs:
-    """Every slab of every cache, and which of their objects are allocated."""
+    """Every slab of every cache, and the state of their objects."""
 
     caches: Sequence[str]
     """Names."""
@@ -62,16 +69,29 @@ class Slabs:
     allocated: Array
     """``bool``, a row per object."""
     sheaves: Array
-    """``uint64``: addresses of the arrays in which CPUs and nodes keep free objects (v6.18)."""
+    """``uint64``: addresses of the sheaves, arrays of free objects of CPUs and nodes (v6.18)."""
     problems: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return int(self.start[-1])
 
     def slab_of(self, objects: Array) -> Array:
-        """The slab of every one of *objects*."""
+        """Return the slab of every one of *objects*."""
         result: Array = np.searchsorted(self.start, objects, "right") - 1
         return result
+
+
+class AreaKind(Kind):
+    """The use of an :class:`Area`."""
+
+    VMALLOC = 0, "vmalloc"
+    VMAP = 1, "vmap"
+    """Maps pages that were allocated on their own."""
+    STACK = 2, "stack of"
+    """The stack of a task."""
+    CACHED_STACK = 3, "cached stack"
+    """A stack that is kept for the next task."""
+    MODULE = 4, "module"
 
 
 @dataclass(frozen=True)
@@ -82,14 +102,30 @@ class Area:
     """First virtual address."""
     size: int
     """In bytes, without the guard page."""
-    kind: str
-    """``"vmalloc"``, ``"stack"`` (of a task), ``"cached stack"``, ``"module"``, ``"vmap"`` (of
-    pages that somebody allocated by themselves), ..."""
+    kind: AreaKind
     rows: Array
     """``int64``: rows in :class:`Pages` of its pages; -1 where one has no memmap."""
+    name: str = ""
+    """The task (``"comm (pid 7)"``) or the module."""
+
+    @property
+    def text(self) -> str:
+        """The kind and the name, as the output has them."""
+        return f"{self.kind.label} {self.name}" if self.name else self.kind.label
 
 
-class Metadata:
+def area_of_text(text: str, start: int, size: int, rows: Array) -> Area:
+    """Return the area whose :attr:`Area.text` is *text*."""
+    for kind in AreaKind:
+        if text == kind.label:
+            return Area(start, size, kind, rows)
+    for kind in (AreaKind.STACK, AreaKind.MODULE):
+        if text.startswith(kind.label + " "):
+            return Area(start, size, kind, rows, text[len(kind.label) + 1 :])
+    raise ValueError(f"no area is of the kind {text!r}")
+
+
+class Metadata(enum.IntEnum):
     """Pages that the memory manager itself needs (values of :attr:`Inventory.metadata`)."""
 
     NONE = 0
@@ -106,7 +142,7 @@ class Metadata:
 
 @dataclass
 class Inventory:
-    """Every page with what there is to tell its use."""
+    """Every page, and the data that tell its use."""
 
     memory: Memory
     records: Snapshot | None
@@ -124,39 +160,39 @@ class Inventory:
     tasks: Mapping[int, str] = field(default_factory=dict)
     """pid -> comm of every task."""
     counters: Mapping[str, int] = field(default_factory=dict)
-    """What the kernel counts of all zones and nodes together, under the name of its enumerator
-    (``"NR_FILE_PAGES"``) or variable (``"nr_vmalloc_pages"``); differences that CPUs keep are
-    added."""
+    """The kernel's counters, summed over zones and nodes, under the name of their enumerator
+    (``"NR_FILE_PAGES"``) or variable (``"nr_vmalloc_pages"``); the differences that CPUs keep are
+    included."""
     problems: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Heap:
-    """Who points to whom: nodes are records, slab objects and roots, in this order."""
+    """The graph of pointers: its nodes are records, slab objects and roots, in this order."""
 
     inventory: Inventory
     records: Snapshot
     """Record ``i`` is node ``i``."""
     roots: Sequence[str]
     """Root ``i`` is node ``first_root + i``: ``"kernel image"``, a task, ..."""
-    source: Array
+    holder: Array
     """``int32``, a row per edge: the node that has the pointer."""
     target: Array
-    """``int32``: the node that it leads to. Each pair of nodes once, sorted by source."""
+    """``int32``: the node that it leads to. Each pair of nodes once, sorted by holder."""
     bookkeeping: Array
-    """``int32``: nodes that know others whether or not anybody holds those: what the kernel keeps
-    of every vmalloc area, and sheaves."""
-    pfn_source: Array
+    """``int32``: nodes whose pointers do not keep their targets alive: the kernel's lists of every
+    vmalloc area, and sheaves."""
+    pfn_holder: Array
     """``int32``, a row for each word that is the PFN or the physical address of a record: the
     node that has the word."""
     pfn_target: Array
     """``int32``: the record."""
     pfn_offset: Array
-    """``int32``: where in the slab object the word is, in bytes; -1 if it is in none."""
+    """``int32``: offset of the word in its slab object, in bytes; -1 if it is in none."""
     pages_read: int = 0
-    """Base pages whose words were looked at."""
+    """Base pages whose words were read."""
     pages_missing: int = 0
-    """Of these, pages that are not in the dump."""
+    """Base pages whose words should have been read, but are not in the dump."""
 
     @property
     def slabs(self) -> Slabs:
@@ -183,11 +219,11 @@ class Word:
     """A word of memory that leads to a node."""
 
     kind: str
-    """What it lies in: ``"kernel image"``, ``"per-CPU"``, ``"boot memory"``, ``"stack"``,
-    ``"register"``, ``"slab object"``, ``"page"``, ``"module"``, ``"vmalloc"`` or
+    """The memory that it lies in: ``"kernel image"``, ``"per-CPU"``, ``"boot memory"``,
+    ``"stack"``, ``"register"``, ``"slab object"``, ``"page"``, ``"module"``, ``"vmalloc"`` or
     ``"struct page"``."""
     name: str
-    """The same with its name: symbol, task, cache or page, and the offset in it."""
+    """The symbol, task, cache or page, and the offset in it."""
     node: int
     """The node that has the word."""
     target: int
@@ -196,19 +232,44 @@ class Word:
     """Virtual address of the word; ``None`` for a register."""
     value: int
     by: str = "address"
-    """What the word is: ``"address"``, ``"struct page"``, ``"PFN"`` or ``"physical address"``."""
+    """Its meaning: ``"address"``, ``"struct page"``, ``"PFN"`` or ``"physical address"``."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """The page or slab object that somebody asked for."""
+class HeapTarget:
+    """The page or slab object that was asked for."""
 
     what: str
     pfn: int
     node: int | None
-    """``None`` if it is none: of a free page, of a page of boot memory, of a free object."""
+    """``None`` for a free page, a page of boot memory, a free object."""
     state: str
-    """What it is, in words, if it is no node."""
+    """Its state in words, if it is no node."""
+
+
+class Role(enum.IntEnum):
+    """The part of a record in a search for leaks (values of :attr:`LeakSearch.role`)."""
+
+    CANDIDATE = 0
+    """It is in use only while something holds it."""
+    ROOT = 1
+    """It holds others and needs no holder: boot memory, per-CPU areas, modules, mapped pages."""
+    ACCOUNTED = 2
+    """It is held without an address: page tables, stacks, pages of processes and files."""
+
+
+class Reachability(Kind):
+    """The result of a search for one node (values of :attr:`LeakSearch.verdict`)."""
+
+    REACHABLE = 0, "reachable"
+    PFN_ONLY = 1, "known only by PFN"
+    UNREACHABLE = 2, "unreachable"
+    FROM_UNREACHABLE = 3, "only reachable from unreachable"
+    ITSELF = 4, "held by nothing but itself"
+
+
+LOST = (Reachability.UNREACHABLE, Reachability.FROM_UNREACHABLE, Reachability.ITSELF)
+"""Results that mean a leak."""
 
 
 @dataclass
@@ -220,25 +281,25 @@ class LostObjects:
     size: Array
     """``int64``: ``object_size``."""
     verdict: Array
-    """``uint8``, as in :class:`Verdicts`."""
+    """``uint8``: :class:`Reachability`."""
     address: Array
     """``uint64``: virtual address."""
     tracks: Sequence[tuple[list[Frame], int] | None]
-    """Of each the stack and pid of its allocation, where ``slub_debug=U`` keeps that."""
+    """The stack and the pid that allocated each, where ``slub_debug=U`` keeps them."""
 
 
 @dataclass
-class Verdicts:
-    """What a search of the heap found: all that is left of it when the memory is gone."""
+class LeakSearch:
+    """The result of a search for leaks, as a snapshot keeps it without the memory itself."""
 
     inventory: Inventory
     records: Snapshot
     allocation: Array
     """``int32``, a row per record: the first record of the same allocation."""
     role: Array
-    """``uint8``, a row per record: :class:`~drgn_pageowner.analysis.leaks.reach.Role`."""
+    """``uint8``, a row per record: :class:`Role`."""
     verdict: Array
-    """``uint8``, a row per record: :class:`~drgn_pageowner.analysis.leaks.reach.Verdict`."""
+    """``uint8``, a row per record: :class:`Reachability`."""
     pages_missing: int
     """Base pages of kernel memory that are not in the dump."""
     number_chance: list[float]
@@ -247,9 +308,9 @@ class Verdicts:
 
 
 def record_of_row(pages: Pages, records: Snapshot | None) -> Array:
-    """The record of every page: ``int32``; -1 for none, and for free pages."""
+    """Return the record of every page: ``int32``; -1 for none, and for free pages."""
     if records is None or not len(records):
         return np.full(len(pages), -1, np.int32)
     covered = cover(len(pages), pages.rows(records["pfn"]), records.pages)
-    covered[np.isin(pages.state, PageState.ALL_FREE)] = -1
+    covered[np.isin(pages.state, FREE_STATES)] = -1
     return covered

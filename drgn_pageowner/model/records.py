@@ -7,6 +7,7 @@ kept once each and referred to by number. No drgn object survives here.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ __all__ = (
 )
 
 
-class MemcgKind:
+class MemcgKind(enum.IntEnum):
     """What ``page.memcg_data`` says (values of the column ``memcg_kind``)."""
 
     NONE = 0
@@ -91,7 +92,7 @@ class Snapshot:
     """What could be read and what not, in base pages."""
     problems: list[str] = field(default_factory=list)
     """One line for everything that is wrong with the dump."""
-    source: dict[int, list[SourceFrame]] = field(default_factory=dict)
+    source_lines: dict[int, list[SourceFrame]] = field(default_factory=dict)
     """Inlined functions and source lines of PCs, where they were asked for."""
     _frames: dict[int, Frame] = field(default_factory=dict, repr=False)
 
@@ -127,7 +128,7 @@ class Snapshot:
             self.memcgs,
             self.coverage,
             self.problems,
-            self.source,
+            self.source_lines,
             self._frames,
         )
 
@@ -143,10 +144,10 @@ class Snapshot:
 
     def frame_lines(self, frame: Frame) -> list[str]:
         """
-        *frame* as text: the kernel's ``%pS``, and where :attr:`source` knows the PC a line
+        *frame* as text: the kernel's ``%pS``, and where :attr:`source_lines` knows the PC a line
         for each function that was inlined there, innermost first, with file and line.
         """
-        known = self.source.get(frame.pc)
+        known = self.source_lines.get(frame.pc)
         if not known:
             return [str(frame)]
         lines = [f"{f.function} (inlined) at {f.filename}:{f.line}" for f in known if f.inlined]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from drgn_pageowner.model.arrays import Array
     from drgn_pageowner.model.crash import Crash
-    from drgn_pageowner.model.heap import Heap, Inventory, Target, Verdicts, Word
+    from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
     from drgn_pageowner.model.kernel import Facts
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
@@ -30,8 +30,8 @@ class Session(Protocol):
         """The records, with at least *columns* (``None`` for all)."""
         ...
 
-    def add_source(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
-        """Fill in ``snapshot.source`` for *pcs*."""
+    def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
+        """Fill in ``snapshot.source_lines`` for *pcs*."""
         ...
 
     def is_live(self) -> bool:
@@ -54,7 +54,7 @@ class Session(Protocol):
         """Who points to whom."""
         ...
 
-    def verdicts(self, *, slab: bool) -> Verdicts | None:
+    def saved_search(self, *, slab: bool) -> LeakSearch | None:
         """What a search that was saved found; ``None`` where there is memory to search."""
         ...
 
@@ -62,7 +62,7 @@ class Session(Protocol):
         """Addresses of the heap's slab objects, and stack and pid of their allocations."""
         ...
 
-    def target(self, what: str) -> Target:
+    def target(self, what: str) -> HeapTarget:
         """The heap's node that *what* names."""
         ...
 

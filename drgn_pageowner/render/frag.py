@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from drgn_pageowner.analysis.frag.alloc_check import AllocCheck
+from drgn_pageowner.analysis.frag.alloc_check import AllocCheck, AllocVerdict
 from drgn_pageowner.analysis.frag.blocks import Run
 from drgn_pageowner.analysis.frag.cma import CmaReport
 from drgn_pageowner.analysis.frag.contiguity import Blocker, Contiguity
@@ -28,7 +28,7 @@ __all__ = (
 
 
 def summary_text(zones: Sequence[ZoneSummary], facts: Facts) -> Iterator[str]:
-    """What is wrong with each zone, one line each; then the numbers."""
+    """Yield one line per zone that says what is wrong with it, then the numbers."""
     for zone in zones:
         yield f"node {zone.node}, zone {zone.zone}: {zone.verdict}\n"
     yield "\n"
@@ -70,7 +70,7 @@ def _block_size(order: int, facts: Facts) -> str:
 
 
 def contiguity_text(result: Contiguity, facts: Facts) -> Iterator[str]:
-    """Aligned blocks of every size, and who blocks them."""
+    """Yield the aligned blocks of every size, and the owners of pages that block them."""
     rows = [
         (_block_size(size.order, facts), size.order,
          "all" if size.zone is None else f"{size.zone} of node {size.node}",
@@ -99,7 +99,7 @@ def _blockers_table(blockers: Sequence[Blocker], title: str, facts: Facts) -> st
 
 def culprits_text(result: Culprits, facts: Facts, *, stacks: bool) -> Iterator[str]:
     """
-    Owners of unmovable pages, most pageblocks first.
+    Yield the owners of unmovable pages, those in most pageblocks first.
 
     :param stacks: Whether to show whole stacks.
     """
@@ -130,7 +130,7 @@ def _culprits(found: Sequence[Culprit], facts: Facts, stacks: bool, column: str)
 
 
 def explain_text(block: int, runs: Sequence[Run], facts: Facts) -> Iterator[str]:
-    """One pageblock, in PFN order."""
+    """Yield the contents of one pageblock, in PFN order."""
     first = block << facts.pageblock_order
     yield f"pageblock {block}: pfn {first:#x} to {first + (1 << facts.pageblock_order) - 1:#x}\n"
     rows = [
@@ -147,20 +147,24 @@ def explain_text(block: int, runs: Sequence[Run], facts: Facts) -> Iterator[str]
 
 
 def _alike(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    """Allocations next to each other that one call made for one task: one line."""
+    """Yield groups of neighbouring allocations of one call and task: a line each."""
     for _, group in groupby(runs, lambda r: (r.state, r.order, r.handle, r.comm, r.pid)):
         yield list(group)
 
 
 def alloc_check_text(check: AllocCheck, names: Names) -> Iterator[str]:
-    """Whether the allocation would succeed; why not; what is cheapest to free."""
+    """Yield whether the allocation would succeed, why not, and the blocks cheapest to free."""
     what = f"order {check.order}, {gfp_text(check.gfp_mask, names)} ({check.migratetype})"
     words = {
-        "succeeds": "would succeed",
-        "wakes kswapd": "would succeed, and wake kswapd",
-        "fragmentation": "would fail: fragmentation. There is memory, but in pieces too small",
-        "watermark": "would fail: watermark. A block is free, but must be kept in reserve",
-        "too little memory": "would fail: too little memory",
+        AllocVerdict.SUCCEEDS: "would succeed",
+        AllocVerdict.WAKES_KSWAPD: "would succeed, and wake kswapd",
+        AllocVerdict.FRAGMENTATION: (
+            "would fail: fragmentation. There is memory, but in pieces too small"
+        ),
+        AllocVerdict.WATERMARK: (
+            "would fail: watermark. A block is free, but must be kept in reserve"
+        ),
+        AllocVerdict.TOO_LITTLE: "would fail: too little memory",
     }
     yield f"{what}: {words[check.verdict]}\n\n"
     rows = [
@@ -171,7 +175,7 @@ def alloc_check_text(check: AllocCheck, names: Names) -> Iterator[str]:
     headers = ("node", "zone", "verdict", "free", "usable", "min", "low", "reserve", "block",
                "index")  # fmt: skip
     yield table(rows, headers, right=(0, 3, 4, 5, 6, 7, 9))
-    if check.verdict in ("succeeds", "wakes kswapd") or not check.cheapest:
+    if check.verdict in (AllocVerdict.SUCCEEDS, AllocVerdict.WAKES_KSWAPD) or not check.cheapest:
         return
     yield "\ncheapest blocks to free\n"
     cheap = [
@@ -185,7 +189,7 @@ def alloc_check_text(check: AllocCheck, names: Names) -> Iterator[str]:
 
 
 def cma_text(reports: Sequence[CmaReport], names: Names) -> Iterator[str]:
-    """Every CMA area, and what cannot be migrated out of it."""
+    """Yield every CMA area, and the pages that cannot be migrated out of it."""
     if not reports:
         yield "this kernel has no CMA area\n"
         return

@@ -20,7 +20,7 @@ __all__ = ("json_document", "json_text", "jsonable")
 
 def jsonable(value: Any) -> Any:
     """
-    *value* as what :mod:`json` takes: dataclasses as objects, frames as the kernel prints them,
+    Convert *value* for :mod:`json`: dataclasses as objects, frames as the kernel prints them,
     task names as text, arrays as lists.
     """
     if isinstance(value, Frame):
@@ -39,13 +39,13 @@ def jsonable(value: Any) -> Any:
 
 
 def json_text(value: Any) -> Iterator[str]:
-    """One JSON document."""
+    """Yield one JSON document."""
     yield json_document(jsonable(value), indent=1) + "\n"
 
 
 def json_document(value: Any, **options: Any) -> str:
     """
-    *value* as JSON that every parser takes: without NaN, infinities and lone surrogates.
+    Return *value* as JSON that every parser takes: without NaN, infinities and lone surrogates.
 
     Such numbers become ``null``, and bytes that are no UTF-8 the text ``\\xNN``.
 

@@ -128,8 +128,8 @@ def _pages(source: Session) -> dict[str, Any]:
         "pageblock_migratetype": _texts_of(
             memory.pageblocks[block], lambda v: None if v < 0 else name_at(types, v)
         ),
-        "state": _texts_of(pages.state, PageState.NAMES.__getitem__),
-        "class": _texts_of(page_classes(inventory), PageClass.NAMES.__getitem__),
+        "state": _texts_of(pages.state, PageState.label_of),
+        "class": _texts_of(page_classes(inventory), PageClass.label_of),
         "free_order": np.ma.array(
             pages["free_order"].astype(np.int64), mask=pages["free_order"] < 0
         ),

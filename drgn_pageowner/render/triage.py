@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a triage found, in a few lines."""
+"""The result of a triage in a few lines of text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from drgn_pageowner.analysis.triage import Verdicts
+from drgn_pageowner.analysis.triage import Triage
 
 __all__ = ("triage_text",)
 
@@ -18,14 +18,17 @@ class _Outcome(Protocol):
     error: str | None
 
 
-def triage_text(verdicts: Verdicts, outcomes: Sequence[_Outcome], index: Path) -> Iterator[str]:
-    """A line for everything found, for every part that failed, and where all the rest is."""
-    for finding in verdicts.findings:
+def triage_text(result: Triage, outcomes: Sequence[_Outcome], index: Path) -> Iterator[str]:
+    """Yield a line for every finding, warning and failed part, and the name of the index."""
+    for finding in result.findings:
         yield f"found {finding.kind}: {finding.text}\n"
-    if not verdicts.findings:
+    for verdict in result.all:
+        if verdict.level == "warning" and verdict.finding is None:
+            yield f"warning: {' '.join(filter(None, (verdict.text, verdict.detail)))}\n"
+    if not result.findings:
         yield (
             "nothing was found\n"
-            if verdicts.answered
+            if result.answered
             else "nothing was found, but not everything was answered\n"
         )
     troubles: dict[tuple[str, str | None], list[str]] = {}

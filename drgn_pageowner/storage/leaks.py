@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a search for leaks found as tables, and back."""
+"""Convert the result of a search for leaks to tables, and back."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.model.heap import Inventory, LostObjects, Verdicts
+from drgn_pageowner.model.heap import Inventory, LeakSearch, LostObjects
 from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.storage.container import Columns, Container
 from drgn_pageowner.storage.records import frame_table, read_frames
 
-__all__ = ("read_verdicts", "verdict_tables")
+__all__ = ("load_search", "search_tables")
 
 
-def verdict_tables(found: Verdicts) -> tuple[dict[str, Columns], dict[str, Any]]:
+def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]]:
     """
-    A row per allocated record, in the order of PFNs, and a row per lost slab object.
+    Return a row per allocated record, in the order of PFNs, and a row per lost slab object.
 
-    :param found: With :attr:`Verdicts.lost`.
+    :param found: With :attr:`LeakSearch.lost`.
     """
     order = np.argsort(found.records["pfn"], kind="stable")
     place = np.empty(len(order), np.int32)
@@ -55,11 +55,11 @@ def verdict_tables(found: Verdicts) -> tuple[dict[str, Columns], dict[str, Any]]
     }
 
 
-def read_verdicts(file: Container, inventory: Inventory) -> Verdicts:
-    """What :func:`verdict_tables` was given."""
+def load_search(file: Container, inventory: Inventory) -> LeakSearch:
+    """Load the argument of :func:`search_tables`."""
     assert inventory.records is not None
     table = file.table("leaks")
-    return Verdicts(
+    return LeakSearch(
         inventory=inventory,
         records=inventory.records,
         allocation=np.arange(len(table["role"]), dtype=np.int32) - table["distance"],

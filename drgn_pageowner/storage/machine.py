@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import Area, Inventory, Slabs, record_of_row
+from drgn_pageowner.model.heap import Area, Inventory, Slabs, area_of_text, record_of_row
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.pages import CmaArea, FreeLists, Memory, Pages, ZoneStats
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.storage.container import Columns, Container
-from drgn_pageowner.storage.plain import plain, restore
+from drgn_pageowner.storage.plain import as_json, restore
 
 __all__ = (
     "PAGE_COLUMNS",
     "inventory_tables",
+    "load_inventory",
+    "load_memory",
     "memory_tables",
-    "read_inventory",
-    "read_memory",
 )
 
 PAGE_COLUMNS = ("flags", "refcount", "mapcount", "mapping", "head")
@@ -56,13 +56,13 @@ def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
     }  # fmt: skip
     document = {
         "missing": pages.missing,
-        "zones": plain(memory.zones),
-        "shared_pageblocks": plain(memory.shared_pageblocks),
+        "zones": as_json(memory.zones),
+        "shared_pageblocks": as_json(memory.shared_pageblocks),
         "cma": [
             [area.name, area.start_pfn, area.pages, area.order_per_bit, len(area.allocated)]
             for area in memory.cma
         ],
-        "zonelists": plain(memory.zonelists),
+        "zonelists": as_json(memory.zonelists),
         "extfrag_threshold": memory.extfrag_threshold,
         "extfrag_format": memory.extfrag_format,
         "problems": memory.problems,
@@ -70,7 +70,7 @@ def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
     return tables, {"memory": document}
 
 
-def read_memory(file: Container, facts: Facts, names: Names, columns: Iterable[str]) -> Memory:
+def load_memory(file: Container, facts: Facts, names: Names, columns: Iterable[str]) -> Memory:
     """What :func:`~drgn_pageowner.kernel.read.pages.read_memory` returns for the dump itself."""
     known = file.document("memory")
     ranges, table = file.table("page_ranges"), file.table("pages")
@@ -122,26 +122,26 @@ def inventory_tables(inventory: Inventory) -> tuple[dict[str, Columns], dict[str
             "start": np.array([area.start for area in areas], np.uint64),
             "size": np.array([area.size for area in areas], np.uint64),
             "pages": np.array([len(area.rows) for area in areas], np.int64),
-            "kind": [area.kind for area in areas],
+            "kind": [area.text for area in areas],
         },
         "area_pages": {"row": np.concatenate([np.zeros(0, np.int64), *(a.rows for a in areas)])},
     }
     document = {
-        "caches": plain(slabs.caches),
+        "caches": as_json(slabs.caches),
         "slab_problems": slabs.problems,
-        "modules": plain(inventory.modules),
-        "tasks": plain(inventory.tasks),
-        "counters": plain(inventory.counters),
+        "modules": as_json(inventory.modules),
+        "tasks": as_json(inventory.tasks),
+        "counters": as_json(inventory.counters),
         "problems": inventory.problems,
     }
     return tables, {"inventory": document}
 
 
-def read_inventory(
+def load_inventory(
     file: Container, facts: Facts, names: Names, records: Snapshot | None
 ) -> Inventory:
     """Load the equivalent of :func:`~drgn_pageowner.kernel.read.inventory.read_inventory`."""
-    memory = read_memory(file, facts, names, _INVENTORY_PAGES)
+    memory = load_memory(file, facts, names, _INVENTORY_PAGES)
     known, uses = file.document("inventory"), file.table("page_uses")
     return Inventory(
         memory=memory,
@@ -176,8 +176,8 @@ def _areas(file: Container) -> list[Area]:
     table, rows = file.table("areas"), file.table("area_pages")["row"]
     parts = np.split(rows, np.cumsum(table["pages"])[:-1]) if len(table["pages"]) else []
     return [
-        Area(start, size, kind, part)
-        for start, size, kind, part in zip(
+        area_of_text(text, start, size, part)
+        for start, size, text, part in zip(
             table["start"].tolist(), table["size"].tolist(), table["kind"], parts, strict=True
         )
     ]

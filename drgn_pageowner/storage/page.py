@@ -71,7 +71,7 @@ def _page_facts(memory: Memory, row: int) -> dict[str, Any]:
     zones, zone = pages.facts.zones, int(pages["zone"][row])
     head, state = int(pages["head"][row]), int(pages.state[row])
     flags = int(pages["flags"][row])
-    facts: dict[str, Any] = {"state": PageState.NAMES[state]}
+    facts: dict[str, Any] = {"state": PageState(state).label}
     if state == PageState.FREE:
         facts["state"] = _free_block(memory, row)
     if state != PageState.UNKNOWN:

@@ -11,19 +11,19 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-__all__ = ("plain", "restore")
+__all__ = ("as_json", "restore")
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """*value* as what :mod:`json` takes."""
     if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {name: plain(item) for name, item in zip(value._fields, value, strict=True)}
+        return {name: as_json(item) for name, item in zip(value._fields, value, strict=True)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [as_json(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -34,7 +34,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def restore(hint: Any, value: Any) -> Any:
     """
-    What :func:`plain` made *value* of.
+    What :func:`as_json` made *value* of.
 
     :param hint: Its type; members of classes that are not in *value* get their defaults, and those
         that the classes do not have are left out.

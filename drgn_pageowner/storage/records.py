@@ -14,13 +14,13 @@ from drgn_pageowner.model.kernel import Facts, Names, TextFormats
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
 from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks
 from drgn_pageowner.storage.container import Columns, Container
-from drgn_pageowner.storage.plain import plain, restore
+from drgn_pageowner.storage.plain import as_json, restore
 
 __all__ = (
     "BASIC_COLUMNS",
     "frame_table",
+    "load_records",
     "read_frames",
-    "read_records",
     "read_source",
     "record_tables",
 )
@@ -77,7 +77,7 @@ def record_tables(
 
     :param everything: All columns, freed records too.
     :param basic_problems: What is wrong where only :data:`BASIC_COLUMNS` are read.
-    :param source: Whether ``everything.source`` is to be kept.
+    :param source: Whether ``everything.source_lines`` is to be kept.
     :return: The records of allocated pages and of freed ones; tables; documents.
     """
     order = np.argsort(everything["pfn"], kind="stable")
@@ -105,16 +105,16 @@ def record_tables(
     facts = everything.facts
     documents: dict[str, Any] = {
         "records": {
-            "layout": plain(facts.layout),
-            "formats": plain(facts.formats),
-            "memcgs": plain(everything.memcgs),
-            "coverage": plain(everything.coverage),
+            "layout": as_json(facts.layout),
+            "formats": as_json(facts.formats),
+            "memcgs": as_json(everything.memcgs),
+            "coverage": as_json(everything.coverage),
             "problems": everything.problems,
             "basic_problems": basic_problems,
         }
     }
     if source:
-        documents["source"] = plain(everything.source)
+        documents["source"] = as_json(everything.source_lines)
     return records, tables, documents
 
 
@@ -133,7 +133,7 @@ def _bit(freed: int, kind: int) -> np.uint8:
     return np.uint8(1 << (2 * freed + kind))
 
 
-def read_records(
+def load_records(
     file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
 ) -> Snapshot:
     """What :func:`~drgn_pageowner.kernel.read.records.snapshot` returns for the dump itself."""

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.model.heap import Verdicts
+from drgn_pageowner.model.heap import LeakSearch
 from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.storage.container import Columns, write_container
-from drgn_pageowner.storage.leaks import verdict_tables
+from drgn_pageowner.storage.leaks import search_tables
 from drgn_pageowner.storage.machine import PAGE_COLUMNS, inventory_tables, memory_tables
-from drgn_pageowner.storage.plain import plain
+from drgn_pageowner.storage.plain import as_json
 from drgn_pageowner.storage.records import BASIC_COLUMNS, record_tables
 
 __all__ = ("Saved", "save")
@@ -56,7 +56,7 @@ def save(
     path: str,
     *,
     source: bool = False,
-    search: Callable[[], Verdicts] | None = None,
+    search: Callable[[], LeakSearch] | None = None,
 ) -> Saved:
     """
     Save all that *session* can say without its memory.
@@ -74,7 +74,7 @@ def save(
     if everything is not None:
         basic = session.snapshot(BASIC_COLUMNS, freed=True)
         if source:
-            session.add_source(everything, np.unique(everything.stacks.pcs).tolist())
+            session.add_source_lines(everything, np.unique(everything.stacks.pcs).tolist())
         records, more, about = record_tables(everything, basic.problems, source=source)
         tables |= more
         documents |= about
@@ -99,15 +99,15 @@ def save(
     if search is None:
         saved.unavailable["leaks"] = _WITHOUT_LEAKS
     elif (found := saved.attempt("leaks", lambda: _searched(search, records[0]))) is not None:
-        more, about = verdict_tables(found)
+        more, about = search_tables(found)
         tables |= more
         documents |= about
     known = everything.names if everything is not None else None
-    documents["names"] = plain(known or (memory.pages.names if memory else Names()))
+    documents["names"] = as_json(known or (memory.pages.names if memory else Names()))
     head = {
-        "facts": plain(facts),
+        "facts": as_json(facts),
         "modules": session.modules(),
-        "crash": plain(session.crash()),
+        "crash": as_json(session.crash()),
         "unavailable": saved.unavailable,
     }
     saved.size = write_container(path, records, tables, documents, head)
@@ -115,7 +115,7 @@ def save(
     return saved
 
 
-def _searched(search: Callable[[], Verdicts], records: Columns) -> Verdicts:
+def _searched(search: Callable[[], LeakSearch], records: Columns) -> LeakSearch:
     """
     What *search* finds.
 

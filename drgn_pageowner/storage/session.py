@@ -18,10 +18,10 @@ from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame, SourceFrame
 from drgn_pageowner.storage.container import Container
 from drgn_pageowner.storage.plain import restore
-from drgn_pageowner.storage.records import read_records, read_source
+from drgn_pageowner.storage.records import load_records, read_source
 
 if TYPE_CHECKING:
-    from drgn_pageowner.model.heap import Heap, Inventory, Target, Verdicts, Word
+    from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
 
@@ -68,9 +68,9 @@ class SnapshotSession:
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         self._needs("records")
-        return read_records(self._file, self._facts, self._names, columns, freed=freed)
+        return load_records(self._file, self._facts, self._names, columns, freed=freed)
 
-    def add_source(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
+    def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
         if self._source is None:
             self._source = read_source(self._file)
         if self._source is None:
@@ -78,7 +78,7 @@ class SnapshotSession:
                 f"{self.path} was saved without source lines: save it with --source"
             )
         known = self._source
-        snapshot.source.update((pc, known[pc]) for pc in pcs if pc in known)
+        snapshot.source_lines.update((pc, known[pc]) for pc in pcs if pc in known)
 
     def is_live(self) -> bool:
         return False
@@ -87,19 +87,19 @@ class SnapshotSession:
         return self._facts
 
     def memory(self, columns: Iterable[str]) -> Memory:
-        from drgn_pageowner.storage.machine import read_memory
+        from drgn_pageowner.storage.machine import load_memory
 
         self._needs("memory")
-        return read_memory(self._file, self._facts_of_memory(), self._names, columns)
+        return load_memory(self._file, self._facts_of_memory(), self._names, columns)
 
     def inventory(self) -> Inventory:
         from drgn_pageowner.model.heap import INVENTORY_COLUMNS
-        from drgn_pageowner.storage.machine import read_inventory
+        from drgn_pageowner.storage.machine import load_inventory
 
         self._needs("inventory")
         without_records = "records" in self._file.head["unavailable"]
         records = None if without_records else self.snapshot(INVENTORY_COLUMNS)
-        return read_inventory(self._file, self._facts_of_memory(), self._names, records)
+        return load_inventory(self._file, self._facts_of_memory(), self._names, records)
 
     def modules(self) -> list[str]:
         modules: list[str] = self._file.head["modules"]
@@ -113,17 +113,17 @@ class SnapshotSession:
     def heap(self) -> Heap:
         self._only_memory_knows("who points to whom")
 
-    def verdicts(self, *, slab: bool) -> Verdicts:
-        from drgn_pageowner.storage.leaks import read_verdicts
+    def saved_search(self, *, slab: bool) -> LeakSearch:
+        from drgn_pageowner.storage.leaks import load_search
 
         self._needs("leaks")
-        found = read_verdicts(self._file, self.inventory())
+        found = load_search(self._file, self.inventory())
         return found if slab else replace(found, lost=None)
 
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
         self._only_memory_knows("where objects are")
 
-    def target(self, what: str) -> Target:
+    def target(self, what: str) -> HeapTarget:
         self._only_memory_knows("who points to whom")
 
     def words(

@@ -9,7 +9,7 @@ import pytest
 from conftest import Dump
 
 from drgn_pageowner.analysis.report import Report, report
-from drgn_pageowner.analysis.verdicts import LEVELS, verdicts
+from drgn_pageowner.analysis.verdicts import LEVELS, judge
 from drgn_pageowner.commands.report import read
 from drgn_pageowner.kernel.session import ProgramSession
 
@@ -62,7 +62,7 @@ def test_ages_are_those_of_all_records(result: Report) -> None:
 
 
 def test_verdicts_say_how_it_died_and_what_leaks(dump: Dump, result: Report) -> None:
-    found = verdicts(result)
+    found = judge(result)
     assert {verdict.level for verdict in found} <= set(LEVELS)
     assert found[0].text == "The kernel panicked: sysrq triggered crash"
     [leak, *_] = [verdict for verdict in found if verdict.area == "leaks"]
@@ -102,4 +102,4 @@ def test_one_part_that_fails_leaves_the_others(
     assert result.frag is not None
     [problem] = result.problems
     assert problem.startswith("leaks: internal error, please report: IndexError: index 7")
-    assert verdicts(result)[-1].detail == problem
+    assert judge(result)[-1].detail == problem

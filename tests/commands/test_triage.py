@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import ask
 from conftest import Dump
 
-from drgn_pageowner.analysis.triage import find
 from drgn_pageowner.commands import triage
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.session import ProgramSession
@@ -70,8 +70,11 @@ def test_leaks_are_found(dump_named: Callable[[str], Dump], tmp_path: Path) -> N
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Only these parts, as JSON: what the others do is tested elsewhere."""
-    chosen = [replace(part, formats={"json": f"{part.name}.json"}) for part in triage.PARTS
-              if part.name in names]  # fmt: skip
+    chosen = [
+        part if part.step is not None else replace(part, formats={"json": f"{part.name}.json"})
+        for part in triage.PARTS
+        if part.name in names
+    ]
     monkeypatch.setattr(triage, "PARTS", chosen)
 
 
@@ -82,7 +85,7 @@ def test_every_guest_with_leaks_is_found(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    only(monkeypatch, "leaks")
+    only(monkeypatch, "verdicts")
     assert run(dump_named(f"linux-{kernel}/traps"), tmp_path) == 3
 
 
@@ -98,16 +101,23 @@ def test_a_guest_that_holds_what_it_has_is_not_accused(
     assert parts(tmp_path)["frag"]["status"] == "ok"
 
 
-def test_fewer_pages_than_asked_for_are_no_finding() -> None:
-    document = {
-        "groups": [{"verdict": "unreachable", "confidence": "high", "pages": 24, "allocations": 15,
-                    "allocator": "f", "handle": 1, "stack": []}],
-        "lost_pages": 24, "lost_allocations": 15, "by_number_pages": 0,
-    }  # fmt: skip
-    for pages, kinds in ((24, ["leak"]), (25, [])):
-        found = find({"leaks": document}, min_pages=pages)
-        assert [finding.kind for finding in found.findings] == kinds
-        assert found.leaks["pages"] == 24
+def test_verdicts_are_those_of_the_report(
+    dump: Dump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, "pages", "verdicts")
+    session = ProgramSession(dump.prog)
+    status = run(dump, tmp_path)
+    judged = index(tmp_path)["verdicts"]
+    answered, said, _ = ask(session, "report --format json")
+    assert answered == 0
+    whole = json.loads(said)
+    assert judged["all"] == whole["verdicts"]
+    found = [verdict["finding"] for verdict in whole["verdicts"] if verdict["finding"] is not None]
+    assert [finding["kind"] for finding in judged["findings"]] == found
+    assert status == (3 if found else 0)
+    assert {z["verdict"] for z in judged["fragmentation"]["zones"]} == {
+        z["verdict"] for z in whole["frag"]["zones"]
+    }
 
 
 @pytest.mark.parametrize("name", ["linux-5.10/owner-off", "linux-6.12-noowner/kdump"])
@@ -150,13 +160,13 @@ def test_an_error_of_ours_stops_no_other_part(
         raise TypeError("of\nours")
 
     monkeypatch.setattr(ProgramSession, "inventory", broken)
-    only(monkeypatch, "account", "leaks")
+    only(monkeypatch, "account", "verdicts")
     assert run(one_dump, tmp_path) == 3
     account = parts(tmp_path)["account"]
     assert account["status"] == "crashed"
     assert account["error"].startswith("internal error, please report: TypeError: of ours (at ")
     assert "broken" in (tmp_path / "account.traceback").read_text()
-    assert parts(tmp_path)["leaks"]["status"] == "ok"
+    assert parts(tmp_path)["verdicts"]["status"] == "ok"
 
 
 def test_nothing_found_by_a_triage_that_failed_is_no_all_clear(

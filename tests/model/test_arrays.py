@@ -1,12 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``distinct`` is ``np.unique`` for every integer type, up to its ends."""
+"""Operations on arrays, against what they are short for."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from drgn_pageowner.model.arrays import distinct
+from drgn_pageowner.model.arrays import cover, distinct, ranges
+
+
+def test_ranges_follow_one_another() -> None:
+    result = ranges(np.array([5, 100, 7, 0]), np.array([3, 0, 1, 2]))
+    assert result.tolist() == [5, 6, 7, 7, 0, 1]
+    assert ranges(np.zeros(0, np.int64), np.zeros(0, np.int64)).tolist() == []
+
+
+def test_runs_cover_rows_up_to_the_end() -> None:
+    covered = cover(6, np.array([1, -1, 4, 0]), np.array([2, 3, 9, 1]))
+    assert covered.tolist() == [3, 0, 0, -1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -25,7 +36,7 @@ from drgn_pageowner.model.arrays import distinct
         ([], "i4"),
     ],
 )
-def test_the_ends_of_a_type(values: list[int], kind: str) -> None:
+def test_distinct_reaches_the_ends_of_a_type(values: list[int], kind: str) -> None:
     array = np.array(values, kind)
     found, inverse = distinct(array)
     expected, places = np.unique(array, return_inverse=True)

@@ -15,7 +15,7 @@ from conftest import Dump, traps
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.model.kernel import Facts, TextFormats, Zone
 from drgn_pageowner.storage import container
-from drgn_pageowner.storage.plain import plain, restore
+from drgn_pageowner.storage.plain import as_json, restore
 from drgn_pageowner.storage.session import SnapshotSession
 
 pq = pytest.importorskip("pyarrow.parquet", reason="snapshots need pyarrow (the extra parquet)")
@@ -138,7 +138,7 @@ def test_dataclasses_come_back_from_json() -> None:
         formats=TextFormats("a", "b", "c", None, "d", True),
         problems=["x"],
     )
-    assert plain(restore(Facts, plain(facts))) == plain(facts)
-    assert restore(Facts, plain(facts)).zones == facts.zones
-    assert restore(Facts, {**plain(facts), "added_later": 1}) == restore(Facts, plain(facts))
+    assert as_json(restore(Facts, as_json(facts))) == as_json(facts)
+    assert restore(Facts, as_json(facts)).zones == facts.zones
+    assert restore(Facts, {**as_json(facts), "added_later": 1}) == restore(Facts, as_json(facts))
     assert restore(dict[int, tuple[int, ...]], {"0": [1, 2]}) == {0: (1, 2)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Account for every page: how many of each class, and what the kernel counts of it."""
+"""Count the pages of every class, and set the kernel's own counters beside them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass, classes_of_stacks, page_classes
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import Inventory, Metadata
+from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.pages import PageState
 
 __all__ = ("Account", "ClassCount", "Counter", "ZoneCounts", "account")
@@ -18,7 +18,7 @@ __all__ = ("Account", "ClassCount", "Counter", "ZoneCounts", "account")
 
 @dataclass(frozen=True)
 class Counter:
-    """What the kernel itself counts of a class. Everything is in base pages."""
+    """The kernel's own counter of a class. Everything is in base pages."""
 
     name: str
     """As in ``/proc/meminfo`` or ``/proc/vmstat``."""
@@ -28,7 +28,7 @@ class Counter:
     others: int
     """Pages of other classes that the counter counts too."""
     note: str
-    """Which those are; empty if there are none."""
+    """The reason for :attr:`uncounted` and :attr:`others`; empty if both are 0."""
     difference: int
     """Pages of the class, without the uncounted ones and with the others, minus the counter."""
 
@@ -38,14 +38,14 @@ class ClassCount:
     """One class."""
 
     name: str
-    """Of :data:`PageClass.NAMES`."""
+    """Label of a :class:`PageClass`."""
     pages: int
     """Base pages."""
     bytes: int
     counter: Counter | None
     """``None`` where the kernel has no counter for it."""
     slab_caches: list[tuple[str, int]] | None = None
-    """Of the class slab: pages of every cache, most first."""
+    """Pages of every cache, most first; of the class slab only."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +69,21 @@ class Account:
     accounted: int
     """Sum of the classes: equal to :attr:`present` unless the dump lacks something."""
     unknown: int
-    """Of these, pages whose ``struct page`` is not in the dump."""
+    """Accounted pages whose ``struct page`` is not in the dump."""
     classes: list[ClassCount]
     zones: list[ZoneCounts]
 
 
 def account(inventory: Inventory, classes: Array | None = None) -> Account:
     """
-    Put every page into one class and set what the kernel counts beside it.
+    Put every page into one class and set the kernel's counters beside the classes.
 
     :param classes: Of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`, if at hand.
     """
     if classes is None:
         classes = page_classes(inventory)
     facts = inventory.memory.pages.facts
-    counts = np.bincount(classes, minlength=len(PageClass.NAMES))
+    counts = np.bincount(classes, minlength=len(PageClass))
     counts[PageClass.ABSENT] = 0
     counters = _Counters(inventory, classes, counts)
     rows = []
@@ -91,7 +91,7 @@ def account(inventory: Inventory, classes: Array | None = None) -> Account:
         pages = int(counts[number])
         rows.append(
             ClassCount(
-                name=PageClass.NAMES[number],
+                name=PageClass(number).label,
                 pages=pages,
                 bytes=pages * facts.page_size,
                 counter=counters.of(number),
@@ -108,7 +108,7 @@ def account(inventory: Inventory, classes: Array | None = None) -> Account:
 
 
 def _zones(inventory: Inventory, classes: Array) -> list[ZoneCounts]:
-    zones, number = inventory.memory.pages.facts.zones, len(PageClass.NAMES)
+    zones, number = inventory.memory.pages.facts.zones, len(PageClass)
     key = inventory.memory.pages["zone"].astype(np.int64) * number + classes
     table = np.bincount(key, minlength=256 * number).reshape(256, number)
     return [
@@ -117,8 +117,8 @@ def _zones(inventory: Inventory, classes: Array) -> list[ZoneCounts]:
             zone.name,
             zone.present,
             {
-                name: int(table[index, code])
-                for code, name in enumerate(PageClass.NAMES)
+                code.label: int(table[index, code])
+                for code in PageClass
                 if table[index, code] and code != PageClass.ABSENT
             },
         )
@@ -137,7 +137,7 @@ def _slab_caches(inventory: Inventory) -> list[tuple[str, int]]:
 
 
 class _Counters:
-    """The kernel's own numbers, and what is known to be in them or not."""
+    """The kernel's own counters, and the pages that each is known to count or to leave out."""
 
     def __init__(self, inventory: Inventory, classes: Array, counts: Array) -> None:
         self._inventory = inventory
@@ -146,7 +146,7 @@ class _Counters:
         self._counts = counts
 
     def of(self, number: int) -> Counter | None:
-        """The counter of a class, or ``None``."""
+        """Return the counter of a class, or ``None``."""
         rules = {
             PageClass.FREE: self._free,
             PageClass.FREE_PCP: self._free_pcp,
@@ -161,7 +161,7 @@ class _Counters:
             PageClass.HUGETLB: self._hugetlb,
             PageClass.ZSMALLOC: self._zsmalloc,
         }
-        return rules[number](number) if number in rules else None
+        return rules[kind](kind) if (kind := PageClass(number)) in rules else None
 
     def _make(
         self, number: int, name: str, pages: int, uncounted: int = 0, others: int = 0,
@@ -171,7 +171,7 @@ class _Counters:
         return Counter(name, pages, uncounted, others, note, difference)
 
     def _sum(self, *names: str) -> int | None:
-        """The sum of those counters that this kernel has; ``None`` if it has none of them."""
+        """Return the sum of those counters that this kernel has; ``None`` if it has none."""
         known = [self._counters[name] for name in names if name in self._counters]
         return sum(known) if known else None
 
@@ -195,7 +195,7 @@ class _Counters:
         return self._make(number, "Slab", pages, 0, large, "it counts large kmalloc too")
 
     def _memmap_by_kmalloc(self) -> int:
-        """Pages of memmaps of classic SPARSEMEM for memory that was added while the kernel ran."""
+        """Count memmap pages that classic SPARSEMEM allocated for memory added at run time."""
         records, of_row = self._inventory.records, self._inventory.record_of_row
         rows = np.flatnonzero((self._classes == PageClass.MEMMAP) & (of_row >= 0))
         if records is None or not len(rows):
@@ -213,7 +213,7 @@ class _Counters:
         )  # fmt: skip
 
     def _unmapped_anon(self) -> int:
-        """Anonymous pages that are part of nothing larger and that nobody maps."""
+        """Count single anonymous pages that no process maps."""
         pages = self._inventory.memory.pages
         anon = np.flatnonzero(self._classes == PageClass.ANON)
         heads = np.bincount(pages["head"][anon] - pages["head"][anon].min(initial=0))
@@ -246,12 +246,11 @@ class _Counters:
             note="it leaves out upper levels and the kernel's own, which this kernel does not mark",
         )  # fmt: skip
 
-    def _rows(self, kinds: Iterable[str]) -> Array:
-        """``bool``, a row per page: in an area of one of *kinds* (prefixes)."""
+    def _rows(self, kinds: Iterable[AreaKind]) -> Array:
+        """``bool``, a row per page: whether it is in an area of one of *kinds*."""
         found = np.zeros(len(self._classes), bool)
-        prefixes = tuple(kinds)
         for area in self._inventory.areas:
-            if area.kind.startswith(prefixes) and area.kind != "vmap":
+            if area.kind in kinds:
                 found[area.rows[area.rows >= 0]] = True
         return found
 
@@ -263,7 +262,7 @@ class _Counters:
         mine = self._classes == number
         image = self._inventory.metadata == Metadata.STACK
         boot = image & (self._inventory.memory.pages.state == PageState.RESERVED)
-        nobodys = self._rows(["cached stack"]) | boot
+        nobodys = self._rows([AreaKind.CACHED_STACK]) | boot
         # A stack of no task and of no area that is known: being made, or just given back.
         nobodys |= mine & ~image
         return self._make(
@@ -276,7 +275,7 @@ class _Counters:
         pages = self._sum("nr_vmalloc_pages", "NR_VMALLOC")
         if pages is None:
             return None
-        in_areas = self._rows([""])
+        in_areas = self._rows(set(AreaKind) - {AreaKind.VMAP})
         others = int(np.count_nonzero(in_areas & (self._classes != number)))
         uncounted = int(np.count_nonzero(~in_areas & (self._classes == number)))
         return self._make(

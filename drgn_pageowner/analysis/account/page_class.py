@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every page is used for: each in exactly one class."""
+"""Put every page into exactly one class."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ import re
 
 import numpy as np
 
-from drgn_pageowner.analysis.owners.allocator import kinds_of_stacks, per_stack, plain_name
+from drgn_pageowner.analysis.owners.allocator import (
+    is_allocation_function,
+    kinds_of_stacks,
+    per_stack,
+    plain_name,
+)
 from drgn_pageowner.model.arrays import Array, distinct
-from drgn_pageowner.model.heap import Inventory, Metadata
+from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
+from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
 __all__ = (
+    "UNACCOUNTED",
     "UNACCOUNTED_COLUMNS",
     "PageClass",
     "class_of_stack",
@@ -24,56 +31,49 @@ __all__ = (
 )
 
 UNACCOUNTED_COLUMNS = frozenset(("handle", "gfp_mask", "migratetype", "page_flags"))
-"""Columns that :func:`unaccounted_records` takes."""
+"""Columns that :func:`unaccounted_records` needs."""
 
 
-class PageClass:
-    """What a page is used for (values of :func:`page_classes`)."""
+class PageClass(Kind):
+    """The use of a page (values of :func:`page_classes`)."""
 
-    FREE = 0
-    FREE_PCP = 1
-    SLAB = 2
-    LARGE_KMALLOC = 3
-    ANON = 4
-    FILE = 5
-    BUFFERS = 6
+    FREE = 0, "free"
+    FREE_PCP = 1, "free (per-CPU lists)"
+    SLAB = 2, "slab"
+    LARGE_KMALLOC = 3, "large kmalloc"
+    ANON = 4, "anonymous"
+    FILE = 5, "page cache"
+    BUFFERS = 6, "buffers"
     """Page cache of block devices."""
-    SHMEM = 7
-    TABLE = 8
-    STACK = 9
+    SHMEM = 7, "shmem"
+    TABLE = 8, "page tables"
+    STACK = 9, "kernel stacks"
     """Stacks of tasks, and those kept for the next task."""
-    VMALLOC = 10
-    MODULE = 11
+    VMALLOC = 10, "vmalloc"
+    MODULE = 11, "modules"
     """vmalloc memory that a loaded module lies in."""
-    PERCPU = 12
-    HUGETLB = 13
-    ZSMALLOC = 14
-    PAGE_POOL = 15
-    OFFLINE = 16
+    PERCPU = 12, "per-CPU"
+    HUGETLB = 13, "hugetlb"
+    ZSMALLOC = 14, "zsmalloc"
+    PAGE_POOL = 15, "page_pool"
+    OFFLINE = 16, "offline"
     """In a balloon, hot-unplugged, a guard page, or not accepted yet."""
-    MEMMAP = 17
-    PAGE_EXT = 18
-    STACK_DEPOT = 19
-    BOOT = 20
+    MEMMAP = 17, "memmap"
+    PAGE_EXT = 18, "page_ext"
+    STACK_DEPOT = 19, "stack depot"
+    BOOT = 20, "boot-reserved"
     """Reserved, or allocated before page_owner was there."""
-    IMAGE = 21
-    OTHER = 22
-    """Of drivers and other kernel code: ``/proc/meminfo`` shows it nowhere."""
-    UNKNOWN = 23
-    """Its ``struct page`` is not in the dump."""
-    ABSENT = 24
+    IMAGE = 21, "kernel image"
+    OTHER = 22, "driver or other kernel"
+    """Memory of drivers and other kernel code: ``/proc/meminfo`` shows it nowhere."""
+    UNKNOWN = 23, "unknown"
+    """A page whose ``struct page`` is not in the dump."""
+    ABSENT = 24, "absent"
     """No memory there."""
 
-    NAMES = (
-        "free", "free (per-CPU lists)", "slab", "large kmalloc", "anonymous", "page cache",
-        "buffers", "shmem", "page tables", "kernel stacks", "vmalloc", "modules", "per-CPU",
-        "hugetlb", "zsmalloc", "page_pool", "offline", "memmap", "page_ext", "stack depot",
-        "boot-reserved", "kernel image", "driver or other kernel", "unknown", "absent",
-    )  # fmt: skip
 
-    UNACCOUNTED = (OTHER, LARGE_KMALLOC, VMALLOC, PAGE_POOL)
-    """What is there only as long as somebody keeps its address."""
-
+UNACCOUNTED = (PageClass.OTHER, PageClass.LARGE_KMALLOC, PageClass.VMALLOC, PageClass.PAGE_POOL)
+"""Classes whose pages are in use only while their address is stored somewhere."""
 
 _OF_STATE = {
     PageState.UNKNOWN: PageClass.UNKNOWN,
@@ -102,8 +102,8 @@ _OF_METADATA = {
     Metadata.PERCPU: PageClass.PERCPU,
 }
 
-# What tells the use of a page that its struct page does not tell: the first function of its
-# stack, from the innermost on, that is one of these.
+# Where its struct page does not tell the use of a page, the first function of its stack that is one
+# of these does, from the innermost on.
 _OF_FUNCTION = (
     # mm/page_owner.c: allocated before page_owner was there.
     (
@@ -136,11 +136,15 @@ _OF_FUNCTION = (
 )  # fmt: skip
 
 
-def class_of_stack(frames: list[Frame]) -> int:
-    """
-    What a stack allocates for.
+_STACK_ALLOCATORS = ("alloc_thread_stack_node", "dup_task_struct", "copy_process")
+"""The function of kernel/fork.c that allocates stacks, and those that it is inlined into."""
 
-    :return: A :class:`PageClass`; :data:`PageClass.OTHER` if its functions do not tell.
+
+def class_of_stack(frames: list[Frame]) -> PageClass:
+    """
+    Return the class of the pages that a stack allocates.
+
+    :return: :attr:`PageClass.OTHER` if its functions do not tell.
     """
     names = [plain_name(frame.name) for frame in frames if frame.name is not None]
     for name in names:
@@ -149,19 +153,20 @@ def class_of_stack(frames: list[Frame]) -> int:
                 if kind == PageClass.VMALLOC and _for_stack(names):
                     return PageClass.STACK
                 return kind
-    return PageClass.OTHER
+    # Without CONFIG_VMAP_STACK, and where the compiler inlined alloc_thread_stack_node().
+    first = next((name for name in names if not is_allocation_function(name)), None)
+    return PageClass.STACK if first in _STACK_ALLOCATORS else PageClass.OTHER
 
 
 def _for_stack(names: list[str]) -> bool:
     """Whether vmalloc() was called for the stack of a task (by a function that may be inlined)."""
-    callers = ("alloc_thread_stack_node", "dup_task_struct", "copy_process")
-    return any(name in callers for name in names)
+    return any(name in _STACK_ALLOCATORS for name in names)
 
 
 def unaccounted_records(records: Snapshot) -> Array:
     """
-    Which records are of memory that is there only as long as somebody keeps its address, as far
-    as the records alone tell: not of processes, files or slabs, and of no stack that allocates
+    Find records of memory in use only while its address is stored somewhere, as far as the records
+    alone tell: they do not belong to processes, files or slabs, and their stacks do not allocate
     page tables, stacks of tasks or the like.
 
     :param records: With :data:`UNACCOUNTED_COLUMNS`.
@@ -169,7 +174,7 @@ def unaccounted_records(records: Snapshot) -> Array:
     """
 
     def kept(frames: list[Frame]) -> str:
-        other = class_of_stack(frames) in PageClass.UNACCOUNTED
+        other = class_of_stack(frames) in UNACCOUNTED
         return "yes" if other and kinds_of_stacks(frames) != "slab" else ""
 
     names = records.names
@@ -185,7 +190,7 @@ def unaccounted_records(records: Snapshot) -> Array:
 
 def classes_of_stacks(records: Snapshot, numbers: Array) -> Array:
     """
-    What the stacks of some records allocate for.
+    Return the classes of the pages that the stacks of some records allocate.
 
     :param numbers: Of the records.
     :return: ``uint8``, the shape of *numbers*: :class:`PageClass`.
@@ -193,18 +198,18 @@ def classes_of_stacks(records: Snapshot, numbers: Array) -> Array:
     stacks, inverse = distinct(records.stack[numbers])
     records.frames(pc for number in stacks.tolist() for pc in records.stacks[number].tolist())
     of_stack = [class_of_stack(records.stack_frames(number)) for number in stacks.tolist()]
-    result: Array = np.array(of_stack or [0], np.uint8)[inverse]
+    result: Array = np.array(of_stack or [PageClass.OTHER], np.uint8)[inverse]
     return result
 
 
 def page_classes(inventory: Inventory) -> Array:
     """
-    The class of every page.
+    Return the class of every page.
 
     :return: ``uint8``, a row per page: :class:`PageClass`.
     """
     pages, records = inventory.memory.pages, inventory.records
-    table = np.full(len(PageState.NAMES), PageClass.OTHER, np.uint8)
+    table = np.full(len(PageState), PageClass.OTHER, np.uint8)
     for state, value in _OF_STATE.items():
         table[state] = value
     result: Array = table[pages.state]
@@ -215,11 +220,11 @@ def page_classes(inventory: Inventory) -> Array:
         result[rows] = classes_of_stacks(records, inventory.record_of_row[rows])
     plain = told & np.isin(result, (PageClass.OTHER, PageClass.VMALLOC))
     for area in inventory.areas:
-        if area.kind == "vmap":
+        if area.kind == AreaKind.VMAP:
             continue
         rows = area.rows[area.rows >= 0]
         mine = rows[plain[rows]]
-        result[mine] = PageClass.MODULE if area.kind.startswith("module ") else PageClass.VMALLOC
+        result[mine] = PageClass.MODULE if area.kind == AreaKind.MODULE else PageClass.VMALLOC
     for kind, value in _OF_METADATA.items():
         rows = np.flatnonzero(inventory.metadata == kind)
         if kind != Metadata.IMAGE:

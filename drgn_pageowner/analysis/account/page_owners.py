@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whose every page is: the function that allocated it; by class, by age, by place."""
+"""Find the allocator of every page, and sum pages up by class, age and place."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ClassOwners:
     """The allocators of one class."""
 
     name: str
-    """Of :data:`PageClass.NAMES`."""
+    """Label of a :class:`PageClass`."""
     pages: int
     """Base pages; the sum of :attr:`owners` and :attr:`other_pages`."""
     owners: list[tuple[str, int]]
@@ -48,10 +48,10 @@ class ClassOwners:
 
 @dataclass(frozen=True)
 class AgeBand:
-    """What was allocated about as long ago."""
+    """Memory that was allocated about as long ago."""
 
     age: str
-    """Of :data:`~drgn_pageowner.analysis.owners.group.AGES`."""
+    """A label of :data:`~drgn_pageowner.analysis.owners.group.AGES`."""
     allocations: int
     pages: int
     """Base pages; the sum of :attr:`classes`."""
@@ -64,7 +64,7 @@ class OwnerTable:
     """The allocator of every page."""
 
     names: list[str]
-    """Allocators; what comes after them stands for pages of each class that have no record."""
+    """Allocators; later codes stand for the pages of each class that have no record."""
     code: Array
     """``int64``, a row per page: index in :attr:`names`, or ``len(names)`` plus the class."""
     classes: Array
@@ -72,14 +72,14 @@ class OwnerTable:
 
     @property
     def number(self) -> int:
-        """How many codes there are."""
-        return len(self.names) + len(PageClass.NAMES)
+        """The number of codes."""
+        return len(self.names) + len(PageClass)
 
     def name(self, code: int) -> str:
-        """An allocator, or ``"(slab, no record)"``."""
+        """Return an allocator, or ``"(slab, no record)"``."""
         if code < len(self.names):
             return self.names[code]
-        return f"({PageClass.NAMES[code - len(self.names)]}, no record)"
+        return f"({PageClass(code - len(self.names)).label}, no record)"
 
 
 def owner_table(inventory: Inventory, classes: Array) -> OwnerTable:
@@ -98,11 +98,11 @@ def owner_table(inventory: Inventory, classes: Array) -> OwnerTable:
 
 def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
     """
-    Who has the pages of every class, most pages first.
+    Sum up the allocators of every class, most pages first.
 
-    :param limit: How many allocators of a class to name; the rest is summed.
+    :param limit: Number of allocators of a class to name; the rest is summed up.
     """
-    shape = (len(PageClass.NAMES), table.number)
+    shape = (len(PageClass), table.number)
     key = table.classes.astype(np.int64) * table.number + table.code
     counts = np.bincount(key, minlength=shape[0] * shape[1]).reshape(shape)
     counts[PageClass.ABSENT] = 0
@@ -115,7 +115,7 @@ def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
         found.sort(key=lambda owner: (-owner[1], owner[0]))
         result.append(
             ClassOwners(
-                name=PageClass.NAMES[number],
+                name=PageClass(number).label,
                 pages=int(counts[number].sum()),
                 owners=found[:limit],
                 other_owners=len(found[limit:]),
@@ -126,13 +126,13 @@ def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
 
 
 def ages_by_class(inventory: Inventory, classes: Array) -> list[AgeBand]:
-    """How old the records are, youngest first; empty where this kernel does not record it."""
+    """Sum records up by age, youngest first; empty where this kernel records no times."""
     records = inventory.records
     if records is None or "ts_nsec" not in records or records.facts.now_ns is None:
         return []
     rows = inventory.memory.pages.rows(records["pfn"])
     kinds = np.where(rows >= 0, classes[rows], PageClass.UNKNOWN).astype(np.int64)
-    shape = (len(AGES), len(PageClass.NAMES))
+    shape = (len(AGES), len(PageClass))
     band = age_bands(records)
     key = band * shape[1] + kinds
     pages = np.bincount(key, records.pages, shape[0] * shape[1]).reshape(shape).astype(np.int64)
@@ -141,7 +141,7 @@ def ages_by_class(inventory: Inventory, classes: Array) -> list[AgeBand]:
     for number, (_, name) in enumerate(AGES):
         order = np.argsort(-pages[number], kind="stable")
         of_class = {
-            PageClass.NAMES[kind]: int(pages[number, kind])
+            PageClass(kind).label: int(pages[number, kind])
             for kind in order.tolist()
             if pages[number, kind]
         }
@@ -153,11 +153,11 @@ def owners_of_cells(
     owners: OwnerTable, table: BlockTable, block: Array, maps: Sequence[BlockMap], limit: int
 ) -> list[list[list[tuple[str, int]]]]:
     """
-    Who has most of every cell of a map; free pages are nobody's.
+    Find the allocators with most pages in every cell of a map; free pages do not count.
 
     :param block: ``int64``, a row per page: number of its pageblock.
     :param maps: Of :func:`~drgn_pageowner.analysis.frag.blockmap.block_map`.
-    :param limit: How many to name for a cell.
+    :param limit: Number of allocators to name for a cell.
     :return: For every cell of every map, allocators and base pages, most first.
     """
     if not maps:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Would an allocation succeed from the free lists as they are, and if not, what is in its way?"""
+"""Judge whether an allocation would succeed from the free lists, and find what is in its way."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,15 +19,39 @@ from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.pages import Memory
 
-__all__ = ("AllocCheck", "BlockToFree", "ZoneCheck", "alloc_check", "gfp_mask")
+__all__ = (
+    "COSTLY_ORDER",
+    "AllocCheck",
+    "AllocVerdict",
+    "BlockToFree",
+    "ZoneCheck",
+    "alloc_check",
+    "gfp_mask",
+)
 
-# Names that people use and no kernel has in its table, or only some.
+COSTLY_ORDER = 3
+"""``PAGE_ALLOC_COSTLY_ORDER``: up to it the page allocator keeps trying and callers rely on it."""
+
+
+# Names that people use, but that are in the tables of no kernel, or of some only.
 _COMPOSED = {
     "GFP_HIGHUSER_MOVABLE": ("GFP_HIGHUSER", "__GFP_MOVABLE"),
     "GFP_HIGHUSER": ("GFP_USER", "__GFP_HIGHMEM"),
 }
 _TYPES = 3
 """MIGRATE_PCPTYPES: Unmovable, Movable and Reclaimable."""
+
+
+class AllocVerdict(enum.StrEnum):
+    """The outcome of an allocation from the free lists as they are, best first."""
+
+    SUCCEEDS = "succeeds"
+    WAKES_KSWAPD = "wakes kswapd"
+    FRAGMENTATION = "fragmentation"
+    """It fails though there is memory enough: the blocks are too small."""
+    WATERMARK = "watermark"
+    """It fails though there is a block: that is kept in reserve."""
+    TOO_LITTLE = "too little memory"
 
 
 @dataclass(frozen=True)
@@ -37,18 +62,16 @@ class ZoneCheck:
     zone: str
     free: int
     usable: int
-    """Without what is reserved for others (high-atomic, CMA) and the request itself."""
+    """Free pages less those reserved for others (high-atomic, CMA) and the request itself."""
     minimum: int
-    """min watermark, lowered by what the gfp mask may take of the reserve."""
+    """The min watermark, lowered by the part of the reserve that the gfp mask may use."""
     low: int
     lowmem_reserve: int
     block: bool
     """Whether a free block is large enough and of a type that the allocation may take."""
     index: int
     """The kernel's fragmentation index for this order, in thousandths."""
-    verdict: str
-    """``"succeeds"``, ``"wakes kswapd"``, ``"watermark"``, ``"too little memory"`` or
-    ``"fragmentation"``."""
+    verdict: AllocVerdict
 
 
 @dataclass(frozen=True)
@@ -68,23 +91,20 @@ class BlockToFree:
 
 @dataclass(frozen=True)
 class AllocCheck:
-    """What :func:`alloc_check` found."""
+    """The result of :func:`alloc_check`."""
 
     order: int
     gfp_mask: int
     migratetype: str
-    verdict: str
-    """The best of the zones'."""
+    verdict: AllocVerdict
+    """The best one of :attr:`zones`."""
     zones: list[ZoneCheck]
     cheapest: list[BlockToFree]
 
 
-_RANK = ("succeeds", "wakes kswapd", "fragmentation", "watermark", "too little memory")
-
-
 def gfp_mask(flags: Sequence[str], names: Names) -> int:
     """
-    The gfp mask that *flags* name.
+    Return the gfp mask that *flags* name.
 
     :raises UsageError: if this kernel has no such flag
     """
@@ -131,7 +151,7 @@ def alloc_check(
 
     :param flags: Names of gfp flags.
     :param node: Node that the allocation prefers; the first by default.
-    :param limit: How many of the cheapest blocks to name.
+    :param limit: Number of the cheapest blocks to name; 0 spares the search for them.
     :raises UsageError: if the order, a flag or the node is none of this kernel's
     """
     memory, facts = joined.memory, joined.memory.pages.facts
@@ -154,7 +174,7 @@ def alloc_check(
     kind = mask >> 3 & 3
     free = free_by_type(memory)
     zones = [_check(memory, number, order, mask, highest, kind, free[number]) for number in allowed]
-    best = min((zone.verdict for zone in zones), key=_RANK.index, default="too little memory")
+    best = min((zone.verdict for zone in zones), key=_rank, default=AllocVerdict.TOO_LITTLE)
     return AllocCheck(
         order=order,
         gfp_mask=mask,
@@ -163,6 +183,10 @@ def alloc_check(
         zones=zones,
         cheapest=_cheapest(joined, order, allowed, limit),
     )
+
+
+def _rank(verdict: AllocVerdict) -> int:
+    return list(AllocVerdict).index(verdict)
 
 
 def _check(
@@ -180,7 +204,7 @@ def _check(
     usable = stats.free_pages - ((1 << order) - 1)
     high = bool(mask & known.get("__GFP_HIGH", 0))
     if high:
-        # ALLOC_MIN_RESERVE, and more of it for who cannot wait.
+        # ALLOC_MIN_RESERVE, and more of it for callers that cannot wait.
         minimum -= minimum // 2
         if not mask & known.get("__GFP_DIRECT_RECLAIM", 0):
             minimum -= minimum // 4
@@ -193,22 +217,22 @@ def _check(
     index = fragmentation_index(stats.nr_free, order)
     low = stats.watermarks[1]
     if block and usable > low + reserve:
-        verdict = "succeeds"
+        verdict = AllocVerdict.SUCCEEDS
     elif block and usable > minimum + reserve:
-        verdict = "wakes kswapd"
+        verdict = AllocVerdict.WAKES_KSWAPD
     elif block:
-        verdict = "watermark"
+        verdict = AllocVerdict.WATERMARK
     elif usable > minimum + reserve or index > memory.extfrag_threshold:
-        verdict = "fragmentation"
+        verdict = AllocVerdict.FRAGMENTATION
     else:
-        verdict = "too little memory"
+        verdict = AllocVerdict.TOO_LITTLE
     return ZoneCheck(
         zone.node, zone.name, stats.free_pages, usable, minimum, low, reserve, block, index, verdict
     )
 
 
 def _small_blocks(joined: Overlay, order: int, allowed: list[int]) -> tuple[Array, Array, Array]:
-    """Of every block smaller than a pageblock: whether it is whole, unmovable and free pages."""
+    """Return whether each block is whole, its unmovable pages and its free pages."""
     group = joined.memory.pages.all_pfns() >> order
     number = int(group[-1]) + 1 if len(group) else 0
     of_zone = np.zeros(256, bool)
@@ -221,6 +245,8 @@ def _small_blocks(joined: Overlay, order: int, allowed: list[int]) -> tuple[Arra
 
 
 def _cheapest(joined: Overlay, order: int, allowed: list[int], limit: int) -> list[BlockToFree]:
+    if not limit:
+        return []
     pages, facts = joined.memory.pages, joined.memory.pages.facts
     every = np.arange(len(pages), dtype=np.int64)
     shift = order - facts.pageblock_order

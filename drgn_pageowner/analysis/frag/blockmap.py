@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Physical memory as a grid: a cell for every pageblock, or for several."""
+"""Map physical memory: a cell for every pageblock, or for several."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drgn_pageowner.analysis.frag.mobility import Mobility
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.kernel import Facts
 
-__all__ = ("BlockMap", "Cell", "block_map")
+__all__ = ("BlockMap", "MapCell", "block_map")
 
 
 _SHOWN = (
@@ -26,13 +26,13 @@ _SHOWN = (
 
 
 @dataclass(frozen=True)
-class Cell:
+class MapCell:
     """One or more consecutive pageblocks of a zone."""
 
     pfn: int
     blocks: int
     migratetype: str | None
-    """That most of the blocks have."""
+    """The migratetype of most of the blocks."""
     free: int
     movable: int
     reclaimable: int
@@ -51,13 +51,15 @@ class BlockMap:
     node: int
     zone: str
     blocks_per_cell: int
-    cells: list[Cell]
+    cells: list[MapCell]
 
 
 def block_map(facts: Facts, types: list[str], table: BlockTable, cells: int) -> list[BlockMap]:
     """
+    Map every zone.
+
     :param types: Names of the migratetypes.
-    :param cells: How many cells there may be in all.
+    :param cells: The largest number of cells in all.
     """
     total = int((table.part_of >= 0).sum())
     per_cell = 1
@@ -77,8 +79,8 @@ def block_map(facts: Facts, types: list[str], table: BlockTable, cells: int) -> 
 
 def _cells(
     facts: Facts, types: list[str], table: BlockTable, strange: Array, blocks: Array, starts: Array
-) -> list[Cell]:
-    """The cells that begin at *starts* of *blocks*."""
+) -> list[MapCell]:
+    """Return the cells that begin at *starts* of *blocks*."""
     counts = np.add.reduceat(table.counts[blocks], starts)
     numbers = np.diff(np.append(starts, len(blocks)))
     kinds = table.migratetype[blocks]
@@ -93,4 +95,4 @@ def _cells(
         np.add.reduceat(strange[blocks], starts, dtype=int).tolist(),
         strict=True,
     )
-    return [Cell(*row) for row in rows]
+    return [MapCell(*row) for row in rows]

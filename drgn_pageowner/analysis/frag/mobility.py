@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which pages compaction could move away, and who owns those that it could not."""
+"""Tell the pages that compaction can move from those that it cannot, and name their owners."""
 
 from __future__ import annotations
 
@@ -9,46 +9,61 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array, cover, distinct
-from drgn_pageowner.model.pages import Memory, PageState
+from drgn_pageowner.model.kinds import Kind
+from drgn_pageowner.model.pages import FREE_STATES, MOVABLE_STATES, Memory, PageState
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
-__all__ = ("KINDS", "Mobility", "Overlay", "kind_codes", "migratetype_number", "overlay")
+__all__ = (
+    "Mobility",
+    "Overlay",
+    "UnmovableKind",
+    "kind_codes",
+    "migratetype_number",
+    "overlay",
+)
 
 
-class Mobility:
-    """Whether a page can be made to go away (values of :attr:`Overlay.mobility`)."""
+class Mobility(Kind):
+    """Whether a page can be moved or freed (values of :attr:`Overlay.mobility`)."""
 
-    FREE = 0
-    MOVABLE = 1
-    RECLAIMABLE = 2
-    """Slab pages that were allocated as such: a shrinker may free them."""
-    UNMOVABLE = 3
-    UNKNOWN = 4
+    FREE = 0, "free"
+    MOVABLE = 1, "movable"
+    RECLAIMABLE = 2, "reclaimable"
+    """Slab pages that were allocated as reclaimable: a shrinker may free them."""
+    UNMOVABLE = 3, "unmovable"
+    UNKNOWN = 4, "unknown"
     """The dump does not say."""
-    ABSENT = 5
+    ABSENT = 5, "absent"
     """No memory there."""
 
-    NAMES = ("free", "movable", "reclaimable", "unmovable", "unknown", "absent")
 
-
-_OF_STATE = np.full(len(PageState.NAMES), Mobility.UNMOVABLE, np.uint8)
-_OF_STATE[list(PageState.ALL_FREE)] = Mobility.FREE
-_OF_STATE[list(PageState.MOVABLE)] = Mobility.MOVABLE
+_OF_STATE = np.full(len(PageState), Mobility.UNMOVABLE, np.uint8)
+_OF_STATE[list(FREE_STATES)] = Mobility.FREE
+_OF_STATE[list(MOVABLE_STATES)] = Mobility.MOVABLE
 _OF_STATE[PageState.UNKNOWN] = Mobility.UNKNOWN
 _OF_STATE[PageState.ABSENT] = Mobility.ABSENT
 
-KINDS = (
-    "boot", "slab", "page tables", "kernel stacks", "network buffers", "file system metadata",
-    "drivers", "other kernel", "not recorded",
-)  # fmt: skip
-"""What unmovable pages are, for people."""
+
+class UnmovableKind(Kind):
+    """The purpose of unmovable pages."""
+
+    BOOT = 0, "boot"
+    SLAB = 1, "slab"
+    TABLES = 2, "page tables"
+    STACKS = 3, "kernel stacks"
+    NETWORK = 4, "network buffers"
+    FILE_SYSTEM = 5, "file system metadata"
+    DRIVERS = 6, "drivers"
+    OTHER = 7, "other kernel"
+    NOT_RECORDED = 8, "not recorded"
+
 
 _KIND_OF_STATE = {
-    PageState.RESERVED: "boot",
-    PageState.SLAB: "slab",
-    PageState.LARGE_KMALLOC: "slab",
-    PageState.TABLE: "page tables",
+    PageState.RESERVED: UnmovableKind.BOOT,
+    PageState.SLAB: UnmovableKind.SLAB,
+    PageState.LARGE_KMALLOC: UnmovableKind.SLAB,
+    PageState.TABLE: UnmovableKind.TABLES,
 }
 
 # Function names that tell what a stack allocates for; the first that matches any frame counts.
@@ -56,24 +71,24 @@ _KIND_OF_STACK = [
     (kind, re.compile(f"^(?:{pattern})$", re.MULTILINE))
     for kind, pattern in (
         (
-            "boot",
+            UnmovableKind.BOOT,
             r"register_early_stack|register_dummy_stack|init_page_owner|mm_core_init|mem_init",
         ),
-        ("kernel stacks", r"alloc_thread_stack_node|dup_task_struct"),
-        ("page tables", r"_*(pte|pmd|pud|p4d|pgd)_alloc\w*|get_zeroed_page_pgtable"),
+        (UnmovableKind.STACKS, r"alloc_thread_stack_node|dup_task_struct"),
+        (UnmovableKind.TABLES, r"_*(pte|pmd|pud|p4d|pgd)_alloc\w*|get_zeroed_page_pgtable"),
         (
-            "network buffers",
+            UnmovableKind.NETWORK,
             r"\w*skb\w*|sk_page_frag_refill|sock_\w+|napi_\w+|page_pool_\w+|tcp_\w+|udp_\w+|unix_\w+",
         ),
         (
-            "file system metadata",
+            UnmovableKind.FILE_SYSTEM,
             r"(ext[234]|xfs|btrfs|f2fs|nfs|jbd2|erofs)_\w+|bdev_getblk|__getblk\w*|alloc_page_buffers",
         ),
         (
-            "drivers",
+            UnmovableKind.DRIVERS,
             r"\w*_probe|blk_mq_\w+|virtio\w*|nvme\w*|scsi_\w+|usb_\w+|pci_\w+|drm_\w+|dma_\w+|tty_\w+",
         ),
-        ("boot", r"start_kernel|kernel_init_freeable|do_initcalls"),
+        (UnmovableKind.BOOT, r"start_kernel|kernel_init_freeable|do_initcalls"),
     )
 ]
 
@@ -93,29 +108,29 @@ class Overlay:
     """``int64``, a row per page: number of the pageblock."""
     stack: Array
     """``int64``, a row per record: number of its stack, or -1."""
-    kinds: dict[int, int] = field(default_factory=dict, repr=False)
-    """Number of a stack -> index in :data:`KINDS`, of those that were looked at."""
+    kinds: dict[int, UnmovableKind] = field(default_factory=dict, repr=False)
+    """Number of a stack -> :class:`UnmovableKind`, of those that were looked at."""
 
     table: object | None = field(default=None, repr=False)
-    """What :func:`~drgn_pageowner.analysis.frag.blocks.block_table` counted."""
+    """The result of :func:`~drgn_pageowner.analysis.frag.blocks.block_table`, kept."""
 
-    def kind_of_stack(self, stack: int) -> int:
-        """What the stack with number *stack* allocates for: index in :data:`KINDS`."""
+    def kind_of_stack(self, stack: int) -> UnmovableKind:
+        """Return the purpose of what the stack with number *stack* allocates."""
         if stack not in self.kinds:
             assert self.records is not None
-            self.kinds[stack] = KINDS.index(_kind_of_frames(self.records.stack_frames(stack)))
+            self.kinds[stack] = _kind_of_frames(self.records.stack_frames(stack))
         return self.kinds[stack]
 
 
 def migratetype_number(names: tuple[str, ...] | list[str], name: str) -> int:
-    """The number of the migratetype *name*, or -1."""
+    """Return the number of the migratetype *name*, or -1."""
     lowered = [known.lower() for known in names]
     return lowered.index(name.lower()) if name.lower() in lowered else -1
 
 
 def overlay(memory: Memory, records: Snapshot | None) -> Overlay:
     """
-    Join *records* to the pages they cover.
+    Join *records* to the pages that they cover.
 
     :param records: Allocated records with ``pfn``, ``order``, ``migratetype`` and ``handle``.
     """
@@ -136,7 +151,7 @@ def overlay(memory: Memory, records: Snapshot | None) -> Overlay:
 def _reclaimable(
     memory: Memory, records: Snapshot | None, owner: Array, block: Array, mobility: Array
 ) -> None:
-    """Slab pages whose gfp mask said so; without a record, those in a block of that type."""
+    """Mark reclaimable slab pages: by their gfp mask, or without a record by their pageblock."""
     wanted = migratetype_number(list(memory.pages.names.migratetypes), "Reclaimable")
     slab = np.flatnonzero(memory.pages.state == PageState.SLAB)
     if wanted < 0 or not len(slab):
@@ -148,27 +163,27 @@ def _reclaimable(
     mobility[slab[types == wanted]] = Mobility.RECLAIMABLE
 
 
-def _kind_of_frames(frames: list[Frame]) -> str:
+def _kind_of_frames(frames: list[Frame]) -> UnmovableKind:
     names = "\n".join([frame.name for frame in frames if frame.name is not None])
     if "copy_process" in names and "vmalloc" in names:
         # Where the compiler made alloc_thread_stack_node() a part of its caller.
-        return "kernel stacks"
+        return UnmovableKind.STACKS
     for kind, pattern in _KIND_OF_STACK:
         if pattern.search(names):
             return kind
     if any(frame.module is not None or frame.name is None for frame in frames):
-        return "drivers"
-    return "other kernel"
+        return UnmovableKind.DRIVERS
+    return UnmovableKind.OTHER
 
 
 def kind_codes(joined: Overlay, rows: Array) -> Array:
     """
-    What each of *rows* (unmovable pages) is.
+    Return the kind of each of *rows*, which are unmovable pages.
 
-    :return: ``int8``: index in :data:`KINDS`.
+    :return: ``int8``: :class:`UnmovableKind`.
     """
     state = joined.memory.pages.state[rows]
-    result = np.full(len(rows), KINDS.index("not recorded"), np.int8)
+    result = np.full(len(rows), UnmovableKind.NOT_RECORDED, np.int8)
     owner = joined.owner[rows]
     if joined.records is not None and len(joined.records):
         recorded = np.flatnonzero(owner >= 0)
@@ -176,5 +191,5 @@ def kind_codes(joined: Overlay, rows: Array) -> Array:
         codes = np.array([joined.kind_of_stack(stack) for stack in stacks.tolist()], np.int8)
         result[recorded] = codes[inverse]
     for value, kind in _KIND_OF_STATE.items():
-        result[state == value] = KINDS.index(kind)
+        result[state == value] = kind
     return result

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Why a page is not free, and who points at it."""
+"""Find the chain of pointers that keeps a page, and the words that name it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Protocol
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass
-from drgn_pageowner.analysis.leaks.reach import Reach, Role, Verdict
+from drgn_pageowner.analysis.leaks.reach import Reach
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import Target, Word
+from drgn_pageowner.model.heap import HeapTarget, Reachability, Role, Word
 
-__all__ = ("Hop", "References", "Why", "WordSource", "explain_node", "references")
+__all__ = ("Hop", "References", "Why", "WordSearch", "explain_node", "references")
 
 
-class WordSource(Protocol):
+class WordSearch(Protocol):
     """Finds the words that lead from some nodes to others."""
 
     def __call__(
@@ -31,42 +31,43 @@ class Hop:
     """A word, and what it leads to."""
 
     kind: str
-    """What the word lies in: :attr:`Word.kind`."""
+    """The kind of memory that the word lies in: :attr:`Word.kind`."""
     name: str
-    """The same in names: symbol, per-CPU variable, task, slab cache or page, and the offset."""
+    """The symbol, per-CPU variable, task, slab cache or page, and the offset of the word in it."""
     address: int | None
     """Virtual address of the word; ``None`` for a register."""
     value: int
     """The word."""
     by: str
-    """What the word is: ``"address"``, ``"struct page"``, ``"PFN"``, ``"physical address"``."""
+    """Its meaning: ``"address"``, ``"struct page"``, ``"PFN"``, ``"physical address"``."""
     allocator: str | None
-    """Of the page that the word lies in."""
+    """The allocator of the page that the word lies in."""
     leads_to: str
     reachable: bool
-    """Whether what the word lies in is reached from a root itself."""
+    """Whether the memory that the word lies in is reached from a root itself."""
     counts: bool
-    """Whether the word holds what it leads to; bookkeeping does not."""
+    """Whether the word keeps its target alive; bookkeeping does not."""
 
 
 @dataclass(frozen=True)
 class Why:
-    """What keeps a page."""
+    """The reason why a page is in use."""
 
     what: str
     pfn: int
     name: str
     """The page or the slab object, and who allocated it."""
     verdict: str
-    """Of :data:`Verdict.NAMES`; ``"root"``, or ``"accounted for"``, or ``"not allocated"``."""
+    """Label of a :class:`~drgn_pageowner.model.heap.Reachability`; or ``"root"``,
+    ``"accounted for"``, ``"not allocated"``."""
     explanation: str
     chain: list[Hop]
-    """From a root on."""
+    """The words from a root to the page."""
 
 
 @dataclass(frozen=True)
 class References:
-    """Who points at a page."""
+    """The words that name a page."""
 
     what: str
     pfn: int
@@ -94,7 +95,7 @@ def _allocator(reach: Reach, node: int) -> str | None:
 
 
 def _members(reach: Reach, node: int) -> Array:
-    """All nodes of the heap that are one allocation with *node*."""
+    """Return the nodes of the heap that are one allocation with *node*."""
     if node >= reach.heap.first_object:
         return np.array([node])
     result: Array = np.flatnonzero(reach.allocation == reach.allocation[node])
@@ -123,25 +124,25 @@ def _verdict(reach: Reach, node: int) -> tuple[str, str]:
     if node < heap.first_object:
         role = int(reach.role[node])
         row = int(heap.inventory.memory.pages.rows(heap.records["pfn"][node : node + 1])[0])
-        kind = PageClass.NAMES[int(reach.classes[row])] if row >= 0 else "page"
+        kind = PageClass(reach.classes[row]).label if row >= 0 else "page"
         if role == Role.ROOT:
             return "root", f"it is a root itself: {kind} (or mapped by a process)"
         if role == Role.ACCOUNTED:
             return "accounted for", f"it is held by other means than addresses: {kind}"
-    verdict = int(reach.verdict[node])
+    verdict = Reachability(reach.verdict[node])
     explanations = {
-        Verdict.REACHABLE: "a chain of addresses leads to it from a root",
-        Verdict.PFN_ONLY: "no address of it is held, but its PFN or physical address is",
-        Verdict.UNREACHABLE: "nothing points at it",
-        Verdict.FROM_UNREACHABLE: "only what nothing reaches points at it",
-        Verdict.ITSELF: "only it itself, or a ring that it is part of, points at it",
+        Reachability.REACHABLE: "a chain of addresses leads to it from a root",
+        Reachability.PFN_ONLY: "no address of it is held, but its PFN or physical address is",
+        Reachability.UNREACHABLE: "nothing points at it",
+        Reachability.FROM_UNREACHABLE: "only what nothing reaches points at it",
+        Reachability.ITSELF: "only it itself, or a ring that it is part of, points at it",
     }
-    return Verdict.NAMES[verdict], explanations[verdict]
+    return verdict.label, explanations[verdict]
 
 
-def explain_node(reach: Reach, target: Target, words: WordSource) -> Why:
+def explain_node(reach: Reach, target: HeapTarget, words: WordSearch) -> Why:
     """
-    The shortest chain from a root to a page or slab object.
+    Find the shortest chain from a root to a page or slab object.
 
     :param words: Finds the words of the chain.
     """
@@ -151,25 +152,25 @@ def explain_node(reach: Reach, target: Target, words: WordSource) -> Why:
                    target.state, [])  # fmt: skip
     verdict, explanation = _verdict(reach, node)
     chain: list[Hop] = []
-    if verdict in (Verdict.NAMES[Verdict.REACHABLE], "root"):
+    if verdict in (Reachability.REACHABLE.label, "root"):
         first = reach.heap.first_object
         start = int(reach.allocation[node]) if node < first else node
         path = reach.chain(start)
         for here, there in pairwise(path):
             found = words(_members(reach, here), _members(reach, there), limit=1)
             chain += [_hop(reach, word) for word in found]
-    elif verdict == Verdict.NAMES[Verdict.PFN_ONLY]:
+    elif verdict == Reachability.PFN_ONLY.label:
         chain = references(reach, target, words, 1, numbers_only=True).references
     return Why(target.what, target.pfn, _name(reach, node), verdict, explanation, chain)
 
 
 def references(
-    reach: Reach, target: Target, words: WordSource, limit: int, *, numbers_only: bool = False
+    reach: Reach, target: HeapTarget, words: WordSearch, limit: int, *, numbers_only: bool = False
 ) -> References:
     """
-    Every word that names a page or slab object.
+    Find every word that names a page or slab object.
 
-    :param limit: How many to return.
+    :param limit: The largest number of words to return.
     :param numbers_only: Only PFNs and physical addresses.
     """
     node = target.node
@@ -177,9 +178,9 @@ def references(
         return References(target.what, target.pfn, f"page pfn:{target.pfn:#x}", target.state, [])
     heap = reach.heap
     members = _members(reach, node)
-    sources = [heap.pfn_source[np.isin(heap.pfn_target, members)]]
+    sources = [heap.pfn_holder[np.isin(heap.pfn_target, members)]]
     if not numbers_only:
-        sources.append(heap.source[np.isin(heap.target, members)])
+        sources.append(heap.holder[np.isin(heap.target, members)])
     found = words(np.unique(np.concatenate(sources)), members, numbers=True, limit=limit)
     if numbers_only:
         found = [word for word in found if word.by in ("PFN", "physical address")]

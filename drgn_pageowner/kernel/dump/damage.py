@@ -17,11 +17,11 @@ __all__ = (
     "DAMAGE",
     "Problems",
     "chain",
-    "distinct",
     "every_entry",
     "in_words",
     "is_damage",
     "name_of",
+    "until_repeated",
 )
 
 DAMAGE = (
@@ -120,7 +120,7 @@ class Problems:
         return None
 
 
-def distinct(entries: Iterable[Object]) -> Iterator[Object]:
+def until_repeated(entries: Iterable[Object]) -> Iterator[Object]:
     """
     *entries*, which are pointers, as long as none comes a second time.
 
@@ -150,7 +150,7 @@ def every_entry(
     """
     found: list[Object] = []
     try:
-        for entry in distinct(list_for_each_entry(type_, head, member)):
+        for entry in until_repeated(list_for_each_entry(type_, head, member)):
             # What cannot be read is no entry.
             entry.member_(member).read_()
             found.append(entry)
@@ -158,7 +158,7 @@ def every_entry(
         known = {int(entry) for entry in found}
         behind: list[Object] = []
         try:
-            for entry in distinct(list_for_each_entry_reverse(type_, head, member)):
+            for entry in until_repeated(list_for_each_entry_reverse(type_, head, member)):
                 if int(entry) in known:
                     break
                 entry.member_(member).read_()

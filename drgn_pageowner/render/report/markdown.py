@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A report as Markdown, for a ticket or a mail: what the page says, and its tables' first rows."""
+"""Render a report as Markdown, for a ticket or a mail: the page without charts and long tables."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.report import Report
-from drgn_pageowner.analysis.verdicts import verdicts
+from drgn_pageowner.analysis.verdicts import judge
 from drgn_pageowner.escape import escaped
 from drgn_pageowner.render.report.html import environment, title_of
-from drgn_pageowner.render.report.machine import crash_rows, log_text, machine_rows, read_rows
-from drgn_pageowner.render.report.tables import Cell, Table, tables
+from drgn_pageowner.render.report.machine import coverage_rows, crash_rows, log_text, machine_rows
+from drgn_pageowner.render.report.tables import Table, TableCell, tables
 
 __all__ = ("MarkdownRenderer",)
 
@@ -24,7 +24,7 @@ _SPECIAL = re.compile(r"[\\`*<>#|~&]|(?<![A-Za-z0-9_])_|_(?![A-Za-z0-9_])|\](?=[
 
 
 class MarkdownRenderer:
-    """Makes the text."""
+    """Renders the text."""
 
     def __init__(self) -> None:
         """:raises PageOwnerError: if Jinja2 is not installed"""
@@ -37,10 +37,10 @@ class MarkdownRenderer:
         yield self._jinja.get_template("report.md.j2").render(
             report=report,
             title=title_of(report),
-            verdicts=verdicts(report),
+            verdicts=judge(report),
             machine=list(machine_rows(report)),
             crash=list(crash_rows(report)),
-            read=list(read_rows(report)),
+            read=list(coverage_rows(report)),
             log=log_text(report).splitlines()[-_LOG_LINES:],
             oom_log=log_text(report, oom=True).splitlines()[-_LOG_LINES:],
             tables=tables(report),
@@ -51,12 +51,12 @@ class MarkdownRenderer:
 
 
 def escape(text: str) -> str:
-    """*text* in a line of Markdown."""
+    """Escape *text* for a line of Markdown."""
     return _SPECIAL.sub(r"\\\g<0>", escaped(text).replace("\n", " "))
 
 
 def code(text: str) -> str:
-    """A name of the kernel's: nothing in it means anything."""
+    """Quote a name of the kernel's as code."""
     text = escaped(text).replace("\n", " ").replace("|", "\\|")
     fence = "`"
     while fence in text:
@@ -65,13 +65,13 @@ def code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def cells(row: Sequence[Cell]) -> str:
-    """A row of a table."""
+def cells(row: Sequence[TableCell]) -> str:
+    """Return a row of a table."""
     texts = [code(cell.text) if cell.code else escape(cell.text) for cell in row]
     return f"| {' | '.join(texts)} |"
 
 
 def rule(table: Table) -> str:
-    """The line under the header: numbers to the right."""
+    """Return the line under the header, which aligns numbers to the right."""
     marks = ["---:" if column in table.numeric else "---" for column in range(len(table.columns))]
     return f"| {' | '.join(marks)} |"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The tables of a report, for any format: each number as text and as it is."""
+"""Build the tables of a report, for any format: every number as text and as a sort key."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from drgn_pageowner.render.blockmap import CELL_CLASSES, cell_class
 from drgn_pageowner.render.leaks import pfns_text, tasks_text
 from drgn_pageowner.render.table import age, ages, pages_size, share
 
-__all__ = ("Cell", "Row", "Table", "tables")
+__all__ = ("Row", "Table", "TableCell", "tables")
 
 _LEAKS = 200
 _CHANGES = 100
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell."""
 
     text: str
     value: float | str | None = None
-    """What it is sorted by; the text itself if there is none."""
+    """The sort key; the text itself if there is none."""
     code: bool = False
     """A name of the kernel's."""
 
@@ -37,9 +37,9 @@ class Cell:
 class Row:
     """One row."""
 
-    cells: Sequence[Cell]
+    cells: Sequence[TableCell]
     notes: Sequence[str] = ()
-    """Sentences that belong to it."""
+    """Sentences about the row."""
     stack: Sequence[str] = ()
     """Frames, innermost first."""
 
@@ -55,33 +55,33 @@ class Table:
     """Columns that hold numbers."""
     rows: Sequence[Row]
     whole: int = 0
-    """How many rows there would be; those that are not here are less than those that are."""
+    """The number of rows before the smallest ones were left out."""
     note: str = ""
     notes: Sequence[str] = field(default_factory=list)
 
 
-def number(value: int | None) -> Cell:
-    """Digits in groups of three."""
-    return Cell("-" if value is None else f"{value:,}", value)
+def number(value: int | None) -> TableCell:
+    """Return a cell with digits in groups of three."""
+    return TableCell("-" if value is None else f"{value:,}", value)
 
 
-def name(text: str | None) -> Cell:
-    """A name of the kernel's."""
-    return Cell(text if text else "-", code=bool(text))
+def name(text: str | None) -> TableCell:
+    """Return a cell with a name of the kernel's."""
+    return TableCell(text if text else "-", code=bool(text))
 
 
-def size(pages: int, facts: Facts) -> Cell:
-    """Base pages as bytes, in words."""
-    return Cell(pages_size(pages * facts.page_size), pages * facts.page_size)
+def size(pages: int, facts: Facts) -> TableCell:
+    """Return a cell with the size of base pages."""
+    return TableCell(pages_size(pages * facts.page_size), pages * facts.page_size)
 
 
-def part(one: int, whole: int) -> Cell:
-    """In percent."""
-    return Cell(share(one, whole), one / whole if whole else 0.0)
+def part(one: int, whole: int) -> TableCell:
+    """Return a cell with a percentage."""
+    return TableCell(share(one, whole), one / whole if whole else 0.0)
 
 
 def tables(report: Report) -> dict[str, Table]:
-    """Every table that this report has, by name, in the order of the sections."""
+    """Return every table of a report, by name, in the order of the sections."""
     found: list[Table] = []
     if report.account is not None:
         found += _account(report)
@@ -104,13 +104,13 @@ def _account(report: Report) -> Iterator[Table]:
     for kind in account.classes:
         counter = kind.counter
         cells = [
-            Cell(kind.name),
+            TableCell(kind.name),
             number(kind.pages),
             size(kind.pages, facts),
             part(kind.pages, account.present),
             number(counter.pages if counter is not None else None),
             number(counter.difference if counter is not None else None),
-            Cell(counter.name if counter is not None else "-"),
+            TableCell(counter.name if counter is not None else "-"),
         ]
         rows.append(Row(cells, [counter.note] if counter is not None and counter.note else []))
         caches += kind.slab_caches or []
@@ -161,8 +161,8 @@ def _group(key: str, group: Group, top: Top, facts: Facts) -> Row:
             size(group.pages, facts),
             part(group.pages, top.pages),
             number(group.allocations),
-            Cell(ages(group.oldest_ns, group.newest_ns, top.now_ns), oldest),
-            Cell(str(group.handle or "-"), group.handle),
+            TableCell(ages(group.oldest_ns, group.newest_ns, top.now_ns), oldest),
+            TableCell(str(group.handle or "-"), group.handle),
         ],
         # Of a task or module the largest stack tells little, and the page is to be small.
         stack=[str(frame) for frame in group.stack] if key in ("allocator", "stack") else (),
@@ -199,10 +199,10 @@ def _leak(group: LeakGroup, leaks: Leaks, facts: Facts) -> Row:
             size(group.pages, facts),
             number(group.allocations),
             number(group.of_stack),
-            Cell(ages(group.oldest_ns, group.newest_ns, leaks.now_ns), oldest),
-            Cell(group.confidence, _CONFIDENCE[group.confidence]),
-            Cell(group.verdict),
-            Cell(str(group.handle or "-"), group.handle),
+            TableCell(ages(group.oldest_ns, group.newest_ns, leaks.now_ns), oldest),
+            TableCell(group.confidence, _CONFIDENCE[group.confidence]),
+            TableCell(group.verdict),
+            TableCell(str(group.handle or "-"), group.handle),
         ],
         notes,
         [str(frame) for frame in group.stack],
@@ -228,13 +228,13 @@ def _change(change: Change, facts: Facts) -> Row:
     return Row(
         [
             name(allocator_name(change.stack) or "(no stack)"),
-            Cell(f"{change.growth.pages:+,}", change.growth.pages),
+            TableCell(f"{change.growth.pages:+,}", change.growth.pages),
             size(change.growth.pages, facts),
-            Cell("-" if rate is None else f"{rate:+,.0f}", rate),
+            TableCell("-" if rate is None else f"{rate:+,.0f}", rate),
             number(change.before.pages),
             number(change.after.pages),
             number(change.growth.allocations),
-            Cell(change.state),
+            TableCell(change.state),
         ],
         stack=[str(frame) for frame in change.stack],
     )
@@ -249,8 +249,14 @@ def _ages(report: Report) -> Table:
             f"{kind} {pages_size(pages * report.facts.page_size)}"
             for kind, pages in list(band.classes.items())[:4]
         )
-        cells = [Cell(band.age, place), number(band.pages), size(band.pages, report.facts),
-                 part(band.pages, whole), number(band.allocations), Cell(most or "-")]  # fmt: skip
+        cells = [
+            TableCell(band.age, place),
+            number(band.pages),
+            size(band.pages, report.facts),
+            part(band.pages, whole),
+            number(band.allocations),
+            TableCell(most or "-"),
+        ]
         rows.append(Row(cells))
     columns = ("age", "pages", "size", "share", "allocations", "most of it")
     return Table("ages", "Age of what is allocated", columns, (0, 1, 2, 3, 4), rows, len(rows))
@@ -266,12 +272,12 @@ def _frag(frag: Frag, facts: Facts) -> Iterator[Table]:
 
 def _zones(frag: Frag, facts: Facts) -> Table:
     rows = [
-        Row([number(z.node), Cell(z.zone), number(z.managed), number(z.free),
+        Row([number(z.node), TableCell(z.zone), number(z.managed), number(z.free),
              part(z.free, z.managed),
-             Cell(" / ".join(f"{mark:,}" for mark in z.watermarks), z.watermarks[0]),
+             TableCell(" / ".join(f"{mark:,}" for mark in z.watermarks), z.watermarks[0]),
              number(z.largest_free_run),
-             Cell(f"{z.unusable / 1000:.3f}", z.unusable), number(z.polluted),
-             Cell(z.verdict)])
+             TableCell(f"{z.unusable / 1000:.3f}", z.unusable), number(z.polluted),
+             TableCell(z.verdict)])
         for z in frag.zones
     ]  # fmt: skip
     columns = ("node", "zone", "managed", "free", "free share", "min / low / high",
@@ -286,7 +292,14 @@ def _zones(frag: Frag, facts: Facts) -> Table:
 def _free(frag: Frag, facts: Facts) -> Table:
     orders = range(facts.max_page_order + 1)
     rows = [
-        Row([number(zone.node), Cell(zone.zone), Cell(kind), *(number(count) for count in counts)])
+        Row(
+            [
+                number(zone.node),
+                TableCell(zone.zone),
+                TableCell(kind),
+                *(number(count) for count in counts),
+            ]
+        )
         for zone in frag.zones
         for kind, counts in zone.free_by_type.items()
         if any(counts)
@@ -298,7 +311,7 @@ def _free(frag: Frag, facts: Facts) -> Table:
 
 def _sizes(frag: Frag, facts: Facts) -> Table:
     rows = [
-        Row([Cell(pages_size(facts.page_size << s.order), s.order), number(s.order),
+        Row([TableCell(pages_size(facts.page_size << s.order), s.order), number(s.order),
              number(s.blocks), number(s.free), number(s.movable), number(s.blocked),
              number(s.unknown), number(s.in_the_way), number(s.for_half)])
         for s in frag.sizes
@@ -320,10 +333,10 @@ def _culprits(frag: Frag, facts: Facts) -> Table:
             oldest = facts.now_ns - one.oldest_ns
         rows.append(
             Row(
-                [name(one.allocator), Cell(one.kind), number(one.blocks),
+                [name(one.allocator), TableCell(one.kind), number(one.blocks),
                  number(one.only_blocker), number(one.pages), number(one.in_movable),
-                 Cell(ages(one.oldest_ns, one.newest_ns, facts.now_ns), oldest),
-                 Cell(str(one.handle or "-"), one.handle or 0)],
+                 TableCell(ages(one.oldest_ns, one.newest_ns, facts.now_ns), oldest),
+                 TableCell(str(one.handle or "-"), one.handle or 0)],
                 stack=[str(frame) for frame in one.stack],
             )
         )  # fmt: skip
@@ -351,7 +364,7 @@ def _map(frag: Frag) -> Table:
             counts[cell_class(cell)] += 1
         cells = (number(count) for count in counts.values())
         rows.append(
-            Row([number(zone.map.node), Cell(zone.map.zone), number(zone.map.blocks_per_cell),
+            Row([number(zone.map.node), TableCell(zone.map.zone), number(zone.map.blocks_per_cell),
                  *cells])
         )  # fmt: skip
     columns = ("node", "zone", "pageblocks a cell", *(_CELLS[name] for name in CELL_CLASSES))

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from conftest import DUMPS, Dump, bundled
 
+from drgn_pageowner import read_inventory
 from drgn_pageowner.kernel.dump.bulk import find_object
-from drgn_pageowner.kernel.read.inventory import read_inventory
+from drgn_pageowner.model.heap import AreaKind
 
 ALL = [
     *DUMPS,
@@ -112,7 +113,7 @@ def test_text_has_the_same_numbers(one_dump: Dump) -> None:
 
 def test_stacks_are_the_tasks(dump: Dump) -> None:
     inventory = read_inventory(dump.prog)
-    stacks = [area for area in inventory.areas if area.kind.startswith("stack of ")]
+    stacks = [area for area in inventory.areas if area.kind == AreaKind.STACK]
     if find_object(dump.prog, "cached_stacks") is None:
         # No CONFIG_VMAP_STACK: they are in no area.
         assert not stacks
