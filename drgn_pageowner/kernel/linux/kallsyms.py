@@ -333,10 +333,10 @@ def _module_symbols(kernel: Kernel, module: Object) -> _ModuleSymbols:
         return empty
     strings_at = int(owner.strtab)
     named = symtab[(symtab["st_shndx"] != _SHN_UNDEF) & (symtab["st_name"] != 0)]
-    # The table lies in the module's own memory and ends with it.
-    room = max((end - strings_at for start, end, _ in ranges if start <= strings_at < end),
-               default=0)  # fmt: skip
-    named = named[named["st_name"] < min(room, _MOST_STRINGS)]
+    # The table ends where the memory of the module that it lies in does.
+    rooms = [end - strings_at for start, end, _ in ranges if start <= strings_at < end]
+    room = min([*rooms, _MOST_STRINGS])
+    named = named[named["st_name"] < room]
     if not len(named):
         return empty
     longest = _name_length(kernel)
