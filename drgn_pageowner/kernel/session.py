@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from drgn import Program
 
-from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.dump.damage import DAMAGE, in_words
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import is_live
@@ -147,7 +147,7 @@ class ProgramSession:
         :raises PageOwnerError: instead of drgn's own exceptions, in one line
         """
         if not is_live(self._kernel.prog):
-            return _in_one_line(lambda: question(self._kernel))
+            return self._of_file(lambda: question(self._kernel))
         try:
             return question(self._kernel.reading())
         except DAMAGE:
@@ -159,6 +159,23 @@ class ProgramSession:
                 "the running kernel changed while it was read, twice "
                 f"({str(error) or type(error).__name__}): try again"
             ) from error
+
+    def _of_file(self, question: Callable[[], T]) -> T:
+        """
+        The answer to *question*; if there is none, pages that the file lacks are named first.
+
+        :raises PageOwnerError: as :func:`_in_one_line`
+        """
+        try:
+            return _in_one_line(question)
+        except UsageError:
+            raise
+        except PageOwnerError as error:
+            contents = self._kernel.contents
+            lines = contents.problems() if contents is not None else []
+            if not lines or str(error).startswith(lines[0]):
+                raise
+            raise PageOwnerError("; ".join([*lines, str(error)])) from error
 
 
 def _in_one_line(answer: Callable[[], T]) -> T:

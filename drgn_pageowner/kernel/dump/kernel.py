@@ -12,6 +12,7 @@ belongs to, and one of two decorators keeps its result:
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,7 +21,9 @@ from drgn import Program
 
 from drgn_pageowner.kernel.dump.bulk import page_size, word_dtype
 from drgn_pageowner.kernel.dump.live import is_live
+from drgn_pageowner.kernel.dump.truncated import keep_to_the_file
 from drgn_pageowner.kernel.dump.vmcoreinfo import VmcoreInfo, vmcoreinfo
+from drgn_pageowner.model.contents import DumpContents
 
 __all__ = ("Kernel", "once", "once_per_reading")
 
@@ -85,6 +88,18 @@ class Kernel:
     def vmcoreinfo(self) -> VmcoreInfo:
         """What the kernel says of itself in VMCOREINFO."""
         return vmcoreinfo(self.prog)
+
+    @functools.cached_property
+    def contents(self) -> DumpContents | None:
+        """
+        The pages of the dump file; ``None`` of a running kernel or a file of an unknown format.
+
+        A program that somebody else opened is kept to what its file holds from now on.
+        """
+        path = getattr(self.prog, "core_dump_path", None)
+        if path is None or not os.path.isfile(path):
+            return None
+        return keep_to_the_file(self.prog, path)
 
     def _establish(self, facts: dict[Any, Any], function: _Fact[T]) -> T:
         """The result of *function*, from *facts* if it is there. What it raises is not kept."""

@@ -23,7 +23,8 @@ def read_facts(kernel: Kernel) -> Facts:
     """
     platform = kernel.prog.platform
     assert platform is not None
-    problems: list[str] = []
+    contents = kernel.contents
+    problems: list[str] = contents.problems() if contents is not None else []
     min_low_pfn, max_pfn = pfn_limits(kernel, problems)
     facts = Facts(
         release=name_of(kernel.prog["UTS_RELEASE"]),
