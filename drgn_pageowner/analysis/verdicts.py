@@ -95,8 +95,12 @@ def _crash(report: Report) -> Iterator[Verdict]:
             by,
             finding="out of memory" if starved else None,
         )
-    else:
+    elif facts.log_read:
         yield Verdict("crash", "note", "The kernel log has no panic message.")
+    else:
+        yield Verdict(
+            "crash", "note", "How the machine died is unknown: the kernel log could not be read."
+        )
 
 
 def _oom(report: Report) -> Iterator[Verdict]:
@@ -176,14 +180,13 @@ def _leaks(report: Report, min_pages: int) -> Iterator[Verdict]:
             "warning",
             f"{_amount(lost, size)} may be leaked: no chain of addresses leads to them from "
             "anything in use.",
-            f"{_largest(lost[0])} {'; '.join(lost[0].reasons).capitalize()}.",
+            f"{_largest(lost[0])} {_because(lost[0], leaks)}.",
         )
-    elif leaks.pages_missing:
+    elif leaks.holes is not None:
         yield Verdict(
             "leaks",
             "note",
-            "No leaked page was found, but some cannot be seen: "
-            f"{leaks.pages_missing:,} pages of kernel memory are not in the dump.",
+            f"No leaked page was found, but some cannot be seen: {leaks.holes}.",
         )
     else:
         yield Verdict("leaks", "good", "No leaked page was found.")
@@ -194,6 +197,13 @@ def _leaks(report: Report, min_pages: int) -> Iterator[Verdict]:
             f"{leaks.by_number_pages:,} more pages ({pages_size(leaks.by_number_pages * size)}) "
             "are known only by their PFN: that may be enough for their owner.",
         )
+
+
+def _because(group: LeakGroup, leaks: Leaks) -> str:
+    """What makes it doubtful: holes in the dump concern all groups."""
+    if leaks.holes is not None:
+        return f"Memory that could not be searched may hold them: {leaks.holes}"
+    return "; ".join(group.reasons).capitalize()
 
 
 def _leaked(sure: Sequence[LeakGroup], leaks: Leaks, size: int, min_pages: int) -> Verdict:

@@ -13,7 +13,7 @@ from drgn_pageowner.kernel.dump.damage import DAMAGE, in_words
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.kernel.linux.kallsyms import module_names
-from drgn_pageowner.kernel.linux.printk import panic_message
+from drgn_pageowner.kernel.linux.printk import log_records, panic_message
 from drgn_pageowner.kernel.linux.source_lines import source_frames
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
@@ -67,6 +67,7 @@ class ProgramSession:
             facts = read_facts(kernel)
             if not facts.live:
                 facts.panic_message = panic_message(kernel)
+                facts.log_read = bool(log_records(kernel))
             return facts
 
         return self._ask(read)

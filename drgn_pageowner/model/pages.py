@@ -19,6 +19,7 @@ from drgn_pageowner.model.kinds import Kind
 __all__ = (
     "FREE_STATES",
     "MOVABLE_STATES",
+    "NO_ZONE",
     "CmaArea",
     "FreeLists",
     "Memory",
@@ -26,6 +27,10 @@ __all__ = (
     "Pages",
     "ZoneStats",
 )
+
+
+NO_ZONE = 255
+"""The column ``zone`` of a page that is in none."""
 
 
 class PageState(Kind):

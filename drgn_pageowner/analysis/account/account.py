@@ -99,7 +99,8 @@ def account(inventory: Inventory, classes: Array | None = None) -> Account:
             )
         )
     return Account(
-        present=sum(zone.present for zone in facts.zones),
+        # Of a node whose zones cannot be read at least the pages themselves are known.
+        present=max(sum(zone.present for zone in facts.zones), int(counts.sum())),
         accounted=int(counts.sum()),
         unknown=int(counts[PageClass.UNKNOWN]),
         classes=sorted(rows, key=lambda row: -row.pages),

@@ -11,15 +11,18 @@ belongs to, and one of two decorators keeps its result:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 from drgn import Program
 
 from drgn_pageowner.kernel.dump.bulk import page_size, word_dtype
+from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.kernel.dump.truncated import keep_to_the_file
 from drgn_pageowner.kernel.dump.vmcoreinfo import VmcoreInfo, vmcoreinfo
@@ -47,6 +50,11 @@ class Kernel:
         self.prog = prog
         self._lasting: dict[Any, Any] = {} if lasting is None else lasting
         self._passing: dict[Any, Any] = {}
+        self.losses: list[str] = []
+        """One line for each thing that could not be read, and what that costs."""
+        self.gaps: list[str] = []
+        """The same of what leaves a gap where references are looked for: who is held by memory
+        that cannot be found looks lost."""
 
     @classmethod
     def of(cls, prog: Program) -> Kernel:
@@ -100,6 +108,23 @@ class Kernel:
         if path is None or not os.path.isfile(path):
             return None
         return keep_to_the_file(self.prog, path)
+
+    def problems(self, *known: Iterable[str]) -> list[str]:
+        """Everything that could not be read so far, each line once, behind the lines of *known*."""
+        return list(dict.fromkeys([*chain(*known), *self.gaps, *self.losses]))
+
+    @contextlib.contextmanager
+    def tolerate(self, cost: str, *, gap: bool = False) -> Iterator[None]:
+        """
+        Go on behind the block if damage ends it, and note that.
+
+        :param cost: What cannot be read, and what is unknown for that.
+        :param gap: Whether references may be lost with it.
+        """
+        try:
+            yield
+        except DAMAGE as error:
+            (self.gaps if gap else self.losses).append(f"{cost} ({error})")
 
     def _establish(self, facts: dict[Any, Any], function: _Fact[T]) -> T:
         """The result of *function*, from *facts* if it is there. What it raises is not kept."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from drgn import Object
 
-from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, name_of
+from drgn_pageowner.kernel.dump.damage import chain, name_of
 from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
 
 __all__ = ("crash_kernel", "kernel_image", "system_ram")
@@ -44,7 +44,7 @@ def _named(
     kernel: Kernel, parent: Object | None, names: tuple[str, ...], depth: int = 1
 ) -> Iterator[tuple[int, int]]:
     shift = kernel.page_shift
-    try:
+    with kernel.tolerate("iomem_resource cannot be read: where memory is, is unknown"):
         root = kernel.prog["iomem_resource"] if parent is None else parent
         for resource in chain(root.child, lambda resource: resource.sibling):
             name = name_of(resource.name) if resource.name else ""
@@ -54,5 +54,3 @@ def _named(
                 yield first, last
             if depth > 1:
                 yield from _named(kernel, resource, names, depth - 1)
-    except DAMAGE:
-        return

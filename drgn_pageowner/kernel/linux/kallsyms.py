@@ -339,11 +339,9 @@ def module_regions(kernel: Kernel) -> list[tuple[str, int, int]]:
     """``(name, first address, the one behind the last)`` of all memory of the loaded modules."""
     regions = []
     for module in _modules(kernel):
-        try:
+        with kernel.tolerate(f"the memory of module {_module_name(module)} is unknown", gap=True):
             name = name_of(module.name)
             regions += [(name, start, end) for start, end, _ in _module_ranges(module, True)]
-        except DAMAGE:
-            continue
     return regions
 
 
@@ -352,7 +350,8 @@ def _modules(kernel: Kernel) -> list[Object]:
     head = find_object(kernel.prog, "modules")
     if head is None:
         return []
-    return every_entry("struct module", head.address_of_(), "list", "the list of modules", [])
+    subject = "the list of modules"
+    return every_entry("struct module", head.address_of_(), "list", subject, kernel.gaps)
 
 
 @once_per_reading
@@ -360,14 +359,12 @@ def load_kallsyms(kernel: Kernel) -> Kallsyms:
     """
     Copy the tables out of the dump; parts that cannot be read leave their PCs unnamed.
     """
-    try:
+    core = None
+    with kernel.tolerate("the kernel's symbols cannot be read: its functions have no names"):
         core = _core_symbols(kernel)
-    except DAMAGE:
-        core = None
     modules = []
     for module in _modules(kernel):
-        try:
+        name = _module_name(module)
+        with kernel.tolerate(f"the symbols of module {name} cannot be read: it has no names"):
             modules.append(_module_symbols(kernel, module))
-        except DAMAGE:
-            continue
     return Kallsyms(core, modules)

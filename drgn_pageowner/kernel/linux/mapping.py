@@ -140,7 +140,7 @@ def anon_users(kernel: Kernel, mapping: int, index: int, pfn: int) -> list[dict[
 
 def _processes(kernel: Kernel) -> Iterator[tuple[int, Object]]:
     """``(mm, task)`` of every process."""
-    for task in every_task(kernel, []):
+    for task in every_task(kernel, kernel.losses):
         try:
             mm, pid, tgid = int(task.mm), int(task.pid), int(task.tgid)
         except DAMAGE:

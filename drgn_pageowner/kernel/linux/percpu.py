@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from drgn import Object
-from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
+from drgn.helpers.linux.percpu import per_cpu
 
-from drgn_pageowner.kernel.dump.bulk import find_object, symbol_address
+from drgn_pageowner.kernel.dump.bulk import find_object, read_array, symbol_address
 from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.topology import online_cpus, possible_cpus
 
-__all__ = ("add_differences", "cpu_variable", "first_chunk")
+__all__ = ("add_differences", "cpu_pointer", "cpu_variable", "first_chunk")
 
 
 def cpu_variable(kernel: Kernel, name: str, cpu: int) -> Object:
@@ -32,6 +32,38 @@ def cpu_variable(kernel: Kernel, name: str, cpu: int) -> Object:
     if start is None or unit is None or variable.address_ is None:
         return per_cpu(variable, cpu)
     return Object(kernel.prog, variable.type_, address=unit + variable.address_ - start)
+
+
+@once
+def _cpu_offsets(kernel: Kernel) -> tuple[int, ...]:
+    """
+    ``__per_cpu_offset``, by its symbol where DWARF does not describe it.
+
+    Of arm64, it is defined in drivers/base/arch_numa.c or mm/percpu.c, by the configuration.
+    """
+    found = find_object(kernel.prog, "__per_cpu_offset")
+    if found is not None:
+        return tuple(found.value_())
+    address = symbol_address(kernel.prog, "__per_cpu_offset")
+    if address is None:
+        return ()
+    number = max(possible_cpus(kernel)) + 1
+    return tuple(read_array(kernel.prog, address, kernel.word, number).tolist())
+
+
+def cpu_pointer(kernel: Kernel, pointer: Object, cpu: int) -> Object:
+    """
+    Translate a per-CPU pointer, as ``per_cpu_ptr()`` does.
+
+    :param pointer: ``type __percpu *``
+    :return: ``type *``
+    :raises FaultError: if the offsets of the CPUs are not in the dump
+    """
+    offsets = _cpu_offsets(kernel)
+    # Without CONFIG_SMP they are plain pointers.
+    offset = offsets[cpu] if offsets else 0
+    mask = (1 << 8 * kernel.word.itemsize) - 1
+    return Object(kernel.prog, pointer.type_, value=int(pointer) + offset & mask)
 
 
 # A unit has the static per-CPU variables and what modules and others get: far less than this.
@@ -74,7 +106,11 @@ def add_differences(
     :param indices: Name of every counter -> index in the array.
     :param pointer: Per-CPU pointer to the structure that has the array *member*.
     """
+    total = dict.fromkeys(indices, 0)
     for cpu in online_cpus(kernel):
-        differences = per_cpu_ptr(pointer, cpu).member_(member).value_()
+        differences = cpu_pointer(kernel, pointer, cpu).member_(member).value_()
         for name, index in indices.items():
-            counters[name] += differences[index]
+            total[name] += differences[index]
+    # All of them or none: half of the CPUs' would be wrong in a way that nobody sees.
+    for name, difference in total.items():
+        counters[name] += difference

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from drgn.helpers import ValidationError
 from drgn.helpers.linux.printk import PrintkRecord, get_printk_records
 
 from drgn_pageowner.kernel.dump.bulk import find_object, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE
-from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.topology import online_cpus
 
@@ -45,15 +46,15 @@ def panic_message(kernel: Kernel) -> str | None:
     return None
 
 
+@once_per_reading
 def log_records(kernel: Kernel) -> list[PrintkRecord]:
     """The kernel log, oldest first; empty where it cannot be read."""
-    try:
+    with kernel.tolerate("the kernel log cannot be read: how the machine died is unknown"):
         # Since Linux kernel commit 896fbe20b4e2 ("printk: use the lockless ringbuffer") (in v5.10).
         ring = find_object(kernel.prog, "prb")
         if ring is not None and has_member(ring.type_.type, "desc_ring"):
             sizes = ring.desc_ring.count_bits, ring.text_data_ring.size_bits
             if max(map(int, sizes)) > _MOST_BITS:
-                return []
+                raise ValidationError("the sizes of its ring buffer are impossible")
         return get_printk_records(kernel.prog)
-    except DAMAGE:
-        return []
+    return []

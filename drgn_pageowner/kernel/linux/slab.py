@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from drgn import Object, Type, TypeMember
-from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_pageowner.kernel.dump.bulk import (
     byte_order,
@@ -19,6 +18,7 @@ from drgn_pageowner.kernel.dump.bulk import (
 from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.page import read_memmap
+from drgn_pageowner.kernel.linux.percpu import cpu_pointer
 from drgn_pageowner.kernel.linux.sections import Section, find_sections
 from drgn_pageowner.kernel.linux.slab_free import Cache, FreeObjects
 from drgn_pageowner.kernel.linux.topology import online_cpus, online_nodes
@@ -89,7 +89,7 @@ def _caches(kernel: Kernel, problems: list[str]) -> Iterator[Cache]:
     if not has_member(kernel.prog.type("struct kmem_cache"), "offset"):
         problems.append("this kernel's slab allocator is not SLUB: free objects are not told")
         return
-    for cache in slab_caches(kernel, problems):
+    for cache in slab_caches(kernel, kernel.gaps):
         try:
             yield read_cache(kernel, cache)
         except DAMAGE as error:
@@ -140,25 +140,24 @@ def _ready(kernel: Kernel, cache: Object) -> tuple[list[int], list[int], list[in
     lists: list[int] = []
     free: list[int] = []
     sheaves: list[int] = []
-    try:
+    name = name_of(cache.name)
+    with kernel.tolerate(f"the CPUs' free objects of {name} cannot be read: some look allocated"):
         if has_member(type_, "cpu_slab") and cache.cpu_slab:
             for cpu in online_cpus(kernel):
-                head = int(per_cpu_ptr(cache.cpu_slab, cpu).freelist)
+                head = int(cpu_pointer(kernel, cache.cpu_slab, cpu).freelist)
                 if head:
                     lists.append(head)
         if has_member(type_, "cpu_sheaves") and cache.cpu_sheaves:
             for sheaf in _sheaves(kernel, cache):
                 sheaves.append(int(sheaf))
                 free += _objects(kernel, sheaf)
-    except DAMAGE:
-        pass
     return lists, free, sheaves
 
 
 def _sheaves(kernel: Kernel, cache: Object) -> Iterator[Object]:
     """Since v6.18 CPUs and nodes keep arrays of free objects: ``struct slab_sheaf *``."""
     for cpu in online_cpus(kernel):
-        sheaves = per_cpu_ptr(cache.cpu_sheaves, cpu)
+        sheaves = cpu_pointer(kernel, cache.cpu_sheaves, cpu)
         for name in ("main", "spare", "rcu_free"):
             sheaf = sheaves.member_(name)
             if sheaf:
@@ -166,7 +165,8 @@ def _sheaves(kernel: Kernel, cache: Object) -> Iterator[Object]:
     for barn in _barns(kernel, cache):
         for name in ("sheaves_full", "sheaves_empty"):
             head = barn.member_(name).address_of_()
-            yield from every_entry("struct slab_sheaf", head, "barn_list", "a barn's list", [])
+            subject = "the list of a node's free slab objects"
+            yield from every_entry("struct slab_sheaf", head, "barn_list", subject, kernel.losses)
 
 
 def _barns(kernel: Kernel, cache: Object) -> Iterator[Object]:

@@ -57,7 +57,7 @@ def object_tracks(
 def _caches(kernel: Kernel) -> dict[str, Object]:
     """Every ``struct kmem_cache *`` by its name, as far as they can be read."""
     caches = {}
-    for cache in slab_caches(kernel, []):
+    for cache in slab_caches(kernel, kernel.losses):
         with contextlib.suppress(*DAMAGE):
             caches[name_of(cache.name)] = cache
     return caches

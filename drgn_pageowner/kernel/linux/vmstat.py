@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
 from drgn import Object
 
 from drgn_pageowner.kernel.dump.bulk import enumerators, find_object, has_member
-from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.percpu import add_differences
 from drgn_pageowner.kernel.linux.topology import online_nodes
@@ -41,12 +39,10 @@ def read_counters(kernel: Kernel, zones: Sequence[ZoneStats]) -> dict[str, int]:
         variable = find_object(kernel.prog, name)
         if variable is None:
             continue
-        try:
+        with kernel.tolerate(f"{name} cannot be read: the kernel's count of it is unknown"):
             value = variable.counter if has_member(variable.type_, "counter") else variable
             counters[name] = int(value)
-        except (TypeError, *DAMAGE):
-            continue
-    with contextlib.suppress(*DAMAGE):
+    with kernel.tolerate("the pools of huge pages cannot be read"):
         hugetlb = _hugetlb_pages(kernel)
         if hugetlb is not None:
             counters["hugetlb"] = hugetlb
@@ -57,12 +53,14 @@ def _nodes(kernel: Kernel) -> Iterator[dict[str, int]]:
     """The counters of every node."""
     names = enumerators(kernel.prog, "enum node_stat_item")
     names.pop("NR_VM_NODE_STAT_ITEMS", None)
-    for _, pgdat in online_nodes(kernel):
-        try:
+    for number, pgdat in online_nodes(kernel):
+        counters: dict[str, int] = {}
+        with kernel.tolerate(f"the counters of node {number} cannot be read: none has its share"):
             counters = {name: int(pgdat.vm_stat[index].counter) for name, index in names.items()}
-            add_differences(kernel, counters, names, pgdat.per_cpu_nodestats, "vm_node_stat_diff")
-        except DAMAGE:
+        if not counters:
             continue
+        with kernel.tolerate(f"the CPUs' own counters of node {number} cannot be read"):
+            add_differences(kernel, counters, names, pgdat.per_cpu_nodestats, "vm_node_stat_diff")
         yield counters
 
 

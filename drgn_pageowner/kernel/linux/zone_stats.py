@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 from drgn import Object
-from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_pageowner.kernel.dump.bulk import enumerators, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
-from drgn_pageowner.kernel.linux.percpu import add_differences
+from drgn_pageowner.kernel.linux.percpu import add_differences, cpu_pointer
 from drgn_pageowner.kernel.linux.topology import online_cpus, online_nodes
 from drgn_pageowner.kernel.linux.zones import find_zones, huge_page_order, max_page_order
 from drgn_pageowner.model.pages import ZoneStats
@@ -38,7 +36,7 @@ def _per_cpu_pages(kernel: Kernel, zone: Object) -> Iterator[Object]:
         return
     sets = zone.member_(name)
     for cpu in online_cpus(kernel):
-        pages = per_cpu_ptr(sets, cpu)
+        pages = cpu_pointer(kernel, sets, cpu)
         yield pages.pcp.address_of_() if has_member(pages.type_.type, "pcp") else pages
 
 
@@ -66,7 +64,7 @@ def _stats(kernel: Kernel, zone: Object, names: dict[str, int]) -> ZoneStats:
     else:
         watermarks = [int(mark) for mark in zone.watermark]
     pcp = 0
-    with contextlib.suppress(*DAMAGE):
+    with kernel.tolerate("the CPUs' own lists of free pages cannot be read: how long is unknown"):
         pcp = sum(int(pages.count) for pages in _per_cpu_pages(kernel, zone))
     return ZoneStats(
         populated=int(zone.present_pages) != 0,
@@ -94,10 +92,8 @@ def _with_differences(
     member = "per_cpu_zonestats" if has_member(zone.type_, "per_cpu_zonestats") else "pageset"
     result = dict(vmstat)
     indices = {name: names[name] for name in vmstat}
-    try:
+    with kernel.tolerate("the CPUs' own counters of zones cannot be read"):
         add_differences(kernel, result, indices, zone.member_(member), "vm_stat_diff")
-    except DAMAGE:
-        return vmstat
     return result
 
 
@@ -153,11 +149,9 @@ def free_list_heads(kernel: Kernel) -> Iterator[ListHead]:
         for order, area in enumerate(zone.free_area):
             for migratetype, head in enumerate(area.free_list):
                 yield ListHead(int(head.address_ or 0), number, migratetype, order, False)
-        try:
+        with kernel.tolerate("the CPUs' own lists of free pages cannot be read: some look used"):
             for pages in _per_cpu_pages(kernel, zone):
                 yield from _per_cpu_heads(kernel, pages, number, huge_order)
-        except DAMAGE:
-            continue
 
 
 # PAGE_ALLOC_COSTLY_ORDER of include/linux/mmzone.h.

@@ -29,7 +29,7 @@ from drgn_pageowner.kernel.read.inventory import InventoryReader
 from drgn_pageowner.kernel.read.pointers import Resolver, objects_at
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.heap import Heap, Inventory, Metadata
-from drgn_pageowner.model.pages import FREE_STATES, Pages, PageState
+from drgn_pageowner.model.pages import FREE_STATES, NO_ZONE, Pages, PageState
 from drgn_pageowner.progress import progress
 
 __all__ = ("HeapReader", "Numbers")
@@ -91,7 +91,7 @@ class HeapReader:
         self._edges: list[Array] = []
         self._numbers: list[Array] = []
         self._pages_read = 0
-        self._missing = 0
+        self._absent = np.zeros(len(reader.pages), bool)
         self.numbers = Numbers(self._pages, self._inventory)
         self.source = self._sources()
         self._struct_page_node = self._struct_page_nodes()
@@ -123,7 +123,7 @@ class HeapReader:
             pfn_target=numbers[1].astype(np.int32),
             pfn_offset=numbers[2].astype(np.int32),
             pages_read=self._pages_read,
-            pages_missing=self._missing,
+            pages_missing=self._pages_missing(),
         )
 
     def _is_allocated(self, nodes: Array) -> Array:
@@ -289,8 +289,24 @@ class HeapReader:
         """The words of consecutive pages."""
         phys = int(self._pages.pfns(rows[:1])[0]) * self._size
         bulk = read_bulk(self._kernel.prog, phys, len(rows) * self._size, physical=True)
-        self._missing += sum(size for _, size in bulk.missing) // self._size
+        for offset, size in bulk.missing:
+            self._absent[rows[offset // self._size : (offset + size) // self._size]] = True
         return words(self._kernel.prog, bulk.data)
+
+    def _pages_missing(self) -> int:
+        """
+        Count the pages that may hold references and are not in the dump.
+
+        Free pages and holes are in no dump; where a zone cannot be read, they cannot be told from
+        pages in use, unless the file says that it should hold them.
+        """
+        rows = np.flatnonzero(self._absent)
+        contents = self.reader.kernel.contents
+        if contents is None:
+            return len(rows)
+        unknown = self._pages["zone"][rows] == NO_ZONE
+        unknown &= self._pages.state[rows] != PageState.SLAB
+        return len(rows) - int((unknown & ~contents.listed.has(self._pages.pfns(rows))).sum())
 
     def _struct_page_nodes(self) -> Array:
         """The node that a ``struct page`` belongs to, the same as the page's content: ``int64``."""

@@ -19,6 +19,7 @@ from drgn_pageowner.kernel.linux.stackdepot import depot_pools
 from drgn_pageowner.kernel.linux.translate import direct_phys, image_range, kernel_pfns, kernel_phys
 from drgn_pageowner.kernel.linux.vmalloc import VmapAreas, read_vmap_areas, task_stacks
 from drgn_pageowner.kernel.linux.vmstat import read_counters
+from drgn_pageowner.kernel.linux.zones import find_zones
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import read_records
 from drgn_pageowner.model.arrays import Array
@@ -55,10 +56,13 @@ class InventoryReader:
             except PageOwnerError as error:
                 self.no_records = str(error)
                 problems.append(f"records cannot be had: {error}")
-        self.stacks = task_stacks(kernel, problems)
-        self.vmap: VmapAreas = read_vmap_areas(kernel, memory.pages, self.stacks, problems)
+        self.stacks = task_stacks(kernel, kernel.gaps)
+        self.vmap: VmapAreas = read_vmap_areas(kernel, memory.pages, self.stacks, kernel.gaps)
         self._areas = {area.start: area for area in self.vmap.areas}
         slabs, self.free_objects = read_slabs(kernel, memory.pages)
+        find_zones(kernel, kernel.gaps)
+        contents = kernel.contents
+        lost = contents.problems() if contents is not None else []
         self.inventory = Inventory(
             memory=memory,
             records=records,
@@ -70,7 +74,8 @@ class InventoryReader:
             modules=module_names(kernel),
             tasks={stack.pid: stack.comm for stack in self.stacks},
             counters=read_counters(kernel, memory.zones),
-            problems=[*problems, *slabs.problems],
+            problems=kernel.problems(problems, slabs.problems),
+            gaps=list(dict.fromkeys([*lost, *kernel.gaps])),
         )
 
     def _metadata_rows(self) -> Array:

@@ -109,17 +109,18 @@ class _Reader:
         problems += self._changes.problems("struct pages")
         free = self._free_lists(pages)
         threshold = find_object(self._kernel.prog, "sysctl_extfrag_threshold")
+        zones = read_zone_stats(self._kernel)
         return Memory(
             pages=pages,
             free=free,
-            zones=read_zone_stats(self._kernel),
+            zones=zones,
             pageblocks=blocks,
             shared_pageblocks=read_shared_pageblocks(self._kernel),
             cma=read_cma_areas(self._kernel, problems),
             zonelists=read_zonelists(self._kernel),
             extfrag_threshold=500 if threshold is None else int(threshold),
             extfrag_format=extfrag_format(self._kernel),
-            problems=problems,
+            problems=self._kernel.problems(problems),
         )
 
     def _make_columns(self, rows: int) -> None:

@@ -84,6 +84,7 @@ def read_records(
         else None
     )
     stacks, depot = _read_stacks(kernel, result, coverage, problems)
+    symbolizer = load_kallsyms(kernel)
 
     facts.now_ns = latest(facts.now_ns, result)
     facts.formats = read_text_formats(kernel, dtype.names or ()) if columns is None else None
@@ -99,10 +100,10 @@ def read_records(
         names=read_names(kernel),
         columns=result,
         stacks=stacks,
-        symbolizer=load_kallsyms(kernel),
+        symbolizer=symbolizer,
         memcgs=memcgs,
         coverage=coverage,
-        problems=problems,
+        problems=kernel.problems(problems),
     )
 
 
