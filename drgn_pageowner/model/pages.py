@@ -17,6 +17,7 @@ from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.kinds import Kind
 
 __all__ = (
+    "DUMPED_STATES",
     "FREE_STATES",
     "MOVABLE_STATES",
     "NO_ZONE",
@@ -79,6 +80,12 @@ MOVABLE_STATES = (
     PageState.ZSMALLOC,
 )  # fmt: skip
 """States of a page that compaction can move, if nothing pins it."""
+
+
+DUMPED_STATES = (
+    PageState.KERNEL, PageState.SLAB, PageState.LARGE_KMALLOC, PageState.TABLE,
+)  # fmt: skip
+"""States of a page that no dump level leaves out."""
 
 
 @dataclass

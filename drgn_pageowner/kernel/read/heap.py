@@ -304,9 +304,11 @@ class HeapReader:
         contents = self.reader.kernel.contents
         if contents is None:
             return len(rows)
-        unknown = self._pages["zone"][rows] == NO_ZONE
-        unknown &= self._pages.state[rows] != PageState.SLAB
-        return len(rows) - int((unknown & ~contents.listed.has(self._pages.pfns(rows))).sum())
+        pfns = self._pages.pfns(rows)
+        in_use = self._pages["zone"][rows] != NO_ZONE
+        in_use |= self._pages.state[rows] == PageState.SLAB
+        counted = contents.listed.has(pfns) | (contents.excluded.has(pfns) & in_use)
+        return int(counted.sum())
 
     def _struct_page_nodes(self) -> Array:
         """The node that a ``struct page`` belongs to, the same as the page's content: ``int64``."""

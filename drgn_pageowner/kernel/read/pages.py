@@ -29,7 +29,7 @@ from drgn_pageowner.kernel.linux.zone_stats import (
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.kernel import Facts
-from drgn_pageowner.model.pages import FreeLists, Memory, Pages, PageState
+from drgn_pageowner.model.pages import DUMPED_STATES, FreeLists, Memory, Pages, PageState
 from drgn_pageowner.progress import progress
 
 __all__ = ("read_all_pages",)
@@ -107,6 +107,7 @@ class _Reader:
                 "what they are used for is unknown"
             )
         problems += self._changes.problems("struct pages")
+        self._note_missing(pages)
         free = self._free_lists(pages)
         threshold = find_object(self._kernel.prog, "sysctl_extfrag_threshold")
         zones = read_zone_stats(self._kernel)
@@ -121,6 +122,30 @@ class _Reader:
             extfrag_threshold=500 if threshold is None else int(threshold),
             extfrag_format=extfrag_format(self._kernel),
             problems=self._kernel.problems(problems),
+        )
+
+    def _note_missing(self, pages: Pages) -> None:
+        """
+        Note pages that should be in the dump, whatever its level, and were left out.
+
+        A makedumpfile that is older than the kernel takes them for something else: 1.7.2 those with
+        a page type of v6.12 and later for user memory.
+        """
+        contents = self._kernel.contents
+        if contents is None or not len(contents.excluded):
+            return
+        rows = np.flatnonzero(np.isin(pages.state, DUMPED_STATES))
+        rows = rows[contents.excluded.has(pages.pfns(rows))]
+        if not len(rows):
+            return
+        counts = np.bincount(pages.state[rows])
+        kinds = ", ".join(
+            f"{counts[state]:,} {state.label}" for state in DUMPED_STATES
+            if state < len(counts) and counts[state]
+        )  # fmt: skip
+        self._kernel.gaps.append(
+            f"{len(rows):,} pages of kernel memory were left out of the dump, which no dump level "
+            f"asks for ({kinds}): was it written by a makedumpfile that is older than this kernel?"
         )
 
     def _make_columns(self, rows: int) -> None:
