@@ -38,11 +38,11 @@ T = TypeVar("T")
 
 
 class ProgramSession:
-    """Answers from *prog*; what it cannot read it says in one line."""
+    """A session on a program, which reports errors in one line."""
 
     def __init__(self, prog: Program, name: str = "dump") -> None:
         """
-        :param name: What to call it beside others.
+        :param name: Name of the program beside others.
         """
         self._kernel = Kernel.of(prog)
         self._name = name
@@ -180,7 +180,7 @@ class ProgramSession:
 
 def _in_one_line(answer: Callable[[], T]) -> T:
     """
-    *answer*, with what reading damaged memory raises said in words.
+    Call *answer*, and describe exceptions about damaged memory in one line.
 
     :raises PageOwnerError: instead of drgn's own exceptions
     """
