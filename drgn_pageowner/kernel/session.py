@@ -10,7 +10,7 @@ from drgn import Program
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.dump.damage import DAMAGE, in_words
-from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.kernel.linux.kallsyms import module_names
 from drgn_pageowner.kernel.linux.printk import panic_message
@@ -49,6 +49,16 @@ class ProgramSession:
         self._inventory: InventoryReader | None = None
         self._heap: HeapReader | None = None
         self._finder: WordFinder | None = None
+
+    @classmethod
+    def of(cls, prog: Program) -> ProgramSession:
+        """
+        Get the session of *prog*.
+
+        :return: For a dump, the same one for every call, because its heap takes long to read; for a
+            running kernel, a new one.
+        """
+        return cls(prog) if is_live(prog) else _session_of(Kernel.of(prog))
 
     def members(self) -> Mapping[str, ProgramSession]:
         return {self._name: self}
@@ -176,6 +186,11 @@ class ProgramSession:
             if not lines or str(error).startswith(lines[0]):
                 raise
             raise PageOwnerError("; ".join([*lines, str(error)])) from error
+
+
+@once
+def _session_of(kernel: Kernel) -> ProgramSession:
+    return ProgramSession(kernel.prog)
 
 
 def _in_one_line(answer: Callable[[], T]) -> T:
