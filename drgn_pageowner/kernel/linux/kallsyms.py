@@ -228,7 +228,8 @@ def _core_addresses(kernel: Kernel, where: dict[str, int | None], count: int) ->
         return read_array(kernel.prog, where["addresses"], kernel.word, count).astype(np.uint64)
     offsets = read_array(kernel.prog, offsets_at, np.dtype(f"{byte_order(kernel.prog)}i4"), count)
     if where["relative_base"] is None:
-        # Relative to the address of the offset itself since Linux v7.0.
+        # Relative to the address of the offset itself since Linux kernel commit a081b5789255
+        # ("kallsyms: Get rid of kallsyms relative base") (in v7.0).
         places = np.uint64(offsets_at) + np.arange(count, dtype=np.uint64) * np.uint64(4)
         return places + offsets.astype(np.int64).view(np.uint64)
     base = read_word(kernel.prog, where["relative_base"])

@@ -42,7 +42,8 @@ _SECTION_HAS_MEM_MAP = 1 << 1
 # Since Linux kernel commit 2d070eab2e82 ("mm: consider zone which is not fully populated to have
 # holes") (in v4.13); no bit of older kernels' addresses of memmaps.
 _SECTION_IS_ONLINE = 1 << 2
-# Set in the address of an array that is going away (memory hot-unplug), since v6.1.
+# Set in the address of an array that is going away (memory hot-unplug), since "mm: fix
+# use-after free of page_ext after race with memory-offline" (in v6.1).
 _PAGE_EXT_INVALID = 1 << 0
 
 # All users of page_ext together need less than 200 bytes.

@@ -159,8 +159,9 @@ def page_flag_fields(kernel: Kernel) -> list[BitField]:
     Get the bit fields above the flags in ``page.flags``: section, node, zone, last_cpupid,
     kasantag.
 
-    They are in the kernel's own table ``pff`` of lib/vsprintf.c since v5.12; for older kernels they
-    are computed as in include/linux/page-flags-layout.h.
+    They are in the kernel's own table ``pff`` of lib/vsprintf.c since Linux kernel commit
+    c244297acbe5 ("vsprintf: dump full information of page flags in pGp") (in v5.13); for older
+    kernels they are computed as in include/linux/page-flags-layout.h.
     """
     table = find_object(kernel.prog, "pff", "lib/vsprintf.c")
     if table is not None:
