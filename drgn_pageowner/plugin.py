@@ -10,29 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drgn import Architecture, Program, ProgramFlags
 from drgn.commands import CommandError, argument, command
 
-if TYPE_CHECKING:
-    from drgn_pageowner.kernel.session import ProgramSession
-
 _DESCRIPTION = "who owns the memory: page_owner records"
-
-# Of the last program: who points to whom takes a while to read, and a dump stays as it is.
-_kept: list[tuple[Program, ProgramSession]] = []
-
-
-def _session(prog: Program) -> ProgramSession:
-    from drgn_pageowner.kernel.session import ProgramSession
-
-    if _kept and _kept[0][0] is prog:
-        return _kept[0][1]
-    session = ProgramSession(prog)
-    if not prog.flags & ProgramFlags.IS_LIVE:
-        _kept[:] = [(prog, session)]
-    return session
 
 
 def drgn_prog_set(prog: Program) -> None:
@@ -57,13 +40,14 @@ def drgn_prog_set(prog: Program) -> None:
 def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> None:
     from drgn_pageowner.commands import CommandParser, add_commands, run_command
     from drgn_pageowner.errors import PageOwnerError
+    from drgn_pageowner.kernel.session import ProgramSession
     from drgn_pageowner.sources import opener_beside
 
     parser = CommandParser(prog=f"%{name}", description=_DESCRIPTION)
     add_commands(parser)
     try:
         parsed = parser.parse_args(args.arguments)
-        run_command(parsed, _session(prog), sys.stdout, opener_beside(prog))
+        run_command(parsed, ProgramSession.of(prog), sys.stdout, opener_beside(prog))
     except PageOwnerError as error:
         raise CommandError(str(error)) from None
     except SystemExit:

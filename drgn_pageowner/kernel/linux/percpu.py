@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The first per-CPU chunk, and what CPUs count for themselves."""
+"""Per-CPU memory: variables, the first chunk, and counters."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ("add_differences", "cpu_pointer", "cpu_variable", "first_chunk")
 
 def cpu_variable(kernel: Kernel, name: str, cpu: int) -> Object:
     """
-    The per-CPU variable *name* of *cpu*.
+    Get the per-CPU variable *name* of *cpu*.
 
-    Where per-CPU symbols start at 0 (x86-64 before Linux kernel commit 9d7de2aa8b41
-    ("x86/percpu/64: Use relative percpu offsets") (in v6.15)) a debugger may add KASLR's offset to
-    them and ``__per_cpu_offset`` not allow for that. The first chunk says where they are.
+    If per-CPU symbols start at 0 (x86-64 before Linux kernel commit 9d7de2aa8b41 ("x86/percpu/64:
+    Use relative percpu offsets") (in v6.15)), drgn may add KASLR's offset to them, which
+    ``__per_cpu_offset`` does not allow for. The first chunk has their true place.
 
     :raises LookupError: if this kernel has no such variable
     """
@@ -66,17 +66,17 @@ def cpu_pointer(kernel: Kernel, pointer: Object, cpu: int) -> Object:
     return Object(kernel.prog, pointer.type_, value=int(pointer) + offset & mask)
 
 
-# A unit has the static per-CPU variables and what modules and others get: far less than this.
+# A unit, with static variables and dynamic allocations, is far smaller than this.
 _LONGEST_UNIT = 1 << 28
 
 
 @once
 def first_chunk(kernel: Kernel) -> tuple[list[tuple[int, int]], int]:
     """
-    Per-CPU memory that was there at boot: that of variables, and what can be allocated.
+    Find the first chunk of per-CPU memory, which has the static variables.
 
-    :return: ``(cpu, virtual address)`` of every possible CPU's unit, and the size of one in
-        bytes; nothing if the dump does not say.
+    :return: ``(cpu, virtual address)`` of every possible CPU's unit, and the size of a unit in
+        bytes; no units if the dump does not have the chunk.
     """
     first = find_object(kernel.prog, "pcpu_first_chunk")
     base = find_object(kernel.prog, "pcpu_base_addr")
@@ -100,9 +100,9 @@ def add_differences(
     member: str,
 ) -> None:
     """
-    Add what CPUs have counted and not handed in yet: one read for each.
+    Add the per-CPU parts of counters, with one read for each CPU.
 
-    :param counters: Changed in place.
+    :param counters: Counters by name; changed in place.
     :param indices: Name of every counter -> index in the array.
     :param pointer: Per-CPU pointer to the structure that has the array *member*.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the kernel counts of all its memory: ``/proc/vmstat`` and ``/proc/meminfo``."""
+"""Counters of all memory, as in ``/proc/vmstat`` and ``/proc/meminfo``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _VARIABLES = ("nr_vmalloc_pages", "pcpu_nr_populated", "pcpu_nr_units", "_totalr
 
 def read_counters(kernel: Kernel, zones: Sequence[ZoneStats]) -> dict[str, int]:
     """
-    Every counter of zones and nodes, summed; what CPUs have not handed in yet is added.
+    Sum every counter over zones and nodes, per-CPU parts included.
 
     Names are those of ``enum zone_stat_item``, ``enum node_stat_item`` and of variables
-    (``nr_vmalloc_pages``, ``pcpu_nr_populated``, ...). Most count base pages; those of
-    ``/proc/meminfo`` that end in ``_KB`` or ``_B`` do not.
+    (``nr_vmalloc_pages``, ``pcpu_nr_populated``, ...). Most count base pages; names that end in
+    ``_KB`` or ``_B`` do not.
 
     :param zones: Of :func:`~drgn_pageowner.kernel.linux.zone_stats.read_zone_stats`.
     """
@@ -50,7 +50,7 @@ def read_counters(kernel: Kernel, zones: Sequence[ZoneStats]) -> dict[str, int]:
 
 
 def _nodes(kernel: Kernel) -> Iterator[dict[str, int]]:
-    """The counters of every node."""
+    """Yield the counters of every node."""
     names = enumerators(kernel.prog, "enum node_stat_item")
     names.pop("NR_VM_NODE_STAT_ITEMS", None)
     for number, pgdat in online_nodes(kernel):
@@ -65,11 +65,11 @@ def _nodes(kernel: Kernel) -> Iterator[dict[str, int]]:
 
 
 def _hugetlb_pages(kernel: Kernel) -> int | None:
-    """Base pages of all huge page pools: ``Hugetlb`` of ``/proc/meminfo``."""
+    """Count the base pages of all huge page pools: ``Hugetlb`` of ``/proc/meminfo``."""
     states: Object | None = find_object(kernel.prog, "hstates")
     number = find_object(kernel.prog, "hugetlb_max_hstate")
     if states is None or number is None:
         return None
     sizes = [states[i] for i in range(min(int(number), states.type_.length))]
-    # No order has more bits than an address.
+    # An order cannot have more bits than an address.
     return sum(int(size.nr_huge_pages) << int(size.order) for size in sizes if size.order < 48)

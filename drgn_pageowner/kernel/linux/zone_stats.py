@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the page allocator counts: free blocks, watermarks, reserves, per-CPU lists."""
+"""Zone counters of the page allocator: free blocks, watermarks, reserves, per-CPU lists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from drgn import Object
 
 from drgn_pageowner.kernel.dump.bulk import enumerators, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE
-from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.percpu import add_differences, cpu_pointer
 from drgn_pageowner.kernel.linux.topology import online_cpus, online_nodes
 from drgn_pageowner.kernel.linux.zones import find_zones, huge_page_order, max_page_order
@@ -18,9 +18,8 @@ from drgn_pageowner.model.pages import ZoneStats
 __all__ = ("ListHead", "free_list_heads", "read_zone_stats", "read_zonelists", "zone_objects")
 
 
-@once_per_reading
 def zone_objects(kernel: Kernel) -> tuple[Object | None, ...]:
-    """The ``struct zone`` of each of :func:`find_zones`; ``None`` where its node cannot be read."""
+    """Get ``struct zone`` of each of :func:`find_zones`; ``None`` if its node cannot be read."""
     nodes = dict(online_nodes(kernel))
     return tuple(
         nodes[zone.node].node_zones[zone.type] if zone.node in nodes else None
@@ -29,8 +28,9 @@ def zone_objects(kernel: Kernel) -> tuple[Object | None, ...]:
 
 
 def _per_cpu_pages(kernel: Kernel, zone: Object) -> Iterator[Object]:
-    """``struct per_cpu_pages *`` of every CPU."""
-    # struct per_cpu_pageset with a member pcp until v5.14.
+    """Yield the ``struct per_cpu_pages *`` of every CPU."""
+    # A struct per_cpu_pageset with a member pcp before Linux kernel commit 28f836b6777b
+    # ("mm/page_alloc: split per cpu page lists and zone stats") (in v5.14).
     name = "per_cpu_pageset" if has_member(zone.type_, "per_cpu_pageset") else "pageset"
     if not has_member(zone.type_, name):
         return
@@ -58,7 +58,9 @@ def _stats(kernel: Kernel, zone: Object, names: dict[str, int]) -> ZoneStats:
               if name != "NR_VM_ZONE_STAT_ITEMS"}  # fmt: skip
     boost = 0
     if has_member(zone.type_, "_watermark"):
-        # Renamed, and boosted, in v5.0.
+        # Renamed in Linux kernel commit a921444382b4 ("mm: move zone watermark accesses behind an
+        # accessor"), boosted since 1c30844d2dfe ("mm: reclaim small amounts of memory when an
+        # external fragmentation event occurs") (both in v5.0).
         boost = int(zone.watermark_boost)
         watermarks = [int(mark) + boost for mark in zone._watermark]
     else:
@@ -87,8 +89,8 @@ def _stats(kernel: Kernel, zone: Object, names: dict[str, int]) -> ZoneStats:
 def _with_differences(
     kernel: Kernel, zone: Object, vmstat: dict[str, int], names: dict[str, int]
 ) -> dict[str, int]:
-    """What CPUs have counted and not handed in yet, added."""
-    # In struct per_cpu_pageset until v5.14.
+    """Add the counts that are still in per-CPU counters."""
+    # In struct per_cpu_pageset before 28f836b6777b (see above).
     member = "per_cpu_zonestats" if has_member(zone.type_, "per_cpu_zonestats") else "pageset"
     result = dict(vmstat)
     indices = {name: names[name] for name in vmstat}
@@ -99,7 +101,7 @@ def _with_differences(
 
 def read_zonelists(kernel: Kernel) -> dict[int, list[int]]:
     """
-    ``node_zonelists[ZONELIST_FALLBACK]`` of every node.
+    Read ``node_zonelists[ZONELIST_FALLBACK]`` of every node.
 
     :return: Node -> indices of zones, in the order in which the page allocator tries them.
     """
@@ -127,7 +129,7 @@ def read_zonelists(kernel: Kernel) -> dict[int, list[int]]:
 
 
 class ListHead:
-    """The ``struct list_head`` that a free list begins at."""
+    """The ``struct list_head`` of a free list."""
 
     __slots__ = ("address", "migratetype", "order", "pcp", "zone")
 
@@ -160,9 +162,11 @@ _COSTLY_ORDER = 3
 
 def _per_cpu_heads(kernel: Kernel, pages: Object, zone: int, huge_order: int) -> Iterator[ListHead]:
     """
-    The lists of one CPU: one for each migratetype, since v5.14 for each order up to 3 too.
+    Yield the lists of one CPU: one for each migratetype, and for each order up to 3 as well since
+    Linux kernel commit 44042b449872 ("mm/page_alloc: allow high-order pages to be stored on the
+    per-cpu lists") (in v5.14).
 
-    As ``pindex_to_order()`` of mm/page_alloc.c says, what follows are lists of huge pages.
+    The lists after these are of huge pages, as in ``pindex_to_order()`` of mm/page_alloc.c.
     """
     types = int(kernel.prog.constant("MIGRATE_PCPTYPES"))
     low = types * (_COSTLY_ORDER + 1)

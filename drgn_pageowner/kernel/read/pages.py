@@ -47,7 +47,7 @@ _DTYPES = {
 }
 
 
-# What a page has in the columns where 0 would say something.
+# Values of absent pages in columns where 0 has a meaning.
 _NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
 
 
@@ -55,8 +55,8 @@ def read_all_pages(kernel: Kernel, *, columns: Iterable[str] = ()) -> Memory:
     """
     Read every ``struct page`` and every free list.
 
-    :param columns: What :class:`Pages` shall have besides ``state``, ``zone`` and
-        ``free_order``: of ``flags``, ``refcount``, ``mapcount``, ``mapping``, ``head``.
+    :param columns: Columns of :class:`Pages` besides ``state``, ``zone`` and ``free_order``:
+        of ``flags``, ``refcount``, ``mapcount``, ``mapping``, ``head``.
     :raises PageOwnerError: if the dump does not hold ``mem_section``
     """
     return _Reader(kernel, frozenset(columns)).read()
@@ -149,7 +149,7 @@ class _Reader:
         )
 
     def _make_columns(self, rows: int) -> None:
-        """Room for every page, to be filled a section at a time."""
+        """Allocate the columns for all pages; sections fill in their parts."""
         names = {"state", "zone", "free_order", *self._wanted}
         self._columns = {
             name: np.empty(rows, dtype) for name, dtype in _DTYPES.items() if name in names
@@ -168,14 +168,14 @@ class _Reader:
         self._keep(decoded, row)
 
     def _not_online(self, number: int, row: int) -> None:
-        """Pages that the page allocator does not have: what their memmap says means nothing."""
+        """Mark pages that the page allocator does not have; their memmap is meaningless."""
         for name, column in self._columns.items():
             column[row : row + number] = _NOTHING.get(name, 0)
         if "head" in self._columns:
             self._columns["head"][row : row + number] = np.arange(row, row + number)
 
     def _keep(self, decoded: SectionPages, row: int) -> None:
-        """Copy what is wanted of a section to the columns, from *row* on."""
+        """Copy the decoded section to the columns, from *row* on."""
         number = len(decoded.state)
         columns = {name: column[row : row + number] for name, column in self._columns.items()}
         columns["state"][:] = decoded.state
@@ -206,7 +206,7 @@ class _Reader:
     def _pages(self, starts: list[int], lengths: list[int]) -> Pages:
         columns = self._columns
         first, count = np.array(starts, np.int64), np.array(lengths, np.int64)
-        # Sections that follow one another are one range: there are few to search.
+        # Merge adjacent sections, so that there are few ranges to search.
         begins = np.ones(len(first), bool)
         begins[1:] = first[1:] != first[:-1] + count[:-1]
         edges = np.concatenate([[0], np.cumsum(count)])
@@ -231,7 +231,7 @@ class _Reader:
         return pages
 
     def _mark_holes(self, pages: Pages) -> None:
-        """Reserved pages where the machine has no memory are none."""
+        """Mark reserved pages as absent where the machine has no memory."""
         ram = system_ram(self._kernel)
         if not ram:
             return
@@ -259,7 +259,7 @@ class _Reader:
         of_list = table[lists]
         buddy = orders >= 0
         pcp = (lists >= 0) & ~buddy & (of_list[:, 3] != 0)
-        # What is in the buddy allocator is there whether or not its list could be followed.
+        # Pages of the buddy allocator count even if their list could not be followed.
         kept = np.flatnonzero(buddy | pcp)
         rows = pages.rows(pfns[kept])
         migratetype = np.where(lists[kept] >= 0, of_list[kept, 1], -1).astype(np.int8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From a ``drgn.Program`` to a :class:`~drgn_pageowner.model.records.Snapshot`."""
+"""Read a :class:`~drgn_pageowner.model.records.Snapshot`: the page_owner records."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _MEMMAP_COLUMNS = frozenset(("page_flags", "node", "zone", "memcg", "memcg_kind"
 ALL_COLUMNS = frozenset(
     (*OWNER_MEMBERS, "pfn", "allocated", "migratetype", "pageblock_migratetype", *_MEMMAP_COLUMNS)
 )
-"""Every column that a snapshot can have."""
+"""All columns that a snapshot can have."""
 
 
 def read_records(
@@ -55,12 +55,12 @@ def read_records(
     """
     Decode the page_owner records.
 
-    :param columns: What to decode, of :data:`ALL_COLUMNS`; everything by default. Less is
-        faster: without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
+    :param columns: Columns to decode, of :data:`ALL_COLUMNS`; all by default. Fewer is faster:
+        without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
         ``allocated`` are always there.
     :param freed: Also keep the records of freed pages (column ``allocated``).
     :raises PageOwnerError: if the dump cannot answer: no CONFIG_PAGE_OWNER, page_owner off,
-        or the tables that everything hangs on are not readable
+        or the tables that lead to the records cannot be read
     """
     wanted = ALL_COLUMNS if columns is None else frozenset(columns)
     layout = page_ext_layout(kernel)
@@ -71,7 +71,7 @@ def read_records(
     result = _read_columns(kernel, counts, changes, pages, wanted, freed)
     memcgs = pages.finish(result)
     if is_live(kernel.prog):
-        # Now, and not when the first of them was read: ages and rates go by it.
+        # Take the time again after reading, because ages and rates are relative to it.
         facts.now_ns = local_clock_ns(kernel)
     if "migratetype" in wanted:
         result["migratetype"] = gfp_migratetype(kernel, result["gfp_mask"])
@@ -115,7 +115,7 @@ def _read_columns(
     wanted: frozenset[str],
     freed: bool,
 ) -> dict[str, Array]:
-    """Read every section's page_ext array, and what *pages* adds to its records."""
+    """Read the page_ext array of every section, with the columns of *pages*."""
     columns = (wanted & frozenset(OWNER_MEMBERS)) | {"order"}
     if "migratetype" in wanted:
         columns |= {"gfp_mask"}
@@ -142,9 +142,9 @@ def _read_stacks(
     kernel: Kernel, columns: dict[str, Array], coverage: dict[str, Any], problems: list[str]
 ) -> tuple[Stacks, str | None]:
     """
-    The stacks of the records, and the name of the stack depot's layout.
+    Read the stacks of the records; return them and the name of the stack depot's layout.
 
-    Where the records hold their stacks themselves, *columns* gets ``handle`` instead of them.
+    If the records hold their stacks themselves, *columns* gets ``handle`` instead of them.
     """
     if "trace_entries" not in columns:
         return _read_depot(kernel, columns, coverage, problems)
@@ -160,9 +160,9 @@ def _read_depot(
     kernel: Kernel, columns: dict[str, Array], coverage: dict[str, Any], problems: list[str]
 ) -> tuple[Stacks, str | None]:
     """
-    The stacks of the handles in *columns*, and the name of the stack depot's layout.
+    Read the stacks of the handles in *columns*; return them and the name of the depot's layout.
 
-    Adds to *coverage* how full the depot is, and to *problems* what cannot be read of it.
+    Adds the size of the depot to *coverage*, and its unreadable parts to *problems*.
     """
     handles = [columns[name] for name in ("handle", "free_handle") if name in columns]
     if not handles:
@@ -172,7 +172,7 @@ def _read_depot(
         unique = ascending(np.concatenate([ascending(handle.copy()) for handle in handles]))
         stacks, bad = read_stacks(kernel, unique)
         if len(bad) and is_live(kernel.prog):
-            # A stack that was saved while the pools were read is there the next time.
+            # Stacks that were saved while the pools were read are found the second time.
             stacks, bad = read_stacks(kernel, unique)
         if len(bad):
             problems.append(_bad_handles(columns, bad))
@@ -184,7 +184,7 @@ def _read_depot(
 
 
 class _PageColumns:
-    """The columns that come from ``struct page`` and the pageblock bitmaps."""
+    """Columns from ``struct page`` and the pageblock bitmaps."""
 
     def __init__(self, kernel: Kernel, wanted: frozenset[str]) -> None:
         self._kernel = kernel
@@ -198,7 +198,7 @@ class _PageColumns:
         self._table: MemcgTable | None = None
         self.changes = Changes()
         self.missing = 0
-        """Records whose ``struct page`` is not in the dump."""
+        """Number of records whose ``struct page`` is not in the dump."""
 
     def add(self, section: Section, part: dict[str, Array]) -> None:
         """Add the columns to *part*, whose records are those of *section*."""
@@ -213,7 +213,7 @@ class _PageColumns:
             flags = rows["flags"][pfn - first]
             self._flag_columns(flags, part)
             if self._memcg:
-                # The word means something else in a tail page (the folio's number of pages).
+                # In a tail page the word is something else: the folio's number of pages.
                 chosen = rows[pfn - first]
                 head = (compound_words(self._kernel, chosen) & 1) == 0
                 part["memcg_data"] = chosen["memcg_data"] * head
@@ -237,7 +237,7 @@ class _PageColumns:
         self._table = MemcgTable(self._kernel)
         result["memcg"], result["memcg_kind"] = self._table.columns(data)
         memcgs = self._table.memcgs
-        # By name, and not by address: the same order whichever records were asked for.
+        # Sort by name, so that the order does not depend on the records that were read.
         in_order = sorted(range(len(memcgs)), key=lambda i: (memcgs[i].path, memcgs[i].inode))
         number = np.full(len(memcgs) + 1, -1, np.int32)
         number[in_order] = np.arange(len(memcgs))
