@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from handmade import NOW, SECOND, Machine, Record, facts, heap
+from handmade import MOVABLE, NOW, SECOND, UNMOVABLE, Machine, Record, facts, heap
 
 from drgn_pageowner.analysis.report import Report, ReportInputs, report
 from drgn_pageowner.analysis.triage import sum_up
@@ -16,7 +16,11 @@ from drgn_pageowner.model.crash import Crash, LogLine, Oom
 from drgn_pageowner.model.kernel import Facts
 
 LEAK = ["alloc_pages", "leak", "ioctl"]
-HEALTHY = Machine("." * 64 + "k" * 64, free={8 * i: 3 for i in range(8)})
+HEALTHY = Machine(
+    "." * 64 + "k" * 64,
+    blocks=[MOVABLE] * 16 + [UNMOVABLE] * 16,
+    free={8 * i: 3 for i in range(8)},
+)
 STARVED = replace(HEALTHY, watermarks=(70, 80, 90))
 
 
