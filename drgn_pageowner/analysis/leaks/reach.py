@@ -21,7 +21,7 @@ from drgn_pageowner.analysis.account.page_class import (
 )
 from drgn_pageowner.analysis.leaks.split import merge_split
 from drgn_pageowner.analysis.owners.allocator import with_stack
-from drgn_pageowner.model.arrays import Array, ascending, grouped
+from drgn_pageowner.model.arrays import Array, ascending, grouped, ranges
 from drgn_pageowner.model.heap import Heap, Reachability, Role
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.stacks import Frame
@@ -70,8 +70,7 @@ class Graph:
         :return: The nodes where each edge begins and ends: ``int64``, ``int32``.
         """
         first, counts = self._first[nodes], self._first[nodes + 1] - self._first[nodes]
-        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(nodes, counts), self._target[np.repeat(first, counts) + within]
+        return np.repeat(nodes, counts), self._target[ranges(first, counts)]
 
 
 @dataclass

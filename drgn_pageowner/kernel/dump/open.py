@@ -16,6 +16,7 @@ from drgn import Program, ProgramFlags
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.dump.i386 import read_through_page_tables
 from drgn_pageowner.kernel.dump.truncated import check_headers, keep_to_the_file
+from drgn_pageowner.kernel.dump.vmcoreinfo import vmcoreinfo
 from drgn_pageowner.progress import warn
 
 __all__ = ("ProgramOptions", "open_beside", "open_program")
@@ -255,7 +256,7 @@ def _missing_symbols(prog: Program, options: ProgramOptions) -> str:
         wanted = module.build_id.hex() if module.build_id else "unknown"
     except LookupError:
         wanted = "unknown"
-    release = _release(prog)
+    release = vmcoreinfo(prog).text("OSRELEASE") or "of the dump"
     for path in options.symbols:
         found = _elf_build_id(path)
         if found is None:
@@ -278,14 +279,6 @@ def _missing_symbols(prog: Program, options: ProgramOptions) -> str:
         f"no debugging symbols for the kernel {release} (build ID {wanted}): "
         "pass its vmlinux with -s"
     )
-
-
-def _release(prog: Program) -> str:
-    try:
-        release: str = prog["UTS_RELEASE"].string_().decode()
-    except (LookupError, drgn.FaultError):
-        return "of the dump"
-    return release
 
 
 def _elf_build_id(path: str) -> str | None:

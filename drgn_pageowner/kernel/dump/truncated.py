@@ -9,7 +9,6 @@ lies in its last page reads as zeroes. So nothing of such a file is read but thr
 from __future__ import annotations
 
 import os
-import re
 import struct
 from typing import BinaryIO
 
@@ -22,6 +21,7 @@ from drgn import FaultError, Program
 from drgn.helpers.linux.mm import _linux_helper_read_vm  # type: ignore[attr-defined]
 
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.dump.vmcoreinfo import vmcoreinfo
 from drgn_pageowner.model.arrays import Array
 
 __all__ = ("check_headers", "keep_to_the_file")
@@ -138,11 +138,9 @@ class _Guard:
         # Reads pages: those of the program are this class's.
         self._file = drgn.Program()
         self._file.set_core_dump(path)
-        info = prog["VMCOREINFO"].string_()
-        numbers = re.search(rb"^PAGESIZE=(\d+)$", info, re.M)
-        table = re.search(rb"^SYMBOL\(swapper_pg_dir\)=([0-9a-f]+)$", info, re.M)
-        self._page_size = int(numbers.group(1)) if numbers else 4096
-        self._page_table = int(table.group(1), 16) if table else 0
+        info = vmcoreinfo(prog)
+        self._page_size = info.integer("PAGESIZE") or 4096
+        self._page_table = info.symbol("swapper_pg_dir") or 0
 
     def install(self) -> None:
         end = (1 << 64) - 1

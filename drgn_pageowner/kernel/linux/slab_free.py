@@ -6,9 +6,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from drgn import Program
 
-from drgn_pageowner.kernel.dump.bulk import word_dtype
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.translate import direct_map
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import Slabs
@@ -48,15 +47,15 @@ class FreeObjects:
     """
 
     def __init__(
-        self, prog: Program, pages: Pages, slabs: Slabs, caches: list[Cache], freelists: Array
+        self, kernel: Kernel, pages: Pages, slabs: Slabs, caches: list[Cache], freelists: Array
     ) -> None:
         """
         :param freelists: ``uint64``, a row per slab: head of its own list.
         """
         self._slabs = slabs
         self._caches = caches
-        self._word_dtype = word_dtype(prog)
-        self._base = np.uint64(direct_map(prog))
+        self._word_dtype = kernel.word
+        self._base = np.uint64(direct_map(kernel))
         self._page_size = pages.facts.page_size
         self._address = self._base + pages.pfns(slabs.row).astype(np.uint64) * np.uint64(
             self._page_size

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object
 from drgn.helpers.linux.percpu import per_cpu
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
@@ -15,12 +15,14 @@ from drgn_pageowner.kernel.dump.bulk import (
     find_object,
     read_bulk,
     symbol_address,
-    word_dtype,
     words,
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.ioport import crash_kernel
 from drgn_pageowner.kernel.linux.page_ext import page_owner_state
+from drgn_pageowner.kernel.linux.sections import find_sections
 from drgn_pageowner.kernel.linux.topology import possible_cpus
 from drgn_pageowner.kernel.linux.vmalloc import TaskStack
 from drgn_pageowner.kernel.read.inventory import InventoryReader
@@ -30,7 +32,7 @@ from drgn_pageowner.model.heap import Heap, Inventory, Metadata
 from drgn_pageowner.model.pages import FREE_STATES, Pages, PageState
 from drgn_pageowner.progress import progress
 
-__all__ = ("HeapReader", "Numbers", "read_heap")
+__all__ = ("HeapReader", "Numbers")
 
 _CHUNK_PAGES = 2048
 _IMAGE, _BOOT, _UNRECORDED, _PAGES, _SLABS = range(5)
@@ -47,36 +49,27 @@ _SCANNED = (PageState.RESERVED, PageState.KERNEL, PageState.NOREF, PageState.LAR
 _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
 
 
-def read_heap(prog: Program) -> Heap:
-    """
-    Find every pointer from one node to another.
-
-    :raises PageOwnerError: if this kernel has no records, or the dump not what it takes
-    """
-    return HeapReader(prog).heap
-
-
 class HeapReader:
     """Reads a :class:`~drgn_pageowner.model.heap.Heap`; knows afterwards where each word is."""
 
-    def __init__(self, prog: Program, reader: InventoryReader | None = None) -> None:
+    def __init__(self, kernel: Kernel, reader: InventoryReader | None = None) -> None:
         """
         :param reader: What every page is for, if that was read before.
         :raises PageOwnerError: if this kernel has no records
         """
-        state = page_owner_state(prog)
+        state = page_owner_state(kernel)
         if state in NO_RECORDS:
             raise PageOwnerError(NO_RECORDS[state])
-        reader = reader or InventoryReader(prog)
+        reader = reader or InventoryReader(kernel)
         records = reader.inventory.records
         if records is None:
             raise PageOwnerError(reader.no_records or NO_RECORDS["absent"])
         self.reader = reader
-        self._prog = reader.prog
+        self._kernel = reader.kernel
         self._inventory = reader.inventory
         self._pages: Pages = reader.pages
         self._size = reader.pages.facts.page_size
-        self.word = word_dtype(reader.prog).itemsize
+        self.word = reader.kernel.word.itemsize
         """Size of a word, in bytes."""
         self._records = records
         self.first_object = len(records)
@@ -88,9 +81,8 @@ class HeapReader:
         ]
         self._scale = self.first_root + len(self._roots)
         self.resolver = Resolver(
-            reader.prog,
+            reader.kernel,
             reader.pages,
-            reader.sections,
             reader.inventory.slabs,
             reader.inventory.record_of_row,
             reader.vmap.areas,
@@ -182,7 +174,7 @@ class HeapReader:
         What is written once while the kernel starts (``__ro_after_init``) is not among them.
         """
         for names in _CONSTANTS:
-            start, end = (symbol_address(self._prog, name) for name in names)
+            start, end = (symbol_address(self._kernel.prog, name) for name in names)
             if start is None or end is None:
                 continue
             # No more than whole pages.
@@ -193,33 +185,33 @@ class HeapReader:
     def _crash_kernel(self) -> Array:
         """Pages that are set aside for the crash kernel: it is no part of this one's memory."""
         found = [np.zeros(0, np.int64)]
-        for first, end in crash_kernel(self._prog):
+        for first, end in crash_kernel(self._kernel):
             rows = self._pages.rows(np.arange(first, end))
             found.append(rows[rows >= 0])
         return np.concatenate(found)
 
     def _irq_stacks(self) -> Iterator[Array]:
         """Stacks for interrupts: nothing runs on them any more when a machine has stopped."""
-        for name in ("irq_stack_backing_store", "exception_stacks"):
-            for one in self._per_cpu(name):
-                yield self.reader.rows_of(int(one.address_ or 0), int(one.type_.size))
-        # arm64 has pointers to areas of vmalloc.
+        arch = arch_of(self._kernel)
+        for one in self._per_cpu(arch.irq_stacks):
+            yield self.reader.rows_of(int(one.address_ or 0), int(one.type_.size))
         starts = set()
-        for one in self._per_cpu("irq_stack_ptr"):
+        for one in self._per_cpu(arch.irq_stack_pointers):
             with contextlib.suppress(FaultError):
                 starts.add(int(one))
         for area in self.reader.vmap.areas:
             if area.start in starts:
                 yield area.rows[area.rows >= 0]
 
-    def _per_cpu(self, name: str) -> Iterator[Object]:
-        """The variable *name* of every CPU; nothing where this kernel has none."""
-        variable = find_object(self._prog, name)
-        for cpu in possible_cpus(self._prog) if variable is not None else ():
-            try:
-                yield per_cpu(variable, cpu)
-            except DAMAGE:
-                continue
+    def _per_cpu(self, names: Sequence[str]) -> Iterator[Object]:
+        """The variables *names*, as far as this kernel has them, of every CPU."""
+        for name in names:
+            variable = find_object(self._kernel.prog, name)
+            for cpu in possible_cpus(self._kernel) if variable is not None else ():
+                try:
+                    yield per_cpu(variable, cpu)
+                except DAMAGE:
+                    continue
 
     # --- the words --------------------------------------------------------------------------
 
@@ -296,9 +288,9 @@ class HeapReader:
     def read_rows(self, rows: Array) -> Array:
         """The words of consecutive pages."""
         phys = int(self._pages.pfns(rows[:1])[0]) * self._size
-        bulk = read_bulk(self._prog, phys, len(rows) * self._size, physical=True)
+        bulk = read_bulk(self._kernel.prog, phys, len(rows) * self._size, physical=True)
         self._missing += sum(size for _, size in bulk.missing) // self._size
-        return words(self._prog, bulk.data)
+        return words(self._kernel.prog, bulk.data)
 
     def _struct_page_nodes(self) -> Array:
         """The node that a ``struct page`` belongs to, the same as the page's content: ``int64``."""
@@ -316,15 +308,15 @@ class HeapReader:
 
     def struct_page_words(self) -> Iterator[tuple[Array, Array, Array]]:
         """Of every section's memmap: address, node and value of what may be a pointer."""
-        size = int(self._prog.type("struct page").size)
+        size = self._kernel.struct_page_size
         per_page = size // self.word
-        for section in self.reader.sections:
+        for section in find_sections(self._kernel):
             row = int(self._pages.rows(np.array([section.start_pfn]))[0])
             if row < 0 or not section.online:
                 continue
             number = min(section.end_pfn, self._pages.facts.max_pfn) - section.start_pfn
-            bulk = read_bulk(self._prog, section.memmap, number * size)
-            data = words(self._prog, bulk.data)
+            bulk = read_bulk(self._kernel.prog, section.memmap, number * size)
+            data = words(self._kernel.prog, bulk.data)
             place = np.flatnonzero(data >= self.resolver.lowest)
             # The first word is flags, and a tail's second leads to its head.
             which = place % per_page
@@ -339,8 +331,8 @@ class HeapReader:
         """Address of the live part of a stack, and its words; registers come behind them."""
         end = stack.start + stack.size
         live = -(-stack.live // self.word) * self.word
-        bulk = read_bulk(self._prog, live, end - live)
-        data = words(self._prog, bulk.data)
+        bulk = read_bulk(self._kernel.prog, live, end - live)
+        data = words(self._kernel.prog, bulk.data)
         return live, np.concatenate([data, np.array(stack.registers, np.uint64)])
 
 

@@ -6,21 +6,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from drgn import Program
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kallsyms import module_names
 from drgn_pageowner.kernel.linux.mapping import block_device_mappings
 from drgn_pageowner.kernel.linux.percpu import first_chunk
 from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride
 from drgn_pageowner.kernel.linux.slab import read_slabs
-from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_pools
+from drgn_pageowner.kernel.linux.stackdepot import depot_pools
 from drgn_pageowner.kernel.linux.translate import direct_phys, image_range, kernel_pfns, kernel_phys
 from drgn_pageowner.kernel.linux.vmalloc import VmapAreas, read_vmap_areas, task_stacks
 from drgn_pageowner.kernel.linux.vmstat import read_counters
-from drgn_pageowner.kernel.read.pages import read_memory
-from drgn_pageowner.kernel.read.records import snapshot
+from drgn_pageowner.kernel.read.pages import read_all_pages
+from drgn_pageowner.kernel.read.records import read_records
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import (
     INVENTORY_COLUMNS,
@@ -32,26 +32,16 @@ from drgn_pageowner.model.heap import (
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 
-__all__ = ("InventoryReader", "read_inventory")
-
-
-def read_inventory(prog: Program) -> Inventory:
-    """
-    Find out what every page is used for.
-
-    :raises PageOwnerError: if the dump does not hold what that takes
-    """
-    return InventoryReader(prog).inventory
+__all__ = "InventoryReader"
 
 
 class InventoryReader:
     """Reads an :class:`Inventory`; has what else was met on the way."""
 
-    def __init__(self, prog: Program) -> None:
-        self.prog = prog
-        self.sections = find_sections(prog)
-        self._image = image_range(prog)
-        memory = read_memory(prog, columns=("mapcount", "mapping", "head"))
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self._image = image_range(kernel)
+        memory = read_all_pages(kernel, columns=("mapcount", "mapping", "head"))
         self.pages = memory.pages
         self._size = memory.pages.facts.page_size
         problems = list(memory.problems)
@@ -60,17 +50,15 @@ class InventoryReader:
         """Why there are no records; ``None`` if there are."""
         if self.no_records is None:
             try:
-                records = snapshot(prog, columns=INVENTORY_COLUMNS)
+                records = read_records(kernel, columns=INVENTORY_COLUMNS)
                 problems += [line for line in records.problems if line not in problems]
             except PageOwnerError as error:
                 self.no_records = str(error)
                 problems.append(f"records cannot be had: {error}")
-        self.stacks = task_stacks(prog, problems)
-        self.vmap: VmapAreas = read_vmap_areas(
-            prog, memory.pages, self.sections, self.stacks, problems
-        )
+        self.stacks = task_stacks(kernel, problems)
+        self.vmap: VmapAreas = read_vmap_areas(kernel, memory.pages, self.stacks, problems)
         self._areas = {area.start: area for area in self.vmap.areas}
-        slabs, self.free_objects = read_slabs(prog, memory.pages, self.sections)
+        slabs, self.free_objects = read_slabs(kernel, memory.pages)
         self.inventory = Inventory(
             memory=memory,
             records=records,
@@ -79,9 +67,9 @@ class InventoryReader:
             areas=self.vmap.areas,
             metadata=self._metadata_rows(),
             buffers=self._buffers(problems),
-            modules=module_names(prog),
+            modules=module_names(kernel),
             tasks={stack.pid: stack.comm for stack in self.stacks},
-            counters=read_counters(prog, memory.zones),
+            counters=read_counters(kernel, memory.zones),
             problems=[*problems, *slabs.problems],
         )
 
@@ -92,7 +80,7 @@ class InventoryReader:
             found[self._mapped_rows(address, size)] = kind
         for rows in self._stack_depot():
             found[rows] = Metadata.STACK_DEPOT
-        units, length = first_chunk(self.prog)
+        units, length = first_chunk(self.kernel)
         for _, address in units:
             found[self.rows_of(address, length)] = Metadata.PERCPU
         image = self._image
@@ -110,7 +98,7 @@ class InventoryReader:
     def _buffers(self, problems: list[str]) -> Array:
         """Pages of the page cache of block devices."""
         result = np.zeros(len(self.pages), bool)
-        mappings = np.array(sorted(block_device_mappings(self.prog, problems)), np.uint64)
+        mappings = np.array(sorted(block_device_mappings(self.kernel, problems)), np.uint64)
         if len(mappings):
             rows = np.flatnonzero(self.pages.state == PageState.FILE)
             result[rows[np.isin(self.pages["mapping"][rows], mappings)]] = True
@@ -118,8 +106,11 @@ class InventoryReader:
 
     def _section_arrays(self) -> Iterator[tuple[int, int, int]]:
         """Kind, address and size of every memmap and page_ext."""
-        struct_page, stride = int(self.prog.type("struct page").size), page_ext_stride(self.prog)
-        for section in self.sections:
+        struct_page, stride = (
+            self.kernel.struct_page_size,
+            page_ext_stride(self.kernel),
+        )
+        for section in find_sections(self.kernel):
             number = section.end_pfn - section.start_pfn
             yield Metadata.MEMMAP, section.memmap, number * struct_page
             if section.page_ext and stride:
@@ -127,7 +118,7 @@ class InventoryReader:
 
     def _stack_depot(self) -> Iterator[Array]:
         try:
-            pools, pool_size = depot_pools(self.prog, depot_layout(self.prog))
+            pools, pool_size = depot_pools(self.kernel)
         except (PageOwnerError, *DAMAGE):
             return
         for address in pools.tolist():
@@ -137,9 +128,9 @@ class InventoryReader:
         """Rows of the pages of a range of the direct map or the kernel image: ``int64``."""
         try:
             if self._image is not None and self._image[0] <= address < self._image[1]:
-                phys = kernel_phys(self.prog, address)
+                phys = kernel_phys(self.kernel, address)
             else:
-                phys = direct_phys(self.prog, address)
+                phys = direct_phys(self.kernel, address)
         except DAMAGE:
             return np.zeros(0, np.int64)
         end = min(-(-(phys + size) // self._size), self.pages.facts.max_pfn)
@@ -155,6 +146,6 @@ class InventoryReader:
         if area is not None and number <= len(area.rows):
             rows = area.rows[:number]
         else:
-            rows = self.pages.rows(kernel_pfns(self.prog, address, number))
+            rows = self.pages.rows(kernel_pfns(self.kernel, address, number))
         result: Array = rows[rows >= 0]
         return result

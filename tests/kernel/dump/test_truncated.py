@@ -15,9 +15,9 @@ from conftest import Dump, run_cli
 from drgn import FaultError
 from drgn.helpers.linux.mm import pfn_to_virt
 
+from drgn_pageowner import read_memory
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.dump.truncated import check_headers, keep_to_the_file
-from drgn_pageowner.kernel.read.pages import read_memory
 from drgn_pageowner.model.pages import PageState
 
 
