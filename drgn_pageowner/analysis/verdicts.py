@@ -312,14 +312,13 @@ def _culprit(frag: Frag) -> Iterator[Verdict]:
     found = [one for one in frag.culprits.blocking if one.handle is not None]
     if found:
         one = found[0]
-        alone = f"{one.only_blocker:,} of them" if one.only_blocker else "none of them"
         yield Verdict(
             "frag",
             "note",
             f"{frag.culprits.blocked:,} of {frag.culprits.blocks:,} pageblocks hold unmovable "
             "pages.",
-            f"{one.allocator} is in {one.blocks:,} of these pageblocks, more than any other "
-            f"allocator, with {one.pages:,} pages; it is alone in {alone}.",
+            f"The most widespread allocator is {one.allocator}: {one.pages:,} pages in "
+            f"{one.blocks:,} of these pageblocks, alone in {one.only_blocker:,}.",
         )
 
 

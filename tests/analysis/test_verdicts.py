@@ -148,8 +148,8 @@ def test_the_most_widespread_owner_is_not_said_to_be_in_most_blocks() -> None:
     culprit = of_area(judge(judged(HEALTHY, *records)), "frag")[-1]
     assert culprit.text == "16 of 32 pageblocks hold unmovable pages."
     assert culprit.detail == (
-        "one+0x10/0x100 is in 2 of these pageblocks, more than any other allocator, with 2 pages; "
-        "it is alone in none of them."
+        "The most widespread allocator is one+0x10/0x100: 2 pages in 2 of these pageblocks, "
+        "alone in 0."
     )
 
 
