@@ -73,7 +73,7 @@ class PageState(Kind):
 
 
 FREE_STATES = (PageState.FREE, PageState.FREE_PCP)
-"""States of a page that nobody has allocated."""
+"""States of a page that is not allocated."""
 
 MOVABLE_STATES = (
     PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB, PageState.DRIVER_MOVABLE,
@@ -217,7 +217,7 @@ class Memory:
     """
     cma: Sequence[CmaArea] = ()
     zonelists: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    """Node -> indices in ``facts.zones``, in the order in which it falls back to them."""
+    """Node -> indices in ``facts.zones``, in the order in which allocations fall back to them."""
     extfrag_threshold: int = 500
     """``sysctl_extfrag_threshold``: a fragmentation index above it says "fragmentation"."""
     extfrag_format: str = "%d.%03d "

@@ -40,7 +40,7 @@ _MOST_TASKS = 10
 # the modules of the bundled guests leaked is older than 11 s.
 _IN_FLIGHT_NS = 10**9
 # A part of its stack's allocations: if fewer are lost, the others are held by the same code, which
-# may hold these in a way that is not seen. On the bundled guests 150 of the 152 groups that are
+# may hold these in a way that is not seen. On the bundled guests 146 of the 148 groups that are
 # leaked on purpose have a larger part (8 % in the other two).
 _FEW = 0.1
 # Where this part of the PFNs of about that size equal some word by chance, a lost one could be
