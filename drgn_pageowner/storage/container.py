@@ -23,6 +23,7 @@ import numpy as np
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.columns import STORED
 
 __all__ = ("VERSION", "Columns", "Container", "write_container")
 
@@ -33,8 +34,8 @@ _KEY = "drgn_pageowner"
 _ROWS = 1 << 20
 _LEVEL = 9
 _NEEDS = "reading and saving snapshots"
-# Of these the differences of neighbours are small; all others have few distinct values.
-_DIFFERENCES = ("pfn", "ts_nsec", "free_ts_nsec")
+# Columns to delta-encode; the others have few distinct values and are dictionary-encoded.
+_DIFFERENCES = tuple(name for name, column in STORED.items() if column.differences)
 
 Columns = dict[str, Any]
 """Name -> array of shape ``(n,)``, or list of text."""
