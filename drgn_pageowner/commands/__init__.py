@@ -58,13 +58,17 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(**kwargs)
         self._command = command
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does, with the command's arguments."""
+    def load(self) -> None:
+        """Add the arguments of the command that this parser is made for, if it has none yet."""
         if self._command is not None:
             command = _load(self._command)
             self.description = command.__doc__
             command.add_arguments(self)
             self._command = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, with the command's arguments."""
+        self.load()
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -141,6 +141,8 @@ class Column:
     """The first mainline release that has it; empty if all do."""
     none: int | None = None
     """The value that stands for "none": ``null`` in JSON."""
+    none_if: str = ""
+    """When a record has that value."""
     listed: bool = True
     """Whether ``list --format json`` has it."""
     key: str = ""
@@ -197,8 +199,8 @@ COLUMNS = (
         of="pfn", word="Block",
     ),
     Column(
-        "pageblock_migratetype", "migratetype of the pageblock; none if it cannot be read",
-        Origin.PAGEBLOCK, "int8", Form.MIGRATETYPE, none=-1, word="type",
+        "pageblock_migratetype", "migratetype of the pageblock", Origin.PAGEBLOCK, "int8",
+        Form.MIGRATETYPE, none=-1, none_if="it cannot be read", word="type",
     ),
     Column(
         "page_flags", "`page.flags` of `pfn`", Origin.PAGE, "uint64", Form.PAGE_FLAGS, word="Flags"
@@ -252,12 +254,13 @@ COLUMNS = (
     # 7cd12b4abfd2 ("mm, page_owner: track and print last migrate reason") (in v4.6). An int before
     # v4.19.
     Column(
-        "last_migrate_reason", "reason of the last migration (`enum migrate_reason`); none if it "
-        "was never migrated", Origin.MEMBER, "int16", Form.MIGRATE_REASON, since="v4.6", none=-1,
+        "last_migrate_reason", "reason of the last migration (`enum migrate_reason`)",
+        Origin.MEMBER, "int16", Form.MIGRATE_REASON, since="v4.6", none=-1,
+        none_if="it was never migrated",
     ),
     Column(
-        "memcg", "memory cgroup that is charged; none if there is none", Origin.PAGE, "int32",
-        Form.MEMCG, none=-1, key="memcg",
+        "memcg", "memory cgroup that is charged", Origin.PAGE, "int32", Form.MEMCG, none=-1,
+        none_if="none is charged", key="memcg",
         criterion=Criterion(
             "memcg", Match.PATTERNS, "charged to these memory cgroups (name or path; * ? [])"
         ),
@@ -310,7 +313,7 @@ def documentation() -> str:
     """Return the stored columns as a table in reStructuredText."""
     rows = [("column", "dtype", "since", "meaning")]
     for column in STORED.values():
-        none = "" if column.none is None else f" ({column.none})"
+        none = "" if column.none is None else f"; {column.none} if {column.none_if}"
         first, *more = wrap(column.doc.replace("`", "``") + none, _DOC_WIDTH)
         rows.append((column.name, f"``{column.dtype}``", column.since, first))
         rows += [("", "", "", line) for line in more]

@@ -65,8 +65,7 @@ not record, or that were not asked for, are not there:
 {documentation()}
 
 Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stacks' PCs. Numbers of
-``memcg`` are indices in :attr:`memcgs`. Times are nanoseconds of ``local_clock()``. A number in
-parentheses stands for "none".
+``memcg`` are indices in :attr:`memcgs`. Times are nanoseconds of ``local_clock()``.
 """
 
     facts: Facts
