@@ -10,10 +10,10 @@ import numpy as np
 
 from drgn_pageowner.model.columns import STORED
 from drgn_pageowner.model.kernel import BitField, Facts, Names, Zone
-from drgn_pageowner.model.records import Memcg, MemcgKind, Snapshot
+from drgn_pageowner.model.records import Memcg, Snapshot
 from drgn_pageowner.model.stacks import Frame, Stacks
 
-__all__ = ("NOW_NS", "MadeSession", "made_records")
+__all__ = ("NOW_NS", "SECOND", "MadeSession", "made_records")
 
 SECOND = 10**9
 NOW_NS = 100 * SECOND
@@ -53,9 +53,12 @@ STACKS = {
 
 MEMCGS = (Memcg("alpha", "/alpha", True, 1), Memcg("beta", "/x/beta", True, 2))
 
-# pfn, order, gfp_mask, migratetype, pageblock_migratetype, page_flags, node, zone, pid, tgid, comm,
-# ts_nsec, free_ts_nsec, handle, allocated, last_migrate_reason, memcg, memcg_kind, free_pid,
-# free_tgid, free_handle
+NAMED = (
+    "pfn", "order", "gfp_mask", "migratetype", "pageblock_migratetype", "page_flags", "node",
+    "zone", "pid", "tgid", "comm", "ts_nsec", "free_ts_nsec", "handle", "allocated",
+    "last_migrate_reason", "memcg", "memcg_kind", "free_pid", "free_tgid", "free_handle",
+)  # fmt: skip
+# Times are in seconds.
 ROWS: tuple[tuple[Any, ...], ...] = (
     (0x0100, 0, 0x0CC0, 0, 0, 0x100, 0, 0, 1, 1, b"init", 1, 0, 22, True, -1, -1, 0, 0, 0, 0),
     (0x0110, 4, 0x0CC0, 0, 0, 0x100, 0, 0, 1, 1, b"init", 2, 0, 22, True, -1, -1, 0, 0, 0, 0),
@@ -87,10 +90,9 @@ def made_records(*without: str) -> Snapshot:
 
     :param without: Columns that this kernel does not record.
     """
-    values = dict(zip(STORED, zip(*ROWS, strict=True), strict=True))
     columns = {
-        name: np.array(values[name], column.dtype)
-        for name, column in STORED.items()
+        name: np.array(values, STORED[name].dtype)
+        for name, values in zip(NAMED, zip(*ROWS, strict=True), strict=True)
         if name not in without
     }
     for name in ("ts_nsec", "free_ts_nsec"):
@@ -116,9 +118,6 @@ def made_records(*without: str) -> Snapshot:
         coverage={},
         problems=[],
     )
-
-
-assert {row[17] for row in ROWS} <= {MemcgKind.NONE, MemcgKind.CHARGED}
 
 
 class MadeSession:
