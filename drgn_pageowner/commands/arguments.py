@@ -174,7 +174,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
 
 def filter_of(args: argparse.Namespace) -> Filter:
     """Return the filter that the options of :func:`add_filters` describe."""
-    given = {name: getattr(args, name) for name in CRITERIA}
+    given = {name: getattr(args, name.replace("-", "_")) for name in CRITERIA}
     return Filter(
         {name: values for name, values in given.items() if values},
         module=args.module,
