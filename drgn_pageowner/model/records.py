@@ -132,8 +132,8 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
         """
         Format *frame* as the kernel does (``%pS``).
 
-        If :attr:`source_lines` knows the PC, file and line are added, and each function that was inlined
-        there has a line of its own, innermost first.
+        If :attr:`source_lines` knows the PC, file and line are added, and each function that was
+        inlined there has a line of its own, innermost first.
         """
         known = self.source_lines.get(frame.pc)
         if not known:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The text of /sys/kernel/debug/page_owner, as the kernel that was dumped would print it."""
+"""Print records as the kernel that was dumped does in /sys/kernel/debug/page_owner."""
 
 from __future__ import annotations
 
