@@ -6,8 +6,9 @@ from __future__ import annotations
 import numpy as np
 from conftest import Dump
 
+from drgn_pageowner import snapshot
 from drgn_pageowner.kernel.linux.page_owner import OWNER_MEMBERS
-from drgn_pageowner.kernel.read.records import ALL_COLUMNS, snapshot
+from drgn_pageowner.kernel.read.records import ALL_COLUMNS
 from drgn_pageowner.model.columns import STORED
 
 
