@@ -2,8 +2,8 @@
 """
 The ``drgn.plugins`` entry point: ``%pageowner COMMAND`` in the drgn shell.
 
-drgn loads this at every start, so it imports nothing of ours before the command is run, or a dump
-needs it.
+drgn loads this at every start. Only the names of the commands are imported then; the rest follows
+when a command is run, or when a dump needs it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,18 @@ from typing import Any
 from drgn import Architecture, Program, ProgramFlags
 from drgn.commands import CommandError, argument, command
 
-_DESCRIPTION = "who owns the memory: page_owner records"
+from drgn_pageowner.commands import COMMANDS, CommandParser, add_commands, run_command
+from drgn_pageowner.errors import PageOwnerError
+
+_DESCRIPTION = "show who owns the memory, from page_owner records"
 
 
 def drgn_prog_set(prog: Program) -> None:
-    """Called by drgn when a program has got its memory: that of i386 it cannot read by itself."""
+    """
+    Prepare a program that drgn has just opened.
+
+    drgn calls this. It cannot translate virtual addresses of i386 by itself.
+    """
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
     if prog.platform is not None and prog.platform.arch == Architecture.I386:
@@ -32,14 +39,11 @@ def drgn_prog_set(prog: Program) -> None:
     name="pageowner",
     description=_DESCRIPTION,
     usage="**pageowner** *COMMAND* [*ARG*...]",
-    long_description="Decode the kernel's page_owner records. Commands: info, list, top, watch, "
-    "page, account, leaks, why, refs, diff, frag, report, triage, save and sql; "
+    long_description=f"Decode the kernel's page_owner records. Commands: {', '.join(COMMANDS)}; "
     "**pageowner** *COMMAND* **--help** describes each.",
     arguments=(argument("arguments", metavar="COMMAND", nargs=argparse.REMAINDER),),
 )
 def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> None:
-    from drgn_pageowner.commands import CommandParser, add_commands, run_command
-    from drgn_pageowner.errors import PageOwnerError
     from drgn_pageowner.kernel.session import ProgramSession
     from drgn_pageowner.sources import opener_beside
 
