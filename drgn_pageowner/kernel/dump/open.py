@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Opening a dump or a running kernel with drgn's own program options."""
+"""Open a dump or a running kernel with drgn's own program options."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import drgn
 from drgn import Program, ProgramFlags
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.kernel.dump.flattened import rearranged
 from drgn_pageowner.kernel.dump.i386 import read_through_page_tables
 from drgn_pageowner.kernel.dump.identify import not_a_dump
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.symbols import check_vmcoreinfo, load_symbols
 from drgn_pageowner.kernel.dump.truncated import check_headers, keep_to_the_file
-from drgn_pageowner.progress import warn
 
 __all__ = ("ProgramOptions", "open_beside", "open_program")
 
 
 @dataclass(frozen=True)
 class ProgramOptions:
-    """Which program to open and where its symbols are: drgn's own options, by drgn's names."""
+    """The program to open and the places of its symbols, with the names of drgn's own options."""
 
     core: str | None = None
     """Path of a vmcore; without it and :attr:`qemu`, the running kernel."""
@@ -35,7 +37,7 @@ class ProgramOptions:
     default_symbols: Mapping[str, bool] | None = None
     """Keyword arguments for :meth:`drgn.Program.load_debug_info`, or ``None`` for our default."""
     source: bool = False
-    """Whether source lines are wanted, which need the DWARF of modules."""
+    """Whether to load the DWARF of modules, for source lines."""
     try_symbols_by: Sequence[str] = ()
     no_symbols_by: Sequence[str] = ()
     debug_directory: Sequence[str] = ()
@@ -56,11 +58,9 @@ def open_program(options: ProgramOptions) -> Program:
     """
     _set_log_level(options.log_level)
     prog = _create(options)
-    _attach(prog, options)
+    path = _attach(prog, options)
     if options.core is not None:
-        cut_off = keep_to_the_file(prog, options.core)
-        if cut_off is not None:
-            warn(cut_off)
+        Kernel.of(prog).contents = keep_to_the_file(prog, path, options.core)
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         known = not_a_dump(options.core) if options.core is not None else None
         raise PageOwnerError(known or _no_vmcoreinfo(options.core or "the guest"))
@@ -73,7 +73,7 @@ def open_program(options: ProgramOptions) -> Program:
 
 def open_beside(prog: Program, path: str) -> Program:
     """
-    The dump *path*, with the symbols of *prog* if they are its own, and those that drgn finds.
+    Open the dump *path*, with the symbols of *prog* if they match, and those that drgn finds.
 
     :raises PageOwnerError: as :func:`open_program`
     """
@@ -89,7 +89,7 @@ def open_beside(prog: Program, path: str) -> Program:
 
 
 def _set_log_level(level: str) -> None:
-    # Messages go to stderr as they are; the one line that counts is ours.
+    # drgn's messages go to stderr unchanged, besides our one line about the error.
     logging.basicConfig(format="drgn: %(message)s")
     logging.getLogger("drgn").setLevel(logging.CRITICAL + 1 if level == "none" else level.upper())
 
@@ -117,15 +117,15 @@ def _create(options: ProgramOptions) -> Program:
 
 def _is_wide_i386(path: str) -> bool:
     """
-    Whether a dump is ELF64, and of an i386 kernel.
+    Return whether a dump is ELF64 but of an i386 kernel.
 
-    QEMU writes such where its CPU could run 64-bit code; drgn would take the words for as wide.
+    QEMU writes such a dump if its CPU could run 64-bit code; drgn would assume 64-bit words.
     """
     try:
         with open(path, "rb") as file:
             header = file.read(20)
     except OSError:
-        # Whoever opens it says so.
+        # Opening it will report the error.
         return False
     # ELFCLASS64, and e_machine EM_386.
     return header.startswith(b"\x7fELF\x02") and header[18:20] == b"\x03\0"
@@ -139,22 +139,29 @@ def _architecture(name: str) -> drgn.Architecture:
         raise UsageError(f"unknown architecture {name!r}: known are {known}") from None
 
 
-def _attach(prog: Program, options: ProgramOptions) -> None:
+def _attach(prog: Program, options: ProgramOptions) -> str:
+    """Open what *options* choose; return the path of the file that drgn reads."""
+    path = ""
     if options.core is not None:
-        name = options.core
+        name = path = options.core
         check_headers(name)
-        attach = prog.set_core_dump
+        file = rearranged(name)
+        if file is not None:
+            path = f"/proc/self/fd/{file.fileno()}"
+            # Open for as long as the program is.
+            prog.cache["drgn_pageowner.rearranged"] = file
+        attach = partial(prog.set_core_dump, path)
     elif options.qemu is not None:
         name = options.qemu
         if not hasattr(prog, "set_qemu_qmp"):
             raise PageOwnerError(
                 "this drgn cannot read a QEMU guest: --qemu needs drgn 0.1 or newer"
             )
-        attach = prog.set_qemu_qmp
+        attach = partial(prog.set_qemu_qmp, name)
     else:
-        name, attach = "the running kernel", lambda _: prog.set_kernel()
+        name, attach = "the running kernel", partial(prog.set_kernel)
     try:
-        attach(name)
+        attach()
     except IsADirectoryError as error:
         raise PageOwnerError(f"{name} is a directory: -c takes a vmcore") from error
     except OSError as error:
@@ -163,8 +170,8 @@ def _attach(prog: Program, options: ProgramOptions) -> None:
             + (_refused(error) if options.core or options.qemu else _no_kcore(error))
         ) from error
     except Exception as error:
-        # drgn raises ValueError for what it does not know as a dump, and its own kinds for
-        # what libkdumpfile or libelf refuse.
+        # drgn raises ValueError for unknown formats, and its own exceptions for errors of
+        # libkdumpfile or libelf.
         known = not_a_dump(options.core) if options.core is not None else None
         if known is None and "vmcoreinfo" in str(error):
             known = _no_vmcoreinfo(name)
@@ -172,6 +179,7 @@ def _attach(prog: Program, options: ProgramOptions) -> None:
             known
             or f"{name} cannot be opened as a dump ({error}): pass a vmcore in ELF or kdump format"
         ) from error
+    return path
 
 
 def _no_vmcoreinfo(name: str) -> str:
@@ -186,7 +194,7 @@ def _refused(error: OSError) -> str:
 
 
 def _no_kcore(error: OSError) -> str:
-    """What to do where ``/proc/kcore`` cannot be opened."""
+    """Get advice for when ``/proc/kcore`` cannot be opened."""
     if isinstance(error, FileNotFoundError):
         return (
             " (/proc/kcore): it was built without CONFIG_PROC_KCORE, or this is a container; "
@@ -196,7 +204,7 @@ def _no_kcore(error: OSError) -> str:
         return ""
     if os.geteuid():
         return "; run as root, or pass a dump with -c"
-    # LOCKDOWN_KCORE of include/linux/security.h is one of the reasons for confidentiality.
+    # Confidentiality mode includes LOCKDOWN_KCORE of include/linux/security.h.
     if "[confidentiality]" in _text_of(Path("/sys/kernel/security/lockdown")):
         return (
             ": the kernel is locked down, not even root may read its memory; boot with "
