@@ -14,6 +14,7 @@ from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.kernel import Facts, Names, TextFormats
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
 from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks
+from drgn_pageowner.storage.check import check_records, require, within
 from drgn_pageowner.storage.container import Columns, Container
 from drgn_pageowner.storage.plain import as_json, restore
 
@@ -143,12 +144,28 @@ def load_records(
     file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
 ) -> Snapshot:
     """Return what :func:`~drgn_pageowner.kernel.read.records.snapshot` returned for the dump."""
+    with file.checked():
+        found = _load(file, facts, names, columns, freed=freed)
+        check_records(found)
+        return found
+
+
+def _load(
+    file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
+) -> Snapshot:
     known = file.document("records")
     wanted = None if columns is None else frozenset(columns)
     chosen = file.names
     if wanted is not None:
         kept = wanted | {"pfn", "order", "allocated"}
         chosen = [name for name in file.names if name in kept]
+    coverage = restore(dict[str, Any], known["coverage"])
+    for name in ("covered", "uncovered", "missing", "allocated", "freed"):
+        require(type(coverage[name]) is int, "coverage")
+    if coverage.get("stack_depot") is not None:
+        for name in ("pools", "bytes"):
+            require(type(coverage["stack_depot"][name]) is int, "coverage")
+        require(type(coverage["stack_depot"]["capacity"]) in (int, type(None)), "coverage")
     rows = file.records(chosen, freed=freed)
     basic = wanted is not None and not wanted & _OTHER_COLUMNS
     return Snapshot(
@@ -156,7 +173,7 @@ def load_records(
             facts,
             panic_message=None,
             now_ns=latest(facts.now_ns, rows),
-            layout=known["layout"],
+            layout=_layout(known["layout"]),
             formats=restore(TextFormats, known["formats"]) if wanted is None else None,
         ),
         names=names,
@@ -164,9 +181,18 @@ def load_records(
         stacks=_read_stacks(file, rows, freed),
         symbolizer=_SavedSymbols(file),
         memcgs=restore(tuple[Memcg, ...], known["memcgs"]) if "memcg" in rows else (),
-        coverage=known["coverage"],
-        problems=list(known["basic_problems" if basic else "problems"]),
+        coverage=coverage,
+        problems=restore(list[str], known["basic_problems" if basic else "problems"]),
     )
+
+
+def _layout(known: Any) -> dict[str, Any]:
+    layout: dict[str, Any] = restore(dict[str, Any], known)
+    require(all(isinstance(name, str) for name in layout["members"]), "layout")
+    for name, kind in (("record", str), ("page_owner_offset", int), ("page_ext_size", int)):
+        require(type(layout[name]) is kind, "layout")
+    require(isinstance(layout.get("stack_depot", ""), str), "layout")
+    return layout
 
 
 def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks:
@@ -175,10 +201,14 @@ def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks
     if not kinds:
         return Stacks.empty()
     table = file.table("stacks")
-    pcs = file.table("pcs")["pc"][file.table("stack_frames")["frame"]]
+    known, frames = file.table("pcs")["pc"], file.table("stack_frames")["frame"]
+    within(frames, 0, len(known), "stack_frames")
+    pcs = known[frames]
     bits = sum(int(_bit(state, kind)) for kind in kinds for state in range(1 + freed))
     needed = (table["used_by"] & np.uint8(bits)) != 0
     depths = table["depth"].astype(np.int64)
+    within(depths, 0, len(frames) + 1, "stacks")
+    require(int(depths.sum()) == len(frames), "stack_frames")
     if not needed.all():
         pcs = pcs[np.repeat(needed, depths)]
         table = {name: column[needed] for name, column in table.items()}
@@ -192,7 +222,8 @@ def read_source(file: Container) -> dict[int, list[SourceFrame]] | None:
     """Return the saved inlined functions and source lines by PC; ``None`` if none were saved."""
     if "source" not in file:
         return None
-    found: dict[int, list[SourceFrame]] = restore(
-        dict[int, list[SourceFrame]], file.document("source")
-    )
-    return found
+    with file.checked():
+        found: dict[int, list[SourceFrame]] = restore(
+            dict[int, list[SourceFrame]], file.document("source")
+        )
+        return found

@@ -16,6 +16,7 @@ from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame, SourceFrame
+from drgn_pageowner.storage.check import check_facts, check_names
 from drgn_pageowner.storage.container import Container
 from drgn_pageowner.storage.plain import restore
 from drgn_pageowner.storage.records import load_records, read_source
@@ -51,17 +52,21 @@ class SnapshotSession:
 
     @cached_property
     def _facts(self) -> Facts:
-        facts: Facts = restore(Facts, self._file.head["facts"])
-        return facts
+        with self._file.checked():
+            facts: Facts = restore(Facts, self._file.head["facts"])
+            check_facts(facts)
+            return facts
 
     @cached_property
     def _names(self) -> Names:
-        names: Names = restore(Names, self._file.document("names"))
-        return names
+        with self._file.checked():
+            names: Names = restore(Names, self._file.document("names"))
+            check_names(names)
+            return names
 
     def _facts_of_memory(self) -> Facts:
         # The panic message is no part of what is read of memory.
-        return restore(Facts, {**self._file.head["facts"], "panic_message": None})  # type: ignore[no-any-return]
+        return replace(self._facts, panic_message=None)
 
     def members(self) -> Mapping[str, SnapshotSession]:
         return {self.path: self}
@@ -107,8 +112,9 @@ class SnapshotSession:
 
     def crash(self) -> Crash:
         # Files of before it was saved know nothing of it.
-        crash: Crash = restore(Crash, self._file.head.get("crash", {}))
-        return crash
+        with self._file.checked():
+            crash: Crash = restore(Crash, self._file.head.get("crash", {}))
+            return crash
 
     def heap(self) -> Heap:
         self._only_memory_knows("who points to whom")
