@@ -207,8 +207,8 @@ def check_memory(memory: Memory, names: Names) -> None:
     ends = starts + sizes
     require(np.all(starts[1:] >= ends[:-1]), "page_ranges overlap")
     require(all(len(column) == rows for column in pages.columns.values()), "pages")
-    require(len(memory.pageblocks) == -(-facts.max_pfn // (1 << facts.pageblock_order)),
-            "pageblocks")  # fmt: skip
+    blocks = (facts.max_pfn >> facts.pageblock_order) + 1
+    require(len(memory.pageblocks) == blocks, "pageblocks")
     require(not rows or int(ends[-1]) <= max(facts.max_pfn, 1), "page_ranges end behind max_pfn")
     within(pages["state"], 0, max(PageState) + 1, "state")
     orders = facts.max_page_order + 1

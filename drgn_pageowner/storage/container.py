@@ -45,6 +45,10 @@ _LEVEL = 9
 # TASK_COMM_LEN.
 _COMM = 16
 _NEEDS = "reading and saving snapshots"
+# Columns of the records of every kernel; not every one has memory cgroups.
+_ALWAYS = frozenset(
+    name for name, column in STORED.items() if not column.since and not name.startswith("memcg")
+)
 # Columns to delta-encode; the others have few distinct values and are dictionary-encoded.
 _DIFFERENCES = tuple(name for name, column in STORED.items() if column.differences)
 
@@ -187,7 +191,7 @@ class Container:
         try:
             self._map = pa.memory_map(path)
             about = pq.read_metadata(self._map)
-            self.names: list[str] = about.schema.names
+            self.names: list[str] = about.schema.to_arrow_schema().names
             """Columns of the records."""
             self._file = pq.ParquetFile(
                 self._map,
@@ -238,7 +242,11 @@ class Container:
         for name, kind in (("unavailable", str), ("facts", object)):
             require(isinstance(head[name], dict), name)
             require(all(isinstance(value, kind) for value in head[name].values()), name)
-        require(all(isinstance(name, str) for name in head["modules"]), "modules")
+        modules = head["modules"]
+        require(isinstance(modules, list) and all(type(m) is str for m in modules), "modules")
+        if "records" not in head["unavailable"]:
+            lacking = _ALWAYS - set(self.names)
+            require(not lacking, f"records lack {', '.join(sorted(lacking))}")
         # No page has more than one record.
         self._most_rows = head["facts"]["max_pfn"]
         require(type(self._most_rows) is int and self._most_rows >= 0, "max_pfn")

@@ -139,16 +139,20 @@ def write(parts: SnapshotParts, path: Path) -> None:
 
 
 def mutated(
-    parts: SnapshotParts, random: np.random.Generator
-) -> Iterator[tuple[SnapshotParts, str]]:
-    """Endless changes of *parts*, each with what was done."""
-    while True:
-        changed = SnapshotParts(
-            deepcopy(parts.head), deepcopy(parts.documents), dict(parts.tables),
-            list(parts.records),
-        )  # fmt: skip
-        done = [_mutate(changed, random) for _ in range(int(random.integers(1, 4)))]
-        yield changed, "; ".join(done)
+    parts: SnapshotParts, seed: int, number: int
+) -> tuple[SnapshotParts, str, tuple[str, ...]]:
+    """
+    Change *parts*: always the same for a *seed* and a *number*.
+
+    :return: The parts, what was done, and what to ask.
+    """
+    random = np.random.default_rng((seed, number))
+    changed = SnapshotParts(
+        deepcopy(parts.head), deepcopy(parts.documents), dict(parts.tables), list(parts.records)
+    )
+    done = [_mutate(changed, random) for _ in range(int(random.integers(1, 4)))]
+    asked = tuple(str(question) for question in random.choice(QUESTIONS, 2, replace=False))
+    return changed, "; ".join(done), asked
 
 
 def _mutate(parts: SnapshotParts, random: np.random.Generator) -> str:
@@ -284,8 +288,9 @@ def _with_numbers(
     if values.null_count:
         return table, "nothing"
     if not pa.types.is_integer(values.type):
-        other = pa.array(["y" * int(random.choice([1, 17, 5000]))] * len(table))
-        return table.set_column(column, name, other.dictionary_encode()), f"{name} other text"
+        text = pa.array(["y" * int(random.choice([1, 17, 300]))])
+        other = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), "i4")), text)
+        return table.set_column(column, name, other), f"{name} other text"
     data = values.to_numpy().copy()
     limits = np.iinfo(data.dtype)
     number = int(_NUMBERS[int(random.integers(0, len(_NUMBERS)))])
