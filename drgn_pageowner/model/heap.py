@@ -31,6 +31,7 @@ __all__ = (
     "LeakSearch",
     "LostObjects",
     "Metadata",
+    "PerCpu",
     "Reachability",
     "Role",
     "Slabs",
@@ -138,6 +139,12 @@ class Metadata(enum.IntEnum):
     """The stack of a task, or one that is kept for the next task."""
     PERCPU = 6
     """The first per-CPU chunk: variables, and what was allocated from its rest."""
+    TABLE = 7
+    """A page table of the kernel's own mappings."""
+    SHADOW = 8
+    """Shadow memory of KASAN: what may be accessed, a byte for eight."""
+    KFENCE = 9
+    """The pool of KFENCE: objects of slab caches that lie in no slab, and guard pages."""
 
 
 @dataclass
@@ -167,8 +174,29 @@ class Inventory:
 
 
 @dataclass
+class PerCpu:
+    """Allocations of per-CPU memory; all CPUs' copies are one."""
+
+    address: Array
+    """``uint64``: virtual address of the first possible CPU's copy."""
+    pointer: Array
+    """``uint64``: the ``void __percpu *``, which is the address of no copy."""
+    size: Array
+    """``int64``: bytes of one copy."""
+
+    def __len__(self) -> int:
+        return len(self.address)
+
+    @classmethod
+    def none(cls) -> PerCpu:
+        """No allocations."""
+        empty = np.zeros(0, np.uint64)
+        return cls(empty, empty, np.zeros(0, np.int64))
+
+
+@dataclass
 class Heap:
-    """Who points to whom: nodes are records, slab objects and roots, in this order."""
+    """Who points to whom: nodes are records, slab objects, per-CPU memory, roots, in this order."""
 
     inventory: Inventory
     records: Snapshot
@@ -181,7 +209,7 @@ class Heap:
     """``int32``: the node that it leads to. Each pair of nodes once, sorted by holder."""
     bookkeeping: Array
     """``int32``: nodes that know others whether or not anybody holds those: what the kernel keeps
-    of every vmalloc area, and sheaves."""
+    of every vmalloc area, sheaves, what debugging code keeps of every object."""
     pfn_holder: Array
     """``int32``, a row for each word that is the PFN or the physical address of a record: the
     node that has the word."""
@@ -193,6 +221,8 @@ class Heap:
     """Base pages whose words were looked at."""
     pages_missing: int = 0
     """Of these, pages that are not in the dump."""
+    percpu: PerCpu = field(default_factory=PerCpu.none)
+    """Allocation ``i`` is node ``first_percpu + i``."""
 
     @property
     def slabs(self) -> Slabs:
@@ -205,9 +235,14 @@ class Heap:
         return len(self.records)
 
     @property
+    def first_percpu(self) -> int:
+        """The node of per-CPU allocation 0."""
+        return len(self.records) + len(self.slabs)
+
+    @property
     def first_root(self) -> int:
         """The node of root 0."""
-        return len(self.records) + len(self.slabs)
+        return self.first_percpu + len(self.percpu)
 
     @property
     def nodes(self) -> int:
@@ -232,7 +267,8 @@ class Word:
     """Virtual address of the word; ``None`` for a register."""
     value: int
     by: str = "address"
-    """What the word is: ``"address"``, ``"struct page"``, ``"PFN"`` or ``"physical address"``."""
+    """What the word is: ``"address"``, ``"struct page"``, ``"per-CPU pointer"``, ``"PFN"`` or
+    ``"physical address"``."""
 
 
 @dataclass(frozen=True)
@@ -274,12 +310,12 @@ LOST = (Reachability.UNREACHABLE, Reachability.FROM_UNREACHABLE, Reachability.IT
 
 @dataclass
 class LostObjects:
-    """Allocated slab objects that nothing reaches."""
+    """Allocated slab objects and per-CPU memory that nothing reaches."""
 
     cache: Array
-    """``int32``: index in :attr:`Slabs.caches`."""
+    """``int32``: index in :attr:`Slabs.caches`; -1 for per-CPU memory."""
     size: Array
-    """``int64``: ``object_size``."""
+    """``int64``: ``object_size``; of per-CPU memory the bytes of all copies."""
     verdict: Array
     """``uint8``: :class:`Reachability`."""
     address: Array

@@ -65,6 +65,12 @@ class PageClass(Kind):
     """Its ``struct page`` is not in the dump."""
     ABSENT = 24, "absent"
     """No memory there."""
+    KERNEL_TABLE = 25, "kernel page tables"
+    """Page tables of the kernel's own mappings, those made at boot included."""
+    SHADOW = 26, "KASAN shadow"
+    """Shadow memory of KASAN."""
+    KFENCE = 27, "KFENCE pool"
+    """The pool of KFENCE."""
 
 
 UNACCOUNTED = (PageClass.OTHER, PageClass.LARGE_KMALLOC, PageClass.VMALLOC, PageClass.PAGE_POOL)
@@ -95,6 +101,9 @@ _OF_METADATA = {
     Metadata.IMAGE: PageClass.IMAGE,
     Metadata.STACK: PageClass.STACK,
     Metadata.PERCPU: PageClass.PERCPU,
+    Metadata.TABLE: PageClass.KERNEL_TABLE,
+    Metadata.SHADOW: PageClass.SHADOW,
+    Metadata.KFENCE: PageClass.KFENCE,
 }
 
 # What tells the use of a page that its struct page does not tell: the first function of its
@@ -218,7 +227,9 @@ def page_classes(inventory: Inventory) -> Array:
     for kind, value in _OF_METADATA.items():
         rows = np.flatnonzero(inventory.metadata == kind)
         if kind != Metadata.IMAGE:
-            rows = rows[told[rows] | (pages.state[rows] == PageState.RESERVED)]
+            rows = rows[
+                told[rows] | np.isin(pages.state[rows], (PageState.RESERVED, PageState.TABLE))
+            ]
         result[rows] = value
     result[inventory.buffers] = PageClass.BUFFERS
     return result

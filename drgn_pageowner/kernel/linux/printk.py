@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from drgn import Program
+from drgn import Program, sizeof
 from drgn.helpers.linux.printk import PrintkRecord, get_printk_records
 
 from drgn_pageowner.kernel.dump.bulk import find_object, has_member
@@ -11,7 +11,7 @@ from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.topology import online_cpus
 
-__all__ = ("local_clock_ns", "log_records", "panic_message")
+__all__ = ("local_clock_ns", "log_buffers", "log_records", "panic_message")
 
 # The log buffer's sizes are powers of two: this is the largest that CONFIG_LOG_BUF_SHIFT allows
 # (25), and a bit.
@@ -55,5 +55,24 @@ def log_records(prog: Program) -> list[PrintkRecord]:
             if max(map(int, sizes)) > _MOST_BITS:
                 return []
         return get_printk_records(prog)
+    except DAMAGE:
+        return []
+
+
+def log_buffers(prog: Program) -> list[tuple[int, int]]:
+    """Address and size, in bytes, of the memory that the kernel log is written in."""
+    try:
+        ring = find_object(prog, "prb")
+        if ring is None or not has_member(ring.type_.type, "desc_ring"):
+            return [(int(prog["log_buf"]), min(int(prog["log_buf_len"]), 1 << _MOST_BITS))]
+        descriptions, text = ring.desc_ring, ring.text_data_ring
+        number = 1 << min(int(descriptions.count_bits), _MOST_BITS)
+        return [
+            (int(text.data), 1 << min(int(text.size_bits), _MOST_BITS)),
+            *(
+                (int(array), number * sizeof(array.type_.type))
+                for array in (descriptions.descs, descriptions.infos)
+            ),
+        ]
     except DAMAGE:
         return []

@@ -137,8 +137,12 @@ def _probe_bias(prog: Program, pools: str) -> int:
     return (handle >> shift) & ((1 << bits) - 1)
 
 
-def _pool_addresses(prog: Program, layout: DepotLayout) -> Array:
-    """Address of every pool that exists: ``uint64``."""
+def _pool_addresses(prog: Program, layout: DepotLayout, ahead: int = 0) -> Array:
+    """
+    Address of every pool that is in use: ``uint64``.
+
+    :param ahead: How many elements of the array to read behind those.
+    """
     pools = prog[layout.pools]
     used = find_object(prog, "pools_num", "lib/stackdepot.c")
     if used is None:
@@ -158,7 +162,7 @@ def _pool_addresses(prog: Program, layout: DepotLayout) -> Array:
     if not 0 <= number <= most:
         # All that there is room for: what is behind the last pool is null.
         number = most
-    return read_array(prog, address, word_dtype(prog), number)
+    return read_array(prog, address, word_dtype(prog), min(number + ahead, most))
 
 
 def _most_pools(prog: Program, layout: DepotLayout) -> int:
@@ -171,11 +175,16 @@ def _most_pools(prog: Program, layout: DepotLayout) -> int:
 
 def depot_pools(prog: Program, layout: DepotLayout) -> tuple[Array, int]:
     """
-    Where the stack depot keeps its stacks.
+    Where the stack depot keeps its stacks, and the pool that it has allocated to be used next.
 
     :return: Addresses of the pools (``uint64``), and the size of one in bytes.
     """
-    pools = _pool_addresses(prog, layout)
+    # Until v6.7 the next one is in the array already, since v6.8 in a variable ("lib/stackdepot:
+    # store next pool pointer in new_pool").
+    pools = _pool_addresses(prog, layout, ahead=1)
+    following = find_object(prog, "new_pool", "lib/stackdepot.c")
+    if following is not None:
+        pools = np.append(pools, np.uint64(int(following)))
     return pools[pools != 0], layout.pool_size
 
 

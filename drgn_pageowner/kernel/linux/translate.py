@@ -22,6 +22,7 @@ __all__ = (
     "kernel_pfns",
     "kernel_phys",
     "mapped_pfn",
+    "page_tables",
 )
 
 
@@ -73,7 +74,7 @@ def kernel_phys(prog: Program, address: int) -> int:
     try:
         return int(follow_phys(prog["init_mm"].address_of_(), address))
     except NotImplementedError:
-        tables = _tables(prog)
+        tables = page_tables(prog)
         if tables is None:
             raise
     pfn = int(tables.pfns(address, 1)[0])
@@ -88,7 +89,7 @@ def kernel_pfns(prog: Program, address: int, number: int) -> Array:
 
     :return: ``int64``, shape ``(number,)``; -1 where nothing is mapped, or it is not known.
     """
-    tables = _tables(prog)
+    tables = page_tables(prog)
     if tables is not None:
         return tables.pfns(address, number)
     size = page_size(prog)
@@ -120,7 +121,7 @@ def _pfn_or_none(prog: Program, address: int) -> int:
         return -1
 
 
-def _tables(prog: Program) -> PageTables | None:
+def page_tables(prog: Program) -> PageTables | None:
     """The kernel's page tables, if this architecture's are known here."""
     key = "drgn_pageowner.page_tables"
     if key not in prog.cache:

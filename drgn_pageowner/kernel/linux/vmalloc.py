@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object, Program, sizeof
 from drgn.helpers.linux.sched import cpu_curr, idle_task
 
 from drgn_pageowner.kernel.dump.bulk import (
@@ -65,7 +65,8 @@ def thread_size(prog: Program) -> int:
     # union thread_union { struct task_struct task; unsigned long stack[THREAD_SIZE/sizeof(long)]; }
     union = find_type(prog, "union thread_union")
     if union is not None and union.is_complete():
-        return int(union.member("stack").type.size)
+        # Complete where CONFIG_KASAN or an architecture has a use for it; "stack" is an array.
+        return int(sizeof(union.member("stack").type))
     # INIT_TASK_DATA() of the linker script; named after init_task before v6.10.
     for name in ("init_stack", "init_task"):
         start = symbol_address(prog, f"__start_{name}")

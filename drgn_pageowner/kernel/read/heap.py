@@ -21,9 +21,12 @@ from drgn_pageowner.kernel.dump.bulk import (
 from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.linux.ioport import crash_kernel
 from drgn_pageowner.kernel.linux.page_ext import page_owner_state
+from drgn_pageowner.kernel.linux.percpu import read_chunks
 from drgn_pageowner.kernel.linux.topology import possible_cpus
 from drgn_pageowner.kernel.linux.vmalloc import TaskStack
+from drgn_pageowner.kernel.read.bookkeeping import find_bookkeeping
 from drgn_pageowner.kernel.read.inventory import InventoryReader
+from drgn_pageowner.kernel.read.percpu import PerCpuNodes
 from drgn_pageowner.kernel.read.pointers import Resolver, objects_at
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.heap import Heap, Inventory, Metadata
@@ -44,6 +47,8 @@ _ROOTS = ("kernel image", "boot memory", "pages without a record", "pages of pro
           "slab bookkeeping")  # fmt: skip
 _SCANNED = (PageState.RESERVED, PageState.KERNEL, PageState.NOREF, PageState.LARGE_KMALLOC,
             PageState.SLAB)  # fmt: skip
+_IN_SLAB, _IN_CHUNK = -2, -3
+"""Of pages that several nodes share, in :attr:`HeapReader.source`."""
 _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
 
 
@@ -80,13 +85,11 @@ class HeapReader:
         """Size of a word, in bytes."""
         self._records = records
         self.first_object = len(records)
-        self.first_root = len(records) + len(reader.inventory.slabs)
-        self.first_stack = self.first_root + len(_ROOTS)
+        self.first_percpu = len(records) + len(reader.inventory.slabs)
         self._roots = [
             *_ROOTS,
             *(f"stack of {stack.comm} (pid {stack.pid})" for stack in reader.stacks),
         ]
-        self._scale = self.first_root + len(self._roots)
         self.resolver = Resolver(
             reader.prog,
             reader.pages,
@@ -96,11 +99,25 @@ class HeapReader:
             reader.vmap.areas,
             self.first_object,
         )
+        self.percpu = PerCpuNodes(
+            read_chunks(reader.prog, reader.inventory.problems),
+            lambda addresses: self.resolver.rows(addresses)[0],
+            len(reader.pages),
+            self._size,
+            self.word,
+            self.first_percpu,
+        )
+        self.resolver.percpu = self.percpu
+        self.first_root = self.first_percpu + len(self.percpu.allocations)
+        self.first_stack = self.first_root + len(_ROOTS)
+        self._scale = self.first_root + len(self._roots)
         self._edges: list[Array] = []
         self._numbers: list[Array] = []
         self._pages_read = 0
         self._missing = 0
         self.numbers = Numbers(self._pages, self._inventory)
+        self._bookkeeping = find_bookkeeping(reader.prog)
+        self._hidden = _Hidden(len(reader.pages))
         self.source = self._sources()
         self._struct_page_node = self._struct_page_nodes()
         self.heap = self._build()
@@ -111,15 +128,14 @@ class HeapReader:
         for number, stack in enumerate(self.reader.stacks):
             _, data = self.stack_words(stack)
             target = self.resolver.targets(data[data >= self.resolver.lowest])
+            target = np.concatenate([target, self.percpu.find(data)[1]])
             root = self.first_stack + number
             self._add(np.full(len(target), root, np.int64), target)
         self.reader.free_objects.mark()
         source, target = self._of_allocated()
         numbers = np.concatenate([np.zeros((3, 0), np.int64), *self._numbers], axis=1)
         numbers = numbers[:, self._is_allocated(numbers[0])]
-        bookkeeping = self.resolver.targets(
-            np.concatenate([self.reader.vmap.bookkeeping, self._inventory.slabs.sheaves])
-        )
+        bookkeeping = self._bookkeeping_nodes()
         return Heap(
             inventory=self._inventory,
             records=self._records,
@@ -132,12 +148,24 @@ class HeapReader:
             pfn_offset=numbers[2].astype(np.int32),
             pages_read=self._pages_read,
             pages_missing=self._missing,
+            percpu=self.percpu.allocations,
         )
+
+    def _bookkeeping_nodes(self) -> Array:
+        """Nodes that vouch for nothing: ``int64``; some may be -1."""
+        known, free = self._bookkeeping, self.reader.free_objects
+        addresses = [
+            self.reader.vmap.bookkeeping,
+            self._inventory.slabs.sheaves,
+            np.array(known.nodes, np.uint64),
+        ]
+        objects = [free.of_cache(cache) + self.first_object for cache in known.caches]
+        return np.concatenate([self.resolver.targets(np.concatenate(addresses)), *objects])
 
     def _is_allocated(self, nodes: Array) -> Array:
         """Which of *nodes* are no free slab objects: ``bool``."""
         result = np.ones(len(nodes), bool)
-        objects = (nodes >= self.first_object) & (nodes < self.first_root)
+        objects = (nodes >= self.first_object) & (nodes < self.first_percpu)
         allocated = self._inventory.slabs.allocated
         result[objects] = allocated[nodes[objects] - self.first_object]
         return result
@@ -156,16 +184,23 @@ class HeapReader:
         """
         The node whose words a page has: ``int32``, a row per page.
 
-        -1 for a page that is not looked at; slab pages have -2, their objects are the nodes.
+        -1 for a page that is not looked at. Slab pages have :data:`_IN_SLAB`, pages of per-CPU
+        memory that can be allocated :data:`_IN_CHUNK`: what is in them are the nodes.
         """
         state, metadata = self._pages.state, self._inventory.metadata
         covered, first_root = self._inventory.record_of_row, self.first_root
         source = np.where(covered >= 0, covered, first_root + _UNRECORDED).astype(np.int32)
         source[state == PageState.RESERVED] = first_root + _BOOT
-        source[state == PageState.SLAB] = -2
+        source[state == PageState.SLAB] = _IN_SLAB
         source[~np.isin(state, _SCANNED)] = -1
         source[(metadata != Metadata.NONE) & (metadata != Metadata.PERCPU)] = -1
+        source[(metadata == Metadata.KFENCE) & (self.resolver.slab_of_row >= 0)] = _IN_SLAB
+        source[self.percpu.chunk_of_row >= 0] = _IN_CHUNK
         source[metadata == Metadata.IMAGE] = first_root + _IMAGE
+        for address, size in self._bookkeeping.ranges:
+            phys = self.reader.phys_of(address)
+            if phys is not None:
+                source[self._hide(phys, phys + size)] = -1
         for rows in self._constants():
             source[rows] = -1
         source[self._crash_kernel()] = -1
@@ -173,6 +208,19 @@ class HeapReader:
         for rows in self._irq_stacks():
             source[rows] = -1
         return source
+
+    def _hide(self, start: int, end: int) -> Array:
+        """
+        Look away from a range of physical memory.
+
+        :return: Rows of the pages that are in it as a whole: ``int64``; of the others a part is.
+        """
+        first, last = -(-start // self._size), end // self._size
+        whole = self._pages.rows(np.arange(first, last, dtype=np.int64))
+        edges = self._pages.rows(np.array([start // self._size, (end - 1) // self._size]))
+        self._hidden.add(start, end, edges[edges >= 0])
+        result: Array = whole[whole >= 0]
+        return result
 
     def _constants(self) -> Iterator[Array]:
         """
@@ -244,6 +292,8 @@ class HeapReader:
             target = self.resolver.targets(data[place])
             good = target >= 0
             self._add(self.nodes_of_words(rows, place[good]), target[good])
+            place, target = self.percpu.find(data)
+            self._add(self.nodes_of_words(rows, place), target)
             place, target, pair = numbers.find(data)
             node = self.nodes_of_words(rows, place)
             # The image has tables of ascending 32-bit numbers: offsets of symbols, of unwinding.
@@ -253,7 +303,8 @@ class HeapReader:
 
     def nodes_of_words(self, rows: Array, place: Array) -> Array:
         """
-        The node that has each word: ``int64``; -1 where it is in no slab object.
+        The node that has each word: ``int64``; -1 where it is in no slab object, in per-CPU memory
+        that is not allocated, or in what vouches for nothing.
 
         :param rows: Of the pages that were read.
         :param place: Of the words in what was read.
@@ -261,13 +312,17 @@ class HeapReader:
         slabs, words_per_page = self._inventory.slabs, self._size // self.word
         row = rows[place // words_per_page]
         node: Array = self.source[row].astype(np.int64)
-        in_slab = np.flatnonzero(node == -2)
+        byte = (place % words_per_page) * self.word
+        in_chunk = np.flatnonzero(node == _IN_CHUNK)
+        node[in_chunk] = self.percpu.at(row[in_chunk], byte[in_chunk], self.first_root + _BOOT)
+        node[self._hidden.covers(row, self._pages, byte)] = -1
+        in_slab = np.flatnonzero(node == _IN_SLAB)
         if len(in_slab) and not len(slabs.row):
             node[in_slab] = -1
         elif len(in_slab):
             slab = self.resolver.slab_of_row[row[in_slab]].astype(np.int64)
             offset = (row[in_slab] - slabs.row[slab]) * self._size
-            offset += (place[in_slab] % words_per_page) * self.word
+            offset += byte[in_slab]
             objects = objects_at(slabs, slab, offset, inside=True)
             node[in_slab] = np.where(objects >= 0, objects + self.first_object, -1)
         return node
@@ -275,7 +330,7 @@ class HeapReader:
     def _offsets(self, rows: Array, place: Array, node: Array) -> Array:
         """Where in its slab object each word is: ``int64``, in bytes; -1 if in none."""
         result = np.full(len(place), -1, np.int64)
-        inside = np.flatnonzero((node >= self.first_object) & (node < self.first_root))
+        inside = np.flatnonzero((node >= self.first_object) & (node < self.first_percpu))
         if len(inside):
             slabs, words_per_page = self._inventory.slabs, self._size // self.word
             objects = node[inside] - self.first_object
@@ -305,6 +360,8 @@ class HeapReader:
         state = self._pages.state
         node: Array = self.source.astype(np.int64)
         node[np.isin(state, _OWNED)] = self.first_root + _PAGES
+        node[node == _IN_CHUNK] = -1
+        node[node == _IN_SLAB] = self.first_root + _SLABS
         node[state == PageState.SLAB] = self.first_root + _SLABS
         node[np.isin(state, FREE_STATES) | (state == PageState.RESERVED)] = -1
         return node
@@ -342,6 +399,33 @@ class HeapReader:
         bulk = read_bulk(self._prog, live, end - live)
         data = words(self._prog, bulk.data)
         return live, np.concatenate([data, np.array(stack.registers, np.uint64)])
+
+
+class _Hidden:
+    """Parts of pages that are not looked at."""
+
+    def __init__(self, rows: int) -> None:
+        self._partly = np.zeros(rows, bool)
+        self._ranges: list[tuple[int, int]] = []
+
+    def add(self, start: int, end: int, rows: Array) -> None:
+        """
+        :param start: Physical address; *end* is the one behind.
+        :param rows: Of the pages that the range begins and ends in.
+        """
+        self._ranges.append((start, end))
+        self._partly[rows] = True
+
+    def covers(self, rows: Array, pages: Pages, offset: Array) -> Array:
+        """Places in *rows* of words in one of the ranges: ``int64``; of these pages alone."""
+        place = np.flatnonzero(self._partly[rows])
+        if not len(place):
+            return place
+        phys = pages.pfns(rows[place]) * pages.facts.page_size + offset[place]
+        inside = np.zeros(len(place), bool)
+        for start, end in self._ranges:
+            inside |= (phys >= start) & (phys < end)
+        return place[inside]
 
 
 class Numbers:

@@ -11,12 +11,21 @@ from drgn import Program
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.linux.kallsyms import module_names
+from drgn_pageowner.kernel.linux.kasan import find_shadow
+from drgn_pageowner.kernel.linux.kernel_tables import kernel_tables
+from drgn_pageowner.kernel.linux.kfence import find_kfence
 from drgn_pageowner.kernel.linux.mapping import block_device_mappings
 from drgn_pageowner.kernel.linux.percpu import first_chunk
 from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride
 from drgn_pageowner.kernel.linux.slab import read_slabs
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_pools
-from drgn_pageowner.kernel.linux.translate import direct_phys, image_range, kernel_pfns, kernel_phys
+from drgn_pageowner.kernel.linux.translate import (
+    direct_phys,
+    image_range,
+    kernel_pfns,
+    kernel_phys,
+    page_tables,
+)
 from drgn_pageowner.kernel.linux.vmalloc import VmapAreas, read_vmap_areas, task_stacks
 from drgn_pageowner.kernel.linux.vmstat import read_counters
 from drgn_pageowner.kernel.read.pages import read_memory
@@ -33,6 +42,10 @@ from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 
 __all__ = ("InventoryReader", "read_inventory")
+
+# What the kernel has for itself. A page that is anything else is no page table, whatever a damaged
+# one says.
+_MAY_BE_TABLES = (PageState.TABLE, PageState.KERNEL, PageState.RESERVED, PageState.NOREF)
 
 
 def read_inventory(prog: Program) -> Inventory:
@@ -88,6 +101,12 @@ class InventoryReader:
     def _metadata_rows(self) -> Array:
         """:class:`Metadata` of every page."""
         found = np.zeros(len(self.pages), np.uint8)
+        tables = self.pages.rows(kernel_tables(self.prog, self._may_be_tables))
+        found[tables[tables >= 0]] = Metadata.TABLE
+        found[self._shadow()] = Metadata.SHADOW
+        pool = find_kfence(self.prog)
+        if pool is not None:
+            found[self.rows_of(pool.start, pool.size)] = Metadata.KFENCE
         for kind, address, size in self._section_arrays():
             found[self._mapped_rows(address, size)] = kind
         for rows in self._stack_depot():
@@ -106,6 +125,24 @@ class InventoryReader:
             if area.kind in (AreaKind.STACK, AreaKind.CACHED_STACK):
                 found[area.rows[area.rows >= 0]] = Metadata.STACK
         return found
+
+    def _may_be_tables(self, pfns: Array) -> Array:
+        """Which pages may be page tables of the kernel: ``bool``."""
+        rows = self.pages.rows(pfns)
+        result: Array = (rows >= 0) & np.isin(self.pages.state[rows], _MAY_BE_TABLES)
+        return result
+
+    def _shadow(self) -> Array:
+        """Rows of the pages that KASAN's shadow consists of: ``int64``."""
+        shadow, tables = find_shadow(self.prog), page_tables(self.prog)
+        if shadow is None or tables is None:
+            return np.zeros(0, np.int64)
+        pfns, numbers = tables.mapped(shadow.start, shadow.end)
+        within = np.arange(int(numbers.sum())) - np.repeat(np.cumsum(numbers) - numbers, numbers)
+        rows = self.pages.rows(np.repeat(pfns, numbers) + within)
+        rows = rows[rows >= 0]
+        result: Array = rows[np.isin(self.pages.state[rows], _MAY_BE_TABLES)]
+        return result
 
     def _buffers(self, problems: list[str]) -> Array:
         """Pages of the page cache of block devices."""
@@ -135,17 +172,22 @@ class InventoryReader:
 
     def rows_of(self, address: int, size: int) -> Array:
         """Rows of the pages of a range of the direct map or the kernel image: ``int64``."""
-        try:
-            if self._image is not None and self._image[0] <= address < self._image[1]:
-                phys = kernel_phys(self.prog, address)
-            else:
-                phys = direct_phys(self.prog, address)
-        except DAMAGE:
+        phys = self.phys_of(address)
+        if phys is None:
             return np.zeros(0, np.int64)
         end = min(-(-(phys + size) // self._size), self.pages.facts.max_pfn)
         rows = self.pages.rows(np.arange(phys // self._size, end, dtype=np.int64))
         result: Array = rows[rows >= 0]
         return result
+
+    def phys_of(self, address: int) -> int | None:
+        """Physical address of an address of the direct map or the kernel image."""
+        try:
+            if self._image is not None and self._image[0] <= address < self._image[1]:
+                return kernel_phys(self.prog, address)
+            return direct_phys(self.prog, address)
+        except DAMAGE:
+            return None
 
     def _mapped_rows(self, address: int, size: int) -> Array:
         """Rows of the pages behind a range of any kernel mapping: ``int64``."""

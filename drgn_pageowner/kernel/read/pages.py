@@ -9,11 +9,13 @@ import numpy as np
 from drgn import Object, Program
 
 from drgn_pageowner.kernel.dump.bulk import find_object
+from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.live import Changes, read_rows
 from drgn_pageowner.kernel.linux.cma import read_cma_areas
 from drgn_pageowner.kernel.linux.formats import extfrag_format
 from drgn_pageowner.kernel.linux.free_lists import lists_of
 from drgn_pageowner.kernel.linux.ioport import system_ram
+from drgn_pageowner.kernel.linux.kfence import find_kfence
 from drgn_pageowner.kernel.linux.names import read_names
 from drgn_pageowner.kernel.linux.page_state import SectionPages, StateDecoder
 from drgn_pageowner.kernel.linux.pageblock import (
@@ -22,6 +24,7 @@ from drgn_pageowner.kernel.linux.pageblock import (
     read_shared_pageblocks,
 )
 from drgn_pageowner.kernel.linux.sections import Section, find_sections
+from drgn_pageowner.kernel.linux.translate import direct_phys
 from drgn_pageowner.kernel.linux.zone_stats import (
     free_list_heads,
     read_zone_stats,
@@ -207,7 +210,22 @@ class _Reader:
             if "head" in columns:
                 columns["head"][rows[known]] = head_rows[known]
         self._mark_holes(pages)
+        self._mark_kfence(pages)
         return pages
+
+    def _mark_kfence(self, pages: Pages) -> None:
+        """Pages of KFENCE's pool are marked as slabs, so that nobody frees them; none is one."""
+        pool = find_kfence(self._prog)
+        if pool is None:
+            return
+        size = pages.facts.page_size
+        try:
+            first = direct_phys(self._prog, pool.start) // size
+        except DAMAGE:
+            return
+        rows = pages.rows(np.arange(first, first + pool.size // size, dtype=np.int64))
+        rows = rows[rows >= 0]
+        pages.state[rows[pages.state[rows] == PageState.SLAB]] = PageState.KERNEL
 
     def _mark_holes(self, pages: Pages) -> None:
         """Reserved pages where the machine has no memory are none."""
