@@ -163,6 +163,7 @@ class _Counters:
             PageClass.PERCPU: self._percpu,
             PageClass.HUGETLB: self._hugetlb,
             PageClass.ZSMALLOC: self._zsmalloc,
+            PageClass.GPU: self._gpu,
         }
         return rules[kind](kind) if (kind := PageClass(number)) in rules else None
 
@@ -301,3 +302,14 @@ class _Counters:
     def _zsmalloc(self, number: int) -> Counter | None:
         pages = self._sum("NR_ZSPAGES")
         return None if pages is None else self._make(number, "nr_zspages", pages)
+
+    def _gpu(self, number: int) -> Counter | None:
+        # Counters of each node since Linux kernel commit 2232ba9c7931 ("mm: add gpu active/reclaim
+        # per-node stat counters (v2)") (in v7.1).
+        pages = self._sum("NR_GPU_ACTIVE", "NR_GPU_RECLAIM")
+        if pages is None:
+            return None
+        return self._make(
+            number, "GPUActive and GPUReclaim", pages,
+            note="they leave out what the DMA API allocated",
+        )  # fmt: skip

@@ -71,9 +71,13 @@ class PageClass(Kind):
     """Shadow memory of KASAN."""
     KFENCE = 27, "KFENCE pool"
     """The pool of KFENCE."""
+    GPU = 28, "GPU"
+    """Memory of graphics drivers that TTM allocates, in use or kept to be used again."""
 
 
-UNACCOUNTED = (PageClass.OTHER, PageClass.LARGE_KMALLOC, PageClass.VMALLOC, PageClass.PAGE_POOL)
+UNACCOUNTED = (
+    PageClass.OTHER, PageClass.LARGE_KMALLOC, PageClass.VMALLOC, PageClass.PAGE_POOL, PageClass.GPU,
+)  # fmt: skip
 """Classes whose pages are in use only while their address is stored somewhere."""
 
 _OF_STATE = {
@@ -93,6 +97,7 @@ _OF_STATE = {
     PageState.OFFLINE: PageClass.OFFLINE,
     PageState.GUARD: PageClass.OFFLINE,
     PageState.UNACCEPTED: PageClass.OFFLINE,
+    PageState.NETPP: PageClass.PAGE_POOL,
 }
 _OF_METADATA = {
     Metadata.MEMMAP: PageClass.MEMMAP,
@@ -119,7 +124,9 @@ _OF_FUNCTION = (
     # mm/slab_common.c, mm/slub.c: larger than what a slab holds.
     (PageClass.LARGE_KMALLOC, re.compile(r"kmalloc_order(_trace)?|_*kmalloc_large\w*")),
     (PageClass.PAGE_POOL, re.compile(r"_*page_pool_alloc_\w+")),
-    (PageClass.ZSMALLOC, re.compile(r"alloc_zspage")),
+    (PageClass.ZSMALLOC, re.compile(r"alloc_zspage|zs_malloc")),
+    # drivers/gpu/drm/ttm/ttm_pool.c
+    (PageClass.GPU, re.compile(r"ttm_pool_alloc(_page)?")),
     (PageClass.OFFLINE, re.compile(r"balloon_page_alloc")),
     # mm/memory.c, include/asm-generic/pgalloc.h, arch/*/mm/pgtable.c, arch/*/mm/pat/
     (

@@ -46,7 +46,7 @@ _CONSTANTS = (
 _ROOTS = ("kernel image", "boot memory", "pages without a record", "pages of processes and files",
           "slab bookkeeping")  # fmt: skip
 _SCANNED = (PageState.RESERVED, PageState.KERNEL, PageState.NOREF, PageState.LARGE_KMALLOC,
-            PageState.SLAB)  # fmt: skip
+            PageState.SLAB, PageState.NETPP)  # fmt: skip
 _IN_SLAB, _IN_CHUNK = -2, -3
 """Of pages that several nodes share, in :attr:`HeapReader.source`."""
 _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
@@ -437,7 +437,7 @@ class Numbers:
         assert inventory.records is not None
         pfns = inventory.records["pfn"]
         rows = pages.rows(pfns)
-        kinds = (PageState.KERNEL, PageState.LARGE_KMALLOC)
+        kinds = (PageState.KERNEL, PageState.LARGE_KMALLOC, PageState.NETPP)
         good = (rows >= 0) & (pfns < pages.facts.max_pfn)
         good[good] = np.isin(pages.state[rows[good]], kinds)
         self._record = np.full(pages.facts.max_pfn + 1, -1, np.int64)

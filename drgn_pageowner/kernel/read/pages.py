@@ -117,6 +117,8 @@ class _Reader:
         objects = zone_objects(self._prog, list(facts.zones))
         free = self._free_lists(pages, objects)
         threshold = find_object(self._prog, "sysctl_extfrag_threshold")
+        # Linux kernel commit e3aa7df331bc ("mm: page_alloc: defrag_mode") (in v6.16).
+        defrag = find_object(self._prog, "defrag_mode", "mm/page_alloc.c")
         return Memory(
             pages=pages,
             free=free,
@@ -126,6 +128,7 @@ class _Reader:
             cma=read_cma_areas(self._prog, facts.max_pfn, problems),
             zonelists=read_zonelists(self._prog, list(facts.zones), objects),
             extfrag_threshold=500 if threshold is None else int(threshold),
+            defrag_mode=defrag is not None and bool(defrag),
             extfrag_format=extfrag_format(self._prog),
             problems=problems,
         )

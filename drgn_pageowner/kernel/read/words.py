@@ -56,7 +56,7 @@ class WordFinder:
             offset = np.array([page.address % self._size])
             node = int(self._reader.percpu.at(np.array([row]), offset, -1)[0])
             if node >= 0:
-                return Target(what, page.pfn, node, state)
+                return HeapTarget(what, page.pfn, node, state)
         if slab < 0:
             record = int(self._heap.inventory.record_of_row[row])
             return HeapTarget(what, page.pfn, record if record >= 0 else None, state)
