@@ -174,7 +174,7 @@ class WordFinder:
                     to,
                     where,
                     int(words[at]),
-                    self._by(int(words[at]), int(target[at])),
+                    self._by(int(words[at]), to),
                 )
 
     def _by(self, value: int, target: int) -> str:
