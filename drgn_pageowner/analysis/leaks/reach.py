@@ -125,8 +125,8 @@ def reach(heap: Heap, classes: Array | None = None) -> Reach:
     kept = (source != target) & ~weak[source]
     candidates = role == Role.CANDIDATE
     kept &= ~(_made_by(heap, candidates, _is_mirror)[source] & (target < heap.first_object))
-    # Memory of a module that is loaded is a root: this is what unloaded ones left. Tags of pages and
-    # objects need it, but what else is in it is of no use any more.
+    # Memory of a module that is loaded is a root: this is what unloaded ones left. Tags of pages
+    # and objects need it, but what else is in it is of no use any more.
     left = _made_by(heap, candidates, _is_module_memory)
     role[left[: len(role)]] = Role.ACCOUNTED
     kept &= ~left[source]

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 
 import numpy as np
-from drgn import FaultError, Object, Program
+from drgn import Architecture, FaultError, Object, Program
 from drgn.helpers.linux.percpu import per_cpu
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
@@ -20,6 +20,7 @@ from drgn_pageowner.kernel.dump.bulk import (
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.linux.ioport import crash_kernel
+from drgn_pageowner.kernel.linux.irq_gic_v3_its import GITS_BASER_VALID, its_tables
 from drgn_pageowner.kernel.linux.page_ext import page_owner_state
 from drgn_pageowner.kernel.linux.percpu import read_chunks
 from drgn_pageowner.kernel.linux.topology import possible_cpus
@@ -115,7 +116,7 @@ class HeapReader:
         self._numbers: list[Array] = []
         self._pages_read = 0
         self._missing = 0
-        self.numbers = Numbers(self._pages, self._inventory)
+        self.numbers = Numbers(self._pages, self._inventory, _mark(reader.prog))
         self._bookkeeping = find_bookkeeping(reader.prog)
         self._hidden = _Hidden(len(reader.pages))
         self.source = self._sources()
@@ -125,6 +126,7 @@ class HeapReader:
     def _build(self) -> Heap:
         self._scan_pages()
         self._scan_struct_pages()
+        self._scan_its_tables()
         for number, stack in enumerate(self.reader.stacks):
             _, data = self.stack_words(stack)
             target = self.resolver.targets(data[data >= self.resolver.lowest])
@@ -288,13 +290,17 @@ class HeapReader:
             data = np.concatenate([self.read_rows(piece) for piece in batch])
             rows = np.concatenate(batch)
             self.reader.free_objects.collect(rows, data)
-            place = np.flatnonzero(data >= self.resolver.lowest)
-            target = self.resolver.targets(data[place])
+            # Most words are zero.
+            place_of = np.flatnonzero(data != 0)
+            data = data[place_of]
+            chosen = np.flatnonzero(data >= self.resolver.lowest)
+            target = self.resolver.targets(data[chosen])
             good = target >= 0
-            self._add(self.nodes_of_words(rows, place[good]), target[good])
-            place, target = self.percpu.find(data)
-            self._add(self.nodes_of_words(rows, place), target)
-            place, target, pair = numbers.find(data)
+            self._add(self.nodes_of_words(rows, place_of[chosen[good]]), target[good])
+            chosen, target = self.percpu.find(data)
+            self._add(self.nodes_of_words(rows, place_of[chosen]), target)
+            chosen, target, pair = numbers.find(data)
+            place = place_of[chosen]
             node = self.nodes_of_words(rows, place)
             # The image has tables of ascending 32-bit numbers: offsets of symbols, of unwinding.
             good = (node >= 0) & ~(pair & (node == self.first_root + _IMAGE))
@@ -371,6 +377,18 @@ class HeapReader:
         for _, node, values in self.struct_page_words():
             self._add(node, self.resolver.targets(values))
 
+    def _scan_its_tables(self) -> None:
+        """Tables of a device that are held by physical addresses with a bit set."""
+        for address, size in its_tables(self._prog):
+            rows = self.reader.rows_of(address, size)
+            if not len(rows):
+                continue
+            data = words(self._prog, read_bulk(self._prog, address, size).data)
+            entries = data[data >= np.uint64(GITS_BASER_VALID)] - np.uint64(GITS_BASER_VALID)
+            targets = self._pages.rows((entries // np.uint64(self._size)).astype(np.int64))
+            known = self._inventory.record_of_row[targets[targets >= 0]].astype(np.int64)
+            self._add(np.full(len(known), self.source[rows[0]], np.int64), known)
+
     def struct_page_words(self) -> Iterator[tuple[Array, Array, Array]]:
         """Of every section's memmap: address, node and value of what may be a pointer."""
         size = int(self._prog.type("struct page").size)
@@ -399,6 +417,13 @@ class HeapReader:
         bulk = read_bulk(self._prog, live, end - live)
         data = words(self._prog, bulk.data)
         return live, np.concatenate([data, np.array(stack.registers, np.uint64)])
+
+
+def _mark(prog: Program) -> int:
+    """The bit that tables of this architecture's devices have set in physical addresses."""
+    platform = prog.platform
+    assert platform is not None
+    return GITS_BASER_VALID if platform.arch == Architecture.AARCH64 else 0
 
 
 class _Hidden:
@@ -431,7 +456,11 @@ class _Hidden:
 class Numbers:
     """Words that are no addresses, but name the first page of a record: by PFN, or physically."""
 
-    def __init__(self, pages: Pages, inventory: Inventory) -> None:
+    def __init__(self, pages: Pages, inventory: Inventory, mark: int = 0) -> None:
+        """
+        :param mark: A bit that devices' tables have set in physical addresses; 0 for none.
+        """
+        self._mark = np.uint64(mark)
         self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
         self._end = np.uint64(pages.facts.max_pfn)
         assert inventory.records is not None
@@ -449,15 +478,27 @@ class Numbers:
         :return: Places in *data* of words that name a page, and its record: ``int64``; and
             whether the word is two PFNs of 32 bits (there once for each): ``bool``.
         """
-        # Without zeroes, which are most of the words: one less is the largest number.
+        # Without zeroes: one less is the largest number.
         low = np.flatnonzero(data - np.uint64(1) < (self._end << np.uint64(32)) - np.uint64(1))
         words = data[low]
         pairs, records = self._pairs(words)
         one = np.flatnonzero(words < self._end << self._shift)
         single, record = self._singles(words[one])
-        places = np.concatenate([low[one[single]], low[pairs], low[pairs]])
-        pair = np.arange(len(places)) >= len(single)
-        return places, np.concatenate([record, records[0], records[1]]), pair
+        marked, of_marked = self._marked(data)
+        places = np.concatenate([low[one[single]], marked, low[pairs], low[pairs]])
+        pair = np.arange(len(places)) >= len(single) + len(marked)
+        return places, np.concatenate([record, of_marked, records[0], records[1]]), pair
+
+    def _marked(self, data: Array) -> tuple[Array, Array]:
+        """Words that are physical addresses with the mark, and their records."""
+        if not self._mark:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        place = np.flatnonzero(data - self._mark < self._end << self._shift)
+        addresses = data[place] - self._mark
+        # A PFN with the mark is none that is known.
+        addresses[addresses < self._end] = self._end << self._shift
+        good, record = self._singles(addresses)
+        return place[good], record
 
     def _pairs(self, words: Array) -> tuple[Array, Array]:
         """Words that are two PFNs of 32 bits, and the records of both: shape ``(2, n)``."""

@@ -184,7 +184,8 @@ class WordFinder:
             return "struct page" if self._reader.resolver.is_struct_page(value) else "address"
         end = self._pages.facts.max_pfn
         # Or two PFNs of 32 bits.
-        return "physical address" if end <= value < end * self._size else "PFN"
+        marked = value >= 1 << 63
+        return "physical address" if marked or end <= value < end * self._size else "PFN"
 
     def _word(self, node: int, target: int, pfn: int, offset: int, value: int) -> Word:
         heap = self._heap
