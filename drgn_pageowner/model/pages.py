@@ -211,7 +211,7 @@ class Memory:
     extfrag_threshold: int = 500
     """``sysctl_extfrag_threshold``: a fragmentation index above it says "fragmentation"."""
     defrag_mode: bool = False
-    """``vm.defrag_mode`` (since v6.16): whether an allocation may take a part of a pageblock of
+    """``vm.defrag_mode`` (since v6.15): whether an allocation may take a part of a pageblock of
     another type only when reclaim and compaction did not help."""
     extfrag_format: str = "%d.%03d "
     """How this kernel prints a number of ``extfrag_index``."""

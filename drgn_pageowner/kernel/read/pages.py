@@ -117,7 +117,7 @@ class _Reader:
         objects = zone_objects(self._prog, list(facts.zones))
         free = self._free_lists(pages, objects)
         threshold = find_object(self._prog, "sysctl_extfrag_threshold")
-        # Linux kernel commit e3aa7df331bc ("mm: page_alloc: defrag_mode") (in v6.16).
+        # Linux kernel commit e3aa7df331bc ("mm: page_alloc: defrag_mode") (in v6.15).
         defrag = find_object(self._prog, "defrag_mode", "mm/page_alloc.c")
         return Memory(
             pages=pages,
