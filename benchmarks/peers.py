@@ -41,14 +41,17 @@ def marking(prog: drgn.Program) -> dict[str, float]:
     import numpy as np
 
     from drgn_pageowner.analysis.leaks.reach import reach
+    from drgn_pageowner.kernel.dump.kernel import Kernel
+    from drgn_pageowner.kernel.linux.sections import find_sections
     from drgn_pageowner.kernel.read.heap import HeapReader
     from drgn_pageowner.kernel.read.inventory import InventoryReader
 
+    kernel = Kernel.of(prog)
     start = time.perf_counter()
-    inventory = InventoryReader(prog)
+    inventory = InventoryReader(kernel)
     told = time.perf_counter() - start
     start = time.perf_counter()
-    reader = HeapReader(prog, inventory)
+    reader = HeapReader(kernel, inventory)
     reach(reader.heap)
     search = time.perf_counter() - start
     pages = reader.heap.inventory.memory.pages
@@ -57,7 +60,7 @@ def marking(prog: drgn.Program) -> dict[str, float]:
     for rows in reader.pieces(np.flatnonzero(reader.source != -1)):
         prog.read(int(pages.pfns(rows[:1])[0]) * size, len(rows) * size, True)
     struct_page = prog.type("struct page").size
-    for section in reader.reader.sections:
+    for section in find_sections(kernel):
         end = min(section.end_pfn, pages.facts.max_pfn)
         prog.read(section.memmap, (end - section.start_pfn) * struct_page)
     return {

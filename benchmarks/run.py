@@ -65,15 +65,17 @@ def ranges_of(core: Path, symbols: Path) -> tuple[Ranges, Ranges]:
     """``(address, size)`` of every page_ext array, and of every memmap."""
     import drgn
 
+    from drgn_pageowner.kernel.dump.kernel import Kernel
     from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride, pfn_limits
 
     prog = drgn.Program()
     prog.set_core_dump(str(core))
     prog.load_debug_info([str(symbols)], main=True)
-    stride, max_pfn = page_ext_stride(prog), pfn_limits(prog)[1]
+    kernel = Kernel.of(prog)
+    stride, max_pfn = page_ext_stride(kernel), pfn_limits(kernel)[1]
     size = prog.type("struct page").size
     page_ext, memmap = [], []
-    for section in find_sections(prog):
+    for section in find_sections(kernel):
         pages = min(section.end_pfn, max_pfn) - section.start_pfn
         if pages > 0:
             memmap.append((section.memmap, pages * size))

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from drgn_pageowner.kernel.helpers import page_owner as page_owner
     from drgn_pageowner.kernel.helpers import page_owner_free_stack as page_owner_free_stack
     from drgn_pageowner.kernel.helpers import page_owner_stack as page_owner_stack
-    from drgn_pageowner.kernel.read.heap import read_heap as read_heap
-    from drgn_pageowner.kernel.read.inventory import read_inventory as read_inventory
-    from drgn_pageowner.kernel.read.pages import read_memory as read_memory
-    from drgn_pageowner.kernel.read.records import snapshot as snapshot
+    from drgn_pageowner.kernel.helpers import read_heap as read_heap
+    from drgn_pageowner.kernel.helpers import read_inventory as read_inventory
+    from drgn_pageowner.kernel.helpers import read_memory as read_memory
+    from drgn_pageowner.kernel.helpers import snapshot as snapshot
     from drgn_pageowner.model.records import Snapshot as Snapshot
 
 __version__ = "0.1.0"
@@ -36,10 +36,10 @@ _HOMES = {
     "page_owner": "drgn_pageowner.kernel.helpers",
     "page_owner_free_stack": "drgn_pageowner.kernel.helpers",
     "page_owner_stack": "drgn_pageowner.kernel.helpers",
-    "read_heap": "drgn_pageowner.kernel.read.heap",
-    "read_inventory": "drgn_pageowner.kernel.read.inventory",
-    "read_memory": "drgn_pageowner.kernel.read.pages",
-    "snapshot": "drgn_pageowner.kernel.read.records",
+    "read_heap": "drgn_pageowner.kernel.helpers",
+    "read_inventory": "drgn_pageowner.kernel.helpers",
+    "read_memory": "drgn_pageowner.kernel.helpers",
+    "snapshot": "drgn_pageowner.kernel.helpers",
 }
 
 __all__ = (

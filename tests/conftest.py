@@ -27,10 +27,10 @@ import drgn
 import pytest
 from asking import ask
 
-from drgn_pageowner import sources
+from drgn_pageowner import snapshot, sources
 from drgn_pageowner.cli import main
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.open import ProgramOptions, open_program
-from drgn_pageowner.kernel.read.records import snapshot
 from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model.records import Snapshot
 
@@ -70,6 +70,11 @@ class Dump:
     @functools.cached_property
     def prog(self) -> drgn.Program:
         return open_program(ProgramOptions(core=str(self.vmcore), symbols=(str(self.vmlinux),)))
+
+    @property
+    def linux(self) -> Kernel:
+        """The kernel of :attr:`prog`."""
+        return Kernel.of(self.prog)
 
     @functools.cached_property
     def snapshot(self) -> Snapshot:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import drgn
 from drgn import FaultError
 
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.translate import (
     direct_map,
     direct_map_end,
@@ -76,15 +77,15 @@ def _aliases(prog: drgn.Program, patch: Patch) -> list[tuple[int, bool]]:
     """``(address, physical)`` of the memory of *patch*: as given, physical, direct map, image."""
     found = {(patch.address, False)}
     try:
-        phys = kernel_phys(prog, patch.address)
+        phys = kernel_phys(Kernel(prog), patch.address)
     except FaultError:
         return sorted(found)
     found.add((phys, True))
-    if direct_map(prog) + phys < direct_map_end(prog):
-        found.add((direct_map(prog) + phys, False))
-    image = image_range(prog)
+    if direct_map(Kernel(prog)) + phys < direct_map_end(Kernel(prog)):
+        found.add((direct_map(Kernel(prog)) + phys, False))
+    image = image_range(Kernel(prog))
     if image is not None:
-        start = kernel_phys(prog, image[0])
+        start = kernel_phys(Kernel(prog), image[0])
         if start <= phys < start + image[1] - image[0]:
             found.add((image[0] + phys - start, False))
     return sorted(found)

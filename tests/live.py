@@ -11,7 +11,7 @@ from conftest import Dump
 from drgn import FaultError
 
 from drgn_pageowner.kernel import session
-from drgn_pageowner.kernel.dump import live
+from drgn_pageowner.kernel.dump import kernel, live
 from drgn_pageowner.kernel.read import records as reader
 
 
@@ -25,7 +25,7 @@ def fresh_program(dump: Dump) -> drgn.Program:
 
 def taken_for_live(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on every program is one that runs."""
-    for module in (live, reader, session):
+    for module in (kernel, live, reader, session):
         monkeypatch.setattr(module, "is_live", lambda prog: True)
 
 

@@ -151,3 +151,36 @@ def test_everything_but_the_kernel_room_imports_without_drgn() -> None:
     ]
     code = "import sys\nsys.modules['drgn'] = None\n" + "".join(f"import {m}\n" for m in modules)
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Entry points that modules of a kind have in common, and the one idea behind each.
+SHARED_NAMES = {
+    "add_arguments": "every command",
+    "run": "every command",
+}
+
+
+def public_definitions(path: Path) -> set[str]:
+    """The classes and functions at the top of a module whose names have no underscore in front."""
+    return {
+        node.name
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
+    }
+
+
+def defined_twice(definitions: dict[str, set[str]]) -> dict[str, list[str]]:
+    """Name -> the modules that define it, of names that several of *definitions* have."""
+    modules: dict[str, list[str]] = {}
+    for module, names in definitions.items():
+        for name in names - SHARED_NAMES.keys():
+            modules.setdefault(name, []).append(module)
+    return {name: found for name, found in modules.items() if len(found) > 1}
+
+
+def test_no_public_name_stands_for_two_things() -> None:
+    assert not defined_twice({name_of(path): public_definitions(path) for path in MODULES})
+
+
+def test_a_second_definition_is_seen() -> None:
+    assert defined_twice({"a": {"run", "Cell"}, "b": {"run", "Cell"}}) == {"Cell": ["a", "b"]}

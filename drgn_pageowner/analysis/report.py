@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Everything that a post-mortem says of a machine's memory, each thing computed once."""
+"""Compute every part of a post-mortem of a machine's memory, each part once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ from drgn_pageowner.model.records import Snapshot
 
 __all__ = ("Frag", "Report", "ReportInputs", "ZoneMap", "report")
 
-# What is drawn and listed; the rest is summed, so that a page of a large machine can be mailed.
+# Limits of what is drawn and listed. The rest is summed up, so that the page stays small enough to
+# be mailed.
 _STACKS = 4000
 _LISTED = 100
 _OWNERS_OF_CLASS = 12
@@ -52,21 +53,21 @@ _CELLS = 4096
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made of, as far as it could be read."""
+    """The inputs of a report; a part that could not be read is ``None`` or empty."""
 
     facts: Facts
     crash: Crash | None = None
     modules: Sequence[str] = ()
     heap: Heap | LeakSearch | None = None
-    """Who points to whom; or what a search that was saved found."""
+    """The graph of pointers, or the saved result of a search in it."""
     inventory: Inventory | None = None
-    """That of :attr:`heap`, if there is one."""
+    """The inventory of :attr:`heap`, if there is one."""
     records: Snapshot | None = None
-    """Those of :attr:`inventory`, if there is one."""
+    """The records of :attr:`inventory`, if there is one."""
     diff: Diff | None = None
-    """What has changed since an earlier dump, by stack."""
+    """Changes since an earlier dump, by stack."""
     problems: Sequence[str] = ()
-    """What could not be read, a line each."""
+    """One line per part that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,18 @@ class ZoneMap:
 
     map: BlockMap
     owners: list[list[tuple[str, int]]]
-    """Of each cell the allocators with most pages there, and their base pages."""
+    """The allocators with most pages in each cell, and their base pages."""
 
 
 @dataclass(frozen=True)
 class Frag:
-    """Free memory and what is in the way of larger blocks."""
+    """Free memory, and the pages that prevent larger blocks."""
 
     zones: list[ZoneSummary]
     sizes: list[BlockSize]
     """Aligned blocks of every size in all zones together."""
     culprits: Culprits
-    """By allocator."""
+    """The owners of unmovable pages, by allocator."""
     maps: list[ZoneMap]
     checks: list[AllocCheck] = field(default_factory=list)
     """Kernel allocations of one page and of the largest order that is not costly, on every node."""
@@ -94,7 +95,7 @@ class Frag:
 
 @dataclass(frozen=True)
 class Report:
-    """A post-mortem. A part that could not be had is ``None``; :attr:`problems` says why."""
+    """A post-mortem. A part that could not be computed is ``None``; :attr:`problems` says why."""
 
     facts: Facts
     crash: Crash | None
@@ -111,17 +112,17 @@ class Report:
     """Stacks whose allocations look like a leak."""
     frag: Frag | None = None
     diff: Diff | None = None
-    """What has changed since an earlier dump, by stack."""
+    """Changes since an earlier dump, by stack."""
     coverage: Mapping[str, object] = field(default_factory=dict)
-    """Of the records: what could be read and what not, in base pages."""
+    """Base pages whose records could be read, and those whose records could not."""
     consistency: Consistency | None = None
-    """The kernel's own counts beside ours, where it has them."""
+    """The kernel's own counts of pages per stack compared with the records, where it has them."""
     problems: Sequence[str] = ()
-    """What could not be read or computed, a line each."""
+    """One line per part that could not be read or computed."""
 
 
 def report(inputs: ReportInputs) -> Report:
-    """Run every analysis that *inputs* allow; what a damaged dump makes fail is a problem."""
+    """Run every analysis that *inputs* allow; one that fails becomes a problem."""
     parts: dict[str, Any] = {}
     problems = list(inputs.problems)
 

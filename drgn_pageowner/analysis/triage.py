@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A report in the few numbers that the index of a triage has."""
+"""Sum a report up in the few numbers that the index of a triage has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drgn_pageowner.analysis.owners.group import Top
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES, Verdict, judge
 
-__all__ = ("Finding", "Triage", "summarize")
+__all__ = ("Finding", "Triage", "sum_up")
 
 _OWNERS = 5
 
@@ -42,7 +42,7 @@ class Triage:
     owners: list[dict[str, Any]] | None
     fragmentation: dict[str, Any] | None
     unreadable: list[str]
-    """What could not be read or answered, a line each."""
+    """One line per part that could not be read or answered."""
 
     @property
     def answered(self) -> bool:
@@ -50,7 +50,7 @@ class Triage:
         return self.leaks is not None and self.fragmentation is not None
 
 
-def summarize(
+def sum_up(
     report: Report | None, problems: Sequence[str] = (), *, min_pages: int = MIN_LEAKED_PAGES
 ) -> Triage:
     """

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A post-mortem of a machine's memory to look at, to keep and to mail.
+Write a post-mortem of a machine's memory to look at, to keep and to mail.
 
   report OUT.html                  one page that needs nothing else
   report OUT.md                    the same findings as text, for a ticket
   report OUT.json                  all numbers of the page
   report --format md               to standard output
-  report --before MONDAY OUT.html  and what has changed since an earlier dump or snapshot
+  report --before MONDAY OUT.html  with the changes since an earlier dump or snapshot
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ FORMATS = ("html", "md", "json")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out", nargs="?", default="-", metavar="OUT",
-        help="file to write; its suffix decides what (default: -, standard output)",
+        help="file to write; its suffix is the format (default: -, standard output)",
     )  # fmt: skip
     parser.add_argument(
-        "--before", metavar="DUMP", help="an earlier dump or snapshot, to say what has grown since"
+        "--before", metavar="DUMP", help="an earlier dump or snapshot, to show what has grown since"
     )
-    parser.add_argument("--format", choices=FORMATS, help="what to write, whatever the suffix")
+    parser.add_argument("--format", choices=FORMATS, help="the format, whatever the suffix is")
     parser.add_argument(
         "--no-leaks", action="store_true", help="do not search for leaks: faster on a large machine"
     )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Everything at once, into a folder: for a script at 3 a.m.
+Run everything at once, into a folder: for a script at 3 a.m.
 
   triage DIR                       info, account, top, leaks, suspects, frag, report, snapshot
 
-DIR/index.json has the verdicts and what became of every part; text and JSON of each are beside
+DIR/index.json has the verdicts and the outcome of every part; text and JSON of each are beside
 it. A part that fails is recorded, and the others go on.
 
 exit status: 0 nothing was found; 1 the dump cannot answer (unreadable, or without page_owner: what
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from drgn_pageowner.analysis.report import Report, report
-from drgn_pageowner.analysis.triage import Triage, summarize
+from drgn_pageowner.analysis.triage import Triage, sum_up
 from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES
 from drgn_pageowner.commands.parts import Outcome, Part, run_part
 from drgn_pageowner.commands.report import read
@@ -85,13 +85,13 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     try:
         facts = session.facts()
     except PageOwnerError as error:
-        _write(directory, _index(None, [], summarize(None), error.exit_status, str(error)))
+        _write(directory, _index(None, [], sum_up(None), error.exit_status, str(error)))
         raise
     outcomes: list[Outcome] = []
     for part in progress(PARTS, description="triage", total=len(PARTS), unit=" part"):
         outcomes.append(run_part(part, session, directory))
         verdicts = _verdicts(outcomes, args.min_pages)
-        # What is there stays there, should a later part take the machine's memory.
+        # Rewrite the index after each part, in case a later one is OOM-killed.
         _write(directory, _index(facts, outcomes, verdicts, None))
     status = _status(verdicts)
     _write(directory, _index(facts, outcomes, verdicts, status))
@@ -103,6 +103,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 
 def _prepare(directory: Path, *, force: bool) -> None:
     """
+    Make the directory, and remove the index of an earlier run.
+
     :raises UsageError: if *directory* is none, or not empty
     :raises PageOwnerError: if it cannot be made or written
     """
@@ -120,7 +122,7 @@ def _prepare(directory: Path, *, force: bool) -> None:
 def _verdicts(outcomes: Sequence[Outcome], min_pages: int) -> Triage:
     reports = [outcome.result for outcome in outcomes if outcome.result is not None]
     problems = [line for outcome in outcomes for line in outcome.problems()]
-    return summarize(reports[-1] if reports else None, problems, min_pages=min_pages)
+    return sum_up(reports[-1] if reports else None, problems, min_pages=min_pages)
 
 
 def _status(verdicts: Triage) -> int:
@@ -136,7 +138,7 @@ def _index(
     status: int | None,
     error: str | None = None,
 ) -> dict[str, Any]:
-    """The document of docs/formats.md; *status* is ``None`` while parts are missing."""
+    """Return the document of docs/formats.md; *status* is ``None`` while parts are missing."""
     from drgn_pageowner import __version__
 
     members = ("release", "version", "hostname", "arch", "page_owner", "now_ns", "live",
@@ -154,7 +156,7 @@ def _index(
 
 
 def _write(directory: Path, index: dict[str, Any]) -> None:
-    """Replace the index as a whole: who reads it meanwhile finds the old one or the new one."""
+    """Replace the index as a whole: a reader finds the old one or the new one."""
     new = directory / f"{INDEX}.new"
     try:
         new.write_text("".join(json_text(index)), encoding="utf-8", errors="surrogateescape")

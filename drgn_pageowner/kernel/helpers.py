@@ -7,25 +7,26 @@ For all pages at once there is :func:`drgn_pageowner.snapshot`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from drgn import Object, Program, StackTrace
 from drgn.helpers.common.prog import takes_program_or_default
 
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.memmap import Memmap
-from drgn_pageowner.kernel.linux.page_ext import PageExtLayout, page_ext_layout
-from drgn_pageowner.kernel.linux.sections import (
-    Section,
-    find_sections,
-    memmap_pfns,
-    page_ext_stride,
-    section_of,
-)
-from drgn_pageowner.kernel.linux.stackdepot import depot_layout, read_stacks
+from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
+from drgn_pageowner.kernel.linux.sections import memmap_pfns, page_ext_stride, section_of
+from drgn_pageowner.kernel.linux.stackdepot import read_stacks
 from drgn_pageowner.kernel.linux.trace import record_trace
-from drgn_pageowner.kernel.read.records import snapshot
+from drgn_pageowner.kernel.read.records import read_records
+
+if TYPE_CHECKING:
+    from drgn_pageowner.model.heap import Heap, Inventory
+    from drgn_pageowner.model.pages import Memory
+    from drgn_pageowner.model.records import Snapshot
 
 __all__ = (
     "for_each_page_owner",
@@ -33,7 +34,64 @@ __all__ = (
     "page_owner",
     "page_owner_free_stack",
     "page_owner_stack",
+    "read_heap",
+    "read_inventory",
+    "read_memory",
+    "snapshot",
 )
+
+
+def snapshot(
+    prog: Program, *, columns: Iterable[str] | None = None, freed: bool = False
+) -> Snapshot:
+    """
+    Decode the page_owner records of *prog*.
+
+    :param columns: Columns to decode, of
+        :data:`~drgn_pageowner.kernel.read.records.ALL_COLUMNS`; all by default. Fewer is faster:
+        without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
+        ``allocated`` are always there.
+    :param freed: Also keep the records of freed pages (column ``allocated``).
+    :raises PageOwnerError: if the dump cannot answer: no CONFIG_PAGE_OWNER, page_owner off,
+        or the tables that lead to the records cannot be read
+    """
+    return read_records(Kernel.of(prog).reading(), columns=columns, freed=freed)
+
+
+def read_memory(prog: Program, *, columns: Iterable[str] = ()) -> Memory:
+    """
+    Read every ``struct page`` and every free list.
+
+    :param columns: Columns of :class:`~drgn_pageowner.model.pages.Pages` besides ``state``,
+        ``zone`` and ``free_order``: of ``flags``, ``refcount``, ``mapcount``, ``mapping``,
+        ``head``.
+    :raises PageOwnerError: if the dump does not hold ``mem_section``
+    """
+    from drgn_pageowner.kernel.read import pages
+
+    return pages.read_all_pages(Kernel.of(prog).reading(), columns=columns)
+
+
+def read_inventory(prog: Program) -> Inventory:
+    """
+    Find out what every page is used for.
+
+    :raises PageOwnerError: if the dump does not hold what that takes
+    """
+    from drgn_pageowner.kernel.read import inventory
+
+    return inventory.InventoryReader(Kernel.of(prog).reading()).inventory
+
+
+def read_heap(prog: Program) -> Heap:
+    """
+    Find every pointer from one object of the kernel's memory to another.
+
+    :raises PageOwnerError: if this kernel has no records, or the dump does not hold what it takes
+    """
+    from drgn_pageowner.kernel.read import heap
+
+    return heap.HeapReader(Kernel.of(prog).reading()).heap
 
 
 def page_ext(page: Object) -> Object:
@@ -44,15 +102,13 @@ def page_ext(page: Object) -> Object:
     :return: ``struct page_ext *``; ``NULL`` if the page has none.
     :raises FaultError: if the dump does not hold ``mem_section``
     """
-    prog = page.prog_
-    sections = _sections(prog)
-    size = int(prog.type("struct page").size)
-    pfn = int(memmap_pfns(sections, np.array([int(page)], np.uint64), size)[0])
-    section = section_of(sections, pfn)
+    kernel = Kernel.of(page.prog_)
+    pfn = int(memmap_pfns(kernel, np.array([int(page)], np.uint64))[0])
+    section = section_of(kernel, pfn)
     address = 0
     if section is not None and section.page_ext:
-        address = section.page_ext + (pfn - section.start_pfn) * page_ext_stride(prog)
-    return Object(prog, "struct page_ext *", value=address)
+        address = section.page_ext + (pfn - section.start_pfn) * page_ext_stride(kernel)
+    return Object(kernel.prog, "struct page_ext *", value=address)
 
 
 def page_owner(page: Object) -> Object:
@@ -67,7 +123,7 @@ def page_owner(page: Object) -> Object:
     :raises PageOwnerError: if this kernel has no page_owner, or it is off
     """
     prog = page.prog_
-    layout = _layout(prog)
+    layout = page_ext_layout(Kernel.of(prog))
     ext = page_ext(page)
     type_ = f"{layout.owner_type} *"
     if not ext or not int(ext.flags) & layout.owner_bit:
@@ -111,31 +167,15 @@ def for_each_page_owner(prog: Program) -> Iterator[tuple[int, Object, Object]]:
         ``struct page_owner *``.
     :raises PageOwnerError: if this kernel has no page_owner, or it is off
     """
-    memmap = Memmap(prog)
-    layout = _layout(prog)
-    records = snapshot(prog, columns=("pfn",))
+    kernel = Kernel.of(prog).reading()
+    memmap, layout = Memmap(kernel), page_ext_layout(kernel)
+    records = read_records(kernel, columns=("pfn",))
     for pfn in records["pfn"].tolist():
         section = memmap.section(pfn)
         assert section is not None
         entry = section.page_ext + (pfn - section.start_pfn) * layout.stride
         owner = Object(prog, f"{layout.owner_type} *", value=entry + layout.owner_offset)
         yield pfn, memmap.page(pfn), owner
-
-
-def _sections(prog: Program) -> list[Section]:
-    key = "drgn_pageowner.sections"
-    found: list[Section] | None = prog.cache.get(key)
-    if found is None:
-        found = prog.cache[key] = find_sections(prog)
-    return found
-
-
-def _layout(prog: Program) -> PageExtLayout:
-    key = "drgn_pageowner.layout"
-    found: PageExtLayout | None = prog.cache.get(key)
-    if found is None:
-        found = prog.cache[key] = page_ext_layout(prog)
-    return found
 
 
 def _stack(page: Object, member: str) -> StackTrace | None:
@@ -150,7 +190,7 @@ def _stack(page: Object, member: str) -> StackTrace | None:
     except LookupError:
         return None
     try:
-        stacks, _ = read_stacks(prog, depot_layout(prog), np.array([handle], np.uint32))
+        stacks, _ = read_stacks(Kernel.of(prog), np.array([handle], np.uint32))
     except PageOwnerError:
         return None
     return prog.stack_trace_from_pcs(stacks[0].tolist()) if len(stacks) else None

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from drgn import Program
 
-from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.dump.damage import DAMAGE, in_words
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.kernel.linux.kallsyms import module_names
 from drgn_pageowner.kernel.linux.printk import panic_message
 from drgn_pageowner.kernel.linux.source_lines import source_frames
 from drgn_pageowner.kernel.read.kernel import read_facts
-from drgn_pageowner.kernel.read.pages import read_memory
-from drgn_pageowner.kernel.read.records import snapshot
+from drgn_pageowner.kernel.read.pages import read_all_pages
+from drgn_pageowner.kernel.read.records import read_records
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.page import PageInfo
@@ -43,7 +44,7 @@ class ProgramSession:
         """
         :param name: What to call it beside others.
         """
-        self._prog = prog
+        self._kernel = Kernel.of(prog)
         self._name = name
         self._inventory: InventoryReader | None = None
         self._heap: HeapReader | None = None
@@ -53,25 +54,25 @@ class ProgramSession:
         return {self._name: self}
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
-        return self._ask(lambda: snapshot(self._prog, columns=columns, freed=freed))
+        return self._ask(lambda kernel: read_records(kernel, columns=columns, freed=freed))
 
     def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
-        snapshot.source_lines.update(source_frames(self._prog, pcs))
+        snapshot.source_lines.update(source_frames(self._kernel, pcs))
 
     def is_live(self) -> bool:
-        return is_live(self._prog)
+        return is_live(self._kernel.prog)
 
     def facts(self) -> Facts:
-        return self._ask(self._facts)
+        def read(kernel: Kernel) -> Facts:
+            facts = read_facts(kernel)
+            if not facts.live:
+                facts.panic_message = panic_message(kernel)
+            return facts
 
-    def _facts(self) -> Facts:
-        facts = read_facts(self._prog)
-        if not facts.live:
-            facts.panic_message = panic_message(self._prog)
-        return facts
+        return self._ask(read)
 
     def memory(self, columns: Iterable[str]) -> Memory:
-        return self._ask(lambda: read_memory(self._prog, columns=columns))
+        return self._ask(lambda kernel: read_all_pages(kernel, columns=columns))
 
     def inventory(self) -> Inventory:
         return self._inventory_reader().inventory
@@ -80,7 +81,7 @@ class ProgramSession:
         if self._inventory is None:
             from drgn_pageowner.kernel.read.inventory import InventoryReader
 
-            self._inventory = self._ask(lambda: InventoryReader(self._prog))
+            self._inventory = self._ask(InventoryReader)
         return self._inventory
 
     def heap(self) -> Heap:
@@ -90,7 +91,7 @@ class ProgramSession:
         if self._heap is None:
             from drgn_pageowner.kernel.read.heap import HeapReader
 
-            self._heap = self._ask(lambda: HeapReader(self._prog, self._inventory_reader()))
+            self._heap = self._ask(lambda kernel: HeapReader(kernel, self._inventory_reader()))
         return self._heap
 
     def saved_search(self, *, slab: bool) -> LeakSearch | None:
@@ -100,14 +101,16 @@ class ProgramSession:
         from drgn_pageowner.kernel.linux.slab_track import object_addresses, object_tracks
 
         inventory = self.heap().inventory
-        addresses = object_addresses(self._prog, inventory.memory.pages, inventory.slabs, objects)
-        tracks = self._ask(lambda: object_tracks(self._prog, inventory.slabs, objects, addresses))
+        addresses = object_addresses(self._kernel, inventory.memory.pages, inventory.slabs, objects)
+        tracks = self._ask(
+            lambda kernel: object_tracks(kernel, inventory.slabs, objects, addresses)
+        )
         return addresses, tracks
 
     def target(self, what: str) -> HeapTarget:
         from drgn_pageowner.kernel.read.words import WordFinder
 
-        def find() -> HeapTarget:
+        def find(_: Kernel) -> HeapTarget:
             reader = self._heap_reader()
             if self._finder is None:
                 self._finder = WordFinder(reader)
@@ -120,42 +123,59 @@ class ProgramSession:
     ) -> list[Word]:
         finder = self._finder
         assert finder is not None
-        return self._ask(lambda: finder.words(sources, targets, numbers=numbers, limit=limit))
+        return self._ask(lambda _: finder.words(sources, targets, numbers=numbers, limit=limit))
 
     def modules(self) -> list[str]:
-        return module_names(self._prog)
+        return module_names(self._kernel.reading())
 
     def crash(self) -> Crash:
         from drgn_pageowner.kernel.read.crash import read_crash
 
-        return self._ask(lambda: read_crash(self._prog))
+        return self._ask(read_crash)
 
     def page(self, what: str) -> PageInfo:
         from drgn_pageowner.kernel.read.page import page_report
 
-        return self._ask(lambda: page_report(self._prog, what))
+        return self._ask(lambda kernel: page_report(kernel, what))
 
-    def _ask(self, question: Callable[[], T]) -> T:
+    def _ask(self, question: Callable[[Kernel], T]) -> T:
         """
-        The answer to *question*, with what drgn raises said in words.
+        Answer *question*, with a reading of its own where the kernel runs.
 
-        What a running kernel took away under our hands is looked for a second time.
+        If memory of a running kernel goes away under the reader, the question is asked once more.
 
-        :raises PageOwnerError: instead of drgn's own exceptions
+        :raises PageOwnerError: instead of drgn's own exceptions, in one line
         """
-        if not is_live(self._prog):
-            return _in_one_line(question)
+        if not is_live(self._kernel.prog):
+            return self._of_file(lambda: question(self._kernel))
         try:
-            return question()
+            return question(self._kernel.reading())
         except DAMAGE:
             pass
         try:
-            return question()
+            return question(self._kernel.reading())
         except DAMAGE as error:
             raise PageOwnerError(
                 "the running kernel changed while it was read, twice "
                 f"({str(error) or type(error).__name__}): try again"
             ) from error
+
+    def _of_file(self, question: Callable[[], T]) -> T:
+        """
+        The answer to *question*; if there is none, pages that the file lacks are named first.
+
+        :raises PageOwnerError: as :func:`_in_one_line`
+        """
+        try:
+            return _in_one_line(question)
+        except UsageError:
+            raise
+        except PageOwnerError as error:
+            contents = self._kernel.contents
+            lines = contents.problems() if contents is not None else []
+            if not lines or str(error).startswith(lines[0]):
+                raise
+            raise PageOwnerError("; ".join([*lines, str(error)])) from error
 
 
 def _in_one_line(answer: Callable[[], T]) -> T:

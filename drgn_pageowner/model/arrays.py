@@ -14,6 +14,7 @@ __all__ = (
     "cover",
     "distinct",
     "grouped",
+    "ranges",
     "sums",
 )
 
@@ -48,8 +49,7 @@ def cover(length: int, rows: Array, sizes: Array) -> Array:
     owner[rows[single]] = number[single]
     large = np.flatnonzero((sizes > 1) & (rows >= 0))
     counts = np.minimum(sizes[large], length - rows[large])
-    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-    owner[np.repeat(rows[large], counts) + within] = np.repeat(number[large], counts)
+    owner[ranges(rows[large], counts)] = np.repeat(number[large], counts)
     return owner
 
 
@@ -75,6 +75,19 @@ def distinct(values: Array) -> tuple[Array, Array]:
     places = np.cumsum(present) - 1
     found = (np.flatnonzero(present) + low).astype(values.dtype)
     return found, places[offsets]
+
+
+def ranges(starts: Array, lengths: Array) -> Array:
+    """
+    Concatenate ``starts[i], ..., starts[i] + lengths[i] - 1`` of every *i*: a ragged ``arange``.
+
+    :param starts: Integers, shape ``(n,)``.
+    :param lengths: The same shape; none is negative.
+    :return: ``int64``, shape ``(lengths.sum(),)``.
+    """
+    ends = np.cumsum(lengths)
+    result: Array = np.arange(int(lengths.sum())) + np.repeat(starts - (ends - lengths), lengths)
+    return result
 
 
 def sums(groups: Array, weights: Array, number: int) -> Array:

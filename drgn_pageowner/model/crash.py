@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How a machine died and what machine it was: what a post-mortem says besides its memory."""
+"""The crash and the machine: what a post-mortem needs besides the memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Taint:
     letter: str
     """As ``print_tainted()`` prints it."""
     meaning: str
-    """In words."""
+    """The reason in words."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Oom:
-    """What the out-of-memory killer did."""
+    """The actions of the out-of-memory killer."""
 
     kills: int | None
     """Processes killed since boot (``oom_kill`` of ``/proc/vmstat``, v4.13); ``None`` where it
@@ -41,12 +41,12 @@ class Oom:
     victims: int | None
     """Tasks that were being killed at the dump (``oom_victims``)."""
     log: Sequence[LogLine] = ()
-    """Its lines of the kernel log: who invoked it, what it killed."""
+    """Its lines in the kernel log: the task that invoked it, the tasks that it killed."""
 
 
 @dataclass(frozen=True)
 class Crash:
-    """What is known of the machine and its end; all of it as far as the dump has it."""
+    """The machine and its crash, as far as the dump has them."""
 
     crash_time: int | None = None
     """``CRASHTIME`` of vmcoreinfo: seconds since 1970, UTC."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What memory is used for, and what holds what. No drgn object survives.
+The use of every page, and the graph of pointers between allocations. No drgn object survives.
 
-An :class:`Inventory` has what tells the pages apart; a :class:`Heap` adds who points to whom:
-records, slab objects and roots as the nodes of a graph.
+An :class:`Inventory` has the data that tell the uses of pages apart; a :class:`Heap` adds a graph
+of pointers, whose nodes are records, slab objects and roots.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ __all__ = (
 )
 
 INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "migratetype")
-"""What :attr:`Inventory.records` has of every record."""
+"""The columns of :attr:`Inventory.records`."""
 
 
 @dataclass
 class Slabs:
-    """Every slab of every cache, and which of their objects are allocated."""
+    """Every slab of every cache, and the state of their objects."""
 
     caches: Sequence[str]
     """Names."""
@@ -70,14 +70,14 @@ class Slabs:
     allocated: Array
     """``bool``, a row per object."""
     sheaves: Array
-    """``uint64``: addresses of the arrays in which CPUs and nodes keep free objects (v6.18)."""
+    """``uint64``: addresses of the sheaves, arrays of free objects of CPUs and nodes (v6.18)."""
     problems: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return int(self.start[-1])
 
     def slab_of(self, objects: Array) -> Array:
-        """The slab of every one of *objects*."""
+        """Return the slab of every one of *objects*."""
         result: Array = np.searchsorted(self.start, objects, "right") - 1
         return result
 
@@ -149,7 +149,7 @@ class Metadata(enum.IntEnum):
 
 @dataclass
 class Inventory:
-    """Every page with what there is to tell its use."""
+    """Every page, and the data that tell its use."""
 
     memory: Memory
     records: Snapshot | None
@@ -167,9 +167,9 @@ class Inventory:
     tasks: Mapping[int, str] = field(default_factory=dict)
     """pid -> comm of every task."""
     counters: Mapping[str, int] = field(default_factory=dict)
-    """What the kernel counts of all zones and nodes together, under the name of its enumerator
-    (``"NR_FILE_PAGES"``) or variable (``"nr_vmalloc_pages"``); differences that CPUs keep are
-    added."""
+    """The kernel's counters, summed over zones and nodes, under the name of their enumerator
+    (``"NR_FILE_PAGES"``) or variable (``"nr_vmalloc_pages"``); the differences that CPUs keep are
+    included."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -196,7 +196,10 @@ class PerCpu:
 
 @dataclass
 class Heap:
-    """Who points to whom: nodes are records, slab objects, per-CPU memory, roots, in this order."""
+    """
+    The graph of pointers: its nodes are records, slab objects, per-CPU allocations and roots, in
+    this order.
+    """
 
     inventory: Inventory
     records: Snapshot
@@ -208,19 +211,19 @@ class Heap:
     target: Array
     """``int32``: the node that it leads to. Each pair of nodes once, sorted by holder."""
     bookkeeping: Array
-    """``int32``: nodes that know others whether or not anybody holds those: what the kernel keeps
-    of every vmalloc area, sheaves, what debugging code keeps of every object."""
+    """``int32``: nodes whose pointers do not keep their targets alive: the kernel's lists of every
+    vmalloc area, sheaves, and what debugging code keeps of every object."""
     pfn_holder: Array
     """``int32``, a row for each word that is the PFN or the physical address of a record: the
     node that has the word."""
     pfn_target: Array
     """``int32``: the record."""
     pfn_offset: Array
-    """``int32``: where in the slab object the word is, in bytes; -1 if it is in none."""
+    """``int32``: offset of the word in its slab object, in bytes; -1 if it is in none."""
     pages_read: int = 0
-    """Base pages whose words were looked at."""
+    """Base pages whose words were read."""
     pages_missing: int = 0
-    """Of these, pages that are not in the dump."""
+    """Base pages whose words should have been read, but are not in the dump."""
     percpu: PerCpu = field(default_factory=PerCpu.none)
     """Allocation ``i`` is node ``first_percpu + i``."""
 
@@ -254,11 +257,11 @@ class Word:
     """A word of memory that leads to a node."""
 
     kind: str
-    """What it lies in: ``"kernel image"``, ``"per-CPU"``, ``"boot memory"``, ``"stack"``,
-    ``"register"``, ``"slab object"``, ``"page"``, ``"module"``, ``"vmalloc"`` or
+    """The memory that it lies in: ``"kernel image"``, ``"per-CPU"``, ``"boot memory"``,
+    ``"stack"``, ``"register"``, ``"slab object"``, ``"page"``, ``"module"``, ``"vmalloc"`` or
     ``"struct page"``."""
     name: str
-    """The same with its name: symbol, task, cache or page, and the offset in it."""
+    """The symbol, task, cache or page, and the offset in it."""
     node: int
     """The node that has the word."""
     target: int
@@ -267,7 +270,7 @@ class Word:
     """Virtual address of the word; ``None`` for a register."""
     value: int
     by: str = "address"
-    """What the word is: ``"address"``, ``"struct page"``, ``"per-CPU pointer"``, ``"PFN"`` or
+    """Its meaning: ``"address"``, ``"struct page"``, ``"per-CPU pointer"``, ``"PFN"`` or
     ``"physical address"``."""
 
 
@@ -278,9 +281,9 @@ class HeapTarget:
     what: str
     pfn: int
     node: int | None
-    """``None`` if it is none: of a free page, of a page of boot memory, of a free object."""
+    """``None`` for a free page, a page of boot memory, a free object."""
     state: str
-    """What it is, in words, if it is no node."""
+    """Its state in words, if it is no node."""
 
 
 class Role(enum.IntEnum):
@@ -315,13 +318,13 @@ class LostObjects:
     cache: Array
     """``int32``: index in :attr:`Slabs.caches`; -1 for per-CPU memory."""
     size: Array
-    """``int64``: ``object_size``; of per-CPU memory the bytes of all copies."""
+    """``int64``: ``object_size``; of per-CPU memory the bytes of one copy."""
     verdict: Array
     """``uint8``: :class:`Reachability`."""
     address: Array
     """``uint64``: virtual address."""
     tracks: Sequence[tuple[list[Frame], int] | None]
-    """Of each the stack and pid of its allocation, where ``slub_debug=U`` keeps that."""
+    """The stack and the pid that allocated each, where ``slub_debug=U`` keeps them."""
 
 
 @dataclass
@@ -344,7 +347,7 @@ class LeakSearch:
 
 
 def record_of_row(pages: Pages, records: Snapshot | None) -> Array:
-    """The record of every page: ``int32``; -1 for none, and for free pages."""
+    """Return the record of every page: ``int32``; -1 for none, and for free pages."""
     if records is None or not len(records):
         return np.full(len(pages), -1, np.int32)
     covered = cover(len(pages), pages.rows(records["pfn"]), records.pages)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What ``info`` says: page_owner as a whole, and how far it can be trusted."""
+"""page_owner as a whole and the consistency of its data, as the command ``info`` shows them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Info:
     stacks: int = 0
     """Distinct stacks of :attr:`records`."""
     first_ns: int | None = None
-    """When the first record that still stands was made."""
+    """The time of the oldest record of a page that is still allocated."""
     coverage: Mapping[str, Any] = field(default_factory=dict)
     consistency: Consistency | None = None
     modules: Sequence[str] = ()

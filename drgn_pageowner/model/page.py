@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What ``page`` says: all about one page."""
+"""All facts about one page, as the command ``page`` shows them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PageRecord:
     """First PFN of the allocation."""
     gfp_mask: int
     migratetype: int
-    """That *gfp_mask* asked for."""
+    """The migratetype that *gfp_mask* asked for."""
     handle: int | None
     """``None`` before v4.8: the stack is in the record itself."""
     stack: Sequence[Frame]
@@ -51,12 +51,12 @@ class PageRecord:
 
 @dataclass(frozen=True)
 class PageInfo:
-    """One base page, from every side that the dump shows."""
+    """Everything that the dump has about one base page."""
 
     what: str
-    """What was asked for."""
+    """The page that was asked for, as it was written."""
     kind: str
-    """What it turned out to be: ``"PFN"``, ``"struct page"``, ``"direct map"``, ..."""
+    """The meaning of :attr:`what`: ``"PFN"``, ``"struct page"``, ``"direct map"``, ..."""
     pfn: int
     phys: int
     struct_page: int | None
@@ -85,16 +85,16 @@ class PageInfo:
     """``pid``, ``comm``, ``address`` of every process that maps it."""
     record: PageRecord | None = None
     no_record: str | None = None
-    """Why there is no record."""
+    """The reason why there is no record."""
     names: Names = field(default_factory=Names)
     problems: Sequence[str] = ()
 
 
 def number_of(text: str, what: str, *, bare_hex: bool = False) -> int:
     """
-    A number that somebody wrote to name a page.
+    Parse a number that names a page.
 
-    :param what: All that was written.
+    :param what: The whole name, for the message.
     :param bare_hex: Whether 8 to 16 hexadecimal digits need no ``0x``.
     :raises UsageError: if *text* is none
     """
@@ -121,10 +121,10 @@ def record_of(
     now_ns: int | None,
 ) -> PageRecord:
     """
-    A record of the members that this kernel has.
+    Make a record of the members that this kernel has.
 
     :param values: Name of a member of ``struct page_owner`` -> its value.
-    :param stacks: Those of ``handle`` and ``free_handle``.
+    :param stacks: The stacks of ``handle`` and ``free_handle``.
     :param now_ns: The clock of the records at the dump.
     """
 

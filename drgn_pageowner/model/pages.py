@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Every page of a machine as columns, and its zones' free lists: no drgn object survives here.
+Every page of a machine as columns, and the free lists of its zones. No drgn object survives.
 
 A :class:`Pages` has one row per base page that has a ``struct page``, in PFN order.
 """
@@ -29,26 +29,26 @@ __all__ = (
 
 
 class PageState(Kind):
-    """What a page is used for, as its ``struct page`` says (values of :attr:`Pages.state`)."""
+    """The use of a page, as its ``struct page`` says (values of :attr:`Pages.state`)."""
 
     UNKNOWN = 0, "unknown"
-    """Its ``struct page`` is not in the dump."""
+    """A page whose ``struct page`` is not in the dump."""
     ABSENT = 1, "absent"
-    """A hole: has a ``struct page`` but no memory, or memory that is offline (memory hotplug)."""
+    """A hole: a ``struct page`` without memory, or with memory that is offline (memory hotplug)."""
     FREE = 2, "free"
     """In the buddy allocator."""
     FREE_PCP = 3, "free (per-CPU)"
     """On a per-CPU list of free pages."""
     NOREF = 4, "no reference"
-    """No reference, on no free list: a tail of an allocation without ``__GFP_COMP``, or on its
-    way from or to a list."""
+    """No reference, on no free list: a tail of an allocation without ``__GFP_COMP``, or a page on
+    its way from or to a list."""
     RESERVED = 5, "reserved"
     """Boot memory and firmware."""
     KERNEL = 6, "kernel"
-    """Allocated by the kernel, of no kind that ``struct page`` tells."""
+    """Allocated by the kernel; ``struct page`` does not tell its use."""
     SLAB = 7, "slab"
     LARGE_KMALLOC = 8, "large kmalloc"
-    """Told from :data:`KERNEL` since v6.14."""
+    """Told apart from :data:`KERNEL` since v6.14."""
     TABLE = 9, "page table"
     """A page table."""
     ANON = 10, "anonymous"
@@ -118,19 +118,19 @@ class Pages:
         return self.columns["state"]
 
     def all_pfns(self) -> Array:
-        """The PFN of every row: ``int64``, shape ``(n,)``."""
+        """Return the PFN of every row: ``int64``, shape ``(n,)``."""
         result: Array = np.repeat(self.starts - self.offsets[:-1], np.diff(self.offsets))
         result += np.arange(len(self))
         return result
 
     def pfns(self, rows: Array) -> Array:
-        """The PFN of every one of *rows*: ``int64``."""
+        """Return the PFN of every one of *rows*: ``int64``."""
         which = np.searchsorted(self.offsets, rows, "right") - 1
         result: Array = self.starts[which] + rows - self.offsets[which]
         return result
 
     def rows(self, pfns: Array) -> Array:
-        """The row of every one of *pfns*: ``int64``; -1 where there is no ``struct page``."""
+        """Return the row of each of *pfns*: ``int64``; -1 where there is no ``struct page``."""
         if not len(self.starts):
             return np.full(len(pfns), -1, np.int64)
         which = np.maximum(np.searchsorted(self.starts, pfns, "right") - 1, 0)
@@ -142,7 +142,7 @@ class Pages:
 
 @dataclass(frozen=True)
 class ZoneStats:
-    """What the page allocator counts of one zone; the same order as ``facts.zones``."""
+    """The page allocator's counters of one zone; in the order of ``facts.zones``."""
 
     populated: bool
     """``present_pages`` is not 0."""
@@ -158,14 +158,14 @@ class ZoneStats:
     nr_reserved_highatomic: int
     lowmem_reserve: Sequence[int]
     pcp: int
-    """Pages on the per-CPU lists, as they count them."""
+    """Pages on the per-CPU lists, by the counts of the lists."""
     vmstat: Mapping[str, int] = field(default_factory=dict)
     """``vm_stat`` with the per-CPU differences added."""
 
 
 @dataclass
 class FreeLists:
-    """Which free list every free block is on: one row per block."""
+    """The free list of every free block: one row per block."""
 
     row: Array
     """``int64``: row in :class:`Pages` of the block's first page."""
@@ -174,7 +174,7 @@ class FreeLists:
     zone: Array
     """``uint8``: index in ``facts.zones``."""
     migratetype: Array
-    """``int8``: of the list; -1 if the block is on none that could be followed."""
+    """``int8``: that of the list; -1 if the block is on none that could be followed."""
     pcp: Array
     """``bool``: on a per-CPU list."""
 
@@ -214,14 +214,14 @@ class Memory:
     """``vm.defrag_mode`` (since v6.15): whether an allocation may take a part of a pageblock of
     another type only when reclaim and compaction did not help."""
     extfrag_format: str = "%d.%03d "
-    """How this kernel prints a number of ``extfrag_index``."""
+    """The printf format of a number of ``extfrag_index`` in this kernel."""
     problems: list[str] = field(default_factory=list)
 
     def block_types(self, blocks: Array, zones: Array | int) -> Array:
         """
-        The migratetypes of pageblocks, to their zones.
+        Return the migratetypes of pageblocks, as each zone sees them.
 
-        :param zones: Index in ``facts.zones``: of all, or of each.
+        :param zones: Index in ``facts.zones``: one for all, or one for each.
         :return: ``int8``, in the shape of *blocks*; -1 without one.
         """
         result: Array = self.pageblocks[blocks]

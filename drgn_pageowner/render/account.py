@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every page is used for, as text."""
+"""Render the accounting of every page as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ("account_text",)
 
 
 def account_text(result: Account, *, zones: bool, caches: bool) -> Iterator[str]:
-    """A row a class, and notes on what the kernel's counters count otherwise."""
+    """Yield one row per class, and notes on how the kernel's counters differ."""
     rows: list[list[str]] = []
     notes: list[str] = []
     for row in result.classes:

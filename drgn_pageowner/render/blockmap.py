@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The map of pageblocks in the terminal."""
+"""Draw the map of pageblocks in the terminal."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LEGEND = {
 
 
 CELL_CLASSES = {name: meaning for name, (_, _, meaning) in _LEGEND.items()}
-"""What a cell can be, and what that means."""
+"""The kinds of cells, and their meanings."""
 
 
 def cell_class(cell: MapCell) -> str:
-    """Which of :data:`CELL_CLASSES` *cell* is."""
+    """Return the one of :data:`CELL_CLASSES` that *cell* is."""
     here = cell.free + cell.movable + cell.reclaimable + cell.unmovable
     if cell.polluted:
         return "polluted"
@@ -43,7 +43,7 @@ def cell_class(cell: MapCell) -> str:
 
 def map_text(maps: Sequence[BlockMap], *, colour: bool) -> Iterator[str]:
     """
-    A character a cell, with a legend.
+    Yield one character per cell, and a legend.
 
     :param colour: Whether the terminal shows colours.
     """

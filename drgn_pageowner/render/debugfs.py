@@ -115,7 +115,7 @@ class _Fields:
 
 
 def _python_format(format_: str, fields: _Fields) -> tuple[str, list[list[Any]]]:
-    """A printf format as a ``%`` template of Python, and the columns to fill it with."""
+    """Convert a printf format to a ``%`` template of Python and the columns that fill it."""
     template, columns, position = "", [], 0
     for conversion in _CONVERSION.finditer(format_):
         before = format_[position : conversion.start()]

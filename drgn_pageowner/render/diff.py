@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Two dumps compared, as text."""
+"""Render the comparison of two dumps as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ("diff_text",)
 
 
 def diff_text(result: Diff) -> Iterator[str]:
-    """What has grown in one line, what was compared, then a row a change."""
+    """Yield the largest growth in one line, the two sides, then one row per change."""
     yield _headline(result)
     yield f"{_side('before', result.before)}{_side('after', result.after)}"
     relation = result.relation
@@ -30,12 +30,12 @@ def diff_text(result: Diff) -> Iterator[str]:
 def _headline(result: Diff) -> str:
     change = result.leak
     if not result.relation.records:
-        return "what has grown is not known by stack: one of them has no records\n"
+        return "growth by stack is not known: one of them has no records\n"
     if change is None:
-        return "nothing has grown of the memory that nothing accounts for\n"
+        return "none of the memory that no class explains has grown\n"
     allocator = allocator_of(change.stack)
     return (
-        f"grown most, and nothing accounts for it: {_signed(change.growth.pages)} pages "
+        f"largest growth among memory that no class explains: {_signed(change.growth.pages)} pages "
         f"({_size(change.growth.bytes)}) in {_signed(change.growth.allocations)} allocations of "
         f"{allocator or '(no stack)'}{_rate(change)}\n"
     )

@@ -27,7 +27,7 @@ __all__ = (
 
 
 def summary_text(zones: Sequence[ZoneSummary], facts: Facts) -> Iterator[str]:
-    """What is wrong with each zone, one line each; then the numbers."""
+    """Yield one line per zone that says what is wrong with it, then the numbers."""
     for zone in zones:
         yield f"node {zone.node}, zone {zone.zone}: {zone.verdict}\n"
     yield "\n"
@@ -69,7 +69,7 @@ def _block_size(order: int, facts: Facts) -> str:
 
 
 def contiguity_text(result: Contiguity, facts: Facts) -> Iterator[str]:
-    """Aligned blocks of every size, and who blocks them."""
+    """Yield the aligned blocks of every size, and the owners of pages that block them."""
     rows = [
         (_block_size(size.order, facts), size.order,
          "all" if size.zone is None else f"{size.zone} of node {size.node}",
@@ -98,7 +98,7 @@ def _blockers_table(blockers: Sequence[Blocker], title: str, facts: Facts) -> st
 
 def culprits_text(result: Culprits, facts: Facts, *, stacks: bool) -> Iterator[str]:
     """
-    Owners of unmovable pages, most pageblocks first.
+    Yield the owners of unmovable pages, those in most pageblocks first.
 
     :param stacks: Whether to show whole stacks.
     """
@@ -129,7 +129,7 @@ def _culprits(found: Sequence[Culprit], facts: Facts, stacks: bool, column: str)
 
 
 def explain_text(block: int, runs: Sequence[Run], facts: Facts) -> Iterator[str]:
-    """One pageblock, in PFN order."""
+    """Yield the contents of one pageblock, in PFN order."""
     first = block << facts.pageblock_order
     yield f"pageblock {block}: pfn {first:#x} to {first + (1 << facts.pageblock_order) - 1:#x}\n"
     rows = [
@@ -146,13 +146,13 @@ def explain_text(block: int, runs: Sequence[Run], facts: Facts) -> Iterator[str]
 
 
 def _alike(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    """Allocations next to each other that one call made for one task: one line."""
+    """Yield groups of neighbouring allocations of one call and task: a line each."""
     for _, group in groupby(runs, lambda r: (r.state, r.order, r.handle, r.comm, r.pid)):
         yield list(group)
 
 
 def alloc_check_text(check: AllocCheck, names: Names) -> Iterator[str]:
-    """Whether the allocation would succeed; why not; what is cheapest to free."""
+    """Yield whether the allocation would succeed, why not, and the blocks cheapest to free."""
     what = f"order {check.order}, {gfp_text(check.gfp_mask, names)} ({check.migratetype})"
     words = {
         AllocVerdict.SUCCEEDS: "would succeed",
@@ -192,7 +192,7 @@ def alloc_check_text(check: AllocCheck, names: Names) -> Iterator[str]:
 
 
 def cma_text(reports: Sequence[CmaReport], names: Names) -> Iterator[str]:
-    """Every CMA area, and what cannot be migrated out of it."""
+    """Yield every CMA area, and the pages that cannot be migrated out of it."""
     if not reports:
         yield "this kernel has no CMA area\n"
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""page_owner as a whole: a table, JSON."""
+"""Render facts about page_owner as a table or JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATES = {
 
 
 def info_table(info: Info) -> Iterator[str]:
-    """A line a fact, aligned."""
+    """Yield one line per fact, aligned."""
     from tabulate import tabulate
 
     yield tabulate(list(_rows(info)), tablefmt="plain", disable_numparse=True) + "\n"
@@ -120,7 +120,7 @@ def _depot(info: Info) -> Iterator[tuple[str, str]]:
 
 
 def info_json(info: Info) -> Iterator[str]:
-    """One JSON object; its members are documented in docs/formats.md."""
+    """Yield one JSON object; docs/formats.md documents its members."""
     facts = asdict(info.facts)
     facts["zones"] = [zone._asdict() for zone in info.facts.zones]
     formats = info.facts.formats

@@ -18,7 +18,7 @@ __all__ = ("json_text", "jsonable")
 
 def jsonable(value: Any) -> Any:
     """
-    *value* as what :mod:`json` takes: dataclasses as objects, frames as the kernel prints them,
+    Convert *value* for :mod:`json`: dataclasses as objects, frames as the kernel prints them,
     task names as text, arrays as lists.
     """
     if isinstance(value, Frame):
@@ -37,5 +37,5 @@ def jsonable(value: Any) -> Any:
 
 
 def json_text(value: Any) -> Iterator[str]:
-    """One JSON document."""
+    """Yield one JSON document."""
     yield json.dumps(jsonable(value), indent=1) + "\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Leaked pages, as text."""
+"""Render leaks as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PFNS = 8
 
 
 def leaks_text(result: Leaks, facts: Facts, limit: int | None) -> Iterator[str]:
-    """What was found in one line, then a paragraph a group."""
+    """Yield the totals in one line, then one paragraph per group."""
     size = facts.page_size
     yield (
         f"{result.lost_allocations:,} allocations of {result.lost_pages:,} pages "
@@ -51,15 +51,20 @@ def _group(group: LeakGroup, result: Leaks, facts: Facts) -> Iterator[str]:
 
 
 def tasks_text(tasks: Sequence[Task]) -> str:
-    """Who allocated, those with most allocations first."""
+    """Return the tasks that allocated, those with most allocations first."""
     return ", ".join(
-        f"{task.comm or 'pid'} {task.pid} ({task.allocations:,}{'' if task.alive else ', gone'})"
-        for task in tasks[:4]
+        f"{task.comm or 'pid'} {task.pid} ({task.allocations:,}{_fate(task)})" for task in tasks[:4]
     )
 
 
+def _fate(task: Task) -> str:
+    if not task.alive:
+        return ", gone"
+    return f", now {task.now}" if task.now is not None else ""
+
+
 def pfns_text(pfns: Sequence[int]) -> str:
-    """The first PFNs, as other commands take them, and how many more there are."""
+    """Return the first PFNs, as other commands take them, and the number of the rest."""
     shown = " ".join(f"pfn:{pfn:#x}" for pfn in pfns[:_PFNS])
     return f"{shown} and {len(pfns) - _PFNS:,} more" if len(pfns) > _PFNS else shown
 
@@ -83,7 +88,7 @@ def _slab(leaks: Sequence[SlabLeak], limit: int | None) -> Iterator[str]:
 
 
 def suspects_text(found: Sequence[Suspect], facts: Facts, limit: int | None) -> Iterator[str]:
-    """A paragraph a stack, those with most reasons first."""
+    """Yield one paragraph per stack, those with most reasons first."""
     yield f"{len(found):,} stacks look like leaks; this is no proof (leaks without --suspects)\n"
     for suspect in found[:limit]:
         yield (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What page_owner printed of a page before it knew names (until v4.6): letters, and "Fallback"."""
+"""Print page flags as page_owner did until v4.6: as letters, and "Fallback"."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ _LETTERS = (
 
 def page_letter(number: int, names: Names) -> Callable[[int], str]:
     """
-    :param number: Of the letter, from 0 on.
+    Return a function that prints one flag of ``page.flags``.
+
+    :param number: Number of the letter, from 0 on.
     :return: From ``page.flags`` to the letter, or a space.
     """
     letter, flags = _LETTERS[number]
@@ -43,6 +45,6 @@ def page_letter(number: int, names: Names) -> Callable[[int], str]:
 
 
 def fallback_text(rows: Snapshot) -> list[str]:
-    """Whether each page lies in a pageblock of another migratetype than it was asked for."""
+    """Print "Fallback" for pages in a pageblock of another migratetype than their own."""
     fallback = rows["migratetype"] != rows["pageblock_migratetype"]
     return ["Fallback" if other else "        " for other in fallback.tolist()]

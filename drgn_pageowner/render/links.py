@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Chains of pointers, as text."""
+"""Render chains of pointers as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("refs_text", "why_text")
 
 
 def why_text(result: Why) -> Iterator[str]:
-    """The chain, a line a word."""
+    """Yield the chain, one line per word."""
     yield f"{result.what}: {result.name}\n"
     yield f"  {result.verdict}: {result.explanation}\n"
     for depth, hop in enumerate(result.chain):
@@ -21,7 +21,7 @@ def why_text(result: Why) -> Iterator[str]:
 
 
 def refs_text(result: References) -> Iterator[str]:
-    """A line a word."""
+    """Yield one line per word."""
     yield f"{result.what}: {result.name}\n"
     yield f"  {result.verdict}; {len(result.references):,} words name it\n"
     for hop in result.references:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All about one page: a line a fact, JSON."""
+"""Render all facts about one page as text or JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ("page_json", "page_text")
 
 
 def page_text(info: PageInfo) -> Iterator[str]:
-    """A line a fact; stacks indented as the kernel prints them."""
+    """Yield one line per fact, then the stacks, indented."""
     from tabulate import tabulate
 
     rows = [*_place(info), *_state(info)]
@@ -128,7 +128,7 @@ def _flags(info: PageInfo) -> str | None:
 
 
 def page_json(info: PageInfo) -> Iterator[str]:
-    """One JSON object a line; its members are documented in docs/formats.md."""
+    """Yield one JSON object on one line; docs/formats.md documents its members."""
     result = {
         name: value
         for name, value in asdict(info).items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stacks with weights as pprof reads them: a gzipped ``perftools.profiles.Profile``."""
+"""Render stacks with weights for pprof: a gzipped ``perftools.profiles.Profile``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _TYPES = (("allocations", "count"), ("pages", "count"), ("bytes", "bytes"))
 
 def pprof(result: Top, snapshot: Snapshot, weight: str) -> bytes:
     """
-    Every group as a sample of allocations, pages and bytes.
+    Render every group as a sample of allocations, pages and bytes.
 
-    What records are grouped by besides the stack are labels, and so is the handle.
+    The keys other than the stack become labels, and so does the handle.
 
     :param weight: The sample type that is shown first: of
         :data:`~drgn_pageowner.render.stacks.WEIGHTS`.
@@ -101,7 +101,7 @@ class _Writer:
         return self._functions[key]
 
     def _mapping(self, module: str | None) -> Any:
-        """The kernel or a module; its addresses are those of the frames in it."""
+        """Return the mapping of the kernel or a module, which covers the frames in it."""
         if module not in self._mappings:
             self._mappings[module] = self._profile.mapping.add(
                 id=len(self._mappings) + 1,
@@ -112,8 +112,8 @@ class _Writer:
 
 
 def _widen(mapping: Any, pc: int) -> None:
-    """Let *mapping* have the page of *pc*."""
+    """Extend *mapping* to the page of *pc*."""
     start, limit = pc - pc % _PAGE, pc - pc % _PAGE + _PAGE
     mapping.memory_start = min(mapping.memory_start or start, start)
-    # The last page of all has no address behind it.
+    # No address follows the last page.
     mapping.memory_limit = max(mapping.memory_limit, min(limit, (1 << 64) - 1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stacks with weights, for programs that draw them: folded lines and speedscope's JSON."""
+"""Render stacks with weights for programs that draw them: folded lines and speedscope's JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drgn_pageowner.render.top import key_text
 __all__ = ("WEIGHTS", "Call", "calls", "folded", "key_frames", "speedscope")
 
 WEIGHTS = ("pages", "allocations")
-"""What a stack can weigh."""
+"""The weights of a stack."""
 
 _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
@@ -30,7 +30,7 @@ class Call(NamedTuple):
 
 
 def calls(snapshot: Snapshot, frame: Frame) -> list[Call]:
-    """The function at a PC, after those that were inlined there, innermost first."""
+    """Return the functions inlined at a PC, innermost first, then the function itself."""
     module = f" [{frame.module}]" if frame.module is not None else ""
     own = (frame.name or f"{frame.pc:#x}") + module
     known = snapshot.source_lines.get(frame.pc, [])
@@ -40,18 +40,18 @@ def calls(snapshot: Snapshot, frame: Frame) -> list[Call]:
 
 
 def key_frames(result: Top, group: Group, snapshot: Snapshot) -> list[Call]:
-    """What records are grouped by besides the stack: below its root, in that order."""
+    """Return the other keys of a group as calls below the root, in their order."""
     return [Call(f"{key}: {key_text(group, key, snapshot)}") for key in result.by if key != "stack"]
 
 
 def _path(result: Top, group: Group, snapshot: Snapshot) -> tuple[Call, ...]:
-    """A group's functions, from the root on."""
+    """Return the functions of a group, from the root on."""
     stack = [call for frame in group.stack for call in calls(snapshot, frame)]
     return (*key_frames(result, group, snapshot), *(stack[::-1] or [Call("(no stack)")]))
 
 
 def _merged(result: Top, snapshot: Snapshot, weight: str) -> dict[tuple[Call, ...], int]:
-    """Stacks that differ only in offsets are one here."""
+    """Sum stacks up that differ only in offsets."""
     found: dict[tuple[Call, ...], int] = {}
     for group in result.groups:
         path = _path(result, group, snapshot)
@@ -62,7 +62,7 @@ def _merged(result: Top, snapshot: Snapshot, weight: str) -> dict[tuple[Call, ..
 
 def folded(result: Top, snapshot: Snapshot, weight: str) -> Iterator[str]:
     """
-    A line a stack: its functions from the root on with ``;`` between them, and its weight.
+    Yield one line per stack: its functions from the root on, separated by ``;``, and its weight.
 
     :param weight: Of :data:`WEIGHTS`.
     """
@@ -76,7 +76,7 @@ def folded(result: Top, snapshot: Snapshot, weight: str) -> Iterator[str]:
 
 def speedscope(result: Top, snapshot: Snapshot, weight: str) -> Iterator[str]:
     """
-    One JSON object: a sampled profile, which weighs bytes or allocations.
+    Yield one JSON object: a sampled profile of bytes or allocations.
 
     :param weight: Of :data:`WEIGHTS`.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Groups of records: a table, JSON, CSV."""
+"""Render groups of records as a table, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ("key_text", "top_csv", "top_json", "top_object", "top_table")
 
 
 def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
-    """A row a group, and what share of the whole is shown."""
+    """Yield one row per group, and the share of the whole that is shown."""
     keys = [key for key in result.by if key != "stack"]
     by_stack = "stack" in result.by
     headers = ["pages", "size", "share", "allocations", "age", *keys, "handle"]
@@ -56,7 +56,7 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
 
 
 def key_text(group: Group, key: str, snapshot: Snapshot) -> str:
-    """What a group has of *key*, for people."""
+    """Return the value of *key* in a group, for people."""
     value = group.key[key]
     if key == "gfp":
         return f"{value:#x} ({gfp_text(value, snapshot.names)})"
@@ -78,9 +78,9 @@ def _object(group: Group, lines: Callable[[Frame], list[str]]) -> dict[str, Any]
 
 def top_object(result: Top, lines: Callable[[Frame], list[str]]) -> dict[str, Any]:
     """
-    What ``top --format json`` prints; its members are documented in docs/formats.md.
+    Return the object that ``top --format json`` prints; docs/formats.md documents its members.
 
-    :param lines: A frame as text.
+    :param lines: Renders a frame as text.
     """
     return {
         "by": result.by,
@@ -95,12 +95,12 @@ def top_object(result: Top, lines: Callable[[Frame], list[str]]) -> dict[str, An
 
 
 def top_json(result: Top, snapshot: Snapshot) -> Iterator[str]:
-    """One JSON object."""
+    """Yield one JSON object."""
     yield json.dumps(top_object(result, snapshot.frame_lines), indent=1) + "\n"
 
 
 def top_csv(result: Top, snapshot: Snapshot) -> Iterator[str]:
-    """A row a group: its keys, numbers, and the stack with ``;`` between frames."""
+    """Yield one row per group: its keys, numbers, and the stack with ``;`` between frames."""
     text = io.StringIO()
     writer = csv.writer(text)
     numbers = ["allocations", "pages", "bytes", "oldest_ns", "newest_ns", "handle"]

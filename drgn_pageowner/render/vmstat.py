@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the kernel itself prints about free memory, character for character."""
+"""Print free memory as the kernel does, character for character."""
 
 from __future__ import annotations
 

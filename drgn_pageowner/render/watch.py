@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What grows: a table a round, or a JSON object a line."""
+"""Render growth: one table, or one JSON object on a line, per round."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ("watch_json", "watch_table")
 
 
 def watch_json(result: Round, page_size: int) -> Iterator[str]:
-    """One object on one line; its members are documented in docs/formats.md."""
+    """Yield one object on one line; docs/formats.md documents its members."""
     yield json.dumps(jsonable(result)) + "\n"
 
 
 def watch_table(result: Round, page_size: int) -> Iterator[str]:
-    """A line about the whole, then a row a group."""
+    """Yield one line about the whole, then one row per group."""
     now = (
         f"at {seconds(result.now_ns)} s: {result.pages:,} pages in "
         f"{result.allocations:,} allocations"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a search for leaks found as tables, and back."""
+"""Convert the result of a search for leaks to tables, and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ("load_search", "search_tables")
 
 def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]]:
     """
-    A row per allocated record, in the order of PFNs, and a row per lost slab object.
+    Return a row per allocated record, in the order of PFNs, and a row per lost slab object.
 
     :param found: With :attr:`LeakSearch.lost`.
     """
@@ -56,7 +56,7 @@ def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]
 
 
 def load_search(file: Container, inventory: Inventory) -> LeakSearch:
-    """What :func:`search_tables` was given."""
+    """Load the argument of :func:`search_tables`."""
     assert inventory.records is not None
     table = file.table("leaks")
     return LeakSearch(

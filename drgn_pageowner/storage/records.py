@@ -19,8 +19,8 @@ from drgn_pageowner.storage.plain import as_json, restore
 __all__ = (
     "BASIC_COLUMNS",
     "frame_table",
+    "load_records",
     "read_frames",
-    "read_records",
     "read_source",
     "record_tables",
 )
@@ -133,7 +133,7 @@ def _bit(freed: int, kind: int) -> np.uint8:
     return np.uint8(1 << (2 * freed + kind))
 
 
-def read_records(
+def load_records(
     file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
 ) -> Snapshot:
     """What :func:`~drgn_pageowner.kernel.read.records.snapshot` returns for the dump itself."""

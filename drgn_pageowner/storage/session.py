@@ -18,7 +18,7 @@ from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame, SourceFrame
 from drgn_pageowner.storage.container import Container
 from drgn_pageowner.storage.plain import restore
-from drgn_pageowner.storage.records import read_records, read_source
+from drgn_pageowner.storage.records import load_records, read_source
 
 if TYPE_CHECKING:
     from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
@@ -68,7 +68,7 @@ class SnapshotSession:
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         self._needs("records")
-        return read_records(self._file, self._facts, self._names, columns, freed=freed)
+        return load_records(self._file, self._facts, self._names, columns, freed=freed)
 
     def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
         if self._source is None:

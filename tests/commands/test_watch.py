@@ -15,6 +15,7 @@ from live import Computed, fresh_program, taken_for_live
 
 from drgn_pageowner.commands import CommandParser, add_commands, run_command
 from drgn_pageowner.errors import UsageError
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
 from drgn_pageowner.kernel.linux.page_owner import owner_dtype
 from drgn_pageowner.kernel.linux.sections import find_sections
@@ -43,10 +44,10 @@ class Leaking:
         assert now is not None
         self._now_ns = now
 
-        layout = page_ext_layout(self.prog)
-        dtype = owner_dtype(self.prog, layout)
+        kernel = Kernel.of(self.prog)
+        layout, dtype = page_ext_layout(kernel), owner_dtype(kernel)
         section = next(
-            s for s in find_sections(self.prog) if s.start_pfn <= chosen["pfn"][0] < s.end_pfn
+            s for s in find_sections(kernel) if s.start_pfn <= chosen["pfn"][0] < s.end_pfn
         )
         entry = section.page_ext + (int(chosen["pfn"][0]) - section.start_pfn) * layout.stride
         self._leak = np.frombuffer(self.prog.read(entry, layout.stride), dtype).copy()
@@ -56,9 +57,9 @@ class Leaking:
 
     def _room(self, dump: Dump, allocated_bit: int) -> int:
         """Address of the page_ext of :data:`ROOM` pages of which none is allocated."""
-        layout = page_ext_layout(self.prog)
-        dtype = owner_dtype(self.prog, layout)
-        for section in find_sections(self.prog):
+        kernel = Kernel.of(self.prog)
+        layout, dtype = page_ext_layout(kernel), owner_dtype(kernel)
+        for section in find_sections(kernel):
             number = min(section.end_pfn, dump.snapshot.facts.max_pfn) - section.start_pfn
             rows = np.frombuffer(self.prog.read(section.page_ext, number * layout.stride), dtype)
             taken = np.concatenate([[0], np.cumsum((rows["flags"] & allocated_bit) != 0)])

@@ -21,12 +21,13 @@ from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 from drgn.helpers.linux.pid import for_each_pid, for_each_task
 from drgn.helpers.linux.slab import for_each_slab_cache
 
+from drgn_pageowner import read_memory
 from drgn_pageowner.kernel.dump.bulk import find_object, find_type, symbol_address, word_dtype
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
 from drgn_pageowner.kernel.linux.sections import Section, find_sections
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_pools
 from drgn_pageowner.kernel.linux.translate import direct_map, image_range, kernel_pfns
-from drgn_pageowner.kernel.read.pages import read_memory
 from drgn_pageowner.model.pages import PageState
 
 # Without these no record can be found or read: a dump that lacks them may be refused.
@@ -159,8 +160,8 @@ def _variables(prog: Program) -> Iterator[Family]:
 
 
 def _sections(prog: Program) -> Iterator[Family]:
-    sections = find_sections(prog)
-    layout = page_ext_layout(prog)
+    sections = find_sections(Kernel(prog))
+    layout = page_ext_layout(Kernel(prog))
     word = _word(prog)
     if find_object(prog, "mem_section") is not None:
         yield from _table_of_sections(prog, sections, word)
@@ -320,7 +321,7 @@ def _cgroups(prog: Program) -> Iterator[Family]:
 
 def _depot(dump: Dump) -> Iterator[Family]:
     prog = dump.prog
-    layout = depot_layout(prog)
+    layout = depot_layout(Kernel(prog))
     pools = prog[layout.pools]
     handles = np.unique(dump.snapshot["handle"])
     handles = handles[handles != 0]
@@ -330,7 +331,7 @@ def _depot(dump: Dump) -> Iterator[Family]:
     entries, word = layout.entries_offset, _word(prog)
     pcs = [Leaf(f"[{n}]", entries + word * n, word) for n in range(3)]
     yield Family("stack entries", pcs, records)
-    addresses, _ = depot_pools(prog, layout)
+    addresses, _ = depot_pools(Kernel(prog))
     first = int(pools.address_ or 0) if "stack_slabs" in layout.pools else int(pools[0].address_)
     slots = [Leaf(f"[{n}]", word * n, word) for n in range(len(addresses) + 2)]
     yield Family("pools of the stack depot", slots, [first])
@@ -340,15 +341,15 @@ def _words(prog: Program) -> Iterator[Family]:
     """Words of pages by their use, and of the kernel image: free pointers, page tables, ..."""
     pages = read_memory(prog).pages
     size = int(prog["PAGE_SIZE"])
-    base, word = direct_map(prog), _word(prog)
+    base, word = direct_map(Kernel(prog)), _word(prog)
     words = [Leaf(f"+ {at:#x}", at, word) for at in range(0, size, word)]
     random = np.random.default_rng(1)
     every = np.arange(len(pages))
     # What is in the page_ext arrays has families of its own, which know whose records it is.
-    stride = page_ext_layout(prog).stride
+    stride = page_ext_layout(Kernel(prog)).stride
     records = np.concatenate([
-        kernel_pfns(prog, s.page_ext, -(-(s.end_pfn - s.start_pfn) * stride // size) + 1)
-        for s in find_sections(prog)
+        kernel_pfns(Kernel(prog), s.page_ext, -(-(s.end_pfn - s.start_pfn) * stride // size) + 1)
+        for s in find_sections(Kernel(prog))
         if s.page_ext
     ])  # fmt: skip
     for state in _WORDS:
@@ -358,7 +359,7 @@ def _words(prog: Program) -> Iterator[Family]:
             vital = state == PageState.RESERVED
             where = [base + phys for phys in (chosen * size).tolist()]
             yield Family(f"{PageState(state).label} page", words, where, vital)
-    image = image_range(prog)
+    image = image_range(Kernel(prog))
     assert image is not None
     for name in ("_sdata", "__bss_start", "__start_rodata"):
         start = symbol_address(prog, name)

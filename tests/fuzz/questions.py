@@ -17,6 +17,7 @@ import drgn_pageowner
 from drgn_pageowner.analysis.owners.group import GROUP_KEYS
 from drgn_pageowner.commands import CommandParser, add_commands, run_command
 from drgn_pageowner.commands.frag import VIEWS
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.memmap import Memmap
 from drgn_pageowner.kernel.session import ProgramSession
 
@@ -49,7 +50,7 @@ COMMANDS = (
 
 def _helpers(prog: Program) -> None:
     """The helpers of the API on a few pages, and on every record."""
-    memmap = Memmap(prog)
+    memmap = Memmap(Kernel(prog))
     for pfn in _PFNS:
         if memmap.section(pfn) is None:
             continue

@@ -11,6 +11,7 @@ from fields import Family, Leaf, families, read
 from hypothesis import strategies as st
 from questions import QUESTIONS
 
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.translate import direct_map_end
 
 _KINDS = ("zero", "ones", "one", "flip", "more", "misaligned", "random", "huge", "itself",
@@ -92,4 +93,4 @@ def _patch(draw: st.DrawFn, dump: Dump, family: Family, address: int, leaf: Leaf
 
 
 def _direct_end(dump: Dump) -> int:
-    return direct_map_end(dump.prog)
+    return direct_map_end(Kernel(dump.prog))

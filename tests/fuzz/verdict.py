@@ -21,9 +21,9 @@ from damaged import Patch, apply
 from drgn import FaultError, Program
 from questions import ask
 
+from drgn_pageowner import snapshot
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.linux.page_owner import OWNER_MEMBERS
-from drgn_pageowner.kernel.read.records import snapshot
 
 __all__ = ("LIMIT_BYTES", "LIMIT_SECONDS", "Outcome", "judge")
 

@@ -22,7 +22,7 @@ from drgn_pageowner.kernel.linux.memmap import Memmap
 def test_records_one_by_one_are_those_of_the_snapshot(dump: Dump) -> None:
     snapshot = dump.snapshot.select(dump.snapshot["allocated"])
     pfns = []
-    memmap = Memmap(dump.prog)
+    memmap = Memmap(dump.linux)
     for pfn, page, owner in for_each_page_owner(dump.prog):
         pfns.append(pfn)
         if len(pfns) % 1000 == 0:
@@ -46,7 +46,7 @@ def test_stacks_have_the_pcs_of_the_snapshot(dump: Dump) -> None:
     snapshot = dump.snapshot.select(dump.snapshot["allocated"])
     skip_without_stack_traces(dump)
     for row in range(0, len(snapshot), 997):
-        page = Memmap(dump.prog).page(int(snapshot["pfn"][row]))
+        page = Memmap(dump.linux).page(int(snapshot["pfn"][row]))
         trace = page_owner_stack(page)
         assert trace is not None
         pcs = [frame.pc for frame in trace if not frame.is_inline]
@@ -58,7 +58,7 @@ def test_a_page_that_was_freed_before_says_who_freed_it(dump: Dump) -> None:
     freed = snapshot["pfn"][(snapshot["free_handle"] != 0)][:5].tolist()
     skip_without_stack_traces(dump)
     for pfn in freed:
-        trace = page_owner_free_stack(Memmap(dump.prog).page(pfn))
+        trace = page_owner_free_stack(Memmap(dump.linux).page(pfn))
         assert trace is not None
         assert any("free" in (frame.name or "") for frame in trace)
 
@@ -75,7 +75,7 @@ def test_a_page_without_a_record_has_none(dump: Dump) -> None:
     unknown = next(
         pfn for pfn in range(zone.start_pfn, zone.start_pfn + zone.spanned) if pfn not in known
     )
-    page = Memmap(dump.prog).page(unknown)
+    page = Memmap(dump.linux).page(unknown)
     assert not page_owner(page)
     assert page_owner_stack(page) is None
     assert page_ext(page)

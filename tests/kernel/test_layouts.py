@@ -15,6 +15,7 @@ from conftest import ROOT, Dump, run_cli
 
 from drgn_pageowner import page_owner_free_stack, page_owner_stack
 from drgn_pageowner.analysis.owners.group import top
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux import formats
 from drgn_pageowner.kernel.linux.memmap import Memmap
 from drgn_pageowner.kernel.linux.trace import intern_traces
@@ -38,7 +39,7 @@ class Layout(Dump):
 
     @functools.cached_property
     def memmap(self) -> Memmap:
-        return Memmap(self.prog)
+        return Memmap(Kernel.of(self.prog))
 
     def print_records(self) -> str:
         return "".join(debugfs_text(self.snapshot))
@@ -149,7 +150,7 @@ def test_a_tail_is_reported_with_the_record_of_its_head(name: str) -> None:
     row = int(np.flatnonzero(layout.allocated["order"] == 3)[0])
     head = int(layout.allocated["pfn"][row])
     for pfn in (head, head + 1, head + 7):
-        info = page_report(layout.prog, f"pfn:{pfn:#x}")
+        info = page_report(layout.linux, f"pfn:{pfn:#x}")
         assert info.record is not None
         assert info.head_pfn == head
         assert info.record.head_pfn == head

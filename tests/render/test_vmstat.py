@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from conftest import Dump
 
+from drgn_pageowner import read_memory
 from drgn_pageowner.analysis.frag.buddy import fragmentation_index, page_type_info, unusable_index
 from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
-from drgn_pageowner.kernel.read.pages import read_memory
 from drgn_pageowner.render.vmstat import (
     buddyinfo_text,
     extfrag_text,

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every page is used for."""
+"""Account for every page: its class, and its owner."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Account for every page: how many of each class, and what the kernel counts of it."""
+"""Count the pages of every class, and set the kernel's own counters beside them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ("Account", "ClassCount", "Counter", "ZoneCounts", "account")
 
 @dataclass(frozen=True)
 class Counter:
-    """What the kernel itself counts of a class. Everything is in base pages."""
+    """The kernel's own counter of a class. Everything is in base pages."""
 
     name: str
     """As in ``/proc/meminfo`` or ``/proc/vmstat``."""
@@ -28,7 +28,7 @@ class Counter:
     others: int
     """Pages of other classes that the counter counts too."""
     note: str
-    """Which those are; empty if there are none."""
+    """The reason for :attr:`uncounted` and :attr:`others`; empty if both are 0."""
     difference: int
     """Pages of the class, without the uncounted ones and with the others, minus the counter."""
 
@@ -45,7 +45,7 @@ class ClassCount:
     counter: Counter | None
     """``None`` where the kernel has no counter for it."""
     slab_caches: list[tuple[str, int]] | None = None
-    """Of the class slab: pages of every cache, most first."""
+    """Pages of every cache, most first; of the class slab only."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ class Account:
     accounted: int
     """Sum of the classes: equal to :attr:`present` unless the dump lacks something."""
     unknown: int
-    """Of these, pages whose ``struct page`` is not in the dump."""
+    """Accounted pages whose ``struct page`` is not in the dump."""
     classes: list[ClassCount]
     zones: list[ZoneCounts]
 
 
 def account(inventory: Inventory, classes: Array | None = None) -> Account:
     """
-    Put every page into one class and set what the kernel counts beside it.
+    Put every page into one class and set the kernel's counters beside the classes.
 
     :param classes: Of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`, if at hand.
     """
@@ -140,7 +140,7 @@ def _slab_caches(inventory: Inventory) -> list[tuple[str, int]]:
 
 
 class _Counters:
-    """The kernel's own numbers, and what is known to be in them or not."""
+    """The kernel's own counters, and the pages that each is known to count or to leave out."""
 
     def __init__(self, inventory: Inventory, classes: Array, counts: Array) -> None:
         self._inventory = inventory
@@ -149,7 +149,7 @@ class _Counters:
         self._counts = counts
 
     def of(self, number: int) -> Counter | None:
-        """The counter of a class, or ``None``."""
+        """Return the counter of a class, or ``None``."""
         rules = {
             PageClass.FREE: self._free,
             PageClass.FREE_PCP: self._free_pcp,
@@ -175,7 +175,7 @@ class _Counters:
         return Counter(name, pages, uncounted, others, note, difference)
 
     def _sum(self, *names: str) -> int | None:
-        """The sum of those counters that this kernel has; ``None`` if it has none of them."""
+        """Return the sum of those counters that this kernel has; ``None`` if it has none."""
         known = [self._counters[name] for name in names if name in self._counters]
         return sum(known) if known else None
 
@@ -199,7 +199,7 @@ class _Counters:
         return self._make(number, "Slab", pages, 0, large, "it counts large kmalloc too")
 
     def _memmap_by_kmalloc(self) -> int:
-        """Pages of memmaps of classic SPARSEMEM for memory that was added while the kernel ran."""
+        """Count memmap pages that classic SPARSEMEM allocated for memory added at run time."""
         records, of_row = self._inventory.records, self._inventory.record_of_row
         rows = np.flatnonzero((self._classes == PageClass.MEMMAP) & (of_row >= 0))
         if records is None or not len(rows):
@@ -217,7 +217,7 @@ class _Counters:
         )  # fmt: skip
 
     def _unmapped_anon(self) -> int:
-        """Anonymous pages that are part of nothing larger and that nobody maps."""
+        """Count single anonymous pages that no process maps."""
         pages = self._inventory.memory.pages
         anon = np.flatnonzero(self._classes == PageClass.ANON)
         heads = np.bincount(pages["head"][anon] - pages["head"][anon].min(initial=0))

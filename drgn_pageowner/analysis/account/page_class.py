@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every page is used for: each in exactly one class."""
+"""Put every page into exactly one class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import re
 
 import numpy as np
 
-from drgn_pageowner.analysis.owners.allocator import kinds_of_stacks, per_stack, plain_name
+from drgn_pageowner.analysis.owners.allocator import (
+    is_allocation_function,
+    kinds_of_stacks,
+    per_stack,
+    plain_name,
+)
 from drgn_pageowner.model.arrays import Array, distinct
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.kinds import Kind
@@ -26,11 +31,11 @@ __all__ = (
 )
 
 UNACCOUNTED_COLUMNS = frozenset(("handle", "gfp_mask", "migratetype", "page_flags"))
-"""Columns that :func:`unaccounted_records` takes."""
+"""Columns that :func:`unaccounted_records` needs."""
 
 
 class PageClass(Kind):
-    """What a page is used for (values of :func:`page_classes`)."""
+    """The use of a page (values of :func:`page_classes`)."""
 
     FREE = 0, "free"
     FREE_PCP = 1, "free (per-CPU lists)"
@@ -60,9 +65,9 @@ class PageClass(Kind):
     """Reserved, or allocated before page_owner was there."""
     IMAGE = 21, "kernel image"
     OTHER = 22, "driver or other kernel"
-    """Of drivers and other kernel code: ``/proc/meminfo`` shows it nowhere."""
+    """Memory of drivers and other kernel code: ``/proc/meminfo`` shows it nowhere."""
     UNKNOWN = 23, "unknown"
-    """Its ``struct page`` is not in the dump."""
+    """A page whose ``struct page`` is not in the dump."""
     ABSENT = 24, "absent"
     """No memory there."""
     KERNEL_TABLE = 25, "kernel page tables"
@@ -111,8 +116,8 @@ _OF_METADATA = {
     Metadata.KFENCE: PageClass.KFENCE,
 }
 
-# What tells the use of a page that its struct page does not tell: the first function of its
-# stack, from the innermost on, that is one of these.
+# Where its struct page does not tell the use of a page, the first function of its stack that is one
+# of these does, from the innermost on.
 _OF_FUNCTION = (
     # mm/page_owner.c: allocated before page_owner was there.
     (
@@ -147,9 +152,13 @@ _OF_FUNCTION = (
 )  # fmt: skip
 
 
+_STACK_ALLOCATORS = ("alloc_thread_stack_node", "dup_task_struct", "copy_process")
+"""The function of kernel/fork.c that allocates stacks, and those that it is inlined into."""
+
+
 def class_of_stack(frames: list[Frame]) -> PageClass:
     """
-    What a stack allocates for.
+    Return the class of the pages that a stack allocates.
 
     :return: :attr:`PageClass.OTHER` if its functions do not tell.
     """
@@ -160,19 +169,20 @@ def class_of_stack(frames: list[Frame]) -> PageClass:
                 if kind == PageClass.VMALLOC and _for_stack(names):
                     return PageClass.STACK
                 return kind
-    return PageClass.OTHER
+    # Without CONFIG_VMAP_STACK, and where the compiler inlined alloc_thread_stack_node().
+    first = next((name for name in names if not is_allocation_function(name)), None)
+    return PageClass.STACK if first in _STACK_ALLOCATORS else PageClass.OTHER
 
 
 def _for_stack(names: list[str]) -> bool:
     """Whether vmalloc() was called for the stack of a task (by a function that may be inlined)."""
-    callers = ("alloc_thread_stack_node", "dup_task_struct", "copy_process")
-    return any(name in callers for name in names)
+    return any(name in _STACK_ALLOCATORS for name in names)
 
 
 def unaccounted_records(records: Snapshot) -> Array:
     """
-    Which records are of memory that is there only as long as somebody keeps its address, as far
-    as the records alone tell: not of processes, files or slabs, and of no stack that allocates
+    Find records of memory in use only while its address is stored somewhere, as far as the records
+    alone tell: they do not belong to processes, files or slabs, and their stacks do not allocate
     page tables, stacks of tasks or the like.
 
     :param records: With :data:`UNACCOUNTED_COLUMNS`.
@@ -196,7 +206,7 @@ def unaccounted_records(records: Snapshot) -> Array:
 
 def classes_of_stacks(records: Snapshot, numbers: Array) -> Array:
     """
-    What the stacks of some records allocate for.
+    Return the classes of the pages that the stacks of some records allocate.
 
     :param numbers: Of the records.
     :return: ``uint8``, the shape of *numbers*: :class:`PageClass`.
@@ -210,7 +220,7 @@ def classes_of_stacks(records: Snapshot, numbers: Array) -> Array:
 
 def page_classes(inventory: Inventory) -> Array:
     """
-    The class of every page.
+    Return the class of every page.
 
     :return: ``uint8``, a row per page: :class:`PageClass`.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whose every page is: the function that allocated it; by class, by age, by place."""
+"""Find the allocator of every page, and sum pages up by class, age and place."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class ClassOwners:
 
 @dataclass(frozen=True)
 class AgeBand:
-    """What was allocated about as long ago."""
+    """Memory that was allocated about as long ago."""
 
     age: str
-    """Of :data:`~drgn_pageowner.analysis.owners.group.AGES`."""
+    """A label of :data:`~drgn_pageowner.analysis.owners.group.AGES`."""
     allocations: int
     pages: int
     """Base pages; the sum of :attr:`classes`."""
@@ -64,7 +64,7 @@ class OwnerTable:
     """The allocator of every page."""
 
     names: list[str]
-    """Allocators; what comes after them stands for pages of each class that have no record."""
+    """Allocators; later codes stand for the pages of each class that have no record."""
     code: Array
     """``int64``, a row per page: index in :attr:`names`, or ``len(names)`` plus the class."""
     classes: Array
@@ -72,11 +72,11 @@ class OwnerTable:
 
     @property
     def number(self) -> int:
-        """How many codes there are."""
+        """The number of codes."""
         return len(self.names) + len(PageClass)
 
     def name(self, code: int) -> str:
-        """An allocator, or ``"(slab, no record)"``."""
+        """Return an allocator, or ``"(slab, no record)"``."""
         if code < len(self.names):
             return self.names[code]
         return f"({PageClass(code - len(self.names)).label}, no record)"
@@ -98,9 +98,9 @@ def owner_table(inventory: Inventory, classes: Array) -> OwnerTable:
 
 def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
     """
-    Who has the pages of every class, most pages first.
+    Sum up the allocators of every class, most pages first.
 
-    :param limit: How many allocators of a class to name; the rest is summed.
+    :param limit: Number of allocators of a class to name; the rest is summed up.
     """
     shape = (len(PageClass), table.number)
     key = table.classes.astype(np.int64) * table.number + table.code
@@ -126,7 +126,7 @@ def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
 
 
 def ages_by_class(inventory: Inventory, classes: Array) -> list[AgeBand]:
-    """How old the records are, youngest first; empty where this kernel does not record it."""
+    """Sum records up by age, youngest first; empty where this kernel records no times."""
     records = inventory.records
     if records is None or "ts_nsec" not in records or records.facts.now_ns is None:
         return []
@@ -153,11 +153,11 @@ def owners_of_cells(
     owners: OwnerTable, table: BlockTable, block: Array, maps: Sequence[BlockMap], limit: int
 ) -> list[list[list[tuple[str, int]]]]:
     """
-    Who has most of every cell of a map; free pages are nobody's.
+    Find the allocators with most pages in every cell of a map; free pages do not count.
 
     :param block: ``int64``, a row per page: number of its pageblock.
     :param maps: Of :func:`~drgn_pageowner.analysis.frag.blockmap.block_map`.
-    :param limit: How many to name for a cell.
+    :param limit: Number of allocators to name for a cell.
     :return: For every cell of every map, allocators and base pages, most first.
     """
     if not maps:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Two snapshots compared: who has more than before, who has less, and how fast it goes."""
+"""Compare two snapshots: which groups of records grew or shrank, and how fast."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ __all__ = (
 
 SORT_KEYS = ("growth", "change", "before", "after", "allocations")
 """
-What changes can be sorted by: bytes that came (gone ones count as negative), bytes that came or
-went, bytes before, bytes after, allocations that came. Largest first.
+Sort keys of changes, largest first: growth in bytes, its absolute value, bytes before, bytes after,
+growth in allocations.
 """
 
 
 @dataclass(frozen=True)
 class Amount:
-    """So much memory, or a difference of two such."""
+    """An amount of memory, or the difference of two."""
 
     allocations: int | None
     """``None`` of a class of pages, which are not counted by allocation."""
@@ -64,7 +64,7 @@ _NOTHING = Amount(0, 0, 0)
 
 @dataclass(frozen=True)
 class Change:
-    """What one group has more or less than before."""
+    """The change of one group."""
 
     key: dict[str, Any]
     """Key -> value, as in :class:`~drgn_pageowner.analysis.owners.group.Group`; for the key
@@ -75,7 +75,7 @@ class Change:
     before: Amount
     after: Amount
     growth: Amount
-    """What came; negative what went."""
+    """After minus before."""
     pages_per_hour: float | None
     """``None`` where the time between both is not known."""
     handles: tuple[int | None, int | None]
@@ -103,9 +103,9 @@ class Diff:
     after: Side
     relation: Relation
     growth: Amount
-    """Of all groups together."""
+    """The growth of all groups together."""
     leak: Change | None
-    """The stack that has grown most of the memory that nothing accounts for."""
+    """The largest growth, by stack, among memory that no class explains."""
     states: dict[str, int]
     """State -> number of groups, and ``"same"``: those that did not change."""
     changes: list[Change]
@@ -146,7 +146,7 @@ def diff(
     :param relation: Of :func:`~drgn_pageowner.analysis.compare.kinship.relate`.
     :param by: Keys, of :data:`~drgn_pageowner.analysis.owners.group.GROUP_KEYS`.
     :param sort: Of :data:`SORT_KEYS` and *by*; ``-`` in front reverses.
-    :param limit: How many changes to return.
+    :param limit: The largest number of changes to return.
     :raises UsageError: if a key is unknown, or one of the kernels does not record it
     """
     changes, same = _changes(before, after, relation, by)
@@ -170,7 +170,7 @@ def diff_accounts(
     limit: int | None = None,
 ) -> Diff:
     """
-    Compare what two machines use their pages for; every page counts.
+    Compare two machines class by class; every page counts.
 
     :param accounts: Of both, and *facts* the same.
     :param leak: Of the records' own comparison, if there is one.
@@ -227,7 +227,7 @@ def _leak(before: Snapshot, after: Snapshot, relation: Relation) -> Change | Non
 def _changes(
     before: Snapshot, after: Snapshot, relation: Relation, by: Sequence[str]
 ) -> tuple[list[Change], int]:
-    """Every group that changed, and the number of those that did not."""
+    """Return every group that changed, and the number of those that did not."""
     groups = [_groups(snapshot, relation, by) for snapshot in (before, after)]
     changes, same = [], 0
     for identity in dict.fromkeys((*groups[0], *groups[1])):
@@ -246,7 +246,7 @@ def _changes(
 def _groups(
     snapshot: Snapshot, relation: Relation, by: Sequence[str]
 ) -> dict[Hashable, list[Group]]:
-    """The groups of *snapshot* by what they are known by in the other one, largest first."""
+    """Return the groups of *snapshot* by the identity that both snapshots share, largest first."""
     found = top(snapshot, by).groups
     stacks = (
         stack_identities(snapshot, [g.handle for g in found], relation) if "stack" in by else {}
@@ -305,7 +305,7 @@ def _states(changes: Iterable[Change], same: int) -> dict[str, int]:
 
 
 def _sorted(changes: list[Change], sort: Sequence[str], by: Sequence[str]) -> list[Change]:
-    """*changes* in the order of *sort*; ties by growth, then by name, always the same."""
+    """Sort *changes* by *sort*; ties by growth, then by name."""
     check_sort(sort, by)
     keys = {
         "growth": lambda change: -change.growth.bytes,
@@ -325,5 +325,5 @@ def _sorted(changes: list[Change], sort: Sequence[str], by: Sequence[str]) -> li
 
 
 def _natural(value: Any) -> tuple[bool, Any]:
-    """Numbers by size, texts by name, ``None`` last."""
+    """Return a sort key: numbers by size, texts by name, ``None`` last."""
     return value is None, value if value is not None else 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Would an allocation succeed from the free lists as they are, and if not, what is in its way?"""
+"""Judge whether an allocation would succeed from the free lists, and find what is in its way."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COSTLY_ORDER = 3
 """``PAGE_ALLOC_COSTLY_ORDER``: up to it the page allocator keeps trying and callers rely on it."""
 
 
-# Names that people use and no kernel has in its table, or only some.
+# Names that people use, but that are in the tables of no kernel, or of some only.
 _COMPOSED = {
     "GFP_HIGHUSER_MOVABLE": ("GFP_HIGHUSER", "__GFP_MOVABLE"),
     "GFP_HIGHUSER": ("GFP_USER", "__GFP_HIGHMEM"),
@@ -64,9 +64,9 @@ class ZoneCheck:
     zone: str
     free: int
     usable: int
-    """Without what is reserved for others (high-atomic, CMA) and the request itself."""
+    """Free pages less those reserved for others (high-atomic, CMA) and the request itself."""
     minimum: int
-    """min watermark, lowered by what the gfp mask may take of the reserve."""
+    """The min watermark, lowered by the part of the reserve that the gfp mask may use."""
     low: int
     lowmem_reserve: int
     block: bool
@@ -93,7 +93,7 @@ class BlockToFree:
 
 @dataclass(frozen=True)
 class AllocCheck:
-    """What :func:`alloc_check` found."""
+    """The result of :func:`alloc_check`."""
 
     order: int
     gfp_mask: int
@@ -106,7 +106,7 @@ class AllocCheck:
 
 def gfp_mask(flags: Sequence[str], names: Names) -> int:
     """
-    The gfp mask that *flags* name.
+    Return the gfp mask that *flags* name.
 
     :raises UsageError: if this kernel has no such flag
     """
@@ -206,7 +206,7 @@ def _check(
     usable = stats.free_pages - ((1 << order) - 1)
     high = bool(mask & known.get("__GFP_HIGH", 0))
     if high:
-        # ALLOC_MIN_RESERVE, and more of it for who cannot wait.
+        # ALLOC_MIN_RESERVE, and more of it for callers that cannot wait.
         minimum -= minimum // 2
         if not mask & known.get("__GFP_DIRECT_RECLAIM", 0):
             minimum -= minimum // 4
@@ -264,7 +264,7 @@ def _with_defrag_mode(mask: int, known: dict[str, int]) -> AllocVerdict:
 
 
 def _small_blocks(joined: Overlay, order: int, allowed: list[int]) -> tuple[Array, Array, Array]:
-    """Of every block smaller than a pageblock: whether it is whole, unmovable and free pages."""
+    """Return whether each block is whole, its unmovable pages and its free pages."""
     group = joined.memory.pages.all_pfns() >> order
     number = int(group[-1]) + 1 if len(group) else 0
     of_zone = np.zeros(256, bool)

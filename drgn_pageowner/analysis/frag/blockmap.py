@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Physical memory as a grid: a cell for every pageblock, or for several."""
+"""Map physical memory: a cell for every pageblock, or for several."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MapCell:
     pfn: int
     blocks: int
     migratetype: str | None
-    """That most of the blocks have."""
+    """The migratetype of most of the blocks."""
     free: int
     movable: int
     reclaimable: int
@@ -56,8 +56,10 @@ class BlockMap:
 
 def block_map(facts: Facts, types: list[str], table: BlockTable, cells: int) -> list[BlockMap]:
     """
+    Map every zone.
+
     :param types: Names of the migratetypes.
-    :param cells: How many cells there may be in all.
+    :param cells: The largest number of cells in all.
     """
     total = int((table.part_of >= 0).sum())
     per_cell = 1
@@ -78,7 +80,7 @@ def block_map(facts: Facts, types: list[str], table: BlockTable, cells: int) -> 
 def _cells(
     facts: Facts, types: list[str], table: BlockTable, strange: Array, blocks: Array, starts: Array
 ) -> list[MapCell]:
-    """The cells that begin at *starts* of *blocks*."""
+    """Return the cells that begin at *starts* of *blocks*."""
     counts = np.add.reduceat(table.counts[blocks], starts)
     numbers = np.diff(np.append(starts, len(blocks)))
     kinds = table.migratetype[blocks]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Pageblocks: what each of them holds, and one of them page by page."""
+"""Count the pages of every pageblock by mobility, and list one pageblock page by page."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class BlockTable:
     counts: Array
     """``int32``, shape ``(blocks, 6)``: pages by :class:`Mobility`."""
     boot: Array
-    """``int32``: unmovable pages that are boot memory, which was there before any pageblock."""
+    """``int32``: unmovable pages of boot memory, which is older than the pageblocks' types."""
     pages: int
     """Pages of a block."""
 
     def polluted(self, types: Sequence[str]) -> Array:
         """
-        Blocks of type Movable or CMA with an unmovable page that was allocated there.
+        Find blocks of type Movable or CMA with an unmovable page that was allocated there.
 
         :param types: Names of the migratetypes.
         :return: ``bool``, shape ``(blocks,)``.
@@ -49,7 +49,7 @@ class BlockTable:
 
 
 def block_table(joined: Overlay) -> BlockTable:
-    """What is in every pageblock; counted once for an :class:`Overlay`."""
+    """Count the pages of every pageblock, once for an :class:`Overlay`."""
     if joined.table is None:
         joined.table = _block_table(joined)
     assert isinstance(joined.table, BlockTable)
@@ -84,16 +84,16 @@ def _block_table(joined: Overlay) -> BlockTable:
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive pages of one block that are one thing."""
+    """Consecutive pages of one block that belong to one allocation or have one state."""
 
     pfn: int
     pages: int
     state: str
     mobility: str
     order: int | None
-    """Of the allocation or the free block, which may reach beyond this block."""
+    """The order of the allocation or the free block, which may reach beyond this block."""
     migratetype: str | None
-    """That the allocation asked for."""
+    """The migratetype that the allocation asked for."""
     allocator: str | None
     handle: int | None
     comm: bytes | None
@@ -103,7 +103,7 @@ class Run:
 
 def explain_block(joined: Overlay, block: int) -> list[Run]:
     """
-    What a pageblock holds, in PFN order.
+    List the contents of a pageblock, in PFN order.
 
     :raises PageOwnerError: if there is no such pageblock
     """

@@ -32,7 +32,7 @@ def _trunc(number: int, divisor: int) -> int:
 
 def unusable_index(nr_free: Sequence[int], order: int) -> int:
     """
-    ``unusable_free_index()`` of mm/vmstat.c: how much of the free memory cannot serve *order*.
+    ``unusable_free_index()`` of mm/vmstat.c: the part of free memory that cannot serve *order*.
 
     :param nr_free: Free blocks of every order.
     :return: 0 to 1000.
@@ -45,7 +45,7 @@ def unusable_index(nr_free: Sequence[int], order: int) -> int:
 
 def fragmentation_index(nr_free: Sequence[int], order: int) -> int:
     """
-    ``__fragmentation_index()`` of mm/vmstat.c: why an allocation of *order* would fail.
+    ``__fragmentation_index()`` of mm/vmstat.c: the reason why an allocation of *order* would fail.
 
     :return: -1000 if it would not; towards 0 for want of memory, towards 1000 for fragmentation.
     """

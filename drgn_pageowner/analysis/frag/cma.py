@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""CMA areas: what is taken, what is lent out, and what could not be had back."""
+"""CMA areas: pages that are taken, pages that are lent out, and those that cannot be reclaimed."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class CmaReport:
     free: int
     """In the buddy allocator or on per-CPU lists."""
     lent: int
-    """Used by others until they are wanted back."""
+    """Used by others until ``cma_alloc()`` needs them."""
     movable: int
-    """Of :attr:`lent`, those that nothing stops from being migrated."""
+    """Pages of :attr:`lent` that nothing stops from being migrated."""
     longest_bitmap_run: int
     """The longest run that ``cma_alloc()`` has not taken (``maxchunk``)."""
     longest_allocatable_run: int
@@ -63,7 +63,7 @@ def _longest(wanted: Array) -> int:
 
 def cma_report(joined: Overlay) -> list[CmaReport]:
     """
-    Every CMA area.
+    Describe every CMA area.
 
     :param joined: Made of pages with ``flags``, ``refcount`` and ``mapcount``.
     """
@@ -106,7 +106,7 @@ def _flag(joined: Overlay, flags: Array, name: str) -> Array:
 
 
 def _reasons(joined: Overlay, rows: Array) -> dict[str, Array]:
-    """What stops each of *rows* from being migrated, by reason: ``bool`` arrays."""
+    """Return, by reason, which of *rows* it stops from being migrated: ``bool`` arrays."""
     pages = joined.memory.pages
     state, flags = pages.state[rows], pages["flags"][rows].astype(np.uint64)
     lru = np.isin(state, _LRU_STATES)

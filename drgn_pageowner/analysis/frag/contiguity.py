@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How many aligned blocks of every size are free, could be freed, or are blocked, and by whom."""
+"""Count the aligned blocks of every size that are free, could be freed, or are blocked."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ class BlockSize:
     """``None`` for all zones together."""
     zone: str | None
     blocks: int
-    """Whole ones: all their pages are memory of the zone."""
+    """Blocks whose pages are all memory of the zone."""
     free: int
     movable: int
-    """Not free, but holding only free, movable and reclaimable pages: compaction could free
+    """Blocks of free, movable and reclaimable pages only, not all free: compaction could free
     them."""
     blocked: int
-    """Holding an unmovable page."""
+    """Blocks with an unmovable page."""
     unknown: int
-    """Not known to be blocked, but with pages that the dump does not show."""
+    """Blocks that may be blocked: they have pages that the dump does not show."""
     blocked_by: tuple[int, ...]
-    """Of the blocked ones, those with 1, 2 to 8, 9 to 64, more unmovable pages."""
+    """Blocked blocks with 1, with 2 to 8, with 9 to 64, and with more unmovable pages."""
     in_the_way: int
-    """Unmovable pages in blocked ones."""
+    """Unmovable pages in blocked blocks."""
     for_half: int
-    """The fewest unmovable pages that would have to go to free half of the blocked ones."""
+    """The fewest unmovable pages that would have to go to free half of the blocked blocks."""
 
 
 @dataclass(frozen=True)
 class Blocker:
-    """Who blocks blocks of one size."""
+    """An owner of pages that block blocks of one size."""
 
     order: int
     name: str
@@ -59,6 +59,8 @@ class Blocker:
 
 @dataclass(frozen=True)
 class Contiguity:
+    """The aligned blocks of every size, and the owners of pages that block them."""
+
     sizes: list[BlockSize]
     kinds: list[Blocker]
     allocators: list[Blocker]
@@ -95,7 +97,7 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
 
 def merge_blocks(table: BlockTable, shift: int) -> tuple[Array, Array]:
     """
-    Zone and counts of the blocks of ``2^shift`` pageblocks, as :class:`BlockTable` has them.
+    Return zone and counts of blocks of ``2^shift`` pageblocks, as :class:`BlockTable` has them.
     """
     number = -(-len(table.zone) >> shift)
     padded = number << shift
@@ -145,7 +147,7 @@ def _size(order: int, node: int | None, zone: str | None, counts: Array) -> Bloc
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Who has unmovable pages in which pageblocks: each pair once."""
+    """Pairs of a pageblock and an owner of unmovable pages in it, each once."""
 
     block: Array
     code: Array

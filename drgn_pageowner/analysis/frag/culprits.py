@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who blocks pageblocks: stacks whose pages compaction cannot move."""
+"""Rank the owners of pages that compaction cannot move out of a pageblock."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Culprit:
     """``None`` for pages without a record."""
     pages: int
     blocks: int
-    """Pageblocks that it touches."""
+    """Pageblocks that have a page of it."""
     only_blocker: int
-    """Pageblocks that no other unmovable page blocks: what would be won if it went elsewhere."""
+    """Pageblocks without any other unmovable page: they would be free of those without it."""
     in_movable: int
     """Pages in pageblocks whose type is Movable or CMA."""
     oldest_ns: int | None
@@ -47,7 +47,7 @@ class Culprit:
 
 @dataclass(frozen=True)
 class Culprits:
-    """Who blocks which pageblocks."""
+    """The owners of pages that block pageblocks."""
 
     blocked: int
     """Pageblocks with an unmovable page."""
@@ -55,12 +55,12 @@ class Culprits:
     """Pageblocks with memory."""
     blocking: list[Culprit]
     reverse: list[Culprit]
-    """Movable pages in pageblocks of type Unmovable or Reclaimable."""
+    """The owners of movable pages in pageblocks of type Unmovable or Reclaimable."""
 
 
 def owner_codes(joined: Overlay, rows: Array) -> tuple[Array, int]:
     """
-    A number for the owner of each of *rows*: the stack, or for pages without a record the state.
+    Number the owner of each of *rows*: its stack, or its state if it has no record.
 
     :return: ``int64``, and the number of stacks: codes from there on are states.
     """
@@ -77,7 +77,7 @@ def owner_codes(joined: Overlay, rows: Array) -> tuple[Array, int]:
 
 
 def owner_name(joined: Overlay, code: int, stacks: int) -> tuple[str, int | None, list[Frame]]:
-    """Allocator, handle and stack of an owner that :func:`owner_codes` numbered."""
+    """Return allocator, handle and stack of an owner that :func:`owner_codes` numbered."""
     if code > stacks:
         return f"({PageState(code - stacks - 1).label}, no record)", None, []
     if code == stacks:
@@ -88,7 +88,7 @@ def owner_name(joined: Overlay, code: int, stacks: int) -> tuple[str, int | None
 
 
 def by_function(joined: Overlay, codes: Array, stacks: int) -> Array:
-    """*codes* with one number for all stacks that have the same function as their allocator."""
+    """Give all stacks with the same allocator function one number of *codes*."""
     assert joined.records is not None or not stacks
     first: dict[tuple[str | None, str | None], int] = {}
     present, inverse = np.unique(codes, return_inverse=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which pages compaction could move away, and who owns those that it could not."""
+"""Tell the pages that compaction can move from those that it cannot, and name their owners."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = (
 
 
 class Mobility(Kind):
-    """Whether a page can be made to go away (values of :attr:`Overlay.mobility`)."""
+    """Whether a page can be moved or freed (values of :attr:`Overlay.mobility`)."""
 
     FREE = 0, "free"
     MOVABLE = 1, "movable"
     RECLAIMABLE = 2, "reclaimable"
-    """Slab pages that were allocated as such: a shrinker may free them."""
+    """Slab pages that were allocated as reclaimable: a shrinker may free them."""
     UNMOVABLE = 3, "unmovable"
     UNKNOWN = 4, "unknown"
     """The dump does not say."""
@@ -112,7 +112,7 @@ class Overlay:
     """Number of a stack -> :class:`UnmovableKind`, of those that were looked at."""
 
     table: object | None = field(default=None, repr=False)
-    """What :func:`~drgn_pageowner.analysis.frag.blocks.block_table` counted."""
+    """The result of :func:`~drgn_pageowner.analysis.frag.blocks.block_table`, kept."""
 
     def kind_of_stack(self, stack: int) -> UnmovableKind:
         """Return the purpose of what the stack with number *stack* allocates."""
@@ -123,14 +123,14 @@ class Overlay:
 
 
 def migratetype_number(names: tuple[str, ...] | list[str], name: str) -> int:
-    """The number of the migratetype *name*, or -1."""
+    """Return the number of the migratetype *name*, or -1."""
     lowered = [known.lower() for known in names]
     return lowered.index(name.lower()) if name.lower() in lowered else -1
 
 
 def overlay(memory: Memory, records: Snapshot | None) -> Overlay:
     """
-    Join *records* to the pages they cover.
+    Join *records* to the pages that they cover.
 
     :param records: Allocated records with ``pfn``, ``order``, ``migratetype`` and ``handle``.
     """
@@ -151,7 +151,7 @@ def overlay(memory: Memory, records: Snapshot | None) -> Overlay:
 def _reclaimable(
     memory: Memory, records: Snapshot | None, owner: Array, block: Array, mobility: Array
 ) -> None:
-    """Slab pages whose gfp mask said so; without a record, those in a block of that type."""
+    """Mark reclaimable slab pages: by their gfp mask, or without a record by their pageblock."""
     wanted = migratetype_number(list(memory.pages.names.migratetypes), "Reclaimable")
     slab = np.flatnonzero(memory.pages.state == PageState.SLAB)
     if wanted < 0 or not len(slab):
@@ -178,7 +178,7 @@ def _kind_of_frames(frames: list[Frame]) -> UnmovableKind:
 
 def kind_codes(joined: Overlay, rows: Array) -> Array:
     """
-    What each of *rows* (unmovable pages) is.
+    Return the kind of each of *rows*, which are unmovable pages.
 
     :return: ``int8``: :class:`UnmovableKind`.
     """

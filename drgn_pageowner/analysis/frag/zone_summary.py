@@ -48,12 +48,12 @@ class ZoneSummary:
     pageblocks: dict[str, int]
     """Migratetype -> pageblocks."""
     mixed: dict[str, int] | None
-    """Of them, those that hold pages of another type, as the kernel counts; ``None`` without
+    """Pageblocks that hold pages of another type, as the kernel counts; ``None`` without
     records."""
     polluted: int
     """Movable and CMA pageblocks with an unmovable page in them, other than boot memory."""
     largest_free_run: int
-    """Consecutive free pages."""
+    """Length of the longest run of free pages."""
     unusable: int
     """The kernel's index for a pageblock, in thousandths."""
     verdict: str
@@ -66,7 +66,7 @@ class ZoneSummary:
 
 
 def zone_summaries(joined: Overlay, table: BlockTable) -> list[ZoneSummary]:
-    """Every populated zone."""
+    """Sum up every populated zone."""
     memory = joined.memory
     facts, types = memory.pages.facts, memory.pages.names.migratetypes
     info = page_type_info(joined)
@@ -106,7 +106,7 @@ def zone_summaries(joined: Overlay, table: BlockTable) -> list[ZoneSummary]:
 
 
 def _longest_runs(joined: Overlay) -> list[int]:
-    """The longest run of free pages of every zone."""
+    """Return the length of the longest run of free pages in every zone."""
     pages = joined.memory.pages
     free = joined.mobility == Mobility.FREE
     # A run ends where pages are not free, where another zone begins, and where PFNs jump.

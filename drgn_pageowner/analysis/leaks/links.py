@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Why a page is not free, and who points at it."""
+"""Find the chain of pointers that keeps a page, and the words that name it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import HeapTarget, Reachability, Role, Word
 
-__all__ = ("Hop", "References", "Why", "WordFinder", "explain_node", "references")
+__all__ = ("Hop", "References", "Why", "WordSearch", "explain_node", "references")
 
 
-class WordFinder(Protocol):
+class WordSearch(Protocol):
     """Finds the words that lead from some nodes to others."""
 
     def __call__(
@@ -31,27 +31,27 @@ class Hop:
     """A word, and what it leads to."""
 
     kind: str
-    """What the word lies in: :attr:`Word.kind`."""
+    """The kind of memory that the word lies in: :attr:`Word.kind`."""
     name: str
-    """The same in names: symbol, per-CPU variable, task, slab cache or page, and the offset."""
+    """The symbol, per-CPU variable, task, slab cache or page, and the offset of the word in it."""
     address: int | None
     """Virtual address of the word; ``None`` for a register."""
     value: int
     """The word."""
     by: str
-    """What the word is: ``"address"``, ``"struct page"``, ``"PFN"``, ``"physical address"``."""
+    """Its meaning: ``"address"``, ``"struct page"``, ``"PFN"``, ``"physical address"``."""
     allocator: str | None
-    """Of the page that the word lies in."""
+    """The allocator of the page that the word lies in."""
     leads_to: str
     reachable: bool
-    """Whether what the word lies in is reached from a root itself."""
+    """Whether the memory that the word lies in is reached from a root itself."""
     counts: bool
-    """Whether the word holds what it leads to; bookkeeping does not."""
+    """Whether the word keeps its target alive; bookkeeping does not."""
 
 
 @dataclass(frozen=True)
 class Why:
-    """What keeps a page."""
+    """The reason why a page is in use."""
 
     what: str
     pfn: int
@@ -62,12 +62,12 @@ class Why:
     ``"accounted for"``, ``"not allocated"``."""
     explanation: str
     chain: list[Hop]
-    """From a root on."""
+    """The words from a root to the page."""
 
 
 @dataclass(frozen=True)
 class References:
-    """Who points at a page."""
+    """The words that name a page."""
 
     what: str
     pfn: int
@@ -99,7 +99,7 @@ def _allocator(reach: Reach, node: int) -> str | None:
 
 
 def _members(reach: Reach, node: int) -> Array:
-    """All nodes of the heap that are one allocation with *node*."""
+    """Return the nodes of the heap that are one allocation with *node*."""
     if node >= reach.heap.first_object:
         return np.array([node])
     result: Array = np.flatnonzero(reach.allocation == reach.allocation[node])
@@ -144,9 +144,9 @@ def _verdict(reach: Reach, node: int) -> tuple[str, str]:
     return verdict.label, explanations[verdict]
 
 
-def explain_node(reach: Reach, target: HeapTarget, words: WordFinder) -> Why:
+def explain_node(reach: Reach, target: HeapTarget, words: WordSearch) -> Why:
     """
-    The shortest chain from a root to a page or slab object.
+    Find the shortest chain from a root to a page or slab object.
 
     :param words: Finds the words of the chain.
     """
@@ -169,12 +169,12 @@ def explain_node(reach: Reach, target: HeapTarget, words: WordFinder) -> Why:
 
 
 def references(
-    reach: Reach, target: HeapTarget, words: WordFinder, limit: int, *, numbers_only: bool = False
+    reach: Reach, target: HeapTarget, words: WordSearch, limit: int, *, numbers_only: bool = False
 ) -> References:
     """
-    Every word that names a page or slab object.
+    Find every word that names a page or slab object.
 
-    :param limit: How many to return.
+    :param limit: The largest number of words to return.
     :param numbers_only: Only PFNs and physical addresses.
     """
     node = target.node

@@ -16,6 +16,7 @@ from drgn_pageowner.model.arrays import Array
 __all__ = (
     "Bulk",
     "byte_order",
+    "enumerators",
     "find_object",
     "find_type",
     "has_member",
@@ -190,6 +191,18 @@ def find_type(prog: Program, name: str) -> Type | None:
         return prog.type(name)
     except LookupError:
         return None
+
+
+def enumerators(prog: Program, name: str) -> dict[str, int]:
+    """
+    Get the enumerators of an enum, in the order of their declaration.
+
+    :param name: With its tag: ``enum pageflags``.
+    :return: Name -> value; empty where this kernel has no such enum.
+    """
+    type_ = find_type(prog, name)
+    found = (type_.enumerators or ()) if type_ is not None else ()
+    return {enumerator.name: enumerator.value for enumerator in found}
 
 
 def find_object(prog: Program, name: str, filename: str | None = None) -> drgn.Object | None:

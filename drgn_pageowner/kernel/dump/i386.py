@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
 
 import numpy as np
 from drgn import Architecture, FaultError, Program, ProgramFlags
 
 from drgn_pageowner.kernel.dump.bulk import readable
-from drgn_pageowner.kernel.dump.pgtable import PageTables, table_format
+from drgn_pageowner.kernel.dump.pgtable import Format, PageTables
+from drgn_pageowner.kernel.dump.vmcoreinfo import vmcoreinfo
 from drgn_pageowner.model.arrays import Array
 
-__all__ = ("read_through_page_tables",)
+__all__ = ("PAGE_PSE", "page_table_format", "read_through_page_tables")
+
+PAGE_PSE = 1 << 7
+"""``_PAGE_PSE`` of arch/x86/include/asm/pgtable_types.h: an entry that maps a large page."""
 
 # CONFIG_PAGE_OFFSET: where CONFIG_VMSPLIT_* of arch/x86/Kconfig put the direct map.
 _PAGE_OFFSETS = (0xC0000000, 0xB0000000, 0x80000000, 0x78000000, 0x40000000)
@@ -46,6 +49,16 @@ def read_through_page_tables(prog: Program) -> None:
         prog.add_memory_segment(0, _END - 1, memory.read, False)
 
 
+def page_table_format(prog: Program) -> Format:
+    """Get the format of an i386 kernel's page tables, which VMCOREINFO tells."""
+    shift = int(prog["PAGE_SHIFT"])
+    if vmcoreinfo(prog).config("X86_PAE"):
+        mask = (1 << 52) - (1 << shift)
+        return Format(np.dtype("<u8"), shift, (9, 9, 2), mask, PAGE_PSE, PAGE_PSE)
+    mask = (1 << 32) - (1 << shift)
+    return Format(np.dtype("<u4"), shift, (10, 10), mask, PAGE_PSE, PAGE_PSE)
+
+
 def _root(prog: Program) -> int | None:
     """
     Physical address of ``swapper_pg_dir``; ``None`` if it is not known, or not in the dump.
@@ -53,12 +66,10 @@ def _root(prog: Program) -> int | None:
     VMCOREINFO has the virtual one. It lies in the direct map, as the kernel image does, and the
     right start of that is the one with which the tables lead back to themselves.
     """
-    info = prog["VMCOREINFO"].string_()
-    found = re.search(rb"^SYMBOL\(swapper_pg_dir\)=([0-9a-f]+)$", info, re.M)
-    format_ = table_format(prog)
-    if not found or format_ is None:
+    address = vmcoreinfo(prog).symbol("swapper_pg_dir")
+    if address is None:
         return None
-    address = int(found.group(1), 16)
+    format_ = page_table_format(prog)
     for offset in _PAGE_OFFSETS:
         phys = address - offset
         if phys < 0:
@@ -73,8 +84,7 @@ class _VirtualMemory:
     """What :meth:`drgn.Program.add_memory_segment` wants: a function that reads."""
 
     def __init__(self, prog: Program, root: int) -> None:
-        format_ = table_format(prog)
-        assert format_ is not None
+        format_ = page_table_format(prog)
         self._prog = prog
         self._shift = format_.page_shift
         self._tables = PageTables(prog, format_, root)

@@ -8,15 +8,18 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import drgn
 from drgn import Program, ProgramFlags
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.kernel.dump.flattened import rearranged
 from drgn_pageowner.kernel.dump.i386 import read_through_page_tables
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.truncated import check_headers, keep_to_the_file
-from drgn_pageowner.progress import warn
+from drgn_pageowner.kernel.dump.vmcoreinfo import vmcoreinfo
 
 __all__ = ("ProgramOptions", "open_beside", "open_program")
 
@@ -55,11 +58,9 @@ def open_program(options: ProgramOptions) -> Program:
     """
     _set_log_level(options.log_level)
     prog = _create(options)
-    _attach(prog, options)
+    path = _attach(prog, options)
     if options.core is not None:
-        cut_off = keep_to_the_file(prog, options.core)
-        if cut_off is not None:
-            warn(cut_off)
+        Kernel.of(prog).contents = keep_to_the_file(prog, path, options.core)
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise PageOwnerError(
             f"{options.core} is not a dump of a Linux kernel (it has no VMCOREINFO): "
@@ -128,22 +129,29 @@ def _architecture(name: str) -> drgn.Architecture:
         raise UsageError(f"unknown architecture {name!r}: known are {known}") from None
 
 
-def _attach(prog: Program, options: ProgramOptions) -> None:
+def _attach(prog: Program, options: ProgramOptions) -> str:
+    """Open what *options* choose; return the path of the file that drgn reads."""
+    path = ""
     if options.core is not None:
-        name = options.core
+        name = path = options.core
         check_headers(name)
-        attach = prog.set_core_dump
+        file = rearranged(name)
+        if file is not None:
+            path = f"/proc/self/fd/{file.fileno()}"
+            # Open for as long as the program is.
+            prog.cache["drgn_pageowner.rearranged"] = file
+        attach = partial(prog.set_core_dump, path)
     elif options.qemu is not None:
         name = options.qemu
         if not hasattr(prog, "set_qemu_qmp"):
             raise PageOwnerError(
                 "this drgn cannot read a QEMU guest: --qemu needs drgn 0.1 or newer"
             )
-        attach = prog.set_qemu_qmp
+        attach = partial(prog.set_qemu_qmp, name)
     else:
-        name, attach = "the running kernel", lambda _: prog.set_kernel()
+        name, attach = "the running kernel", partial(prog.set_kernel)
     try:
-        attach(name)
+        attach()
     except OSError as error:
         raise PageOwnerError(
             f"cannot read {name}: {error.strerror or error}"
@@ -155,6 +163,7 @@ def _attach(prog: Program, options: ProgramOptions) -> None:
         raise PageOwnerError(
             f"{name} cannot be opened as a dump ({error}): pass a vmcore in ELF or kdump format"
         ) from error
+    return path
 
 
 def _refused(error: OSError) -> str:
@@ -255,7 +264,7 @@ def _missing_symbols(prog: Program, options: ProgramOptions) -> str:
         wanted = module.build_id.hex() if module.build_id else "unknown"
     except LookupError:
         wanted = "unknown"
-    release = _release(prog)
+    release = vmcoreinfo(prog).text("OSRELEASE") or "of the dump"
     for path in options.symbols:
         found = _elf_build_id(path)
         if found is None:
@@ -278,14 +287,6 @@ def _missing_symbols(prog: Program, options: ProgramOptions) -> str:
         f"no debugging symbols for the kernel {release} (build ID {wanted}): "
         "pass its vmlinux with -s"
     )
-
-
-def _release(prog: Program) -> str:
-    try:
-        release: str = prog["UTS_RELEASE"].string_().decode()
-    except (LookupError, drgn.FaultError):
-        return "of the dump"
-    return release
 
 
 def _elf_build_id(path: str) -> str | None:

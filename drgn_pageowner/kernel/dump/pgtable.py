@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page tables, a table or a level at a time: what addresses are mapped to, and the tables."""
+"""Walk page tables, whatever their format: a range of addresses, or all tables of a level."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from drgn import Architecture, Program
+from drgn import Program
 
-from drgn_pageowner.kernel.dump.bulk import find_object, read_bulk
+from drgn_pageowner.kernel.dump.bulk import read_bulk
 from drgn_pageowner.model.arrays import Array, ascending
 
-__all__ = ("Format", "PageTables", "table_format")
+__all__ = ("Format", "PageTables")
 
+# Of every format: _PAGE_PRESENT on x86, PTE_VALID on arm64.
 _PRESENT = 1 << 0
-# x86: _PAGE_PSE. arm64: PMD_TYPE_TABLE, which a block lacks.
-_X86_LARGE = 1 << 7
-_ARM64_TABLE = 1 << 1
 
 
 class Format(NamedTuple):
@@ -34,65 +31,24 @@ class Format(NamedTuple):
     large_value: int
     """An entry above level 0 is no table if its bits of :attr:`large_mask` are these."""
     lowest: int = 0
-    """Nothing below this address is mapped by the kernel's tables: they begin with it."""
+    """The first address that the kernel's tables map."""
 
     def shift(self, level: int) -> int:
-        """The lowest bit of an address that a table of *level* looks at."""
+        """Get the lowest bit of an address that indexes a table of *level*."""
         return self.page_shift + sum(self.bits[:level])
 
     def with_address_bits(self, number: int) -> Format:
-        """The format of a tree of the same tables for addresses of *number* bits."""
+        """Get the format of a tree of the same tables for addresses of *number* bits."""
         whole, rest = divmod(number - self.page_shift, self.bits[0])
         return self._replace(bits=(self.bits[0],) * whole + ((rest,) if rest else ()))
 
 
-def table_format(prog: Program) -> Format | None:
-    """The format of *prog*; ``None`` for an architecture that is not known here."""
-    platform = prog.platform
-    assert platform is not None
-    shift = int(prog["PAGE_SHIFT"])
-    if platform.arch == Architecture.X86_64:
-        levels = 5 if _number(prog, "pgtable_l5_enabled") else 4
-        mask = (1 << 52) - (1 << shift)
-        encryption = find_object(prog, "sme_me_mask")
-        if encryption is not None:
-            mask &= ~int(encryption)
-        return Format(np.dtype("<u8"), shift, (9,) * levels, mask, _X86_LARGE, _X86_LARGE)
-    if platform.arch == Architecture.I386:
-        if _has_config(prog, "X86_PAE"):
-            mask = (1 << 52) - (1 << shift)
-            return Format(np.dtype("<u8"), shift, (9, 9, 2), mask, _X86_LARGE, _X86_LARGE)
-        mask = (1 << 32) - (1 << shift)
-        return Format(np.dtype("<u4"), shift, (10, 10), mask, _X86_LARGE, _X86_LARGE)
-    if platform.arch == Architecture.AARCH64:
-        va_bits = _number(prog, "VA_BITS")
-        if not va_bits:
-            return None
-        mask, lowest = (1 << 48) - (1 << shift), (1 << 64) - (1 << va_bits)
-        table = Format(np.dtype("<u8"), shift, (shift - 3,), mask, _ARM64_TABLE, 0, lowest)
-        return table.with_address_bits(va_bits)
-    return None
-
-
-def _number(prog: Program, name: str) -> int:
-    """A NUMBER() of VMCOREINFO; 0 if it has none."""
-    text = prog["VMCOREINFO"].string_().decode(errors="replace")
-    found = re.search(rf"^NUMBER\({name}\)=(\d+)$", text, re.M)
-    return int(found.group(1)) if found else 0
-
-
-def _has_config(prog: Program, name: str) -> bool:
-    """Whether VMCOREINFO says that the kernel was built with CONFIG_*name*."""
-    text = prog["VMCOREINFO"].string_().decode(errors="replace")
-    return f"CONFIG_{name}=y" in text.splitlines()
-
-
 class PageTables:
-    """Reads each table that it needs in one piece."""
+    """Page tables with a known root, of which each table is read in one piece."""
 
     def __init__(self, prog: Program, format_: Format, root: int) -> None:
         """
-        :param root: Physical address of ``init_mm.pgd``.
+        :param root: Physical address of the top-level table: of ``mm_struct.pgd``.
         """
         self._prog = prog
         self._format = format_
@@ -100,7 +56,7 @@ class PageTables:
 
     def pfns(self, address: int, number: int) -> Array:
         """
-        What *number* pages from *address* on are mapped to.
+        Find the PFNs that *number* pages from *address* on are mapped to.
 
         :return: ``int64``, shape ``(number,)``; -1 where nothing is mapped, or the dump does not
             hold the table.
@@ -133,7 +89,7 @@ class PageTables:
             start = address + (low << format_.page_shift)
             if entry & format_.large_mask == format_.large_value:
                 offset = (start >> format_.page_shift) & (pages - 1)
-                # The bits below belong to the entry's flags.
+                # The address bits below the large page are flags of the entry.
                 page = target >> format_.page_shift & -pages
                 part[:] = page + offset + np.arange(len(part))
             else:
@@ -209,7 +165,7 @@ class PageTables:
         return np.concatenate([np.zeros(0, np.uint64), *read]).reshape(-1, number)
 
     def _entries(self, table: int, first: int, count: int) -> Array:
-        """Entries of a table: ``uint64``; 0 where the dump does not hold them."""
+        """Read entries of a table: ``uint64``; 0 where the dump does not hold them."""
         size = self._format.entry.itemsize
         bulk = read_bulk(self._prog, table + first * size, count * size, physical=True)
         return np.frombuffer(bulk.data, self._format.entry).astype(np.uint64)

@@ -1,63 +1,60 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-kdump files that are cut off: what is left of them is read, what is not is not in the dump.
+Dump files that lack pages which their tables list: read what is there, treat the rest as missing.
 
-libkdumpfile maps the file; touching what lies behind its end kills the process (SIGBUS), and what
-lies in its last page reads as zeroes. So nothing of such a file is read but through here.
+libkdumpfile maps a kdump file into memory. Touching what lies behind the end of one that was cut
+off kills the process (SIGBUS), what lies in its last page reads as zeros, and a descriptor that
+was never written is taken for one of a page at offset 0. So no page of such a file is read but
+through this module.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import struct
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import drgn
 import numpy as np
 from drgn import FaultError, Program
 
-# What drgn.helpers.linux.mm.access_remote_vm() is made of; that needs debugging symbols, which are
-# not there yet.
+# The implementation of drgn.helpers.linux.mm.access_remote_vm(), which itself needs debugging
+# symbols; they are not loaded yet.
 from drgn.helpers.linux.mm import _linux_helper_read_vm  # type: ignore[attr-defined]
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.kernel.dump.contents import elf_contents, kdump_contents, kdump_layout
+from drgn_pageowner.kernel.dump.flattened import Flattened
+from drgn_pageowner.kernel.dump.vmcoreinfo import vmcoreinfo
+from drgn_pageowner.model.contents import DumpContents, PfnRanges
 
 __all__ = ("check_headers", "keep_to_the_file")
 
-_SIGNATURE = b"KDUMP   "
-# struct disk_dump_header of makedumpfile's diskdump_mod.h, of a 64-bit and of a 32-bit kernel:
-# where block_size, sub_hdr_size and bitmap_blocks are.
-_BLOCK_SIZE = {8: 428, 4: 416}
 _HEADER_BYTES = 4096
-# struct kdump_sub_header of the same: offset and size of VMCOREINFO, of the notes and of what was
-# erased, and where they begin.
+# struct kdump_sub_header of makedumpfile's diskdump_mod.h, of a 64-bit and of a 32-bit kernel:
+# offset and size of VMCOREINFO, of the notes and of what was erased, and where they begin.
 _SUB_HEADER_PIECES = {8: ("<6Q", 32), 4: ("<QIQIQI", 20)}
-# page_desc_t: offset, size, flags, page_flags.
-_DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
 
 
 def check_headers(path: str) -> None:
     """
-    See that what a kdump file's headers lead to is in the file, before it is opened.
+    Check that the file goes as far as its kdump headers say, before it is opened.
 
-    :raises PageOwnerError: if it is not: to open it would end the process
+    :raises PageOwnerError: if it does not: to open it would end the process
     """
     try:
         with open(path, "rb") as file:
-            header = file.read(_HEADER_BYTES)
+            layout = kdump_layout(file.read(_HEADER_BYTES))
             size = os.fstat(file.fileno()).st_size
-            word, block, sub_header, bitmap = _layout(header)
-            if not header.startswith(_SIGNATURE) or not block:
+            if layout is None:
                 return
-            file.seek(block)
+            file.seek(layout.block_size)
             second = file.read(_HEADER_BYTES)
     except OSError:
-        # Whoever opens it says so.
+        # Opening it will fail, too, and is reported there.
         return
-    ends = [(1 + sub_header + bitmap) * block]
-    pieces, place = _SUB_HEADER_PIECES[word]
+    ends = [layout.descriptors]
+    pieces, place = _SUB_HEADER_PIECES[layout.word]
     if len(second) >= place + struct.calcsize(pieces):
         numbers = struct.unpack_from(pieces, second, place)
         ends += [sum(numbers[at : at + 2]) for at in (0, 2, 4)]
@@ -68,81 +65,65 @@ def check_headers(path: str) -> None:
         )
 
 
-def keep_to_the_file(prog: Program, path: str) -> str | None:
+def keep_to_the_file(prog: Program, path: str, name: str | None = None) -> DumpContents | None:
     """
-    See that no page is read that a kdump file lacks because it was cut off.
+    Make reads of pages that a dump file lists but does not hold fail.
 
     :param prog: Has the file open, and nothing read yet.
-    :return: What to say about it; ``None`` if the file is whole, or no kdump file.
-    :raises PageOwnerError: if not even the table of its pages is there
+    :param path: The file that is open.
+    :param name: The file that the user named, if that was rearranged into *path*.
+    :return: The file's contents; ``None`` if its format has no table of pages that we know.
+    :raises PageOwnerError: if it holds no page
     """
-    with open(path, "rb") as file:
-        if file.read(len(_SIGNATURE)) != _SIGNATURE:
-            return None
-        size = os.fstat(file.fileno()).st_size
-        there, lost = _pages(file, path, size)
-    if not lost:
+    info = vmcoreinfo(prog)
+    with open(path, "rb") as outer:
+        file = cast("BinaryIO", Flattened.of(outer) or outer)
+        found = kdump_contents(file) or elf_contents(file, info.integer("PAGESIZE") or 4096)
+    if found is None:
         return None
-    _Guard(prog, path, there).install()
-    return (
-        f"{path} is cut off after {size} bytes: {lost} of {lost + int(there.sum())} pages that "
-        "were dumped are lost"
-    )
-
-
-def _pages(file: BinaryIO, path: str, size: int) -> tuple[Array, int]:
-    """Which PFNs have their page in the file: ``bool``; and how many do not."""
-    file.seek(0)
-    header = file.read(_HEADER_BYTES)
-    _, block, sub_header, bitmap = _layout(header)
-    start = (1 + sub_header) * block
-    half = bitmap * block // 2
-    table = start + 2 * half
-    if not (block and bitmap and table + _DESCRIPTOR.itemsize <= size):
+    found.name = name or path
+    found.size = os.path.getsize(found.name)
+    if not len(found.present):
+        lines = found.problems()
         raise PageOwnerError(
-            f"{path} is cut off after {size} bytes, before its first page: it holds nothing"
+            f"{lines[0]}: it holds nothing" if lines else f"{path} is a dump without pages"
         )
-    file.seek(start + half)
-    bits = np.unpackbits(np.frombuffer(file.read(half), np.uint8), bitorder="little")
-    pfns = np.flatnonzero(bits)
-    file.seek(table)
-    data = file.read(len(pfns) * _DESCRIPTOR.itemsize)
-    rows = np.frombuffer(data, _DESCRIPTOR, len(data) // _DESCRIPTOR.itemsize)
-    whole = (rows["offset"] >= 0) & (rows["offset"] <= size - rows["size"].astype(np.int64))
-    there = np.zeros(len(bits), bool)
-    there[pfns[: len(rows)][whole]] = True
-    return there, len(pfns) - int(whole.sum())
+    if len(found.lost):
+        if found.format == "kdump":
+            _Guard(prog, path, found, info.symbol("swapper_pg_dir") or 0).install()
+        else:
+            _refuse(prog, found)
+    return found
 
 
-def _layout(header: bytes) -> tuple[int, int, int, int]:
-    """
-    Bytes of a word, block size, blocks of the second header and of the bitmaps; zeroes for no known
-    layout.
-    """
-    for word, place in _BLOCK_SIZE.items():
-        if len(header) < place + 12:
-            continue
-        block, sub_header, bitmap = struct.unpack_from("<iiI", header, place)
-        # Where a 64-bit kernel has them, a 32-bit one has the number of its pages, and zeroes.
-        if 512 <= block <= 1 << 20 and block & (block - 1) == 0 and 0 < sub_header < 1 << 20:
-            return word, block, sub_header, bitmap
-    return 0, 0, 0, 0
+def _missing(address: int) -> FaultError:
+    return FaultError("the dump is cut off before this page, or does not have it", address)
+
+
+def _refuse(prog: Program, contents: DumpContents) -> None:
+    """Make drgn fault on the lost pages by their own addresses: its short reads name none."""
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        raise _missing(address)
+
+    size = contents.page_size
+    lost = contents.lost
+    for start, end in zip(lost.start.tolist(), lost.end.tolist(), strict=True):
+        prog.add_memory_segment(start * size, (end - start) * size, read, True)
 
 
 class _Guard:
-    """Reads for a program what is in the file, and nothing else."""
+    """Reads the pages that a kdump file holds on behalf of a program, and no others."""
 
-    def __init__(self, prog: Program, path: str, there: Array) -> None:
+    def __init__(self, prog: Program, path: str, contents: DumpContents, page_table: int) -> None:
+        """:param page_table: Address of ``swapper_pg_dir``."""
         self._prog = prog
-        self._there = there
-        # Reads pages: those of the program are this class's.
+        self._present: PfnRanges = contents.present
+        # Reads the pages: reads of the program itself end up in this class.
         self._file = drgn.Program()
         self._file.set_core_dump(path)
-        info = prog["VMCOREINFO"].string_()
-        numbers = re.search(rb"^PAGESIZE=(\d+)$", info, re.M)
-        table = re.search(rb"^SYMBOL\(swapper_pg_dir\)=([0-9a-f]+)$", info, re.M)
-        self._page_size = int(numbers.group(1)) if numbers else 4096
-        self._page_table = int(table.group(1), 16) if table else 0
+        self._page_size = contents.page_size
+        self._page_table = page_table
 
     def install(self) -> None:
         end = (1 << 64) - 1
@@ -151,11 +132,9 @@ class _Guard:
 
     def _physical(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         first, last = address // self._page_size, (address + count - 1) // self._page_size
-        there = self._there[first : last + 1]
-        if len(there) <= last - first or not there.all():
-            gone = first + (int(np.argmin(there)) if not there.all() else len(there))
-            where = max(gone * self._page_size, address)
-            raise FaultError("the dump is cut off before this page, or does not have it", where)
+        there = self._present.has(np.arange(first, last + 1))
+        if not there.all():
+            raise _missing(max((first + int(np.argmin(there))) * self._page_size, address))
         return bytes(self._file.read(address, count, True))
 
     def _virtual(self, address: int, count: int, offset: int, physical: bool) -> bytes:

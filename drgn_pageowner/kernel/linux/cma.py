@@ -6,38 +6,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from drgn import Object, Program
+from drgn import Object
 
-from drgn_pageowner.kernel.dump.bulk import find_object, has_member, read_bulk, word_dtype
+from drgn_pageowner.kernel.dump.bulk import find_object, has_member, read_bulk
 from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.sections import pfn_limits
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.pages import CmaArea
 
 __all__ = ("read_cma_areas",)
 
 
-def read_cma_areas(prog: Program, max_pfn: int, problems: list[str]) -> list[CmaArea]:
+def read_cma_areas(kernel: Kernel, problems: list[str]) -> list[CmaArea]:
     """
     Every ``struct cma``; empty without CONFIG_CMA.
 
-    :param max_pfn: Where memory ends: an area beyond it is damaged.
     :param problems: Gets a line for every area that cannot be read.
     """
-    areas = find_object(prog, "cma_areas")
-    count = find_object(prog, "cma_area_count")
+    areas = find_object(kernel.prog, "cma_areas")
+    count = find_object(kernel.prog, "cma_area_count")
     if areas is None or count is None:
         return []
     found: list[CmaArea] = []
     for index in range(min(int(count), int(areas.type_.length))):
         try:
-            found += _ranges(prog, areas[index], max_pfn)
+            found += _ranges(kernel, areas[index])
         except DAMAGE as error:
             problems.append(f"CMA area {index} cannot be read ({error})")
     return found
 
 
-def _ranges(prog: Program, cma: Object, max_pfn: int) -> Iterator[CmaArea]:
+def _ranges(kernel: Kernel, cma: Object) -> Iterator[CmaArea]:
     """:raises ValueError: if a range is not in memory"""
+    max_pfn = pfn_limits(kernel)[1]
     name = name_of(cma.name)
     order = int(cma.order_per_bit)
     # An area can have several ranges since v6.15.
@@ -55,14 +57,14 @@ def _ranges(prog: Program, cma: Object, max_pfn: int) -> Iterator[CmaArea]:
             start_pfn=int(range_.base_pfn),
             pages=pages,
             order_per_bit=order,
-            allocated=_bitmap(prog, int(range_.bitmap), pages, order),
+            allocated=_bitmap(kernel, int(range_.bitmap), pages, order),
         )
 
 
-def _bitmap(prog: Program, address: int, pages: int, order: int) -> Array:
+def _bitmap(kernel: Kernel, address: int, pages: int, order: int) -> Array:
     bits = pages >> order
-    word = word_dtype(prog).itemsize
-    bulk = read_bulk(prog, address, -(-bits // (8 * word)) * word)
+    word = kernel.word.itemsize
+    bulk = read_bulk(kernel.prog, address, -(-bits // (8 * word)) * word)
     taken = np.unpackbits(np.frombuffer(bulk.data, np.uint8), bitorder="little")[:bits]
     result: Array = np.repeat(taken != 0, 1 << order)
     return result

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from drgn import Program
 
-from drgn_pageowner.kernel.dump.bulk import find_type, has_member, struct_dtype
-from drgn_pageowner.kernel.linux.sections import Section, memmap_addresses, memmap_pfns
+from drgn_pageowner.kernel.dump.bulk import enumerators, find_type, has_member, struct_dtype
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
+from drgn_pageowner.kernel.linux.sections import memmap_addresses, memmap_pfns
 from drgn_pageowner.model.arrays import Array
 
 __all__ = ("CompoundPages", "HugetlbMark", "compound_order_field", "hugetlb_mark")
@@ -21,9 +20,8 @@ _TAIL = 1
 class CompoundPages:
     """How this kernel links the pages of a compound page."""
 
-    def __init__(self, prog: Program, sections: Sequence[Section]) -> None:
-        self._sections = sections
-        self._size = int(prog.type("struct page").size)
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
 
     def heads(self, pfns: Array, words: Array) -> Array:
         """
@@ -40,28 +38,29 @@ class CompoundPages:
         # word is no pointer since v7.0, but a mask for the address of the tail's own struct page.
         inverted = ~value
         masks = (inverted & (inverted + np.uint64(1))) == 0
-        own = memmap_addresses(self._sections, pfns[tails], self._size)
+        own = memmap_addresses(self._kernel, pfns[tails])
         address = np.where(masks, own & value, value)
-        found = memmap_pfns(self._sections, address, self._size)
+        found = memmap_pfns(self._kernel, address)
         heads[tails] = np.where(found >= 0, found, pfns[tails])
         return heads
 
 
-def compound_order_field(prog: Program) -> np.dtype[np.void] | None:
+@once
+def compound_order_field(kernel: Kernel) -> np.dtype[np.void] | None:
     """
     Where the *second* ``struct page`` of a compound page says its order.
 
     :return: A dtype of one ``struct page`` with a field ``order``, whose low 8 bits it is;
         ``None`` if this kernel has no compound pages that we know.
     """
-    page = prog.type("struct page")
+    page = kernel.prog.type("struct page")
     if has_member(page, "compound_order"):
-        return struct_dtype(prog, page, {"order": "compound_order"})
-    folio = find_type(prog, "struct folio")
+        return struct_dtype(kernel.prog, page, {"order": "compound_order"})
+    folio = find_type(kernel.prog, "struct folio")
     # page[1].flags since v6.6, a member of its own in v6.2 to v6.5.
     for path in ("_flags_1.f", "_flags_1", "_folio_order"):
         if folio is not None and has_member(folio, path):
-            field = struct_dtype(prog, folio, {"order": path})
+            field = struct_dtype(kernel.prog, folio, {"order": path})
             format_, offset = dict(field.fields or {})["order"][:2]
             return np.dtype(
                 {
@@ -83,19 +82,17 @@ class HugetlbMark(NamedTuple):
     value: int
 
 
-def hugetlb_mark(prog: Program) -> HugetlbMark | None:
+@once
+def hugetlb_mark(kernel: Kernel) -> HugetlbMark | None:
     """``None`` if this kernel has no hugetlb pages, or a page type for them (since v6.9)."""
-    page = prog.type("struct page")
-    dtors = find_type(prog, "enum compound_dtor_id")
-    if dtors is not None and has_member(page, "compound_dtor"):
-        ids = {e.name: e.value for e in dtors.enumerators or ()}
-        if "HUGETLB_PAGE_DTOR" in ids:
-            dtype = struct_dtype(prog, page, {"mark": "compound_dtor"})
-            return HugetlbMark(dtype, 0xFF, ids["HUGETLB_PAGE_DTOR"])
+    page = kernel.prog.type("struct page")
+    dtor = enumerators(kernel.prog, "enum compound_dtor_id").get("HUGETLB_PAGE_DTOR")
+    if dtor is not None and has_member(page, "compound_dtor"):
+        dtype = struct_dtype(kernel.prog, page, {"mark": "compound_dtor"})
+        return HugetlbMark(dtype, 0xFF, dtor)
     # v6.6 to v6.8: a flag.
-    flags = find_type(prog, "enum pageflags")
-    bits = {e.name: e.value for e in (flags.enumerators or () if flags is not None else ())}
-    if "PG_hugetlb" in bits:
-        bit = 1 << bits["PG_hugetlb"]
-        return HugetlbMark(struct_dtype(prog, page, {"mark": "flags"}), bit, bit)
+    number = enumerators(kernel.prog, "enum pageflags").get("PG_hugetlb")
+    if number is not None:
+        bit = 1 << number
+        return HugetlbMark(struct_dtype(kernel.prog, page, {"mark": "flags"}), bit, bit)
     return None

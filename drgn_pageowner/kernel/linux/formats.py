@@ -6,9 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from drgn import Program
-
 from drgn_pageowner.kernel.dump.bulk import find_type, read_bulk, symbol_address
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.model.kernel import TextFormats
 
 __all__ = ("extfrag_format", "read_text_formats")
@@ -23,27 +22,28 @@ _SLAB = rb"\0(Slab cache page\n)\0"
 _FRAME = rb"\0%\*c((?:\[<%p>\] )?%pS\n)\0"
 
 
-def _rodata(prog: Program) -> bytes:
-    start = symbol_address(prog, "__start_rodata")
-    end = symbol_address(prog, "__end_rodata")
+def _rodata(kernel: Kernel) -> bytes:
+    start = symbol_address(kernel.prog, "__start_rodata")
+    end = symbol_address(kernel.prog, "__end_rodata")
     if start is not None and end is not None and 0 < end - start < 1 << 28:
-        return bytes(read_bulk(prog, start, end - start).data)
+        return bytes(read_bulk(kernel.prog, start, end - start).data)
     return b""
 
 
-def extfrag_format(prog: Program) -> str:
+@once
+def extfrag_format(kernel: Kernel) -> str:
     """How ``extfrag_show_print()`` of mm/vmstat.c prints a number: wider since v5.14."""
-    return "%2d.%03d " if b"\0%2d.%03d \0" in _rodata(prog) else "%d.%03d "
+    return "%2d.%03d " if b"\0%2d.%03d \0" in _rodata(kernel) else "%d.%03d "
 
 
-def read_text_formats(prog: Program, members: Collection[str]) -> TextFormats:
+def read_text_formats(kernel: Kernel, members: Collection[str]) -> TextFormats:
     """
     What ``print_page_owner()`` of this very kernel prints, backports included.
 
     :param members: Members that ``struct page_owner`` has: what to go by if the strings are
         not in the dump.
     """
-    data = _rodata(prog)
+    data = _rodata(kernel)
 
     def find(pattern: bytes) -> str | None:
         match = re.search(pattern, data)
@@ -52,7 +52,7 @@ def read_text_formats(prog: Program, members: Collection[str]) -> TextFormats:
     record, page, migrated, frame = find(_RECORD), find(_PAGE), find(_MIGRATED), find(_FRAME)
     if record and page and frame and (migrated or "last_migrate_reason" not in members):
         return TextFormats(record, page, migrated, find(_CHARGED), find(_SLAB), True, " " + frame)
-    return _by_layout(members, find_type(prog, "struct page_owner") is None)
+    return _by_layout(members, find_type(kernel.prog, "struct page_owner") is None)
 
 
 def _by_layout(members: Collection[str], in_page_ext: bool) -> TextFormats:

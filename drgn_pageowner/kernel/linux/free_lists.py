@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from drgn_pageowner.kernel.linux.sections import Section, memmap_pfns
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.sections import memmap_pfns
 from drgn_pageowner.kernel.linux.zone_stats import ListHead
 from drgn_pageowner.model.arrays import Array
 
@@ -15,11 +16,10 @@ __all__ = ("lists_of",)
 
 
 def lists_of(
-    sections: Sequence[Section],
+    kernel: Kernel,
     heads: Sequence[ListHead],
     pfns: Array,
     links: Array,
-    struct_page: tuple[int, int],
 ) -> Array:
     """
     Find the list that every candidate is on.
@@ -31,11 +31,10 @@ def lists_of(
     :param heads: Where the lists begin, and so end.
     :param pfns: ``int64``, shape ``(n,)``, of the candidates, in any order.
     :param links: ``uint64``, shape ``(n,)``: their ``page.lru.next``.
-    :param struct_page: ``sizeof(struct page)`` and ``offsetof(struct page, lru)``.
     :return: ``int32``, shape ``(n,)``: index in *heads*; -1 for a page that is on none of them,
         or on one that is broken before its end.
     """
-    size, lru = struct_page
+    lru = int(kernel.prog.type("struct page").member("lru").offset)
     found = np.full(len(pfns), -1, np.int32)
     if heads:
         addresses = np.array([head.address for head in heads], np.uint64)
@@ -47,7 +46,7 @@ def lists_of(
 
     # The candidate that each link leads to; -1 for none.
     order = np.argsort(pfns)
-    target = memmap_pfns(sections, links - np.uint64(lru), size)
+    target = memmap_pfns(kernel, links - np.uint64(lru))
     place = np.searchsorted(pfns[order], target)
     place[place == len(pfns)] = 0
     leads = np.where(pfns[order][place] == target, order[place], -1) if len(pfns) else target

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn import Object, Program
+from drgn import Object
 
 from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, name_of
+from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
 
 __all__ = ("crash_kernel", "kernel_image", "system_ram")
 
@@ -15,7 +16,8 @@ _NAMES = ("System RAM", "reserved RAM")
 _IMAGE = ("Kernel code", "Kernel rodata", "Kernel data", "Kernel bss")
 
 
-def system_ram(prog: Program) -> list[tuple[int, int]]:
+@once_per_reading
+def system_ram(kernel: Kernel) -> list[tuple[int, int]]:
     """
     PFN ranges ``(first, behind the last)`` of the machine's memory, by ``/proc/iomem``.
 
@@ -23,25 +25,27 @@ def system_ram(prog: Program) -> list[tuple[int, int]]:
     Empty if the dump does not say.
     """
     # Whole pages only, as the boot memory allocator takes them.
-    return sorted(_named(prog, None, _NAMES))
+    return sorted(_named(kernel, None, _NAMES))
 
 
-def crash_kernel(prog: Program) -> list[tuple[int, int]]:
+@once_per_reading
+def crash_kernel(kernel: Kernel) -> list[tuple[int, int]]:
     """PFN ranges that are set aside for the crash kernel; empty if the dump does not say."""
-    return sorted(_named(prog, None, ("Crash kernel",), depth=4))
+    return sorted(_named(kernel, None, ("Crash kernel",), depth=4))
 
 
-def kernel_image(prog: Program) -> list[tuple[int, int]]:
+@once_per_reading
+def kernel_image(kernel: Kernel) -> list[tuple[int, int]]:
     """PFN ranges of the kernel image's whole pages; empty if the dump does not say."""
-    return sorted(_named(prog, None, _IMAGE, depth=4))
+    return sorted(_named(kernel, None, _IMAGE, depth=4))
 
 
 def _named(
-    prog: Program, parent: Object | None, names: tuple[str, ...], depth: int = 1
+    kernel: Kernel, parent: Object | None, names: tuple[str, ...], depth: int = 1
 ) -> Iterator[tuple[int, int]]:
-    shift = int(prog["PAGE_SHIFT"])
+    shift = kernel.page_shift
     try:
-        root = prog["iomem_resource"] if parent is None else parent
+        root = kernel.prog["iomem_resource"] if parent is None else parent
         for resource in chain(root.child, lambda resource: resource.sibling):
             name = name_of(resource.name) if resource.name else ""
             first = -(-int(resource.start) >> shift)
@@ -49,6 +53,6 @@ def _named(
             if name.startswith(names) and first < last:
                 yield first, last
             if depth > 1:
-                yield from _named(prog, resource, names, depth - 1)
+                yield from _named(kernel, resource, names, depth - 1)
     except DAMAGE:
         return

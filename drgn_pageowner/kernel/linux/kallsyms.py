@@ -8,15 +8,15 @@ when a PC that it belongs to is shown.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object
 
 from drgn_pageowner.kernel.dump.bulk import (
     byte_order,
+    enumerators,
     find_object,
     has_member,
     read_array,
@@ -24,9 +24,9 @@ from drgn_pageowner.kernel.dump.bulk import (
     read_word,
     struct_dtype,
     symbol_address,
-    word_dtype,
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of
+from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.stacks import Frame
 
@@ -169,9 +169,9 @@ class Kallsyms:
         return frame or Frame(pc, None, 0, 0, None)
 
 
-def _core_symbols(prog: Program) -> _CoreSymbols | None:
+def _core_symbols(kernel: Kernel) -> _CoreSymbols | None:
     where = {
-        name: symbol_address(prog, "kallsyms_" + name)
+        name: symbol_address(kernel.prog, "kallsyms_" + name)
         for name in (
             "num_syms",
             "names",
@@ -189,42 +189,46 @@ def _core_symbols(prog: Program) -> _CoreSymbols | None:
     if None in needed:
         return None
     num_syms, names_at, markers_at, table_at, index_at = (address or 0 for address in needed)
-    order = byte_order(prog)
-    count = prog.read_u32(num_syms)
+    order = byte_order(kernel.prog)
+    count = kernel.prog.read_u32(num_syms)
     if not 0 < count < _MOST_SYMBOLS:
         return None
-    addresses = _core_addresses(prog, where, count)
+    addresses = _core_addresses(kernel, where, count)
     if addresses is None:
         return None
 
     # unsigned int since v4.20; unsigned long before.
     marker_count = (count + 255) >> 8
-    markers = read_array(prog, markers_at, np.dtype(f"{order}u4"), marker_count)
+    markers = read_array(kernel.prog, markers_at, np.dtype(f"{order}u4"), marker_count)
     if marker_count > 1 and markers[1] == 0:
-        markers = read_array(prog, markers_at, word_dtype(prog), marker_count)
+        markers = read_array(kernel.prog, markers_at, kernel.word, marker_count)
     # The last marker is the start of the last 256 names.
     size = min(int(markers.max()), count * _LONGEST_NAME) + 256 * (_LONGEST_NAME + 2)
-    names = bytes(read_bulk(prog, names_at, size).data)
-    index = read_array(prog, index_at, np.dtype(f"{order}u2"), 256)
-    table = bytes(read_bulk(prog, table_at, int(index.max()) + 256).data)
+    names = bytes(read_bulk(kernel.prog, names_at, size).data)
+    index = read_array(kernel.prog, index_at, np.dtype(f"{order}u2"), 256)
+    table = bytes(read_bulk(kernel.prog, table_at, int(index.max()) + 256).data)
     tokens = [table[at:].split(b"\0", 1)[0] for at in index.tolist()]
     return _CoreSymbols(
-        addresses, names, markers, tokens, symbol_address(prog, "_stext") or int(addresses[0])
+        addresses,
+        names,
+        markers,
+        tokens,
+        symbol_address(kernel.prog, "_stext") or int(addresses[0]),
     )
 
 
-def _core_addresses(prog: Program, where: dict[str, int | None], count: int) -> Array | None:
+def _core_addresses(kernel: Kernel, where: dict[str, int | None], count: int) -> Array | None:
     offsets_at = where["offsets"]
     if offsets_at is None:
         if where["addresses"] is None:
             return None
-        return read_array(prog, where["addresses"], word_dtype(prog), count).astype(np.uint64)
-    offsets = read_array(prog, offsets_at, np.dtype(f"{byte_order(prog)}i4"), count)
+        return read_array(kernel.prog, where["addresses"], kernel.word, count).astype(np.uint64)
+    offsets = read_array(kernel.prog, offsets_at, np.dtype(f"{byte_order(kernel.prog)}i4"), count)
     if where["relative_base"] is None:
         # Relative to the place of the offset itself since Linux v7.0.
         places = np.uint64(offsets_at) + np.arange(count, dtype=np.uint64) * np.uint64(4)
         return places + offsets.astype(np.int64).view(np.uint64)
-    base = read_word(prog, where["relative_base"])
+    base = read_word(kernel.prog, where["relative_base"])
     if (offsets < 0).any():
         # CONFIG_KALLSYMS_ABSOLUTE_PERCPU (v4.6 to v6.14): positive offsets are absolute, negative
         # ones relative to the base. No kernel image is so large that an unsigned offset of the
@@ -234,15 +238,15 @@ def _core_addresses(prog: Program, where: dict[str, int | None], count: int) -> 
     return np.uint64(base) + offsets.astype(np.uint64)
 
 
-def _own_regions(prog: Program) -> bool:
+def _own_regions(kernel: Kernel) -> bool:
     """
-    Whether ``find_kallsyms_symbol()`` stays in the region of the PC.
+    Whether ``find_kallsyms_symbol()`` stays in the memory region of the PC.
 
-    Linux 6.12 and what is older takes any symbol before the PC, and the end of the module's text
-    for the last one's end; 7.2 does not.
+    Older kernels take any symbol before the PC, and the end of the module's text for the end of the
+    last symbol, until Linux kernel commit 0e9f090a4e9b ("module/kallsyms: fix nextval for data
+    symbol lookup") (in v7.3, backported to v7.2.y). No type or symbol tells which of them it is.
     """
-    numbers = re.match(r"(\d+)\.", prog["UTS_RELEASE"].string_().decode(errors="replace"))
-    return numbers is not None and int(numbers.group(1)) >= 7
+    return kernel.vmcoreinfo.release.major >= 7
 
 
 def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, int], ...]:
@@ -257,7 +261,7 @@ def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, i
             return tuple(
                 (base, base + size, base + size) for base, size in regions if base and size
             )
-        types = {e.name: e.value for e in module.prog_.type("enum mod_mem_type").enumerators or ()}
+        types = enumerators(module.prog_, "enum mod_mem_type")
         text, init = types.get("MOD_TEXT", 0), types.get("MOD_INIT_TEXT", 4)
         found = []
         for number, (base, size) in enumerate(regions):
@@ -281,9 +285,9 @@ def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, i
     return tuple((base, base + size, base + bound) for base, size, bound in ranges if base and size)
 
 
-def _module_symbols(prog: Program, module: Object) -> _ModuleSymbols:
+def _module_symbols(kernel: Kernel, module: Object) -> _ModuleSymbols:
     name = name_of(module.name)
-    own_regions = _own_regions(prog)
+    own_regions = _own_regions(kernel)
     ranges = _module_ranges(module, own_regions)
     empty = _ModuleSymbols(name, ranges, np.zeros(0, np.uint64), [])
     # struct mod_kallsyms since Linux kernel commit 8244062ef1e5 ("modules: fix longstanding
@@ -295,16 +299,16 @@ def _module_symbols(prog: Program, module: Object) -> _ModuleSymbols:
     if not 0 < count < 1 << 22:
         return empty
     sym_type = owner.symtab.type_.type
-    dtype = struct_dtype(prog, sym_type, ("st_name", "st_value", "st_shndx"))
+    dtype = struct_dtype(kernel.prog, sym_type, ("st_name", "st_value", "st_shndx"))
     try:
-        symtab = read_array(prog, int(owner.symtab), dtype, count)[1:]
+        symtab = read_array(kernel.prog, int(owner.symtab), dtype, count)[1:]
     except FaultError:
         return empty
     strings_at = int(owner.strtab)
     named = symtab[(symtab["st_shndx"] != _SHN_UNDEF) & (symtab["st_name"] != 0)]
     if not len(named):
         return empty
-    strings = bytes(read_bulk(prog, strings_at, int(named["st_name"].max()) + 512).data)
+    strings = bytes(read_bulk(kernel.prog, strings_at, int(named["st_name"].max()) + 512).data)
     names = []
     keep = []
     for position, at in enumerate(named["st_name"].tolist()):
@@ -315,13 +319,13 @@ def _module_symbols(prog: Program, module: Object) -> _ModuleSymbols:
     values = named["st_value"][keep].astype(np.uint64)
     by_value = np.argsort(values, kind="stable")
     in_order = [names[i] for i in by_value.tolist()]
-    word_mask = (1 << 8 * word_dtype(prog).itemsize) - 1
+    word_mask = (1 << 8 * kernel.word.itemsize) - 1
     return _ModuleSymbols(name, ranges, values[by_value], in_order, own_regions, word_mask)
 
 
-def module_names(prog: Program) -> list[str]:
+def module_names(kernel: Kernel) -> list[str]:
     """Names of the loaded modules."""
-    return [_module_name(module) for module in _modules(prog)]
+    return [_module_name(module) for module in _modules(kernel)]
 
 
 def _module_name(module: Object) -> str:
@@ -331,10 +335,10 @@ def _module_name(module: Object) -> str:
         return f"?{int(module):#x}"
 
 
-def module_regions(prog: Program) -> list[tuple[str, int, int]]:
+def module_regions(kernel: Kernel) -> list[tuple[str, int, int]]:
     """``(name, first address, the one behind the last)`` of all memory of the loaded modules."""
     regions = []
-    for module in _modules(prog):
+    for module in _modules(kernel):
         try:
             name = name_of(module.name)
             regions += [(name, start, end) for start, end, _ in _module_ranges(module, True)]
@@ -343,25 +347,27 @@ def module_regions(prog: Program) -> list[tuple[str, int, int]]:
     return regions
 
 
-def _modules(prog: Program) -> list[Object]:
-    head = find_object(prog, "modules")
+@once_per_reading
+def _modules(kernel: Kernel) -> list[Object]:
+    head = find_object(kernel.prog, "modules")
     if head is None:
         return []
     return every_entry("struct module", head.address_of_(), "list", "the list of modules", [])
 
 
-def load_kallsyms(prog: Program) -> Kallsyms:
+@once_per_reading
+def load_kallsyms(kernel: Kernel) -> Kallsyms:
     """
     Copy the tables out of the dump; parts that cannot be read leave their PCs unnamed.
     """
     try:
-        core = _core_symbols(prog)
+        core = _core_symbols(kernel)
     except DAMAGE:
         core = None
     modules = []
-    for module in _modules(prog):
+    for module in _modules(kernel):
         try:
-            modules.append(_module_symbols(prog, module))
+            modules.append(_module_symbols(kernel, module))
         except DAMAGE:
             continue
     return Kallsyms(core, modules)

@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import numpy as np
-from drgn import Architecture, FaultError, Program
+from drgn import FaultError, Program
 
 from drgn_pageowner.kernel.dump.bulk import read_bulk, symbol_address
-from drgn_pageowner.kernel.dump.pgtable import table_format
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
+from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.model.arrays import Array
 
 __all__ = ("Shadow", "find_shadow")
 
 # KASAN_GRANULE_SIZE of mm/kasan/kasan.h: 1 << KASAN_SHADOW_SCALE_SHIFT.
 _SCALE_SHIFT = 3
-# KASAN_SHADOW_OFFSET of arch/x86/Kconfig, the same for four and five levels of page tables.
-_X86_64_OFFSET = 0xDFFFFC0000000000
 # KASAN_SLAB_FREE and KASAN_SLAB_FREE_META of mm/kasan/kasan.h. Before v5.11 these were called
 # KASAN_KMALLOC_FREE and, since v5.8, KASAN_KMALLOC_FREETRACK.
 _FREED = (0xFB, 0xFA)
@@ -53,30 +52,22 @@ class Shadow:
         return np.isin(marks, _FREED)
 
 
-def find_shadow(prog: Program) -> Shadow | None:
+@once
+def find_shadow(kernel: Kernel) -> Shadow | None:
     """The shadow memory of generic KASAN; ``None`` for a kernel without it."""
     # In mm/kasan/generic.c and shadow.c. KASAN with tags in pointers has a shadow of another scale.
     names = ("__asan_load8", "kasan_early_shadow_page")
-    if any(symbol_address(prog, name) is None for name in names):
+    if any(symbol_address(kernel.prog, name) is None for name in names):
         return None
-    platform, format_ = prog.platform, table_format(prog)
-    assert platform is not None
-    if format_ is None:
+    arch = arch_of(kernel)
+    format_ = arch.page_table_format(kernel)
+    place = arch.kasan_shadow(kernel, format_) if format_ is not None else None
+    if place is None:
         return None
-    bits = format_.shift(len(format_.bits))
-    if platform.arch == Architecture.X86_64:
-        offset, lowest = _X86_64_OFFSET, (1 << 64) - (1 << bits - 1)
-    elif platform.arch == Architecture.AARCH64:
-        # Where it ends, half of the addresses of VA_BITS_MIN bits begin: _PAGE_END(VA_BITS_MIN).
-        least = bits if bits < 52 else 47 if format_.page_shift == 14 else 48
-        offset = (1 << 64) - (1 << least - 1) - (1 << 64 - _SCALE_SHIFT)
-        lowest = (1 << 64) - (1 << bits)
-    else:
-        return None
-    shadow = Shadow(prog, offset, lowest)
+    shadow = Shadow(kernel.prog, *place)
     # The first bytes of a global variable may be accessed.
+    known = int(kernel.prog["init_mm"].address_of_())
     try:
-        known = prog.read(shadow.address(int(prog["init_mm"].address_of_())), 1) == b"\0"
+        return shadow if kernel.prog.read(shadow.address(known), 1) == b"\0" else None
     except FaultError:
         return None
-    return shadow if known else None

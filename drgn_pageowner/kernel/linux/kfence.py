@@ -6,16 +6,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from drgn import Object, Program, TypeKind, sizeof
+from drgn import Object, TypeKind, sizeof
 
 from drgn_pageowner.kernel.dump.bulk import (
+    enumerators,
     find_object,
     find_type,
-    page_size,
     read_bulk,
     struct_dtype,
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.model.arrays import Array
 
 __all__ = ("KfencePool", "find_kfence")
@@ -41,32 +42,32 @@ class KfencePool(NamedTuple):
     """``bool``."""
 
 
-def find_kfence(prog: Program) -> KfencePool | None:
+def find_kfence(kernel: Kernel) -> KfencePool | None:
     """The pool of KFENCE; ``None`` where this kernel has none, or has not set it up."""
-    pool, metadata = (find_object(prog, name) for name in ("__kfence_pool", "kfence_metadata"))
-    type_ = find_type(prog, "struct kfence_metadata")
-    states = find_type(prog, "enum kfence_object_state")
-    if pool is None or metadata is None or type_ is None or states is None:
+    pool, metadata = (
+        find_object(kernel.prog, name) for name in ("__kfence_pool", "kfence_metadata")
+    )
+    type_ = find_type(kernel.prog, "struct kfence_metadata")
+    states = enumerators(kernel.prog, "enum kfence_object_state")
+    if pool is None or metadata is None or type_ is None or not states:
         return None
     try:
         start = int(pool)
         if not start:
             return None
-        dtype = struct_dtype(prog, type_, ("state", "addr", "size", "cache"))
-        rows = _metadata(prog, metadata, dtype, start)
+        dtype = struct_dtype(kernel.prog, type_, ("state", "addr", "size", "cache"))
+        rows = _metadata(kernel, metadata, dtype, start)
     except DAMAGE:
         return None
     if not len(rows):
         return None
     # An object that waits to be freed by RCU (since v6.12) is still there for its readers.
-    values = {e.name: e.value for e in states.enumerators or ()}
-    kept = [
-        values[n] for n in ("KFENCE_OBJECT_ALLOCATED", "KFENCE_OBJECT_RCU_FREEING") if n in values
-    ]
+    names = ("KFENCE_OBJECT_ALLOCATED", "KFENCE_OBJECT_RCU_FREEING")
+    kept = [states[name] for name in names if name in states]
     # The first two pages are guard pages, as is the one behind the page of each object.
     return KfencePool(
         start,
-        (len(rows) + 1) * 2 * page_size(prog),
+        (len(rows) + 1) * 2 * kernel.page_size,
         rows["addr"].astype(np.uint64),
         rows["size"].astype(np.int64),
         rows["cache"].astype(np.uint64),
@@ -74,7 +75,7 @@ def find_kfence(prog: Program) -> KfencePool | None:
     )
 
 
-def _metadata(prog: Program, metadata: Object, dtype: np.dtype[np.void], start: int) -> Array:
+def _metadata(kernel: Kernel, metadata: Object, dtype: np.dtype[np.void], start: int) -> Array:
     """The ``struct kfence_metadata`` of every object."""
     if metadata.type_.kind == TypeKind.ARRAY:
         address, number = int(metadata.address_ or 0), sizeof(metadata.type_) // dtype.itemsize
@@ -82,11 +83,11 @@ def _metadata(prog: Program, metadata: Object, dtype: np.dtype[np.void], start: 
         # A pointer since Linux kernel commit cabdf74e6b31 ("mm: kfence: allocate kfence_metadata at
         # runtime") (in v6.6). Each element tells which page of the pool its object lies in.
         address, number = int(metadata), _MOST_OBJECTS
-    size, found = page_size(prog), []
+    size, found = kernel.page_size, []
     step = max((1 << 16) // dtype.itemsize, 1)
     for first in range(0, number if address else 0, step):
         count = min(step, number - first)
-        bulk = read_bulk(prog, address + first * dtype.itemsize, count * dtype.itemsize)
+        bulk = read_bulk(kernel.prog, address + first * dtype.itemsize, count * dtype.itemsize)
         rows = np.frombuffer(bulk.data, dtype, count)
         place = 2 * (first + np.arange(count, dtype=np.uint64) + np.uint64(1))
         wrong = np.flatnonzero(rows["addr"] // size != start // size + place)

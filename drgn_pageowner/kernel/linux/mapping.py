@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from drgn import NULL, Object, Program, container_of
+from drgn import NULL, Object, container_of
 from drgn.helpers.linux.fs import for_each_mount, mount_dst
 from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
 
 from drgn_pageowner.kernel.dump.bulk import has_member, symbol_address
 from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, every_entry, name_of, until_repeated
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.tasks import comm_of, every_task
 from drgn_pageowner.kernel.linux.translate import mapped_pfn
 
@@ -32,14 +33,14 @@ MAPPING_FLAGS = 3
 _S_IFBLK, _S_IFMT = 0o060000, 0o170000
 
 
-def file_of(prog: Program, mapping: int, index: int) -> dict[str, Any]:
+def file_of(kernel: Kernel, mapping: int, index: int) -> dict[str, Any]:
     """
     The file whose page cache a page is in.
 
     :param mapping: ``page.mapping``, without its flags.
     :param index: Of the page in the file, in pages.
     """
-    inode = Object(prog, "struct address_space *", value=mapping).host
+    inode = Object(kernel.prog, "struct address_space *", value=mapping).host
     if not inode:
         return {"path": None, "filesystem": None, "inode": None, "index": index}
     filesystem = name_of(inode.i_sb.s_type.name)
@@ -47,27 +48,27 @@ def file_of(prog: Program, mapping: int, index: int) -> dict[str, Any]:
     if int(inode.i_mode) & _S_IFMT == _S_IFBLK:
         path = f"block device {int(inode.i_rdev) >> 20}:{int(inode.i_rdev) & 0xFFFFF}"
     else:
-        path = _path(prog, inode)
+        path = _path(kernel, inode)
     return {
         "path": path,
         "filesystem": filesystem,
         "inode": int(inode.i_ino),
         "index": index,
-        "offset": index * int(prog["PAGE_SIZE"]),
+        "offset": index * kernel.page_size,
     }
 
 
-def block_device_mappings(prog: Program, problems: list[str]) -> set[int]:
+def block_device_mappings(kernel: Kernel, problems: list[str]) -> set[int]:
     """
     ``struct address_space *`` of every block device: what is cached there are buffers.
 
     :param problems: Gets a line if not all of them can be found.
     """
-    address = symbol_address(prog, "blockdev_superblock")
+    address = symbol_address(kernel.prog, "blockdev_superblock")
     if address is None:
         return set()
     try:
-        superblock = Object(prog, "struct super_block *", address=address)
+        superblock = Object(kernel.prog, "struct super_block *", address=address)
         head, subject = superblock.s_inodes.address_of_(), "the list of block devices"
         inodes = every_entry("struct inode", head, "i_sb_list", subject, problems)
         return {int(inode.i_mapping) for inode in inodes}
@@ -76,17 +77,17 @@ def block_device_mappings(prog: Program, problems: list[str]) -> set[int]:
         return set()
 
 
-def _path(prog: Program, inode: Object) -> str | None:
+def _path(kernel: Kernel, inode: Object) -> str | None:
     """Where the file is mounted; its path in its file system where that is mounted nowhere."""
     first = inode.i_dentry.first.read_()
     if not first:
         return None
     # The union that it is in has no name since v7.1.
-    type_ = prog.type("struct dentry")
+    type_ = kernel.prog.type("struct dentry")
     member = "d_u.d_alias" if has_member(type_, "d_u.d_alias") else "d_alias"
     *names, _ = _ancestors(container_of(first, type_, member))
     name = b"/".join(dentry.d_name.name.string_() for dentry in reversed(names))
-    for mount in until_repeated(for_each_mount(prog)):
+    for mount in until_repeated(for_each_mount(kernel.prog)):
         if mount.mnt.mnt_sb == inode.i_sb and mount.mnt.mnt_root == inode.i_sb.s_root:
             # drgn goes from parent to parent until there is none: see that there is an end.
             for parent in chain(mount, lambda mount: mount.mnt_parent):
@@ -101,7 +102,7 @@ def _ancestors(dentry: Object) -> Iterator[Object]:
     return chain(dentry, lambda dentry: dentry.d_parent)
 
 
-def anon_users(prog: Program, mapping: int, index: int, pfn: int) -> list[dict[str, Any]]:
+def anon_users(kernel: Kernel, mapping: int, index: int, pfn: int) -> list[dict[str, Any]]:
     """
     The processes that map an anonymous page: ``pid``, ``comm``, ``address``.
 
@@ -110,7 +111,7 @@ def anon_users(prog: Program, mapping: int, index: int, pfn: int) -> list[dict[s
     :param mapping: ``page.mapping``, without its flags: ``struct anon_vma *``.
     :param index: ``page_to_pgoff()``.
     """
-    root = Object(prog, "struct anon_vma *", value=mapping).rb_root
+    root = Object(kernel.prog, "struct anon_vma *", value=mapping).rb_root
     # A struct rb_root_cached since v4.14.
     if has_member(root.type_, "rb_root"):
         root = root.rb_root
@@ -119,14 +120,14 @@ def anon_users(prog: Program, mapping: int, index: int, pfn: int) -> list[dict[s
     tree = rbtree_inorder_for_each_entry("struct anon_vma_chain", root.address_of_(), "rb")
     for link in until_repeated(tree):
         vma = link.vma
-        address = int(vma.vm_start) + (index - int(vma.vm_pgoff)) * int(prog["PAGE_SIZE"])
+        address = int(vma.vm_start) + (index - int(vma.vm_pgoff)) * kernel.page_size
         if not int(vma.vm_start) <= address < int(vma.vm_end):
             continue
-        if mapped_pfn(vma.vm_mm, address) != pfn:
+        if mapped_pfn(kernel, vma.vm_mm, address) != pfn:
             continue
         if tasks is None:
-            tasks = dict(_processes(prog))
-        task = tasks.get(int(vma.vm_mm), NULL(prog, "struct task_struct *"))
+            tasks = dict(_processes(kernel))
+        task = tasks.get(int(vma.vm_mm), NULL(kernel.prog, "struct task_struct *"))
         users.append(
             {
                 "pid": int(task.tgid) if task else None,
@@ -137,9 +138,9 @@ def anon_users(prog: Program, mapping: int, index: int, pfn: int) -> list[dict[s
     return users
 
 
-def _processes(prog: Program) -> Iterator[tuple[int, Object]]:
+def _processes(kernel: Kernel) -> Iterator[tuple[int, Object]]:
     """``(mm, task)`` of every process."""
-    for task in every_task(prog, []):
+    for task in every_task(kernel, []):
         try:
             mm, pid, tgid = int(task.mm), int(task.pid), int(task.tgid)
         except DAMAGE:

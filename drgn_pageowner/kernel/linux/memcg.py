@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
-from drgn import Object, Program
+from drgn import Object
 from drgn.helpers.linux.cgroup import cgroup_name
 from drgn.helpers.linux.kernfs import kernfs_parent
 
 from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member, read_word
 from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, name_of
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.records import Memcg, MemcgKind
 
@@ -29,10 +28,10 @@ _FLAGS = (1 << 3) - 1
 class MemcgTable:
     """Every memory cgroup that was met, each decoded once."""
 
-    def __init__(self, prog: Program) -> None:
-        self._prog = prog
-        self._subsystem = find_object(prog, "memory_cgrp_subsys")
-        self._objcg = find_type(prog, "struct obj_cgroup")
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._subsystem = find_object(kernel.prog, "memory_cgrp_subsys")
+        self._objcg = find_type(kernel.prog, "struct obj_cgroup")
         self.memcgs: list[Memcg] = []
         self.unknown = 0
         """Distinct values that are neither a mem_cgroup nor an obj_cgroup."""
@@ -73,7 +72,7 @@ class MemcgTable:
         memcg = self._mem_cgroup(pointer)
         if memcg is None and self._objcg is not None:
             try:
-                objcg = Object(self._prog, self._objcg, address=pointer)
+                objcg = Object(self._kernel.prog, self._objcg, address=pointer)
                 memcg = self._mem_cgroup(int(objcg.memcg))
             except DAMAGE:
                 memcg = None
@@ -83,7 +82,7 @@ class MemcgTable:
         address = int(memcg.address_ or 0)
         if address not in self._by_memcg:
             self._by_memcg[address] = len(self.memcgs)
-            described = _describe(self._prog, memcg)
+            described = _describe(self._kernel, memcg)
             self.memcgs.append(described._replace(printed=self._printed(address)))
         return self._by_memcg[address]
 
@@ -96,18 +95,18 @@ class MemcgTable:
         the kernel reads css.refcnt for objcg->memcg, prints nothing where that is 0 (the root
         cgroup), and oopses elsewhere.
         """
-        if self._objcg is None or not _takes_all_for_objcg(self._prog):
+        if self._objcg is None or not _takes_all_for_objcg(self._kernel):
             return True
         member = address + self._objcg.member("memcg").offset
         try:
-            return bool(read_word(self._prog, member))
+            return bool(read_word(self._kernel.prog, member))
         except DAMAGE:
             return True
 
     def _mem_cgroup(self, address: int) -> Object | None:
         if not address or self._subsystem is None:
             return None
-        memcg = Object(self._prog, "struct mem_cgroup", address=address)
+        memcg = Object(self._kernel.prog, "struct mem_cgroup", address=address)
         try:
             subsystem = int(memcg.css.ss)
         except DAMAGE:
@@ -115,7 +114,7 @@ class MemcgTable:
         return memcg if subsystem == self._subsystem.address_ else None
 
 
-def _describe(prog: Program, memcg: Object) -> Memcg:
+def _describe(kernel: Kernel, memcg: Object) -> Memcg:
     try:
         cgroup = memcg.css.cgroup
         # As cgroup_name() does: kernfs_name() of the root is "/".
@@ -125,7 +124,7 @@ def _describe(prog: Program, memcg: Object) -> Memcg:
         # union kernfs_node_id before Linux kernel commit 67c0496e87d1 ("kernfs: convert
         # kernfs_node->id from union kernfs_node_id to u64") (in v5.5).
         number = int(kn_id.ino) if has_member(kn_id.type_, "ino") else int(kn_id)
-        online = bool(int(memcg.css.flags) & _css_online(prog))
+        online = bool(int(memcg.css.flags) & _css_online(kernel))
         return Memcg(name, path, online, number & 0xFFFFFFFF if number >> 32 else number)
     except DAMAGE:
         return Memcg(f"?{memcg.address_:#x}", "?", False, 0)
@@ -137,10 +136,11 @@ def _path(cgroup: Object) -> str:
     return "/" + "/".join(name_of(node.name) for node in reversed(directories))
 
 
-def _css_online(prog: Program) -> int:
-    return int(prog.constant("CSS_ONLINE"))
+def _css_online(kernel: Kernel) -> int:
+    return int(kernel.prog.constant("CSS_ONLINE"))
 
 
-def _takes_all_for_objcg(prog: Program) -> bool:
-    numbers = re.match(r"6\.12\.(\d+)", name_of(prog["UTS_RELEASE"]))
-    return numbers is not None and int(numbers.group(1)) >= 114
+def _takes_all_for_objcg(kernel: Kernel) -> bool:
+    # A static inline function changed, in a stable kernel: nothing but the version tells.
+    release = kernel.vmcoreinfo.release
+    return release[:2] == (6, 12) and release.patch >= 114

@@ -3,29 +3,32 @@
 
 from __future__ import annotations
 
-from drgn import Object, Program
+from drgn import Object
 
 from drgn_pageowner.kernel.dump.bulk import has_member
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.sections import Section, find_sections, section_of
 
 __all__ = ("Memmap", "member")
 
 
 class Memmap:
-    """Where every ``struct page`` of a kernel is."""
+    """The ``struct page`` of every page of a kernel."""
 
-    def __init__(self, prog: Program) -> None:
-        self.prog = prog
-        self.sections = find_sections(prog)
-        self.size = int(prog.type("struct page").size)
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.sections = find_sections(kernel)
+        self.size = kernel.struct_page_size
         """``sizeof(struct page)``."""
 
     def section(self, pfn: int) -> Section | None:
-        """The section that holds *pfn*."""
-        return section_of(self.sections, pfn)
+        """Find the section that holds *pfn*."""
+        return section_of(self.kernel, pfn)
 
     def page(self, pfn: int) -> Object:
         """
+        Get the ``struct page`` of a PFN.
+
         :return: ``struct page *``
         :raises ValueError: if there is no memory at *pfn*
         """
@@ -33,10 +36,10 @@ class Memmap:
         if section is None:
             raise ValueError(f"no memory at pfn {pfn:#x}")
         address = section.memmap + (pfn - section.start_pfn) * self.size
-        return Object(self.prog, "struct page *", value=address)
+        return Object(self.kernel.prog, "struct page *", value=address)
 
     def pfn(self, address: int) -> int | None:
-        """PFN of the ``struct page`` that *address* lies in, or ``None`` if it lies in none."""
+        """Get the PFN whose ``struct page`` *address* lies in; ``None`` if it lies in none."""
         for section in self.sections:
             offset = address - section.memmap
             if 0 <= offset < (section.end_pfn - section.start_pfn) * self.size:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from drgn import Object, Program
+from drgn import Object
 
-from drgn_pageowner.kernel.dump.bulk import find_object, find_type
+from drgn_pageowner.kernel.dump.bulk import enumerators, find_object
 from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.gfp import gfp_flags_before_table
 from drgn_pageowner.kernel.linux.page_owner import reclaimable_before_movable
 from drgn_pageowner.kernel.linux.zones import page_flag_fields
@@ -15,33 +16,32 @@ from drgn_pageowner.model.kernel import Names
 __all__ = ("read_names",)
 
 
-def read_names(prog: Program) -> Names:
+@once
+def read_names(kernel: Kernel) -> Names:
     """What of the tables can be read; what cannot has no name, and is printed as a number."""
-    page_flags = find_type(prog, "enum pageflags")
-    bits = {e.name: e.value for e in (page_flags.enumerators or () if page_flags else ())}
+    bits = enumerators(kernel.prog, "enum pageflags")
     number = bits.get("__NR_PAGEFLAGS", 0)
-    zone_types = find_type(prog, "enum zone_type")
     return Names(
-        gfp_flags=_trace_print_flags(prog, "gfpflag_names")
-        or gfp_flags_before_table(reclaimable_before_movable(prog)),
-        page_flags=_trace_print_flags(prog, "pageflag_names"),
-        page_flag_fields=page_flag_fields(prog),
+        gfp_flags=_trace_print_flags(kernel, "gfpflag_names")
+        or gfp_flags_before_table(reclaimable_before_movable(kernel)),
+        page_flags=_trace_print_flags(kernel, "pageflag_names"),
+        page_flag_fields=page_flag_fields(kernel),
         page_flags_mask=(1 << number) - 1,
-        page_flag_fields_printed=find_object(prog, "pff", "lib/vsprintf.c") is not None,
+        page_flag_fields_printed=find_object(kernel.prog, "pff", "lib/vsprintf.c") is not None,
         page_flag_bits={name[3:].lower(): bit for name, bit in bits.items() if name[:3] == "PG_"},
         zone_types=[
-            e.name.removeprefix("ZONE_")
-            for e in (zone_types.enumerators or () if zone_types is not None else ())
-            if e.name.startswith("ZONE_")
+            name.removeprefix("ZONE_")
+            for name in enumerators(kernel.prog, "enum zone_type")
+            if name.startswith("ZONE_")
         ],
-        migratetypes=_migratetypes(prog),
-        migrate_reasons=_strings(prog, "migrate_reason_names"),
+        migratetypes=_migratetypes(kernel),
+        migrate_reasons=_strings(kernel, "migrate_reason_names"),
     )
 
 
-def _trace_print_flags(prog: Program, table: str) -> list[tuple[int, str]]:
+def _trace_print_flags(kernel: Kernel, table: str) -> list[tuple[int, str]]:
     """A ``struct trace_print_flags[]`` of mm/debug.c, which ends with a null name."""
-    flags = find_object(prog, table)
+    flags = find_object(kernel.prog, table)
     result: list[tuple[int, str]] = []
     if flags is None:
         return result
@@ -56,25 +56,24 @@ def _trace_print_flags(prog: Program, table: str) -> list[tuple[int, str]]:
     return result
 
 
-def _migratetypes(prog: Program) -> list[str]:
-    names = _strings(prog, "migratetype_names")
+def _migratetypes(kernel: Kernel) -> list[str]:
+    names = _strings(kernel, "migratetype_names")
     if names:
         return names
     # Before v4.6 page_owner printed numbers; the enum has the names.
-    type_ = find_type(prog, "enum migratetype")
     prefix = "MIGRATE_"
     special = {"CMA": "CMA", "HIGHATOMIC": "HighAtomic"}
     by_value = {
-        e.value: special.get(e.name[len(prefix) :], e.name[len(prefix) :].capitalize())
-        for e in (type_.enumerators or () if type_ is not None else ())
-        if e.name not in ("MIGRATE_PCPTYPES", "MIGRATE_TYPES")
+        value: special.get(name[len(prefix) :], name[len(prefix) :].capitalize())
+        for name, value in enumerators(kernel.prog, "enum migratetype").items()
+        if name not in ("MIGRATE_PCPTYPES", "MIGRATE_TYPES")
     }
     return [by_value.get(value, str(value)) for value in range(len(by_value))]
 
 
-def _strings(prog: Program, table: str) -> list[str]:
+def _strings(kernel: Kernel, table: str) -> list[str]:
     """An array of ``const char *``."""
-    strings = find_object(prog, table)
+    strings = find_object(kernel.prog, table)
     if strings is None:
         return []
     return [_string(strings[index]) for index in range(strings.type_.length or 0)]

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import numpy as np
-from drgn import Program
 
-from drgn_pageowner.kernel.dump.bulk import Bulk, find_type, has_member, struct_dtype
+from drgn_pageowner.kernel.dump.bulk import Bulk, enumerators, has_member, struct_dtype
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import Changes, read_rows
 from drgn_pageowner.kernel.linux.sections import Section
 from drgn_pageowner.model.arrays import Array
@@ -31,25 +31,25 @@ _MEMBERS = {
 }
 
 
-def page_dtype(prog: Program, fields: tuple[str, ...]) -> np.dtype[np.void]:
+def page_dtype(kernel: Kernel, fields: tuple[str, ...]) -> np.dtype[np.void]:
     """
     A dtype of ``struct page`` with those of *fields* that this kernel has.
 
     :param fields: Of ``flags``, ``memcg_data``, ``compound_head``, ``refcount``, ``mapcount``,
         ``mapping``, ``index``, ``private``.
     """
-    type_ = prog.type("struct page")
+    type_ = kernel.prog.type("struct page")
     paths = {}
     for name in fields:
         for path in _MEMBERS[name]:
             if has_member(type_, path):
                 paths[name] = path
                 break
-    return struct_dtype(prog, type_, paths)
+    return struct_dtype(kernel.prog, type_, paths)
 
 
 def read_memmap(
-    prog: Program,
+    kernel: Kernel,
     section: Section,
     dtype: np.dtype[np.void],
     first: int,
@@ -64,10 +64,10 @@ def read_memmap(
         read that it came from, which says where that is.
     """
     address = section.memmap + (first - section.start_pfn) * dtype.itemsize
-    return read_rows(prog, address, dtype, last - first, changes or Changes())
+    return read_rows(kernel.prog, address, dtype, last - first, changes or Changes())
 
 
-def compound_words(prog: Program, rows: Array) -> Array:
+def compound_words(kernel: Kernel, rows: Array) -> Array:
     """
     ``page.compound_head`` of *rows*, also of kernels that did not have it yet.
 
@@ -75,10 +75,9 @@ def compound_words(prog: Program, rows: Array) -> Array:
     :return: Of the same shape: bit 0 says that the page is a tail.
     """
     words: Array = rows["compound_head"]
-    if not has_member(prog.type("struct page"), "first_page"):
+    if not has_member(kernel.prog.type("struct page"), "first_page"):
         return words
-    flags = find_type(prog, "enum pageflags")
-    bits = {e.name: e.value for e in (flags.enumerators or () if flags is not None else ())}
-    tail = rows["flags"] >> np.uint64(bits["PG_tail"]) & np.uint64(1)
+    bit = enumerators(kernel.prog, "enum pageflags")["PG_tail"]
+    tail = rows["flags"] >> np.uint64(bit) & np.uint64(1)
     result: Array = (words | np.uint64(1)) * tail
     return result

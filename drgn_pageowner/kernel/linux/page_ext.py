@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drgn import FaultError, Program, TypeEnumerator
+from drgn import FaultError
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
-from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member
+from drgn_pageowner.kernel.dump.bulk import enumerators, find_object, find_type, has_member
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.sections import page_ext_stride
 
 __all__ = ("PageExtLayout", "page_ext_layout", "page_owner_state")
@@ -32,11 +33,12 @@ class PageExtLayout:
     """Whether every page of an allocation has the record, or its first one only."""
 
 
-def page_owner_state(prog: Program) -> str:
+@once
+def page_owner_state(kernel: Kernel) -> str:
     """``"absent"`` (not compiled in), ``"off"`` or ``"on"``."""
-    if find_object(prog, "page_owner_ops") is None:
+    if find_object(kernel.prog, "page_owner_ops") is None:
         return "absent"
-    inited = find_object(prog, "page_owner_inited")
+    inited = find_object(kernel.prog, "page_owner_inited")
     if inited is None:
         return "absent"
     # A static key since v4.6, a bool before.
@@ -48,21 +50,22 @@ def page_owner_state(prog: Program) -> str:
         return "on"
 
 
-def page_ext_layout(prog: Program) -> PageExtLayout:
+@once
+def page_ext_layout(kernel: Kernel) -> PageExtLayout:
     """
     :raises PageOwnerError: if this kernel has no page_owner, or it is off
     """
-    state = page_owner_state(prog)
+    state = page_owner_state(kernel)
     if state in NO_RECORDS:
         raise PageOwnerError(NO_RECORDS[state])
-    owner_type = find_type(prog, "struct page_owner")
+    owner_type = find_type(kernel.prog, "struct page_owner")
     if owner_type is None:
         # In struct page_ext itself until Linux kernel commit 9300d8dfd287 ("mm/page_owner: don't
         # define fields on struct page_ext by hard-coding") (in v4.9).
         offset, type_name = 0, "struct page_ext"
     else:
-        offset, type_name = _owner_offset(prog), "struct page_owner"
-    flags = _page_ext_flags(prog)
+        offset, type_name = _owner_offset(kernel), "struct page_owner"
+    flags = enumerators(kernel.prog, "enum page_ext_flags")
     owner = 1 << flags["PAGE_EXT_OWNER"]
     # Linux kernel commit 37389167a281 ("mm, page_owner: keep owner info when freeing the page")
     # (in v5.4) added PAGE_EXT_OWNER_ACTIVE, soon renamed; before, the record of a freed page
@@ -74,14 +77,14 @@ def page_ext_layout(prog: Program) -> PageExtLayout:
             break
     else:
         allocated = owner
-    stride = page_ext_stride(prog)
-    _check(prog, offset, type_name, stride)
+    stride = page_ext_stride(kernel)
+    _check(kernel, offset, type_name, stride)
     return PageExtLayout(stride, offset, type_name, owner, allocated, tails=allocated != owner)
 
 
-def _owner_offset(prog: Program) -> int:
+def _owner_offset(kernel: Kernel) -> int:
     try:
-        return int(prog["page_owner_ops"].offset)
+        return int(kernel.prog["page_owner_ops"].offset)
     except FaultError as fault:
         raise PageOwnerError(
             f"cannot read page_owner_ops ({fault}): the dump is damaged or cut off, and records "
@@ -89,18 +92,13 @@ def _owner_offset(prog: Program) -> int:
         ) from fault
 
 
-def _check(prog: Program, offset: int, type_name: str, stride: int) -> None:
+def _check(kernel: Kernel, offset: int, type_name: str, stride: int) -> None:
     """:raises PageOwnerError: if a record cannot be where it is said to be"""
-    size = int(prog.type(type_name).size)
-    first = 0 if type_name == "struct page_ext" else int(prog.type("struct page_ext").size)
+    size = int(kernel.prog.type(type_name).size)
+    first = 0 if type_name == "struct page_ext" else int(kernel.prog.type("struct page_ext").size)
     if not (first <= offset and offset + size <= stride):
         known = stride or "missing, or far too large,"
         raise PageOwnerError(
             f"page_ext_size is {known} and page_owner_ops.offset {offset}, where no record of "
             f"{size} bytes can be: the dump is damaged there, and records cannot be found"
         )
-
-
-def _page_ext_flags(prog: Program) -> dict[str, int]:
-    enumerators: tuple[TypeEnumerator, ...] | None = prog.type("enum page_ext_flags").enumerators
-    return {enumerator.name: enumerator.value for enumerator in enumerators or ()}

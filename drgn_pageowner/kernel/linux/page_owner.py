@@ -6,13 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from drgn import FaultError, Program
+from drgn import FaultError
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member, struct_dtype
+from drgn_pageowner.kernel.dump.bulk import enumerators, find_object, has_member, struct_dtype
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.dump.live import Changes, read_rows
-from drgn_pageowner.kernel.linux.page_ext import PageExtLayout
-from drgn_pageowner.kernel.linux.sections import Section
+from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
+from drgn_pageowner.kernel.linux.sections import Section, pfn_limits
 from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS
 from drgn_pageowner.model.arrays import Array
 
@@ -23,7 +24,6 @@ __all__ = (
     "owner_dtype",
     "read_owner_records",
     "reclaimable_before_movable",
-    "require_members",
 )
 
 # ___GFP_RECLAIMABLE and ___GFP_MOVABLE are two bits of gfp_mask: GFP_MOVABLE_SHIFT of
@@ -70,8 +70,14 @@ class OwnerCounts:
     """The PFN ranges of :attr:`missing`."""
 
 
-def owner_dtype(prog: Program, layout: PageExtLayout) -> np.dtype[np.void]:
-    """A dtype of one ``struct page_ext`` entry: ``flags`` and the record's members."""
+@once
+def owner_dtype(kernel: Kernel) -> np.dtype[np.void]:
+    """
+    Get a dtype of one ``struct page_ext`` entry: ``flags`` and the record's members.
+
+    :raises PageOwnerError: if this kernel keeps no records, or their layout is not known
+    """
+    layout, prog = page_ext_layout(kernel), kernel.prog
     flags = struct_dtype(prog, prog.type("struct page_ext"), ("flags",), itemsize=layout.stride)
     type_ = prog.type(layout.owner_type)
     members = {name: name for name in OWNER_MEMBERS}
@@ -79,14 +85,15 @@ def owner_dtype(prog: Program, layout: PageExtLayout) -> np.dtype[np.void]:
         for path in paths:
             if has_member(type_, path):
                 members[name] = path
-    record = struct_dtype(
-        prog,
-        type_,
-        members,
-        base=layout.owner_offset,
-        itemsize=layout.stride,
-    )
+    record = struct_dtype(prog, type_, members, base=layout.owner_offset, itemsize=layout.stride)
     fields = {**dict(flags.fields or {}), **dict(record.fields or {})}
+    missing = {"flags", "order", "gfp_mask"} - set(fields)
+    if missing:
+        raise PageOwnerError(
+            "struct page_owner of this kernel has no "
+            + ", ".join(sorted(missing))
+            + ": its layout is not known"
+        )
     return np.dtype(
         {
             "names": list(fields),
@@ -98,15 +105,12 @@ def owner_dtype(prog: Program, layout: PageExtLayout) -> np.dtype[np.void]:
 
 
 def read_owner_records(
-    prog: Program,
+    kernel: Kernel,
     section: Section,
-    layout: PageExtLayout,
-    dtype: np.dtype[np.void],
     columns: frozenset[str],
     counts: OwnerCounts,
     changes: Changes,
     *,
-    max_pfn: int,
     freed: bool,
 ) -> dict[str, Array]:
     """
@@ -121,13 +125,14 @@ def read_owner_records(
     :param freed: Whether records of freed pages are wanted too.
     :return: ``pfn`` (``int64``), ``allocated`` (``bool``) and *columns*, each of shape ``(n,)``.
     """
+    layout, (_, max_pfn) = page_ext_layout(kernel), pfn_limits(kernel)
     pages = min(section.end_pfn, max_pfn) - section.start_pfn
     if pages <= 0:
         return {}
     if not section.page_ext:
         counts.uncovered += pages
         return {}
-    entries, bulk = read_rows(prog, section.page_ext, dtype, pages, changes)
+    entries, bulk = read_rows(kernel.prog, section.page_ext, owner_dtype(kernel), pages, changes)
     counts.covered += pages
     for offset, size in bulk.missing:
         first = section.start_pfn + offset // layout.stride
@@ -196,27 +201,16 @@ def _terminated(comm: Array) -> Array:
     return result
 
 
-def require_members(dtype: np.dtype[np.void]) -> None:
-    """:raises PageOwnerError: if the records lack what every record has"""
-    missing = {"flags", "order", "gfp_mask"} - set(dtype.names or ())
-    if missing:
-        raise PageOwnerError(
-            "struct page_owner of this kernel has no "
-            + ", ".join(sorted(missing))
-            + ": its layout is not known"
-        )
-
-
-def gfp_migratetype(prog: Program, gfp_mask: Array) -> Array:
+def gfp_migratetype(kernel: Kernel, gfp_mask: Array) -> Array:
     """
     The migratetype that ``gfp_migratetype()`` of include/linux/gfp.h takes from a gfp mask.
 
     :param gfp_mask: ``uint32``, shape ``(n,)``.
     :return: ``uint8``, shape ``(n,)``.
     """
-    if _mobility_disabled(prog):
+    if _mobility_disabled(kernel):
         return np.zeros(len(gfp_mask), np.uint8)
-    if reclaimable_before_movable(prog):
+    if reclaimable_before_movable(kernel):
         movable = gfp_mask >> np.uint32(_GFP_MOVABLE_SHIFT) & np.uint32(1)
         reclaimable = gfp_mask >> np.uint32(_OLD_GFP_RECLAIMABLE_SHIFT) & np.uint32(1)
         before: Array = (movable << np.uint32(1) | reclaimable).astype(np.uint8)
@@ -225,20 +219,20 @@ def gfp_migratetype(prog: Program, gfp_mask: Array) -> Array:
     return result
 
 
-def _mobility_disabled(prog: Program) -> bool:
+def _mobility_disabled(kernel: Kernel) -> bool:
     """
     ``page_group_by_mobility_disabled``: so on machines with next to no memory; not, if the dump
     does not say.
     """
-    disabled = find_object(prog, "page_group_by_mobility_disabled")
+    disabled = find_object(kernel.prog, "page_group_by_mobility_disabled")
     try:
         return disabled is not None and bool(int(disabled))
     except FaultError:
         return False
 
 
-def reclaimable_before_movable(prog: Program) -> bool:
+@once
+def reclaimable_before_movable(kernel: Kernel) -> bool:
     """Whether the migratetypes have the order that they had before v4.4, and gfp masks its bits."""
-    type_ = find_type(prog, "enum migratetype")
-    values = {e.name: e.value for e in (type_.enumerators or () if type_ is not None else ())}
+    values = enumerators(kernel.prog, "enum migratetype")
     return bool(values.get("MIGRATE_RECLAIMABLE", 2) < values.get("MIGRATE_MOVABLE", 1))

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import numpy as np
-from drgn import Program
 
-from drgn_pageowner.kernel.dump.bulk import page_size, struct_dtype
+from drgn_pageowner.kernel.dump.bulk import struct_dtype
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.compound import CompoundPages, hugetlb_mark
 from drgn_pageowner.kernel.linux.mapping import MAPPING_ANON, MAPPING_FLAGS, MAPPING_MOVABLE
+from drgn_pageowner.kernel.linux.names import read_names
 from drgn_pageowner.kernel.linux.page import compound_words, page_dtype
 from drgn_pageowner.kernel.linux.page_type import page_types
-from drgn_pageowner.kernel.linux.sections import Section
+from drgn_pageowner.kernel.linux.zones import find_zones, max_page_order
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.kernel import Names, Zone
 from drgn_pageowner.model.pages import PageState
 
 __all__ = ("SectionPages", "StateDecoder")
@@ -61,35 +61,30 @@ class StateDecoder:
 
     def __init__(
         self,
-        prog: Program,
-        names: Names,
-        zones: list[Zone],
-        sections: list[Section],
-        max_order: int,
+        kernel: Kernel,
     ) -> None:
-        self._prog = prog
-        self._types = page_types(prog)
-        self._compound = CompoundPages(prog, sections)
-        self._max_order = max_order
-        self._page_size = np.uint64(page_size(prog))
+        self._kernel = kernel
+        self._types = page_types(kernel)
+        self._compound = CompoundPages(kernel)
+        self._max_order = max_page_order(kernel)
+        self._page_size = np.uint64(kernel.page_size)
+        names = read_names(kernel)
         self._flags = {name: np.uint64(mask) for mask, name in reversed(names.page_flags)}
         self._fields = {field.name: field for field in names.page_flag_fields}
-        self._mark = hugetlb_mark(prog)
-        self.lru_offset = int(prog.type("struct page").member("lru").offset)
-        """Offset of ``lru`` in ``struct page``."""
-        self.dtype = self._dtype(prog)
+        self._mark = hugetlb_mark(kernel)
+        self.dtype = self._dtype(kernel)
         self._zone_index = np.full(1 << 16, 255, np.uint8)
-        for index, zone in enumerate(zones):
+        for index, zone in enumerate(find_zones(kernel, [])):
             self._zone_index[zone.node << 3 | zone.type] = index
         table = np.full(len(self._types.names), PageState.KERNEL, np.uint8)
         for number, name in enumerate(self._types.names):
             table[number] = _STATE_OF_TYPE.get(name, PageState.KERNEL)
         self._state_of_type = table
 
-    def _dtype(self, prog: Program) -> np.dtype[np.void]:
-        base = page_dtype(prog, _MEMBERS)
+    def _dtype(self, kernel: Kernel) -> np.dtype[np.void]:
+        base = page_dtype(kernel, _MEMBERS)
         fields = dict(base.fields or {})
-        lru = struct_dtype(prog, prog.type("struct page"), {"next": "lru.next"})
+        lru = struct_dtype(kernel.prog, kernel.prog.type("struct page"), {"next": "lru.next"})
         fields.update(dict(lru.fields or {}))
         if self._mark is not None:
             fields.update(dict(self._mark.dtype.fields or {}))
@@ -118,7 +113,7 @@ class StateDecoder:
         flags = rows["flags"].astype(np.uint64)
         types = self._types.of(rows["mapcount"])
         references = rows["refcount"]
-        words = compound_words(self._prog, rows)
+        words = compound_words(self._kernel, rows)
         tail = (words & np.uint64(1)) != 0
         state = result.state
 

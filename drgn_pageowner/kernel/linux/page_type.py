@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
-from drgn import Program
 
-from drgn_pageowner.kernel.dump.bulk import find_type, has_member
+from drgn_pageowner.kernel.dump.bulk import enumerators, has_member
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.model.arrays import Array
 
 __all__ = ("PageTypes", "page_types")
@@ -48,12 +46,13 @@ class PageTypes:
         return result
 
 
-def page_types(prog: Program) -> PageTypes:
+@once
+def page_types(kernel: Kernel) -> PageTypes:
     """The page types of *prog*, from its enum, its VMCOREINFO, or by version."""
-    type_ = find_type(prog, "enum pagetype")
-    found = {e.name: e.value for e in (type_.enumerators or () if type_ is not None else ())}
+    found = enumerators(kernel.prog, "enum pagetype")
     if "PGTY_buddy" in found:
-        # A number in the top byte since v6.12.
+        # A number in the top byte since Linux kernel commit 4ffca5a96678 ("mm: support only one
+        # page_type per page") (in v6.12).
         values = {
             name.removeprefix("PGTY_"): (number << 24) & 0xFFFFFFFF
             for name, number in found.items()
@@ -61,35 +60,33 @@ def page_types(prog: Program) -> PageTypes:
         }
         return PageTypes(dict.fromkeys(values, 0xFF000000), values)
     if found:
-        # v6.11: bits of an enum, cleared in a word whose top bit is set.
+        # Since Linux kernel commit ff202303c398 ("mm: convert page type macros to enum") (in
+        # v6.10): bits, cleared in a word whose top bit is set.
         bits = {name.removeprefix("PG_"): bit for name, bit in found.items()}
         base = 0x80000000
     else:
-        bits, base = _bits_of_macros(prog), _TYPE_BASE
+        bits, base = _bits_of_macros(kernel), _TYPE_BASE
     return PageTypes({name: base | bit for name, bit in bits.items()}, dict.fromkeys(bits, base))
 
 
-def _bits_of_macros(prog: Program) -> dict[str, int]:
+def _bits_of_macros(kernel: Kernel) -> dict[str, int]:
     """Macros are not in DWARF: VMCOREINFO says some of them, for makedumpfile."""
     bits = dict(_LEGACY)
-    if not _memcg_data(prog):
-        # PG_kmemcg had 0x200 until v5.11.
+    if not _has_memcg_data(kernel):
+        # PG_kmemcg was 0x200 until Linux kernel commit 18b2db3b0385 ("mm: Convert page kmemcg type
+        # to a page memcg flag") (in v5.11).
         bits.update(table=0x400, guard=0x800)
-    try:
-        vmcoreinfo = prog["VMCOREINFO"].string_().decode(errors="replace")
-    except LookupError:
-        return bits
-    for name, value in re.findall(r"NUMBER\(PAGE_(\w+)_MAPCOUNT_VALUE\)=(-?\d+)", vmcoreinfo):
-        bits[name.lower()] = ~int(value) & 0xFFFFFFFF
+    bits.update(kernel.vmcoreinfo.page_type_bits)
     return bits
 
 
-def _memcg_data(prog: Program) -> bool:
-    page = prog.type("struct page")
+def _has_memcg_data(kernel: Kernel) -> bool:
+    """Whether page.memcg_data, which PG_kmemcg became a bit of, is there, or would be."""
+    page = kernel.prog.type("struct page")
     if has_member(page, "memcg_data"):
         return True
     if has_member(page, "mem_cgroup"):
         return False
-    # Without CONFIG_MEMCG the version must say.
-    numbers = re.match(r"(\d+)\.(\d+)", prog["UTS_RELEASE"].string_().decode())
-    return numbers is not None and tuple(map(int, numbers.groups())) >= (5, 11)
+    # Without CONFIG_MEMCG there is neither. Linux kernel commit f0c0c115fb81 ("mm: memcontrol:
+    # account pagetables per node") came in the same version (v5.11).
+    return "NR_PAGETABLE" in enumerators(kernel.prog, "enum node_stat_item")

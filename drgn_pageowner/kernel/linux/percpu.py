@@ -8,27 +8,26 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from drgn import Object, Program
+from drgn import Object
 from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 
 from drgn_pageowner.kernel.dump.bulk import (
     find_object,
     find_type,
     has_member,
-    page_size,
     read_array,
     read_word,
     symbol_address,
-    word_dtype,
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.topology import online_cpus, possible_cpus
 from drgn_pageowner.model.arrays import Array
 
 __all__ = ("PerCpuChunks", "add_differences", "cpu_variable", "first_chunk", "read_chunks")
 
 
-def cpu_variable(prog: Program, name: str, cpu: int) -> Object:
+def cpu_variable(kernel: Kernel, name: str, cpu: int) -> Object:
     """
     The per-CPU variable *name* of *cpu*.
 
@@ -38,33 +37,34 @@ def cpu_variable(prog: Program, name: str, cpu: int) -> Object:
 
     :raises LookupError: if this kernel has no such variable
     """
-    variable = prog[name]
-    start = symbol_address(prog, "__per_cpu_start")
-    unit = dict(first_chunk(prog)[0]).get(cpu)
+    variable = kernel.prog[name]
+    start = symbol_address(kernel.prog, "__per_cpu_start")
+    unit = dict(first_chunk(kernel)[0]).get(cpu)
     if start is None or unit is None or variable.address_ is None:
         return per_cpu(variable, cpu)
-    return Object(prog, variable.type_, address=unit + variable.address_ - start)
+    return Object(kernel.prog, variable.type_, address=unit + variable.address_ - start)
 
 
 # A unit has the static per-CPU variables and what modules and others get: far less than this.
 _LONGEST_UNIT = 1 << 28
 
 
-def first_chunk(prog: Program) -> tuple[list[tuple[int, int]], int]:
+@once
+def first_chunk(kernel: Kernel) -> tuple[list[tuple[int, int]], int]:
     """
     Per-CPU memory that was there at boot: that of variables, and what can be allocated.
 
     :return: ``(cpu, virtual address)`` of every possible CPU's unit, and the size of one in
         bytes; nothing if the dump does not say.
     """
-    first = find_object(prog, "pcpu_first_chunk")
-    base = find_object(prog, "pcpu_base_addr")
-    offsets = find_object(prog, "pcpu_unit_offsets")
+    first = find_object(kernel.prog, "pcpu_first_chunk")
+    base = find_object(kernel.prog, "pcpu_base_addr")
+    offsets = find_object(kernel.prog, "pcpu_unit_offsets")
     if first is None or base is None or offsets is None:
         return [], 0
     try:
-        end = int(first.base_addr) + int(first.nr_pages) * int(prog["PAGE_SIZE"])
-        units = [(cpu, int(base) + int(offsets[cpu])) for cpu in possible_cpus(prog)]
+        end = int(first.base_addr) + int(first.nr_pages) * kernel.page_size
+        units = [(cpu, int(base) + int(offsets[cpu])) for cpu in possible_cpus(kernel)]
         length = end - int(base)
     except DAMAGE:
         return [], 0
@@ -81,7 +81,7 @@ _MOST_SLOTS = 256
 class PerCpuChunks(NamedTuple):
     """The chunks of per-CPU memory that can be allocated from, and their allocations."""
 
-    cpus: list[int]
+    cpus: tuple[int, ...]
     """Every possible CPU."""
     units: Array
     """``uint64``, a row per CPU: ``pcpu_unit_offsets``."""
@@ -102,7 +102,7 @@ class PerCpuChunks(NamedTuple):
     """``int64``: where it ends."""
 
 
-def read_chunks(prog: Program, problems: list[str]) -> PerCpuChunks | None:
+def read_chunks(kernel: Kernel, problems: list[str]) -> PerCpuChunks | None:
     """
     Per-CPU memory that was allocated while the kernel ran (``alloc_percpu()``).
 
@@ -110,22 +110,22 @@ def read_chunks(prog: Program, problems: list[str]) -> PerCpuChunks | None:
 
     :return: ``None`` where the dump does not tell.
     """
-    type_ = find_type(prog, "struct pcpu_chunk")
-    offsets = find_object(prog, "pcpu_unit_offsets")
+    type_ = find_type(kernel.prog, "struct pcpu_chunk")
+    offsets = find_object(kernel.prog, "pcpu_unit_offsets")
     if type_ is None or offsets is None or not has_member(type_, "bound_map"):
         return None
-    size = page_size(prog)
+    size = kernel.page_size
     chunks: list[tuple[int, int, int]] = []
     parts = []
     try:
-        cpus = possible_cpus(prog)
+        cpus = possible_cpus(kernel)
         units = [int(offsets[cpu]) for cpu in cpus]
-        shift = _cpu_offset(prog, cpus[0])
-        for chunk in _chunks(prog, problems):
+        shift = _cpu_offset(kernel, cpus[0])
+        for chunk in _chunks(kernel, problems):
             pages, hidden = int(chunk.nr_pages), int(chunk.start_offset)
             if not (0 < pages * size <= _LONGEST_UNIT and 0 <= hidden < size):
                 raise ValueError(f"a per-CPU chunk has {pages} pages")
-            start, end = _allocations(prog, chunk, pages * size)
+            start, end = _allocations(kernel, chunk, pages * size)
             inside = (start >= hidden) & (end <= pages * size - int(chunk.end_offset))
             parts.append(np.stack([np.full(len(start), len(chunks)), start, end])[:, inside])
             chunks.append((int(chunk.base_addr), pages, hidden))
@@ -145,28 +145,28 @@ def read_chunks(prog: Program, problems: list[str]) -> PerCpuChunks | None:
     )
 
 
-def _cpu_offset(prog: Program, cpu: int) -> int:
+def _cpu_offset(kernel: Kernel, cpu: int) -> int:
     """``__per_cpu_offset[cpu]``; 0 on a kernel for one CPU."""
     # arm64's is defined in a file of its own, whose DWARF may be left out.
-    address = symbol_address(prog, "__per_cpu_offset")
+    address = symbol_address(kernel.prog, "__per_cpu_offset")
     if address is None:
         return 0
-    return read_word(prog, address + cpu * word_dtype(prog).itemsize)
+    return read_word(kernel.prog, address + cpu * kernel.word.itemsize)
 
 
-def _chunks(prog: Program, problems: list[str]) -> Iterator[Object]:
+def _chunks(kernel: Kernel, problems: list[str]) -> Iterator[Object]:
     """Every ``struct pcpu_chunk *`` but the one that is reserved for modules."""
-    first, slots = prog["pcpu_first_chunk"].read_(), int(prog["pcpu_nr_slots"])
+    first, slots = kernel.prog["pcpu_first_chunk"].read_(), int(kernel.prog["pcpu_nr_slots"])
     seen = {int(first)}
     yield first
     # Linux kernel commit 3c7be18ac9a0 ("mm: memcg/percpu: account percpu memory to memory cgroups")
     # (in v5.9) has lists for two types of chunks, until commit faf65dde844a ("percpu: rework memcg
     # accounting") (in v5.14).
-    lists = find_object(prog, "pcpu_chunk_lists")
+    lists = find_object(kernel.prog, "pcpu_chunk_lists")
     if lists is None:
-        lists = prog["pcpu_slot"]
+        lists = kernel.prog["pcpu_slot"]
     with contextlib.suppress(LookupError):
-        slots *= int(prog.constant("PCPU_NR_CHUNK_TYPES"))
+        slots *= int(kernel.prog.constant("PCPU_NR_CHUNK_TYPES"))
     for slot in range(min(slots, _MOST_SLOTS)):
         head = lists[slot].address_of_()
         subject = "a list of per-CPU chunks"
@@ -176,27 +176,27 @@ def _chunks(prog: Program, problems: list[str]) -> Iterator[Object]:
                 yield chunk
 
 
-def _allocations(prog: Program, chunk: Object, size: int) -> tuple[Array, Array]:
+def _allocations(kernel: Kernel, chunk: Object, size: int) -> tuple[Array, Array]:
     """Where each allocation of a chunk begins and ends: ``int64``, in bytes."""
     number = size // _UNIT
-    allocated = _bits(prog, int(chunk.alloc_map), number)
-    edges = np.flatnonzero(_bits(prog, int(chunk.bound_map), number + 1))
+    allocated = _bits(kernel, int(chunk.alloc_map), number)
+    edges = np.flatnonzero(_bits(kernel, int(chunk.bound_map), number + 1))
     start, end = edges[:-1], edges[1:]
     # What was freed keeps its bounds.
     kept = allocated[start] != 0
     return start[kept] * _UNIT, end[kept] * _UNIT
 
 
-def _bits(prog: Program, address: int, number: int) -> Array:
+def _bits(kernel: Kernel, address: int, number: int) -> Array:
     """A bitmap of the kernel: ``uint8``, 0 or 1."""
-    word = word_dtype(prog)
-    data = read_array(prog, address, word, -(-number // (8 * word.itemsize)))
+    word = kernel.word
+    data = read_array(kernel.prog, address, word, -(-number // (8 * word.itemsize)))
     little = data.astype(word.newbyteorder("<"), copy=False)
     return np.unpackbits(little.view(np.uint8), count=number, bitorder="little")
 
 
 def add_differences(
-    prog: Program,
+    kernel: Kernel,
     counters: dict[str, int],
     indices: Mapping[str, int],
     pointer: Object,
@@ -209,7 +209,7 @@ def add_differences(
     :param indices: Name of every counter -> index in the array.
     :param pointer: Per-CPU pointer to the structure that has the array *member*.
     """
-    for cpu in online_cpus(prog):
+    for cpu in online_cpus(kernel):
         differences = per_cpu_ptr(pointer, cpu).member_(member).value_()
         for name, index in indices.items():
             counters[name] += differences[index]

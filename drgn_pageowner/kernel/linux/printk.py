@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from drgn import Program, sizeof
+from drgn import sizeof
 from drgn.helpers.linux.printk import PrintkRecord, get_printk_records
 
 from drgn_pageowner.kernel.dump.bulk import find_object, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.topology import online_cpus
 
@@ -18,7 +19,7 @@ __all__ = ("local_clock_ns", "log_buffers", "log_records", "panic_message")
 _MOST_BITS = 26
 
 
-def local_clock_ns(prog: Program) -> int | None:
+def local_clock_ns(kernel: Kernel) -> int | None:
     """
     ``local_clock()`` at the time of the dump, or just before: nanoseconds since boot.
 
@@ -27,44 +28,46 @@ def local_clock_ns(prog: Program) -> int | None:
     """
     latest = 0
     try:
-        for cpu in online_cpus(prog):
-            latest = max(latest, int(cpu_variable(prog, "runqueues", cpu).clock))
+        for cpu in online_cpus(kernel):
+            latest = max(latest, int(cpu_variable(kernel, "runqueues", cpu).clock))
     except DAMAGE:
         pass
     if not latest:
-        latest = max((record.timestamp for record in log_records(prog)), default=0)
+        latest = max((record.timestamp for record in log_records(kernel)), default=0)
     return latest or None
 
 
-def panic_message(prog: Program) -> str | None:
+def panic_message(kernel: Kernel) -> str | None:
     """The message that ``panic()`` printed, or ``None`` if the kernel did not panic."""
-    for record in log_records(prog):
+    for record in log_records(kernel):
         text: str = record.text.decode(errors="backslashreplace")
         if text.startswith("Kernel panic - not syncing: "):
             return text
     return None
 
 
-def log_records(prog: Program) -> list[PrintkRecord]:
+def log_records(kernel: Kernel) -> list[PrintkRecord]:
     """The kernel log, oldest first; empty where it cannot be read."""
     try:
         # Since Linux kernel commit 896fbe20b4e2 ("printk: use the lockless ringbuffer") (in v5.10).
-        ring = find_object(prog, "prb")
+        ring = find_object(kernel.prog, "prb")
         if ring is not None and has_member(ring.type_.type, "desc_ring"):
             sizes = ring.desc_ring.count_bits, ring.text_data_ring.size_bits
             if max(map(int, sizes)) > _MOST_BITS:
                 return []
-        return get_printk_records(prog)
+        return get_printk_records(kernel.prog)
     except DAMAGE:
         return []
 
 
-def log_buffers(prog: Program) -> list[tuple[int, int]]:
+def log_buffers(kernel: Kernel) -> list[tuple[int, int]]:
     """Address and size, in bytes, of the memory that the kernel log is written in."""
     try:
-        ring = find_object(prog, "prb")
+        ring = find_object(kernel.prog, "prb")
         if ring is None or not has_member(ring.type_.type, "desc_ring"):
-            return [(int(prog["log_buf"]), min(int(prog["log_buf_len"]), 1 << _MOST_BITS))]
+            return [
+                (int(kernel.prog["log_buf"]), min(int(kernel.prog["log_buf_len"]), 1 << _MOST_BITS))
+            ]
         descriptions, text = ring.desc_ring, ring.text_data_ring
         number = 1 << min(int(descriptions.count_bits), _MOST_BITS)
         return [

@@ -8,20 +8,19 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from drgn import FaultError, Object, Program, TypeKind
+from drgn import FaultError, Object, TypeKind
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.dump.bulk import (
     find_object,
     find_type,
     has_member,
-    page_size,
     read_array,
     struct_dtype,
     symbol_address,
-    word_dtype,
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
 from drgn_pageowner.kernel.linux.topology import online_nodes
 from drgn_pageowner.model.arrays import Array
 
@@ -71,47 +70,55 @@ class Section(NamedTuple):
     back (memory hotplug), or is a device's; and its memmap may be garbage."""
 
 
-def pfn_limits(prog: Program, problems: list[str] | None = None) -> tuple[int, int]:
+def pfn_limits(kernel: Kernel, problems: list[str] | None = None) -> tuple[int, int]:
     """
-    ``(min_low_pfn, max_pfn)``: the range that the kernel's own page_owner file walks.
+    Get ``(min_low_pfn, max_pfn)``: the range that the kernel's own page_owner file walks.
 
-    Where there is no memory at ``max_pfn`` the last section's end takes its place; where nodes and
-    their zones both end behind it, the end of those.
+    Where there is no memory at ``max_pfn``, the end of the last section takes its place; where both
+    the nodes and their zones end after it, their end does.
 
-    :param problems: Gets a line if that is damage. Memory that was unplugged is none: the kernel
+    :param problems: Gets a line if that is due to damage. Unplugged memory is not: the kernel
         leaves ``max_pfn`` where it was.
+    :raises PageOwnerError: if there are no sections at all
     """
-    sections = find_sections(prog)
+    limits, lines = _pfn_limits(kernel)
+    if problems is not None:
+        problems += lines
+    return limits
+
+
+@once_per_reading
+def _pfn_limits(kernel: Kernel) -> tuple[tuple[int, int], list[str]]:
+    """The limits, and a line for each that is damaged."""
+    problems: list[str] = []
+    sections = find_sections(kernel)
     if not sections:
         raise PageOwnerError("mem_section says that there is no memory: the dump is damaged")
     first, last = sections[0].start_pfn, sections[-1].end_pfn
     try:
-        low, high = int(prog["min_low_pfn"]), int(prog["max_pfn"])
+        low, high = int(kernel.prog["min_low_pfn"]), int(kernel.prog["max_pfn"])
     except FaultError:
         low, high = 0, 0
     if not any(section.start_pfn < high <= section.end_pfn for section in sections):
-        if problems is not None and not last < high <= _highest_ever(prog):
+        if not last < high <= _highest_ever(kernel):
             problems.append(
                 f"max_pfn is {high:#x}, where this kernel has no memory: it is damaged; "
                 f"memory is taken to end at pfn {last:#x}"
             )
         high = last
-    end = _end_of_nodes(prog)
-    # Memory of devices may lie behind max_pfn.
+    end = _end_of_nodes(kernel)
+    # ZONE_DEVICE memory may lie above max_pfn.
     online = [section for section in sections if section.online]
     if end > high and any(section.start_pfn < end <= section.end_pfn for section in online):
-        if problems is not None:
-            problems.append(
-                f"max_pfn is {high:#x}, but there is memory up to pfn {end:#x}: damaged"
-            )
+        problems.append(f"max_pfn is {high:#x}, but there is memory up to pfn {end:#x}: damaged")
         high = end
-    return (low if low <= high else first), high
+    return (low if low <= high else first, high), problems
 
 
-def _end_of_nodes(prog: Program) -> int:
+def _end_of_nodes(kernel: Kernel) -> int:
     """The PFN behind the last one of all nodes; 0 if their zones do not say the same."""
     nodes = zones = 0
-    for _, pgdat in online_nodes(prog):
+    for _, pgdat in online_nodes(kernel):
         try:
             nodes = max(nodes, int(pgdat.node_start_pfn) + int(pgdat.node_spanned_pages))
             for zone in pgdat.node_zones:
@@ -121,44 +128,47 @@ def _end_of_nodes(prog: Program) -> int:
     return nodes if nodes == zones else 0
 
 
-def _highest_ever(prog: Program) -> int:
+def _highest_ever(kernel: Kernel) -> int:
     """The end of the last section there ever was; 0 if the kernel does not say."""
     try:
         # It is raised when a section is added (since v4.11), and never lowered.
-        number = int(prog["__highest_present_section_nr"])
-        return (number + 1) << (int(prog["SECTION_SIZE_BITS"]) - int(prog["PAGE_SHIFT"]))
+        number = int(kernel.prog["__highest_present_section_nr"])
+        return (number + 1) << (int(kernel.prog["SECTION_SIZE_BITS"]) - kernel.page_shift)
     except (LookupError, FaultError):
         return 0
 
 
-def memory_model(prog: Program) -> str:
+@once
+def memory_model(kernel: Kernel) -> str:
     """``"SPARSEMEM_VMEMMAP"``, ``"SPARSEMEM"`` or ``"FLATMEM"``."""
-    if find_object(prog, "mem_section") is None:
+    if find_object(kernel.prog, "mem_section") is None:
         return "FLATMEM"
-    return "SPARSEMEM_VMEMMAP" if has_vmemmap(prog) else "SPARSEMEM"
+    return "SPARSEMEM_VMEMMAP" if has_vmemmap(kernel) else "SPARSEMEM"
 
 
-def has_vmemmap(prog: Program) -> bool:
+@once
+def has_vmemmap(kernel: Kernel) -> bool:
     """Whether the kernel was built with CONFIG_SPARSEMEM_VMEMMAP."""
-    usage = find_type(prog, "struct mem_section_usage")
+    usage = find_type(kernel.prog, "struct mem_section_usage")
     # subsection_map since Linux kernel commit f1eca35a0dc7 ("mm/sparsemem: introduce struct
     # mem_section_usage") (in v5.3).
     if usage is not None:
         return has_member(usage, "subsection_map")
-    return symbol_address(prog, "vmemmap_populate") is not None
+    return symbol_address(kernel.prog, "vmemmap_populate") is not None
 
 
-def find_sections(prog: Program) -> list[Section]:
+@once_per_reading
+def find_sections(kernel: Kernel) -> tuple[Section, ...]:
     """
     Every range of present physical memory, in PFN order.
 
     :raises PageOwnerError: if the dump does not hold ``mem_section``
     """
-    mem_section = find_object(prog, "mem_section")
+    mem_section = find_object(kernel.prog, "mem_section")
     try:
         if mem_section is None:
-            return list(_flatmem_nodes(prog))
-        return list(_sparsemem_sections(prog, mem_section))
+            return tuple(_flatmem_nodes(kernel))
+        return tuple(_sparsemem_sections(kernel, mem_section))
     except FaultError as fault:
         raise PageOwnerError(
             f"cannot read mem_section ({fault}): the dump is damaged or cut off; "
@@ -166,12 +176,12 @@ def find_sections(prog: Program) -> list[Section]:
         ) from fault
 
 
-def page_ext_problems(prog: Program, sections: Sequence[Section]) -> list[str]:
-    """A line for every two page_ext arrays that overlap: no kernel has such."""
-    stride = page_ext_stride(prog)
+def page_ext_problems(kernel: Kernel) -> list[str]:
+    """Report page_ext arrays that overlap, which no kernel has: a line for each two of them."""
+    stride = page_ext_stride(kernel)
     arrays = sorted(
         (section.page_ext, (section.end_pfn - section.start_pfn) * stride, section.start_pfn)
-        for section in sections
+        for section in find_sections(kernel)
         if section.page_ext
     )
     return [
@@ -182,53 +192,74 @@ def page_ext_problems(prog: Program, sections: Sequence[Section]) -> list[str]:
     ]
 
 
-def memmap_addresses(sections: Sequence[Section], pfns: Array, size: int) -> Array:
-    """
-    Addresses of the ``struct page`` of *pfns*.
+class _Table(NamedTuple):
+    """The sections as columns: ``int64``, addresses ``uint64``; shape ``(sections,)``."""
 
-    :param sections: In PFN order.
-    :param pfns: ``int64``, shape ``(n,)``, each in one of *sections*.
-    :param size: ``sizeof(struct page)``.
+    start: Array
+    end: Array
+    memmap: Array
+
+
+@once_per_reading
+def _by_pfn(kernel: Kernel) -> _Table:
+    return _table(find_sections(kernel))
+
+
+@once_per_reading
+def _by_address(kernel: Kernel) -> _Table:
+    # Classic SPARSEMEM has its memmaps anywhere, in any order.
+    return _table(sorted(find_sections(kernel), key=lambda section: section.memmap))
+
+
+def _table(sections: Sequence[Section]) -> _Table:
+    return _Table(
+        np.array([section.start_pfn for section in sections], np.int64),
+        np.array([section.end_pfn for section in sections], np.int64),
+        np.array([section.memmap for section in sections], np.uint64),
+    )
+
+
+def memmap_addresses(kernel: Kernel, pfns: Array) -> Array:
+    """
+    Get the addresses of the ``struct page`` of *pfns*.
+
+    :param pfns: ``int64``, shape ``(n,)``, each in a section.
     :return: ``uint64``, shape ``(n,)``.
     """
-    starts = np.array([section.start_pfn for section in sections], np.int64)
-    bases = np.array([section.memmap for section in sections], np.uint64)
-    index = np.searchsorted(starts, pfns, "right") - 1
-    result: Array = bases[index] + ((pfns - starts[index]) * size).astype(np.uint64)
+    table = _by_pfn(kernel)
+    index = np.searchsorted(table.start, pfns, "right") - 1
+    offset = (pfns - table.start[index]) * kernel.struct_page_size
+    result: Array = table.memmap[index] + offset.astype(np.uint64)
     return result
 
 
-def memmap_pfns(sections: Sequence[Section], addresses: Array, size: int) -> Array:
+def memmap_pfns(kernel: Kernel, addresses: Array) -> Array:
     """
-    The inverse of :func:`memmap_addresses`, also for addresses inside a ``struct page``.
+    Invert :func:`memmap_addresses`, also for addresses inside a ``struct page``.
 
     :param addresses: ``uint64``, shape ``(n,)``.
     :return: ``int64``, shape ``(n,)``; -1 where the address is in no memmap.
     """
-    # Classic SPARSEMEM has its memmaps anywhere, in any order.
-    by_address = sorted(sections, key=lambda section: section.memmap)
-    bases = np.array([section.memmap for section in by_address], np.uint64)
-    starts = np.array([section.start_pfn for section in by_address], np.int64)
-    ends = np.array([section.end_pfn for section in by_address], np.int64)
-    if not len(by_address):
+    table = _by_address(kernel)
+    if not len(table.start):
         return np.full(len(addresses), -1, np.int64)
-    index = np.searchsorted(bases, addresses, "right") - 1
+    index = np.searchsorted(table.memmap, addresses, "right") - 1
     inside = index >= 0
     index = np.maximum(index, 0)
-    pfns = starts[index] + ((addresses - bases[index]) // np.uint64(size)).astype(np.int64)
-    result: Array = np.where(inside & (pfns >= 0) & (pfns < ends[index]), pfns, -1)
+    number = (addresses - table.memmap[index]) // np.uint64(kernel.struct_page_size)
+    pfns = table.start[index] + number.astype(np.int64)
+    result: Array = np.where(inside & (pfns >= 0) & (pfns < table.end[index]), pfns, -1)
     return result
 
 
-def section_of(sections: Sequence[Section], pfn: int) -> Section | None:
-    """The one of *sections* that holds *pfn*."""
-    index = int(np.searchsorted([section.start_pfn for section in sections], pfn, "right")) - 1
-    if index < 0 or pfn >= sections[index].end_pfn:
-        return None
-    return sections[index]
+def section_of(kernel: Kernel, pfn: int) -> Section | None:
+    """Find the section that holds *pfn*."""
+    index = int(np.searchsorted(_by_pfn(kernel).start, pfn, "right")) - 1
+    section = find_sections(kernel)[index] if index >= 0 else None
+    return section if section is not None and pfn < section.end_pfn else None
 
 
-def _sparsemem_roots(prog: Program, mem_section: Object) -> Iterator[tuple[int, int, int]]:
+def _sparsemem_roots(kernel: Kernel, mem_section: Object) -> Iterator[tuple[int, int, int]]:
     """Yield (first section number, address of its ``struct mem_section``, count)."""
     type_ = mem_section.type_
     inner = type_.type
@@ -239,38 +270,40 @@ def _sparsemem_roots(prog: Program, mem_section: Object) -> Iterator[tuple[int, 
     # CONFIG_SPARSEMEM_EXTREME: an array of pointers to pages full of struct mem_section; the
     # array itself is allocated at boot since Linux kernel commit 83e3c48729d9 ("mm/sparsemem:
     # Allocate mem_section at runtime for CONFIG_SPARSEMEM_EXTREME=y") (in v4.15).
-    per_root = page_size(prog) // prog.type("struct mem_section").size
+    per_root = kernel.page_size // kernel.prog.type("struct mem_section").size
     if type_.kind == TypeKind.POINTER:
         # All of it: NR_SECTION_ROOTS. The kernel itself goes by __highest_present_section_nr.
-        numbers = 1 << (int(prog["MAX_PHYSMEM_BITS"]) - int(prog["SECTION_SIZE_BITS"]))
+        numbers = 1 << (
+            int(kernel.prog["MAX_PHYSMEM_BITS"]) - int(kernel.prog["SECTION_SIZE_BITS"])
+        )
         count = -(-numbers // per_root)
         address = int(mem_section)
     else:
         count = type_.length
         address = int(mem_section.address_ or 0)
-    roots = read_array(prog, address, word_dtype(prog), count)
+    roots = read_array(kernel.prog, address, kernel.word, count)
     for root_nr in np.flatnonzero(roots).tolist():
         yield root_nr * per_root, int(roots[root_nr]), per_root
 
 
-def _sparsemem_sections(prog: Program, mem_section: Object) -> Iterator[Section]:
-    page_shift = int(prog["PAGE_SHIFT"])
-    pages_per_section = 1 << (int(prog["SECTION_SIZE_BITS"]) - page_shift)
-    page_struct_size = prog.type("struct page").size
-    page_ext_size = page_ext_stride(prog)
+def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section]:
+    page_shift = kernel.page_shift
+    pages_per_section = 1 << (int(kernel.prog["SECTION_SIZE_BITS"]) - page_shift)
+    page_struct_size = kernel.struct_page_size
+    page_ext_size = page_ext_stride(kernel)
     # The encoded memmap has flags in its low bits; a memmap is page-aligned.
-    memmap_mask = ~(page_size(prog) - 1)
-    vmemmap = int(prog["vmemmap"]) if has_vmemmap(prog) else None
+    memmap_mask = ~(kernel.page_size - 1)
+    vmemmap = int(kernel.prog["vmemmap"]) if has_vmemmap(kernel) else None
 
-    section_type = prog.type("struct mem_section")
+    section_type = kernel.prog.type("struct mem_section")
     members = ["section_mem_map", "page_ext", "usage", "pageblock_flags"]
-    dtype = struct_dtype(prog, section_type, members)
-    usage_bitmap = _usage_bitmap_offset(prog)
+    dtype = struct_dtype(kernel.prog, section_type, members)
+    usage_bitmap = _usage_bitmap_offset(kernel)
     # Addresses are biased by what may be more than the array: they wrap.
-    word_mask = (1 << 8 * word_dtype(prog).itemsize) - 1
+    word_mask = (1 << 8 * kernel.word.itemsize) - 1
     table = [
-        (first, read_array(prog, address, dtype, count))
-        for first, address, count in _sparsemem_roots(prog, mem_section)
+        (first, read_array(kernel.prog, address, dtype, count))
+        for first, address, count in _sparsemem_roots(kernel, mem_section)
     ]
     knows_online = any((rows["section_mem_map"] & _SECTION_IS_ONLINE).any() for _, rows in table)
 
@@ -294,9 +327,9 @@ def _sparsemem_sections(prog: Program, mem_section: Object) -> Iterator[Section]
             )
 
 
-def _usage_bitmap_offset(prog: Program) -> int | None:
+def _usage_bitmap_offset(kernel: Kernel) -> int | None:
     """Offset of the pageblock bitmap in ``struct mem_section_usage`` (since v5.3)."""
-    usage = find_type(prog, "struct mem_section_usage")
+    usage = find_type(kernel.prog, "struct mem_section_usage")
     return None if usage is None else usage.member("pageblock_flags").offset
 
 
@@ -307,11 +340,11 @@ def _bitmap_address(row: np.void, usage_bitmap: int | None) -> int:
     return usage + usage_bitmap if usage else 0
 
 
-def _flatmem_nodes(prog: Program) -> Iterator[Section]:
-    page_struct_size = prog.type("struct page").size
-    page_ext_size = page_ext_stride(prog)
-    max_order_nr_pages = 1 << (prog.type("struct zone").member("free_area").type.length - 1)
-    for _, pgdat in online_nodes(prog):
+def _flatmem_nodes(kernel: Kernel) -> Iterator[Section]:
+    page_struct_size = kernel.struct_page_size
+    page_ext_size = page_ext_stride(kernel)
+    max_order_nr_pages = 1 << (kernel.prog.type("struct zone").member("free_area").type.length - 1)
+    for _, pgdat in online_nodes(kernel):
         start = int(pgdat.node_start_pfn)
         end = start + int(pgdat.node_spanned_pages)
         memmap = int(pgdat.node_mem_map) if has_member(pgdat.type_.type, "node_mem_map") else 0
@@ -321,27 +354,33 @@ def _flatmem_nodes(prog: Program) -> Iterator[Section]:
         yield Section(
             start,
             end,
-            memmap or int(prog["mem_map"]) + start * page_struct_size,
+            memmap or int(kernel.prog["mem_map"]) + start * page_struct_size,
             page_ext + page_ext_size * skipped if page_ext and page_ext_size else 0,
             0,
         )
 
 
-def page_ext_stride(prog: Program) -> int:
+@once
+def page_ext_stride(kernel: Kernel) -> int:
     """
-    Distance between two entries of a page_ext array, in bytes; 0 without page_ext, or where the
-    dump does not say, or says what none can be.
+    Get the distance between two entries of a page_ext array, in bytes.
 
-    A variable since v5.4, and ``sizeof(struct page_ext) + extra_mem`` before.
+    :return: 0 without page_ext, or if the dump does not say, or says an impossible number.
     """
-    stride = find_object(prog, "page_ext_size")
+    size = _read_page_ext_size(kernel)
+    return size if size <= _LARGEST_ENTRY else 0
+
+
+def _read_page_ext_size(kernel: Kernel) -> int:
+    # A variable since "mm, page_owner: fix off-by-one error in __set_page_owner_handle()" (in
+    # v5.4).
+    stride = find_object(kernel.prog, "page_ext_size")
     if stride is not None:
-        number = _or_zero(stride)
-        return number if number <= _LARGEST_ENTRY else 0
-    type_ = find_type(prog, "struct page_ext")
+        return _or_zero(stride)
+    type_ = find_type(kernel.prog, "struct page_ext")
     if type_ is None or not type_.is_complete():
         return 0
-    extra = find_object(prog, "extra_mem", "mm/page_ext.c")
+    extra = find_object(kernel.prog, "extra_mem", "mm/page_ext.c")
     return int(type_.size) + (_or_zero(extra) if extra is not None else 0)
 
 

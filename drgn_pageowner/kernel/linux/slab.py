@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from drgn import Object, Program, Type, TypeMember
+from drgn import Object, Type, TypeMember
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_pageowner.kernel.dump.bulk import (
@@ -16,13 +16,13 @@ from drgn_pageowner.kernel.dump.bulk import (
     has_member,
     read_array,
     struct_dtype,
-    word_dtype,
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.kasan import find_shadow
 from drgn_pageowner.kernel.linux.kfence import KfencePool, find_kfence
 from drgn_pageowner.kernel.linux.page import read_memmap
-from drgn_pageowner.kernel.linux.sections import Section
+from drgn_pageowner.kernel.linux.sections import Section, find_sections
 from drgn_pageowner.kernel.linux.slab_free import Cache, FreeObjects
 from drgn_pageowner.kernel.linux.topology import online_cpus, online_nodes
 from drgn_pageowner.kernel.linux.translate import direct_map
@@ -38,17 +38,16 @@ _MOST_OF_SHEAF = 4095
 _LARGEST_OBJECT = 1 << 24
 
 
-def read_slabs(prog: Program, pages: Pages, sections: list[Section]) -> tuple[Slabs, FreeObjects]:
+def read_slabs(kernel: Kernel, pages: Pages) -> tuple[Slabs, FreeObjects]:
     """
     Find every slab of *pages*, and the objects in KFENCE's pool.
 
-    :param sections: Where their memmaps are.
     :return: The slabs, all of whose objects are said to be allocated; and what tells which are
         not, once the words of the slabs' pages were seen.
     """
     problems: list[str] = []
-    caches = list(_caches(prog, problems))
-    head_rows, cache_pointers, freelists, counts = _slab_heads(prog, pages, sections)
+    caches = list(_caches(kernel, problems))
+    head_rows, cache_pointers, freelists, counts = _slab_heads(kernel, pages)
     index = _cache_numbers(caches, cache_pointers)
     known = index >= 0
     lost = int(len(known) - known.sum())
@@ -77,9 +76,9 @@ def read_slabs(prog: Program, pages: Pages, sections: list[Section]) -> tuple[Sl
         kfence=np.zeros(len(rows), bool),
         allocated=np.ones(len(rows), bool),
     )
-    pool = find_kfence(prog)
+    pool = find_kfence(kernel)
     if pool is not None:
-        columns = _joined(columns, _kfence(prog, pages, caches, pool))
+        columns = _joined(columns, _kfence(kernel, pages, caches, pool))
     start = np.concatenate([[0], np.cumsum(columns.objects)]).astype(np.int64)
     slabs = Slabs(
         caches=[cache.name for cache in caches],
@@ -96,7 +95,7 @@ def read_slabs(prog: Program, pages: Pages, sections: list[Section]) -> tuple[Sl
         problems=problems,
     )
     free = FreeObjects(
-        prog, pages, slabs, caches, columns.freelist, columns.kfence, find_shadow(prog)
+        kernel, pages, slabs, caches, columns.freelist, columns.kfence, find_shadow(kernel)
     )
     return slabs, free
 
@@ -125,11 +124,11 @@ def _joined(one: _Columns, other: _Columns) -> _Columns:
     return _Columns(*(np.concatenate(pair)[order].astype(pair[0].dtype) for pair in pairs))
 
 
-def _kfence(prog: Program, pages: Pages, caches: list[Cache], pool: KfencePool) -> _Columns:
+def _kfence(kernel: Kernel, pages: Pages, caches: list[Cache], pool: KfencePool) -> _Columns:
     """The objects of KFENCE's pool: for each, a slab of one page."""
     index = _cache_numbers(caches, pool.cache)
     size = pages.facts.page_size
-    offset = (pool.address - np.uint64(direct_map(prog))).astype(np.int64)
+    offset = (pool.address - np.uint64(direct_map(kernel))).astype(np.int64)
     row = pages.rows(offset // size)
     first = offset % size
     # What was never allocated has no cache, nor has what is left of one that was destroyed.
@@ -165,28 +164,28 @@ def _cache_numbers(caches: list[Cache], pointers: Array) -> Array:
     return np.where(addresses[number] == pointers, number, -1).astype(np.int32)
 
 
-def _caches(prog: Program, problems: list[str]) -> Iterator[Cache]:
-    if not has_member(prog.type("struct kmem_cache"), "offset"):
+def _caches(kernel: Kernel, problems: list[str]) -> Iterator[Cache]:
+    if not has_member(kernel.prog.type("struct kmem_cache"), "offset"):
         problems.append("this kernel's slab allocator is not SLUB: free objects are not told")
         return
-    for cache in slab_caches(prog, problems):
+    for cache in slab_caches(kernel, problems):
         try:
-            yield read_cache(cache)
+            yield read_cache(kernel, cache)
         except DAMAGE as error:
             problems.append(f"the slab cache at {int(cache):#x} is damaged ({error})")
 
 
-def slab_caches(prog: Program, problems: list[str]) -> list[Object]:
+def slab_caches(kernel: Kernel, problems: list[str]) -> list[Object]:
     """
     ``struct kmem_cache *`` of every slab cache.
 
     :param problems: Gets a line if their list is broken.
     """
-    head = prog["slab_caches"].address_of_()
+    head = kernel.prog["slab_caches"].address_of_()
     return every_entry("struct kmem_cache", head, "list", "the list of slab caches", problems)
 
 
-def read_cache(cache: Object) -> Cache:
+def read_cache(kernel: Kernel, cache: Object) -> Cache:
     """
     :param cache: ``struct kmem_cache *``, of SLUB.
     :raises ValueError: if it cannot be one
@@ -198,7 +197,7 @@ def read_cache(cache: Object) -> Cache:
     inside = 0 <= left < size and 0 <= offset < size and 0 < object_size <= size
     if not (0 < size <= _LARGEST_OBJECT and inside):
         raise ValueError(f"objects of {object_size} bytes, {size} with what is behind them")
-    lists, free, sheaves = _ready(cache.prog_, cache)
+    lists, free, sheaves = _ready(kernel, cache)
     return Cache(
         name=name_of(cache.name),
         address=int(cache),
@@ -214,7 +213,7 @@ def read_cache(cache: Object) -> Cache:
     )
 
 
-def _ready(prog: Program, cache: Object) -> tuple[list[int], list[int], list[int]]:
+def _ready(kernel: Kernel, cache: Object) -> tuple[list[int], list[int], list[int]]:
     """Heads of the CPUs' lists, free objects in sheaves, and the sheaves: addresses."""
     type_ = cache.type_.type
     lists: list[int] = []
@@ -222,36 +221,36 @@ def _ready(prog: Program, cache: Object) -> tuple[list[int], list[int], list[int
     sheaves: list[int] = []
     try:
         if has_member(type_, "cpu_slab") and cache.cpu_slab:
-            for cpu in online_cpus(prog):
+            for cpu in online_cpus(kernel):
                 head = int(per_cpu_ptr(cache.cpu_slab, cpu).freelist)
                 if head:
                     lists.append(head)
         if has_member(type_, "cpu_sheaves") and cache.cpu_sheaves:
-            for sheaf in _sheaves(prog, cache):
+            for sheaf in _sheaves(kernel, cache):
                 sheaves.append(int(sheaf))
-                free += _objects(prog, sheaf)
+                free += _objects(kernel, sheaf)
     except DAMAGE:
         pass
     return lists, free, sheaves
 
 
-def _sheaves(prog: Program, cache: Object) -> Iterator[Object]:
+def _sheaves(kernel: Kernel, cache: Object) -> Iterator[Object]:
     """Since v6.18 CPUs and nodes keep arrays of free objects: ``struct slab_sheaf *``."""
-    for cpu in online_cpus(prog):
+    for cpu in online_cpus(kernel):
         sheaves = per_cpu_ptr(cache.cpu_sheaves, cpu)
         for name in ("main", "spare", "rcu_free"):
             sheaf = sheaves.member_(name)
             if sheaf:
                 yield sheaf
-    for barn in _barns(cache):
+    for barn in _barns(kernel, cache):
         for name in ("sheaves_full", "sheaves_empty"):
             head = barn.member_(name).address_of_()
             yield from every_entry("struct slab_sheaf", head, "barn_list", "a barn's list", [])
 
 
-def _barns(cache: Object) -> Iterator[Object]:
-    prog, type_ = cache.prog_, cache.type_.type
-    for node, _ in online_nodes(prog):
+def _barns(kernel: Kernel, cache: Object) -> Iterator[Object]:
+    type_ = cache.type_.type
+    for node, _ in online_nodes(kernel):
         if has_member(type_, "per_node"):
             barn = cache.per_node[node].barn
         else:
@@ -260,32 +259,30 @@ def _barns(cache: Object) -> Iterator[Object]:
             yield barn
 
 
-def _objects(prog: Program, sheaf: Object) -> list[int]:
+def _objects(kernel: Kernel, sheaf: Object) -> list[int]:
     size = int(sheaf.size)
     if not 0 < size <= _MOST_OF_SHEAF:
         return []
-    objects = read_array(prog, int(sheaf.objects.address_of_()), word_dtype(prog), size)
+    objects = read_array(kernel.prog, int(sheaf.objects.address_of_()), kernel.word, size)
     return [int(pointer) for pointer in objects.tolist()]
 
 
-def _slab_heads(
-    prog: Program, pages: Pages, sections: list[Section]
-) -> tuple[Array, Array, Array, Array]:
+def _slab_heads(kernel: Kernel, pages: Pages) -> tuple[Array, Array, Array, Array]:
     """Row, ``slab_cache``, ``freelist`` and number of objects of every slab."""
-    type_ = slab_type(prog)
+    type_ = slab_type(kernel)
     dtype = struct_dtype(
-        prog,
+        kernel.prog,
         type_,
         {"cache": "slab_cache", "freelist": "freelist", "counters": "counters"},
-        itemsize=int(prog.type("struct page").size),
+        itemsize=kernel.struct_page_size,
     )
     objects = type_.member("objects")
-    bit = _shift_in_counters(type_, objects, byte_order(prog) == "<")
+    bit = _shift_in_counters(type_, objects, byte_order(kernel.prog) == "<")
     width = objects.bit_field_size or 15
     slab = np.flatnonzero(pages.state == PageState.SLAB)
     head = slab[pages["head"][slab] == slab]
     parts: list[tuple[Array, ...]] = []
-    for section in sections:
+    for section in find_sections(kernel):
         low, high = np.searchsorted(
             head, pages.rows(np.array([section.start_pfn]))[0] + np.array([0, _length(section)])
         )
@@ -293,7 +290,7 @@ def _slab_heads(
         if not len(mine):
             continue
         pfns = pages.pfns(mine)
-        rows, _ = read_memmap(prog, section, dtype, int(pfns[0]), int(pfns[-1]) + 1)
+        rows, _ = read_memmap(kernel, section, dtype, int(pfns[0]), int(pfns[-1]) + 1)
         chosen = rows[pfns - pfns[0]]
         number = (chosen["counters"] >> np.uint64(bit)) & np.uint64((1 << width) - 1)
         parts.append((mine, chosen["cache"], chosen["freelist"], number.astype(np.int64)))
@@ -304,11 +301,12 @@ def _slab_heads(
     return joined[0], joined[1], joined[2], joined[3]
 
 
-def slab_type(prog: Program) -> Type:
+@once
+def slab_type(kernel: Kernel) -> Type:
     """``struct slab``, which lies over ``struct page`` since v5.17; ``struct page`` before."""
-    type_ = find_type(prog, "struct slab")
+    type_ = find_type(kernel.prog, "struct slab")
     if type_ is None or not type_.is_complete() or not has_member(type_, "slab_cache"):
-        type_ = prog.type("struct page")
+        type_ = kernel.prog.type("struct page")
     return type_
 
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from drgn import Program
 
-from drgn_pageowner.kernel.dump.bulk import word_dtype
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kasan import Shadow
 from drgn_pageowner.kernel.linux.translate import direct_map
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import Slabs
 from drgn_pageowner.model.pages import Pages
 
@@ -53,7 +52,7 @@ class FreeObjects:
 
     def __init__(
         self,
-        prog: Program,
+        kernel: Kernel,
         pages: Pages,
         slabs: Slabs,
         caches: list[Cache],
@@ -70,8 +69,8 @@ class FreeObjects:
         self._shadow = shadow
         self._slabs = slabs
         self._caches = caches
-        self._word_dtype = word_dtype(prog)
-        self._base = np.uint64(direct_map(prog))
+        self._word_dtype = kernel.word
+        self._base = np.uint64(direct_map(kernel))
         self._page_size = pages.facts.page_size
         self._address = self._base + pages.pfns(slabs.row).astype(np.uint64) * np.uint64(
             self._page_size
@@ -95,10 +94,7 @@ class FreeObjects:
         """
         found = [number for number, cache in enumerate(self._caches) if cache.address == address]
         slab = np.flatnonzero(np.isin(self._slabs.cache, found))
-        counts = self._slabs.objects[slab]
-        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        result: Array = np.repeat(self._slabs.start[slab], counts) + within
-        return result
+        return ranges(self._slabs.start[slab], self._slabs.objects[slab])
 
     def collect(self, rows: Array, data: Array) -> None:
         """

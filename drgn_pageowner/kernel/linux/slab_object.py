@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from drgn import Object, Program
+from drgn import Object
 from drgn.helpers.linux.slab import slab_object_info
 
-from drgn_pageowner.kernel.dump.bulk import page_size, read_word, word_dtype
+from drgn_pageowner.kernel.dump.bulk import read_word
 from drgn_pageowner.kernel.dump.damage import name_of
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.slab import read_cache, slab_type
 from drgn_pageowner.kernel.linux.slab_free import Cache
 from drgn_pageowner.kernel.linux.translate import direct_map
@@ -18,7 +19,7 @@ from drgn_pageowner.kernel.linux.translate import direct_map
 __all__ = ("slab_of",)
 
 
-def slab_of(prog: Program, head: Object, head_pfn: int, address: int) -> dict[str, Any] | None:
+def slab_of(kernel: Kernel, head: Object, head_pfn: int, address: int) -> dict[str, Any] | None:
     """
     The slab object that *address* lies in: ``cache``, ``object``, ``offset``, ``allocated``.
 
@@ -27,11 +28,11 @@ def slab_of(prog: Program, head: Object, head_pfn: int, address: int) -> dict[st
     :return: ``None`` if it lies in none.
     """
     try:
-        info = slab_object_info(prog, address)
+        info = slab_object_info(kernel.prog, address)
     except (LookupError, NotImplementedError):
         # drgn does not find the struct page of an address on classic SPARSEMEM, nor of a 32-bit
         # kernel.
-        return _look_up(prog, head, head_pfn, address)
+        return _look_up(kernel, head, head_pfn, address)
     if info is None:
         return None
     return _described(info.slab_cache, info.address, address, info.allocated)
@@ -47,11 +48,11 @@ def _described(cache: Object, start: int, address: int, allocated: bool | None) 
     }
 
 
-def _look_up(prog: Program, head: Object, head_pfn: int, address: int) -> dict[str, Any] | None:
-    type_ = prog.pointer_type(slab_type(prog))
-    slab = Object(prog, type_, value=int(head))
-    cache = read_cache(slab.slab_cache)
-    first = direct_map(prog) + head_pfn * page_size(prog) + cache.left
+def _look_up(kernel: Kernel, head: Object, head_pfn: int, address: int) -> dict[str, Any] | None:
+    type_ = kernel.prog.pointer_type(slab_type(kernel))
+    slab = Object(kernel.prog, type_, value=int(head))
+    cache = read_cache(kernel, slab.slab_cache)
+    first = direct_map(kernel) + head_pfn * kernel.page_size + cache.left
     number, objects = (address - first) // cache.size, int(slab.objects)
     if not 0 <= number < objects:
         return None
@@ -59,19 +60,19 @@ def _look_up(prog: Program, head: Object, head_pfn: int, address: int) -> dict[s
     slab_range = range(first, first + objects * cache.size, cache.size)
     free = set(cache.free)
     for pointer in (int(slab.freelist), *cache.lists):
-        free.update(_free_list(prog, cache, pointer, slab_range))
+        free.update(_free_list(kernel, cache, pointer, slab_range))
     return _described(slab.slab_cache, start, address, start not in free)
 
 
-def _free_list(prog: Program, cache: Cache, pointer: int, slab: range) -> Iterator[int]:
+def _free_list(kernel: Kernel, cache: Cache, pointer: int, slab: range) -> Iterator[int]:
     """The free objects on a list, as far as it runs in one slab."""
-    word = word_dtype(prog)
+    word = kernel.word
     for _ in slab:
         if pointer not in slab:
             return
         yield pointer
         place = pointer + cache.offset
-        pointer = read_word(prog, place)
+        pointer = read_word(kernel.prog, place)
         if cache.hardened:
             # freelist_ptr_decode(): the address is byte-swapped since v5.7.
             pointer ^= cache.random ^ int.from_bytes(place.to_bytes(word.itemsize, "big"), "little")

@@ -6,14 +6,15 @@ from __future__ import annotations
 import contextlib
 
 import numpy as np
-from drgn import Object, Program
+from drgn import Object
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.dump.bulk import has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.linux.slab import slab_caches
-from drgn_pageowner.kernel.linux.stackdepot import depot_layout, read_stacks
+from drgn_pageowner.kernel.linux.stackdepot import read_stacks
 from drgn_pageowner.kernel.linux.translate import direct_map
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import Slabs
@@ -27,63 +28,63 @@ __all__ = ("object_addresses", "object_tracks")
 _STORE_USER_BIT = 16
 
 
-def object_addresses(prog: Program, pages: Pages, slabs: Slabs, objects: Array) -> Array:
+def object_addresses(kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array) -> Array:
     """Virtual addresses of slab objects: ``uint64``, the shape of *objects*."""
     slab = slabs.slab_of(objects)
     page = pages.pfns(slabs.row[slab]) * pages.facts.page_size
     offset = slabs.first[slab] + (objects - slabs.start[slab]) * slabs.stride[slab]
-    result: Array = (page + offset).astype(np.uint64) + np.uint64(direct_map(prog))
+    result: Array = (page + offset).astype(np.uint64) + np.uint64(direct_map(kernel))
     return result
 
 
 def object_tracks(
-    prog: Program, slabs: Slabs, objects: Array, addresses: Array
+    kernel: Kernel, slabs: Slabs, objects: Array, addresses: Array
 ) -> list[tuple[list[Frame], int] | None]:
     """
     The stack and the pid of every object's allocation; ``None`` where that is not kept.
 
     :param addresses: Of :func:`object_addresses`.
     """
-    caches = _caches(prog)
+    caches = _caches(kernel)
     names = [slabs.caches[number] for number in slabs.cache[slabs.slab_of(objects)].tolist()]
     tracks = [
-        _track(prog, caches[name], address) if name in caches else None
+        _track(kernel, caches[name], address) if name in caches else None
         for name, address in zip(names, addresses.tolist(), strict=True)
     ]
-    return _with_frames(prog, tracks)
+    return _with_frames(kernel, tracks)
 
 
-def _caches(prog: Program) -> dict[str, Object]:
+def _caches(kernel: Kernel) -> dict[str, Object]:
     """Every ``struct kmem_cache *`` by its name, as far as they can be read."""
     caches = {}
-    for cache in slab_caches(prog, []):
+    for cache in slab_caches(kernel, []):
         with contextlib.suppress(*DAMAGE):
             caches[name_of(cache.name)] = cache
     return caches
 
 
-def _track(prog: Program, cache: Object, address: int) -> Object | None:
+def _track(kernel: Kernel, cache: Object, address: int) -> Object | None:
     """``get_track(s, object, TRACK_ALLOC)`` of mm/slub.c: ``struct track``."""
     try:
-        bit = int(prog.constant("_SLAB_STORE_USER"))
+        bit = int(kernel.prog.constant("_SLAB_STORE_USER"))
     except LookupError:
         bit = _STORE_USER_BIT
     if not int(cache.flags) >> bit & 1:
         return None
     # get_info_end(): behind the free pointer, if that is outside the object.
     outside = int(cache.offset) >= int(cache.inuse)
-    end = int(cache.offset) + prog.type("void *").size if outside else int(cache.inuse)
+    end = int(cache.offset) + kernel.prog.type("void *").size if outside else int(cache.inuse)
     try:
-        return Object(prog, "struct track", address=address + end).read_()
+        return Object(kernel.prog, "struct track", address=address + end).read_()
     except DAMAGE:
         return None
 
 
 def _with_frames(
-    prog: Program, tracks: list[Object | None]
+    kernel: Kernel, tracks: list[Object | None]
 ) -> list[tuple[list[Frame], int] | None]:
-    stacks = _depot_stacks(prog, tracks)
-    kallsyms = load_kallsyms(prog)
+    stacks = _depot_stacks(kernel, tracks)
+    kallsyms = load_kallsyms(kernel)
     result: list[tuple[list[Frame], int] | None] = []
     for track in tracks:
         pcs = _pcs(track, stacks) if track is not None else []
@@ -95,7 +96,7 @@ def _with_frames(
     return result
 
 
-def _depot_stacks(prog: Program, tracks: list[Object | None]) -> Stacks:
+def _depot_stacks(kernel: Kernel, tracks: list[Object | None]) -> Stacks:
     """The stacks that the tracks have handles of (since v5.18)."""
     handles = {
         int(track.handle)
@@ -106,7 +107,7 @@ def _depot_stacks(prog: Program, tracks: list[Object | None]) -> Stacks:
     if not len(wanted):
         return Stacks.empty()
     try:
-        return read_stacks(prog, depot_layout(prog), wanted)[0]
+        return read_stacks(kernel, wanted)[0]
     except (PageOwnerError, *DAMAGE):
         return Stacks.empty()
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from drgn import Program
-
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.model.stacks import SourceFrame
 
 __all__ = ("source_frames",)
 
 
-def source_frames(prog: Program, pcs: Iterable[int]) -> dict[int, list[SourceFrame]]:
+def source_frames(kernel: Kernel, pcs: Iterable[int]) -> dict[int, list[SourceFrame]]:
     """
     The functions at each of *pcs*, inlined ones first (innermost first).
 
@@ -23,7 +22,7 @@ def source_frames(prog: Program, pcs: Iterable[int]) -> dict[int, list[SourceFra
     for pc in sorted({int(pc) for pc in pcs}):
         frames = []
         # A return address is behind the call: what is wanted is the line of the call.
-        for frame in prog.stack_trace_from_pcs([pc]):
+        for frame in kernel.prog.stack_trace_from_pcs([pc]):
             try:
                 filename, line, _ = frame.source()
             except LookupError:

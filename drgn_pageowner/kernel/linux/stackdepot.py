@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from drgn import FaultError, Program
+from drgn import FaultError
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.dump.bulk import (
     find_object,
     has_member,
-    page_size,
     read_array,
     read_bulk,
     struct_dtype,
-    word_dtype,
 )
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.stacks import Stacks
 from drgn_pageowner.progress import progress
 
@@ -71,20 +70,21 @@ class DepotLayout:
         return result
 
 
-def depot_layout(prog: Program) -> DepotLayout:
+@once
+def depot_layout(kernel: Kernel) -> DepotLayout:
     """
     :raises PageOwnerError: if this kernel has no stack depot, or one of no known layout
     """
     try:
-        parts = prog.type("union handle_parts")
-        record = prog.type("struct stack_record")
+        parts = kernel.prog.type("union handle_parts")
+        record = kernel.prog.type("struct stack_record")
     except LookupError as error:
         raise PageOwnerError(
             "no union handle_parts in the debugging symbols: this vmlinux has no DWARF for "
             "lib/stackdepot.c, so stacks cannot be read"
         ) from error
     # Linux kernel commit 961c949b012f ("lib/stackdepot: rename slab to pool") (in v6.3).
-    pools = "stack_pools" if find_object(prog, "stack_pools") is not None else "stack_slabs"
+    pools = "stack_pools" if find_object(kernel.prog, "stack_pools") is not None else "stack_slabs"
     bias = 0
     if has_member(parts, "pool_index_plus_1"):
         # Linux kernel commit a6c1d9cb9a68 ("stackdepot: rename pool_index to
@@ -96,7 +96,7 @@ def depot_layout(prog: Program) -> DepotLayout:
         # (in v6.9, backported to v6.8.y) stored the index plus 1 before the member said so. A
         # handle of 0 says "none", so the depot needs either that or a bit "valid".
         if not has_member(parts, "valid"):
-            bias = _probe_bias(prog, pools)
+            bias = _probe_bias(kernel, pools)
     else:
         member = "slabindex"
         extra = has_member(parts, "extra")
@@ -111,9 +111,11 @@ def depot_layout(prog: Program) -> DepotLayout:
         pool_bias=bias,
         offset_shift=offset_shift,
         offset_bits=offset_bits,
-        pool_size=page_size(prog) << _POOL_ORDER,
+        pool_size=kernel.page_size << _POOL_ORDER,
         record=struct_dtype(
-            prog, record, {"size": "size", "count": "count.refs.counter", "handle": "handle.handle"}
+            kernel.prog,
+            record,
+            {"size": "size", "count": "count.refs.counter", "handle": "handle.handle"},
         ),
         entries_offset=record.member("entries").offset,
     )
@@ -125,31 +127,31 @@ def _bit_field(type_: Any, name: str) -> tuple[int, int]:
     return member.bit_offset, member.bit_field_size or member.type.size * 8
 
 
-def _probe_bias(prog: Program, pools: str) -> int:
+def _probe_bias(kernel: Kernel, pools: str) -> int:
     """Whether a ``pool_index`` is an index (0) or the index plus 1: the first record says."""
-    first_pool = int(prog[pools][0])
-    record = prog.type("struct stack_record")
+    first_pool = int(kernel.prog[pools][0])
+    record = kernel.prog.type("struct stack_record")
     handle = int.from_bytes(
-        prog.read(first_pool + record.member("handle").offset, 4),
-        "little" if word_dtype(prog).byteorder in "<=" else "big",
+        kernel.prog.read(first_pool + record.member("handle").offset, 4),
+        "little" if kernel.word.byteorder in "<=" else "big",
     )
-    shift, bits = _bit_field(prog.type("union handle_parts"), "pool_index")
+    shift, bits = _bit_field(kernel.prog.type("union handle_parts"), "pool_index")
     return (handle >> shift) & ((1 << bits) - 1)
 
 
-def _pool_addresses(prog: Program, layout: DepotLayout, ahead: int = 0) -> Array:
+def _pool_addresses(kernel: Kernel, ahead: int = 0) -> Array:
     """
-    Address of every pool that is in use: ``uint64``.
+    Get the address of every pool that is in use: ``uint64``.
 
     :param ahead: How many elements of the array to read behind those.
     """
-    pools = prog[layout.pools]
-    used = find_object(prog, "pools_num", "lib/stackdepot.c")
+    pools = kernel.prog[depot_layout(kernel).pools]
+    used = find_object(kernel.prog, "pools_num", "lib/stackdepot.c")
     if used is None:
         # Renamed with the rest in v6.3; the index of the pool in use before.
-        index = find_object(prog, "depot_index", "lib/stackdepot.c")
+        index = find_object(kernel.prog, "depot_index", "lib/stackdepot.c")
         if index is None:
-            index = prog.variable("pool_index", "lib/stackdepot.c")
+            index = kernel.prog.variable("pool_index", "lib/stackdepot.c")
         number = int(index) + 1
     else:
         number = int(used)
@@ -158,46 +160,48 @@ def _pool_addresses(prog: Program, layout: DepotLayout, ahead: int = 0) -> Array
         address = int(pools.address_ or 0)
     else:
         address = int(pools)
-    most = _most_pools(prog, layout)
+    most = _most_pools(kernel)
     if not 0 <= number <= most:
         # All that there is room for: what is behind the last pool is null.
         number = most
-    return read_array(prog, address, word_dtype(prog), min(number + ahead, most))
+    return read_array(kernel.prog, address, kernel.word, min(number + ahead, most))
 
 
-def _most_pools(prog: Program, layout: DepotLayout) -> int:
+def _most_pools(kernel: Kernel) -> int:
     """How many pools the array of pools has room for."""
-    array = prog[layout.pools].type_
-    limit = find_object(prog, "stack_max_pools", "lib/stackdepot.c")
+    layout = depot_layout(kernel)
+    array = kernel.prog[layout.pools].type_
+    limit = find_object(kernel.prog, "stack_max_pools", "lib/stackdepot.c")
     room = int(limit) if limit is not None else int(getattr(array, "length", None) or 0)
     return min(room, 1 << layout.pool_bits)
 
 
-def depot_pools(prog: Program, layout: DepotLayout) -> tuple[Array, int]:
+def depot_pools(kernel: Kernel) -> tuple[Array, int]:
     """
-    Where the stack depot keeps its stacks, and the pool that it has allocated to be used next.
+    Find where the stack depot keeps its stacks, and the pool that it allocated to be used next.
 
     :return: Addresses of the pools (``uint64``), and the size of one in bytes.
     """
     # Until v6.7 the next one is in the array already, since v6.8 in a variable ("lib/stackdepot:
     # store next pool pointer in new_pool").
-    pools = _pool_addresses(prog, layout, ahead=1)
-    following = find_object(prog, "new_pool", "lib/stackdepot.c")
+    pools = _pool_addresses(kernel, ahead=1)
+    following = find_object(kernel.prog, "new_pool", "lib/stackdepot.c")
     if following is not None:
         pools = np.append(pools, np.uint64(int(following)))
-    return pools[pools != 0], layout.pool_size
+    return pools[pools != 0], depot_layout(kernel).pool_size
 
 
-def read_stacks(prog: Program, layout: DepotLayout, handles: Array) -> tuple[Stacks, Array]:
+def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
     """
     Fetch the stacks of *handles*, reading every pool that one of them lies in once.
 
     :param handles: ``uint32``, shape ``(n,)``, ascending and unique.
     :return: The stacks, and those of *handles* that the depot does not have (0 left out).
     """
+    layout = depot_layout(kernel)
     handles = handles[handles != 0]
     try:
-        pools = _pool_addresses(prog, layout)
+        pools = _pool_addresses(kernel)
     except FaultError as fault:
         raise PageOwnerError(f"cannot read {layout.pools} of the stack depot ({fault})") from fault
     index = layout.pool_index(handles)
@@ -210,14 +214,14 @@ def read_stacks(prog: Program, layout: DepotLayout, handles: Array) -> tuple[Sta
     depths: list[Array] = []
     counts: list[Array] = []
     frames: list[Array] = []
-    word = word_dtype(prog)
+    word = kernel.word
     header = layout.record
     groups = np.split(order, np.flatnonzero(np.diff(index[order])) + 1) if len(order) else []
     for members in progress(groups, description="stack depot", total=len(groups), unit=" pool"):
         address = int(pools[index[members[0]]])
         if not address:
             continue
-        bulk = read_bulk(prog, address, layout.pool_size)
+        bulk = read_bulk(kernel.prog, address, layout.pool_size)
         # Padded, so that the header of a record at the very end can be looked at.
         pool = np.frombuffer(bytes(bulk.data) + bytes(header.itemsize), np.uint8)
         at = offset[members]
@@ -243,7 +247,7 @@ def read_stacks(prog: Program, layout: DepotLayout, handles: Array) -> tuple[Sta
             continue
         words = pool[: layout.pool_size].view(word)
         start = (at + layout.entries_offset) // word.itemsize
-        frames.append(words[_ranges(start, size)])
+        frames.append(words[ranges(start, size)])
         good.append(members)
         depths.append(size)
         if "count" in (header.names or ()):
@@ -255,7 +259,7 @@ def read_stacks(prog: Program, layout: DepotLayout, handles: Array) -> tuple[Sta
     depth = np.concatenate(depths)
     starts = np.concatenate(([0], np.cumsum(depth)[:-1]))
     by_handle = np.argsort(position, kind="stable")
-    pcs = np.concatenate(frames)[_ranges(starts[by_handle], depth[by_handle])]
+    pcs = np.concatenate(frames)[ranges(starts[by_handle], depth[by_handle])]
     position = position[by_handle]
     count = None
     if counts:
@@ -273,22 +277,14 @@ def read_stacks(prog: Program, layout: DepotLayout, handles: Array) -> tuple[Sta
     return stacks, handles[bad]
 
 
-def _ranges(starts: Array, lengths: Array) -> Array:
-    """The numbers ``starts[i] .. starts[i] + lengths[i] - 1`` of every *i*, one after another."""
-    total = int(lengths.sum())
-    ends = np.cumsum(lengths)
-    result: Array = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
-    return result
-
-
-def depot_use(prog: Program, layout: DepotLayout) -> dict[str, int]:
+def depot_use(kernel: Kernel) -> dict[str, int]:
     """
     How full the stack depot is: ``pools``, ``bytes``, and ``capacity`` in pools.
     """
-    pools = _pool_addresses(prog, layout)
+    pools = _pool_addresses(kernel)
     allocated = int(np.count_nonzero(pools))
     return {
         "pools": allocated,
-        "bytes": allocated * layout.pool_size,
-        "capacity": _most_pools(prog, layout),
+        "bytes": allocated * depot_layout(kernel).pool_size,
+        "capacity": _most_pools(kernel),
     }

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from drgn import Object, Program
+from drgn import Object
 
 from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry
+from drgn_pageowner.kernel.dump.kernel import Kernel
 
 __all__ = ("comm_of", "every_task")
 
 
-def every_task(prog: Program, problems: list[str]) -> list[Object]:
+def every_task(kernel: Kernel, problems: list[str]) -> list[Object]:
     """
     Every process and its threads, as ``for_each_process_thread()`` of the kernel; no idle tasks.
 
@@ -20,7 +21,7 @@ def every_task(prog: Program, problems: list[str]) -> list[Object]:
     :return: ``struct task_struct *`` each.
     """
     type_ = "struct task_struct"
-    head = prog["init_task"].tasks.address_of_()
+    head = kernel.prog["init_task"].tasks.address_of_()
     found: dict[int, Object] = {}
     broken: list[str] = []
     for leader in every_entry(type_, head, "tasks", "the list of tasks", problems):

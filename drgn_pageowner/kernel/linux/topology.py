@@ -5,56 +5,60 @@ from __future__ import annotations
 
 import contextlib
 
-from drgn import Object, Program
+from drgn import Object
 from drgn.helpers.linux.cpumask import cpu_online_mask, cpu_possible_mask
 
 from drgn_pageowner.kernel.dump.bulk import find_object
 from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
 
 __all__ = ("online_cpus", "online_nodes", "possible_cpus")
 
 
-def possible_cpus(prog: Program) -> list[int]:
+@once
+def possible_cpus(kernel: Kernel) -> tuple[int, ...]:
     """Numbers of the CPUs that have per-CPU memory."""
-    offsets = find_object(prog, "__per_cpu_offset")
+    offsets = find_object(kernel.prog, "__per_cpu_offset")
     try:
-        cpus = _bits(cpu_possible_mask(prog).bits)
+        cpus = _bits(cpu_possible_mask(kernel.prog).bits)
     except DAMAGE:
         cpus = []
-    return [cpu for cpu in cpus if offsets is None or cpu < offsets.type_.length] or [0]
+    return tuple(cpu for cpu in cpus if offsets is None or cpu < offsets.type_.length) or (0,)
 
 
-def online_cpus(prog: Program) -> list[int]:
+@once_per_reading
+def online_cpus(kernel: Kernel) -> tuple[int, ...]:
     """
     Numbers of the CPUs that were online; of all that can be if the dump does not say.
 
     Those too that a crash took offline, as ``local_cpu_stop()`` does on arm64: their lists and
     counters are as full as they were. One that was taken offline before has handed its own in.
     """
-    possible = possible_cpus(prog)
+    possible = possible_cpus(kernel)
     # "smp/hotplug: Track booted once CPUs in a cpumask" (in v5.4).
-    booted = find_object(prog, "cpus_booted_once_mask")
+    booted = find_object(kernel.prog, "cpus_booted_once_mask")
     online: set[int] = set()
-    for mask in (cpu_online_mask(prog), booted):
+    for mask in (cpu_online_mask(kernel.prog), booted):
         with contextlib.suppress(*DAMAGE):
             online.update(_bits(mask.bits) if mask is not None else ())
-    return [cpu for cpu in possible if cpu in online] or possible
+    return tuple(cpu for cpu in possible if cpu in online) or possible
 
 
-def online_nodes(prog: Program) -> list[tuple[int, Object]]:
+@once_per_reading
+def online_nodes(kernel: Kernel) -> tuple[tuple[int, Object], ...]:
     """
     Number and ``struct pglist_data *`` of every node that is online.
 
     Of every node that has one where the bitmap of nodes names none of them. Not limited by
     ``nr_node_ids``, as drgn's ``for_each_online_pgdat()`` is: that may be any number.
     """
-    data = find_object(prog, "node_data")
+    data = find_object(kernel.prog, "node_data")
     if data is None:
         # Without CONFIG_NUMA.
-        return [(0, prog["contig_page_data"].address_of_())]
+        return ((0, kernel.prog["contig_page_data"].address_of_()),)
     nodes = [(number, data[number]) for number in range(data.type_.length)]
     try:
-        online = set(_bits(prog["node_states"][prog["N_ONLINE"]].bits))
+        online = set(_bits(kernel.prog["node_states"][kernel.prog["N_ONLINE"]].bits))
     except DAMAGE:
         online = set()
     known = []
@@ -64,7 +68,7 @@ def online_nodes(prog: Program) -> list[tuple[int, Object]]:
                 known.append((number, node.read_()))
         except DAMAGE:
             continue
-    return [one for one in known if one[0] in online] or known
+    return tuple(one for one in known if one[0] in online) or tuple(known)
 
 
 def _bits(words: Object) -> list[int]:

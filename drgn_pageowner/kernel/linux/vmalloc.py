@@ -6,21 +6,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from drgn import FaultError, Object, Program, sizeof
+from drgn import FaultError, Object, sizeof
 from drgn.helpers.linux.sched import cpu_curr, idle_task
 
 from drgn_pageowner.kernel.dump.bulk import (
     find_object,
     find_type,
     has_member,
-    page_size,
     read_array,
     symbol_address,
-    word_dtype,
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
+from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.kallsyms import module_regions
-from drgn_pageowner.kernel.linux.sections import Section, memmap_pfns
+from drgn_pageowner.kernel.linux.memmap import member
+from drgn_pageowner.kernel.linux.sections import memmap_pfns
 from drgn_pageowner.kernel.linux.tasks import comm_of, every_task
 from drgn_pageowner.kernel.linux.topology import online_cpus
 from drgn_pageowner.kernel.linux.translate import kernel_pfns
@@ -60,37 +61,38 @@ class VmapAreas:
     pages: they hold every area whether or not anybody else does."""
 
 
-def thread_size(prog: Program) -> int:
+@once
+def thread_size(kernel: Kernel) -> int:
     """``THREAD_SIZE``, in bytes."""
     # union thread_union { struct task_struct task; unsigned long stack[THREAD_SIZE/sizeof(long)]; }
-    union = find_type(prog, "union thread_union")
+    union = find_type(kernel.prog, "union thread_union")
     if union is not None and union.is_complete():
-        # Complete where CONFIG_KASAN or an architecture has a use for it; "stack" is an array.
+        # Complete where KASAN or the architecture has a use for it; "stack" is an array.
         return int(sizeof(union.member("stack").type))
     # INIT_TASK_DATA() of the linker script; named after init_task before v6.10.
     for name in ("init_stack", "init_task"):
-        start = symbol_address(prog, f"__start_{name}")
-        end = symbol_address(prog, f"__end_{name}")
+        start = symbol_address(kernel.prog, f"__start_{name}")
+        end = symbol_address(kernel.prog, f"__end_{name}")
         if start is not None and end is not None and end > start:
             return end - start
-    return 4 * page_size(prog)
+    return 4 * kernel.page_size
 
 
-def task_stacks(prog: Program, problems: list[str]) -> list[TaskStack]:
+def task_stacks(kernel: Kernel, problems: list[str]) -> list[TaskStack]:
     """Every task's stack; idle tasks included."""
-    size = thread_size(prog)
+    size = thread_size(kernel)
     found = []
     seen: set[int] = set()
-    running = _running(prog)
+    running = _running(kernel)
     lost = 0
-    for task in _tasks(prog, problems):
+    for task in _tasks(kernel, problems):
         try:
-            stack = _stack_of(prog, task, size, int(task) in running)
+            stack = _stack_of(kernel, task, size, int(task) in running)
         except DAMAGE:
             lost += 1
             continue
         # Stacks are whole pages: what is not is garbage.
-        if stack.start and stack.start % page_size(prog) == 0 and stack.start not in seen:
+        if stack.start and stack.start % kernel.page_size == 0 and stack.start not in seen:
             seen.add(stack.start)
             found.append(stack)
     if lost:
@@ -98,57 +100,50 @@ def task_stacks(prog: Program, problems: list[str]) -> list[TaskStack]:
     return found
 
 
-def _stack_of(prog: Program, task: Object, size: int, running: bool) -> TaskStack:
+def _stack_of(kernel: Kernel, task: Object, size: int, running: bool) -> TaskStack:
     address = int(task.stack)
     live = address
     registers: tuple[int, ...] = ()
     if running:
-        live, registers = _of_running(prog, task, address, size)
+        live, registers = _of_running(kernel, task, address, size)
     else:
-        pointer = _stack_pointer(task)
+        pointer = _stack_pointer(kernel, task)
         if address <= pointer < address + size:
             live = pointer
     return TaskStack(int(task.pid), comm_of(task), address, size, live, registers)
 
 
-def _tasks(prog: Program, problems: list[str]) -> list[Object]:
-    tasks = [prog["init_task"].address_of_(), *every_task(prog, problems)]
-    return tasks + [prog_task for prog_task in _idle(prog) if prog_task]
+def _tasks(kernel: Kernel, problems: list[str]) -> list[Object]:
+    tasks = [kernel.prog["init_task"].address_of_(), *every_task(kernel, problems)]
+    return tasks + [prog_task for prog_task in _idle(kernel) if prog_task]
 
 
-def _idle(prog: Program) -> list[Object]:
+def _idle(kernel: Kernel) -> list[Object]:
     try:
-        return [idle_task(prog, cpu) for cpu in online_cpus(prog)]
+        return [idle_task(kernel.prog, cpu) for cpu in online_cpus(kernel)]
     except DAMAGE:
         return []
 
 
-def _running(prog: Program) -> set[int]:
+def _running(kernel: Kernel) -> set[int]:
     try:
-        return {int(cpu_curr(prog, cpu)) for cpu in online_cpus(prog)}
+        return {int(cpu_curr(kernel.prog, cpu)) for cpu in online_cpus(kernel)}
     except DAMAGE:
         return set()
 
 
-def _stack_pointer(task: Object) -> int:
-    """Where a task that sleeps left its stack pointer; 0 if we do not know this architecture."""
-    thread = task.thread
-    # x86 and arm64.
-    for path in ("sp", "cpu_context.sp"):
-        if has_member(thread.type_, path):
-            value = thread
-            for name in path.split("."):
-                value = value.member_(name)
-            return int(value)
-    return 0
+def _stack_pointer(kernel: Kernel, task: Object) -> int:
+    """Get the stack pointer that a sleeping task left behind; 0 if its place is not known."""
+    path = arch_of(kernel).stack_pointer
+    return int(member(task.thread, path)) if has_member(task.thread.type_, path) else 0
 
 
 def _of_running(
-    prog: Program, task: Object, address: int, size: int
+    kernel: Kernel, task: Object, address: int, size: int
 ) -> tuple[int, tuple[int, ...]]:
     """The live part of a running task's stack, and its registers, from the dump's notes."""
     try:
-        frame = prog.stack_trace(task)[0]
+        frame = kernel.prog.stack_trace(task)[0]
         registers = {name: int(value) for name, value in frame.registers().items()}
     except Exception:
         # An older drgn raises it as it is for unwinding data that it does not know.
@@ -159,22 +154,20 @@ def _of_running(
 
 
 def read_vmap_areas(
-    prog: Program,
+    kernel: Kernel,
     pages: Pages,
-    sections: list[Section],
     stacks: list[TaskStack],
     problems: list[str],
 ) -> VmapAreas:
     """Every area with pages that the kernel knows of."""
     owners = {stack.start: f"{stack.comm} (pid {stack.pid})" for stack in stacks}
-    modules = [(start, end, name) for name, start, end in module_regions(prog)]
+    modules = [(start, end, name) for name, start, end in module_regions(kernel)]
     size = pages.facts.page_size
-    struct_page = int(prog.type("struct page").size)
-    stack_size = thread_size(prog)
+    stack_size = thread_size(kernel)
     areas: list[Area] = []
     bookkeeping: list[int] = []
     lost = 0
-    for vmap in _vmap_areas(prog, problems):
+    for vmap in _vmap_areas(kernel, problems):
         bookkeeping.append(int(vmap))
         try:
             vm = vmap.vm.read_()
@@ -184,7 +177,7 @@ def read_vmap_areas(
                 start, end = int(vmap.va_start), int(vmap.va_end)
                 # None of a driver's own mappings is as large as memory.
                 if 0 < (end - start) // size <= len(pages):
-                    pfns = kernel_pfns(prog, start, (end - start) // size)
+                    pfns = kernel_pfns(kernel, start, (end - start) // size)
                     areas.append(Area(start, end - start, AreaKind.VMAP, _rows(pages, pfns)))
                 continue
             number = int(vm.nr_pages)
@@ -192,8 +185,8 @@ def read_vmap_areas(
             if not vm.pages or not 0 < number <= len(pages) or start + number * size > 1 << 64:
                 continue
             bookkeeping.append(int(vm.pages))
-            pointers = _pointers(prog, int(vm.pages), number)
-            pfns = memmap_pfns(sections, pointers, struct_page)
+            pointers = _pointers(kernel, int(vm.pages), number)
+            pfns = memmap_pfns(kernel, pointers)
             rows = _rows(pages, pfns)
             if start in owners:
                 kind, name = AreaKind.STACK, owners[start]
@@ -216,23 +209,23 @@ def _rows(pages: Pages, pfns: Array) -> Array:
     return result
 
 
-def _vmap_areas(prog: Program, problems: list[str]) -> list[Object]:
+def _vmap_areas(kernel: Kernel, problems: list[str]) -> list[Object]:
     """``struct vmap_area *`` of every area that is in use."""
     type_, subject = "struct vmap_area", "the list of vmalloc areas"
     # Linux kernel commit d093602919ad ("mm: vmalloc: remove global vmap_area_root rb-tree") (in
     # v6.9) made one list for each node; there are no more than nr_cpu_ids, or 128 before v6.11.
-    lone = find_object(prog, "single", "mm/vmalloc.c")
+    lone = find_object(kernel.prog, "single", "mm/vmalloc.c")
     if lone is None:
-        head = prog["vmap_area_list"].address_of_()
+        head = kernel.prog["vmap_area_list"].address_of_()
         return every_entry(type_, head, "list", subject, problems)
     # Where no more are ever made (32-bit kernels, and those without CONFIG_SMP) it is the only
     # one, and the compiler may have left no pointer to it.
-    nodes, number = find_object(prog, "vmap_nodes"), 1
+    nodes, number = find_object(kernel.prog, "vmap_nodes"), 1
     if nodes is None:
         nodes = lone.address_of_()
     else:
         try:
-            nodes, number = nodes.read_(), int(prog["nr_vmap_nodes"])
+            nodes, number = nodes.read_(), int(kernel.prog["nr_vmap_nodes"])
         except FaultError as error:
             problems.append(f"{subject} cannot be read ({error}): some areas may be unknown")
             return []
@@ -250,9 +243,9 @@ def _vmap_areas(prog: Program, problems: list[str]) -> list[Object]:
     return found
 
 
-def _pointers(prog: Program, address: int, number: int) -> Array:
+def _pointers(kernel: Kernel, address: int, number: int) -> Array:
     try:
-        return read_array(prog, address, word_dtype(prog), number).astype(np.uint64)
+        return read_array(kernel.prog, address, kernel.word, number).astype(np.uint64)
     except FaultError:
         return np.zeros(number, np.uint64)
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from drgn import Object, Program
+from drgn import Object
 
-from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member
+from drgn_pageowner.kernel.dump.bulk import enumerators, find_object, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.percpu import add_differences
 from drgn_pageowner.kernel.linux.topology import online_nodes
 from drgn_pageowner.model.pages import ZoneStats
@@ -19,7 +20,7 @@ __all__ = ("read_counters",)
 _VARIABLES = ("nr_vmalloc_pages", "pcpu_nr_populated", "pcpu_nr_units", "_totalram_pages")
 
 
-def read_counters(prog: Program, zones: Sequence[ZoneStats]) -> dict[str, int]:
+def read_counters(kernel: Kernel, zones: Sequence[ZoneStats]) -> dict[str, int]:
     """
     Every counter of zones and nodes, summed; what CPUs have not handed in yet is added.
 
@@ -33,11 +34,11 @@ def read_counters(prog: Program, zones: Sequence[ZoneStats]) -> dict[str, int]:
     for zone in zones:
         for name, value in zone.vmstat.items():
             counters[name] = counters.get(name, 0) + value
-    for node in _nodes(prog):
+    for node in _nodes(kernel):
         for name, value in node.items():
             counters[name] = counters.get(name, 0) + value
     for name in _VARIABLES:
-        variable = find_object(prog, name)
+        variable = find_object(kernel.prog, name)
         if variable is None:
             continue
         try:
@@ -46,30 +47,29 @@ def read_counters(prog: Program, zones: Sequence[ZoneStats]) -> dict[str, int]:
         except (TypeError, *DAMAGE):
             continue
     with contextlib.suppress(*DAMAGE):
-        hugetlb = _hugetlb_pages(prog)
+        hugetlb = _hugetlb_pages(kernel)
         if hugetlb is not None:
             counters["hugetlb"] = hugetlb
     return counters
 
 
-def _nodes(prog: Program) -> Iterator[dict[str, int]]:
+def _nodes(kernel: Kernel) -> Iterator[dict[str, int]]:
     """The counters of every node."""
-    items = find_type(prog, "enum node_stat_item")
-    names = {e.name: e.value for e in (items.enumerators or () if items is not None else ())}
+    names = enumerators(kernel.prog, "enum node_stat_item")
     names.pop("NR_VM_NODE_STAT_ITEMS", None)
-    for _, pgdat in online_nodes(prog):
+    for _, pgdat in online_nodes(kernel):
         try:
             counters = {name: int(pgdat.vm_stat[index].counter) for name, index in names.items()}
-            add_differences(prog, counters, names, pgdat.per_cpu_nodestats, "vm_node_stat_diff")
+            add_differences(kernel, counters, names, pgdat.per_cpu_nodestats, "vm_node_stat_diff")
         except DAMAGE:
             continue
         yield counters
 
 
-def _hugetlb_pages(prog: Program) -> int | None:
+def _hugetlb_pages(kernel: Kernel) -> int | None:
     """Base pages of all huge page pools: ``Hugetlb`` of ``/proc/meminfo``."""
-    states: Object | None = find_object(prog, "hstates")
-    number = find_object(prog, "hugetlb_max_hstate")
+    states: Object | None = find_object(kernel.prog, "hstates")
+    number = find_object(kernel.prog, "hugetlb_max_hstate")
     if states is None or number is None:
         return None
     sizes = [states[i] for i in range(min(int(number), states.type_.length))]

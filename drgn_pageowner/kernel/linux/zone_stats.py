@@ -6,55 +6,56 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from drgn import Object, Program
+from drgn import Object
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
-from drgn_pageowner.kernel.dump.bulk import find_type, has_member
+from drgn_pageowner.kernel.dump.bulk import enumerators, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
 from drgn_pageowner.kernel.linux.percpu import add_differences
 from drgn_pageowner.kernel.linux.topology import online_cpus, online_nodes
-from drgn_pageowner.model.kernel import Zone
+from drgn_pageowner.kernel.linux.zones import find_zones, huge_page_order, max_page_order
 from drgn_pageowner.model.pages import ZoneStats
 
 __all__ = ("ListHead", "free_list_heads", "read_zone_stats", "read_zonelists", "zone_objects")
 
 
-def zone_objects(prog: Program, zones: list[Zone]) -> list[Object | None]:
-    """The ``struct zone`` of each of *zones*; ``None`` where its node cannot be read."""
-    nodes = dict(online_nodes(prog))
-    return [
-        nodes[zone.node].node_zones[zone.type] if zone.node in nodes else None for zone in zones
-    ]
+@once_per_reading
+def zone_objects(kernel: Kernel) -> tuple[Object | None, ...]:
+    """The ``struct zone`` of each of :func:`find_zones`; ``None`` where its node cannot be read."""
+    nodes = dict(online_nodes(kernel))
+    return tuple(
+        nodes[zone.node].node_zones[zone.type] if zone.node in nodes else None
+        for zone in find_zones(kernel, [])
+    )
 
 
-def _per_cpu_pages(prog: Program, zone: Object) -> Iterator[Object]:
+def _per_cpu_pages(kernel: Kernel, zone: Object) -> Iterator[Object]:
     """``struct per_cpu_pages *`` of every CPU."""
     # struct per_cpu_pageset with a member pcp until v5.14.
     name = "per_cpu_pageset" if has_member(zone.type_, "per_cpu_pageset") else "pageset"
     if not has_member(zone.type_, name):
         return
     sets = zone.member_(name)
-    for cpu in online_cpus(prog):
+    for cpu in online_cpus(kernel):
         pages = per_cpu_ptr(sets, cpu)
         yield pages.pcp.address_of_() if has_member(pages.type_.type, "pcp") else pages
 
 
-def _vmstat_names(prog: Program) -> dict[str, int]:
-    items = find_type(prog, "enum zone_stat_item")
-    return {e.name: e.value for e in (items.enumerators or () if items is not None else ())}
-
-
-def read_zone_stats(prog: Program, zones: list[Object | None]) -> list[ZoneStats]:
-    """:param zones: ``struct zone``, of :func:`zone_objects`."""
-    names = _vmstat_names(prog)
-    return [_stats(prog, zone, names) if zone is not None else _nothing() for zone in zones]
+def read_zone_stats(kernel: Kernel) -> list[ZoneStats]:
+    """Read the counters of every zone."""
+    names = enumerators(kernel.prog, "enum zone_stat_item")
+    return [
+        _stats(kernel, zone, names) if zone is not None else _nothing()
+        for zone in zone_objects(kernel)
+    ]
 
 
 def _nothing() -> ZoneStats:
     return ZoneStats(False, (), 0, 0, (0, 0, 0), 0, 0, (), 0)
 
 
-def _stats(prog: Program, zone: Object, names: dict[str, int]) -> ZoneStats:
+def _stats(kernel: Kernel, zone: Object, names: dict[str, int]) -> ZoneStats:
     vmstat = {name: int(zone.vm_stat[value].counter) for name, value in names.items()
               if name != "NR_VM_ZONE_STAT_ITEMS"}  # fmt: skip
     boost = 0
@@ -66,7 +67,7 @@ def _stats(prog: Program, zone: Object, names: dict[str, int]) -> ZoneStats:
         watermarks = [int(mark) for mark in zone.watermark]
     pcp = 0
     with contextlib.suppress(*DAMAGE):
-        pcp = sum(int(pages.count) for pages in _per_cpu_pages(prog, zone))
+        pcp = sum(int(pages.count) for pages in _per_cpu_pages(kernel, zone))
     return ZoneStats(
         populated=int(zone.present_pages) != 0,
         nr_free=[int(area.nr_free) for area in zone.free_area],
@@ -81,12 +82,12 @@ def _stats(prog: Program, zone: Object, names: dict[str, int]) -> ZoneStats:
         ),
         lowmem_reserve=[int(pages) for pages in zone.lowmem_reserve],
         pcp=pcp,
-        vmstat=_with_differences(prog, zone, vmstat, names),
+        vmstat=_with_differences(kernel, zone, vmstat, names),
     )
 
 
 def _with_differences(
-    prog: Program, zone: Object, vmstat: dict[str, int], names: dict[str, int]
+    kernel: Kernel, zone: Object, vmstat: dict[str, int], names: dict[str, int]
 ) -> dict[str, int]:
     """What CPUs have counted and not handed in yet, added."""
     # In struct per_cpu_pageset until v5.14.
@@ -94,25 +95,26 @@ def _with_differences(
     result = dict(vmstat)
     indices = {name: names[name] for name in vmstat}
     try:
-        add_differences(prog, result, indices, zone.member_(member), "vm_stat_diff")
+        add_differences(kernel, result, indices, zone.member_(member), "vm_stat_diff")
     except DAMAGE:
         return vmstat
     return result
 
 
-def read_zonelists(
-    prog: Program, zones: list[Zone], objects: list[Object | None]
-) -> dict[int, list[int]]:
+def read_zonelists(kernel: Kernel) -> dict[int, list[int]]:
     """
     ``node_zonelists[ZONELIST_FALLBACK]`` of every node.
 
-    :return: Node -> indices in *zones*, in the order in which the page allocator tries them.
+    :return: Node -> indices of zones, in the order in which the page allocator tries them.
     """
+    zones = find_zones(kernel, [])
     index = {
-        int(zone.address_ or 0): number for number, zone in enumerate(objects) if zone is not None
+        int(zone.address_ or 0): number
+        for number, zone in enumerate(zone_objects(kernel))
+        if zone is not None
     }
     result: dict[int, list[int]] = {}
-    nodes = dict(online_nodes(prog))
+    nodes = dict(online_nodes(kernel))
     for node in dict.fromkeys(zone.node for zone in zones):
         order: list[int] = []
         try:
@@ -142,23 +144,18 @@ class ListHead:
         self.pcp = pcp
 
 
-def free_list_heads(
-    prog: Program, zones: list[Object | None], huge_order: int
-) -> Iterator[ListHead]:
-    """
-    Every free list of every zone, those of the CPUs included.
-
-    :param huge_order: Order of the per-CPU lists of huge pages.
-    """
-    for number, zone in enumerate(zones):
+def free_list_heads(kernel: Kernel) -> Iterator[ListHead]:
+    """Get every free list of every zone, the per-CPU lists included."""
+    huge_order = min(huge_page_order(kernel), max_page_order(kernel))
+    for number, zone in enumerate(zone_objects(kernel)):
         if zone is None or not int(zone.present_pages):
             continue
         for order, area in enumerate(zone.free_area):
             for migratetype, head in enumerate(area.free_list):
                 yield ListHead(int(head.address_ or 0), number, migratetype, order, False)
         try:
-            for pages in _per_cpu_pages(prog, zone):
-                yield from _per_cpu_heads(prog, pages, number, huge_order)
+            for pages in _per_cpu_pages(kernel, zone):
+                yield from _per_cpu_heads(kernel, pages, number, huge_order)
         except DAMAGE:
             continue
 
@@ -167,13 +164,13 @@ def free_list_heads(
 _COSTLY_ORDER = 3
 
 
-def _per_cpu_heads(prog: Program, pages: Object, zone: int, huge_order: int) -> Iterator[ListHead]:
+def _per_cpu_heads(kernel: Kernel, pages: Object, zone: int, huge_order: int) -> Iterator[ListHead]:
     """
     The lists of one CPU: one for each migratetype, since v5.14 for each order up to 3 too.
 
     As ``pindex_to_order()`` of mm/page_alloc.c says, what follows are lists of huge pages.
     """
-    types = int(prog.constant("MIGRATE_PCPTYPES"))
+    types = int(kernel.prog.constant("MIGRATE_PCPTYPES"))
     low = types * (_COSTLY_ORDER + 1)
     for index, head in enumerate(pages.lists):
         order, migratetype = (

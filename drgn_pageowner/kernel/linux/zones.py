@@ -7,12 +7,13 @@ import contextlib
 import zlib
 from collections.abc import Iterator
 
-from drgn import Object, Program, sizeof
+from drgn import Object, sizeof
 from drgn.helpers.linux.kconfig import get_kconfig
 
-from drgn_pageowner.kernel.dump.bulk import find_object, has_member, page_size
+from drgn_pageowner.kernel.dump.bulk import enumerators, find_object, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
-from drgn_pageowner.kernel.linux.sections import memory_model
+from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
+from drgn_pageowner.kernel.linux.sections import memory_model, pfn_limits
 from drgn_pageowner.kernel.linux.topology import online_nodes
 from drgn_pageowner.model.kernel import BitField, Zone
 
@@ -27,22 +28,33 @@ __all__ = (
 _NO_LIMIT = 64
 
 
-def find_zones(prog: Program, max_pfn: int, problems: list[str]) -> list[Zone]:
+def find_zones(kernel: Kernel, problems: list[str]) -> tuple[Zone, ...]:
     """
-    Every zone that spans memory, by node and zone type.
+    Get every zone that spans memory, by node and zone type.
 
-    :param max_pfn: Where memory ends; a zone that says it has more has what is before.
-    :param problems: Gets a line for every node that the dump does not hold, and every zone
-        that is not what it can be.
+    A zone that claims memory past the end of memory has what lies before that.
+
+    :param problems: Gets a line for each node that cannot be read and each zone with impossible
+        numbers.
     """
+    zones, lines = _zones(kernel)
+    problems += lines
+    return zones
+
+
+@once_per_reading
+def _zones(kernel: Kernel) -> tuple[tuple[Zone, ...], list[str]]:
+    """The zones, and a line for each that is damaged."""
+    max_pfn = pfn_limits(kernel)[1]
     zones: list[Zone] = []
-    for number, pgdat in online_nodes(prog):
+    problems: list[str] = []
+    for number, pgdat in online_nodes(kernel):
         try:
             for zone in _zones_of(number, pgdat):
                 zones.append(_within(zone, max_pfn, problems))
         except DAMAGE as error:
             problems.append(f"the zones of node {number} cannot be read ({error})")
-    return zones
+    return tuple(zones), problems
 
 
 def _within(zone: Zone, max_pfn: int, problems: list[str]) -> Zone:
@@ -93,42 +105,42 @@ def _zone_name(zone: Object, index: int) -> str:
         return f"?{index}"
 
 
-def max_page_order(prog: Program) -> int:
+def max_page_order(kernel: Kernel) -> int:
     """The largest order of the buddy allocator: ``NR_PAGE_ORDERS - 1``."""
-    return int(prog.type("struct zone").member("free_area").type.length) - 1
+    return int(kernel.prog.type("struct zone").member("free_area").type.length) - 1
 
 
-def huge_page_order(prog: Program) -> int:
+def huge_page_order(kernel: Kernel) -> int:
     """``HPAGE_PMD_ORDER``: what a page table of ``PAGE_SIZE`` bytes maps."""
-    entries: int = page_size(prog) // sizeof(prog.type("pte_t"))
+    entries: int = kernel.page_size // sizeof(kernel.prog.type("pte_t"))
     return entries.bit_length() - 1
 
 
-def pageblock_order(prog: Program) -> int:
+@once
+def pageblock_order(kernel: Kernel) -> int:
     """
     ``pageblock_order``, from include/linux/pageblock-flags.h.
 
     A variable where the huge page size is one; elsewhere a constant that DWARF does not have,
     so it is computed as the header does.
     """
-    largest = max_page_order(prog)
-    variable = find_object(prog, "pageblock_order")
+    largest = max_page_order(kernel)
+    variable = find_object(kernel.prog, "pageblock_order")
     if variable is not None:
         return min(int(variable), largest)
-    largest = min(largest, _pageblock_limit(prog))
-    # CONFIG_TRANSPARENT_HUGEPAGE without CONFIG_HUGETLB_PAGE counts since v6.11.
-    huge = find_object(prog, "hstates", "mm/hugetlb.c") is not None
-    if not huge and find_object(prog, "transparent_hugepage_flags") is not None:
-        huge = has_member(prog.type("struct zone"), "per_cpu_zonestats") and _version(prog) >= (
-            6,
-            11,
-        )
+    largest = min(largest, _pageblock_limit(kernel))
+    huge = find_object(kernel.prog, "hstates", "mm/hugetlb.c") is not None
+    # CONFIG_TRANSPARENT_HUGEPAGE counts since Linux kernel commit 72801513b2bf ("mm: set
+    # pageblock_order to HPAGE_PMD_ORDER in case with !CONFIG_HUGETLB_PAGE but THP enabled") (in
+    # v6.10), as enum pagetype is there since ff202303c398 ("mm: convert page type macros to enum").
+    if not huge and find_object(kernel.prog, "transparent_hugepage_flags") is not None:
+        huge = bool(enumerators(kernel.prog, "enum pagetype"))
     if not huge:
         return largest
-    return min(huge_page_order(prog), largest)
+    return min(huge_page_order(kernel), largest)
 
 
-def _pageblock_limit(prog: Program) -> int:
+def _pageblock_limit(kernel: Kernel) -> int:
     """
     ``PAGE_BLOCK_MAX_ORDER`` where the kernel has its own configuration in it.
 
@@ -136,35 +148,30 @@ def _pageblock_limit(prog: Program) -> int:
     the largest order; nothing else in a dump says it.
     """
     try:
-        return int(get_kconfig(prog).get("CONFIG_PAGE_BLOCK_MAX_ORDER", _NO_LIMIT))
+        return int(get_kconfig(kernel.prog).get("CONFIG_PAGE_BLOCK_MAX_ORDER", _NO_LIMIT))
     except (OSError, EOFError, zlib.error, *DAMAGE):
         return _NO_LIMIT
 
 
-def _version(prog: Program) -> tuple[int, int]:
-    release = name_of(prog["UTS_RELEASE"])
-    major, minor = release.split(".")[:2]
-    return int(major), int("".join(c for c in minor if c.isdigit()))
-
-
-def page_flag_fields(prog: Program) -> list[BitField]:
+@once
+def page_flag_fields(kernel: Kernel) -> list[BitField]:
     """
     The bit fields above the flags in ``page.flags``: section, node, zone, last_cpupid, kasantag.
 
     The kernel's own table ``pff`` of lib/vsprintf.c says them since v5.12; before, they are
     computed as include/linux/page-flags-layout.h does.
     """
-    table = find_object(prog, "pff", "lib/vsprintf.c")
+    table = find_object(kernel.prog, "pff", "lib/vsprintf.c")
     if table is not None:
         with contextlib.suppress(*DAMAGE):
-            return _fields_of_table(prog, table)
-    word_bits = prog.type("unsigned long").size * 8
+            return _fields_of_table(kernel, table)
+    word_bits = kernel.prog.type("unsigned long").size * 8
     fields = []
     position = word_bits
     for name, width in (
-        ("section", _sections_width(prog)),
-        ("node", _nodes_width(prog)),
-        ("zone", _zones_width(prog)),
+        ("section", _sections_width(kernel)),
+        ("node", _nodes_width(kernel)),
+        ("zone", _zones_width(kernel)),
     ):
         if width:
             position -= width
@@ -172,9 +179,9 @@ def page_flag_fields(prog: Program) -> list[BitField]:
     return fields
 
 
-def _fields_of_table(prog: Program, table: Object) -> list[BitField]:
+def _fields_of_table(kernel: Kernel, table: Object) -> list[BitField]:
     """:raises ValueError: if a field is not in the word"""
-    word_bits = prog.type("unsigned long").size * 8
+    word_bits = kernel.prog.type("unsigned long").size * 8
     fields = [
         # SPECIAL hexadecimal or plain decimal: printf_spec.base says.
         BitField(name_of(entry.name), int(entry.shift), int(entry.width), _spec_base(entry))
@@ -191,19 +198,19 @@ def _spec_base(entry: Object) -> int:
     return 16 if int(entry.spec.base) == 16 else 10
 
 
-def _sections_width(prog: Program) -> int:
-    if memory_model(prog) != "SPARSEMEM":
+def _sections_width(kernel: Kernel) -> int:
+    if memory_model(kernel) != "SPARSEMEM":
         return 0
-    return int(prog["MAX_PHYSMEM_BITS"]) - int(prog["SECTION_SIZE_BITS"])
+    return int(kernel.prog["MAX_PHYSMEM_BITS"]) - int(kernel.prog["SECTION_SIZE_BITS"])
 
 
-def _nodes_width(prog: Program) -> int:
-    node_data = find_object(prog, "node_data")
+def _nodes_width(kernel: Kernel) -> int:
+    node_data = find_object(kernel.prog, "node_data")
     if node_data is None:
         return 0
     return (int(node_data.type_.length) - 1).bit_length()
 
 
-def _zones_width(prog: Program) -> int:
-    zones = prog.type("struct pglist_data").member("node_zones").type.length
+def _zones_width(kernel: Kernel) -> int:
+    zones = kernel.prog.type("struct pglist_data").member("node_zones").type.length
     return (int(zones) - 1).bit_length()

@@ -5,15 +5,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drgn import FaultError, Program
+from drgn import FaultError
 from drgn.helpers.linux.mm import PageSlab, compound_head
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
-from drgn_pageowner.kernel.dump.bulk import page_size
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kallsyms import module_regions
 from drgn_pageowner.kernel.linux.memmap import Memmap
 from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
-from drgn_pageowner.kernel.linux.sections import page_ext_stride, pfn_limits
+from drgn_pageowner.kernel.linux.sections import (
+    find_sections,
+    page_ext_stride,
+    pfn_limits,
+    section_of,
+)
 from drgn_pageowner.kernel.linux.translate import (
     direct_map,
     direct_map_end,
@@ -41,7 +46,7 @@ class Target:
     """
 
 
-def resolve(prog: Program, memmap: Memmap, what: str) -> Target:
+def resolve(kernel: Kernel, what: str) -> Target:
     """
     Find the page that *what* names.
 
@@ -50,109 +55,109 @@ def resolve(prog: Program, memmap: Memmap, what: str) -> Target:
     :raises PageOwnerError: if there is no such page in this kernel
     """
     prefix, colon, number = what.strip().partition(":")
-    shift = int(prog["PAGE_SHIFT"])
+    shift = kernel.page_shift
     if not colon:
-        return _resolve_address(prog, memmap, what, number_of(prefix, what, bare_hex=True))
+        return _resolve_address(kernel, what, number_of(prefix, what, bare_hex=True))
     if prefix == "pfn":
         pfn = number_of(number, what)
-        _check(prog, memmap, pfn, what)
+        _check(kernel, pfn, what)
         return Target(what, "PFN", pfn, None)
     if prefix == "phys":
         phys = number_of(number, what)
-        _check(prog, memmap, phys >> shift, what)
-        address = direct_map(prog) + phys
-        known = address < direct_map_end(prog)
+        _check(kernel, phys >> shift, what)
+        address = direct_map(kernel) + phys
+        known = address < direct_map_end(kernel)
         return Target(what, "physical address", phys >> shift, address if known else None)
     raise UsageError(f"{what!r} names no page: give pfn:N, phys:A, or an address")
 
 
-def _check(prog: Program, memmap: Memmap, pfn: int, what: str) -> None:
+def _check(kernel: Kernel, pfn: int, what: str) -> None:
     """:raises PageOwnerError: if this kernel has no memory at *pfn*"""
-    max_pfn = pfn_limits(prog)[1]
-    size = page_size(prog)
+    max_pfn = pfn_limits(kernel)[1]
+    size = kernel.page_size
     if pfn >= max_pfn:
         raise PageOwnerError(
             f"{what}: beyond memory, whose last page is pfn:{max_pfn - 1:#x} "
             f"(memory ends at {max_pfn * size / (1 << 20):,.0f} MiB)"
         )
-    if memmap.section(pfn) is None:
+    if section_of(kernel, pfn) is None:
         raise PageOwnerError(
             f"{what}: no memory at pfn:{pfn:#x} of this kernel: a hole between its sections"
         )
 
 
-def _resolve_address(prog: Program, memmap: Memmap, what: str, address: int) -> Target:
-    pfn = memmap.pfn(address)
+def _resolve_address(kernel: Kernel, what: str, address: int) -> Target:
+    pfn = Memmap(kernel).pfn(address)
     if pfn is not None:
-        _check(prog, memmap, pfn, what)
+        _check(kernel, pfn, what)
         return Target(what, "struct page", pfn, None)
-    page_ext = _page_ext_target(prog, memmap, what, address)
+    page_ext = _page_ext_target(kernel, what, address)
     if page_ext is not None:
         return page_ext
-    if _in_direct_map(prog, address):
-        pfn = direct_phys(prog, address) >> int(prog["PAGE_SHIFT"])
-        _check(prog, memmap, pfn, what)
-        return Target(what, _direct_kind(prog, memmap, pfn, address), pfn, address)
+    if _in_direct_map(kernel, address):
+        pfn = direct_phys(kernel, address) >> kernel.page_shift
+        _check(kernel, pfn, what)
+        return Target(what, _direct_kind(kernel, pfn, address), pfn, address)
     try:
-        pfn = kernel_phys(prog, address) >> int(prog["PAGE_SHIFT"])
+        pfn = kernel_phys(kernel, address) >> kernel.page_shift
     except (FaultError, NotImplementedError, OverflowError):
         raise PageOwnerError(
             f"{what}: no address of this kernel's memory: neither a struct page nor in the direct "
             "map, the vmalloc area, a module or the kernel image (is a PFN meant? say pfn:N)"
         ) from None
-    _check(prog, memmap, pfn, what)
-    return Target(what, _mapped_kind(prog, address), pfn, address)
+    _check(kernel, pfn, what)
+    return Target(what, _mapped_kind(kernel, address), pfn, address)
 
 
-def _page_ext_target(prog: Program, memmap: Memmap, what: str, address: int) -> Target | None:
+def _page_ext_target(kernel: Kernel, what: str, address: int) -> Target | None:
     """The page that the ``struct page_ext`` at *address* belongs to."""
-    stride = page_ext_stride(prog)
-    for section in memmap.sections if stride else ():
+    stride = page_ext_stride(kernel)
+    for section in find_sections(kernel) if stride else ():
         offset = address - section.page_ext
         if section.page_ext and 0 <= offset < (section.end_pfn - section.start_pfn) * stride:
             pfn = section.start_pfn + offset // stride
-            _check(prog, memmap, pfn, what)
-            return Target(what, _page_ext_kind(prog, offset % stride), pfn, None)
+            _check(kernel, pfn, what)
+            return Target(what, _page_ext_kind(kernel, offset % stride), pfn, None)
     return None
 
 
-def _page_ext_kind(prog: Program, offset: int) -> str:
+def _page_ext_kind(kernel: Kernel, offset: int) -> str:
     try:
-        layout = page_ext_layout(prog)
+        layout = page_ext_layout(kernel)
     except PageOwnerError:
         return "page_ext entry"
-    size = int(prog.type(layout.owner_type).size)
+    size = int(kernel.prog.type(layout.owner_type).size)
     inside = layout.owner_offset <= offset < layout.owner_offset + size
     return "page_owner record" if inside else "page_ext entry"
 
 
-def _in_direct_map(prog: Program, address: int) -> bool:
-    start = direct_map(prog) + pfn_limits(prog)[0] * page_size(prog)
-    return start <= address < direct_map_end(prog)
+def _in_direct_map(kernel: Kernel, address: int) -> bool:
+    start = direct_map(kernel) + pfn_limits(kernel)[0] * kernel.page_size
+    return start <= address < direct_map_end(kernel)
 
 
-def _direct_kind(prog: Program, memmap: Memmap, pfn: int, address: int) -> str:
-    if _in_image(prog, address):
+def _direct_kind(kernel: Kernel, pfn: int, address: int) -> str:
+    if _in_image(kernel, address):
         # Of i386 it is in the direct map.
         return "kernel image"
-    return "slab object" if _is_slab(memmap, pfn) else "direct map"
+    return "slab object" if _is_slab(kernel, pfn) else "direct map"
 
 
-def _in_image(prog: Program, address: int) -> bool:
-    image = image_range(prog)
+def _in_image(kernel: Kernel, address: int) -> bool:
+    image = image_range(kernel)
     return image is not None and image[0] <= address < image[1]
 
 
-def _is_slab(memmap: Memmap, pfn: int) -> bool:
+def _is_slab(kernel: Kernel, pfn: int) -> bool:
     try:
-        return PageSlab(compound_head(memmap.page(pfn)))
+        return PageSlab(compound_head(Memmap(kernel).page(pfn)))
     except (FaultError, LookupError):
         return False
 
 
-def _mapped_kind(prog: Program, address: int) -> str:
+def _mapped_kind(kernel: Kernel, address: int) -> str:
     """What an address in the kernel's page tables, but not in the direct map, belongs to."""
-    if _in_image(prog, address):
+    if _in_image(kernel, address):
         return "kernel image"
-    inside = any(start <= address < end for _, start, end in module_regions(prog))
+    inside = any(start <= address < end for _, start, end in module_regions(kernel))
     return "module" if inside else "vmalloc"

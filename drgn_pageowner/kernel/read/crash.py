@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from drgn import Object, Program, ProgramFlags
+from drgn import Object, ProgramFlags
 
 from drgn_pageowner.kernel.dump.bulk import find_object, has_member, symbol_address
 from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.printk import log_records
 from drgn_pageowner.kernel.linux.topology import online_cpus, possible_cpus
@@ -54,25 +55,25 @@ _TAINTS = (
 )
 
 
-def read_crash(prog: Program) -> Crash:
+def read_crash(kernel: Kernel) -> Crash:
     """What there is; a part that cannot be read is ``None`` or empty."""
-    live = bool(prog.flags & ProgramFlags.IS_LIVE)
+    live = bool(kernel.prog.flags & ProgramFlags.IS_LIVE)
     lines = [
         LogLine(record.timestamp, record.level, record.text.decode(errors="backslashreplace"))
-        for record in log_records(prog)
+        for record in log_records(kernel)
     ]
-    mask = _or_none(lambda: int(prog["tainted_mask"]))
+    mask = _or_none(lambda: int(kernel.prog["tainted_mask"]))
     return Crash(
-        crash_time=None if live else _or_none(lambda: _crash_time(prog)),
-        hardware=_or_none(lambda: _hardware(prog)),
-        cpus=_or_none(lambda: len(online_cpus(prog))),
-        command_line=_or_none(lambda: _text(prog["saved_command_line"].string_())),
-        task=None if live else _or_none(lambda: _crashed_task(prog)),
+        crash_time=None if live else _or_none(lambda: _crash_time(kernel)),
+        hardware=_or_none(lambda: _hardware(kernel)),
+        cpus=_or_none(lambda: len(online_cpus(kernel))),
+        command_line=_or_none(lambda: _text(kernel.prog["saved_command_line"].string_())),
+        task=None if live else _or_none(lambda: _crashed_task(kernel)),
         tainted=mask,
-        taints=_taints(prog, mask or 0),
+        taints=_taints(kernel, mask or 0),
         oom=Oom(
-            kills=_or_none(lambda: _oom_kills(prog)),
-            victims=_or_none(lambda: int(prog["oom_victims"].counter)),
+            kills=_or_none(lambda: _oom_kills(kernel)),
+            victims=_or_none(lambda: int(kernel.prog["oom_victims"].counter)),
             log=[line for line in lines if _OOM.search(line.text)][-_OOM_LINES:],
         ),
         log=lines[-_LOG_LINES:],
@@ -90,43 +91,43 @@ def _text(raw: bytes) -> str:
     return raw.decode(errors="backslashreplace").strip()
 
 
-def _crash_time(prog: Program) -> int | None:
+def _crash_time(kernel: Kernel) -> int | None:
     # crash_save_vmcoreinfo() of kernel/vmcore_info.c appends it when the kernel crashes.
-    found = re.search(rb"^CRASHTIME=(\d+)$", prog["VMCOREINFO"].string_(), re.MULTILINE)
-    return int(found.group(1)) if found else None
+    return kernel.vmcoreinfo.integer("CRASHTIME")
 
 
-def _hardware(prog: Program) -> str | None:
+def _hardware(kernel: Kernel) -> str | None:
     # static char dump_stack_arch_desc_str[128] of lib/dump_stack.c.
-    address = symbol_address(prog, "dump_stack_arch_desc_str")
+    address = symbol_address(kernel.prog, "dump_stack_arch_desc_str")
     if address is None:
         return None
-    return _text(prog.read(address, 128).split(b"\0", 1)[0]) or None
+    return _text(kernel.prog.read(address, 128).split(b"\0", 1)[0]) or None
 
 
-def _crashed_task(prog: Program) -> tuple[int, str]:
+def _crashed_task(kernel: Kernel) -> tuple[int, str]:
     # Since Linux kernel commit 1717f2096b54 ("panic, x86: Fix re-entrance problem due to panic on
     # NMI") (in v4.5); -1 where nobody panicked.
-    panic_cpu = find_object(prog, "panic_cpu")
+    panic_cpu = find_object(kernel.prog, "panic_cpu")
     if panic_cpu is not None and int(panic_cpu.counter) >= 0:
-        task = cpu_variable(prog, "runqueues", int(panic_cpu.counter)).curr
+        task = cpu_variable(kernel, "runqueues", int(panic_cpu.counter)).curr
         return int(task.pid), _text(task.comm.string_())
     # Where KASLR moved per-CPU variables, drgn does not find it.
-    thread = prog.crashed_thread()
+    thread = kernel.prog.crashed_thread()
     return int(thread.tid), _text(thread.object.comm.string_())
 
 
-def _oom_kills(prog: Program) -> int:
+def _oom_kills(kernel: Kernel) -> int:
     # Added in Linux kernel commit 8e675f7af507 ("mm/oom_kill: count global and memory cgroup oom
     # kills") (in v4.13). CPUs that went offline have handed theirs in.
-    number = prog.constant("OOM_KILL")
+    number = kernel.prog.constant("OOM_KILL")
     return sum(
-        int(cpu_variable(prog, "vm_event_states", cpu).event[number]) for cpu in possible_cpus(prog)
+        int(cpu_variable(kernel, "vm_event_states", cpu).event[number])
+        for cpu in possible_cpus(kernel)
     )
 
 
-def _taints(prog: Program, mask: int) -> list[Taint]:
-    table = find_object(prog, "taint_flags")
+def _taints(kernel: Kernel, mask: int) -> list[Taint]:
+    table = find_object(kernel.prog, "taint_flags")
     bits = [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
     return [_taint(table, bit) for bit in bits]
 

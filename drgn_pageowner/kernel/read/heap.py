@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from drgn import Architecture, FaultError, Object, Program
+from drgn import FaultError, Object
 from drgn.helpers.linux.percpu import per_cpu
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
@@ -15,26 +15,29 @@ from drgn_pageowner.kernel.dump.bulk import (
     find_object,
     read_bulk,
     symbol_address,
-    word_dtype,
     words,
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.ioport import crash_kernel
-from drgn_pageowner.kernel.linux.irq_gic_v3_its import GITS_BASER_VALID, its_tables
+from drgn_pageowner.kernel.linux.irq_gic_v3_its import its_tables
 from drgn_pageowner.kernel.linux.page_ext import page_owner_state
 from drgn_pageowner.kernel.linux.percpu import read_chunks
+from drgn_pageowner.kernel.linux.sections import find_sections
 from drgn_pageowner.kernel.linux.topology import possible_cpus
 from drgn_pageowner.kernel.linux.vmalloc import TaskStack
-from drgn_pageowner.kernel.read.bookkeeping import find_bookkeeping
+from drgn_pageowner.kernel.read.bookkeeping import HiddenParts, find_bookkeeping
 from drgn_pageowner.kernel.read.inventory import InventoryReader
+from drgn_pageowner.kernel.read.numbers import Numbers
 from drgn_pageowner.kernel.read.percpu import PerCpuNodes
 from drgn_pageowner.kernel.read.pointers import Resolver, objects_at
 from drgn_pageowner.model.arrays import Array, ascending
-from drgn_pageowner.model.heap import Heap, Inventory, Metadata
+from drgn_pageowner.model.heap import Heap, Metadata
 from drgn_pageowner.model.pages import FREE_STATES, Pages, PageState
 from drgn_pageowner.progress import progress
 
-__all__ = ("HeapReader", "Numbers", "read_heap")
+__all__ = ("HeapReader",)
 
 _CHUNK_PAGES = 2048
 _IMAGE, _BOOT, _UNRECORDED, _PAGES, _SLABS = range(5)
@@ -53,36 +56,27 @@ _IN_SLAB, _IN_CHUNK = -2, -3
 _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
 
 
-def read_heap(prog: Program) -> Heap:
-    """
-    Find every pointer from one node to another.
-
-    :raises PageOwnerError: if this kernel has no records, or the dump not what it takes
-    """
-    return HeapReader(prog).heap
-
-
 class HeapReader:
     """Reads a :class:`~drgn_pageowner.model.heap.Heap`; knows afterwards where each word is."""
 
-    def __init__(self, prog: Program, reader: InventoryReader | None = None) -> None:
+    def __init__(self, kernel: Kernel, reader: InventoryReader | None = None) -> None:
         """
         :param reader: What every page is for, if that was read before.
         :raises PageOwnerError: if this kernel has no records
         """
-        state = page_owner_state(prog)
+        state = page_owner_state(kernel)
         if state in NO_RECORDS:
             raise PageOwnerError(NO_RECORDS[state])
-        reader = reader or InventoryReader(prog)
+        reader = reader or InventoryReader(kernel)
         records = reader.inventory.records
         if records is None:
             raise PageOwnerError(reader.no_records or NO_RECORDS["absent"])
         self.reader = reader
-        self._prog = reader.prog
+        self._kernel = reader.kernel
         self._inventory = reader.inventory
         self._pages: Pages = reader.pages
         self._size = reader.pages.facts.page_size
-        self.word = word_dtype(reader.prog).itemsize
+        self.word = reader.kernel.word.itemsize
         """Size of a word, in bytes."""
         self._records = records
         self.first_object = len(records)
@@ -92,16 +86,15 @@ class HeapReader:
             *(f"stack of {stack.comm} (pid {stack.pid})" for stack in reader.stacks),
         ]
         self.resolver = Resolver(
-            reader.prog,
+            reader.kernel,
             reader.pages,
-            reader.sections,
             reader.inventory.slabs,
             reader.inventory.record_of_row,
             reader.vmap.areas,
             self.first_object,
         )
         self.percpu = PerCpuNodes(
-            read_chunks(reader.prog, reader.inventory.problems),
+            read_chunks(reader.kernel, reader.inventory.problems),
             lambda addresses: self.resolver.rows(addresses)[0],
             len(reader.pages),
             self._size,
@@ -116,9 +109,10 @@ class HeapReader:
         self._numbers: list[Array] = []
         self._pages_read = 0
         self._missing = 0
-        self.numbers = Numbers(self._pages, self._inventory, _mark(reader.prog))
-        self._bookkeeping = find_bookkeeping(reader.prog)
-        self._hidden = _Hidden(len(reader.pages))
+        mark = arch_of(reader.kernel).address_mark
+        self.numbers = Numbers(self._pages, self._inventory, mark)
+        self._bookkeeping = find_bookkeeping(reader.kernel)
+        self._hidden = HiddenParts(len(reader.pages))
         self.source = self._sources()
         self._struct_page_node = self._struct_page_nodes()
         self.heap = self._build()
@@ -232,7 +226,7 @@ class HeapReader:
         What is written once while the kernel starts (``__ro_after_init``) is not among them.
         """
         for names in _CONSTANTS:
-            start, end = (symbol_address(self._prog, name) for name in names)
+            start, end = (symbol_address(self._kernel.prog, name) for name in names)
             if start is None or end is None:
                 continue
             # No more than whole pages.
@@ -243,33 +237,33 @@ class HeapReader:
     def _crash_kernel(self) -> Array:
         """Pages that are set aside for the crash kernel: it is no part of this one's memory."""
         found = [np.zeros(0, np.int64)]
-        for first, end in crash_kernel(self._prog):
+        for first, end in crash_kernel(self._kernel):
             rows = self._pages.rows(np.arange(first, end))
             found.append(rows[rows >= 0])
         return np.concatenate(found)
 
     def _irq_stacks(self) -> Iterator[Array]:
         """Stacks for interrupts: nothing runs on them any more when a machine has stopped."""
-        for name in ("irq_stack_backing_store", "exception_stacks"):
-            for one in self._per_cpu(name):
-                yield self.reader.rows_of(int(one.address_ or 0), int(one.type_.size))
-        # arm64 has pointers to areas of vmalloc.
+        arch = arch_of(self._kernel)
+        for one in self._per_cpu(arch.irq_stacks):
+            yield self.reader.rows_of(int(one.address_ or 0), int(one.type_.size))
         starts = set()
-        for one in self._per_cpu("irq_stack_ptr"):
+        for one in self._per_cpu(arch.irq_stack_pointers):
             with contextlib.suppress(FaultError):
                 starts.add(int(one))
         for area in self.reader.vmap.areas:
             if area.start in starts:
                 yield area.rows[area.rows >= 0]
 
-    def _per_cpu(self, name: str) -> Iterator[Object]:
-        """The variable *name* of every CPU; nothing where this kernel has none."""
-        variable = find_object(self._prog, name)
-        for cpu in possible_cpus(self._prog) if variable is not None else ():
-            try:
-                yield per_cpu(variable, cpu)
-            except DAMAGE:
-                continue
+    def _per_cpu(self, names: Sequence[str]) -> Iterator[Object]:
+        """The variables *names*, as far as this kernel has them, of every CPU."""
+        for name in names:
+            variable = find_object(self._kernel.prog, name)
+            for cpu in possible_cpus(self._kernel) if variable is not None else ():
+                try:
+                    yield per_cpu(variable, cpu)
+                except DAMAGE:
+                    continue
 
     # --- the words --------------------------------------------------------------------------
 
@@ -357,9 +351,9 @@ class HeapReader:
     def read_rows(self, rows: Array) -> Array:
         """The words of consecutive pages."""
         phys = int(self._pages.pfns(rows[:1])[0]) * self._size
-        bulk = read_bulk(self._prog, phys, len(rows) * self._size, physical=True)
+        bulk = read_bulk(self._kernel.prog, phys, len(rows) * self._size, physical=True)
         self._missing += sum(size for _, size in bulk.missing) // self._size
-        return words(self._prog, bulk.data)
+        return words(self._kernel.prog, bulk.data)
 
     def _struct_page_nodes(self) -> Array:
         """The node that a ``struct page`` belongs to, the same as the page's content: ``int64``."""
@@ -379,27 +373,28 @@ class HeapReader:
 
     def _scan_its_tables(self) -> None:
         """Tables of a device that are held by physical addresses with a bit set."""
-        for address, size in its_tables(self._prog):
+        mark = np.uint64(arch_of(self._kernel).address_mark)
+        for address, size in its_tables(self._kernel):
             rows = self.reader.rows_of(address, size)
             if not len(rows):
                 continue
-            data = words(self._prog, read_bulk(self._prog, address, size).data)
-            entries = data[data >= np.uint64(GITS_BASER_VALID)] - np.uint64(GITS_BASER_VALID)
+            data = words(self._kernel.prog, read_bulk(self._kernel.prog, address, size).data)
+            entries = data[data >= mark] - mark
             targets = self._pages.rows((entries // np.uint64(self._size)).astype(np.int64))
             known = self._inventory.record_of_row[targets[targets >= 0]].astype(np.int64)
             self._add(np.full(len(known), self.source[rows[0]], np.int64), known)
 
     def struct_page_words(self) -> Iterator[tuple[Array, Array, Array]]:
         """Of every section's memmap: address, node and value of what may be a pointer."""
-        size = int(self._prog.type("struct page").size)
+        size = self._kernel.struct_page_size
         per_page = size // self.word
-        for section in self.reader.sections:
+        for section in find_sections(self._kernel):
             row = int(self._pages.rows(np.array([section.start_pfn]))[0])
             if row < 0 or not section.online:
                 continue
             number = min(section.end_pfn, self._pages.facts.max_pfn) - section.start_pfn
-            bulk = read_bulk(self._prog, section.memmap, number * size)
-            data = words(self._prog, bulk.data)
+            bulk = read_bulk(self._kernel.prog, section.memmap, number * size)
+            data = words(self._kernel.prog, bulk.data)
             place = np.flatnonzero(data >= self.resolver.lowest)
             # The first word is flags, and a tail's second leads to its head.
             which = place % per_page
@@ -414,107 +409,9 @@ class HeapReader:
         """Address of the live part of a stack, and its words; registers come behind them."""
         end = stack.start + stack.size
         live = -(-stack.live // self.word) * self.word
-        bulk = read_bulk(self._prog, live, end - live)
-        data = words(self._prog, bulk.data)
+        bulk = read_bulk(self._kernel.prog, live, end - live)
+        data = words(self._kernel.prog, bulk.data)
         return live, np.concatenate([data, np.array(stack.registers, np.uint64)])
-
-
-def _mark(prog: Program) -> int:
-    """The bit that tables of this architecture's devices have set in physical addresses."""
-    platform = prog.platform
-    assert platform is not None
-    return GITS_BASER_VALID if platform.arch == Architecture.AARCH64 else 0
-
-
-class _Hidden:
-    """Parts of pages that are not looked at."""
-
-    def __init__(self, rows: int) -> None:
-        self._partly = np.zeros(rows, bool)
-        self._ranges: list[tuple[int, int]] = []
-
-    def add(self, start: int, end: int, rows: Array) -> None:
-        """
-        :param start: Physical address; *end* is the one behind.
-        :param rows: Of the pages that the range begins and ends in.
-        """
-        self._ranges.append((start, end))
-        self._partly[rows] = True
-
-    def covers(self, rows: Array, pages: Pages, offset: Array) -> Array:
-        """Places in *rows* of words in one of the ranges: ``int64``; of these pages alone."""
-        place = np.flatnonzero(self._partly[rows])
-        if not len(place):
-            return place
-        phys = pages.pfns(rows[place]) * pages.facts.page_size + offset[place]
-        inside = np.zeros(len(place), bool)
-        for start, end in self._ranges:
-            inside |= (phys >= start) & (phys < end)
-        return place[inside]
-
-
-class Numbers:
-    """Words that are no addresses, but name the first page of a record: by PFN, or physically."""
-
-    def __init__(self, pages: Pages, inventory: Inventory, mark: int = 0) -> None:
-        """
-        :param mark: A bit that devices' tables have set in physical addresses; 0 for none.
-        """
-        self._mark = np.uint64(mark)
-        self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
-        self._end = np.uint64(pages.facts.max_pfn)
-        assert inventory.records is not None
-        pfns = inventory.records["pfn"]
-        rows = pages.rows(pfns)
-        kinds = (PageState.KERNEL, PageState.LARGE_KMALLOC, PageState.NETPP)
-        good = (rows >= 0) & (pfns < pages.facts.max_pfn)
-        good[good] = np.isin(pages.state[rows[good]], kinds)
-        self._record = np.full(pages.facts.max_pfn + 1, -1, np.int64)
-        self._record[pfns[good]] = np.flatnonzero(good)
-
-    def find(self, data: Array) -> tuple[Array, Array, Array]:
-        """
-        :param data: ``uint64``, shape ``(n,)``.
-        :return: Places in *data* of words that name a page, and its record: ``int64``; and
-            whether the word is two PFNs of 32 bits (there once for each): ``bool``.
-        """
-        # Without zeroes: one less is the largest number.
-        low = np.flatnonzero(data - np.uint64(1) < (self._end << np.uint64(32)) - np.uint64(1))
-        words = data[low]
-        pairs, records = self._pairs(words)
-        one = np.flatnonzero(words < self._end << self._shift)
-        single, record = self._singles(words[one])
-        marked, of_marked = self._marked(data)
-        places = np.concatenate([low[one[single]], marked, low[pairs], low[pairs]])
-        pair = np.arange(len(places)) >= len(single) + len(marked)
-        return places, np.concatenate([record, of_marked, records[0], records[1]]), pair
-
-    def _marked(self, data: Array) -> tuple[Array, Array]:
-        """Words that are physical addresses with the mark, and their records."""
-        if not self._mark:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        place = np.flatnonzero(data - self._mark < self._end << self._shift)
-        addresses = data[place] - self._mark
-        # A PFN with the mark is none that is known.
-        addresses[addresses < self._end] = self._end << self._shift
-        good, record = self._singles(addresses)
-        return place[good], record
-
-    def _pairs(self, words: Array) -> tuple[Array, Array]:
-        """Words that are two PFNs of 32 bits, and the records of both: shape ``(2, n)``."""
-        low, high = words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)
-        place = np.flatnonzero((high != 0) & (low != 0) & (low < self._end) & (high < self._end))
-        both = self._record[np.stack([low[place], high[place]]).astype(np.int64)]
-        good = (both >= 0).all(axis=0) & (both[0] != both[1])
-        return place[good], both[:, good]
-
-    def _singles(self, words: Array) -> tuple[Array, Array]:
-        physical = (words & ((np.uint64(1) << self._shift) - np.uint64(1))) == 0
-        pfns = np.where(words < self._end, words, words >> self._shift)
-        pfns[(words >= self._end) & ~physical] = self._end
-        record: Array = self._record[pfns.astype(np.int64)]
-        found = np.flatnonzero(record >= 0)
-        return found, record[found]
 
 
 def _batches(pieces: list[Array]) -> Iterator[list[Array]]:

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from drgn import Program
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kallsyms import module_names
 from drgn_pageowner.kernel.linux.kasan import find_shadow
 from drgn_pageowner.kernel.linux.kernel_tables import kernel_tables
@@ -18,7 +18,7 @@ from drgn_pageowner.kernel.linux.mapping import block_device_mappings
 from drgn_pageowner.kernel.linux.percpu import first_chunk
 from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride
 from drgn_pageowner.kernel.linux.slab import read_slabs
-from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_pools
+from drgn_pageowner.kernel.linux.stackdepot import depot_pools
 from drgn_pageowner.kernel.linux.translate import (
     direct_phys,
     image_range,
@@ -28,9 +28,9 @@ from drgn_pageowner.kernel.linux.translate import (
 )
 from drgn_pageowner.kernel.linux.vmalloc import VmapAreas, read_vmap_areas, task_stacks
 from drgn_pageowner.kernel.linux.vmstat import read_counters
-from drgn_pageowner.kernel.read.pages import read_memory
-from drgn_pageowner.kernel.read.records import snapshot
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.kernel.read.pages import read_all_pages
+from drgn_pageowner.kernel.read.records import read_records
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import (
     INVENTORY_COLUMNS,
     AreaKind,
@@ -41,30 +41,20 @@ from drgn_pageowner.model.heap import (
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 
-__all__ = ("InventoryReader", "read_inventory")
+__all__ = ("InventoryReader",)
 
 # What the kernel has for itself. A page that is anything else is no page table, whatever a damaged
 # one says.
 _MAY_BE_TABLES = (PageState.TABLE, PageState.KERNEL, PageState.RESERVED, PageState.NOREF)
 
 
-def read_inventory(prog: Program) -> Inventory:
-    """
-    Find out what every page is used for.
-
-    :raises PageOwnerError: if the dump does not hold what that takes
-    """
-    return InventoryReader(prog).inventory
-
-
 class InventoryReader:
     """Reads an :class:`Inventory`; has what else was met on the way."""
 
-    def __init__(self, prog: Program) -> None:
-        self.prog = prog
-        self.sections = find_sections(prog)
-        self._image = image_range(prog)
-        memory = read_memory(prog, columns=("mapcount", "mapping", "head"))
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self._image = image_range(kernel)
+        memory = read_all_pages(kernel, columns=("mapcount", "mapping", "head"))
         self.pages = memory.pages
         self._size = memory.pages.facts.page_size
         problems = list(memory.problems)
@@ -73,17 +63,15 @@ class InventoryReader:
         """Why there are no records; ``None`` if there are."""
         if self.no_records is None:
             try:
-                records = snapshot(prog, columns=INVENTORY_COLUMNS)
+                records = read_records(kernel, columns=INVENTORY_COLUMNS)
                 problems += [line for line in records.problems if line not in problems]
             except PageOwnerError as error:
                 self.no_records = str(error)
                 problems.append(f"records cannot be had: {error}")
-        self.stacks = task_stacks(prog, problems)
-        self.vmap: VmapAreas = read_vmap_areas(
-            prog, memory.pages, self.sections, self.stacks, problems
-        )
+        self.stacks = task_stacks(kernel, problems)
+        self.vmap: VmapAreas = read_vmap_areas(kernel, memory.pages, self.stacks, problems)
         self._areas = {area.start: area for area in self.vmap.areas}
-        slabs, self.free_objects = read_slabs(prog, memory.pages, self.sections)
+        slabs, self.free_objects = read_slabs(kernel, memory.pages)
         self.inventory = Inventory(
             memory=memory,
             records=records,
@@ -92,26 +80,26 @@ class InventoryReader:
             areas=self.vmap.areas,
             metadata=self._metadata_rows(),
             buffers=self._buffers(problems),
-            modules=module_names(prog),
+            modules=module_names(kernel),
             tasks={stack.pid: stack.comm for stack in self.stacks},
-            counters=read_counters(prog, memory.zones),
+            counters=read_counters(kernel, memory.zones),
             problems=[*problems, *slabs.problems],
         )
 
     def _metadata_rows(self) -> Array:
         """:class:`Metadata` of every page."""
         found = np.zeros(len(self.pages), np.uint8)
-        tables = self.pages.rows(kernel_tables(self.prog, self._may_be_tables))
+        tables = self.pages.rows(kernel_tables(self.kernel, self._may_be_tables))
         found[tables[tables >= 0]] = Metadata.TABLE
         found[self._shadow()] = Metadata.SHADOW
-        pool = find_kfence(self.prog)
+        pool = find_kfence(self.kernel)
         if pool is not None:
             found[self.rows_of(pool.start, pool.size)] = Metadata.KFENCE
         for kind, address, size in self._section_arrays():
             found[self._mapped_rows(address, size)] = kind
         for rows in self._stack_depot():
             found[rows] = Metadata.STACK_DEPOT
-        units, length = first_chunk(self.prog)
+        units, length = first_chunk(self.kernel)
         for _, address in units:
             found[self.rows_of(address, length)] = Metadata.PERCPU
         image = self._image
@@ -134,12 +122,10 @@ class InventoryReader:
 
     def _shadow(self) -> Array:
         """Rows of the pages that KASAN's shadow consists of: ``int64``."""
-        shadow, tables = find_shadow(self.prog), page_tables(self.prog)
+        shadow, tables = find_shadow(self.kernel), page_tables(self.kernel)
         if shadow is None or tables is None:
             return np.zeros(0, np.int64)
-        pfns, numbers = tables.mapped(shadow.start, shadow.end)
-        within = np.arange(int(numbers.sum())) - np.repeat(np.cumsum(numbers) - numbers, numbers)
-        rows = self.pages.rows(np.repeat(pfns, numbers) + within)
+        rows = self.pages.rows(ranges(*tables.mapped(shadow.start, shadow.end)))
         rows = rows[rows >= 0]
         result: Array = rows[np.isin(self.pages.state[rows], _MAY_BE_TABLES)]
         return result
@@ -147,7 +133,7 @@ class InventoryReader:
     def _buffers(self, problems: list[str]) -> Array:
         """Pages of the page cache of block devices."""
         result = np.zeros(len(self.pages), bool)
-        mappings = np.array(sorted(block_device_mappings(self.prog, problems)), np.uint64)
+        mappings = np.array(sorted(block_device_mappings(self.kernel, problems)), np.uint64)
         if len(mappings):
             rows = np.flatnonzero(self.pages.state == PageState.FILE)
             result[rows[np.isin(self.pages["mapping"][rows], mappings)]] = True
@@ -155,8 +141,11 @@ class InventoryReader:
 
     def _section_arrays(self) -> Iterator[tuple[int, int, int]]:
         """Kind, address and size of every memmap and page_ext."""
-        struct_page, stride = int(self.prog.type("struct page").size), page_ext_stride(self.prog)
-        for section in self.sections:
+        struct_page, stride = (
+            self.kernel.struct_page_size,
+            page_ext_stride(self.kernel),
+        )
+        for section in find_sections(self.kernel):
             number = section.end_pfn - section.start_pfn
             yield Metadata.MEMMAP, section.memmap, number * struct_page
             if section.page_ext and stride:
@@ -164,7 +153,7 @@ class InventoryReader:
 
     def _stack_depot(self) -> Iterator[Array]:
         try:
-            pools, pool_size = depot_pools(self.prog, depot_layout(self.prog))
+            pools, pool_size = depot_pools(self.kernel)
         except (PageOwnerError, *DAMAGE):
             return
         for address in pools.tolist():
@@ -184,8 +173,8 @@ class InventoryReader:
         """Physical address of an address of the direct map or the kernel image."""
         try:
             if self._image is not None and self._image[0] <= address < self._image[1]:
-                return kernel_phys(self.prog, address)
-            return direct_phys(self.prog, address)
+                return kernel_phys(self.kernel, address)
+            return direct_phys(self.kernel, address)
         except DAMAGE:
             return None
 
@@ -197,6 +186,6 @@ class InventoryReader:
         if area is not None and number <= len(area.rows):
             rows = area.rows[:number]
         else:
-            rows = self.pages.rows(kernel_pfns(self.prog, address, number))
+            rows = self.pages.rows(kernel_pfns(self.kernel, address, number))
         result: Array = rows[rows >= 0]
         return result

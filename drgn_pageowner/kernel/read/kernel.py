@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from drgn import Program, ProgramFlags
+from drgn import ProgramFlags
 
-from drgn_pageowner.kernel.dump.bulk import page_size
 from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.page_ext import page_owner_state
 from drgn_pageowner.kernel.linux.printk import local_clock_ns
 from drgn_pageowner.kernel.linux.sections import memory_model, pfn_limits
@@ -16,32 +16,33 @@ from drgn_pageowner.model.kernel import Facts
 __all__ = ("read_facts",)
 
 
-def read_facts(prog: Program) -> Facts:
+def read_facts(kernel: Kernel) -> Facts:
     """
     :raises LookupError: if the debugging symbols are not those of a kernel
     :raises FaultError: if the dump lacks the kernel's own data
     """
-    platform = prog.platform
+    platform = kernel.prog.platform
     assert platform is not None
-    problems: list[str] = []
-    min_low_pfn, max_pfn = pfn_limits(prog, problems)
+    contents = kernel.contents
+    problems: list[str] = contents.problems() if contents is not None else []
+    min_low_pfn, max_pfn = pfn_limits(kernel, problems)
     facts = Facts(
-        release=name_of(prog["UTS_RELEASE"]),
+        release=name_of(kernel.prog["UTS_RELEASE"]),
         arch=platform.arch.name.lower(),
-        page_size=page_size(prog),
-        max_page_order=max_page_order(prog),
-        pageblock_order=pageblock_order(prog),
+        page_size=kernel.page_size,
+        max_page_order=max_page_order(kernel),
+        pageblock_order=pageblock_order(kernel),
         min_low_pfn=min_low_pfn,
         max_pfn=max_pfn,
-        memory_model=memory_model(prog),
-        live=bool(prog.flags & ProgramFlags.IS_LIVE),
-        zones=tuple(find_zones(prog, max_pfn, problems)),
+        memory_model=memory_model(kernel),
+        live=bool(kernel.prog.flags & ProgramFlags.IS_LIVE),
+        zones=find_zones(kernel, problems),
         problems=problems,
-        page_owner=page_owner_state(prog),
+        page_owner=page_owner_state(kernel),
     )
-    facts.now_ns = local_clock_ns(prog)
+    facts.now_ns = local_clock_ns(kernel)
     try:
-        names = prog["init_uts_ns"].name
+        names = kernel.prog["init_uts_ns"].name
         facts.version, facts.hostname = name_of(names.version), name_of(names.nodename)
     except DAMAGE:
         problems.append("init_uts_ns cannot be read: version and host name are unknown")

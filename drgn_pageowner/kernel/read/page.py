@@ -6,10 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from drgn import Program
 
-from drgn_pageowner.kernel.dump.bulk import page_size
 from drgn_pageowner.kernel.dump.damage import Problems
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.compound import CompoundPages, compound_order_field, hugetlb_mark
 from drgn_pageowner.kernel.linux.mapping import (
     MAPPING_ANON,
@@ -23,8 +22,7 @@ from drgn_pageowner.kernel.linux.memmap import Memmap
 from drgn_pageowner.kernel.linux.names import read_names
 from drgn_pageowner.kernel.linux.page import compound_words, page_dtype, read_memmap
 from drgn_pageowner.kernel.linux.page_type import page_types
-from drgn_pageowner.kernel.linux.pageblock import pageblock_layout, pageblock_types
-from drgn_pageowner.kernel.linux.sections import pfn_limits
+from drgn_pageowner.kernel.linux.pageblock import pageblock_types
 from drgn_pageowner.kernel.linux.slab_object import slab_of
 from drgn_pageowner.kernel.linux.translate import direct_map, direct_map_end, in_kernel_image
 from drgn_pageowner.kernel.linux.zones import find_zones, max_page_order, pageblock_order
@@ -53,21 +51,21 @@ _STATES = {
 class _Reporter:
     """What is the same for every page of a kernel, and the problems met with this one."""
 
-    def __init__(self, prog: Program, memmap: Memmap) -> None:
-        self.prog = prog
-        self.memmap = memmap
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.memmap = Memmap(kernel)
         self.problems = Problems()
-        self.names = self.problems.attempt("names", lambda: read_names(prog)) or Names()
-        self.types = page_types(prog)
-        self.dtype = page_dtype(prog, _FIELDS)
-        self.compound = CompoundPages(prog, memmap.sections)
+        self.names = self.problems.attempt("names", lambda: read_names(kernel)) or Names()
+        self.types = page_types(kernel)
+        self.dtype = page_dtype(kernel, _FIELDS)
+        self.compound = CompoundPages(kernel)
 
     def struct_page(self, pfn: int) -> np.void | None:
         """The ``struct page`` of *pfn*, or ``None`` if the dump lacks it."""
         section = self.memmap.section(pfn)
         if section is None:
             return None
-        rows, bulk = read_memmap(self.prog, section, self.dtype, pfn, pfn + 1)
+        rows, bulk = read_memmap(self.kernel, section, self.dtype, pfn, pfn + 1)
         if bulk.missing:
             self.problems.add(f"the struct page of pfn {pfn:#x} is not in the dump")
             return None
@@ -76,20 +74,20 @@ class _Reporter:
 
     def head_of(self, pfn: int, row: np.void) -> int:
         """The PFN of the compound head of *pfn*; its own if it is not a tail."""
-        words = compound_words(self.prog, np.array([row]))
+        words = compound_words(self.kernel, np.array([row]))
         return int(self.compound.heads(np.array([pfn], np.int64), words)[0])
 
     def _second(self, dtype: np.dtype[np.void], head_pfn: int) -> np.void | None:
         section = self.memmap.section(head_pfn)
         if section is None:
             return None
-        rows, bulk = read_memmap(self.prog, section, dtype, head_pfn + 1, head_pfn + 2)
+        rows, bulk = read_memmap(self.kernel, section, dtype, head_pfn + 1, head_pfn + 2)
         row: np.void | None = None if bulk.missing else rows[0]
         return row
 
     def is_hugetlb(self, head_pfn: int) -> bool:
         """Whether the compound page at *head_pfn* is one of hugetlb."""
-        mark = hugetlb_mark(self.prog)
+        mark = hugetlb_mark(self.kernel)
         second = self._second(mark.dtype, head_pfn) if mark is not None else None
         return (
             mark is not None
@@ -99,7 +97,7 @@ class _Reporter:
 
     def compound_order(self, head_pfn: int) -> int | None:
         """The order of the compound page whose head is *head_pfn*."""
-        dtype = compound_order_field(self.prog)
+        dtype = compound_order_field(self.kernel)
         second = self._second(dtype, head_pfn) if dtype is not None else None
         return None if second is None else int(second["order"]) & 0xFF
 
@@ -118,17 +116,17 @@ class _Reporter:
 
     def free_block(self, pfn: int) -> tuple[int, int] | None:
         """``(head PFN, order)`` of the buddy allocator's free block that holds *pfn*."""
-        for order in range(max_page_order(self.prog) + 1):
+        for order in range(max_page_order(self.kernel) + 1):
             head = pfn & -(1 << order)
             row = self.struct_page(head) if self.memmap.section(head) else None
             if row is not None and self.type_name(row) == "buddy":
                 size = int(row["private"])
-                fits = size <= max_page_order(self.prog) and pfn < head + (1 << size)
+                fits = size <= max_page_order(self.kernel) and pfn < head + (1 << size)
                 return (head, size) if fits else None
         return None
 
 
-def page_report(prog: Program, what: str) -> PageInfo:
+def page_report(kernel: Kernel, what: str) -> PageInfo:
     """
     Find out all about one page.
 
@@ -137,11 +135,10 @@ def page_report(prog: Program, what: str) -> PageInfo:
     :raises UsageError: if *what* is none of these
     :raises PageOwnerError: if it names no page of this kernel
     """
-    memmap = Memmap(prog)
-    target = resolve(prog, memmap, what)
-    reporter = _Reporter(prog, memmap)
-    section = memmap.section(target.pfn)
-    record, no_record = page_record(prog, section, target.pfn, reporter.problems)
+    target = resolve(kernel, what)
+    reporter = _Reporter(kernel)
+    section = reporter.memmap.section(target.pfn)
+    record, no_record = page_record(kernel, section, target.pfn, reporter.problems)
     if section is not None and not section.online:
         facts = {"state": "offline: the page allocator does not have this memory"}
     else:
@@ -151,9 +148,9 @@ def page_report(prog: Program, what: str) -> PageInfo:
         what=what,
         kind=target.kind,
         pfn=target.pfn,
-        phys=target.pfn * page_size(prog),
-        struct_page=int(memmap.page(target.pfn)),
-        virtual=reporter.problems.attempt("address", lambda: _virtual(prog, target.pfn)),
+        phys=target.pfn * kernel.page_size,
+        struct_page=int(reporter.memmap.page(target.pfn)),
+        virtual=reporter.problems.attempt("address", lambda: _virtual(kernel, target.pfn)),
         record=record,
         no_record=no_record,
         names=reporter.names,
@@ -162,20 +159,19 @@ def page_report(prog: Program, what: str) -> PageInfo:
     )
 
 
-def _virtual(prog: Program, pfn: int) -> int | None:
+def _virtual(kernel: Kernel, pfn: int) -> int | None:
     """Its address in the direct map; ``None`` of a page of HIGHMEM, which has none."""
-    address = direct_map(prog) + pfn * page_size(prog)
-    return address if address < direct_map_end(prog) else None
+    address = direct_map(kernel) + pfn * kernel.page_size
+    return address if address < direct_map_end(kernel) else None
 
 
 def _pageblock(reporter: _Reporter, pfn: int) -> dict[str, Any]:
-    prog, section = reporter.prog, reporter.memmap.section(pfn)
-    order = pageblock_order(prog)
+    kernel, section = reporter.kernel, reporter.memmap.section(pfn)
+    order = pageblock_order(kernel)
     result: dict[str, Any] = {"pageblock": pfn >> order}
     if section is not None:
-        zones = find_zones(prog, pfn_limits(prog)[1], reporter.problems.lines)
-        layout = pageblock_layout(prog, order)
-        number = int(pageblock_types(prog, section, layout, zones, np.array([pfn]))[0])
+        find_zones(kernel, reporter.problems.lines)
+        number = int(pageblock_types(kernel, section, np.array([pfn]))[0])
         result["pageblock_migratetype"] = number if number >= 0 else None
     return result
 
@@ -204,7 +200,7 @@ def _page_facts(
         facts["compound_order"] = reporter.compound_order(head_pfn)
     if "memcg_data" in (reporter.dtype.names or ()):
         facts["memcg"] = reporter.problems.attempt(
-            "memory cgroup", lambda: _memcg(reporter.prog, head)
+            "memory cgroup", lambda: _memcg(reporter.kernel, head)
         )
     facts.update(_content(reporter, target, head_pfn, head, type_name, record))
     return facts
@@ -212,14 +208,14 @@ def _page_facts(
 
 def _zone_name(reporter: _Reporter, row: np.void) -> str | None:
     number = reporter.field(row, "zone") or 0
-    for zone in find_zones(reporter.prog, pfn_limits(reporter.prog)[1], reporter.problems.lines):
+    for zone in find_zones(reporter.kernel, reporter.problems.lines):
         if zone.type == number:
             return zone.name
     return None
 
 
-def _memcg(prog: Program, row: np.void) -> str | None:
-    table = MemcgTable(prog)
+def _memcg(kernel: Kernel, row: np.void) -> str | None:
+    table = MemcgTable(kernel)
     index, _ = table.columns(np.array([row["memcg_data"]]))
     return table.memcgs[int(index[0])].path if index[0] >= 0 else None
 
@@ -233,7 +229,7 @@ def _content(
     record: PageRecord | None,
 ) -> dict[str, Any]:
     """What the page holds (``state``), and whose it is."""
-    prog, attempt = reporter.prog, reporter.problems.attempt
+    kernel, attempt = reporter.kernel, reporter.problems.attempt
     free = reporter.free_block(target.pfn)
     if free is not None:
         return {"state": f"free: in a block of order {free[1]} at pfn {free[0]:#x}"}
@@ -243,7 +239,7 @@ def _content(
     if type_name:
         return {"state": _STATES.get(type_name, type_name)}
     if reporter.flag(head, "reserved"):
-        image = in_kernel_image(prog, target.pfn)
+        image = in_kernel_image(kernel, target.pfn)
         return {"state": "kernel image" if image else "reserved (boot memory or firmware)"}
     if int(head["refcount"]) == 0:
         if record is not None and record.allocated and record.head_pfn != target.pfn:
@@ -262,20 +258,20 @@ def _content(
 
 
 def _slab(reporter: _Reporter, target: Target, head_pfn: int) -> dict[str, Any] | None:
-    prog, address = reporter.prog, target.address
+    kernel, address = reporter.kernel, target.address
     if address is None:
-        address = direct_map(prog) + target.pfn * page_size(prog)
-    return slab_of(prog, reporter.memmap.page(head_pfn), head_pfn, address)
+        address = direct_map(kernel) + target.pfn * kernel.page_size
+    return slab_of(kernel, reporter.memmap.page(head_pfn), head_pfn, address)
 
 
 def _mapped(reporter: _Reporter, pfn: int, head: np.void, index: int) -> dict[str, Any] | None:
     """The state of a page that belongs to processes or to a file, from ``page.mapping``."""
-    prog, attempt = reporter.prog, reporter.problems.attempt
+    kernel, attempt = reporter.kernel, reporter.problems.attempt
     kind, pointer = int(head["mapping"]) & MAPPING_FLAGS, int(head["mapping"]) & ~MAPPING_FLAGS
     if not pointer:
         return None
     if kind == MAPPING_ANON:
-        users = attempt("processes", lambda: anon_users(prog, pointer, index, pfn))
+        users = attempt("processes", lambda: anon_users(kernel, pointer, index, pfn))
         return {"state": "anonymous", "anon": users or ()}
     if kind == MAPPING_MOVABLE:
         return {"state": "movable page of a driver"}
@@ -285,7 +281,7 @@ def _mapped(reporter: _Reporter, pfn: int, head: np.void, index: int) -> dict[st
     # read from a file, has an address_space there.
     if not (reporter.flag(head, "lru") or reporter.flag(head, "uptodate")):
         return None
-    file = attempt("file", lambda: file_of(prog, pointer, index))
+    file = attempt("file", lambda: file_of(kernel, pointer, index))
     if file is None:
         return None
     shared = reporter.flag(head, "swapbacked")

@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from drgn import Program
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.damage import DAMAGE, Problems
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.linux.page_ext import PageExtLayout, page_ext_layout, page_owner_state
-from drgn_pageowner.kernel.linux.page_owner import gfp_migratetype, owner_dtype, require_members
+from drgn_pageowner.kernel.linux.page_owner import gfp_migratetype, owner_dtype
 from drgn_pageowner.kernel.linux.printk import local_clock_ns
 from drgn_pageowner.kernel.linux.sections import Section
-from drgn_pageowner.kernel.linux.stackdepot import depot_layout, read_stacks
+from drgn_pageowner.kernel.linux.stackdepot import read_stacks
 from drgn_pageowner.kernel.linux.trace import intern_traces
 from drgn_pageowner.kernel.linux.zones import max_page_order
 from drgn_pageowner.model.page import PageRecord, record_of
@@ -25,7 +25,7 @@ __all__ = ("page_record",)
 
 
 def page_record(
-    prog: Program, section: Section | None, pfn: int, problems: Problems
+    kernel: Kernel, section: Section | None, pfn: int, problems: Problems
 ) -> tuple[PageRecord | None, str | None]:
     """
     The page_owner record of *pfn*, or why there is none.
@@ -33,18 +33,17 @@ def page_record(
     :param section: The one that *pfn* is in.
     :param problems: Gets a line for everything that cannot be read.
     """
-    state = page_owner_state(prog)
+    state = page_owner_state(kernel)
     if state in NO_RECORDS:
         return None, NO_RECORDS[state]
     if section is None or not section.page_ext:
         return None, "its section has no page_ext"
-    layout = page_ext_layout(prog)
-    dtype = owner_dtype(prog, layout)
-    require_members(dtype)
+    layout = page_ext_layout(kernel)
+    dtype = owner_dtype(kernel)
 
     def entry(pfn: int) -> np.void | None:
         address = section.page_ext + (pfn - section.start_pfn) * layout.stride
-        data = problems.attempt("record", lambda: prog.read(address, layout.stride))
+        data = problems.attempt("record", lambda: kernel.prog.read(address, layout.stride))
         row: np.void | None = None if data is None else np.frombuffer(data, dtype, 1)[0]
         return row
 
@@ -52,23 +51,25 @@ def page_record(
     if row is None:
         return None, "its page_ext is not in the dump"
     if not int(row["flags"]) & layout.owner_bit and not layout.tails:
-        found = _row_of_block(prog, section, layout, pfn, entry)
+        found = _row_of_block(kernel, section, layout, pfn, entry)
         row = row if found is None else found
     if not int(row["flags"]) & layout.owner_bit:
         when = "never allocated" if layout.tails else "free, or not allocated"
         return None, f"page_owner has none: {when} since page_owner was on"
-    return _describe(prog, problems, pfn, row, bool(int(row["flags"]) & layout.allocated_bit)), None
+    return _describe(
+        kernel, problems, pfn, row, bool(int(row["flags"]) & layout.allocated_bit)
+    ), None
 
 
 def _row_of_block(
-    prog: Program,
+    kernel: Kernel,
     section: Section,
     layout: PageExtLayout,
     pfn: int,
     entry: Callable[[int], np.void | None],
 ) -> np.void | None:
     """The record of the allocation that *pfn* is in, where only its first page has one."""
-    for order in range(1, max_page_order(prog) + 1):
+    for order in range(1, max_page_order(kernel) + 1):
         head = max(pfn & -(1 << order), section.start_pfn)
         row = entry(head)
         if row is not None and int(row["flags"]) & layout.owner_bit and row["order"] >= order:
@@ -77,36 +78,36 @@ def _row_of_block(
 
 
 def _describe(
-    prog: Program, problems: Problems, pfn: int, row: np.void, allocated: bool
+    kernel: Kernel, problems: Problems, pfn: int, row: np.void, allocated: bool
 ) -> PageRecord:
     values = {name: row[name].tolist() for name in row.dtype.names or ()}
     if "trace_entries" in values:
         _, trace, _ = intern_traces(np.array([row["nr_entries"]]), np.array([row["trace_entries"]]))
-        stacks = [load_kallsyms(prog).symbolize(trace[0]), []]
+        stacks = [load_kallsyms(kernel).symbolize(trace[0]), []]
     else:
         handles = [values.get("handle") or 0, values.get("free_handle") or 0]
-        stacks = _stacks(prog, problems, handles)
+        stacks = _stacks(kernel, problems, handles)
     order = values["order"]
     return record_of(
         values,
         stacks,
         allocated=allocated,
         head_pfn=pfn & -(1 << order) if 0 <= order < 48 else pfn,
-        migratetype=int(gfp_migratetype(prog, np.array([row["gfp_mask"]]))[0]),
-        now_ns=local_clock_ns(prog),
+        migratetype=int(gfp_migratetype(kernel, np.array([row["gfp_mask"]]))[0]),
+        now_ns=local_clock_ns(kernel),
     )
 
 
-def _stacks(prog: Program, problems: Problems, handles: list[int]) -> list[list[Frame]]:
+def _stacks(kernel: Kernel, problems: Problems, handles: list[int]) -> list[list[Frame]]:
     """The frames of every one of *handles*; none for a handle that the depot lacks."""
     wanted = np.unique(np.array(handles, np.uint32))
     try:
-        stacks, bad = read_stacks(prog, depot_layout(prog), wanted)
+        stacks, bad = read_stacks(kernel, wanted)
     except (PageOwnerError, *DAMAGE) as error:
         problems.add(str(error))
         stacks, bad = Stacks.empty(), wanted[:0]
     for handle in bad:
         problems.add(f"handle {int(handle):#x} is not in the stack depot")
-    kallsyms = load_kallsyms(prog)
+    kallsyms = load_kallsyms(kernel)
     numbers = stacks.index(np.array(handles, np.uint32)).tolist()
     return [kallsyms.symbolize(stacks[number]) for number in numbers]

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from drgn import Object, Program
 
 from drgn_pageowner.kernel.dump.bulk import find_object
 from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import Changes, read_rows
 from drgn_pageowner.kernel.linux.cma import read_cma_areas
 from drgn_pageowner.kernel.linux.formats import extfrag_format
@@ -19,7 +19,6 @@ from drgn_pageowner.kernel.linux.kfence import find_kfence
 from drgn_pageowner.kernel.linux.names import read_names
 from drgn_pageowner.kernel.linux.page_state import SectionPages, StateDecoder
 from drgn_pageowner.kernel.linux.pageblock import (
-    pageblock_layout,
     read_section_pageblocks,
     read_shared_pageblocks,
 )
@@ -29,16 +28,14 @@ from drgn_pageowner.kernel.linux.zone_stats import (
     free_list_heads,
     read_zone_stats,
     read_zonelists,
-    zone_objects,
 )
-from drgn_pageowner.kernel.linux.zones import huge_page_order
 from drgn_pageowner.kernel.read.kernel import read_facts
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.pages import FreeLists, Memory, Pages, PageState
 from drgn_pageowner.progress import progress
 
-__all__ = ("read_memory",)
+__all__ = ("read_all_pages",)
 
 
 _DTYPES = {
@@ -57,7 +54,7 @@ _DTYPES = {
 _NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
 
 
-def read_memory(prog: Program, *, columns: Iterable[str] = ()) -> Memory:
+def read_all_pages(kernel: Kernel, *, columns: Iterable[str] = ()) -> Memory:
     """
     Read every ``struct page`` and every free list.
 
@@ -65,19 +62,15 @@ def read_memory(prog: Program, *, columns: Iterable[str] = ()) -> Memory:
         ``free_order``: of ``flags``, ``refcount``, ``mapcount``, ``mapping``, ``head``.
     :raises PageOwnerError: if the dump does not hold ``mem_section``
     """
-    return _Reader(prog, frozenset(columns)).read()
+    return _Reader(kernel, frozenset(columns)).read()
 
 
 class _Reader:
-    def __init__(self, prog: Program, columns: frozenset[str]) -> None:
-        self._prog = prog
+    def __init__(self, kernel: Kernel, columns: frozenset[str]) -> None:
+        self._kernel = kernel
         self._wanted = columns
-        self._facts: Facts = read_facts(prog)
-        self._names = read_names(prog)
-        self._sections = find_sections(prog)
-        self._decoder = StateDecoder(
-            prog, self._names, list(self._facts.zones), self._sections, self._facts.max_page_order
-        )
+        self._facts: Facts = read_facts(kernel)
+        self._decoder = StateDecoder(kernel)
         self._columns: dict[str, Array] = {}
         self._missing = 0
         self._changes = Changes()
@@ -86,9 +79,12 @@ class _Reader:
 
     def read(self) -> Memory:
         facts, problems = self._facts, list(self._facts.problems)
-        layout = pageblock_layout(self._prog, facts.pageblock_order)
         blocks = np.full((facts.max_pfn >> facts.pageblock_order) + 1, -1, np.int8)
-        sections = [s for s in self._sections if min(s.end_pfn, facts.max_pfn) > s.start_pfn]
+        sections = [
+            section
+            for section in find_sections(self._kernel)
+            if min(section.end_pfn, facts.max_pfn) > section.start_pfn
+        ]
         starts = [section.start_pfn for section in sections]
         lengths = [min(s.end_pfn, facts.max_pfn) - s.start_pfn for s in sections]
         self._make_columns(sum(lengths))
@@ -102,7 +98,7 @@ class _Reader:
                 continue
             self._section(section, end, row)
             row += end - section.start_pfn
-            types = read_section_pageblocks(self._prog, section, layout, facts.zones)
+            types = read_section_pageblocks(self._kernel, section)
             first = section.start_pfn >> facts.pageblock_order
             kept = min(len(types), len(blocks) - first)
             known = types[:kept] >= 0
@@ -114,22 +110,21 @@ class _Reader:
                 "what they are used for is unknown"
             )
         problems += self._changes.problems("struct pages")
-        objects = zone_objects(self._prog, list(facts.zones))
-        free = self._free_lists(pages, objects)
-        threshold = find_object(self._prog, "sysctl_extfrag_threshold")
+        free = self._free_lists(pages)
+        threshold = find_object(self._kernel.prog, "sysctl_extfrag_threshold")
         # Linux kernel commit e3aa7df331bc ("mm: page_alloc: defrag_mode") (in v6.15).
-        defrag = find_object(self._prog, "defrag_mode", "mm/page_alloc.c")
+        defrag = find_object(self._kernel.prog, "defrag_mode", "mm/page_alloc.c")
         return Memory(
             pages=pages,
             free=free,
-            zones=read_zone_stats(self._prog, objects),
+            zones=read_zone_stats(self._kernel),
             pageblocks=blocks,
-            shared_pageblocks=read_shared_pageblocks(self._prog, layout, facts.zones),
-            cma=read_cma_areas(self._prog, facts.max_pfn, problems),
-            zonelists=read_zonelists(self._prog, list(facts.zones), objects),
+            shared_pageblocks=read_shared_pageblocks(self._kernel),
+            cma=read_cma_areas(self._kernel, problems),
+            zonelists=read_zonelists(self._kernel),
             extfrag_threshold=500 if threshold is None else int(threshold),
             defrag_mode=defrag is not None and bool(defrag),
-            extfrag_format=extfrag_format(self._prog),
+            extfrag_format=extfrag_format(self._kernel),
             problems=problems,
         )
 
@@ -143,7 +138,7 @@ class _Reader:
     def _section(self, section: Section, end: int, row: int) -> None:
         dtype = self._decoder.dtype
         number = end - section.start_pfn
-        rows, bulk = read_rows(self._prog, section.memmap, dtype, number, self._changes)
+        rows, bulk = read_rows(self._kernel.prog, section.memmap, dtype, number, self._changes)
         decoded = self._decoder.decode(section.start_pfn, rows)
         for offset, size in bulk.missing:
             low, high = offset // dtype.itemsize, -(-(offset + size) // dtype.itemsize)
@@ -197,7 +192,7 @@ class _Reader:
         edges = np.concatenate([[0], np.cumsum(count)])
         pages = Pages(
             facts=self._facts,
-            names=self._names,
+            names=read_names(self._kernel),
             starts=first[begins],
             offsets=np.append(edges[:-1][begins], edges[-1]).astype(np.int64),
             columns=columns,
@@ -218,21 +213,21 @@ class _Reader:
 
     def _mark_kfence(self, pages: Pages) -> None:
         """Pages of KFENCE's pool are marked as slabs, so that nobody frees them; none is one."""
-        pool = find_kfence(self._prog)
+        pool = find_kfence(self._kernel)
         if pool is None:
             return
-        size = pages.facts.page_size
         try:
-            first = direct_phys(self._prog, pool.start) // size
+            first = direct_phys(self._kernel, pool.start) // self._kernel.page_size
         except DAMAGE:
             return
-        rows = pages.rows(np.arange(first, first + pool.size // size, dtype=np.int64))
+        end = first + pool.size // self._kernel.page_size
+        rows = pages.rows(np.arange(first, end, dtype=np.int64))
         rows = rows[rows >= 0]
         pages.state[rows[pages.state[rows] == PageState.SLAB]] = PageState.KERNEL
 
     def _mark_holes(self, pages: Pages) -> None:
         """Reserved pages where the machine has no memory are none."""
-        ram = system_ram(self._prog)
+        ram = system_ram(self._kernel)
         if not ram:
             return
         reserved = np.flatnonzero(pages.state == PageState.RESERVED)
@@ -243,20 +238,15 @@ class _Reader:
         inside = (which >= 0) & (pfns < ends[np.maximum(which, 0)])
         pages.state[reserved[~inside]] = PageState.ABSENT
 
-    def _free_lists(self, pages: Pages, objects: list[Object | None]) -> FreeLists:
-        facts = self._facts
+    def _free_lists(self, pages: Pages) -> FreeLists:
         pfns, links, orders = (
             np.concatenate([part[index] for part in self._candidates])
             if self._candidates
             else np.zeros(0, np.int64)
             for index in range(3)
         )
-        huge = min(huge_page_order(self._prog), facts.max_page_order)
-        heads = list(free_list_heads(self._prog, objects, huge))
-        size = self._decoder.dtype.itemsize
-        lists = lists_of(
-            self._sections, heads, pfns, links.astype(np.uint64), (size, self._decoder.lru_offset)
-        )
+        heads = list(free_list_heads(self._kernel))
+        lists = lists_of(self._kernel, heads, pfns, links.astype(np.uint64))
         table = np.array(
             [(h.zone, h.migratetype, h.order, int(h.pcp)) for h in heads] or [(0, 0, 0, 0)],
             np.int16,
@@ -279,8 +269,5 @@ class _Reader:
         )
         cached = result.row[result.pcp]
         sizes = np.int64(1) << result.order[result.pcp].astype(np.int64)
-        within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        pages.state[np.minimum(np.repeat(cached, sizes) + within, len(pages) - 1)] = (
-            PageState.FREE_PCP
-        )
+        pages.state[np.minimum(ranges(cached, sizes), len(pages) - 1)] = PageState.FREE_PCP
         return result

@@ -46,7 +46,7 @@ class PerCpuNodes:
         self._page_of_row = np.full(number_of_rows, -1, np.int32)
         self._cpu_of_row = np.full(number_of_rows, -1, np.int32)
         self.allocations = PerCpu.none()
-        self._cpus: list[int] = []
+        self._cpus: tuple[int, ...] = ()
         self._clusters: list[Array] = []
         self._stride = 1
         self._starts = self._ends = self._hidden = np.zeros(0, np.int64)

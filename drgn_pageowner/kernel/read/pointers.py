@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from drgn import Program
 
-from drgn_pageowner.kernel.linux.sections import Section, memmap_pfns
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.sections import find_sections, memmap_pfns
 from drgn_pageowner.kernel.linux.translate import direct_map, direct_map_end
 from drgn_pageowner.kernel.read.percpu import PerCpuNodes
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import Area, Slabs
 from drgn_pageowner.model.pages import Pages
 
@@ -42,9 +42,8 @@ class Resolver:
 
     def __init__(
         self,
-        prog: Program,
+        kernel: Kernel,
         pages: Pages,
-        sections: list[Section],
         slabs: Slabs,
         record_of_row: Array,
         areas: Sequence[Area],
@@ -55,21 +54,21 @@ class Resolver:
         :param first_object: The node of slab object 0; records are the nodes before.
         """
         self._pages = pages
-        self._sections = sections
+        self._kernel = kernel
         self._slabs = slabs
         self._records = record_of_row
         self._first_object = first_object
         self.percpu: PerCpuNodes | None = None
         """What per-CPU memory is allocated, once that is known."""
         self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
-        self._direct = direct_map(prog)
-        self._end = direct_map_end(prog)
-        self._struct_page = int(prog.type("struct page").size)
+        self._direct = direct_map(kernel)
+        self._end = direct_map_end(kernel)
+        sections, struct_page = find_sections(kernel), kernel.struct_page_size
         self._memmap = (
             min((section.memmap for section in sections), default=0),
             max(
                 (
-                    section.memmap + (section.end_pfn - section.start_pfn) * self._struct_page
+                    section.memmap + (section.end_pfn - section.start_pfn) * struct_page
                     for section in sections
                 ),
                 default=0,
@@ -87,10 +86,7 @@ class Resolver:
         self.slab_of_row = np.full(len(pages), -1, np.int32)
         """Number of the slab that each page is part of, or -1."""
         number = np.repeat(np.arange(len(slabs.row), dtype=np.int32), slabs.pages)
-        within = np.arange(int(slabs.pages.sum())) - np.repeat(
-            np.cumsum(slabs.pages) - slabs.pages, slabs.pages
-        )
-        rows = np.repeat(slabs.row, slabs.pages) + within
+        rows = ranges(slabs.row, slabs.pages)
         inside = rows < len(pages)
         self.slab_of_row[rows[inside]] = number[inside]
 
@@ -117,7 +113,7 @@ class Resolver:
         # Without a vmemmap the memmaps are in the direct map, or in areas.
         low, high = self._memmap
         pointers = np.flatnonzero((words >= np.uint64(low)) & (words < np.uint64(high)))
-        pfns = memmap_pfns(self._sections, words[pointers], self._struct_page)
+        pfns = memmap_pfns(self._kernel, words[pointers])
         pointers, pfns = pointers[pfns >= 0], pfns[pfns >= 0]
         rows[pointers] = self._pages.rows(pfns)
         of_page = np.zeros(len(words), bool)
@@ -131,7 +127,7 @@ class Resolver:
     def pfn_of_struct_page(self, address: int) -> int:
         """The PFN whose ``struct page`` *address* is in; -1 if none's."""
         words = np.array([address], np.uint64)
-        return int(memmap_pfns(self._sections, words, self._struct_page)[0])
+        return int(memmap_pfns(self._kernel, words)[0])
 
     def targets(self, words: Array) -> Array:
         """

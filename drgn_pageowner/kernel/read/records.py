@@ -3,42 +3,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from drgn import FaultError, Program
+from drgn import FaultError
 
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import Changes, is_live
 from drgn_pageowner.kernel.linux.formats import read_text_formats
 from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.linux.memcg import MemcgTable
 from drgn_pageowner.kernel.linux.names import read_names
 from drgn_pageowner.kernel.linux.page import compound_words, page_dtype, read_memmap
-from drgn_pageowner.kernel.linux.page_ext import PageExtLayout, page_ext_layout
+from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
 from drgn_pageowner.kernel.linux.page_owner import (
     OWNER_MEMBERS,
     OwnerCounts,
     gfp_migratetype,
     owner_dtype,
     read_owner_records,
-    require_members,
 )
-from drgn_pageowner.kernel.linux.pageblock import pageblock_layout, pageblock_types
+from drgn_pageowner.kernel.linux.pageblock import pageblock_types
 from drgn_pageowner.kernel.linux.printk import local_clock_ns
 from drgn_pageowner.kernel.linux.sections import Section, find_sections, page_ext_problems
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_use, read_stacks
 from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS, intern_traces
+from drgn_pageowner.kernel.linux.zones import page_flag_fields
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.model.arrays import Array, ascending
-from drgn_pageowner.model.kernel import BitField, Facts, Names
+from drgn_pageowner.model.kernel import BitField
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
 from drgn_pageowner.model.stacks import Stacks
 from drgn_pageowner.progress import progress
 
-__all__ = ("ALL_COLUMNS", "snapshot")
+__all__ = ("ALL_COLUMNS", "read_records")
 
 _MEMMAP_COLUMNS = frozenset(("page_flags", "node", "zone", "memcg", "memcg_kind"))
 
@@ -48,11 +49,11 @@ ALL_COLUMNS = frozenset(
 """Every column that a snapshot can have."""
 
 
-def snapshot(
-    prog: Program, *, columns: Iterable[str] | None = None, freed: bool = False
+def read_records(
+    kernel: Kernel, *, columns: Iterable[str] | None = None, freed: bool = False
 ) -> Snapshot:
     """
-    Decode the page_owner records of *prog*.
+    Decode the page_owner records.
 
     :param columns: What to decode, of :data:`ALL_COLUMNS`; everything by default. Less is
         faster: without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
@@ -62,33 +63,30 @@ def snapshot(
         or the tables that everything hangs on are not readable
     """
     wanted = ALL_COLUMNS if columns is None else frozenset(columns)
-    layout = page_ext_layout(prog)
-    facts = read_facts(prog)
-    dtype = owner_dtype(prog, layout)
-    require_members(dtype)
-    names = read_names(prog)
+    layout = page_ext_layout(kernel)
+    facts = read_facts(kernel)
+    dtype = owner_dtype(kernel)
     counts, changes = OwnerCounts(), Changes()
-    pages = _PageColumns(prog, facts, names, wanted)
-    sections = find_sections(prog)
-    result = _read_columns(
-        prog, facts, sections, layout, dtype, counts, changes, pages, wanted, freed
-    )
+    pages = _PageColumns(kernel, wanted)
+    result = _read_columns(kernel, counts, changes, pages, wanted, freed)
     memcgs = pages.finish(result)
-    if is_live(prog):
+    if is_live(kernel.prog):
         # Now, and not when the first of them was read: ages and rates go by it.
-        facts.now_ns = local_clock_ns(prog)
+        facts.now_ns = local_clock_ns(kernel)
     if "migratetype" in wanted:
-        result["migratetype"] = gfp_migratetype(prog, result["gfp_mask"])
-    problems = [*facts.problems, *page_ext_problems(prog, sections)]
+        result["migratetype"] = gfp_migratetype(kernel, result["gfp_mask"])
+    problems = [*facts.problems, *page_ext_problems(kernel)]
     problems += [*_problems(counts, pages), *changes.problems("records")]
     coverage = asdict(counts)
     coverage["live"] = (
-        {"page_ext": asdict(changes), "memmap": asdict(pages.changes)} if is_live(prog) else None
+        {"page_ext": asdict(changes), "memmap": asdict(pages.changes)}
+        if is_live(kernel.prog)
+        else None
     )
-    stacks, depot = _read_stacks(prog, result, coverage, problems)
+    stacks, depot = _read_stacks(kernel, result, coverage, problems)
 
     facts.now_ns = latest(facts.now_ns, result)
-    facts.formats = read_text_formats(prog, dtype.names or ()) if columns is None else None
+    facts.formats = read_text_formats(kernel, dtype.names or ()) if columns is None else None
     facts.layout = {
         "page_ext_size": layout.stride,
         "page_owner_offset": layout.owner_offset,
@@ -98,10 +96,10 @@ def snapshot(
     }
     return Snapshot(
         facts=facts,
-        names=names,
+        names=read_names(kernel),
         columns=result,
         stacks=stacks,
-        symbolizer=load_kallsyms(prog),
+        symbolizer=load_kallsyms(kernel),
         memcgs=memcgs,
         coverage=coverage,
         problems=problems,
@@ -109,11 +107,7 @@ def snapshot(
 
 
 def _read_columns(
-    prog: Program,
-    facts: Facts,
-    sections: Sequence[Section],
-    layout: PageExtLayout,
-    dtype: np.dtype[np.void],
+    kernel: Kernel,
     counts: OwnerCounts,
     changes: Changes,
     pages: _PageColumns,
@@ -126,19 +120,10 @@ def _read_columns(
         columns |= {"gfp_mask"}
     if "handle" in wanted:
         columns |= frozenset(TRACE_MEMBERS)
+    sections = find_sections(kernel)
     parts: list[dict[str, Array]] = []
     for section in progress(sections, description="page_ext", total=len(sections), unit=" section"):
-        part = read_owner_records(
-            prog,
-            section,
-            layout,
-            dtype,
-            columns,
-            counts,
-            changes,
-            max_pfn=facts.max_pfn,
-            freed=freed,
-        )
+        part = read_owner_records(kernel, section, columns, counts, changes, freed=freed)
         if part and len(part["pfn"]):
             pages.add(section, part)
             parts.append(part)
@@ -148,12 +133,12 @@ def _read_columns(
             "take it with makedumpfile -d 31 or less, which keeps them"
         )
     if not parts:
-        return _no_rows(dtype, columns)
+        return _no_rows(owner_dtype(kernel), columns)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _read_stacks(
-    prog: Program, columns: dict[str, Array], coverage: dict[str, Any], problems: list[str]
+    kernel: Kernel, columns: dict[str, Array], coverage: dict[str, Any], problems: list[str]
 ) -> tuple[Stacks, str | None]:
     """
     The stacks of the records, and the name of the stack depot's layout.
@@ -161,7 +146,7 @@ def _read_stacks(
     Where the records hold their stacks themselves, *columns* gets ``handle`` instead of them.
     """
     if "trace_entries" not in columns:
-        return _read_depot(prog, columns, coverage, problems)
+        return _read_depot(kernel, columns, coverage, problems)
     columns["handle"], stacks, bad = intern_traces(
         columns.pop("nr_entries"), columns.pop("trace_entries")
     )
@@ -171,7 +156,7 @@ def _read_stacks(
 
 
 def _read_depot(
-    prog: Program, columns: dict[str, Array], coverage: dict[str, Any], problems: list[str]
+    kernel: Kernel, columns: dict[str, Array], coverage: dict[str, Any], problems: list[str]
 ) -> tuple[Stacks, str | None]:
     """
     The stacks of the handles in *columns*, and the name of the stack depot's layout.
@@ -182,15 +167,15 @@ def _read_depot(
     if not handles:
         return Stacks.empty(), None
     try:
-        depot = depot_layout(prog)
+        depot = depot_layout(kernel)
         unique = ascending(np.concatenate([ascending(handle.copy()) for handle in handles]))
-        stacks, bad = read_stacks(prog, depot, unique)
-        if len(bad) and is_live(prog):
+        stacks, bad = read_stacks(kernel, unique)
+        if len(bad) and is_live(kernel.prog):
             # A stack that was saved while the pools were read is there the next time.
-            stacks, bad = read_stacks(prog, depot, unique)
+            stacks, bad = read_stacks(kernel, unique)
         if len(bad):
             problems.append(_bad_handles(columns, bad))
-        coverage["stack_depot"] = depot_use(prog, depot)
+        coverage["stack_depot"] = depot_use(kernel)
     except (PageOwnerError, FaultError) as error:
         problems.append(f"the stack depot cannot be read, so stacks are unknown: {error}")
         return Stacks.empty(), None
@@ -200,21 +185,15 @@ def _read_depot(
 class _PageColumns:
     """The columns that come from ``struct page`` and the pageblock bitmaps."""
 
-    def __init__(self, prog: Program, facts: Facts, names: Names, wanted: frozenset[str]) -> None:
-        self._prog = prog
-        self._facts = facts
-        self._fields = {field.name: field for field in names.page_flag_fields}
+    def __init__(self, kernel: Kernel, wanted: frozenset[str]) -> None:
+        self._kernel = kernel
+        self._fields = {field.name: field for field in page_flag_fields(kernel)}
         self._wanted = wanted
         self._memcg = bool(wanted & {"memcg", "memcg_kind"})
         members = ("flags", "memcg_data", "compound_head") if self._memcg else ("flags",)
-        self._dtype = page_dtype(prog, members)
+        self._dtype = page_dtype(kernel, members)
         self._memcg = self._memcg and "memcg_data" in (self._dtype.names or ())
         self._memmap = bool(wanted & _MEMMAP_COLUMNS)
-        self._pageblocks = (
-            pageblock_layout(prog, facts.pageblock_order)
-            if "pageblock_migratetype" in wanted
-            else None
-        )
         self._table: MemcgTable | None = None
         self.changes = Changes()
         self.missing = 0
@@ -225,7 +204,7 @@ class _PageColumns:
         pfn = part["pfn"]
         if self._memmap:
             first, last = int(pfn[0]), int(pfn[-1]) + 1
-            rows, bulk = read_memmap(self._prog, section, self._dtype, first, last, self.changes)
+            rows, bulk = read_memmap(self._kernel, section, self._dtype, first, last, self.changes)
             for offset, size in bulk.missing:
                 low = first + offset // self._dtype.itemsize
                 high = first + (offset + size) // self._dtype.itemsize
@@ -235,12 +214,10 @@ class _PageColumns:
             if self._memcg:
                 # The word means something else in a tail page (the folio's number of pages).
                 chosen = rows[pfn - first]
-                head = (compound_words(self._prog, chosen) & 1) == 0
+                head = (compound_words(self._kernel, chosen) & 1) == 0
                 part["memcg_data"] = chosen["memcg_data"] * head
-        if self._pageblocks is not None:
-            part["pageblock_migratetype"] = pageblock_types(
-                self._prog, section, self._pageblocks, self._facts.zones, pfn
-            )
+        if "pageblock_migratetype" in self._wanted:
+            part["pageblock_migratetype"] = pageblock_types(self._kernel, section, pfn)
 
     def _flag_columns(self, flags: Array, part: dict[str, Array]) -> None:
         if "page_flags" in self._wanted:
@@ -256,7 +233,7 @@ class _PageColumns:
         data = result.pop("memcg_data", None)
         if data is None:
             return ()
-        self._table = MemcgTable(self._prog)
+        self._table = MemcgTable(self._kernel)
         result["memcg"], result["memcg_kind"] = self._table.columns(data)
         memcgs = self._table.memcgs
         # By name, and not by address: the same order whichever records were asked for.

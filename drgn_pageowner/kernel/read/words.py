@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from drgn import FaultError, Program
+from drgn import FaultError
 
 from drgn_pageowner.kernel.dump.bulk import symbol_address
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
-from drgn_pageowner.kernel.linux.memmap import Memmap
 from drgn_pageowner.kernel.linux.percpu import first_chunk
 from drgn_pageowner.kernel.linux.slab_track import object_addresses
 from drgn_pageowner.kernel.linux.translate import direct_map, image_range, kernel_phys
@@ -29,14 +29,13 @@ class WordFinder:
     def __init__(self, reader: HeapReader) -> None:
         self._reader = reader
         self._heap = reader.heap
-        self._prog: Program = reader.reader.prog
+        self._kernel = reader.reader.kernel
         self._pages = reader.reader.pages
         self._size = self._pages.facts.page_size
-        self._direct = direct_map(self._prog)
-        self._image = image_range(self._prog)
-        self._kallsyms = load_kallsyms(self._prog)
-        self._per_cpu = _PerCpu(self._prog)
-        self._memmap = Memmap(self._prog)
+        self._direct = direct_map(self._kernel)
+        self._image = image_range(self._kernel)
+        self._kallsyms = load_kallsyms(self._kernel)
+        self._per_cpu = _PerCpu(self._kernel)
 
     def target(self, what: str) -> HeapTarget:
         """
@@ -46,7 +45,7 @@ class WordFinder:
         :raises UsageError: if *what* is none of these
         :raises PageOwnerError: if there is no such page in this kernel
         """
-        page = resolve(self._prog, self._memmap, what)
+        page = resolve(self._kernel, what)
         row = int(self._pages.rows(np.array([page.pfn]))[0])
         if row < 0:
             return HeapTarget(what, page.pfn, None, "its struct page is not in the dump")
@@ -138,6 +137,8 @@ class WordFinder:
                 continue
             start, words = self._reader.stack_words(stack)
             target = self._reader.resolver.targets(words)
+            pointers, nodes = self._reader.percpu.find(words)
+            target[pointers] = nodes
             for at in np.flatnonzero(target >= 0).tolist():
                 if not wanted[target[at]]:
                     continue
@@ -157,7 +158,7 @@ class WordFinder:
                 )
 
     def _in_struct_pages(self, chosen: Array, wanted: Array) -> Iterator[Word]:
-        size = int(self._prog.type("struct page").size)
+        size = self._kernel.struct_page_size
         for address, node, words in self._reader.struct_page_words():
             mine = np.flatnonzero(chosen[node])
             target = self._reader.resolver.targets(words[mine])
@@ -203,7 +204,7 @@ class WordFinder:
 
     def _object_name(self, number: int, address: int) -> str:
         slabs, one = self._heap.slabs, np.array([number])
-        start = int(object_addresses(self._prog, self._pages, slabs, one)[0])
+        start = int(object_addresses(self._kernel, self._pages, slabs, one)[0])
         cache = slabs.caches[int(slabs.cache[slabs.slab_of(one)[0]])]
         return f"{cache} object {start:#x} + {address - start:#x}"
 
@@ -227,7 +228,7 @@ class WordFinder:
         row = int(self._pages.rows(np.array([pfn]))[0])
         if self._heap.inventory.metadata[row] == Metadata.IMAGE and self._image is not None:
             try:
-                start = kernel_phys(self._prog, self._image[0])
+                start = kernel_phys(self._kernel, self._image[0])
                 virtual = self._image[0] + pfn * self._size + offset - start
                 return "kernel image", self._symbol(virtual) or f"{virtual:#x}", virtual
             except (FaultError, NotImplementedError):
@@ -239,7 +240,7 @@ class WordFinder:
 
     def _symbol(self, address: int) -> str | None:
         try:
-            symbol = self._prog.symbol(address)
+            symbol = self._kernel.prog.symbol(address)
             return f"{symbol.name}+{address - symbol.address:#x}"
         except LookupError:
             [frame] = self._kallsyms.symbolize(np.array([address], np.uint64))
@@ -249,11 +250,11 @@ class WordFinder:
 class _PerCpu:
     """Names of what is in the first per-CPU chunk: variables, and what was allocated from it."""
 
-    def __init__(self, prog: Program) -> None:
-        self._prog = prog
-        self._start = symbol_address(prog, "__per_cpu_start") or 0
-        self._size = (symbol_address(prog, "__per_cpu_end") or self._start) - self._start
-        self._units, self._length = first_chunk(prog)
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._start = symbol_address(kernel.prog, "__per_cpu_start") or 0
+        self._size = (symbol_address(kernel.prog, "__per_cpu_end") or self._start) - self._start
+        self._units, self._length = first_chunk(kernel)
 
     def name(self, address: int) -> str | None:
         """The variable at *address* and whose it is; ``None`` if it is in no CPU's area."""
@@ -262,7 +263,7 @@ class _PerCpu:
             if 0 <= offset < self._size:
                 try:
                     # Moved with the kernel (KASLR), as all symbols are.
-                    symbol = self._prog.symbol(self._start + offset)
+                    symbol = self._kernel.prog.symbol(self._start + offset)
                     return f"{symbol.name}+{self._start + offset - symbol.address:#x} of CPU {cpu}"
                 except LookupError:
                     return f"per-CPU variable {offset:#x} of CPU {cpu}"

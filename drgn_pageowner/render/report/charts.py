@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The charts of the page: what plotly draws, and what the page's own script makes figures of.
+Build the charts of the page: figures for plotly, and data for the page's own script.
 
 Figures are plain dictionaries in plotly's own words. A colour is named by what it stands for
 (``"role:free"``); the page has them for light and for dark.
@@ -35,7 +35,7 @@ _DRAWN_CLASSES = 8
 
 
 def chart_data(report: Report) -> dict[str, Any]:
-    """What the page's script draws: JSON."""
+    """Return the data that the script of the page draws."""
     figures: dict[str, Any] = {}
     data: dict[str, Any] = {"page_size": report.facts.page_size, "figures": figures}
     if report.owners:
@@ -51,12 +51,12 @@ def chart_data(report: Report) -> dict[str, Any]:
 
 
 def role_of(name: str) -> str:
-    """The colour of a class."""
+    """Return the colour of a class."""
     return "role:" + _ROLES.get(name, _FIXED)
 
 
 def escaped(text: str) -> str:
-    """*text* as plotly takes it, which reads some of HTML in labels."""
+    """Escape *text* for plotly, which reads some of HTML in labels."""
     return plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A report as one HTML page that needs nothing else: no network, no other file."""
+"""Render a report as one HTML page that needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SCRIPTS = ("theme.js", "tables.js", "charts.js", "map.js", "flame.js", "start.j
 
 def environment(*, autoescape: bool) -> Any:
     """
-    Jinja2 with our templates.
+    Return a Jinja2 environment with our templates.
 
     :raises PageOwnerError: if it is not installed
     """
@@ -70,10 +70,10 @@ def _plotly() -> str:
 
 class HtmlRenderer:
     """
-    Makes the page.
+    Renders the page.
 
-    Nothing in it runs or is loaded but the scripts that are put in here: the page's own policy
-    names their hashes.
+    Only the scripts that are put in here run, and nothing is loaded: the Content-Security-Policy of
+    the page names their hashes.
     """
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class HtmlRenderer:
 
 
 def _compressed(script: str) -> str:
-    """gzip, in base64; the same at any time."""
+    """Compress with gzip, without a time, and encode in base64."""
     return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
@@ -120,7 +120,7 @@ def _hash(script: str) -> str:
 
 
 def _data(data: Any) -> str:
-    """JSON in which no character means anything to an HTML parser."""
+    """Dump JSON without characters that an HTML parser knows."""
     text = json.dumps(data, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -128,13 +128,13 @@ def _data(data: Any) -> str:
 
 
 def title_of(report: Report) -> str:
-    """What the report is of."""
+    """Return the title of a report."""
     host = report.facts.hostname
     return "Memory report" if host in NO_HOST else f"Memory of {host}"
 
 
 def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
-    """Name, number and remark of what somebody sees first."""
+    """Yield name, number and remark of the tiles at the top."""
     size = report.facts.page_size
     present = sum(zone.present for zone in report.facts.zones)
     yield "Memory", pages_size(present * size), f"{present:,} pages"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A report as JSON: all the numbers that the page has."""
+"""Render a report as JSON: all the numbers of the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KERNEL = ("release", "version", "hostname", "arch", "page_size", "max_page_orde
 
 
 def report_object(report: Report) -> dict[str, Any]:
-    """Its members are documented in docs/formats.md."""
+    """Return a report as an object; docs/formats.md documents its members."""
     facts = report.facts
     kernel = {name: getattr(facts, name) for name in _KERNEL}
     kernel["zones"] = [zone._asdict() for zone in facts.zones]
@@ -46,7 +46,7 @@ def report_object(report: Report) -> dict[str, Any]:
 
 
 def _frag(frag: Frag) -> dict[str, Any]:
-    """The map's cells with their owners."""
+    """Join the cells of the map with their owners."""
     maps = []
     for zone in frag.maps:
         one = jsonable(zone.map)
@@ -62,5 +62,5 @@ def _frag(frag: Frag) -> dict[str, Any]:
 
 
 def report_json(report: Report) -> Iterator[str]:
-    """One JSON object."""
+    """Yield one JSON object."""
     yield from json_text(report_object(report))

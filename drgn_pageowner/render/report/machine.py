@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What machine it was and how it died: names and values, for any format."""
+"""List facts about the machine and its crash as names and values, for any format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_HOST = ("", "(none)")
 
 
 def machine_rows(report: Report) -> Iterator[tuple[str, str]]:
-    """The machine and its kernel."""
+    """Yield facts about the machine and its kernel."""
     facts, crash = report.facts, report.crash or Crash()
     if facts.hostname not in NO_HOST:
         yield "host", facts.hostname
@@ -42,7 +42,7 @@ def machine_rows(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def crash_rows(report: Report) -> Iterator[tuple[str, str]]:
-    """Its end."""
+    """Yield facts about the crash."""
     facts, crash = report.facts, report.crash or Crash()
     if facts.live:
         yield "state", "running"
@@ -69,7 +69,7 @@ def _oom(crash: Crash) -> str:
 
 
 def coverage_rows(report: Report) -> Iterator[tuple[str, str]]:
-    """How far the records can be trusted."""
+    """Yield facts about the completeness of the records."""
     coverage, same = report.coverage, report.consistency
     if coverage:
         yield (
@@ -86,7 +86,7 @@ def coverage_rows(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def log_text(report: Report, *, oom: bool = False) -> str:
-    """The end of the kernel log, or what it has of the out-of-memory killer, as dmesg prints it."""
+    """Return the end of the kernel log, or its lines about OOM kills, as dmesg prints them."""
     if report.crash is None:
         return ""
     lines = report.crash.oom.log if oom else report.crash.log

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A report as Markdown, for a ticket or a mail: what the page says, and its tables' first rows."""
+"""Render a report as Markdown, for a ticket or a mail: the page without charts and long tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPECIAL = re.compile(r"[\\`*<>#|~&]|(?<![A-Za-z0-9_])_|_(?![A-Za-z0-9_])|\](?=[
 
 
 class MarkdownRenderer:
-    """Makes the text."""
+    """Renders the text."""
 
     def __init__(self) -> None:
         """:raises PageOwnerError: if Jinja2 is not installed"""
@@ -51,12 +51,12 @@ class MarkdownRenderer:
 
 
 def escape(text: str) -> str:
-    """*text* in a line of Markdown."""
+    """Escape *text* for a line of Markdown."""
     return _SPECIAL.sub(r"\\\g<0>", plain(text).replace("\n", " "))
 
 
 def code(text: str) -> str:
-    """A name of the kernel's: nothing in it means anything."""
+    """Quote a name of the kernel's as code."""
     text = plain(text).replace("\n", " ").replace("|", "\\|")
     fence = "`"
     while fence in text:
@@ -66,12 +66,12 @@ def code(text: str) -> str:
 
 
 def cells(row: Sequence[TableCell]) -> str:
-    """A row of a table."""
+    """Return a row of a table."""
     texts = [code(cell.text) if cell.code else escape(cell.text) for cell in row]
     return f"| {' | '.join(texts)} |"
 
 
 def rule(table: Table) -> str:
-    """The line under the header: numbers to the right."""
+    """Return the line under the header, which aligns numbers to the right."""
     marks = ["---:" if column in table.numeric else "---" for column in range(len(table.columns))]
     return f"| {' | '.join(marks)} |"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The tables of a report, for any format: each number as text and as it is."""
+"""Build the tables of a report, for any format: every number as text and as a sort key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TableCell:
 
     text: str
     value: float | str | None = None
-    """What it is sorted by; the text itself if there is none."""
+    """The sort key; the text itself if there is none."""
     code: bool = False
     """A name of the kernel's."""
 
@@ -39,7 +39,7 @@ class Row:
 
     cells: Sequence[TableCell]
     notes: Sequence[str] = ()
-    """Sentences that belong to it."""
+    """Sentences about the row."""
     stack: Sequence[str] = ()
     """Frames, innermost first."""
 
@@ -55,33 +55,33 @@ class Table:
     """Columns that hold numbers."""
     rows: Sequence[Row]
     whole: int = 0
-    """How many rows there would be; those that are not here are less than those that are."""
+    """The number of rows before the smallest ones were left out."""
     note: str = ""
     notes: Sequence[str] = field(default_factory=list)
 
 
 def number(value: int | None) -> TableCell:
-    """Digits in groups of three."""
+    """Return a cell with digits in groups of three."""
     return TableCell("-" if value is None else f"{value:,}", value)
 
 
 def name(text: str | None) -> TableCell:
-    """A name of the kernel's."""
+    """Return a cell with a name of the kernel's."""
     return TableCell(text if text else "-", code=bool(text))
 
 
 def size(pages: int, facts: Facts) -> TableCell:
-    """Base pages as bytes, in words."""
+    """Return a cell with the size of base pages."""
     return TableCell(pages_size(pages * facts.page_size), pages * facts.page_size)
 
 
 def part(one: int, whole: int) -> TableCell:
-    """In percent."""
+    """Return a cell with a percentage."""
     return TableCell(share(one, whole), one / whole if whole else 0.0)
 
 
 def tables(report: Report) -> dict[str, Table]:
-    """Every table that this report has, by name, in the order of the sections."""
+    """Return every table of a report, by name, in the order of the sections."""
     found: list[Table] = []
     if report.account is not None:
         found += _account(report)

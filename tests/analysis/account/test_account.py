@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from conftest import DUMPS, Dump, bundled
 
+from drgn_pageowner import read_inventory
 from drgn_pageowner.kernel.dump.bulk import find_object
-from drgn_pageowner.kernel.read.inventory import read_inventory
 from drgn_pageowner.model.heap import AreaKind
 
 ALL = [

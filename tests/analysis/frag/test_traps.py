@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 from conftest import Dump, traps
 
+from drgn_pageowner import read_memory, snapshot
 from drgn_pageowner.analysis.frag.blocks import explain_block
 from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
-from drgn_pageowner.kernel.read.pages import read_memory
-from drgn_pageowner.kernel.read.records import snapshot
 
 
 @dataclass

@@ -179,7 +179,7 @@ def test_slab_objects_that_held_them_are_found(dump: Dump, answer: Any) -> None:
     lost = {address for leak in answer["slab"] for address in leak["addresses"]}
     page = dump.snapshot.facts.page_size
     places = {(address // page, address % page) for address in lost}
-    base = direct_map(dump.prog)
+    base = direct_map(dump.linux)
     wanted = {
         (base // page + int(f["obj_pfn"]), int(f["offset"]))
         for f in dump.facts()

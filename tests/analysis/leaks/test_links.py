@@ -13,6 +13,7 @@ from drgn.helpers.linux.mm import follow_phys, page_to_pfn
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_pageowner.kernel.dump.bulk import find_object, read_word
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.memmap import Memmap
 from drgn_pageowner.kernel.linux.translate import kernel_phys
 
@@ -66,8 +67,8 @@ def pfn_of(dump: Dump, address: int) -> int:
     prog = dump.prog
     size = dump.snapshot.facts.page_size
     if find_object(prog, "vmemmap") is None:
-        pfn = Memmap(prog).pfn(address)
-        return pfn if pfn is not None else kernel_phys(prog, address) // size
+        pfn = Memmap(Kernel.of(prog)).pfn(address)
+        return pfn if pfn is not None else kernel_phys(Kernel.of(prog), address) // size
     vmemmap = int(prog["vmemmap"])
     if vmemmap <= address < vmemmap + prog.type("struct page").size * dump.snapshot.facts.max_pfn:
         page = prog.type("struct page").size

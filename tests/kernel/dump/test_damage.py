@@ -10,6 +10,7 @@ from conftest import Dump
 from damaged import Patch, apply, hole, overlay
 from drgn.helpers.linux.mm import pfn_to_virt
 
+from drgn_pageowner import read_memory, snapshot
 from drgn_pageowner.analysis.account.account import account
 from drgn_pageowner.analysis.frag.buddy import page_type_info
 from drgn_pageowner.analysis.frag.mobility import overlay as overlay_of
@@ -18,11 +19,10 @@ from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.analysis.leaks.suspects import suspects
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.dump.bulk import read_bulk
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
 from drgn_pageowner.kernel.linux.sections import find_sections
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout
-from drgn_pageowner.kernel.read.pages import read_memory
-from drgn_pageowner.kernel.read.records import snapshot
 from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model.pages import PageState
 
@@ -37,7 +37,7 @@ def fresh(one_dump: Dump) -> drgn.Program:
 
 
 def test_a_hole_is_read_around(fresh: drgn.Program) -> None:
-    section = find_sections(fresh)[0]
+    section = find_sections(Kernel(fresh))[0]
     page = 4096
     start = section.page_ext // page * page
     whole = fresh.read(start, 64 * page)
@@ -52,8 +52,8 @@ def test_a_hole_is_read_around(fresh: drgn.Program) -> None:
 
 
 def test_a_hole_in_page_ext_costs_only_its_own_records(one_dump: Dump, fresh: drgn.Program) -> None:
-    layout = page_ext_layout(fresh)
-    section = find_sections(fresh)[0]
+    layout = page_ext_layout(Kernel(fresh))
+    section = find_sections(Kernel(fresh))[0]
     first, last = section.start_pfn + 5000, section.start_pfn + 6000
     offset = (first - section.start_pfn) * layout.stride
     size = (last - first) * layout.stride
@@ -72,8 +72,8 @@ def test_a_hole_in_page_ext_costs_only_its_own_records(one_dump: Dump, fresh: dr
 def test_garbage_records_are_counted_and_the_others_come_out(
     one_dump: Dump, fresh: drgn.Program
 ) -> None:
-    layout = page_ext_layout(fresh)
-    section = find_sections(fresh)[0]
+    layout = page_ext_layout(Kernel(fresh))
+    section = find_sections(Kernel(fresh))[0]
     random = np.random.default_rng(1)
     start = section.page_ext + 5000 * layout.stride
     overlay(fresh, start, random.bytes(100 * layout.stride))
@@ -91,13 +91,13 @@ def test_garbage_records_are_counted_and_the_others_come_out(
 def test_an_array_of_another_section_is_told_and_costs_that_one_nothing(
     one_dump: Dump, fresh: drgn.Program
 ) -> None:
-    first, second = find_sections(fresh)[:2]
+    first, second = find_sections(Kernel(fresh))[:2]
     number = second.start_pfn // (second.end_pfn - second.start_pfn)
     pointer = fresh["mem_section"][0][number].page_ext
     # What is stored is biased by the section's first PFN.
     biased = int(pointer) - second.page_ext + first.page_ext
     overlay(fresh, int(pointer.address_ or 0), (biased & (1 << 64) - 1).to_bytes(8, "little"))
-    assert find_sections(fresh)[1].page_ext == first.page_ext
+    assert find_sections(Kernel(fresh))[1].page_ext == first.page_ext
     damaged = snapshot(fresh, freed=True)
     [problem] = [line for line in damaged.problems if "overlap" in line]
     assert f"{first.start_pfn:#x} and {second.start_pfn:#x}" in problem
@@ -108,7 +108,7 @@ def test_an_array_of_another_section_is_told_and_costs_that_one_nothing(
 
 
 def test_a_lost_stack_depot_pool_costs_only_its_stacks(one_dump: Dump, fresh: drgn.Program) -> None:
-    pools = fresh[depot_layout(fresh).pools]
+    pools = fresh[depot_layout(Kernel(fresh)).pools]
     hole(fresh, int(pools[0]), 16384)
     damaged = snapshot(fresh, freed=True)
     assert damaged["handle"].tolist() == one_dump.snapshot["handle"].tolist()
@@ -117,7 +117,7 @@ def test_a_lost_stack_depot_pool_costs_only_its_stacks(one_dump: Dump, fresh: dr
 
 
 def test_a_lost_memmap_costs_only_what_it_says(one_dump: Dump, fresh: drgn.Program) -> None:
-    section = find_sections(fresh)[0]
+    section = find_sections(Kernel(fresh))[0]
     start = (section.memmap + 8000 * 64) // 4096 * 4096
     hole(fresh, start, 16 * 4096)
     damaged = snapshot(fresh, freed=True)
@@ -128,8 +128,8 @@ def test_a_lost_memmap_costs_only_what_it_says(one_dump: Dump, fresh: drgn.Progr
 
 
 def test_without_page_ext_the_dump_cannot_answer(fresh: drgn.Program) -> None:
-    layout = page_ext_layout(fresh)
-    for section in find_sections(fresh):
+    layout = page_ext_layout(Kernel(fresh))
+    for section in find_sections(Kernel(fresh)):
         size = (section.end_pfn - section.start_pfn) * layout.stride
         hole(fresh, section.page_ext // 4096 * 4096, size + 8192)
     with pytest.raises(PageOwnerError, match="makedumpfile"):

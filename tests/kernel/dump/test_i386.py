@@ -10,6 +10,7 @@ from conftest import Dump
 from drgn import FaultError, Program
 from drgn.helpers.linux.module import for_each_module
 
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.vmalloc import _vmap_areas
 
 
@@ -30,7 +31,7 @@ def test_the_image_and_a_module_are_what_the_guest_said(i386: Dump) -> None:
 
 def test_a_read_faults_where_the_mapping_ends(i386: Dump) -> None:
     prog, problems = i386.prog, list[str]()
-    area = next(area for area in _vmap_areas(prog, problems) if area.vm and area.vm.pages)
+    area = next(area for area in _vmap_areas(Kernel(prog), problems) if area.vm and area.vm.pages)
     assert not problems
     # The last page of an area is its guard, which nothing maps.
     guard = int(area.va_end) - 4096

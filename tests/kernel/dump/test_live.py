@@ -13,13 +13,13 @@ from conftest import Dump
 from drgn import FaultError
 from live import Changing, fresh_program, taken_for_live
 
+from drgn_pageowner import read_memory, snapshot
 from drgn_pageowner.analysis.owners.summary import summarize
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
 from drgn_pageowner.kernel.linux.sections import Section, find_sections
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout
-from drgn_pageowner.kernel.read.pages import read_memory
-from drgn_pageowner.kernel.read.records import snapshot
 from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.render.info import info_json, info_table
@@ -58,8 +58,8 @@ def running(fresh: drgn.Program, monkeypatch: pytest.MonkeyPatch) -> drgn.Progra
 
 def records(prog: drgn.Program, number: int) -> tuple[Section, int, int, bytes]:
     """Of *number* entries of page_ext in the middle: section, first PFN, address, bytes."""
-    layout = page_ext_layout(prog)
-    section = find_sections(prog)[1]
+    layout = page_ext_layout(Kernel(prog))
+    section = find_sections(Kernel(prog))[1]
     address = section.page_ext + 5000 * layout.stride
     return section, section.start_pfn + 5000, address, prog.read(address, number * layout.stride)
 
@@ -128,8 +128,8 @@ def test_what_never_rests_is_counted_and_the_others_come_out(
 def test_far_apart_changes_are_read_once_more_each(
     one_dump: Dump, running: drgn.Program, change: Change
 ) -> None:
-    layout = page_ext_layout(running)
-    section = find_sections(running)[1]
+    layout = page_ext_layout(Kernel(running))
+    section = find_sections(Kernel(running))[1]
     places = [section.page_ext + row * layout.stride for row in (100, 9000, 20000)]
     memories = [
         change(place, [torn(entries), entries])
@@ -145,8 +145,8 @@ def test_far_apart_changes_are_read_once_more_each(
 def test_memory_that_is_taken_away_meanwhile_is_counted(
     one_dump: Dump, running: drgn.Program, change: Change
 ) -> None:
-    layout = page_ext_layout(running)
-    section = find_sections(running)[1]
+    layout = page_ext_layout(Kernel(running))
+    section = find_sections(Kernel(running))[1]
     page = (section.page_ext + 9000 * layout.stride) // 4096 * 4096
     change(page, [running.read(page, 4096), None])
     decoded = snapshot(running, freed=True)
@@ -164,7 +164,7 @@ def test_memory_that_is_taken_away_meanwhile_is_counted(
 def test_a_stack_that_is_saved_meanwhile_is_found(
     one_dump: Dump, running: drgn.Program, change: Change
 ) -> None:
-    layout = depot_layout(running)
+    layout = depot_layout(Kernel(running))
     pool = int(running[layout.pools][0])
     data = running.read(pool, layout.pool_size)
     half = layout.pool_size // 2
@@ -177,7 +177,7 @@ def test_a_stack_that_is_saved_meanwhile_is_found(
 def test_struct_pages_that_change_are_counted(
     one_dump: Dump, running: drgn.Program, change: Change
 ) -> None:
-    section = find_sections(running)[1]
+    section = find_sections(Kernel(running))[1]
     size = running.type("struct page").size
     address = section.memmap + 5000 * size
     pages = running.read(address, 20 * size)

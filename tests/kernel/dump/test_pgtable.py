@@ -10,6 +10,7 @@ from conftest import Dump
 from drgn import FaultError
 from drgn.helpers.linux.mm import follow_phys, for_each_vmap_area
 
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.sections import find_sections
 from drgn_pageowner.kernel.linux.translate import kernel_pfns
 
@@ -30,7 +31,7 @@ def by_drgn(dump: Dump, address: int, number: int) -> list[int]:
 
 def test_ranges_of_every_mapping_are_what_drgn_finds(dump: Dump) -> None:
     prog, size = dump.prog, dump.snapshot.facts.page_size
-    section = find_sections(prog)[0]
+    section = find_sections(Kernel.of(prog))[0]
     ranges = [
         # The end of one and the beginning of the next table, in the middle of large pages.
         (section.memmap + 3 * size, 600),
@@ -43,9 +44,9 @@ def test_ranges_of_every_mapping_are_what_drgn_finds(dump: Dump) -> None:
         ranges.append((start, min((end - start) // size + 1, 100)))
     for address, number in ranges:
         expected = by_drgn(dump, address, number)
-        assert kernel_pfns(prog, address, number).tolist() == expected, hex(address)
+        assert kernel_pfns(Kernel.of(prog), address, number).tolist() == expected, hex(address)
     assert len(ranges) > 10
 
 
 def test_what_is_not_mapped_has_no_pfn(dump: Dump) -> None:
-    assert kernel_pfns(dump.prog, dump.snapshot.facts.page_size, 3).tolist() == [-1] * 3
+    assert kernel_pfns(dump.linux, dump.snapshot.facts.page_size, 3).tolist() == [-1] * 3

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import Dump, bundled
 
-from drgn_pageowner.kernel.dump.pgtable import PageTables, table_format
+from drgn_pageowner.kernel.dump.pgtable import PageTables
+from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.kernel_tables import _roots, kernel_tables
 from drgn_pageowner.kernel.linux.translate import kernel_pfns, page_tables
 
@@ -26,7 +27,7 @@ def in_memory(dump: Dump) -> Any:
 def walked(dump: Dump) -> set[int]:
     """PFNs of all tables."""
     prog, seen = dump.prog, set()
-    format_ = table_format(prog)
+    format_ = arch_of(dump.linux).page_table_format(dump.linux)
     assert format_ is not None
 
     def walk(bits: tuple[int, ...], level: int, table: int) -> None:
@@ -42,25 +43,25 @@ def walked(dump: Dump) -> set[int]:
             if entry & 1 and entry & format_.large_mask != format_.large_value:
                 walk(bits, level - 1, target)
 
-    for layout, root in _roots(prog, format_):
+    for layout, root in _roots(dump.linux):
         walk(layout.bits, len(layout.bits) - 1, root)
     return seen
 
 
 def test_every_table_is_found(dump: Dump) -> None:
-    found = kernel_tables(dump.prog, in_memory(dump))
+    found = kernel_tables(dump.linux, in_memory(dump))
     assert set(found.tolist()) == walked(dump)
     assert len(found) >= 10
 
 
 def test_implausible_tables_are_not_read(dump: Dump) -> None:
-    found = kernel_tables(dump.prog, lambda pfns: np.zeros(len(pfns), bool))
+    found = kernel_tables(dump.linux, lambda pfns: np.zeros(len(pfns), bool))
     assert found.tolist() == []
 
 
 def test_what_a_range_is_mapped_to_is_the_same_page_by_page(dump: Dump) -> None:
     prog, size = dump.prog, dump.snapshot.facts.page_size
-    tables = page_tables(prog)
+    tables = page_tables(dump.linux)
     if tables is None:
         pytest.skip("drgn walks these page tables")
     start = int(prog["init_mm"].address_of_()) & -size
@@ -69,7 +70,7 @@ def test_what_a_range_is_mapped_to_is_the_same_page_by_page(dump: Dump) -> None:
         every = {
             p + i for p, n in zip(pfns.tolist(), numbers.tolist(), strict=True) for i in range(n)
         }
-        singles = kernel_pfns(prog, first, number)
+        singles = kernel_pfns(dump.linux, first, number)
         # A large page is told whole.
         assert set(singles[singles >= 0].tolist()) <= every
         assert len(pfns) <= number
@@ -86,7 +87,7 @@ def test_tables_that_memory_hotplug_made_are_no_leaks() -> None:
 
 
 def test_a_large_entry_is_not_a_table(dump: Dump) -> None:
-    format_ = table_format(dump.prog)
+    format_ = arch_of(dump.linux).page_table_format(dump.linux)
     assert format_ is not None
     tables = PageTables(dump.prog, format_, 0)
     table = 0x5000 | 3 | (format_.large_mask & ~format_.large_value)

@@ -14,7 +14,7 @@ from drgn_pageowner.kernel.read.heap import HeapReader
 
 def chunks_of(dump: Dump) -> PerCpuChunks:
     problems: list[str] = []
-    chunks = read_chunks(dump.prog, problems)
+    chunks = read_chunks(dump.linux, problems)
     assert chunks is not None
     assert problems == []
     return chunks
@@ -23,7 +23,7 @@ def chunks_of(dump: Dump) -> PerCpuChunks:
 def test_what_is_not_allocated_is_what_each_chunk_says_is_free(dump: Dump) -> None:
     chunks = chunks_of(dump)
     size = dump.snapshot.facts.page_size
-    for number, chunk in enumerate(_chunks(dump.prog, [])):
+    for number, chunk in enumerate(_chunks(dump.linux, [])):
         mine = chunks.chunk == number
         used = int((chunks.end - chunks.start)[mine].sum())
         room = int(chunks.pages[number]) * size - int(chunk.start_offset) - int(chunk.end_offset)
@@ -35,7 +35,7 @@ def test_what_is_not_allocated_is_what_each_chunk_says_is_free(dump: Dump) -> No
 def test_a_slab_caches_per_cpu_part_is_one_allocation(dump: Dump) -> None:
     """Its pointer leads to the allocation, and so does the address of any CPU's copy."""
     prog = dump.prog
-    reader = HeapReader(prog)
+    reader = HeapReader(dump.linux)
     percpu = reader.percpu
     name = "cpu_slab" if hasattr(prog["kmem_cache"], "cpu_slab") else "cpu_sheaves"
     pointer = int(prog["kmem_cache"].member_(name))
@@ -55,7 +55,7 @@ def test_a_slab_caches_per_cpu_part_is_one_allocation(dump: Dump) -> None:
 
 def test_what_is_freed_belongs_to_nobody(dump: Dump) -> None:
     chunks = chunks_of(dump)
-    reader = HeapReader(dump.prog)
+    reader = HeapReader(dump.linux)
     gaps = 0
     for number, base in enumerate(chunks.base.tolist()):
         mine = chunks.chunk == number

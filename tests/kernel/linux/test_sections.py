@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import Dump
 
+from drgn_pageowner import read_memory
 from drgn_pageowner.kernel.linux.sections import Section, find_sections
 from drgn_pageowner.kernel.read.inventory import InventoryReader
 from drgn_pageowner.kernel.read.page import page_report
-from drgn_pageowner.kernel.read.pages import read_memory
 from drgn_pageowner.model.heap import Metadata
 from drgn_pageowner.model.pages import PageState
 
@@ -36,7 +36,7 @@ def blocks(dump: Dump) -> dict[int, str]:
 
 def sections_of(dump: Dump) -> dict[int, Section]:
     size = int(dump.truth(BLOCK_SIZE), 16) // dump.snapshot.facts.page_size
-    sections = find_sections(dump.prog)
+    sections = find_sections(dump.linux)
     assert {section.end_pfn - section.start_pfn for section in sections} == {size}
     return {section.start_pfn // size: section for section in sections}
 
@@ -67,7 +67,7 @@ def test_offline_memory_has_no_pages_and_no_records(dump: Dump, blocks: dict[int
         assert (pages["head"][rows] == rows).all()
         recorded = dump.snapshot["pfn"]
         assert not ((recorded >= section.start_pfn) & (recorded < section.end_pfn)).any()
-        info = page_report(dump.prog, f"pfn:{section.start_pfn + 5:#x}")
+        info = page_report(dump.linux, f"pfn:{section.start_pfn + 5:#x}")
         assert info.state.startswith("offline")
         assert info.no_record is not None
 
@@ -95,12 +95,13 @@ def test_pages_of_memory_that_was_added_are_in_records(dump: Dump, blocks: dict[
 
 def test_what_is_not_contiguous_is_found_by_its_area(dump: Dump, blocks: dict[int, str]) -> None:
     # Memory was in pieces when it was added: some memmaps and page_ext arrays are in vmalloc areas.
-    reader = InventoryReader(dump.prog)
+    kernel = dump.linux
+    reader, sections = InventoryReader(kernel), find_sections(kernel)
     areas = {area.start: area for area in reader.inventory.areas}
     metadata = reader.inventory.metadata
     for kind, addresses in (
-        (Metadata.MEMMAP, [s.memmap for s in reader.sections]),
-        (Metadata.PAGE_EXT, [s.page_ext for s in reader.sections]),
+        (Metadata.MEMMAP, [s.memmap for s in sections]),
+        (Metadata.PAGE_EXT, [s.page_ext for s in sections]),
     ):
         rows = np.concatenate([areas[a].rows for a in addresses if a in areas])
         assert (np.diff(rows) != 1).any()

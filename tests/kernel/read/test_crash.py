@@ -16,7 +16,7 @@ from drgn_pageowner.kernel.read.crash import read_crash
 
 
 def test_machine_and_log(dump: Dump) -> None:
-    crash = read_crash(dump.prog)
+    crash = read_crash(dump.linux)
     assert crash.cpus == 2
     assert crash.task == (1, "truth")
     assert crash.command_line == dump.truth("proc/cmdline").decode().strip()
@@ -28,28 +28,28 @@ def test_machine_and_log(dump: Dump) -> None:
     assert crash.crash_time is not None
     if dump.prog["init_uts_ns"].name.machine.string_() == b"aarch64":
         # These guests have no clock: they began in 1970.
-        assert crash.crash_time == pytest.approx(local_clock_ns(dump.prog) / 10**9, abs=2)
+        assert crash.crash_time == pytest.approx(local_clock_ns(dump.linux) / 10**9, abs=2)
     else:
         # The recipe was not run before 2026.
         assert crash.crash_time > 1_767_225_600
 
 
 def test_modules_from_outside_taint(dump: Dump) -> None:
-    crash = read_crash(dump.prog)
+    crash = read_crash(dump.linux)
     assert crash.tainted == 1 << 12
     assert [taint.letter for taint in crash.taints] == ["O"]
     assert "(O)" in dump.truth("proc/modules").decode()
 
 
 def test_what_is_not_tainted(dump_named: Callable[[str], Dump]) -> None:
-    crash = read_crash(dump_named("linux-6.12-noowner/kdump").prog)
+    crash = read_crash(dump_named("linux-6.12-noowner/kdump").linux)
     assert crash.tainted == 0
     assert crash.taints == []
 
 
 def test_processes_killed_for_memory(dump: Dump) -> None:
     [kills] = re.findall(r"^oom_kill (\d+)$", dump.truth("proc/vmstat").decode(), re.MULTILINE)
-    oom = read_crash(dump.prog).oom
+    oom = read_crash(dump.linux).oom
     assert oom.kills == int(kills)
     assert oom.victims == 0
     assert oom.log == []
@@ -57,7 +57,7 @@ def test_processes_killed_for_memory(dump: Dump) -> None:
 
 def test_the_clock_is_that_of_the_run_queues(dump: Dump) -> None:
     """Variables of CPUs are found, with KASLR too: their clock stops short of the last message."""
-    now, last = local_clock_ns(dump.prog), read_crash(dump.prog).log[-1].ts_nsec
+    now, last = local_clock_ns(dump.linux), read_crash(dump.linux).log[-1].ts_nsec
     assert now is not None
     if now == last:
         # That of i386 is jiffies.

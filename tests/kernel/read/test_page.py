@@ -13,6 +13,7 @@ from conftest import Dump
 from drgn.helpers.linux.pid import for_each_task
 
 import drgn_pageowner
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.memmap import Memmap
 from drgn_pageowner.kernel.linux.translate import direct_map
 from drgn_pageowner.kernel.linux.zones import huge_page_order
@@ -53,7 +54,7 @@ def test_anonymous_pages_name_the_process_and_its_address(own: Dump, kind: str) 
     lines = facts(own, kind)
     assert lines
     for line in lines:
-        info = page_report(own.prog, f"pfn:{line['pfn']}")
+        info = page_report(own.linux, f"pfn:{line['pfn']}")
         assert info.state == "anonymous", line
         assert {
             "pid": int(line["pid"]),
@@ -68,7 +69,7 @@ def test_page_cache_names_the_file_and_the_place_in_it(known: Dump) -> None:
     expected = {"/tmp/shared.bin"} | ({"/mnt/data/numbers.txt"} if "kdump" in known.name else set())
     assert {line["path"] for line in lines} >= expected
     for line in lines:
-        info = page_report(known.prog, f"pfn:{line['pfn']}")
+        info = page_report(known.linux, f"pfn:{line['pfn']}")
         assert info.file is not None, line
         assert (info.file["path"], info.file["index"]) == (line["path"], int(line["index"]))
         assert info.state == ("shared memory" if "shared" in line["path"] else "page cache")
@@ -77,17 +78,17 @@ def test_page_cache_names_the_file_and_the_place_in_it(known: Dump) -> None:
 def test_huge_pages_are_compound_and_tails_know_their_head(own: Dump) -> None:
     for line in facts(own, "hugetlb") + facts(own, "thp"):
         pfn = int(line["pfn"])
-        order = huge_page_order(own.prog)
+        order = huge_page_order(own.linux)
         for tail in (0, 1, 77, (1 << order) - 1):
-            info = page_report(own.prog, f"pfn:{pfn + tail}")
+            info = page_report(own.linux, f"pfn:{pfn + tail}")
             assert (info.head_pfn, info.compound_order) == (pfn, order)
     for line in facts(own, "hugetlb"):
-        assert page_report(own.prog, f"pfn:{line['pfn']}").state == "hugetlb"
+        assert page_report(own.linux, f"pfn:{line['pfn']}").state == "hugetlb"
 
 
 def test_pages_of_modules_have_their_stack_and_order(own: Dump) -> None:
     for line in facts(own, "module", what="pages"):
-        info = page_report(own.prog, f"pfn:{line['pfn']}")
+        info = page_report(own.linux, f"pfn:{line['pfn']}")
         assert info.record is not None
         assert info.record.allocated
         assert info.record.order == int(line["order"])
@@ -103,7 +104,7 @@ def test_every_kind_of_address_finds_the_same_page(own: Dump) -> None:
     prog = own.prog
     for line in facts(own, "module", what="vmalloc"):
         pfn = int(line["pfn"])
-        page = Memmap(prog).page(pfn)
+        page = Memmap(Kernel.of(prog)).page(pfn)
         owner = drgn_pageowner.page_owner(page)
         names = {
             f"pfn:{pfn}": "PFN",
@@ -114,26 +115,26 @@ def test_every_kind_of_address_finds_the_same_page(own: Dump) -> None:
             f"{int(page):#x}": "struct page",
             f"{int(owner):#x}": "page_owner record",
         }
-        address = direct_map(prog) + (pfn << int(prog["PAGE_SHIFT"])) + 0x123
+        address = direct_map(Kernel.of(prog)) + (pfn << int(prog["PAGE_SHIFT"])) + 0x123
         high = [zone for zone in own.snapshot.facts.zones if zone.name == "HighMem"]
         if all(pfn < zone.start_pfn for zone in high):
             names[f"{address:#x}"] = "direct map"
         for what, kind in names.items():
-            info = page_report(prog, what)
+            info = page_report(Kernel.of(prog), what)
             assert (info.pfn, info.kind) == (pfn, kind), what
 
 
 def test_addresses_of_modules_and_the_image_are_told_apart(own: Dump) -> None:
     base = re.search(rb"^po_holder .* (0x[0-9a-f]+)", own.truth("proc/modules"), re.MULTILINE)
     assert base
-    assert page_report(own.prog, base.group(1).decode()).kind == "module"
-    info = page_report(own.prog, f"{own.prog.symbol('init_task').address:#x}")
+    assert page_report(own.linux, base.group(1).decode()).kind == "module"
+    info = page_report(own.linux, f"{own.prog.symbol('init_task').address:#x}")
     assert info.kind == "kernel image"
 
 
 def test_a_slab_object_is_named_with_its_cache(known: Dump) -> None:
     task = next(task for task in for_each_task(known.prog) if int(task.pid) == 1)
-    info = page_report(known.prog, f"{int(task) + 24:#x}")
+    info = page_report(known.linux, f"{int(task) + 24:#x}")
     assert info.kind == "slab object"
     assert info.slab is not None
     assert info.slab["cache"] == "task_struct"
@@ -144,7 +145,7 @@ def test_a_slab_object_is_named_with_its_cache(known: Dump) -> None:
 def test_free_pages_are_said_to_be_free_and_who_had_them(own: Dump) -> None:
     snapshot = own.snapshot
     freed = snapshot.select(~snapshot["allocated"])
-    states = [page_report(own.prog, f"pfn:{pfn}").state for pfn in freed["pfn"][::500].tolist()]
+    states = [page_report(own.linux, f"pfn:{pfn}").state for pfn in freed["pfn"][::500].tolist()]
     assert sum(state.startswith("free") for state in states) > 0.9 * len(states)
 
 

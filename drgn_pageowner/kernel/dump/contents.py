@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Read from a dump file's own tables which pages it holds.
+
+makedumpfile marks a file that it could not finish (``DUMP_DH_COMPRESSED_INCOMPLETE`` in the status
+of a kdump file, ``DUMP_ELF_INCOMPLETE`` in ``e_flags`` of an ELF file) and leaves the descriptors
+of the pages that it did not write zero. A file that was cut off later has no mark, but tables that
+lead behind its end.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.contents import DumpContents, PfnRanges, RangeBuilder
+
+__all__ = ("KDUMP_SIGNATURE", "KdumpLayout", "elf_contents", "kdump_contents", "kdump_layout")
+
+KDUMP_SIGNATURE = b"KDUMP   "
+_HEADER_BYTES = 4096
+# struct disk_dump_header of makedumpfile's diskdump_mod.h, of a 64-bit and of a 32-bit kernel:
+# offset of status, which block_size, sub_hdr_size and bitmap_blocks follow.
+_STATUS = {8: 424, 4: 412}
+_INCOMPLETE = 0x8
+# struct kdump_sub_header: phys_base, dump_level, split, start_pfn, end_pfn; and offset and size of
+# VMCOREINFO, of the notes and of what was erased; since version 6 start_pfn_64 and end_pfn_64.
+_SUB_HEADER = {8: "<QiiQQ6QQQ", 4: "<IiiIIQIQIQIQQ"}
+_WIDE_PFNS = 6
+# page_desc_t: offset, size, flags, page_flags.
+_DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
+_BITMAP_BYTES = 1 << 20
+"""Bytes of a bitmap that are looked at in one piece: 8 Mi pages, whose descriptors have 192 MiB."""
+
+_PT_LOAD = 1
+_PN_XNUM = 0xFFFF
+_ELF_INCOMPLETE = 0x1
+
+
+class KdumpLayout(NamedTuple):
+    """Where things are in a kdump file."""
+
+    version: int
+    """``header_version``."""
+    word: int
+    """Bytes of a ``long`` of the kernel: 4 or 8."""
+    status: int
+    block_size: int
+    """Of everything in the file, and the kernel's page size; in bytes."""
+    sub_header_blocks: int
+    bitmap_blocks: int
+    """Of both bitmaps together."""
+
+    @property
+    def bitmap(self) -> int:
+        """Offset of the first bitmap: pages that exist."""
+        return (1 + self.sub_header_blocks) * self.block_size
+
+    @property
+    def bitmap_bytes(self) -> int:
+        """Of one of the two bitmaps."""
+        return self.bitmap_blocks * self.block_size // 2
+
+    @property
+    def descriptors(self) -> int:
+        """Offset of the table of page descriptors."""
+        return self.bitmap + 2 * self.bitmap_bytes
+
+
+def kdump_layout(header: bytes) -> KdumpLayout | None:
+    """
+    :param header: The first bytes of a file.
+    :return: ``None`` if they are no header of a kdump file, or of an unknown layout.
+    """
+    if not header.startswith(KDUMP_SIGNATURE) or len(header) < 12:
+        return None
+    (version,) = struct.unpack_from("<i", header, 8)
+    for word, place in _STATUS.items():
+        if len(header) < place + 16:
+            continue
+        status, block, sub_header, bitmap = struct.unpack_from("<IiiI", header, place)
+        # Where a 64-bit kernel has them, a 32-bit one has the number of its pages, and zeroes.
+        if 512 <= block <= 1 << 20 and block & (block - 1) == 0 and 0 < sub_header < 1 << 20:
+            return KdumpLayout(version, word, status, block, sub_header, bitmap)
+    return None
+
+
+def kdump_contents(file: BinaryIO) -> DumpContents | None:
+    """
+    Find the pages of a kdump file.
+
+    :return: ``None`` if *file* is none. A file that ends before the table of its pages holds none
+        of them.
+    """
+    file.seek(0)
+    layout = kdump_layout(file.read(_HEADER_BYTES))
+    if layout is None:
+        return None
+    size = file.seek(0, 2)
+    file.seek(layout.block_size)
+    second = file.read(_HEADER_BYTES)
+    level, part = _sub_header(layout, second)
+    found = _Pages(layout, size, part)
+    for first in range(0, layout.bitmap_bytes, _BITMAP_BYTES):
+        number = min(layout.bitmap_bytes - first, _BITMAP_BYTES)
+        exists = _bitmap(file, layout.bitmap + first, number)
+        listed = _bitmap(file, layout.bitmap + layout.bitmap_bytes + first, number)
+        found.add(file, first * 8, exists, listed)
+    return DumpContents(
+        format="kdump",
+        page_size=layout.block_size,
+        listed=found.listed.ranges(),
+        present=found.present.ranges(),
+        excluded=found.excluded.ranges(),
+        level=level,
+        incomplete=bool(layout.status & _INCOMPLETE),
+        part=part,
+        size=size,
+    )
+
+
+class _Pages:
+    """The pages of a kdump file, as one piece after another of its tables is read."""
+
+    def __init__(self, layout: KdumpLayout, size: int, part: tuple[int, int] | None) -> None:
+        self.listed, self.present, self.excluded = RangeBuilder(), RangeBuilder(), RangeBuilder()
+        self._layout = layout
+        self._size = size
+        self._part = part
+        self._place = layout.descriptors
+
+    def add(self, file: BinaryIO, first: int, exists: Array, listed: Array) -> None:
+        """:param first: PFN of the first row of *exists* and *listed*."""
+        common = min(len(exists), len(listed))
+        self.listed.add(listed, first)
+        self.excluded.add(exists[:common] & ~listed[:common], first)
+        own = np.flatnonzero(listed)
+        if self._part is not None:
+            # The other parts have the descriptors of the other pages.
+            own = own[(own >= self._part[0] - first) & (own < self._part[1] - first)]
+        file.seek(self._place)
+        data = file.read(len(own) * _DESCRIPTOR.itemsize)
+        rows = np.frombuffer(data, _DESCRIPTOR, len(data) // _DESCRIPTOR.itemsize)
+        self._place += len(own) * _DESCRIPTOR.itemsize
+        # A descriptor that was not written is zero: no page begins in the header.
+        whole = (rows["offset"] >= self._layout.descriptors) & (rows["size"] > 0)
+        whole &= rows["offset"] <= self._size - rows["size"].astype(np.int64)
+        there = np.zeros(len(listed), bool)
+        there[own[: len(rows)][whole]] = True
+        self.present.add(there, first)
+
+
+def _sub_header(layout: KdumpLayout, data: bytes) -> tuple[int | None, tuple[int, int] | None]:
+    """The dump level, and the PFNs of one part of a split dump."""
+    form = _SUB_HEADER[layout.word]
+    if len(data) < struct.calcsize(form) or layout.version < 1:
+        return None, None
+    _, level, split, start, end, *rest = struct.unpack_from(form, data)
+    if not split or layout.version < 2:
+        return level, None
+    if layout.version >= _WIDE_PFNS:
+        start, end = rest[-2:]
+    return level, (start, end)
+
+
+def _bitmap(file: BinaryIO, offset: int, length: int) -> Array:
+    """``bool``, a row per PFN, as far as the file goes."""
+    file.seek(offset)
+    return np.unpackbits(np.frombuffer(file.read(length), np.uint8), bitorder="little").view(bool)
+
+
+def elf_contents(file: BinaryIO, page_size: int) -> DumpContents | None:
+    """
+    Find the pages of an ELF core of a kernel: those of its ``PT_LOAD`` segments.
+
+    :param page_size: The kernel's, in bytes.
+    :return: ``None`` if *file* is none.
+    """
+    segments = _segments(file)
+    if segments is None:
+        return None
+    size = file.seek(0, 2)
+    flags, offset, physical, in_file, in_memory = segments
+    # /proc/kcore and QEMU's paging dumps have segments that are only virtual.
+    known = physical + in_memory <= np.uint64(1) << np.uint64(62)
+    offset, physical = offset[known].astype(np.int64), physical[known].astype(np.int64)
+    in_file, in_memory = in_file[known].astype(np.int64), in_memory[known].astype(np.int64)
+    there = np.clip(size - offset, 0, in_file)
+    first = -(-physical // page_size)
+    listed = PfnRanges.union(first, (physical + in_file) // page_size)
+    exists = PfnRanges.union(first, (physical + np.maximum(in_memory, in_file)) // page_size)
+    return DumpContents(
+        format="ELF",
+        page_size=page_size,
+        listed=listed,
+        present=PfnRanges.union(first, (physical + there) // page_size),
+        excluded=exists.minus(listed),
+        incomplete=bool(flags & _ELF_INCOMPLETE),
+        size=size,
+    )
+
+
+def _segments(file: BinaryIO) -> tuple[int, Array, Array, Array, Array] | None:
+    """``e_flags``; offset, physical address, bytes in the file and in memory of each PT_LOAD."""
+    file.seek(0)
+    header = file.read(64)
+    if len(header) < 52 or header[:4] != b"\x7fELF" or header[4] not in (1, 2):
+        return None
+    wide, order = header[4] == 2, "<" if header[5] == 1 else ">"
+    word = f"{order}u8" if wide else f"{order}u4"
+    (kind,) = struct.unpack_from(order + "H", header, 16)
+    if kind != 4:  # ET_CORE
+        return None
+    if wide:
+        table, sections = struct.unpack_from(order + "QQ", header, 32)
+        flags, _, entry, number = struct.unpack_from(order + "IHHH", header, 48)
+        names = ["type", "flags", "offset", "virtual", "physical", "in_file", "in_memory"]
+        formats = [f"{order}u4", f"{order}u4", *[word] * 5]
+        offsets = [0, 4, 8, 16, 24, 32, 40]
+    else:
+        table, sections = struct.unpack_from(order + "II", header, 28)
+        flags, _, entry, number = struct.unpack_from(order + "IHHH", header, 36)
+        names = ["type", "offset", "virtual", "physical", "in_file", "in_memory"]
+        formats, offsets = [word] * 6, [0, 4, 8, 12, 16, 20]
+    if number == _PN_XNUM:
+        # The number of segments is in sh_info of the first section header.
+        file.seek(sections + (44 if wide else 28))
+        data = file.read(4)
+        number = struct.unpack(order + "I", data)[0] if len(data) == 4 else 0
+    if entry < offsets[-1] + np.dtype(word).itemsize:
+        return None
+    dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": entry})
+    file.seek(table)
+    data = file.read(number * entry)
+    rows = np.frombuffer(data, dtype, len(data) // entry)
+    rows = rows[rows["type"] == _PT_LOAD]
+    columns = (rows[name].astype(np.uint64) for name in ("offset", "physical", "in_file"))
+    offset, physical, in_file = columns
+    return flags, offset, physical, in_file, rows["in_memory"].astype(np.uint64)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""VMCOREINFO: the note in which a kernel describes itself to those who read its dump."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from drgn import FaultError, Program
+
+__all__ = ("Release", "VmcoreInfo", "vmcoreinfo")
+
+
+class Release(NamedTuple):
+    """The version at the beginning of a release string; 0 for a number that it lacks."""
+
+    major: int
+    minor: int
+    patch: int
+
+
+class VmcoreInfo:
+    """The lines of a VMCOREINFO note; of a key that comes twice, the first counts."""
+
+    def __init__(self, data: bytes) -> None:
+        """:param data: The note: a line ``KEY=VALUE`` each."""
+        self._values: dict[str, str] = {}
+        for line in data.decode(errors="replace").split("\n"):
+            key, equals, value = line.partition("=")
+            if equals:
+                self._values.setdefault(key, value)
+
+    def text(self, key: str) -> str | None:
+        """The value of *key* (``OSRELEASE``, ``BUILD-ID``, ...); ``None`` without such a line."""
+        return self._values.get(key)
+
+    def integer(self, key: str, base: int = 10) -> int | None:
+        """The value of *key* as a number; ``None`` if there is none, or it is no number."""
+        try:
+            return int(self._values[key], base)
+        except (KeyError, ValueError):
+            return None
+
+    def number(self, name: str) -> int | None:
+        """``NUMBER(name)``: a constant of the kernel's."""
+        return self.integer(f"NUMBER({name})")
+
+    def symbol(self, name: str) -> int | None:
+        """``SYMBOL(name)``: a virtual address."""
+        return self.integer(f"SYMBOL({name})", 16)
+
+    def config(self, name: str) -> bool:
+        """Whether the kernel says that it was built with ``CONFIG_name=y``."""
+        return self._values.get(f"CONFIG_{name}") == "y"
+
+    @property
+    def page_type_bits(self) -> dict[str, int]:
+        """
+        ``PAGE_name_MAPCOUNT_VALUE`` of every page type that is exported for makedumpfile.
+
+        :return: Lower-case name -> the bits that are cleared in ``page.page_type``.
+        """
+        bits = {}
+        for key in self._values:
+            match = re.fullmatch(r"NUMBER\(PAGE_(\w+)_MAPCOUNT_VALUE\)", key)
+            value = self.integer(key)
+            if match is not None and value is not None:
+                bits[match.group(1).lower()] = ~value & 0xFFFFFFFF
+        return bits
+
+    @property
+    def release(self) -> Release:
+        """``OSRELEASE``, which is ``UTS_RELEASE``, as numbers."""
+        match = re.match(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?", self.text("OSRELEASE") or "")
+        numbers = match.groups() if match is not None else (None, None, None)
+        return Release(*(int(number or 0) for number in numbers))
+
+
+def vmcoreinfo(prog: Program) -> VmcoreInfo:
+    """Parse the VMCOREINFO of *prog*; it is empty where there is none."""
+    try:
+        return VmcoreInfo(prog["VMCOREINFO"].string_())
+    except (LookupError, FaultError):
+        return VmcoreInfo(b"")

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The pages that a dump file holds, and those that it should hold and does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drgn_pageowner.model.arrays import Array
+
+__all__ = ("DumpContents", "PfnRanges", "RangeBuilder")
+
+
+class PfnRanges:
+    """A set of PFNs as half-open ranges, ascending and apart from one another."""
+
+    def __init__(self, start: Array, end: Array) -> None:
+        """
+        :param start: ``int64``, shape ``(n,)``: first PFN of each range.
+        :param end: ``int64``, shape ``(n,)``: the PFN behind the last one of each.
+        """
+        self.start = start
+        self.end = end
+
+    @classmethod
+    def empty(cls) -> PfnRanges:
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+    @classmethod
+    def union(cls, start: Array, end: Array) -> PfnRanges:
+        """Join ranges in any order, which may overlap or be empty."""
+        kept = end > start
+        start, end = start[kept].astype(np.int64), end[kept].astype(np.int64)
+        if not len(start):
+            return cls.empty()
+        order = np.argsort(start, kind="stable")
+        start, end = start[order], np.maximum.accumulate(end[order])
+        first = np.flatnonzero(np.concatenate([[True], start[1:] > end[:-1]]))
+        return cls(start[first], end[np.append(first[1:], len(start)) - 1])
+
+    def __len__(self) -> int:
+        """Number of PFNs."""
+        return int((self.end - self.start).sum())
+
+    def has(self, pfns: Array) -> Array:
+        """
+        :param pfns: ``int64``, any shape.
+        :return: ``bool`` of the same shape.
+        """
+        if not len(self.start):
+            return np.zeros(np.shape(pfns), bool)
+        place = np.searchsorted(self.start, pfns, "right") - 1
+        result: Array = (place >= 0) & (pfns < self.end[place])
+        return result
+
+    def minus(self, other: PfnRanges) -> PfnRanges:
+        """The PFNs of this set that are not in *other*."""
+        edges = np.concatenate([self.start, self.end, other.start, other.end])
+        mine = np.concatenate([np.ones(len(self.start)), -np.ones(len(self.end))])
+        theirs = np.concatenate([np.ones(len(other.start)), -np.ones(len(other.end))])
+        order = np.argsort(edges, kind="stable")
+        inside = np.cumsum(np.concatenate([mine, np.zeros(len(theirs))])[order])
+        outside = np.cumsum(np.concatenate([np.zeros(len(mine)), theirs])[order])
+        edges = edges[order]
+        kept = np.flatnonzero((inside[:-1] > 0) & (outside[:-1] == 0))
+        return PfnRanges.union(edges[kept], edges[kept + 1])
+
+
+class RangeBuilder:
+    """Collects :class:`PfnRanges` from masks, of which each begins where the last one ended."""
+
+    def __init__(self) -> None:
+        self._start: list[Array] = []
+        self._end: list[Array] = []
+
+    def add(self, mask: Array, first: int) -> None:
+        """:param mask: ``bool``, a row per PFN from *first* on."""
+        edges = np.flatnonzero(np.diff(mask.view(np.int8), prepend=0, append=0)) + first
+        self._start.append(edges[::2])
+        self._end.append(edges[1::2])
+
+    def ranges(self) -> PfnRanges:
+        """All that was added."""
+        if not self._start:
+            return PfnRanges.empty()
+        start, end = np.concatenate(self._start), np.concatenate(self._end)
+        apart = start[1:] != end[:-1]
+        return PfnRanges(
+            start[np.concatenate([[True], apart])] if len(start) else start,
+            end[np.concatenate([apart, [True]])] if len(end) else end,
+        )
+
+
+@dataclass
+class DumpContents:
+    """The pages of a dump file, by its own tables and by its length."""
+
+    format: str
+    """``"kdump"`` or ``"ELF"``."""
+    page_size: int
+    """In bytes."""
+    listed: PfnRanges
+    """Pages that the tables of the file say it holds."""
+    present: PfnRanges
+    """Pages whose bytes are in the file."""
+    excluded: PfnRanges = field(default_factory=PfnRanges.empty)
+    """Pages that exist on the machine and were left out on purpose, by the dump level."""
+    level: int | None = None
+    """makedumpfile's dump level: a sum of 1 (zero pages), 2 (cache), 4 (private cache), 8 (user
+    data) and 16 (free pages); ``None`` if the file does not say."""
+    incomplete: bool = False
+    """Whether makedumpfile marked the file as one that it could not finish."""
+    part: tuple[int, int] | None = None
+    """PFNs, the second excluded, that one file of ``makedumpfile --split`` is for."""
+    size: int = 0
+    """Bytes of the file."""
+    name: str = "the dump"
+    """Path of the file."""
+
+    @property
+    def lost(self) -> PfnRanges:
+        """Pages that the file says it holds, whose bytes are not there."""
+        return self.listed.minus(self.present)
+
+    def problems(self) -> list[str]:
+        """One line for each loss, with its number of pages."""
+        name, lost, listed = self.name, len(self.lost), len(self.listed)
+        lines = []
+        if self.part is not None and lost:
+            first, last = self.part
+            lines.append(
+                f"{name} is one part of a dump that makedumpfile --split wrote: it has the pages "
+                f"from pfn {first:#x} to {last - 1:#x}, and {lost:,} of {listed:,} dumped pages "
+                "are in other parts; join them with makedumpfile --reassemble"
+            )
+        elif lost:
+            why = (
+                "was not written to its end (makedumpfile marked it as incomplete: was the disk "
+                "full?)"
+                if self.incomplete
+                else f"is cut off after {self.size:,} bytes"
+            )
+            lines.append(f"{name} {why}: {lost:,} of {listed:,} pages that were dumped are lost")
+        elif self.incomplete:
+            lines.append(
+                f"{name} is marked as incomplete by makedumpfile (was the disk full?), though all "
+                f"{listed:,} pages that it lists are there: pages that it does not list may be "
+                "missing"
+            )
+        return lines

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A dump file's tables against the pages that can really be read from it."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Dump, run_cli
+
+from drgn_pageowner.kernel.dump.contents import elf_contents, kdump_contents
+from drgn_pageowner.model.contents import DumpContents, PfnRanges, RangeBuilder
+
+sys.path.insert(0, str(Path(__file__).parent))
+from incomplete import Kdump, flatten
+
+
+@pytest.fixture(scope="module")
+def whole(dump_named: Callable[[str], Dump]) -> Dump:
+    return dump_named("linux-6.12/traps")
+
+
+@pytest.fixture
+def kdump(whole: Dump) -> Kdump:
+    return Kdump(whole.vmcore)
+
+
+def contents_of_bytes(data: bytes) -> DumpContents:
+    file = io.BytesIO(data)
+    found = kdump_contents(file) or elf_contents(file, 4096)
+    assert found is not None
+    return found
+
+
+def pfns_of(ranges: PfnRanges) -> list[int]:
+    pieces = zip(ranges.start.tolist(), ranges.end.tolist(), strict=True)
+    return [pfn for start, end in pieces for pfn in range(start, end)]
+
+
+def test_a_whole_dump_lacks_nothing(kdump: Kdump) -> None:
+    found = contents_of_bytes(bytes(kdump.data))
+    assert pfns_of(found.listed) == pfns_of(found.present) == kdump.pfns.tolist()
+    assert found.problems() == []
+    assert found.level == 31
+    assert not len(found.lost)
+    assert not found.listed.has(np.array(pfns_of(found.excluded))).any()
+
+
+def test_a_full_disk_leaves_the_first_pages(kdump: Kdump) -> None:
+    found = contents_of_bytes(kdump.full_disk(8_000))
+    assert pfns_of(found.present) == kdump.pfns[:8_000].tolist()
+    lost = len(kdump.pfns) - 8_000
+    (line,) = found.problems()
+    assert f"{lost:,} of {len(kdump.pfns):,} pages that were dumped are lost" in line
+    assert "incomplete" in line
+
+
+def test_a_cut_off_file_has_what_lies_before_the_cut(kdump: Kdump) -> None:
+    size = len(kdump.data) * 3 // 4
+    found = contents_of_bytes(bytes(kdump.data[:size]))
+    ends = kdump.rows["offset"] + kdump.rows["size"]
+    assert pfns_of(found.present) == kdump.pfns[ends <= size].tolist()
+    assert "is cut off after" in found.problems()[0]
+
+
+def test_a_part_of_a_split_dump_has_its_own_pages(kdump: Kdump) -> None:
+    middle = int(kdump.pfns[5_000])
+    found = contents_of_bytes(kdump.part(middle, int(kdump.pfns[-1]) + 1))
+    assert pfns_of(found.present) == kdump.pfns[5_000:].tolist()
+    (line,) = found.problems()
+    assert "5,000 of" in line
+    assert "--reassemble" in line
+
+
+def test_an_elf_core_has_the_pages_of_its_segments(kdump: Kdump) -> None:
+    data = kdump.elf()
+    found = contents_of_bytes(data)
+    assert pfns_of(found.present) == kdump.pfns.tolist()
+    cut = contents_of_bytes(data[: -1000 * 4096])
+    assert pfns_of(cut.present) == kdump.pfns[:-1000].tolist()
+    marked = contents_of_bytes(kdump.elf(incomplete=True)[: -10 * 4096 - 1])
+    assert marked.incomplete
+    assert len(marked.lost) == 11
+
+
+def test_garbage_is_no_dump() -> None:
+    for data in (b"", b"KDUMP   ", b"\x7fELF" + bytes(60), bytes(10_000)):
+        file = io.BytesIO(data)
+        assert kdump_contents(file) is None
+        assert elf_contents(file, 4096) is None
+
+
+def test_ranges_are_sets() -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(50):
+        masks = generator.random((2, 60)) < generator.random()
+        built = []
+        for mask in masks:
+            builder = RangeBuilder()
+            for first in range(0, 60, 20):
+                builder.add(mask[first : first + 20], first)
+            built.append(builder.ranges())
+        numbers = np.arange(-5, 70)
+        ours, other = built
+        assert pfns_of(ours) == np.flatnonzero(masks[0]).tolist()
+        assert pfns_of(ours.minus(other)) == np.flatnonzero(masks[0] & ~masks[1]).tolist()
+        assert numbers[ours.has(numbers)].tolist() == pfns_of(ours)
+        assert len(ours) == int(masks[0].sum())
+
+
+@pytest.fixture(scope="module")
+def lossy(
+    whole: Dump, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Path, int]]:
+    """A file that lacks pages, by the way in which it lost them; and the number of those pages."""
+    folder = tmp_path_factory.mktemp("lossy")
+
+    def make(way: str) -> tuple[Path, int]:
+        kdump = Kdump(whole.vmcore)
+        all_pages = len(kdump.pfns)
+        if way == "full disk":
+            data, lost = kdump.full_disk(all_pages - 374), 374
+        elif way == "ELF":
+            data, lost = kdump.elf()[: -374 * 4096 - 100], 375
+        elif way == "split":
+            first = int(kdump.pfns[249])
+            data, lost = kdump.part(first, int(kdump.pfns[-1]) + 1), 249
+        else:
+            flat = flatten(bytes(kdump.data))
+            data = flat[: -(1 << 20)]
+            start = len(kdump.data) - (1 << 20) + 16 * (1 << 4)
+            ends = kdump.rows["offset"] + kdump.rows["size"]
+            lost = int((ends > start + 32).sum())
+        path = folder / way.replace(" ", "-")
+        path.write_bytes(data)
+        return path, lost
+
+    return make
+
+
+@pytest.mark.parametrize("way", ["full disk", "ELF", "split", "flattened"])
+@pytest.mark.parametrize("question", ["info", "leaks", "triage"])
+def test_every_loss_is_said_with_its_number_of_pages(
+    whole: Dump,
+    lossy: Callable[[str], tuple[Path, int]],
+    tmp_path: Path,
+    way: str,
+    question: str,
+) -> None:
+    path, lost = lossy(way)
+    words = [question, *([tmp_path / "out"] if question == "triage" else [])]
+    result = run_cli("-c", path, "-s", whole.vmlinux, *words)
+    said = result.stderr + result.stdout
+    if question == "triage":
+        said += (tmp_path / "out/index.json").read_text()
+    assert f"{lost:,} of" in said, said
+    assert "Traceback" not in said
