@@ -2,41 +2,31 @@
 """
 The ``drgn.plugins`` entry point: ``%pageowner COMMAND`` in the drgn shell.
 
-drgn loads this at every start, so it imports nothing of ours before the command is run, or a dump
-needs it.
+drgn loads this at every start. Only the names of the commands are imported then; the rest follows
+when a command is run, or when a dump needs it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drgn import Architecture, Program, ProgramFlags
 from drgn.commands import CommandError, argument, command
 
-if TYPE_CHECKING:
-    from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.commands import COMMANDS, CommandParser, add_commands, run_command
+from drgn_pageowner.errors import PageOwnerError
 
-_DESCRIPTION = "who owns the memory: page_owner records"
-
-# Of the last program: who points to whom takes a while to read, and a dump stays as it is.
-_kept: list[tuple[Program, ProgramSession]] = []
-
-
-def _session(prog: Program) -> ProgramSession:
-    from drgn_pageowner.kernel.session import ProgramSession
-
-    if _kept and _kept[0][0] is prog:
-        return _kept[0][1]
-    session = ProgramSession(prog)
-    if not prog.flags & ProgramFlags.IS_LIVE:
-        _kept[:] = [(prog, session)]
-    return session
+_DESCRIPTION = "show who owns the memory, from page_owner records"
 
 
 def drgn_prog_set(prog: Program) -> None:
-    """Called by drgn when a program has got its memory: that of i386 it cannot read by itself."""
+    """
+    Prepare a program that drgn has just opened.
+
+    drgn calls this. It cannot translate virtual addresses of i386 by itself.
+    """
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
     if prog.platform is not None and prog.platform.arch == Architecture.I386:
@@ -49,21 +39,19 @@ def drgn_prog_set(prog: Program) -> None:
     name="pageowner",
     description=_DESCRIPTION,
     usage="**pageowner** *COMMAND* [*ARG*...]",
-    long_description="Decode the kernel's page_owner records. Commands: info, list, top, watch, "
-    "page, account, leaks, why, refs, diff, frag, report, triage, save and sql; "
+    long_description=f"Decode the kernel's page_owner records. Commands: {', '.join(COMMANDS)}; "
     "**pageowner** *COMMAND* **--help** describes each.",
     arguments=(argument("arguments", metavar="COMMAND", nargs=argparse.REMAINDER),),
 )
 def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> None:
-    from drgn_pageowner.commands import CommandParser, add_commands, run_command
-    from drgn_pageowner.errors import PageOwnerError
+    from drgn_pageowner.kernel.session import ProgramSession
     from drgn_pageowner.sources import opener_beside
 
     parser = CommandParser(prog=f"%{name}", description=_DESCRIPTION)
     add_commands(parser)
     try:
         parsed = parser.parse_args(args.arguments)
-        run_command(parsed, _session(prog), sys.stdout, opener_beside(prog))
+        run_command(parsed, ProgramSession.of(prog), sys.stdout, opener_beside(prog))
     except PageOwnerError as error:
         raise CommandError(str(error)) from None
     except SystemExit:

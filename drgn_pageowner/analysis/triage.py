@@ -43,11 +43,13 @@ class Triage:
     fragmentation: dict[str, Any] | None
     unreadable: list[str]
     """One line per part that could not be read or answered."""
+    holes: str | None = None
+    """What the search for leaks could not look at; ``None`` if it saw all of memory."""
 
     @property
     def answered(self) -> bool:
         """Whether an empty list of findings means that there is nothing to find."""
-        return self.leaks is not None and self.fragmentation is not None
+        return self.leaks is not None and self.fragmentation is not None and self.holes is None
 
 
 def sum_up(
@@ -76,6 +78,7 @@ def sum_up(
         owners=_owners(report.tops["allocator"]) if "allocator" in report.tops else None,
         fragmentation=_zones(report.frag) if report.frag is not None else None,
         unreadable=unreadable,
+        holes=report.leaks.holes if report.leaks is not None else None,
     )
 
 

@@ -2,8 +2,8 @@
 """
 The one judge: sentences about a machine's memory, for `report` and `triage` alike.
 
-A :class:`Verdict` with a :attr:`~Verdict.finding` is something worth waking somebody for; what is
-normal on a healthy machine must not be one. Thresholds are the dump's own where it has them:
+A :class:`Verdict` with a :attr:`~Verdict.finding` is a reason to wake somebody up; the normal state
+of a healthy machine must not be one. Thresholds are the dump's own where it has them:
 watermarks, ``lowmem_reserve``, ``extfrag_threshold`` and the pageblock order.
 """
 
@@ -39,7 +39,7 @@ _HOG = 5
 # In percent of managed memory: a smaller zone says nothing about the machine. ZONE_DMA has 16 MiB,
 # which is more than that below 1.6 GiB only.
 _ZONE = 1
-# What mm/oom_kill.c panics with: panic_on_oom, nothing left to kill, the init process.
+# The panic messages of mm/oom_kill.c: panic_on_oom, no task left to kill, the init process.
 _OUT_OF_MEMORY = ("Out of memory", "out of memory", "system is deadlocked on memory")
 _SUCCESS = (AllocVerdict.SUCCEEDS, AllocVerdict.WAKES_KSWAPD)
 
@@ -95,8 +95,12 @@ def _crash(report: Report) -> Iterator[Verdict]:
             by,
             finding="out of memory" if starved else None,
         )
-    else:
+    elif facts.log_read:
         yield Verdict("crash", "note", "The kernel log has no panic message.")
+    else:
+        yield Verdict(
+            "crash", "note", "How the machine died is unknown: the kernel log could not be read."
+        )
 
 
 def _oom(report: Report) -> Iterator[Verdict]:
@@ -176,14 +180,13 @@ def _leaks(report: Report, min_pages: int) -> Iterator[Verdict]:
             "warning",
             f"{_amount(lost, size)} may be leaked: no chain of addresses leads to them from "
             "anything in use.",
-            f"{_largest(lost[0])} {'; '.join(lost[0].reasons).capitalize()}.",
+            f"{_largest(lost[0])} {_because(lost[0], leaks)}.",
         )
-    elif leaks.pages_missing:
+    elif leaks.holes is not None:
         yield Verdict(
             "leaks",
             "note",
-            "No leaked page was found, but some cannot be seen: "
-            f"{leaks.pages_missing:,} pages of kernel memory are not in the dump.",
+            f"No leaked page was found, but some cannot be seen: {leaks.holes}.",
         )
     else:
         yield Verdict("leaks", "good", "No leaked page was found.")
@@ -194,6 +197,13 @@ def _leaks(report: Report, min_pages: int) -> Iterator[Verdict]:
             f"{leaks.by_number_pages:,} more pages ({pages_size(leaks.by_number_pages * size)}) "
             "are known only by their PFN: that may be enough for their owner.",
         )
+
+
+def _because(group: LeakGroup, leaks: Leaks) -> str:
+    """What makes it doubtful: holes in the dump concern all groups."""
+    if leaks.holes is not None:
+        return f"Memory that could not be searched may hold them: {leaks.holes}"
+    return "; ".join(group.reasons).capitalize()
 
 
 def _leaked(sure: Sequence[LeakGroup], leaks: Leaks, size: int, min_pages: int) -> Verdict:
@@ -312,14 +322,13 @@ def _culprit(frag: Frag) -> Iterator[Verdict]:
     found = [one for one in frag.culprits.blocking if one.handle is not None]
     if found:
         one = found[0]
-        alone = f"{one.only_blocker:,} of them" if one.only_blocker else "none of them"
         yield Verdict(
             "frag",
             "note",
             f"{frag.culprits.blocked:,} of {frag.culprits.blocks:,} pageblocks hold unmovable "
             "pages.",
-            f"{one.allocator} is in {one.blocks:,} of these pageblocks, more than any other "
-            f"allocator, with {one.pages:,} pages; it is alone in {alone}.",
+            f"The most widespread allocator is {one.allocator}: {one.pages:,} pages in "
+            f"{one.blocks:,} of these pageblocks, alone in {one.only_blocker:,}.",
         )
 
 

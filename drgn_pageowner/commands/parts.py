@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Commands run by another one, their output kept in files; none of them stops the others."""
+"""Run commands and keep their output in files; none that fails stops the others."""
 
 from __future__ import annotations
 
@@ -31,45 +31,45 @@ class Part:
     formats: Mapping[str, str] = field(default_factory=dict)
     """``--format`` -> name of the file that its output goes to."""
     files: tuple[str, ...] = ()
-    """Names of files that the command writes itself, one at a time."""
+    """Names of files that the command writes itself; it is run once for each."""
     step: Callable[[Session], Any] | None = None
     """Runs instead of a command; :attr:`Outcome.result` is what it returns."""
 
 
 @dataclass
 class Outcome:
-    """What became of a part."""
+    """The outcome of a part."""
 
     name: str
     command: str
     status: str = "ok"
     """``"ok"``, ``"failed"`` (this dump cannot answer it), ``"skipped"`` (something is not
-    installed) or ``"crashed"`` (an error of ours: NAME.traceback has it)."""
+    installed) or ``"crashed"`` (an error of this program: NAME.traceback has it)."""
     exit_status: int = 0
-    """Of the command."""
+    """The exit status of the command."""
     seconds: float = 0.0
     files: list[str] = field(default_factory=list)
     error: str | None = None
-    """Why it is not ``"ok"``, in one line."""
+    """The reason why it is not ``"ok"``, in one line."""
     warnings: list[str] = field(default_factory=list)
-    """What the command said on stderr."""
+    """The lines that the command printed on stderr."""
     result: Any = None
     """The value that :attr:`Part.step` returned."""
 
     def problems(self) -> list[str]:
-        """What is wrong with the dump, as far as this part knows."""
+        """Return the problems of the dump that this part met."""
         failed = [self.error] if self.status == "failed" and self.error is not None else []
         return self.warnings + failed
 
     def entry(self) -> dict[str, Any]:
-        """Its part of the index."""
+        """Return its entry of the index."""
         entry = {**vars(self), "seconds": round(self.seconds, 3)}
         del entry["result"]
         return entry
 
 
 def run_part(part: Part, session: Session, directory: Path) -> Outcome:
-    """Run *part* in all its formats; whatever goes wrong is in what is returned."""
+    """Run *part* in all its formats; the outcome says what went wrong, if anything did."""
     outcome = Outcome(part.name, " ".join(part.words))
     if part.step is None and part.words[0] not in COMMANDS:
         outcome.status, outcome.error = "skipped", f"there is no command {part.words[0]}"

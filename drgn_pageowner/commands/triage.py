@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Run everything at once, into a folder: for a script at 3 a.m.
+Run everything and write it into a folder, for scripts.
 
   triage DIR                       info, account, top, leaks, suspects, frag, report, snapshot
 
-DIR/index.json has the verdicts and the outcome of every part; text and JSON of each are beside
-it. A part that fails is recorded, and the others go on.
+DIR/index.json has the verdicts and the outcome of every part; the text and the JSON of each part
+are beside it. If a part fails, that is recorded, and the others still run.
 
-exit status: 0 nothing was found; 1 the dump cannot answer (unreadable, or without page_owner: what
-it does answer is in DIR); 2 usage; 3 something was found: leaks, out of memory, fragmentation.
+exit status: 0 nothing was found; 1 the dump cannot answer (unreadable, or without page_owner: the
+parts that could be answered are in DIR); 2 usage; 3 something was found: leaks, out of memory,
+fragmentation.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, TextIO
 from drgn_pageowner.analysis.report import Report, report
 from drgn_pageowner.analysis.triage import Triage, sum_up
 from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES
+from drgn_pageowner.commands.arguments import count
 from drgn_pageowner.commands.parts import Outcome, Part, run_part
 from drgn_pageowner.commands.report import read
 from drgn_pageowner.errors import PageOwnerError, UsageError
@@ -49,7 +51,7 @@ def _judge(session: Session) -> Report:
 PARTS = (
     Part("info", ("info",), {"table": "info.txt", "json": "info.json"}),
     Part("account", ("account", "--caches", "--zones"),
-         {"text": "account.txt", "json": "account.json"}),
+         {"table": "account.txt", "json": "account.json"}),
     Part("stacks", ("top", "--limit", "200"), {"table": "stacks.txt", "json": "stacks.json"}),
     Part("allocators", ("top", "--by", "allocator", "--limit", "200"),
          {"table": "allocators.txt", "json": "allocators.json"}),
@@ -57,11 +59,12 @@ PARTS = (
          {"table": "tasks.txt", "json": "tasks.json"}),
     # The index has verdicts also if the search for leaks takes more memory than there is.
     Part("pages", step=_judge_pages),
-    Part("leaks", ("leaks", "--slab", "--limit", "0"), {"text": "leaks.txt", "json": "leaks.json"}),
+    Part("leaks", ("leaks", "--slab", "--limit", "0"),
+         {"table": "leaks.txt", "json": "leaks.json"}),
     Part("suspects", ("leaks", "--suspects", "--limit", "0"),
-         {"text": "suspects.txt", "json": "suspects.json"}),
+         {"table": "suspects.txt", "json": "suspects.json"}),
     Part("verdicts", step=_judge),
-    Part("frag", ("frag", "all"), {"text": "frag.txt", "json": "frag.json"}),
+    Part("frag", ("frag", "all"), {"table": "frag.txt", "json": "frag.json"}),
     Part("report", ("report",), files=("report.html",)),
     Part("ticket", ("report",), files=("report.md",)),
     Part("snapshot", ("save", "--leaks"), files=("snapshot.parquet",)),
@@ -69,12 +72,12 @@ PARTS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path, help="made if it is not there")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="created if it does not exist")
     parser.add_argument(
-        "--force", action="store_true", help="write into DIR even if there is something in it"
+        "--force", action="store_true", help="write into DIR even if it is not empty"
     )
     parser.add_argument(
-        "--min-pages", type=int, default=MIN_LEAKED_PAGES, metavar="N",
+        "--min-pages", type=count, default=MIN_LEAKED_PAGES, metavar="N",
         help="fewer leaked pages in all do not count as found (default: %(default)s)",
     )  # fmt: skip
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is known of the kernel's memory: the only package that imports drgn."""
+"""Knowledge of the kernel's memory; the only package that imports drgn."""

@@ -149,7 +149,7 @@ def page_owner_free_stack(page: Object) -> StackTrace | None:
     Get the stack that freed a page last.
 
     :param page: ``struct page *``
-    :return: ``None`` if it was never freed, or this kernel does not say who did (since v5.4).
+    :return: ``None`` if it was never freed, or this kernel does not record it (before v5.4).
     :raises PageOwnerError: if this kernel has no page_owner, or it is off
     :raises NotImplementedError: if drgn has no stack traces of this architecture (i386)
     """

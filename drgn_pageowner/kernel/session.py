@@ -10,10 +10,10 @@ from drgn import Program
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.dump.damage import DAMAGE, in_words
-from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.kernel.linux.kallsyms import module_names
-from drgn_pageowner.kernel.linux.printk import panic_message
+from drgn_pageowner.kernel.linux.printk import log_records, panic_message
 from drgn_pageowner.kernel.linux.source_lines import source_frames
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
@@ -38,17 +38,27 @@ T = TypeVar("T")
 
 
 class ProgramSession:
-    """Answers from *prog*; what it cannot read it says in one line."""
+    """A session on a program, which reports errors in one line."""
 
     def __init__(self, prog: Program, name: str = "dump") -> None:
         """
-        :param name: What to call it beside others.
+        :param name: Name of the program beside others.
         """
         self._kernel = Kernel.of(prog)
         self._name = name
         self._inventory: InventoryReader | None = None
         self._heap: HeapReader | None = None
         self._finder: WordFinder | None = None
+
+    @classmethod
+    def of(cls, prog: Program) -> ProgramSession:
+        """
+        Get the session of *prog*.
+
+        :return: For a dump, the same one for every call, because its heap takes long to read; for a
+            running kernel, a new one.
+        """
+        return cls(prog) if is_live(prog) else _session_of(Kernel.of(prog))
 
     def members(self) -> Mapping[str, ProgramSession]:
         return {self._name: self}
@@ -67,6 +77,7 @@ class ProgramSession:
             facts = read_facts(kernel)
             if not facts.live:
                 facts.panic_message = panic_message(kernel)
+                facts.log_read = bool(log_records(kernel))
             return facts
 
         return self._ask(read)
@@ -178,9 +189,14 @@ class ProgramSession:
             raise PageOwnerError("; ".join([*lines, str(error)])) from error
 
 
+@once
+def _session_of(kernel: Kernel) -> ProgramSession:
+    return ProgramSession(kernel.prog)
+
+
 def _in_one_line(answer: Callable[[], T]) -> T:
     """
-    *answer*, with what reading damaged memory raises said in words.
+    Call *answer*, and describe exceptions about damaged memory in one line.
 
     :raises PageOwnerError: instead of drgn's own exceptions
     """

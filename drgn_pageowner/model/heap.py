@@ -171,6 +171,9 @@ class Inventory:
     (``"NR_FILE_PAGES"``) or variable (``"nr_vmalloc_pages"``); the differences that CPUs keep are
     included."""
     problems: list[str] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
+    """Those of the problems that leave a gap where references are looked for: memory that only what
+    is missing leads to looks lost."""
 
 
 @dataclass

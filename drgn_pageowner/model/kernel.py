@@ -120,6 +120,8 @@ class Facts:
     since boot."""
     live: bool = False
     panic_message: str | None = None
+    log_read: bool = True
+    """Whether the kernel log could be read: without it nothing says how the machine died."""
     zones: Sequence[Zone] = ()
     page_owner: str = "on"
     """``"absent"``, ``"off"`` or ``"on"``."""

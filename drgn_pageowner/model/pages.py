@@ -17,8 +17,10 @@ from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.kinds import Kind
 
 __all__ = (
+    "DUMPED_STATES",
     "FREE_STATES",
     "MOVABLE_STATES",
+    "NO_ZONE",
     "CmaArea",
     "FreeLists",
     "Memory",
@@ -26,6 +28,10 @@ __all__ = (
     "Pages",
     "ZoneStats",
 )
+
+
+NO_ZONE = 255
+"""The column ``zone`` of a page that is in none."""
 
 
 class PageState(Kind):
@@ -69,13 +75,19 @@ class PageState(Kind):
 
 
 FREE_STATES = (PageState.FREE, PageState.FREE_PCP)
-"""States of a page that nobody has allocated."""
+"""States of a page that is not allocated."""
 
 MOVABLE_STATES = (
     PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB, PageState.DRIVER_MOVABLE,
     PageState.ZSMALLOC,
 )  # fmt: skip
 """States of a page that compaction can move, if nothing pins it."""
+
+
+DUMPED_STATES = (
+    PageState.KERNEL, PageState.SLAB, PageState.LARGE_KMALLOC, PageState.TABLE,
+)  # fmt: skip
+"""States of a page that no dump level leaves out."""
 
 
 @dataclass
@@ -207,7 +219,7 @@ class Memory:
     """
     cma: Sequence[CmaArea] = ()
     zonelists: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    """Node -> indices in ``facts.zones``, in the order in which it falls back to them."""
+    """Node -> indices in ``facts.zones``, in the order in which allocations fall back to them."""
     extfrag_threshold: int = 500
     """``sysctl_extfrag_threshold``: a fragmentation index above it says "fragmentation"."""
     defrag_mode: bool = False

@@ -24,6 +24,8 @@ def leaks_text(result: Leaks, facts: Facts, limit: int | None) -> Iterator[str]:
         f"{result.by_number_allocations:,} ({result.by_number_pages:,} pages) are known only by "
         f"PFN, {result.reachable_allocations:,} ({result.reachable_pages:,} pages) are reachable\n"
     )
+    if result.holes is not None:
+        yield f"not all of memory could be searched, so these may be held: {result.holes}\n"
     for group in result.groups[:limit]:
         yield "\n"
         yield from _group(group, result, facts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Rows of any query: a table, JSON, CSV."""
+"""Print the rows of a query as a table, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Rows = Sequence[Sequence[Any]]
 
 
 def _plain(value: Any) -> Any:
-    """A value of the database as JSON has it; what it has none for as text."""
+    """Return a value of the database as JSON has it; a type that JSON lacks becomes text."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, dict):
@@ -29,13 +29,13 @@ def _plain(value: Any) -> Any:
 
 
 def query_json(names: Sequence[str], rows: Rows) -> Iterator[str]:
-    """One object a line."""
+    """Yield one object a line."""
     for row in rows:
         yield json.dumps(dict(zip(names, map(_plain, row), strict=True))) + "\n"
 
 
 def query_csv(names: Sequence[str], rows: Rows) -> Iterator[str]:
-    """A header and a row each; elements of a list have ``;`` between them."""
+    """Yield a header and the rows; elements of a list have ``;`` between them."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(names)
@@ -44,7 +44,7 @@ def query_csv(names: Sequence[str], rows: Rows) -> Iterator[str]:
 
 
 def query_table(names: Sequence[str], rows: Rows) -> Iterator[str]:
-    """Numbers to the right; elements of a list under one another."""
+    """Yield a table: numbers to the right, elements of a list under one another."""
     right = [
         column
         for column in range(len(names))

@@ -23,18 +23,19 @@ import numpy as np
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.columns import STORED
 
 __all__ = ("VERSION", "Columns", "Container", "write_container")
 
 VERSION = 1
-"""Of the format: a reader takes every file whose version is not greater than its own."""
+"""The version of the format: a reader takes every file that has no greater one."""
 
 _KEY = "drgn_pageowner"
 _ROWS = 1 << 20
 _LEVEL = 9
 _NEEDS = "reading and saving snapshots"
-# Of these the differences of neighbours are small; all others have few distinct values.
-_DIFFERENCES = ("pfn", "ts_nsec", "free_ts_nsec")
+# Columns to delta-encode; the others have few distinct values and are dictionary-encoded.
+_DIFFERENCES = tuple(name for name, column in STORED.items() if column.differences)
 
 Columns = dict[str, Any]
 """Name -> array of shape ``(n,)``, or list of text."""
@@ -63,7 +64,7 @@ def _table(columns: Mapping[str, Any]) -> Any:
 
 
 def _array(column: Any) -> Array:
-    """A column of Arrow as NumPy has it; task names have 16 bytes (``TASK_COMM_LEN``)."""
+    """Convert a column of Arrow to NumPy; task names have 16 bytes (``TASK_COMM_LEN``)."""
     pa = _pyarrow()
     if pa.types.is_dictionary(column.type):
         column = column.combine_chunks()
@@ -100,10 +101,10 @@ def write_container(
     head: Mapping[str, Any],
 ) -> None:
     """
-    Write a file, in one piece: it is there whole, or what was there before is.
+    Write a file in one step: if that fails, a file that was there before stays.
 
     :param records: Records of allocated pages, and of freed ones.
-    :param head: What is to be found without reading anything else.
+    :param head: Members of the head, which is read before anything else.
     :raises PageOwnerError: if it cannot be written
     """
     pq = _parquet()
@@ -170,7 +171,9 @@ class Container:
 
     def __init__(self, path: str) -> None:
         """
-        :raises PageOwnerError: if it is none, damaged, or of a later version of the format
+        Open the file.
+
+        :raises PageOwnerError: if it is no snapshot, damaged, or of a later version of the format
         """
         self.path = path
         pa, pq = _pyarrow(), _parquet()
@@ -214,7 +217,7 @@ class Container:
         self.head: dict[str, Any] = json.loads(text)
 
     def damaged(self) -> PageOwnerError:
-        """What to raise where the file is not what was written."""
+        """Return the error for a file that is not what was written."""
         return PageOwnerError(f"{self.path} is damaged: save it again")
 
     def __contains__(self, part: str) -> bool:
@@ -228,7 +231,7 @@ class Container:
         return data
 
     def document(self, name: str) -> Any:
-        """The JSON document *name*."""
+        """Read the JSON document *name*."""
         pa = _pyarrow()
         data = memoryview(self._piece(name))
         size = int.from_bytes(data[:8], "little")
@@ -236,7 +239,7 @@ class Container:
         return json.loads(text)
 
     def table(self, name: str) -> Columns:
-        """The table *name*: arrays (which cannot be written to), text as lists."""
+        """Read the table *name*: arrays (which cannot be written to), text as lists."""
         pa = _pyarrow()
         options = pa.ipc.IpcReadOptions(use_threads=False)
         with pa.ipc.open_stream(pa.py_buffer(self._piece(name)), options=options) as reader:
@@ -249,7 +252,7 @@ class Container:
         return result
 
     def records(self, names: Iterable[str], *, freed: bool) -> dict[str, Array]:
-        """The columns *names* of the records, in the order of PFNs; *freed* ones too, or not."""
+        """Read the columns *names* of the records, *freed* ones too if so, in the order of PFNs."""
         wanted = list(names)
         groups, rows = [], 0
         for group in range(self._file.num_row_groups):

@@ -135,6 +135,7 @@ def inventory_tables(inventory: Inventory) -> tuple[dict[str, Columns], dict[str
         "tasks": as_json(inventory.tasks),
         "counters": as_json(inventory.counters),
         "problems": inventory.problems,
+        "gaps": inventory.gaps,
     }
     return tables, {"inventory": document}
 
@@ -157,6 +158,7 @@ def load_inventory(
         tasks=restore(dict[int, str], known["tasks"]),
         counters=known["counters"],
         problems=list(known["problems"]),
+        gaps=list(known.get("gaps", ())),
     )
 
 

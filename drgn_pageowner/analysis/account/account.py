@@ -99,7 +99,8 @@ def account(inventory: Inventory, classes: Array | None = None) -> Account:
             )
         )
     return Account(
-        present=sum(zone.present for zone in facts.zones),
+        # Of a node whose zones cannot be read at least the pages themselves are known.
+        present=max(sum(zone.present for zone in facts.zones), int(counts.sum())),
         accounted=int(counts.sum()),
         unknown=int(counts[PageClass.UNKNOWN]),
         classes=sorted(rows, key=lambda row: -row.pages),
@@ -269,7 +270,7 @@ class _Counters:
         image = self._inventory.metadata == Metadata.STACK
         boot = image & (self._inventory.memory.pages.state == PageState.RESERVED)
         nobodys = self._rows([AreaKind.CACHED_STACK]) | boot
-        # A stack of no task and of no area that is known: being made, or just given back.
+        # Stacks of no task and of no known area are about to be used, or were just freed.
         nobodys |= mine & ~image
         return self._make(
             number, "KernelStack", kilobytes * 1024 // size, int((mine & nobodys).sum()),

@@ -81,7 +81,7 @@ class Change:
     handles: tuple[int | None, int | None]
     """``depot_stack_handle_t`` before and after of the stack with most pages."""
     stack: list[Frame]
-    """That stack as it is after, or before if it is gone."""
+    """The frames of that stack."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Diff:
 
 def columns_for_diff(by: Sequence[str]) -> frozenset[str]:
     """
-    The columns that a comparison by *by* takes.
+    Return the columns that a comparison by *by* needs.
 
     :raises UsageError: if one of *by* is no key
     """

@@ -19,7 +19,7 @@ __all__ = ("BlockTable", "Run", "block_table", "explain_block")
 
 @dataclass
 class BlockTable:
-    """One row per pageblock of the PFN range, from number 0 on."""
+    """One row per pageblock, from number 0 on."""
 
     zone: Array
     """``int16``: index in ``facts.zones`` of the zone that the whole block is in; -1 where the

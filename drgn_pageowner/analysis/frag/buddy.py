@@ -26,7 +26,7 @@ def _suitable(nr_free: Sequence[int], order: int) -> int:
 
 
 def _trunc(number: int, divisor: int) -> int:
-    """Division as C does it: towards zero."""
+    """Divide as C does: towards zero."""
     return abs(number) // divisor * (1 if number >= 0 else -1)
 
 
@@ -60,7 +60,7 @@ def fragmentation_index(nr_free: Sequence[int], order: int) -> int:
 
 def free_by_type(memory: Memory) -> Array:
     """
-    Free blocks in the buddy allocator.
+    Count the free blocks in the buddy allocator.
 
     :return: ``int64``, shape ``(zones, migratetypes, orders)``. Blocks whose list could not be
         followed are counted by their pageblock's type.
@@ -124,9 +124,9 @@ def page_type_info(joined: Overlay) -> PageTypeInfo:
 
 def _mixed_blocks(joined: Overlay) -> Array:
     """
-    Pageblocks with an allocated page of another migratetype than theirs.
+    Find pageblocks with an allocated page of another migratetype than theirs.
 
-    As ``pagetypeinfo_showmixedcount_print()`` of mm/page_owner.c finds them.
+    This mirrors ``pagetypeinfo_showmixedcount_print()`` of mm/page_owner.c.
 
     :return: ``int64``, shape ``(n, 2)``: block, zone; each pair once.
     """

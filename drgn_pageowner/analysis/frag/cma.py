@@ -42,11 +42,11 @@ class CmaReport:
     start_pfn: int
     pages: int
     allocated: int
-    """Taken by ``cma_alloc()``."""
+    """Pages taken by ``cma_alloc()``."""
     free: int
     """In the buddy allocator or on per-CPU lists."""
     lent: int
-    """Used by others until ``cma_alloc()`` needs them."""
+    """Pages used by others until ``cma_alloc()`` needs them."""
     movable: int
     """Pages of :attr:`lent` that nothing stops from being migrated."""
     longest_bitmap_run: int
@@ -110,10 +110,10 @@ def _reasons(joined: Overlay, rows: Array) -> dict[str, Array]:
     pages = joined.memory.pages
     state, flags = pages.state[rows], pages["flags"][rows].astype(np.uint64)
     lru = np.isin(state, _LRU_STATES)
-    # A compound page's references are counted for all its pages together: not judged here.
+    # The references of a compound page are counted for all its pages together: skip those.
     single = lru & ~_flag(joined, flags, "head") & (pages["head"][rows] == rows)
     refcount, mapcount = pages["refcount"][rows], np.maximum(pages["mapcount"][rows] + 1, 0)
-    # What folio_expected_refs() of mm/migrate.c counts, and the mappings.
+    # The references that folio_expected_refs() of mm/migrate.c counts, and the mappings.
     expected = mapcount + np.where(state == PageState.ANON, 0, 1)
     expected += _flag(joined, flags, "private") & (state != PageState.ANON)
     expected += _flag(joined, flags, "swapcache") & (state == PageState.ANON)

@@ -37,7 +37,7 @@ class Culprit:
     blocks: int
     """Pageblocks that have a page of it."""
     only_blocker: int
-    """Pageblocks without any other unmovable page: they would be free of those without it."""
+    """Pageblocks whose unmovable pages all belong to it."""
     in_movable: int
     """Pages in pageblocks whose type is Movable or CMA."""
     oldest_ns: int | None
@@ -71,7 +71,7 @@ def owner_codes(joined: Overlay, rows: Array) -> tuple[Array, int]:
         owner = joined.owner[rows]
         recorded = np.flatnonzero(owner >= 0)
         number = joined.stack[owner[recorded]]
-        # A stack that the depot has lost is one of its own.
+        # All stacks that the depot has lost are one owner.
         codes[recorded] = np.where(number >= 0, number, stacks)
     return codes, stacks
 
@@ -110,7 +110,7 @@ def culprits(
     :param by: ``"stack"``, or ``"allocator"`` for all stacks of one function together.
 
     :param sort: ``"blocks"``, ``"only"`` or ``"pages"``.
-    :param limit: How many to return of each list.
+    :param limit: The largest number of owners in each list.
     """
     names = list(joined.memory.pages.names.migratetypes)
     unmovable = np.flatnonzero(joined.mobility == Mobility.UNMOVABLE)

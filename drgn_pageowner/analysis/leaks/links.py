@@ -28,7 +28,7 @@ class WordSearch(Protocol):
 
 @dataclass(frozen=True)
 class Hop:
-    """A word, and what it leads to."""
+    """A word and its target."""
 
     kind: str
     """The kind of memory that the word lies in: :attr:`Word.kind`."""

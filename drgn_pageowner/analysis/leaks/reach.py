@@ -48,7 +48,7 @@ _MODULE_LOADERS = re.compile(r"module_memory_alloc|move_module|layout_and_alloca
 
 
 # Prior probability that a word equals a PFN by chance, and its weight in pages. On the bundled
-# guests it is 0.004 to 0.04 for PFNs from 16,384 on, where most pages are.
+# guests it is 0.001 to 0.04 for PFNs from 16,384 on, where most pages are.
 _USUAL, _FEWEST = 0.02, 20
 # For more PFNs than this the binomial distribution is as good as a step.
 _MANY = 60
@@ -57,10 +57,12 @@ _UNLIKELY = 0.05
 
 
 class Graph:
-    """Edges, each node's together."""
+    """Edges, grouped by the node where they begin."""
 
     def __init__(self, source: Array, target: Array, nodes: int) -> None:
         """
+        Sort edges by the node where they begin.
+
         :param source: ``int32``, shape ``(edges,)``.
         :param target: The same.
         """
@@ -71,9 +73,9 @@ class Graph:
 
     def neighbours(self, nodes: Array) -> tuple[Array, Array]:
         """
-        All edges from *nodes*.
+        Return all edges from *nodes*.
 
-        :return: Where each edge begins and ends: ``int64``, ``int32``.
+        :return: The nodes where each edge begins and ends: ``int64``, ``int32``.
         """
         first, counts = self._first[nodes], self._first[nodes + 1] - self._first[nodes]
         return np.repeat(nodes, counts), self._target[ranges(first, counts)]

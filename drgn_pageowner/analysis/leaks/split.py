@@ -13,8 +13,8 @@ from drgn_pageowner.model.records import Snapshot
 
 __all__ = ("merge_split",)
 
-# Functions that split what they allocate: where records have no time, only their stacks tell.
-# (Nor have those of early boot on arm64, when its clock does not run yet.)
+# Functions that split their allocations. Where records have no time, only their stacks tell;
+# records of early boot on arm64 have none either, as the clock does not run yet.
 _SPLITTERS = re.compile(
     r"_*(make_alloc_exact|alloc_pages_exact|split_page|alloc_large_system_hash|"
     r"dma_(direct_)?alloc|cma_alloc|alloc_contig|vdso_setup_data_pages)\w*"

@@ -17,7 +17,7 @@ from drgn_pageowner.model.stacks import Frame
 
 __all__ = ("Suspect", "suspects")
 
-# Of fewer allocations no times can be compared.
+# Fewer allocations show no pattern in time.
 _FEWEST = 4
 # Equal periods of time since the oldest allocation: a stack grows if it has allocations in more
 # than half of them. The steady leak of linux-6.12/drip has some in all 8.

@@ -32,8 +32,8 @@ __all__ = (
 )
 
 
-# The memmap of a section has 2 MiB, the one of a FLATMEM node of 128 GiB has this: what claims to
-# be larger is garbage.
+# The memmap of a section has 2 MiB, that of a FLATMEM node of 128 GiB has this much; a larger size
+# is garbage.
 _MOST_BYTES = 1 << 31
 
 
@@ -47,12 +47,12 @@ class Bulk(NamedTuple):
 
 
 def page_size(prog: Program) -> int:
-    """``PAGE_SIZE`` of the kernel in *prog*, in bytes."""
+    """Get ``PAGE_SIZE``, in bytes."""
     return int(prog["PAGE_SIZE"])
 
 
 def byte_order(prog: Program) -> str:
-    """``"<"`` or ``">"``, as NumPy writes the byte order of *prog*."""
+    """Get the byte order of *prog* as NumPy writes it: ``"<"`` or ``">"``."""
     platform = prog.platform
     assert platform is not None
     return "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
@@ -60,32 +60,32 @@ def byte_order(prog: Program) -> str:
 
 def word_dtype(prog: Program) -> np.dtype[Any]:
     """
-    The dtype of ``unsigned long``.
+    Get the dtype of ``unsigned long``.
 
-    As wide as DWARF says: the file of a dump may be of the wider kind (QEMU's is ELF64 where the
-    CPU could run 64-bit code, whatever kernel runs on it).
+    Its size is the one in DWARF, because a 32-bit kernel may have an ELF64 dump: QEMU writes one if
+    the CPU could run 64-bit code.
     """
     return np.dtype(f"{byte_order(prog)}u{prog.type('unsigned long').size}")
 
 
 def words(prog: Program, data: bytes | bytearray) -> Array:
     """
-    Memory as ``unsigned long``.
+    Convert memory to an array of ``unsigned long``.
 
-    :return: ``uint64``, whatever the size and byte order of *prog* are.
+    :return: ``uint64``, for every word size and byte order.
     """
     return np.frombuffer(data, word_dtype(prog)).astype(np.uint64, copy=False)
 
 
 def read_bulk(prog: Program, address: int, size: int, *, physical: bool = False) -> Bulk:
     """
-    Read *size* bytes at *address*, whatever parts of them the dump holds.
+    Read *size* bytes at *address*, as far as the dump has them.
 
-    A page that was filtered out, cut off or never mapped is returned as zeroes
-    and named in :attr:`Bulk.missing`; it never raises for one.
+    Pages that were filtered out, truncated or never mapped read as zeroes and are listed in
+    :attr:`Bulk.missing`; they do not raise.
 
     :param address: Virtual address (physical if *physical*).
-    :raises FaultError: if no dump can have that much
+    :raises FaultError: if the range is larger than any dump can have
     """
     _check(address, size)
     try:
@@ -95,7 +95,11 @@ def read_bulk(prog: Program, address: int, size: int, *, physical: bool = False)
 
 
 def _check(address: int, size: int) -> None:
-    """:raises FaultError: if a range is no range of addresses"""
+    """
+    Check a range of addresses.
+
+    :raises FaultError: if it is impossible
+    """
     if not (0 <= size <= _MOST_BYTES and address >= 0 and address + size <= 1 << 64):
         raise FaultError(f"no memory has {size} bytes there", address & (1 << 64) - 1)
 
@@ -109,8 +113,7 @@ def _read_around_holes(
     missing: list[tuple[int, int]] = []
     position = address
     while position < end:
-        # The fault names the first byte that is not there; what lies before it is. Or it names the
-        # first that was asked for.
+        # The fault address is the first missing byte, or the start of the read.
         promised = min(max(fault.address, position), end - 1) // granule * granule - position
         part = readable(prog, position, end - position, granule, physical, promised)
         data[position - address : position - address + len(part)] = part
@@ -135,12 +138,12 @@ def readable(
     prog: Program, address: int, size: int, granule: int, physical: bool, promised: int = 0
 ) -> bytes:
     """
-    What can be read from *address* on, up to the first granule that is not there; one is not.
+    Read from *address* up to the first granule that is missing; at least one must be.
 
-    :param granule: Bytes that are there together: a page's.
-    :param promised: How many bytes are likely to be; 0 if that is not known.
+    :param granule: Number of bytes that are present or missing together: a page.
+    :param promised: Number of bytes that are likely to be present; 0 if unknown.
     """
-    # Granules end where their addresses say, and the first is what is left of it.
+    # Granules are aligned, so the first one may be partial.
     first = granule - address % granule
 
     def attempt(number: int) -> bytes | None:
@@ -150,7 +153,7 @@ def readable(
             return None
 
     best, good = b"", 0
-    # All of it was tried.
+    # The whole range is known to fail.
     bad = 1 + -(-max(size - first, 0) // granule)
     step = 1 + max(promised - first, 0) // granule
     while bad - good > 1 or not good:
@@ -178,7 +181,7 @@ def read_array(prog: Program, address: int, dtype: np.dtype[Any], count: int) ->
 
 def read_word(prog: Program, address: int) -> int:
     """
-    The ``unsigned long`` at *address*.
+    Read the ``unsigned long`` at *address*.
 
     :raises FaultError: if it is not in the dump
     """
@@ -186,7 +189,7 @@ def read_word(prog: Program, address: int) -> int:
 
 
 def find_type(prog: Program, name: str) -> Type | None:
-    """``prog.type(name)``, or ``None`` where this kernel has no such type."""
+    """Find a type; return ``None`` if this kernel has no such type."""
     try:
         return prog.type(name)
     except LookupError:
@@ -206,17 +209,17 @@ def enumerators(prog: Program, name: str) -> dict[str, int]:
 
 
 def find_object(prog: Program, name: str, filename: str | None = None) -> drgn.Object | None:
-    """The variable *name*, or ``None`` where this kernel has none."""
+    """Find a variable; return ``None`` if this kernel has no such variable."""
     try:
         found = prog.variable(name, filename) if filename is not None else prog[name]
     except (LookupError, drgn.ObjectAbsentError):
         return None
-    # The compiler may have left nothing of a static variable but its name.
+    # The compiler may have optimized a static variable away and left its name.
     return None if found.absent_ else found
 
 
 def symbol_address(prog: Program, name: str) -> int | None:
-    """Address of the ELF symbol *name*, or ``None``."""
+    """Get the address of an ELF symbol; return ``None`` if there is no such symbol."""
     try:
         return int(prog.symbol(name).address)
     except LookupError:
@@ -224,7 +227,7 @@ def symbol_address(prog: Program, name: str) -> int | None:
 
 
 def has_member(type_: Type, name: str) -> bool:
-    """Whether the structure *type_* has a member *name* (dots descend)."""
+    """Return whether the structure *type_* has a member *name* (dots descend into members)."""
     try:
         _find_member(type_, name)
     except LookupError:
@@ -277,10 +280,10 @@ def struct_dtype(
     itemsize: int | None = None,
 ) -> np.dtype[np.void]:
     """
-    A dtype whose fields lie where the dump's DWARF says that *members* lie.
+    Make a dtype with fields at the offsets that the dump's DWARF has for *members*.
 
     :param members: Member names, or field name -> member path (dots descend
-        into nested members). Members that *type_* lacks in this kernel have no field.
+        into nested members). A member that *type_* lacks in this kernel gets no field.
     :param base: Offset of the structure in an element, in bytes.
     :param itemsize: Size of an element, in bytes; the structure's by default.
     :raises PageOwnerError: if a member is a bit field or has no fixed-size type

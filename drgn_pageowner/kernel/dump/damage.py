@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What damage makes of reading a dump: what it raises, and walks that end whatever memory says."""
+"""Tolerate damaged dumps: the exceptions to expect, and list walks that terminate."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ DAMAGE = (
     drgn.OutOfBoundsError,
     drgn.BadDataError if hasattr(drgn, "BadDataError") else FaultError,
     ValidationError,
-    # No such member, an architecture or a layout that drgn does not know.
+    # A missing member, or an architecture or layout that drgn does not know.
     AttributeError,
     NotImplementedError,
     *GARBAGE,
 )
-"""What reading a damaged structure raises, of drgn and of Python."""
+"""Exceptions that reading a damaged structure raises: drgn's and Python's."""
 
-# No chain of parents (directories, control groups) is longer.
+# Chains of parents (directories, control groups) are shorter than this.
 _LONGEST_CHAIN = 4096
 
 T = TypeVar("T")
 
 
 def in_words(error: BaseException) -> str:
-    """One line for one of :data:`DAMAGE`, and what to do."""
+    """Describe an exception of :data:`DAMAGE` in one line that says what to do."""
     text = " ".join(str(error).split())
     if isinstance(error, FaultError):
         return (
             f"the dump lacks memory that everything else hangs on ({text}): "
             "it is damaged or cut off"
         )
-    # drgn raises just this, or a kind of its own, for a symbol, a type or a member; Python has
-    # IndexError and KeyError.
+    # For a missing symbol, type or member, drgn raises LookupError itself or a subclass of its own;
+    # Python raises IndexError and KeyError.
     if type(error) is LookupError or isinstance(error, drgn.ObjectNotFoundError):
         return (
             f"the debugging symbols lack what is needed ({text}): pass the vmlinux with debug "
@@ -55,10 +55,10 @@ def in_words(error: BaseException) -> str:
 
 
 class Problems:
-    """What could not be found out, one line each."""
+    """Lines about things that could not be found out."""
 
     def __init__(self, lines: list[str] | None = None) -> None:
-        """:param lines: Where the lines go, in the order in which they are met."""
+        """:param lines: List that lines are appended to."""
         self.lines: list[str] = [] if lines is None else lines
 
     def add(self, line: str) -> None:
@@ -67,7 +67,9 @@ class Problems:
 
     def attempt(self, subject: str, question: Callable[[], T]) -> T | None:
         """
-        The answer to *question*, or ``None`` and a line about *subject* if there is none.
+        Return the answer to *question*.
+
+        :return: ``None`` if it raises; then there is a line about *subject*.
         """
         try:
             return question()
@@ -78,7 +80,7 @@ class Problems:
         except DAMAGE as error:
             self.add(f"{subject}: damaged ({type(error).__name__}: {error})")
         except Exception as error:
-            # drgn has no type of its own for what it cannot compute, say PAGE_OFFSET.
+            # drgn raises plain Exception for values that it cannot compute, such as PAGE_OFFSET.
             if type(error) is not Exception:
                 raise
             self.add(f"{subject}: not known ({error})")
@@ -87,9 +89,9 @@ class Problems:
 
 def until_repeated(entries: Iterable[Object]) -> Iterator[Object]:
     """
-    *entries*, which are pointers, as long as none comes a second time.
+    Yield *entries*, which are pointers, until one comes a second time.
 
-    :raises ValidationError: if one does: it would be a ring without an end
+    :raises ValidationError: if one does, because the walk would never end
     """
     seen: set[int] = set()
     for entry in entries:
@@ -104,19 +106,19 @@ def every_entry(
     type_: str, head: Object, member: str, subject: str, problems: list[str]
 ) -> list[Object]:
     """
-    The entries of a list; of one that is broken those that can be reached from either end.
+    Get the entries of a list; if it is broken, those that can be reached from either end.
 
-    :param type_: Of the entries.
+    :param type_: Type of an entry.
     :param head: ``struct list_head *``
-    :param member: The ``struct list_head`` of an entry.
-    :param subject: What is said to be broken.
-    :param problems: Gets a line if it is.
+    :param member: Name of the ``struct list_head`` in an entry.
+    :param subject: Name of the list, for *problems*.
+    :param problems: Gets a line if the list is broken.
     :return: ``type_ *`` each.
     """
     found: list[Object] = []
     try:
         for entry in until_repeated(list_for_each_entry(type_, head, member)):
-            # What cannot be read is no entry.
+            # An entry that cannot be read does not count.
             entry.member_(member).read_()
             found.append(entry)
     except DAMAGE as error:
@@ -139,9 +141,10 @@ def every_entry(
 
 def chain(first: Object, following: Callable[[Object], Object]) -> Iterator[Object]:
     """
-    *first*, what *following* says comes next, and so on until that is ``NULL`` or itself.
+    Yield *first*, then ``following(first)``, and so on up to ``NULL`` or an entry that follows
+    itself.
 
-    :raises ValidationError: if it does not end
+    :raises ValidationError: if the chain does not end
     """
     entry = first
     for _ in range(_LONGEST_CHAIN):
@@ -157,9 +160,10 @@ def chain(first: Object, following: Callable[[Object], Object]) -> Iterator[Obje
 
 def name_of(text: Object, longest: int = 4096) -> str:
     """
-    A string of the kernel's: ``char *`` or ``char []``.
+    Decode a string: ``char *`` or ``char []``.
 
-    What is not UTF-8 is written ``\\xNN``: names are bytes, and a damaged one is any.
+    Bytes that are not UTF-8 are written ``\\xNN``: kernel names are bytes, and damaged ones may
+    hold anything.
     """
     data: bytes = text.string_()
     return data[:longest].decode(errors="backslashreplace")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Kernel addresses of i386: neither drgn nor libkdumpfile follows the page tables there.
+Read virtual addresses of i386 kernels, whose page tables neither drgn nor libkdumpfile walks.
 
-What drgn is asked for by virtual address is read by physical address, through the kernel's own
-page tables. (Of ELF dumps drgn knows the direct map; with this, vmalloc memory and modules too. And
-the kernel that runs here gives its memory by virtual address, in /proc/kcore.)
+Reads by virtual address are translated with the kernel's own page tables and done by physical
+address. In ELF dumps drgn finds the direct map by itself, but no vmalloc memory and no modules. The
+running kernel does not need this: /proc/kcore has its memory by virtual address.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ("PAGE_PSE", "page_table_format", "read_through_page_tables")
 PAGE_PSE = 1 << 7
 """``_PAGE_PSE`` of arch/x86/include/asm/pgtable_types.h: an entry that maps a large page."""
 
-# CONFIG_PAGE_OFFSET: where CONFIG_VMSPLIT_* of arch/x86/Kconfig put the direct map.
+# Values of CONFIG_PAGE_OFFSET, the start of the direct map, by CONFIG_VMSPLIT_* (arch/x86/Kconfig).
 _PAGE_OFFSETS = (0xC0000000, 0xB0000000, 0x80000000, 0x78000000, 0x40000000)
 _REGION_PAGES = 1024
 _MOST_REGIONS = 256
@@ -34,9 +34,9 @@ _END = 1 << 32
 
 def read_through_page_tables(prog: Program) -> None:
     """
-    Have *prog* read kernel addresses of an i386 dump or guest; other programs are left alone.
+    Make *prog* read virtual addresses of an i386 dump or guest; leave other programs alone.
 
-    :param prog: Has its dump, and no symbols yet.
+    :param prog: Program that has its dump but no symbols yet.
     """
     platform = prog.platform
     if platform is None or platform.arch != Architecture.I386:
@@ -50,7 +50,7 @@ def read_through_page_tables(prog: Program) -> None:
 
 
 def page_table_format(prog: Program) -> Format:
-    """Get the format of an i386 kernel's page tables, which VMCOREINFO tells."""
+    """Get the format of an i386 kernel's page tables from its VMCOREINFO."""
     shift = int(prog["PAGE_SHIFT"])
     if vmcoreinfo(prog).config("X86_PAE"):
         mask = (1 << 52) - (1 << shift)
@@ -61,10 +61,13 @@ def page_table_format(prog: Program) -> Format:
 
 def _root(prog: Program) -> int | None:
     """
-    Physical address of ``swapper_pg_dir``; ``None`` if it is not known, or not in the dump.
+    Find the physical address of ``swapper_pg_dir``.
 
-    VMCOREINFO has the virtual one. It lies in the direct map, as the kernel image does, and the
-    right start of that is the one with which the tables lead back to themselves.
+    VMCOREINFO has its virtual address, which is in the direct map, as the whole kernel image is. A
+    guess of the start of the direct map is right if the page tables found with it map that address
+    to where they were found.
+
+    :return: ``None`` if it is not known or not in the dump.
     """
     address = vmcoreinfo(prog).symbol("swapper_pg_dir")
     if address is None:
@@ -81,14 +84,14 @@ def _root(prog: Program) -> int | None:
 
 
 class _VirtualMemory:
-    """What :meth:`drgn.Program.add_memory_segment` wants: a function that reads."""
+    """Memory by virtual address, for :meth:`drgn.Program.add_memory_segment`."""
 
     def __init__(self, prog: Program, root: int) -> None:
         format_ = page_table_format(prog)
         self._prog = prog
         self._shift = format_.page_shift
         self._tables = PageTables(prog, format_, root)
-        # A guest that runs may change them.
+        # A running guest may change its page tables.
         keep = 0 if prog.flags & ProgramFlags.IS_LIVE else _MOST_REGIONS
         self._region = functools.lru_cache(keep)(self._read_region)
 
@@ -97,7 +100,7 @@ class _VirtualMemory:
         return self._tables.pfns(start, _REGION_PAGES)
 
     def _pfns(self, first: int, last: int) -> Array:
-        """What the pages from *first* to *last* are mapped to; -1 where nothing is."""
+        """Get the PFNs that pages *first* to *last* are mapped to; -1 where nothing is mapped."""
         regions = range(first // _REGION_PAGES, last // _REGION_PAGES + 1)
         begin = first - regions[0] * _REGION_PAGES
         whole = np.concatenate([self._region(number) for number in regions])
@@ -105,13 +108,15 @@ class _VirtualMemory:
 
     def read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         """
+        Read *count* bytes at the virtual address *address*.
+
         :raises FaultError: with the first virtual address that is not mapped, or whose page is not
             in the dump
         """
         size = 1 << self._shift
         first, end = address >> self._shift, address + count
         pfns = self._pfns(first, (end - 1) >> self._shift)
-        # Where a run of pages that follow one another in memory begins.
+        # Starts of runs of physically contiguous pages.
         starts = [0, *(np.flatnonzero(np.diff(pfns) != 1) + 1).tolist(), len(pfns)]
         parts = []
         for start, following in itertools.pairwise(starts):

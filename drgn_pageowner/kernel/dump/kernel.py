@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The kernel that a program holds, and the facts about it that were established already.
+The kernel in a program, with the facts about it that are already known.
 
-A fact is a function of a :class:`Kernel`. It lives in the file of the kernel concept that it
-belongs to, and one of two decorators keeps its result:
+A fact is a function of a :class:`Kernel`. It lives in the file of its kernel concept, and one of
+two decorators caches its result:
 
-- :func:`once` for what never changes: layouts, sizes, constants, names, addresses of symbols;
-- :func:`once_per_reading` for what a running kernel changes: memory sections, CPUs, zones, modules.
+- :func:`once` for facts that never change: layouts, sizes, constants, names, symbol addresses;
+- :func:`once_per_reading` for facts that a running kernel changes: sections, CPUs, zones, modules.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 from drgn import Program
 
 from drgn_pageowner.kernel.dump.bulk import page_size, word_dtype
+from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.kernel.dump.truncated import keep_to_the_file
 from drgn_pageowner.kernel.dump.vmcoreinfo import VmcoreInfo, vmcoreinfo
@@ -30,37 +33,52 @@ __all__ = ("Kernel", "once", "once_per_reading")
 T = TypeVar("T")
 _Fact = Callable[["Kernel"], T]
 
-# Key in drgn.Program.cache, which is there for helpers to keep what they found.
+# Key in drgn.Program.cache, which drgn provides for helpers.
 _CACHE_KEY = "drgn_pageowner"
 
 
 class Kernel:
     """
-    A program, and what was found out about its kernel.
+    A program with cached facts about its kernel.
 
-    Every function of kernel/linux/ and kernel/read/ takes one instead of a program. Of a dump there
-    is one, as long as the program lives; of a running kernel there is one for each reading.
+    Functions in kernel/linux/ and kernel/read/ take a Kernel instead of a program. The facts about
+    a dump are kept as long as its program; those about a running kernel as long as the reading.
+
+    A fact must not hold a drgn object, type or program: it would keep the program that it is
+    kept with.
     """
 
-    def __init__(self, prog: Program, lasting: dict[Any, Any] | None = None) -> None:
-        """:param lasting: Facts that do not change, from an earlier reading of *prog*."""
+    def __init__(
+        self,
+        prog: Program,
+        lasting: dict[Any, Any] | None = None,
+        passing: dict[Any, Any] | None = None,
+    ) -> None:
+        """
+        :param lasting: Facts that never change, from an earlier reading of *prog*.
+        :param passing: Facts that a running kernel changes, of the same reading.
+        """
         self.prog = prog
         self._lasting: dict[Any, Any] = {} if lasting is None else lasting
-        self._passing: dict[Any, Any] = {}
+        self._passing: dict[Any, Any] = {} if passing is None else passing
+        self.losses: list[str] = self._passing.setdefault("losses", [])
+        """One line for each thing that could not be read, and what that costs."""
+        self.gaps: list[str] = self._passing.setdefault("gaps", [])
+        """The losses that leave a gap where references are looked for: memory that only what is
+        missing leads to looks lost."""
 
     @classmethod
     def of(cls, prog: Program) -> Kernel:
-        """The kernel of *prog*: the same one for every call."""
-        found: Kernel | None = prog.cache.get(_CACHE_KEY)
-        if found is None:
-            found = prog.cache[_CACHE_KEY] = cls(prog)
-        return found
+        """Get the kernel of *prog*, with the facts that were established before."""
+        lasting, passing = prog.cache.setdefault(_CACHE_KEY, ({}, {}))
+        return cls(prog, lasting, passing)
 
     def reading(self) -> Kernel:
         """
         Begin a reading.
 
-        :return: Of a running kernel one without the facts that may have changed; of a dump itself.
+        :return: For a running kernel, a new Kernel without the facts that may have changed; for a
+            dump, this one.
         """
         return Kernel(self.prog, self._lasting) if is_live(self.prog) else self
 
@@ -86,23 +104,47 @@ class Kernel:
 
     @functools.cached_property
     def vmcoreinfo(self) -> VmcoreInfo:
-        """What the kernel says of itself in VMCOREINFO."""
+        """The kernel's VMCOREINFO."""
         return vmcoreinfo(self.prog)
 
-    @functools.cached_property
+    @property
     def contents(self) -> DumpContents | None:
         """
-        The pages of the dump file; ``None`` of a running kernel or a file of an unknown format.
+        The pages of the dump file; ``None`` for a running kernel or a file of an unknown format.
 
         A program that somebody else opened is kept to what its file holds from now on.
         """
-        path = getattr(self.prog, "core_dump_path", None)
-        if path is None or not os.path.isfile(path):
-            return None
-        return keep_to_the_file(self.prog, path)
+        if "contents" not in self._lasting:
+            path = getattr(self.prog, "core_dump_path", None)
+            self.contents = None
+            if path is not None and os.path.isfile(path):
+                self.contents = keep_to_the_file(self.prog, path)
+        found: DumpContents | None = self._lasting["contents"]
+        return found
+
+    @contents.setter
+    def contents(self, contents: DumpContents | None) -> None:
+        self._lasting["contents"] = contents
+
+    def problems(self, *known: Iterable[str]) -> list[str]:
+        """Everything that could not be read so far, each line once, behind the lines of *known*."""
+        return list(dict.fromkeys([*chain(*known), *self.gaps, *self.losses]))
+
+    @contextlib.contextmanager
+    def tolerate(self, cost: str, *, gap: bool = False) -> Iterator[None]:
+        """
+        Go on behind the block if damage ends it, and note that.
+
+        :param cost: What cannot be read, and what is unknown for that.
+        :param gap: Whether references may be lost with it.
+        """
+        try:
+            yield
+        except DAMAGE as error:
+            (self.gaps if gap else self.losses).append(f"{cost} ({error})")
 
     def _establish(self, facts: dict[Any, Any], function: _Fact[T]) -> T:
-        """The result of *function*, from *facts* if it is there. What it raises is not kept."""
+        """Return the result of *function*, cached in *facts*. Exceptions are not cached."""
         if function not in facts:
             facts[function] = function(self)
         result: T = facts[function]
@@ -110,7 +152,7 @@ class Kernel:
 
 
 def once(function: _Fact[T]) -> _Fact[T]:
-    """Call *function* once for each program: for a fact that does not change."""
+    """Decorate a fact that never changes: *function* is called once for each program."""
 
     @functools.wraps(function)
     def fact(kernel: Kernel) -> T:
@@ -120,7 +162,7 @@ def once(function: _Fact[T]) -> _Fact[T]:
 
 
 def once_per_reading(function: _Fact[T]) -> _Fact[T]:
-    """Call *function* once for each reading: for a fact that a running kernel may change."""
+    """Decorate a fact that a running kernel changes: *function* is called once for each reading."""
 
     @functools.wraps(function)
     def fact(kernel: Kernel) -> T:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory that changes while it is read: tables of a running kernel, read in bulk."""
+"""Read tables of a running kernel in bulk while the kernel changes them."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from drgn_pageowner.model.arrays import Array
 
 __all__ = ("Changes", "is_live", "read_rows")
 
-# Rows to read once more that are closer together than this are read in one piece.
+# Rows to read again are read in one piece if they are closer together than this.
 _GAP_BYTES = 1 << 16
 
 
 def is_live(prog: Program) -> bool:
-    """Whether *prog* runs while it is read: a running kernel or guest, no dump."""
+    """Return whether *prog* is a running kernel or guest, not a dump."""
     return bool(prog.flags & ProgramFlags.IS_LIVE)
 
 
 @dataclass
 class Changes:
-    """What became of the rows of a running kernel's table while it was read."""
+    """Counts of rows that a running kernel changed while a table was read."""
 
     changed: int = 0
-    """Rows that were not the same when the table was read again; these were read once more."""
+    """Rows that differed between two readings; they were read a third time."""
     unstable: int = 0
-    """Those that had changed again by then: what was read last counts, and may be torn."""
+    """Rows that had changed again by then. The last reading counts, and may be torn."""
     vanished: int = 0
-    """Rows that could be read at first and later not: their memory was taken away."""
+    """Rows that could be read only at first, because their memory went away."""
 
     def problems(self, what: str) -> list[str]:
         """
-        What there is to say of it: nothing, or one line.
+        Describe the changes in one line; an empty list if there were none.
 
-        :param what: The rows are.
+        :param what: Plural noun for the rows.
         """
         if not self.changed and not self.vanished:
             return []
@@ -54,15 +54,15 @@ def read_rows(
     prog: Program, address: int, dtype: np.dtype[Any], count: int, changes: Changes
 ) -> tuple[Array, Bulk]:
     """
-    Read a table: once from a dump, twice from what runs.
+    Read a table: once from a dump, twice from a running kernel.
 
-    A row that its owner is writing to differs between two readings, in one of the fields of
-    *dtype*: such rows are read a third time, and no more.
+    A row that the kernel is writing to differs between the readings in one of the fields of
+    *dtype*. Such rows are read a third time, and no more.
 
-    :param dtype: Of a row; bytes that no field covers may change unnoticed.
-    :param changes: Is told what changed.
+    :param dtype: Dtype of a row; changes of bytes that no field covers go unnoticed.
+    :param changes: Counts what changed.
     :return: Array of *dtype*, shape ``(count,)``, zero where it cannot be read; and the read that
-        it came from, which says where that is.
+        it came from, which tells the missing parts.
     """
     size = count * dtype.itemsize
     first = read_bulk(prog, address, size)
@@ -91,7 +91,7 @@ def read_rows(
 
 
 def _lost(bulk: Bulk, itemsize: int, count: int) -> Array:
-    """Which rows could not be read, or not wholly: ``bool``, shape ``(count,)``."""
+    """Find the rows that could not be read completely: ``bool``, shape ``(count,)``."""
     lost = np.zeros(count, bool)
     for offset, size in bulk.missing:
         lost[offset // itemsize : -(-(offset + size) // itemsize)] = True
@@ -99,7 +99,7 @@ def _lost(bulk: Bulk, itemsize: int, count: int) -> Array:
 
 
 def _differing(one: Array, other: Array) -> Array:
-    """Numbers of the rows that differ in a field: ``int64``, ascending."""
+    """Get the numbers of the rows that differ in a field: ``int64``, ascending."""
     unequal = np.zeros(len(one), bool)
     for name in one.dtype.names or ():
         different = one[name] != other[name]
@@ -108,7 +108,7 @@ def _differing(one: Array, other: Array) -> Array:
 
 
 def _pieces(rows: Array, itemsize: int) -> Iterator[tuple[int, int]]:
-    """Ranges ``(first, behind the last)`` that hold all of *rows*: few, and no large gaps."""
+    """Group *rows* into few ranges ``(first, end)`` without large gaps."""
     breaks = np.flatnonzero(np.diff(rows) * itemsize > _GAP_BYTES) + 1
     for part in np.split(rows, breaks):
         if len(part):

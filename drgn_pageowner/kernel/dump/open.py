@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Opening a dump or a running kernel with drgn's own program options."""
+"""Open a dump or a running kernel with drgn's own program options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OPTIONS = ("module-name", "build-id", "debug-link", "procfs", "embedded-vdso", 
 
 @dataclass(frozen=True)
 class ProgramOptions:
-    """Which program to open and where its symbols are: drgn's own options, by drgn's names."""
+    """The program to open and the places of its symbols, with the names of drgn's own options."""
 
     core: str | None = None
     """Path of a vmcore; without it and :attr:`qemu`, the running kernel."""
@@ -39,7 +39,7 @@ class ProgramOptions:
     default_symbols: Mapping[str, bool] | None = None
     """Keyword arguments for :meth:`drgn.Program.load_debug_info`, or ``None`` for our default."""
     source: bool = False
-    """Whether source lines are wanted, which need the DWARF of modules."""
+    """Whether to load the DWARF of modules, for source lines."""
     try_symbols_by: Sequence[str] = ()
     no_symbols_by: Sequence[str] = ()
     debug_directory: Sequence[str] = ()
@@ -73,7 +73,7 @@ def open_program(options: ProgramOptions) -> Program:
 
 def open_beside(prog: Program, path: str) -> Program:
     """
-    The dump *path*, with the symbols of *prog* if they are its own, and those that drgn finds.
+    Open the dump *path*, with the symbols of *prog* if they match, and those that drgn finds.
 
     :raises PageOwnerError: as :func:`open_program`
     """
@@ -86,7 +86,7 @@ def open_beside(prog: Program, path: str) -> Program:
 
 
 def _set_log_level(level: str) -> None:
-    # Messages go to stderr as they are; the one line that counts is ours.
+    # drgn's messages go to stderr unchanged, besides our one line about the error.
     logging.basicConfig(format="drgn: %(message)s")
     logging.getLogger("drgn").setLevel(logging.CRITICAL + 1 if level == "none" else level.upper())
 
@@ -107,15 +107,15 @@ def _create(options: ProgramOptions) -> Program:
 
 def _is_wide_i386(path: str) -> bool:
     """
-    Whether a dump is ELF64, and of an i386 kernel.
+    Return whether a dump is ELF64 but of an i386 kernel.
 
-    QEMU writes such where its CPU could run 64-bit code; drgn would take the words for as wide.
+    QEMU writes such a dump if its CPU could run 64-bit code; drgn would assume 64-bit words.
     """
     try:
         with open(path, "rb") as file:
             header = file.read(20)
     except OSError:
-        # Whoever opens it says so.
+        # Opening it will report the error.
         return False
     # ELFCLASS64, and e_machine EM_386.
     return header.startswith(b"\x7fELF\x02") and header[18:20] == b"\x03\0"
@@ -158,8 +158,8 @@ def _attach(prog: Program, options: ProgramOptions) -> str:
             + (_refused(error) if options.core or options.qemu else _no_kcore(error))
         ) from error
     except Exception as error:
-        # drgn raises ValueError for what it does not know as a dump, and its own kinds for
-        # what libkdumpfile or libelf refuse.
+        # drgn raises ValueError for unknown formats, and its own exceptions for errors of
+        # libkdumpfile or libelf.
         raise PageOwnerError(
             f"{name} cannot be opened as a dump ({error}): pass a vmcore in ELF or kdump format"
         ) from error
@@ -171,7 +171,7 @@ def _refused(error: OSError) -> str:
 
 
 def _no_kcore(error: OSError) -> str:
-    """What to do where ``/proc/kcore`` cannot be opened."""
+    """Get advice for when ``/proc/kcore`` cannot be opened."""
     if isinstance(error, FileNotFoundError):
         return (
             " (/proc/kcore): it was built without CONFIG_PROC_KCORE, or this is a container; "
@@ -181,7 +181,7 @@ def _no_kcore(error: OSError) -> str:
         return ""
     if os.geteuid():
         return "; run as root, or pass a dump with -c"
-    # LOCKDOWN_KCORE of include/linux/security.h is one of the reasons for confidentiality.
+    # Confidentiality mode includes LOCKDOWN_KCORE of include/linux/security.h.
     if "[confidentiality]" in _text_of(Path("/sys/kernel/security/lockdown")):
         return (
             ": the kernel is locked down, not even root may read its memory; boot with "
@@ -205,7 +205,7 @@ def _load_symbols(prog: Program, options: ProgramOptions) -> None:
     _add_directories(prog, options)
     default = options.default_symbols
     if default is None:
-        # Modules' symbols are in the dump itself; their DWARF is only read for source lines.
+        # The symbols of modules are in the dump; their DWARF is only needed for source lines.
         default = {"default": options.source, "main": True}
     try:
         prog.load_debug_info(options.symbols or None, **default)
@@ -271,7 +271,7 @@ def _missing_symbols(prog: Program, options: ProgramOptions) -> str:
             return f"{path} is no ELF file with a build ID: pass the vmlinux of {release} with -s"
         if wanted == "unknown":
             # Before Linux kernel commit 0935288c6e00 ("kdump: append kernel build-id string to
-            # VMCOREINFO") (in v5.9) drgn goes by the version.
+            # VMCOREINFO") (in v5.9) drgn compares the version instead.
             return (
                 f"{path} is not the vmlinux of {release}, or has no debugging symbols (DWARF): "
                 "this dump has no build ID, so drgn goes by the Linux version; pass the vmlinux "
@@ -290,7 +290,7 @@ def _missing_symbols(prog: Program, options: ProgramOptions) -> str:
 
 
 def _elf_build_id(path: str) -> str | None:
-    """The GNU build ID of an ELF file, from its notes."""
+    """Get the GNU build ID of an ELF file, from its notes."""
     try:
         with open(path, "rb") as file:
             return _build_id_of(file.read())

@@ -19,7 +19,7 @@ _PRESENT = 1 << 0
 
 
 class Format(NamedTuple):
-    """How an architecture lays out its page tables. Level 0 maps single pages."""
+    """Format of an architecture's page tables. Level 0 maps single pages."""
 
     entry: np.dtype[Any]
     page_shift: int
@@ -29,7 +29,7 @@ class Format(NamedTuple):
     """Mask of the physical address in an entry."""
     large_mask: int
     large_value: int
-    """An entry above level 0 is no table if its bits of :attr:`large_mask` are these."""
+    """Value of the bits :attr:`large_mask` in entries above level 0 that map a large page."""
     lowest: int = 0
     """The first address that the kernel's tables map."""
 

@@ -118,7 +118,7 @@ class _Guard:
     def __init__(self, prog: Program, path: str, contents: DumpContents, page_table: int) -> None:
         """:param page_table: Address of ``swapper_pg_dir``."""
         self._prog = prog
-        self._present: PfnRanges = contents.present
+        self._lost: PfnRanges = contents.lost
         # Reads the pages: reads of the program itself end up in this class.
         self._file = drgn.Program()
         self._file.set_core_dump(path)
@@ -132,9 +132,9 @@ class _Guard:
 
     def _physical(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         first, last = address // self._page_size, (address + count - 1) // self._page_size
-        there = self._present.has(np.arange(first, last + 1))
-        if not there.all():
-            raise _missing(max((first + int(np.argmin(there))) * self._page_size, address))
+        lost = self._lost.has(np.arange(first, last + 1))
+        if lost.any():
+            raise _missing(max((first + int(np.argmax(lost))) * self._page_size, address))
         return bytes(self._file.read(address, count, True))
 
     def _virtual(self, address: int, count: int, offset: int, physical: bool) -> bytes:

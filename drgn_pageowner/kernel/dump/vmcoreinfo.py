@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""VMCOREINFO: the note in which a kernel describes itself to those who read its dump."""
+"""VMCOREINFO: the note in which a kernel describes itself to readers of its dump."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ("Release", "VmcoreInfo", "vmcoreinfo")
 
 
 class Release(NamedTuple):
-    """The version at the beginning of a release string; 0 for a number that it lacks."""
+    """Version numbers of a release string; 0 for a missing number."""
 
     major: int
     minor: int
@@ -20,10 +20,10 @@ class Release(NamedTuple):
 
 
 class VmcoreInfo:
-    """The lines of a VMCOREINFO note; of a key that comes twice, the first counts."""
+    """The lines of a VMCOREINFO note. If a key comes twice, the first line counts."""
 
     def __init__(self, data: bytes) -> None:
-        """:param data: The note: a line ``KEY=VALUE`` each."""
+        """:param data: The note, made of lines ``KEY=VALUE``."""
         self._values: dict[str, str] = {}
         for line in data.decode(errors="replace").split("\n"):
             key, equals, value = line.partition("=")
@@ -31,34 +31,34 @@ class VmcoreInfo:
                 self._values.setdefault(key, value)
 
     def text(self, key: str) -> str | None:
-        """The value of *key* (``OSRELEASE``, ``BUILD-ID``, ...); ``None`` without such a line."""
+        """Get the value of *key* (``OSRELEASE``, ...); return ``None`` if there is no such line."""
         return self._values.get(key)
 
     def integer(self, key: str, base: int = 10) -> int | None:
-        """The value of *key* as a number; ``None`` if there is none, or it is no number."""
+        """Get the value of *key* as a number; return ``None`` if it is missing or no number."""
         try:
             return int(self._values[key], base)
         except (KeyError, ValueError):
             return None
 
     def number(self, name: str) -> int | None:
-        """``NUMBER(name)``: a constant of the kernel's."""
+        """Get ``NUMBER(name)``, a constant or variable; return ``None`` if it is missing."""
         return self.integer(f"NUMBER({name})")
 
     def symbol(self, name: str) -> int | None:
-        """``SYMBOL(name)``: a virtual address."""
+        """Get ``SYMBOL(name)``, a virtual address; return ``None`` if it is missing."""
         return self.integer(f"SYMBOL({name})", 16)
 
     def config(self, name: str) -> bool:
-        """Whether the kernel says that it was built with ``CONFIG_name=y``."""
+        """Return whether there is a line ``CONFIG_name=y``."""
         return self._values.get(f"CONFIG_{name}") == "y"
 
     @property
     def page_type_bits(self) -> dict[str, int]:
         """
-        ``PAGE_name_MAPCOUNT_VALUE`` of every page type that is exported for makedumpfile.
+        The page types exported as ``PAGE_name_MAPCOUNT_VALUE``, for makedumpfile.
 
-        :return: Lower-case name -> the bits that are cleared in ``page.page_type``.
+        :return: Lower-case name -> bits that are cleared in ``page.page_type``.
         """
         bits = {}
         for key in self._values:
@@ -70,14 +70,14 @@ class VmcoreInfo:
 
     @property
     def release(self) -> Release:
-        """``OSRELEASE``, which is ``UTS_RELEASE``, as numbers."""
+        """The version numbers of ``OSRELEASE``, which is ``UTS_RELEASE``."""
         match = re.match(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?", self.text("OSRELEASE") or "")
         numbers = match.groups() if match is not None else (None, None, None)
         return Release(*(int(number or 0) for number in numbers))
 
 
 def vmcoreinfo(prog: Program) -> VmcoreInfo:
-    """Parse the VMCOREINFO of *prog*; it is empty where there is none."""
+    """Parse the VMCOREINFO of *prog*; the result is empty if there is none."""
     try:
         return VmcoreInfo(prog["VMCOREINFO"].string_())
     except (LookupError, FaultError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Contiguous memory allocator: its areas, and what is taken of them."""
+"""CMA: the areas of the contiguous memory allocator and their allocated pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ("read_cma_areas",)
 
 def read_cma_areas(kernel: Kernel, problems: list[str]) -> list[CmaArea]:
     """
-    Every ``struct cma``; empty without CONFIG_CMA.
+    Read every ``struct cma``; there is none without CONFIG_CMA.
 
     :param problems: Gets a line for every area that cannot be read.
     """
@@ -38,11 +38,16 @@ def read_cma_areas(kernel: Kernel, problems: list[str]) -> list[CmaArea]:
 
 
 def _ranges(kernel: Kernel, cma: Object) -> Iterator[CmaArea]:
-    """:raises ValueError: if a range is not in memory"""
+    """
+    Yield the ranges of an area.
+
+    :raises ValueError: if a range is not in memory
+    """
     max_pfn = pfn_limits(kernel)[1]
     name = name_of(cma.name)
     order = int(cma.order_per_bit)
-    # An area can have several ranges since v6.15.
+    # An area can have several ranges since Linux kernel commit c009da4258f9 ("mm, cma: support
+    # multiple contiguous ranges, if requested") (in v6.15).
     if has_member(cma.type_, "ranges"):
         number = min(int(cma.nranges), cma.ranges.type_.length)
         ranges = [cma.ranges[index] for index in range(number)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Compound pages: from a tail to its head, and how large they are."""
+"""Compound pages: their heads, orders, and the mark of hugetlb pages."""
 
 from __future__ import annotations
 
@@ -18,24 +18,28 @@ _TAIL = 1
 
 
 class CompoundPages:
-    """How this kernel links the pages of a compound page."""
+    """The links from the tails of compound pages to their heads."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
     def heads(self, pfns: Array, words: Array) -> Array:
         """
+        Get the PFNs of the heads of pages.
+
         :param pfns: ``int64``, shape ``(n,)``.
-        :param words: ``page.compound_head`` (``compound_info`` since v7.0) of each: bit 0 says
-            that the page is a tail.
-        :return: ``int64``, shape ``(n,)``: the PFN of the head; of a page that is no tail, or
-            whose head lies in no memmap, its own.
+        :param words: ``page.compound_head`` (``compound_info`` since v7.1) of each; bit 0 is set
+            in tail pages.
+        :return: ``int64``, shape ``(n,)``: PFN of the head; the page's own if it is no tail, or if
+            its head is in no memmap.
         """
         heads: Array = pfns.copy()
         tails = np.flatnonzero(words & np.uint64(_TAIL))
         value = words[tails].astype(np.uint64) - np.uint64(_TAIL)
-        # Where hugetlb pages' struct pages are shared (CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP) the
-        # word is no pointer since v7.0, but a mask for the address of the tail's own struct page.
+        # Since Linux kernel commit 8c846c879e22 ("mm: rework compound_head() for power-of-2
+        # sizeof(struct page)") (in v7.1), where the struct pages of hugetlb pages are shared
+        # (CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP), the word is no pointer but a mask for the address
+        # of the tail's own struct page.
         inverted = ~value
         masks = (inverted & (inverted + np.uint64(1))) == 0
         own = memmap_addresses(self._kernel, pfns[tails])
@@ -48,16 +52,17 @@ class CompoundPages:
 @once
 def compound_order_field(kernel: Kernel) -> np.dtype[np.void] | None:
     """
-    Where the *second* ``struct page`` of a compound page says its order.
+    Find the order of a compound page in its second ``struct page``.
 
-    :return: A dtype of one ``struct page`` with a field ``order``, whose low 8 bits it is;
-        ``None`` if this kernel has no compound pages that we know.
+    :return: A dtype of one ``struct page`` with a field ``order``, the low 8 bits of which are the
+        order; ``None`` if its place is not known in this kernel.
     """
     page = kernel.prog.type("struct page")
     if has_member(page, "compound_order"):
         return struct_dtype(kernel.prog, page, {"order": "compound_order"})
     folio = find_type(kernel.prog, "struct folio")
-    # page[1].flags since v6.6, a member of its own in v6.2 to v6.5.
+    # In page[1].flags since Linux kernel commit ebc1baf5c9b4 ("mm: free up a word in the first tail
+    # page") (in v6.6); a member of its own in v6.2 to v6.5.
     for path in ("_flags_1.f", "_flags_1", "_folio_order"):
         if folio is not None and has_member(folio, path):
             field = struct_dtype(kernel.prog, folio, {"order": path})
@@ -74,7 +79,7 @@ def compound_order_field(kernel: Kernel) -> np.dtype[np.void] | None:
 
 
 class HugetlbMark(NamedTuple):
-    """How the *second* ``struct page`` of a hugetlb page says so, before page types did."""
+    """The mark of a hugetlb page in its second ``struct page``, before there was a page type."""
 
     dtype: np.dtype[np.void]
     """A dtype of one ``struct page`` with a field ``mark``."""
@@ -84,13 +89,18 @@ class HugetlbMark(NamedTuple):
 
 @once
 def hugetlb_mark(kernel: Kernel) -> HugetlbMark | None:
-    """``None`` if this kernel has no hugetlb pages, or a page type for them (since v6.9)."""
+    """
+    Find the mark of hugetlb pages.
+
+    :return: ``None`` if this kernel has no hugetlb pages, or a page type for them, as since Linux
+        kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb into a PageType") (in v6.9).
+    """
     page = kernel.prog.type("struct page")
     dtor = enumerators(kernel.prog, "enum compound_dtor_id").get("HUGETLB_PAGE_DTOR")
     if dtor is not None and has_member(page, "compound_dtor"):
         dtype = struct_dtype(kernel.prog, page, {"mark": "compound_dtor"})
         return HugetlbMark(dtype, 0xFF, dtor)
-    # v6.6 to v6.8: a flag.
+    # A flag since Linux kernel commit 9c5ccf2db04b ("mm: remove HUGETLB_PAGE_DTOR") (in v6.6).
     number = enumerators(kernel.prog, "enum pageflags").get("PG_hugetlb")
     if number is not None:
         bit = 1 << number

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The printf formats of the kernel's own page_owner file, read from its read-only data."""
+"""The printf formats of the kernel's own page_owner file, from its read-only data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAGE = rb"\0(PFN [^\0]*Block %lu[^\0]*\n)\0"
 _MIGRATED = rb"\0(Page has been migrated, last migrate reason: %s\n)\0"
 _CHARGED = rb"\0(Charged %sto %smemcg %s\n)\0"
 _SLAB = rb"\0(Slab cache page\n)\0"
-# What snprint_stack_trace(), now stack_trace_snprint(), of kernel/stacktrace.c prints of a frame;
+# A frame, as printed by snprint_stack_trace(), now stack_trace_snprint(), of kernel/stacktrace.c;
 # with its address in front until about v4.9.
 _FRAME = rb"\0%\*c((?:\[<%p>\] )?%pS\n)\0"
 
@@ -32,16 +32,16 @@ def _rodata(kernel: Kernel) -> bytes:
 
 @once
 def extfrag_format(kernel: Kernel) -> str:
-    """How ``extfrag_show_print()`` of mm/vmstat.c prints a number: wider since v5.14."""
+    """Get the number format of ``extfrag_show_print()`` (mm/vmstat.c), wider since v5.14."""
     return "%2d.%03d " if b"\0%2d.%03d \0" in _rodata(kernel) else "%d.%03d "
 
 
 def read_text_formats(kernel: Kernel, members: Collection[str]) -> TextFormats:
     """
-    What ``print_page_owner()`` of this very kernel prints, backports included.
+    Get the formats of this kernel's ``print_page_owner()``, backports included.
 
-    :param members: Members that ``struct page_owner`` has: what to go by if the strings are
-        not in the dump.
+    :param members: Members of ``struct page_owner``, which tell the format if the strings are not
+        in the dump.
     """
     data = _rodata(kernel)
 
@@ -57,9 +57,9 @@ def read_text_formats(kernel: Kernel, members: Collection[str]) -> TextFormats:
 
 def _by_layout(members: Collection[str], in_page_ext: bool) -> TextFormats:
     """
-    Mainline's formats: v3.19; v4.6; v4.9; v5.11; v5.13; v5.18 to v6.8; and since v6.9.
+    Get the formats of mainline: v3.19; v4.6; v4.9; v5.11; v5.13; v5.18 to v6.8; and since v6.9.
 
-    :param in_page_ext: Whether there is no ``struct page_owner`` yet (until v4.8).
+    :param in_page_ext: Whether records are in ``struct page_ext`` itself (until v4.8).
     """
     migrated = "Page has been migrated, last migrate reason: %s\n"
     frame = " [<%p>] %pS\n" if in_page_ext else " %pS\n"

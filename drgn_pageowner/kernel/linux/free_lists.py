@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which list every free page is on: all lists followed at once."""
+"""Find the list that each free page is on, following all lists at once."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ def lists_of(
     """
     Find the list that every candidate is on.
 
-    Instead of walking list after list, every page first learns what its ``lru.next`` leads to,
-    then what that leads to, then four links on, eight, ...: as many steps as the logarithm of the
-    longest list.
+    Instead of walking one list after another, follow one link for all pages, then two, four, eight,
+    ...: the number of steps is the logarithm of the longest list (pointer jumping).
 
-    :param heads: Where the lists begin, and so end.
-    :param pfns: ``int64``, shape ``(n,)``, of the candidates, in any order.
+    :param heads: Heads of the lists, where they begin and end.
+    :param pfns: PFNs of the candidates: ``int64``, shape ``(n,)``, in any order.
     :param links: ``uint64``, shape ``(n,)``: their ``page.lru.next``.
     :return: ``int32``, shape ``(n,)``: index in *heads*; -1 for a page that is on none of them,
         or on one that is broken before its end.
@@ -44,7 +43,7 @@ def lists_of(
         ends = addresses[by_address][position] == links
         found[ends] = by_address[position[ends]]
 
-    # The candidate that each link leads to; -1 for none.
+    # Index of the candidate that each link leads to, or -1.
     order = np.argsort(pfns)
     target = memmap_pfns(kernel, links - np.uint64(lru))
     place = np.searchsorted(pfns[order], target)

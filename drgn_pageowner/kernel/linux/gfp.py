@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""gfp flags of the kernels that have no table of their names: v3.19 to v4.5."""
+"""gfp flags of kernels without a table of their names: v3.19 to v4.5."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SAME = {
 }
 # Linux kernel commits 016c13daa5c9 ("mm, page_alloc: use masks and shifts when converting GFP
 # flags to migrate types") and d0164adc89f6 ("mm, page_alloc: distinguish between being unable to
-# sleep, unwilling to sleep and avoiding waking kswapd") (both in v4.4) gave these others.
+# sleep, unwilling to sleep and avoiding waking kswapd") (both in v4.4) changed these.
 _BEFORE_4_4 = {
     "__GFP_WAIT": 0x10,
     "__GFP_RECLAIMABLE": 0x80000,
@@ -50,10 +50,10 @@ _SINCE_4_4 = {
 
 def gfp_flags_before_table(reclaimable_first: bool) -> list[tuple[int, str]]:
     """
-    ``(mask, name)`` in the order of ``gfpflag_names``, which the kernel has since v4.6.
+    List ``(mask, name)`` in the order of ``gfpflag_names``, which kernels have since v4.6.
 
     :param reclaimable_first: Whether ``MIGRATE_RECLAIMABLE`` comes before ``MIGRATE_MOVABLE``, as
-        it did before v4.4.
+        before v4.4.
     """
     bits = {**_SAME, **(_BEFORE_4_4 if reclaimable_first else _SINCE_4_4)}
     reclaim = bits["__GFP_WAIT"] if reclaimable_first else bits["__GFP_RECLAIM"]

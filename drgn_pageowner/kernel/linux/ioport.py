@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``iomem_resource``: where the machine has memory at all."""
+"""``iomem_resource``: the machine's memory by physical address."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from drgn import Object
 
-from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, name_of
+from drgn_pageowner.kernel.dump.damage import chain, name_of
 from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
 
 __all__ = ("crash_kernel", "kernel_image", "system_ram")
@@ -19,24 +19,24 @@ _IMAGE = ("Kernel code", "Kernel rodata", "Kernel data", "Kernel bss")
 @once_per_reading
 def system_ram(kernel: Kernel) -> list[tuple[int, int]]:
     """
-    PFN ranges ``(first, behind the last)`` of the machine's memory, by ``/proc/iomem``.
+    Get the PFN ranges ``(first, end)`` of the machine's memory, as in ``/proc/iomem``.
 
-    Firmware ranges between them have a ``struct page`` where they share a section with memory.
-    Empty if the dump does not say.
+    Firmware ranges between them have a ``struct page`` if they share a section with memory. Empty
+    if the dump does not say.
     """
-    # Whole pages only, as the boot memory allocator takes them.
+    # Whole pages only, as in the boot memory allocator.
     return sorted(_named(kernel, None, _NAMES))
 
 
 @once_per_reading
 def crash_kernel(kernel: Kernel) -> list[tuple[int, int]]:
-    """PFN ranges that are set aside for the crash kernel; empty if the dump does not say."""
+    """Get the PFN ranges reserved for the crash kernel; empty if the dump does not say."""
     return sorted(_named(kernel, None, ("Crash kernel",), depth=4))
 
 
 @once_per_reading
 def kernel_image(kernel: Kernel) -> list[tuple[int, int]]:
-    """PFN ranges of the kernel image's whole pages; empty if the dump does not say."""
+    """Get the PFN ranges of the kernel image's whole pages; empty if the dump does not say."""
     return sorted(_named(kernel, None, _IMAGE, depth=4))
 
 
@@ -44,7 +44,7 @@ def _named(
     kernel: Kernel, parent: Object | None, names: tuple[str, ...], depth: int = 1
 ) -> Iterator[tuple[int, int]]:
     shift = kernel.page_shift
-    try:
+    with kernel.tolerate("iomem_resource cannot be read: where memory is, is unknown"):
         root = kernel.prog["iomem_resource"] if parent is None else parent
         for resource in chain(root.child, lambda resource: resource.sibling):
             name = name_of(resource.name) if resource.name else ""
@@ -54,5 +54,3 @@ def _named(
                 yield first, last
             if depth > 1:
                 yield from _named(kernel, resource, names, depth - 1)
-    except DAMAGE:
-        return

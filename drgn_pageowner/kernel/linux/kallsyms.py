@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-kallsyms: PCs to names, exactly as the kernel's ``%pS`` prints them.
+kallsyms: names of PCs, exactly as the kernel's ``%pS`` prints them.
 
-The tables are copied out of the dump once, as NumPy arrays and bytes; a name is decoded only
-when a PC that it belongs to is shown.
+The tables are copied from the dump once, as NumPy arrays and bytes. A name is decoded only when it
+is needed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from drgn_pageowner.model.stacks import Frame
 __all__ = ("Kallsyms", "load_kallsyms", "module_names", "module_regions")
 
 _SHN_UNDEF = 0
-# A kernel has some 200,000; a name has at most 512 bytes.
+# A kernel has about 200,000 symbols; a name has at most 512 bytes.
 _MOST_SYMBOLS = 1 << 24
 _LONGEST_NAME = 512
 # The prefixes of is_mapping_symbol() in include/linux/module_symbol.h.
@@ -44,18 +44,18 @@ _MAPPING_SYMBOLS = (b".L", b"L0", b"$")
 class _ModuleSymbols:
     name: str
     ranges: tuple[tuple[int, int, int], ...]
-    """``(base, end, bound)`` of each memory region of the module; no symbol is said to reach
-    beyond *bound*."""
+    """``(base, end, bound)`` of each memory region of the module; the sizes of symbols are clamped
+    to *bound*."""
     values: Array
-    """``uint64``, ascending: address of every named symbol."""
+    """Address of every named symbol: ``uint64``, ascending."""
     names: list[bytes]
     own_regions: bool = False
-    """Whether only symbols of the PC's own region are looked at."""
+    """Whether a symbol must be in the region of the PC."""
     word_mask: int = (1 << 64) - 1
     """The largest ``unsigned long``."""
 
     def frame(self, pc: int) -> Frame | None:
-        """As ``find_kallsyms_symbol()`` of kernel/module/kallsyms.c does."""
+        """Find a symbol as ``find_kallsyms_symbol()`` of kernel/module/kallsyms.c does."""
         region = next((r for r in self.ranges if r[0] <= pc < r[1]), None)
         following = int(np.searchsorted(self.values, np.uint64(pc), "right"))
         if region is None or following == 0:
@@ -65,17 +65,17 @@ class _ModuleSymbols:
         if self.own_regions and value < base:
             return None
         next_value = int(self.values[following]) if following < len(self.values) else bound
-        # The kernel takes the first symbol of the table among those at one address.
+        # Of several symbols at one address, the kernel takes the first in the table.
         first = int(np.searchsorted(self.values, np.uint64(value), "left"))
         name = self.names[first].decode(errors="backslashreplace")
         if next_value > bound:
             next_value = bound
-        # Where that is before the symbol, the kernel prints the difference as it is: huge.
+        # If that is before the symbol, the kernel prints the difference as a huge number.
         return Frame(pc, name, pc - value, (next_value - value) & self.word_mask, self.name)
 
 
 class _CoreSymbols:
-    """The kernel image's own table."""
+    """Symbol table of the kernel image."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class _CoreSymbols:
     def _name(self, index: int) -> str:
         position = int(self._markers[index >> 8])
         names = self._names
-        # Up to 255 names are passed over: no call for each.
+        # Skips up to 255 names, without a function call for each.
         for _ in range(index & 0xFF):
             length = names[position]
             if length & 0x80:
@@ -111,7 +111,7 @@ class _CoreSymbols:
         return text[1:].decode(errors="backslashreplace")
 
     def _length(self, position: int) -> tuple[int, int]:
-        """(bytes to the next symbol, bytes of the length itself)."""
+        """Get (bytes to the next symbol, bytes of the length itself)."""
         length = self._names[position]
         # Linux kernel commit 73bbb94466fd ("kallsyms: support "big" kernel symbols") (in v6.1):
         # two bytes if the first has its top bit set. Before, no symbol was that long.
@@ -120,28 +120,28 @@ class _CoreSymbols:
         return length + 1, 1
 
     def frame(self, pc: int) -> Frame | None:
-        """As ``get_symbol_pos()`` of kernel/kallsyms.c does."""
+        """Find the symbol of *pc*, as ``get_symbol_pos()`` of kernel/kallsyms.c does."""
         addresses = self.addresses
         index = int(np.searchsorted(addresses, np.uint64(pc), "right")) - 1
         if index < 0 or pc < self._stext:
             return None
         start = addresses[index]
         following = int(np.searchsorted(addresses, start, "right"))
-        # The last symbols of the table are _end's, at the end of the image.
+        # The table ends with symbols at the end of the image, such as _end.
         if following == len(addresses):
             return None
         end = int(addresses[following])
-        # The first of several symbols at one address.
+        # Take the first of several symbols at one address.
         try:
             name = self._name(int(np.searchsorted(addresses, start, "left")))
         except IndexError:
-            # The tables are damaged there.
+            # The tables are damaged.
             return None
         return Frame(pc, name, pc - int(start), end - int(start), None)
 
 
 class Kallsyms:
-    """Names PCs from the kernel's and the modules' tables (a ``Symbolizer``)."""
+    """A ``Symbolizer`` for the tables of the kernel and its modules."""
 
     def __init__(
         self,
@@ -155,6 +155,8 @@ class Kallsyms:
 
     def symbolize(self, pcs: Array) -> list[Frame]:
         """
+        Get the frames of PCs.
+
         :param pcs: ``uint64``, shape ``(n,)``.
         """
         return [self._frame(pc) for pc in pcs.tolist()]
@@ -197,7 +199,8 @@ def _core_symbols(kernel: Kernel) -> _CoreSymbols | None:
     if addresses is None:
         return None
 
-    # unsigned int since v4.20; unsigned long before.
+    # unsigned long before Linux kernel commit 80ffbaa5b1bd ("kallsyms: reduce size a little on
+    # 64-bit") (in v4.20), unsigned int since.
     marker_count = (count + 255) >> 8
     markers = read_array(kernel.prog, markers_at, np.dtype(f"{order}u4"), marker_count)
     if marker_count > 1 and markers[1] == 0:
@@ -225,14 +228,16 @@ def _core_addresses(kernel: Kernel, where: dict[str, int | None], count: int) ->
         return read_array(kernel.prog, where["addresses"], kernel.word, count).astype(np.uint64)
     offsets = read_array(kernel.prog, offsets_at, np.dtype(f"{byte_order(kernel.prog)}i4"), count)
     if where["relative_base"] is None:
-        # Relative to the place of the offset itself since Linux v7.0.
+        # Relative to the address of the offset itself since Linux kernel commit a081b5789255
+        # ("kallsyms: Get rid of kallsyms relative base") (in v7.0).
         places = np.uint64(offsets_at) + np.arange(count, dtype=np.uint64) * np.uint64(4)
         return places + offsets.astype(np.int64).view(np.uint64)
     base = read_word(kernel.prog, where["relative_base"])
     if (offsets < 0).any():
-        # CONFIG_KALLSYMS_ABSOLUTE_PERCPU (v4.6 to v6.14): positive offsets are absolute, negative
-        # ones relative to the base. No kernel image is so large that an unsigned offset of the
-        # other kind has its top bit set.
+        # CONFIG_KALLSYMS_ABSOLUTE_PERCPU, from Linux kernel commit 2213e9a66bb8 ("kallsyms: add
+        # support for relative offsets in kallsyms address table") (in v4.6) to v6.14: positive
+        # offsets are absolute, negative ones relative to the base. Unsigned offsets of the other
+        # kind never have their top bit set, because no kernel image is that large.
         relative = np.uint64(base - 1) - offsets.astype(np.int64).view(np.uint64)
         return np.where(offsets >= 0, offsets.astype(np.uint64), relative)
     return np.uint64(base) + offsets.astype(np.uint64)
@@ -240,17 +245,17 @@ def _core_addresses(kernel: Kernel, where: dict[str, int | None], count: int) ->
 
 def _own_regions(kernel: Kernel) -> bool:
     """
-    Whether ``find_kallsyms_symbol()`` stays in the memory region of the PC.
+    Return whether ``find_kallsyms_symbol()`` stays in the memory region of the PC.
 
-    Older kernels take any symbol before the PC, and the end of the module's text for the end of the
-    last symbol, until Linux kernel commit 0e9f090a4e9b ("module/kallsyms: fix nextval for data
-    symbol lookup") (in v7.3, backported to v7.2.y). No type or symbol tells which of them it is.
+    It does since Linux kernel commit 0e9f090a4e9b ("module/kallsyms: fix nextval for data symbol
+    lookup") (in v7.3, backported to v7.2.y). Before, it took any symbol before the PC, and the end
+    of the module's text for the end of the last symbol. Nothing but the version tells.
     """
     return kernel.vmcoreinfo.release.major >= 7
 
 
 def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, int], ...]:
-    """Every memory region of a ``struct module *``: base, end, and where its symbols end."""
+    """Get (base, end, end of its symbols) of every memory region of a ``struct module *``."""
     type_ = module.type_.type
     ranges: list[tuple[int, int, int]] = []
     if has_member(type_, "mem"):
@@ -272,8 +277,7 @@ def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, i
         return tuple(found)
     if has_member(type_, "core_layout"):
         # Linux kernel commit 7523e4dc5057 ("module: use a structure to encapsulate layout.")
-        # (in v4.5). find_kallsyms_symbol() takes the end of the text for the end of the last
-        # symbol.
+        # (in v4.5). For find_kallsyms_symbol() the last symbol ends with the text.
         for name in ("core_layout", "init_layout"):
             layout = getattr(module, name)
             ranges.append((int(layout.base), int(layout.size), int(layout.text_size)))
@@ -324,7 +328,7 @@ def _module_symbols(kernel: Kernel, module: Object) -> _ModuleSymbols:
 
 
 def module_names(kernel: Kernel) -> list[str]:
-    """Names of the loaded modules."""
+    """Get the names of the loaded modules."""
     return [_module_name(module) for module in _modules(kernel)]
 
 
@@ -336,38 +340,44 @@ def _module_name(module: Object) -> str:
 
 
 def module_regions(kernel: Kernel) -> list[tuple[str, int, int]]:
-    """``(name, first address, the one behind the last)`` of all memory of the loaded modules."""
+    """Get ``(name, start, end)`` of every memory region of the loaded modules."""
     regions = []
     for module in _modules(kernel):
-        try:
+        with kernel.tolerate(f"the memory of module {_module_name(module)} is unknown", gap=True):
             name = name_of(module.name)
             regions += [(name, start, end) for start, end, _ in _module_ranges(module, True)]
-        except DAMAGE:
-            continue
     return regions
 
 
-@once_per_reading
 def _modules(kernel: Kernel) -> list[Object]:
+    """Get the ``struct module *`` of every loaded module."""
+    return [
+        Object(kernel.prog, "struct module *", value=address)
+        for address in _module_addresses(kernel)
+    ]
+
+
+@once_per_reading
+def _module_addresses(kernel: Kernel) -> tuple[int, ...]:
     head = find_object(kernel.prog, "modules")
     if head is None:
-        return []
-    return every_entry("struct module", head.address_of_(), "list", "the list of modules", [])
+        return ()
+    subject = "the list of modules"
+    modules = every_entry("struct module", head.address_of_(), "list", subject, kernel.gaps)
+    return tuple(int(module) for module in modules)
 
 
 @once_per_reading
 def load_kallsyms(kernel: Kernel) -> Kallsyms:
     """
-    Copy the tables out of the dump; parts that cannot be read leave their PCs unnamed.
+    Copy the tables from the dump. PCs of tables that cannot be read have no names.
     """
-    try:
+    core = None
+    with kernel.tolerate("the kernel's symbols cannot be read: its functions have no names"):
         core = _core_symbols(kernel)
-    except DAMAGE:
-        core = None
     modules = []
     for module in _modules(kernel):
-        try:
+        name = _module_name(module)
+        with kernel.tolerate(f"the symbols of module {name} cannot be read: it has no names"):
             modules.append(_module_symbols(kernel, module))
-        except DAMAGE:
-            continue
     return Kallsyms(core, modules)

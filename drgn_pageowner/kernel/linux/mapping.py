@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whom the content of a page belongs to: a file, processes."""
+"""Find the file or processes that own a page's contents."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _S_IFBLK, _S_IFMT = 0o060000, 0o170000
 
 def file_of(kernel: Kernel, mapping: int, index: int) -> dict[str, Any]:
     """
-    The file whose page cache a page is in.
+    Describe the file whose page cache a page is in.
 
     :param mapping: ``page.mapping``, without its flags.
-    :param index: Of the page in the file, in pages.
+    :param index: Offset of the page in the file, in pages.
     """
     inode = Object(kernel.prog, "struct address_space *", value=mapping).host
     if not inode:
@@ -60,9 +60,9 @@ def file_of(kernel: Kernel, mapping: int, index: int) -> dict[str, Any]:
 
 def block_device_mappings(kernel: Kernel, problems: list[str]) -> set[int]:
     """
-    ``struct address_space *`` of every block device: what is cached there are buffers.
+    Get the ``struct address_space *`` of every block device, whose cached pages are buffers.
 
-    :param problems: Gets a line if not all of them can be found.
+    :param problems: Gets a line if some cannot be found.
     """
     address = symbol_address(kernel.prog, "blockdev_superblock")
     if address is None:
@@ -78,18 +78,19 @@ def block_device_mappings(kernel: Kernel, problems: list[str]) -> set[int]:
 
 
 def _path(kernel: Kernel, inode: Object) -> str | None:
-    """Where the file is mounted; its path in its file system where that is mounted nowhere."""
+    """Get the path of a file; relative to its file system if that is not mounted anywhere."""
     first = inode.i_dentry.first.read_()
     if not first:
         return None
-    # The union that it is in has no name since v7.1.
+    # The union that it is in has no name since Linux kernel commit 3b7d764a37d0 ("struct dentry:
+    # make ->d_u anonymous") (in v7.1).
     type_ = kernel.prog.type("struct dentry")
     member = "d_u.d_alias" if has_member(type_, "d_u.d_alias") else "d_alias"
     *names, _ = _ancestors(container_of(first, type_, member))
     name = b"/".join(dentry.d_name.name.string_() for dentry in reversed(names))
     for mount in until_repeated(for_each_mount(kernel.prog)):
         if mount.mnt.mnt_sb == inode.i_sb and mount.mnt.mnt_root == inode.i_sb.s_root:
-            # drgn goes from parent to parent until there is none: see that there is an end.
+            # drgn follows the parents to the end; check that there is one.
             for parent in chain(mount, lambda mount: mount.mnt_parent):
                 list(_ancestors(parent.mnt_mountpoint.read_()))
             name = mount_dst(mount).rstrip(b"/") + b"/" + name
@@ -98,21 +99,22 @@ def _path(kernel: Kernel, inode: Object) -> str | None:
 
 
 def _ancestors(dentry: Object) -> Iterator[Object]:
-    """*dentry* and the directories that it is in, up to the root."""
+    """Yield *dentry* and the directories that it is in, up to the root."""
     return chain(dentry, lambda dentry: dentry.d_parent)
 
 
 def anon_users(kernel: Kernel, mapping: int, index: int, pfn: int) -> list[dict[str, Any]]:
     """
-    The processes that map an anonymous page: ``pid``, ``comm``, ``address``.
+    Find the processes that map an anonymous page: ``pid``, ``comm``, ``address``.
 
-    As ``rmap_walk_anon()`` of mm/rmap.c does, over the intervals of the page's anon_vma.
+    Walks the intervals of the page's anon_vma, as ``rmap_walk_anon()`` of mm/rmap.c does.
 
     :param mapping: ``page.mapping``, without its flags: ``struct anon_vma *``.
     :param index: ``page_to_pgoff()``.
     """
     root = Object(kernel.prog, "struct anon_vma *", value=mapping).rb_root
-    # A struct rb_root_cached since v4.14.
+    # A struct rb_root_cached since Linux kernel commit f808c13fd373 ("lib/interval_tree: fast
+    # overlap detection") (in v4.14).
     if has_member(root.type_, "rb_root"):
         root = root.rb_root
     users = []
@@ -139,8 +141,8 @@ def anon_users(kernel: Kernel, mapping: int, index: int, pfn: int) -> list[dict[
 
 
 def _processes(kernel: Kernel) -> Iterator[tuple[int, Object]]:
-    """``(mm, task)`` of every process."""
-    for task in every_task(kernel, []):
+    """Yield ``(mm, task)`` of every process."""
+    for task in every_task(kernel, kernel.losses):
         try:
             mm, pid, tgid = int(task.mm), int(task.pid), int(task.tgid)
         except DAMAGE:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory cgroups: whom ``page.memcg_data`` charges."""
+"""Memory cgroups that ``page.memcg_data`` charges pages to."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from drgn_pageowner.model.records import Memcg, MemcgKind
 
 __all__ = ("MemcgTable",)
 
-# Low bits of page.memcg_data, enum page_memcg_data_flags: bit 0 says that the page is slab and
-# the rest points to its objects' cgroups, bit 1 says that the rest is an obj_cgroup for certain.
-# Since Linux kernel commit 87944e2992bd ("mm: Introduce page memcg flags") (in v5.11) and
-# b4e0b68fbd9d ("mm: memcontrol: use obj_cgroup APIs to charge kmem pages") (in v5.13).
+# Low bits of page.memcg_data (enum page_memcg_data_flags). With bit 0 the page is slab and the rest
+# points to the cgroups of its objects; with bit 1 the rest is an obj_cgroup for certain. Since
+# Linux kernel commits 87944e2992bd ("mm: Introduce page memcg flags") (in v5.11) and b4e0b68fbd9d
+# ("mm: memcontrol: use obj_cgroup APIs to charge kmem pages") (in v5.13).
 _SLAB = 1 << 0
 _KMEM = 1 << 1
 _FLAGS = (1 << 3) - 1
 
 
 class MemcgTable:
-    """Every memory cgroup that was met, each decoded once."""
+    """Table of the memory cgroups in use, each decoded once."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -34,7 +34,7 @@ class MemcgTable:
         self._objcg = find_type(kernel.prog, "struct obj_cgroup")
         self.memcgs: list[Memcg] = []
         self.unknown = 0
-        """Distinct values that are neither a mem_cgroup nor an obj_cgroup."""
+        """Number of distinct values that are neither a mem_cgroup nor an obj_cgroup."""
         self._by_pointer: dict[int, int] = {}
         self._by_memcg: dict[int, int] = {}
 
@@ -64,10 +64,12 @@ class MemcgTable:
 
     def _decode(self, pointer: int) -> int:
         """
-        *pointer* is a ``struct mem_cgroup *`` or a ``struct obj_cgroup *``.
+        Decode a ``struct mem_cgroup *`` or a ``struct obj_cgroup *``.
 
-        Which of them depends on the kernel and the page (all are obj_cgroups since v7.1), so the
-        memory is asked: a mem_cgroup's css belongs to the memory controller.
+        It depends on the kernel and the page which of them it is (always an obj_cgroup since v7.1).
+        If its css belongs to the memory controller, it is a mem_cgroup.
+
+        :return: Index in :attr:`memcgs`, or -1.
         """
         memcg = self._mem_cgroup(pointer)
         if memcg is None and self._objcg is not None:
@@ -88,12 +90,12 @@ class MemcgTable:
 
     def _printed(self, address: int) -> bool:
         """
-        Whether ``print_page_owner_memcg()`` finds the mem_cgroup at *address*.
+        Return whether ``print_page_owner_memcg()`` finds the mem_cgroup at *address*.
 
-        v6.12.114 ("mm/page_owner: use memcg_data snapshot to avoid TOCTOU in
-        print_page_owner_memcg()") takes every value for an obj_cgroup, which in v6.12 it is not:
-        the kernel reads css.refcnt for objcg->memcg, prints nothing where that is 0 (the root
-        cgroup), and oopses elsewhere.
+        Since v6.12.114 ("mm/page_owner: use memcg_data snapshot to avoid TOCTOU in
+        print_page_owner_memcg()") the function takes every value for an obj_cgroup, which is wrong
+        in v6.12: it reads css.refcnt instead of objcg->memcg, prints nothing if that is 0 (the root
+        cgroup), and oopses otherwise.
         """
         if self._objcg is None or not _takes_all_for_objcg(self._kernel):
             return True
@@ -117,7 +119,7 @@ class MemcgTable:
 def _describe(kernel: Kernel, memcg: Object) -> Memcg:
     try:
         cgroup = memcg.css.cgroup
-        # As cgroup_name() does: kernfs_name() of the root is "/".
+        # cgroup_name() prints "/" for the root, which has an empty name.
         name = cgroup_name(cgroup).decode(errors="backslashreplace") or "/"
         path = _path(cgroup)
         kn_id = cgroup.kn.id
@@ -131,7 +133,7 @@ def _describe(kernel: Kernel, memcg: Object) -> Memcg:
 
 
 def _path(cgroup: Object) -> str:
-    """As ``cgroup_path()`` of the kernel says it, if its directories end at a root."""
+    """Get the path as the kernel's ``cgroup_path()`` does."""
     *directories, _ = chain(cgroup.kn, kernfs_parent)
     return "/" + "/".join(name_of(node.name) for node in reversed(directories))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One ``struct page`` at a time: from a PFN to it and back, on every memory model."""
+"""Convert between a PFN and its ``struct page``, one at a time, on every memory model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Memmap:
 
 def member(object_: Object, *paths: str) -> Object:
     """
-    The first of *paths* that *object_* (a structure or a pointer to one) has.
+    Get the first of the members *paths* that *object_*, a structure or a pointer to one, has.
 
     :raises AttributeError: if it has none
     """

@@ -18,7 +18,7 @@ __all__ = ("read_names",)
 
 @once
 def read_names(kernel: Kernel) -> Names:
-    """What of the tables can be read; what cannot has no name, and is printed as a number."""
+    """Read the tables as far as possible; values without a name are printed as numbers."""
     bits = enumerators(kernel.prog, "enum pageflags")
     number = bits.get("__NR_PAGEFLAGS", 0)
     return Names(
@@ -40,7 +40,7 @@ def read_names(kernel: Kernel) -> Names:
 
 
 def _trace_print_flags(kernel: Kernel, table: str) -> list[tuple[int, str]]:
-    """A ``struct trace_print_flags[]`` of mm/debug.c, which ends with a null name."""
+    """Read a ``struct trace_print_flags[]`` of mm/debug.c, which ends with a null name."""
     flags = find_object(kernel.prog, table)
     result: list[tuple[int, str]] = []
     if flags is None:
@@ -60,7 +60,7 @@ def _migratetypes(kernel: Kernel) -> list[str]:
     names = _strings(kernel, "migratetype_names")
     if names:
         return names
-    # Before v4.6 page_owner printed numbers; the enum has the names.
+    # Before v4.6 page_owner printed numbers; take the names from the enum.
     prefix = "MIGRATE_"
     special = {"CMA": "CMA", "HIGHATOMIC": "HighAtomic"}
     by_value = {
@@ -72,7 +72,7 @@ def _migratetypes(kernel: Kernel) -> list[str]:
 
 
 def _strings(kernel: Kernel, table: str) -> list[str]:
-    """An array of ``const char *``."""
+    """Read an array of ``const char *``."""
     strings = find_object(kernel.prog, table)
     if strings is None:
         return []
@@ -80,9 +80,9 @@ def _strings(kernel: Kernel, table: str) -> list[str]:
 
 
 def _string(pointer: Object) -> str:
-    """A name; ``?`` for one that the dump does not have, nothing for a null pointer."""
+    """Read a name; ``?`` if the dump does not have it, empty for a null pointer."""
     try:
-        # The kernel's names are short; a pointer to elsewhere may be to anything.
+        # The kernel's names are short; a damaged pointer may lead anywhere.
         return name_of(pointer, 64) if pointer else ""
     except DAMAGE:
         return "?"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct page``: the columns of it that belong to a record."""
+"""``struct page``: dtypes of its members, and reading a memmap."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from drgn_pageowner.model.arrays import Array
 __all__ = ("compound_words", "page_dtype", "read_memmap")
 
 _MEMBERS = {
-    # memdesc_flags_t since Linux kernel v6.18.
+    # A memdesc_flags_t since Linux kernel commit 53fbef56e07d ("mm: introduce memdesc_flags_t") (in
+    # v6.18).
     "flags": ("flags.f", "flags"),
-    # struct page.memcg_data since v5.11, a struct mem_cgroup * before.
+    # A struct mem_cgroup * before Linux kernel commit bcfe06bf2622 ("mm: memcontrol: Use helpers to
+    # read page's memcg data") (in v5.11).
     "memcg_data": ("memcg_data", "mem_cgroup"),
     # Before Linux kernel commit 1d798ca3f164 ("mm: make compound_head() robust") (in v4.4), which
-    # added it, a tail page was known by a flag.
+    # added it, a flag marked tail pages. Renamed in d50569612c29 ("mm: rename the 'compound_head'
+    # field in the 'struct page' to 'compound_info'") (in v7.1).
     "compound_head": ("compound_info", "compound_head", "first_page"),
     # Renamed in Linux kernel commit 0139aa7b7fa1 ("mm: rename _count, field of the struct page, to
     # _refcount") (in v4.7).
@@ -33,7 +36,7 @@ _MEMBERS = {
 
 def page_dtype(kernel: Kernel, fields: tuple[str, ...]) -> np.dtype[np.void]:
     """
-    A dtype of ``struct page`` with those of *fields* that this kernel has.
+    Make a dtype of ``struct page`` with those of *fields* that this kernel has.
 
     :param fields: Of ``flags``, ``memcg_data``, ``compound_head``, ``refcount``, ``mapcount``,
         ``mapping``, ``index``, ``private``.
@@ -57,11 +60,11 @@ def read_memmap(
     changes: Changes | None = None,
 ) -> tuple[Array, Bulk]:
     """
-    The ``struct page`` of the PFNs from *first* up to *last* (exclusive) of one section.
+    Read the ``struct page`` of the PFNs from *first* up to *last* (exclusive) of one section.
 
-    :param changes: Is told what changed meanwhile.
+    :param changes: Counts what changed meanwhile.
     :return: Array of *dtype*, shape ``(last - first,)``, zero where the dump has none; and the
-        read that it came from, which says where that is.
+        read that it came from, which tells the missing parts.
     """
     address = section.memmap + (first - section.start_pfn) * dtype.itemsize
     return read_rows(kernel.prog, address, dtype, last - first, changes or Changes())
@@ -69,10 +72,10 @@ def read_memmap(
 
 def compound_words(kernel: Kernel, rows: Array) -> Array:
     """
-    ``page.compound_head`` of *rows*, also of kernels that did not have it yet.
+    Get ``page.compound_head`` of *rows*, also for kernels that did not have it yet.
 
     :param rows: Array of a dtype of :func:`page_dtype` with ``flags`` and ``compound_head``.
-    :return: Of the same shape: bit 0 says that the page is a tail.
+    :return: The same shape; bit 0 is set in tail pages.
     """
     words: Array = rows["compound_head"]
     if not has_member(kernel.prog.type("struct page"), "first_page"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct page_ext``: whether this kernel keeps page_owner records, and where."""
+"""``struct page_ext``: where this kernel keeps page_owner records, if it does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ("PageExtLayout", "page_ext_layout", "page_owner_state")
 
 @dataclass(frozen=True)
 class PageExtLayout:
-    """How one ``struct page_ext`` entry of this kernel is laid out."""
+    """Layout of one ``struct page_ext`` entry."""
 
     stride: int
     """Distance between two entries, in bytes."""
@@ -26,33 +26,35 @@ class PageExtLayout:
     owner_type: str
     """The C type that holds the record's members."""
     owner_bit: int
-    """Mask of PAGE_EXT_OWNER in ``page_ext.flags``: there is a record."""
+    """Mask of PAGE_EXT_OWNER in ``page_ext.flags``: the entry has a record."""
     allocated_bit: int
-    """Mask of PAGE_EXT_OWNER_ALLOCATED: the record's page is allocated now."""
+    """Mask of PAGE_EXT_OWNER_ALLOCATED: the page is allocated."""
     tails: bool
-    """Whether every page of an allocation has the record, or its first one only."""
+    """Whether every page of an allocation has its record, or only the first."""
 
 
 @once
 def page_owner_state(kernel: Kernel) -> str:
-    """``"absent"`` (not compiled in), ``"off"`` or ``"on"``."""
+    """Get the state of page_owner: ``"absent"`` (not compiled in), ``"off"`` or ``"on"``."""
     if find_object(kernel.prog, "page_owner_ops") is None:
         return "absent"
     inited = find_object(kernel.prog, "page_owner_inited")
     if inited is None:
         return "absent"
-    # A static key since v4.6, a bool before.
+    # A bool before "mm, page_owner: convert page_owner_inited to static key" (in v4.6).
     enabled = inited.key.enabled.counter if has_member(inited.type_, "key") else inited
     try:
         return "on" if enabled else "off"
     except FaultError:
-        # The dump lacks it. Where it was off no record can be: page_ext_layout() says so.
+        # The dump lacks it. If it was off, page_ext_layout() will report it.
         return "on"
 
 
 @once
 def page_ext_layout(kernel: Kernel) -> PageExtLayout:
     """
+    Get the layout of this kernel's page_ext entries.
+
     :raises PageOwnerError: if this kernel has no page_owner, or it is off
     """
     state = page_owner_state(kernel)
@@ -93,7 +95,11 @@ def _owner_offset(kernel: Kernel) -> int:
 
 
 def _check(kernel: Kernel, offset: int, type_name: str, stride: int) -> None:
-    """:raises PageOwnerError: if a record cannot be where it is said to be"""
+    """
+    Check the place of the record in an entry.
+
+    :raises PageOwnerError: if it is impossible
+    """
     size = int(kernel.prog.type(type_name).size)
     first = 0 if type_name == "struct page_ext" else int(kernel.prog.type("struct page_ext").size)
     if not (first <= offset and offset + size <= stride):

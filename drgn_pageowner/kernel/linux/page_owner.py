@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct page_owner``: the records themselves, decoded a section at a time."""
+"""``struct page_owner``: decode the records, a section at a time."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
 from drgn_pageowner.kernel.linux.sections import Section, pfn_limits
 from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 
 __all__ = (
     "OWNER_MEMBERS",
@@ -33,35 +34,22 @@ _GFP_MOVABLE_SHIFT = 3
 # when converting GFP flags to migrate types") (in v4.4).
 _OLD_GFP_RECLAIMABLE_SHIFT = 19
 
-OWNER_MEMBERS = (
-    "order",
-    "last_migrate_reason",
-    "gfp_mask",
-    "handle",
-    "free_handle",
-    "ts_nsec",
-    "free_ts_nsec",
-    "comm",
-    "pid",
-    "tgid",
-    "free_pid",
-    "free_tgid",
-)
+OWNER_MEMBERS = columns_of(Origin.MEMBER)
 """Members of ``struct page_owner``; which of them exist depends on the kernel."""
 
 
 @dataclass
 class OwnerCounts:
-    """What was met while the page_ext arrays were read, in base pages."""
+    """Page counts gathered while reading page_ext, in base pages."""
 
     covered: int = 0
     """Pages with a ``struct page_ext``."""
     uncovered: int = 0
-    """Pages of present sections that have none."""
+    """Pages of present sections without a ``struct page_ext``."""
     allocated: int = 0
-    """Pages whose record says that they are allocated, tails included."""
+    """Pages that are allocated by their record, tails included."""
     freed: int = 0
-    """Pages whose record says that they were freed, tails included."""
+    """Pages that were freed by their record, tails included."""
     missing: int = 0
     """Pages whose ``struct page_ext`` is not in the dump."""
     bad_order: int = 0
@@ -116,13 +104,13 @@ def read_owner_records(
     """
     Decode the records of one section.
 
-    A record stands for a whole allocation of ``2^order`` base pages: only the one at a PFN
+    A record stands for a whole allocation of ``2^order`` base pages. Only the record at a PFN
     aligned to its order counts, as in the kernel's ``read_page_owner()``.
 
-    :param columns: Which columns to keep, of :data:`OWNER_MEMBERS` and
+    :param columns: Columns to keep, of :data:`OWNER_MEMBERS` and
         :data:`~drgn_pageowner.kernel.linux.trace.TRACE_MEMBERS`.
-    :param changes: Is told which records changed meanwhile.
-    :param freed: Whether records of freed pages are wanted too.
+    :param changes: Counts records that changed meanwhile.
+    :param freed: Whether to keep records of freed pages.
     :return: ``pfn`` (``int64``), ``allocated`` (``bool``) and *columns*, each of shape ``(n,)``.
     """
     layout, (_, max_pfn) = page_ext_layout(kernel), pfn_limits(kernel)
@@ -154,7 +142,7 @@ def read_owner_records(
     pfn = recorded + section.start_pfn
     order = _sane_orders(entries["order"][recorded].astype(np.int64), pfn, max_pfn, counts)
     if not layout.tails:
-        # Nothing marks the other pages.
+        # The other pages are not marked.
         counts.allocated += int((np.int64(1) << order).sum())
     head = (pfn & ((np.int64(1) << order) - 1)) == 0
     recorded, pfn, order, allocated = (x[head] for x in (recorded, pfn, order, allocated))
@@ -166,11 +154,11 @@ def read_owner_records(
 
 
 def _sane_orders(order: Array, pfn: Array, max_pfn: int, counts: OwnerCounts) -> Array:
-    """*order*, 0 where no allocation can have it: such a record is still one page's."""
-    # An order that runs past the end of memory is garbage.
+    """Replace impossible orders by 0, so that such a record still counts as one page."""
+    # An order past the end of memory is garbage.
     sane = (order >= 0) & (order < 48)
     block: Array = np.int64(1) << order[sane]
-    # The pages of an allocation all have its order: its end is that of the block they are in.
+    # All pages of an allocation have its order, so it ends where their aligned block ends.
     sane[sane] = (pfn[sane] & -block) + block <= max_pfn
     bad = len(order) - int(np.count_nonzero(sane))
     if not bad:
@@ -181,19 +169,21 @@ def _sane_orders(order: Array, pfn: Array, max_pfn: int, counts: OwnerCounts) ->
 
 
 def _members(rows: Array, columns: frozenset[str]) -> dict[str, Array]:
-    """Those of *columns* that the records have, in the types that a snapshot has them in."""
-    names = rows.dtype.names or ()
-    result = {name: np.ascontiguousarray(rows[name]) for name in columns if name in names}
-    if "comm" in result:
-        result["comm"] = _terminated(result["comm"])
-    if "last_migrate_reason" in result:
-        # An int before v4.19.
-        result["last_migrate_reason"] = result["last_migrate_reason"].astype(np.int16)
+    """Get those of *columns* that the records have, in the dtypes of a snapshot."""
+    result: dict[str, Array] = {}
+    for name in columns & frozenset(rows.dtype.names or ()):
+        column = STORED.get(name)
+        if column is None:
+            result[name] = np.ascontiguousarray(rows[name])
+        elif column.form is Form.COMM:
+            result[name] = _terminated(np.ascontiguousarray(rows[name]))
+        else:
+            result[name] = np.ascontiguousarray(rows[name], column.dtype)
     return result
 
 
 def _terminated(comm: Array) -> Array:
-    """Task names up to their NUL: what is behind it may be left over from a longer name."""
+    """Clear the bytes after the NUL of task names, which may be stale."""
     characters = comm.view(np.uint8).reshape(len(comm), comm.dtype.itemsize).copy()
     ended = np.logical_or.accumulate(characters == 0, axis=1)
     characters[ended] = 0
@@ -203,7 +193,7 @@ def _terminated(comm: Array) -> Array:
 
 def gfp_migratetype(kernel: Kernel, gfp_mask: Array) -> Array:
     """
-    The migratetype that ``gfp_migratetype()`` of include/linux/gfp.h takes from a gfp mask.
+    Get the migratetype of a gfp mask, as ``gfp_migratetype()`` of include/linux/gfp.h does.
 
     :param gfp_mask: ``uint32``, shape ``(n,)``.
     :return: ``uint8``, shape ``(n,)``.
@@ -221,8 +211,8 @@ def gfp_migratetype(kernel: Kernel, gfp_mask: Array) -> Array:
 
 def _mobility_disabled(kernel: Kernel) -> bool:
     """
-    ``page_group_by_mobility_disabled``: so on machines with next to no memory; not, if the dump
-    does not say.
+    Return ``page_group_by_mobility_disabled``, which is set on machines with very little memory;
+    ``False`` if the dump does not say.
     """
     disabled = find_object(kernel.prog, "page_group_by_mobility_disabled")
     try:
@@ -233,6 +223,6 @@ def _mobility_disabled(kernel: Kernel) -> bool:
 
 @once
 def reclaimable_before_movable(kernel: Kernel) -> bool:
-    """Whether the migratetypes have the order that they had before v4.4, and gfp masks its bits."""
+    """Return whether migratetypes and gfp masks have the order that they had before v4.4."""
     values = enumerators(kernel.prog, "enum migratetype")
     return bool(values.get("MIGRATE_RECLAIMABLE", 2) < values.get("MIGRATE_MOVABLE", 1))

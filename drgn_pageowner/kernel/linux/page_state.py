@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every page is used for, from its ``struct page``, a section at a time."""
+"""Decode the use of every page from its ``struct page``, a section at a time."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ _STATE_OF_TYPE = {
 
 
 class SectionPages:
-    """The pages of one section, decoded; a row each."""
+    """The decoded pages of one section, a row for each."""
 
     def __init__(self, first: int, rows: Array) -> None:
         self.first = first
         """PFN of row 0."""
         self.rows = rows
-        """What was read: dtype of :class:`StateDecoder`."""
+        """The raw rows, of the dtype of :class:`StateDecoder`."""
         self.state = np.zeros(len(rows), np.uint8)
         self.zone = np.zeros(len(rows), np.uint8)
         self.free_order = np.full(len(rows), -1, np.int8)
         self.tails = np.zeros(0, np.int64)
         """Rows of the tails of compound pages."""
         self.heads = np.zeros(0, np.int64)
-        """Row of the compound head of each of :attr:`tails`, relative to :attr:`first`; negative
-        if it is in an earlier section."""
+        """Row of the compound head of each of :attr:`tails`; negative if it is in an earlier
+        section."""
         self.candidates = np.zeros(0, np.int64)
-        """Rows that a free list may link: buddy heads, and pages without a reference."""
+        """Rows of pages that may be on a free list: buddy heads, and pages without references."""
         self.next = np.zeros(0, np.uint64)
         """``page.lru.next`` of :attr:`candidates`."""
 
 
 class StateDecoder:
-    """How this kernel says what a page is used for."""
+    """Decoder of the uses of this kernel's pages."""
 
     def __init__(
         self,
@@ -106,6 +106,8 @@ class StateDecoder:
 
     def decode(self, first: int, rows: Array) -> SectionPages:
         """
+        Decode the pages of one section.
+
         :param first: PFN of the first of *rows*.
         :param rows: Array of :attr:`dtype`.
         """
@@ -132,8 +134,8 @@ class StateDecoder:
         return result
 
     def _mapped(self, rows: Array, flags: Array, plain: Array, state: Array) -> None:
-        """Pages of processes and files, by ``page.mapping``."""
-        # Most pages of a machine are free, or the kernel's: these have neither.
+        """Set the state of pages of processes and files, from ``page.mapping``."""
+        # Most pages are free or the kernel's; they have neither a mapping nor the lru flag.
         where = np.flatnonzero(plain & ((rows["mapping"] != 0) | self._has(flags, "lru")))
         mapping, flags = rows["mapping"][where], flags[where]
         kind = mapping & np.uint64(MAPPING_FLAGS)
@@ -150,7 +152,7 @@ class StateDecoder:
         state[where] = mine
 
     def _hugetlb(self, rows: Array, flags: Array, state: Array) -> None:
-        """Hugetlb pages of kernels without a page type for them: the second page says so."""
+        """Set the state of hugetlb pages in kernels that mark them in the second struct page."""
         assert self._mark is not None
         heads = np.flatnonzero(self._has(flags[:-1], "head"))
         marks = rows["mark"][heads + 1].astype(np.uint64)
@@ -158,7 +160,7 @@ class StateDecoder:
         state[heads[found]] = PageState.HUGETLB
 
     def _inherit(self, result: SectionPages, tail: Array, words: Array) -> None:
-        """A tail is what its head is."""
+        """Give tails the state of their head."""
         tails = np.flatnonzero(tail)
         if not len(tails):
             return
@@ -178,17 +180,17 @@ class StateDecoder:
         result.zone[:] = self._zone_index[np.minimum(key, len(self._zone_index) - 1)]
 
     def _free(self, result: SectionPages, types: Array, tail: Array, references: Array) -> None:
-        """Free blocks, and what the lists that link free pages must be followed for."""
+        """Set the state of free blocks, and collect the candidates for free lists."""
         rows = result.rows
         heads = np.flatnonzero(types == self._types.number("buddy"))
         order = np.minimum(rows["private"][heads], self._max_order).astype(np.int64)
         result.free_order[heads] = order
-        # Every page of a free block is free: +1 where one begins, -1 behind its end.
+        # Every page of a free block is free: +1 where a block begins, -1 after its end.
         edges = np.zeros(len(rows) + 1, np.int32)
         np.add.at(edges, heads, 1)
         np.add.at(edges, np.minimum(heads + (1 << order), len(rows)), -1)
         result.state[np.cumsum(edges[:-1]) > 0] = PageState.FREE
-        # No list is in the first page of addresses: what is there are errors and poison.
+        # Values below the first page of addresses are errors and poison, not list pointers.
         loose = (result.state == PageState.NOREF) & ~tail & (rows["next"] >= self._page_size)
         result.candidates = np.concatenate([heads, np.flatnonzero(loose)])
         result.next = rows["next"][result.candidates].astype(np.uint64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What ``page.page_type`` says a page is: free, page table, offline, slab, ..."""
+"""Page types: the uses of a page that ``page.page_type`` tells (buddy, table, offline, ...)."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ _LEGACY = {"buddy": 0x80, "offline": 0x100, "table": 0x200, "guard": 0x400}
 
 
 class PageTypes:
-    """How one kernel tells the types of pages apart."""
+    """The encoding of page types in one kernel."""
 
     def __init__(self, mask: dict[str, int], value: dict[str, int]) -> None:
         self._mask = mask
         self._value = value
         self.names = ("", *value)
-        """Names by number; number 0 is for a page without a type."""
+        """Names of the types by number; number 0 means no type."""
 
     def number(self, name: str) -> int:
-        """The number of *name*, or -1 if this kernel does not mark such pages."""
+        """Get the number of the type *name*; -1 if this kernel does not mark such pages."""
         return self.names.index(name) if name in self.names else -1
 
     def of(self, page_type: Array) -> Array:
         """
+        Get the types of pages.
+
         :param page_type: ``page.page_type`` (the same word as ``page._mapcount``), 32 bits.
         :return: ``int8`` of the same shape: number of the type in :attr:`names`.
         """
         word = page_type.view(np.uint32)
         result = np.zeros(word.shape, np.int8)
-        # Every type has the top bit set; a page without one, and not mapped, has all bits set.
+        # Every type has the top bit set; an unmapped page without a type has all bits set.
         typed = np.flatnonzero((word >= np.uint32(0x80000000)) & (word != np.uint32(0xFFFFFFFF)))
         word = word[typed]
         for number, name in enumerate(self.names[1:], 1):
@@ -48,7 +50,7 @@ class PageTypes:
 
 @once
 def page_types(kernel: Kernel) -> PageTypes:
-    """The page types of *prog*, from its enum, its VMCOREINFO, or by version."""
+    """Get the page types of this kernel, from its enum or from its VMCOREINFO."""
     found = enumerators(kernel.prog, "enum pagetype")
     if "PGTY_buddy" in found:
         # A number in the top byte since Linux kernel commit 4ffca5a96678 ("mm: support only one
@@ -70,7 +72,7 @@ def page_types(kernel: Kernel) -> PageTypes:
 
 
 def _bits_of_macros(kernel: Kernel) -> dict[str, int]:
-    """Macros are not in DWARF: VMCOREINFO says some of them, for makedumpfile."""
+    """Get the bits where they are macros; VMCOREINFO has some of them, for makedumpfile."""
     bits = dict(_LEGACY)
     if not _has_memcg_data(kernel):
         # PG_kmemcg was 0x200 until Linux kernel commit 18b2db3b0385 ("mm: Convert page kmemcg type
@@ -81,7 +83,7 @@ def _bits_of_macros(kernel: Kernel) -> dict[str, int]:
 
 
 def _has_memcg_data(kernel: Kernel) -> bool:
-    """Whether page.memcg_data, which PG_kmemcg became a bit of, is there, or would be."""
+    """Return whether the kernel is of v5.11 or later, where memcg_data has what PG_kmemcg said."""
     page = kernel.prog.type("struct page")
     if has_member(page, "memcg_data"):
         return True

@@ -1,30 +1,30 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The clock that records are stamped with, and how the machine died."""
+"""The kernel log, and the clock that records are stamped with."""
 
 from __future__ import annotations
 
 from drgn import sizeof
+from drgn.helpers import ValidationError
 from drgn.helpers.linux.printk import PrintkRecord, get_printk_records
 
 from drgn_pageowner.kernel.dump.bulk import find_object, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE
-from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.topology import online_cpus
 
 __all__ = ("local_clock_ns", "log_buffers", "log_records", "panic_message")
 
-# The log buffer's sizes are powers of two: this is the largest that CONFIG_LOG_BUF_SHIFT allows
-# (25), and a bit.
+# Log buffer sizes are powers of two; CONFIG_LOG_BUF_SHIFT allows up to 25. One more for safety.
 _MOST_BITS = 26
 
 
 def local_clock_ns(kernel: Kernel) -> int | None:
     """
-    ``local_clock()`` at the time of the dump, or just before: nanoseconds since boot.
+    Get ``local_clock()`` at the time of the dump or shortly before, in nanoseconds since boot.
 
-    The latest of the run queues' ``rq->clock``, which every tick brings up to date; where those
-    cannot be read, of the kernel log. A running kernel's records may be younger.
+    This is the latest ``rq->clock`` of the run queues, which every tick updates, or the time of the
+    last line of the kernel log if those cannot be read. Records of a running kernel may be newer.
     """
     latest = 0
     try:
@@ -38,7 +38,7 @@ def local_clock_ns(kernel: Kernel) -> int | None:
 
 
 def panic_message(kernel: Kernel) -> str | None:
-    """The message that ``panic()`` printed, or ``None`` if the kernel did not panic."""
+    """Get the message of ``panic()``, or ``None`` if the kernel did not panic."""
     for record in log_records(kernel):
         text: str = record.text.decode(errors="backslashreplace")
         if text.startswith("Kernel panic - not syncing: "):
@@ -46,22 +46,22 @@ def panic_message(kernel: Kernel) -> str | None:
     return None
 
 
+@once_per_reading
 def log_records(kernel: Kernel) -> list[PrintkRecord]:
-    """The kernel log, oldest first; empty where it cannot be read."""
-    try:
+    """Read the kernel log, oldest line first; empty if it cannot be read."""
+    with kernel.tolerate("the kernel log cannot be read: how the machine died is unknown"):
         # Since Linux kernel commit 896fbe20b4e2 ("printk: use the lockless ringbuffer") (in v5.10).
         ring = find_object(kernel.prog, "prb")
         if ring is not None and has_member(ring.type_.type, "desc_ring"):
             sizes = ring.desc_ring.count_bits, ring.text_data_ring.size_bits
             if max(map(int, sizes)) > _MOST_BITS:
-                return []
+                raise ValidationError("the sizes of its ring buffer are impossible")
         return get_printk_records(kernel.prog)
-    except DAMAGE:
-        return []
+    return []
 
 
 def log_buffers(kernel: Kernel) -> list[tuple[int, int]]:
-    """Address and size, in bytes, of the memory that the kernel log is written in."""
+    """Get the address and size, in bytes, of the memory that the kernel log is written in."""
     try:
         ring = find_object(kernel.prog, "prb")
         if ring is None or not has_member(ring.type_.type, "desc_ring"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the memmap, the page_ext arrays and the pageblock bitmaps of physical memory are."""
+"""Find the memmaps, page_ext arrays and pageblock bitmaps of physical memory."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ _SECTION_HAS_MEM_MAP = 1 << 1
 # Since Linux kernel commit 2d070eab2e82 ("mm: consider zone which is not fully populated to have
 # holes") (in v4.13); no bit of older kernels' addresses of memmaps.
 _SECTION_IS_ONLINE = 1 << 2
-# Since v6.1 an array that is going away (memory hot-unplug) has this bit in its address.
+# Set in the address of an array that is going away (memory hot-unplug), since "mm: fix
+# use-after free of page_ext after race with memory-offline" (in v6.1).
 _PAGE_EXT_INVALID = 1 << 0
 
-# Every user of page_ext together has less than 200 bytes.
+# All users of page_ext together need less than 200 bytes.
 _LARGEST_ENTRY = 4096
 
 
@@ -58,7 +59,7 @@ class Section(NamedTuple):
 
     start_pfn: int
     end_pfn: int
-    """The first PFN behind the range."""
+    """The first PFN after the range."""
     memmap: int
     """Address of the ``struct page`` of :attr:`start_pfn`; 0 if it has none."""
     page_ext: int
@@ -66,13 +67,13 @@ class Section(NamedTuple):
     pageblock_flags: int
     """Address of the pageblock bitmap of :attr:`start_pfn`; 0 on FLATMEM (zones have it)."""
     online: bool = True
-    """Whether the page allocator has the memory: else it was added but never put to use, or taken
-    back (memory hotplug), or is a device's; and its memmap may be garbage."""
+    """Whether the page allocator has the memory. If not, it was added but never onlined, or was
+    offlined (memory hotplug), or is a device's; and its memmap may be garbage."""
 
 
 def pfn_limits(kernel: Kernel, problems: list[str] | None = None) -> tuple[int, int]:
     """
-    Get ``(min_low_pfn, max_pfn)``: the range that the kernel's own page_owner file walks.
+    Get ``(min_low_pfn, max_pfn)``, the range that the kernel's own page_owner file walks.
 
     Where there is no memory at ``max_pfn``, the end of the last section takes its place; where both
     the nodes and their zones end after it, their end does.
@@ -89,7 +90,7 @@ def pfn_limits(kernel: Kernel, problems: list[str] | None = None) -> tuple[int, 
 
 @once_per_reading
 def _pfn_limits(kernel: Kernel) -> tuple[tuple[int, int], list[str]]:
-    """The limits, and a line for each that is damaged."""
+    """Get the limits, and a line for each that is damaged."""
     problems: list[str] = []
     sections = find_sections(kernel)
     if not sections:
@@ -116,7 +117,7 @@ def _pfn_limits(kernel: Kernel) -> tuple[tuple[int, int], list[str]]:
 
 
 def _end_of_nodes(kernel: Kernel) -> int:
-    """The PFN behind the last one of all nodes; 0 if their zones do not say the same."""
+    """Get the end PFN of all nodes; 0 if their zones do not agree."""
     nodes = zones = 0
     for _, pgdat in online_nodes(kernel):
         try:
@@ -129,9 +130,10 @@ def _end_of_nodes(kernel: Kernel) -> int:
 
 
 def _highest_ever(kernel: Kernel) -> int:
-    """The end of the last section there ever was; 0 if the kernel does not say."""
+    """Get the end PFN of the highest section there has ever been; 0 if the kernel does not say."""
     try:
-        # It is raised when a section is added (since v4.11), and never lowered.
+        # It is raised when a section is added, and never lowered, since Linux kernel commit
+        # c4e1be9ec113 ("mm, sparsemem: break out of loops early") (in v4.13).
         number = int(kernel.prog["__highest_present_section_nr"])
         return (number + 1) << (int(kernel.prog["SECTION_SIZE_BITS"]) - kernel.page_shift)
     except (LookupError, FaultError):
@@ -140,7 +142,7 @@ def _highest_ever(kernel: Kernel) -> int:
 
 @once
 def memory_model(kernel: Kernel) -> str:
-    """``"SPARSEMEM_VMEMMAP"``, ``"SPARSEMEM"`` or ``"FLATMEM"``."""
+    """Get the memory model: ``"SPARSEMEM_VMEMMAP"``, ``"SPARSEMEM"`` or ``"FLATMEM"``."""
     if find_object(kernel.prog, "mem_section") is None:
         return "FLATMEM"
     return "SPARSEMEM_VMEMMAP" if has_vmemmap(kernel) else "SPARSEMEM"
@@ -148,7 +150,7 @@ def memory_model(kernel: Kernel) -> str:
 
 @once
 def has_vmemmap(kernel: Kernel) -> bool:
-    """Whether the kernel was built with CONFIG_SPARSEMEM_VMEMMAP."""
+    """Return whether the kernel was built with CONFIG_SPARSEMEM_VMEMMAP."""
     usage = find_type(kernel.prog, "struct mem_section_usage")
     # subsection_map since Linux kernel commit f1eca35a0dc7 ("mm/sparsemem: introduce struct
     # mem_section_usage") (in v5.3).
@@ -160,7 +162,7 @@ def has_vmemmap(kernel: Kernel) -> bool:
 @once_per_reading
 def find_sections(kernel: Kernel) -> tuple[Section, ...]:
     """
-    Every range of present physical memory, in PFN order.
+    Get every range of present physical memory, in PFN order.
 
     :raises PageOwnerError: if the dump does not hold ``mem_section``
     """
@@ -177,7 +179,7 @@ def find_sections(kernel: Kernel) -> tuple[Section, ...]:
 
 
 def page_ext_problems(kernel: Kernel) -> list[str]:
-    """Report page_ext arrays that overlap, which no kernel has: a line for each two of them."""
+    """Report overlapping page_ext arrays, which no kernel has: a line for each two of them."""
     stride = page_ext_stride(kernel)
     arrays = sorted(
         (section.page_ext, (section.end_pfn - section.start_pfn) * stride, section.start_pfn)
@@ -264,7 +266,7 @@ def _sparsemem_roots(kernel: Kernel, mem_section: Object) -> Iterator[tuple[int,
     type_ = mem_section.type_
     inner = type_.type
     if inner.kind != TypeKind.POINTER and type_.kind != TypeKind.POINTER:
-        # Static: struct mem_section mem_section[NR_SECTION_ROOTS][SECTIONS_PER_ROOT].
+        # Static array: struct mem_section mem_section[NR_SECTION_ROOTS][SECTIONS_PER_ROOT].
         yield 0, int(mem_section.address_ or 0), type_.length * inner.length
         return
     # CONFIG_SPARSEMEM_EXTREME: an array of pointers to pages full of struct mem_section; the
@@ -272,7 +274,7 @@ def _sparsemem_roots(kernel: Kernel, mem_section: Object) -> Iterator[tuple[int,
     # Allocate mem_section at runtime for CONFIG_SPARSEMEM_EXTREME=y") (in v4.15).
     per_root = kernel.page_size // kernel.prog.type("struct mem_section").size
     if type_.kind == TypeKind.POINTER:
-        # All of it: NR_SECTION_ROOTS. The kernel itself goes by __highest_present_section_nr.
+        # The whole array: NR_SECTION_ROOTS. The kernel stops at __highest_present_section_nr.
         numbers = 1 << (
             int(kernel.prog["MAX_PHYSMEM_BITS"]) - int(kernel.prog["SECTION_SIZE_BITS"])
         )
@@ -291,7 +293,7 @@ def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section
     pages_per_section = 1 << (int(kernel.prog["SECTION_SIZE_BITS"]) - page_shift)
     page_struct_size = kernel.struct_page_size
     page_ext_size = page_ext_stride(kernel)
-    # The encoded memmap has flags in its low bits; a memmap is page-aligned.
+    # The encoded memmap has flags in its low bits, because a memmap is page-aligned.
     memmap_mask = ~(kernel.page_size - 1)
     vmemmap = int(kernel.prog["vmemmap"]) if has_vmemmap(kernel) else None
 
@@ -299,7 +301,7 @@ def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section
     members = ["section_mem_map", "page_ext", "usage", "pageblock_flags"]
     dtype = struct_dtype(kernel.prog, section_type, members)
     usage_bitmap = _usage_bitmap_offset(kernel)
-    # Addresses are biased by what may be more than the array: they wrap.
+    # Addresses are biased by more than the array may have before it, so they wrap around.
     word_mask = (1 << 8 * kernel.word.itemsize) - 1
     table = [
         (first, read_array(kernel.prog, address, dtype, count))
@@ -320,7 +322,7 @@ def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section
                 start,
                 start + pages_per_section,
                 (base + start * page_struct_size) & word_mask,
-                # Biased: the entry of a PFN is page_ext + page_ext_size * pfn.
+                # Biased, so that the entry of a PFN is page_ext + page_ext_size * pfn.
                 (page_ext + page_ext_size * start) & word_mask if page_ext else 0,
                 _bitmap_address(row, usage_bitmap),
                 bool(encoded & _SECTION_IS_ONLINE) or not knows_online,
@@ -328,7 +330,7 @@ def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section
 
 
 def _usage_bitmap_offset(kernel: Kernel) -> int | None:
-    """Offset of the pageblock bitmap in ``struct mem_section_usage`` (since v5.3)."""
+    """Get the offset of the pageblock bitmap in ``struct mem_section_usage`` (since v5.3)."""
     usage = find_type(kernel.prog, "struct mem_section_usage")
     return None if usage is None else usage.member("pageblock_flags").offset
 
@@ -349,7 +351,7 @@ def _flatmem_nodes(kernel: Kernel) -> Iterator[Section]:
         end = start + int(pgdat.node_spanned_pages)
         memmap = int(pgdat.node_mem_map) if has_member(pgdat.type_.type, "node_mem_map") else 0
         page_ext = int(pgdat.node_page_ext) if has_member(pgdat.type_.type, "node_page_ext") else 0
-        # Not biased: lookup_page_ext() counts from the node's first MAX_ORDER block.
+        # Not biased: lookup_page_ext() counts from the start of the node's first MAX_ORDER block.
         skipped = start % max_order_nr_pages
         yield Section(
             start,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""SLUB: every slab, and which of its objects are allocated, whole caches at once."""
+"""SLUB: read every slab and find its allocated objects, whole caches at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from drgn import Object, Type, TypeMember
-from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_pageowner.kernel.dump.bulk import (
     byte_order,
@@ -18,10 +17,11 @@ from drgn_pageowner.kernel.dump.bulk import (
     struct_dtype,
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of
-from drgn_pageowner.kernel.dump.kernel import Kernel, once
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kasan import find_shadow
 from drgn_pageowner.kernel.linux.kfence import KfencePool, find_kfence
 from drgn_pageowner.kernel.linux.page import read_memmap
+from drgn_pageowner.kernel.linux.percpu import cpu_pointer
 from drgn_pageowner.kernel.linux.sections import Section, find_sections
 from drgn_pageowner.kernel.linux.slab_free import Cache, FreeObjects
 from drgn_pageowner.kernel.linux.topology import online_cpus, online_nodes
@@ -32,9 +32,9 @@ from drgn_pageowner.model.pages import Pages, PageState
 
 __all__ = ("read_cache", "read_slabs", "slab_caches", "slab_type")
 
-# No cache has sheaves for so many objects: such a number is garbage.
+# No cache has sheaves for more objects; a larger number is garbage.
 _MOST_OF_SHEAF = 4095
-# KMALLOC_MAX_SIZE and what debugging adds to it: no slab has larger objects.
+# KMALLOC_MAX_SIZE and what debugging adds to it; no slab has larger objects.
 _LARGEST_OBJECT = 1 << 24
 
 
@@ -42,8 +42,8 @@ def read_slabs(kernel: Kernel, pages: Pages) -> tuple[Slabs, FreeObjects]:
     """
     Find every slab of *pages*, and the objects in KFENCE's pool.
 
-    :return: The slabs, all of whose objects are said to be allocated; and what tells which are
-        not, once the words of the slabs' pages were seen.
+    :return: The slabs, with all objects marked as allocated; and the finder of the free ones,
+        which needs the words of the slabs' pages.
     """
     problems: list[str] = []
     caches = list(_caches(kernel, problems))
@@ -168,7 +168,7 @@ def _caches(kernel: Kernel, problems: list[str]) -> Iterator[Cache]:
     if not has_member(kernel.prog.type("struct kmem_cache"), "offset"):
         problems.append("this kernel's slab allocator is not SLUB: free objects are not told")
         return
-    for cache in slab_caches(kernel, problems):
+    for cache in slab_caches(kernel, kernel.gaps):
         try:
             yield read_cache(kernel, cache)
         except DAMAGE as error:
@@ -177,7 +177,7 @@ def _caches(kernel: Kernel, problems: list[str]) -> Iterator[Cache]:
 
 def slab_caches(kernel: Kernel, problems: list[str]) -> list[Object]:
     """
-    ``struct kmem_cache *`` of every slab cache.
+    Get the ``struct kmem_cache *`` of every slab cache.
 
     :param problems: Gets a line if their list is broken.
     """
@@ -187,8 +187,10 @@ def slab_caches(kernel: Kernel, problems: list[str]) -> list[Object]:
 
 def read_cache(kernel: Kernel, cache: Object) -> Cache:
     """
+    Read a slab cache.
+
     :param cache: ``struct kmem_cache *``, of SLUB.
-    :raises ValueError: if it cannot be one
+    :raises ValueError: if its numbers are impossible
     """
     type_ = cache.type_.type
     hardened = has_member(type_, "random")
@@ -214,30 +216,35 @@ def read_cache(kernel: Kernel, cache: Object) -> Cache:
 
 
 def _ready(kernel: Kernel, cache: Object) -> tuple[list[int], list[int], list[int]]:
-    """Heads of the CPUs' lists, free objects in sheaves, and the sheaves: addresses."""
+    """Get addresses: heads of the per-CPU lists, free objects in sheaves, and the sheaves."""
     type_ = cache.type_.type
     lists: list[int] = []
     free: list[int] = []
     sheaves: list[int] = []
-    try:
+    name = name_of(cache.name)
+    with kernel.tolerate(f"the CPUs' free objects of {name} cannot be read: some look allocated"):
+        # Until Linux kernel commit 32c894c7274b ("slab: remove struct kmem_cache_cpu") (in v7.0).
         if has_member(type_, "cpu_slab") and cache.cpu_slab:
             for cpu in online_cpus(kernel):
-                head = int(per_cpu_ptr(cache.cpu_slab, cpu).freelist)
+                head = int(cpu_pointer(kernel, cache.cpu_slab, cpu).freelist)
                 if head:
                     lists.append(head)
         if has_member(type_, "cpu_sheaves") and cache.cpu_sheaves:
             for sheaf in _sheaves(kernel, cache):
                 sheaves.append(int(sheaf))
                 free += _objects(kernel, sheaf)
-    except DAMAGE:
-        pass
     return lists, free, sheaves
 
 
 def _sheaves(kernel: Kernel, cache: Object) -> Iterator[Object]:
-    """Since v6.18 CPUs and nodes keep arrays of free objects: ``struct slab_sheaf *``."""
+    """
+    Yield the arrays of free objects of CPUs and nodes: ``struct slab_sheaf *``.
+
+    They exist since Linux kernel commit 2d517aa09bbc ("slab: add opt-in caching layer of percpu
+    sheaves") (in v6.18).
+    """
     for cpu in online_cpus(kernel):
-        sheaves = per_cpu_ptr(cache.cpu_sheaves, cpu)
+        sheaves = cpu_pointer(kernel, cache.cpu_sheaves, cpu)
         for name in ("main", "spare", "rcu_free"):
             sheaf = sheaves.member_(name)
             if sheaf:
@@ -245,12 +252,15 @@ def _sheaves(kernel: Kernel, cache: Object) -> Iterator[Object]:
     for barn in _barns(kernel, cache):
         for name in ("sheaves_full", "sheaves_empty"):
             head = barn.member_(name).address_of_()
-            yield from every_entry("struct slab_sheaf", head, "barn_list", "a barn's list", [])
+            subject = "the list of a node's free slab objects"
+            yield from every_entry("struct slab_sheaf", head, "barn_list", subject, kernel.losses)
 
 
 def _barns(kernel: Kernel, cache: Object) -> Iterator[Object]:
     type_ = cache.type_.type
     for node, _ in online_nodes(kernel):
+        # Linux kernel commit 5ba6bc27b1f9 ("slab: decouple pointer to barn from kmem_cache_node")
+        # (in v7.1).
         if has_member(type_, "per_node"):
             barn = cache.per_node[node].barn
         else:
@@ -268,7 +278,7 @@ def _objects(kernel: Kernel, sheaf: Object) -> list[int]:
 
 
 def _slab_heads(kernel: Kernel, pages: Pages) -> tuple[Array, Array, Array, Array]:
-    """Row, ``slab_cache``, ``freelist`` and number of objects of every slab."""
+    """Get row, ``slab_cache``, ``freelist`` and number of objects of every slab."""
     type_ = slab_type(kernel)
     dtype = struct_dtype(
         kernel.prog,
@@ -301,9 +311,14 @@ def _slab_heads(kernel: Kernel, pages: Pages) -> tuple[Array, Array, Array, Arra
     return joined[0], joined[1], joined[2], joined[3]
 
 
-@once
 def slab_type(kernel: Kernel) -> Type:
-    """``struct slab``, which lies over ``struct page`` since v5.17; ``struct page`` before."""
+    """
+    Get the type of a slab's ``struct page``.
+
+    :return: ``struct slab``, which overlays ``struct page``, since Linux kernel commit bb192ed9aa71
+        ("mm/slub: Convert most struct page to struct slab by spatch") (in v5.17); ``struct page``
+        before.
+    """
     type_ = find_type(kernel.prog, "struct slab")
     if type_ is None or not type_.is_complete() or not has_member(type_, "slab_cache"):
         type_ = kernel.prog.type("struct page")
@@ -315,7 +330,7 @@ def _length(section: Section) -> int:
 
 
 def _shift_in_counters(type_: Type, field: TypeMember, little_endian: bool) -> int:
-    """How far a bit field of ``struct slab`` is shifted in its word ``counters``."""
+    """Get the shift of a bit field of ``struct slab`` in its word ``counters``."""
     counters = type_.member("counters")
     place = int(field.bit_offset - counters.bit_offset)
     if little_endian:
@@ -324,7 +339,7 @@ def _shift_in_counters(type_: Type, field: TypeMember, little_endian: bool) -> i
 
 
 def _pages_of(pages: Pages, rows: Array) -> Array:
-    """Pages of every slab: ``int64``; its first page is their head."""
+    """Count the pages of every slab, which have its first page as their head: ``int64``."""
     heads = pages["head"][pages.state == PageState.SLAB]
     number: Array = np.searchsorted(heads, rows, "right") - np.searchsorted(heads, rows)
     return number

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which slab objects are free: SLUB's lists of free objects, all at once."""
+"""Find the free slab objects by following all of SLUB's free lists at once."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _PIECE = 1 << 23
 
 
 class Cache(NamedTuple):
-    """What of a ``struct kmem_cache`` tells its objects, and which of them are free."""
+    """The members of a ``struct kmem_cache`` that locate its objects and the free ones."""
 
     name: str
     address: int
     size: int
     object_size: int
     offset: int
-    """Of the free pointer in a free object, in bytes."""
+    """Offset of the free pointer in a free object, in bytes."""
     left: int
-    """Bytes before the first object of a slab."""
+    """Bytes before the first object in a slab."""
     random: int
     hardened: bool
-    """Whether free pointers are mixed with :attr:`random` and their own address."""
+    """Whether free pointers are obfuscated with :attr:`random` and their own address."""
     lists: list[int]
-    """Heads of the CPUs' own lists of free objects."""
+    """Heads of the per-CPU lists of free objects."""
     free: list[int]
-    """Free objects in sheaves: what is written in them leads nowhere."""
+    """Free objects in sheaves, which are not linked."""
     sheaves: list[int]
     """Addresses of ``struct slab_sheaf``."""
 
 
 class FreeObjects:
     """
-    Follows every list of free objects, a step of each list at a time.
+    Finder of free objects, which follows every free list, one step of all lists at a time.
 
-    The lists run through the objects, so the pages of slabs must have been seen before:
-    :meth:`collect` takes from them the word where the free pointer of each object would be.
+    The lists run through the objects, so the slabs' pages come first: :meth:`collect` takes from
+    them the word at the place of each object's free pointer.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class FreeObjects:
         shadow: Shadow | None,
     ) -> None:
         """
-        :param freelists: ``uint64``, a row per slab: head of its own list.
+        :param freelists: Head of each slab's own list: ``uint64``, a row per slab.
         :param kfence: ``bool``, a row per slab: whether it is a page of KFENCE's pool, whose
             object has no free pointer.
         :param shadow: Shadow memory of KASAN, if this kernel has it.
@@ -98,8 +98,10 @@ class FreeObjects:
 
     def collect(self, rows: Array, data: Array) -> None:
         """
-        :param rows: Of some pages, ascending.
-        :param data: ``uint64``: the words of these pages.
+        Collect the free pointers from some pages.
+
+        :param rows: Rows of the pages, ascending.
+        :param data: Words of the pages: ``uint64``.
         """
         low, high = np.searchsorted(self._row, [rows[0], rows[-1] + 1])
         mine = np.arange(low, high)
@@ -110,7 +112,7 @@ class FreeObjects:
         self._pointer[mine] = data[place * per_page + self._word[mine]]
 
     def mark(self) -> None:
-        """Say in :attr:`Slabs.allocated` which objects are free."""
+        """Clear :attr:`Slabs.allocated` for free objects."""
         allocated = self._slabs.allocated
         ready = np.array([a for cache in self._caches for a in cache.free], np.uint64)
         slab, number = self._locate(ready)
@@ -122,7 +124,7 @@ class FreeObjects:
         random = np.array([cache.random for cache in self._caches] or [0], np.uint64)
         hardened = np.array([cache.hardened for cache in self._caches] or [False], bool)
         offset = np.array([cache.offset for cache in self._caches] or [0], np.uint64)
-        # No list is longer than a slab has objects.
+        # A list is not longer than the number of objects in a slab.
         for _ in range(int(self._slabs.objects.max(initial=0)) + 1):
             if not len(current):
                 break
@@ -132,11 +134,12 @@ class FreeObjects:
             node = self._slabs.start[slab] + number[good]
             fresh = allocated[node]
             allocated[node] = False
-            # An object that was met before ends its list: the rest is known, or it is a ring.
+            # Stop a list at an object that was met before: the rest is known, or it is a ring.
             slab, node, current = slab[fresh], node[fresh], current[fresh]
             cache = self._slabs.cache[slab]
             words = self._pointer[node]
-            # freelist_ptr_decode(): the address is byte-swapped since v5.7.
+            # freelist_ptr_decode(): the address is byte-swapped since Linux kernel commit
+            # 1ad53d9fa3f6 ("slub: improve bit diffusion for freelist ptr obfuscation") (in v5.7).
             places = (current + offset[cache]).astype(self._word_dtype).byteswap()
             mixed = words ^ random[cache] ^ places.astype(np.uint64)
             current = np.where(hardened[cache], mixed, words)
@@ -164,7 +167,7 @@ class FreeObjects:
             slabs.allocated[members[freed]] = False
 
     def _locate(self, objects: Array) -> tuple[Array, Array]:
-        """Slab of each address (-1 for none), and number of the object in it."""
+        """Find the slab of each address (-1 for none), and the number of the object in it."""
         if not len(self._address):
             return np.full(len(objects), -1, np.int64), np.zeros(len(objects), np.int64)
         slab = np.searchsorted(self._address, objects, "right") - 1

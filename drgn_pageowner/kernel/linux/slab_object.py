@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One slab object: its cache, where it begins, and whether it is free."""
+"""Look up one slab object: its cache, its start, and whether it is free."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ __all__ = ("slab_of",)
 
 def slab_of(kernel: Kernel, head: Object, head_pfn: int, address: int) -> dict[str, Any] | None:
     """
-    The slab object that *address* lies in: ``cache``, ``object``, ``offset``, ``allocated``.
+    Find the slab object that *address* is in: ``cache``, ``object``, ``offset``, ``allocated``.
 
     :param head: ``struct page *`` of the slab's first page.
-    :param address: In the direct map.
-    :return: ``None`` if it lies in none.
+    :param address: Address in the direct map.
+    :return: ``None`` if it is in no object.
     """
     try:
         info = slab_object_info(kernel.prog, address)
     except (LookupError, NotImplementedError):
-        # drgn does not find the struct page of an address on classic SPARSEMEM, nor of a 32-bit
-        # kernel.
+        # drgn cannot find the struct page of an address on classic SPARSEMEM or in a 32-bit kernel.
         return _look_up(kernel, head, head_pfn, address)
     if info is None:
         return None
@@ -65,7 +64,7 @@ def _look_up(kernel: Kernel, head: Object, head_pfn: int, address: int) -> dict[
 
 
 def _free_list(kernel: Kernel, cache: Cache, pointer: int, slab: range) -> Iterator[int]:
-    """The free objects on a list, as far as it runs in one slab."""
+    """Yield the objects of a free list, as far as it stays in one slab."""
     word = kernel.word
     for _ in slab:
         if pointer not in slab:
@@ -74,5 +73,6 @@ def _free_list(kernel: Kernel, cache: Cache, pointer: int, slab: range) -> Itera
         place = pointer + cache.offset
         pointer = read_word(kernel.prog, place)
         if cache.hardened:
-            # freelist_ptr_decode(): the address is byte-swapped since v5.7.
+            # freelist_ptr_decode(): the address is byte-swapped since Linux kernel commit
+            # 1ad53d9fa3f6 ("slub: improve bit diffusion for freelist ptr obfuscation") (in v5.7).
             pointer ^= cache.random ^ int.from_bytes(place.to_bytes(word.itemsize, "big"), "little")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who allocated a slab object, where ``slub_debug=U`` keeps that: ``struct track``."""
+"""Allocation stacks of slab objects, kept with ``slub_debug=U``: ``struct track``."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from drgn_pageowner.model.stacks import Frame, Stacks
 
 __all__ = ("object_addresses", "object_tracks")
 
-# SLAB_STORE_USER of include/linux/slab.h: a macro of this bit until v6.8; since v6.9 an enumerator
-# has its number.
+# SLAB_STORE_USER of include/linux/slab.h: a macro of this bit until v6.8, an enumerator with its
+# number since v6.9.
 _STORE_USER_BIT = 16
 
 
 def object_addresses(kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array) -> Array:
-    """Virtual addresses of slab objects: ``uint64``, the shape of *objects*."""
+    """Get the virtual addresses of slab objects: ``uint64``, the shape of *objects*."""
     slab = slabs.slab_of(objects)
     page = pages.pfns(slabs.row[slab]) * pages.facts.page_size
     offset = slabs.first[slab] + (objects - slabs.start[slab]) * slabs.stride[slab]
@@ -41,9 +41,9 @@ def object_tracks(
     kernel: Kernel, slabs: Slabs, objects: Array, addresses: Array
 ) -> list[tuple[list[Frame], int] | None]:
     """
-    The stack and the pid of every object's allocation; ``None`` where that is not kept.
+    Get the stack and the pid of every object's allocation; ``None`` if they are not kept.
 
-    :param addresses: Of :func:`object_addresses`.
+    :param addresses: The result of :func:`object_addresses`.
     """
     caches = _caches(kernel)
     names = [slabs.caches[number] for number in slabs.cache[slabs.slab_of(objects)].tolist()]
@@ -55,23 +55,23 @@ def object_tracks(
 
 
 def _caches(kernel: Kernel) -> dict[str, Object]:
-    """Every ``struct kmem_cache *`` by its name, as far as they can be read."""
+    """Get every ``struct kmem_cache *`` that can be read, by name."""
     caches = {}
-    for cache in slab_caches(kernel, []):
+    for cache in slab_caches(kernel, kernel.losses):
         with contextlib.suppress(*DAMAGE):
             caches[name_of(cache.name)] = cache
     return caches
 
 
 def _track(kernel: Kernel, cache: Object, address: int) -> Object | None:
-    """``get_track(s, object, TRACK_ALLOC)`` of mm/slub.c: ``struct track``."""
+    """Get the ``struct track``, as ``get_track(s, object, TRACK_ALLOC)`` of mm/slub.c does."""
     try:
         bit = int(kernel.prog.constant("_SLAB_STORE_USER"))
     except LookupError:
         bit = _STORE_USER_BIT
     if not int(cache.flags) >> bit & 1:
         return None
-    # get_info_end(): behind the free pointer, if that is outside the object.
+    # get_info_end(): after the free pointer, if that is outside the object.
     outside = int(cache.offset) >= int(cache.inuse)
     end = int(cache.offset) + kernel.prog.type("void *").size if outside else int(cache.inuse)
     try:
@@ -97,7 +97,12 @@ def _with_frames(
 
 
 def _depot_stacks(kernel: Kernel, tracks: list[Object | None]) -> Stacks:
-    """The stacks that the tracks have handles of (since v5.18)."""
+    """
+    Read the stacks that the tracks have handles of.
+
+    They have since Linux kernel commit 5cf909c553e9 ("mm/slub: use stackdepot to save stack trace
+    in objects") (in v5.19).
+    """
     handles = {
         int(track.handle)
         for track in tracks
@@ -114,7 +119,7 @@ def _depot_stacks(kernel: Kernel, tracks: list[Object | None]) -> Stacks:
 
 def _pcs(track: Object, stacks: Stacks) -> list[int]:
     if has_member(track.type_, "addrs"):
-        # An array in the track itself until v5.17.
+        # An array in the track itself before 5cf909c553e9 (see above).
         return [int(pc) for pc in track.addrs if int(pc)]
     if has_member(track.type_, "handle"):
         number = int(stacks.index(np.array([int(track.handle)], np.uint32))[0])

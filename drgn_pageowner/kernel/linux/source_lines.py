@@ -13,15 +13,15 @@ __all__ = ("source_frames",)
 
 def source_frames(kernel: Kernel, pcs: Iterable[int]) -> dict[int, list[SourceFrame]]:
     """
-    The functions at each of *pcs*, inlined ones first (innermost first).
+    Get the functions at each of *pcs*, inlined ones first (innermost first).
 
-    :param pcs: Return addresses, as stack depot has them.
-    :return: PC -> frames; a PC that DWARF does not cover is left out.
+    :param pcs: Return addresses, as in the stack depot.
+    :return: PC -> frames, without PCs that DWARF does not cover.
     """
     result: dict[int, list[SourceFrame]] = {}
     for pc in sorted({int(pc) for pc in pcs}):
         frames = []
-        # A return address is behind the call: what is wanted is the line of the call.
+        # A return address is after the call; drgn looks up the line of the call.
         for frame in kernel.prog.stack_trace_from_pcs([pc]):
             try:
                 filename, line, _ = frame.source()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The stack depot: from ``depot_stack_handle_t`` to stacks, a pool at a time."""
+"""The stack depot: look up stacks by ``depot_stack_handle_t``, a pool at a time."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ __all__ = ("DepotLayout", "depot_layout", "depot_pools", "depot_use", "read_stac
 # kasan: stackdepot implementation. Enable stackdepot for SLAB") (in v4.6).
 _STACK_ALIGN = 4
 _POOL_ORDER = 2
-# More frames than any user of the depot saves (page_owner: 16; CONFIG_STACKDEPOT_MAX_FRAMES: 64
-# by default, 256 at most).
+# No user of the depot saves more frames (page_owner: 16; CONFIG_STACKDEPOT_MAX_FRAMES: 64 by
+# default, at most 256).
 _MAX_FRAMES = 256
-# REFCOUNT_SATURATED of include/linux/refcount.h: the record is no page_owner stack.
+# REFCOUNT_SATURATED of include/linux/refcount.h, in records of stacks that are not page_owner's.
 _REFCOUNT_SATURATED = -(1 << 30)
 
 
 @dataclass(frozen=True)
 class DepotLayout:
-    """How this kernel's stack depot is laid out."""
+    """Layout of this kernel's stack depot."""
 
     name: str
-    """For people: which of the layouts it is."""
+    """Name of the layout, for people."""
     pools: str
     """Name of the array of pools."""
     pool_shift: int
     pool_bits: int
     pool_bias: int
-    """What to subtract from the handle's pool number."""
+    """Number to subtract from the handle's pool number."""
     offset_shift: int
     offset_bits: int
     pool_size: int
@@ -58,13 +58,13 @@ class DepotLayout:
     """Offset of ``stack_record.entries``."""
 
     def pool_index(self, handles: Array) -> Array:
-        """Index in the array of pools: ``int64``, may be out of range for a bad handle."""
+        """Get indices in the array of pools: ``int64``; out of range for a bad handle."""
         raw = (handles.astype(np.int64) >> self.pool_shift) & ((1 << self.pool_bits) - 1)
         result: Array = raw - self.pool_bias
         return result
 
     def record_offset(self, handles: Array) -> Array:
-        """Offset of the ``struct stack_record`` in its pool, in bytes: ``int64``."""
+        """Get offsets of the ``struct stack_record`` in their pools, in bytes: ``int64``."""
         raw = (handles.astype(np.int64) >> self.offset_shift) & ((1 << self.offset_bits) - 1)
         result: Array = raw << _STACK_ALIGN
         return result
@@ -73,7 +73,9 @@ class DepotLayout:
 @once
 def depot_layout(kernel: Kernel) -> DepotLayout:
     """
-    :raises PageOwnerError: if this kernel has no stack depot, or one of no known layout
+    Get the layout of this kernel's stack depot.
+
+    :raises PageOwnerError: if this kernel has no stack depot, or its layout is not known
     """
     try:
         parts = kernel.prog.type("union handle_parts")
@@ -93,8 +95,8 @@ def depot_layout(kernel: Kernel) -> DepotLayout:
     elif has_member(parts, "pool_index"):
         member, name = "pool_index", "pools (v6.3 to v6.8)"
         # Linux kernel commit 3ee34eabac2a ("lib/stackdepot: fix first entry having a 0-handle")
-        # (in v6.9, backported to v6.8.y) stored the index plus 1 before the member said so. A
-        # handle of 0 says "none", so the depot needs either that or a bit "valid".
+        # (in v6.9, backported to v6.8.y) stored the index plus 1 before the member was renamed. A
+        # handle of 0 means none, so the depot needs either that or a bit "valid".
         if not has_member(parts, "valid"):
             bias = _probe_bias(kernel, pools)
     else:
@@ -122,13 +124,13 @@ def depot_layout(kernel: Kernel) -> DepotLayout:
 
 
 def _bit_field(type_: Any, name: str) -> tuple[int, int]:
-    """(shift, bits) of a member of ``union handle_parts`` in its ``handle``."""
+    """Get (shift, bits) of a member of ``union handle_parts`` in its ``handle``."""
     member = type_.member(name)
     return member.bit_offset, member.bit_field_size or member.type.size * 8
 
 
 def _probe_bias(kernel: Kernel, pools: str) -> int:
-    """Whether a ``pool_index`` is an index (0) or the index plus 1: the first record says."""
+    """Find out from the first record whether ``pool_index`` is an index (0) or one plus 1 (1)."""
     first_pool = int(kernel.prog[pools][0])
     record = kernel.prog.type("struct stack_record")
     handle = int.from_bytes(
@@ -148,27 +150,27 @@ def _pool_addresses(kernel: Kernel, ahead: int = 0) -> Array:
     pools = kernel.prog[depot_layout(kernel).pools]
     used = find_object(kernel.prog, "pools_num", "lib/stackdepot.c")
     if used is None:
-        # Renamed with the rest in v6.3; the index of the pool in use before.
+        # The index of the pool in use, before 961c949b012f (see above).
         index = find_object(kernel.prog, "depot_index", "lib/stackdepot.c")
         if index is None:
             index = kernel.prog.variable("pool_index", "lib/stackdepot.c")
         number = int(index) + 1
     else:
         number = int(used)
-    # An array, and a pointer since Linux v7.0.
+    # An array, or a pointer since Linux v7.0.
     if hasattr(pools.type_, "length") and pools.type_.kind.name == "ARRAY":
         address = int(pools.address_ or 0)
     else:
         address = int(pools)
     most = _most_pools(kernel)
     if not 0 <= number <= most:
-        # All that there is room for: what is behind the last pool is null.
+        # Take the whole array; the pointers after the last pool are null.
         number = most
     return read_array(kernel.prog, address, kernel.word, min(number + ahead, most))
 
 
 def _most_pools(kernel: Kernel) -> int:
-    """How many pools the array of pools has room for."""
+    """Get the number of pools that the array of pools has room for."""
     layout = depot_layout(kernel)
     array = kernel.prog[layout.pools].type_
     limit = find_object(kernel.prog, "stack_max_pools", "lib/stackdepot.c")
@@ -178,9 +180,9 @@ def _most_pools(kernel: Kernel) -> int:
 
 def depot_pools(kernel: Kernel) -> tuple[Array, int]:
     """
-    Find where the stack depot keeps its stacks, and the pool that it allocated to be used next.
+    Get the memory of the stack depot, with the pool that it allocated to be used next.
 
-    :return: Addresses of the pools (``uint64``), and the size of one in bytes.
+    :return: Addresses of the pools (``uint64``), and the size of a pool in bytes.
     """
     # Until v6.7 the next one is in the array already, since v6.8 in a variable ("lib/stackdepot:
     # store next pool pointer in new_pool").
@@ -193,10 +195,10 @@ def depot_pools(kernel: Kernel) -> tuple[Array, int]:
 
 def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
     """
-    Fetch the stacks of *handles*, reading every pool that one of them lies in once.
+    Read the stacks of *handles*; each pool that has any of them is read once.
 
     :param handles: ``uint32``, shape ``(n,)``, ascending and unique.
-    :return: The stacks, and those of *handles* that the depot does not have (0 left out).
+    :return: The stacks, and those of *handles* except 0 that the depot does not have.
     """
     layout = depot_layout(kernel)
     handles = handles[handles != 0]
@@ -222,7 +224,7 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
         if not address:
             continue
         bulk = read_bulk(kernel.prog, address, layout.pool_size)
-        # Padded, so that the header of a record at the very end can be looked at.
+        # Padded, so that a header may begin at the very end.
         pool = np.frombuffer(bytes(bulk.data) + bytes(header.itemsize), np.uint8)
         at = offset[members]
         heads = np.ndarray(
@@ -234,7 +236,7 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
         size = heads["size"].astype(np.int64)
         end = at + layout.entries_offset + size * word.itemsize
         right = (size > 0) & (size <= _MAX_FRAMES) & (end <= layout.pool_size)
-        # Every record holds its own handle; the extra bits are not the depot's.
+        # Every record holds its own handle, without the extra bits of users.
         mask = np.uint32(
             ((1 << layout.pool_bits) - 1) << layout.pool_shift
             | ((1 << layout.offset_bits) - 1) << layout.offset_shift
@@ -264,7 +266,7 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
     count = None
     if counts:
         count = np.concatenate(counts)[by_handle]
-        # The count starts at 1; page_owner's own dummy stacks have none.
+        # The count starts at 1; page_owner's dummy stacks have none.
         count = np.where(count == _REFCOUNT_SATURATED, -1, count - 1)
     stacks = Stacks(
         handles[position],
@@ -279,7 +281,7 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
 
 def depot_use(kernel: Kernel) -> dict[str, int]:
     """
-    How full the stack depot is: ``pools``, ``bytes``, and ``capacity`` in pools.
+    Get the size of the stack depot: ``pools``, ``bytes``, and ``capacity`` in pools.
     """
     pools = _pool_addresses(kernel)
     allocated = int(np.count_nonzero(pools))

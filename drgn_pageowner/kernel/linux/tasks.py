@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every task of a kernel, as far as its lists lead to them."""
+"""List the tasks of a kernel."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ("comm_of", "every_task")
 
 def every_task(kernel: Kernel, problems: list[str]) -> list[Object]:
     """
-    Every process and its threads, as ``for_each_process_thread()`` of the kernel; no idle tasks.
+    Get every process and its threads, without idle tasks, as ``for_each_process_thread()`` does.
 
-    The tree of PIDs, which drgn's ``for_each_task()`` walks, has no second end to begin at.
+    These lists can be walked from both ends if they are broken, unlike the tree of PIDs that drgn's
+    ``for_each_task()`` walks.
 
-    :param problems: Gets a line for every list that is broken.
+    :param problems: Gets a line for every broken list.
     :return: ``struct task_struct *`` each.
     """
     type_ = "struct task_struct"
@@ -42,6 +43,6 @@ def every_task(kernel: Kernel, problems: list[str]) -> list[Object]:
 
 
 def comm_of(task: Object) -> str:
-    """``task.comm``; bytes that are not UTF-8 as surrogates, as everywhere in task names."""
+    """Get ``task.comm``; bytes that are not UTF-8 become surrogates, as in all task names."""
     name: bytes = task.comm.string_()
     return name.decode(errors="surrogateescape")

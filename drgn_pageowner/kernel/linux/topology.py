@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which CPUs and which nodes a machine has: bitmaps that may be damaged, held to what there is."""
+"""CPUs and nodes of a machine, from bitmaps that are clamped to what exists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ("online_cpus", "online_nodes", "possible_cpus")
 
 @once
 def possible_cpus(kernel: Kernel) -> tuple[int, ...]:
-    """Numbers of the CPUs that have per-CPU memory."""
+    """Get the numbers of the CPUs that have per-CPU memory."""
     offsets = find_object(kernel.prog, "__per_cpu_offset")
     try:
         cpus = _bits(cpu_possible_mask(kernel.prog).bits)
@@ -29,13 +29,14 @@ def possible_cpus(kernel: Kernel) -> tuple[int, ...]:
 @once_per_reading
 def online_cpus(kernel: Kernel) -> tuple[int, ...]:
     """
-    Numbers of the CPUs that were online; of all that can be if the dump does not say.
+    Get the numbers of the CPUs that were online; of all possible ones if the dump does not say.
 
-    Those too that a crash took offline, as ``local_cpu_stop()`` does on arm64: their lists and
-    counters are as full as they were. One that was taken offline before has handed its own in.
+    CPUs that the crash took offline, as ``local_cpu_stop()`` does on arm64, are included, because
+    their lists and counters are still in use. A CPU that was offlined earlier has drained its own.
     """
     possible = possible_cpus(kernel)
-    # "smp/hotplug: Track booted once CPUs in a cpumask" (in v5.4).
+    # Linux kernel commit e797bda3fd29 ("smp/hotplug: Track booted once CPUs in a cpumask") (in
+    # v5.4).
     booted = find_object(kernel.prog, "cpus_booted_once_mask")
     online: set[int] = set()
     for mask in (cpu_online_mask(kernel.prog), booted):
@@ -44,35 +45,44 @@ def online_cpus(kernel: Kernel) -> tuple[int, ...]:
     return tuple(cpu for cpu in possible if cpu in online) or possible
 
 
-@once_per_reading
 def online_nodes(kernel: Kernel) -> tuple[tuple[int, Object], ...]:
     """
-    Number and ``struct pglist_data *`` of every node that is online.
+    Get the number and ``struct pglist_data *`` of every online node.
 
-    Of every node that has one where the bitmap of nodes names none of them. Not limited by
-    ``nr_node_ids``, as drgn's ``for_each_online_pgdat()`` is: that may be any number.
+    If the bitmap of nodes has none of them, get every node that has a ``struct pglist_data``.
+    Unlike drgn's ``for_each_online_pgdat()``, this is not limited by ``nr_node_ids``, which may be
+    damaged.
     """
+    return tuple(
+        (number, Object(kernel.prog, "struct pglist_data *", value=address))
+        for number, address in _online_nodes(kernel)
+    )
+
+
+@once_per_reading
+def _online_nodes(kernel: Kernel) -> tuple[tuple[int, int], ...]:
+    """Get the number and the address of every online node."""
     data = find_object(kernel.prog, "node_data")
     if data is None:
         # Without CONFIG_NUMA.
-        return ((0, kernel.prog["contig_page_data"].address_of_()),)
-    nodes = [(number, data[number]) for number in range(data.type_.length)]
+        return ((0, int(kernel.prog["contig_page_data"].address_of_())),)
     try:
         online = set(_bits(kernel.prog["node_states"][kernel.prog["N_ONLINE"]].bits))
     except DAMAGE:
         online = set()
     known = []
-    for number, node in nodes:
+    for number in range(data.type_.length):
         try:
-            if node:
-                known.append((number, node.read_()))
+            address = int(data[number])
         except DAMAGE:
             continue
+        if address:
+            known.append((number, address))
     return tuple(one for one in known if one[0] in online) or tuple(known)
 
 
 def _bits(words: Object) -> list[int]:
-    """Numbers of the bits that are set in an array of ``unsigned long``."""
+    """Get the numbers of the bits set in an array of ``unsigned long``."""
     values = words.value_()
     bits = 8 * words.type_.type.size
     return [bit for bit in range(len(values) * bits) if values[bit // bits] >> bit % bits & 1]

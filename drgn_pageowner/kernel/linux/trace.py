@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stacks that are in the records themselves, as before there was a stack depot."""
+"""Stacks in the records themselves, before page_owner used the stack depot."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ TRACE_MEMBERS = {
     "nr_entries": ("nr_entries", "trace.nr_entries"),
     "trace_entries": ("trace_entries",),
 }
-"""What a record keeps its stack in: field -> members, of which the kernel has at most one."""
+"""Members of a record that hold its stack: field -> names, of which a kernel has at most one."""
 
 
 def intern_traces(number: Array, entries: Array) -> tuple[Array, Stacks, int]:
     """
-    Give every distinct stack a handle, as the stack depot does of later kernels.
+    Give every distinct stack a handle, as the stack depot of later kernels does.
 
-    The handles are ours: 1 and up, in the order of the stacks' PCs. An empty stack has one too.
+    The handles are not the kernel's: they count from 1 in the order of the stacks' PCs. An empty
+    stack has one too.
 
     :param number: ``page_ext.nr_entries``, shape ``(n,)``.
     :param entries: ``page_ext.trace_entries``: ``uint64``, shape ``(n, capacity)``.
-    :return: The handle of every record (``uint32``, shape ``(n,)``), the stacks, and how many
-        records claim to have more entries than there is room for.
+    :return: The handle of every record (``uint32``, shape ``(n,)``), the stacks, and the number of
+        records that claim more entries than there is room for.
     """
     capacity = entries.shape[1]
     depth = np.minimum(number, capacity).astype(np.int64)
@@ -53,10 +54,10 @@ def intern_traces(number: Array, entries: Array) -> tuple[Array, Stacks, int]:
 
 def record_trace(owner: Object) -> list[int] | None:
     """
-    The PCs in one record, innermost first.
+    Get the PCs in one record, innermost first.
 
     :param owner: ``struct page_ext *``
-    :return: ``None`` if this kernel keeps none in its records.
+    :return: ``None`` if this kernel keeps no stacks in its records.
     """
     type_ = owner.type_.type
     if not has_member(type_, "trace_entries"):

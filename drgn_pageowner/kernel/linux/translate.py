@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Virtual addresses of the kernel's own page tables, and of processes'."""
+"""Translate virtual addresses, of the kernel and of processes, to physical ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def direct_map(kernel: Kernel) -> int:
 
 @once_per_reading
 def direct_map_end(kernel: Kernel) -> int:
-    """The address behind the direct map: all of memory is in it, but for HIGHMEM."""
+    """Get the end address of the direct map, which has all of memory except HIGHMEM."""
     if "ZONE_HIGHMEM" in enumerators(kernel.prog, "enum zone_type"):
         return int(kernel.prog["high_memory"])
     return direct_map(kernel) + pfn_limits(kernel)[1] * kernel.page_size
@@ -48,7 +48,7 @@ def direct_map_end(kernel: Kernel) -> int:
 
 def direct_phys(kernel: Kernel, address: int) -> int:
     """
-    Physical address of an address in the direct map.
+    Get the physical address of an address in the direct map.
 
     :raises ValueError: if the address is below the direct map
     """
@@ -60,7 +60,7 @@ def direct_phys(kernel: Kernel, address: int) -> int:
 
 def kernel_phys(kernel: Kernel, address: int) -> int:
     """
-    Physical address of a kernel virtual address, whatever maps it.
+    Get the physical address of a kernel virtual address of any mapping.
 
     :raises FaultError: if nothing maps it, or its page tables are not in the dump
     :raises NotImplementedError: if the page tables of this architecture are not known
@@ -79,7 +79,7 @@ def kernel_phys(kernel: Kernel, address: int) -> int:
 
 def kernel_pfns(kernel: Kernel, address: int, number: int) -> Array:
     """
-    PFNs that *number* pages from *address* on are mapped to, whatever maps them.
+    Get the PFNs that *number* pages from *address* on are mapped to, in any kernel mapping.
 
     :return: ``int64``, shape ``(number,)``; -1 where nothing is mapped, or it is not known.
     """
@@ -87,7 +87,7 @@ def kernel_pfns(kernel: Kernel, address: int, number: int) -> Array:
     if tables is not None:
         return tables.pfns(address, number)
     size = kernel.page_size
-    # What one page table maps may well be one large page.
+    # The range of one page table may well be one large page.
     step = size // 8
     parts = []
     position = address // size
@@ -100,7 +100,7 @@ def kernel_pfns(kernel: Kernel, address: int, number: int) -> Array:
 
 
 def _ask_drgn(kernel: Kernel, first: int, number: int, size: int) -> Array:
-    """PFNs of *number* pages; 20 us for each where they do not follow one another."""
+    """Get the PFNs of *number* pages; takes 20 us for each page if they are not contiguous."""
     low, high = (_pfn_or_none(kernel, page * size) for page in (first, first + number - 1))
     if low >= 0 and high - low == number - 1:
         return low + np.arange(number, dtype=np.int64)
@@ -117,7 +117,7 @@ def _pfn_or_none(kernel: Kernel, address: int) -> int:
 
 @once
 def page_tables(kernel: Kernel) -> PageTables | None:
-    """The kernel's own page tables; ``None`` if the format of this architecture is not known."""
+    """Get the kernel's own page tables; ``None`` if the format is not known."""
     format_ = arch_of(kernel).page_table_format(kernel)
     if format_ is None:
         return None
@@ -125,7 +125,7 @@ def page_tables(kernel: Kernel) -> PageTables | None:
     root, known = int(init_mm.pgd), int(init_mm.address_of_())
     try:
         tables = PageTables(kernel.prog, format_, int(follow_phys(init_mm.address_of_(), root)))
-        # arm64 has more formats than VMCOREINFO tells apart: trust what agrees with drgn.
+        # arm64 has more formats than VMCOREINFO tells apart: check the result against drgn's.
         pfn = int(follow_phys(init_mm.address_of_(), known)) // kernel.page_size
         return tables if int(tables.pfns(known, 1)[0]) == pfn else None
     except NotImplementedError:
@@ -136,7 +136,7 @@ def page_tables(kernel: Kernel) -> PageTables | None:
 
 def mapped_pfn(kernel: Kernel, mm: Object, address: int) -> int | None:
     """
-    PFN that *address* is mapped to in an address space, or ``None``.
+    Get the PFN that *address* is mapped to in an address space, or ``None``.
 
     :param mm: ``struct mm_struct *``
     :raises NotImplementedError: if the page tables of this architecture are not known
@@ -156,7 +156,7 @@ def mapped_pfn(kernel: Kernel, mm: Object, address: int) -> int | None:
 
 @once
 def image_range(kernel: Kernel) -> tuple[int, int] | None:
-    """Virtual addresses of the kernel image: its first, and the one behind its last."""
+    """Get the first and the end virtual address of the kernel image."""
     start = symbol_address(kernel.prog, "_text")
     if start is None:
         return None
@@ -167,7 +167,7 @@ def image_range(kernel: Kernel) -> tuple[int, int] | None:
 
 
 def _end_of_resource(kernel: Kernel, start: int) -> int:
-    """Virtual address of the end of the image by ``iomem_resource``; *start* if that is silent."""
+    """Get the end of the image from ``iomem_resource``; *start* if it is not there."""
     try:
         phys = kernel_phys(kernel, start)
     except (FaultError, NotImplementedError):
@@ -177,7 +177,7 @@ def _end_of_resource(kernel: Kernel, start: int) -> int:
 
 
 def in_kernel_image(kernel: Kernel, pfn: int) -> bool:
-    """Whether *pfn* is a page of the kernel image (text, data, bss)."""
+    """Return whether *pfn* is a page of the kernel image (text, data, bss)."""
     image = image_range(kernel)
     if image is None:
         return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Areas of the kernel's own mappings: vmalloc, stacks of tasks, modules."""
+"""Areas of the kernel's own mappings (vmalloc, task stacks, modules), and the stacks of tasks."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from drgn_pageowner.model.pages import Pages
 
 __all__ = ("TaskStack", "VmapAreas", "read_vmap_areas", "task_stacks", "thread_size")
 
-# VM_MAP of include/linux/vmalloc.h: a macro, the same since v2.6.12. Who called vmap() may have
-# thrown its list of pages away; vm_map_ram() keeps none.
+# VM_MAP of include/linux/vmalloc.h: a macro, unchanged since v2.6.12. The caller of vmap() may have
+# freed the list of pages; vm_map_ram() keeps none.
 _VM_MAP = 0x4
 _MOST_NODES = 4096
 
@@ -47,23 +47,23 @@ class TaskStack:
     """Lowest virtual address."""
     size: int
     live: int
-    """What is below this address is dead: the stack pointer, or :attr:`start` if unknown."""
+    """The lowest address in use: the stack pointer, or :attr:`start` if it is unknown."""
     registers: tuple[int, ...] = ()
 
 
 @dataclass
 class VmapAreas:
-    """Every mapped area, and the bookkeeping that knows all of them."""
+    """All mapped areas, and the allocator's own structures that refer to them."""
 
     areas: list[Area]
     bookkeeping: Array
-    """``uint64``: addresses of every ``struct vmap_area``, ``struct vm_struct`` and array of
-    pages: they hold every area whether or not anybody else does."""
+    """``uint64``: addresses of every ``struct vmap_area``, ``struct vm_struct`` and array of pages.
+    They point to every area, whether or not anything else does."""
 
 
 @once
 def thread_size(kernel: Kernel) -> int:
-    """``THREAD_SIZE``, in bytes."""
+    """Get ``THREAD_SIZE``, in bytes."""
     # union thread_union { struct task_struct task; unsigned long stack[THREAD_SIZE/sizeof(long)]; }
     union = find_type(kernel.prog, "union thread_union")
     if union is not None and union.is_complete():
@@ -79,7 +79,7 @@ def thread_size(kernel: Kernel) -> int:
 
 
 def task_stacks(kernel: Kernel, problems: list[str]) -> list[TaskStack]:
-    """Every task's stack; idle tasks included."""
+    """Get the stack of every task, idle tasks included."""
     size = thread_size(kernel)
     found = []
     seen: set[int] = set()
@@ -91,7 +91,7 @@ def task_stacks(kernel: Kernel, problems: list[str]) -> list[TaskStack]:
         except DAMAGE:
             lost += 1
             continue
-        # Stacks are whole pages: what is not is garbage.
+        # A stack is made of whole pages; anything else is garbage.
         if stack.start and stack.start % kernel.page_size == 0 and stack.start not in seen:
             seen.add(stack.start)
             found.append(stack)
@@ -141,12 +141,12 @@ def _stack_pointer(kernel: Kernel, task: Object) -> int:
 def _of_running(
     kernel: Kernel, task: Object, address: int, size: int
 ) -> tuple[int, tuple[int, ...]]:
-    """The live part of a running task's stack, and its registers, from the dump's notes."""
+    """Get the live part of a running task's stack, and its registers, from the dump's notes."""
     try:
         frame = kernel.prog.stack_trace(task)[0]
         registers = {name: int(value) for name, value in frame.registers().items()}
     except Exception:
-        # An older drgn raises it as it is for unwinding data that it does not know.
+        # Older versions of drgn raise plain Exception for unknown unwinding data.
         return address, ()
     pointer = frame.sp
     live = pointer if address <= pointer < address + size else address
@@ -159,7 +159,7 @@ def read_vmap_areas(
     stacks: list[TaskStack],
     problems: list[str],
 ) -> VmapAreas:
-    """Every area with pages that the kernel knows of."""
+    """Read every area that has pages."""
     owners = {stack.start: f"{stack.comm} (pid {stack.pid})" for stack in stacks}
     modules = [(start, end, name) for name, start, end in module_regions(kernel)]
     size = pages.facts.page_size
@@ -175,7 +175,7 @@ def read_vmap_areas(
                 bookkeeping.append(int(vm))
             if not vm or (not vm.pages and int(vm.flags) & _VM_MAP):
                 start, end = int(vmap.va_start), int(vmap.va_end)
-                # None of a driver's own mappings is as large as memory.
+                # A driver's own mapping is smaller than memory.
                 if 0 < (end - start) // size <= len(pages):
                     pfns = kernel_pfns(kernel, start, (end - start) // size)
                     areas.append(Area(start, end - start, AreaKind.VMAP, _rows(pages, pfns)))
@@ -204,13 +204,13 @@ def read_vmap_areas(
 
 
 def _rows(pages: Pages, pfns: Array) -> Array:
-    """Rows of *pfns*; -1 where there is no page."""
+    """Get the rows of *pfns*; -1 where there is no page."""
     result: Array = np.where(pfns >= 0, pages.rows(np.maximum(pfns, 0)), -1)
     return result
 
 
 def _vmap_areas(kernel: Kernel, problems: list[str]) -> list[Object]:
-    """``struct vmap_area *`` of every area that is in use."""
+    """Get the ``struct vmap_area *`` of every area in use."""
     type_, subject = "struct vmap_area", "the list of vmalloc areas"
     # Linux kernel commit d093602919ad ("mm: vmalloc: remove global vmap_area_root rb-tree") (in
     # v6.9) made one list for each node; there are no more than nr_cpu_ids, or 128 before v6.11.
@@ -218,8 +218,8 @@ def _vmap_areas(kernel: Kernel, problems: list[str]) -> list[Object]:
     if lone is None:
         head = kernel.prog["vmap_area_list"].address_of_()
         return every_entry(type_, head, "list", subject, problems)
-    # Where no more are ever made (32-bit kernels, and those without CONFIG_SMP) it is the only
-    # one, and the compiler may have left no pointer to it.
+    # Kernels that never have more (32-bit ones, and those without CONFIG_SMP) may have no pointer
+    # to it, because the compiler optimized that away.
     nodes, number = find_object(kernel.prog, "vmap_nodes"), 1
     if nodes is None:
         nodes = lone.address_of_()
@@ -270,12 +270,12 @@ def _use_of_area(
 
 
 def _is_stack(vm: Object) -> bool:
-    """Whether an area was made for a stack: its caller is copy_process(), or what calls that."""
+    """Return whether an area was made for a stack, by copy_process() or one of its callers."""
     try:
         symbol = vm.prog_.symbol(int(vm.caller))
     except DAMAGE:
         return False
-    # Which of alloc_thread_stack_node() and its callers are functions, the compiler decides.
+    # The compiler may inline any of alloc_thread_stack_node() and its callers.
     starts = ("alloc_thread_stack", "dup_task_struct", "copy_process", "kernel_clone", "_do_fork",
               "fork_idle", "create_io_thread")  # fmt: skip
     return bool(symbol.name.startswith(starts))

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the page allocator counts: free blocks, watermarks, reserves, per-CPU lists."""
+"""Zone counters of the page allocator: free blocks, watermarks, reserves, per-CPU lists."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 from drgn import Object
-from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_pageowner.kernel.dump.bulk import enumerators, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE
-from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
-from drgn_pageowner.kernel.linux.percpu import add_differences
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.percpu import add_differences, cpu_pointer
 from drgn_pageowner.kernel.linux.topology import online_cpus, online_nodes
 from drgn_pageowner.kernel.linux.zones import find_zones, huge_page_order, max_page_order
 from drgn_pageowner.model.pages import ZoneStats
@@ -20,9 +18,8 @@ from drgn_pageowner.model.pages import ZoneStats
 __all__ = ("ListHead", "free_list_heads", "read_zone_stats", "read_zonelists", "zone_objects")
 
 
-@once_per_reading
 def zone_objects(kernel: Kernel) -> tuple[Object | None, ...]:
-    """The ``struct zone`` of each of :func:`find_zones`; ``None`` where its node cannot be read."""
+    """Get ``struct zone`` of each of :func:`find_zones`; ``None`` if its node cannot be read."""
     nodes = dict(online_nodes(kernel))
     return tuple(
         nodes[zone.node].node_zones[zone.type] if zone.node in nodes else None
@@ -31,14 +28,15 @@ def zone_objects(kernel: Kernel) -> tuple[Object | None, ...]:
 
 
 def _per_cpu_pages(kernel: Kernel, zone: Object) -> Iterator[Object]:
-    """``struct per_cpu_pages *`` of every CPU."""
-    # struct per_cpu_pageset with a member pcp until v5.14.
+    """Yield the ``struct per_cpu_pages *`` of every CPU."""
+    # A struct per_cpu_pageset with a member pcp before Linux kernel commit 28f836b6777b
+    # ("mm/page_alloc: split per cpu page lists and zone stats") (in v5.14).
     name = "per_cpu_pageset" if has_member(zone.type_, "per_cpu_pageset") else "pageset"
     if not has_member(zone.type_, name):
         return
     sets = zone.member_(name)
     for cpu in online_cpus(kernel):
-        pages = per_cpu_ptr(sets, cpu)
+        pages = cpu_pointer(kernel, sets, cpu)
         yield pages.pcp.address_of_() if has_member(pages.type_.type, "pcp") else pages
 
 
@@ -60,13 +58,15 @@ def _stats(kernel: Kernel, zone: Object, names: dict[str, int]) -> ZoneStats:
               if name != "NR_VM_ZONE_STAT_ITEMS"}  # fmt: skip
     boost = 0
     if has_member(zone.type_, "_watermark"):
-        # Renamed, and boosted, in v5.0.
+        # Renamed in Linux kernel commit a921444382b4 ("mm: move zone watermark accesses behind an
+        # accessor"), boosted since 1c30844d2dfe ("mm: reclaim small amounts of memory when an
+        # external fragmentation event occurs") (both in v5.0).
         boost = int(zone.watermark_boost)
         watermarks = [int(mark) + boost for mark in zone._watermark]
     else:
         watermarks = [int(mark) for mark in zone.watermark]
     pcp = 0
-    with contextlib.suppress(*DAMAGE):
+    with kernel.tolerate("the CPUs' own lists of free pages cannot be read: how long is unknown"):
         pcp = sum(int(pages.count) for pages in _per_cpu_pages(kernel, zone))
     return ZoneStats(
         populated=int(zone.present_pages) != 0,
@@ -89,21 +89,19 @@ def _stats(kernel: Kernel, zone: Object, names: dict[str, int]) -> ZoneStats:
 def _with_differences(
     kernel: Kernel, zone: Object, vmstat: dict[str, int], names: dict[str, int]
 ) -> dict[str, int]:
-    """What CPUs have counted and not handed in yet, added."""
-    # In struct per_cpu_pageset until v5.14.
+    """Add the counts that are still in per-CPU counters."""
+    # In struct per_cpu_pageset before 28f836b6777b (see above).
     member = "per_cpu_zonestats" if has_member(zone.type_, "per_cpu_zonestats") else "pageset"
     result = dict(vmstat)
     indices = {name: names[name] for name in vmstat}
-    try:
+    with kernel.tolerate("the CPUs' own counters of zones cannot be read"):
         add_differences(kernel, result, indices, zone.member_(member), "vm_stat_diff")
-    except DAMAGE:
-        return vmstat
     return result
 
 
 def read_zonelists(kernel: Kernel) -> dict[int, list[int]]:
     """
-    ``node_zonelists[ZONELIST_FALLBACK]`` of every node.
+    Read ``node_zonelists[ZONELIST_FALLBACK]`` of every node.
 
     :return: Node -> indices of zones, in the order in which the page allocator tries them.
     """
@@ -131,7 +129,7 @@ def read_zonelists(kernel: Kernel) -> dict[int, list[int]]:
 
 
 class ListHead:
-    """The ``struct list_head`` that a free list begins at."""
+    """The ``struct list_head`` of a free list."""
 
     __slots__ = ("address", "migratetype", "order", "pcp", "zone")
 
@@ -153,11 +151,9 @@ def free_list_heads(kernel: Kernel) -> Iterator[ListHead]:
         for order, area in enumerate(zone.free_area):
             for migratetype, head in enumerate(area.free_list):
                 yield ListHead(int(head.address_ or 0), number, migratetype, order, False)
-        try:
+        with kernel.tolerate("the CPUs' own lists of free pages cannot be read: some look used"):
             for pages in _per_cpu_pages(kernel, zone):
                 yield from _per_cpu_heads(kernel, pages, number, huge_order)
-        except DAMAGE:
-            continue
 
 
 # PAGE_ALLOC_COSTLY_ORDER of include/linux/mmzone.h.
@@ -166,9 +162,11 @@ _COSTLY_ORDER = 3
 
 def _per_cpu_heads(kernel: Kernel, pages: Object, zone: int, huge_order: int) -> Iterator[ListHead]:
     """
-    The lists of one CPU: one for each migratetype, since v5.14 for each order up to 3 too.
+    Yield the lists of one CPU: one for each migratetype, and for each order up to 3 as well since
+    Linux kernel commit 44042b449872 ("mm/page_alloc: allow high-order pages to be stored on the
+    per-cpu lists") (in v5.14).
 
-    As ``pindex_to_order()`` of mm/page_alloc.c says, what follows are lists of huge pages.
+    The lists after these are of huge pages, as in ``pindex_to_order()`` of mm/page_alloc.c.
     """
     types = int(kernel.prog.constant("MIGRATE_PCPTYPES"))
     low = types * (_COSTLY_ORDER + 1)

@@ -44,7 +44,7 @@ def find_zones(kernel: Kernel, problems: list[str]) -> tuple[Zone, ...]:
 
 @once_per_reading
 def _zones(kernel: Kernel) -> tuple[tuple[Zone, ...], list[str]]:
-    """The zones, and a line for each that is damaged."""
+    """Get the zones, and a line for each that is damaged."""
     max_pfn = pfn_limits(kernel)[1]
     zones: list[Zone] = []
     problems: list[str] = []
@@ -58,7 +58,7 @@ def _zones(kernel: Kernel) -> tuple[tuple[Zone, ...], list[str]]:
 
 
 def _within(zone: Zone, max_pfn: int, problems: list[str]) -> Zone:
-    """*zone*, its numbers of pages held to what memory has."""
+    """Clamp the numbers of pages of *zone* to the memory that exists."""
     start = min(zone.start_pfn, max_pfn - 1)
     spanned = min(zone.spanned, max_pfn - start)
     present = min(zone.present, spanned)
@@ -99,19 +99,19 @@ def _zones_of(node: int, pgdat: Object) -> Iterator[Zone]:
 
 def _zone_name(zone: Object, index: int) -> str:
     try:
-        # The kernel's own are short: DMA32, Movable.
+        # The kernel's zone names are short: DMA32, Movable.
         return name_of(zone.name, 16)
     except DAMAGE:
         return f"?{index}"
 
 
 def max_page_order(kernel: Kernel) -> int:
-    """The largest order of the buddy allocator: ``NR_PAGE_ORDERS - 1``."""
+    """Get the largest order of the buddy allocator, ``NR_PAGE_ORDERS - 1``."""
     return int(kernel.prog.type("struct zone").member("free_area").type.length) - 1
 
 
 def huge_page_order(kernel: Kernel) -> int:
-    """``HPAGE_PMD_ORDER``: what a page table of ``PAGE_SIZE`` bytes maps."""
+    """Get ``HPAGE_PMD_ORDER``, the order of what one page table of ``PAGE_SIZE`` bytes maps."""
     entries: int = kernel.page_size // sizeof(kernel.prog.type("pte_t"))
     return entries.bit_length() - 1
 
@@ -119,10 +119,10 @@ def huge_page_order(kernel: Kernel) -> int:
 @once
 def pageblock_order(kernel: Kernel) -> int:
     """
-    ``pageblock_order``, from include/linux/pageblock-flags.h.
+    Get ``pageblock_order`` of include/linux/pageblock-flags.h.
 
-    A variable where the huge page size is one; elsewhere a constant that DWARF does not have,
-    so it is computed as the header does.
+    It is a variable if the huge page size is one, otherwise a constant that is not in DWARF and is
+    computed here as in the header.
     """
     largest = max_page_order(kernel)
     variable = find_object(kernel.prog, "pageblock_order")
@@ -132,7 +132,7 @@ def pageblock_order(kernel: Kernel) -> int:
     huge = find_object(kernel.prog, "hstates", "mm/hugetlb.c") is not None
     # CONFIG_TRANSPARENT_HUGEPAGE counts since Linux kernel commit 72801513b2bf ("mm: set
     # pageblock_order to HPAGE_PMD_ORDER in case with !CONFIG_HUGETLB_PAGE but THP enabled") (in
-    # v6.10), as enum pagetype is there since ff202303c398 ("mm: convert page type macros to enum").
+    # v6.10), which also got enum pagetype: ff202303c398 ("mm: convert page type macros to enum").
     if not huge and find_object(kernel.prog, "transparent_hugepage_flags") is not None:
         huge = bool(enumerators(kernel.prog, "enum pagetype"))
     if not huge:
@@ -142,10 +142,10 @@ def pageblock_order(kernel: Kernel) -> int:
 
 def _pageblock_limit(kernel: Kernel) -> int:
     """
-    ``PAGE_BLOCK_MAX_ORDER`` where the kernel has its own configuration in it.
+    Get ``PAGE_BLOCK_MAX_ORDER`` if the kernel has its own configuration built in.
 
-    "mm: add CONFIG_PAGE_BLOCK_MAX_ORDER to select page block order" (in v6.17). By default it is
-    the largest order; nothing else in a dump says it.
+    Added in "mm: add CONFIG_PAGE_BLOCK_MAX_ORDER to select page block order" (in v6.17). It is the
+    largest order by default, and nothing else in a dump tells it.
     """
     try:
         return int(get_kconfig(kernel.prog).get("CONFIG_PAGE_BLOCK_MAX_ORDER", _NO_LIMIT))
@@ -156,10 +156,12 @@ def _pageblock_limit(kernel: Kernel) -> int:
 @once
 def page_flag_fields(kernel: Kernel) -> list[BitField]:
     """
-    The bit fields above the flags in ``page.flags``: section, node, zone, last_cpupid, kasantag.
+    Get the bit fields above the flags in ``page.flags``: section, node, zone, last_cpupid,
+    kasantag.
 
-    The kernel's own table ``pff`` of lib/vsprintf.c says them since v5.12; before, they are
-    computed as include/linux/page-flags-layout.h does.
+    They are in the kernel's own table ``pff`` of lib/vsprintf.c since Linux kernel commit
+    c244297acbe5 ("vsprintf: dump full information of page flags in pGp") (in v5.13); for older
+    kernels they are computed as in include/linux/page-flags-layout.h.
     """
     table = find_object(kernel.prog, "pff", "lib/vsprintf.c")
     if table is not None:
@@ -180,10 +182,14 @@ def page_flag_fields(kernel: Kernel) -> list[BitField]:
 
 
 def _fields_of_table(kernel: Kernel, table: Object) -> list[BitField]:
-    """:raises ValueError: if a field is not in the word"""
+    """
+    Get the bit fields from ``pff``.
+
+    :raises ValueError: if a field is outside the word
+    """
     word_bits = kernel.prog.type("unsigned long").size * 8
     fields = [
-        # SPECIAL hexadecimal or plain decimal: printf_spec.base says.
+        # printf_spec.base tells whether the field is printed in hexadecimal or decimal.
         BitField(name_of(entry.name), int(entry.shift), int(entry.width), _spec_base(entry))
         for entry in table
         if int(entry.width)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which page somebody means: a PFN, a physical address, or any address of the kernel's."""
+"""Resolve a PFN, a physical address, or any kernel address to a page."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Target:
 
     what: str
     kind: str
-    """What *what* is: ``"PFN"``, ``"struct page"``, ``"direct map"``, ..."""
+    """Kind of *what*: ``"PFN"``, ``"struct page"``, ``"direct map"``, ..."""
     pfn: int
     address: int | None
     """
@@ -72,7 +72,11 @@ def resolve(kernel: Kernel, what: str) -> Target:
 
 
 def _check(kernel: Kernel, pfn: int, what: str) -> None:
-    """:raises PageOwnerError: if this kernel has no memory at *pfn*"""
+    """
+    Check that there is a page.
+
+    :raises PageOwnerError: if this kernel has no memory at *pfn*
+    """
     max_pfn = pfn_limits(kernel)[1]
     size = kernel.page_size
     if pfn >= max_pfn:
@@ -110,7 +114,7 @@ def _resolve_address(kernel: Kernel, what: str, address: int) -> Target:
 
 
 def _page_ext_target(kernel: Kernel, what: str, address: int) -> Target | None:
-    """The page that the ``struct page_ext`` at *address* belongs to."""
+    """Find the page of the ``struct page_ext`` at *address*."""
     stride = page_ext_stride(kernel)
     for section in find_sections(kernel) if stride else ():
         offset = address - section.page_ext
@@ -138,7 +142,7 @@ def _in_direct_map(kernel: Kernel, address: int) -> bool:
 
 def _direct_kind(kernel: Kernel, pfn: int, address: int) -> str:
     if _in_image(kernel, address):
-        # Of i386 it is in the direct map.
+        # On i386 the image is in the direct map.
         return "kernel image"
     return "slab object" if _is_slab(kernel, pfn) else "direct map"
 
@@ -156,7 +160,7 @@ def _is_slab(kernel: Kernel, pfn: int) -> bool:
 
 
 def _mapped_kind(kernel: Kernel, address: int) -> str:
-    """What an address in the kernel's page tables, but not in the direct map, belongs to."""
+    """Get the kind of a mapped address outside the direct map."""
     if _in_image(kernel, address):
         return "kernel image"
     inside = any(start <= address < end for _, start, end in module_regions(kernel))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How the machine died: taint, out-of-memory killer, the end of the kernel log."""
+"""Read facts about the crash: taints, out-of-memory killer, the end of the kernel log."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ T = TypeVar("T")
 
 _LOG_LINES = 60
 _OOM_LINES = 40
-# mm/oom_kill.c: the line that says who invoked it, and the one for each victim.
+# mm/oom_kill.c: the line about who invoked it, and the one for each victim.
 _OOM = re.compile(
     r"invoked oom-killer:|Out of memory: |Out of memory \(|Memory cgroup out of memory: |"
     r"Out of memory and no killable processes|oom-kill:constraint="
 )
 
 # The letters of Documentation/admin-guide/tainted-kernels.rst, by bit. The kernel's own table
-# (taint_flags) has the letters since v4.10 and words since v6.10.
+# (taint_flags) has letters since Linux kernel commit 7fd8329ba502 ("taint/module: Clean up global
+# and module taint flags handling") (in v4.10), and words since v6.10.
 _TAINTS = (
     ("P", "a proprietary module was loaded"),
     ("F", "a module was loaded by force"),
@@ -56,7 +57,7 @@ _TAINTS = (
 
 
 def read_crash(kernel: Kernel) -> Crash:
-    """What there is; a part that cannot be read is ``None`` or empty."""
+    """Read all facts about the crash; parts that cannot be read are ``None`` or empty."""
     live = bool(kernel.prog.flags & ProgramFlags.IS_LIVE)
     lines = [
         LogLine(record.timestamp, record.level, record.text.decode(errors="backslashreplace"))
@@ -111,14 +112,14 @@ def _crashed_task(kernel: Kernel) -> tuple[int, str]:
     if panic_cpu is not None and int(panic_cpu.counter) >= 0:
         task = cpu_variable(kernel, "runqueues", int(panic_cpu.counter)).curr
         return int(task.pid), _text(task.comm.string_())
-    # Where KASLR moved per-CPU variables, drgn does not find it.
+    # drgn does not find it if KASLR moved the per-CPU variables.
     thread = kernel.prog.crashed_thread()
     return int(thread.tid), _text(thread.object.comm.string_())
 
 
 def _oom_kills(kernel: Kernel) -> int:
     # Added in Linux kernel commit 8e675f7af507 ("mm/oom_kill: count global and memory cgroup oom
-    # kills") (in v4.13). CPUs that went offline have handed theirs in.
+    # kills") (in v4.13). CPUs that went offline have drained theirs.
     number = kernel.prog.constant("OOM_KILL")
     return sum(
         int(cpu_variable(kernel, "vm_event_states", cpu).event[number])
@@ -133,7 +134,7 @@ def _taints(kernel: Kernel, mask: int) -> list[Taint]:
 
 
 def _taint(table: Object | None, bit: int) -> Taint:
-    """The kernel's own letter; our words if that is what we know by this letter."""
+    """Get the kernel's own letter of a taint; with words from here if the letter is the same."""
     known = _TAINTS[bit] if bit < len(_TAINTS) else None
     letter, words = known if known is not None else ("?", f"flag {bit}")
     if table is None or bit >= len(table):

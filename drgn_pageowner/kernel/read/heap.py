@@ -34,7 +34,7 @@ from drgn_pageowner.kernel.read.percpu import PerCpuNodes
 from drgn_pageowner.kernel.read.pointers import Resolver, objects_at
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.heap import Heap, Metadata
-from drgn_pageowner.model.pages import FREE_STATES, Pages, PageState
+from drgn_pageowner.model.pages import FREE_STATES, NO_ZONE, Pages, PageState
 from drgn_pageowner.progress import progress
 
 __all__ = ("HeapReader",)
@@ -57,11 +57,11 @@ _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
 
 
 class HeapReader:
-    """Reads a :class:`~drgn_pageowner.model.heap.Heap`; knows afterwards where each word is."""
+    """Reader of a :class:`~drgn_pageowner.model.heap.Heap`, which can locate words afterwards."""
 
     def __init__(self, kernel: Kernel, reader: InventoryReader | None = None) -> None:
         """
-        :param reader: What every page is for, if that was read before.
+        :param reader: Reader of the inventory, if it was read before.
         :raises PageOwnerError: if this kernel has no records
         """
         state = page_owner_state(kernel)
@@ -108,7 +108,7 @@ class HeapReader:
         self._edges: list[Array] = []
         self._numbers: list[Array] = []
         self._pages_read = 0
-        self._missing = 0
+        self._absent = np.zeros(len(reader.pages), bool)
         mark = arch_of(reader.kernel).address_mark
         self.numbers = Numbers(self._pages, self._inventory, mark)
         self._bookkeeping = find_bookkeeping(reader.kernel)
@@ -143,7 +143,7 @@ class HeapReader:
             pfn_target=numbers[1].astype(np.int32),
             pfn_offset=numbers[2].astype(np.int32),
             pages_read=self._pages_read,
-            pages_missing=self._missing,
+            pages_missing=self._pages_missing(),
             percpu=self.percpu.allocations,
         )
 
@@ -159,7 +159,7 @@ class HeapReader:
         return np.concatenate([self.resolver.targets(np.concatenate(addresses)), *objects])
 
     def _is_allocated(self, nodes: Array) -> Array:
-        """Which of *nodes* are no free slab objects: ``bool``."""
+        """Find the nodes that are not free slab objects: ``bool``, the shape of *nodes*."""
         result = np.ones(len(nodes), bool)
         objects = (nodes >= self.first_object) & (nodes < self.first_percpu)
         allocated = self._inventory.slabs.allocated
@@ -167,7 +167,7 @@ class HeapReader:
         return result
 
     def _of_allocated(self) -> tuple[Array, Array]:
-        """Both ends of every edge between nodes that are allocated: ``int32``."""
+        """Get both ends of every edge between allocated nodes: ``int32``."""
         keys = ascending(np.concatenate([np.zeros(0, np.int64), *self._edges]))
         self._edges.clear()
         source, target = keys // self._scale, keys % self._scale
@@ -178,9 +178,9 @@ class HeapReader:
 
     def _sources(self) -> Array:
         """
-        The node whose words a page has: ``int32``, a row per page.
+        Get the node that each page belongs to: ``int32``, a row for each page.
 
-        -1 for a page that is not looked at. Slab pages have :data:`_IN_SLAB`, pages of per-CPU
+        -1 for a page that is not scanned. Slab pages have :data:`_IN_SLAB`, pages of per-CPU
         memory that can be allocated :data:`_IN_CHUNK`: what is in them are the nodes.
         """
         state, metadata = self._pages.state, self._inventory.metadata
@@ -200,7 +200,7 @@ class HeapReader:
         for rows in self._constants():
             source[rows] = -1
         source[self._crash_kernel()] = -1
-        # Stacks have their live part looked at.
+        # Of stacks, only the live part is scanned.
         for rows in self._irq_stacks():
             source[rows] = -1
         return source
@@ -220,10 +220,10 @@ class HeapReader:
 
     def _constants(self) -> Iterator[Array]:
         """
-        Pages of the image whose words were there before any page was allocated.
+        Yield the pages of the image that are constant: instructions and tables.
 
-        Instructions and tables; of 32 bits many words of them are equal to some address or PFN.
-        What is written once while the kernel starts (``__ro_after_init``) is not among them.
+        On 32-bit kernels many of these words happen to equal an address or PFN. Data that is
+        written once at boot (``__ro_after_init``) is not included.
         """
         for names in _CONSTANTS:
             start, end = (symbol_address(self._kernel.prog, name) for name in names)
@@ -235,7 +235,7 @@ class HeapReader:
                 yield self.reader.rows_of(first * self._size, (last - first) * self._size)
 
     def _crash_kernel(self) -> Array:
-        """Pages that are set aside for the crash kernel: it is no part of this one's memory."""
+        """Get the pages reserved for the crash kernel, which are not memory of this kernel."""
         found = [np.zeros(0, np.int64)]
         for first, end in crash_kernel(self._kernel):
             rows = self._pages.rows(np.arange(first, end))
@@ -243,7 +243,7 @@ class HeapReader:
         return np.concatenate(found)
 
     def _irq_stacks(self) -> Iterator[Array]:
-        """Stacks for interrupts: nothing runs on them any more when a machine has stopped."""
+        """Yield the pages of interrupt stacks, which are not in use in a stopped machine."""
         arch = arch_of(self._kernel)
         for one in self._per_cpu(arch.irq_stacks):
             yield self.reader.rows_of(int(one.address_ or 0), int(one.type_.size))
@@ -256,7 +256,7 @@ class HeapReader:
                 yield area.rows[area.rows >= 0]
 
     def _per_cpu(self, names: Sequence[str]) -> Iterator[Object]:
-        """The variables *names*, as far as this kernel has them, of every CPU."""
+        """Yield those of the variables *names* that this kernel has, for every CPU."""
         for name in names:
             variable = find_object(self._kernel.prog, name)
             for cpu in possible_cpus(self._kernel) if variable is not None else ():
@@ -296,18 +296,18 @@ class HeapReader:
             chosen, target, pair = numbers.find(data)
             place = place_of[chosen]
             node = self.nodes_of_words(rows, place)
-            # The image has tables of ascending 32-bit numbers: offsets of symbols, of unwinding.
+            # The image has tables of ascending 32-bit numbers: symbol offsets, unwinding data.
             good = (node >= 0) & ~(pair & (node == self.first_root + _IMAGE))
             offset = self._offsets(rows, place, node)
             self._numbers.append(np.stack([node[good], target[good], offset[good]]))
 
     def nodes_of_words(self, rows: Array, place: Array) -> Array:
         """
-        The node that has each word: ``int64``; -1 where it is in no slab object, in per-CPU memory
-        that is not allocated, or in what vouches for nothing.
+        Get the node that has each word: ``int64``; -1 if the word is in no slab object, in per-CPU
+        memory that is not allocated, or in what vouches for nothing.
 
-        :param rows: Of the pages that were read.
-        :param place: Of the words in what was read.
+        :param rows: Rows of the pages that were read.
+        :param place: Indices of the words in the data that was read.
         """
         slabs, words_per_page = self._inventory.slabs, self._size // self.word
         row = rows[place // words_per_page]
@@ -328,7 +328,7 @@ class HeapReader:
         return node
 
     def _offsets(self, rows: Array, place: Array, node: Array) -> Array:
-        """Where in its slab object each word is: ``int64``, in bytes; -1 if in none."""
+        """Get the offset of each word in its slab object: ``int64``, in bytes; -1 if in none."""
         result = np.full(len(place), -1, np.int64)
         inside = np.flatnonzero((node >= self.first_object) & (node < self.first_percpu))
         if len(inside):
@@ -342,21 +342,39 @@ class HeapReader:
         return result
 
     def pieces(self, rows: Array) -> Iterator[Array]:
-        """*rows* in runs of pages that follow one another, none of them large."""
+        """Split *rows* into short runs of physically contiguous pages."""
         breaks = np.flatnonzero(np.diff(self._pages.pfns(rows)) != 1) + 1
         for run in np.split(rows, breaks):
             for start in range(0, len(run), _CHUNK_PAGES):
                 yield run[start : start + _CHUNK_PAGES]
 
     def read_rows(self, rows: Array) -> Array:
-        """The words of consecutive pages."""
+        """Read the words of contiguous pages."""
         phys = int(self._pages.pfns(rows[:1])[0]) * self._size
         bulk = read_bulk(self._kernel.prog, phys, len(rows) * self._size, physical=True)
-        self._missing += sum(size for _, size in bulk.missing) // self._size
+        for offset, size in bulk.missing:
+            self._absent[rows[offset // self._size : (offset + size) // self._size]] = True
         return words(self._kernel.prog, bulk.data)
 
+    def _pages_missing(self) -> int:
+        """
+        Count the pages that may hold references and are not in the dump.
+
+        Free pages and holes are in no dump; where a zone cannot be read, they cannot be told from
+        pages in use, unless the file says that it should hold them.
+        """
+        rows = np.flatnonzero(self._absent)
+        contents = self.reader.kernel.contents
+        if contents is None:
+            return len(rows)
+        pfns = self._pages.pfns(rows)
+        in_use = self._pages["zone"][rows] != NO_ZONE
+        in_use |= self._pages.state[rows] == PageState.SLAB
+        counted = contents.listed.has(pfns) | (contents.excluded.has(pfns) & in_use)
+        return int(counted.sum())
+
     def _struct_page_nodes(self) -> Array:
-        """The node that a ``struct page`` belongs to, the same as the page's content: ``int64``."""
+        """Get the node that each ``struct page`` belongs to, as its page does: ``int64``."""
         state = self._pages.state
         node: Array = self.source.astype(np.int64)
         node[np.isin(state, _OWNED)] = self.first_root + _PAGES
@@ -367,7 +385,7 @@ class HeapReader:
         return node
 
     def _scan_struct_pages(self) -> None:
-        """Lists through ``page->lru``, and the like."""
+        """Find pointers in ``struct page``, such as lists through ``page->lru``."""
         for _, node, values in self.struct_page_words():
             self._add(node, self.resolver.targets(values))
 
@@ -385,7 +403,7 @@ class HeapReader:
             self._add(np.full(len(known), self.source[rows[0]], np.int64), known)
 
     def struct_page_words(self) -> Iterator[tuple[Array, Array, Array]]:
-        """Of every section's memmap: address, node and value of what may be a pointer."""
+        """Yield address, node and value of possible pointers in each section's memmap."""
         size = self._kernel.struct_page_size
         per_page = size // self.word
         for section in find_sections(self._kernel):
@@ -396,7 +414,7 @@ class HeapReader:
             bulk = read_bulk(self._kernel.prog, section.memmap, number * size)
             data = words(self._kernel.prog, bulk.data)
             place = np.flatnonzero(data >= self.resolver.lowest)
-            # The first word is flags, and a tail's second leads to its head.
+            # The first word is flags; a tail's second word leads to its head.
             which = place % per_page
             tail = (which == 1) & ((data[place] & np.uint64(1)) != 0)
             node = self._struct_page_node[row + place // per_page]
@@ -406,7 +424,7 @@ class HeapReader:
             yield addresses, node[kept], data[place]
 
     def stack_words(self, stack: TaskStack) -> tuple[int, Array]:
-        """Address of the live part of a stack, and its words; registers come behind them."""
+        """Get the address of the live part of a stack, and its words followed by registers."""
         end = stack.start + stack.size
         live = -(-stack.live // self.word) * self.word
         bulk = read_bulk(self._kernel.prog, live, end - live)
@@ -415,7 +433,7 @@ class HeapReader:
 
 
 def _batches(pieces: list[Array]) -> Iterator[list[Array]]:
-    """Pieces that together have about as many pages as one large one."""
+    """Group pieces so that each group has about as many pages as one large piece."""
     batch: list[Array] = []
     size = 0
     for piece in pieces:

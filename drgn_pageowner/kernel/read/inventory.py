@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read an :class:`~drgn_pageowner.model.heap.Inventory`: what every page is used for."""
+"""Read an :class:`~drgn_pageowner.model.heap.Inventory`: the use of every page."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from drgn_pageowner.kernel.linux.translate import (
 )
 from drgn_pageowner.kernel.linux.vmalloc import VmapAreas, read_vmap_areas, task_stacks
 from drgn_pageowner.kernel.linux.vmstat import read_counters
+from drgn_pageowner.kernel.linux.zones import find_zones
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import read_records
 from drgn_pageowner.model.arrays import Array, ranges
@@ -49,7 +50,7 @@ _MAY_BE_TABLES = (PageState.TABLE, PageState.KERNEL, PageState.RESERVED, PageSta
 
 
 class InventoryReader:
-    """Reads an :class:`Inventory`; has what else was met on the way."""
+    """Reader of an :class:`Inventory`; keeps intermediate results for other readers."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -60,7 +61,7 @@ class InventoryReader:
         problems = list(memory.problems)
         records: Snapshot | None = None
         self.no_records = NO_RECORDS.get(memory.pages.facts.page_owner)
-        """Why there are no records; ``None`` if there are."""
+        """Reason why there are no records; ``None`` if there are."""
         if self.no_records is None:
             try:
                 records = read_records(kernel, columns=INVENTORY_COLUMNS)
@@ -68,10 +69,13 @@ class InventoryReader:
             except PageOwnerError as error:
                 self.no_records = str(error)
                 problems.append(f"records cannot be had: {error}")
-        self.stacks = task_stacks(kernel, problems)
-        self.vmap: VmapAreas = read_vmap_areas(kernel, memory.pages, self.stacks, problems)
+        self.stacks = task_stacks(kernel, kernel.gaps)
+        self.vmap: VmapAreas = read_vmap_areas(kernel, memory.pages, self.stacks, kernel.gaps)
         self._areas = {area.start: area for area in self.vmap.areas}
         slabs, self.free_objects = read_slabs(kernel, memory.pages)
+        find_zones(kernel, kernel.gaps)
+        contents = kernel.contents
+        lost = contents.problems() if contents is not None else []
         self.inventory = Inventory(
             memory=memory,
             records=records,
@@ -83,11 +87,12 @@ class InventoryReader:
             modules=module_names(kernel),
             tasks={stack.pid: stack.comm for stack in self.stacks},
             counters=read_counters(kernel, memory.zones),
-            problems=[*problems, *slabs.problems],
+            problems=kernel.problems(problems, slabs.problems),
+            gaps=list(dict.fromkeys([*lost, *kernel.gaps])),
         )
 
     def _metadata_rows(self) -> Array:
-        """:class:`Metadata` of every page."""
+        """Get the :class:`Metadata` of every page."""
         found = np.zeros(len(self.pages), np.uint8)
         tables = self.pages.rows(kernel_tables(self.kernel, self._may_be_tables))
         found[tables[tables >= 0]] = Metadata.TABLE
@@ -104,7 +109,7 @@ class InventoryReader:
             found[self.rows_of(address, length)] = Metadata.PERCPU
         image = self._image
         if image is not None:
-            # What is in the middle of the image may have been given back.
+            # Pages in the middle of the image may have been freed.
             rows = self.rows_of(image[0], image[1] - image[0])
             found[rows[self.pages.state[rows] == PageState.RESERVED]] = Metadata.IMAGE
         for stack in self.stacks:
@@ -131,7 +136,7 @@ class InventoryReader:
         return result
 
     def _buffers(self, problems: list[str]) -> Array:
-        """Pages of the page cache of block devices."""
+        """Find the pages in the page cache of block devices: ``bool``, a row for each page."""
         result = np.zeros(len(self.pages), bool)
         mappings = np.array(sorted(block_device_mappings(self.kernel, problems)), np.uint64)
         if len(mappings):
@@ -140,7 +145,7 @@ class InventoryReader:
         return result
 
     def _section_arrays(self) -> Iterator[tuple[int, int, int]]:
-        """Kind, address and size of every memmap and page_ext."""
+        """Yield the kind, address and size of every memmap and page_ext array."""
         struct_page, stride = (
             self.kernel.struct_page_size,
             page_ext_stride(self.kernel),
@@ -160,7 +165,7 @@ class InventoryReader:
             yield self.rows_of(address, pool_size)
 
     def rows_of(self, address: int, size: int) -> Array:
-        """Rows of the pages of a range of the direct map or the kernel image: ``int64``."""
+        """Get the rows of the pages of a range of the direct map or the kernel image: ``int64``."""
         phys = self.phys_of(address)
         if phys is None:
             return np.zeros(0, np.int64)
@@ -179,10 +184,10 @@ class InventoryReader:
             return None
 
     def _mapped_rows(self, address: int, size: int) -> Array:
-        """Rows of the pages behind a range of any kernel mapping: ``int64``."""
+        """Get the rows of the pages of a range of any kernel mapping: ``int64``."""
         number = -(-(address % self._size + size) // self._size)
         area = self._areas.get(address)
-        # A vmalloc area has its list of pages; anything else is looked up in the page tables.
+        # A vmalloc area has its list of pages; other ranges are looked up in the page tables.
         if area is not None and number <= len(area.rows):
             rows = area.rows[:number]
         else:

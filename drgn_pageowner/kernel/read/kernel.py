@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the kernel as a whole is: version, memory, clock, zones."""
+"""Read :class:`~drgn_pageowner.model.kernel.Facts`: version, memory, clock, zones."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ __all__ = ("read_facts",)
 
 def read_facts(kernel: Kernel) -> Facts:
     """
+    Read the facts about the kernel as a whole.
+
     :raises LookupError: if the debugging symbols are not those of a kernel
     :raises FaultError: if the dump lacks the kernel's own data
     """

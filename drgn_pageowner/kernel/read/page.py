@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All about one page: its ``struct page``, its record, its owner."""
+"""Report on one page: its ``struct page``, its record, its owner."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _STATES = {
 
 
 class _Reporter:
-    """What is the same for every page of a kernel, and the problems met with this one."""
+    """Decoders for the pages of a kernel, and the problems with this one."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -61,7 +61,7 @@ class _Reporter:
         self.compound = CompoundPages(kernel)
 
     def struct_page(self, pfn: int) -> np.void | None:
-        """The ``struct page`` of *pfn*, or ``None`` if the dump lacks it."""
+        """Read the ``struct page`` of *pfn*; ``None`` if the dump lacks it."""
         section = self.memmap.section(pfn)
         if section is None:
             return None
@@ -73,7 +73,7 @@ class _Reporter:
         return row
 
     def head_of(self, pfn: int, row: np.void) -> int:
-        """The PFN of the compound head of *pfn*; its own if it is not a tail."""
+        """Get the PFN of the compound head of *pfn*; its own if it is not a tail."""
         words = compound_words(self.kernel, np.array([row]))
         return int(self.compound.heads(np.array([pfn], np.int64), words)[0])
 
@@ -86,7 +86,7 @@ class _Reporter:
         return row
 
     def is_hugetlb(self, head_pfn: int) -> bool:
-        """Whether the compound page at *head_pfn* is one of hugetlb."""
+        """Return whether the compound page at *head_pfn* is a hugetlb page."""
         mark = hugetlb_mark(self.kernel)
         second = self._second(mark.dtype, head_pfn) if mark is not None else None
         return (
@@ -96,7 +96,7 @@ class _Reporter:
         )
 
     def compound_order(self, head_pfn: int) -> int | None:
-        """The order of the compound page whose head is *head_pfn*."""
+        """Get the order of the compound page whose head is *head_pfn*."""
         dtype = compound_order_field(self.kernel)
         second = self._second(dtype, head_pfn) if dtype is not None else None
         return None if second is None else int(second["order"]) & 0xFF
@@ -106,7 +106,7 @@ class _Reporter:
         return self.types.names[number]
 
     def flag(self, row: np.void, name: str) -> bool:
-        """Whether ``page.flags`` has the flag that the kernel calls *name*."""
+        """Return whether ``page.flags`` has the flag that the kernel calls *name*."""
         mask = next((mask for mask, text in self.names.page_flags if text == name), 0)
         return bool(int(row["flags"]) & mask)
 
@@ -115,7 +115,7 @@ class _Reporter:
         return int(field.of(np.array([row["flags"]]))[0]) if field is not None else None
 
     def free_block(self, pfn: int) -> tuple[int, int] | None:
-        """``(head PFN, order)`` of the buddy allocator's free block that holds *pfn*."""
+        """Get ``(head PFN, order)`` of the buddy allocator's free block that holds *pfn*."""
         for order in range(max_page_order(self.kernel) + 1):
             head = pfn & -(1 << order)
             row = self.struct_page(head) if self.memmap.section(head) else None
@@ -128,10 +128,10 @@ class _Reporter:
 
 def page_report(kernel: Kernel, what: str) -> PageInfo:
     """
-    Find out all about one page.
+    Report on one page.
 
-    :param what: ``pfn:N``, ``phys:A``, or an address: of a ``struct page``, in the direct map,
-        the vmalloc area, a module, the kernel image or a page_ext array, of a slab object.
+    :param what: ``pfn:N``, ``phys:A``, or an address: of a ``struct page``, of a slab object, or in
+        the direct map, the vmalloc area, a module, the kernel image or a page_ext array.
     :raises UsageError: if *what* is none of these
     :raises PageOwnerError: if it names no page of this kernel
     """
@@ -160,7 +160,7 @@ def page_report(kernel: Kernel, what: str) -> PageInfo:
 
 
 def _virtual(kernel: Kernel, pfn: int) -> int | None:
-    """Its address in the direct map; ``None`` of a page of HIGHMEM, which has none."""
+    """Get the address of a page in the direct map; ``None`` for HIGHMEM, which has none."""
     address = direct_map(kernel) + pfn * kernel.page_size
     return address if address < direct_map_end(kernel) else None
 
@@ -179,7 +179,7 @@ def _pageblock(reporter: _Reporter, pfn: int) -> dict[str, Any]:
 def _page_facts(
     reporter: _Reporter, target: Target, row: np.void, record: PageRecord | None
 ) -> dict[str, Any]:
-    """What the ``struct page`` says, and that of its compound head."""
+    """Collect facts from the ``struct page`` and from its compound head."""
     pfn = target.pfn
     head_pfn = reporter.head_of(pfn, row)
     head = row if head_pfn == pfn else reporter.struct_page(head_pfn)
@@ -228,7 +228,7 @@ def _content(
     type_name: str,
     record: PageRecord | None,
 ) -> dict[str, Any]:
-    """What the page holds (``state``), and whose it is."""
+    """Find out what the page holds (``state``), and who owns it."""
     kernel, attempt = reporter.kernel, reporter.problems.attempt
     free = reporter.free_block(target.pfn)
     if free is not None:
@@ -243,14 +243,14 @@ def _content(
         return {"state": "kernel image" if image else "reserved (boot memory or firmware)"}
     if int(head["refcount"]) == 0:
         if record is not None and record.allocated and record.head_pfn != target.pfn:
-            # Only the first page of an allocation without __GFP_COMP has a reference.
+            # Without __GFP_COMP, only the first page of an allocation has a reference.
             return {"state": "allocated by the kernel"}
         return {"state": "free, on a per-CPU list or being freed"}
     index = int(head["index"]) + target.pfn - head_pfn
     mapped = _mapped(reporter, target.pfn, head, index)
     if mapped is not None:
         if head_pfn == target.pfn and not reporter.flag(head, "head"):
-            # Of a large folio the kernel need not count the mappings page by page.
+            # The kernel need not count the mappings of each page of a large folio.
             mapped["mapcount"] = int(head["mapcount"]) + 1
         return mapped
     allocated = record is not None and record.allocated
@@ -265,7 +265,7 @@ def _slab(reporter: _Reporter, target: Target, head_pfn: int) -> dict[str, Any] 
 
 
 def _mapped(reporter: _Reporter, pfn: int, head: np.void, index: int) -> dict[str, Any] | None:
-    """The state of a page that belongs to processes or to a file, from ``page.mapping``."""
+    """Get the state of a page of processes or of a file, from ``page.mapping``."""
     kernel, attempt = reporter.kernel, reporter.problems.attempt
     kind, pointer = int(head["mapping"]) & MAPPING_FLAGS, int(head["mapping"]) & ~MAPPING_FLAGS
     if not pointer:
@@ -277,8 +277,8 @@ def _mapped(reporter: _Reporter, pfn: int, head: np.void, index: int) -> dict[st
         return {"state": "movable page of a driver"}
     if kind:
         return {"state": "anonymous, shared by KSM"}
-    # The word has other uses in the kernel's own pages: only a page of the LRU, or one that was
-    # read from a file, has an address_space there.
+    # In the kernel's own pages the word has other uses. Only pages on the LRU or read from a file
+    # have an address_space there.
     if not (reporter.flag(head, "lru") or reporter.flag(head, "uptodate")):
         return None
     file = attempt("file", lambda: file_of(kernel, pointer, index))

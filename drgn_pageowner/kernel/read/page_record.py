@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The page_owner record of one page."""
+"""Read the page_owner record of one page."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def page_record(
     kernel: Kernel, section: Section | None, pfn: int, problems: Problems
 ) -> tuple[PageRecord | None, str | None]:
     """
-    The page_owner record of *pfn*, or why there is none.
+    Read the page_owner record of *pfn*, or find the reason why there is none.
 
-    :param section: The one that *pfn* is in.
-    :param problems: Gets a line for everything that cannot be read.
+    :param section: Section of *pfn*.
+    :param problems: Gets a line for each part that cannot be read.
     """
     state = page_owner_state(kernel)
     if state in NO_RECORDS:
@@ -68,7 +68,7 @@ def _row_of_block(
     pfn: int,
     entry: Callable[[int], np.void | None],
 ) -> np.void | None:
-    """The record of the allocation that *pfn* is in, where only its first page has one."""
+    """Read the record of the allocation with *pfn*, if only the first page has one."""
     for order in range(1, max_page_order(kernel) + 1):
         head = max(pfn & -(1 << order), section.start_pfn)
         row = entry(head)
@@ -99,7 +99,7 @@ def _describe(
 
 
 def _stacks(kernel: Kernel, problems: Problems, handles: list[int]) -> list[list[Frame]]:
-    """The frames of every one of *handles*; none for a handle that the depot lacks."""
+    """Get the frames of each of *handles*; none for a handle that the depot lacks."""
     wanted = np.unique(np.array(handles, np.uint32))
     try:
         stacks, bad = read_stacks(kernel, wanted)

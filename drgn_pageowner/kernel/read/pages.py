@@ -32,7 +32,7 @@ from drgn_pageowner.kernel.linux.zone_stats import (
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.kernel import Facts
-from drgn_pageowner.model.pages import FreeLists, Memory, Pages, PageState
+from drgn_pageowner.model.pages import DUMPED_STATES, FreeLists, Memory, Pages, PageState
 from drgn_pageowner.progress import progress
 
 __all__ = ("read_all_pages",)
@@ -50,7 +50,7 @@ _DTYPES = {
 }
 
 
-# What a page has in the columns where 0 would say something.
+# Values of absent pages in columns where 0 has a meaning.
 _NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
 
 
@@ -58,8 +58,8 @@ def read_all_pages(kernel: Kernel, *, columns: Iterable[str] = ()) -> Memory:
     """
     Read every ``struct page`` and every free list.
 
-    :param columns: What :class:`Pages` shall have besides ``state``, ``zone`` and
-        ``free_order``: of ``flags``, ``refcount``, ``mapcount``, ``mapping``, ``head``.
+    :param columns: Columns of :class:`Pages` besides ``state``, ``zone`` and ``free_order``:
+        of ``flags``, ``refcount``, ``mapcount``, ``mapping``, ``head``.
     :raises PageOwnerError: if the dump does not hold ``mem_section``
     """
     return _Reader(kernel, frozenset(columns)).read()
@@ -110,14 +110,16 @@ class _Reader:
                 "what they are used for is unknown"
             )
         problems += self._changes.problems("struct pages")
+        self._note_missing(pages)
         free = self._free_lists(pages)
         threshold = find_object(self._kernel.prog, "sysctl_extfrag_threshold")
         # Linux kernel commit e3aa7df331bc ("mm: page_alloc: defrag_mode") (in v6.15).
         defrag = find_object(self._kernel.prog, "defrag_mode", "mm/page_alloc.c")
+        zones = read_zone_stats(self._kernel)
         return Memory(
             pages=pages,
             free=free,
-            zones=read_zone_stats(self._kernel),
+            zones=zones,
             pageblocks=blocks,
             shared_pageblocks=read_shared_pageblocks(self._kernel),
             cma=read_cma_areas(self._kernel, problems),
@@ -125,11 +127,35 @@ class _Reader:
             extfrag_threshold=500 if threshold is None else int(threshold),
             defrag_mode=defrag is not None and bool(defrag),
             extfrag_format=extfrag_format(self._kernel),
-            problems=problems,
+            problems=self._kernel.problems(problems),
+        )
+
+    def _note_missing(self, pages: Pages) -> None:
+        """
+        Note pages that should be in the dump, whatever its level, and were left out.
+
+        A makedumpfile that is older than the kernel takes them for something else: 1.7.2 those with
+        a page type of v6.12 and later for user memory.
+        """
+        contents = self._kernel.contents
+        if contents is None or not len(contents.excluded):
+            return
+        rows = np.flatnonzero(np.isin(pages.state, DUMPED_STATES))
+        rows = rows[contents.excluded.has(pages.pfns(rows))]
+        if not len(rows):
+            return
+        counts = np.bincount(pages.state[rows])
+        kinds = ", ".join(
+            f"{counts[state]:,} {state.label}" for state in DUMPED_STATES
+            if state < len(counts) and counts[state]
+        )  # fmt: skip
+        self._kernel.gaps.append(
+            f"{len(rows):,} pages of kernel memory were left out of the dump, which no dump level "
+            f"asks for ({kinds}): was it written by a makedumpfile that is older than this kernel?"
         )
 
     def _make_columns(self, rows: int) -> None:
-        """Room for every page, to be filled a section at a time."""
+        """Allocate the columns for all pages; sections fill in their parts."""
         names = {"state", "zone", "free_order", *self._wanted}
         self._columns = {
             name: np.empty(rows, dtype) for name, dtype in _DTYPES.items() if name in names
@@ -148,14 +174,14 @@ class _Reader:
         self._keep(decoded, row)
 
     def _not_online(self, number: int, row: int) -> None:
-        """Pages that the page allocator does not have: what their memmap says means nothing."""
+        """Mark pages that the page allocator does not have; their memmap is meaningless."""
         for name, column in self._columns.items():
             column[row : row + number] = _NOTHING.get(name, 0)
         if "head" in self._columns:
             self._columns["head"][row : row + number] = np.arange(row, row + number)
 
     def _keep(self, decoded: SectionPages, row: int) -> None:
-        """Copy what is wanted of a section to the columns, from *row* on."""
+        """Copy the decoded section to the columns, from *row* on."""
         number = len(decoded.state)
         columns = {name: column[row : row + number] for name, column in self._columns.items()}
         columns["state"][:] = decoded.state
@@ -186,7 +212,7 @@ class _Reader:
     def _pages(self, starts: list[int], lengths: list[int]) -> Pages:
         columns = self._columns
         first, count = np.array(starts, np.int64), np.array(lengths, np.int64)
-        # Sections that follow one another are one range: there are few to search.
+        # Merge adjacent sections, so that there are few ranges to search.
         begins = np.ones(len(first), bool)
         begins[1:] = first[1:] != first[:-1] + count[:-1]
         edges = np.concatenate([[0], np.cumsum(count)])
@@ -226,7 +252,7 @@ class _Reader:
         pages.state[rows[pages.state[rows] == PageState.SLAB]] = PageState.KERNEL
 
     def _mark_holes(self, pages: Pages) -> None:
-        """Reserved pages where the machine has no memory are none."""
+        """Mark reserved pages as absent where the machine has no memory."""
         ram = system_ram(self._kernel)
         if not ram:
             return
@@ -254,7 +280,7 @@ class _Reader:
         of_list = table[lists]
         buddy = orders >= 0
         pcp = (lists >= 0) & ~buddy & (of_list[:, 3] != 0)
-        # What is in the buddy allocator is there whether or not its list could be followed.
+        # Pages of the buddy allocator count even if their list could not be followed.
         kept = np.flatnonzero(buddy | pcp)
         rows = pages.rows(pfns[kept])
         migratetype = np.where(lists[kept] >= 0, of_list[kept, 1], -1).astype(np.int8)

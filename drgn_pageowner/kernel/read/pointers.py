@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Words of memory that may be pointers, and what they point to."""
+"""Resolve words of memory that may be pointers to the objects that they point to."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ("Resolver", "objects_at")
 
 def objects_at(slabs: Slabs, slab: Array, offset: Array, *, inside: bool) -> Array:
     """
-    The object at an offset of a slab.
+    Find the objects at offsets of slabs.
 
     :param slab: ``int64``, shape ``(n,)``; -1 for none.
-    :param offset: In the slab, in bytes.
-    :param inside: Whether the offset must be in the object itself, not in what SLUB keeps
-        behind it.
-    :return: ``int64``, shape ``(n,)``: number of the object, or -1.
+    :param offset: Offset in the slab, in bytes.
+    :param inside: Whether the offset must be in the object itself, not in SLUB's metadata after
+        it.
+    :return: Number of the object: ``int64``, shape ``(n,)``; -1 for none.
     """
     relative = offset - slabs.first[slab]
     number = relative // slabs.stride[slab]
@@ -38,7 +38,7 @@ def objects_at(slabs: Slabs, slab: Array, offset: Array, *, inside: bool) -> Arr
 
 
 class Resolver:
-    """Knows where the memory is that a word can be an address of."""
+    """Map of all memory that a word can be an address of."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class Resolver:
         first_object: int,
     ) -> None:
         """
-        :param record_of_row: Of every page the record that covers it, or -1; -1 of free pages.
-        :param first_object: The node of slab object 0; records are the nodes before.
+        :param record_of_row: Record that covers each page, or -1; -1 for free pages.
+        :param first_object: Node of slab object 0; the nodes before it are records.
         """
         self._pages = pages
         self._kernel = kernel
@@ -82,7 +82,7 @@ class Resolver:
         self._area_first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         lowest = [self._direct, self._memmap[0], *self._starts[:1].tolist()]
         self.lowest = np.uint64(min(address for address in lowest if address))
-        """No pointer is below this address."""
+        """The lowest address that a pointer can have."""
         self.slab_of_row = np.full(len(pages), -1, np.int32)
         """Number of the slab that each page is part of, or -1."""
         number = np.repeat(np.arange(len(slabs.row), dtype=np.int32), slabs.pages)
@@ -92,9 +92,11 @@ class Resolver:
 
     def rows(self, words: Array) -> tuple[Array, Array]:
         """
+        Find the pages that words point to, directly or by their ``struct page``.
+
         :param words: ``uint64``, shape ``(n,)``.
-        :return: ``int64``: row of the page whose memory or whose ``struct page`` each word is an
-            address in, or -1; and ``bool``: whether it is that of the ``struct page``.
+        :return: Row of the page (``int64``), or -1; and whether the word points to the
+            ``struct page`` (``bool``).
         """
         rows = np.full(len(words), -1, np.int64)
         direct = np.flatnonzero((words >= np.uint64(self._direct)) & (words < np.uint64(self._end)))
@@ -110,7 +112,7 @@ class Resolver:
             mapped, area, offset = mapped[inside], area[inside], offset[inside]
             place = self._area_first[area] + (offset >> self._shift).astype(np.int64)
             rows[mapped] = self._area_rows[np.minimum(place, self._area_first[area + 1] - 1)]
-        # Without a vmemmap the memmaps are in the direct map, or in areas.
+        # Without a vmemmap, the memmaps are in the direct map or in vmalloc areas.
         low, high = self._memmap
         pointers = np.flatnonzero((words >= np.uint64(low)) & (words < np.uint64(high)))
         pfns = memmap_pfns(self._kernel, words[pointers])
@@ -121,18 +123,18 @@ class Resolver:
         return rows, of_page
 
     def is_struct_page(self, address: int) -> bool:
-        """Whether *address* is in a memmap."""
+        """Return whether *address* is in a memmap."""
         return self.pfn_of_struct_page(address) >= 0
 
     def pfn_of_struct_page(self, address: int) -> int:
-        """The PFN whose ``struct page`` *address* is in; -1 if none's."""
+        """Get the PFN whose ``struct page`` *address* is in; -1 if there is none."""
         words = np.array([address], np.uint64)
         return int(memmap_pfns(self._kernel, words)[0])
 
     def targets(self, words: Array) -> Array:
         """
-        The node that each word leads to: a record, a slab object (free ones too), per-CPU memory,
-        or -1.
+        Find the node that each word leads to: a record, a slab object (also a free one), per-CPU
+        memory, or -1.
 
         :param words: ``uint64``, shape ``(n,)``.
         """
@@ -141,7 +143,7 @@ class Resolver:
         result = np.where(known, self._records[rows], -1).astype(np.int64)
         slab = np.where(known, self.slab_of_row[rows], -1).astype(np.int64)
         in_slab = np.flatnonzero((slab >= 0) & ~of_page)
-        # Nobody holds a slab by its struct page but its cache.
+        # Only a slab's cache refers to it by its struct page.
         result[slab >= 0] = -1
         if len(in_slab):
             mine, pages = slab[in_slab], self._pages

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From a ``drgn.Program`` to a :class:`~drgn_pageowner.model.records.Snapshot`."""
+"""Read a :class:`~drgn_pageowner.model.records.Snapshot`: the page_owner records."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS, intern_traces
 from drgn_pageowner.kernel.linux.zones import page_flag_fields
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.kernel import BitField
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
 from drgn_pageowner.model.stacks import Stacks
@@ -41,11 +42,9 @@ from drgn_pageowner.progress import progress
 
 __all__ = ("ALL_COLUMNS", "read_records")
 
-_MEMMAP_COLUMNS = frozenset(("page_flags", "node", "zone", "memcg", "memcg_kind"))
+_MEMMAP_COLUMNS = frozenset(columns_of(Origin.PAGE))
 
-ALL_COLUMNS = frozenset(
-    (*OWNER_MEMBERS, "pfn", "allocated", "migratetype", "pageblock_migratetype", *_MEMMAP_COLUMNS)
-)
+ALL_COLUMNS = frozenset(STORED)
 """Every column that a snapshot can have."""
 
 
@@ -55,12 +54,12 @@ def read_records(
     """
     Decode the page_owner records.
 
-    :param columns: What to decode, of :data:`ALL_COLUMNS`; everything by default. Less is
-        faster: without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
+    :param columns: Columns to decode, of :data:`ALL_COLUMNS`; all by default. Fewer is faster:
+        without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
         ``allocated`` are always there.
     :param freed: Also keep the records of freed pages (column ``allocated``).
     :raises PageOwnerError: if the dump cannot answer: no CONFIG_PAGE_OWNER, page_owner off,
-        or the tables that everything hangs on are not readable
+        or the tables that lead to the records cannot be read
     """
     wanted = ALL_COLUMNS if columns is None else frozenset(columns)
     layout = page_ext_layout(kernel)
@@ -71,7 +70,7 @@ def read_records(
     result = _read_columns(kernel, counts, changes, pages, wanted, freed)
     memcgs = pages.finish(result)
     if is_live(kernel.prog):
-        # Now, and not when the first of them was read: ages and rates go by it.
+        # Take the time again after reading, because ages and rates are relative to it.
         facts.now_ns = local_clock_ns(kernel)
     if "migratetype" in wanted:
         result["migratetype"] = gfp_migratetype(kernel, result["gfp_mask"])
@@ -84,6 +83,7 @@ def read_records(
         else None
     )
     stacks, depot = _read_stacks(kernel, result, coverage, problems)
+    symbolizer = load_kallsyms(kernel)
 
     facts.now_ns = latest(facts.now_ns, result)
     facts.formats = read_text_formats(kernel, dtype.names or ()) if columns is None else None
@@ -91,7 +91,7 @@ def read_records(
         "page_ext_size": layout.stride,
         "page_owner_offset": layout.owner_offset,
         "record": layout.owner_type,
-        "members": [n for n in (*OWNER_MEMBERS, *TRACE_MEMBERS) if n in (dtype.names or ())],
+        "members": _members_in_order(dtype),
         "stack_depot": depot,
     }
     return Snapshot(
@@ -99,10 +99,10 @@ def read_records(
         names=read_names(kernel),
         columns=result,
         stacks=stacks,
-        symbolizer=load_kallsyms(kernel),
+        symbolizer=symbolizer,
         memcgs=memcgs,
         coverage=coverage,
-        problems=problems,
+        problems=kernel.problems(problems),
     )
 
 
@@ -114,7 +114,7 @@ def _read_columns(
     wanted: frozenset[str],
     freed: bool,
 ) -> dict[str, Array]:
-    """Read every section's page_ext array, and what *pages* adds to its records."""
+    """Read the page_ext array of every section, with the columns of *pages*."""
     columns = (wanted & frozenset(OWNER_MEMBERS)) | {"order"}
     if "migratetype" in wanted:
         columns |= {"gfp_mask"}
@@ -141,9 +141,9 @@ def _read_stacks(
     kernel: Kernel, columns: dict[str, Array], coverage: dict[str, Any], problems: list[str]
 ) -> tuple[Stacks, str | None]:
     """
-    The stacks of the records, and the name of the stack depot's layout.
+    Read the stacks of the records; return them and the name of the stack depot's layout.
 
-    Where the records hold their stacks themselves, *columns* gets ``handle`` instead of them.
+    If the records hold their stacks themselves, *columns* gets ``handle`` instead of them.
     """
     if "trace_entries" not in columns:
         return _read_depot(kernel, columns, coverage, problems)
@@ -159,11 +159,15 @@ def _read_depot(
     kernel: Kernel, columns: dict[str, Array], coverage: dict[str, Any], problems: list[str]
 ) -> tuple[Stacks, str | None]:
     """
-    The stacks of the handles in *columns*, and the name of the stack depot's layout.
+    Read the stacks of the handles in *columns*; return them and the name of the depot's layout.
 
-    Adds to *coverage* how full the depot is, and to *problems* what cannot be read of it.
+    Adds the size of the depot to *coverage*, and its unreadable parts to *problems*.
     """
-    handles = [columns[name] for name in ("handle", "free_handle") if name in columns]
+    handles = [
+        columns[column.name]
+        for column in STORED.values()
+        if column.form is Form.HANDLE and column.name in columns
+    ]
     if not handles:
         return Stacks.empty(), None
     try:
@@ -171,7 +175,7 @@ def _read_depot(
         unique = ascending(np.concatenate([ascending(handle.copy()) for handle in handles]))
         stacks, bad = read_stacks(kernel, unique)
         if len(bad) and is_live(kernel.prog):
-            # A stack that was saved while the pools were read is there the next time.
+            # Stacks that were saved while the pools were read are found the second time.
             stacks, bad = read_stacks(kernel, unique)
         if len(bad):
             problems.append(_bad_handles(columns, bad))
@@ -183,7 +187,7 @@ def _read_depot(
 
 
 class _PageColumns:
-    """The columns that come from ``struct page`` and the pageblock bitmaps."""
+    """Columns from ``struct page`` and the pageblock bitmaps."""
 
     def __init__(self, kernel: Kernel, wanted: frozenset[str]) -> None:
         self._kernel = kernel
@@ -197,7 +201,7 @@ class _PageColumns:
         self._table: MemcgTable | None = None
         self.changes = Changes()
         self.missing = 0
-        """Records whose ``struct page`` is not in the dump."""
+        """Number of records whose ``struct page`` is not in the dump."""
 
     def add(self, section: Section, part: dict[str, Array]) -> None:
         """Add the columns to *part*, whose records are those of *section*."""
@@ -212,7 +216,7 @@ class _PageColumns:
             flags = rows["flags"][pfn - first]
             self._flag_columns(flags, part)
             if self._memcg:
-                # The word means something else in a tail page (the folio's number of pages).
+                # In a tail page the word is something else: the folio's number of pages.
                 chosen = rows[pfn - first]
                 head = (compound_words(self._kernel, chosen) & 1) == 0
                 part["memcg_data"] = chosen["memcg_data"] * head
@@ -222,11 +226,11 @@ class _PageColumns:
     def _flag_columns(self, flags: Array, part: dict[str, Array]) -> None:
         if "page_flags" in self._wanted:
             part["page_flags"] = flags.astype(np.uint64)
-        for name, dtype in (("node", np.uint16), ("zone", np.uint8)):
+        for name in ("node", "zone"):
             if name in self._wanted:
                 field: BitField | None = self._fields.get(name)
                 value = field.of(flags) if field is not None else np.zeros(len(flags))
-                part[name] = value.astype(dtype)
+                part[name] = value.astype(STORED[name].dtype)
 
     def finish(self, result: dict[str, Array]) -> tuple[Memcg, ...]:
         """Turn ``memcg_data`` into columns; return the memory cgroups they refer to."""
@@ -236,7 +240,7 @@ class _PageColumns:
         self._table = MemcgTable(self._kernel)
         result["memcg"], result["memcg_kind"] = self._table.columns(data)
         memcgs = self._table.memcgs
-        # By name, and not by address: the same order whichever records were asked for.
+        # Sort by name, so that the order does not depend on the records that were read.
         in_order = sorted(range(len(memcgs)), key=lambda i: (memcgs[i].path, memcgs[i].inode))
         number = np.full(len(memcgs) + 1, -1, np.int32)
         number[in_order] = np.arange(len(memcgs))
@@ -248,14 +252,21 @@ class _PageColumns:
         return self._table.unknown if self._table is not None else 0
 
 
-def _no_rows(dtype: np.dtype[np.void], columns: frozenset[str]) -> dict[str, Array]:
+def _members_in_order(dtype: np.dtype[np.void]) -> list[str]:
+    """The members of a record that are decoded, in the order in which they lie in memory."""
     fields = dict(dtype.fields or {})
-    result: dict[str, Array] = {
-        name: np.zeros(0, fields[name][0]) for name in columns if name in fields
+    known = (name for name in (*OWNER_MEMBERS, *TRACE_MEMBERS) if name in fields)
+    return sorted(known, key=lambda name: fields[name][1])
+
+
+def _no_rows(dtype: np.dtype[np.void], columns: frozenset[str]) -> dict[str, Array]:
+    """The columns of a record, without rows."""
+    fields = dict(dtype.fields or {})
+    names = (columns & fields.keys()) | {"pfn", "allocated"}
+    return {
+        name: np.zeros(0, STORED[name].dtype if name in STORED else fields[name][0])
+        for name in names
     }
-    result["pfn"] = np.zeros(0, np.int64)
-    result["allocated"] = np.zeros(0, bool)
-    return result
 
 
 def _problems(counts: OwnerCounts, pages: _PageColumns) -> list[str]:

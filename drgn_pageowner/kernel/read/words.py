@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where exactly the words are that lead from one node of a heap to another, and their names."""
+"""Locate and name the words that lead from one node of a heap to another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ("WordFinder",)
 
 
 class WordFinder:
-    """Reads nodes again, to say where their words are."""
+    """Finder of words, which reads nodes again to locate them."""
 
     def __init__(self, reader: HeapReader) -> None:
         self._reader = reader
@@ -39,9 +39,9 @@ class WordFinder:
 
     def target(self, what: str) -> HeapTarget:
         """
-        The node that *what* names.
+        Find the node that *what* names.
 
-        :param what: ``pfn:N``, ``phys:A``, or an address; of a slab page the object there.
+        :param what: ``pfn:N``, ``phys:A``, or an address; in a slab page, of the object there.
         :raises UsageError: if *what* is none of these
         :raises PageOwnerError: if there is no such page in this kernel
         """
@@ -72,12 +72,12 @@ class WordFinder:
         self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
     ) -> list[Word]:
         """
-        The words of nodes that lead to other nodes.
+        Find the words of nodes that lead to other nodes.
 
         :param sources: Nodes of the heap: ``int64``.
-        :param targets: The same.
+        :param targets: Nodes of the heap: ``int64``.
         :param numbers: Whether to look for PFNs and physical addresses as well.
-        :param limit: Stop after so many.
+        :param limit: Number of words to stop after.
         """
         wanted = np.zeros(self._heap.nodes, bool)
         wanted[targets] = True
@@ -184,8 +184,8 @@ class WordFinder:
         if value >= int(self._reader.resolver.lowest):
             return "struct page" if self._reader.resolver.is_struct_page(value) else "address"
         end = self._pages.facts.max_pfn
-        # Or two PFNs of 32 bits.
         marked = value >= 1 << 63
+        # A larger number is two PFNs of 32 bits.
         return "physical address" if marked or end <= value < end * self._size else "PFN"
 
     def _word(self, node: int, target: int, pfn: int, offset: int, value: int) -> Word:
@@ -248,7 +248,7 @@ class WordFinder:
 
 
 class _PerCpu:
-    """Names of what is in the first per-CPU chunk: variables, and what was allocated from it."""
+    """Names for the contents of the first per-CPU chunk: variables and allocations."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -257,12 +257,12 @@ class _PerCpu:
         self._units, self._length = first_chunk(kernel)
 
     def name(self, address: int) -> str | None:
-        """The variable at *address* and whose it is; ``None`` if it is in no CPU's area."""
+        """Name the variable at *address* and its CPU; ``None`` if it is in no CPU's area."""
         for cpu, unit in self._units:
             offset = address - unit
             if 0 <= offset < self._size:
                 try:
-                    # Moved with the kernel (KASLR), as all symbols are.
+                    # The symbols moved with the kernel (KASLR).
                     symbol = self._kernel.prog.symbol(self._start + offset)
                     return f"{symbol.name}+{self._start + offset - symbol.address:#x} of CPU {cpu}"
                 except LookupError:

@@ -18,8 +18,8 @@ __all__ = ("MarkdownRenderer",)
 _ROWS = 20
 _STACKS = 5
 _LOG_LINES = 20
-# What Markdown, or HTML in it, would read as something else: not the _ of a function's name, nor
-# the brackets around a module's.
+# Characters with a meaning in Markdown or HTML, but neither the _ in a function's name nor the
+# brackets around a module's.
 _SPECIAL = re.compile(r"[\\`*<>#|~&]|(?<![A-Za-z0-9_])_|_(?![A-Za-z0-9_])|\](?=[(\[:])")
 
 

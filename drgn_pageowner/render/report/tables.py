@@ -137,7 +137,7 @@ _TOPS = {
 def _in_order(report: Report) -> Iterator[tuple[str, Top]]:
     for key in _TOPS:
         top = report.tops.get(key)
-        # All of it under no module says nothing.
+        # A table with all memory under no module says nothing.
         if top is not None and any(group.key[key] for group in top.groups):
             yield key, top
 
@@ -164,7 +164,7 @@ def _group(key: str, group: Group, top: Top, facts: Facts) -> Row:
             TableCell(ages(group.oldest_ns, group.newest_ns, top.now_ns), oldest),
             TableCell(str(group.handle or "-"), group.handle),
         ],
-        # Of a task or module the largest stack tells little, and the page is to be small.
+        # The largest stack of a task or module tells little; leaving it out keeps the page small.
         stack=[str(frame) for frame in group.stack] if key in ("allocator", "stack") else (),
     )
 

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Dump, run_cli
 
+from drgn_pageowner import read_heap
 from drgn_pageowner.kernel.dump.contents import elf_contents, kdump_contents
+from drgn_pageowner.kernel.dump.open import ProgramOptions, open_program
 from drgn_pageowner.model.contents import DumpContents, PfnRanges, RangeBuilder
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -159,3 +163,49 @@ def test_every_loss_is_said_with_its_number_of_pages(
         said += (tmp_path / "out/index.json").read_text()
     assert f"{lost:,} of" in said, said
     assert "Traceback" not in said
+
+
+def documents(whole: Dump, path: Path, folder: Path) -> dict[str, Any]:
+    """What triage says of the dump *path*, and what the snapshot that it saved says."""
+    result = run_cli("-c", path, "-s", whole.vmlinux, "triage", folder)
+    index = json.loads((folder / "index.json").read_text())
+    saved = folder / "snapshot.parquet"
+    leaks, info = (
+        json.loads(run_cli("-S", saved, *words, "--format", "json", check=True).stdout)
+        for words in (["leaks"], ["info"])
+    )
+    return {"status": result.returncode, "index": index, "leaks": leaks, "info": info}
+
+
+@pytest.mark.parametrize("way", ["full disk", "split"])
+def test_nothing_is_called_leaked_where_memory_is_missing(
+    whole: Dump, lossy: Callable[[str], tuple[Path, int]], tmp_path: Path, way: str
+) -> None:
+    path, lost = lossy(way)
+    said = documents(whole, path, tmp_path / "out")
+    verdicts = said["index"]["verdicts"]["all"]
+    assert not any("are leaked" in verdict["text"] for verdict in verdicts)
+    (leaks,) = [
+        verdict
+        for verdict in verdicts
+        if verdict["area"] == "leaks" and verdict["level"] in ("bad", "warning")
+    ]
+    assert "may be leaked" in leaks["text"]
+    assert f"{lost:,} of" in leaks["detail"]
+    # Nothing was found, and nobody can tell: 1, unless something else was found.
+    assert said["status"] == (3 if said["index"]["found"] else 1)
+    assert not any(finding["kind"] == "leak" for finding in said["index"]["verdicts"]["findings"])
+    groups = said["leaks"]["groups"]
+    assert groups
+    assert {group["confidence"] for group in groups} == {"low"}
+    assert any(f"{lost:,} of" in line for line in said["info"]["problems"])
+
+
+def test_pages_missing_are_pages_that_were_dumped(
+    whole: Dump, lossy: Callable[[str], tuple[Path, int]]
+) -> None:
+    for way in ("full disk", "split", "ELF"):
+        path, lost = lossy(way)
+        prog = open_program(ProgramOptions(core=str(path), symbols=(str(whole.vmlinux),)))
+        assert 0 < read_heap(prog).pages_missing <= lost
+    assert read_heap(whole.prog).pages_missing == 0

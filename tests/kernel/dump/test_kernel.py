@@ -22,7 +22,7 @@ from drgn_pageowner.kernel.session import ProgramSession
 
 @pytest.fixture
 def established() -> list[str]:
-    """Names of the facts of :data:`Facts` that were established, in order."""
+    """Names of the facts that were computed, in order."""
     return []
 
 
@@ -85,7 +85,16 @@ def test_an_error_is_not_kept() -> None:
     assert fact(kernel) == fact(kernel) == 2
 
 
-# What reads each fact: the sections, the distance of page_ext entries, the possible CPUs.
+def test_a_dump_has_one_session_and_a_running_kernel_a_new_one_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prog = drgn.Program()
+    assert ProgramSession.of(prog) is ProgramSession.of(prog)
+    taken_for_live(monkeypatch)
+    assert ProgramSession.of(prog) is not ProgramSession.of(prog)
+
+
+# Functions that read the sections, the distance of page_ext entries, and the possible CPUs.
 READERS = (
     (sections, "_sparsemem_sections"),
     (sections, "_read_page_ext_size"),

@@ -37,6 +37,18 @@ def test_names_of_architectures_are_in_their_files() -> None:
                ("x86", "arm64"))  # fmt: skip
 
 
+def test_an_architecture_needs_nothing_of_the_other_files() -> None:
+    imports = {
+        line.split()[1]
+        for path in (KERNEL / "linux/arch").glob("*.py")
+        for line in path.read_text().splitlines()
+        if line.startswith(("from drgn_pageowner", "import drgn_pageowner"))
+    }
+    allowed = ("drgn_pageowner.kernel.dump", "drgn_pageowner.kernel.linux.arch.")
+    assert imports
+    assert [name for name in imports if not name.startswith(allowed)] == []
+
+
 def test_one_line_registers_an_architecture(
     one_dump: Dump, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Everything that is of one architecture.
+Everything that is specific to one architecture.
 
 To add one, write a file with a subclass of :class:`~drgn_pageowner.kernel.linux.arch.base.Arch`,
 and register it in :data:`_KNOWN`.

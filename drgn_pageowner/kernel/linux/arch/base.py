@@ -15,7 +15,7 @@ __all__ = ("Arch",)
 
 
 class Arch:
-    """What differs from one architecture to another."""
+    """Facts that differ between architectures."""
 
     image_ends: tuple[str, ...] = ("_end", "__bss_stop")
     """Symbols at the end of the kernel image; the highest of them counts."""

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What reaches what, on graphs typed by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from handmade import Machine, Record, heap
+
+from drgn_pageowner.analysis.leaks.leaks import find_leaks, leak_search, lost_objects
+from drgn_pageowner.analysis.leaks.reach import reach
+from drgn_pageowner.model.heap import PerCpu, Reachability, Role
+from drgn_pageowner.model.pages import PageState
+
+OWNER = ["alloc_pages", "owner"]
+LOADED = ["alloc_pages_bulk", "__vmalloc_node_range", "execmem_alloc", "load_module"]
+
+
+def test_what_is_left_of_a_module_is_needed_and_holds_nothing() -> None:
+    inventory = Machine("kk.k").inventory(Record(0, LOADED), Record(1, OWNER), Record(3, OWNER))
+    found = reach(heap(inventory, [(-1, 0), (0, 1), (-1, 2)]))
+    assert found.role.tolist() == [Role.ACCOUNTED, Role.CANDIDATE, Role.CANDIDATE]
+    assert found.verdict[1] == Reachability.UNREACHABLE
+    assert found.verdict[2] == Reachability.REACHABLE
+
+
+def test_what_a_module_allocates_while_it_is_loaded_is_judged() -> None:
+    stack = ["alloc_pages", "module_init", "do_one_initcall", "do_init_module", "load_module"]
+    # Nor is code that something else than a module needs.
+    other = ["__vmalloc_node_range", "execmem_alloc", "bpf_jit_alloc_exec"]
+    inventory = Machine("kkkk").inventory(Record(0, stack), Record(1, other), Record(2, OWNER))
+    found = reach(heap(inventory, [(-1, 1), (1, 2)]))
+    assert found.role.tolist() == [Role.CANDIDATE] * 3
+    assert found.verdict[0] == Reachability.UNREACHABLE
+    assert found.verdict[2] == Reachability.REACHABLE
+
+
+def test_pages_that_a_driver_can_migrate_are_not_judged() -> None:
+    inventory = Machine("k.k").inventory(Record(0, OWNER), Record(2, OWNER))
+    inventory.memory.pages.state[2] = PageState.DRIVER_MOVABLE
+    found = reach(heap(inventory, []))
+    assert found.role.tolist() == [Role.CANDIDATE, Role.ACCOUNTED]
+
+
+def test_a_page_that_only_lost_per_cpu_memory_holds_is_lost() -> None:
+    inventory = Machine("k.k").inventory(Record(0, OWNER), Record(2, OWNER))
+    # Nodes: two records, two per-CPU allocations, the root. The second allocation is held.
+    graph = dataclasses.replace(
+        heap(inventory, []),
+        percpu=PerCpu(
+            address=np.array([0x1000, 0x2000], np.uint64),
+            pointer=np.array([0x10, 0x20], np.uint64),
+            size=np.array([8, 64]),
+        ),
+        holder=np.array([2, 3, 4], np.int32),
+        target=np.array([0, 1, 3], np.int32),
+    )
+    found = reach(graph)
+    assert found.verdict[:2].tolist() == [Reachability.FROM_UNREACHABLE, Reachability.REACHABLE]
+    lost = lost_objects(found, lambda objects: (np.zeros(len(objects), np.uint64), []))
+    assert (lost.address.tolist(), lost.size.tolist()) == ([0x1000], [8])
+    [leak] = find_leaks(leak_search(found, lost)).slab or []
+    assert (leak.cache, leak.objects, leak.bytes) == ("per-CPU memory", 1, 8)
+    assert leak.addresses == [0x1000]

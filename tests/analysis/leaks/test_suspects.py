@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Suspects among records typed by hand."""
+
+from __future__ import annotations
+
+from handmade import NOW, SECOND, Machine, Record
+
+from drgn_pageowner.analysis.leaks.suspects import Suspect, suspects
+
+LEAK = ["alloc_pages", "leak"]
+
+
+def only(*records: Record, tasks: dict[int, str] | None = None) -> Suspect | None:
+    found = suspects(Machine("k" * len(records)).inventory(*records, tasks=tasks or {1: "init"}))
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def spread(number: int, first: int, last: int) -> list[Record]:
+    step = (last - first) // (number - 1)
+    return [Record(i, LEAK, ts_nsec=first + i * step) for i in range(number)]
+
+
+def test_a_stack_that_allocates_all_the_time_grows_at_a_rate() -> None:
+    found = only(*spread(10, SECOND, NOW - SECOND))
+    assert found is not None
+    assert found.reasons == ["it grows: some of it was allocated in 8 of 8 periods"]
+    assert found.pages_per_hour is not None
+    # 10 pages in 998 s.
+    assert round(found.pages_per_hour, 1) == 36.1
+
+
+def test_a_burst_has_no_rate() -> None:
+    # 100 pages in 99 us are 3,636,363,636 pages an hour, which nobody sees in an hour.
+    burst = spread(100, NOW // 3, NOW // 3 + 99_000)
+    found = only(*burst)
+    assert found is not None
+    assert found.reasons == ["most of it is older than half of the uptime"]
+    assert found.pages_per_hour is None
+
+
+def test_a_task_with_another_name_is_not_gone() -> None:
+    young = [Record(0, LEAK, ts_nsec=NOW - SECOND, pid=1, comm=b"swapper/0")]
+    assert only(*young) is None
+    gone = only(*young, tasks={7: "init"})
+    assert gone is not None
+    assert gone.reasons == ["the tasks that allocated most of it are gone"]
+
+
+def test_freed_init_code_is_no_reason() -> None:
+    stack = ["alloc_pages", "f [mod]", "0xffffffffc000d00d", "do_one_initcall"]
+    assert only(Record(0, stack, ts_nsec=NOW - SECOND)) is None
+    found = only(Record(0, ["alloc_pages", "0xffffffffc0008010", "kthread"], ts_nsec=NOW - SECOND))
+    assert found is not None
+    assert found.reasons == ["a frame has no symbol: its module was unloaded"]
+
+
+def test_memory_of_other_classes_is_not_suspected() -> None:
+    inventory = Machine("a").inventory(Record(0, LEAK), tasks={})
+    assert suspects(inventory) == []

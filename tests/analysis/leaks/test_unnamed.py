@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Frames without a symbol, typed by hand."""
+
+from __future__ import annotations
+
+import pytest
+from handmade import frames
+
+from drgn_pageowner.analysis.leaks.unnamed import has_freed_init, module_is_gone
+
+CORE, INIT, SAME_PAGE = "0xffffffffc0008010", "0xffffffffc000d00d", "0xffffffffc000d0f0"
+LOADING = ["do_one_initcall", "do_init_module", "load_module"]
+
+
+@pytest.mark.parametrize(
+    ("stack", "freed", "gone"),
+    [
+        # A function of a loaded module, called by its init code.
+        (["alloc_pages", "f [mod]", INIT, *LOADING], True, False),
+        # Two functions of init code, in whatever pages, behind a function of the module.
+        (["alloc_pages", "f [mod]", CORE, INIT, *LOADING], True, False),
+        # The init function itself allocated: the module may be loaded.
+        (["alloc_pages", INIT, *LOADING], True, False),
+        (["alloc_pages", SAME_PAGE, INIT, *LOADING], True, False),
+        # do_one_initcall() is inlined.
+        (["alloc_pages", INIT, "do_init_module"], True, False),
+        # A function in another section, and no function of a loaded module: it was unloaded.
+        (["alloc_pages", CORE, INIT, *LOADING], True, True),
+        # Not called to load a module.
+        (["alloc_pages", CORE, "kthread"], False, True),
+        (["alloc_pages", CORE], False, True),
+        (["alloc_pages", "f [mod]", "kthread"], False, False),
+        ([], False, False),
+    ],
+)
+def test_init_code_is_told_from_a_module_that_is_gone(
+    stack: list[str], freed: bool, gone: bool
+) -> None:
+    assert has_freed_init(frames(*stack)) == freed
+    assert module_is_gone(frames(*stack)) == gone

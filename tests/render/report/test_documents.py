@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A report of a machine typed by hand: its tables, its JSON and its Markdown say the same."""
+
+from __future__ import annotations
+
+import pytest
+from handmade import MOVABLE, SECOND, UNMOVABLE, Machine, Record, heap
+
+from drgn_pageowner.analysis.report import Report, ReportInputs, report
+from drgn_pageowner.model.crash import Crash, LogLine, Oom, Taint
+from drgn_pageowner.render.report.json import report_object
+from drgn_pageowner.render.report.machine import crash_rows, log_text, machine_rows
+from drgn_pageowner.render.report.tables import tables
+
+MACHINE = Machine("." * 16 + "k" * 16, blocks=[MOVABLE] * 4 + [UNMOVABLE] * 4, free={0: 3, 8: 3})
+CRASH = Crash(
+    crash_time=1_700_000_000,
+    cpus=2,
+    task=(7, "cat"),
+    tainted=4096,
+    taints=(Taint("O", "externally-built module"),),
+    oom=Oom(1, 0, [LogLine(SECOND, 3, "Killed process 7 (cat)")]),
+    log=[LogLine(2 * SECOND, 0, "Kernel panic")],
+)
+
+
+@pytest.fixture(scope="module")
+def result() -> Report:
+    inventory = MACHINE.inventory(
+        Record(16, ["alloc_pages", "lost"], order=1, pid=9),
+        Record(20, ["alloc_pages", "held [mod]"], comm=b"cat"),
+        tasks={1: "init"},
+    )
+    graph = heap(inventory, [(-1, 1)])
+    known = inventory.memory.pages.facts
+    return report(
+        ReportInputs(
+            facts=known,
+            crash=CRASH,
+            modules=["mod"],
+            heap=graph,
+            inventory=inventory,
+            records=inventory.records,
+        )
+    )
+
+
+def test_every_table_counts_the_same_pages(result: Report) -> None:
+    found = tables(result)
+    classes = found["classes"].rows
+    assert sum(int(row.cells[1].value or 0) for row in classes) == 32
+    [leak] = found["leaks"].rows
+    assert [cell.text for cell in leak.cells[:4]] == ["lost+0x10/0x100", "2", "8.0 KiB", "1"]
+    assert [row.cells[0].text for row in found["module"].rows] == ["(no module)", "mod"]
+    assert found["culprits"].rows[0].cells[0].text == "(kernel, no record)"
+    assert sum(int(cell.value or 0) for cell in found["map"].rows[0].cells[3:]) == 8
+
+
+def test_json_has_the_verdicts_and_the_owners_of_cells(result: Report) -> None:
+    whole = report_object(result)
+    assert whole["account"]["accounted"] == 32
+    assert whole["leaks"]["groups"][0]["pages"] == 2
+    assert {"area", "level", "text", "detail", "finding"} == whole["verdicts"][0].keys()
+    cells = whole["frag"]["map"]["zones"][0]["cells"]
+    assert cells[4]["owners"] == [["lost", 2], ["(driver or other kernel, no record)", 2]]
+    assert "checks" not in whole["frag"]
+
+
+def test_the_crash_is_a_fact_a_row(result: Report) -> None:
+    rows = dict(crash_rows(result))
+    assert rows["crashed at"] == "2023-11-14 22:13:20 UTC"
+    assert rows["by task"] == "cat (pid 7)"
+    assert rows["tainted"] == "4096 (O: externally-built module)"
+    assert rows["killed for memory"] == "1 processes since boot, 0 at that moment"
+    assert dict(machine_rows(result))["modules"] == "mod"
+    assert log_text(result, oom=True) == "[    1.000000] Killed process 7 (cat)\n"
+
+
+def test_markdown_has_every_verdict(result: Report) -> None:
+    pytest.importorskip("jinja2", reason="the extra report is not installed")
+    pytest.importorskip("plotly", reason="the extra report is not installed")
+    from drgn_pageowner.render.report.markdown import MarkdownRenderer
+
+    text = "".join(MarkdownRenderer()(result))
+    assert text.startswith("# Memory of host\n")
+    assert text.count("- **") == len(report_object(result)["verdicts"])
+    assert "**Problem:** The out-of-memory killer killed 1 process. Killed process 7 (cat)" in text

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Groups of records as table, JSON and CSV, from records typed by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+from handmade import NOW, SECOND, Record, snapshot
+
+from drgn_pageowner.analysis.owners.group import top
+from drgn_pageowner.model.stacks import SourceFrame
+from drgn_pageowner.render.top import top_csv, top_json, top_table
+
+RECORDS = snapshot(
+    Record(0, ["alloc_pages", "f"], order=2, ts_nsec=NOW - 60 * SECOND),
+    Record(4, ["alloc_pages", "f"], ts_nsec=NOW - SECOND, comm=b"cat"),
+    Record(5, ["alloc_pages", "g"], ts_nsec=NOW - SECOND),
+)
+
+
+def test_a_table_has_a_row_a_group_and_a_total() -> None:
+    text = "".join(top_table(top(RECORDS, limit=1), RECORDS))
+    row = text.splitlines()[2].split()
+    assert row[:5] == ["5", "20.0", "KiB", "83.3", "%"]
+    assert row[5:] == ["2", "1.0", "s", "-", "60.0", "s", "1", "alloc_pages+0x10/0x100"]
+    assert text.endswith(
+        "1 of 2 groups shown: 5 of 6 pages (83.3 %), 20.0 KiB of 24.0 KiB in 3 allocations\n"
+    )
+
+
+def test_other_keys_show_the_largest_owner() -> None:
+    rows = "".join(top_table(top(RECORDS, ["comm"]), RECORDS)).splitlines()[2:4]
+    assert [row.split()[-2:] for row in rows] == [["1", "f+0x10/0x100"]] * 2
+
+
+def test_source_lines_replace_frames() -> None:
+    records = snapshot(Record(0, ["f"]))
+    [pc] = records.used_pcs().tolist()
+    records.source_lines[pc] = [
+        SourceFrame("inner", "a.h", 3, True),
+        SourceFrame("f", "a.c", 7, False),
+    ]
+    text = "".join(top_table(top(records), records))
+    assert "inner (inlined) at a.h:3" in text
+    assert "f+0x10/0x100 at a.c:7" in text
+
+
+def test_json_and_csv_have_the_same_numbers() -> None:
+    result = top(RECORDS, ["allocator"])
+    [group, _] = json.loads("".join(top_json(result, RECORDS)))["groups"]
+    row = next(csv.DictReader(io.StringIO("".join(top_csv(result, RECORDS)))))
+    assert row["allocator"] == group["key"]["allocator"] == "f"
+    for name in ("allocations", "pages", "bytes", "oldest_ns", "handle"):
+        assert int(row[name]) == group[name]
+    assert row["frames"].split(";") == group["stack"]

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Rounds of growth as text, typed by hand."""
+
+from __future__ import annotations
+
+import json
+
+from handmade import PAGE, SECOND, frames
+
+from drgn_pageowner.analysis.owners.growth import Growth, Round
+from drgn_pageowner.render.watch import watch_json, watch_table
+
+GROWTH = Growth(
+    key={"stack": 5}, pages=30, allocations=30, grown_pages=10, grown_allocations=10,
+    pages_per_second=5.0, grown_pages_since_start=20, grown_allocations_since_start=20,
+    pages_per_second_since_start=None, rounds_grown=2, handle=5, stack=frames("f"),
+)  # fmt: skip
+
+
+def a_round(kind: str, number: int, *groups: Growth) -> Round:
+    return Round(kind, number, ["stack"], 9 * SECOND, 2 * SECOND, 4 * SECOND, 40, 50, 10, 20,
+                 len(groups), list(groups))  # fmt: skip
+
+
+def test_the_first_round_has_no_growth() -> None:
+    assert "".join(watch_table(a_round("first", 0), PAGE)) == (
+        "first round at 9.000000 s: 50 pages in 40 allocations\n\n"
+    )
+
+
+def test_a_round_says_what_has_grown_and_how_fast() -> None:
+    lines = "".join(watch_table(a_round("round", 2, GROWTH), PAGE)).splitlines()
+    assert lines[0] == (
+        "round 2 at 9.000000 s: 50 pages in 40 allocations; 2.0 s later +10 pages, since the start "
+        "+20"
+    )
+    row = "+10 40.0 KiB 5.0 +20 - 30 2/2 5 f+0x10/0x100"
+    assert lines[3].split() == row.split()
+    assert lines[4] == "1 of 1 groups that have grown shown"
+
+
+def test_json_is_one_line() -> None:
+    [line] = watch_json(a_round("summary", 2, GROWTH), PAGE)
+    assert line.endswith("\n")
+    assert json.loads(line)["groups"][0]["stack"] == ["f+0x10/0x100"]
