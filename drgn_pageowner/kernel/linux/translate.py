@@ -24,6 +24,7 @@ __all__ = (
     "kernel_pfns",
     "kernel_phys",
     "mapped_pfn",
+    "page_tables",
 )
 
 
@@ -67,7 +68,7 @@ def kernel_phys(kernel: Kernel, address: int) -> int:
     try:
         return int(follow_phys(kernel.prog["init_mm"].address_of_(), address))
     except NotImplementedError:
-        tables = _tables(kernel)
+        tables = page_tables(kernel)
         if tables is None:
             raise
     pfn = int(tables.pfns(address, 1)[0])
@@ -82,7 +83,7 @@ def kernel_pfns(kernel: Kernel, address: int, number: int) -> Array:
 
     :return: ``int64``, shape ``(number,)``; -1 where nothing is mapped, or it is not known.
     """
-    tables = _tables(kernel)
+    tables = page_tables(kernel)
     if tables is not None:
         return tables.pfns(address, number)
     size = kernel.page_size
@@ -115,7 +116,7 @@ def _pfn_or_none(kernel: Kernel, address: int) -> int:
 
 
 @once
-def _tables(kernel: Kernel) -> PageTables | None:
+def page_tables(kernel: Kernel) -> PageTables | None:
     """Get the kernel's own page tables; ``None`` if the format is not known."""
     format_ = arch_of(kernel).page_table_format(kernel)
     if format_ is None:
