@@ -17,7 +17,7 @@ from drgn_pageowner.kernel.dump.bulk import (
     struct_dtype,
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of
-from drgn_pageowner.kernel.dump.kernel import Kernel, once
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.page import read_memmap
 from drgn_pageowner.kernel.linux.sections import Section, find_sections
 from drgn_pageowner.kernel.linux.slab_free import Cache, FreeObjects
