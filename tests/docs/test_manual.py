@@ -27,9 +27,10 @@ MANUAL: dict[str, Any] = runpy.run_path(str(ROOT / "docs/manual.py"))
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Man pages by name, built without the pages of the API, which would need drgn."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("man")
+    settings = runpy.run_path(str(ROOT / "docs/conf.py"))
     (source / "conf.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT / 'docs')!r})\nimport manual\n"
-        f"import runpy\nsmartquotes = runpy.run_path({str(ROOT / 'docs/conf.py')!r})['smartquotes']\n"
+        f"smartquotes = {settings['smartquotes']}\n"
         "extensions = ['manual']\nman_pages = manual.man_pages()\n"
         "root_doc = 'generated/commands/drgn-pageowner'\nsuppress_warnings = ['toc']\n"
     )
