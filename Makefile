@@ -23,7 +23,7 @@ SPHINX := .venv/bin/sphinx-build -q -W --keep-going -j 2 -d build/doctrees
 
 demo: .venv/installed
 	@.venv/bin/python testdata/unpack.py $(DEMO) >/dev/null
-	.venv/bin/drgn-pageowner -c $(CACHE)/$(DEMO)/vmcore -s $(CACHE)/$(dir $(DEMO))vmlinux top --limit 5
+	.venv/bin/drgn-pageowner -c $(CACHE)/$(DEMO)/vmcore -s $(CACHE)/$(dir $(DEMO))vmlinux top --by allocator --limit 5
 	@echo "Next: .venv/bin/drgn-pageowner -c $(CACHE)/$(DEMO)/vmcore -s $(CACHE)/$(dir $(DEMO))vmlinux info"
 
 test: lint docs man check check-oldest check-newest
