@@ -19,6 +19,7 @@ exclude_patterns = ["generated/api/modules.rst", "generated/readme.md"]
 # Several modules re-export a name, or have attributes of the same name: the first one is linked.
 suppress_warnings = ["ref.python"]
 
+highlight_language = "none"
 # Two hyphens are two hyphens.
 smartquotes = False
 html_theme = "alabaster"

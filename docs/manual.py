@@ -140,6 +140,8 @@ def man_pages() -> list[tuple[str, str, str, list[str], int]]:
 
 
 def _page(parser: argparse.ArgumentParser, title: str, more: list[str]) -> str:
+    # From Python 3.14 on, usage has colours if a terminal is there.
+    parser.color = False
     parts = [
         f"{title}\n{'=' * len(title)}\n",
         "Synopsis\n--------\n",

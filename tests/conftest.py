@@ -49,8 +49,8 @@ except ModuleNotFoundError:
     WITHOUT_DRGN = True
 
 
-def pytest_report_header() -> str:
-    return "drgn: not installed; only tests that do not need it are run" if WITHOUT_DRGN else ""
+def pytest_report_header() -> list[str]:
+    return ["drgn: not installed; only tests that do not need it are run"] if WITHOUT_DRGN else []
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
