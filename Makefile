@@ -15,22 +15,22 @@ PARALLEL := -n 2 --dist loadfile
 # What other versions of Python and of packages change is seen on a few of the dumps.
 FEW := DRGN_PAGEOWNER_FEW_DUMPS=1
 
-# Hides drgn: what `make quick` runs must not need it.
+# Hides drgn from the tests that must not need it.
 WITHOUT_DRGN := PYTHONPATH=tests/without_drgn$(if $(PYTHONPATH),:$(PYTHONPATH))
 SPHINX := .venv/bin/sphinx-build -q -W --keep-going -j 2 -d build/doctrees
 
-.PHONY: demo test quick lint docs man docs-images check check-oldest check-newest fuzz bench clean
+.PHONY: demo test quick lint docs man docs-images check check-without-drgn \
+	check-oldest check-newest fuzz bench clean
 
 demo: .venv/installed
 	@.venv/bin/python testdata/unpack.py $(DEMO) >/dev/null
 	.venv/bin/drgn-pageowner -c $(CACHE)/$(DEMO)/vmcore -s $(CACHE)/$(dir $(DEMO))vmlinux top --by allocator --limit 5
 	@echo "Next: .venv/bin/drgn-pageowner -c $(CACHE)/$(DEMO)/vmcore -s $(CACHE)/$(dir $(DEMO))vmlinux info"
 
-test: lint docs man check check-oldest check-newest
+test: lint docs man check check-without-drgn check-oldest check-newest
 
 # What needs neither a dump nor drgn, in less than a minute.
-quick: lint
-	$(WITHOUT_DRGN) .venv/bin/pytest -q -m quick $(PARALLEL)
+quick: lint check-without-drgn
 
 lint: .venv/installed
 	.venv/bin/ruff format --check .
@@ -51,6 +51,9 @@ docs-images: .venv/installed
 
 check: .venv/installed
 	.venv/bin/pytest $(PARALLEL)
+
+check-without-drgn: .venv/installed
+	$(WITHOUT_DRGN) .venv/bin/pytest -q -m quick $(PARALLEL)
 
 # The oldest versions of everything that pyproject.toml allows.
 check-oldest: .venv-oldest/installed
