@@ -14,9 +14,9 @@ import argparse
 from importlib import import_module
 from typing import Any, NoReturn, TextIO, cast
 
-from drgn_pageowner.commands.output import output_to
+from drgn_pageowner.commands.output import for_people, output_to
 from drgn_pageowner.commands.session import Command, Opener
-from drgn_pageowner.errors import GARBAGE, PageOwnerError, UsageError, nonsense
+from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.session import Session
 
 __all__ = ("COMMANDS", "Command", "CommandParser", "Session", "add_commands", "run_command")
@@ -39,6 +39,10 @@ COMMANDS = {
     "sql": "query a dump, or any number of snapshots, with SQL",
 }
 """Every command, and what it does in one line. Each is the module of its name in this package."""
+
+
+# Formats that people read. Markdown and HTML have rules of their own, which their renderers know.
+_FOR_PEOPLE = ("table", "text")
 
 
 def _load(name: str) -> Command:
@@ -100,8 +104,8 @@ def run_command(
     :raises PageOwnerError: if the dump cannot answer
     """
     args.open_session = open_session
-    try:
-        with output_to(getattr(args, "output", None), out) as stream:
-            return _load(args.command).run(args, session, stream)
-    except GARBAGE as error:
-        raise PageOwnerError(nonsense(error)) from error
+    with output_to(getattr(args, "output", None), out) as stream:
+        # Without a format it is a summary.
+        if getattr(args, "format", "text") in _FOR_PEOPLE:
+            stream = for_people(stream)
+        return _load(args.command).run(args, session, stream)

@@ -41,6 +41,7 @@ from drgn_pageowner.commands.arguments import (
     listed,
     report_problems,
 )
+from drgn_pageowner.commands.output import unescaped
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -114,7 +115,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     for view, (_, text) in answers.items():
         if len(answers) > 1:
             out.write(f"=== {view} ===\n")
-        out.writelines(text)
+        # The colours of the map are escape sequences.
+        (unescaped(out) if view == "map" else out).writelines(text)
         if len(answers) > 1:
             out.write("\n")
     return 0

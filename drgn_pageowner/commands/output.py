@@ -4,65 +4,59 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, TextIO, TypeVar, cast
+from typing import Any, TextIO, cast
 
-from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.errors import UsageError
+from drgn_pageowner.escape import escaped
+from drgn_pageowner.storage.files import cannot_write, replacing
 
-__all__ = ("output_to", "write_bytes")
-
-T = TypeVar("T")
+__all__ = ("for_people", "output_to", "unescaped", "write_bytes")
 
 
-class _OutputFile(io.TextIOBase):
-    """A file that is opened when it is first written to: an error before leaves it as it is."""
+class _Escaping:
+    """A stream that escapes whatever could change how a terminal shows the rest."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._file: TextIO | None = None
-
-    def opened(self) -> TextIO:
-        """
-        Return the file, open.
-
-        :raises PageOwnerError: if it cannot be written
-        """
-        if self._file is None:
-            # Task names are bytes: those that are not UTF-8 are written as they are.
-            self._file = self._attempt(self._open)
-        return self._file
-
-    def _open(self) -> TextIO:
-        return open(self._path, "w", encoding="utf-8", errors="surrogateescape")
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
 
     def write(self, text: str) -> int:
-        """Write *text*."""
-        file = self.opened()
-        return self._attempt(lambda: file.write(text))
+        return self._out.write(escaped(text))
 
-    def flush(self) -> None:
-        """Write what is buffered."""
-        if self._file is not None:
-            self._attempt(self._file.flush)
+    def writelines(self, pieces: Iterable[str]) -> None:
+        self._out.writelines(map(escaped, pieces))
 
-    def close(self) -> None:
-        """Close the file, if it was opened."""
-        file, self._file = self._file, None
-        if file is not None:
-            self._attempt(file.close)
-        super().close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
 
-    @property
-    def buffer(self) -> BinaryIO:
-        """The file that takes bytes."""
-        return self.opened().buffer
 
-    def _attempt(self, work: Callable[[], T]) -> T:
+def for_people(out: TextIO) -> TextIO:
+    """Return a stream to *out* on which everything that is not printable is escaped."""
+    return cast(TextIO, _Escaping(out))
+
+
+def unescaped(out: TextIO) -> TextIO:
+    """Return the stream behind :func:`for_people`, for text of our own that has colours."""
+    return out._out if isinstance(out, _Escaping) else out
+
+
+class _OutputFile(io.RawIOBase):
+    """A file whose errors name it."""
+
+    def __init__(self, path: str, file: io.RawIOBase) -> None:
+        super().__init__()
+        self._path = path
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int | None:
         try:
-            return work()
+            return self._file.write(data)
         except OSError as error:
-            raise PageOwnerError(f"cannot write {self._path}: {error.strerror or error}") from error
+            raise cannot_write(self._path, error) from error
 
 
 @contextmanager
@@ -70,18 +64,31 @@ def output_to(path: str | None, out: TextIO) -> Iterator[TextIO]:
     """
     Yield the stream to print to: the file *path*, or *out* if it is ``None`` or ``-``.
 
+    If the block ends with an exception, the file is as it was before.
+
     :raises PageOwnerError: if the file cannot be written
     """
     if path is None or path == "-":
         yield out
         return
-    file = _OutputFile(path)
+    target = replacing(path)
     try:
-        yield cast(TextIO, file)
-        # An empty answer is a file, too.
-        file.opened()
-    finally:
-        file.close()
+        file = target.__enter__()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        buffer = io.BufferedWriter(_OutputFile(path, file))
+        # Task names are bytes: those that are not UTF-8 are written as they are.
+        text = io.TextIOWrapper(buffer, encoding="utf-8", errors="surrogateescape")
+        with text:
+            yield text
+    except BaseException as error:
+        target.__exit__(type(error), error, error.__traceback__)
+        raise
+    try:
+        target.__exit__(None, None, None)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def write_bytes(data: bytes, out: TextIO) -> None:

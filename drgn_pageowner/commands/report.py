@@ -20,7 +20,13 @@ from drgn_pageowner.analysis.report import Report, ReportInputs, report
 from drgn_pageowner.commands.arguments import add_destination
 from drgn_pageowner.commands.diff import compare
 from drgn_pageowner.commands.leaks import search
-from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
+from drgn_pageowner.errors import (
+    INTERNAL,
+    NO_RECORDS,
+    PageOwnerError,
+    UsageError,
+    internal_error,
+)
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 
@@ -57,8 +63,11 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         )
     render = _renderer(kind)
     before = args.open_session(args.before) if args.before else None
-    out.writelines(render(report(read(session, leaks=not args.no_leaks, before=before))))
-    return 0
+    found = report(read(session, leaks=not args.no_leaks, before=before))
+    out.writelines(render(found))
+    for error in found.errors:
+        warn(internal_error(error))
+    return INTERNAL if found.errors else 0
 
 
 def _renderer(kind: str) -> Callable[[Report], Iterator[str]]:

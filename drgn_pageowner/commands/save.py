@@ -13,13 +13,14 @@ The file is a Parquet file: any program that reads those sees the records.
 from __future__ import annotations
 
 import argparse
-import os
 from functools import partial
 from typing import TextIO
 
 from drgn_pageowner.commands.arguments import add_destination, report_problems
 from drgn_pageowner.commands.leaks import search
 from drgn_pageowner.model.session import Session
+from drgn_pageowner.progress import warn
+from drgn_pageowner.storage.files import is_stdout
 from drgn_pageowner.storage.save import save
 
 
@@ -34,8 +35,11 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     saved = save(session, args.snapshot_path, source=args.source, search=leaks)
     report_problems(saved.problems)
     report_problems(f"{part} could not be saved: {why}" for part, why in saved.lacking.items())
-    size = os.path.getsize(args.snapshot_path)
-    out.write(
-        f"{args.snapshot_path}: {saved.records:,} records, {saved.pages:,} pages, {size:,} bytes\n"
-    )
+    path = args.snapshot_path
+    text = f"{path}: {saved.records:,} records, {saved.pages:,} pages, {saved.size:,} bytes"
+    if is_stdout(path):
+        # The file itself is what goes there.
+        warn(text)
+    else:
+        out.write(f"{text}\n")
     return 0

@@ -9,15 +9,16 @@ are beside it. If a part fails, that is recorded, and the others still run.
 
 exit status: 0 nothing was found; 1 the dump cannot answer (unreadable, or without page_owner: the
 parts that could be answered are in DIR); 2 usage; 3 something was found: leaks, out of memory,
-fragmentation.
+fragmentation; 4 nothing was found, but a part of triage itself failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,14 +27,15 @@ from drgn_pageowner.analysis.report import Report, report
 from drgn_pageowner.analysis.triage import Triage, sum_up
 from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES
 from drgn_pageowner.commands.arguments import count
-from drgn_pageowner.commands.parts import Outcome, Part, run_part
+from drgn_pageowner.commands.parts import Outcome, Part, files_of, run_part
 from drgn_pageowner.commands.report import read
-from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.errors import INTERNAL, PageOwnerError, UsageError
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import progress, warn
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.triage import triage_text
+from drgn_pageowner.storage.files import cannot_write, replacing
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -84,7 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     directory: Path = args.directory
-    _prepare(directory, force=args.force)
+    with _only_one(directory):
+        _prepare(directory, force=args.force)
+        return _run(args, session, out)
+
+
+def _run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    directory: Path = args.directory
     try:
         facts = session.facts()
     except PageOwnerError as error:
@@ -96,28 +104,57 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         verdicts = _verdicts(outcomes, args.min_pages)
         # Rewrite the index after each part, in case a later one is OOM-killed.
         _write(directory, _index(facts, outcomes, verdicts, None))
-    status = _status(verdicts)
+    status = _status(verdicts, outcomes)
     _write(directory, _index(facts, outcomes, verdicts, status))
-    for line in dict.fromkeys(line for outcome in outcomes for line in outcome.warnings):
+    crashed = [o.error for o in outcomes if o.status == "crashed" and o.error is not None]
+    warnings = [line for outcome in outcomes for line in outcome.warnings]
+    for line in dict.fromkeys((*warnings, *crashed)):
         warn(line)
     out.writelines(triage_text(verdicts, outcomes, directory / INDEX))
     return status
 
 
-def _prepare(directory: Path, *, force: bool) -> None:
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
     """
-    Make the directory, and remove the index of an earlier run.
+    Make *directory* if it is not there, and hold it: two that write into it would mix their files.
 
-    :raises UsageError: if *directory* is none, or not empty
-    :raises PageOwnerError: if it cannot be made or written
+    :raises UsageError: if it is no directory, or another triage writes into it
+    :raises PageOwnerError: if it cannot be made
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if not force and any(directory.iterdir()):
-            raise UsageError(f"{directory} is not empty: name another, or pass --force")
-        (directory / INDEX).unlink(missing_ok=True)
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{directory} is no directory") from error
+    except OSError as error:
+        raise PageOwnerError(f"cannot write to {directory}: {error.strerror}") from error
+    try:
+        # Not every file system has locks for directories.
+        with suppress(OSError):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"{directory}: another triage is writing into it; name another"
+                ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _prepare(directory: Path, *, force: bool) -> None:
+    """
+    Remove what an earlier triage left there.
+
+    :raises UsageError: if *directory* is not empty
+    :raises PageOwnerError: if it cannot be written
+    """
+    try:
+        if not force and any(directory.iterdir()):
+            raise UsageError(f"{directory} is not empty: name another, or pass --force")
+        for name in (INDEX, *(name for part in PARTS for name in files_of(part))):
+            (directory / name).unlink(missing_ok=True)
     except OSError as error:
         raise PageOwnerError(f"cannot write to {directory}: {error.strerror}") from error
 
@@ -128,9 +165,11 @@ def _verdicts(outcomes: Sequence[Outcome], min_pages: int) -> Triage:
     return sum_up(reports[-1] if reports else None, problems, min_pages=min_pages)
 
 
-def _status(verdicts: Triage) -> int:
+def _status(verdicts: Triage, outcomes: Sequence[Outcome]) -> int:
     if verdicts.findings:
         return FOUND
+    if any(outcome.exit_status == INTERNAL for outcome in outcomes):
+        return INTERNAL
     return NOTHING_FOUND if verdicts.answered else UNANSWERED
 
 
@@ -160,11 +199,9 @@ def _index(
 
 def _write(directory: Path, index: dict[str, Any]) -> None:
     """Replace the index as a whole: a reader finds the old one or the new one."""
-    new = directory / f"{INDEX}.new"
     try:
-        new.write_text("".join(json_text(index)), encoding="utf-8", errors="surrogateescape")
-        os.replace(new, directory / INDEX)
+        with replacing(directory / INDEX) as file:
+            for piece in json_text(index):
+                file.write(piece.encode("utf-8", "surrogateescape"))
     except OSError as error:
-        with suppress(OSError):
-            new.unlink()
-        raise PageOwnerError(f"cannot write {directory / INDEX}: {error.strerror}") from error
+        raise cannot_write(directory / INDEX, error) from error

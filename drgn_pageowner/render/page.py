@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from drgn_pageowner.escape import word
 from drgn_pageowner.model.columns import STORED
 from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.page import PageInfo, PageRecord
 from drgn_pageowner.model.stacks import Frame
+from drgn_pageowner.render.jsonable import json_document
 from drgn_pageowner.render.table import age, seconds
 from drgn_pageowner.render.text import comm_text, gfp_text, name_at, page_flags_text, texts_of_forms
 
@@ -27,6 +28,7 @@ def page_text(info: PageInfo) -> Iterator[str]:
         rows += _record(info.record, info.names)
     else:
         rows.append(("record", f"none: {info.no_record}"))
+    rows = [(title, word(text)) for title, text in rows]
     yield tabulate(rows, tablefmt="plain", disable_numparse=True) + "\n"
     if info.record is not None:
         yield from _stack("allocated by", info.record.stack)
@@ -152,7 +154,7 @@ def page_json(info: PageInfo) -> Iterator[str]:
     result["flags"] = _flags(info)
     result["pageblock_migratetype"] = _migratetype(info)
     result["record"] = _record_json(info.record, info.names) if info.record is not None else None
-    yield json.dumps(result) + "\n"
+    yield json_document(result) + "\n"
 
 
 def _record_json(record: PageRecord, names: Names) -> dict[str, Any]:

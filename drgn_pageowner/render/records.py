@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.escape import word
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import FIELDS, Column, Form
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.render.table import age, table
+from drgn_pageowner.render.jsonable import json_document
+from drgn_pageowner.render.table import age, csv_cell, table
 from drgn_pageowner.render.text import mapped, texts_of_forms
 
 __all__ = ("RECORD_FIELDS", "RecordColumns", "records_csv", "records_json", "records_table")
@@ -77,13 +78,21 @@ class RecordColumns:
             return text
         return lambda value: None if value == none else text(value)
 
-    def lists(self, rows: Snapshot, column: Column) -> list[Any]:
-        """Return *column* of *rows* as Python values: numbers or texts, ``None`` for none."""
+    def lists(
+        self, rows: Snapshot, column: Column, change: Callable[[Any], Any] | None = None
+    ) -> list[Any]:
+        """
+        Return *column* of *rows* as Python values: numbers or texts, ``None`` for none.
+
+        :param change: Applied to each distinct text.
+        """
         values, text = self.numbers(rows, column), self.text(column)
         if values is None:
             return [None] * len(rows)
         if text is not None:
-            return mapped(values, text)
+            if change is None:
+                return mapped(values, text)
+            return mapped(values, lambda value: change(text(value)))
         if column.none is not None:
             return [None if value == column.none else value for value in values.tolist()]
         plain: list[Any] = values.tolist()
@@ -104,13 +113,13 @@ def _stack_texts(snapshot: Snapshot) -> dict[int, list[str]]:
 def records_json(snapshot: Snapshot) -> Iterator[str]:
     """Yield one JSON object a line; the fields are :data:`RECORD_FIELDS`."""
     columns = RecordColumns(snapshot)
-    stacks = {number: json.dumps(lines) for number, lines in _stack_texts(snapshot).items()}
+    stacks = {number: json_document(lines) for number, lines in _stack_texts(snapshot).items()}
     template = "{" + ", ".join(f'"{field}": %s' for field in RECORD_FIELDS) + "}\n"
     texts: dict[Any, str] = {None: "null", True: "true", False: "false"}
 
     def quoted(value: Any) -> str:
         if value not in texts:
-            texts[value] = json.dumps(value)
+            texts[value] = json_document(value)
         return texts[value]
 
     for rows in _pieces(snapshot):
@@ -131,7 +140,7 @@ def records_json(snapshot: Snapshot) -> Iterator[str]:
 def records_csv(snapshot: Snapshot) -> Iterator[str]:
     """Yield a header and a row a record; frames of the stack have ``;`` between them."""
     columns = RecordColumns(snapshot)
-    stacks = {number: ";".join(lines) for number, lines in _stack_texts(snapshot).items()}
+    stacks = {number: csv_cell(";".join(lines)) for number, lines in _stack_texts(snapshot).items()}
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(RECORD_FIELDS)
@@ -139,7 +148,7 @@ def records_csv(snapshot: Snapshot) -> Iterator[str]:
         filled = [
             mapped(rows.stack, stacks.__getitem__)
             if column.form is Form.STACK
-            else columns.lists(rows, column)
+            else columns.lists(rows, column, csv_cell)
             for column in FIELDS
         ]
         writer.writerows(zip(*filled, strict=True))
@@ -184,4 +193,4 @@ def records_table(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value is None else word(str(value))

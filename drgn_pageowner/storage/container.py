@@ -11,11 +11,8 @@ tells where. docs/formats.md describes all of it.
 from __future__ import annotations
 
 import json
-import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +21,7 @@ from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import STORED
+from drgn_pageowner.storage.files import cannot_write, replacing
 
 __all__ = ("VERSION", "Columns", "Container", "write_container")
 
@@ -99,12 +97,13 @@ def write_container(
     tables: Mapping[str, Columns],
     documents: Mapping[str, Any],
     head: Mapping[str, Any],
-) -> None:
+) -> int:
     """
     Write a file in one step: if that fails, a file that was there before stays.
 
     :param records: Records of allocated pages, and of freed ones.
     :param head: Members of the head, which is read before anything else.
+    :return: Size of the file in bytes.
     :raises PageOwnerError: if it cannot be written
     """
     pq = _parquet()
@@ -127,10 +126,11 @@ def write_container(
     schema = parts[0].schema
     differences = [name for name in _DIFFERENCES if name in schema.names]
     try:
-        with (
-            _replacing(path) as file,
-            pq.ParquetWriter(
-                file,
+        with replacing(path) as file:
+            # Arrow counts what goes through it: the pieces have to, as well.
+            sink = _pyarrow().PythonFile(file, "w")
+            with pq.ParquetWriter(
+                sink,
                 schema,
                 compression="zstd",
                 compression_level=_LEVEL,
@@ -138,32 +138,16 @@ def write_container(
                 column_encoding=dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
                 store_schema=False,
                 write_page_checksum=True,
-            ) as writer,
-        ):
-            writer.add_key_value_metadata(metadata)
-            for piece in pieces.values():
-                file.write(piece)
-            for part in parts:
-                if len(part):
-                    writer.write_table(part, row_group_size=_ROWS)
+            ) as writer:
+                writer.add_key_value_metadata(metadata)
+                for piece in pieces.values():
+                    sink.write(piece)
+                for part in parts:
+                    if len(part):
+                        writer.write_table(part, row_group_size=_ROWS)
+            return file.tell()
     except OSError as error:
-        raise PageOwnerError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _replacing(path: str) -> Iterator[Any]:
-    """A new file that takes the place of *path* when all is well."""
-    pa, target = _pyarrow(), Path(path)
-    if target.is_dir():
-        raise IsADirectoryError(None, "it is a directory")
-    new = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with pa.OSFile(str(new), "wb") as file:
-            yield file
-        os.replace(new, target)
-    finally:
-        with suppress(OSError):
-            os.unlink(new)
+        raise cannot_write(path, error) from error
 
 
 class Container:
