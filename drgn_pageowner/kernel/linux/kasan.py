@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from drgn import FaultError, Program
 
-from drgn_pageowner.kernel.dump.bulk import read_bulk, symbol_address
+from drgn_pageowner.kernel.dump.bulk import find_object, read_bulk, symbol_address
+from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.arch import arch_of
+from drgn_pageowner.kernel.linux.percpu import cpu_variable
+from drgn_pageowner.kernel.linux.topology import possible_cpus
 from drgn_pageowner.model.arrays import Array
 
-__all__ = ("Shadow", "find_shadow")
+__all__ = ("Shadow", "find_shadow", "quarantine")
 
 # KASAN_GRANULE_SIZE of mm/kasan/kasan.h: 1 << KASAN_SHADOW_SCALE_SHIFT.
 _SCALE_SHIFT = 3
@@ -50,6 +55,19 @@ class Shadow:
         bulk = read_bulk(self._prog, self.address(start), -(-size >> _SCALE_SHIFT))
         marks = np.frombuffer(bulk.data, np.uint8)[offsets >> _SCALE_SHIFT]
         return np.isin(marks, _FREED)
+
+
+def quarantine(kernel: Kernel) -> list[int]:
+    """Get the heads of the lists of freed objects that are not used again yet: addresses."""
+    file = "mm/kasan/quarantine.c"
+    batches = find_object(kernel.prog, "global_quarantine", file)
+    heads: list[int] = []
+    with contextlib.suppress(*DAMAGE):
+        heads += [int(batch.head) for batch in batches] if batches is not None else []
+    for cpu in possible_cpus(kernel):
+        with contextlib.suppress(LookupError, *DAMAGE):
+            heads.append(int(cpu_variable(kernel, "cpu_quarantine", cpu).head))
+    return [head for head in heads if head]
 
 
 @once

@@ -212,7 +212,17 @@ def read_cache(kernel: Kernel, cache: Object) -> Cache:
         lists=lists,
         free=free,
         sheaves=sheaves,
+        link=_quarantine_link(cache),
     )
+
+
+def _quarantine_link(cache: Object) -> int:
+    """Where KASAN links an object in its quarantine; -1 if it does not."""
+    if not has_member(cache.type_.type, "kasan_info.free_meta_offset"):
+        return -1
+    offset = int(cache.kasan_info.free_meta_offset)
+    # KASAN_NO_FREE_META is INT_MAX.
+    return offset if 0 <= offset < int(cache.size) else -1
 
 
 def _ready(kernel: Kernel, cache: Object) -> tuple[list[int], list[int], list[int]]:

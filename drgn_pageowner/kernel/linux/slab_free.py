@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from drgn_pageowner.kernel.dump.kernel import Kernel
-from drgn_pageowner.kernel.linux.kasan import Shadow
+from drgn_pageowner.kernel.linux.kasan import Shadow, quarantine
 from drgn_pageowner.kernel.linux.translate import direct_map
 from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import Slabs
@@ -40,6 +40,37 @@ class Cache(NamedTuple):
     """Free objects in sheaves, which are not linked."""
     sheaves: list[int]
     """Addresses of ``struct slab_sheaf``."""
+    link: int = -1
+    """Offset in the object where KASAN's quarantine links it; -1 if it never is in there."""
+
+
+class _ObjectWords:
+    """One word of every object, collected as the pages of slabs are read."""
+
+    def __init__(self, slabs: Slabs, offset: Array, page_size: int, word_size: int) -> None:
+        """
+        :param offset: Of the word in the objects of each slab, in bytes.
+        """
+        of_slab = np.repeat(np.arange(len(slabs.row)), slabs.objects)
+        number = np.arange(len(slabs)) - slabs.start[of_slab]
+        byte = slabs.first[of_slab] + number * slabs.stride[of_slab] + offset[of_slab]
+        self._row = (slabs.row[of_slab] + byte // page_size).astype(np.int64)
+        self._word = (byte % page_size // word_size).astype(np.int64)
+        self._per_page = page_size // word_size
+        self.values = np.zeros(len(slabs), np.uint64)
+        """``uint64``, a row per object; 0 where its page was not collected."""
+
+    def collect(self, rows: Array, data: Array) -> None:
+        """
+        :param rows: Of some pages, ascending.
+        :param data: ``uint64``: the words of these pages.
+        """
+        low, high = np.searchsorted(self._row, [rows[0], rows[-1] + 1])
+        mine = np.arange(low, high)
+        place = np.searchsorted(rows, self._row[mine])
+        here = rows[np.minimum(place, len(rows) - 1)] == self._row[mine]
+        mine, place = mine[here], place[here]
+        self.values[mine] = data[place * self._per_page + self._word[mine]]
 
 
 class FreeObjects:
@@ -76,14 +107,15 @@ class FreeObjects:
             self._page_size
         )
         self._heads = freelists
-        of_slab = np.repeat(np.arange(len(slabs.row)), slabs.objects)
-        number = np.arange(len(slabs)) - slabs.start[of_slab]
         offset = np.array([cache.offset for cache in caches] or [0], np.int64)[slabs.cache]
         offset[kfence] = 0
-        byte = slabs.first[of_slab] + number * slabs.stride[of_slab] + offset[of_slab]
-        self._row = (slabs.row[of_slab] + byte // self._page_size).astype(np.int64)
-        self._word = (byte % self._page_size // self._word_dtype.itemsize).astype(np.int64)
-        self._pointer = np.zeros(len(slabs), np.uint64)
+        self._pointers = _ObjectWords(slabs, offset, self._page_size, kernel.word.itemsize)
+        self._links: _ObjectWords | None = None
+        self._quarantine = np.array(quarantine(kernel) if shadow is not None else [], np.uint64)
+        if len(self._quarantine):
+            offset = np.array([cache.link for cache in caches] or [0], np.int64)[slabs.cache]
+            offset[kfence | (offset < 0)] = 0
+            self._links = _ObjectWords(slabs, offset, self._page_size, kernel.word.itemsize)
 
     def of_cache(self, address: int) -> Array:
         """
@@ -103,13 +135,9 @@ class FreeObjects:
         :param rows: Rows of the pages, ascending.
         :param data: Words of the pages: ``uint64``.
         """
-        low, high = np.searchsorted(self._row, [rows[0], rows[-1] + 1])
-        mine = np.arange(low, high)
-        place = np.searchsorted(rows, self._row[mine])
-        here = rows[np.minimum(place, len(rows) - 1)] == self._row[mine]
-        mine, place = mine[here], place[here]
-        per_page = self._page_size // self._word_dtype.itemsize
-        self._pointer[mine] = data[place * per_page + self._word[mine]]
+        self._pointers.collect(rows, data)
+        if self._links is not None:
+            self._links.collect(rows, data)
 
     def mark(self) -> None:
         """Clear :attr:`Slabs.allocated` for free objects."""
@@ -137,7 +165,7 @@ class FreeObjects:
             # Stop a list at an object that was met before: the rest is known, or it is a ring.
             slab, node, current = slab[fresh], node[fresh], current[fresh]
             cache = self._slabs.cache[slab]
-            words = self._pointer[node]
+            words = self._pointers.values[node]
             # freelist_ptr_decode(): the address is byte-swapped since Linux kernel commit
             # 1ad53d9fa3f6 ("slub: improve bit diffusion for freelist ptr obfuscation") (in v5.7).
             places = (current + offset[cache]).astype(self._word_dtype).byteswap()
@@ -145,10 +173,41 @@ class FreeObjects:
             current = np.where(hardened[cache], mixed, words)
             current = current[current != 0]
         if self._shadow is not None:
-            self._mark_quarantined(self._shadow)
+            self._mark_poisoned(self._shadow)
+        if self._links is not None:
+            self._mark_quarantined(self._links.values)
 
-    def _mark_quarantined(self, shadow: Shadow) -> None:
-        """Objects that KASAN keeps from being used again: they are free, but on no list of SLUB."""
+    def _mark_quarantined(self, links: Array) -> None:
+        """
+        Clear :attr:`Slabs.allocated` for what KASAN keeps from being used again.
+
+        Objects of a cache with SLAB_TYPESAFE_BY_RCU are not even poisoned there.
+
+        :param links: The link to the next element of each object's list.
+        """
+        slabs, current = self._slabs, self._quarantine
+        link = np.array([cache.link for cache in self._caches] or [0], np.int64)
+        seen = np.zeros(len(slabs), bool)
+        while len(current):
+            slab = np.searchsorted(self._address, current, "right") - 1
+            inside = slab >= 0
+            slab = np.maximum(slab, 0)
+            # A list may run through a link in the object, or behind it.
+            offset = (current - self._address[slab]).astype(np.int64) - slabs.first[slab]
+            offset -= link[slabs.cache[slab]]
+            number = offset // slabs.stride[slab]
+            inside &= (number >= 0) & (number < slabs.objects[slab])
+            inside &= offset % slabs.stride[slab] == 0
+            node = slabs.start[slab[inside]] + number[inside]
+            # An object that was met before ends its list.
+            node = node[~seen[node]]
+            seen[node] = True
+            current = links[node]
+            current = current[current != 0]
+        slabs.allocated[seen] = False
+
+    def _mark_poisoned(self, shadow: Shadow) -> None:
+        """Clear :attr:`Slabs.allocated` for what KASAN's shadow says was freed."""
         slabs = self._slabs
         of_slab = np.repeat(np.arange(len(slabs.row)), slabs.objects)
         number = np.arange(len(slabs)) - slabs.start[of_slab]
