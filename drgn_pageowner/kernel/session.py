@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from drgn_pageowner.kernel.read.words import WordFinder
     from drgn_pageowner.model.crash import Crash
     from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
+    from drgn_pageowner.model.stacks import StackList
+    from drgn_pageowner.model.tags import TagUse
 
 __all__ = ("ProgramSession",)
 
@@ -65,6 +67,16 @@ class ProgramSession:
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         return self._ask(lambda kernel: read_records(kernel, columns=columns, freed=freed))
+
+    def stack_list(self) -> StackList:
+        from drgn_pageowner.kernel.linux.page_owner_stacks import read_stack_list
+
+        return self._ask(read_stack_list)
+
+    def tags(self) -> TagUse:
+        from drgn_pageowner.kernel.read.tags import read_tag_use
+
+        return self._ask(read_tag_use)
 
     def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
         snapshot.source_lines.update(source_frames(self._kernel, pcs))

@@ -40,7 +40,7 @@ __all__ = (
     "record_of_row",
 )
 
-INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "migratetype")
+INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "migratetype", "tag")
 """The columns of :attr:`Inventory.records`."""
 
 

@@ -30,11 +30,11 @@ class Info:
     """page_owner of one kernel."""
 
     facts: Facts
-    records: int = 0
-    """Allocations: head records of allocated pages."""
+    records: int | None = 0
+    """Allocations: head records of allocated pages; ``None`` if a text does not say."""
     freed_records: int = 0
-    pages: int = 0
-    """Base pages of :attr:`records`."""
+    pages: int | None = 0
+    """Base pages of :attr:`records`; ``None`` if a text does not say."""
     stacks: int = 0
     """Distinct stacks of :attr:`records`."""
     first_ns: int | None = None

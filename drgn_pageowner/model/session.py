@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
     from drgn_pageowner.model.records import Snapshot
-    from drgn_pageowner.model.stacks import Frame
+    from drgn_pageowner.model.stacks import Frame, StackList
+    from drgn_pageowner.model.tags import TagUse
 
 __all__ = ("Session",)
 
@@ -28,6 +29,14 @@ class Session(Protocol):
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         """The records, with at least *columns* (``None`` for all)."""
+        ...
+
+    def stack_list(self) -> StackList:
+        """The stacks that page_owner has a list of, in its order (v6.9)."""
+        ...
+
+    def tags(self) -> TagUse:
+        """Allocation tags with their counters, and what bears them (v6.10)."""
         ...
 
     def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:

@@ -75,7 +75,11 @@ def _records(source: Session) -> dict[str, Any]:
             result[column.name] = (
                 numbers if none is None else np.ma.array(numbers, mask=values == none)
             )
-    result["bytes"] = snapshot.pages * snapshot.facts.page_size
+    numbers_of_rows = snapshot.allocations
+    result["allocations"] = "int64" if numbers_of_rows is None else numbers_of_rows
+    result["bytes"] = (
+        snapshot.pages * snapshot.facts.page_size if snapshot.says_pages() else "int64"
+    )
     now = snapshot.facts.now_ns
     result["age_ns"] = "int64"
     if "ts_nsec" in snapshot and now is not None:
@@ -94,10 +98,10 @@ def _stacks(source: Session) -> dict[str, Any]:
     frames = [snapshot.stack_frames(index) for index in range(number)]
     known = snapshot.stack >= 0
     rows, pages = snapshot.stack[known], snapshot.pages[known]
-    held = sums(rows, pages, number)
+    held, numbers = sums(rows, pages, number), snapshot.allocations
     return {
         "handle": stacks.handles.astype(np.int64),
-        "allocations": np.bincount(rows, minlength=number),
+        "allocations": "int64" if numbers is None else sums(rows, numbers[known], number),
         "pages": held,
         "bytes": held * snapshot.facts.page_size,
         "kernel_pages": "int64" if stacks.counts is None else stacks.counts,

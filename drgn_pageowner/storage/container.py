@@ -174,12 +174,15 @@ class Container:
             )
             metadata = {k.decode(): v for k, v in (about.metadata or {}).items()}
         except FileNotFoundError:
-            raise PageOwnerError(f"no such file: {path}; -S takes what `save` wrote") from None
+            raise PageOwnerError(
+                f"no such file: {path}; -S takes what `save` wrote, or a kernel's text"
+            ) from None
         except PermissionError as error:
             raise PageOwnerError(f"cannot read {path}: {error.strerror or error}") from error
         except Exception as error:
             raise PageOwnerError(
-                f"{path} is no snapshot, or a damaged one: -S takes what `save` wrote"
+                f"{path} is no snapshot, or a damaged one: -S takes what `save` wrote, or the text "
+                "of page_owner, page_owner_stacks, page_owner_sort or allocinfo"
             ) from error
         self._check(metadata)
 
