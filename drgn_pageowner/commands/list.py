@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from typing import TextIO
 
-from drgn_pageowner.analysis.owners.select import Filter, select
+from drgn_pageowner.analysis.owners.select import select
 from drgn_pageowner.commands.arguments import (
     add_filters,
     add_limit,
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 
 
 def _list_stacks(args: argparse.Namespace, session: Session, out: TextIO) -> int:
-    if filter_of(args) != Filter() or args.limit is not None:
+    if any(vars(filter_of(args)).values()) or args.limit is not None:
         raise UsageError(f"--format {args.format}: of all stacks; filters are for records")
     listed = session.stack_list()
     report_problems(listed.problems)

@@ -9,7 +9,7 @@ from typing import Any
 
 from drgn_pageowner.model.kernel import Facts
 
-__all__ = ("Consistency", "Info")
+__all__ = ("Consistency", "Info", "OwnerSource")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,19 @@ class Consistency:
     """``(handle, pages by the kernel, pages by us)`` where they differ, largest first."""
     kernel_pages: int
     our_pages: int
+
+
+@dataclass(frozen=True)
+class OwnerSource:
+    """Something of a kernel that tells who allocated memory."""
+
+    name: str
+    """``"page_owner"``, ``"allocation tags"``, ``"SLUB user tracking"`` or ``"KASAN"``."""
+    on: bool
+    state: str
+    """In words: on, off, not compiled in, of which caches."""
+    answers: str
+    """The questions that it answers, and the commands that ask them; empty if it is not on."""
 
 
 @dataclass(frozen=True)
@@ -42,4 +55,6 @@ class Info:
     coverage: Mapping[str, Any] = field(default_factory=dict)
     consistency: Consistency | None = None
     modules: Sequence[str] = ()
+    sources: Sequence[OwnerSource] = ()
+    """What this kernel can tell owners by."""
     problems: Sequence[str] = ()

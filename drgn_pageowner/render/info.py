@@ -38,6 +38,10 @@ def _rows(info: Info) -> Iterator[tuple[str, str]]:
     else:
         yield "source", f"text of a kernel ({text}): {', '.join(facts.layout['members'])}"
         yield "up for", age(facts.now_ns) if facts.now_ns else "unknown"
+    for source in info.sources:
+        # page_owner has a line of its own.
+        if source.name != "page_owner":
+            yield source.name, source.state + (f": {source.answers}" if source.answers else "")
     if facts.page_owner != "on":
         return
     if info.first_ns is not None:
@@ -161,6 +165,7 @@ def info_json(info: Info) -> Iterator[str]:
                 "coverage": dict(info.coverage),
                 "consistency": consistency,
                 "modules": list(info.modules),
+                "sources": [asdict(source) for source in info.sources],
                 "problems": list(info.problems),
             },
             indent=1,

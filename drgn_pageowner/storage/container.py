@@ -116,7 +116,12 @@ def write_container(
     for name, piece in pieces.items():
         index[name] = {"offset": position, "length": len(piece), "crc32": zlib.crc32(piece)}
         position += len(piece)
-    head = {**head, "allocated": len(parts[0]), "parts": index}
+    head = {
+        **head,
+        "columns": parts[0].schema.names,
+        "allocated": len(parts[0]),
+        "parts": index,
+    }
     text = json.dumps(head)
     metadata = {
         f"{_KEY}.version": str(VERSION),
@@ -202,6 +207,10 @@ class Container:
         if str(zlib.crc32(text)).encode() != metadata.get(f"{_KEY}.crc32"):
             raise self.damaged()
         self.head: dict[str, Any] = json.loads(text)
+        # Nothing else protects the names in Parquet's own schema; files of before have them there
+        # alone.
+        if self.head.get("columns", self.names) != self.names:
+            raise self.damaged()
 
     def damaged(self) -> PageOwnerError:
         """Return the error for a file that is not what was written."""

@@ -129,6 +129,7 @@ def save(
         "facts": as_json(facts),
         "modules": session.modules(),
         "crash": as_json(session.crash()),
+        "owner_sources": as_json(list(session.owner_sources())),
         "unavailable": saved.unavailable,
     }
     saved.size = write_container(path, records, tables, documents, head)

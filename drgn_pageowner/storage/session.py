@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.crash import Crash
+from drgn_pageowner.model.info import OwnerSource
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame, SourceFrame, StackList
@@ -25,6 +26,7 @@ from drgn_pageowner.storage.text.source import kind_of_text
 
 if TYPE_CHECKING:
     from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
+    from drgn_pageowner.model.object_owners import ObjectOwners
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
     from drgn_pageowner.model.session import Session
@@ -92,6 +94,12 @@ class SnapshotSession:
             )
         return load_tag_use(self._file, self._facts.page_size)
 
+    def owner_sources(self) -> Sequence[OwnerSource]:
+        saved: list[OwnerSource] = restore(
+            list[OwnerSource], self._file.head.get("owner_sources", [])
+        )
+        return saved
+
     def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
         if self._source is None:
             self._source = read_source(self._file)
@@ -141,6 +149,12 @@ class SnapshotSession:
         self._needs("leaks")
         found = load_search(self._file, self.inventory())
         return found if slab else replace(found, lost=None)
+
+    def object_owners(self) -> ObjectOwners:
+        self._only_memory_knows("where objects are")
+
+    def slab_tags(self, objects: Array) -> list[str | None]:
+        self._only_memory_knows("where objects are")
 
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
         self._only_memory_knows("where objects are")

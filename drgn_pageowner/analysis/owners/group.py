@@ -226,7 +226,7 @@ def tally(snapshot: Snapshot, by: Sequence[str] = ("stack",)) -> Tally:
 
 def _grouping(snapshot: Snapshot, by: Sequence[str], depth: int | None) -> _Grouping:
     needed = frozenset(column for key in by for column in GROUP_KEYS[key])
-    for column in sorted(needed - snapshot.columns.keys()):
+    for column in sorted(needed - snapshot.columns.keys() - {"ts_nsec"}):
         raise UsageError(snapshot.lacks(column))
     if "age" in by and ("ts_nsec" not in snapshot or snapshot.facts.now_ns is None):
         raise UsageError("this kernel's page_owner does not record when a page was allocated")

@@ -43,6 +43,7 @@ __all__ = (
     "read_tags",
     "tag_of_page",
     "tags_of",
+    "tags_of_objects",
 )
 
 
@@ -201,6 +202,21 @@ def read_tagged(kernel: Kernel, pages: Pages, slabs: Slabs | None) -> Tagged:
         object_memcg=extensions.objcg if extensions is not None else None,
         problems=[*tags.problems, *problems],
     )
+
+
+def tags_of_objects(kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array) -> list[str | None]:
+    """The tag of each of some slab objects, as a text; ``None`` for none."""
+    extensions = None
+    if page_references(kernel) is not None:
+        extensions = read_object_extensions(kernel, pages, slabs)
+    if extensions is None:
+        return [None] * len(objects)
+    references = extensions.reference[objects]
+    table = add_unlisted(kernel, read_tag_table(kernel), references)
+    return [
+        str(table.places[number]) if number >= 0 else None
+        for number in table.number(references).tolist()
+    ]
 
 
 def _of_pages(kernel: Kernel, pages: Pages) -> Array:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
@@ -24,6 +24,8 @@ from drgn_pageowner.storage.text.source import KINDS, TextFile
 if TYPE_CHECKING:
     from drgn_pageowner.model.arrays import Array
     from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
+    from drgn_pageowner.model.info import OwnerSource
+    from drgn_pageowner.model.object_owners import ObjectOwners
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
     from drgn_pageowner.model.tags import Tags
@@ -105,6 +107,9 @@ class TextSession:
             self._does_not_say("page_owner's list of stacks")
         return listed
 
+    def owner_sources(self) -> Sequence[OwnerSource]:
+        return ()
+
     def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
         self._does_not_say("source lines")
 
@@ -136,6 +141,12 @@ class TextSession:
 
     def saved_search(self, *, slab: bool) -> LeakSearch | None:
         return None
+
+    def object_owners(self) -> ObjectOwners:
+        self._does_not_say("where objects are")
+
+    def slab_tags(self, objects: Array) -> list[str | None]:
+        self._does_not_say("where objects are")
 
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
         self._does_not_say("where objects are")
