@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import STORED, Form, documentation
 from drgn_pageowner.model.kernel import Facts, Names
@@ -94,6 +94,33 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
 
     def __getitem__(self, column: str) -> Array:
         return self.columns[column]
+
+    def by_tag(self) -> Snapshot:
+        """
+        Return the same records with a stack of one frame each: their allocation tag.
+
+        Whatever is told by stack is then told by tag.
+
+        :raises UsageError: if there is no column ``tag``
+        """
+        if self.tags is None or "tag" not in self:
+            raise UsageError(self.lacks("tag"))
+        number = len(self.tags)
+        pcs = np.arange(1, number + 1, dtype=np.uint64)
+        stacks = Stacks(
+            pcs.astype(np.uint32), np.arange(number + 1, dtype=np.int64), pcs, addresses=False
+        )
+        handles = (self["tag"].astype(np.int64) + 1).astype(np.uint32)
+        return replace(
+            self,
+            columns={**self.columns, "handle": handles},
+            stacks=stacks,
+            symbolizer=None,
+            source_lines={},
+            _frames={
+                pc: Frame(pc, str(tag), -1, 0, None) for pc, tag in enumerate(self.tags.places, 1)
+            },
+        )
 
     def tag_text(self, number: int) -> str | None:
         """Return the allocation tag *number* as /proc/allocinfo prints it; ``None`` for -1."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from drgn_pageowner.analysis.owners.tags import TagGroup, TagTop
+from drgn_pageowner.escape import word
 from drgn_pageowner.model.tags import Tags
 from drgn_pageowner.render.table import pages_size, table
 
@@ -78,7 +79,7 @@ def _difference(group: TagGroup) -> str:
 
 
 def _shown(value: str | None) -> str:
-    return "-" if value is None else value
+    return "-" if value is None else word(value)
 
 
 def tags_csv(result: TagTop) -> Iterator[str]:

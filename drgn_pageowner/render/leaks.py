@@ -85,7 +85,7 @@ def _slab(leaks: Sequence[SlabLeak], limit: int | None) -> Iterator[str]:
         rest = len(leak.addresses) - 4
         yield f" and {rest:,} more\n" if rest > 0 else "\n"
         if leak.tag is not None:
-            yield f"  tag: {leak.tag}\n"
+            yield f"  tag: {word(leak.tag)}\n"
         if leak.stack is None:
             continue
         if leak.pids:

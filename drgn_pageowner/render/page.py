@@ -86,9 +86,9 @@ def _tags_and_slab(info: PageInfo) -> Iterator[tuple[str, str]]:
             f"{slab['offset']:+d} of {slab['object_size']} bytes",
         )
         if slab.get("tag") is not None:
-            yield "object's tag", slab["tag"]
+            yield "object's tag", word(slab["tag"])
     if info.tag is not None:
-        yield "tag", info.tag
+        yield "tag", word(info.tag)
 
 
 def _record(record: PageRecord, names: Names) -> Iterator[tuple[str, str]]:

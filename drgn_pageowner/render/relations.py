@@ -187,11 +187,31 @@ def _meta(source: Session) -> dict[str, Any]:
     }
 
 
+def _tags(source: Session) -> dict[str, Any]:
+    use = source.tags()
+    tags, found = use.tags, use.found
+    columns: dict[str, Any] = {
+        "tag": [str(tag) for tag in tags.places],
+        "file": [tag.filename for tag in tags.places],
+        "line": [tag.lineno for tag in tags.places],
+        "module": [tag.module for tag in tags.places] if tags.places else "string",
+        "function": [tag.function for tag in tags.places],
+        "bytes": tags.bytes,
+        "calls": tags.calls,
+        "inaccurate": tags.inaccurate,
+        "listed": tags.listed,
+    }
+    for name in ("pages", "objects", "object_bytes", "percpu_bytes"):
+        columns[name] = "int64" if found is None else getattr(found, name)
+    return columns
+
+
 RELATIONS: Mapping[str, Callable[[Session], dict[str, Any]]] = {
     "records": _records,
     "stacks": _stacks,
     "pages": _pages,
     "zones": _zones,
+    "tags": _tags,
     "meta": _meta,
 }
 """The functions that make the columns of each table."""

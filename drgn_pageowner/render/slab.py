@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterator
 
 from drgn_pageowner.analysis.owners.slab import SlabTop
+from drgn_pageowner.escape import word
 from drgn_pageowner.render.table import pages_size, share, table
 
 __all__ = ("slab_account_text", "slab_csv", "slab_table")
@@ -19,13 +20,13 @@ def slab_table(result: SlabTop) -> Iterator[str]:
     """A row a group, with the owner and the stack if there is one."""
     rows = []
     for group in result.groups:
-        who = [group.owner or "(not kept)", *(f"  {frame}" for frame in group.stack)]
+        who = [word(group.owner or "(not kept)"), *(f"  {frame}" for frame in group.stack)]
         rows.append(
             [
                 pages_size(group.bytes),
                 share(group.bytes, result.bytes),
                 f"{group.objects:,}",
-                group.cache,
+                word(group.cache),
                 ", ".join(map(str, group.pids[:3])) or "-",
                 "\n".join(who),
             ]
@@ -76,14 +77,14 @@ def slab_account_text(caches: SlabTop, by_owner: SlabTop) -> Iterator[str]:
                 pages_size(cache.bytes),
                 share(cache.bytes, caches.bytes),
                 f"{cache.objects:,}",
-                cache.cache,
+                word(cache.cache),
                 "",
             ]
         )
         owners = [group for group in by_owner.groups if group.cache == cache.cache]
         for group in owners[:_OWNERS]:
             size = pages_size(group.bytes)
-            rows.append([size, "", f"{group.objects:,}", "", group.owner or "(not kept)"])
+            rows.append([size, "", f"{group.objects:,}", "", word(group.owner or "(not kept)")])
         if len(owners) > _OWNERS:
             rest = sum(group.bytes for group in owners[_OWNERS:])
             number = sum(group.objects for group in owners[_OWNERS:])
