@@ -200,6 +200,14 @@ def leak_free() -> list[Callable[[], Dump]]:
     return [get for get in DUMPS if "noleak" in _dump_id(get)]
 
 
+def profiling() -> list[Callable[[], Dump]]:
+    """Dumps of kernels with memory allocation profiling, whether or not page_owner was on."""
+    names = [name for name in _UNPACK["names"]() if "profiling" in name]
+    mine = [functools.partial(bundled, name) for name in names]
+    others = [other for other in _others() if "profiling" in other.name]
+    return [*mine, *(functools.partial(lambda other: other, other) for other in others)]
+
+
 def _dump_id(get: Callable[[], Dump]) -> str:
     assert isinstance(get, functools.partial)
     return str(get.args[0])
