@@ -3,6 +3,9 @@
 
 import sys
 
-from drgn_pageowner.cli import main
+try:
+    from drgn_pageowner.cli import main
+except KeyboardInterrupt:
+    sys.exit(130)
 
 sys.exit(main())

@@ -1,9 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What can go wrong, and the exit status that says so."""
+"""Errors, and the exit status of each."""
 
 from __future__ import annotations
 
-__all__ = ("GARBAGE", "NO_RECORDS", "PageOwnerError", "UsageError", "nonsense")
+__all__ = (
+    "INTERNAL",
+    "NO_RECORDS",
+    "PageOwnerError",
+    "UsageError",
+    "internal_error",
+    "one_line",
+    "out_of_memory",
+)
+
+INTERNAL = 4
+"""Exit status if the program itself failed: an internal error, or not enough memory."""
 
 
 class PageOwnerError(Exception):
@@ -23,22 +34,40 @@ class UsageError(PageOwnerError):
     exit_status = 2
 
 
-GARBAGE = (
-    # An index or a key that is not there; numbers that are too large or fit nothing, and names
-    # that cannot be decoded; a tree that has a ring; an array as long as garbage says.
-    LookupError,
-    ValueError,
-    ArithmeticError,
-    RecursionError,
-    MemoryError,
-)
-"""What Python raises for numbers that no kernel has."""
+def internal_error(error: BaseException) -> str:
+    """
+    One line for an exception that nothing expected: a fault of this program, not of the dump.
+
+    It names the innermost line of this package, or of whoever raised it if none is.
+    """
+    place = ""
+    frame, ours = error.__traceback__, False
+    while frame is not None:
+        module = str(frame.tb_frame.f_globals.get("__name__", "?"))
+        of_package = module.partition(".")[0] == __package__
+        if of_package or not ours:
+            ours |= of_package
+            place = f"{module}:{frame.tb_lineno} in {frame.tb_frame.f_code.co_name}"
+        frame = frame.tb_next
+    text = one_line(error)
+    return f"internal error, please report: {text}" + (f" (at {place})" if place else "")
 
 
-def nonsense(error: BaseException) -> str:
-    """One line for one of :data:`GARBAGE`."""
+def out_of_memory(error: MemoryError) -> str:
+    """One line for a :class:`MemoryError`."""
     text = " ".join(str(error).split())
-    return f"the dump is damaged: what it says makes no sense ({type(error).__name__}: {text})"
+    return (
+        "not enough memory for this on this machine"
+        + (f" ({text})" if text else "")
+        + ": that says nothing about the dump; run it where there is more, or save a snapshot "
+        "there (save) and read that (-S)"
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """The type and the message of an exception, without line breaks."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 NO_RECORDS = {

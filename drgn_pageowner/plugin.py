@@ -2,24 +2,34 @@
 """
 The ``drgn.plugins`` entry point: ``%pageowner COMMAND`` in the drgn shell.
 
-drgn loads this at every start, so it imports nothing of ours before the command is run, or a dump
-needs it.
+drgn loads this at every start. Only the names of the commands are imported then; the rest follows
+when a command is run, or when a dump needs it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from drgn import Architecture, Program, ProgramFlags
 from drgn.commands import CommandError, argument, command
 
-_DESCRIPTION = "who owns the memory: page_owner records"
+from drgn_pageowner.commands import COMMANDS, CommandParser, add_commands, run_command
+from drgn_pageowner.errors import PageOwnerError
+
+_DESCRIPTION = "show who owns the memory, from page_owner records"
 
 
 def drgn_prog_set(prog: Program) -> None:
-    """Called by drgn when a program has got its memory: that of i386 it cannot read by itself."""
+    """
+    Prepare a program that drgn has just opened.
+
+    drgn calls this. It cannot translate virtual addresses of i386 by itself.
+    """
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
     if prog.platform is not None and prog.platform.arch == Architecture.I386:
@@ -28,28 +38,60 @@ def drgn_prog_set(prog: Program) -> None:
         read_through_page_tables(prog)
 
 
+@contextmanager
+def _any_bytes(stream: Any) -> Iterator[None]:
+    """
+    Let bytes that are no UTF-8 out on *stream* as they are, for a while.
+
+    The kernel's own text has names as they are in memory; drgn opens pipes and files so that
+    writing such a name fails.
+    """
+    if not hasattr(stream, "reconfigure"):
+        yield
+        return
+    before = {"encoding": stream.encoding, "errors": stream.errors}
+    stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    try:
+        yield
+    finally:
+        # A pipe whose reader has gone cannot be flushed, which changing it back would try.
+        with suppress(OSError, ValueError):
+            stream.reconfigure(**before)
+
+
 @command(
     name="pageowner",
     description=_DESCRIPTION,
     usage="**pageowner** *COMMAND* [*ARG*...]",
-    long_description="Decode the kernel's page_owner records. Commands: info, list, top, watch, "
-    "page, account, leaks, why, refs, diff, frag, report, triage, save and sql; "
-    "**pageowner** *COMMAND* **--help** describes each.",
+    long_description=f"Decode the kernel's page_owner records. Commands: {', '.join(COMMANDS)}; "
+    "**pageowner** *COMMAND* **--help** describes each; "
+    "**--traceback** behind a command shows where an error came from.",
     arguments=(argument("arguments", metavar="COMMAND", nargs=argparse.REMAINDER),),
 )
 def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> None:
-    from drgn_pageowner.commands import CommandParser, add_commands, run_command
-    from drgn_pageowner.errors import PageOwnerError
+    from drgn_pageowner.errors import internal_error, out_of_memory
+    from drgn_pageowner.escape import word
     from drgn_pageowner.kernel.session import ProgramSession
     from drgn_pageowner.sources import opener_beside
 
     parser = CommandParser(prog=f"%{name}", description=_DESCRIPTION)
+    words = [argument for argument in args.arguments if argument != "--traceback"]
     add_commands(parser)
     try:
-        parsed = parser.parse_args(args.arguments)
-        run_command(parsed, ProgramSession.of(prog), sys.stdout, opener_beside(prog))
+        with _any_bytes(sys.stdout):
+            parsed = parser.parse_args(words)
+            run_command(parsed, ProgramSession.of(prog), sys.stdout, opener_beside(prog))
+            sys.stdout.flush()
     except PageOwnerError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(word(str(error))) from None
+    except OSError:
+        # Of the pipe or file that the output goes to: drgn's business.
+        raise
     except SystemExit:
-        # --help: printed, and no reason to leave the shell.
+        # --help was printed: no reason to leave the shell.
         return
+    except Exception as error:
+        if len(words) < len(args.arguments):
+            traceback.print_exc()
+        line = out_of_memory(error) if isinstance(error, MemoryError) else internal_error(error)
+        raise CommandError(word(line)) from None

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from drgn_pageowner.escape import word
+
 __all__ = ("progress", "warn")
 
 T = TypeVar("T")
@@ -32,4 +34,4 @@ def progress(items: Iterable[T], *, description: str, total: int, unit: str) -> 
 
 def warn(message: str) -> None:
     """Say *message* in one line on stderr."""
-    print(f"drgn-pageowner: {message}", file=sys.stderr)
+    print(f"drgn-pageowner: {word(message)}", file=sys.stderr)

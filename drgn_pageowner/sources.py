@@ -75,7 +75,8 @@ def program_options(args: argparse.Namespace) -> ProgramOptions:
             field.name: value
             for field in fields(ProgramOptions)
             if (value := getattr(args, field.name, None)) is not None
-        }
+        },
+        for_others=getattr(args, "command", None) == "diff" or bool(getattr(args, "before", None)),
     )
 
 

@@ -7,20 +7,25 @@ import contextlib
 import io
 
 from drgn_pageowner.commands import CommandParser, Session, add_commands, run_command
+from drgn_pageowner.commands.session import Opener
 from drgn_pageowner.errors import PageOwnerError
 
 Answer = tuple[int, str, str]
 
 
-def ask(session: Session, line: str) -> Answer:
-    """What a command says: exit status, stdout, stderr."""
+def ask(session: Session, line: str, open_session: Opener | None = None) -> Answer:
+    """
+    What a command says: exit status, stdout, stderr.
+
+    :param open_session: For commands that are given paths of other dumps.
+    """
     parser = CommandParser(prog="drgn-pageowner")
     add_commands(parser)
     args = parser.parse_args(line.split())
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stderr(err):
         try:
-            status = run_command(args, session, out)
+            status = run_command(args, session, out, open_session)
         except PageOwnerError as error:
             status = error.exit_status
             err.write(str(error))

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Modules at the top level that any room may import; they import nothing of the package but
 # each other.
-BASE = {"errors", "extras", "progress", "units"}
+BASE = {"errors", "escape", "extras", "progress", "units"}
 # Modules at the top level that join the rooms; no room imports them.
 DOORS = {"__init__", "__main__", "cli", "plugin", "sources"}
 

@@ -3,8 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 from conftest import Dump, run_cli
+
+from drgn_pageowner import cli
 
 
 @pytest.mark.parametrize(
@@ -18,3 +26,41 @@ def test_a_process_says_what_tests_see_of_a_command(one_dump: Dump, command: str
     assert (process.returncode, process.stdout, process.stderr) == (
         here.returncode, here.stdout, here.stderr,
     )  # fmt: skip
+
+
+def test_an_interrupt_that_a_library_turned_into_its_own_error_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def importing(arguments: object, interrupts: object) -> int:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise ImportError("numpy cannot be imported")
+
+    monkeypatch.setattr(cli, "_main", importing)
+    assert cli.main(["top"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("after", [0, 0.02, 0.05, 0.1, 0.2])
+def test_an_interrupt_ends_a_command_from_its_first_moment_on(one_dump: Dump, after: float) -> None:
+    code = (
+        "import sys; print(flush=True); from drgn_pageowner.cli import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = ["-c", str(one_dump.vmcore), "-s", str(one_dump.vmlinux), "leaks"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    # Python itself ends by the signal while it imports our first module.
+    assert process.returncode in (130, -signal.SIGINT), err
+    assert out == ""
+    if process.returncode == 130:
+        assert err == ""

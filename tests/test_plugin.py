@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import Dump
 
 import drgn_pageowner.plugin  # noqa: F401 - registers the command
+from drgn_pageowner.commands import COMMANDS
 
 run_command = pytest.importorskip("drgn.commands").run_command
 CommandError = pytest.importorskip("drgn.commands").CommandError
@@ -58,3 +61,18 @@ def test_what_is_wrong_is_a_command_error(
 def test_help_does_not_leave_the_shell(one_dump: Dump, capfd: pytest.CaptureFixture[str]) -> None:
     run_command(one_dump.prog, "pageowner top --help")
     assert "--by" in capfd.readouterr().out
+
+
+def test_drgn_starts_without_what_only_commands_need() -> None:
+    heavy = ("numpy", "tabulate", "drgn_pageowner.commands.top", "drgn_pageowner.model.records")
+    code = f"import sys, drgn_pageowner.plugin; print([m for m in {heavy!r} if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"
+
+
+def test_the_shell_has_the_commands_of_the_command_line(one_dump: Dump) -> None:
+    commands = pytest.importorskip("drgn.commands").DEFAULT_COMMAND_NAMESPACE
+    text = commands.lookup(one_dump.prog, "pageowner").format_help()
+    assert ", ".join(COMMANDS) in " ".join(text.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from drgn_pageowner.analysis.account.account import Account, account
@@ -32,7 +33,7 @@ from drgn_pageowner.analysis.leaks.suspects import Suspect, suspects
 from drgn_pageowner.analysis.owners.flame import Flame, flame
 from drgn_pageowner.analysis.owners.group import Top, columns_for, top
 from drgn_pageowner.analysis.owners.summary import consistency
-from drgn_pageowner.errors import GARBAGE, PageOwnerError, nonsense
+from drgn_pageowner.errors import PageOwnerError, internal_error
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.heap import Heap, Inventory, LeakSearch
@@ -119,11 +120,14 @@ class Report:
     """The kernel's own counts of pages per stack compared with the records, where it has them."""
     problems: Sequence[str] = ()
     """One line per part that could not be read or computed."""
+    errors: Sequence[Exception] = ()
+    """Internal errors, each of which is one of :attr:`problems` as well."""
 
 
 def report(inputs: ReportInputs) -> Report:
     """Run every analysis that *inputs* allow; one that fails becomes a problem."""
     parts: dict[str, Any] = {}
+    errors: list[Exception] = []
     problems = list(inputs.problems)
 
     def add(what: str, compute: Callable[[], dict[str, Any]]) -> None:
@@ -131,25 +135,29 @@ def report(inputs: ReportInputs) -> Report:
             parts.update(compute())
         except PageOwnerError as error:
             problems.append(f"{what}: {error}")
-        except GARBAGE as error:
-            problems.append(f"{what}: {nonsense(error)}")
+        except MemoryError:
+            raise
+        except Exception as error:
+            errors.append(error)
+            problems.append(f"{what}: {internal_error(error)}")
 
     records, inventory, heap = inputs.records, inputs.inventory, inputs.heap
     if records is not None:
         add("owners by stack", lambda: _of_records(records))
     if inventory is not None:
-        classes = page_classes(inventory)
-        add("use of pages", lambda: _of_pages(inventory, classes))
+        classes = cache(lambda: page_classes(inventory))
+        add("use of pages", lambda: _of_pages(inventory, classes()))
         if records is not None:
-            add("suspects", lambda: {"suspects": suspects(inventory, classes)})
+            add("suspects", lambda: {"suspects": suspects(inventory, classes())})
         if heap is not None:
-            add("leaks", lambda: {"leaks": _leaks(heap, classes)})
+            add("leaks", lambda: {"leaks": _leaks(heap, classes())})
     return Report(
         facts=inputs.facts,
         crash=inputs.crash,
         modules=inputs.modules,
         diff=inputs.diff,
         problems=problems,
+        errors=errors,
         **parts,
     )
 

@@ -2,8 +2,10 @@
 """
 The commands, one file each: arguments, one analysis, one renderer.
 
-The command line and the drgn shell register the same ones; where a command gets its data is the
-business of the :class:`Session` that they hand it.
+:data:`COMMANDS` registers them: the command line, ``%pageowner`` in the drgn shell and the table in
+README.md are made from it, and a command is loaded when it is chosen. Commands get their data from
+the :class:`Session` that they are handed. This module is loaded whenever drgn starts, so it imports
+next to nothing.
 """
 
 from __future__ import annotations
@@ -12,41 +14,47 @@ import argparse
 from importlib import import_module
 from typing import Any, NoReturn, TextIO, cast
 
+from drgn_pageowner.commands.output import for_people, output_to
 from drgn_pageowner.commands.session import Command, Opener
-from drgn_pageowner.errors import GARBAGE, PageOwnerError, UsageError, nonsense
+from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.session import Session
 
 __all__ = ("COMMANDS", "Command", "CommandParser", "Session", "add_commands", "run_command")
 
 COMMANDS = {
-    "info": "is page_owner there, on, complete and consistent",
-    "list": "every record, filtered; also as the kernel's own page_owner text",
-    "top": "who owns the memory: records grouped by stack, task, order, ...",
-    "watch": "what grows: a running kernel read every few seconds, by stack",
-    "page": "all about one page: owner, stacks, state, file or process",
-    "account": "what every page is used for, beside the kernel's own counters",
-    "leaks": "allocated pages that nothing can reach, and who allocated them",
-    "why": "the chain of pointers that keeps a page, in names",
-    "refs": "who points at a page directly",
-    "diff": "what changed between two dumps: growth by stack, allocator, class, task, ...",
+    "info": "check whether page_owner is there, on, complete and consistent",
+    "list": "list every record, filtered; also as the kernel's own page_owner text",
+    "top": "show who owns the memory: records grouped by stack, allocator, task, order, ...",
+    "watch": "show what grows in a running kernel, read every few seconds",
+    "page": "describe one page: owner, stacks, state, file or process",
+    "account": "tell what every page is used for, beside the kernel's own counters",
+    "leaks": "find allocated pages that nothing can reach, and who allocated them",
+    "why": "show the chain of pointers that keeps a page, in names",
+    "refs": "show who points at a page directly",
+    "diff": "compare two dumps: growth by stack, allocator, class, task, ...",
     "frag": "explain fragmentation: zones, culprits, contiguity, CMA, one allocation",
-    "report": "a post-mortem as one HTML page, as Markdown or JSON",
-    "triage": "everything into a folder, with verdicts and an exit status for scripts",
-    "save": "save it to a file that every command reads instead of the dump (-S)",
+    "report": "write a post-mortem as one HTML page, as Markdown or JSON",
+    "triage": "run everything into a folder, with verdicts and an exit status for scripts",
+    "save": "save a snapshot that every command reads instead of the dump (-S)",
     "sql": "query a dump, or any number of snapshots, with SQL",
 }
-"""Every command, and what it is for in one line."""
+"""Every command, and what it does in one line. Each is the module of its name in this package."""
+
+
+# Formats that people read. Markdown and HTML have rules of their own, which their renderers know.
+_FOR_PEOPLE = ("table", "text")
 
 
 def _load(name: str) -> Command:
+    """Import the module of a command."""
     return cast(Command, import_module(f"{__name__}.{name}"))
 
 
 class CommandParser(argparse.ArgumentParser):
     """
-    A parser that says in one line what is wrong; ``--help`` has the rest.
+    A parser that reports an error in one line; ``--help`` has the rest.
 
-    One that is made for a command loads that command when it is chosen, and no other.
+    The parser of a command loads that command when it is chosen, and no other.
     """
 
     def __init__(self, *, command: str | None = None, **kwargs: Any) -> None:
@@ -54,17 +62,25 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(**kwargs)
         self._command = command
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, with the command's arguments."""
+    def load(self) -> None:
+        """Add the arguments of the command that this parser is made for, if it has none yet."""
         if self._command is not None:
             command = _load(self._command)
             self.description = command.__doc__
             command.add_arguments(self)
             self._command = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, with the command's arguments."""
+        self.load()
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """:raises UsageError: always"""
+        """
+        Report what is wrong with the arguments.
+
+        :raises UsageError: always
+        """
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
@@ -81,14 +97,15 @@ def run_command(
     args: argparse.Namespace, session: Session, out: TextIO, open_session: Opener | None = None
 ) -> int:
     """
-    Run the command that *args* names.
+    Run the command that *args* names; it prints to *out*, or to the file of ``-o``.
 
-    :param open_session: For the commands that are given paths of other dumps.
-    :return: Exit status.
-    :raises PageOwnerError: if it cannot be answered
+    :param open_session: Opens other dumps, for the commands that are given their paths.
+    :return: The exit status.
+    :raises PageOwnerError: if the dump cannot answer
     """
     args.open_session = open_session
-    try:
-        return _load(args.command).run(args, session, out)
-    except GARBAGE as error:
-        raise PageOwnerError(nonsense(error)) from error
+    with output_to(getattr(args, "output", None), out) as stream:
+        # Without a format it is a summary.
+        if getattr(args, "format", "text") in _FOR_PEOPLE:
+            stream = for_people(stream)
+        return _load(args.command).run(args, session, stream)

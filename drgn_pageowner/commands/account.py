@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What every page is used for: each in exactly one class, beside what the kernel counts of it.
+Tell what every page is used for: each is in exactly one class, beside the kernel's own counter.
 
   account                          the whole machine
-  account --zones                  every zone
-  account --caches                 the slab caches too
+  account --zones                  every zone as well
+  account --caches                 the slab caches as well
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 from typing import TextIO
 
 from drgn_pageowner.analysis.account.account import account
-from drgn_pageowner.commands.arguments import add_format, report_problems
+from drgn_pageowner.commands.arguments import add_output, report_problems
 from drgn_pageowner.errors import NO_RECORDS
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -22,9 +22,11 @@ from drgn_pageowner.render.jsonable import json_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--zones", action="store_true", help="every node and zone as well")
-    parser.add_argument("--caches", action="store_true", help="pages of every slab cache as well")
-    add_format(parser, "text", "json")
+    parser.add_argument("--zones", action="store_true", help="show every node and zone as well")
+    parser.add_argument(
+        "--caches", action="store_true", help="show the pages of every slab cache as well"
+    )
+    add_output(parser, "table", "json")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:

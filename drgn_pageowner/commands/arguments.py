@@ -1,22 +1,35 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Arguments that several commands take."""
+"""Arguments that several commands take, which mean the same in each."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from drgn_pageowner.analysis.owners.select import Filter
+from drgn_pageowner.analysis.owners.group import GROUP_KEYS
+from drgn_pageowner.analysis.owners.select import CRITERIA, Filter
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.model.columns import Match
 from drgn_pageowner.progress import warn
 
 if TYPE_CHECKING:
     from drgn_pageowner.model.heap import HeapTarget
     from drgn_pageowner.model.session import Session
 
-__all__ = ("add_filters", "add_format", "filter_of", "report_problems", "targets_of")
+__all__ = (
+    "add_by",
+    "add_destination",
+    "add_filters",
+    "add_limit",
+    "add_output",
+    "count",
+    "filter_of",
+    "limit_of",
+    "report_problems",
+    "targets_of",
+)
 
 T = TypeVar("T")
 
@@ -37,7 +50,7 @@ def _time_ns(text: str, unit: str) -> int:
     match = _TIME.fullmatch(text.strip())
     if match is None or (match.group(2).lower() or unit) not in _UNITS_NS:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no time: a number and one of {', '.join(_UNITS_NS)}"
+            f"{text!r} is no time: give a number and one of {', '.join(_UNITS_NS)}"
         )
     scale = _UNITS_NS[match.group(2).lower() or unit]
     number = match.group(1)
@@ -45,17 +58,17 @@ def _time_ns(text: str, unit: str) -> int:
 
 
 def duration(text: str) -> int:
-    """``"90"`` (seconds), ``"1.5h"``, ``"20ms"`` in nanoseconds."""
+    """Convert ``"90"`` (seconds), ``"1.5h"`` or ``"20ms"`` to nanoseconds."""
     return _time_ns(text, "s")
 
 
 def timestamp(text: str) -> int:
-    """Nanoseconds since boot: as page_owner prints (an integer), or as dmesg does (``12.5``)."""
+    """Convert a time since boot, as page_owner (an integer) or dmesg prints it, to nanoseconds."""
     return _time_ns(text, "s" if "." in text else "ns")
 
 
 def integer(text: str) -> int:
-    """A decimal number, or a hexadecimal one with ``0x``."""
+    """Convert a decimal number, or a hexadecimal one with ``0x``."""
     try:
         return int(text, 0)
     except ValueError:
@@ -63,7 +76,7 @@ def integer(text: str) -> int:
 
 
 def number_range(text: str) -> tuple[int, int]:
-    """``"3"``, ``"2-4"``, ``"2-"``, ``"-4"``: first and last."""
+    """Convert ``"3"``, ``"2-4"``, ``"2-"`` or ``"-4"`` to the first and the last number."""
     first, dash, last = text.partition("-")
     if not dash:
         return integer(text), integer(text)
@@ -75,7 +88,7 @@ def number_range(text: str) -> tuple[int, int]:
 
 
 def listed(convert: Callable[[str], T]) -> Callable[[str], list[T]]:
-    """Comma-separated values."""
+    """Return a function that converts comma-separated values."""
 
     def convert_all(text: str) -> list[T]:
         return [convert(part) for part in text.split(",") if part]
@@ -83,26 +96,56 @@ def listed(convert: Callable[[str], T]) -> Callable[[str], list[T]]:
     return convert_all
 
 
+def count(text: str) -> int:
+    """Convert a number that must not be negative."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return value
+
+
+_Converter = tuple[Callable[[str], object], str]
+
+_FLAGS = re.compile(r"[,|]")
+
+_CONVERTERS: Mapping[Match, _Converter] = {
+    Match.NUMBERS: (listed(integer), "LIST"),
+    Match.NODES: (listed(integer), "LIST"),
+    Match.RANGE: (number_range, "N|N-M"),
+    Match.PFNS: (number_range, "N|N-M"),
+    Match.NAMES: (listed(str), "LIST"),
+    Match.FLAGS: (lambda text: [name for name in _FLAGS.split(text) if name], "LIST"),
+    Match.PATTERNS: (listed(str), "LIST"),
+}
+"""How the value of a filter's option is converted, and what ``--help`` calls it."""
+
+_RANGES = (Match.RANGE, Match.PFNS)
+
+
 def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add the filters that :class:`Filter` describes."""
+    """Add the options that :func:`filter_of` makes a filter of."""
     group = parser.add_argument_group(
         "filters", "A record must pass all that are given. LISTs are comma-separated."
     )
 
-    def add(option: str, convert: Callable[[str], object], metavar: str, help_: str) -> None:
+    def add_list(option: str, convert: Callable[[str], object], metavar: str, help_: str) -> None:
         group.add_argument(
             option, type=convert, metavar=metavar, help=help_, action="extend", default=[]
         )
 
-    add("--pid", listed(integer), "LIST", "allocated by these threads")
-    add("--tgid", listed(integer), "LIST", "allocated by these processes")
-    add("--comm", listed(str), "LIST", "allocated by tasks of these names (* ? [] match)")
-    group.add_argument("--order", type=number_range, metavar="N|N-M", help="of this order")
-    add("--gfp", _gfp_names, "LIST", "with these flags, as in GFP_KERNEL,__GFP_ZERO or a|b")
-    add("--migratetype", listed(str), "LIST", "of these migratetypes, as gfp_mask asked for")
-    add("--zone", listed(str), "LIST", "in these zones")
-    add("--node", listed(integer), "LIST", "on these nodes")
-    add("--module", listed(str), "LIST", "with a frame in one of these modules (* ? [] match)")
+    for column in CRITERIA.values():
+        criterion = column.criterion
+        assert criterion is not None
+        convert, metavar = _CONVERTERS[criterion.match]
+        option = f"--{criterion.name}"
+        if criterion.match in _RANGES:
+            group.add_argument(option, type=convert, metavar=metavar, help=criterion.help)
+        else:
+            add_list(option, convert, metavar, criterion.help)
+    add_list("--module", listed(str), "LIST", "with a frame in one of these modules (* ? [] match)")
     group.add_argument(
         "--stack-contains",
         metavar="FUNC",
@@ -110,8 +153,6 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="with this function in the stack (* ? [] match); repeated: with all of them",
     )
-    add("--handle", listed(integer), "LIST", "with these stack depot handles")
-    group.add_argument("--pfn", type=number_range, metavar="N|N-M", help="holding these PFNs")
     group.add_argument(
         "--min-age", type=duration, metavar="TIME", help="at least this old (90, 20ms, 1.5h)"
     )
@@ -124,7 +165,6 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         "or s as dmesg does (12.5, 12s)",
     )
     group.add_argument("--until", type=timestamp, metavar="TIME", help="at or before this time")
-    add("--memcg", listed(str), "LIST", "charged to these memory cgroups (name or path; * ? [])")
     group.add_argument(
         "--freed",
         action="store_true",
@@ -132,60 +172,117 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _gfp_names(text: str) -> list[str]:
-    return [name for name in re.split(r"[,|]", text) if name]
-
-
 def filter_of(args: argparse.Namespace) -> Filter:
-    """The filter that the arguments of :func:`add_filters` say."""
+    """Return the filter that the options of :func:`add_filters` describe."""
+    given = {name: getattr(args, name.replace("-", "_")) for name in CRITERIA}
     return Filter(
-        pid=args.pid,
-        tgid=args.tgid,
-        comm=args.comm,
-        order=args.order,
-        gfp=args.gfp,
-        migratetype=args.migratetype,
-        zone=args.zone,
-        node=args.node,
+        {name: values for name, values in given.items() if values},
         module=args.module,
         stack_contains=args.stack_contains,
-        handle=args.handle,
-        pfn=args.pfn,
         min_age_ns=args.min_age,
         max_age_ns=args.max_age,
         since_ns=args.since,
         until_ns=args.until,
         freed=args.freed,
-        memcg=args.memcg,
     )
 
 
-def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
-    """Add ``--format``; the first of *formats* is the default."""
+def add_by(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """
+    Add ``--by``.
+
+    :param more: Text about further keys.
+    """
+    parser.add_argument(
+        "--by",
+        type=listed(str),
+        default=["stack"],
+        metavar="LIST",
+        help="group by these, comma-separated (default: stack): " + ", ".join(GROUP_KEYS) + more,
+    )
+
+
+def add_limit(parser: argparse.ArgumentParser, rows: str, default: str) -> None:
+    """
+    Add ``--limit``, which means the same in every command: see :func:`limit_of`.
+
+    :param rows: Rows of what it limits.
+    :param default: The default, in words.
+    """
+    parser.add_argument(
+        "--limit",
+        type=count,
+        metavar="N",
+        help=f"show the first N {rows} (default: {default}; 0: all)",
+    )
+
+
+def limit_of(args: argparse.Namespace, default: int | None) -> int | None:
+    """
+    Return the greatest number of rows to show, or ``None`` for all.
+
+    :param default: The limit if ``--limit`` is not given.
+    """
+    if args.limit is None:
+        return default
+    return args.limit or None
+
+
+def add_output(parser: argparse.ArgumentParser, *formats: str) -> None:
+    """
+    Add ``--format`` and ``-o``, which mean the same in every command.
+
+    :param formats: The formats; the first is the default. ``table`` is the one for people.
+    """
     parser.add_argument(
         "--format",
+        # The name that some commands had for it.
+        type=lambda name: "table" if name == "text" and "table" in formats else name,
         choices=formats,
         default=formats[0],
         help="what to print (default: %(default)s)",
     )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write to FILE instead of standard output (-)",
+    )
+
+
+def add_destination(
+    parser: argparse.ArgumentParser, dest: str, help_: str, *, required: bool = False
+) -> None:
+    """
+    Add ``OUT`` for a command whose answer is a file; ``-o OUT`` is the same.
+
+    :param dest: The attribute to set; :func:`~drgn_pageowner.commands.run_command` opens the
+        file of ``output``.
+    """
+    group = parser.add_mutually_exclusive_group(required=required)
+    # Without a default of its own, it leaves the value of -o alone if it is not given.
+    group.add_argument(dest, nargs="?", default=argparse.SUPPRESS, metavar="OUT", help=help_)
+    group.add_argument("-o", "--output", dest=dest, metavar="OUT", help="the same")
 
 
 def report_problems(problems: Iterable[str]) -> None:
-    """Say on stderr what is wrong with the dump, a line each."""
+    """Print the problems of the dump on stderr, one line each."""
     for problem in problems:
         warn(problem)
 
 
 def targets_of(names: Sequence[str], session: Session) -> tuple[list[HeapTarget], int]:
     """
-    The nodes that *names* name, and an exit status: what names none is said in a line each.
+    Find what *names* name; every name that names nothing is reported on stderr.
+
+    :return: The nodes of the heap, and the exit status.
     """
     found, status = [], 0
     for name in names:
         try:
             found.append(session.target(name))
         except PageOwnerError as error:
-            # The others are answered all the same.
+            # Continue with the rest.
             warn(str(error))
             status = max(status, error.exit_status)
     return found, status

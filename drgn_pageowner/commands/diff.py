@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What changed from one dump to another: who has more memory, who has less, and how fast it goes.
+Compare two dumps: who has more memory, who has less, and how fast it grows.
 
   diff BEFORE AFTER                by allocation stack, most growth first
   diff BEFORE                      against the dump (or kernel) of -c, -k or --qemu
-  diff BEFORE AFTER --by class     what all pages are used for
+  diff BEFORE AFTER --by class     by what pages are used for
   diff BEFORE AFTER --by allocator,comm --sort change
   diff BEFORE AFTER --module nf_tables
 
-The first line names the stack that has grown most of the memory that nothing accounts for: not
-of processes, files or slabs. Of one boot, growth is also given an hour. Stacks of two boots are
-matched by names and offsets, of two kernels by names. Of several -s each dump takes its own.
+The first line names the stack that has grown most among memory that no class explains: none of
+processes, files or slabs. If both dumps are of one boot, growth is also given per hour. Stacks of
+two boots are matched by the names and offsets of their frames, of two kernels by names. If -s is
+given several times, each dump takes the one that fits.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from drgn_pageowner.analysis.compare.diff import (
     diff_accounts,
 )
 from drgn_pageowner.analysis.compare.kinship import Relation, relate, share_names
-from drgn_pageowner.analysis.owners.group import GROUP_KEYS
 from drgn_pageowner.analysis.owners.select import Filter, select
 from drgn_pageowner.commands.arguments import (
+    add_by,
     add_filters,
-    add_format,
+    add_limit,
+    add_output,
     filter_of,
+    limit_of,
     listed,
     report_problems,
 )
@@ -49,21 +52,15 @@ from drgn_pageowner.render.jsonable import json_text
 
 T = TypeVar("T")
 
+_LIMIT = 20
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("before", metavar="BEFORE", help="a dump")
     parser.add_argument(
         "after", metavar="AFTER", nargs="?", help="another (default: the one of -c, -k or --qemu)"
     )
-    parser.add_argument(
-        "--by",
-        type=listed(str),
-        default=["stack"],
-        metavar="LIST",
-        help="group by these, comma-separated (default: stack): "
-        + ", ".join(GROUP_KEYS)
-        + "; or by class",
-    )
+    add_by(parser, "; or by class")
     parser.add_argument(
         "--sort",
         type=listed(str),
@@ -71,16 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="sort by these (default: growth): "
         + ", ".join(SORT_KEYS)
-        + ", or what is grouped by; - in front reverses (write --sort=-growth)",
+        + ", or keys of --by; - in front reverses (write --sort=-growth)",
     )
-    parser.add_argument(
-        "--limit",
-        type=int,
-        default=20,
-        metavar="N",
-        help="show the first N changes (default: %(default)s; 0: all)",
-    )
-    add_format(parser, "table", "json")
+    add_limit(parser, "changes", str(_LIMIT))
+    add_output(parser, "table", "json")
     add_filters(parser)
 
 
@@ -95,12 +86,12 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         args.open_session(args.before),
         args.open_session(args.after) if args.after is not None else session,
     )
-    limit = args.limit if args.limit > 0 else None
+    limit = limit_of(args, _LIMIT)
     if by_class:
         result = _by_class(sessions, names, args.sort, limit)
     else:
         before, after, relation = _records(sessions, names, columns)
-        if wanted.handle and not relation.same_boot:
+        if "handle" in wanted.where and not relation.same_boot:
             raise UsageError(f"--handle: handles are of one boot, but {relation.why}")
         result = diff(
             _named(names[0], partial(select, before, wanted)),
@@ -116,7 +107,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 
 def compare(before: Session, after: Session) -> Diff:
     """
-    What has changed by stack, all of it.
+    Return all changes by stack.
 
     :raises PageOwnerError: if one of them has no records
     """
@@ -137,7 +128,7 @@ def _check(args: argparse.Namespace, wanted: Filter) -> None:
 
 
 def _named(name: str, answer: Callable[[], T]) -> T:
-    """*answer*, with the dump named in what goes wrong."""
+    """Return *answer*; an error that does not name the dump gets its name."""
     try:
         return answer()
     except PageOwnerError as error:
@@ -149,7 +140,7 @@ def _named(name: str, answer: Callable[[], T]) -> T:
 def _records(
     sessions: tuple[Session, Session], names: tuple[str, str], columns: frozenset[str]
 ) -> tuple[Snapshot, Snapshot, Relation]:
-    """The records of both, with frames that are named alike, and how they are related."""
+    """Read the records of both, name their frames alike, and find out how they are related."""
     found = []
     for name, session in zip(names, sessions, strict=True):
         snapshot = _named(name, partial(session.snapshot, columns))
@@ -182,7 +173,7 @@ def _by_class(
 def _relation_and_leak(
     sessions: tuple[Session, Session], names: tuple[str, str]
 ) -> tuple[Relation, Change | None]:
-    """What only records tell: nothing where one of the kernels has none."""
+    """Return how the dumps are related and the leak, as far as both have records."""
     try:
         before, after, relation = _records(sessions, names, columns_for_diff(["stack"]))
     except PageOwnerError as error:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Explain fragmentation: what the kernel would print, who pollutes which pageblocks, what blocks a
-huge page or a CMA range.
+Explain fragmentation: who pollutes which pageblocks, and what blocks a huge page or a CMA range.
 
-  frag                             every zone, and what is wrong with it
+  frag                             every zone, with a verdict
   frag buddyinfo | pagetypeinfo | extfrag
-                                   what the kernel itself prints
+                                   the kernel's own files of these names
   frag contiguity                  blocks of every size: free, movable, blocked, by whom
   frag culprits --sort only        stacks by the pageblocks that they block
   frag --explain 153               one pageblock, page by page (or --explain pfn:0x13200)
@@ -13,7 +12,7 @@ huge page or a CMA range.
                                    would this allocation succeed, and if not, why
   frag cma                         CMA areas, and the pages that cannot be migrated out
   frag map                         a cell for every pageblock
-  frag all --format json           every view, the memory read once
+  frag all --format json           every view; the memory is read once
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
@@ -33,7 +33,15 @@ from drgn_pageowner.analysis.frag.contiguity import contiguity
 from drgn_pageowner.analysis.frag.culprits import culprits
 from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
 from drgn_pageowner.analysis.frag.zone_summary import zone_summaries
-from drgn_pageowner.commands.arguments import add_format, integer, listed, report_problems
+from drgn_pageowner.commands.arguments import (
+    add_limit,
+    add_output,
+    integer,
+    limit_of,
+    listed,
+    report_problems,
+)
+from drgn_pageowner.commands.output import unescaped
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -54,10 +62,11 @@ from drgn_pageowner.render.vmstat import (
     unusable_text,
 )
 
+_LIMIT = 20
 _MAP_CELLS = 64 * 64
 
 Answer = tuple[Any, Iterator[str]]
-"""A result for JSON, and the same as text."""
+"""A result for JSON, and the same as text for people."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,11 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one or several of " + ", ".join(VIEWS) + ", or all (default: summary)",
     )  # fmt: skip
     parser.add_argument("--explain", metavar="BLOCK|pfn:N", help="one pageblock, page by page")
-    add_format(parser, "text", "json")
-    parser.add_argument(
-        "--limit", type=int, default=20, metavar="N",
-        help="how many culprits, allocators or blocks to name (default: %(default)s; 0: all)",
-    )  # fmt: skip
+    add_output(parser, "table", "json")
+    add_limit(parser, "culprits, allocators or blocks", str(_LIMIT))
     parser.add_argument(
         "--sort", choices=("blocks", "only", "pages"), default="blocks",
         help="culprits: by pageblocks touched, blocked alone, or pages (default: %(default)s)",
@@ -109,7 +115,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     for view, (_, text) in answers.items():
         if len(answers) > 1:
             out.write(f"=== {view} ===\n")
-        out.writelines(text)
+        # The colours of the map are escape sequences.
+        (unescaped(out) if view == "map" else out).writelines(text)
         if len(answers) > 1:
             out.write("\n")
     return 0
@@ -140,8 +147,8 @@ def _colour(out: TextIO) -> bool:
     return out.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
-def _limit(args: argparse.Namespace) -> int | None:
-    return args.limit if args.limit > 0 else None
+def _at_most(args: argparse.Namespace) -> int:
+    return limit_of(args, _LIMIT) or sys.maxsize
 
 
 def _summary(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
@@ -150,7 +157,7 @@ def _summary(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
 
 
 def _zones(joined: Overlay) -> list[tuple[int, dict[str, Any]]]:
-    """The populated zones: their numbers, and what names them in JSON."""
+    """Return the populated zones: their numbers, and the members that name them in JSON."""
     facts = joined.memory.pages.facts
     return [
         (number, {"node": zone.node, "zone": zone.name})
@@ -207,12 +214,12 @@ def _extfrag(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
 
 
 def _contiguity(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
-    result = contiguity(joined, block_table(joined), limit=args.limit or 1 << 30)
+    result = contiguity(joined, block_table(joined), limit=_at_most(args))
     return result, contiguity_text(result, joined.memory.pages.facts)
 
 
 def _culprits(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
-    result = culprits(joined, by=args.by, sort=args.sort, limit=_limit(args))
+    result = culprits(joined, by=args.by, sort=args.sort, limit=limit_of(args, _LIMIT))
     facts = joined.records.facts if joined.records is not None else joined.memory.pages.facts
     return result, culprits_text(result, facts, stacks=args.stacks)
 
@@ -221,7 +228,7 @@ def _why(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
     if args.order is None:
         raise UsageError("frag why needs --order: 2^order pages are asked for")
     flags = [flag for part in args.gfp for flag in re.split(r"[|]", part) if flag]
-    check = alloc_check(joined, args.order, flags, args.node, limit=args.limit or 20)
+    check = alloc_check(joined, args.order, flags, args.node, limit=_at_most(args))
     return check, alloc_check_text(check, joined.memory.pages.names)
 
 

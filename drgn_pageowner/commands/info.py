@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Whether page_owner is there and on, what was found, and how far it can be trusted.
+Check whether page_owner is there and on, what was found, and how far it can be trusted.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 from typing import TextIO
 
 from drgn_pageowner.analysis.owners.summary import summarize
-from drgn_pageowner.commands.arguments import add_format, report_problems
+from drgn_pageowner.commands.arguments import add_output, report_problems
 from drgn_pageowner.errors import NO_RECORDS
 from drgn_pageowner.model.info import Info
 from drgn_pageowner.model.session import Session
@@ -17,7 +17,7 @@ from drgn_pageowner.render.info import info_json, info_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_format(parser, "table", "json")
+    add_output(parser, "table", "json")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
@@ -27,7 +27,6 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         info = summarize(records, session.modules(), facts.panic_message)
     else:
         info = Info(facts, modules=session.modules(), problems=[NO_RECORDS[facts.page_owner]])
-    for piece in (info_json if args.format == "json" else info_table)(info):
-        out.write(piece)
+    out.writelines((info_json if args.format == "json" else info_table)(info))
     report_problems(info.problems)
     return 0 if facts.page_owner == "on" else 1

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Every record: one allocation each.
+List the records: each is one allocation.
 
   list --format debugfs            the text of /sys/kernel/debug/page_owner
   list --format json               one JSON object a line
   list --comm 'kworker*' --order 2- --stack-contains alloc_skb
-  list --freed --pfn 0x1000-0x1fff who had these pages last
+  list --freed --pfn 0x1000-0x1fff the last owners of these pages
 """
 
 from __future__ import annotations
@@ -14,19 +14,26 @@ import argparse
 from typing import TextIO
 
 from drgn_pageowner.analysis.owners.select import select
-from drgn_pageowner.commands.arguments import add_filters, add_format, filter_of, report_problems
+from drgn_pageowner.commands.arguments import (
+    add_filters,
+    add_limit,
+    add_output,
+    filter_of,
+    limit_of,
+    report_problems,
+)
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.debugfs import debugfs_text
 from drgn_pageowner.render.records import records_csv, records_json, records_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_format(parser, "table", "debugfs", "json", "csv")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N records")
+    add_output(parser, "table", "debugfs", "json", "csv")
+    add_limit(parser, "records", "all")
     parser.add_argument(
         "--source",
         action="store_true",
-        help="inlined functions and source lines in the stacks (json)",
+        help="show inlined functions and source lines in the stacks (json, csv)",
     )
     add_filters(parser)
 
@@ -35,8 +42,9 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     snapshot = session.snapshot(None, freed=args.freed)
     report_problems(snapshot.problems)
     chosen = select(snapshot, filter_of(args))
-    if args.limit is not None:
-        chosen = chosen.first(args.limit)
+    limit = limit_of(args, None)
+    if limit is not None:
+        chosen = chosen.first(limit)
     if args.source:
         session.add_source_lines(chosen, chosen.used_pcs())
     renderers = {
@@ -45,6 +53,5 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         "json": records_json,
         "csv": records_csv,
     }
-    for piece in renderers[args.format](chosen):
-        out.write(piece)
+    out.writelines(renderers[args.format](chosen))
     return 0

@@ -23,8 +23,8 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
         "--snapshot",
         metavar="FILE",
         action="append",
-        help="what `save` wrote, instead of a dump; may be repeated, and a pattern (* ? []), for "
-        "the commands that read several",
+        help="a snapshot that `save` wrote, instead of a dump; may be repeated, and a pattern "
+        "(* ? []), for the commands that read several",
     )
     symbols = parser.add_argument_group("debugging symbols")
     symbols.add_argument(

@@ -1,51 +1,105 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where an answer goes: a file, or where the command was told to print."""
+"""Write an answer to the file of ``-o``, or to the stream that the command prints to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TextIO
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
 
-from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.errors import UsageError
+from drgn_pageowner.escape import escaped
+from drgn_pageowner.storage.files import cannot_write, replacing
 
-__all__ = ("write_bytes", "write_text")
+__all__ = ("for_people", "output_to", "unescaped", "write_bytes")
 
 
-def write_text(pieces: Iterable[str], path: str | None, out: TextIO) -> None:
+class _Escaping:
+    """A stream that escapes whatever could change how a terminal shows the rest."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        return self._out.write(escaped(text))
+
+    def writelines(self, pieces: Iterable[str]) -> None:
+        self._out.writelines(map(escaped, pieces))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
+
+
+def for_people(out: TextIO) -> TextIO:
+    """Return a stream to *out* on which everything that is not printable is escaped."""
+    return cast(TextIO, _Escaping(out))
+
+
+def unescaped(out: TextIO) -> TextIO:
+    """Return the stream behind :func:`for_people`, for text of our own that has colours."""
+    return out._out if isinstance(out, _Escaping) else out
+
+
+class _OutputFile(io.RawIOBase):
+    """A file whose errors name it."""
+
+    def __init__(self, path: str, file: io.RawIOBase) -> None:
+        super().__init__()
+        self._path = path
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+
+@contextmanager
+def output_to(path: str | None, out: TextIO) -> Iterator[TextIO]:
     """
-    :param path: The file to write, or ``None`` for *out*.
-    :raises PageOwnerError: if it cannot be written
-    """
-    if path is None:
-        out.writelines(pieces)
-        return
-    try:
-        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.writelines(pieces)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+    Yield the stream to print to: the file *path*, or *out* if it is ``None`` or ``-``.
 
+    If the block ends with an exception, the file is as it was before.
 
-def write_bytes(data: bytes, path: str | None, out: TextIO) -> None:
-    """
-    :param path: The file to write, or ``None`` for what is behind *out*, unless a terminal is.
-    :raises UsageError: if that takes no bytes
     :raises PageOwnerError: if the file cannot be written
     """
-    if path is not None:
-        try:
-            Path(path).write_bytes(data)
-        except OSError as error:
-            raise _cannot_write(path, error) from error
+    if path is None or path == "-":
+        yield out
         return
+    target = replacing(path)
+    try:
+        file = target.__enter__()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        buffer = io.BufferedWriter(_OutputFile(path, file))
+        # Task names are bytes: those that are not UTF-8 are written as they are.
+        text = io.TextIOWrapper(buffer, encoding="utf-8", errors="surrogateescape")
+        with text:
+            yield text
+    except BaseException as error:
+        target.__exit__(type(error), error, error.__traceback__)
+        raise
+    try:
+        target.__exit__(None, None, None)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def write_bytes(data: bytes, out: TextIO) -> None:
+    """
+    Write a binary format.
+
+    :raises UsageError: if *out* takes no bytes, or is a terminal
+    """
     buffer = getattr(out, "buffer", None)
     if buffer is None or out.isatty():
         raise UsageError("this format is binary: give a file with -o, or redirect the output")
     out.flush()
     buffer.write(data)
     buffer.flush()
-
-
-def _cannot_write(path: str, error: OSError) -> PageOwnerError:
-    return PageOwnerError(f"cannot write {path}: {error.strerror or error}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Commands run by another one, their output kept in files; none of them stops the others."""
+"""Run commands and keep their output in files; none that fails stops the others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from drgn_pageowner.commands import COMMANDS, CommandParser, add_commands, run_command
-from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.commands.output import output_to
+from drgn_pageowner.errors import INTERNAL, PageOwnerError, internal_error, out_of_memory
 from drgn_pageowner.model.session import Session
+from drgn_pageowner.storage.files import replacing
 
-__all__ = ("Outcome", "Part", "run_part")
+__all__ = ("Outcome", "Part", "files_of", "run_part")
 
 _PREFIX = "drgn-pageowner: "
+_TRACEBACK = ".traceback"
 
 
 @dataclass(frozen=True)
@@ -31,45 +34,45 @@ class Part:
     formats: Mapping[str, str] = field(default_factory=dict)
     """``--format`` -> name of the file that its output goes to."""
     files: tuple[str, ...] = ()
-    """Names of files that the command writes itself, one at a time."""
+    """Names of files that the command writes itself; it is run once for each."""
     step: Callable[[Session], Any] | None = None
     """Runs instead of a command; :attr:`Outcome.result` is what it returns."""
 
 
 @dataclass
 class Outcome:
-    """What became of a part."""
+    """The outcome of a part."""
 
     name: str
     command: str
     status: str = "ok"
     """``"ok"``, ``"failed"`` (this dump cannot answer it), ``"skipped"`` (something is not
-    installed) or ``"crashed"`` (an error of ours: NAME.traceback has it)."""
+    installed) or ``"crashed"`` (an error of this program: NAME.traceback has it)."""
     exit_status: int = 0
-    """Of the command."""
+    """The exit status of the command."""
     seconds: float = 0.0
     files: list[str] = field(default_factory=list)
     error: str | None = None
-    """Why it is not ``"ok"``, in one line."""
+    """The reason why it is not ``"ok"``, in one line."""
     warnings: list[str] = field(default_factory=list)
-    """What the command said on stderr."""
+    """The lines that the command printed on stderr."""
     result: Any = None
     """The value that :attr:`Part.step` returned."""
 
     def problems(self) -> list[str]:
-        """What is wrong with the dump, as far as this part knows."""
+        """Return the problems of the dump that this part met."""
         failed = [self.error] if self.status == "failed" and self.error is not None else []
         return self.warnings + failed
 
     def entry(self) -> dict[str, Any]:
-        """Its part of the index."""
+        """Return its entry of the index."""
         entry = {**vars(self), "seconds": round(self.seconds, 3)}
         del entry["result"]
         return entry
 
 
 def run_part(part: Part, session: Session, directory: Path) -> Outcome:
-    """Run *part* in all its formats; whatever goes wrong is in what is returned."""
+    """Run *part* in all its formats; the outcome says what went wrong, if anything did."""
     outcome = Outcome(part.name, " ".join(part.words))
     if part.step is None and part.words[0] not in COMMANDS:
         outcome.status, outcome.error = "skipped", f"there is no command {part.words[0]}"
@@ -85,13 +88,19 @@ def run_part(part: Part, session: Session, directory: Path) -> Outcome:
         _failed(outcome, "skipped" if missing else "failed", str(error), error.exit_status)
     except OSError as error:
         _failed(outcome, "failed", f"cannot write: {error}", PageOwnerError.exit_status)
+    except MemoryError as error:
+        _failed(outcome, "failed", out_of_memory(error), INTERNAL)
     except Exception as error:
-        _failed(outcome, "crashed", f"{type(error).__name__}: {error}", PageOwnerError.exit_status)
-        _keep_traceback(outcome, directory)
+        _crashed(outcome, error, directory)
     outcome.seconds = time.perf_counter() - start
     lines = (line.removeprefix(_PREFIX) for line in said.getvalue().splitlines())
     outcome.warnings = list(dict.fromkeys(lines))
     return outcome
+
+
+def files_of(part: Part) -> list[str]:
+    """Names of all files that *part* can leave behind."""
+    return [*part.formats.values(), *part.files, f"{part.name}{_TRACEBACK}"]
 
 
 def _failed(outcome: Outcome, status: str, error: str, exit_status: int) -> None:
@@ -99,10 +108,14 @@ def _failed(outcome: Outcome, status: str, error: str, exit_status: int) -> None
     outcome.error = " ".join(error.split())
 
 
-def _keep_traceback(outcome: Outcome, directory: Path) -> None:
-    path = directory / f"{outcome.name}.traceback"
+def _crashed(outcome: Outcome, error: Exception, directory: Path) -> None:
+    """Note an error of ours, and keep its traceback."""
+    _failed(outcome, "crashed", internal_error(error), INTERNAL)
+    path = directory / f"{outcome.name}{_TRACEBACK}"
     try:
-        path.write_text(traceback.format_exc(), encoding="utf-8", errors="surrogateescape")
+        with replacing(path) as file:
+            text = "".join(traceback.format_exception(error))
+            file.write(text.encode("utf-8", "surrogateescape"))
     except OSError:
         return
     outcome.files.append(path.name)
@@ -111,13 +124,16 @@ def _keep_traceback(outcome: Outcome, directory: Path) -> None:
 def _run(part: Part, session: Session, directory: Path, outcome: Outcome) -> None:
     if part.step is not None:
         outcome.result = part.step(session)
+        # A report has what it could answer, and the errors of the rest.
+        for error in getattr(outcome.result, "errors", ())[:1]:
+            _crashed(outcome, error, directory)
     for name in part.files:
         with StringIO() as out:
             _command([*part.words, str(directory / name)], session, out, outcome)
         outcome.files.append(name)
     for format_, name in part.formats.items():
         path = directory / name
-        with path.open("w", encoding="utf-8", errors="surrogateescape") as out:
+        with output_to(str(path), StringIO()) as out:
             _command([*part.words, "--format", format_], session, out, outcome)
         outcome.files.append(name)
 

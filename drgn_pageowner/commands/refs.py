@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Who points at a page directly: every word that is an address of it, of its struct page, or its PFN.
+Show who points at a page directly: words that are an address in it or of its struct page, or its
+PFN.
 
   refs pfn:0x1234                  a page frame number
   refs 0xffff888001234560          an address: also of a slab object
@@ -9,23 +10,23 @@ Who points at a page directly: every word that is an address of it, of its struc
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TextIO
 
 from drgn_pageowner.analysis.leaks.links import references
 from drgn_pageowner.analysis.leaks.reach import reach
-from drgn_pageowner.commands.arguments import add_format, targets_of
+from drgn_pageowner.commands.arguments import add_limit, add_output, limit_of, targets_of
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.links import refs_text
 
+_LIMIT = 100
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="+", metavar="WHAT", help="pfn:N, phys:A, or an address")
-    parser.add_argument(
-        "--limit", type=int, default=100, metavar="N",
-        help="show the first N words (default: %(default)s; 0: all)",
-    )  # fmt: skip
-    add_format(parser, "text", "json")
+    add_limit(parser, "words", str(_LIMIT))
+    add_output(parser, "table", "json")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     if not targets:
         return status
     marked = reach(session.heap())
-    limit = args.limit if args.limit > 0 else 1 << 30
+    limit = limit_of(args, _LIMIT) or sys.maxsize
     for target in targets:
         result = references(marked, target, session.words, limit)
         out.writelines(json_text(result) if args.format == "json" else refs_text(result))

@@ -2,7 +2,7 @@
 """
 Write a post-mortem of a machine's memory to look at, to keep and to mail.
 
-  report OUT.html                  one page that needs nothing else
+  report OUT.html                  one page that needs no other file and no network
   report OUT.md                    the same findings as text, for a ticket
   report OUT.json                  all numbers of the page
   report --format md               to standard output
@@ -17,9 +17,16 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from drgn_pageowner.analysis.report import Report, ReportInputs, report
+from drgn_pageowner.commands.arguments import add_destination
 from drgn_pageowner.commands.diff import compare
 from drgn_pageowner.commands.leaks import search
-from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
+from drgn_pageowner.errors import (
+    INTERNAL,
+    NO_RECORDS,
+    PageOwnerError,
+    UsageError,
+    internal_error,
+)
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 
@@ -32,38 +39,35 @@ FORMATS = ("html", "md", "json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "out", nargs="?", default="-", metavar="OUT",
-        help="file to write; its suffix is the format (default: -, standard output)",
-    )  # fmt: skip
+    add_destination(
+        parser,
+        "output",
+        "the file to write; its suffix decides the format (default: -, standard output)",
+    )
     parser.add_argument(
         "--before", metavar="DUMP", help="an earlier dump or snapshot, to show what has grown since"
     )
-    parser.add_argument("--format", choices=FORMATS, help="the format, whatever the suffix is")
+    parser.add_argument("--format", choices=FORMATS, help="the format, whatever the suffix")
     parser.add_argument(
         "--no-leaks", action="store_true", help="do not search for leaks: faster on a large machine"
     )
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
-    kind = args.format or PurePath(args.out).suffix.removeprefix(".").lower()
+    path = args.output or "-"
+    kind = args.format or PurePath(path).suffix.removeprefix(".").lower()
     if kind not in FORMATS:
         raise UsageError(
-            f"{args.out}: its suffix does not say what to write: name a file .html, .md or .json, "
+            f"{path}: its suffix does not say what to write: name a file .html, .md or .json, "
             "or say --format"
         )
     render = _renderer(kind)
     before = args.open_session(args.before) if args.before else None
-    text = render(report(read(session, leaks=not args.no_leaks, before=before)))
-    if args.out == "-":
-        out.writelines(text)
-        return 0
-    try:
-        with open(args.out, "w", encoding="utf-8") as file:
-            file.writelines(text)
-    except OSError as error:
-        raise PageOwnerError(f"cannot write {args.out}: {error.strerror}") from error
-    return 0
+    found = report(read(session, leaks=not args.no_leaks, before=before))
+    out.writelines(render(found))
+    for error in found.errors:
+        warn(internal_error(error))
+    return INTERNAL if found.errors else 0
 
 
 def _renderer(kind: str) -> Callable[[Report], Iterator[str]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The interface of a command, and of what opens further dumps for it."""
+"""The interfaces of a command, and of the function that opens further dumps for it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Command(Protocol):
     __doc__: str | None
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add what the command takes to *parser*."""
+        """Add the command's arguments to *parser*."""
         ...
 
     def run(self, args: argparse.Namespace, session: Session, out: TextIO) -> int:
-        """Answer on *out*; return the exit status."""
+        """Print the answer to *out*; return the exit status."""
         ...

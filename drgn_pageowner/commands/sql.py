@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from drgn_pageowner.commands.arguments import add_format
+from drgn_pageowner.commands.arguments import add_output
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.session import Session
@@ -24,7 +24,7 @@ from drgn_pageowner.progress import progress, warn
 from drgn_pageowner.render.query import query_csv, query_json, query_table
 from drgn_pageowner.render.relations import RELATIONS, relation
 
-# A query reads the tables and nothing else: no file, no network, no extension.
+# A query must not read anything but the tables: no file, no network, no extension.
 _CONFIG = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -37,7 +37,7 @@ _QUERIES = ("SELECT", "EXPLAIN")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="QUERY", help="one statement of SQL")
-    add_format(parser, "table", "json", "csv")
+    add_output(parser, "table", "json", "csv")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
@@ -67,13 +67,17 @@ def _statement(database: Any, query: str) -> Any:
 
 
 def _named(query: str) -> Sequence[str]:
-    """The tables that *query* may mean: making one takes a while."""
+    """Return the tables that *query* may read, so that only those are made."""
     words = set(re.findall(r"\w+", query.lower()))
     return [name for name in RELATIONS if name in words] or list(RELATIONS)
 
 
 def _table(table: str, session: Session) -> Any:
-    """The rows of all that is asked, one after another; what has none is said."""
+    """
+    Return the rows of all snapshots, one after another; one that has none is reported.
+
+    :raises PageOwnerError: if none has any
+    """
     pa = extra("pyarrow", "sql", "sql")
     members = session.members()
     found, why = [], ""
@@ -92,5 +96,5 @@ def _table(table: str, session: Session) -> Any:
 
 
 def _one_line(message: str) -> str:
-    """What is wrong; what DuckDB draws under it, and its advice, come after an empty line."""
+    """Return DuckDB's message without the drawing and the advice after its first empty line."""
     return " ".join(message.split("\n\n")[0].split())

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Who owns the memory: records grouped, largest first.
+Show who owns the memory: records in groups, largest first.
 
   top                              by allocation stack
   top --by allocator               by the function that asked for the memory
@@ -9,7 +9,8 @@ Who owns the memory: records grouped, largest first.
   top --format folded | flamegraph.pl > owners.svg
   top --format pprof -o owners.pb.gz --by stack,comm
 
-folded, speedscope and pprof have every stack unless --limit is given.
+folded, speedscope and pprof are for programs that draw stacks: they have every stack unless --limit
+is given, because a stack that is left out would be missing from every sum.
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ from __future__ import annotations
 import argparse
 from typing import TextIO
 
-from drgn_pageowner.analysis.owners.group import GROUP_KEYS, SORT_KEYS, columns_for, top
+from drgn_pageowner.analysis.owners.group import SORT_KEYS, columns_for, top
 from drgn_pageowner.analysis.owners.select import select
 from drgn_pageowner.commands.arguments import (
+    add_by,
     add_filters,
-    add_format,
+    add_limit,
+    add_output,
+    count,
     filter_of,
+    limit_of,
     listed,
     report_problems,
 )
-from drgn_pageowner.commands.output import write_bytes, write_text
+from drgn_pageowner.commands.output import write_bytes
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.pprof import pprof
@@ -35,18 +40,12 @@ from drgn_pageowner.render.top import top_csv, top_json, top_table
 
 _LIMIT = 20
 _RENDERERS = {"table": top_table, "json": top_json, "csv": top_csv}
-# For other programs.
+# Formats for programs that draw stacks.
 _EXPORTS = {"folded": folded, "speedscope": speedscope}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--by",
-        type=listed(str),
-        default=["stack"],
-        metavar="LIST",
-        help="group by these, comma-separated (default: stack): " + ", ".join(GROUP_KEYS),
-    )
+    add_by(parser)
     parser.add_argument(
         "--sort",
         type=listed(str),
@@ -54,29 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="sort by these (default: pages): "
         + ", ".join(SORT_KEYS)
-        + ", or what is grouped by; - in front reverses (write --sort=-pid)",
+        + ", or keys of --by; - in front reverses (write --sort=-pid)",
     )
+    add_limit(parser, "groups", f"{_LIMIT}, or all in folded, speedscope and pprof")
     parser.add_argument(
-        "--limit",
-        type=int,
-        metavar="N",
-        help=f"show the first N groups (default: {_LIMIT}, or all in a format for other programs; "
-        "0: all)",
-    )
-    parser.add_argument(
-        "--depth", type=int, metavar="N", help="look only at the first N frames of a stack"
+        "--depth", type=count, metavar="N", help="compare only the first N frames of a stack"
     )
     parser.add_argument(
         "--source", action="store_true", help="show inlined functions and source lines"
     )
-    add_format(parser, *_RENDERERS, *_EXPORTS, "pprof")
+    add_output(parser, *_RENDERERS, *_EXPORTS, "pprof")
     parser.add_argument(
         "--weight",
         choices=WEIGHTS,
         default="pages",
-        help="what a stack weighs in folded, speedscope and pprof (default: %(default)s)",
+        help="weight of a stack in folded, speedscope and pprof (default: %(default)s)",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE")
     add_filters(parser)
 
 
@@ -93,7 +85,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         chosen,
         args.by,
         sort=args.sort,
-        limit=_limit(args.limit, exported),
+        limit=limit_of(args, None if exported else _LIMIT),
         depth=args.depth,
     )
     if args.source:
@@ -101,16 +93,9 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             snapshot, [frame.pc for group in result.groups for frame in group.stack]
         )
     if args.format == "pprof":
-        write_bytes(pprof(result, snapshot, args.weight), args.output, out)
+        write_bytes(pprof(result, snapshot, args.weight), out)
     elif exported:
-        write_text(_EXPORTS[args.format](result, snapshot, args.weight), args.output, out)
+        out.writelines(_EXPORTS[args.format](result, snapshot, args.weight))
     else:
-        write_text(_RENDERERS[args.format](result, snapshot), args.output, out)
+        out.writelines(_RENDERERS[args.format](result, snapshot))
     return 0
-
-
-def _limit(limit: int | None, exported: bool) -> int | None:
-    """How many groups: what is left out would be missing from every sum another program makes."""
-    if limit is None:
-        return None if exported else _LIMIT
-    return limit if limit > 0 else None

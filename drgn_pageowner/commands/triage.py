@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Run everything at once, into a folder: for a script at 3 a.m.
+Run everything and write it into a folder, for scripts.
 
   triage DIR                       info, account, top, leaks, suspects, frag, report, snapshot
 
-DIR/index.json has the verdicts and the outcome of every part; text and JSON of each are beside
-it. A part that fails is recorded, and the others go on.
+DIR/index.json has the verdicts and the outcome of every part; the text and the JSON of each part
+are beside it. If a part fails, that is recorded, and the others still run.
 
-exit status: 0 nothing was found; 1 the dump cannot answer (unreadable, or without page_owner: what
-it does answer is in DIR); 2 usage; 3 something was found: leaks, out of memory, fragmentation.
+exit status: 0 nothing was found; 1 the dump cannot answer (unreadable, or without page_owner: the
+parts that could be answered are in DIR); 2 usage; 3 something was found: leaks, out of memory,
+fragmentation; 4 nothing was found, but a part of triage itself failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,14 +26,16 @@ from typing import Any, TextIO
 from drgn_pageowner.analysis.report import Report, report
 from drgn_pageowner.analysis.triage import Triage, sum_up
 from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES
-from drgn_pageowner.commands.parts import Outcome, Part, run_part
+from drgn_pageowner.commands.arguments import count
+from drgn_pageowner.commands.parts import Outcome, Part, files_of, run_part
 from drgn_pageowner.commands.report import read
-from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.errors import INTERNAL, PageOwnerError, UsageError
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import progress, warn
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.triage import triage_text
+from drgn_pageowner.storage.files import cannot_write, replacing
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -49,7 +53,7 @@ def _judge(session: Session) -> Report:
 PARTS = (
     Part("info", ("info",), {"table": "info.txt", "json": "info.json"}),
     Part("account", ("account", "--caches", "--zones"),
-         {"text": "account.txt", "json": "account.json"}),
+         {"table": "account.txt", "json": "account.json"}),
     Part("stacks", ("top", "--limit", "200"), {"table": "stacks.txt", "json": "stacks.json"}),
     Part("allocators", ("top", "--by", "allocator", "--limit", "200"),
          {"table": "allocators.txt", "json": "allocators.json"}),
@@ -57,11 +61,12 @@ PARTS = (
          {"table": "tasks.txt", "json": "tasks.json"}),
     # The index has verdicts also if the search for leaks takes more memory than there is.
     Part("pages", step=_judge_pages),
-    Part("leaks", ("leaks", "--slab", "--limit", "0"), {"text": "leaks.txt", "json": "leaks.json"}),
+    Part("leaks", ("leaks", "--slab", "--limit", "0"),
+         {"table": "leaks.txt", "json": "leaks.json"}),
     Part("suspects", ("leaks", "--suspects", "--limit", "0"),
-         {"text": "suspects.txt", "json": "suspects.json"}),
+         {"table": "suspects.txt", "json": "suspects.json"}),
     Part("verdicts", step=_judge),
-    Part("frag", ("frag", "all"), {"text": "frag.txt", "json": "frag.json"}),
+    Part("frag", ("frag", "all"), {"table": "frag.txt", "json": "frag.json"}),
     Part("report", ("report",), files=("report.html",)),
     Part("ticket", ("report",), files=("report.md",)),
     Part("snapshot", ("save", "--leaks"), files=("snapshot.parquet",)),
@@ -69,19 +74,25 @@ PARTS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path, help="made if it is not there")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="created if it does not exist")
     parser.add_argument(
-        "--force", action="store_true", help="write into DIR even if there is something in it"
+        "--force", action="store_true", help="write into DIR even if it is not empty"
     )
     parser.add_argument(
-        "--min-pages", type=int, default=MIN_LEAKED_PAGES, metavar="N",
+        "--min-pages", type=count, default=MIN_LEAKED_PAGES, metavar="N",
         help="fewer leaked pages in all do not count as found (default: %(default)s)",
     )  # fmt: skip
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     directory: Path = args.directory
-    _prepare(directory, force=args.force)
+    with _only_one(directory):
+        _prepare(directory, force=args.force)
+        return _run(args, session, out)
+
+
+def _run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    directory: Path = args.directory
     try:
         facts = session.facts()
     except PageOwnerError as error:
@@ -93,28 +104,57 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         verdicts = _verdicts(outcomes, args.min_pages)
         # Rewrite the index after each part, in case a later one is OOM-killed.
         _write(directory, _index(facts, outcomes, verdicts, None))
-    status = _status(verdicts)
+    status = _status(verdicts, outcomes)
     _write(directory, _index(facts, outcomes, verdicts, status))
-    for line in dict.fromkeys(line for outcome in outcomes for line in outcome.warnings):
+    crashed = [o.error for o in outcomes if o.status == "crashed" and o.error is not None]
+    warnings = [line for outcome in outcomes for line in outcome.warnings]
+    for line in dict.fromkeys((*warnings, *crashed)):
         warn(line)
     out.writelines(triage_text(verdicts, outcomes, directory / INDEX))
     return status
 
 
-def _prepare(directory: Path, *, force: bool) -> None:
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
     """
-    Make the directory, and remove the index of an earlier run.
+    Make *directory* if it is not there, and hold it: two that write into it would mix their files.
 
-    :raises UsageError: if *directory* is none, or not empty
-    :raises PageOwnerError: if it cannot be made or written
+    :raises UsageError: if it is no directory, or another triage writes into it
+    :raises PageOwnerError: if it cannot be made
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if not force and any(directory.iterdir()):
-            raise UsageError(f"{directory} is not empty: name another, or pass --force")
-        (directory / INDEX).unlink(missing_ok=True)
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{directory} is no directory") from error
+    except OSError as error:
+        raise PageOwnerError(f"cannot write to {directory}: {error.strerror}") from error
+    try:
+        # Not every file system has locks for directories.
+        with suppress(OSError):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"{directory}: another triage is writing into it; name another"
+                ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _prepare(directory: Path, *, force: bool) -> None:
+    """
+    Remove what an earlier triage left there.
+
+    :raises UsageError: if *directory* is not empty
+    :raises PageOwnerError: if it cannot be written
+    """
+    try:
+        if not force and any(directory.iterdir()):
+            raise UsageError(f"{directory} is not empty: name another, or pass --force")
+        for name in (INDEX, *(name for part in PARTS for name in files_of(part))):
+            (directory / name).unlink(missing_ok=True)
     except OSError as error:
         raise PageOwnerError(f"cannot write to {directory}: {error.strerror}") from error
 
@@ -125,9 +165,11 @@ def _verdicts(outcomes: Sequence[Outcome], min_pages: int) -> Triage:
     return sum_up(reports[-1] if reports else None, problems, min_pages=min_pages)
 
 
-def _status(verdicts: Triage) -> int:
+def _status(verdicts: Triage, outcomes: Sequence[Outcome]) -> int:
     if verdicts.findings:
         return FOUND
+    if any(outcome.exit_status == INTERNAL for outcome in outcomes):
+        return INTERNAL
     return NOTHING_FOUND if verdicts.answered else UNANSWERED
 
 
@@ -157,11 +199,9 @@ def _index(
 
 def _write(directory: Path, index: dict[str, Any]) -> None:
     """Replace the index as a whole: a reader finds the old one or the new one."""
-    new = directory / f"{INDEX}.new"
     try:
-        new.write_text("".join(json_text(index)), encoding="utf-8", errors="surrogateescape")
-        os.replace(new, directory / INDEX)
+        with replacing(directory / INDEX) as file:
+            for piece in json_text(index):
+                file.write(piece.encode("utf-8", "surrogateescape"))
     except OSError as error:
-        with suppress(OSError):
-            new.unlink()
-        raise PageOwnerError(f"cannot write {directory / INDEX}: {error.strerror}") from error
+        raise cannot_write(directory / INDEX, error) from error

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What grows: reads a running kernel's records every few seconds and shows which groups have more
+Show what grows: read a running kernel's records every few seconds, and print which groups have more
 pages than the time before, and than at the start; largest growth first.
 
   watch                            by allocation stack, every 5 seconds, until Ctrl-C
   watch --interval 1m --by allocator --limit 3
   watch --count 2 --format json    the first reading and two more, an object a line
 
-The last table (of JSON: the last object) is a summary: the last reading against the first.
+The last table (of JSON: the last object) is a summary: the last reading compared with the first.
 """
 
 from __future__ import annotations
@@ -18,20 +18,25 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from drgn_pageowner.analysis.owners.group import GROUP_KEYS, columns_for
+from drgn_pageowner.analysis.owners.group import columns_for
 from drgn_pageowner.analysis.owners.growth import Round, Watch
 from drgn_pageowner.analysis.owners.select import select
 from drgn_pageowner.commands.arguments import (
+    add_by,
     add_filters,
-    add_format,
+    add_limit,
+    add_output,
+    count,
     duration,
     filter_of,
-    listed,
+    limit_of,
     report_problems,
 )
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.watch import watch_json, watch_table
+
+_LIMIT = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,26 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=duration,
         default=duration("5"),
         metavar="TIME",
-        help="from one reading to the next (default: 5 s; 500ms, 2m)",
+        help="time from one reading to the next (default: 5 s; 500ms, 2m)",
     )
     parser.add_argument(
-        "--count", type=int, default=0, metavar="N", help="end after N rounds (default: Ctrl-C)"
-    )
-    parser.add_argument(
-        "--by",
-        type=listed(str),
-        default=["stack"],
-        metavar="LIST",
-        help="group by these, comma-separated (default: stack): " + ", ".join(GROUP_KEYS),
-    )
-    parser.add_argument(
-        "--limit",
-        type=int,
-        default=5,
+        "--count",
+        type=count,
+        default=0,
         metavar="N",
-        help="show the first N groups of a round (default: %(default)s; 0: all)",
+        help="end after N rounds (default: 0, until Ctrl-C)",
     )
-    add_format(parser, "table", "json")
+    add_by(parser)
+    add_limit(parser, "groups of a round", str(_LIMIT))
+    add_output(parser, "table", "json")
     add_filters(parser)
 
 
@@ -68,7 +65,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         raise UsageError(
             "a dump does not change: watch reads a running kernel (-k) or guest (--qemu)"
         )
-    watch = Watch(args.by, limit=args.limit if args.limit > 0 else None)
+    watch = Watch(args.by, limit=limit_of(args, _LIMIT))
     render = watch_json if args.format == "json" else watch_table
     page_size = session.facts().page_size
 
@@ -76,7 +73,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         out.writelines(render(result, page_size))
         out.flush()
 
-    # Ctrl-C is how a watch ends; what was seen so far is its answer.
+    # Ctrl-C ends a watch: the summary of what was seen so far follows.
     with contextlib.suppress(KeyboardInterrupt):
         _rounds(args, session, watch, show)
     summary = watch.summary()
@@ -97,6 +94,6 @@ def _rounds(
         show(watch.add(select(snapshot, wanted)))
         if 0 < args.count <= watch.rounds:
             return
-        # From reading to reading, however long a reading takes; none is made up for.
+        # Keep a fixed period; skip missed readings.
         due = max(due + args.interval / 10**9, time.monotonic())
         time.sleep(max(due - time.monotonic(), 0))

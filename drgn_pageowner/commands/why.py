@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Why a page is not free: the shortest chain of pointers from a root to it, in names.
+Show why a page is not free: the shortest chain of pointers from a root to it, in names.
 
   why pfn:0x1234                   a page frame number
   why 0xffff888001234560           an address: also of a slab object
@@ -13,7 +13,7 @@ from typing import TextIO
 
 from drgn_pageowner.analysis.leaks.links import explain_node
 from drgn_pageowner.analysis.leaks.reach import reach
-from drgn_pageowner.commands.arguments import add_format, targets_of
+from drgn_pageowner.commands.arguments import add_output, targets_of
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.links import why_text
@@ -21,7 +21,7 @@ from drgn_pageowner.render.links import why_text
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="+", metavar="WHAT", help="pfn:N, phys:A, or an address")
-    add_format(parser, "text", "json")
+    add_output(parser, "table", "json")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:

@@ -70,10 +70,14 @@ def distinct(values: Array) -> tuple[Array, Array]:
     if span > max(4 * len(values), 1 << 16):
         found, inverse = np.unique(values, return_inverse=True)
         return found, inverse
-    offsets = (values - values.dtype.type(low)).astype(np.int64)
+    # The differences of signed values need not fit into their own type.
+    if values.dtype.kind == "i":
+        offsets = values.astype(np.int64) - low
+    else:
+        offsets = (values - values.dtype.type(low)).astype(np.int64)
     present = np.bincount(offsets, minlength=span) != 0
     places = np.cumsum(present) - 1
-    found = (np.flatnonzero(present) + low).astype(values.dtype)
+    found = np.flatnonzero(present).astype(values.dtype) + values.dtype.type(low)
     return found, places[offsets]
 
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drgn_pageowner.errors import UsageError
+from drgn_pageowner.model.columns import Origin, columns_of
 from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.stacks import Frame
 
 __all__ = ("PageInfo", "PageRecord", "number_of", "record_of")
 
 
+_MEMBERS = frozenset(columns_of(Origin.MEMBER))
 _DECIMAL = re.compile(r"[0-9]+")
 _HEX = re.compile(r"0[xX][0-9a-fA-F]+")
 _BARE_HEX = re.compile(r"[0-9a-fA-F]{8,16}")
@@ -47,6 +49,8 @@ class PageRecord:
     free_tgid: int | None = None
     last_migrate_reason: int | None = None
     """``enum migrate_reason``; ``None`` for never."""
+    others: Mapping[str, Any] = field(default_factory=dict)
+    """Members of the record that have no attribute of their own here, by column."""
 
 
 @dataclass(frozen=True)
@@ -153,4 +157,9 @@ def record_of(
         free_pid=values.get("free_pid") if free_ts_nsec else None,
         free_tgid=values.get("free_tgid") if free_ts_nsec else None,
         last_migrate_reason=reason if reason is not None and reason >= 0 else None,
+        others={
+            name: value
+            for name, value in values.items()
+            if name in _MEMBERS and name not in PageRecord.__dataclass_fields__
+        },
     )

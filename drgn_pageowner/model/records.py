@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""page_owner records as columns.
+"""
+page_owner records as columns.
 
-A :class:`Snapshot` has one row per page_owner record; stacks, names and memory cgroups are
-kept once each and referred to by number. No drgn object survives here.
+A :class:`Snapshot` has one row per page_owner record. Stacks, names and memory cgroups are kept
+once each and referred to by number. It holds no drgn object.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.columns import STORED, Form, documentation
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks, Symbolizer
 
@@ -27,7 +29,7 @@ __all__ = (
 
 
 class MemcgKind(enum.IntEnum):
-    """What ``page.memcg_data`` says (values of the column ``memcg_kind``)."""
+    """Kinds of charge that ``page.memcg_data`` encodes (values of the column ``memcg_kind``)."""
 
     NONE = 0
     CHARGED = 1
@@ -39,7 +41,7 @@ class MemcgKind(enum.IntEnum):
 
 
 class Memcg(NamedTuple):
-    """A memory cgroup that some page is charged to."""
+    """A memory cgroup that pages are charged to."""
 
     name: str
     """The last component of :attr:`path`, as the kernel prints it."""
@@ -53,34 +55,18 @@ class Memcg(NamedTuple):
 
 @dataclass
 class Snapshot:
-    """
-    Every page_owner record that was asked for.
+    # The table is that of drgn_pageowner.model.columns.
+    __doc__ = f"""
+Page_owner records as columns.
 
-    :attr:`columns` may hold, each an array of shape ``(n,)``:
+:attr:`columns` may have any of these, each an array of shape ``(n,)``; those that this kernel does
+not record, or that were not asked for, are not there:
 
-    ===================== ========== =============================================================
-    column                dtype      meaning
-    ===================== ========== =============================================================
-    pfn                   ``int64``  first PFN of the allocation
-    order                 ``uint8``  it has ``2^order`` base pages
-    gfp_mask              ``uint32`` ``gfp_t``
-    migratetype           ``uint8``  that *gfp_mask* asked for
-    handle                ``uint32`` ``depot_stack_handle_t`` of the allocation; before v4.8 a
-                                     number of ours: 1 and up, by the stacks' PCs
-    free_handle           ``uint32`` ``depot_stack_handle_t`` of the last free (v5.4)
-    last_migrate_reason   ``int16``  ``enum migrate_reason``, -1 for never
-    ts_nsec, free_ts_nsec ``uint64`` ``local_clock()``, nanoseconds (v5.11, v5.13)
-    pid, tgid             ``int32``  who allocated it (v5.11, v5.18)
-    comm                  ``S16``    the same (v5.18)
-    free_pid, free_tgid   ``int32``  who freed it last (v6.8)
-    allocated             ``bool``   false: the page was freed, this is its last owner
-    page_flags            ``uint64`` ``page.flags``
-    node, zone            ``uint16``, ``uint8``
-    pageblock_migratetype ``int8``   of the pageblock that the page is in; -1 if unreadable
-    memcg                 ``int32``  index in :attr:`memcgs`, or -1
-    memcg_kind            ``uint8``  :class:`MemcgKind`
-    ===================== ========== =============================================================
-    """
+{documentation()}
+
+Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stacks' PCs. Numbers of
+``memcg`` are indices in :attr:`memcgs`. Times are nanoseconds of ``local_clock()``.
+"""
 
     facts: Facts
     names: Names
@@ -89,11 +75,11 @@ class Snapshot:
     symbolizer: Symbolizer | None = None
     memcgs: Sequence[Memcg] = ()
     coverage: Mapping[str, Any] = field(default_factory=dict)
-    """What could be read and what not, in base pages."""
+    """How much could be read and how much could not, in base pages."""
     problems: list[str] = field(default_factory=list)
-    """One line for everything that is wrong with the dump."""
+    """Problems of the dump, one line each."""
     source_lines: dict[int, list[SourceFrame]] = field(default_factory=dict)
-    """Inlined functions and source lines of PCs, where they were asked for."""
+    """Inlined functions and source lines by PC, where they were asked for."""
     _frames: dict[int, Frame] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -117,7 +103,7 @@ class Snapshot:
         return self.stacks.index(self.columns["handle"])
 
     def select(self, mask: Array) -> Snapshot:
-        """The rows where *mask* is true (or the rows that *mask* numbers)."""
+        """Return the rows where *mask* is true, or the rows whose numbers *mask* holds."""
         columns = {name: column[mask] for name, column in self.columns.items()}
         return Snapshot(
             self.facts,
@@ -133,19 +119,21 @@ class Snapshot:
         )
 
     def first(self, number: int) -> Snapshot:
-        """The first *number* rows."""
+        """Return the first *number* rows."""
         return self.select(np.arange(min(max(number, 0), len(self))))
 
     def used_pcs(self) -> Array:
-        """Every PC in the allocation stacks of the rows: ``uint64``, ascending and unique."""
+        """Return every PC in the allocation stacks: ``uint64``, ascending and unique."""
         used = [self.stacks[number] for number in np.unique(self.stack).tolist()]
         result: Array = np.unique(np.concatenate(used)) if used else self.stacks.pcs[:0]
         return result
 
     def frame_lines(self, frame: Frame) -> list[str]:
         """
-        *frame* as text: the kernel's ``%pS``, and where :attr:`source_lines` knows the PC a line
-        for each function that was inlined there, innermost first, with file and line.
+        Format *frame* as the kernel does (``%pS``).
+
+        If :attr:`source_lines` knows the PC, file and line are added, and each function that was
+        inlined there has a line of its own, innermost first.
         """
         known = self.source_lines.get(frame.pc)
         if not known:
@@ -155,7 +143,7 @@ class Snapshot:
         return [*lines, f"{frame} at {own.filename}:{own.line}" if own else str(frame)]
 
     def frames(self, pcs: Iterable[int]) -> list[Frame]:
-        """Name *pcs*, each only once in the life of the snapshot."""
+        """Symbolize *pcs*; each PC is looked up only once in the life of the snapshot."""
         wanted = list(pcs)
         try:
             return [self._frames[pc] for pc in wanted]
@@ -171,22 +159,22 @@ class Snapshot:
         return [self._frames[pc] for pc in wanted]
 
     def stack_frames(self, index: int) -> list[Frame]:
-        """The frames of the stack with number *index*, innermost first."""
+        """Return the frames of the stack with number *index*, innermost first."""
         return self.frames(self.stacks[index].tolist())
 
 
 def latest(now: int | None, columns: Mapping[str, Array]) -> int | None:
     """
-    The clock that *columns* are stamped with: at least what the youngest record says.
+    Return the time at which the records were read, which is no earlier than any of their stamps.
 
-    :param now: What the dump itself says, in nanoseconds since boot.
+    :param now: The time according to the dump itself, in nanoseconds since boot.
     """
     stamps = [
-        int(columns[name].max())
-        for name in ("ts_nsec", "free_ts_nsec")
-        if name in columns and len(columns[name])
+        int(columns[column.name].max())
+        for column in STORED.values()
+        if column.form is Form.TIME and len(columns.get(column.name, ()))
     ]
     if now is None:
         return max(stamps, default=None)
-    # A damaged record must not set the clock: more than a minute ahead is none.
+    # A stamp more than a minute ahead is that of a damaged record.
     return max([stamp for stamp in stamps if stamp < now + 60 * 10**9] + [now])

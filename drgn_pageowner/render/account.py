@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drgn_pageowner.analysis.account.account import Account, ClassCount
+from drgn_pageowner.escape import word
 from drgn_pageowner.render.table import pages_size, share, table
 
 __all__ = ("account_text",)
@@ -59,7 +60,7 @@ def _caches(result: Account) -> Iterator[str]:
     for row in result.classes:
         if row.slab_caches is not None:
             yield "\n" + table(
-                [[name, f"{pages:,}"] for name, pages in row.slab_caches],
+                [[word(name), f"{pages:,}"] for name, pages in row.slab_caches],
                 ["slab cache", "pages"],
                 right=(1,),
             )

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.frag.blockmap import BlockMap, MapCell
+from drgn_pageowner.escape import word
 
 __all__ = ("CELL_CLASSES", "cell_class", "map_text")
 
@@ -54,7 +55,7 @@ def map_text(maps: Sequence[BlockMap], *, colour: bool) -> Iterator[str]:
 
     for zone in maps:
         per = "1 pageblock" if zone.blocks_per_cell == 1 else f"{zone.blocks_per_cell} pageblocks"
-        yield f"node {zone.node}, zone {zone.zone}: a cell is {per}\n"
+        yield f"node {zone.node}, zone {word(zone.zone)}: a cell is {per}\n"
         for start in range(0, len(zone.cells), _COLUMNS):
             cells = zone.cells[start : start + _COLUMNS]
             line = "".join(painted(cell_class(cell)) for cell in cells)

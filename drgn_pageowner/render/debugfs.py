@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The text of /sys/kernel/debug/page_owner, as the kernel that was dumped would print it."""
+"""Print records as the kernel that was dumped does in /sys/kernel/debug/page_owner."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.model.columns import COLUMNS
 from drgn_pageowner.model.records import MemcgKind, Snapshot
 from drgn_pageowner.render.letters import fallback_text, page_letter
+from drgn_pageowner.render.records import RecordColumns
 from drgn_pageowner.render.text import (
     comm_text,
     gfp_text,
@@ -25,6 +27,7 @@ __all__ = ("debugfs_text",)
 
 _CONVERSION = re.compile(r"%(#?)(?:l{0,2}([udx])|(s)|p(G[gp]))")
 _ROWS = 8192
+_BY_WORD = {column.word: column for column in COLUMNS if column.word}
 # Size of the buffer that print_page_owner_memcg() copies a cgroup's name to.
 _MEMCG_NAME_SIZE = 80
 
@@ -68,17 +71,7 @@ class _Fields:
 
     def __init__(self, rows: Snapshot) -> None:
         self._rows = rows
-        self._by_word: dict[str, Callable[[], list[Any]]] = {
-            "order": lambda: rows["order"].tolist(),
-            "mask": lambda: rows["gfp_mask"].tolist(),
-            "pid": lambda: rows["pid"].tolist(),
-            "tgid": lambda: rows["tgid"].tolist(),
-            "ts": lambda: rows["ts_nsec"].tolist(),
-            "free_ts": lambda: rows["free_ts_nsec"].tolist(),
-            "PFN": lambda: rows["pfn"].tolist(),
-            "Block": lambda: (rows["pfn"] >> rows.facts.pageblock_order).tolist(),
-            "type": lambda: rows["pageblock_migratetype"].tolist(),
-        }
+        self._columns = RecordColumns(rows)
 
     def find(self, before: str, conversion: re.Match[str], earlier: str) -> list[Any]:
         rows = self._rows
@@ -105,13 +98,12 @@ class _Fields:
                 types = rows.names.migratetypes
                 return mapped(rows[column], lambda value: name_at(types, value))
             return mapped(rows["comm"], comm_text)
-        if word == "Flags":
-            return list(rows["page_flags"].tolist())
-        if word not in self._by_word:
+        values = self._columns.numbers(rows, _BY_WORD[word]) if word in _BY_WORD else None
+        if values is None:
             raise PageOwnerError(
                 f"this kernel's page_owner text has a field {word!r} that is not known"
             )
-        return self._by_word[word]()
+        return list(values.tolist())
 
 
 def _python_format(format_: str, fields: _Fields) -> tuple[str, list[list[Any]]]:

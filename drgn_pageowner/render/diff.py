@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from drgn_pageowner.analysis.compare.diff import Change, Diff, Side
 from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.escape import word
 from drgn_pageowner.render.table import age, pages_size, seconds, table
 
 __all__ = ("diff_text",)
@@ -73,7 +74,7 @@ def _table(result: Diff) -> Iterator[str]:
             f"{change.after.pages:,}",
             _signed(change.growth.allocations),
             change.state,
-            *("-" if change.key[key] is None else str(change.key[key]) for key in keys),
+            *("-" if change.key[key] is None else word(str(change.key[key])) for key in keys),
         ]
         if not by_class:
             frames = change.stack if by_stack else [allocator_of(change.stack) or "-"]

@@ -12,6 +12,7 @@ from drgn_pageowner.analysis.frag.cma import CmaReport
 from drgn_pageowner.analysis.frag.contiguity import Blocker, Contiguity
 from drgn_pageowner.analysis.frag.culprits import Culprit, Culprits
 from drgn_pageowner.analysis.frag.zone_summary import ZoneSummary
+from drgn_pageowner.escape import word
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.render.table import age, pages_size, share, table
 from drgn_pageowner.render.text import comm_text, gfp_text, name_at
@@ -135,7 +136,7 @@ def explain_text(block: int, runs: Sequence[Run], facts: Facts) -> Iterator[str]
     rows = [
         (f"pfn:{run.pfn:#x}", sum(r.pages for r in alike), "-" if run.order is None else run.order,
          run.state, run.mobility, run.migratetype or "-", age(run.age_ns),
-         "-" if run.comm is None else f"{comm_text(run.comm)} ({run.pid})",
+         "-" if run.comm is None else f"{word(comm_text(run.comm))} ({run.pid})",
          run.handle or "-", run.allocator or "-")
         for alike in _alike(runs)
         for run in alike[:1]
@@ -157,6 +158,10 @@ def alloc_check_text(check: AllocCheck, names: Names) -> Iterator[str]:
     words = {
         AllocVerdict.SUCCEEDS: "would succeed",
         AllocVerdict.WAKES_KSWAPD: "would succeed, and wake kswapd",
+        AllocVerdict.RECLAIMS_FIRST: (
+            "would succeed only when reclaim and compaction did not help: until then "
+            "vm.defrag_mode keeps it out of pageblocks of other types"
+        ),
         AllocVerdict.FRAGMENTATION: (
             "would fail: fragmentation. There is memory, but in pieces too small"
         ),

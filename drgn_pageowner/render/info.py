@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from drgn_pageowner.escape import word
 from drgn_pageowner.model.info import Info
+from drgn_pageowner.render.jsonable import json_document
 from drgn_pageowner.render.table import age, pages_size, seconds
 
 __all__ = ("STATES", "info_json", "info_table")
@@ -25,7 +26,8 @@ def info_table(info: Info) -> Iterator[str]:
     """Yield one line per fact, aligned."""
     from tabulate import tabulate
 
-    yield tabulate(list(_rows(info)), tablefmt="plain", disable_numparse=True) + "\n"
+    rows = [(title, word(text)) for title, text in _rows(info)]
+    yield tabulate(rows, tablefmt="plain", disable_numparse=True) + "\n"
 
 
 def _rows(info: Info) -> Iterator[tuple[str, str]]:
@@ -133,7 +135,7 @@ def info_json(info: Info) -> Iterator[str]:
             for handle, kernel, ours in info.consistency.different
         ]
     yield (
-        json.dumps(
+        json_document(
             {
                 "kernel": facts,
                 "page_owner": info.facts.page_owner,

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
+from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.text import comm_text
 
-__all__ = ("json_text", "jsonable")
+__all__ = ("json_document", "json_text", "jsonable")
 
 
 def jsonable(value: Any) -> Any:
@@ -38,4 +40,36 @@ def jsonable(value: Any) -> Any:
 
 def json_text(value: Any) -> Iterator[str]:
     """Yield one JSON document."""
-    yield json.dumps(jsonable(value), indent=1) + "\n"
+    yield json_document(jsonable(value), indent=1) + "\n"
+
+
+def json_document(value: Any, **options: Any) -> str:
+    """
+    Return *value* as JSON that every parser takes: without NaN, infinities and lone surrogates.
+
+    Such numbers become ``null``, and bytes that are no UTF-8 the text ``\\xNN``.
+
+    :param value: Of types that :mod:`json` knows.
+    :param options: Of :func:`json.dumps`.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        # One of the numbers is none.
+        return json.dumps(_valid(value), allow_nan=False, **options)
+    # What surrogateescape makes of bytes is \udc80 to \udcff. The second half of a pair may look
+    # like that, too.
+    return json.dumps(_valid(value), **options) if "\\udc" in text else text
+
+
+def _valid(value: Any) -> Any:
+    """*value* with everything replaced that is no JSON."""
+    if isinstance(value, str):
+        return without_surrogates(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_valid(key): _valid(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_valid(item) for item in value]
+    return value

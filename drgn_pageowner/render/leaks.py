@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.leaks.leaks import LeakGroup, Leaks, SlabLeak, Task
 from drgn_pageowner.analysis.leaks.suspects import Suspect
+from drgn_pageowner.escape import word
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.render.table import ages, pages_size
 
@@ -55,7 +56,8 @@ def _group(group: LeakGroup, result: Leaks, facts: Facts) -> Iterator[str]:
 def tasks_text(tasks: Sequence[Task]) -> str:
     """Return the tasks that allocated, those with most allocations first."""
     return ", ".join(
-        f"{task.comm or 'pid'} {task.pid} ({task.allocations:,}{_fate(task)})" for task in tasks[:4]
+        f"{word(task.comm) if task.comm else 'pid'} {task.pid} ({task.allocations:,}{_fate(task)})"
+        for task in tasks[:4]
     )
 
 
@@ -77,7 +79,7 @@ def _slab(leaks: Sequence[SlabLeak], limit: int | None) -> Iterator[str]:
     for leak in leaks[:limit]:
         yield (
             f"\n{leak.verdict}: {leak.objects:,} objects ({pages_size(leak.bytes)}) of "
-            f"{leak.cache}\n"
+            f"{word(leak.cache)}\n"
         )
         yield f"  objects: {' '.join(f'{address:#x}' for address in leak.addresses[:4])}"
         rest = len(leak.addresses) - 4

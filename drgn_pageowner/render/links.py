@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drgn_pageowner.analysis.leaks.links import Hop, References, Why
+from drgn_pageowner.escape import word
 
 __all__ = ("refs_text", "why_text")
 
@@ -35,4 +36,4 @@ def _place(hop: Hop) -> str:
     at = f"{hop.address:#x}" if hop.address is not None else "a register"
     owner = f" of {hop.allocator}" if hop.allocator is not None and hop.kind == "page" else ""
     kind = "" if hop.name.startswith(hop.kind) else f"{hop.kind}: "
-    return f"{kind}{hop.name}{owner} [{at}] = {hop.value:#x} ({hop.by}) ->"
+    return f"{kind}{word(hop.name)}{owner} [{at}] = {hop.value:#x} ({hop.by}) ->"

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from drgn_pageowner.escape import word
+from drgn_pageowner.model.columns import STORED
 from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.page import PageInfo, PageRecord
 from drgn_pageowner.model.stacks import Frame
+from drgn_pageowner.render.jsonable import json_document
 from drgn_pageowner.render.table import age, seconds
-from drgn_pageowner.render.text import comm_text, gfp_text, name_at, page_flags_text
+from drgn_pageowner.render.text import comm_text, gfp_text, name_at, page_flags_text, texts_of_forms
 
 __all__ = ("page_json", "page_text")
 
@@ -26,6 +28,7 @@ def page_text(info: PageInfo) -> Iterator[str]:
         rows += _record(info.record, info.names)
     else:
         rows.append(("record", f"none: {info.no_record}"))
+    rows = [(title, word(text)) for title, text in rows]
     yield tabulate(rows, tablefmt="plain", disable_numparse=True) + "\n"
     if info.record is not None:
         yield from _stack("allocated by", info.record.stack)
@@ -104,8 +107,22 @@ def _record(record: PageRecord, names: Names) -> Iterator[tuple[str, str]]:
             f"{seconds(record.free_ts_nsec)} s after boot, "
             f"{age(record.free_age_ns)} before the dump{who}",
         )
+    for name, value in _others(record, names):
+        yield name, "-" if value is None else str(value)
     if record.handle is not None:
         yield "handle", f"{record.handle} (list --handle {record.handle})"
+
+
+def _others(record: PageRecord, names: Names) -> Iterator[tuple[str, Any]]:
+    """Yield the members that have no place of their own here, as JSON has them."""
+    texts = texts_of_forms(names)
+    for name, value in record.others.items():
+        column = STORED[name]
+        text = texts.get(column.form)
+        if value == column.none:
+            yield name, None
+        else:
+            yield name, value if text is None else text(value)
 
 
 def _stack(title: str, frames: Sequence[Frame]) -> Iterator[str]:
@@ -137,7 +154,7 @@ def page_json(info: PageInfo) -> Iterator[str]:
     result["flags"] = _flags(info)
     result["pageblock_migratetype"] = _migratetype(info)
     result["record"] = _record_json(info.record, info.names) if info.record is not None else None
-    yield json.dumps(result) + "\n"
+    yield json_document(result) + "\n"
 
 
 def _record_json(record: PageRecord, names: Names) -> dict[str, Any]:
@@ -150,4 +167,5 @@ def _record_json(record: PageRecord, names: Names) -> dict[str, Any]:
         result["last_migrate_reason"] = name_at(names.migrate_reasons, record.last_migrate_reason)
     for name, frames in (("stack", record.stack), ("free_stack", record.free_stack)):
         result[name] = [str(frame) for frame in frames]
-    return result
+    del result["others"]
+    return result | dict(_others(record, names))

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Rows of any query: a table, JSON, CSV."""
+"""Print the rows of a query as a table, JSON or CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
-from drgn_pageowner.render.table import table
+from drgn_pageowner.escape import word
+from drgn_pageowner.render.jsonable import json_document
+from drgn_pageowner.render.table import csv_row, table
 
 __all__ = ("query_csv", "query_json", "query_table")
 
@@ -18,7 +19,7 @@ Rows = Sequence[Sequence[Any]]
 
 
 def _plain(value: Any) -> Any:
-    """A value of the database as JSON has it; what it has none for as text."""
+    """Return a value of the database as JSON has it; a type that JSON lacks becomes text."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, dict):
@@ -29,22 +30,22 @@ def _plain(value: Any) -> Any:
 
 
 def query_json(names: Sequence[str], rows: Rows) -> Iterator[str]:
-    """One object a line."""
+    """Yield one object a line."""
     for row in rows:
-        yield json.dumps(dict(zip(names, map(_plain, row), strict=True))) + "\n"
+        yield json_document(dict(zip(names, map(_plain, row), strict=True))) + "\n"
 
 
 def query_csv(names: Sequence[str], rows: Rows) -> Iterator[str]:
-    """A header and a row each; elements of a list have ``;`` between them."""
+    """Yield a header and the rows; elements of a list have ``;`` between them."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(names)
-    writer.writerows([_cell(value, ";") for value in row] for row in rows)
+    writer.writerow(csv_row(names))
+    writer.writerows(csv_row(_cell(value, ";") for value in row) for row in rows)
     yield text.getvalue()
 
 
 def query_table(names: Sequence[str], rows: Rows) -> Iterator[str]:
-    """Numbers to the right; elements of a list under one another."""
+    """Yield a table: numbers to the right, elements of a list under one another."""
     right = [
         column
         for column in range(len(names))
@@ -59,7 +60,14 @@ def _shown(value: Any) -> str:
         return "-"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(_cell(value, "\n"))
+    return str(_cell(_plain_words(value), "\n"))
+
+
+def _plain_words(value: Any) -> Any:
+    """*value* with what people could be misled by escaped: a name in a list, too."""
+    if isinstance(value, list | tuple):
+        return [word(str(_plain(item))) for item in value]
+    return word(value) if isinstance(value, str) else value
 
 
 def _cell(value: Any, between: str) -> Any:

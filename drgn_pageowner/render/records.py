@@ -2,57 +2,41 @@
 """
 Records as JSON lines, CSV and a table.
 
-Rows are never formatted by a loop of ours: every column becomes a list, of texts that are made
-once per distinct value, and one template is mapped over all of them.
+No loop formats one row after another: every column becomes a list, in which each distinct text is
+made once, and one template is mapped over all lists.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.escape import word
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.columns import FIELDS, Column, Form
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.render.table import age, table
-from drgn_pageowner.render.text import comm_text, flags_text, gfp_text, mapped, name_at
+from drgn_pageowner.render.jsonable import json_document
+from drgn_pageowner.render.table import age, csv_cell, table
+from drgn_pageowner.render.text import mapped, texts_of_forms
 
 __all__ = ("RECORD_FIELDS", "RecordColumns", "records_csv", "records_json", "records_table")
 
 _ROWS = 16384
 
-RECORD_FIELDS = (
-    "pfn",
-    "order",
-    "pages",
-    "gfp_mask",
-    "gfp_flags",
-    "migratetype",
-    "pageblock",
-    "pageblock_migratetype",
-    "page_flags",
-    "node",
-    "zone",
-    "pid",
-    "tgid",
-    "comm",
-    "ts_nsec",
-    "free_ts_nsec",
-    "handle",
-    "allocated",
-    "last_migrate_reason",
-    "memcg",
-    "stack",
-    "free_pid",
-    "free_tgid",
-    "free_handle",
-)
+RECORD_FIELDS = tuple(column.name for column in FIELDS)
 """The fields of a record in JSON and CSV, in order; null where the kernel has none."""
+
+_IN_TABLE = tuple(
+    column
+    for name in ("order", "gfp_flags", "migratetype", "node", "zone", "pid", "comm", "memcg")
+    for column in FIELDS
+    if column.name == name
+)
 
 
 def _pieces(snapshot: Snapshot) -> Iterator[Snapshot]:
@@ -61,50 +45,62 @@ def _pieces(snapshot: Snapshot) -> Iterator[Snapshot]:
 
 
 class RecordColumns:
-    """The fields of :data:`RECORD_FIELDS` but ``stack``, as values that have a text each."""
+    """The values of record columns, and the text of each."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        names, order = snapshot.names, snapshot.facts.pageblock_order
+        order = snapshot.facts.pageblock_order
         zones = {(zone.node, zone.type): zone.name for zone in snapshot.facts.zones}
         any_node = {zone.type: zone.name for zone in snapshot.facts.zones}
-        self._numbers: dict[str, tuple[str, Callable[[Snapshot], Array]]] = {
-            "pages": ("order", lambda rows: rows.pages),
-            "gfp_flags": ("gfp_mask", lambda rows: rows["gfp_mask"]),
-            "pageblock": ("pfn", lambda rows: rows["pfn"] >> order),
-            "zone": ("zone", lambda rows: rows["node"].astype(np.int64) << 8 | rows["zone"]),
+        self._values: Mapping[Form, Callable[[Snapshot], Array]] = {
+            Form.PAGES: lambda rows: rows.pages,
+            Form.PAGEBLOCK: lambda rows: rows["pfn"] >> order,
+            Form.ZONE: lambda rows: rows["node"].astype(np.int64) << 8 | rows["zone"],
+            Form.STACK: lambda rows: rows.stack,
         }
-        self._texts: dict[str, Callable[[Any], str | None]] = {
-            "gfp_flags": lambda v: gfp_text(v, names),
-            "migratetype": lambda v: name_at(names.migratetypes, v),
-            "pageblock_migratetype": (lambda v: None if v < 0 else name_at(names.migratetypes, v)),
-            "page_flags": lambda v: flags_text(v & names.page_flags_mask, names.page_flags),
-            "zone": lambda v: zones.get((v >> 8, v & 0xFF), any_node.get(v & 0xFF)),
-            "comm": comm_text,
-            "last_migrate_reason": (
-                lambda v: None if v == -1 else name_at(names.migrate_reasons, v)
-            ),
-            "memcg": lambda v: None if v < 0 else snapshot.memcgs[v].path,
+        self._texts: Mapping[Form, Callable[[Any], str | None]] = {
+            **texts_of_forms(snapshot.names),
+            Form.ZONE: lambda v: zones.get((v >> 8, v & 0xFF), any_node.get(v & 0xFF)),
+            Form.MEMCG: lambda v: snapshot.memcgs[v].path,
         }
 
-    def numbers(self, rows: Snapshot, field: str) -> Array | None:
-        """The values of a field, or ``None`` if this kernel has none of them."""
-        column, values = self._numbers.get(field, (field, lambda rows: rows[field]))
-        return values(rows) if column in rows else None
+    def numbers(self, rows: Snapshot, column: Column) -> Array | None:
+        """Return the values of *column*, or ``None`` if this kernel does not record it."""
+        source = column.of or column.name
+        if source not in rows:
+            return None
+        values = self._values.get(column.form)
+        return rows[source] if values is None else values(rows)
 
-    def text(self, field: str) -> Callable[[Any], str | None] | None:
-        """What makes a text of a value of *field*; ``None`` if it is a number."""
-        return self._texts.get(field)
+    def text(self, column: Column) -> Callable[[Any], str | None] | None:
+        """Return what formats a value of *column*, or ``None`` if it is no text."""
+        text, none = self._texts.get(column.form), column.none
+        if text is None or none is None:
+            return text
+        return lambda value: None if value == none else text(value)
 
-    def lists(self, rows: Snapshot, field: str) -> list[Any]:
-        """A field of *rows*, as Python has it."""
-        values, text = self.numbers(rows, field), self.text(field)
+    def lists(
+        self, rows: Snapshot, column: Column, change: Callable[[Any], Any] | None = None
+    ) -> list[Any]:
+        """
+        Return *column* of *rows* as Python values: numbers or texts, ``None`` for none.
+
+        :param change: Applied to each distinct text.
+        """
+        values, text = self.numbers(rows, column), self.text(column)
         if values is None:
             return [None] * len(rows)
-        return values.tolist() if text is None else mapped(values, text)
+        if text is not None:
+            if change is None:
+                return mapped(values, text)
+            return mapped(values, lambda value: change(text(value)))
+        if column.none is not None:
+            return [None if value == column.none else value for value in values.tolist()]
+        plain: list[Any] = values.tolist()
+        return plain
 
 
 def _stack_texts(snapshot: Snapshot) -> dict[int, list[str]]:
-    """The lines of every stack that is used, symbolised all at once."""
+    """Symbolize every stack that is used, all at once, and return its lines by its number."""
     snapshot.frames(snapshot.used_pcs().tolist())
     return {
         number: [
@@ -115,29 +111,26 @@ def _stack_texts(snapshot: Snapshot) -> dict[int, list[str]]:
 
 
 def records_json(snapshot: Snapshot) -> Iterator[str]:
-    """One JSON object a line; the fields are :data:`RECORD_FIELDS`."""
+    """Yield one JSON object a line; the fields are :data:`RECORD_FIELDS`."""
     columns = RecordColumns(snapshot)
-    stacks = {number: json.dumps(lines) for number, lines in _stack_texts(snapshot).items()}
+    stacks = {number: json_document(lines) for number, lines in _stack_texts(snapshot).items()}
     template = "{" + ", ".join(f'"{field}": %s' for field in RECORD_FIELDS) + "}\n"
     texts: dict[Any, str] = {None: "null", True: "true", False: "false"}
 
     def quoted(value: Any) -> str:
         if value not in texts:
-            texts[value] = json.dumps(value)
+            texts[value] = json_document(value)
         return texts[value]
 
-    numeric = {
-        "pfn", "order", "pages", "gfp_mask", "pageblock", "node", "pid", "tgid", "ts_nsec",
-        "free_ts_nsec", "handle", "free_pid", "free_tgid", "free_handle",
-    }  # fmt: skip
     for rows in _pieces(snapshot):
         filled: list[Any] = []
-        for field in RECORD_FIELDS:
-            if field == "stack":
+        for column in FIELDS:
+            if column.form is Form.STACK:
                 filled.append(mapped(rows.stack, stacks.__getitem__))
                 continue
-            values = columns.lists(rows, field)
-            if field in numeric and (not values or values[0] is not None):
+            values = columns.lists(rows, column)
+            plain = not column.form.is_text and column.dtype != "bool" and column.none is None
+            if plain and (not values or values[0] is not None):
                 filled.append(values)
             else:
                 filled.append(map(quoted, values))
@@ -145,18 +138,18 @@ def records_json(snapshot: Snapshot) -> Iterator[str]:
 
 
 def records_csv(snapshot: Snapshot) -> Iterator[str]:
-    """A header and a row a record; frames of the stack have ``;`` between them."""
+    """Yield a header and a row a record; frames of the stack have ``;`` between them."""
     columns = RecordColumns(snapshot)
-    stacks = {number: ";".join(lines) for number, lines in _stack_texts(snapshot).items()}
+    stacks = {number: csv_cell(";".join(lines)) for number, lines in _stack_texts(snapshot).items()}
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(RECORD_FIELDS)
     for rows in _pieces(snapshot):
         filled = [
             mapped(rows.stack, stacks.__getitem__)
-            if field == "stack"
-            else columns.lists(rows, field)
-            for field in RECORD_FIELDS
+            if column.form is Form.STACK
+            else columns.lists(rows, column, csv_cell)
+            for column in FIELDS
         ]
         writer.writerows(zip(*filled, strict=True))
         yield text.getvalue()
@@ -166,7 +159,7 @@ def records_csv(snapshot: Snapshot) -> Iterator[str]:
 
 
 def records_table(snapshot: Snapshot) -> Iterator[str]:
-    """A row a record, with the allocator instead of the whole stack."""
+    """Yield a row a record, with the allocator instead of the whole stack."""
     columns = RecordColumns(snapshot)
     now = snapshot.facts.now_ns
     snapshot.frames(snapshot.used_pcs().tolist())
@@ -179,10 +172,9 @@ def records_table(snapshot: Snapshot) -> Iterator[str]:
         owners = mapped(
             rows.stack, lambda number: str(allocator_of(snapshot.stack_frames(number)) or "-")
         )
-        names = ("order", "gfp_flags", "migratetype", "node", "zone", "pid", "comm", "memcg")
         return zip(
             map(hex, rows["pfn"].tolist()),
-            *(map(_shown, columns.lists(rows, name)) for name in names),
+            *(map(_shown, columns.lists(rows, shown)) for shown in _IN_TABLE),
             map(age, ages),
             map(str, rows["handle"].tolist()),
             owners,
@@ -201,4 +193,4 @@ def records_table(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value is None else word(str(value))

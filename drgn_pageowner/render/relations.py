@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A dump or snapshot as tables for SQL: records, stacks, pages, zones, meta."""
+"""Make tables of a dump or snapshot for SQL: records, stacks, pages, zones, meta."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ from drgn_pageowner.analysis.account.page_class import PageClass, page_classes
 from drgn_pageowner.analysis.owners.allocator import allocator_name, module_name
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.arrays import Array, distinct, sums
+from drgn_pageowner.model.columns import FIELDS, Column, Form
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.model.stacks import Frame
-from drgn_pageowner.render.records import RECORD_FIELDS, RecordColumns
+from drgn_pageowner.render.records import RecordColumns
 from drgn_pageowner.render.text import name_at
 
 __all__ = ("RELATIONS", "relation")
 
 
-# The types of what a kernel may not have: a table has the same columns for every kernel.
-_NUMBERS = {"ts_nsec": "uint64", "free_ts_nsec": "uint64"}
-
-
 class _Texts:
-    """A column of texts, of which each distinct one is there once."""
+    """A column of texts; each distinct text is stored once."""
 
     def __init__(self, codes: Array, texts: list[str | None]) -> None:
         self.codes = codes
@@ -35,7 +32,7 @@ class _Texts:
 
 
 class _Lists:
-    """A column of which the rows are lists."""
+    """A column whose values are lists."""
 
     def __init__(self, rows: list[Any], kind: str) -> None:
         self.codes = rows
@@ -53,21 +50,31 @@ def _texts_of_stacks(
     return _texts_of(stacks, lambda number: text(snapshot.stack_frames(number)) or None)
 
 
+def _type(column: Column) -> str:
+    """Return the SQL type of *column*, which is the same for every kernel."""
+    if column.form.is_text:
+        return "string"
+    # PFNs, pids, orders and handles all fit.
+    return column.dtype if column.dtype in ("bool", "uint64") else "int64"
+
+
 def _records(source: Session) -> dict[str, Any]:
     snapshot = source.snapshot(None, freed=True)
     fields, result = RecordColumns(snapshot), dict[str, Any]()
-    for field in RECORD_FIELDS:
-        values, text = fields.numbers(snapshot, field), fields.text(field)
-        if field == "stack":
+    for column in FIELDS:
+        if column.form is Form.STACK:
             continue
+        values, text = fields.numbers(snapshot, column), fields.text(column)
         if values is None:
-            result[field] = "string" if text else _NUMBERS.get(field, "int64")
+            result[column.name] = _type(column)
         elif text is not None:
-            result[field] = _texts_of(values, text)
+            result[column.name] = _texts_of(values, text)
         else:
-            # One type whatever the kernel's: PFNs, pids and handles all fit.
-            small = values.dtype == bool or field in _NUMBERS
-            result[field] = values if small else values.astype(np.int64)
+            numbers = values.astype(_type(column))
+            none = column.none
+            result[column.name] = (
+                numbers if none is None else np.ma.array(numbers, mask=values == none)
+            )
     result["bytes"] = snapshot.pages * snapshot.facts.page_size
     now = snapshot.facts.now_ns
     result["age_ns"] = "int64"
@@ -81,7 +88,7 @@ def _records(source: Session) -> dict[str, Any]:
 
 
 def _stacks(source: Session) -> dict[str, Any]:
-    """Of allocated pages, as ``top`` has them."""
+    """Return the stacks of allocated pages, as ``top`` counts them."""
     snapshot = source.snapshot(("handle",))
     stacks, number = snapshot.stacks, len(snapshot.stacks)
     frames = [snapshot.stack_frames(index) for index in range(number)]
@@ -183,15 +190,15 @@ RELATIONS: Mapping[str, Callable[[Session], dict[str, Any]]] = {
     "zones": _zones,
     "meta": _meta,
 }
-"""Tables by name."""
+"""The functions that make the columns of each table."""
 
 
 def relation(table: str, source: Session, name: str) -> Any:
     """
-    A table of :data:`RELATIONS` as a ``pyarrow.Table``.
+    Make one of the tables of :data:`RELATIONS`, a ``pyarrow.Table``.
 
-    :param name: What its column ``snapshot`` says.
-    :raises PageOwnerError: if *source* has none such
+    :param name: The value of its column ``snapshot``.
+    :raises PageOwnerError: if *source* does not have what the table is made of
     """
     pa = extra("pyarrow", "sql", "sql")
     columns = RELATIONS[table](source)
@@ -223,7 +230,7 @@ def _arrow(pa: Any, column: Any, rows: int) -> Any:
 
 
 def _printable(text: str | None) -> str | None:
-    """Task names are bytes; those that are not UTF-8 are no text of SQL."""
+    """Escape the bytes of a task name that are not UTF-8, which SQL has no text for."""
     if text is None:
         return None
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

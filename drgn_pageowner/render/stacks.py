@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from drgn_pageowner.analysis.owners.group import Group, Top
+from drgn_pageowner.escape import word
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
+from drgn_pageowner.render.jsonable import json_document
 from drgn_pageowner.render.top import key_text
 
 __all__ = ("WEIGHTS", "Call", "calls", "folded", "key_frames", "speedscope")
@@ -68,7 +69,7 @@ def folded(result: Top, snapshot: Snapshot, weight: str) -> Iterator[str]:
     """
     lines: dict[str, int] = {}
     for path, amount in _merged(result, snapshot, weight).items():
-        text = ";".join([call.name.replace(";", ":").replace("\n", " ") for call in path])
+        text = ";".join([word(call.name).replace(";", ":") for call in path])
         lines[text] = lines.get(text, 0) + amount
     for text, amount in lines.items():
         yield f"{text} {amount}\n"
@@ -111,4 +112,4 @@ def speedscope(result: Top, snapshot: Snapshot, weight: str) -> Iterator[str]:
         "shared": {"frames": frames},
         "profiles": [profile],
     }
-    yield json.dumps(whole) + "\n"
+    yield json_document(whole) + "\n"

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from drgn_pageowner.escape import word
 from drgn_pageowner.units import age, pages_size, share
 
-__all__ = ("age", "ages", "pages_size", "seconds", "share", "table")
+__all__ = ("age", "ages", "csv_cell", "csv_row", "pages_size", "seconds", "share", "table")
+
+# What makes a spreadsheet run a cell. A tab or a carriage return would, too: they are escaped.
+_FORMULA = ("=", "+", "-", "@")
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], right: Sequence[int] = ()) -> str:
@@ -17,6 +21,24 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], right: Sequence
 
     align = ["right" if column in right else "left" for column in range(len(headers))]
     return tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=align) + "\n"
+
+
+def csv_row(values: Iterable[Any]) -> list[Any]:
+    """Apply :func:`csv_cell` to every cell of a row."""
+    return [csv_cell(value) for value in values]
+
+
+def csv_cell(value: Any) -> Any:
+    """
+    Return a cell of CSV that no spreadsheet takes for a formula; numbers stay as they are.
+
+    A text gets a ``'`` in front if it begins with ``=``, ``+``, ``-`` or ``@``; what cannot be
+    printed in it is escaped.
+    """
+    if not isinstance(value, str):
+        return value
+    text = word(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def seconds(nanoseconds: int | None) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Values to the kernel's own words: gfp flags, page flags, names of types, task names."""
+"""Format values in the kernel's own words: gfp flags, page flags, names of types, task names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array, distinct
+from drgn_pageowner.model.columns import Form, comm_text, name_at
 from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.records import Snapshot
 
@@ -20,11 +21,12 @@ __all__ = (
     "name_at",
     "page_flags_text",
     "stack_lines",
+    "texts_of_forms",
 )
 
 
 def mapped(values: Array, function: Callable[[Any], Any]) -> list[Any]:
-    """``[function(value) for value in values]``, calling *function* once per distinct value."""
+    """Return ``[function(v) for v in values]``; *function* is called once per distinct value."""
     found, inverse = distinct(values)
     results = np.empty(len(found), object)
     results[:] = [function(value) for value in found.tolist()]
@@ -33,7 +35,7 @@ def mapped(values: Array, function: Callable[[Any], Any]) -> list[Any]:
 
 
 def flags_text(flags: int, names: Sequence[tuple[int, str]]) -> str:
-    """As ``format_flags()`` of lib/vsprintf.c does; what has no name comes last, in hex."""
+    """Format flags as ``format_flags()`` of lib/vsprintf.c does; unknown bits come last, in hex."""
     parts = []
     for mask, name in names:
         if flags & mask == mask and flags:
@@ -45,13 +47,24 @@ def flags_text(flags: int, names: Sequence[tuple[int, str]]) -> str:
 
 
 def gfp_text(gfp_mask: int, names: Names) -> str:
-    """``%pGg``."""
+    """Format a gfp mask as ``%pGg`` does."""
     return flags_text(gfp_mask, names.gfp_flags)
+
+
+def texts_of_forms(names: Names) -> dict[Form, Callable[[Any], str]]:
+    """Return the functions that format a value in the kernel's own words, by form."""
+    return {
+        Form.GFP: lambda v: gfp_text(v, names),
+        Form.MIGRATETYPE: lambda v: name_at(names.migratetypes, v),
+        Form.MIGRATE_REASON: lambda v: name_at(names.migrate_reasons, v),
+        Form.PAGE_FLAGS: lambda v: flags_text(v & names.page_flags_mask, names.page_flags),
+        Form.COMM: comm_text,
+    }
 
 
 def page_flags_text(flags: int, names: Names, *, number: bool) -> str:
     """
-    ``%pGp``.
+    Format ``page.flags`` as ``%pGp`` does.
 
     :param number: Whether this kernel's ``%pGp`` itself prints the number in front.
     """
@@ -67,19 +80,9 @@ def page_flags_text(flags: int, names: Names, *, number: bool) -> str:
     return f"{flags:#x}({text})" if number else text
 
 
-def name_at(names: Sequence[str], index: int) -> str:
-    """``names[index]``; a number that has no name is shown as such."""
-    return names[index] if 0 <= index < len(names) else f"unknown({index})"
-
-
-def comm_text(comm: bytes) -> str:
-    """A task name; bytes that are not UTF-8 survive as surrogates."""
-    return comm.split(b"\0", 1)[0].decode(errors="surrogateescape")
-
-
 def stack_lines(snapshot: Snapshot, stack: int, frame_format: str) -> str:
     """
-    A stack as ``stack_trace_snprint()`` of kernel/stacktrace.c prints it: a line a frame.
+    Format a stack as ``stack_trace_snprint()`` of kernel/stacktrace.c does: a line a frame.
 
     :param frame_format: With ``%pS``, and ``%p`` for the PC itself.
     """

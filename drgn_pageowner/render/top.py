@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.analysis.owners.group import Group, Top
+from drgn_pageowner.escape import word
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
-from drgn_pageowner.render.table import ages, pages_size, share, table
+from drgn_pageowner.render.jsonable import json_document
+from drgn_pageowner.render.table import ages, csv_row, pages_size, share, table
 from drgn_pageowner.render.text import gfp_text
 
 __all__ = ("key_text", "top_csv", "top_json", "top_object", "top_table")
@@ -60,7 +61,7 @@ def key_text(group: Group, key: str, snapshot: Snapshot) -> str:
     value = group.key[key]
     if key == "gfp":
         return f"{value:#x} ({gfp_text(value, snapshot.names)})"
-    return "-" if value is None else str(value)
+    return "-" if value is None else word(str(value))
 
 
 def _object(group: Group, lines: Callable[[Frame], list[str]]) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def top_object(result: Top, lines: Callable[[Frame], list[str]]) -> dict[str, An
 
 def top_json(result: Top, snapshot: Snapshot) -> Iterator[str]:
     """Yield one JSON object."""
-    yield json.dumps(top_object(result, snapshot.frame_lines), indent=1) + "\n"
+    yield json_document(top_object(result, snapshot.frame_lines), indent=1) + "\n"
 
 
 def top_csv(result: Top, snapshot: Snapshot) -> Iterator[str]:
@@ -108,5 +109,6 @@ def top_csv(result: Top, snapshot: Snapshot) -> Iterator[str]:
     for group in result.groups:
         row = _object(group, snapshot.frame_lines)
         keys = [group.key[key] for key in result.by]
-        writer.writerow([*keys, *(row[name] for name in numbers), ";".join(row["stack"])])
+        cells = [*keys, *(row[name] for name in numbers), ";".join(row["stack"])]
+        writer.writerow(csv_row(cells))
     yield text.getvalue()

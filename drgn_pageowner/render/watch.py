@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from drgn_pageowner.analysis.owners.allocator import allocator_of
-from drgn_pageowner.analysis.owners.growth import Growth, Round
-from drgn_pageowner.render.jsonable import jsonable
+from drgn_pageowner.analysis.owners.growth import Growth, Round, RoundKind
+from drgn_pageowner.escape import word
+from drgn_pageowner.render.jsonable import json_document, jsonable
 from drgn_pageowner.render.table import age, pages_size, seconds, table
 
 __all__ = ("watch_json", "watch_table")
@@ -16,7 +16,7 @@ __all__ = ("watch_json", "watch_table")
 
 def watch_json(result: Round, page_size: int) -> Iterator[str]:
     """Yield one object on one line; docs/formats.md documents its members."""
-    yield json.dumps(jsonable(result)) + "\n"
+    yield json_document(jsonable(result)) + "\n"
 
 
 def watch_table(result: Round, page_size: int) -> Iterator[str]:
@@ -25,12 +25,12 @@ def watch_table(result: Round, page_size: int) -> Iterator[str]:
         f"at {seconds(result.now_ns)} s: {result.pages:,} pages in "
         f"{result.allocations:,} allocations"
     )
-    if result.kind == "first":
+    if result.kind is RoundKind.FIRST:
         yield f"first round {now}\n\n"
         return
-    title = "summary" if result.kind == "summary" else f"round {result.number}"
+    title = "summary" if result.kind is RoundKind.SUMMARY else f"round {result.number}"
     grown = f"{age(result.elapsed_ns)} later {result.grown_pages:+,} pages"
-    if result.kind == "round" and result.number > 1:
+    if result.kind is RoundKind.ROUND and result.number > 1:
         grown += f", since the start {result.grown_pages_since_start:+,}"
     yield f"{title} {now}; {grown}\n"
     rows = [_row(group, result, page_size) for group in result.groups]
@@ -56,7 +56,7 @@ def _row(group: Growth, result: Round, page_size: int) -> list[str]:
         _rate(group.pages_per_second_since_start),
         f"{group.pages:,}",
         f"{group.rounds_grown}/{result.number}",
-        *(str(value) for key, value in group.key.items() if key != "stack"),
+        *(word(str(value)) for key, value in group.key.items() if key != "stack"),
         str(group.handle) if group.handle else "-",
         owner or "(no stack)",
     ]

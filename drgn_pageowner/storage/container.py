@@ -11,11 +11,8 @@ tells where. docs/formats.md describes all of it.
 from __future__ import annotations
 
 import json
-import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,18 +20,20 @@ import numpy as np
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.columns import STORED
+from drgn_pageowner.storage.files import cannot_write, replacing
 
 __all__ = ("VERSION", "Columns", "Container", "write_container")
 
 VERSION = 1
-"""Of the format: a reader takes every file whose version is not greater than its own."""
+"""The version of the format: a reader takes every file that has no greater one."""
 
 _KEY = "drgn_pageowner"
 _ROWS = 1 << 20
 _LEVEL = 9
 _NEEDS = "reading and saving snapshots"
-# Of these the differences of neighbours are small; all others have few distinct values.
-_DIFFERENCES = ("pfn", "ts_nsec", "free_ts_nsec")
+# Columns to delta-encode; the others have few distinct values and are dictionary-encoded.
+_DIFFERENCES = tuple(name for name, column in STORED.items() if column.differences)
 
 Columns = dict[str, Any]
 """Name -> array of shape ``(n,)``, or list of text."""
@@ -63,7 +62,7 @@ def _table(columns: Mapping[str, Any]) -> Any:
 
 
 def _array(column: Any) -> Array:
-    """A column of Arrow as NumPy has it; task names have 16 bytes (``TASK_COMM_LEN``)."""
+    """Convert a column of Arrow to NumPy; task names have 16 bytes (``TASK_COMM_LEN``)."""
     pa = _pyarrow()
     if pa.types.is_dictionary(column.type):
         column = column.combine_chunks()
@@ -98,12 +97,13 @@ def write_container(
     tables: Mapping[str, Columns],
     documents: Mapping[str, Any],
     head: Mapping[str, Any],
-) -> None:
+) -> int:
     """
-    Write a file, in one piece: it is there whole, or what was there before is.
+    Write a file in one step: if that fails, a file that was there before stays.
 
     :param records: Records of allocated pages, and of freed ones.
-    :param head: What is to be found without reading anything else.
+    :param head: Members of the head, which is read before anything else.
+    :return: Size of the file in bytes.
     :raises PageOwnerError: if it cannot be written
     """
     pq = _parquet()
@@ -126,10 +126,11 @@ def write_container(
     schema = parts[0].schema
     differences = [name for name in _DIFFERENCES if name in schema.names]
     try:
-        with (
-            _replacing(path) as file,
-            pq.ParquetWriter(
-                file,
+        with replacing(path) as file:
+            # Arrow counts what goes through it: the pieces have to, as well.
+            sink = _pyarrow().PythonFile(file, "w")
+            with pq.ParquetWriter(
+                sink,
                 schema,
                 compression="zstd",
                 compression_level=_LEVEL,
@@ -137,32 +138,16 @@ def write_container(
                 column_encoding=dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
                 store_schema=False,
                 write_page_checksum=True,
-            ) as writer,
-        ):
-            writer.add_key_value_metadata(metadata)
-            for piece in pieces.values():
-                file.write(piece)
-            for part in parts:
-                if len(part):
-                    writer.write_table(part, row_group_size=_ROWS)
+            ) as writer:
+                writer.add_key_value_metadata(metadata)
+                for piece in pieces.values():
+                    sink.write(piece)
+                for part in parts:
+                    if len(part):
+                        writer.write_table(part, row_group_size=_ROWS)
+            return file.tell()
     except OSError as error:
-        raise PageOwnerError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _replacing(path: str) -> Iterator[Any]:
-    """A new file that takes the place of *path* when all is well."""
-    pa, target = _pyarrow(), Path(path)
-    if target.is_dir():
-        raise IsADirectoryError(None, "it is a directory")
-    new = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with pa.OSFile(str(new), "wb") as file:
-            yield file
-        os.replace(new, target)
-    finally:
-        with suppress(OSError):
-            os.unlink(new)
+        raise cannot_write(path, error) from error
 
 
 class Container:
@@ -170,7 +155,9 @@ class Container:
 
     def __init__(self, path: str) -> None:
         """
-        :raises PageOwnerError: if it is none, damaged, or of a later version of the format
+        Open the file.
+
+        :raises PageOwnerError: if it is no snapshot, damaged, or of a later version of the format
         """
         self.path = path
         pa, pq = _pyarrow(), _parquet()
@@ -214,7 +201,7 @@ class Container:
         self.head: dict[str, Any] = json.loads(text)
 
     def damaged(self) -> PageOwnerError:
-        """What to raise where the file is not what was written."""
+        """Return the error for a file that is not what was written."""
         return PageOwnerError(f"{self.path} is damaged: save it again")
 
     def __contains__(self, part: str) -> bool:
@@ -228,7 +215,7 @@ class Container:
         return data
 
     def document(self, name: str) -> Any:
-        """The JSON document *name*."""
+        """Read the JSON document *name*."""
         pa = _pyarrow()
         data = memoryview(self._piece(name))
         size = int.from_bytes(data[:8], "little")
@@ -236,7 +223,7 @@ class Container:
         return json.loads(text)
 
     def table(self, name: str) -> Columns:
-        """The table *name*: arrays (which cannot be written to), text as lists."""
+        """Read the table *name*: arrays (which cannot be written to), text as lists."""
         pa = _pyarrow()
         options = pa.ipc.IpcReadOptions(use_threads=False)
         with pa.ipc.open_stream(pa.py_buffer(self._piece(name)), options=options) as reader:
@@ -249,7 +236,7 @@ class Container:
         return result
 
     def records(self, names: Iterable[str], *, freed: bool) -> dict[str, Array]:
-        """The columns *names* of the records, in the order of PFNs; *freed* ones too, or not."""
+        """Read the columns *names* of the records, *freed* ones too if so, in the order of PFNs."""
         wanted = list(names)
         groups, rows = [], 0
         for group in range(self._file.num_row_groups):

@@ -64,6 +64,7 @@ def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
         ],
         "zonelists": as_json(memory.zonelists),
         "extfrag_threshold": memory.extfrag_threshold,
+        "defrag_mode": memory.defrag_mode,
         "extfrag_format": memory.extfrag_format,
         "problems": memory.problems,
     }
@@ -97,6 +98,7 @@ def load_memory(file: Container, facts: Facts, names: Names, columns: Iterable[s
         cma=_cma_areas(known["cma"], file.table("cma_pages")["allocated"]),
         zonelists=restore(dict[int, tuple[int, ...]], known["zonelists"]),
         extfrag_threshold=known["extfrag_threshold"],
+        defrag_mode=known.get("defrag_mode", False),
         extfrag_format=known["extfrag_format"],
         problems=list(known["problems"]),
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Records and stacks as tables, and back."""
+"""Turn records and stacks into tables, and tables back into records and stacks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.kernel import Facts, Names, TextFormats
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
 from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks
@@ -26,16 +27,15 @@ __all__ = (
 )
 
 BASIC_COLUMNS = frozenset(("handle", "ts_nsec"))
-"""What ``info`` reads of the records; what is wrong with the rest is no problem of its."""
+"""The columns that ``info`` reads: it reports the problems of these and of no others."""
 
-_PAGE_COLUMNS = frozenset(
-    ("page_flags", "node", "zone", "memcg", "memcg_kind", "pageblock_migratetype", "free_handle")
-)
-_HANDLES = ("handle", "free_handle")
+_HANDLES = tuple(name for name, column in STORED.items() if column.form is Form.HANDLE)
+# Columns whose problems `info` does not mention: it does not read them.
+_OTHER_COLUMNS = frozenset((*columns_of(Origin.PAGE, Origin.PAGEBLOCK), *_HANDLES)) - BASIC_COLUMNS
 
 
 class _SavedSymbols:
-    """Names the PCs that were named when the file was saved (a ``Symbolizer``)."""
+    """A ``Symbolizer`` that knows the PCs that were symbolized when the file was saved."""
 
     def __init__(self, file: Container) -> None:
         self._file = file
@@ -52,7 +52,7 @@ class _SavedSymbols:
 
 
 def frame_table(frames: Iterable[Frame]) -> Columns:
-    """A row per frame."""
+    """Make a table with a row per frame."""
     rows = list(frames)
     return {
         "pc": np.array([frame.pc for frame in rows], np.uint64),
@@ -64,7 +64,7 @@ def frame_table(frames: Iterable[Frame]) -> Columns:
 
 
 def read_frames(table: Columns) -> list[Frame]:
-    """The rows of :func:`frame_table`."""
+    """Return the frames that :func:`frame_table` made a table of."""
     columns = (v.tolist() if isinstance(v, np.ndarray) else v for v in table.values())
     return [Frame(*row) for row in zip(*columns, strict=True)]
 
@@ -73,10 +73,10 @@ def record_tables(
     everything: Snapshot, basic_problems: list[str], *, source: bool
 ) -> tuple[list[Columns], dict[str, Columns], dict[str, Any]]:
     """
-    Records, stacks and the frames of all stacks.
+    Make the tables of records, of stacks and of the frames of all stacks.
 
     :param everything: All columns, freed records too.
-    :param basic_problems: What is wrong where only :data:`BASIC_COLUMNS` are read.
+    :param basic_problems: The problems of a snapshot that has only :data:`BASIC_COLUMNS`.
     :param source: Whether ``everything.source_lines`` is to be kept.
     :return: The records of allocated pages and of freed ones; tables; documents.
     """
@@ -119,7 +119,11 @@ def record_tables(
 
 
 def _used_by(stacks: Stacks, records: list[Columns]) -> Array:
-    """Who needs each stack, a bit each: handles and free handles, allocated and freed."""
+    """
+    Return which records refer to each stack.
+
+    :return: ``uint8``, shape ``(m,)``: :func:`_bit` for every column of handles that has it.
+    """
     result = np.zeros(len(stacks), np.uint8)
     for freed, columns in enumerate(records):
         for kind, name in enumerate(_HANDLES):
@@ -130,13 +134,15 @@ def _used_by(stacks: Stacks, records: list[Columns]) -> Array:
 
 
 def _bit(freed: int, kind: int) -> np.uint8:
-    return np.uint8(1 << (2 * freed + kind))
+    """Return the bit of the column ``_HANDLES[kind]`` of allocated or of freed records."""
+    pair, which = divmod(kind, 2)
+    return np.uint8(1 << (4 * pair + 2 * freed + which))
 
 
 def load_records(
     file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
 ) -> Snapshot:
-    """What :func:`~drgn_pageowner.kernel.read.records.snapshot` returns for the dump itself."""
+    """Return what :func:`~drgn_pageowner.kernel.read.records.snapshot` returned for the dump."""
     known = file.document("records")
     wanted = None if columns is None else frozenset(columns)
     chosen = file.names
@@ -144,7 +150,7 @@ def load_records(
         kept = wanted | {"pfn", "order", "allocated"}
         chosen = [name for name in file.names if name in kept]
     rows = file.records(chosen, freed=freed)
-    basic = wanted is not None and not wanted & _PAGE_COLUMNS
+    basic = wanted is not None and not wanted & _OTHER_COLUMNS
     return Snapshot(
         facts=replace(
             facts,
@@ -164,7 +170,7 @@ def load_records(
 
 
 def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks:
-    """The stacks that the handles in *rows* name, and no others."""
+    """Read the stacks that the handles in *rows* name, and no others."""
     kinds = [kind for kind, name in enumerate(_HANDLES) if name in rows]
     if not kinds:
         return Stacks.empty()
@@ -183,7 +189,7 @@ def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks
 
 
 def read_source(file: Container) -> dict[int, list[SourceFrame]] | None:
-    """What was kept of inlined functions and source lines, by PC; ``None`` if nothing was."""
+    """Return the saved inlined functions and source lines by PC; ``None`` if none were saved."""
     if "source" not in file:
         return None
     found: dict[int, list[SourceFrame]] = restore(

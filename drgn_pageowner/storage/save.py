@@ -33,6 +33,8 @@ class Saved:
         """Records, those of freed pages too."""
         self.pages = 0
         """Pages of the machine."""
+        self.size = 0
+        """Bytes of the file."""
         self.unavailable: dict[str, str] = {}
         """Part -> one line that says why it is not there."""
         self.lacking: dict[str, str] = {}
@@ -108,7 +110,7 @@ def save(
         "crash": as_json(session.crash()),
         "unavailable": saved.unavailable,
     }
-    write_container(path, records, tables, documents, head)
+    saved.size = write_container(path, records, tables, documents, head)
     saved.problems = list(dict.fromkeys(saved.problems))
     return saved
 

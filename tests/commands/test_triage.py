@@ -164,9 +164,25 @@ def test_an_error_of_ours_stops_no_other_part(
     assert run(one_dump, tmp_path) == 3
     account = parts(tmp_path)["account"]
     assert account["status"] == "crashed"
-    assert account["error"] == "TypeError: of ours"
+    assert account["error"].startswith("internal error, please report: TypeError: of ours (at ")
     assert "broken" in (tmp_path / "account.traceback").read_text()
     assert parts(tmp_path)["verdicts"]["status"] == "ok"
+
+
+def test_nothing_found_by_a_triage_that_failed_is_no_all_clear(
+    one_dump: Dump,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def mistaken(*_: Any) -> None:
+        raise KeyError("recrods")
+
+    monkeypatch.setattr("drgn_pageowner.commands.info.summarize", mistaken)
+    only(monkeypatch, "info")
+    assert run(one_dump, tmp_path) == 4
+    assert index(tmp_path)["status"] == 4
+    assert "internal error, please report: KeyError" in capsys.readouterr().err
 
 
 def test_a_folder_in_use_is_left_alone(
@@ -199,3 +215,28 @@ def test_a_dump_that_cannot_be_opened_leaves_an_index(
     assert result.returncode == 1
     assert index(tmp_path / "out")["status"] == 1
     assert index(tmp_path / "out")["error"] in result.stderr
+
+
+def test_what_an_earlier_triage_left_is_removed(tmp_path: Path) -> None:
+    for name in ("index.json", "account.traceback", "leaks.json", "snapshot.parquet", "mine"):
+        (tmp_path / name).write_text("old")
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    # Whoever may write there must not choose what is written over.
+    (tmp_path / "report.html").symlink_to(victim)
+    triage._prepare(tmp_path, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "victim"]
+    assert victim.read_text() == "precious"
+
+
+def test_two_do_not_write_into_one_folder(
+    one_dump: Dump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, "info")
+    with (
+        triage._only_one(tmp_path),
+        pytest.raises(UsageError, match="another triage is writing into it"),
+    ):
+        run(one_dump, tmp_path, force=True)
+    assert not list(tmp_path.iterdir())
+    assert run(one_dump, tmp_path) == 1

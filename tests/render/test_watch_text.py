@@ -7,7 +7,7 @@ import json
 
 from handmade import PAGE, SECOND, frames
 
-from drgn_pageowner.analysis.owners.growth import Growth, Round
+from drgn_pageowner.analysis.owners.growth import Growth, Round, RoundKind
 from drgn_pageowner.render.watch import watch_json, watch_table
 
 GROWTH = Growth(
@@ -17,19 +17,19 @@ GROWTH = Growth(
 )  # fmt: skip
 
 
-def a_round(kind: str, number: int, *groups: Growth) -> Round:
+def a_round(kind: RoundKind, number: int, *groups: Growth) -> Round:
     return Round(kind, number, ["stack"], 9 * SECOND, 2 * SECOND, 4 * SECOND, 40, 50, 10, 20,
                  len(groups), list(groups))  # fmt: skip
 
 
 def test_the_first_round_has_no_growth() -> None:
-    assert "".join(watch_table(a_round("first", 0), PAGE)) == (
+    assert "".join(watch_table(a_round(RoundKind.FIRST, 0), PAGE)) == (
         "first round at 9.000000 s: 50 pages in 40 allocations\n\n"
     )
 
 
 def test_a_round_says_what_has_grown_and_how_fast() -> None:
-    lines = "".join(watch_table(a_round("round", 2, GROWTH), PAGE)).splitlines()
+    lines = "".join(watch_table(a_round(RoundKind.ROUND, 2, GROWTH), PAGE)).splitlines()
     assert lines[0] == (
         "round 2 at 9.000000 s: 50 pages in 40 allocations; 2.0 s later +10 pages, since the start "
         "+20"
@@ -40,6 +40,6 @@ def test_a_round_says_what_has_grown_and_how_fast() -> None:
 
 
 def test_json_is_one_line() -> None:
-    [line] = watch_json(a_round("summary", 2, GROWTH), PAGE)
+    [line] = watch_json(a_round(RoundKind.SUMMARY, 2, GROWTH), PAGE)
     assert line.endswith("\n")
     assert json.loads(line)["groups"][0]["stack"] == ["f+0x10/0x100"]

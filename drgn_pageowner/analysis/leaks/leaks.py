@@ -36,6 +36,7 @@ __all__ = (
 )
 
 _MOST_TASKS = 10
+_PERCPU = "per-CPU memory"
 # Younger than this, the only pointer to an allocation may still be in a register. Everything that
 # the modules of the bundled guests leaked is older than 11 s.
 _IN_FLIGHT_NS = 10**9
@@ -96,9 +97,10 @@ class LeakGroup:
 
 @dataclass(frozen=True)
 class SlabLeak:
-    """Slab objects that nothing reaches."""
+    """Slab objects, or per-CPU memory, that nothing reaches."""
 
     cache: str
+    """Its name; of per-CPU memory ``"per-CPU memory"``."""
     verdict: str
     objects: int
     bytes: int
@@ -370,27 +372,29 @@ def lost_objects(
     describe: Callable[[Array], tuple[Array, list[tuple[list[Frame], int] | None]]],
 ) -> LostObjects:
     """
-    Find allocated slab objects that nothing reaches.
+    Find allocated slab objects and per-CPU memory that nothing reaches.
 
     :param describe: Takes numbers of slab objects (``int64``); returns their addresses
         (``uint64``), and of each the stack and pid of its allocation, if that is known.
     """
     heap = reach.heap
-    verdict = reach.verdict[heap.first_object : heap.first_root]
+    verdict = reach.verdict[heap.first_object : heap.first_percpu]
     objects = np.flatnonzero(np.isin(verdict, LOST) & heap.slabs.allocated)
     slab = heap.slabs.slab_of(objects)
     addresses, tracks = describe(objects)
+    of_percpu = reach.verdict[heap.first_percpu : heap.first_root]
+    percpu = np.flatnonzero(np.isin(of_percpu, LOST))
     return LostObjects(
-        cache=heap.slabs.cache[slab],
-        size=heap.slabs.size[slab],
-        verdict=verdict[objects],
-        address=addresses,
-        tracks=tracks,
+        cache=np.concatenate([heap.slabs.cache[slab], np.full(len(percpu), -1, np.int32)]),
+        size=np.concatenate([heap.slabs.size[slab], heap.percpu.size[percpu]]),
+        verdict=np.concatenate([verdict[objects], of_percpu[percpu]]),
+        address=np.concatenate([addresses, heap.percpu.address[percpu]]),
+        tracks=[*tracks, *([None] * len(percpu))],
     )
 
 
 def group_objects(caches: Sequence[str], lost: LostObjects) -> list[SlabLeak]:
-    """Coalesce lost slab objects by cache, verdict and stack."""
+    """Coalesce lost slab objects by cache, verdict and stack, and per-CPU memory by verdict."""
     groups: dict[tuple[int, int, tuple[int, ...] | None], list[int]] = {}
     keys = zip(lost.cache.tolist(), lost.verdict.tolist(), lost.tracks, strict=True)
     for index, (cache, verdict, track) in enumerate(keys):
@@ -401,7 +405,7 @@ def group_objects(caches: Sequence[str], lost: LostObjects) -> list[SlabLeak]:
         tracks = [lost.tracks[index] for index in members]
         found.append(
             SlabLeak(
-                cache=caches[which],
+                cache=caches[which] if which >= 0 else _PERCPU,
                 verdict=Reachability(judged).label,
                 objects=len(members),
                 bytes=int(lost.size[members].sum()),

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Records grouped and selected by who allocated them."""
+"""Select and group records by their properties, above all by who allocated them."""

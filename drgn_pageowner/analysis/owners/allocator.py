@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who allocated: the first frame of a stack that is not the memory manager's own."""
+"""Find the function that asked for memory: the first frame that is not the memory manager's."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ __all__ = (
     "with_stack",
 )
 
-# Functions through which memory is had for somebody else, by kernel source file. A name is
-# matched without leading underscores, without "_noprof" and what else the compiler or the
-# kernel's build appends (.isra.0, .constprop.0, .part.0, .cold).
+# Functions that allocate memory for their callers, by kernel source file. Names are matched
+# without leading underscores, and without the suffixes that the kernel's build ("_noprof") and the
+# compiler append (.isra.0, .constprop.0, .part.0, .cold).
 _ALLOCATION_FUNCTIONS = re.compile(
     "|".join(
         (
@@ -68,21 +68,21 @@ _VMALLOC = re.compile(r"_*(vmalloc_node_range|vmalloc_area_node|vm_area_alloc_pa
 
 @functools.cache
 def plain_name(name: str) -> str:
-    """*name* without what the compiler or the kernel's build appended to it."""
+    """Return *name* without the suffixes that the compiler or the kernel's build append."""
     return _SUFFIX.sub("", name)
 
 
 @functools.cache
 def is_allocation_function(name: str) -> bool:
-    """Whether *name* is a function of the memory manager that allocates for its caller."""
+    """Tell whether *name* is a function of the memory manager that allocates for its caller."""
     return bool(_ALLOCATION_FUNCTIONS.fullmatch(plain_name(name.lstrip("_"))))
 
 
 def allocator_of(frames: list[Frame]) -> Frame | None:
     """
-    The allocator: the first of *frames* that is not the memory manager's own.
+    Return the allocator: the first of *frames* that is not the memory manager's own.
 
-    The outermost frame if all are; ``None`` for an empty stack.
+    If all of them are, return the outermost; if there are none, ``None``.
     """
     for frame in frames:
         if frame.name is None or not is_allocation_function(frame.name):
@@ -91,7 +91,7 @@ def allocator_of(frames: list[Frame]) -> Frame | None:
 
 
 def allocator_name(frames: list[Frame]) -> str:
-    """:func:`allocator_of` as a text without offsets; empty for an empty stack."""
+    """Return the name of :func:`allocator_of` without offsets; empty for an empty stack."""
     frame = allocator_of(frames)
     if frame is None:
         return ""
@@ -101,13 +101,13 @@ def allocator_name(frames: list[Frame]) -> str:
 
 
 def module_name(frames: list[Frame]) -> str:
-    """The module of the innermost frame that is in one; empty if none is."""
+    """Return the module of the innermost frame that is in one; empty if none is."""
     return next((frame.module for frame in frames if frame.module is not None), "")
 
 
 def per_stack(snapshot: Snapshot, stacks: Array, function: Callable[[list[Frame]], str]) -> Array:
     """
-    *function* of the frames of every record's stack, called once per distinct stack.
+    Call *function* with the frames of every record's stack, once per distinct stack.
 
     :param stacks: ``int64``, shape ``(n,)``: :attr:`Snapshot.stack`.
     :return: ``object`` (str), shape ``(n,)``.
@@ -122,23 +122,21 @@ def per_stack(snapshot: Snapshot, stacks: Array, function: Callable[[list[Frame]
 
 def with_stack(snapshot: Snapshot, among: Array, holds: Callable[[list[Frame]], bool]) -> Array:
     """
-    Which records have a stack of which *holds* is true, called once per distinct stack.
+    Find the records whose stack satisfies *holds*, which is called once per distinct stack.
 
-    :param among: ``bool``, shape ``(n,)``: records whose stacks are looked at.
-    :return: ``bool``, the same shape: any record that has such a stack.
+    :param among: ``bool``, shape ``(n,)``: the records whose stacks are looked at.
+    :return: ``bool``, the same shape: true for every record that has such a stack.
     """
     stacks = snapshot.stack
-    chosen = [
-        number
-        for number in ascending(stacks[among]).tolist()
-        if holds(snapshot.stack_frames(number))
-    ]
+    numbers = ascending(stacks[among]).tolist()
+    snapshot.frames(pc for number in numbers for pc in snapshot.stacks[number].tolist())
+    chosen = [number for number in numbers if holds(snapshot.stack_frames(number))]
     result: Array = np.isin(stacks, chosen)
     return result
 
 
 def kinds_of_stacks(frames: list[Frame]) -> str:
-    """``"slab"``, ``"vmalloc"`` or ``"others"``, as ``page_owner_sort`` tells them apart."""
+    """Return ``"slab"``, ``"vmalloc"`` or ``"others"``, by the rules of ``page_owner_sort``."""
     for frame in frames:
         if frame.name is not None:
             if _SLAB.match(frame.name):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Live pages by stack, as a flame graph needs them: functions once, stacks as numbers."""
+"""Prepare stacks for a flame graph: each function named once, stacks as lists of numbers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class FlameStack:
     frames: list[int]
     """Indices in :attr:`Flame.functions`, innermost first."""
     allocator: int
-    """Index in :attr:`frames`: what is before it are functions of the memory manager."""
+    """Index in :attr:`frames`; the frames before it are functions of the memory manager."""
 
 
 @dataclass(frozen=True)
 class Flame:
-    """The largest stacks, and what the others have together."""
+    """The largest stacks, and the totals of the others."""
 
     functions: list[str]
     stacks: list[FlameStack]
@@ -37,12 +37,16 @@ class Flame:
     other_pages: int
     other_allocations: int
     pages: int
-    """Of all stacks."""
+    """Base pages of all stacks."""
     allocations: int
 
 
 def flame(by_stack: Top) -> Flame:
-    """:param by_stack: Grouped by stack, most pages first."""
+    """
+    Number the functions of the stacks.
+
+    :param by_stack: Records grouped by stack, most pages first.
+    """
     numbers: dict[str, int] = {}
     stacks = [
         FlameStack(

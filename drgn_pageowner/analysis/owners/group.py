@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who owns how much: records grouped by any of their properties."""
+"""Group records by any of their properties, and count the pages of each group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from drgn_pageowner.analysis.owners.allocator import (
 )
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.arrays import Array, distinct, sums
+from drgn_pageowner.model.columns import STORED, Form, comm_text, name_at
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
@@ -33,26 +34,21 @@ __all__ = (
     "top",
 )
 
-GROUP_KEYS = {
+_KEYS = {column.key: column for column in STORED.values() if column.key}
+"""The columns that records can be grouped by, by the name of the key."""
+
+GROUP_KEYS: Mapping[str, Sequence[str]] = {
     "stack": ("handle",),
     "allocator": ("handle",),
-    "comm": ("comm",),
-    "pid": ("pid",),
-    "tgid": ("tgid",),
-    "order": (),
-    "gfp": ("gfp_mask",),
-    "migratetype": ("gfp_mask", "migratetype"),
-    "zone": ("zone",),
-    "node": ("node",),
+    **{key: () if column.always else (column.name,) for key, column in _KEYS.items()},
     "module": ("handle",),
-    "memcg": ("memcg",),
     "age": ("ts_nsec",),
     "kind": ("handle", "pageblock_migratetype"),
 }
-"""What records can be grouped by, and the columns that takes."""
+"""The keys that records can be grouped by, and the columns that each needs."""
 
 SORT_KEYS = ("pages", "allocations", "oldest", "newest")
-"""What groups can be sorted by besides the keys that they are grouped by."""
+"""The names that groups can be sorted by, besides the keys that they are grouped by."""
 
 AGES = (
     (1, "< 1 s"),
@@ -63,7 +59,7 @@ AGES = (
     (86400, "1-24 h"),
     (None, "> 1 day"),
 )
-"""Age bands: seconds at which each ends, and its name."""
+"""Age bands: the end of each in seconds, and its name."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Group:
     """Records that have all their keys in common."""
 
     key: dict[str, Any]
-    """Key -> value. Of ``stack`` the handle, or ``None`` if it stands for several."""
+    """Key -> value; that of ``stack`` is the handle, or ``None`` if there are several."""
     allocations: int
     pages: int
     """Base pages."""
@@ -82,7 +78,7 @@ class Group:
     stack: list[Frame]
     """The stack with the most pages."""
     handle: int
-    """Its ``depot_stack_handle_t``."""
+    """The ``depot_stack_handle_t`` of :attr:`stack`."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ class Top:
     groups: list[Group]
     number_of_groups: int
     allocations: int
-    """Of all the records, shown or not."""
+    """Number of all records, shown or not."""
     pages: int
     bytes: int
     now_ns: int | None
@@ -101,36 +97,37 @@ class Top:
 
 @dataclass(frozen=True)
 class Tally:
-    """How much every group has; the keys mean the same in another snapshot of the same boot."""
+    """Pages of every group; the keys mean the same in another snapshot of the same boot."""
 
     keys: list[tuple[Any, ...]]
-    """A value for each of what was grouped by, as in :attr:`Group.key`."""
+    """One value per key that was grouped by, as in :attr:`Group.key`."""
     pages: Array
     """``int64``, shape ``(n,)``: base pages."""
     allocations: Array
     """``int64``, shape ``(n,)``."""
     handles: Array
-    """``uint32``, shape ``(n,)``: of the stack with the most pages; 0 for none."""
+    """``uint32``, shape ``(n,)``: handle of the stack with the most pages; 0 for none."""
 
 
 @dataclass(frozen=True)
 class _Grouping:
-    """Which group every record is in."""
+    """The group of every record, and the keys of every group."""
 
     by: list[str]
     group: Array
     """Number of every record's group."""
     keys: Array
-    """A row per group: for each key which of :attr:`values` it has."""
+    """One row per group, one column per key: an index in :attr:`values` of that key."""
     values: dict[str, Array]
     stacks: Array
-    """Stack number of every record."""
+    """Number of every record's stack."""
     pages: Array
     allocations: Array
 
     def labels(
         self, snapshot: Snapshot, number: int, handle: int, depth: int | None
     ) -> dict[str, Any]:
+        """Return the key of the group *number*."""
         return {
             name: _label(snapshot, name, self.values[name][self.keys[number][index]], handle, depth)
             for index, name in enumerate(self.by)
@@ -139,7 +136,7 @@ class _Grouping:
 
 def columns_for(by: Sequence[str]) -> frozenset[str]:
     """
-    The columns that grouping by *by* takes.
+    Return the columns that it takes to group by *by*.
 
     :raises UsageError: if one of *by* is no key
     """
@@ -163,10 +160,10 @@ def top(
     Group the records of *snapshot*.
 
     :param by: Keys, of :data:`GROUP_KEYS`.
-    :param sort: Of :data:`SORT_KEYS` and *by*; ``-`` in front reverses. Numbers of pages and
-        allocations sort largest first, everything else smallest first.
-    :param limit: How many groups to return.
-    :param depth: Take only that many frames of a stack, counted from the innermost.
+    :param sort: Names from :data:`SORT_KEYS` and *by*; ``-`` in front reverses. Numbers of pages
+        and allocations sort largest first, everything else smallest first.
+    :param limit: The greatest number of groups to return.
+    :param depth: Compare only that many frames of each stack, counted from the innermost.
     :raises UsageError: if a key is unknown, or this kernel does not record it
     """
     found = _grouping(snapshot, by, depth)
@@ -208,7 +205,7 @@ def top(
 
 def tally(snapshot: Snapshot, by: Sequence[str] = ("stack",)) -> Tally:
     """
-    Count the records of *snapshot* by group, in no order; no frame of a stack is named.
+    Count the records of *snapshot* by group, in no order; nothing is symbolized for that.
 
     :param by: Keys, of :data:`GROUP_KEYS`.
     :raises UsageError: if a key is unknown, or this kernel does not record it
@@ -242,7 +239,7 @@ def _grouping(snapshot: Snapshot, by: Sequence[str], depth: int | None) -> _Grou
 
 
 def _cut(snapshot: Snapshot, depth: int) -> Array:
-    """Every record's stack number, one number for all the stacks that begin alike."""
+    """Return every record's stack number, the same for stacks with the same first frames."""
     stacks = snapshot.stack
     numbers, inverse = distinct(stacks)
     first: dict[bytes, int] = {}
@@ -255,7 +252,7 @@ def _cut(snapshot: Snapshot, depth: int) -> Array:
 
 
 def _key_column(snapshot: Snapshot, key: str, stacks: Array) -> Array:
-    """A column whose distinct values are the groups."""
+    """Return a column whose distinct values are the groups of *key*."""
     if key == "stack":
         return stacks
     if key == "allocator":
@@ -266,7 +263,7 @@ def _key_column(snapshot: Snapshot, key: str, stacks: Array) -> Array:
         return _texts(_kind(snapshot, stacks))
     if key == "age":
         return age_bands(snapshot)
-    return snapshot[{"gfp": "gfp_mask"}.get(key, key)]
+    return snapshot[_KEYS[key].name]
 
 
 def _texts(values: Array) -> Array:
@@ -275,7 +272,7 @@ def _texts(values: Array) -> Array:
 
 def age_bands(snapshot: Snapshot) -> Array:
     """
-    How old every record is.
+    Return the age band of every record.
 
     :return: ``int64``, shape ``(n,)``: index in :data:`AGES`.
     """
@@ -286,6 +283,7 @@ def age_bands(snapshot: Snapshot) -> Array:
 
 
 def _kind(snapshot: Snapshot, stacks: Array) -> Array:
+    """Return what ``page_owner_sort`` calls the type of allocation of every record."""
     kinds = per_stack(snapshot, stacks, kinds_of_stacks)
     migratetypes = list(snapshot.names.migratetypes)
     if "CMA" in migratetypes:
@@ -297,7 +295,13 @@ def _kind(snapshot: Snapshot, stacks: Array) -> Array:
 
 
 def _combine(codes: list[Array], sizes: list[int], rows: int) -> tuple[Array, Array]:
-    """Group numbers of several keys to one: ``(groups, keys)`` of key codes, and ``(rows,)``."""
+    """
+    Combine the groupings by several keys.
+
+    :param codes: For every key a number per row.
+    :param sizes: For every key how many numbers there are.
+    :return: One row per group with its number of every key, and every row's group.
+    """
     combined = np.zeros(rows, np.int64)
     for code, size in zip(codes, sizes, strict=True):
         combined = combined * max(size, 1) + code
@@ -331,7 +335,7 @@ def _order(
     newest: Array | None,
     values: dict[str, Array],
 ) -> Array:
-    """Group numbers in the order to show them."""
+    """Return the group numbers in the order in which to show them."""
     columns: list[Array] = []
     for name in sort:
         reverse, name = name.startswith("-"), name.lstrip("+-")
@@ -352,13 +356,13 @@ def _order(
             known = ", ".join((*SORT_KEYS, *by))
             raise UsageError(f"cannot sort by {name!r}: known here are {known}")
         columns.append(-column if reverse else column)
-    # Ties: most pages first, then by key, so that the order is always the same.
+    # Break ties by pages, then by key, so that the order is always the same.
     columns += [-pages, -allocations, *(keys[:, index] for index in range(keys.shape[1]))]
     return np.lexsort(columns[::-1])
 
 
 def _largest_stacks(group: Array, stacks: Array, pages: Array, shown: Array) -> list[int]:
-    """The stack number that has the most pages in each of the groups *shown*."""
+    """Return the number of the stack that has the most pages in each of the groups *shown*."""
     wanted = np.zeros(int(group.max(initial=-1)) + 1, bool)
     wanted[shown] = True
     rows = np.flatnonzero(wanted[group])
@@ -373,23 +377,31 @@ def _largest_stacks(group: Array, stacks: Array, pages: Array, shown: Array) -> 
 
 
 def _label(snapshot: Snapshot, key: str, value: Any, handle: int, depth: int | None) -> Any:
-    """A group's key for people and JSON."""
-    labels: dict[str, Callable[[Any], Any]] = {
-        "stack": lambda _: handle if depth is None and handle else None,
-        "allocator": lambda text: str(text) or None,
-        "module": lambda text: str(text) or None,
-        "kind": str,
-        "comm": lambda comm: comm.split(b"\0", 1)[0].decode(errors="surrogateescape"),
-        "gfp": lambda mask: int(mask),
-        "migratetype": lambda number: _name(snapshot.names.migratetypes, int(number)),
-        "zone": lambda number: next(
-            (zone.name for zone in snapshot.facts.zones if zone.type == number), int(number)
-        ),
-        "memcg": lambda number: snapshot.memcgs[number].path if number >= 0 else None,
-        "age": lambda number: AGES[number][1],
-    }
-    return labels[key](value) if key in labels else int(value)
+    """Return a group's value of *key* as it is printed."""
+    if key == "stack":
+        return handle if depth is None and handle else None
+    if key in ("allocator", "module"):
+        return str(value) or None
+    if key == "kind":
+        return str(value)
+    if key == "age":
+        return AGES[value][1]
+    column = _KEYS[key]
+    if value == column.none:
+        return None
+    label = _LABELS.get(column.form)
+    return int(value) if label is None else label(snapshot, value)
 
 
-def _name(names: Sequence[str], number: int) -> str:
-    return names[number] if number < len(names) else f"unknown({number})"
+_LABELS: Mapping[Form, Callable[[Snapshot, Any], Any]] = {
+    Form.COMM: lambda snapshot, comm: comm_text(comm),
+    Form.MEMCG: lambda snapshot, number: snapshot.memcgs[number].path,
+    Form.MIGRATETYPE: lambda snapshot, number: name_at(snapshot.names.migratetypes, int(number)),
+    Form.MIGRATE_REASON: lambda snapshot, number: name_at(
+        snapshot.names.migrate_reasons, int(number)
+    ),
+    Form.ZONE: lambda snapshot, number: next(
+        (zone.name for zone in snapshot.facts.zones if zone.type == number), int(number)
+    ),
+}
+"""Functions that label a group by its value; other values are numbers."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What grows: a running kernel's records, read again and again."""
+"""Compare readings of a running kernel's records to see which groups grow."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,21 @@ from drgn_pageowner.analysis.owners.group import tally
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
-__all__ = ("Growth", "Round", "Watch")
+__all__ = ("Growth", "Round", "RoundKind", "Watch")
 
 _Counts = tuple[int, int]
 """Pages and allocations."""
+
+
+class RoundKind(enum.StrEnum):
+    """Kinds of :class:`Round`; the values are those of JSON."""
+
+    FIRST = "first"
+    """The first reading."""
+    ROUND = "round"
+    """A reading compared with the one before."""
+    SUMMARY = "summary"
+    """The last reading compared with the first."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +38,19 @@ class Growth:
     key: dict[str, Any]
     """As :attr:`drgn_pageowner.analysis.owners.group.Group.key`."""
     pages: int
-    """Base pages that it has now."""
+    """Base pages now."""
     allocations: int
     grown_pages: int
-    """More than in the round before."""
+    """Pages more than in the round before."""
     grown_allocations: int
     pages_per_second: float | None
     """``None`` where the kernel's clock stood still."""
     grown_pages_since_start: int
-    """More than in the first round."""
+    """Pages more than in the first round."""
     grown_allocations_since_start: int
     pages_per_second_since_start: float | None
     rounds_grown: int
-    """In so many of the rounds it grew."""
+    """Number of the rounds in which it grew."""
     handle: int
     """``depot_stack_handle_t`` of the stack with the most pages; 0 for none."""
     stack: list[Frame]
@@ -46,41 +58,40 @@ class Growth:
 
 @dataclass(frozen=True)
 class Round:
-    """What one reading shows against the one before, and against the first."""
+    """One reading compared with the one before, and with the first."""
 
-    kind: str
-    """``"first"``, ``"round"`` or ``"summary"``; this one compares the last with the first."""
+    kind: RoundKind
     number: int
-    """How many readings there were before."""
+    """Number of readings before this one."""
     by: list[str]
     now_ns: int | None
     """The clock of the records (``local_clock()``)."""
     elapsed_ns: int | None
-    """Since the round before; of a summary since the first."""
+    """Time since the round before; of a summary, since the first."""
     elapsed_ns_since_start: int | None
     allocations: int
-    """Of all records that the filters let through."""
+    """Number of records that the filters let through."""
     pages: int
     grown_pages: int
     """May be negative."""
     grown_pages_since_start: int
     number_of_groups: int
-    """How many have grown, shown or not."""
+    """Number of groups that have grown, shown or not."""
     groups: list[Growth]
-    """Those that have grown, most pages first."""
+    """The groups that have grown most, largest growth first."""
 
 
 class Watch:
-    """Compares snapshots of one running kernel, which :meth:`add` is given one after another."""
+    """Compare snapshots of one running kernel, handed to :meth:`add` one after another."""
 
     def __init__(self, by: Sequence[str] = ("stack",), *, limit: int | None = None) -> None:
         """
         :param by: Keys, of :data:`drgn_pageowner.analysis.owners.group.GROUP_KEYS`.
-        :param limit: How many groups to show of each round.
+        :param limit: The greatest number of groups to return of each round.
         """
         self.by = list(by)
         self.rounds = 0
-        """Rounds that had one to compare with."""
+        """Number of rounds after the first."""
         self._limit = limit
         self._snapshot: Snapshot | None = None
         self._first: _Reading | None = None
@@ -88,25 +99,29 @@ class Watch:
         self._grew: dict[tuple[Any, ...], int] = {}
 
     def add(self, snapshot: Snapshot) -> Round:
-        """:raises UsageError: if a key is unknown, or this kernel does not record it"""
+        """
+        Compare *snapshot* with the one before.
+
+        :raises UsageError: if a key is unknown, or this kernel does not record it
+        """
         reading = _Reading(snapshot, self.by)
         before, self._last, self._snapshot = self._last, reading, snapshot
         if self._first is None or before is None:
             self._first = reading
-            return self._round("first", reading)
+            return self._round(RoundKind.FIRST, reading)
         self.rounds += 1
         for key, counts in reading.groups.items():
             if counts[0] > before.of(key)[0]:
                 self._grew[key] = self._grew.get(key, 0) + 1
-        return self._round("round", before)
+        return self._round(RoundKind.ROUND, before)
 
     def summary(self) -> Round | None:
-        """What has grown since the start; ``None`` before there were two rounds."""
+        """Compare the last reading with the first; ``None`` if there are not two."""
         if self._first is None or not self.rounds:
             return None
-        return self._round("summary", self._first)
+        return self._round(RoundKind.SUMMARY, self._first)
 
-    def _round(self, kind: str, before: _Reading) -> Round:
+    def _round(self, kind: RoundKind, before: _Reading) -> Round:
         first, now, snapshot = self._first, self._last, self._snapshot
         assert first is not None
         assert now is not None
@@ -158,7 +173,7 @@ class Watch:
 
 
 class _Reading:
-    """What one snapshot had of every group."""
+    """The pages and allocations of every group in one snapshot."""
 
     def __init__(self, snapshot: Snapshot, by: Sequence[str]) -> None:
         counted = tally(snapshot, by)
@@ -171,10 +186,11 @@ class _Reading:
         self.pages, self.allocations = sum(pages), sum(allocations)
 
     def of(self, key: tuple[Any, ...]) -> _Counts:
+        """Return the counts of a group, which are 0 if it has no records."""
         return self.groups.get(key, (0, 0))
 
     def since(self, other: _Reading) -> int | None:
-        """Nanoseconds of the kernel's clock."""
+        """Return the time from *other* to this reading: nanoseconds of the kernel's clock."""
         if self.now_ns is None or other.now_ns is None:
             return None
         return self.now_ns - other.now_ns

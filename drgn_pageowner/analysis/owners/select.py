@@ -1,74 +1,66 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which records: filters that combine."""
+"""Select records with filters that combine."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.analysis.owners.allocator import per_stack
+from drgn_pageowner.analysis.owners.allocator import with_stack
 from drgn_pageowner.errors import PageOwnerError, UsageError
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, distinct
+from drgn_pageowner.model.columns import STORED, Column, Form, Match, comm_text
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
-__all__ = ("Filter", "select")
+__all__ = ("CRITERIA", "Filter", "select")
+
+CRITERIA: Mapping[str, Column] = {
+    column.criterion.name: column for column in STORED.values() if column.criterion is not None
+}
+"""The columns that records can be selected by, by the name of the criterion."""
 
 
 @dataclass(frozen=True)
 class Filter:
     """
-    What a record must be to be selected; every criterion that is given must hold.
+    What to select; every criterion that is given must hold.
 
-    Of several values for one criterion, one must hold; of several functions, all must be in
-    the stack.
+    Of several values of one criterion, one must hold; of several gfp flags or functions, all.
     """
 
-    pid: Sequence[int] = ()
-    tgid: Sequence[int] = ()
-    comm: Sequence[str] = ()
-    """Patterns with ``*``, ``?`` and ``[...]``."""
-    order: tuple[int, int] | None = None
-    """First and last order."""
-    gfp: Sequence[str] = ()
-    """Names of gfp flags; a record has all of them."""
-    migratetype: Sequence[str] = ()
-    zone: Sequence[str] = ()
-    node: Sequence[int] = ()
+    where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """
+    Name from :data:`CRITERIA` -> values: numbers, names or patterns, or the first and the last of
+    a range (:class:`~drgn_pageowner.model.columns.Match`).
+    """
     module: Sequence[str] = ()
     """Names of modules, one of which has a frame in the stack; patterns allowed."""
     stack_contains: Sequence[str] = ()
-    """Functions; patterns allowed."""
-    handle: Sequence[int] = ()
-    pfn: tuple[int, int] | None = None
-    """First and last PFN; an allocation that overlaps the range is selected."""
+    """Functions in the stack; patterns allowed."""
     min_age_ns: int | None = None
     max_age_ns: int | None = None
     since_ns: int | None = None
     until_ns: int | None = None
     freed: bool = False
-    """Records of freed pages, instead of allocated ones."""
-    memcg: Sequence[str] = ()
-    """Names or paths of memory cgroups; patterns allowed."""
+    """Whether to select records of freed pages instead of allocated ones."""
+
+    def __post_init__(self) -> None:
+        """:raises UsageError: if there is no such criterion"""
+        for name in self.where:
+            if name not in CRITERIA:
+                raise UsageError(f"cannot select by {name!r}: known are {', '.join(CRITERIA)}")
 
     def columns(self) -> frozenset[str]:
-        """The columns that it takes to apply this."""
-        needed = {
-            "pid": self.pid,
-            "tgid": self.tgid,
-            "comm": self.comm,
-            "gfp_mask": self.gfp,
-            "migratetype": self.migratetype,
-            "zone": self.zone,
-            "node": self.node,
-            "handle": self.module or self.stack_contains or self.handle,
-            "memcg": self.memcg,
-        }
-        columns = {name for name, value in needed.items() if value}
+        """Return the columns that it takes to apply this."""
+        columns = {CRITERIA[name].name for name in self.where if not CRITERIA[name].always}
+        if self.module or self.stack_contains:
+            columns.add("handle")
         ages = (self.min_age_ns, self.max_age_ns, self.since_ns, self.until_ns)
         if any(age is not None for age in ages):
             columns.add("ts_nsec")
@@ -77,113 +69,121 @@ class Filter:
 
 def select(snapshot: Snapshot, wanted: Filter) -> Snapshot:
     """
-    The records that *wanted* describes.
+    Return the records that *wanted* describes.
 
     :raises UsageError: if a name is not one of this kernel's, or this kernel does not record
         what is asked for
     :raises PageOwnerError: if a PFN is beyond memory
     """
-    for column in sorted(wanted.columns() - snapshot.columns.keys()):
-        raise UsageError(f"this kernel's page_owner does not record {column.removesuffix('_nsec')}")
-    if wanted.pfn is not None and wanted.pfn[0] >= snapshot.facts.max_pfn:
-        raise PageOwnerError(
-            f"PFN {wanted.pfn[0]:#x} is beyond memory, which ends at PFN "
-            f"{snapshot.facts.max_pfn - 1:#x}"
-        )
+    for name in sorted(wanted.columns() - snapshot.columns.keys()):
+        raise UsageError(f"this kernel's page_owner does not record {name.removesuffix('_nsec')}")
     mask = snapshot["allocated"] != wanted.freed
-    mask &= _who(snapshot, wanted)
-    mask &= _what(snapshot, wanted)
-    mask &= _where(snapshot, wanted)
-    mask &= _when(snapshot, wanted)
-    mask &= _stack(snapshot, wanted, mask)
+    for name, values in wanted.where.items():
+        column, criterion = CRITERIA[name], CRITERIA[name].criterion
+        assert criterion is not None
+        mask &= _MATCHES[criterion.match](snapshot, column, values)
+    mask &= _by_time(snapshot, wanted)
+    if wanted.module or wanted.stack_contains:
+        mask &= with_stack(snapshot, mask, _stack_test(wanted))
     return snapshot.select(mask)
 
 
-def _all(snapshot: Snapshot) -> Array:
-    return np.ones(len(snapshot), bool)
-
-
-def _who(snapshot: Snapshot, wanted: Filter) -> Array:
-    mask = _all(snapshot)
-    if wanted.pid:
-        mask &= np.isin(snapshot["pid"], wanted.pid)
-    if wanted.tgid:
-        mask &= np.isin(snapshot["tgid"], wanted.tgid)
-    if wanted.comm:
-        mask &= _matches(snapshot["comm"], wanted.comm)
-    if wanted.memcg:
-        chosen = [
-            index
-            for index, memcg in enumerate(snapshot.memcgs)
-            if any(
-                fnmatch.fnmatchcase(name, pattern)
-                for pattern in wanted.memcg
-                for name in (memcg.name, memcg.path)
-            )
-        ]
-        mask &= np.isin(snapshot["memcg"], chosen)
-    return mask
-
-
-def _matches(comm: Array, patterns: Sequence[str]) -> Array:
-    found, inverse = np.unique(comm, return_inverse=True)
-    names = [name.split(b"\0", 1)[0].decode(errors="surrogateescape") for name in found.tolist()]
-    right = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
-    result: Array = np.array(right, bool)[inverse]
+def _numbers(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
+    result: Array = np.isin(snapshot[column.name], values)
     return result
 
 
-def _what(snapshot: Snapshot, wanted: Filter) -> Array:
-    mask = _all(snapshot)
-    names = snapshot.names
-    if wanted.order is not None:
-        mask &= (snapshot["order"] >= wanted.order[0]) & (snapshot["order"] <= wanted.order[1])
-    if wanted.gfp:
-        by_name = {name: flag for flag, name in names.gfp_flags}
-        flags = np.uint32(0)
-        for name in wanted.gfp:
-            flags |= np.uint32(by_name[_known(name, by_name, "gfp flag")])
-        mask &= (snapshot["gfp_mask"] & flags) == flags
-    if wanted.migratetype:
-        numbers = [
-            list(names.migratetypes).index(_known(name, names.migratetypes, "migratetype"))
-            for name in wanted.migratetype
-        ]
-        mask &= np.isin(snapshot["migratetype"], numbers)
-    return mask
+def _nodes(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
+    """:raises UsageError: if a node does not exist"""
+    nodes = sorted({zone.node for zone in snapshot.facts.zones})
+    for node in values:
+        if node not in nodes:
+            raise UsageError(f"unknown node {node}: this kernel has {', '.join(map(str, nodes))}")
+    return _numbers(snapshot, column, values)
 
 
-def _known(name: str, names: Sequence[str] | dict[str, int], what: str) -> str:
-    """The kernel's spelling of *name*."""
+def _range(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
+    first, last = values
+    result: Array = (snapshot[column.name] >= first) & (snapshot[column.name] <= last)
+    return result
+
+
+def _pfns(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
+    """:raises PageOwnerError: if the range begins beyond memory"""
+    first, last = values
+    if first >= snapshot.facts.max_pfn:
+        raise PageOwnerError(
+            f"PFN {first:#x} is beyond memory, which ends at PFN {snapshot.facts.max_pfn - 1:#x}"
+        )
+    starts = snapshot[column.name]
+    result: Array = (starts <= last) & (starts + snapshot.pages > first)
+    return result
+
+
+def _names(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Array:
+    """:raises UsageError: if a name is none of this kernel's"""
+    names, zones = snapshot.names, snapshot.facts.zones
+    known: Mapping[str, int] = {
+        Form.MIGRATETYPE: lambda: {name: n for n, name in enumerate(names.migratetypes)},
+        Form.MIGRATE_REASON: lambda: {name: n for n, name in enumerate(names.migrate_reasons)},
+        Form.ZONE: lambda: {zone.name: zone.type for zone in zones},
+    }[column.form]()
+    return _numbers(snapshot, column, [known[_known(name, known, column.name)] for name in values])
+
+
+def _flags(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Array:
+    """:raises UsageError: if a flag is none of this kernel's"""
+    by_name = {name: flag for flag, name in snapshot.names.gfp_flags}
+    flags = np.uint32(0)
+    for name in values:
+        flags |= np.uint32(by_name[_known(name, by_name, "gfp flag")])
+    result: Array = (snapshot[column.name] & flags) == flags
+    return result
+
+
+def _known(name: str, names: Mapping[str, int], what: str) -> str:
+    """
+    Return the kernel's spelling of *name*.
+
+    :raises UsageError: if it is none of *names*, in whatever case
+    """
     for known in names:
         if known.lower() == name.lower():
             return known
     raise UsageError(f"unknown {what} {name!r}: this kernel has {', '.join(names)}")
 
 
-def _where(snapshot: Snapshot, wanted: Filter) -> Array:
-    mask = _all(snapshot)
-    zones = snapshot.facts.zones
-    if wanted.zone:
-        numbers = {zone.name: zone.type for zone in zones}
-        chosen = [numbers[_known(name, numbers, "zone")] for name in wanted.zone]
-        mask &= np.isin(snapshot["zone"], chosen)
-    if wanted.node:
-        nodes = sorted({zone.node for zone in zones})
-        for node in wanted.node:
-            if node not in nodes:
-                raise UsageError(
-                    f"unknown node {node}: this kernel has {', '.join(map(str, nodes))}"
-                )
-        mask &= np.isin(snapshot["node"], wanted.node)
-    if wanted.pfn is not None:
-        first, last = wanted.pfn
-        mask &= (snapshot["pfn"] <= last) & (snapshot["pfn"] + snapshot.pages > first)
-    return mask
+def _patterns(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Array:
+    def texts(value: Any) -> Sequence[str]:
+        if column.form is Form.COMM:
+            return (comm_text(value),)
+        memcg = snapshot.memcgs[value]
+        return memcg.name, memcg.path
+
+    found, inverse = distinct(snapshot[column.name])
+    right = [
+        value != column.none
+        and any(fnmatch.fnmatchcase(text, pattern) for text in texts(value) for pattern in values)
+        for value in found.tolist()
+    ]
+    result: Array = np.array(right, bool)[inverse]
+    return result
 
 
-def _when(snapshot: Snapshot, wanted: Filter) -> Array:
-    mask = _all(snapshot)
+_MATCHES: Mapping[Match, Callable[[Snapshot, Column, Sequence[Any]], Array]] = {
+    Match.NUMBERS: _numbers,
+    Match.NODES: _nodes,
+    Match.RANGE: _range,
+    Match.PFNS: _pfns,
+    Match.NAMES: _names,
+    Match.FLAGS: _flags,
+    Match.PATTERNS: _patterns,
+}
+"""Functions that tell which records match the values of a criterion: ``bool``, a row a record."""
+
+
+def _by_time(snapshot: Snapshot, wanted: Filter) -> Array:
+    mask = np.ones(len(snapshot), bool)
     since, until = wanted.since_ns, wanted.until_ns
     now = snapshot.facts.now_ns
     if wanted.min_age_ns is not None or wanted.max_age_ns is not None:
@@ -204,26 +204,16 @@ def _when(snapshot: Snapshot, wanted: Filter) -> Array:
     return mask
 
 
-def _stack(snapshot: Snapshot, wanted: Filter, candidates: Array) -> Array:
-    mask = _all(snapshot)
-    if wanted.handle:
-        mask &= np.isin(snapshot["handle"], wanted.handle)
-    if not wanted.stack_contains and not wanted.module:
-        return mask
+def _stack_test(wanted: Filter) -> Callable[[list[Frame]], bool]:
+    """Return a function that tells whether a stack has the modules and functions of *wanted*."""
     functions = [re.compile(fnmatch.translate(name)) for name in wanted.stack_contains]
     modules = [re.compile(fnmatch.translate(name)) for name in wanted.module]
 
-    def wanted_stack(frames: list[Frame]) -> str:
+    def test(frames: list[Frame]) -> bool:
         names = [frame.name for frame in frames if frame.name is not None]
         if not all(any(map(function.match, names)) for function in functions):
-            return ""
-        owners = [frame.module for frame in frames if frame.module is not None]
-        if modules and not any(module.match(owner) for module in modules for owner in owners):
-            return ""
-        return "yes"
+            return False
+        owners = {frame.module for frame in frames if frame.module is not None}
+        return not modules or any(module.match(owner) for module in modules for owner in owners)
 
-    rows = np.flatnonzero(mask & candidates)
-    chosen = per_stack(snapshot, snapshot.stack[rows], wanted_stack) == "yes"
-    mask[:] = False
-    mask[rows[chosen]] = True
-    return mask
+    return test

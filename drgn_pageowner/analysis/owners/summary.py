@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""page_owner as a whole: how much there is, and whether it agrees with the kernel's counts."""
+"""Sum up the records of a kernel, and compare them with the kernel's own counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def consistency(snapshot: Snapshot) -> Consistency | None:
     """
     Compare ``stack_record.count`` with the pages of the records.
 
-    ``None`` on kernels that have no count.
+    :return: ``None`` for kernels that have no count (before v6.9).
     """
     counts = snapshot.stacks.counts
     if counts is None:
@@ -46,6 +46,8 @@ def consistency(snapshot: Snapshot) -> Consistency | None:
 
 def summarize(snapshot: Snapshot, modules: Sequence[str], panic_message: str | None) -> Info:
     """
+    Count what ``info`` prints.
+
     :param snapshot: With the records of freed pages and the columns ``handle`` and ``ts_nsec``.
     """
     allocated = snapshot["allocated"]

@@ -11,9 +11,18 @@ from drgn import FaultError, Object
 from drgn.helpers import ValidationError
 from drgn.helpers.linux.list import list_for_each_entry, list_for_each_entry_reverse
 
-from drgn_pageowner.errors import GARBAGE, nonsense
+from drgn_pageowner.errors import one_line
 
-__all__ = ("DAMAGE", "Problems", "chain", "every_entry", "in_words", "name_of", "until_repeated")
+__all__ = (
+    "DAMAGE",
+    "Problems",
+    "chain",
+    "every_entry",
+    "in_words",
+    "is_damage",
+    "name_of",
+    "until_repeated",
+)
 
 DAMAGE = (
     FaultError,
@@ -24,14 +33,39 @@ DAMAGE = (
     # A missing member, or an architecture or layout that drgn does not know.
     AttributeError,
     NotImplementedError,
-    *GARBAGE,
+    # An index or a key that is not there; a number that is too large, negative or zero where none
+    # can be, a name that cannot be decoded.
+    LookupError,
+    ValueError,
+    ArithmeticError,
 )
-"""Exceptions that reading a damaged structure raises: drgn's and Python's."""
+"""
+Exceptions that implausible values in memory can cause, of drgn and of Python.
+
+Python raises some of them for mistakes in this program as well: :func:`is_damage` tells them apart.
+"""
 
 # Chains of parents (directories, control groups) are shorter than this.
 _LONGEST_CHAIN = 4096
 
 T = TypeVar("T")
+
+
+def is_damage(error: BaseException) -> bool:
+    """
+    Whether *error* may come from what a dump holds, and not from a mistake in this program.
+
+    drgn raises :exc:`LookupError` itself for a symbol, type or member that is not there, and
+    :exc:`AttributeError` for a member of an object; a dictionary that lacks a key and an attribute
+    that is missing anywhere else are mistakes here.
+    """
+    if isinstance(error, drgn.ObjectNotFoundError):
+        return True
+    if isinstance(error, KeyError):
+        return False
+    if isinstance(error, AttributeError):
+        return isinstance(error.obj, Object)
+    return isinstance(error, DAMAGE)
 
 
 def in_words(error: BaseException) -> str:
@@ -49,9 +83,9 @@ def in_words(error: BaseException) -> str:
             f"the debugging symbols lack what is needed ({text}): pass the vmlinux with debug "
             "info of this very kernel with -s (if that is it, the dump is damaged or cut off)"
         )
-    if isinstance(error, AttributeError) and "has no member" in text:
+    if isinstance(error, AttributeError):
         return f"this kernel's layout is not known to this command ({text})"
-    return nonsense(error)
+    return f"the dump is damaged: what it says makes no sense ({one_line(error)})"
 
 
 class Problems:
@@ -75,15 +109,16 @@ class Problems:
             return question()
         except FaultError as fault:
             self.add(f"{subject}: not in the dump ({fault})")
-        except (LookupError, AttributeError, NotImplementedError) as error:
-            self.add(f"{subject}: not known how to find it in this kernel ({error})")
-        except DAMAGE as error:
-            self.add(f"{subject}: damaged ({type(error).__name__}: {error})")
         except Exception as error:
-            # drgn raises plain Exception for values that it cannot compute, such as PAGE_OFFSET.
-            if type(error) is not Exception:
+            # drgn has no type of its own for what it cannot compute, say PAGE_OFFSET.
+            if type(error) is Exception:
+                self.add(f"{subject}: not known ({error})")
+            elif not is_damage(error):
                 raise
-            self.add(f"{subject}: not known ({error})")
+            elif isinstance(error, LookupError | AttributeError | NotImplementedError):
+                self.add(f"{subject}: not known how to find it in this kernel ({error})")
+            else:
+                self.add(f"{subject}: damaged ({one_line(error)})")
         return None
 
 

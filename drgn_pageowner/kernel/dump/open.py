@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +16,12 @@ from drgn import Program, ProgramFlags
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.dump.flattened import rearranged
 from drgn_pageowner.kernel.dump.i386 import read_through_page_tables
+from drgn_pageowner.kernel.dump.identify import not_a_dump
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.dump.symbols import check_vmcoreinfo, load_symbols
 from drgn_pageowner.kernel.dump.truncated import check_headers, keep_to_the_file
-from drgn_pageowner.kernel.dump.vmcoreinfo import vmcoreinfo
 
 __all__ = ("ProgramOptions", "open_beside", "open_program")
-
-_OPTIONS = ("module-name", "build-id", "debug-link", "procfs", "embedded-vdso", "reuse")
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,8 @@ class ProgramOptions:
     vmcoreinfo: str | None = None
     """Path of a file with the VMCOREINFO of a dump that lacks it."""
     log_level: str = "error"
+    for_others: bool = False
+    """Whether some of the symbols may be of other dumps that are opened as well."""
 
 
 def open_program(options: ProgramOptions) -> Program:
@@ -62,12 +62,12 @@ def open_program(options: ProgramOptions) -> Program:
     if options.core is not None:
         Kernel.of(prog).contents = keep_to_the_file(prog, path, options.core)
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
-        raise PageOwnerError(
-            f"{options.core} is not a dump of a Linux kernel (it has no VMCOREINFO): "
-            "pass a vmcore, or its VMCOREINFO with --vmcoreinfo"
-        )
+        known = not_a_dump(options.core) if options.core is not None else None
+        raise PageOwnerError(known or _no_vmcoreinfo(options.core or "the guest"))
     read_through_page_tables(prog)
-    _load_symbols(prog, options)
+    load_symbols(prog, options)
+    if options.vmcoreinfo is not None:
+        check_vmcoreinfo(prog, options.vmcoreinfo)
     return prog
 
 
@@ -80,7 +80,10 @@ def open_beside(prog: Program, path: str) -> Program:
     symbols = prog.main_module().debug_file_path
     return open_program(
         ProgramOptions(
-            core=path, symbols=(symbols,) if symbols is not None else (), log_level="none"
+            core=path,
+            symbols=(symbols,) if symbols is not None else (),
+            log_level="none",
+            for_others=True,
         )
     )
 
@@ -100,9 +103,16 @@ def _create(options: ProgramOptions) -> Program:
     if options.vmcoreinfo is None:
         return Program(platform)
     try:
-        return Program(platform, vmcoreinfo=Path(options.vmcoreinfo).read_bytes())
+        data = Path(options.vmcoreinfo).read_bytes()
     except OSError as error:
         raise PageOwnerError(f"cannot read {options.vmcoreinfo}: {error.strerror}") from error
+    try:
+        return Program(platform, vmcoreinfo=data)
+    except Exception as error:
+        raise PageOwnerError(
+            f"{options.vmcoreinfo} is no VMCOREINFO ({error}): it is text that begins with "
+            "OSRELEASE=, as makedumpfile -g writes it, or /proc/kcore has it as a note"
+        ) from error
 
 
 def _is_wide_i386(path: str) -> bool:
@@ -152,6 +162,8 @@ def _attach(prog: Program, options: ProgramOptions) -> str:
         name, attach = "the running kernel", partial(prog.set_kernel)
     try:
         attach()
+    except IsADirectoryError as error:
+        raise PageOwnerError(f"{name} is a directory: -c takes a vmcore") from error
     except OSError as error:
         raise PageOwnerError(
             f"cannot read {name}: {error.strerror or error}"
@@ -160,10 +172,21 @@ def _attach(prog: Program, options: ProgramOptions) -> str:
     except Exception as error:
         # drgn raises ValueError for unknown formats, and its own exceptions for errors of
         # libkdumpfile or libelf.
+        known = not_a_dump(options.core) if options.core is not None else None
+        if known is None and "vmcoreinfo" in str(error):
+            known = _no_vmcoreinfo(name)
         raise PageOwnerError(
-            f"{name} cannot be opened as a dump ({error}): pass a vmcore in ELF or kdump format"
+            known
+            or f"{name} cannot be opened as a dump ({error}): pass a vmcore in ELF or kdump format"
         ) from error
     return path
+
+
+def _no_vmcoreinfo(name: str) -> str:
+    return (
+        f"{name} is not a dump of a Linux kernel, or has no VMCOREINFO: pass that of the kernel "
+        "and boot that was dumped with --vmcoreinfo"
+    )
 
 
 def _refused(error: OSError) -> str:
@@ -195,125 +218,3 @@ def _text_of(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def _load_symbols(prog: Program, options: ProgramOptions) -> None:
-    for path in (*options.symbols, *options.extra_symbols):
-        if not os.path.isfile(path):
-            raise PageOwnerError(f"no such file: {path}; -s takes the vmlinux of this kernel")
-    _choose_finders(prog, options)
-    _add_directories(prog, options)
-    default = options.default_symbols
-    if default is None:
-        # The symbols of modules are in the dump; their DWARF is only needed for source lines.
-        default = {"default": options.source, "main": True}
-    try:
-        prog.load_debug_info(options.symbols or None, **default)
-    except drgn.MissingDebugInfoError as error:
-        if not _has_kernel_symbols(prog):
-            raise PageOwnerError(_missing_symbols(prog, options)) from error
-        logging.getLogger("drgn").info("%s", error)
-    except Exception as error:
-        raise PageOwnerError(f"cannot load the debugging symbols: {error}") from error
-    for path in options.extra_symbols:
-        path = os.path.abspath(path)
-        prog.extra_module(path, create=True).try_file(path)
-    if not _has_kernel_symbols(prog):
-        raise PageOwnerError(_missing_symbols(prog, options))
-
-
-def _add_directories(prog: Program, options: ProgramOptions) -> None:
-    search = prog.debug_info_options
-    search.directories = (*options.debug_directory, *search.directories)
-    search.kernel_directories = (*options.kernel_directory, *search.kernel_directories)
-
-
-def _choose_finders(prog: Program, options: ProgramOptions) -> None:
-    for option, on in (("try_symbols_by", True), ("no_symbols_by", False)):
-        for method in ",".join(getattr(options, option)).split(","):
-            if not method:
-                continue
-            name, _, value = method.partition("=")
-            finders = list(prog.enabled_debug_info_finders())
-            if name in _OPTIONS:
-                setattr(prog.debug_info_options, "try_" + name.replace("-", "_"), on)
-            elif name == "kmod":
-                kmod = (value or "depmod-or-walk") if on else "none"
-                prog.debug_info_options.try_kmod = drgn.KmodSearchMethod[
-                    kmod.upper().replace("-", "_")
-                ]
-            elif name in prog.registered_debug_info_finders():
-                chosen = [finder for finder in finders if finder != name] + [name] * on
-                prog.set_enabled_debug_info_finders(chosen)
-            else:
-                known = ", ".join((*prog.registered_debug_info_finders(), "kmod", *_OPTIONS))
-                raise UsageError(f"unknown method {name!r} to find symbols by: known are {known}")
-
-
-def _has_kernel_symbols(prog: Program) -> bool:
-    try:
-        prog.type("struct page")
-    except LookupError:
-        return False
-    return True
-
-
-def _missing_symbols(prog: Program, options: ProgramOptions) -> str:
-    try:
-        module = prog.main_module()
-        wanted = module.build_id.hex() if module.build_id else "unknown"
-    except LookupError:
-        wanted = "unknown"
-    release = vmcoreinfo(prog).text("OSRELEASE") or "of the dump"
-    for path in options.symbols:
-        found = _elf_build_id(path)
-        if found is None:
-            return f"{path} is no ELF file with a build ID: pass the vmlinux of {release} with -s"
-        if wanted == "unknown":
-            # Before Linux kernel commit 0935288c6e00 ("kdump: append kernel build-id string to
-            # VMCOREINFO") (in v5.9) drgn compares the version instead.
-            return (
-                f"{path} is not the vmlinux of {release}, or has no debugging symbols (DWARF): "
-                "this dump has no build ID, so drgn goes by the Linux version; pass the vmlinux "
-                "of that kernel with -s"
-            )
-        if found != wanted:
-            return (
-                f"{path} is of another kernel: its build ID is {found}, the dump's kernel "
-                f"{release} has {wanted}; pass that kernel's vmlinux with -s"
-            )
-        return f"{path} has no debugging symbols (DWARF): pass the vmlinux with them with -s"
-    return (
-        f"no debugging symbols for the kernel {release} (build ID {wanted}): "
-        "pass its vmlinux with -s"
-    )
-
-
-def _elf_build_id(path: str) -> str | None:
-    """Get the GNU build ID of an ELF file, from its notes."""
-    try:
-        with open(path, "rb") as file:
-            return _build_id_of(file.read())
-    except (OSError, struct.error, IndexError):
-        return None
-
-
-def _build_id_of(data: bytes) -> str | None:
-    if data[:4] != b"\x7fELF" or data[4] != 2:
-        return None
-    order = "<" if data[5] == 1 else ">"
-    (section_offset,) = struct.unpack_from(order + "Q", data, 0x28)
-    size, number = struct.unpack_from(order + "HH", data, 0x3A)
-    for index in range(number):
-        fields = struct.unpack_from(order + "IIQQQQ", data, section_offset + index * size)
-        if fields[1] != 7:  # SHT_NOTE
-            continue
-        position, end = fields[4], fields[4] + fields[5]
-        while position + 12 <= end:
-            name, length, kind = struct.unpack_from(order + "III", data, position)
-            owner = data[position + 12 : position + 12 + name]
-            start = position + 12 + (name + 3 & ~3)
-            if kind == 3 and owner == b"GNU\0":  # NT_GNU_BUILD_ID
-                return data[start : start + length].hex()
-            position = start + (length + 3 & ~3)
-    return None

@@ -18,6 +18,7 @@ from drgn_pageowner.kernel.dump.bulk import (
     byte_order,
     enumerators,
     find_object,
+    find_type,
     has_member,
     read_array,
     read_bulk,
@@ -27,15 +28,20 @@ from drgn_pageowner.kernel.dump.bulk import (
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of
 from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
+from drgn_pageowner.kernel.linux.translate import image_range
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.stacks import Frame
 
 __all__ = ("Kallsyms", "load_kallsyms", "module_names", "module_regions")
 
 _SHN_UNDEF = 0
-# A kernel has about 200,000 symbols; a name has at most 512 bytes.
+# A kernel has about 200,000 symbols.
 _MOST_SYMBOLS = 1 << 24
+# KSYM_NAME_LEN since Linux kernel commit b8a94bfb3395 ("kallsyms: increase maximum kernel symbol
+# length to 512") (in v6.1); 128 before.
 _LONGEST_NAME = 512
+# The names of the largest modules (amdgpu) take 4 MiB: what is larger is garbage.
+_MOST_STRINGS = 64 << 20
 # The prefixes of is_mapping_symbol() in include/linux/module_symbol.h.
 _MAPPING_SYMBOLS = (b".L", b"L0", b"$")
 
@@ -48,7 +54,11 @@ class _ModuleSymbols:
     to *bound*."""
     values: Array
     """Address of every named symbol: ``uint64``, ascending."""
-    names: list[bytes]
+    at: Array
+    """Offset of the name of each of them in :attr:`strings`."""
+    strings: bytes = b""
+    longest: int = _LONGEST_NAME
+    """Size of the buffer that the kernel copies a name to: no name is as long."""
     own_regions: bool = False
     """Whether a symbol must be in the region of the PC."""
     word_mask: int = (1 << 64) - 1
@@ -67,11 +77,16 @@ class _ModuleSymbols:
         next_value = int(self.values[following]) if following < len(self.values) else bound
         # Of several symbols at one address, the kernel takes the first in the table.
         first = int(np.searchsorted(self.values, np.uint64(value), "left"))
-        name = self.names[first].decode(errors="backslashreplace")
+        name = _string(self.strings, int(self.at[first]), self.longest)
         if next_value > bound:
             next_value = bound
         # If that is before the symbol, the kernel prints the difference as a huge number.
         return Frame(pc, name, pc - value, (next_value - value) & self.word_mask, self.name)
+
+
+def _string(strings: bytes, at: int, longest: int) -> str:
+    """What ``strscpy()`` copies from there to a buffer of *longest* bytes."""
+    return strings[at : at + longest - 1].split(b"\0", 1)[0].decode(errors="backslashreplace")
 
 
 class _CoreSymbols:
@@ -80,16 +95,18 @@ class _CoreSymbols:
     def __init__(
         self,
         addresses: Array,
-        names: bytes,
+        names: bytes | bytearray,
         markers: Array,
         tokens: list[bytes],
         stext: int,
+        longest: int,
     ) -> None:
         self.addresses = addresses
         self._names = names
         self._markers = markers
         self._tokens = tokens
         self._stext = stext
+        self._longest = longest
 
     def _name(self, index: int) -> str:
         position = int(self._markers[index >> 8])
@@ -102,13 +119,16 @@ class _CoreSymbols:
             else:
                 position += length + 1
         total, header = self._length(position)
-        text = b"".join(
-            [self._tokens[byte] for byte in names[position + header : position + total]]
-        )
+        # As kallsyms_expand_symbol() of kernel/kallsyms.c, which stops where its buffer is full.
+        text = bytearray()
+        for byte in names[position + header : position + total]:
+            text += self._tokens[byte]
+            if len(text) > self._longest:
+                break
         if not text:
             raise IndexError(f"symbol {index} has no name")
         # The first character is the symbol's type.
-        return text[1:].decode(errors="backslashreplace")
+        return bytes(text[1 : self._longest]).decode(errors="backslashreplace")
 
     def _length(self, position: int) -> tuple[int, int]:
         """Get (bytes to the next symbol, bytes of the length itself)."""
@@ -205,19 +225,26 @@ def _core_symbols(kernel: Kernel) -> _CoreSymbols | None:
     markers = read_array(kernel.prog, markers_at, np.dtype(f"{order}u4"), marker_count)
     if marker_count > 1 and markers[1] == 0:
         markers = read_array(kernel.prog, markers_at, kernel.word, marker_count)
-    # The last marker is the start of the last 256 names.
-    size = min(int(markers.max()), count * _LONGEST_NAME) + 256 * (_LONGEST_NAME + 2)
-    names = bytes(read_bulk(kernel.prog, names_at, size).data)
+    longest = _name_length(kernel)
+    # The last marker is the start of the last 256 names; the table ends before the image does.
+    size = min(int(markers.max()), count * longest) + 256 * (longest + 2)
+    image = image_range(kernel)
+    room = image[1] - names_at if image is not None and image[0] <= names_at < image[1] else size
+    names = read_bulk(kernel.prog, names_at, min(size, room, _MOST_STRINGS)).data
     index = read_array(kernel.prog, index_at, np.dtype(f"{order}u2"), 256)
     table = bytes(read_bulk(kernel.prog, table_at, int(index.max()) + 256).data)
-    tokens = [table[at:].split(b"\0", 1)[0] for at in index.tolist()]
-    return _CoreSymbols(
-        addresses,
-        names,
-        markers,
-        tokens,
-        symbol_address(kernel.prog, "_stext") or int(addresses[0]),
-    )
+    tokens = [table[at : at + longest].split(b"\0", 1)[0] for at in index.tolist()]
+    stext = symbol_address(kernel.prog, "_stext") or int(addresses[0])
+    return _CoreSymbols(addresses, names, markers, tokens, stext, longest)
+
+
+def _name_length(kernel: Kernel) -> int:
+    """``KSYM_NAME_LEN`` of this kernel: bytes of a symbol's name with the NUL behind it."""
+    type_ = find_type(kernel.prog, "struct kallsym_iter")
+    if type_ is None or not has_member(type_, "name"):
+        return _LONGEST_NAME
+    length = type_.member("name").type.length
+    return length if length is not None and 0 < length <= _LONGEST_NAME else _LONGEST_NAME
 
 
 def _core_addresses(kernel: Kernel, where: dict[str, int | None], count: int) -> Array | None:
@@ -293,7 +320,7 @@ def _module_symbols(kernel: Kernel, module: Object) -> _ModuleSymbols:
     name = name_of(module.name)
     own_regions = _own_regions(kernel)
     ranges = _module_ranges(module, own_regions)
-    empty = _ModuleSymbols(name, ranges, np.zeros(0, np.uint64), [])
+    empty = _ModuleSymbols(name, ranges, np.zeros(0, np.uint64), np.zeros(0, np.int64))
     # struct mod_kallsyms since Linux kernel commit 8244062ef1e5 ("modules: fix longstanding
     # /proc/kallsyms vs module insertion race.") (in v4.5).
     owner = module.kallsyms if has_member(module.type_.type, "kallsyms") else module
@@ -310,21 +337,34 @@ def _module_symbols(kernel: Kernel, module: Object) -> _ModuleSymbols:
         return empty
     strings_at = int(owner.strtab)
     named = symtab[(symtab["st_shndx"] != _SHN_UNDEF) & (symtab["st_name"] != 0)]
+    # The table ends where the memory of the module that it lies in does.
+    rooms = [end - strings_at for start, end, _ in ranges if start <= strings_at < end]
+    room = min([*rooms, _MOST_STRINGS])
+    named = named[named["st_name"] < room]
     if not len(named):
         return empty
-    strings = bytes(read_bulk(kernel.prog, strings_at, int(named["st_name"].max()) + 512).data)
-    names = []
-    keep = []
-    for position, at in enumerate(named["st_name"].tolist()):
-        text = strings[at : strings.find(b"\0", at)]
-        if text and not text.startswith(_MAPPING_SYMBOLS):
-            names.append(text)
-            keep.append(position)
-    values = named["st_value"][keep].astype(np.uint64)
+    longest = _name_length(kernel)
+    size = min(int(named["st_name"].max()) + longest, room)
+    strings = bytes(read_bulk(kernel.prog, strings_at, size).data)
+    named = named[_has_name(strings, named["st_name"].astype(np.int64))]
+    values = named["st_value"].astype(np.uint64)
     by_value = np.argsort(values, kind="stable")
-    in_order = [names[i] for i in by_value.tolist()]
     word_mask = (1 << 8 * kernel.word.itemsize) - 1
-    return _ModuleSymbols(name, ranges, values[by_value], in_order, own_regions, word_mask)
+    at = named["st_name"][by_value].astype(np.int64)
+    return _ModuleSymbols(
+        name, ranges, values[by_value], at, strings, longest, own_regions, word_mask
+    )
+
+
+def _has_name(strings: bytes, at: Array) -> Array:
+    """Which of the names at *at* the kernel takes for symbols: ``is_mapping_symbol()`` is none."""
+    padded = np.frombuffer(strings + bytes(2), np.uint8)
+    first, second = padded[at], padded[at + 1]
+    result: Array = first != 0
+    for prefix in _MAPPING_SYMBOLS:
+        same = first == prefix[0]
+        result &= ~(same & (second == prefix[1]) if len(prefix) > 1 else same)
+    return result
 
 
 def module_names(kernel: Kernel) -> list[str]:

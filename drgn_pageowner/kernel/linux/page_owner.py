@@ -16,6 +16,7 @@ from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
 from drgn_pageowner.kernel.linux.sections import Section, pfn_limits
 from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 
 __all__ = (
     "OWNER_MEMBERS",
@@ -33,21 +34,8 @@ _GFP_MOVABLE_SHIFT = 3
 # when converting GFP flags to migrate types") (in v4.4).
 _OLD_GFP_RECLAIMABLE_SHIFT = 19
 
-OWNER_MEMBERS = (
-    "order",
-    "last_migrate_reason",
-    "gfp_mask",
-    "handle",
-    "free_handle",
-    "ts_nsec",
-    "free_ts_nsec",
-    "comm",
-    "pid",
-    "tgid",
-    "free_pid",
-    "free_tgid",
-)
-"""Members of ``struct page_owner``; not every kernel has all of them."""
+OWNER_MEMBERS = columns_of(Origin.MEMBER)
+"""Members of ``struct page_owner``; which of them exist depends on the kernel."""
 
 
 @dataclass
@@ -181,14 +169,16 @@ def _sane_orders(order: Array, pfn: Array, max_pfn: int, counts: OwnerCounts) ->
 
 
 def _members(rows: Array, columns: frozenset[str]) -> dict[str, Array]:
-    """Get those of *columns* that the records have, in the types of a snapshot."""
-    names = rows.dtype.names or ()
-    result = {name: np.ascontiguousarray(rows[name]) for name in columns if name in names}
-    if "comm" in result:
-        result["comm"] = _terminated(result["comm"])
-    if "last_migrate_reason" in result:
-        # An int before v4.19.
-        result["last_migrate_reason"] = result["last_migrate_reason"].astype(np.int16)
+    """Get those of *columns* that the records have, in the dtypes of a snapshot."""
+    result: dict[str, Array] = {}
+    for name in columns & frozenset(rows.dtype.names or ()):
+        column = STORED.get(name)
+        if column is None:
+            result[name] = np.ascontiguousarray(rows[name])
+        elif column.form is Form.COMM:
+            result[name] = _terminated(np.ascontiguousarray(rows[name]))
+        else:
+            result[name] = np.ascontiguousarray(rows[name], column.dtype)
     return result
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from drgn import sizeof
 from drgn.helpers import ValidationError
 from drgn.helpers.linux.printk import PrintkRecord, get_printk_records
 
@@ -12,7 +13,7 @@ from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.topology import online_cpus
 
-__all__ = ("local_clock_ns", "log_records", "panic_message")
+__all__ = ("local_clock_ns", "log_buffers", "log_records", "panic_message")
 
 # Log buffer sizes are powers of two; CONFIG_LOG_BUF_SHIFT allows up to 25. One more for safety.
 _MOST_BITS = 26
@@ -57,3 +58,24 @@ def log_records(kernel: Kernel) -> list[PrintkRecord]:
                 raise ValidationError("the sizes of its ring buffer are impossible")
         return get_printk_records(kernel.prog)
     return []
+
+
+def log_buffers(kernel: Kernel) -> list[tuple[int, int]]:
+    """Get the address and size, in bytes, of the memory that the kernel log is written in."""
+    try:
+        ring = find_object(kernel.prog, "prb")
+        if ring is None or not has_member(ring.type_.type, "desc_ring"):
+            return [
+                (int(kernel.prog["log_buf"]), min(int(kernel.prog["log_buf_len"]), 1 << _MOST_BITS))
+            ]
+        descriptions, text = ring.desc_ring, ring.text_data_ring
+        number = 1 << min(int(descriptions.count_bits), _MOST_BITS)
+        return [
+            (int(text.data), 1 << min(int(text.size_bits), _MOST_BITS)),
+            *(
+                (int(array), number * sizeof(array.type_.type))
+                for array in (descriptions.descs, descriptions.infos)
+            ),
+        ]
+    except DAMAGE:
+        return []

@@ -8,12 +8,16 @@ from typing import NamedTuple
 import numpy as np
 
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.kasan import Shadow
 from drgn_pageowner.kernel.linux.translate import direct_map
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import Slabs
 from drgn_pageowner.model.pages import Pages
 
 __all__ = ("Cache", "FreeObjects")
+
+# Bytes of memory whose shadow is read in one piece.
+_PIECE = 1 << 23
 
 
 class Cache(NamedTuple):
@@ -47,11 +51,22 @@ class FreeObjects:
     """
 
     def __init__(
-        self, kernel: Kernel, pages: Pages, slabs: Slabs, caches: list[Cache], freelists: Array
+        self,
+        kernel: Kernel,
+        pages: Pages,
+        slabs: Slabs,
+        caches: list[Cache],
+        freelists: Array,
+        kfence: Array,
+        shadow: Shadow | None,
     ) -> None:
         """
         :param freelists: Head of each slab's own list: ``uint64``, a row per slab.
+        :param kfence: ``bool``, a row per slab: whether it is a page of KFENCE's pool, whose
+            object has no free pointer.
+        :param shadow: Shadow memory of KASAN, if this kernel has it.
         """
+        self._shadow = shadow
         self._slabs = slabs
         self._caches = caches
         self._word_dtype = kernel.word
@@ -64,10 +79,22 @@ class FreeObjects:
         of_slab = np.repeat(np.arange(len(slabs.row)), slabs.objects)
         number = np.arange(len(slabs)) - slabs.start[of_slab]
         offset = np.array([cache.offset for cache in caches] or [0], np.int64)[slabs.cache]
+        offset[kfence] = 0
         byte = slabs.first[of_slab] + number * slabs.stride[of_slab] + offset[of_slab]
         self._row = (slabs.row[of_slab] + byte // self._page_size).astype(np.int64)
         self._word = (byte % self._page_size // self._word_dtype.itemsize).astype(np.int64)
         self._pointer = np.zeros(len(slabs), np.uint64)
+
+    def of_cache(self, address: int) -> Array:
+        """
+        The objects of a cache, free ones too.
+
+        :param address: Of its ``struct kmem_cache``.
+        :return: Their numbers: ``int64``; none if there is no such cache.
+        """
+        found = [number for number, cache in enumerate(self._caches) if cache.address == address]
+        slab = np.flatnonzero(np.isin(self._slabs.cache, found))
+        return ranges(self._slabs.start[slab], self._slabs.objects[slab])
 
     def collect(self, rows: Array, data: Array) -> None:
         """
@@ -117,6 +144,27 @@ class FreeObjects:
             mixed = words ^ random[cache] ^ places.astype(np.uint64)
             current = np.where(hardened[cache], mixed, words)
             current = current[current != 0]
+        if self._shadow is not None:
+            self._mark_quarantined(self._shadow)
+
+    def _mark_quarantined(self, shadow: Shadow) -> None:
+        """Objects that KASAN keeps from being used again: they are free, but on no list of SLUB."""
+        slabs = self._slabs
+        of_slab = np.repeat(np.arange(len(slabs.row)), slabs.objects)
+        number = np.arange(len(slabs)) - slabs.start[of_slab]
+        address = self._address[of_slab] + (
+            slabs.first[of_slab] + number * slabs.stride[of_slab]
+        ).astype(np.uint64)
+        # Ascending, as slabs are. A piece at a time, of which the shadow is read whole.
+        piece = address // np.uint64(_PIECE)
+        for members in np.split(np.arange(len(address)), np.flatnonzero(np.diff(piece)) + 1):
+            if not len(members):
+                continue
+            start = int(address[members[0]])
+            # Objects of eight bytes or more: a byte of shadow belongs to one.
+            offsets = (address[members] - np.uint64(start)).astype(np.int64)
+            freed = shadow.freed(start, int(offsets[-1]) + 8, offsets)
+            slabs.allocated[members[freed]] = False
 
     def _locate(self, objects: Array) -> tuple[Array, Array]:
         """Find the slab of each address (-1 for none), and the number of the object in it."""

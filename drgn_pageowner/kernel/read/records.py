@@ -34,6 +34,7 @@ from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS, intern_traces
 from drgn_pageowner.kernel.linux.zones import page_flag_fields
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.kernel import BitField
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
 from drgn_pageowner.model.stacks import Stacks
@@ -41,12 +42,10 @@ from drgn_pageowner.progress import progress
 
 __all__ = ("ALL_COLUMNS", "read_records")
 
-_MEMMAP_COLUMNS = frozenset(("page_flags", "node", "zone", "memcg", "memcg_kind"))
+_MEMMAP_COLUMNS = frozenset(columns_of(Origin.PAGE))
 
-ALL_COLUMNS = frozenset(
-    (*OWNER_MEMBERS, "pfn", "allocated", "migratetype", "pageblock_migratetype", *_MEMMAP_COLUMNS)
-)
-"""All columns that a snapshot can have."""
+ALL_COLUMNS = frozenset(STORED)
+"""Every column that a snapshot can have."""
 
 
 def read_records(
@@ -92,7 +91,7 @@ def read_records(
         "page_ext_size": layout.stride,
         "page_owner_offset": layout.owner_offset,
         "record": layout.owner_type,
-        "members": [n for n in (*OWNER_MEMBERS, *TRACE_MEMBERS) if n in (dtype.names or ())],
+        "members": _members_in_order(dtype),
         "stack_depot": depot,
     }
     return Snapshot(
@@ -164,7 +163,11 @@ def _read_depot(
 
     Adds the size of the depot to *coverage*, and its unreadable parts to *problems*.
     """
-    handles = [columns[name] for name in ("handle", "free_handle") if name in columns]
+    handles = [
+        columns[column.name]
+        for column in STORED.values()
+        if column.form is Form.HANDLE and column.name in columns
+    ]
     if not handles:
         return Stacks.empty(), None
     try:
@@ -223,11 +226,11 @@ class _PageColumns:
     def _flag_columns(self, flags: Array, part: dict[str, Array]) -> None:
         if "page_flags" in self._wanted:
             part["page_flags"] = flags.astype(np.uint64)
-        for name, dtype in (("node", np.uint16), ("zone", np.uint8)):
+        for name in ("node", "zone"):
             if name in self._wanted:
                 field: BitField | None = self._fields.get(name)
                 value = field.of(flags) if field is not None else np.zeros(len(flags))
-                part[name] = value.astype(dtype)
+                part[name] = value.astype(STORED[name].dtype)
 
     def finish(self, result: dict[str, Array]) -> tuple[Memcg, ...]:
         """Turn ``memcg_data`` into columns; return the memory cgroups they refer to."""
@@ -249,14 +252,21 @@ class _PageColumns:
         return self._table.unknown if self._table is not None else 0
 
 
-def _no_rows(dtype: np.dtype[np.void], columns: frozenset[str]) -> dict[str, Array]:
+def _members_in_order(dtype: np.dtype[np.void]) -> list[str]:
+    """The members of a record that are decoded, in the order in which they lie in memory."""
     fields = dict(dtype.fields or {})
-    result: dict[str, Array] = {
-        name: np.zeros(0, fields[name][0]) for name in columns if name in fields
+    known = (name for name in (*OWNER_MEMBERS, *TRACE_MEMBERS) if name in fields)
+    return sorted(known, key=lambda name: fields[name][1])
+
+
+def _no_rows(dtype: np.dtype[np.void], columns: frozenset[str]) -> dict[str, Array]:
+    """The columns of a record, without rows."""
+    fields = dict(dtype.fields or {})
+    names = (columns & fields.keys()) | {"pfn", "allocated"}
+    return {
+        name: np.zeros(0, STORED[name].dtype if name in STORED else fields[name][0])
+        for name in names
     }
-    result["pfn"] = np.zeros(0, np.int64)
-    result["allocated"] = np.zeros(0, bool)
-    return result
 
 
 def _problems(counts: OwnerCounts, pages: _PageColumns) -> list[str]:

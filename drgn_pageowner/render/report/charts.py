@@ -14,8 +14,8 @@ from typing import Any
 from drgn_pageowner.analysis.account.page_owners import NO_RECORD, ClassOwners
 from drgn_pageowner.analysis.owners.flame import Flame
 from drgn_pageowner.analysis.report import Frag, Report
+from drgn_pageowner.escape import escaped
 from drgn_pageowner.render.blockmap import CELL_CLASSES, cell_class
-from drgn_pageowner.render.report.plain import plain
 from drgn_pageowner.render.table import pages_size, share
 
 __all__ = ("chart_data",)
@@ -55,9 +55,9 @@ def role_of(name: str) -> str:
     return "role:" + _ROLES.get(name, _FIXED)
 
 
-def escaped(text: str) -> str:
+def html_text(text: str) -> str:
     """Escape *text* for plotly, which reads some of HTML in labels."""
-    return plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escaped(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _is_pale(role: str) -> bool:
@@ -81,9 +81,9 @@ def _treemap(owners: Iterable[ClassOwners], page_size: int) -> dict[str, Any]:
     trace = {
         "type": "treemap",
         "branchvalues": "total",
-        "ids": [escaped(node[0]) for node in nodes],
-        "parents": [escaped(node[1]) for node in nodes],
-        "labels": [escaped(node[2]) for node in nodes],
+        "ids": [html_text(node[0]) for node in nodes],
+        "parents": [html_text(node[1]) for node in nodes],
+        "labels": [html_text(node[2]) for node in nodes],
         "values": [node[3] * page_size for node in nodes],
         "customdata": [
             [pages_size(node[3] * page_size), share(node[3], whole), f"{node[3]:,}"]
@@ -162,7 +162,7 @@ def _bar(
         }
     return {
         "type": "bar",
-        "name": escaped(name),
+        "name": html_text(name),
         "x": x,
         "y": [count * size / _MIB for count in pages],
         "customdata": [[f"{count:,}", pages_size(count * size)] for count in pages],
@@ -189,7 +189,7 @@ def _map(frag: Frag) -> dict[str, Any]:
         for cell, most in zip(zone.map.cells, zone.owners, strict=True):
             kinds = [cell.free, cell.movable, cell.reclaimable, cell.unmovable, cell.unknown,
                      cell.absent, cell.polluted]  # fmt: skip
-            of_cell = [(owners.of(plain(name)), pages) for name, pages in most]
+            of_cell = [(owners.of(escaped(name)), pages) for name, pages in most]
             cells.append(
                 [cell.pfn, cell.blocks, classes.index(cell_class(cell)),
                  types.of(cell.migratetype or "-"), kinds, of_cell]
@@ -226,7 +226,7 @@ class _Numbers:
 
 def _flame(flame: Flame) -> dict[str, Any]:
     return {
-        "functions": [plain(function) for function in flame.functions],
+        "functions": [escaped(function) for function in flame.functions],
         "stacks": [
             [stack.pages, stack.allocations, stack.allocator, stack.frames]
             for stack in flame.stacks

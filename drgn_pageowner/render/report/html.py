@@ -6,13 +6,14 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from drgn_pageowner.analysis.report import Report
 from drgn_pageowner.analysis.verdicts import judge
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.escape import escaped
+from drgn_pageowner.render.jsonable import json_document
 from drgn_pageowner.render.report.charts import chart_data
 from drgn_pageowner.render.report.machine import (
     NO_HOST,
@@ -21,7 +22,6 @@ from drgn_pageowner.render.report.machine import (
     log_text,
     machine_rows,
 )
-from drgn_pageowner.render.report.plain import plain
 from drgn_pageowner.render.report.tables import tables
 from drgn_pageowner.render.table import pages_size, share
 
@@ -47,7 +47,7 @@ def environment(*, autoescape: bool) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=lambda value: plain(value) if type(value) is str else value,
+        finalize=lambda value: escaped(value) if type(value) is str else value,
     )
 
 
@@ -121,7 +121,7 @@ def _hash(script: str) -> str:
 
 def _data(data: Any) -> str:
     """Dump JSON without characters that an HTML parser knows."""
-    text = json.dumps(data, separators=(",", ":"))
+    text = json_document(data, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

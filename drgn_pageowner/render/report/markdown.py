@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.report import Report
 from drgn_pageowner.analysis.verdicts import judge
+from drgn_pageowner.escape import escaped
 from drgn_pageowner.render.report.html import environment, title_of
 from drgn_pageowner.render.report.machine import coverage_rows, crash_rows, log_text, machine_rows
-from drgn_pageowner.render.report.plain import plain
 from drgn_pageowner.render.report.tables import Table, TableCell, tables
 
 __all__ = ("MarkdownRenderer",)
@@ -52,12 +52,12 @@ class MarkdownRenderer:
 
 def escape(text: str) -> str:
     """Escape *text* for a line of Markdown."""
-    return _SPECIAL.sub(r"\\\g<0>", plain(text).replace("\n", " "))
+    return _SPECIAL.sub(r"\\\g<0>", escaped(text).replace("\n", " "))
 
 
 def code(text: str) -> str:
     """Quote a name of the kernel's as code."""
-    text = plain(text).replace("\n", " ").replace("|", "\\|")
+    text = escaped(text).replace("\n", " ").replace("|", "\\|")
     fence = "`"
     while fence in text:
         fence += "`"

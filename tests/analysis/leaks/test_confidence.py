@@ -80,4 +80,5 @@ def test_a_doubt_costs_confidence() -> None:
     holes = group(*pages(1), tasks={9: "sh"}, missing=7)
     assert holes.confidence == "low"
     assert "7 pages of kernel memory are not in the dump" in holes.reasons
+    # A hole concerns everything: what it held looks lost.
     assert group(*pages(1), missing=7).confidence == "low"

@@ -75,15 +75,15 @@ def has_function(record: Record, pattern: str) -> bool:
 NOW = 6_000_000_000
 
 CASES: list[tuple[Filter, Callable[[Record], bool]]] = [
-    (Filter(pid=[1]), lambda r: r.pid == 1),
-    (Filter(pid=[1, 2]), lambda r: r.pid in (1, 2)),
-    (Filter(tgid=[1]), lambda r: r.tgid == 1),
-    (Filter(comm=["worker-*"]), lambda r: r.comm.startswith("worker-")),
-    (Filter(comm=["sw[a-z]pper", "init"]), lambda r: r.comm in ("swapper", "init")),
-    (Filter(order=(2, 3)), lambda r: 2 <= r.order <= 3),
-    (Filter(gfp=["__GFP_ZERO"]), lambda r: bool(r.mask & 0x100)),
-    (Filter(gfp=["GFP_KERNEL", "__GFP_COMP"]), lambda r: r.mask & 0x40CC0 == 0x40CC0),
-    (Filter(migratetype=["movable"]), lambda r: r.migratetype == "Movable"),
+    (Filter({"pid": [1]}), lambda r: r.pid == 1),
+    (Filter({"pid": [1, 2]}), lambda r: r.pid in (1, 2)),
+    (Filter({"tgid": [1]}), lambda r: r.tgid == 1),
+    (Filter({"comm": ["worker-*"]}), lambda r: r.comm.startswith("worker-")),
+    (Filter({"comm": ["sw[a-z]pper", "init"]}), lambda r: r.comm in ("swapper", "init")),
+    (Filter({"order": (2, 3)}), lambda r: 2 <= r.order <= 3),
+    (Filter({"gfp": ["__GFP_ZERO"]}), lambda r: bool(r.mask & 0x100)),
+    (Filter({"gfp": ["GFP_KERNEL", "__GFP_COMP"]}), lambda r: r.mask & 0x40CC0 == 0x40CC0),
+    (Filter({"migratetype": ["movable"]}), lambda r: r.migratetype == "Movable"),
     (Filter(module=["po_holder"]), lambda r: any("[po_holder]" in f for f in r.stack)),
     (Filter(module=["po_*"]), lambda r: any("[po_" in f for f in r.stack)),
     (Filter(stack_contains=["vfs_write"]), lambda r: has_function(r, "vfs_write")),
@@ -92,17 +92,17 @@ CASES: list[tuple[Filter, Callable[[Record], bool]]] = [
         lambda r: has_function(r, "*splice*") and has_function(r, "get_page_from_freelist"),
     ),
     (
-        Filter(pfn=(50000, 60000)),
+        Filter({"pfn": (50000, 60000)}),
         lambda r: r.pfn + (1 << r.order) > 50000 and r.pfn <= 60000,
     ),
     (Filter(since_ns=2 * 10**9), lambda r: r.ts >= 2 * 10**9),
     (Filter(until_ns=10**9), lambda r: r.ts <= 10**9),
     (
-        Filter(since_ns=10**9, until_ns=2 * 10**9, order=(0, 0), comm=["init"]),
+        Filter({"order": (0, 0), "comm": ["init"]}, since_ns=10**9, until_ns=2 * 10**9),
         lambda r: 10**9 <= r.ts <= 2 * 10**9 and r.order == 0 and r.comm == "init",
     ),
-    (Filter(memcg=["beta"]), lambda r: r.memcg == "beta"),
-    (Filter(memcg=["/beta"]), lambda r: r.memcg == "beta"),
+    (Filter({"memcg": ["beta"]}), lambda r: r.memcg == "beta"),
+    (Filter({"memcg": ["/beta"]}), lambda r: r.memcg == "beta"),
 ]
 
 
@@ -135,21 +135,21 @@ def test_ages_count_back_from_the_dump(one_dump: Dump) -> None:
 def test_zone_node_and_handle(one_dump: Dump) -> None:
     snapshot = one_dump.snapshot.select(one_dump.snapshot["allocated"])
     for zone in snapshot.facts.zones:
-        chosen = select(snapshot, Filter(zone=[zone.name.lower()], node=[zone.node]))
+        chosen = select(snapshot, Filter({"zone": [zone.name.lower()], "node": [zone.node]}))
         inside = chosen["pfn"]
         assert len(inside) == 0 or (
             inside.min() >= zone.start_pfn and inside.max() < zone.start_pfn + zone.spanned
         )
     handle = int(snapshot["handle"][100])
-    assert set(select(snapshot, Filter(handle=[handle]))["handle"].tolist()) == {handle}
+    assert set(select(snapshot, Filter({"handle": [handle]}))["handle"].tolist()) == {handle}
 
 
 @pytest.mark.parametrize(
     "wanted",
     [
-        Filter(gfp=["GFP_NONSENSE"]),
-        Filter(migratetype=["Sideways"]),
-        Filter(zone=["Twilight"]),
+        Filter({"gfp": ["GFP_NONSENSE"]}),
+        Filter({"migratetype": ["Sideways"]}),
+        Filter({"zone": ["Twilight"]}),
     ],
     ids=["gfp", "migratetype", "zone"],
 )
@@ -160,7 +160,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(one_dump: Dump, wanted: 
 
 def test_a_pfn_beyond_memory_is_the_dumps_answer(one_dump: Dump) -> None:
     with pytest.raises(PageOwnerError, match="beyond memory") as caught:
-        select(one_dump.snapshot, Filter(pfn=(1 << 40, 1 << 40)))
+        select(one_dump.snapshot, Filter({"pfn": (1 << 40, 1 << 40)}))
     assert caught.value.exit_status == 1
 
 
@@ -168,4 +168,4 @@ def test_what_a_kernel_does_not_record_is_refused(dump: Dump) -> None:
     if "comm" in dump.snapshot:
         pytest.skip("this kernel records task names")
     with pytest.raises(UsageError, match="does not record comm"):
-        select(dump.snapshot, Filter(comm=["init"]))
+        select(dump.snapshot, Filter({"comm": ["init"]}))

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Write a file as a whole: either it is there completely, or what was there before still is."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO
+
+from drgn_pageowner.errors import PageOwnerError
+
+__all__ = ("cannot_write", "is_stdout", "replacing")
+
+# As the kernel: more links than that are a loop.
+_MOST_LINKS = 40
+_DESCRIPTOR = re.compile(r"/proc/(\d+)/fd/(\d+)")
+
+
+class _Counted(io.RawIOBase):
+    """A file that knows how much was written to it, also where that cannot be asked: a pipe."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._file.write(view)
+        self._size += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[_Counted]:
+    """
+    Open *path* for writing bytes; what is written takes its place when the block ends well.
+
+    - A link stays: what it leads to is replaced, or made if it is not there.
+    - Mode, owner and extended attributes of a file that is there stay as they are.
+    - Devices, pipes and descriptors (``/dev/stdout``) are written to directly.
+
+    :raises OSError: if it cannot be written; then the old file is as it was
+    """
+    target, descriptor = _resolve(os.fspath(path))
+    if descriptor is not None:
+        if descriptor == 1:
+            sys.stdout.flush()
+        with open(os.dup(descriptor), "wb") as file:
+            yield _Counted(file)
+        return
+    old = _status(target)
+    if old is None or stat.S_ISREG(old.st_mode):
+        with _beside(target, old) as file:
+            yield _Counted(file)
+    elif stat.S_ISDIR(old.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a directory", target)
+    else:
+        with open(os.open(target, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC), "wb") as file:
+            yield _Counted(file)
+
+
+def is_stdout(path: str) -> bool:
+    """Whether *path* is a name of standard output."""
+    try:
+        return _resolve(path)[1] == 1
+    except OSError:
+        return False
+
+
+def cannot_write(path: str | os.PathLike[str], error: OSError) -> PageOwnerError:
+    """What to raise for an *error* of :func:`replacing`."""
+    return PageOwnerError(f"cannot write {os.fspath(path)}: {error.strerror or error}")
+
+
+def _resolve(path: str) -> tuple[str, int | None]:
+    """Where *path* leads through all links, or which descriptor of this process it is."""
+    for _ in range(_MOST_LINKS):
+        folder, name = os.path.split(os.path.abspath(path))
+        path = os.path.join(os.path.realpath(folder), name)
+        descriptor = _DESCRIPTOR.fullmatch(path)
+        if descriptor is not None and int(descriptor.group(1)) == os.getpid():
+            return path, int(descriptor.group(2))
+        if not os.path.islink(path):
+            return path, None
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def _beside(target: str, old: os.stat_result | None) -> Iterator[BinaryIO]:
+    """A new file in the directory of *target* that takes its place, or whose content does."""
+    if old is not None and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
+    try:
+        new, descriptor = _create(target, old)
+    except PermissionError:
+        if old is None:
+            raise
+        # The file may be written, its directory may not.
+        with tempfile.TemporaryFile() as spool:
+            yield spool
+            _overwrite(target, spool)
+        return
+    try:
+        with open(descriptor, "w+b") as file:
+            keeps_identity = old is None or _become(file.fileno(), target, old)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if keeps_identity:
+                os.replace(new, target)
+            else:
+                _overwrite(target, file)
+    finally:
+        with suppress(OSError):
+            os.unlink(new)
+
+
+def _create(target: str, old: os.stat_result | None) -> tuple[str, int]:
+    """A file that nobody can have prepared: its name is random, and it must not be there."""
+    folder, name = os.path.split(target)
+    # A name may have 255 bytes, and *name* may be as long.
+    new = os.path.join(folder, f".{name[:64]}.{secrets.token_hex(8)}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    # The umask makes the mode of a new file; one that will get another's is closed until then.
+    return new, os.open(new, flags, 0o666 if old is None else 0o600)
+
+
+def _become(descriptor: int, target: str, old: os.stat_result) -> bool:
+    """
+    Give a new file the owner, the mode and the attributes of *target*.
+
+    :return: Whether it can take its place: not if the owner cannot be kept, or it has other names.
+    """
+    if old.st_nlink > 1:
+        return False
+    mine = os.fstat(descriptor)
+    if (mine.st_uid, mine.st_gid) != (old.st_uid, old.st_gid):
+        try:
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+        except OSError:
+            return False
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+    # Not every file system has attributes.
+    with suppress(OSError):
+        for name in os.listxattr(target):
+            os.setxattr(descriptor, name, os.getxattr(target, name))
+    return True
+
+
+def _overwrite(target: str, content: BinaryIO) -> None:
+    """Put *content* into the file *target*, for which there must be room before it is touched."""
+    size = content.seek(0, os.SEEK_END)
+    content.seek(0)
+    with open(os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "wb") as file:
+        before = os.fstat(file.fileno()).st_size
+        try:
+            if size:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError:
+            os.ftruncate(file.fileno(), before)
+            raise
+        shutil.copyfileobj(content, file)
+        file.truncate(size)
