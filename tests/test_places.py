@@ -28,6 +28,7 @@ SEVERAL = {
     "analysis/frag/test_traps.py": "what the module po_frag of the guests did to pageblocks",
     "analysis/leaks/test_chains.py": "links and reach on graphs typed by hand",
     "analysis/leaks/test_confidence.py": "leaks and reach on graphs typed by hand",
+    "analysis/leaks/test_owners.py": "leaks against what the module po_owners of the guests lost",
     "analysis/owners/test_filters.py": "select, and the options that it is given",
     "kernel/read/test_record_columns.py": "records, and model/columns",
     "kernel/test_layouts.py": "compiled layouts of other kernels",
