@@ -31,6 +31,7 @@ SEVERAL = {
     "analysis/leaks/test_owners.py": "leaks against what the module po_owners of the guests lost",
     "analysis/owners/test_filters.py": "select, and the options that it is given",
     "kernel/read/test_record_columns.py": "records, and model/columns",
+    "kernel/read/test_tag_records.py": "records made of allocation tags, on dumps that have such",
     "kernel/test_layouts.py": "compiled layouts of other kernels",
     "kernel/test_parity.py": "the kernels' own page_owner and show_stacks",
     "render/report/test_documents.py": "a report as HTML, Markdown and JSON",
