@@ -125,7 +125,8 @@ def _same_boot(before: Snapshot, after: Snapshot, same_build: bool) -> tuple[boo
     if before.facts.hostname != after.facts.hostname and not text:
         return False, f"they are of {before.facts.hostname} and {after.facts.hostname}"
     if not all(name in s for name in ("ts_nsec", "pfn") for s in (before, after)):
-        whose = "a text's" if text else "this kernel's"
+        of_text = any("text" in snapshot.facts.layout for snapshot in (before, after))
+        whose = "a text's" if of_text else "this kernel's"
         return False, f"{whose} records have no time: one boot cannot be told from another"
     _, rows, others = np.intersect1d(
         before["pfn"], after["pfn"], assume_unique=True, return_indices=True

@@ -34,7 +34,7 @@ __all__ = ("ObjectExtensions", "object_reference", "read_object_extensions")
 
 
 class ObjectExtensions(NamedTuple):
-    """A row per object of the slabs."""
+    """A row per object."""
 
     reference: Array
     """``uint64``: to its allocation tag; 0 for none."""
@@ -44,14 +44,17 @@ class ObjectExtensions(NamedTuple):
     """Objects whose extension is not in the dump."""
 
 
-def read_object_extensions(kernel: Kernel, pages: Pages, slabs: Slabs) -> ObjectExtensions | None:
+def read_object_extensions(
+    kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array | None = None
+) -> ObjectExtensions | None:
     """
-    The extensions of all slab objects, wherever they are.
+    The extensions of slab objects, wherever they are.
 
     A vector is an allocation of its own, lies in what the objects leave over of the slab, or each
     extension lies in its object: ``slab->stride`` is their distance.
 
-    :return: ``None`` if this kernel has no extensions.
+    :param objects: ``int64``: numbers of the objects; all by default.
+    :return: A row for each; ``None`` if this kernel has no extensions.
     """
     type_ = find_type(kernel.prog, "struct slabobj_ext")
     slab = slab_type(kernel)
@@ -62,16 +65,14 @@ def read_object_extensions(kernel: Kernel, pages: Pages, slabs: Slabs) -> Object
         kernel.prog, type_, {"ref": "ref.ct", "objcg": "objcg"}, itemsize=int(type_.size)
     )
     vector, stride = _vectors(kernel, pages, slabs, int(type_.size))
-    number = len(slabs)
-    reference = np.zeros(number, np.uint64)
-    objcg = np.zeros(number, np.uint64) if "objcg" in members else None
-    chosen = np.flatnonzero(vector)
-    objects = slabs.objects[chosen]
-    of_slab = np.repeat(chosen, objects)
-    total = int(objects.sum())
-    within = np.arange(total) - np.repeat(np.cumsum(objects) - objects, objects)
+    if objects is None:
+        objects = np.arange(len(slabs))
+    reference = np.zeros(len(objects), np.uint64)
+    objcg = np.zeros(len(objects), np.uint64) if "objcg" in members else None
+    of_slab = slabs.slab_of(objects)
+    place = np.flatnonzero(vector[of_slab])
+    of_slab, within = of_slab[place], objects[place] - slabs.start[of_slab[place]]
     addresses = vector[of_slab] + (within * stride[of_slab]).astype(np.uint64)
-    place = slabs.start[of_slab] + within
     rows, there = gather(kernel.prog, addresses, dtype)
     if "ref" in members:
         reference[place] = rows["ref"]

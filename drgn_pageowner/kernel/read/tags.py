@@ -208,10 +208,10 @@ def tags_of_objects(kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array) 
     """The tag of each of some slab objects, as a text; ``None`` for none."""
     extensions = None
     if page_references(kernel) is not None:
-        extensions = read_object_extensions(kernel, pages, slabs)
+        extensions = read_object_extensions(kernel, pages, slabs, objects)
     if extensions is None:
         return [None] * len(objects)
-    references = extensions.reference[objects]
+    references = extensions.reference
     table = add_unlisted(kernel, read_tag_table(kernel), references)
     return [
         str(table.places[number]) if number >= 0 else None
