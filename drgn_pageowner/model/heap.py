@@ -31,6 +31,7 @@ __all__ = (
     "LeakSearch",
     "LostObjects",
     "Metadata",
+    "PerCpu",
     "Reachability",
     "Role",
     "Slabs",
@@ -39,7 +40,7 @@ __all__ = (
     "record_of_row",
 )
 
-INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "migratetype")
+INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "migratetype", "tag")
 """The columns of :attr:`Inventory.records`."""
 
 
@@ -138,6 +139,12 @@ class Metadata(enum.IntEnum):
     """The stack of a task, or one that is kept for the next task."""
     PERCPU = 6
     """The first per-CPU chunk: variables, and what was allocated from its rest."""
+    TABLE = 7
+    """A page table of the kernel's own mappings."""
+    SHADOW = 8
+    """Shadow memory of KASAN: what may be accessed, a byte for eight."""
+    KFENCE = 9
+    """The pool of KFENCE: objects of slab caches that lie in no slab, and guard pages."""
 
 
 @dataclass
@@ -170,8 +177,32 @@ class Inventory:
 
 
 @dataclass
+class PerCpu:
+    """Allocations of per-CPU memory; all CPUs' copies are one."""
+
+    address: Array
+    """``uint64``: virtual address of the first possible CPU's copy."""
+    pointer: Array
+    """``uint64``: the ``void __percpu *``, which is the address of no copy."""
+    size: Array
+    """``int64``: bytes of one copy."""
+
+    def __len__(self) -> int:
+        return len(self.address)
+
+    @classmethod
+    def none(cls) -> PerCpu:
+        """No allocations."""
+        empty = np.zeros(0, np.uint64)
+        return cls(empty, empty, np.zeros(0, np.int64))
+
+
+@dataclass
 class Heap:
-    """The graph of pointers: its nodes are records, slab objects and roots, in this order."""
+    """
+    The graph of pointers: its nodes are records, slab objects, per-CPU allocations and roots, in
+    this order.
+    """
 
     inventory: Inventory
     records: Snapshot
@@ -184,7 +215,7 @@ class Heap:
     """``int32``: the node that it leads to. Each pair of nodes once, sorted by holder."""
     bookkeeping: Array
     """``int32``: nodes whose pointers do not keep their targets alive: the kernel's lists of every
-    vmalloc area, and sheaves."""
+    vmalloc area, sheaves, and what debugging code keeps of every object."""
     pfn_holder: Array
     """``int32``, a row for each word that is the PFN or the physical address of a record: the
     node that has the word."""
@@ -196,6 +227,8 @@ class Heap:
     """Base pages whose words were read."""
     pages_missing: int = 0
     """Base pages whose words should have been read, but are not in the dump."""
+    percpu: PerCpu = field(default_factory=PerCpu.none)
+    """Allocation ``i`` is node ``first_percpu + i``."""
 
     @property
     def slabs(self) -> Slabs:
@@ -208,9 +241,14 @@ class Heap:
         return len(self.records)
 
     @property
+    def first_percpu(self) -> int:
+        """The node of per-CPU allocation 0."""
+        return len(self.records) + len(self.slabs)
+
+    @property
     def first_root(self) -> int:
         """The node of root 0."""
-        return len(self.records) + len(self.slabs)
+        return self.first_percpu + len(self.percpu)
 
     @property
     def nodes(self) -> int:
@@ -235,7 +273,8 @@ class Word:
     """Virtual address of the word; ``None`` for a register."""
     value: int
     by: str = "address"
-    """Its meaning: ``"address"``, ``"struct page"``, ``"PFN"`` or ``"physical address"``."""
+    """Its meaning: ``"address"``, ``"struct page"``, ``"per-CPU pointer"``, ``"PFN"`` or
+    ``"physical address"``."""
 
 
 @dataclass(frozen=True)
@@ -277,18 +316,20 @@ LOST = (Reachability.UNREACHABLE, Reachability.FROM_UNREACHABLE, Reachability.IT
 
 @dataclass
 class LostObjects:
-    """Allocated slab objects that nothing reaches."""
+    """Allocated slab objects and per-CPU memory that nothing reaches."""
 
     cache: Array
-    """``int32``: index in :attr:`Slabs.caches`."""
+    """``int32``: index in :attr:`Slabs.caches`; -1 for per-CPU memory."""
     size: Array
-    """``int64``: ``object_size``."""
+    """``int64``: ``object_size``; of per-CPU memory the bytes of one copy."""
     verdict: Array
     """``uint8``: :class:`Reachability`."""
     address: Array
     """``uint64``: virtual address."""
     tracks: Sequence[tuple[list[Frame], int] | None]
     """The stack and the pid that allocated each, where ``slub_debug=U`` keeps them."""
+    tags: Sequence[str | None] = ()
+    """The allocation tag of each (v6.10); empty if this kernel has none."""
 
 
 @dataclass

@@ -70,6 +70,8 @@ class PageState(Kind):
     UNACCEPTED = 17, "unaccepted"
     DRIVER_MOVABLE = 18, "movable (driver)"
     """A page that a driver can migrate (zsmalloc and balloon of kernels without a type)."""
+    NETPP = 19, "page_pool"
+    """Of a page_pool: marked as such where the kernel has a page type for it."""
 
 
 FREE_STATES = (PageState.FREE, PageState.FREE_PCP)
@@ -220,6 +222,9 @@ class Memory:
     """Node -> indices in ``facts.zones``, in the order in which allocations fall back to them."""
     extfrag_threshold: int = 500
     """``sysctl_extfrag_threshold``: a fragmentation index above it says "fragmentation"."""
+    defrag_mode: bool = False
+    """``vm.defrag_mode`` (since v6.15): whether an allocation may take a part of a pageblock of
+    another type only when reclaim and compaction did not help."""
     extfrag_format: str = "%d.%03d "
     """The printf format of a number of ``extfrag_index`` in this kernel."""
     problems: list[str] = field(default_factory=list)

@@ -158,6 +158,10 @@ def alloc_check_text(check: AllocCheck, names: Names) -> Iterator[str]:
     words = {
         AllocVerdict.SUCCEEDS: "would succeed",
         AllocVerdict.WAKES_KSWAPD: "would succeed, and wake kswapd",
+        AllocVerdict.RECLAIMS_FIRST: (
+            "would succeed only when reclaim and compaction did not help: until then "
+            "vm.defrag_mode keeps it out of pageblocks of other types"
+        ),
         AllocVerdict.FRAGMENTATION: (
             "would fail: fragmentation. There is memory, but in pieces too small"
         ),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from drgn_pageowner.model.heap import Metadata, Reachability, Role
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.pages import Memory, PageState
 from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.tags import TagSums
 
 __all__ = (
     "MalformedError",
@@ -40,11 +42,12 @@ __all__ = (
 )
 
 TEXT = "text"
+_PLACES = {"filename": TEXT, "module": TEXT, "function": TEXT, "lineno": "i8"}
 TABLES: dict[str, dict[str, str]] = {
     "stacks": {"handle": "u4", "depth": "i4", "used_by": "u1", "kernel_pages": "i8"},
     "stack_frames": {"frame": "i4"},
     "pcs": {"pc": "u8"},
-    "frames": {"pc": "u8", "name": TEXT, "offset": "u8", "size": "u8", "module": TEXT},
+    "frames": {"pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT},
     "page_ranges": {"start_pfn": "i8", "pages": "i8"},
     "pages": {
         "flags": "u8", "free_order": "i1", "head": "i8", "mapcount": "i4", "mapping": "u8",
@@ -65,14 +68,31 @@ TABLES: dict[str, dict[str, str]] = {
     "leaks": {"pfn": "i8", "distance": "i4", "role": "u1", "verdict": "u1"},
     "lost_objects": {
         "cache": "i4", "size": "i8", "verdict": "u1", "address": "u8", "stack": "i4", "pid": "i8",
+        "tag": TEXT,
     },
     "lost_stacks": {"depth": "i4"},
-    "lost_frames": {"pc": "u8", "name": TEXT, "offset": "u8", "size": "u8", "module": TEXT},
+    "lost_frames": {"pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT},
+    "record_tags": _PLACES,
+    "tags": {
+        **_PLACES, "bytes": "i8", "calls": "i8", "inaccurate": "b1", "listed": "b1",
+        "counted": "b1", "page_allocations": "i8", "pages": "i8", "objects": "i8",
+        "object_bytes": "i8", "percpu_allocations": "i8", "percpu_bytes": "i8",
+    },
+    "stack_list": {"handle": "u4", "pages": "i8", "depth": "i4"},
+    "stack_list_frames": {"frame": "i4"},
+    "stack_list_pcs": {"pc": "u8"},
+    "stack_list_names": {
+        "pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT,
+    },
 }  # fmt: skip
 """The columns of every table, and the types that they are read as."""
 
-# Columns that not every kernel has.
-_OPTIONAL = {("stacks", "kernel_pages")}
+# Columns that not every kernel has, and those that files of before lack.
+_OPTIONAL = {
+    ("stacks", "kernel_pages"),
+    ("lost_objects", "tag"),
+    *(("tags", field.name) for field in fields(TagSums)),
+}
 # Of JSON: a value takes up to 100 bytes of memory when it is read. The largest documents (source
 # lines of every stack of a machine with 8 GiB) have some 100,000.
 _MOST_VALUES = 4 << 20
@@ -192,6 +212,8 @@ def check_records(snapshot: Snapshot) -> None:
     columns, facts = snapshot.columns, snapshot.facts
     within(columns["pfn"], 0, max(facts.max_pfn, 1), "pfn")
     within(columns["order"], 0, facts.max_page_order + 1, "order")
+    if snapshot.tags is not None:
+        within(columns["tag"], -1, len(snapshot.tags), "tag")
     if "memcg" in columns:
         within(columns["memcg"], -1, len(snapshot.memcgs), "memcg")
     stacks = snapshot.stacks
@@ -216,6 +238,7 @@ def check_memory(memory: Memory, names: Names) -> None:
     if "head" in pages.columns:
         within(pages["head"], 0, rows, "head")
     types = len(names.migratetypes)
+    require(types, "migratetypes")
     within(memory.pageblocks, -1, max(types, 8), "pageblocks")
     free = memory.free
     within(free.row, 0, rows, "free_blocks")

@@ -49,6 +49,7 @@ _NEEDS = "reading and saving snapshots"
 _ALWAYS = frozenset(
     name for name, column in STORED.items() if not column.since and not name.startswith("memcg")
 )
+_LEAST = frozenset(("pfn", "order", "allocated", "handle"))
 # Columns to delta-encode; the others have few distinct values and are dictionary-encoded.
 _DIFFERENCES = tuple(name for name, column in STORED.items() if column.differences)
 
@@ -135,7 +136,12 @@ def write_container(
     for name, piece in pieces.items():
         index[name] = {"offset": position, "length": len(piece), "crc32": zlib.crc32(piece)}
         position += len(piece)
-    head = {**head, "allocated": len(parts[0]), "parts": index}
+    head = {
+        **head,
+        "columns": parts[0].schema.names,
+        "allocated": len(parts[0]),
+        "parts": index,
+    }
     text = json.dumps(head)
     metadata = {
         f"{_KEY}.version": str(VERSION),
@@ -201,12 +207,15 @@ class Container:
             )
             metadata = {k.decode(): v for k, v in (about.metadata or {}).items()}
         except FileNotFoundError:
-            raise PageOwnerError(f"no such file: {path}; -S takes what `save` wrote") from None
+            raise PageOwnerError(
+                f"no such file: {path}; -S takes what `save` wrote, or a kernel's text"
+            ) from None
         except PermissionError as error:
             raise PageOwnerError(f"cannot read {path}: {error.strerror or error}") from error
         except Exception as error:
             raise PageOwnerError(
-                f"{path} is no snapshot, or a damaged one: -S takes what `save` wrote"
+                f"{path} is no snapshot, or a damaged one: -S takes what `save` wrote, or the text "
+                "of page_owner, page_owner_stacks, page_owner_sort or allocinfo"
             ) from error
         self._check(metadata)
 
@@ -228,6 +237,9 @@ class Container:
         with self.checked():
             check_json(text)
             self.head: dict[str, Any] = _parsed(text)
+            # Nothing else protects the names in Parquet's own schema; files of before have them
+            # there alone.
+            require(self.head.get("columns", self.names) == self.names, "columns")
             self._check_head()
 
     def _check_head(self) -> None:
@@ -244,8 +256,10 @@ class Container:
             require(all(isinstance(value, kind) for value in head[name].values()), name)
         modules = head["modules"]
         require(isinstance(modules, list) and all(type(m) is str for m in modules), "modules")
-        if "records" not in head["unavailable"]:
-            lacking = _ALWAYS - set(self.names)
+        if "records" not in head["unavailable"] and head["facts"]["page_owner"] == "on":
+            # Records that a text says lack what it does not say, and pages.
+            always = _ALWAYS if "memory" not in head["unavailable"] else _LEAST
+            lacking = always - set(self.names)
             require(not lacking, f"records lack {', '.join(sorted(lacking))}")
         # No page has more than one record.
         self._most_rows = head["facts"]["max_pfn"]

@@ -65,6 +65,7 @@ def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
         ],
         "zonelists": as_json(memory.zonelists),
         "extfrag_threshold": memory.extfrag_threshold,
+        "defrag_mode": memory.defrag_mode,
         "extfrag_format": memory.extfrag_format,
         "problems": memory.problems,
     }
@@ -105,6 +106,7 @@ def _memory(file: Container, facts: Facts, names: Names, columns: Iterable[str])
         cma=_cma_areas(known["cma"], file.table("cma_pages")["allocated"]),
         zonelists=restore(dict[int, tuple[int, ...]], known["zonelists"]),
         extfrag_threshold=restore(int, known["extfrag_threshold"]),
+        defrag_mode=restore(bool, known.get("defrag_mode", False)),
         extfrag_format=restore(str, known["extfrag_format"]),
         problems=restore(list[str], known["problems"]),
     )

@@ -83,7 +83,11 @@ def take_apart(path: Path) -> SnapshotParts:
             documents[name] = file.document(name)
     rows = pq.read_table(str(path), memory_map=False, read_dictionary=["comm"])
     allocated = file.head["allocated"]
-    head = {name: value for name, value in file.head.items() if name not in ("parts", "allocated")}
+    head = {
+        name: value
+        for name, value in file.head.items()
+        if name not in ("parts", "allocated", "columns")
+    }
     return SnapshotParts(head, documents, tables, [rows.slice(0, allocated), rows.slice(allocated)])
 
 
@@ -113,7 +117,12 @@ def write(parts: SnapshotParts, path: Path) -> None:
         pieces.append(piece)
         index[name] = {"offset": position, "length": len(piece), "crc32": zlib.crc32(piece)}
         position += len(piece)
-    head = {"allocated": len(parts.records[0]), "parts": index, **parts.head}
+    head = {
+        "columns": parts.records[0].schema.names,
+        "allocated": len(parts.records[0]),
+        "parts": index,
+        **parts.head,
+    }
     for name, where in head.pop("parts_changed", {}).items():
         if isinstance(head["parts"], dict):
             head["parts"][name] = where

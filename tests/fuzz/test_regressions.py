@@ -13,9 +13,7 @@ from drgn import Object, Program
 from drgn.helpers.linux.list import list_for_each_entry
 from verdict import Outcome, judge
 
-from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.free_lists import lists_of
-from drgn_pageowner.kernel.linux.sections import find_sections
 
 Place = Callable[[Program], Object]
 
@@ -130,8 +128,7 @@ def test_a_size_that_no_entry_has_is_none(one_dump: Dump) -> None:
 
 def test_without_heads_nothing_is_on_a_list(one_dump: Dump) -> None:
     pfns = np.array([5, 9], np.int64)
-    sections = find_sections(Kernel(one_dump.prog))
-    assert lists_of(sections, [], pfns, np.zeros(2, np.uint64), (64, 8)).tolist() == [-1, -1]
+    assert lists_of(one_dump.linux, [], pfns, np.zeros(2, np.uint64)).tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("place, value, word", REFUSED)

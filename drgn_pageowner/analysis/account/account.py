@@ -130,7 +130,10 @@ def _zones(inventory: Inventory, classes: Array) -> list[ZoneCounts]:
 
 def _slab_caches(inventory: Inventory) -> list[tuple[str, int]]:
     slabs = inventory.slabs
-    pages = np.bincount(slabs.cache, slabs.pages, len(slabs.caches)).astype(np.int64)
+    # Objects of KFENCE are in no slab.
+    real = inventory.metadata[slabs.row] != Metadata.KFENCE
+    cache, number = slabs.cache[real], slabs.pages[real]
+    pages = np.bincount(cache, number, len(slabs.caches)).astype(np.int64)
     order = np.argsort(-pages, kind="stable")
     found = [(slabs.caches[cache], int(pages[cache])) for cache in order.tolist() if pages[cache]]
     lost = int((inventory.memory.pages.state == PageState.SLAB).sum()) - int(pages.sum())
@@ -161,6 +164,7 @@ class _Counters:
             PageClass.PERCPU: self._percpu,
             PageClass.HUGETLB: self._hugetlb,
             PageClass.ZSMALLOC: self._zsmalloc,
+            PageClass.GPU: self._gpu,
         }
         return rules[kind](kind) if (kind := PageClass(number)) in rules else None
 
@@ -241,10 +245,12 @@ class _Counters:
         if pages is None:
             return None
         marked = self._inventory.memory.pages.state == PageState.TABLE
-        uncounted = int(self._counts[number]) - int(np.count_nonzero(marked))
+        mine = self._classes == number
         return self._make(
-            number, "PageTables", pages, uncounted,
-            note="it leaves out upper levels and the kernel's own, which this kernel does not mark",
+            number, "PageTables", pages,
+            int(np.count_nonzero(mine & ~marked)), int(np.count_nonzero(marked & ~mine)),
+            "it leaves out upper levels that this kernel does not mark, and counts tables of the "
+            "kernel that it marks",
         )  # fmt: skip
 
     def _rows(self, kinds: Iterable[AreaKind]) -> Array:
@@ -297,3 +303,14 @@ class _Counters:
     def _zsmalloc(self, number: int) -> Counter | None:
         pages = self._sum("NR_ZSPAGES")
         return None if pages is None else self._make(number, "nr_zspages", pages)
+
+    def _gpu(self, number: int) -> Counter | None:
+        # Counters of each node since Linux kernel commit 2232ba9c7931 ("mm: add gpu active/reclaim
+        # per-node stat counters (v2)") (in v7.1).
+        pages = self._sum("NR_GPU_ACTIVE", "NR_GPU_RECLAIM")
+        if pages is None:
+            return None
+        return self._make(
+            number, "GPUActive and GPUReclaim", pages,
+            note="they leave out what the DMA API allocated",
+        )  # fmt: skip

@@ -70,9 +70,19 @@ class PageClass(Kind):
     """A page whose ``struct page`` is not in the dump."""
     ABSENT = 24, "absent"
     """No memory there."""
+    KERNEL_TABLE = 25, "kernel page tables"
+    """Page tables of the kernel's own mappings, those made at boot included."""
+    SHADOW = 26, "KASAN shadow"
+    """Shadow memory of KASAN."""
+    KFENCE = 27, "KFENCE pool"
+    """The pool of KFENCE."""
+    GPU = 28, "GPU"
+    """Memory of graphics drivers that TTM allocates, in use or kept to be used again."""
 
 
-UNACCOUNTED = (PageClass.OTHER, PageClass.LARGE_KMALLOC, PageClass.VMALLOC, PageClass.PAGE_POOL)
+UNACCOUNTED = (
+    PageClass.OTHER, PageClass.LARGE_KMALLOC, PageClass.VMALLOC, PageClass.PAGE_POOL, PageClass.GPU,
+)  # fmt: skip
 """Classes whose pages are in use only while their address is stored somewhere."""
 
 _OF_STATE = {
@@ -92,6 +102,7 @@ _OF_STATE = {
     PageState.OFFLINE: PageClass.OFFLINE,
     PageState.GUARD: PageClass.OFFLINE,
     PageState.UNACCEPTED: PageClass.OFFLINE,
+    PageState.NETPP: PageClass.PAGE_POOL,
 }
 _OF_METADATA = {
     Metadata.MEMMAP: PageClass.MEMMAP,
@@ -100,6 +111,9 @@ _OF_METADATA = {
     Metadata.IMAGE: PageClass.IMAGE,
     Metadata.STACK: PageClass.STACK,
     Metadata.PERCPU: PageClass.PERCPU,
+    Metadata.TABLE: PageClass.KERNEL_TABLE,
+    Metadata.SHADOW: PageClass.SHADOW,
+    Metadata.KFENCE: PageClass.KFENCE,
 }
 
 # Where its struct page does not tell the use of a page, the first function of its stack that is one
@@ -115,7 +129,9 @@ _OF_FUNCTION = (
     # mm/slab_common.c, mm/slub.c: larger than what a slab holds.
     (PageClass.LARGE_KMALLOC, re.compile(r"kmalloc_order(_trace)?|_*kmalloc_large\w*")),
     (PageClass.PAGE_POOL, re.compile(r"_*page_pool_alloc_\w+")),
-    (PageClass.ZSMALLOC, re.compile(r"alloc_zspage")),
+    (PageClass.ZSMALLOC, re.compile(r"alloc_zspage|zs_malloc")),
+    # drivers/gpu/drm/ttm/ttm_pool.c
+    (PageClass.GPU, re.compile(r"ttm_pool_alloc(_page)?")),
     (PageClass.OFFLINE, re.compile(r"balloon_page_alloc")),
     # mm/memory.c, include/asm-generic/pgalloc.h, arch/*/mm/pgtable.c, arch/*/mm/pat/
     (
@@ -179,8 +195,10 @@ def unaccounted_records(records: Snapshot) -> Array:
 
     names = records.names
     lru = np.uint64(names.flag_mask("lru") | names.flag_mask("slab"))
-    held = (records["page_flags"] & lru) != 0
-    if "Movable" in names.migratetypes:
+    held = np.zeros(len(records), bool)
+    if "page_flags" in records:
+        held |= (records["page_flags"] & lru) != 0
+    if "Movable" in names.migratetypes and "migratetype" in records:
         held |= records["migratetype"] == list(names.migratetypes).index("Movable")
     result: Array = ~held
     rows = np.flatnonzero(result)
@@ -228,7 +246,9 @@ def page_classes(inventory: Inventory) -> Array:
     for kind, value in _OF_METADATA.items():
         rows = np.flatnonzero(inventory.metadata == kind)
         if kind != Metadata.IMAGE:
-            rows = rows[told[rows] | (pages.state[rows] == PageState.RESERVED)]
+            rows = rows[
+                told[rows] | np.isin(pages.state[rows], (PageState.RESERVED, PageState.TABLE))
+            ]
         result[rows] = value
     result[inventory.buffers] = PageClass.BUFFERS
     return result

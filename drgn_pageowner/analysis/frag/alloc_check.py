@@ -47,6 +47,8 @@ class AllocVerdict(enum.StrEnum):
 
     SUCCEEDS = "succeeds"
     WAKES_KSWAPD = "wakes kswapd"
+    RECLAIMS_FIRST = "reclaims first"
+    """It succeeds when reclaim and compaction did not help: ``vm.defrag_mode``."""
     FRAGMENTATION = "fragmentation"
     """It fails though there is memory enough: the blocks are too small."""
     WATERMARK = "watermark"
@@ -226,9 +228,39 @@ def _check(
         verdict = AllocVerdict.FRAGMENTATION
     else:
         verdict = AllocVerdict.TOO_LITTLE
+    easy = (AllocVerdict.SUCCEEDS, AllocVerdict.WAKES_KSWAPD)
+    if verdict in easy and memory.defrag_mode and not _unmixed(memory, free, order, kind):
+        verdict = _with_defrag_mode(mask, known)
     return ZoneCheck(
         zone.node, zone.name, stats.free_pages, usable, minimum, low, reserve, block, index, verdict
     )
+
+
+def _unmixed(memory: Memory, free: Array, order: int, kind: int) -> bool:
+    """
+    Whether a zone can serve an allocation without taking a part of another type's pageblock.
+
+    That is what ``__rmqueue()`` does with ``ALLOC_NOFRAGMENT``.
+
+    :param free: Free blocks of the zone: of every migratetype, by order.
+    :param kind: The allocation's migratetype.
+    """
+    types = list(memory.pages.names.migratetypes)
+    own = [kind]
+    cma = migratetype_number(types, "CMA")
+    if kind == migratetype_number(types, "Movable") and cma >= 0:
+        own.append(cma)
+    whole = max(order, memory.pages.facts.pageblock_order)
+    return bool(free[own, order:].sum() or free[:_TYPES, whole:].sum())
+
+
+def _with_defrag_mode(mask: int, known: dict[str, int]) -> AllocVerdict:
+    """What ``__alloc_pages_slowpath()`` does before it allows what ``vm.defrag_mode`` forbids."""
+    if mask & known.get("__GFP_DIRECT_RECLAIM", 0):
+        return AllocVerdict.RECLAIMS_FIRST
+    # An allocation that cannot wait, but wakes kswapd, may do it at once.
+    kswapd = mask & known.get("__GFP_KSWAPD_RECLAIM", 0)
+    return AllocVerdict.WAKES_KSWAPD if kswapd else AllocVerdict.FRAGMENTATION
 
 
 def _small_blocks(joined: Overlay, order: int, allowed: list[int]) -> tuple[Array, Array, Array]:

@@ -36,6 +36,7 @@ __all__ = (
 )
 
 _MOST_TASKS = 10
+_PERCPU = "per-CPU memory"
 # Younger than this, the only pointer to an allocation may still be in a register. Everything that
 # the modules of the bundled guests leaked is older than 11 s.
 _IN_FLIGHT_NS = 10**9
@@ -96,9 +97,10 @@ class LeakGroup:
 
 @dataclass(frozen=True)
 class SlabLeak:
-    """Slab objects that nothing reaches."""
+    """Slab objects, or per-CPU memory, that nothing reaches."""
 
     cache: str
+    """Its name; of per-CPU memory ``"per-CPU memory"``."""
     verdict: str
     objects: int
     bytes: int
@@ -107,6 +109,8 @@ class SlabLeak:
     stack: list[Frame] | None
     """The stack that allocated them, where ``slub_debug=U`` keeps it."""
     pids: list[int] = field(default_factory=list)
+    tag: str | None = None
+    """Their allocation tag, of a kernel that has tags (v6.10)."""
 
 
 @dataclass(frozen=True)
@@ -368,46 +372,56 @@ def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task
 def lost_objects(
     reach: Reach,
     describe: Callable[[Array], tuple[Array, list[tuple[list[Frame], int] | None]]],
+    tags_of: Callable[[Array], list[str | None]] | None = None,
 ) -> LostObjects:
     """
-    Find allocated slab objects that nothing reaches.
+    Find allocated slab objects and per-CPU memory that nothing reaches.
 
     :param describe: Takes numbers of slab objects (``int64``); returns their addresses
         (``uint64``), and of each the stack and pid of its allocation, if that is known.
+    :param tags_of: Takes the same numbers; returns the allocation tag of each.
     """
     heap = reach.heap
-    verdict = reach.verdict[heap.first_object : heap.first_root]
+    verdict = reach.verdict[heap.first_object : heap.first_percpu]
     objects = np.flatnonzero(np.isin(verdict, LOST) & heap.slabs.allocated)
     slab = heap.slabs.slab_of(objects)
     addresses, tracks = describe(objects)
+    of_percpu = reach.verdict[heap.first_percpu : heap.first_root]
+    percpu = np.flatnonzero(np.isin(of_percpu, LOST))
     return LostObjects(
-        cache=heap.slabs.cache[slab],
-        size=heap.slabs.size[slab],
-        verdict=verdict[objects],
-        address=addresses,
-        tracks=tracks,
+        cache=np.concatenate([heap.slabs.cache[slab], np.full(len(percpu), -1, np.int32)]),
+        size=np.concatenate([heap.slabs.size[slab], heap.percpu.size[percpu]]),
+        verdict=np.concatenate([verdict[objects], of_percpu[percpu]]),
+        address=np.concatenate([addresses, heap.percpu.address[percpu]]),
+        tracks=[*tracks, *([None] * len(percpu))],
+        tags=[*tags_of(objects), *([None] * len(percpu))] if tags_of is not None else (),
     )
 
 
 def group_objects(caches: Sequence[str], lost: LostObjects) -> list[SlabLeak]:
-    """Coalesce lost slab objects by cache, verdict and stack."""
-    groups: dict[tuple[int, int, tuple[int, ...] | None], list[int]] = {}
-    keys = zip(lost.cache.tolist(), lost.verdict.tolist(), lost.tracks, strict=True)
-    for index, (cache, verdict, track) in enumerate(keys):
+    """
+    Coalesce lost slab objects by cache, verdict and owner: their tag, or else their stack; and
+    per-CPU memory by verdict.
+    """
+    groups: dict[tuple[int, int, str | tuple[int, ...] | None], list[int]] = {}
+    tags = lost.tags or [None] * len(lost.tracks)
+    keys = zip(lost.cache.tolist(), lost.verdict.tolist(), lost.tracks, tags, strict=True)
+    for index, (cache, verdict, track, tag) in enumerate(keys):
         pcs = tuple(frame.pc for frame in track[0]) if track is not None else None
-        groups.setdefault((cache, verdict, pcs), []).append(index)
+        groups.setdefault((cache, verdict, tag or pcs), []).append(index)
     found = []
     for (which, judged, _), members in groups.items():
         tracks = [lost.tracks[index] for index in members]
         found.append(
             SlabLeak(
-                cache=caches[which],
+                cache=caches[which] if which >= 0 else _PERCPU,
                 verdict=Reachability(judged).label,
                 objects=len(members),
                 bytes=int(lost.size[members].sum()),
                 addresses=lost.address[members].tolist(),
                 stack=tracks[0][0] if tracks[0] is not None else None,
                 pids=sorted({track[1] for track in tracks if track is not None}),
+                tag=tags[members[0]],
             )
         )
     return sorted(found, key=lambda leak: (-leak.bytes, leak.cache, leak.verdict))

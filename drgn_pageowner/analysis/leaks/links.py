@@ -80,6 +80,10 @@ def _name(reach: Reach, node: int) -> str:
     heap = reach.heap
     if node >= heap.first_root:
         return heap.roots[node - heap.first_root]
+    if node >= heap.first_percpu:
+        number = node - heap.first_percpu
+        pointer, size = int(heap.percpu.pointer[number]), int(heap.percpu.size[number])
+        return f"per-CPU memory {pointer:#x} ({size} bytes for each CPU)"
     if node >= heap.first_object:
         slab = int(heap.slabs.slab_of(np.array([node - heap.first_object]))[0])
         return f"object of {heap.slabs.caches[int(heap.slabs.cache[slab])]}"

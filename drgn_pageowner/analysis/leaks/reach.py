@@ -9,7 +9,9 @@ the first record. A node that is not marked is reached from no root by any chain
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from drgn_pageowner.analysis.account.page_class import (
     page_classes,
 )
 from drgn_pageowner.analysis.leaks.split import merge_split
-from drgn_pageowner.analysis.owners.allocator import with_stack
+from drgn_pageowner.analysis.owners.allocator import plain_name, with_stack
 from drgn_pageowner.model.arrays import Array, ascending, grouped, ranges
 from drgn_pageowner.model.heap import Heap, Reachability, Role
 from drgn_pageowner.model.pages import PageState
@@ -37,6 +39,12 @@ _FORGOTTEN_AT_CRASH = "crash_save_vmcoreinfo_init"
 # Allocates memory that only mirrors pages of others: the requests of block devices. Their lists of
 # pages are those of their bios, and stay when a request is done.
 _MIRRORS = re.compile(r"blk_mq_alloc_(map_and_)?r\w+")
+
+
+# Who allocates the memory that a module lies in, and for whom, in kernel/module/main.c. Some of it
+# stays when a module is unloaded whose allocation tags count memory that is still in use.
+_MODULE_MEMORY = re.compile(r"(execmem|module)_(memory_)?alloc(_rw)?|move_module")
+_MODULE_LOADERS = re.compile(r"module_memory_alloc|move_module|layout_and_allocate|load_module")
 
 
 # Prior probability that a word equals a PFN by chance, and its weight in pages. On the bundled
@@ -117,7 +125,13 @@ def reach(heap: Heap, classes: Array | None = None) -> Reach:
     weak = np.zeros(heap.nodes, bool)
     weak[node[heap.bookkeeping]] = True
     kept = (source != target) & ~weak[source]
-    kept &= ~(_mirrors(heap, role)[source] & (target < heap.first_object))
+    candidates = role == Role.CANDIDATE
+    kept &= ~(_made_by(heap, candidates, _is_mirror)[source] & (target < heap.first_object))
+    # Memory of a module that is loaded is a root: this is what unloaded ones left. Tags of pages
+    # and objects need it, but what else is in it is of no use any more.
+    left = _made_by(heap, candidates, _is_module_memory)
+    role[left[: len(role)]] = Role.ACCOUNTED
+    kept &= ~left[source]
     own = np.zeros(heap.nodes, bool)
     own[source[source == target]] = True
     source, target = source[kept], target[kept]
@@ -169,7 +183,9 @@ def _roles(heap: Heap, classes: Array) -> Array:
     kind, state = classes[rows], pages.state[rows]
     role = np.full(len(records), Role.ACCOUNTED, np.uint8)
     role[np.isin(kind, UNACCOUNTED)] = Role.CANDIDATE
-    role[state == PageState.NOREF] = Role.ACCOUNTED
+    # Pages that a driver can migrate are on its own lists, by numbers or through their tails; on
+    # kernels without page types for them these are zsmalloc's and balloons'.
+    role[np.isin(state, (PageState.NOREF, PageState.DRIVER_MOVABLE))] = Role.ACCOUNTED
     candidates = role == Role.CANDIDATE
     role[with_stack(records, candidates, _is_forgotten)] = Role.ACCOUNTED
     role[with_stack(records, candidates, _is_early)] = Role.ROOT
@@ -190,15 +206,24 @@ def _is_early(frames: list[Frame]) -> bool:
     return class_of_stack(frames) == PageClass.BOOT
 
 
-def _mirrors(heap: Heap, role: Array) -> Array:
-    """Find allocations whose pointers to pages do not keep them alive: ``bool``, a row per node."""
+def _made_by(heap: Heap, candidates: Array, chosen: Callable[[list[Frame]], bool]) -> Array:
+    """Find *candidates* (records) whose stack is *chosen*: ``bool``, a row per node."""
     result = np.zeros(heap.nodes, bool)
-    result[: len(heap.records)] = with_stack(
-        heap.records,
-        role == Role.CANDIDATE,
-        lambda frames: any(_MIRRORS.match(frame.name or "") for frame in frames),
-    )
+    # Others may have the same stack.
+    result[: len(heap.records)] = candidates & with_stack(heap.records, candidates, chosen)
     return result
+
+
+def _is_mirror(frames: list[Frame]) -> bool:
+    return any(_MIRRORS.match(frame.name or "") for frame in frames)
+
+
+def _is_module_memory(frames: list[Frame]) -> bool:
+    names = [plain_name(frame.name or "") for frame in frames]
+    return any(
+        _MODULE_MEMORY.fullmatch(inner) and _MODULE_LOADERS.fullmatch(outer)
+        for inner, outer in pairwise(names)
+    )
 
 
 def _mark(graph: Graph, frontier: Array, parent: Array) -> None:

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Walk page tables a table at a time, whatever their format, for a range of addresses."""
+"""Walk page tables, whatever their format: a range of addresses, or all tables of a level."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from drgn import Program
 
 from drgn_pageowner.kernel.dump.bulk import read_bulk
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ascending
 
 __all__ = ("Format", "PageTables")
 
@@ -35,6 +36,11 @@ class Format(NamedTuple):
     def shift(self, level: int) -> int:
         """Get the lowest bit of an address that indexes a table of *level*."""
         return self.page_shift + sum(self.bits[:level])
+
+    def with_address_bits(self, number: int) -> Format:
+        """Get the format of a tree of the same tables for addresses of *number* bits."""
+        whole, rest = divmod(number - self.page_shift, self.bits[0])
+        return self._replace(bits=(self.bits[0],) * whole + ((rest,) if rest else ()))
 
 
 class PageTables:
@@ -88,6 +94,75 @@ class PageTables:
                 part[:] = page + offset + np.arange(len(part))
             else:
                 self._fill(level - 1, target, start, part)
+
+    def tables(self, plausible: Callable[[Array], Array]) -> Array:
+        """
+        Every table that can be reached from the root, a level at a time.
+
+        :param plausible: Takes physical addresses (``int64``); returns which of them may be
+            tables (``bool``). A damaged entry leads anywhere.
+        :return: Physical addresses of tables, the root's first page included: ``int64``, ascending.
+        """
+        frontier = np.array([self._root], np.int64)
+        found = [frontier]
+        for level in range(len(self._format.bits) - 1, 0, -1):
+            entries = self._whole_tables(level, frontier).ravel()
+            frontier = ascending(self._targets(entries[self._is_table(entries)]))
+            frontier = frontier[plausible(frontier)]
+            found.append(frontier)
+        return ascending(np.concatenate(found))
+
+    def mapped(self, start: int, end: int) -> tuple[Array, Array]:
+        """
+        What a range of addresses is mapped to. The range may be far larger than memory.
+
+        A table that is used for many parts of the range is read once.
+
+        :param start: Virtual address; *end* is the address behind the range.
+        :return: First PFN of everything that is mapped, and its number of pages: ``int64``.
+        """
+        format_, top = self._format, len(self._format.bits) - 1
+        mask = (1 << format_.shift(top + 1)) - 1
+        low, high = np.uint64(start & mask), np.uint64((end - 1) & mask)
+        tables, base = np.array([self._root], np.int64), np.zeros(1, np.uint64)
+        pfns, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for level in range(top, -1, -1):
+            shift = format_.shift(level)
+            entries = self._whole_tables(level, tables)
+            index = np.arange(entries.shape[1], dtype=np.uint64) << np.uint64(shift)
+            address = base[:, None] + index
+            last = address + np.uint64((1 << shift) - 1)
+            inside = ((entries & np.uint64(_PRESENT)) != 0) & (address <= high) & (last >= low)
+            entries, address = entries[inside], address[inside]
+            below = self._is_table(entries) if level else np.zeros(len(entries), bool)
+            pages = 1 << (shift - format_.page_shift)
+            # The bits below belong to the entry's flags.
+            pfn = (self._targets(entries[~below]) >> format_.page_shift) & -pages
+            pfns.append(ascending(pfn))
+            numbers.append(np.full(len(pfns[-1]), pages, np.int64))
+            tables, first = np.unique(self._targets(entries[below]), return_index=True)
+            base = address[below][first]
+        return np.concatenate(pfns), np.concatenate(numbers)
+
+    def _is_table(self, entries: Array) -> Array:
+        """Which *entries* above level 0 lead to a table: ``bool``."""
+        format_ = self._format
+        large = (entries & np.uint64(format_.large_mask)) == np.uint64(format_.large_value)
+        result: Array = ((entries & np.uint64(_PRESENT)) != 0) & ~large
+        return result
+
+    def _targets(self, entries: Array) -> Array:
+        """The physical addresses in *entries*: ``int64``."""
+        result: Array = (entries & np.uint64(self._format.address)).astype(np.int64)
+        return result
+
+    def _whole_tables(self, level: int, tables: Array) -> Array:
+        """All entries of *tables* (ascending): ``uint64``, a row per table."""
+        number = 1 << self._format.bits[level]
+        size = number * self._format.entry.itemsize
+        runs = np.split(tables, np.flatnonzero(np.diff(tables) != size) + 1)
+        read = [self._entries(int(run[0]), 0, len(run) * number) for run in runs if len(run)]
+        return np.concatenate([np.zeros(0, np.uint64), *read]).reshape(-1, number)
 
     def _entries(self, table: int, first: int, count: int) -> Array:
         """Read entries of a table: ``uint64``; 0 where the dump does not hold them."""

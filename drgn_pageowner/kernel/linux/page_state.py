@@ -30,6 +30,7 @@ _STATE_OF_TYPE = {
     "zsmalloc": PageState.ZSMALLOC,
     "unaccepted": PageState.UNACCEPTED,
     "large_kmalloc": PageState.LARGE_KMALLOC,
+    "netpp": PageState.NETPP,
 }
 
 

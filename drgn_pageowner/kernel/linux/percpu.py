@@ -1,19 +1,32 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Per-CPU memory: variables, the first chunk, and counters."""
+"""Per-CPU memory: variables, chunks and their allocations, and counters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
+import numpy as np
 from drgn import Object
 from drgn.helpers.linux.percpu import per_cpu
 
-from drgn_pageowner.kernel.dump.bulk import find_object, read_array, symbol_address
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.bulk import (
+    find_object,
+    find_type,
+    has_member,
+    read_array,
+    read_word,
+    symbol_address,
+)
+from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.topology import online_cpus, possible_cpus
+from drgn_pageowner.model.arrays import Array
 
-__all__ = ("add_differences", "cpu_pointer", "cpu_variable", "first_chunk")
+__all__ = (
+    "PerCpuChunks", "add_differences", "cpu_pointer", "cpu_variable", "first_chunk", "read_chunks",
+)  # fmt: skip
 
 
 def cpu_variable(kernel: Kernel, name: str, cpu: int) -> Object:
@@ -90,6 +103,130 @@ def first_chunk(kernel: Kernel) -> tuple[list[tuple[int, int]], int]:
     except DAMAGE:
         return [], 0
     return (units, length) if 0 < length <= _LONGEST_UNIT else ([], 0)
+
+
+# PCPU_MIN_ALLOC_SIZE of include/linux/percpu.h: what a bit of the maps stands for, in bytes; since
+# Linux kernel commit ca460b3c9627 ("percpu: introduce bitmap metadata blocks") (in v4.14).
+_UNIT = 4
+# pcpu_nr_slots is about the logarithm of a unit's size, for each of two types of chunks.
+_MOST_SLOTS = 256
+
+
+class PerCpuChunks(NamedTuple):
+    """The chunks of per-CPU memory that can be allocated from, and their allocations."""
+
+    cpus: tuple[int, ...]
+    """Every possible CPU."""
+    units: Array
+    """``uint64``, a row per CPU: ``pcpu_unit_offsets``."""
+    base: Array
+    """``uint64``, a row per chunk: ``base_addr``. A CPU's copy lies its unit's offset behind."""
+    pages: Array
+    """``int64``: pages of a chunk, of one CPU."""
+    hidden: Array
+    """``int64``: bytes at the start of the chunk that belong to what lies before it."""
+    shift: int
+    """What to subtract from an address of the first CPU for the ``void __percpu *``: that CPU's
+    ``__per_cpu_offset``."""
+    chunk: Array
+    """``int64``, a row per allocation, in the order of chunk and address: index of the chunk."""
+    start: Array
+    """``int64``: offset in the chunk, in bytes."""
+    end: Array
+    """``int64``: where it ends."""
+
+
+def read_chunks(kernel: Kernel, problems: list[str]) -> PerCpuChunks | None:
+    """
+    Per-CPU memory that was allocated while the kernel ran (``alloc_percpu()``).
+
+    Variables, and what is reserved for those of modules, are not in it.
+
+    :return: ``None`` where the dump does not tell.
+    """
+    type_ = find_type(kernel.prog, "struct pcpu_chunk")
+    offsets = find_object(kernel.prog, "pcpu_unit_offsets")
+    if type_ is None or offsets is None or not has_member(type_, "bound_map"):
+        return None
+    size = kernel.page_size
+    chunks: list[tuple[int, int, int]] = []
+    parts = []
+    try:
+        cpus = possible_cpus(kernel)
+        units = [int(offsets[cpu]) for cpu in cpus]
+        shift = _cpu_offset(kernel, cpus[0])
+        for chunk in _chunks(kernel, problems):
+            pages, hidden = int(chunk.nr_pages), int(chunk.start_offset)
+            if not (0 < pages * size <= _LONGEST_UNIT and 0 <= hidden < size):
+                raise ValueError(f"a per-CPU chunk has {pages} pages")
+            start, end = _allocations(kernel, chunk, pages * size)
+            inside = (start >= hidden) & (end <= pages * size - int(chunk.end_offset))
+            parts.append(np.stack([np.full(len(start), len(chunks)), start, end])[:, inside])
+            chunks.append((int(chunk.base_addr), pages, hidden))
+    except (IndexError, *DAMAGE) as error:
+        problems.append(f"per-CPU memory cannot be read ({error}): all of it counts as held")
+        return None
+    found = np.concatenate([np.zeros((3, 0), np.int64), *parts], axis=1)
+    base, pages_of, hidden_of = (list(column) for column in zip(*chunks, strict=True))
+    return PerCpuChunks(
+        cpus,
+        np.array(units, np.uint64),
+        np.array(base, np.uint64),
+        np.array(pages_of, np.int64),
+        np.array(hidden_of, np.int64),
+        shift,
+        *found,
+    )
+
+
+def _cpu_offset(kernel: Kernel, cpu: int) -> int:
+    """``__per_cpu_offset[cpu]``; 0 on a kernel for one CPU."""
+    # arm64's is defined in a file of its own, whose DWARF may be left out.
+    address = symbol_address(kernel.prog, "__per_cpu_offset")
+    if address is None:
+        return 0
+    return read_word(kernel.prog, address + cpu * kernel.word.itemsize)
+
+
+def _chunks(kernel: Kernel, problems: list[str]) -> Iterator[Object]:
+    """Every ``struct pcpu_chunk *`` but the one that is reserved for modules."""
+    first, slots = kernel.prog["pcpu_first_chunk"].read_(), int(kernel.prog["pcpu_nr_slots"])
+    seen = {int(first)}
+    yield first
+    # Linux kernel commit 3c7be18ac9a0 ("mm: memcg/percpu: account percpu memory to memory cgroups")
+    # (in v5.9) has lists for two types of chunks, until commit faf65dde844a ("percpu: rework memcg
+    # accounting") (in v5.14).
+    lists = find_object(kernel.prog, "pcpu_chunk_lists")
+    if lists is None:
+        lists = kernel.prog["pcpu_slot"]
+    with contextlib.suppress(LookupError):
+        slots *= int(kernel.prog.constant("PCPU_NR_CHUNK_TYPES"))
+    for slot in range(min(slots, _MOST_SLOTS)):
+        head = lists[slot].address_of_()
+        subject = "a list of per-CPU chunks"
+        for chunk in every_entry("struct pcpu_chunk", head, "list", subject, problems):
+            if int(chunk) not in seen:
+                seen.add(int(chunk))
+                yield chunk
+
+
+def _allocations(kernel: Kernel, chunk: Object, size: int) -> tuple[Array, Array]:
+    """Where each allocation of a chunk begins and ends: ``int64``, in bytes."""
+    number = size // _UNIT
+    allocated = _bits(kernel, int(chunk.alloc_map), number)
+    edges = np.flatnonzero(_bits(kernel, int(chunk.bound_map), number + 1))
+    start, end = edges[:-1], edges[1:]
+    # What was freed keeps its bounds.
+    kept = allocated[start] != 0
+    return start[kept] * _UNIT, end[kept] * _UNIT
+
+
+def _bits(kernel: Kernel, address: int, number: int) -> Array:
+    """A bitmap of the kernel: ``uint8``, 0 or 1."""
+    word = kernel.word
+    data = read_array(kernel.prog, address, word, -(-number // (8 * word.itemsize)))
+    little = data.astype(word.newbyteorder("<"), copy=False)
+    return np.unpackbits(little.view(np.uint8), count=number, bitorder="little")
 
 
 def add_differences(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from drgn import Object, Type, TypeMember
@@ -17,11 +18,14 @@ from drgn_pageowner.kernel.dump.bulk import (
 )
 from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.kasan import find_shadow
+from drgn_pageowner.kernel.linux.kfence import KfencePool, find_kfence
 from drgn_pageowner.kernel.linux.page import read_memmap
 from drgn_pageowner.kernel.linux.percpu import cpu_pointer
 from drgn_pageowner.kernel.linux.sections import Section, find_sections
 from drgn_pageowner.kernel.linux.slab_free import Cache, FreeObjects
 from drgn_pageowner.kernel.linux.topology import online_cpus, online_nodes
+from drgn_pageowner.kernel.linux.translate import direct_map
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import Slabs
 from drgn_pageowner.model.pages import Pages, PageState
@@ -36,7 +40,7 @@ _LARGEST_OBJECT = 1 << 24
 
 def read_slabs(kernel: Kernel, pages: Pages) -> tuple[Slabs, FreeObjects]:
     """
-    Find every slab of *pages*.
+    Find every slab of *pages*, and the objects in KFENCE's pool.
 
     :return: The slabs, with all objects marked as allocated; and the finder of the free ones,
         which needs the words of the slabs' pages.
@@ -44,15 +48,8 @@ def read_slabs(kernel: Kernel, pages: Pages) -> tuple[Slabs, FreeObjects]:
     problems: list[str] = []
     caches = list(_caches(kernel, problems))
     head_rows, cache_pointers, freelists, counts = _slab_heads(kernel, pages)
-    addresses = np.array([cache.address for cache in caches], np.uint64)
-    by_address = np.argsort(addresses)
-    place = np.searchsorted(addresses[by_address], cache_pointers)
-    place[place == len(caches)] = 0
-    known = np.zeros(len(head_rows), bool)
-    index = np.zeros(len(head_rows), np.int32)
-    if len(caches):
-        known = addresses[by_address][place] == cache_pointers
-        index = by_address[place].astype(np.int32)
+    index = _cache_numbers(caches, cache_pointers)
+    known = index >= 0
     lost = int(len(known) - known.sum())
     if lost:
         problems.append(f"{lost} slabs belong to no slab cache: their objects are not looked at")
@@ -67,9 +64,7 @@ def read_slabs(kernel: Kernel, pages: Pages) -> tuple[Slabs, FreeObjects]:
     if wrong:
         problems.append(f"{wrong} slabs claim more objects than there is room for: damaged")
         counts = np.minimum(counts, fits)
-    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    slabs = Slabs(
-        caches=[cache.name for cache in caches],
+    columns = _Columns(
         cache=index,
         row=rows,
         pages=slab_pages,
@@ -77,12 +72,96 @@ def read_slabs(kernel: Kernel, pages: Pages) -> tuple[Slabs, FreeObjects]:
         stride=of_cache[index, 0],
         size=of_cache[index, 1],
         objects=counts,
+        freelist=freelists,
+        kfence=np.zeros(len(rows), bool),
+        allocated=np.ones(len(rows), bool),
+    )
+    pool = find_kfence(kernel)
+    if pool is not None:
+        columns = _joined(columns, _kfence(kernel, pages, caches, pool))
+    start = np.concatenate([[0], np.cumsum(columns.objects)]).astype(np.int64)
+    slabs = Slabs(
+        caches=[cache.name for cache in caches],
+        cache=columns.cache,
+        row=columns.row,
+        pages=columns.pages,
+        first=columns.first,
+        stride=columns.stride,
+        size=columns.size,
+        objects=columns.objects,
         start=start,
-        allocated=np.ones(int(start[-1]), bool),
+        allocated=np.repeat(columns.allocated, columns.objects),
         sheaves=np.array(sorted({sheaf for c in caches for sheaf in c.sheaves}), np.uint64),
         problems=problems,
     )
-    return slabs, FreeObjects(kernel, pages, slabs, caches, freelists)
+    free = FreeObjects(
+        kernel, pages, slabs, caches, columns.freelist, columns.kfence, find_shadow(kernel)
+    )
+    return slabs, free
+
+
+class _Columns(NamedTuple):
+    """Of every slab, a row each: what :class:`Slabs` has, and what tells its free objects."""
+
+    cache: Array
+    row: Array
+    pages: Array
+    first: Array
+    stride: Array
+    size: Array
+    objects: Array
+    freelist: Array
+    kfence: Array
+    """``bool``: no slab, but a page of KFENCE's pool, which has one object."""
+    allocated: Array
+    """``bool``: false for a page whose object is free."""
+
+
+def _joined(one: _Columns, other: _Columns) -> _Columns:
+    """The slabs of both, in the order of rows."""
+    order = np.argsort(np.concatenate([one.row, other.row]), kind="stable")
+    pairs = zip(one, other, strict=True)
+    return _Columns(*(np.concatenate(pair)[order].astype(pair[0].dtype) for pair in pairs))
+
+
+def _kfence(kernel: Kernel, pages: Pages, caches: list[Cache], pool: KfencePool) -> _Columns:
+    """The objects of KFENCE's pool: for each, a slab of one page."""
+    index = _cache_numbers(caches, pool.cache)
+    size = pages.facts.page_size
+    offset = (pool.address - np.uint64(direct_map(kernel))).astype(np.int64)
+    row = pages.rows(offset // size)
+    first = offset % size
+    # What was never allocated has no cache, nor has what is left of one that was destroyed.
+    kept = np.flatnonzero((index >= 0) & (row >= 0) & (first + pool.length <= size))
+    one = np.ones(len(kept), np.int64)
+    return _Columns(
+        cache=index[kept],
+        row=row[kept],
+        pages=one,
+        first=first[kept],
+        stride=one * size,
+        size=pool.length[kept],
+        objects=one,
+        freelist=np.zeros(len(kept), np.uint64),
+        kfence=one.astype(bool),
+        allocated=pool.allocated[kept],
+    )
+
+
+def _cache_numbers(caches: list[Cache], pointers: Array) -> Array:
+    """
+    The cache that each pointer leads to.
+
+    :param pointers: ``struct kmem_cache *``: ``uint64``.
+    :return: Index in *caches*, or -1: ``int32``.
+    """
+    if not caches:
+        return np.full(len(pointers), -1, np.int32)
+    addresses = np.array([cache.address for cache in caches], np.uint64)
+    by_address = np.argsort(addresses)
+    place = np.minimum(np.searchsorted(addresses[by_address], pointers), len(caches) - 1)
+    number = by_address[place].astype(np.int32)
+    return np.where(addresses[number] == pointers, number, -1).astype(np.int32)
 
 
 def _caches(kernel: Kernel, problems: list[str]) -> Iterator[Cache]:
@@ -133,7 +212,17 @@ def read_cache(kernel: Kernel, cache: Object) -> Cache:
         lists=lists,
         free=free,
         sheaves=sheaves,
+        link=_quarantine_link(cache),
     )
+
+
+def _quarantine_link(cache: Object) -> int:
+    """Where KASAN links an object in its quarantine; -1 if it does not."""
+    if not has_member(cache.type_.type, "kasan_info.free_meta_offset"):
+        return -1
+    offset = int(cache.kasan_info.free_meta_offset)
+    # KASAN_NO_FREE_META is INT_MAX.
+    return offset if 0 <= offset < int(cache.size) else -1
 
 
 def _ready(kernel: Kernel, cache: Object) -> tuple[list[int], list[int], list[int]]:

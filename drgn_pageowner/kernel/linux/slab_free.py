@@ -8,12 +8,16 @@ from typing import NamedTuple
 import numpy as np
 
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.kasan import Shadow, quarantine
 from drgn_pageowner.kernel.linux.translate import direct_map
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import Slabs
 from drgn_pageowner.model.pages import Pages
 
 __all__ = ("Cache", "FreeObjects")
+
+# Bytes of memory whose shadow is read in one piece.
+_PIECE = 1 << 23
 
 
 class Cache(NamedTuple):
@@ -36,6 +40,37 @@ class Cache(NamedTuple):
     """Free objects in sheaves, which are not linked."""
     sheaves: list[int]
     """Addresses of ``struct slab_sheaf``."""
+    link: int = -1
+    """Offset in the object where KASAN's quarantine links it; -1 if it never is in there."""
+
+
+class _ObjectWords:
+    """One word of every object, collected as the pages of slabs are read."""
+
+    def __init__(self, slabs: Slabs, offset: Array, page_size: int, word_size: int) -> None:
+        """
+        :param offset: Of the word in the objects of each slab, in bytes.
+        """
+        of_slab = np.repeat(np.arange(len(slabs.row)), slabs.objects)
+        number = np.arange(len(slabs)) - slabs.start[of_slab]
+        byte = slabs.first[of_slab] + number * slabs.stride[of_slab] + offset[of_slab]
+        self._row = (slabs.row[of_slab] + byte // page_size).astype(np.int64)
+        self._word = (byte % page_size // word_size).astype(np.int64)
+        self._per_page = page_size // word_size
+        self.values = np.zeros(len(slabs), np.uint64)
+        """``uint64``, a row per object; 0 where its page was not collected."""
+
+    def collect(self, rows: Array, data: Array) -> None:
+        """
+        :param rows: Of some pages, ascending.
+        :param data: ``uint64``: the words of these pages.
+        """
+        low, high = np.searchsorted(self._row, [rows[0], rows[-1] + 1])
+        mine = np.arange(low, high)
+        place = np.searchsorted(rows, self._row[mine])
+        here = rows[np.minimum(place, len(rows) - 1)] == self._row[mine]
+        mine, place = mine[here], place[here]
+        self.values[mine] = data[place * self._per_page + self._word[mine]]
 
 
 class FreeObjects:
@@ -47,11 +82,22 @@ class FreeObjects:
     """
 
     def __init__(
-        self, kernel: Kernel, pages: Pages, slabs: Slabs, caches: list[Cache], freelists: Array
+        self,
+        kernel: Kernel,
+        pages: Pages,
+        slabs: Slabs,
+        caches: list[Cache],
+        freelists: Array,
+        kfence: Array,
+        shadow: Shadow | None,
     ) -> None:
         """
         :param freelists: Head of each slab's own list: ``uint64``, a row per slab.
+        :param kfence: ``bool``, a row per slab: whether it is a page of KFENCE's pool, whose
+            object has no free pointer.
+        :param shadow: Shadow memory of KASAN, if this kernel has it.
         """
+        self._shadow = shadow
         self._slabs = slabs
         self._caches = caches
         self._word_dtype = kernel.word
@@ -61,13 +107,26 @@ class FreeObjects:
             self._page_size
         )
         self._heads = freelists
-        of_slab = np.repeat(np.arange(len(slabs.row)), slabs.objects)
-        number = np.arange(len(slabs)) - slabs.start[of_slab]
         offset = np.array([cache.offset for cache in caches] or [0], np.int64)[slabs.cache]
-        byte = slabs.first[of_slab] + number * slabs.stride[of_slab] + offset[of_slab]
-        self._row = (slabs.row[of_slab] + byte // self._page_size).astype(np.int64)
-        self._word = (byte % self._page_size // self._word_dtype.itemsize).astype(np.int64)
-        self._pointer = np.zeros(len(slabs), np.uint64)
+        offset[kfence] = 0
+        self._pointers = _ObjectWords(slabs, offset, self._page_size, kernel.word.itemsize)
+        self._links: _ObjectWords | None = None
+        self._quarantine = np.array(quarantine(kernel) if shadow is not None else [], np.uint64)
+        if len(self._quarantine):
+            offset = np.array([cache.link for cache in caches] or [0], np.int64)[slabs.cache]
+            offset[kfence | (offset < 0)] = 0
+            self._links = _ObjectWords(slabs, offset, self._page_size, kernel.word.itemsize)
+
+    def of_cache(self, address: int) -> Array:
+        """
+        The objects of a cache, free ones too.
+
+        :param address: Of its ``struct kmem_cache``.
+        :return: Their numbers: ``int64``; none if there is no such cache.
+        """
+        found = [number for number, cache in enumerate(self._caches) if cache.address == address]
+        slab = np.flatnonzero(np.isin(self._slabs.cache, found))
+        return ranges(self._slabs.start[slab], self._slabs.objects[slab])
 
     def collect(self, rows: Array, data: Array) -> None:
         """
@@ -76,13 +135,9 @@ class FreeObjects:
         :param rows: Rows of the pages, ascending.
         :param data: Words of the pages: ``uint64``.
         """
-        low, high = np.searchsorted(self._row, [rows[0], rows[-1] + 1])
-        mine = np.arange(low, high)
-        place = np.searchsorted(rows, self._row[mine])
-        here = rows[np.minimum(place, len(rows) - 1)] == self._row[mine]
-        mine, place = mine[here], place[here]
-        per_page = self._page_size // self._word_dtype.itemsize
-        self._pointer[mine] = data[place * per_page + self._word[mine]]
+        self._pointers.collect(rows, data)
+        if self._links is not None:
+            self._links.collect(rows, data)
 
     def mark(self) -> None:
         """Clear :attr:`Slabs.allocated` for free objects."""
@@ -110,13 +165,65 @@ class FreeObjects:
             # Stop a list at an object that was met before: the rest is known, or it is a ring.
             slab, node, current = slab[fresh], node[fresh], current[fresh]
             cache = self._slabs.cache[slab]
-            words = self._pointer[node]
+            words = self._pointers.values[node]
             # freelist_ptr_decode(): the address is byte-swapped since Linux kernel commit
             # 1ad53d9fa3f6 ("slub: improve bit diffusion for freelist ptr obfuscation") (in v5.7).
             places = (current + offset[cache]).astype(self._word_dtype).byteswap()
             mixed = words ^ random[cache] ^ places.astype(np.uint64)
             current = np.where(hardened[cache], mixed, words)
             current = current[current != 0]
+        if self._shadow is not None:
+            self._mark_poisoned(self._shadow)
+        if self._links is not None:
+            self._mark_quarantined(self._links.values)
+
+    def _mark_quarantined(self, links: Array) -> None:
+        """
+        Clear :attr:`Slabs.allocated` for what KASAN keeps from being used again.
+
+        Objects of a cache with SLAB_TYPESAFE_BY_RCU are not even poisoned there.
+
+        :param links: The link to the next element of each object's list.
+        """
+        slabs, current = self._slabs, self._quarantine
+        link = np.array([cache.link for cache in self._caches] or [0], np.int64)
+        seen = np.zeros(len(slabs), bool)
+        while len(current):
+            slab = np.searchsorted(self._address, current, "right") - 1
+            inside = slab >= 0
+            slab = np.maximum(slab, 0)
+            # A list may run through a link in the object, or behind it.
+            offset = (current - self._address[slab]).astype(np.int64) - slabs.first[slab]
+            offset -= link[slabs.cache[slab]]
+            number = offset // slabs.stride[slab]
+            inside &= (number >= 0) & (number < slabs.objects[slab])
+            inside &= offset % slabs.stride[slab] == 0
+            node = slabs.start[slab[inside]] + number[inside]
+            # An object that was met before ends its list.
+            node = node[~seen[node]]
+            seen[node] = True
+            current = links[node]
+            current = current[current != 0]
+        slabs.allocated[seen] = False
+
+    def _mark_poisoned(self, shadow: Shadow) -> None:
+        """Clear :attr:`Slabs.allocated` for what KASAN's shadow says was freed."""
+        slabs = self._slabs
+        of_slab = np.repeat(np.arange(len(slabs.row)), slabs.objects)
+        number = np.arange(len(slabs)) - slabs.start[of_slab]
+        address = self._address[of_slab] + (
+            slabs.first[of_slab] + number * slabs.stride[of_slab]
+        ).astype(np.uint64)
+        # Ascending, as slabs are. A piece at a time, of which the shadow is read whole.
+        piece = address // np.uint64(_PIECE)
+        for members in np.split(np.arange(len(address)), np.flatnonzero(np.diff(piece)) + 1):
+            if not len(members):
+                continue
+            start = int(address[members[0]])
+            # Objects of eight bytes or more: a byte of shadow belongs to one.
+            offsets = (address[members] - np.uint64(start)).astype(np.int64)
+            freed = shadow.freed(start, int(offsets[-1]) + 8, offsets)
+            slabs.allocated[members[freed]] = False
 
     def _locate(self, objects: Array) -> tuple[Array, Array]:
         """Find the slab of each address (-1 for none), and the number of the object in it."""

@@ -141,8 +141,12 @@ def _probe_bias(kernel: Kernel, pools: str) -> int:
     return (handle >> shift) & ((1 << bits) - 1)
 
 
-def _pool_addresses(kernel: Kernel) -> Array:
-    """Get the address of every pool that exists: ``uint64``."""
+def _pool_addresses(kernel: Kernel, ahead: int = 0) -> Array:
+    """
+    Get the address of every pool that is in use: ``uint64``.
+
+    :param ahead: How many elements of the array to read behind those.
+    """
     pools = kernel.prog[depot_layout(kernel).pools]
     used = find_object(kernel.prog, "pools_num", "lib/stackdepot.c")
     if used is None:
@@ -162,7 +166,7 @@ def _pool_addresses(kernel: Kernel) -> Array:
     if not 0 <= number <= most:
         # Take the whole array; the pointers after the last pool are null.
         number = most
-    return read_array(kernel.prog, address, kernel.word, number)
+    return read_array(kernel.prog, address, kernel.word, min(number + ahead, most))
 
 
 def _most_pools(kernel: Kernel) -> int:
@@ -176,11 +180,16 @@ def _most_pools(kernel: Kernel) -> int:
 
 def depot_pools(kernel: Kernel) -> tuple[Array, int]:
     """
-    Get the memory of the stack depot.
+    Get the memory of the stack depot, with the pool that it allocated to be used next.
 
     :return: Addresses of the pools (``uint64``), and the size of a pool in bytes.
     """
-    pools = _pool_addresses(kernel)
+    # Until v6.7 the next one is in the array already, since v6.8 in a variable ("lib/stackdepot:
+    # store next pool pointer in new_pool").
+    pools = _pool_addresses(kernel, ahead=1)
+    following = find_object(kernel.prog, "new_pool", "lib/stackdepot.c")
+    if following is not None:
+        pools = np.append(pools, np.uint64(int(following)))
     return pools[pools != 0], depot_layout(kernel).pool_size
 
 

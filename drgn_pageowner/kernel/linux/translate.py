@@ -9,7 +9,7 @@ from drgn.helpers.linux.mm import follow_phys
 
 from drgn_pageowner.kernel.dump.bulk import enumerators, symbol_address
 from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
-from drgn_pageowner.kernel.dump.pgtable import PageTables
+from drgn_pageowner.kernel.dump.pgtable import Format, PageTables
 from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.ioport import kernel_image
 from drgn_pageowner.kernel.linux.sections import pfn_limits
@@ -24,6 +24,7 @@ __all__ = (
     "kernel_pfns",
     "kernel_phys",
     "mapped_pfn",
+    "page_tables",
 )
 
 
@@ -67,7 +68,7 @@ def kernel_phys(kernel: Kernel, address: int) -> int:
     try:
         return int(follow_phys(kernel.prog["init_mm"].address_of_(), address))
     except NotImplementedError:
-        tables = _tables(kernel)
+        tables = page_tables(kernel)
         if tables is None:
             raise
     pfn = int(tables.pfns(address, 1)[0])
@@ -82,7 +83,7 @@ def kernel_pfns(kernel: Kernel, address: int, number: int) -> Array:
 
     :return: ``int64``, shape ``(number,)``; -1 where nothing is mapped, or it is not known.
     """
-    tables = _tables(kernel)
+    tables = page_tables(kernel)
     if tables is not None:
         return tables.pfns(address, number)
     size = kernel.page_size
@@ -114,21 +115,28 @@ def _pfn_or_none(kernel: Kernel, address: int) -> int:
         return -1
 
 
-@once
-def _tables(kernel: Kernel) -> PageTables | None:
+def page_tables(kernel: Kernel) -> PageTables | None:
     """Get the kernel's own page tables; ``None`` if the format is not known."""
+    found = _format_and_root(kernel)
+    return PageTables(kernel.prog, *found) if found is not None else None
+
+
+@once
+def _format_and_root(kernel: Kernel) -> tuple[Format, int] | None:
+    """Get the format of the kernel's own page tables, and the physical address of the first."""
     format_ = arch_of(kernel).page_table_format(kernel)
     if format_ is None:
         return None
     init_mm = kernel.prog["init_mm"]
-    root, known = int(init_mm.pgd), int(init_mm.address_of_())
+    virtual, known = int(init_mm.pgd), int(init_mm.address_of_())
     try:
-        tables = PageTables(kernel.prog, format_, int(follow_phys(init_mm.address_of_(), root)))
+        root = int(follow_phys(init_mm.address_of_(), virtual))
         # arm64 has more formats than VMCOREINFO tells apart: check the result against drgn's.
         pfn = int(follow_phys(init_mm.address_of_(), known)) // kernel.page_size
-        return tables if int(tables.pfns(known, 1)[0]) == pfn else None
+        found = int(PageTables(kernel.prog, format_, root).pfns(known, 1)[0])
+        return (format_, root) if found == pfn else None
     except NotImplementedError:
-        return PageTables(kernel.prog, format_, direct_phys(kernel, root))
+        return format_, direct_phys(kernel, virtual)
     except FaultError:
         return None
 

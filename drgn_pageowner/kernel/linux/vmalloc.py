@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from drgn import FaultError, Object
+from drgn import FaultError, Object, sizeof
 from drgn.helpers.linux.sched import cpu_curr, idle_task
 
 from drgn_pageowner.kernel.dump.bulk import (
@@ -67,7 +67,8 @@ def thread_size(kernel: Kernel) -> int:
     # union thread_union { struct task_struct task; unsigned long stack[THREAD_SIZE/sizeof(long)]; }
     union = find_type(kernel.prog, "union thread_union")
     if union is not None and union.is_complete():
-        return int(union.member("stack").type.size)
+        # Complete where KASAN or the architecture has a use for it; "stack" is an array.
+        return int(sizeof(union.member("stack").type))
     # INIT_TASK_DATA() of the linker script; named after init_task before v6.10.
     for name in ("init_stack", "init_task"):
         start = symbol_address(kernel.prog, f"__start_{name}")

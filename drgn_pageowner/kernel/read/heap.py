@@ -21,18 +21,23 @@ from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.ioport import crash_kernel
+from drgn_pageowner.kernel.linux.irq_gic_v3_its import its_tables
 from drgn_pageowner.kernel.linux.page_ext import page_owner_state
+from drgn_pageowner.kernel.linux.percpu import read_chunks
 from drgn_pageowner.kernel.linux.sections import find_sections
 from drgn_pageowner.kernel.linux.topology import possible_cpus
 from drgn_pageowner.kernel.linux.vmalloc import TaskStack
+from drgn_pageowner.kernel.read.bookkeeping import HiddenParts, find_bookkeeping
 from drgn_pageowner.kernel.read.inventory import InventoryReader
+from drgn_pageowner.kernel.read.numbers import Numbers
+from drgn_pageowner.kernel.read.percpu import PerCpuNodes
 from drgn_pageowner.kernel.read.pointers import Resolver, objects_at
 from drgn_pageowner.model.arrays import Array, ascending
-from drgn_pageowner.model.heap import Heap, Inventory, Metadata
+from drgn_pageowner.model.heap import Heap, Metadata
 from drgn_pageowner.model.pages import FREE_STATES, NO_ZONE, Pages, PageState
 from drgn_pageowner.progress import progress
 
-__all__ = ("HeapReader", "Numbers")
+__all__ = ("HeapReader",)
 
 _CHUNK_PAGES = 2048
 _IMAGE, _BOOT, _UNRECORDED, _PAGES, _SLABS = range(5)
@@ -45,7 +50,9 @@ _CONSTANTS = (
 _ROOTS = ("kernel image", "boot memory", "pages without a record", "pages of processes and files",
           "slab bookkeeping")  # fmt: skip
 _SCANNED = (PageState.RESERVED, PageState.KERNEL, PageState.NOREF, PageState.LARGE_KMALLOC,
-            PageState.SLAB)  # fmt: skip
+            PageState.SLAB, PageState.NETPP)  # fmt: skip
+_IN_SLAB, _IN_CHUNK = -2, -3
+"""Of pages that several nodes share, in :attr:`HeapReader.source`."""
 _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
 
 
@@ -73,13 +80,11 @@ class HeapReader:
         """Size of a word, in bytes."""
         self._records = records
         self.first_object = len(records)
-        self.first_root = len(records) + len(reader.inventory.slabs)
-        self.first_stack = self.first_root + len(_ROOTS)
+        self.first_percpu = len(records) + len(reader.inventory.slabs)
         self._roots = [
             *_ROOTS,
             *(f"stack of {stack.comm} (pid {stack.pid})" for stack in reader.stacks),
         ]
-        self._scale = self.first_root + len(self._roots)
         self.resolver = Resolver(
             reader.kernel,
             reader.pages,
@@ -88,11 +93,26 @@ class HeapReader:
             reader.vmap.areas,
             self.first_object,
         )
+        self.percpu = PerCpuNodes(
+            read_chunks(reader.kernel, reader.inventory.problems),
+            lambda addresses: self.resolver.rows(addresses)[0],
+            len(reader.pages),
+            self._size,
+            self.word,
+            self.first_percpu,
+        )
+        self.resolver.percpu = self.percpu
+        self.first_root = self.first_percpu + len(self.percpu.allocations)
+        self.first_stack = self.first_root + len(_ROOTS)
+        self._scale = self.first_root + len(self._roots)
         self._edges: list[Array] = []
         self._numbers: list[Array] = []
         self._pages_read = 0
         self._absent = np.zeros(len(reader.pages), bool)
-        self.numbers = Numbers(self._pages, self._inventory)
+        mark = arch_of(reader.kernel).address_mark
+        self.numbers = Numbers(self._pages, self._inventory, mark)
+        self._bookkeeping = find_bookkeeping(reader.kernel)
+        self._hidden = HiddenParts(len(reader.pages))
         self.source = self._sources()
         self._struct_page_node = self._struct_page_nodes()
         self.heap = self._build()
@@ -100,18 +120,18 @@ class HeapReader:
     def _build(self) -> Heap:
         self._scan_pages()
         self._scan_struct_pages()
+        self._scan_its_tables()
         for number, stack in enumerate(self.reader.stacks):
             _, data = self.stack_words(stack)
             target = self.resolver.targets(data[data >= self.resolver.lowest])
+            target = np.concatenate([target, self.percpu.find(data)[1]])
             root = self.first_stack + number
             self._add(np.full(len(target), root, np.int64), target)
         self.reader.free_objects.mark()
         source, target = self._of_allocated()
         numbers = np.concatenate([np.zeros((3, 0), np.int64), *self._numbers], axis=1)
         numbers = numbers[:, self._is_allocated(numbers[0])]
-        bookkeeping = self.resolver.targets(
-            np.concatenate([self.reader.vmap.bookkeeping, self._inventory.slabs.sheaves])
-        )
+        bookkeeping = self._bookkeeping_nodes()
         return Heap(
             inventory=self._inventory,
             records=self._records,
@@ -124,12 +144,24 @@ class HeapReader:
             pfn_offset=numbers[2].astype(np.int32),
             pages_read=self._pages_read,
             pages_missing=self._pages_missing(),
+            percpu=self.percpu.allocations,
         )
+
+    def _bookkeeping_nodes(self) -> Array:
+        """Nodes that vouch for nothing: ``int64``; some may be -1."""
+        known, free = self._bookkeeping, self.reader.free_objects
+        addresses = [
+            self.reader.vmap.bookkeeping,
+            self._inventory.slabs.sheaves,
+            np.array(known.nodes, np.uint64),
+        ]
+        objects = [free.of_cache(cache) + self.first_object for cache in known.caches]
+        return np.concatenate([self.resolver.targets(np.concatenate(addresses)), *objects])
 
     def _is_allocated(self, nodes: Array) -> Array:
         """Find the nodes that are not free slab objects: ``bool``, the shape of *nodes*."""
         result = np.ones(len(nodes), bool)
-        objects = (nodes >= self.first_object) & (nodes < self.first_root)
+        objects = (nodes >= self.first_object) & (nodes < self.first_percpu)
         allocated = self._inventory.slabs.allocated
         result[objects] = allocated[nodes[objects] - self.first_object]
         return result
@@ -148,16 +180,23 @@ class HeapReader:
         """
         Get the node that each page belongs to: ``int32``, a row for each page.
 
-        -1 for a page that is not scanned, -2 for a slab page, whose objects are nodes.
+        -1 for a page that is not scanned. Slab pages have :data:`_IN_SLAB`, pages of per-CPU
+        memory that can be allocated :data:`_IN_CHUNK`: what is in them are the nodes.
         """
         state, metadata = self._pages.state, self._inventory.metadata
         covered, first_root = self._inventory.record_of_row, self.first_root
         source = np.where(covered >= 0, covered, first_root + _UNRECORDED).astype(np.int32)
         source[state == PageState.RESERVED] = first_root + _BOOT
-        source[state == PageState.SLAB] = -2
+        source[state == PageState.SLAB] = _IN_SLAB
         source[~np.isin(state, _SCANNED)] = -1
         source[(metadata != Metadata.NONE) & (metadata != Metadata.PERCPU)] = -1
+        source[(metadata == Metadata.KFENCE) & (self.resolver.slab_of_row >= 0)] = _IN_SLAB
+        source[self.percpu.chunk_of_row >= 0] = _IN_CHUNK
         source[metadata == Metadata.IMAGE] = first_root + _IMAGE
+        for address, size in self._bookkeeping.ranges:
+            phys = self.reader.phys_of(address)
+            if phys is not None:
+                source[self._hide(phys, phys + size)] = -1
         for rows in self._constants():
             source[rows] = -1
         source[self._crash_kernel()] = -1
@@ -165,6 +204,19 @@ class HeapReader:
         for rows in self._irq_stacks():
             source[rows] = -1
         return source
+
+    def _hide(self, start: int, end: int) -> Array:
+        """
+        Look away from a range of physical memory.
+
+        :return: Rows of the pages that are in it as a whole: ``int64``; of the others a part is.
+        """
+        first, last = -(-start // self._size), end // self._size
+        whole = self._pages.rows(np.arange(first, last, dtype=np.int64))
+        edges = self._pages.rows(np.array([start // self._size, (end - 1) // self._size]))
+        self._hidden.add(start, end, edges[edges >= 0])
+        result: Array = whole[whole >= 0]
+        return result
 
     def _constants(self) -> Iterator[Array]:
         """
@@ -232,11 +284,17 @@ class HeapReader:
             data = np.concatenate([self.read_rows(piece) for piece in batch])
             rows = np.concatenate(batch)
             self.reader.free_objects.collect(rows, data)
-            place = np.flatnonzero(data >= self.resolver.lowest)
-            target = self.resolver.targets(data[place])
+            # Most words are zero.
+            place_of = np.flatnonzero(data != 0)
+            data = data[place_of]
+            chosen = np.flatnonzero(data >= self.resolver.lowest)
+            target = self.resolver.targets(data[chosen])
             good = target >= 0
-            self._add(self.nodes_of_words(rows, place[good]), target[good])
-            place, target, pair = numbers.find(data)
+            self._add(self.nodes_of_words(rows, place_of[chosen[good]]), target[good])
+            chosen, target = self.percpu.find(data)
+            self._add(self.nodes_of_words(rows, place_of[chosen]), target)
+            chosen, target, pair = numbers.find(data)
+            place = place_of[chosen]
             node = self.nodes_of_words(rows, place)
             # The image has tables of ascending 32-bit numbers: symbol offsets, unwinding data.
             good = (node >= 0) & ~(pair & (node == self.first_root + _IMAGE))
@@ -245,7 +303,8 @@ class HeapReader:
 
     def nodes_of_words(self, rows: Array, place: Array) -> Array:
         """
-        Get the node that has each word: ``int64``; -1 if the word is in no slab object.
+        Get the node that has each word: ``int64``; -1 if the word is in no slab object, in per-CPU
+        memory that is not allocated, or in what vouches for nothing.
 
         :param rows: Rows of the pages that were read.
         :param place: Indices of the words in the data that was read.
@@ -253,13 +312,17 @@ class HeapReader:
         slabs, words_per_page = self._inventory.slabs, self._size // self.word
         row = rows[place // words_per_page]
         node: Array = self.source[row].astype(np.int64)
-        in_slab = np.flatnonzero(node == -2)
+        byte = (place % words_per_page) * self.word
+        in_chunk = np.flatnonzero(node == _IN_CHUNK)
+        node[in_chunk] = self.percpu.at(row[in_chunk], byte[in_chunk], self.first_root + _BOOT)
+        node[self._hidden.covers(row, self._pages, byte)] = -1
+        in_slab = np.flatnonzero(node == _IN_SLAB)
         if len(in_slab) and not len(slabs.row):
             node[in_slab] = -1
         elif len(in_slab):
             slab = self.resolver.slab_of_row[row[in_slab]].astype(np.int64)
             offset = (row[in_slab] - slabs.row[slab]) * self._size
-            offset += (place[in_slab] % words_per_page) * self.word
+            offset += byte[in_slab]
             objects = objects_at(slabs, slab, offset, inside=True)
             node[in_slab] = np.where(objects >= 0, objects + self.first_object, -1)
         return node
@@ -267,7 +330,7 @@ class HeapReader:
     def _offsets(self, rows: Array, place: Array, node: Array) -> Array:
         """Get the offset of each word in its slab object: ``int64``, in bytes; -1 if in none."""
         result = np.full(len(place), -1, np.int64)
-        inside = np.flatnonzero((node >= self.first_object) & (node < self.first_root))
+        inside = np.flatnonzero((node >= self.first_object) & (node < self.first_percpu))
         if len(inside):
             slabs, words_per_page = self._inventory.slabs, self._size // self.word
             objects = node[inside] - self.first_object
@@ -315,6 +378,8 @@ class HeapReader:
         state = self._pages.state
         node: Array = self.source.astype(np.int64)
         node[np.isin(state, _OWNED)] = self.first_root + _PAGES
+        node[node == _IN_CHUNK] = -1
+        node[node == _IN_SLAB] = self.first_root + _SLABS
         node[state == PageState.SLAB] = self.first_root + _SLABS
         node[np.isin(state, FREE_STATES) | (state == PageState.RESERVED)] = -1
         return node
@@ -323,6 +388,19 @@ class HeapReader:
         """Find pointers in ``struct page``, such as lists through ``page->lru``."""
         for _, node, values in self.struct_page_words():
             self._add(node, self.resolver.targets(values))
+
+    def _scan_its_tables(self) -> None:
+        """Tables of a device that are held by physical addresses with a bit set."""
+        mark = np.uint64(arch_of(self._kernel).address_mark)
+        for address, size in its_tables(self._kernel):
+            rows = self.reader.rows_of(address, size)
+            if not len(rows):
+                continue
+            data = words(self._kernel.prog, read_bulk(self._kernel.prog, address, size).data)
+            entries = data[data >= mark] - mark
+            targets = self._pages.rows((entries // np.uint64(self._size)).astype(np.int64))
+            known = self._inventory.record_of_row[targets[targets >= 0]].astype(np.int64)
+            self._add(np.full(len(known), self.source[rows[0]], np.int64), known)
 
     def struct_page_words(self) -> Iterator[tuple[Array, Array, Array]]:
         """Yield address, node and value of possible pointers in each section's memmap."""
@@ -352,56 +430,6 @@ class HeapReader:
         bulk = read_bulk(self._kernel.prog, live, end - live)
         data = words(self._kernel.prog, bulk.data)
         return live, np.concatenate([data, np.array(stack.registers, np.uint64)])
-
-
-class Numbers:
-    """Finder of words that are the PFN or physical address of a record's first page."""
-
-    def __init__(self, pages: Pages, inventory: Inventory) -> None:
-        self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
-        self._end = np.uint64(pages.facts.max_pfn)
-        assert inventory.records is not None
-        pfns = inventory.records["pfn"]
-        rows = pages.rows(pfns)
-        kinds = (PageState.KERNEL, PageState.LARGE_KMALLOC)
-        good = (rows >= 0) & (pfns < pages.facts.max_pfn)
-        good[good] = np.isin(pages.state[rows[good]], kinds)
-        self._record = np.full(pages.facts.max_pfn + 1, -1, np.int64)
-        self._record[pfns[good]] = np.flatnonzero(good)
-
-    def find(self, data: Array) -> tuple[Array, Array, Array]:
-        """
-        Find words that name a page.
-
-        :param data: ``uint64``, shape ``(n,)``.
-        :return: Indices in *data* and the page's record: ``int64``; and whether the word is two
-            PFNs of 32 bits, which are returned one by one: ``bool``.
-        """
-        # Skip zeroes, which are most of the words: 0 - 1 wraps to the largest number.
-        low = np.flatnonzero(data - np.uint64(1) < (self._end << np.uint64(32)) - np.uint64(1))
-        words = data[low]
-        pairs, records = self._pairs(words)
-        one = np.flatnonzero(words < self._end << self._shift)
-        single, record = self._singles(words[one])
-        places = np.concatenate([low[one[single]], low[pairs], low[pairs]])
-        pair = np.arange(len(places)) >= len(single)
-        return places, np.concatenate([record, records[0], records[1]]), pair
-
-    def _pairs(self, words: Array) -> tuple[Array, Array]:
-        """Find words that are two PFNs of 32 bits, and the records of both: shape ``(2, n)``."""
-        low, high = words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)
-        place = np.flatnonzero((high != 0) & (low != 0) & (low < self._end) & (high < self._end))
-        both = self._record[np.stack([low[place], high[place]]).astype(np.int64)]
-        good = (both >= 0).all(axis=0) & (both[0] != both[1])
-        return place[good], both[:, good]
-
-    def _singles(self, words: Array) -> tuple[Array, Array]:
-        physical = (words & ((np.uint64(1) << self._shift) - np.uint64(1))) == 0
-        pfns = np.where(words < self._end, words, words >> self._shift)
-        pfns[(words >= self._end) & ~physical] = self._end
-        record: Array = self._record[pfns.astype(np.int64)]
-        found = np.flatnonzero(record >= 0)
-        return found, record[found]
 
 
 def _batches(pieces: list[Array]) -> Iterator[list[Array]]:

@@ -11,18 +11,27 @@ from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kallsyms import module_names
+from drgn_pageowner.kernel.linux.kasan import find_shadow
+from drgn_pageowner.kernel.linux.kernel_tables import kernel_tables
+from drgn_pageowner.kernel.linux.kfence import find_kfence
 from drgn_pageowner.kernel.linux.mapping import block_device_mappings
 from drgn_pageowner.kernel.linux.percpu import first_chunk
 from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride
 from drgn_pageowner.kernel.linux.slab import read_slabs
 from drgn_pageowner.kernel.linux.stackdepot import depot_pools
-from drgn_pageowner.kernel.linux.translate import direct_phys, image_range, kernel_pfns, kernel_phys
+from drgn_pageowner.kernel.linux.translate import (
+    direct_phys,
+    image_range,
+    kernel_pfns,
+    kernel_phys,
+    page_tables,
+)
 from drgn_pageowner.kernel.linux.vmalloc import VmapAreas, read_vmap_areas, task_stacks
 from drgn_pageowner.kernel.linux.vmstat import read_counters
 from drgn_pageowner.kernel.linux.zones import find_zones
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import read_records
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import (
     INVENTORY_COLUMNS,
     AreaKind,
@@ -33,7 +42,11 @@ from drgn_pageowner.model.heap import (
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 
-__all__ = "InventoryReader"
+__all__ = ("InventoryReader",)
+
+# What the kernel has for itself. A page that is anything else is no page table, whatever a damaged
+# one says.
+_MAY_BE_TABLES = (PageState.TABLE, PageState.KERNEL, PageState.RESERVED, PageState.NOREF)
 
 
 class InventoryReader:
@@ -81,6 +94,12 @@ class InventoryReader:
     def _metadata_rows(self) -> Array:
         """Get the :class:`Metadata` of every page."""
         found = np.zeros(len(self.pages), np.uint8)
+        tables = self.pages.rows(kernel_tables(self.kernel, self._may_be_tables))
+        found[tables[tables >= 0]] = Metadata.TABLE
+        found[self._shadow()] = Metadata.SHADOW
+        pool = find_kfence(self.kernel)
+        if pool is not None:
+            found[self.rows_of(pool.start, pool.size)] = Metadata.KFENCE
         for kind, address, size in self._section_arrays():
             found[self._mapped_rows(address, size)] = kind
         for rows in self._stack_depot():
@@ -99,6 +118,22 @@ class InventoryReader:
             if area.kind in (AreaKind.STACK, AreaKind.CACHED_STACK):
                 found[area.rows[area.rows >= 0]] = Metadata.STACK
         return found
+
+    def _may_be_tables(self, pfns: Array) -> Array:
+        """Which pages may be page tables of the kernel: ``bool``."""
+        rows = self.pages.rows(pfns)
+        result: Array = (rows >= 0) & np.isin(self.pages.state[rows], _MAY_BE_TABLES)
+        return result
+
+    def _shadow(self) -> Array:
+        """Rows of the pages that KASAN's shadow consists of: ``int64``."""
+        shadow, tables = find_shadow(self.kernel), page_tables(self.kernel)
+        if shadow is None or tables is None:
+            return np.zeros(0, np.int64)
+        rows = self.pages.rows(ranges(*tables.mapped(shadow.start, shadow.end)))
+        rows = rows[rows >= 0]
+        result: Array = rows[np.isin(self.pages.state[rows], _MAY_BE_TABLES)]
+        return result
 
     def _buffers(self, problems: list[str]) -> Array:
         """Find the pages in the page cache of block devices: ``bool``, a row for each page."""
@@ -130,18 +165,23 @@ class InventoryReader:
             yield self.rows_of(address, pool_size)
 
     def rows_of(self, address: int, size: int) -> Array:
-        """Get the rows of the pages of a range of the direct map or kernel image: ``int64``."""
-        try:
-            if self._image is not None and self._image[0] <= address < self._image[1]:
-                phys = kernel_phys(self.kernel, address)
-            else:
-                phys = direct_phys(self.kernel, address)
-        except DAMAGE:
+        """Get the rows of the pages of a range of the direct map or the kernel image: ``int64``."""
+        phys = self.phys_of(address)
+        if phys is None:
             return np.zeros(0, np.int64)
         end = min(-(-(phys + size) // self._size), self.pages.facts.max_pfn)
         rows = self.pages.rows(np.arange(phys // self._size, end, dtype=np.int64))
         result: Array = rows[rows >= 0]
         return result
+
+    def phys_of(self, address: int) -> int | None:
+        """Physical address of an address of the direct map or the kernel image."""
+        try:
+            if self._image is not None and self._image[0] <= address < self._image[1]:
+                return kernel_phys(self.kernel, address)
+            return direct_phys(self.kernel, address)
+        except DAMAGE:
+            return None
 
     def _mapped_rows(self, address: int, size: int) -> Array:
         """Get the rows of the pages of a range of any kernel mapping: ``int64``."""

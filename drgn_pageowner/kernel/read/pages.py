@@ -8,12 +8,14 @@ from collections.abc import Iterable
 import numpy as np
 
 from drgn_pageowner.kernel.dump.bulk import find_object
+from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import Changes, read_rows
 from drgn_pageowner.kernel.linux.cma import read_cma_areas
 from drgn_pageowner.kernel.linux.formats import extfrag_format
 from drgn_pageowner.kernel.linux.free_lists import lists_of
 from drgn_pageowner.kernel.linux.ioport import system_ram
+from drgn_pageowner.kernel.linux.kfence import find_kfence
 from drgn_pageowner.kernel.linux.names import read_names
 from drgn_pageowner.kernel.linux.page_state import SectionPages, StateDecoder
 from drgn_pageowner.kernel.linux.pageblock import (
@@ -21,6 +23,7 @@ from drgn_pageowner.kernel.linux.pageblock import (
     read_shared_pageblocks,
 )
 from drgn_pageowner.kernel.linux.sections import Section, find_sections
+from drgn_pageowner.kernel.linux.translate import direct_phys
 from drgn_pageowner.kernel.linux.zone_stats import (
     free_list_heads,
     read_zone_stats,
@@ -110,6 +113,8 @@ class _Reader:
         self._note_missing(pages)
         free = self._free_lists(pages)
         threshold = find_object(self._kernel.prog, "sysctl_extfrag_threshold")
+        # Linux kernel commit e3aa7df331bc ("mm: page_alloc: defrag_mode") (in v6.15).
+        defrag = find_object(self._kernel.prog, "defrag_mode", "mm/page_alloc.c")
         zones = read_zone_stats(self._kernel)
         return Memory(
             pages=pages,
@@ -120,6 +125,7 @@ class _Reader:
             cma=read_cma_areas(self._kernel, problems),
             zonelists=read_zonelists(self._kernel),
             extfrag_threshold=500 if threshold is None else int(threshold),
+            defrag_mode=defrag is not None and bool(defrag),
             extfrag_format=extfrag_format(self._kernel),
             problems=self._kernel.problems(problems),
         )
@@ -228,7 +234,22 @@ class _Reader:
             if "head" in columns:
                 columns["head"][rows[known]] = head_rows[known]
         self._mark_holes(pages)
+        self._mark_kfence(pages)
         return pages
+
+    def _mark_kfence(self, pages: Pages) -> None:
+        """Pages of KFENCE's pool are marked as slabs, so that nobody frees them; none is one."""
+        pool = find_kfence(self._kernel)
+        if pool is None:
+            return
+        try:
+            first = direct_phys(self._kernel, pool.start) // self._kernel.page_size
+        except DAMAGE:
+            return
+        end = first + pool.size // self._kernel.page_size
+        rows = pages.rows(np.arange(first, end, dtype=np.int64))
+        rows = rows[rows >= 0]
+        pages.state[rows[pages.state[rows] == PageState.SLAB]] = PageState.KERNEL
 
     def _mark_holes(self, pages: Pages) -> None:
         """Mark reserved pages as absent where the machine has no memory."""

@@ -10,6 +10,7 @@ import numpy as np
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.sections import find_sections, memmap_pfns
 from drgn_pageowner.kernel.linux.translate import direct_map, direct_map_end
+from drgn_pageowner.kernel.read.percpu import PerCpuNodes
 from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import Area, Slabs
 from drgn_pageowner.model.pages import Pages
@@ -57,6 +58,8 @@ class Resolver:
         self._slabs = slabs
         self._records = record_of_row
         self._first_object = first_object
+        self.percpu: PerCpuNodes | None = None
+        """What per-CPU memory is allocated, once that is known."""
         self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
         self._direct = direct_map(kernel)
         self._end = direct_map_end(kernel)
@@ -130,7 +133,8 @@ class Resolver:
 
     def targets(self, words: Array) -> Array:
         """
-        Find the node that each word leads to: a record, a slab object (also a free one), or -1.
+        Find the node that each word leads to: a record, a slab object (also a free one), per-CPU
+        memory, or -1.
 
         :param words: ``uint64``, shape ``(n,)``.
         """
@@ -149,4 +153,9 @@ class Resolver:
             offset = (rows[in_slab] - self._slabs.row[mine]) * pages.facts.page_size + page_offset
             objects = objects_at(self._slabs, mine, offset, inside=False)
             result[in_slab] = np.where(objects >= 0, objects + self._first_object, -1)
+        if self.percpu is not None:
+            in_chunk = np.flatnonzero(known & (self.percpu.chunk_of_row[rows] >= 0) & ~of_page)
+            if len(in_chunk):
+                inside = words[in_chunk] & ((np.uint64(1) << self._shift) - np.uint64(1))
+                result[in_chunk] = self.percpu.at(rows[in_chunk], inside.astype(np.int64), -1)
         return result

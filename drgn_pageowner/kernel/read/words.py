@@ -51,6 +51,11 @@ class WordFinder:
             return HeapTarget(what, page.pfn, None, "its struct page is not in the dump")
         state = PageState(self._pages.state[row]).label
         slab = int(self._reader.resolver.slab_of_row[row])
+        if self._reader.percpu.chunk_of_row[row] >= 0 and page.address is not None:
+            offset = np.array([page.address % self._size])
+            node = int(self._reader.percpu.at(np.array([row]), offset, -1)[0])
+            if node >= 0:
+                return HeapTarget(what, page.pfn, node, state)
         if slab < 0:
             record = int(self._heap.inventory.record_of_row[row])
             return HeapTarget(what, page.pfn, record if record >= 0 else None, state)
@@ -93,14 +98,18 @@ class WordFinder:
     def _in_pages(self, chosen: Array, wanted: Array, numbers: bool) -> Iterator[Word]:
         heap, source = self._heap, self._reader.source
         mine = (source >= 0) & chosen[np.maximum(source, 0)]
-        objects = np.flatnonzero(chosen[heap.first_object : heap.first_root])
+        objects = np.flatnonzero(chosen[heap.first_object : heap.first_percpu])
         if len(objects):
             slab = np.unique(heap.slabs.slab_of(objects))
-            mine |= np.isin(self._reader.resolver.slab_of_row, slab) & (source == -2)
+            mine |= np.isin(self._reader.resolver.slab_of_row, slab) & (source < -1)
+        if chosen[heap.first_percpu : heap.first_root].any():
+            mine |= self._reader.percpu.chunk_of_row >= 0
         for rows in self._reader.pieces(np.flatnonzero(mine)) if mine.any() else ():
             data = self._reader.read_rows(rows)
             place = np.flatnonzero(data >= self._reader.resolver.lowest)
             target = self._reader.resolver.targets(data[place])
+            yield from self._of_data(rows, data, place, target, chosen, wanted)
+            place, target = self._reader.percpu.find(data)
             yield from self._of_data(rows, data, place, target, chosen, wanted)
             if numbers:
                 place, target, _ = self._reader.numbers.find(data)
@@ -128,6 +137,8 @@ class WordFinder:
                 continue
             start, words = self._reader.stack_words(stack)
             target = self._reader.resolver.targets(words)
+            pointers, nodes = self._reader.percpu.find(words)
+            target[pointers] = nodes
             for at in np.flatnonzero(target >= 0).tolist():
                 if not wanted[target[at]]:
                     continue
@@ -143,7 +154,7 @@ class WordFinder:
                     int(target[at]),
                     address,
                     int(words[at]),
-                    self._by(int(words[at])),
+                    self._by(int(words[at]), int(target[at])),
                 )
 
     def _in_struct_pages(self, chosen: Array, wanted: Array) -> Iterator[Word]:
@@ -164,26 +175,32 @@ class WordFinder:
                     to,
                     where,
                     int(words[at]),
-                    self._by(int(words[at])),
+                    self._by(int(words[at]), to),
                 )
 
-    def _by(self, value: int) -> str:
+    def _by(self, value: int, target: int) -> str:
+        if target in self._reader.percpu.find(np.array([value], np.uint64))[1]:
+            return "per-CPU pointer"
         if value >= int(self._reader.resolver.lowest):
             return "struct page" if self._reader.resolver.is_struct_page(value) else "address"
         end = self._pages.facts.max_pfn
+        marked = value >= 1 << 63
         # A larger number is two PFNs of 32 bits.
-        return "physical address" if end <= value < end * self._size else "PFN"
+        return "physical address" if marked or end <= value < end * self._size else "PFN"
 
     def _word(self, node: int, target: int, pfn: int, offset: int, value: int) -> Word:
         heap = self._heap
         address = self._direct + pfn * self._size + offset
         if node >= heap.first_root:
             kind, name, address = self._place_of_root(pfn, offset, address)
+        elif node >= heap.first_percpu:
+            row = int(self._pages.rows(np.array([pfn]))[0])
+            kind, name = "per-CPU", self._reader.percpu.name(node, row, offset)
         elif node >= heap.first_object:
             kind, name = "slab object", self._object_name(node - heap.first_object, address)
         else:
             kind, name = self._place_of_record(pfn, offset)
-        return Word(kind, name, node, target, address, value, self._by(value))
+        return Word(kind, name, node, target, address, value, self._by(value, target))
 
     def _object_name(self, number: int, address: int) -> str:
         slabs, one = self._heap.slabs, np.array([number])

@@ -201,14 +201,14 @@ static noinline void po_hold_percpu(void)
 		struct page *page = get(order_of(i));
 
 		if (i % 2) {
-			pockets[i / 2] = alloc_percpu(struct pocket);
+			WRITE_ONCE(pockets[i / 2], alloc_percpu(struct pocket));
 			if (!pockets[i / 2])
 				continue;
 			per_cpu_ptr(pockets[i / 2], cpu)->page = page_address(page);
 		} else {
 			per_cpu(static_pockets[i / 2], cpu).page = page_address(page);
 		}
-		note_held("percpu", page, order_of(i));
+		note_held(i % 2 ? "percpu_alloc" : "percpu", page, order_of(i));
 		cpu = cpumask_next(cpu, cpu_online_mask);
 		if (cpu >= nr_cpu_ids)
 			cpu = cpumask_first(cpu_online_mask);

@@ -12,6 +12,7 @@ from conftest import DUMPS, Dump, bundled
 
 from drgn_pageowner import read_inventory
 from drgn_pageowner.kernel.dump.bulk import find_object
+from drgn_pageowner.kernel.linux.kasan import find_shadow
 from drgn_pageowner.model.heap import AreaKind
 
 ALL = [
@@ -99,7 +100,9 @@ def test_slab_caches_are_those_of_slabinfo(dump: Dump) -> None:
         for name, pages in slab["slab_caches"]
         if pages != truth.get(name)
     }
-    assert sum(abs(ours - theirs) for ours, theirs in different.values()) <= 32, different
+    # What the guest frees while it reads files stays in KASAN's quarantine, and its slabs with it.
+    most = 32 if find_shadow(dump.linux) is None else 0.2 * slab["pages"]
+    assert sum(abs(ours - theirs) for ours, theirs in different.values()) <= most, different
 
 
 def test_text_has_the_same_numbers(one_dump: Dump) -> None:

@@ -1,88 +1,53 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Classes of pages on a machine typed by hand."""
+"""Classes of pages on machines typed by hand."""
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-from handmade import MOVABLE, Machine, Record, frames, snapshot
+from handmade import Machine, Record
 
-from drgn_pageowner.analysis.account.page_class import (
-    PageClass,
-    class_of_stack,
-    page_classes,
-    unaccounted_records,
-)
-from drgn_pageowner.model.heap import Area, AreaKind, Metadata
+from drgn_pageowner.analysis.account.account import Account, account
+from drgn_pageowner.model.heap import Inventory, Metadata
 
 
-@pytest.mark.parametrize(
-    ("stack", "kind"),
-    [
-        (["alloc_pages", "driver_open"], PageClass.OTHER),
-        (["alloc_pages", "pte_alloc_one"], PageClass.TABLE),
-        (["alloc_pages", "__kmalloc_large_node_noprof", "f"], PageClass.LARGE_KMALLOC),
-        (["__vmalloc_node_range_noprof", "f"], PageClass.VMALLOC),
-        (["__vmalloc_node_range_noprof", "dup_task_struct", "copy_process"], PageClass.STACK),
-        # Without CONFIG_VMAP_STACK, and inlined.
-        (["get_page_from_freelist", "__alloc_pages_noprof", "copy_process"], PageClass.STACK),
-        # It allocates for copy_process(), but is not part of it.
-        (["alloc_pages", "audit_alloc", "copy_process"], PageClass.OTHER),
-        (["alloc_pages", "register_early_stack"], PageClass.BOOT),
-        (["alloc_pages", "0xffffffffc0000000"], PageClass.OTHER),
-        ([], PageClass.OTHER),
-    ],
-)
-def test_a_stack_tells_the_class(stack: list[str], kind: PageClass) -> None:
-    assert class_of_stack(frames(*stack)) == kind
+def pages_of(found: Account) -> dict[str, int]:
+    return {row.name: row.pages for row in found.classes}
 
 
-def test_struct_page_tells_most_classes_and_the_stack_the_rest() -> None:
-    inventory = Machine(".aksrt k").inventory(
-        Record(2, ["alloc_pages", "driver"]), Record(7, ["alloc_pages", "pmd_alloc_one"])
+def with_metadata(inventory: Inventory, **rows: int) -> Inventory:
+    for kind, row in rows.items():
+        inventory.metadata[row] = Metadata[kind]
+    return inventory
+
+
+def test_memory_of_graphics_drivers_is_what_the_kernel_counts() -> None:
+    made = ["alloc_pages", "ttm_pool_alloc_page", "ttm_pool_alloc"]
+    counters = {"NR_GPU_ACTIVE": 3, "NR_GPU_RECLAIM": 1}
+    inventory = Machine("kkkkk").inventory(
+        Record(0, made, order=2), Record(4, ["alloc_pages", "owner"]), counters=counters
     )
-    inventory.buffers[3] = True
-    assert page_classes(inventory).tolist() == [
-        PageClass.FREE,
-        PageClass.ANON,
-        PageClass.OTHER,
-        PageClass.BUFFERS,
-        PageClass.BOOT,
-        PageClass.TABLE,
-        PageClass.ABSENT,
-        PageClass.TABLE,
-    ]
+    found = account(inventory)
+    assert pages_of(found) == {"GPU": 4, "driver or other kernel": 1}
+    [gpu] = [row for row in found.classes if row.name == "GPU"]
+    assert gpu.counter is not None
+    assert (gpu.counter.pages, gpu.counter.difference) == (4, 0)
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        (AreaKind.VMALLOC, PageClass.VMALLOC),
-        (AreaKind.MODULE, PageClass.MODULE),
-        (AreaKind.VMAP, PageClass.OTHER),
-    ],
-)
-def test_an_area_tells_the_class_of_its_pages(kind: AreaKind, expected: PageClass) -> None:
-    area = Area(0, 8192, kind, np.array([1, -1]), "name")
-    inventory = Machine("kk").inventory(areas=[area])
-    assert page_classes(inventory).tolist() == [PageClass.OTHER, expected]
-
-
-def test_metadata_wins_over_the_stack_but_not_over_other_states() -> None:
-    inventory = Machine("kan").inventory(Record(0, ["alloc_pages", "driver"]))
-    inventory.metadata[:] = Metadata.STACK
-    assert page_classes(inventory).tolist() == [PageClass.STACK, PageClass.ANON, PageClass.STACK]
-
-
-def test_records_alone_tell_which_memory_no_class_explains() -> None:
-    found = unaccounted_records(
-        snapshot(
-            Record(0, ["alloc_pages", "driver"]),
-            Record(1, ["alloc_pages", "driver"], page_flags=2),
-            Record(2, ["alloc_pages", "driver"], migratetype=MOVABLE),
-            Record(3, ["alloc_pages", "pte_alloc_one"]),
-            Record(4, ["new_slab", "kmem_cache_alloc", "driver"]),
-            Record(5, ["alloc_pages", "copy_process"]),
-        )
+def test_tables_of_the_kernel_are_a_class_of_their_own() -> None:
+    """Marked ones are in the kernel's counter of page tables."""
+    inventory = Machine("ttkr").inventory(
+        Record(2, ["alloc_pages", "owner"]), counters={"NR_PAGETABLE": 2}
     )
-    assert found.tolist() == [True, False, False, False, False, False]
+    # One of the marked ones, one of none, one of boot memory.
+    for row in (1, 2, 3):
+        inventory.metadata[row] = Metadata.TABLE
+    found = account(inventory)
+    assert pages_of(found) == {"page tables": 1, "kernel page tables": 3}
+    [tables] = [row for row in found.classes if row.name == "page tables"]
+    assert tables.counter is not None
+    assert (tables.counter.others, tables.counter.difference) == (1, 0)
+
+
+def test_what_kasan_and_kfence_need_is_told() -> None:
+    inventory = with_metadata(Machine("rrk").inventory(), SHADOW=0, KFENCE=1)
+    found = account(inventory)
+    assert pages_of(found) == {"KASAN shadow": 1, "KFENCE pool": 1, "driver or other kernel": 1}

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from conftest import Dump, traps
-from drgn import FaultError
+from drgn import FaultError, Object
 from drgn.helpers.linux.mm import follow_phys, page_to_pfn
+from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_pageowner.kernel.dump.bulk import find_object, read_word
 from drgn_pageowner.kernel.dump.kernel import Kernel
@@ -71,8 +72,6 @@ def pfn_of(dump: Dump, address: int) -> int:
     vmemmap = int(prog["vmemmap"])
     if vmemmap <= address < vmemmap + prog.type("struct page").size * dump.snapshot.facts.max_pfn:
         page = prog.type("struct page").size
-        from drgn import Object
-
         return int(page_to_pfn(Object(prog, "struct page *", value=address - address % page)))
     return int(follow_phys(prog["init_mm"].address_of_(), address)) // size
 
@@ -108,7 +107,16 @@ def test_a_chain_is_true(dump: Dump, chains: dict[str, Any], how: str) -> None:
             # Another page of the same area, maybe.
             assert hop["value"] == pytest.approx(hop["value"], abs=1 << 20)
             continue
-        assert record_of(dump, pfn_of(dump, hop["value"])) == record_of(dump, target)
+        value = pfn_of(dump, hop["value"])
+        if hop["by"] == "per-CPU pointer":
+            value = copy_of(dump, hop["value"], following["name"])
+        assert record_of(dump, value) == record_of(dump, target)
+
+
+def copy_of(dump: Dump, pointer: int, name: str) -> int:
+    """The page of the copy that the CPU in *name* has of what a per-CPU pointer leads to."""
+    cpu = int(name.rpartition(" of CPU ")[2])
+    return pfn_of(dump, int(per_cpu_ptr(Object(dump.prog, "void *", value=pointer), cpu)))
 
 
 def test_names_are_those_of_the_source(chains: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
@@ -14,6 +16,7 @@ from conftest import Dump
 from drgn import FaultError
 from live import fresh_program, taken_for_live
 
+from drgn_pageowner import for_each_page_owner
 from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
 from drgn_pageowner.kernel.linux import sections, topology
 from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride
@@ -47,8 +50,7 @@ def facts(established: list[str]) -> tuple[Fact, Fact]:
 def test_a_dump_is_asked_once(facts: tuple[Fact, Fact], established: list[str]) -> None:
     kernel = Kernel.of(drgn.Program())
     for fact in facts:
-        assert fact(kernel) is fact(kernel) is fact(kernel.reading())
-    assert Kernel.of(kernel.prog) is kernel
+        assert fact(kernel) is fact(kernel.reading()) is fact(Kernel.of(kernel.prog))
     assert established == ["lasting", "passing"]
 
 
@@ -120,6 +122,30 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for module, name in READERS:
         counted(module, name)
     return counts
+
+
+def test_facts_do_not_keep_the_program(one_dump: Dump) -> None:
+    class Probe:
+        freed = False
+
+        def __del__(self) -> None:
+            Probe.freed = True
+
+    gc.collect()
+    gc.disable()
+    try:
+        prog = fresh_program(one_dump)
+        prog.cache["probe"] = Probe()
+        session = ProgramSession(prog)
+        session.page("pfn:0x1000")
+        session.heap()
+        session.crash()
+        list(itertools.islice(for_each_page_owner(prog), 3))
+        del session, prog
+        # Without a cycle of references nothing waits for the garbage collector.
+        assert Probe.freed
+    finally:
+        gc.enable()
 
 
 QUESTIONS: dict[str, Callable[[ProgramSession], object]] = {

@@ -215,9 +215,9 @@ def test_what_a_running_kernel_takes_away_is_looked_for_once_more(
         return read
 
     read_once_more = ProgramSession(running)
-    monkeypatch.setattr("drgn_pageowner.kernel.session.read_memory", failing(1))
+    monkeypatch.setattr("drgn_pageowner.kernel.session.read_all_pages", failing(1))
     assert read_once_more.memory(()) == "read"
-    monkeypatch.setattr("drgn_pageowner.kernel.session.read_memory", failing(2))
+    monkeypatch.setattr("drgn_pageowner.kernel.session.read_all_pages", failing(2))
     with pytest.raises(PageOwnerError, match="changed while it was read, twice") as said:
         ProgramSession(running).memory(())
     assert "\n" not in str(said.value)

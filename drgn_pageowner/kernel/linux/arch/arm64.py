@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+import contextlib
+from collections.abc import Iterator
 
+import numpy as np
+from drgn.helpers.linux.mm import follow_phys
+
+from drgn_pageowner.kernel.dump.bulk import find_object, symbol_address
+from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.pgtable import Format
 from drgn_pageowner.kernel.linux.arch.base import Arch
@@ -13,6 +19,10 @@ __all__ = ("Arm64",)
 
 # PMD_TYPE_TABLE of arch/arm64/include/asm/pgtable-hwdef.h: a block lacks this bit.
 _TABLE = 1 << 1
+# IDMAP_VA_BITS of arch/arm64/include/asm/mmu_context.h, since Linux kernel commit e6128a8e523c
+# ("arm64: mm: Use 48-bit virtual addressing for the permanent ID map") (in v6.9). Before, the
+# variable idmap_t0sz says it.
+_IDMAP_BITS = 48
 
 
 class Arm64(Arch):
@@ -20,13 +30,34 @@ class Arm64(Arch):
 
     stack_pointer = "cpu_context.sp"
     irq_stack_pointers = ("irq_stack_ptr",)
+    # GITS_BASER_VALID of include/linux/irqchip/arm-gic-v3.h.
+    address_mark = 1 << 63
 
     def page_table_format(self, kernel: Kernel) -> Format | None:
         va_bits, shift = kernel.vmcoreinfo.number("VA_BITS"), kernel.page_shift
         if not va_bits:
             return None
-        index = shift - 3
-        whole, rest = divmod(va_bits - shift, index)
-        bits = (index,) * whole + ((rest,) if rest else ())
         mask, lowest = (1 << 48) - (1 << shift), (1 << 64) - (1 << va_bits)
-        return Format(np.dtype("<u8"), shift, bits, mask, _TABLE, 0, lowest)
+        table = Format(np.dtype("<u8"), shift, (shift - 3,), mask, _TABLE, 0, lowest)
+        return table.with_address_bits(va_bits)
+
+    def table_roots(self, kernel: Kernel, format_: Format) -> Iterator[tuple[Format, int]]:
+        # The entry trampoline of KPTI; what TTBR0 has while no process is to be seen; the ID map.
+        t0sz = find_object(kernel.prog, "idmap_t0sz")
+        for name in ("tramp_pg_dir", "reserved_pg_dir", "idmap_pg_dir"):
+            address = symbol_address(kernel.prog, name)
+            with contextlib.suppress(*DAMAGE):
+                if address is None:
+                    continue
+                layout = format_
+                if name == "idmap_pg_dir":
+                    bits = _IDMAP_BITS if t0sz is None else 64 - int(t0sz)
+                    layout = format_.with_address_bits(bits)
+                init_mm = kernel.prog["init_mm"].address_of_()
+                yield layout, int(follow_phys(init_mm, address))
+
+    def kasan_shadow(self, kernel: Kernel, format_: Format) -> tuple[int, int] | None:
+        # Where it ends, half of the addresses of VA_BITS_MIN bits begin: _PAGE_END(VA_BITS_MIN).
+        bits = format_.shift(len(format_.bits))
+        least = bits if bits < 52 else 47 if format_.page_shift == 14 else 48
+        return (1 << 64) - (1 << least - 1) - (1 << 61), (1 << 64) - (1 << bits)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from drgn.helpers.linux.mm import pfn_to_virt
 
 from drgn_pageowner.kernel.dump.bulk import find_object
@@ -23,12 +25,32 @@ class Arch:
     """Per-CPU variables that are stacks for interrupts and exceptions."""
     irq_stack_pointers: tuple[str, ...] = ()
     """Per-CPU variables that point to such stacks, which are vmalloc areas."""
+    address_mark = 0
+    """A bit that tables of devices have set in physical addresses; 0 for none."""
 
     def page_table_format(self, kernel: Kernel) -> Format | None:
         """
         Get the format of the page tables.
 
         :return: ``None`` if it is not known: drgn walks them then, page by page.
+        """
+        return None
+
+    def table_roots(self, kernel: Kernel, format_: Format) -> Iterator[tuple[Format, int]]:
+        """
+        Find roots of page tables that the kernel keeps for itself besides ``init_mm``'s.
+
+        :param format_: That of ``init_mm``'s.
+        :return: The format of the tables, and the physical address of the root.
+        """
+        yield from ()
+
+    def kasan_shadow(self, kernel: Kernel, format_: Format) -> tuple[int, int] | None:
+        """
+        Get where generic KASAN has its shadow memory.
+
+        :return: ``KASAN_SHADOW_OFFSET``, and the lowest address of the kernel; ``None`` if this
+            architecture has none.
         """
         return None
 

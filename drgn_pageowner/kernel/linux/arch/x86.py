@@ -3,15 +3,25 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
+from drgn import TypeKind
+from drgn.helpers.linux.mm import follow_phys
 
 from drgn_pageowner.kernel.dump import i386
 from drgn_pageowner.kernel.dump.bulk import find_object
+from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.pgtable import Format
 from drgn_pageowner.kernel.linux.arch.base import Arch
 
 __all__ = ("I386", "X86_64")
+
+
+# KASAN_SHADOW_OFFSET of arch/x86/Kconfig, the same for four and five levels of page tables.
+_KASAN_SHADOW_OFFSET = 0xDFFFFC0000000000
 
 
 class X86_64(Arch):  # noqa: N801
@@ -31,9 +41,34 @@ class X86_64(Arch):  # noqa: N801
         large = i386.PAGE_PSE
         return Format(np.dtype("<u8"), kernel.page_shift, (9,) * levels, mask, large, large)
 
+    def table_roots(self, kernel: Kernel, format_: Format) -> Iterator[tuple[Format, int]]:
+        # CPUs are started with it (arch/x86/realmode/init.c). Without DWARF of the real mode's code
+        # it is a symbol of no type.
+        header = find_object(kernel.prog, "real_mode_header")
+        with contextlib.suppress(*DAMAGE):
+            if header is not None and header.type_.kind == TypeKind.POINTER and header:
+                yield format_, int(header.trampoline_pgd)
+        # With CONFIG_MITIGATION_PAGE_TABLE_ISOLATION (before v6.9 CONFIG_PAGE_TABLE_ISOLATION) the
+        # second half of the root is what user space runs with: kernel_to_user_pgdp().
+        with contextlib.suppress(LookupError, *DAMAGE):
+            root = kernel.prog.symbol("init_top_pgt")
+            if root.size >= 2 * kernel.page_size:
+                init_mm = kernel.prog["init_mm"].address_of_()
+                yield format_, int(follow_phys(init_mm, root.address)) + kernel.page_size
+
+    def kasan_shadow(self, kernel: Kernel, format_: Format) -> tuple[int, int] | None:
+        lowest = (1 << 64) - (1 << format_.shift(len(format_.bits)) - 1)
+        return _KASAN_SHADOW_OFFSET, lowest
+
 
 class I386(X86_64):
     """i386, with and without PAE."""
+
+    def table_roots(self, kernel: Kernel, format_: Format) -> Iterator[tuple[Format, int]]:
+        yield from ()
+
+    def kasan_shadow(self, kernel: Kernel, format_: Format) -> tuple[int, int] | None:
+        return None
 
     def page_table_format(self, kernel: Kernel) -> Format:
         return i386.page_table_format(kernel.prog)

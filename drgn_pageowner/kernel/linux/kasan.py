@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Generic KASAN: where its shadow memory is, and what it says of slab objects."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+from drgn import FaultError, Program
+
+from drgn_pageowner.kernel.dump.bulk import find_object, read_bulk, symbol_address
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel, once
+from drgn_pageowner.kernel.linux.arch import arch_of
+from drgn_pageowner.kernel.linux.percpu import cpu_variable
+from drgn_pageowner.kernel.linux.topology import possible_cpus
+from drgn_pageowner.model.arrays import Array
+
+__all__ = ("Shadow", "find_shadow", "quarantine")
+
+# KASAN_GRANULE_SIZE of mm/kasan/kasan.h: 1 << KASAN_SHADOW_SCALE_SHIFT.
+_SCALE_SHIFT = 3
+# KASAN_SLAB_FREE and KASAN_SLAB_FREE_META of mm/kasan/kasan.h. Before v5.11 these were called
+# KASAN_KMALLOC_FREE and, since v5.8, KASAN_KMALLOC_FREETRACK.
+_FREED = (0xFB, 0xFA)
+
+
+class Shadow:
+    """Shadow memory: a byte for every eight bytes of kernel memory."""
+
+    def __init__(self, prog: Program, offset: int, lowest: int) -> None:
+        """
+        :param offset: ``KASAN_SHADOW_OFFSET``.
+        :param lowest: The lowest address of the kernel.
+        """
+        self._prog = prog
+        self._offset = offset
+        self.start = self.address(lowest)
+        """``KASAN_SHADOW_START``."""
+        self.end = offset + (1 << 64 - _SCALE_SHIFT)
+        """``KASAN_SHADOW_END``."""
+
+    def address(self, address: int) -> int:
+        """Address of the byte for *address*: ``kasan_mem_to_shadow()``."""
+        return (address >> _SCALE_SHIFT) + self._offset
+
+    def freed(self, start: int, size: int, offsets: Array) -> Array:
+        """
+        Which slab objects were freed, in KASAN's quarantine or not.
+
+        :param start: Virtual address of a range of memory, and *size* in bytes.
+        :param offsets: Of objects in that range: ``int64``, in bytes.
+        :return: ``bool``; false where the dump lacks the shadow.
+        """
+        bulk = read_bulk(self._prog, self.address(start), -(-size >> _SCALE_SHIFT))
+        marks = np.frombuffer(bulk.data, np.uint8)[offsets >> _SCALE_SHIFT]
+        return np.isin(marks, _FREED)
+
+
+def quarantine(kernel: Kernel) -> list[int]:
+    """Get the heads of the lists of freed objects that are not used again yet: addresses."""
+    file = "mm/kasan/quarantine.c"
+    batches = find_object(kernel.prog, "global_quarantine", file)
+    heads: list[int] = []
+    with contextlib.suppress(*DAMAGE):
+        heads += [int(batch.head) for batch in batches] if batches is not None else []
+    for cpu in possible_cpus(kernel):
+        with contextlib.suppress(LookupError, *DAMAGE):
+            heads.append(int(cpu_variable(kernel, "cpu_quarantine", cpu).head))
+    return [head for head in heads if head]
+
+
+@once
+def find_shadow(kernel: Kernel) -> Shadow | None:
+    """The shadow memory of generic KASAN; ``None`` for a kernel without it."""
+    # In mm/kasan/generic.c and shadow.c. KASAN with tags in pointers has a shadow of another scale.
+    names = ("__asan_load8", "kasan_early_shadow_page")
+    if any(symbol_address(kernel.prog, name) is None for name in names):
+        return None
+    arch = arch_of(kernel)
+    format_ = arch.page_table_format(kernel)
+    place = arch.kasan_shadow(kernel, format_) if format_ is not None else None
+    if place is None:
+        return None
+    shadow = Shadow(kernel.prog, *place)
+    # The first bytes of a global variable may be accessed.
+    known = int(kernel.prog["init_mm"].address_of_())
+    try:
+        return shadow if kernel.prog.read(shadow.address(known), 1) == b"\0" else None
+    except FaultError:
+        return None

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Pages of the page tables that the kernel keeps for itself, whatever allocated them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from drgn_pageowner.kernel.dump.bulk import find_object
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.dump.pgtable import Format, PageTables
+from drgn_pageowner.kernel.linux.arch import arch_of
+from drgn_pageowner.kernel.linux.translate import direct_phys, kernel_phys
+from drgn_pageowner.model.arrays import Array, ascending
+
+__all__ = ("kernel_tables",)
+
+
+def kernel_tables(kernel: Kernel, plausible: Callable[[Array], Array]) -> Array:
+    """
+    PFNs of the page tables that map the kernel.
+
+    Those of ``init_mm`` (direct map, vmalloc, vmemmap, modules, espfix, KASAN's shadow, ...), those
+    that CPUs start and leave the kernel with, and EFI's. Their physical addresses are in other
+    tables, and need be nowhere else.
+
+    :param plausible: Takes PFNs (``int64``); returns which of them may be page tables (``bool``).
+    :return: ``int64``, ascending; nothing for an architecture whose tables are not known.
+    """
+    found = [np.zeros(0, np.int64)]
+    shift = kernel.page_shift
+    for format_, root in _roots(kernel):
+        if not plausible(np.array([root >> shift]))[0]:
+            continue
+        tables = PageTables(kernel.prog, format_, root)
+        with contextlib.suppress(*DAMAGE):
+            found.append(tables.tables(lambda addresses: plausible(addresses >> shift)) >> shift)
+    return ascending(np.concatenate(found))
+
+
+def _roots(kernel: Kernel) -> Iterator[tuple[Format, int]]:
+    """Format and physical address of every root."""
+    format_ = arch_of(kernel).page_table_format(kernel)
+    if format_ is None:
+        return
+    with contextlib.suppress(*DAMAGE):
+        yield format_, _phys(kernel, int(kernel.prog["init_mm"].pgd))
+    # Page tables for the firmware's runtime services.
+    mm = find_object(kernel.prog, "efi_mm")
+    with contextlib.suppress(*DAMAGE):
+        if mm is not None and mm.pgd:
+            yield format_, _phys(kernel, int(mm.pgd))
+    yield from arch_of(kernel).table_roots(kernel, format_)
+
+
+def _phys(kernel: Kernel, address: int) -> int:
+    """Physical address of a root, in the kernel image or in the direct map."""
+    try:
+        return kernel_phys(kernel, address)
+    except NotImplementedError:
+        return direct_phys(kernel, address)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""KFENCE: objects of slab caches that each have a page of a pool, between guard pages."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from drgn import Object, TypeKind, sizeof
+
+from drgn_pageowner.kernel.dump.bulk import (
+    enumerators,
+    find_object,
+    find_type,
+    read_bulk,
+    struct_dtype,
+)
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.model.arrays import Array
+
+__all__ = ("KfencePool", "find_kfence")
+
+# CONFIG_KFENCE_NUM_OBJECTS is 65535 at most.
+_MOST_OBJECTS = 65535
+
+
+class KfencePool(NamedTuple):
+    """The pool, and a row for each object that it can hold, in the order of addresses."""
+
+    start: int
+    """``__kfence_pool``: virtual address, in the direct map."""
+    size: int
+    """``KFENCE_POOL_SIZE``, in bytes."""
+    address: Array
+    """``uint64``: of the object, or of its page before it was ever allocated."""
+    length: Array
+    """``int64``: bytes that were asked for."""
+    cache: Array
+    """``uint64``: address of the ``struct kmem_cache``; 0 if there is none."""
+    allocated: Array
+    """``bool``."""
+
+
+def find_kfence(kernel: Kernel) -> KfencePool | None:
+    """The pool of KFENCE; ``None`` where this kernel has none, or has not set it up."""
+    pool, metadata = (
+        find_object(kernel.prog, name) for name in ("__kfence_pool", "kfence_metadata")
+    )
+    type_ = find_type(kernel.prog, "struct kfence_metadata")
+    states = enumerators(kernel.prog, "enum kfence_object_state")
+    if pool is None or metadata is None or type_ is None or not states:
+        return None
+    try:
+        start = int(pool)
+        if not start:
+            return None
+        dtype = struct_dtype(kernel.prog, type_, ("state", "addr", "size", "cache"))
+        rows = _metadata(kernel, metadata, dtype, start)
+    except DAMAGE:
+        return None
+    if not len(rows):
+        return None
+    # An object that waits to be freed by RCU (since v6.12) is still there for its readers.
+    names = ("KFENCE_OBJECT_ALLOCATED", "KFENCE_OBJECT_RCU_FREEING")
+    kept = [states[name] for name in names if name in states]
+    # The first two pages are guard pages, as is the one behind the page of each object.
+    return KfencePool(
+        start,
+        (len(rows) + 1) * 2 * kernel.page_size,
+        rows["addr"].astype(np.uint64),
+        rows["size"].astype(np.int64),
+        rows["cache"].astype(np.uint64),
+        np.isin(rows["state"], kept),
+    )
+
+
+def _metadata(kernel: Kernel, metadata: Object, dtype: np.dtype[np.void], start: int) -> Array:
+    """The ``struct kfence_metadata`` of every object."""
+    if metadata.type_.kind == TypeKind.ARRAY:
+        address, number = int(metadata.address_ or 0), sizeof(metadata.type_) // dtype.itemsize
+    else:
+        # A pointer since Linux kernel commit cabdf74e6b31 ("mm: kfence: allocate kfence_metadata at
+        # runtime") (in v6.6). Each element tells which page of the pool its object lies in.
+        address, number = int(metadata), _MOST_OBJECTS
+    size, found = kernel.page_size, []
+    step = max((1 << 16) // dtype.itemsize, 1)
+    for first in range(0, number if address else 0, step):
+        count = min(step, number - first)
+        bulk = read_bulk(kernel.prog, address + first * dtype.itemsize, count * dtype.itemsize)
+        rows = np.frombuffer(bulk.data, dtype, count)
+        place = 2 * (first + np.arange(count, dtype=np.uint64) + np.uint64(1))
+        wrong = np.flatnonzero(rows["addr"] // size != start // size + place)
+        found.append(rows[: wrong[0] if len(wrong) else count])
+        if len(wrong):
+            break
+    return np.concatenate(found) if found else np.zeros(0, dtype)

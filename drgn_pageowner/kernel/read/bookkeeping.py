@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Memory that knows of every object, page or area there is, whether or not anybody holds it: what
+debugging code keeps, logs, caches of pages and objects that are to be used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from drgn import TypeKind, sizeof
+
+from drgn_pageowner.kernel.dump.bulk import find_object, has_member
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.percpu import cpu_variable
+from drgn_pageowner.kernel.linux.printk import log_buffers
+from drgn_pageowner.kernel.linux.topology import possible_cpus
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.pages import Pages
+
+__all__ = ("Bookkeeping", "HiddenParts", "find_bookkeeping")
+
+# Variables with caches whose objects are such, and the file that has the variable.
+_CACHES = (
+    # struct debug_obj: what is being tracked (CONFIG_DEBUG_OBJECTS).
+    ("obj_cache", "lib/debugobjects.c"),
+    # struct kmemleak_object: every block of memory that was allocated.
+    ("object_cache", "mm/kmemleak.c"),
+    ("scan_area_cache", "mm/kmemleak.c"),
+    # struct vmap_area: every area, those that are about to be unmapped, free ones, and those that
+    # vmap_nodes keeps to be used again.
+    ("vmap_area_cachep", "mm/vmalloc.c"),
+)
+# Arrays of the kernel image: struct kmemleak_object of what was allocated early, too.
+_ARRAYS = (("mem_pool", "mm/kmemleak.c"),)
+# rcu_min_cached_objs is 5 by default, and a module parameter.
+_MOST_CACHED = 4096
+
+
+@dataclass
+class Bookkeeping:
+    """What vouches for nothing that it points to."""
+
+    ranges: list[tuple[int, int]] = field(default_factory=list)
+    """Address and size, in bytes, of parts of the kernel image or of boot memory."""
+    caches: list[int] = field(default_factory=list)
+    """Addresses of slab caches: all of their objects."""
+    nodes: list[int] = field(default_factory=list)
+    """Addresses of pages and objects."""
+
+
+def find_bookkeeping(kernel: Kernel) -> Bookkeeping:
+    """Find all of it that this kernel has, as far as it can be read."""
+    found = Bookkeeping(ranges=log_buffers(kernel))
+    for name, file in _CACHES:
+        cache = find_object(kernel.prog, name, file)
+        with contextlib.suppress(*DAMAGE):
+            # A cache may be used for objects of others of the same size.
+            if cache is not None and cache and int(cache.refcount) == 1:
+                found.caches.append(int(cache))
+    for name, file in _ARRAYS:
+        array = find_object(kernel.prog, name, file)
+        if array is not None and array.type_.kind == TypeKind.ARRAY:
+            found.ranges.append((int(array.address_ or 0), sizeof(array.type_)))
+    found.nodes += _pages_of_kvfree_rcu(kernel)
+    return found
+
+
+def _pages_of_kvfree_rcu(kernel: Kernel) -> list[int]:
+    """Pages that kvfree_rcu() keeps for later: they are full of addresses of what was freed."""
+    # In kernel/rcu/tree.c, since v6.14 in mm/slab_common.c.
+    variable = find_object(kernel.prog, "krc")
+    if variable is None or not has_member(variable.type_, "bkvcache"):
+        return []
+    found: list[int] = []
+    for cpu in possible_cpus(kernel):
+        with contextlib.suppress(*DAMAGE):
+            node = cpu_variable(kernel, "krc", cpu).bkvcache.first
+            for _ in range(_MOST_CACHED):
+                if not node:
+                    break
+                found.append(int(node))
+                node = node.next.read_()
+    return found
+
+
+class HiddenParts:
+    """Parts of pages that are not looked at."""
+
+    def __init__(self, rows: int) -> None:
+        self._partly = np.zeros(rows, bool)
+        self._ranges: list[tuple[int, int]] = []
+
+    def add(self, start: int, end: int, rows: Array) -> None:
+        """
+        :param start: Physical address; *end* is the one behind.
+        :param rows: Of the pages that the range begins and ends in.
+        """
+        self._ranges.append((start, end))
+        self._partly[rows] = True
+
+    def covers(self, rows: Array, pages: Pages, offset: Array) -> Array:
+        """Places in *rows* of words in one of the ranges: ``int64``; of these pages alone."""
+        place = np.flatnonzero(self._partly[rows])
+        if not len(place):
+            return place
+        phys = pages.pfns(rows[place]) * pages.facts.page_size + offset[place]
+        inside = np.zeros(len(place), bool)
+        for start, end in self._ranges:
+            inside |= (phys >= start) & (phys < end)
+        return place[inside]
