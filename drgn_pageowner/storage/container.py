@@ -45,11 +45,16 @@ _LEVEL = 9
 # TASK_COMM_LEN.
 _COMM = 16
 _NEEDS = "reading and saving snapshots"
-# Columns of the records of every kernel; not every one has memory cgroups.
-_ALWAYS = frozenset(
-    name for name, column in STORED.items() if not column.since and not name.startswith("memcg")
-)
+# Columns of all records; and those that they have if they were read from memory.
 _LEAST = frozenset(("pfn", "order", "allocated", "handle"))
+_ALWAYS = _LEAST | {
+    "gfp_mask",
+    "migratetype",
+    "pageblock_migratetype",
+    "page_flags",
+    "node",
+    "zone",
+}
 # Columns to delta-encode; the others have few distinct values and are dictionary-encoded.
 _DIFFERENCES = tuple(name for name, column in STORED.items() if column.differences)
 

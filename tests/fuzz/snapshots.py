@@ -91,6 +91,10 @@ def take_apart(path: Path) -> SnapshotParts:
     return SnapshotParts(head, documents, tables, [rows.slice(0, allocated), rows.slice(allocated)])
 
 
+# Members of the head that are made when it is written.
+_WRITTEN = ("parts", "allocated", "columns")
+
+
 class _Raw(NamedTuple):
     """A piece as it is written."""
 
