@@ -88,6 +88,9 @@ def _page_facts(memory: Memory, row: int) -> dict[str, Any]:
 def _free_block(memory: Memory, row: int) -> str:
     """The words that ``page`` has for a page of the buddy allocator."""
     place = int(np.searchsorted(memory.free.row, row, "right")) - 1
+    if place < 0:
+        # Its list could not be followed.
+        return "free"
     first = int(memory.free.row[place])
     pfn = int(memory.pages.pfns(np.array([first]))[0])
     return f"free: in a block of order {int(memory.free.order[place])} at pfn {pfn:#x}"

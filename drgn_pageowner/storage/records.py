@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -181,7 +181,7 @@ def _load(
             facts,
             panic_message=None,
             now_ns=latest(facts.now_ns, rows),
-            layout=_layout(known["layout"]),
+            layout=_layout(known["layout"], file.names),
             formats=restore(TextFormats, known["formats"]) if wanted is None else None,
         ),
         names=names,
@@ -195,13 +195,14 @@ def _load(
     )
 
 
-def _layout(known: Any) -> dict[str, Any]:
+def _layout(known: Any, names: Sequence[str]) -> dict[str, Any]:
     layout: dict[str, Any] = restore(dict[str, Any], known)
     members = layout.get("members", [])
     require(isinstance(members, list) and all(type(name) is str for name in members), "layout")
     if not members or "text" in layout:
         # Of records that a text says, or of tags alone, nothing was decoded.
         return layout
+    require({*members} & STORED.keys() <= {*names}, "records lack a column")
     for name, kind in (("record", str), ("page_owner_offset", int), ("page_ext_size", int)):
         require(type(layout[name]) is kind, "layout")
     require(isinstance(layout.get("stack_depot", ""), str), "layout")
