@@ -15,22 +15,45 @@ PARALLEL := -n 2 --dist loadfile
 # What other versions of Python and of packages change is seen on a few of the dumps.
 FEW := DRGN_PAGEOWNER_FEW_DUMPS=1
 
-.PHONY: demo test lint check check-oldest check-newest fuzz bench clean
+# Hides drgn from the tests that must not need it.
+WITHOUT_DRGN := PYTHONPATH=tests/without_drgn$(if $(PYTHONPATH),:$(PYTHONPATH))
+SPHINX := .venv/bin/sphinx-build -q -W --keep-going -j 2 -d build/doctrees
+
+.PHONY: demo test quick lint docs man docs-images check check-without-drgn \
+	check-oldest check-newest fuzz bench clean
 
 demo: .venv/installed
 	@.venv/bin/python testdata/unpack.py $(DEMO) >/dev/null
-	.venv/bin/drgn-pageowner -c $(CACHE)/$(DEMO)/vmcore -s $(CACHE)/$(dir $(DEMO))vmlinux top --limit 5
+	.venv/bin/drgn-pageowner -c $(CACHE)/$(DEMO)/vmcore -s $(CACHE)/$(dir $(DEMO))vmlinux top --by allocator --limit 5
 	@echo "Next: .venv/bin/drgn-pageowner -c $(CACHE)/$(DEMO)/vmcore -s $(CACHE)/$(dir $(DEMO))vmlinux info"
 
-test: lint check check-oldest check-newest
+test: lint docs man check check-without-drgn check-oldest check-newest
+
+# What needs neither a dump nor drgn, in less than a minute.
+quick: lint check-without-drgn
 
 lint: .venv/installed
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
+# The manual in build/docs/, from docs/, the docstrings and the parser of the command line.
+docs: .venv/installed
+	$(SPHINX) -b html docs build/docs
+
+# Man pages in build/man/: drgn-pageowner(1) and one for each command.
+man: .venv/installed
+	$(SPHINX) -b man docs build/man
+
+# The picture in README.md; needs chromium.
+docs-images: .venv/installed
+	.venv/bin/python docs/images/make.py
+
 check: .venv/installed
 	.venv/bin/pytest $(PARALLEL)
+
+check-without-drgn: .venv/installed
+	$(WITHOUT_DRGN) .venv/bin/pytest -q -m quick $(PARALLEL)
 
 # The oldest versions of everything that pyproject.toml allows.
 check-oldest: .venv-oldest/installed
@@ -67,4 +90,4 @@ bench: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest $(CACHE) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build docs/generated .venv .venv-oldest .venv-newest $(CACHE) .mypy_cache .pytest_cache .ruff_cache

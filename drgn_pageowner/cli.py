@@ -6,9 +6,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ("main",)
+if TYPE_CHECKING:
+    from drgn_pageowner.commands import CommandParser
+
+__all__ = ("build_parser", "main")
 
 _EPILOG = """exit status: 0 answered; 1 the dump cannot answer (page_owner absent, off or
 unreadable: one line on stderr says why and what to do); 2 usage; 3 triage found something;
@@ -114,10 +117,23 @@ def _drop_output() -> None:
 
 
 def _main(arguments: Sequence[str], interrupts: Sequence[int]) -> int:
-    from drgn_pageowner import __version__
-    from drgn_pageowner.commands import CommandParser, add_commands, run_command
-    from drgn_pageowner.commands.options import add_program_options
+    from drgn_pageowner.commands import run_command
     from drgn_pageowner.sources import opener_of, session_of
+
+    args = build_parser().parse_args(arguments)
+    _use_surrogates(sys.stdout)
+    status = run_command(args, session_of(args), sys.stdout, opener_of(args))
+    sys.stdout.flush()
+    # Ctrl-C is how watch ends; of another command it was lost on the way.
+    return _INTERRUPTED if interrupts and args.command != "watch" else status
+
+
+def build_parser() -> CommandParser:
+    """Return the parser of the command line: the manual and completions are made from it, too."""
+    from drgn_pageowner import __version__
+    from drgn_pageowner.commands import CommandParser, add_commands
+    from drgn_pageowner.commands.completion import add_completion_option
+    from drgn_pageowner.commands.options import add_program_options
 
     parser = CommandParser(
         prog="drgn-pageowner",
@@ -128,14 +144,10 @@ def _main(arguments: Sequence[str], interrupts: Sequence[int]) -> int:
     parser.add_argument(
         _TRACEBACK, action="store_true", help="show where in the program an error came from"
     )
+    add_completion_option(parser)
     add_program_options(parser)
     add_commands(parser)
-    args = parser.parse_args(arguments)
-    _use_surrogates(sys.stdout)
-    status = run_command(args, session_of(args), sys.stdout, opener_of(args))
-    sys.stdout.flush()
-    # Ctrl-C is how watch ends; of another command it was lost on the way.
-    return _INTERRUPTED if interrupts and args.command != "watch" else status
+    return parser
 
 
 def _use_surrogates(stream: Any) -> None:

@@ -53,7 +53,7 @@ def _open(args: argparse.Namespace) -> Session:
     if args.snapshot:
         from drgn_pageowner.storage.session import open_snapshots
 
-        return open_snapshots(args.snapshot)
+        return open_snapshots(args.snapshot, args.page_size)
     try:
         from drgn_pageowner.kernel.dump.open import open_program
         from drgn_pageowner.kernel.session import ProgramSession
@@ -81,14 +81,14 @@ def program_options(args: argparse.Namespace) -> ProgramOptions:
 
 
 def opener_of(args: argparse.Namespace) -> Opener:
-    """Opens a dump by its path, with the other options as they are in *args*; or a snapshot."""
+    """Opens a dump by its path, with the other options of *args*; or a snapshot, or a text."""
 
     def open_dump(path: str) -> Session:
         other = copy(args)
         other.core, other.kernel, other.qemu, other.snapshot = path, False, None, None
         return _open(other)
 
-    return partial(_open_file, open_dump)
+    return partial(_open_file, open_dump, args.page_size)
 
 
 def opener_beside(prog: Program) -> Opener:
@@ -96,17 +96,18 @@ def opener_beside(prog: Program) -> Opener:
     from drgn_pageowner.kernel.dump.open import open_beside
     from drgn_pageowner.kernel.session import ProgramSession
 
-    return partial(_open_file, lambda path: ProgramSession(open_beside(prog, path), path))
+    return partial(_open_file, lambda path: ProgramSession(open_beside(prog, path), path), None)
 
 
-def _open_file(open_dump: Callable[[str], Session], path: str) -> Session:
+def _open_file(open_dump: Callable[[str], Session], page_size: int | None, path: str) -> Session:
     try:
         with open(path, "rb") as file:
             magic = file.read(len(_PARQUET))
     except OSError as error:
         raise PageOwnerError(f"cannot read {path}: {error.strerror or error}") from error
-    if magic != _PARQUET:
-        return open_dump(path)
-    from drgn_pageowner.storage.session import SnapshotSession
+    from drgn_pageowner.storage.session import open_file
+    from drgn_pageowner.storage.text.source import kind_of_text
 
-    return SnapshotSession(path)
+    if magic != _PARQUET and kind_of_text(path) is None:
+        return open_dump(path)
+    return open_file(path, page_size)

@@ -4,79 +4,96 @@
 Unpack the bundled dumps: ``testdata/unpack.py [DUMP...]`` prints where each one is.
 
 A dump DUMP ("linux-6.12/kdump") becomes .cache/DUMP/{vmcore,truth/...}, its kernel's symbols
-.cache/linux-6.12/{vmlinux,modules/...}. Nothing is unpacked twice. Standard library only.
+.cache/linux-6.12/{vmlinux,modules/...}. Nothing is unpacked twice, and any number of processes may
+do this at the same time. Uses only the standard library.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import lzma
 import os
-import shutil
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, BinaryIO
 
 TESTDATA = Path(__file__).resolve().parent
 CACHE = TESTDATA / ".cache"
 
 
 def names() -> list[str]:
-    """Every bundled dump."""
+    """Return the names of all bundled dumps."""
     return sorted(
         str(path.parent.relative_to(TESTDATA)) for path in TESTDATA.glob("linux-*/*/vmcore.xz")
     )
 
 
-def unpack(name: str) -> Path:
-    """
-    Unpack one dump and its kernel's symbols; return the dump's directory.
-    """
+def unpack(name: str, cache: Path = CACHE) -> Path:
+    """Unpack one dump and its kernel's symbols into *cache*, and return the dump's directory."""
     kernel = TESTDATA / name.split("/")[0]
-    _file(kernel / "vmlinux.xz", CACHE / kernel.name / "vmlinux")
-    _archive(kernel / "modules.tar.xz", CACHE / kernel.name / "modules")
-    _file(TESTDATA / name / "vmcore.xz", CACHE / name / "vmcore")
-    _archive(TESTDATA / name / "truth.tar.xz", CACHE / name / "truth")
-    return CACHE / name
+    install(kernel / "vmlinux.xz", cache / kernel.name / "vmlinux", _unpack_file)
+    install(kernel / "modules.tar.xz", cache / kernel.name / "modules", _unpack_archive)
+    install(TESTDATA / name / "vmcore.xz", cache / name / "vmcore", _unpack_file)
+    install(TESTDATA / name / "truth.tar.xz", cache / name / "truth", _unpack_archive)
+    return cache / name
 
 
-def _file(source: Path, target: Path) -> None:
-    if not source.exists() or _current(source, target):
+def install(source: Path, target: Path, fill: Callable[[BinaryIO, Path], None]) -> None:
+    """
+    Make *target* from *source*, unless it was made from a file with the same contents before.
+
+    Only one process at a time does so, the others wait for it. *target* is complete whenever it
+    exists: it is made under another name, and renamed. The digest of *source* is kept beside it;
+    modification times would not do, because every checkout sets its own.
+
+    :param fill: Writes the contents of the opened *source* to a path, where nothing exists yet.
+    """
+    if not source.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Two test runs may do this at once: each replaces the whole file.
-    with (
-        tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out,
-        lzma.open(source) as packed,
-    ):
-        _copy_sparse(packed, out)
-    os.replace(out.name, target)
-    os.utime(target, ns=(source.stat().st_mtime_ns,) * 2)
+    stamp = target.with_name(f".{target.name}.sha256")
+    with open(source, "rb") as packed, open(stamp, "a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        digest = hashlib.file_digest(packed, "sha256").hexdigest()
+        lock.seek(0)
+        if target.exists() and lock.read() == digest:
+            return
+        # Until the new target is in place, nothing may say that it is.
+        lock.truncate(0)
+        packed.seek(0)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+            fresh = Path(temporary) / "new"
+            fill(packed, fresh)
+            if target.is_dir():
+                # A directory that is not empty cannot be replaced in one step.
+                target.rename(Path(temporary) / "old")
+            fresh.replace(target)
+        lock.write(digest)
 
 
-def _copy_sparse(packed: lzma.LZMAFile, out: tempfile._TemporaryFileWrapper[bytes]) -> None:
-    while chunk := packed.read(1 << 20):
-        if chunk.count(0) == len(chunk):
-            out.seek(len(chunk), os.SEEK_CUR)
-        else:
-            out.write(chunk)
-    out.truncate()
+def copy_sparse(source: IO[bytes], path: Path) -> None:
+    """Copy *source* to the new file *path*, with holes in place of zeros."""
+    with open(path, "wb") as out:
+        while chunk := source.read(1 << 20):
+            if chunk.count(0) == len(chunk):
+                out.seek(len(chunk), os.SEEK_CUR)
+            else:
+                out.write(chunk)
+        out.truncate()
 
 
-def _archive(source: Path, target: Path) -> None:
-    if not source.exists() or _current(source, target):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(dir=target.parent))
-    with tarfile.open(source) as tar:
-        tar.extractall(directory, filter="data")
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(directory, target)
-    os.utime(target, ns=(source.stat().st_mtime_ns,) * 2)
+def _unpack_file(packed: BinaryIO, path: Path) -> None:
+    with lzma.open(packed) as source:
+        copy_sparse(source, path)
 
 
-def _current(source: Path, target: Path) -> bool:
-    return target.exists() and target.stat().st_mtime_ns == source.stat().st_mtime_ns
+def _unpack_archive(packed: BinaryIO, path: Path) -> None:
+    with tarfile.open(fileobj=packed) as tar:
+        tar.extractall(path, filter="data")
 
 
 if __name__ == "__main__":

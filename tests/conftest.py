@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import functools
 import gc
+import importlib
 import io
 import os
 import runpy
@@ -20,22 +21,49 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import drgn
 import pytest
 from asking import ask
+from quick import is_quick, needs_drgn
 
-from drgn_pageowner import snapshot, sources
+from drgn_pageowner import sources
 from drgn_pageowner.cli import main
-from drgn_pageowner.kernel.dump.kernel import Kernel
-from drgn_pageowner.kernel.dump.open import ProgramOptions, open_program
-from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model.records import Snapshot
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from drgn_pageowner.kernel.dump.kernel import Kernel
+    from drgn_pageowner.kernel.session import ProgramSession
 
 ROOT = Path(__file__).resolve().parent.parent
 _UNPACK: dict[str, Any] = runpy.run_path(str(ROOT / "testdata/unpack.py"))
+
+
+try:
+    importlib.import_module("drgn")
+    WITHOUT_DRGN = False
+except ModuleNotFoundError:
+    WITHOUT_DRGN = True
+
+
+def pytest_report_header() -> list[str]:
+    return ["drgn: not installed; only tests that do not need it are run"] if WITHOUT_DRGN else []
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the files that cannot even be imported without drgn."""
+    is_test = collection_path.match("test_*.py")
+    return True if WITHOUT_DRGN and is_test and needs_drgn(collection_path) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs neither a dump nor drgn as ``quick``."""
+    for item in items:
+        if is_quick(item):
+            item.add_marker("quick")
 
 
 class Dump:
@@ -68,17 +96,23 @@ class Dump:
         return (self.truth_directory / path).exists()
 
     @functools.cached_property
-    def prog(self) -> drgn.Program:
+    def prog(self) -> Program:
+        from drgn_pageowner.kernel.dump.open import ProgramOptions, open_program
+
         return open_program(ProgramOptions(core=str(self.vmcore), symbols=(str(self.vmlinux),)))
 
     @property
     def linux(self) -> Kernel:
         """The kernel of :attr:`prog`."""
+        from drgn_pageowner.kernel.dump.kernel import Kernel
+
         return Kernel.of(self.prog)
 
     @functools.cached_property
     def snapshot(self) -> Snapshot:
         """Everything, freed records included."""
+        from drgn_pageowner import snapshot
+
         return snapshot(self.prog, freed=True)
 
     def run(
@@ -94,6 +128,8 @@ class Dump:
         return result
 
     def _run_here(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        from drgn_pageowner.kernel.session import ProgramSession
+
         really_open = sources._open
 
         def open_session(args: argparse.Namespace) -> Any:
@@ -164,6 +200,14 @@ def leak_free() -> list[Callable[[], Dump]]:
     return [get for get in DUMPS if "noleak" in _dump_id(get)]
 
 
+def profiling() -> list[Callable[[], Dump]]:
+    """Dumps of kernels with memory allocation profiling, whether or not page_owner was on."""
+    names = [name for name in _UNPACK["names"]() if "profiling" in name]
+    mine = [functools.partial(bundled, name) for name in names]
+    others = [other for other in _others() if "profiling" in other.name]
+    return [*mine, *(functools.partial(lambda other: other, other) for other in others)]
+
+
 def _dump_id(get: Callable[[], Dump]) -> str:
     assert isinstance(get, functools.partial)
     return str(get.args[0])
@@ -195,6 +239,8 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture(scope="session")
 def live() -> Callable[[Dump], ProgramSession]:
     """A dump's session, for commands that are asked in this process."""
+    from drgn_pageowner.kernel.session import ProgramSession
+
     return functools.cache(lambda dump: ProgramSession(dump.prog))
 
 

@@ -12,6 +12,7 @@ from drgn_pageowner.model.columns import STORED
 from drgn_pageowner.model.kernel import BitField, Facts, Names, Zone
 from drgn_pageowner.model.records import Memcg, Snapshot
 from drgn_pageowner.model.stacks import Frame, Stacks
+from drgn_pageowner.model.tags import Tag, Tags
 
 __all__ = ("NOW_NS", "SECOND", "MadeSession", "made_records")
 
@@ -52,6 +53,12 @@ STACKS = {
 }
 
 MEMCGS = (Memcg("alpha", "/alpha", True, 1), Memcg("beta", "/x/beta", True, 2))
+
+TAGS = (
+    Tag("init/main.c", 10, None, "kernel_init"),
+    Tag("fs/read_write.c", 20, None, "vfs_write"),
+    Tag("net/netfilter/nft_set.c", 30, "nf_tables", "nft_set_init"),
+)
 
 NAMED = (
     "pfn", "order", "gfp_mask", "migratetype", "pageblock_migratetype", "page_flags", "node",
@@ -98,6 +105,8 @@ def made_records(*without: str) -> Snapshot:
     for name in ("ts_nsec", "free_ts_nsec"):
         if name in columns:
             columns[name] *= np.uint64(SECOND)
+    if "tag" not in without:
+        columns["tag"] = np.array([0, 0, 1, 1, 2, 2, 2, -1, -1, 1], STORED["tag"].dtype)
     offsets = np.cumsum([0, *(len(pcs) for pcs in STACKS.values())])
     pcs = np.array([pc for stack in STACKS.values() for pc in stack], np.uint64)
     return Snapshot(
@@ -117,6 +126,20 @@ def made_records(*without: str) -> Snapshot:
         memcgs=MEMCGS,
         coverage={},
         problems=[],
+        tags=None if "tag" in without else made_tags(),
+    )
+
+
+def made_tags() -> Tags:
+    """Return three tags, one of them of a module."""
+    return Tags(
+        TAGS,
+        np.array([17 << 12, 2 << 12, 10 << 12], np.int64),
+        np.array([2, 2, 3], np.int64),
+        np.array([False, True, False]),
+        "2.0",
+        np.ones(3, bool),
+        np.ones(3, bool),
     )
 
 

@@ -10,6 +10,8 @@ import pytest
 
 import drgn_pageowner
 
+pytestmark = pytest.mark.drgn
+
 
 @pytest.mark.parametrize("name", drgn_pageowner.__all__)
 def test_every_public_name_is_there_and_documented(name: str) -> None:

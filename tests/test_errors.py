@@ -75,6 +75,7 @@ def test_files_that_are_not_there(one_dump: Dump, cli: Cli, tmp_path: Path) -> N
     assert str(nowhere) in said(cli("-c", one_dump.vmcore, "-s", nowhere, "top"), 1)
 
 
+@pytest.mark.drgn
 def test_a_text_file_for_a_dump(cli: Cli, tmp_path: Path) -> None:
     text = tmp_path / "dmesg.txt"
     text.write_text("[    0.000000] Linux version 6.12\n" * 100)

@@ -169,7 +169,7 @@ def _leaks(heap: Heap | LeakSearch, classes: Array) -> Leaks:
 def _of_records(records: Snapshot) -> dict[str, Any]:
     by_stack = top(records, ["stack"], limit=_STACKS)
     tops = {"stack": replace(by_stack, groups=by_stack.groups[:_LISTED])}
-    for key in ("allocator", "comm", "module"):
+    for key in ("allocator", "tag", "comm", "module"):
         if columns_for([key]) <= records.columns.keys() | {"ts_nsec"}:
             tops[key] = top(records, [key], limit=_LISTED)
     return {

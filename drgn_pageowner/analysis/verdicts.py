@@ -134,12 +134,14 @@ def _owners(report: Report) -> Iterator[Verdict]:
     top = report.tops.get("allocator")
     if top is not None and top.groups:
         first = top.groups[0]
+        number = first.allocations
         yield Verdict(
             "owners",
             "note",
             f"The largest owner by its records is {first.key['allocator'] or '(no stack)'}: "
-            f"{pages_size(first.bytes)} in {first.allocations:,} allocations "
-            f"({share(first.pages, top.pages)} of what is recorded).",
+            f"{pages_size(first.bytes)} "
+            + (f"in {number:,} allocations " if number is not None else "")
+            + f"({share(first.pages, top.pages)} of what is recorded).",
         )
     yield from _hidden(report)
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "top": "show who owns the memory: records grouped by stack, allocator, task, order, ...",
     "watch": "show what grows in a running kernel, read every few seconds",
     "page": "describe one page: owner, stacks, state, file or process",
+    "allocinfo": "show how much every place in the source allocates, and what bears its tag",
     "account": "tell what every page is used for, beside the kernel's own counters",
     "leaks": "find allocated pages that nothing can reach, and who allocated them",
     "why": "show the chain of pointers that keeps a page, in names",

@@ -237,7 +237,7 @@ def add_output(parser: argparse.ArgumentParser, *formats: str) -> None:
     parser.add_argument(
         "--format",
         # The name that some commands had for it.
-        type=lambda name: "table" if name == "text" and "table" in formats else name,
+        type=lambda name: "table" if name == "text" and name not in formats else name,
         choices=formats,
         default=formats[0],
         help="what to print (default: %(default)s)",

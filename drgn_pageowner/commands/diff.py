@@ -91,6 +91,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         result = _by_class(sessions, names, args.sort, limit)
     else:
         before, after, relation = _records(sessions, names, columns)
+        if "handle" in wanted.where and not relation.addresses:
+            raise UsageError("--handle: a text does not say the handles of the other")
         if "handle" in wanted.where and not relation.same_boot:
             raise UsageError(f"--handle: handles are of one boot, but {relation.why}")
         result = diff(

@@ -82,8 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="culprits: by pageblocks touched, blocked alone, or pages (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--by", choices=("stack", "allocator"), default="stack",
-        help="culprits: one for each stack, or for each function (default: %(default)s)",
+        "--by", choices=("stack", "allocator", "tag"), default="stack",
+        help="culprits: one for each stack, function or allocation tag (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--stacks", action="store_true", help="culprits: whole stacks")
     why = parser.add_argument_group("why")
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     for view in views:
         if view not in VIEWS:
             raise UsageError(f"no view {view!r}: known are {', '.join(VIEWS)} and all")
-    joined = _read(session, views, args.explain is not None)
+    joined = _read(session, views, args.explain is not None, args.by)
     report_problems(joined.memory.problems)
     answers = {view: VIEWS[view](joined, args, _colour(out)) for view in views}
     if args.explain is not None:
@@ -122,12 +122,16 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     return 0
 
 
-def _read(session: Session, views: list[str], explain: bool) -> Overlay:
+def _read(session: Session, views: list[str], explain: bool, by: str = "stack") -> Overlay:
     columns = ("flags", "refcount", "mapcount", "head") if "cma" in views else ()
     memory = session.memory(columns)
     if not explain and set(views) <= {"buddyinfo", "extfrag"}:
         return overlay(memory, None)
     state = memory.pages.facts.page_owner
+    if by == "tag":
+        records = session.snapshot(["handle", "migratetype", "ts_nsec", "tag"]).by_tag()
+        report_problems(records.problems)
+        return overlay(memory, records)
     if state in NO_RECORDS:
         warn(f"without records no owner has a name: {NO_RECORDS[state]}")
         return overlay(memory, None)

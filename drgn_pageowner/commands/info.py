@@ -6,6 +6,7 @@ Check whether page_owner is there and on, what was found, and how far it can be 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TextIO
 
 from drgn_pageowner.analysis.owners.summary import summarize
@@ -27,6 +28,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         info = summarize(records, session.modules(), facts.panic_message)
     else:
         info = Info(facts, modules=session.modules(), problems=[NO_RECORDS[facts.page_owner]])
+    info = replace(info, sources=session.owner_sources())
     out.writelines((info_json if args.format == "json" else info_table)(info))
     report_problems(info.problems)
     return 0 if facts.page_owner == "on" else 1

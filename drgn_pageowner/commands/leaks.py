@@ -70,7 +70,8 @@ def search(session: Session, *, slab: bool) -> LeakSearch:
     if saved is not None:
         return saved
     marked = reach(session.heap())
-    return leak_search(marked, lost_objects(marked, session.slab_objects) if slab else None)
+    lost = lost_objects(marked, session.slab_objects, session.slab_tags) if slab else None
+    return leak_search(marked, lost)
 
 
 def _suspects(args: argparse.Namespace, session: Session, out: TextIO, limit: int | None) -> int:

@@ -3,6 +3,7 @@
 List the records: each is one allocation.
 
   list --format debugfs            the text of /sys/kernel/debug/page_owner
+  list --format stacks             that of page_owner_stacks/show_stacks; or handles, stacks_handles
   list --format json               one JSON object a line
   list --comm 'kworker*' --order 2- --stack-contains alloc_skb
   list --freed --pfn 0x1000-0x1fff the last owners of these pages
@@ -22,13 +23,15 @@ from drgn_pageowner.commands.arguments import (
     limit_of,
     report_problems,
 )
+from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.debugfs import debugfs_text
+from drgn_pageowner.render.page_owner_stacks import FILES, page_owner_stacks_text
 from drgn_pageowner.render.records import records_csv, records_json, records_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_output(parser, "table", "debugfs", "json", "csv")
+    add_output(parser, "table", "debugfs", *FILES, "json", "csv")
     add_limit(parser, "records", "all")
     parser.add_argument(
         "--source",
@@ -39,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.format in FILES:
+        return _list_stacks(args, session, out)
     snapshot = session.snapshot(None, freed=args.freed)
     report_problems(snapshot.problems)
     chosen = select(snapshot, filter_of(args))
@@ -54,4 +59,13 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         "csv": records_csv,
     }
     out.writelines(renderers[args.format](chosen))
+    return 0
+
+
+def _list_stacks(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if any(vars(filter_of(args)).values()) or args.limit is not None:
+        raise UsageError(f"--format {args.format}: of all stacks; filters are for records")
+    listed = session.stack_list()
+    report_problems(listed.problems)
+    out.writelines(page_owner_stacks_text(listed, args.format))
     return 0

@@ -23,7 +23,8 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
         "--snapshot",
         metavar="FILE",
         action="append",
-        help="a snapshot that `save` wrote, instead of a dump; may be repeated, and a pattern "
+        help="a snapshot that `save` wrote, instead of a dump, or the text of page_owner, "
+        "page_owner_stacks, page_owner_sort or allocinfo; may be repeated, and a pattern "
         "(* ? []), for the commands that read several",
     )
     symbols = parser.add_argument_group("debugging symbols")
@@ -72,6 +73,12 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
         help="if it cannot be told from the dump",
     )
     advanced.add_argument("--vmcoreinfo", metavar="PATH", help="file to use for VMCOREINFO")
+    advanced.add_argument(
+        "--page-size",
+        type=int,
+        metavar="BYTES",
+        help="of the machine that a text is of, which does not say it (default: 4096)",
+    )
     parser.add_argument(
         "--log-level", choices=_LEVELS, default="error", help="of drgn (default: %(default)s)"
     )

@@ -32,6 +32,7 @@ from drgn_pageowner.progress import warn
 
 if TYPE_CHECKING:
     from drgn_pageowner.model.heap import Heap, LeakSearch
+    from drgn_pageowner.model.records import Snapshot
 
 T = TypeVar("T")
 
@@ -91,6 +92,14 @@ def _heap(session: Session, slab: bool) -> Heap | LeakSearch:
     return session.saved_search(slab=False) or session.heap()
 
 
+def _tag_rows(session: Session) -> Snapshot | None:
+    """The allocations that bear a tag; ``None`` of a kernel that has no tags either."""
+    try:
+        return session.snapshot(("handle", "tag"))
+    except PageOwnerError:
+        return None
+
+
 def read(
     session: Session, *, leaks: bool = True, slab: bool = False, before: Session | None = None
 ) -> ReportInputs:
@@ -102,6 +111,7 @@ def read(
     :param before: An earlier dump, to compare with.
     """
     problems: list[str] = []
+    records: Snapshot | None = None
 
     def attempt(what: str, get: Callable[[], T]) -> T | None:
         try:
@@ -112,14 +122,17 @@ def read(
 
     facts = session.facts()
     if facts.page_owner in NO_RECORDS:
-        warn(f"owners, ages and leaks are left out: {NO_RECORDS[facts.page_owner]}")
+        records = _tag_rows(session)
+        left_out = "owners, ages and leaks" if records is None else "ages and leaks"
+        warn(f"{left_out} are left out: {NO_RECORDS[facts.page_owner]}")
         problems.append(NO_RECORDS[facts.page_owner])
     elif not leaks:
         problems.append("leaks were not searched for: --no-leaks")
     on = facts.page_owner not in NO_RECORDS
     heap = attempt("leaks", lambda: _heap(session, slab)) if on and leaks else None
     inventory = heap.inventory if heap is not None else attempt("use of pages", session.inventory)
-    records = inventory.records if inventory is not None else None
+    if on:
+        records = inventory.records if inventory is not None else None
     if on and inventory is None:
         records = attempt("records", lambda: session.snapshot(("handle", "ts_nsec", "comm")))
     known = inventory.problems if inventory is not None else records.problems if records else []

@@ -6,6 +6,7 @@ Show who owns the memory: records in groups, largest first.
   top --by allocator               by the function that asked for the memory
   top --by comm,order --sort allocations
   top --module nf_tables --min-age 1h
+  top --slab                       slab objects by cache and owner
   top --format folded | flamegraph.pl > owners.svg
   top --format pprof -o owners.pb.gz --by stack,comm
 
@@ -20,6 +21,7 @@ from typing import TextIO
 
 from drgn_pageowner.analysis.owners.group import SORT_KEYS, columns_for, top
 from drgn_pageowner.analysis.owners.select import select
+from drgn_pageowner.analysis.owners.slab import top_slab
 from drgn_pageowner.commands.arguments import (
     add_by,
     add_filters,
@@ -34,12 +36,15 @@ from drgn_pageowner.commands.arguments import (
 from drgn_pageowner.commands.output import write_bytes
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.session import Session
+from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.pprof import pprof
+from drgn_pageowner.render.slab import slab_csv, slab_table
 from drgn_pageowner.render.stacks import WEIGHTS, folded, speedscope
 from drgn_pageowner.render.top import top_csv, top_json, top_table
 
 _LIMIT = 20
 _RENDERERS = {"table": top_table, "json": top_json, "csv": top_csv}
+_SLAB_RENDERERS = {"table": slab_table, "json": json_text, "csv": slab_csv}
 # Formats for programs that draw stacks.
 _EXPORTS = {"folded": folded, "speedscope": speedscope}
 
@@ -69,10 +74,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="pages",
         help="weight of a stack in folded, speedscope and pprof (default: %(default)s)",
     )
+    parser.add_argument(
+        "--slab",
+        action="store_true",
+        help="show the owners of slab objects instead, by cache and owner (table, json, csv)",
+    )
     add_filters(parser)
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.slab:
+        return _slab(args, session, out)
     exported = args.format not in _RENDERERS
     if exported and "stack" not in args.by:
         raise UsageError(f"{args.format} is made of stacks: --by must have stack in it")
@@ -98,4 +110,16 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         out.writelines(_EXPORTS[args.format](result, snapshot, args.weight))
     else:
         out.writelines(_RENDERERS[args.format](result, snapshot))
+    return 0
+
+
+def _slab(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.format not in _SLAB_RENDERERS:
+        raise UsageError(f"--slab has no stacks to draw: {', '.join(_SLAB_RENDERERS)}")
+    if any(vars(filter_of(args)).values()) or args.by != ["stack"]:
+        raise UsageError("--slab groups by cache and owner; --by and filters are for records")
+    owners = session.object_owners()
+    report_problems(owners.problems)
+    result = top_slab(owners, limit=limit_of(args, _LIMIT if args.format == "table" else None))
+    out.writelines(_SLAB_RENDERERS[args.format](result))
     return 0

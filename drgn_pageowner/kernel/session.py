@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from drgn import Program
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from drgn_pageowner.kernel.read.words import WordFinder
     from drgn_pageowner.model.crash import Crash
     from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
+    from drgn_pageowner.model.info import OwnerSource
+    from drgn_pageowner.model.object_owners import ObjectOwners
+    from drgn_pageowner.model.stacks import StackList
+    from drgn_pageowner.model.tags import TagUse
 
 __all__ = ("ProgramSession",)
 
@@ -65,6 +69,21 @@ class ProgramSession:
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         return self._ask(lambda kernel: read_records(kernel, columns=columns, freed=freed))
+
+    def stack_list(self) -> StackList:
+        from drgn_pageowner.kernel.linux.page_owner_stacks import read_stack_list
+
+        return self._ask(read_stack_list)
+
+    def tags(self) -> TagUse:
+        from drgn_pageowner.kernel.read.tags import read_tag_use
+
+        return self._ask(read_tag_use)
+
+    def owner_sources(self) -> Sequence[OwnerSource]:
+        from drgn_pageowner.kernel.read.owner_sources import read_owner_sources
+
+        return self._ask(read_owner_sources)
 
     def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
         snapshot.source_lines.update(source_frames(self._kernel, pcs))
@@ -107,6 +126,19 @@ class ProgramSession:
 
     def saved_search(self, *, slab: bool) -> LeakSearch | None:
         return None
+
+    def object_owners(self) -> ObjectOwners:
+        from drgn_pageowner.kernel.read.object_owners import read_object_owners
+
+        return self._ask(read_object_owners)
+
+    def slab_tags(self, objects: Array) -> list[str | None]:
+        from drgn_pageowner.kernel.read.tags import tags_of_objects
+
+        inventory = self.heap().inventory
+        return self._ask(
+            lambda kernel: tags_of_objects(kernel, inventory.memory.pages, inventory.slabs, objects)
+        )
 
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
         from drgn_pageowner.kernel.linux.slab_track import object_addresses, object_tracks

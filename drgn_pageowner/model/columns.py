@@ -47,6 +47,10 @@ class Origin(enum.Enum):
     """The ``struct page`` of the first page."""
     PAGEBLOCK = enum.auto()
     """The pageblock bitmap."""
+    TAG = enum.auto()
+    """The reference of the first page to its allocation tag."""
+    TEXT = enum.auto()
+    """A text that is read instead of a dump."""
     SHOWN = enum.auto()
     """Another column (:attr:`Column.of`): made when records are printed, never stored."""
 
@@ -80,6 +84,8 @@ class Form(enum.Enum):
     """A task name."""
     MEMCG = enum.auto()
     """The path of a memory cgroup, by its index in ``Snapshot.memcgs``."""
+    TAG = enum.auto()
+    """An allocation tag as /proc/allocinfo prints it, by its place in ``Snapshot.tags``."""
     STACK = enum.auto()
     """The frames of the stack that a handle names."""
 
@@ -91,7 +97,7 @@ class Form(enum.Enum):
 
 _TEXTS = frozenset(
     (Form.GFP, Form.MIGRATETYPE, Form.MIGRATE_REASON, Form.PAGE_FLAGS, Form.ZONE, Form.COMM,
-     Form.MEMCG)
+     Form.MEMCG, Form.TAG)
 )  # fmt: skip
 
 
@@ -283,6 +289,23 @@ COLUMNS = (
     Column(
         "free_handle", "`depot_stack_handle_t` of the stack that freed it last", Origin.MEMBER,
         "uint32", Form.HANDLE, since="v5.4",
+    ),
+    # 22d407b164ff ("lib: add allocation tagging support for memory allocation profiling") (in
+    # v6.10).
+    Column(
+        "tag", "allocation tag: the place in the source that allocates", Origin.TAG, "int32",
+        Form.TAG, since="v6.10", none=-1, none_if="it bears none", key="tag",
+        criterion=Criterion(
+            "tag", Match.PATTERNS, "with these allocation tags (FILE:LINE func:F; * ? [] match)"
+        ),
+    ),
+    Column(
+        "fallback", "whether the pageblock is not of the migratetype that was asked for: of a text "
+        "that says no more (before v4.6)", Origin.TEXT, "bool", listed=False,
+    ),
+    Column(
+        "allocations", "number of records that a row stands for: of a text that sums them up, and "
+        "may have a column `pages`, too", Origin.TEXT, "int64", listed=False,
     ),
 )  # fmt: skip
 """Every column, in the order of the fields in JSON and CSV."""

@@ -40,7 +40,7 @@ __all__ = (
     "record_of_row",
 )
 
-INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "migratetype")
+INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "migratetype", "tag")
 """The columns of :attr:`Inventory.records`."""
 
 
@@ -328,6 +328,8 @@ class LostObjects:
     """``uint64``: virtual address."""
     tracks: Sequence[tuple[list[Frame], int] | None]
     """The stack and the pid that allocated each, where ``slub_debug=U`` keeps them."""
+    tags: Sequence[str | None] = ()
+    """The allocation tag of each (v6.10); empty if this kernel has none."""
 
 
 @dataclass

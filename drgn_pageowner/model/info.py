@@ -9,7 +9,7 @@ from typing import Any
 
 from drgn_pageowner.model.kernel import Facts
 
-__all__ = ("Consistency", "Info")
+__all__ = ("Consistency", "Info", "OwnerSource")
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,28 @@ class Consistency:
 
 
 @dataclass(frozen=True)
+class OwnerSource:
+    """Something of a kernel that tells who allocated memory."""
+
+    name: str
+    """``"page_owner"``, ``"allocation tags"``, ``"SLUB user tracking"`` or ``"KASAN"``."""
+    on: bool
+    state: str
+    """In words: on, off, not compiled in, of which caches."""
+    answers: str
+    """The questions that it answers, and the commands that ask them; empty if it is not on."""
+
+
+@dataclass(frozen=True)
 class Info:
     """page_owner of one kernel."""
 
     facts: Facts
-    records: int = 0
-    """Allocations: head records of allocated pages."""
+    records: int | None = 0
+    """Allocations: head records of allocated pages; ``None`` if a text does not say."""
     freed_records: int = 0
-    pages: int = 0
-    """Base pages of :attr:`records`."""
+    pages: int | None = 0
+    """Base pages of :attr:`records`; ``None`` if a text does not say."""
     stacks: int = 0
     """Distinct stacks of :attr:`records`."""
     first_ns: int | None = None
@@ -42,4 +55,6 @@ class Info:
     coverage: Mapping[str, Any] = field(default_factory=dict)
     consistency: Consistency | None = None
     modules: Sequence[str] = ()
+    sources: Sequence[OwnerSource] = ()
+    """What this kernel can tell owners by."""
     problems: Sequence[str] = ()

@@ -89,6 +89,10 @@ class Names:
     """``enum zone_type`` without ``ZONE_``, in order."""
     migratetypes: Sequence[str] = ()
     migrate_reasons: Sequence[str] = ()
+    gfp_texts: Mapping[int, str] = field(default_factory=dict)
+    """``%pGg`` of gfp masks, where a text gives them and not the table."""
+    page_flags_texts: Mapping[int, str] = field(default_factory=dict)
+    """``%pGp`` of page flags without the number, where a text gives them and not the table."""
 
     def flag_mask(self, name: str) -> int:
         """The mask of a page flag; 0 if this kernel has none of that name."""

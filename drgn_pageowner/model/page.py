@@ -82,7 +82,9 @@ class PageInfo:
     state: str = ""
     """In words: free, slab, anonymous, page cache, page table, ..."""
     slab: Mapping[str, Any] | None = None
-    """``cache``, ``object``, ``offset``, ``allocated``."""
+    """``cache``, ``object``, ``offset``, ``allocated``, and ``tag`` if this kernel has tags."""
+    tag: str | None = None
+    """Allocation tag of what the page belongs to (v6.10)."""
     file: Mapping[str, Any] | None = None
     """``path``, ``index``, ``filesystem``, ``inode``."""
     anon: Sequence[Mapping[str, Any]] = ()

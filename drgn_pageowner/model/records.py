@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import STORED, Form, documentation
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks, Symbolizer
+from drgn_pageowner.model.tags import Tags
 
 __all__ = (
     "Memcg",
@@ -81,9 +83,11 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
     source_lines: dict[int, list[SourceFrame]] = field(default_factory=dict)
     """Inlined functions and source lines by PC, where they were asked for."""
     _frames: dict[int, Frame] = field(default_factory=dict, repr=False)
+    tags: Tags | None = None
+    """The allocation tags that the column ``tag`` numbers."""
 
     def __len__(self) -> int:
-        return len(self.columns["pfn"])
+        return len(next(iter(self.columns.values())))
 
     def __contains__(self, column: str) -> bool:
         return column in self.columns
@@ -91,15 +95,81 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
     def __getitem__(self, column: str) -> Array:
         return self.columns[column]
 
+    def by_tag(self) -> Snapshot:
+        """
+        Return the same records with a stack of one frame each: their allocation tag.
+
+        Whatever is told by stack is then told by tag.
+
+        :raises UsageError: if there is no column ``tag``
+        """
+        if self.tags is None or "tag" not in self:
+            raise UsageError(self.lacks("tag"))
+        number = len(self.tags)
+        pcs = np.arange(1, number + 1, dtype=np.uint64)
+        stacks = Stacks(
+            pcs.astype(np.uint32), np.arange(number + 1, dtype=np.int64), pcs, addresses=False
+        )
+        handles = (self["tag"].astype(np.int64) + 1).astype(np.uint32)
+        return replace(
+            self,
+            columns={**self.columns, "handle": handles},
+            stacks=stacks,
+            symbolizer=None,
+            source_lines={},
+            _frames={
+                pc: Frame(pc, str(tag), -1, 0, None) for pc, tag in enumerate(self.tags.places, 1)
+            },
+        )
+
+    def tag_text(self, number: int) -> str | None:
+        """Return the allocation tag *number* as /proc/allocinfo prints it; ``None`` for -1."""
+        return self.tags.text(number) if self.tags is not None else None
+
+    def lacks(self, column: str) -> str:
+        """A line that says that there is no *column*, and why."""
+        if "text" in self.facts.layout:
+            return f"this text does not say {column}"
+        return f"this kernel's page_owner does not record {column}"
+
     @property
     def pages(self) -> Array:
-        """Base pages of every record: ``int64``, shape ``(n,)``."""
+        """
+        Base pages of every record: ``int64``, shape ``(n,)``.
+
+        :raises PageOwnerError: if a text was read that does not say
+        """
+        if "pages" in self.columns:
+            return self.columns["pages"]
+        if "order" not in self.columns:
+            raise PageOwnerError("this text does not say how many pages there are of anything")
         result: Array = np.int64(1) << self.columns["order"].astype(np.int64)
         return result
+
+    def says_pages(self) -> bool:
+        """Whether :attr:`pages` is known: a text may not say."""
+        return "pages" in self.columns or "order" in self.columns
+
+    @property
+    def allocations(self) -> Array | None:
+        """
+        Number of allocations that every row stands for: ``int64``, shape ``(n,)``; ``None`` if
+        rows are sums of an unknown number.
+        """
+        if "allocations" in self.columns:
+            return self.columns["allocations"]
+        return None if "pages" in self.columns else np.ones(len(self), np.int64)
+
+    def count(self) -> int | None:
+        """Number of allocations of all rows; ``None`` if it is not known."""
+        numbers = self.allocations
+        return int(numbers.sum()) if numbers is not None else None
 
     @property
     def stack(self) -> Array:
         """Number in :attr:`stacks` of every record's allocation stack, or -1: ``int64``."""
+        if "handle" not in self.columns:
+            return np.full(len(self), -1, np.int64)
         return self.stacks.index(self.columns["handle"])
 
     def select(self, mask: Array) -> Snapshot:
@@ -116,6 +186,7 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
             self.problems,
             self.source_lines,
             self._frames,
+            self.tags,
         )
 
     def first(self, number: int) -> Snapshot:

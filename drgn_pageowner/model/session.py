@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from drgn_pageowner.model.arrays import Array
     from drgn_pageowner.model.crash import Crash
     from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
+    from drgn_pageowner.model.info import OwnerSource
     from drgn_pageowner.model.kernel import Facts
+    from drgn_pageowner.model.object_owners import ObjectOwners
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
     from drgn_pageowner.model.records import Snapshot
-    from drgn_pageowner.model.stacks import Frame
+    from drgn_pageowner.model.stacks import Frame, StackList
+    from drgn_pageowner.model.tags import TagUse
 
 __all__ = ("Session",)
 
@@ -28,6 +31,18 @@ class Session(Protocol):
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         """The records, with at least *columns* (``None`` for all)."""
+        ...
+
+    def stack_list(self) -> StackList:
+        """The stacks that page_owner has a list of, in its order (v6.9)."""
+        ...
+
+    def tags(self) -> TagUse:
+        """Allocation tags with their counters, and what bears them (v6.10)."""
+        ...
+
+    def owner_sources(self) -> Sequence[OwnerSource]:
+        """What this kernel can tell owners by."""
         ...
 
     def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
@@ -56,6 +71,14 @@ class Session(Protocol):
 
     def saved_search(self, *, slab: bool) -> LeakSearch | None:
         """What a search that was saved found; ``None`` where there is memory to search."""
+        ...
+
+    def object_owners(self) -> ObjectOwners:
+        """Every slab object, and who allocated it."""
+        ...
+
+    def slab_tags(self, objects: Array) -> list[str | None]:
+        """The allocation tags of some of the heap's slab objects."""
         ...
 
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:

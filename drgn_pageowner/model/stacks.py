@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +14,7 @@ from drgn_pageowner.model.arrays import Array
 __all__ = (
     "Frame",
     "SourceFrame",
+    "StackList",
     "Stacks",
     "Symbolizer",
 )
@@ -33,6 +36,7 @@ class Frame(NamedTuple):
     name: str | None
     """``None`` if no symbol holds the PC (say, of a module that is gone)."""
     offset: int
+    """-1 if only the function is known: that of an allocation tag."""
     size: int
     module: str | None
 
@@ -40,6 +44,8 @@ class Frame(NamedTuple):
         if self.name is None:
             return f"{self.pc:#x}"
         module = f" [{self.module}]" if self.module is not None else ""
+        if self.offset < 0:
+            return self.name + module
         return f"{self.name}+{self.offset:#x}/{self.size:#x}{module}"
 
 
@@ -67,6 +73,8 @@ class Stacks:
         offsets: Array,
         pcs: Array,
         counts: Array | None = None,
+        *,
+        addresses: bool = True,
     ) -> None:
         """
         :param handles: ``uint32``, shape ``(n,)``, ascending ``depot_stack_handle_t``.
@@ -75,11 +83,14 @@ class Stacks:
         :param pcs: ``uint64``, return addresses, innermost frame first.
         :param counts: ``int64``, shape ``(n,)``: base pages that ``stack_record.count`` says the
             stack holds, or ``None`` on kernels before v6.9.
+        :param addresses: Whether *pcs* are addresses; of a text that prints only names, they are
+            numbers that stand for those.
         """
         self.handles = handles
         self.offsets = offsets
         self.pcs = pcs
         self.counts = counts
+        self.addresses = addresses
 
     @classmethod
     def empty(cls) -> Stacks:
@@ -113,3 +124,26 @@ class Stacks:
         """Number of frames of every stack: ``int64``, shape ``(n,)``."""
         result: Array = np.diff(self.offsets)
         return result
+
+
+@dataclass(frozen=True)
+class StackList:
+    """
+    The stacks that page_owner has a list of, in its order: what the files of
+    ``/sys/kernel/debug/page_owner_stacks`` print.
+    """
+
+    handles: Array | None
+    """``uint32``, shape ``(n,)``: ``depot_stack_handle_t``; ``None`` if a text does not say."""
+    pages: Array | None
+    """``int64``, shape ``(n,)``: base pages that each holds; ``None`` if a text does not say."""
+    offsets: Array | None
+    """``int64``, shape ``(n + 1,)``: stack ``i`` is ``pcs[offsets[i]:offsets[i + 1]]``; ``None``
+    if a text does not say."""
+    pcs: Array
+    """``uint64``."""
+    symbolizer: Symbolizer
+    threshold: int = 0
+    """``page_owner_pages_threshold``: stacks that hold fewer pages are not printed with them."""
+    problems: Sequence[str] = ()
+    """What could not be read, a line each."""

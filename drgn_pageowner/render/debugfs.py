@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.model.columns import COLUMNS
 from drgn_pageowner.model.records import MemcgKind, Snapshot
 from drgn_pageowner.render.letters import fallback_text, page_letter
@@ -39,6 +39,10 @@ def debugfs_text(snapshot: Snapshot) -> Iterator[str]:
     :raises PageOwnerError: if the snapshot was made without the kernel's formats or columns
     """
     formats = snapshot.facts.formats
+    if formats is None and snapshot.facts.page_owner in NO_RECORDS:
+        raise PageOwnerError(NO_RECORDS[snapshot.facts.page_owner])
+    if formats is None and "text" in snapshot.facts.layout:
+        raise PageOwnerError("this text does not say all that debugfs prints of a record")
     if formats is None:
         raise PageOwnerError("this snapshot was decoded without the columns that debugfs prints")
     # The kernel skips free pages and records without a stack, and begins at min_low_pfn.

@@ -9,6 +9,7 @@ from drgn_pageowner.analysis.compare.diff import Change, Diff, Side
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.escape import word
 from drgn_pageowner.render.table import age, pages_size, seconds, table
+from drgn_pageowner.render.text import kernel_text
 
 __all__ = ("diff_text",)
 
@@ -52,8 +53,9 @@ def _side(name: str, side: Side) -> str:
     total = side.total
     records = f" in {total.allocations:,} allocations" if total.allocations is not None else ""
     return (
-        f"{name + ':':7} Linux {side.release} {side.hostname}, up {seconds(side.now_ns)} s, "
-        f"{total.pages:,} pages ({pages_size(total.bytes)}){records}\n"
+        f"{name + ':':7} {kernel_text(side.release)} {side.hostname}".rstrip()
+        + (f", up {seconds(side.now_ns)} s, " if side.release or side.now_ns is not None else ", ")
+        + f"{total.pages:,} pages ({pages_size(total.bytes)}){records}\n"
     )
 
 

@@ -32,6 +32,40 @@ def info_table(info: Info) -> Iterator[str]:
 
 def _rows(info: Info) -> Iterator[tuple[str, str]]:
     facts = info.facts
+    text = facts.layout.get("text")
+    if text is None:
+        yield from _machine(info)
+    else:
+        yield "source", f"text of a kernel ({text}): {', '.join(facts.layout['members'])}"
+        yield "up for", age(facts.now_ns) if facts.now_ns else "unknown"
+    for source in info.sources:
+        # page_owner has a line of its own.
+        if source.name != "page_owner":
+            yield source.name, source.state + (f": {source.answers}" if source.answers else "")
+    if facts.page_owner != "on":
+        return
+    if info.first_ns is not None:
+        yield "on since", f"{seconds(info.first_ns)} s after boot (its oldest record)"
+    yield "records", _records(info, freed=text is None)
+    if text is None:
+        layout = facts.layout
+        yield (
+            "layout",
+            f"{layout['record']} at {layout['page_owner_offset']} of {layout['page_ext_size']} "
+            "bytes: " + ", ".join(layout["members"]),
+        )
+        yield from _coverage(info)
+        yield from _depot(info)
+    if info.modules:
+        yield "modules", ", ".join(info.modules)
+    for problem in info.problems:
+        yield "problem", problem
+    if not info.problems:
+        yield "problems", "none: everything could be read"
+
+
+def _machine(info: Info) -> Iterator[tuple[str, str]]:
+    facts = info.facts
     yield "kernel", f"{facts.release} {facts.version}".strip() + f" ({facts.arch})"
     if facts.live:
         yield "source", "running kernel"
@@ -47,32 +81,16 @@ def _rows(info: Info) -> Iterator[tuple[str, str]]:
         f"{facts.memory_model}",
     )
     yield "page_owner", STATES[facts.page_owner]
-    if facts.page_owner != "on":
-        return
-    if info.first_ns is not None:
-        yield "on since", f"{seconds(info.first_ns)} s after boot (its oldest record)"
-    yield (
-        "records",
-        (
-            f"{info.records:,} allocations, {info.pages:,} pages "
-            f"({pages_size(info.pages * facts.page_size)}), {info.stacks:,} stacks; "
-            f"{info.freed_records:,} freed"
-        ),
-    )
-    layout = facts.layout
-    yield (
-        "layout",
-        f"{layout['record']} at {layout['page_owner_offset']} of {layout['page_ext_size']} bytes: "
-        + ", ".join(layout["members"]),
-    )
-    yield from _coverage(info)
-    yield from _depot(info)
-    if info.modules:
-        yield "modules", ", ".join(info.modules)
-    for problem in info.problems:
-        yield "problem", problem
-    if not info.problems:
-        yield "problems", "none: everything could be read"
+
+
+def _records(info: Info, *, freed: bool) -> str:
+    parts = []
+    if info.records is not None:
+        parts.append(f"{info.records:,} allocations")
+    if info.pages is not None:
+        parts.append(f"{info.pages:,} pages ({pages_size(info.pages * info.facts.page_size)})")
+    parts.append(f"{info.stacks:,} stacks")
+    return ", ".join(parts) + (f"; {info.freed_records:,} freed" if freed else "")
 
 
 def _coverage(info: Info) -> Iterator[tuple[str, str]]:
@@ -88,7 +106,7 @@ def _coverage(info: Info) -> Iterator[tuple[str, str]]:
     yield (
         "page_ext marks",
         (
-            f"{marked:,} pages allocated ({marked - info.pages:+,} against the records), "
+            f"{marked:,} pages allocated ({marked - (info.pages or 0):+,} against the records), "
             f"{coverage['freed']:,} freed"
         ),
     )
@@ -147,6 +165,7 @@ def info_json(info: Info) -> Iterator[str]:
                 "coverage": dict(info.coverage),
                 "consistency": consistency,
                 "modules": list(info.modules),
+                "sources": [asdict(source) for source in info.sources],
                 "problems": list(info.problems),
             },
             indent=1,

@@ -84,6 +84,8 @@ def _slab(leaks: Sequence[SlabLeak], limit: int | None) -> Iterator[str]:
         yield f"  objects: {' '.join(f'{address:#x}' for address in leak.addresses[:4])}"
         rest = len(leak.addresses) - 4
         yield f" and {rest:,} more\n" if rest > 0 else "\n"
+        if leak.tag is not None:
+            yield f"  tag: {word(leak.tag)}\n"
         if leak.stack is None:
             continue
         if leak.pids:

@@ -46,5 +46,9 @@ def page_letter(number: int, names: Names) -> Callable[[int], str]:
 
 def fallback_text(rows: Snapshot) -> list[str]:
     """Print "Fallback" for pages in a pageblock of another migratetype than their own."""
-    fallback = rows["migratetype"] != rows["pageblock_migratetype"]
+    fallback = (
+        rows["fallback"]
+        if "fallback" in rows
+        else rows["migratetype"] != rows["pageblock_migratetype"]
+    )
     return ["Fallback" if other else "        " for other in fallback.tolist()]

@@ -67,6 +67,16 @@ def _state(info: PageInfo) -> Iterator[tuple[str, str]]:
         yield "compound", f"{which} of a page of order {order} at pfn:{info.head_pfn:#x}"
     if info.memcg is not None:
         yield "memcg", info.memcg
+    yield from _tags_and_slab(info)
+    if info.file is not None:
+        file = info.file
+        yield "file", f"{file['path'] or 'no path'} ({file['filesystem']}, inode {file['inode']})"
+        yield "file offset", f"{file.get('offset', 0):#x} (page {file['index']})"
+    for user in info.anon:
+        yield "mapped by", f"{user['comm']} (pid {user['pid']}) at {user['address']:#x}"
+
+
+def _tags_and_slab(info: PageInfo) -> Iterator[tuple[str, str]]:
     if info.slab is not None:
         slab = info.slab
         state = {True: "allocated", False: "free", None: "of unknown state"}[slab["allocated"]]
@@ -75,12 +85,10 @@ def _state(info: PageInfo) -> Iterator[tuple[str, str]]:
             f"{slab['cache']}: {state} object {slab['object']:#x}"
             f"{slab['offset']:+d} of {slab['object_size']} bytes",
         )
-    if info.file is not None:
-        file = info.file
-        yield "file", f"{file['path'] or 'no path'} ({file['filesystem']}, inode {file['inode']})"
-        yield "file offset", f"{file.get('offset', 0):#x} (page {file['index']})"
-    for user in info.anon:
-        yield "mapped by", f"{user['comm']} (pid {user['pid']}) at {user['address']:#x}"
+        if slab.get("tag") is not None:
+            yield "object's tag", word(slab["tag"])
+    if info.tag is not None:
+        yield "tag", word(info.tag)
 
 
 def _record(record: PageRecord, names: Names) -> Iterator[tuple[str, str]]:

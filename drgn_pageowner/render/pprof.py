@@ -11,6 +11,7 @@ from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.pprof_messages import profile_message
 from drgn_pageowner.render.stacks import Call, calls
+from drgn_pageowner.render.text import kernel_text
 from drgn_pageowner.render.top import key_text
 
 __all__ = ("pprof",)
@@ -48,7 +49,7 @@ class _Writer:
         for name, unit in _TYPES:
             profile.sample_type.add(type=self._string(name), unit=self._string(unit))
         profile.default_sample_type = self._string(weight)
-        profile.comment.append(self._string(f"page_owner of Linux {facts.release}"))
+        profile.comment.append(self._string(f"page_owner of {kernel_text(facts.release)}"))
         # The kernel's own text comes first, as pprof takes the first mapping for the program.
         self._mapping(None)
         for group in self._result.groups:
@@ -63,7 +64,7 @@ class _Writer:
     def _sample(self, group: Group) -> None:
         sample = self._profile.sample.add()
         sample.location_id.extend([self._location(frame) for frame in group.stack])
-        sample.value.extend([group.allocations, group.pages, group.bytes])
+        sample.value.extend([group.allocations or 0, group.pages, group.bytes])
         if group.handle:
             sample.label.add(key=self._string("handle"), num=group.handle)
         for key in self._result.by:
@@ -75,13 +76,15 @@ class _Writer:
         if frame.pc not in self._locations:
             self._locations[frame.pc] = len(self._locations) + 1
             mapping = self._mapping(frame.module)
-            _widen(mapping, frame.pc)
+            # A text has names instead of addresses.
+            address = frame.pc if self._snapshot.stacks.addresses else 0
+            _widen(mapping, address)
             lines = calls(self._snapshot, frame)
             mapping.has_inline_frames |= len(lines) > 1
             mapping.has_filenames |= any(call.filename for call in lines)
             mapping.has_line_numbers |= any(call.line for call in lines)
             location = self._profile.location.add(
-                id=self._locations[frame.pc], mapping_id=mapping.id, address=frame.pc
+                id=self._locations[frame.pc], mapping_id=mapping.id, address=address
             )
             for call in lines:
                 location.line.add(function_id=self._function(call), line=call.line)

@@ -54,18 +54,21 @@ class RecordColumns:
         self._values: Mapping[Form, Callable[[Snapshot], Array]] = {
             Form.PAGES: lambda rows: rows.pages,
             Form.PAGEBLOCK: lambda rows: rows["pfn"] >> order,
-            Form.ZONE: lambda rows: rows["node"].astype(np.int64) << 8 | rows["zone"],
+            Form.ZONE: _zones,
             Form.STACK: lambda rows: rows.stack,
         }
         self._texts: Mapping[Form, Callable[[Any], str | None]] = {
             **texts_of_forms(snapshot.names),
             Form.ZONE: lambda v: zones.get((v >> 8, v & 0xFF), any_node.get(v & 0xFF)),
             Form.MEMCG: lambda v: snapshot.memcgs[v].path,
+            Form.TAG: snapshot.tag_text,
         }
 
     def numbers(self, rows: Snapshot, column: Column) -> Array | None:
         """Return the values of *column*, or ``None`` if this kernel does not record it."""
         source = column.of or column.name
+        if column.form is Form.PAGES and rows.says_pages():
+            return rows.pages
         if source not in rows:
             return None
         values = self._values.get(column.form)
@@ -97,6 +100,13 @@ class RecordColumns:
             return [None if value == column.none else value for value in values.tolist()]
         plain: list[Any] = values.tolist()
         return plain
+
+
+def _zones(rows: Snapshot) -> Array:
+    """Node and zone in one number; a text may not say the node."""
+    if "node" not in rows:
+        return rows["zone"].astype(np.int64)
+    return rows["node"].astype(np.int64) << 8 | rows["zone"]
 
 
 def _stack_texts(snapshot: Snapshot) -> dict[int, list[str]]:
@@ -173,10 +183,10 @@ def records_table(snapshot: Snapshot) -> Iterator[str]:
             rows.stack, lambda number: str(allocator_of(snapshot.stack_frames(number)) or "-")
         )
         return zip(
-            map(hex, rows["pfn"].tolist()),
+            map(hex, rows["pfn"].tolist()) if "pfn" in rows else ["-"] * len(rows),
             *(map(_shown, columns.lists(rows, shown)) for shown in _IN_TABLE),
             map(age, ages),
-            map(str, rows["handle"].tolist()),
+            map(str, rows["handle"].tolist() if "handle" in rows else ["-"] * len(rows)),
             owners,
             strict=True,
         )
@@ -188,8 +198,10 @@ def records_table(snapshot: Snapshot) -> Iterator[str]:
     )  # fmt: skip
     if rows:
         yield table(rows, headers, right=(0, 1, 4, 6, 9, 10)) + "\n"
-    total = int(snapshot.pages.sum())
-    yield f"{len(snapshot):,} records, {total:,} pages\n"
+    if snapshot.says_pages():
+        yield f"{len(snapshot):,} records, {int(snapshot.pages.sum()):,} pages\n"
+    else:
+        yield f"{len(snapshot):,} records\n"
 
 
 def _shown(value: Any) -> str:

@@ -75,7 +75,11 @@ def _records(source: Session) -> dict[str, Any]:
             result[column.name] = (
                 numbers if none is None else np.ma.array(numbers, mask=values == none)
             )
-    result["bytes"] = snapshot.pages * snapshot.facts.page_size
+    numbers_of_rows = snapshot.allocations
+    result["allocations"] = "int64" if numbers_of_rows is None else numbers_of_rows
+    result["bytes"] = (
+        snapshot.pages * snapshot.facts.page_size if snapshot.says_pages() else "int64"
+    )
     now = snapshot.facts.now_ns
     result["age_ns"] = "int64"
     if "ts_nsec" in snapshot and now is not None:
@@ -94,10 +98,10 @@ def _stacks(source: Session) -> dict[str, Any]:
     frames = [snapshot.stack_frames(index) for index in range(number)]
     known = snapshot.stack >= 0
     rows, pages = snapshot.stack[known], snapshot.pages[known]
-    held = sums(rows, pages, number)
+    held, numbers = sums(rows, pages, number), snapshot.allocations
     return {
         "handle": stacks.handles.astype(np.int64),
-        "allocations": np.bincount(rows, minlength=number),
+        "allocations": "int64" if numbers is None else sums(rows, numbers[known], number),
         "pages": held,
         "bytes": held * snapshot.facts.page_size,
         "kernel_pages": "int64" if stacks.counts is None else stacks.counts,
@@ -183,11 +187,31 @@ def _meta(source: Session) -> dict[str, Any]:
     }
 
 
+def _tags(source: Session) -> dict[str, Any]:
+    use = source.tags()
+    tags, found = use.tags, use.found
+    columns: dict[str, Any] = {
+        "tag": [str(tag) for tag in tags.places],
+        "file": [tag.filename for tag in tags.places],
+        "line": [tag.lineno for tag in tags.places],
+        "module": [tag.module for tag in tags.places] if tags.places else "string",
+        "function": [tag.function for tag in tags.places],
+        "bytes": tags.bytes,
+        "calls": tags.calls,
+        "inaccurate": tags.inaccurate,
+        "listed": tags.listed,
+    }
+    for name in ("pages", "objects", "object_bytes", "percpu_bytes"):
+        columns[name] = "int64" if found is None else getattr(found, name)
+    return columns
+
+
 RELATIONS: Mapping[str, Callable[[Session], dict[str, Any]]] = {
     "records": _records,
     "stacks": _stacks,
     "pages": _pages,
     "zones": _zones,
+    "tags": _tags,
     "meta": _meta,
 }
 """The functions that make the columns of each table."""

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from drgn_pageowner.analysis.owners.group import Group, Top
+from drgn_pageowner.errors import UsageError
 from drgn_pageowner.escape import word
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.jsonable import json_document
+from drgn_pageowner.render.text import kernel_text
 from drgn_pageowner.render.top import key_text
 
 __all__ = ("WEIGHTS", "Call", "calls", "folded", "key_frames", "speedscope")
@@ -52,11 +54,17 @@ def _path(result: Top, group: Group, snapshot: Snapshot) -> tuple[Call, ...]:
 
 
 def _merged(result: Top, snapshot: Snapshot, weight: str) -> dict[tuple[Call, ...], int]:
-    """Sum stacks up that differ only in offsets."""
+    """
+    Sum stacks up that differ only in offsets.
+
+    :raises UsageError: if the weights are not known
+    """
+    if weight == "allocations" and result.allocations is None:
+        raise UsageError("this text does not say how many allocations there are: weigh pages")
     found: dict[tuple[Call, ...], int] = {}
     for group in result.groups:
         path = _path(result, group, snapshot)
-        amount = group.pages if weight == "pages" else group.allocations
+        amount = group.pages if weight == "pages" else group.allocations or 0
         found[path] = found.get(path, 0) + amount
     return found
 
@@ -90,7 +98,7 @@ def speedscope(result: Top, snapshot: Snapshot, weight: str) -> Iterator[str]:
     for path, amount in _merged(result, snapshot, weight).items():
         samples.append([numbers.setdefault(call, len(numbers)) for call in path])
         weights.append(amount * scale)
-    title = f"page_owner of Linux {facts.release}"
+    title = f"page_owner of {kernel_text(facts.release)}"
     frames = [
         {"name": call.name} | ({"file": call.filename, "line": call.line} if call.filename else {})
         for call in numbers

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,12 +18,17 @@ __all__ = (
     "comm_text",
     "flags_text",
     "gfp_text",
+    "kernel_text",
     "mapped",
     "name_at",
+    "page_flag_names",
     "page_flags_text",
     "stack_lines",
     "texts_of_forms",
 )
+
+
+_POINTER = re.compile(r"%(0\d+)p")
 
 
 def mapped(values: Array, function: Callable[[Any], Any]) -> list[Any]:
@@ -48,6 +54,8 @@ def flags_text(flags: int, names: Sequence[tuple[int, str]]) -> str:
 
 def gfp_text(gfp_mask: int, names: Names) -> str:
     """Format a gfp mask as ``%pGg`` does."""
+    if gfp_mask in names.gfp_texts:
+        return names.gfp_texts[gfp_mask]
     return flags_text(gfp_mask, names.gfp_flags)
 
 
@@ -57,7 +65,7 @@ def texts_of_forms(names: Names) -> dict[Form, Callable[[Any], str]]:
         Form.GFP: lambda v: gfp_text(v, names),
         Form.MIGRATETYPE: lambda v: name_at(names.migratetypes, v),
         Form.MIGRATE_REASON: lambda v: name_at(names.migrate_reasons, v),
-        Form.PAGE_FLAGS: lambda v: flags_text(v & names.page_flags_mask, names.page_flags),
+        Form.PAGE_FLAGS: lambda v: page_flag_names(v, names),
         Form.COMM: comm_text,
     }
 
@@ -68,6 +76,9 @@ def page_flags_text(flags: int, names: Names, *, number: bool) -> str:
 
     :param number: Whether this kernel's ``%pGp`` itself prints the number in front.
     """
+    if flags in names.page_flags_texts:
+        known = names.page_flags_texts[flags]
+        return f"{flags:#x}({known})" if number else known
     main = flags & names.page_flags_mask
     parts = [flags_text(main, names.page_flags)] if main else []
     if names.page_flag_fields_printed:
@@ -80,11 +91,27 @@ def page_flags_text(flags: int, names: Names, *, number: bool) -> str:
     return f"{flags:#x}({text})" if number else text
 
 
+def page_flag_names(flags: int, names: Names) -> str:
+    """Return the names of page flags, without the fields that ``%pGp`` may print with them."""
+    if flags in names.page_flags_texts:
+        return "|".join(
+            part for part in names.page_flags_texts[flags].split("|") if "=" not in part
+        )
+    return flags_text(flags & names.page_flags_mask, names.page_flags)
+
+
+def kernel_text(release: str) -> str:
+    """Name a kernel; a text does not say its release."""
+    return f"Linux {release}" if release else "an unknown Linux"
+
+
 def stack_lines(snapshot: Snapshot, stack: int, frame_format: str) -> str:
     """
     Format a stack as ``stack_trace_snprint()`` of kernel/stacktrace.c does: a line a frame.
 
-    :param frame_format: With ``%pS``, and ``%p`` for the PC itself.
+    :param frame_format: With ``%pS``, and ``%p`` for the PC itself; a text's says how many
+        digits that has (``%08p``).
     """
     template = frame_format.replace("%pS", "{0}").replace("%p", "{0.pc:016x}")
+    template = _POINTER.sub(r"{0.pc:\1x}", template)
     return "".join([template.format(frame) for frame in snapshot.stack_frames(stack)])

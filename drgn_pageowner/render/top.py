@@ -38,7 +38,7 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
                 f"{group.pages:,}",
                 pages_size(group.bytes),
                 share(group.pages, result.pages),
-                f"{group.allocations:,}",
+                f"{group.allocations:,}" if group.allocations is not None else "-",
                 ages(group.oldest_ns, group.newest_ns, result.now_ns),
                 *(key_text(group, key, snapshot) for key in keys),
                 str(group.handle) if group.handle else "-",
@@ -51,8 +51,9 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
     yield (
         f"{len(result.groups):,} of {result.number_of_groups:,} groups shown: "
         f"{shown:,} of {result.pages:,} pages ({share(shown, result.pages)}), "
-        f"{pages_size(shown * snapshot.facts.page_size)} of {pages_size(result.bytes)} "
-        f"in {result.allocations:,} allocations\n"
+        f"{pages_size(shown * snapshot.facts.page_size)} of {pages_size(result.bytes)}"
+        + (f" in {result.allocations:,} allocations" if result.allocations is not None else "")
+        + "\n"
     )
 
 

@@ -22,15 +22,12 @@ def triage_text(result: Triage, outcomes: Sequence[_Outcome], index: Path) -> It
     """Yield a line for every finding, warning and failed part, and the name of the index."""
     for finding in result.findings:
         yield f"found {finding.kind}: {finding.text}\n"
-    for verdict in result.all:
-        if verdict.level == "warning" and verdict.finding is None:
-            yield f"warning: {' '.join(filter(None, (verdict.text, verdict.detail)))}\n"
+    warnings = [v for v in result.all if v.level == "warning" and v.finding is None]
+    for verdict in warnings:
+        yield f"warning: {' '.join(filter(None, (verdict.text, verdict.detail)))}\n"
     if not result.findings:
-        yield (
-            "nothing was found\n"
-            if result.answered
-            else "nothing was found, but not everything was answered\n"
-        )
+        nothing = "nothing else was found" if warnings else "nothing was found"
+        yield f"{nothing}\n" if result.answered else f"{nothing}, but not everything was answered\n"
     troubles: dict[tuple[str, str | None], list[str]] = {}
     for outcome in outcomes:
         if outcome.status != "ok":

@@ -116,7 +116,12 @@ def write_container(
     for name, piece in pieces.items():
         index[name] = {"offset": position, "length": len(piece), "crc32": zlib.crc32(piece)}
         position += len(piece)
-    head = {**head, "allocated": len(parts[0]), "parts": index}
+    head = {
+        **head,
+        "columns": parts[0].schema.names,
+        "allocated": len(parts[0]),
+        "parts": index,
+    }
     text = json.dumps(head)
     metadata = {
         f"{_KEY}.version": str(VERSION),
@@ -174,12 +179,15 @@ class Container:
             )
             metadata = {k.decode(): v for k, v in (about.metadata or {}).items()}
         except FileNotFoundError:
-            raise PageOwnerError(f"no such file: {path}; -S takes what `save` wrote") from None
+            raise PageOwnerError(
+                f"no such file: {path}; -S takes what `save` wrote, or a kernel's text"
+            ) from None
         except PermissionError as error:
             raise PageOwnerError(f"cannot read {path}: {error.strerror or error}") from error
         except Exception as error:
             raise PageOwnerError(
-                f"{path} is no snapshot, or a damaged one: -S takes what `save` wrote"
+                f"{path} is no snapshot, or a damaged one: -S takes what `save` wrote, or the text "
+                "of page_owner, page_owner_stacks, page_owner_sort or allocinfo"
             ) from error
         self._check(metadata)
 
@@ -199,6 +207,10 @@ class Container:
         if str(zlib.crc32(text)).encode() != metadata.get(f"{_KEY}.crc32"):
             raise self.damaged()
         self.head: dict[str, Any] = json.loads(text)
+        # Nothing else protects the names in Parquet's own schema; files of before have them there
+        # alone.
+        if self.head.get("columns", self.names) != self.names:
+            raise self.damaged()
 
     def damaged(self) -> PageOwnerError:
         """Return the error for a file that is not what was written."""

@@ -46,6 +46,7 @@ def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]
             "address": lost.address,
             "stack": np.array(of_object, np.int32),
             "pid": np.array([0 if t is None else t[1] for t in lost.tracks], np.int64),
+            "tag": list(lost.tags) or [None] * len(lost.tracks),
         },
         "lost_stacks": {"depth": np.array([len(stack) for stack in stacks], np.int32)},
         "lost_frames": frame_table(frame for stack in stacks for frame in stack),
@@ -85,4 +86,6 @@ def _lost_objects(file: Container) -> LostObjects:
             (stacks[stack], pid) if stack >= 0 else None
             for stack, pid in zip(table["stack"].tolist(), table["pid"].tolist(), strict=True)
         ],
+        # Files of before have none.
+        tags=table.get("tag", ()),
     )

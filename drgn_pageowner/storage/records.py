@@ -13,17 +13,21 @@ from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.kernel import Facts, Names, TextFormats
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
-from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks
+from drgn_pageowner.model.stacks import Frame, SourceFrame, StackList, Stacks
+from drgn_pageowner.model.tags import Tags
 from drgn_pageowner.storage.container import Columns, Container
 from drgn_pageowner.storage.plain import as_json, restore
+from drgn_pageowner.storage.tags import place_table, tag_places
 
 __all__ = (
     "BASIC_COLUMNS",
     "frame_table",
     "load_records",
+    "load_stack_list",
     "read_frames",
     "read_source",
     "record_tables",
+    "stack_list_tables",
 )
 
 BASIC_COLUMNS = frozenset(("handle", "ts_nsec"))
@@ -37,8 +41,9 @@ _OTHER_COLUMNS = frozenset((*columns_of(Origin.PAGE, Origin.PAGEBLOCK), *_HANDLE
 class _SavedSymbols:
     """A ``Symbolizer`` that knows the PCs that were symbolized when the file was saved."""
 
-    def __init__(self, file: Container) -> None:
+    def __init__(self, file: Container, table: str = "frames") -> None:
         self._file = file
+        self._table = table
         self._frames: dict[int, Frame] | None = None
 
     def symbolize(self, pcs: Array) -> list[Frame]:
@@ -46,7 +51,7 @@ class _SavedSymbols:
         :param pcs: ``uint64``, shape ``(n,)``.
         """
         if self._frames is None:
-            self._frames = {frame.pc: frame for frame in read_frames(self._file.table("frames"))}
+            self._frames = {frame.pc: frame for frame in read_frames(self._file.table(self._table))}
         known = self._frames
         return [known.get(pc) or Frame(pc, None, 0, 0, None) for pc in pcs.tolist()]
 
@@ -57,7 +62,7 @@ def frame_table(frames: Iterable[Frame]) -> Columns:
     return {
         "pc": np.array([frame.pc for frame in rows], np.uint64),
         "name": [frame.name for frame in rows],
-        "offset": np.array([frame.offset for frame in rows], np.uint64),
+        "offset": np.array([frame.offset for frame in rows], np.int64),
         "size": np.array([frame.size for frame in rows], np.uint64),
         "module": [frame.module for frame in rows],
     }
@@ -103,6 +108,8 @@ def record_tables(
         "frames": frame_table(everything.frames(pcs.tolist())),
     }
     facts = everything.facts
+    if everything.tags is not None:
+        tables["record_tags"] = place_table(everything.tags.places)
     documents: dict[str, Any] = {
         "records": {
             "layout": as_json(facts.layout),
@@ -151,6 +158,7 @@ def load_records(
         chosen = [name for name in file.names if name in kept]
     rows = file.records(chosen, freed=freed)
     basic = wanted is not None and not wanted & _OTHER_COLUMNS
+    tags = _read_record_tags(file) if "record_tags" in file and "tag" in rows else None
     return Snapshot(
         facts=replace(
             facts,
@@ -166,7 +174,16 @@ def load_records(
         memcgs=restore(tuple[Memcg, ...], known["memcgs"]) if "memcg" in rows else (),
         coverage=known["coverage"],
         problems=list(known["basic_problems" if basic else "problems"]),
+        tags=tags,
     )
+
+
+def _read_record_tags(file: Container) -> Tags:
+    """The tags that the column ``tag`` numbers; their counters are in another table."""
+    places = tag_places(file.table("record_tags"))
+    nothing = np.zeros(len(places), np.int64)
+    every = np.ones(len(places), bool)
+    return Tags(places, nothing, nothing, ~every, file.head.get("tags_version", ""), every, every)
 
 
 def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks:
@@ -185,7 +202,46 @@ def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks
         depths = depths[needed]
     offsets = np.zeros(len(depths) + 1, np.int64)
     np.cumsum(depths, out=offsets[1:])
-    return Stacks(table["handle"], offsets, pcs, table.get("kernel_pages"))
+    return Stacks(
+        table["handle"],
+        offsets,
+        pcs,
+        table.get("kernel_pages"),
+        addresses=file.document("records")["layout"].get("text") is None,
+    )
+
+
+def stack_list_tables(listed: StackList) -> dict[str, Columns]:
+    """page_owner's list of stacks, in its order; none of its parts is missing in a dump."""
+    assert listed.handles is not None
+    assert listed.pages is not None
+    assert listed.offsets is not None
+    pcs, place = np.unique(listed.pcs, return_inverse=True)
+    return {
+        "stack_list": {
+            "handle": listed.handles,
+            "pages": listed.pages,
+            "depth": np.diff(listed.offsets).astype(np.int32),
+        },
+        "stack_list_frames": {"frame": place.astype(np.int32)},
+        "stack_list_pcs": {"pc": pcs},
+        "stack_list_names": frame_table(listed.symbolizer.symbolize(pcs)),
+    }
+
+
+def load_stack_list(file: Container) -> StackList:
+    """What :func:`stack_list_tables` made tables of."""
+    table = file.table("stack_list")
+    offsets = np.zeros(len(table["depth"]) + 1, np.int64)
+    np.cumsum(table["depth"], out=offsets[1:])
+    return StackList(
+        handles=table["handle"],
+        pages=table["pages"],
+        offsets=offsets,
+        pcs=file.table("stack_list_pcs")["pc"][file.table("stack_list_frames")["frame"]],
+        symbolizer=_SavedSymbols(file, "stack_list_names"),
+        threshold=file.head["stack_list_threshold"],
+    )
 
 
 def read_source(file: Container) -> dict[int, list[SourceFrame]] | None:

@@ -16,7 +16,8 @@ from drgn_pageowner.storage.container import Columns, write_container
 from drgn_pageowner.storage.leaks import search_tables
 from drgn_pageowner.storage.machine import PAGE_COLUMNS, inventory_tables, memory_tables
 from drgn_pageowner.storage.plain import as_json
-from drgn_pageowner.storage.records import BASIC_COLUMNS, record_tables
+from drgn_pageowner.storage.records import BASIC_COLUMNS, record_tables, stack_list_tables
+from drgn_pageowner.storage.tags import tag_tables
 
 __all__ = ("Saved", "save")
 
@@ -69,9 +70,14 @@ def save(
     facts = session.facts()
     tables: dict[str, Columns] = {}
     documents: dict[str, Any] = {}
+    more_head: dict[str, Any] = {}
     records = _no_records()
     everything = saved.attempt("records", lambda: session.snapshot(None, freed=True))
     if everything is not None:
+        if "pfn" not in everything:
+            raise PageOwnerError(
+                "a text that sums up pages has no records to save: it is read as it is (-S)"
+            )
         basic = session.snapshot(BASIC_COLUMNS, freed=True)
         if source:
             session.add_source_lines(everything, np.unique(everything.stacks.pcs).tolist())
@@ -80,6 +86,20 @@ def save(
         documents |= about
         saved.records = len(everything)
         saved.problems += everything.problems
+    try:
+        listed = session.stack_list()
+        tables |= stack_list_tables(listed)
+        more_head["stack_list_threshold"] = listed.threshold
+    except PageOwnerError as error:
+        # Most kernels have no such list, and nothing else needs it.
+        saved.unavailable["stack_list"] = str(error)
+    try:
+        use = session.tags()
+        tables |= tag_tables(use)
+        more_head["tags_version"] = use.tags.version
+        more_head["tags_problems"] = list(use.problems)
+    except PageOwnerError as error:
+        saved.unavailable["tags"] = str(error)
     memory = saved.attempt("memory", lambda: session.memory(PAGE_COLUMNS))
     inventory = None
     if memory is not None:
@@ -105,9 +125,11 @@ def save(
     known = everything.names if everything is not None else None
     documents["names"] = as_json(known or (memory.pages.names if memory else Names()))
     head = {
+        **more_head,
         "facts": as_json(facts),
         "modules": session.modules(),
         "crash": as_json(session.crash()),
+        "owner_sources": as_json(list(session.owner_sources())),
         "unavailable": saved.unavailable,
     }
     saved.size = write_container(path, records, tables, documents, head)

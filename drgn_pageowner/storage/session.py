@@ -10,22 +10,28 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
-from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.crash import Crash
+from drgn_pageowner.model.info import OwnerSource
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.model.stacks import Frame, SourceFrame
+from drgn_pageowner.model.stacks import Frame, SourceFrame, StackList
+from drgn_pageowner.model.tags import TagUse
 from drgn_pageowner.storage.container import Container
 from drgn_pageowner.storage.plain import restore
-from drgn_pageowner.storage.records import load_records, read_source
+from drgn_pageowner.storage.records import load_records, load_stack_list, read_source
+from drgn_pageowner.storage.tags import load_tag_use
+from drgn_pageowner.storage.text.source import kind_of_text
 
 if TYPE_CHECKING:
     from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
+    from drgn_pageowner.model.object_owners import ObjectOwners
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
+    from drgn_pageowner.model.session import Session
 
-__all__ = ("SnapshotSession", "open_snapshots")
+__all__ = ("SnapshotSession", "open_file", "open_snapshots")
 
 
 class SnapshotSession:
@@ -63,12 +69,36 @@ class SnapshotSession:
         # The panic message is no part of what is read of memory.
         return restore(Facts, {**self._file.head["facts"], "panic_message": None})  # type: ignore[no-any-return]
 
-    def members(self) -> Mapping[str, SnapshotSession]:
+    def members(self) -> Mapping[str, Session]:
         return {self.path: self}
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         self._needs("records")
         return load_records(self._file, self._facts, self._names, columns, freed=freed)
+
+    def stack_list(self) -> StackList:
+        self._needs("stack_list")
+        if "stack_list" not in self._file:
+            raise PageOwnerError(
+                f"{self.path} was saved by an earlier drgn-pageowner, without page_owner's list of "
+                "stacks: save it again"
+            )
+        return load_stack_list(self._file)
+
+    def tags(self) -> TagUse:
+        self._needs("tags")
+        if "tags" not in self._file:
+            raise PageOwnerError(
+                f"{self.path} was saved by an earlier drgn-pageowner, without allocation tags: "
+                "save it again"
+            )
+        return load_tag_use(self._file, self._facts.page_size)
+
+    def owner_sources(self) -> Sequence[OwnerSource]:
+        saved: list[OwnerSource] = restore(
+            list[OwnerSource], self._file.head.get("owner_sources", [])
+        )
+        return saved
 
     def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
         if self._source is None:
@@ -97,7 +127,7 @@ class SnapshotSession:
         from drgn_pageowner.storage.machine import load_inventory
 
         self._needs("inventory")
-        without_records = "records" in self._file.head["unavailable"]
+        without_records = self._why_no_records() is not None
         records = None if without_records else self.snapshot(INVENTORY_COLUMNS)
         return load_inventory(self._file, self._facts_of_memory(), self._names, records)
 
@@ -120,6 +150,12 @@ class SnapshotSession:
         found = load_search(self._file, self.inventory())
         return found if slab else replace(found, lost=None)
 
+    def object_owners(self) -> ObjectOwners:
+        self._only_memory_knows("where objects are")
+
+    def slab_tags(self, objects: Array) -> list[str | None]:
+        self._only_memory_knows("where objects are")
+
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
         self._only_memory_knows("where objects are")
 
@@ -135,9 +171,15 @@ class SnapshotSession:
         from drgn_pageowner.storage.machine import PAGE_COLUMNS
         from drgn_pageowner.storage.page import page_info
 
-        no_records = self._file.head["unavailable"].get("records")
+        no_records = self._why_no_records()
         records = None if no_records else self.snapshot(None, freed=True)
         return page_info(what, self.memory(PAGE_COLUMNS), records, no_records)
+
+    def _why_no_records(self) -> str | None:
+        """Why there are no records of page_owner; ``None`` if there are."""
+        reason: str | None = self._file.head["unavailable"].get("records")
+        # Rows of tags are none.
+        return NO_RECORDS.get(self._facts.page_owner, reason)
 
     def _only_memory_knows(self, what: str) -> NoReturn:
         raise PageOwnerError(
@@ -147,12 +189,12 @@ class SnapshotSession:
 
 
 class _Several(SnapshotSession):
-    """Several snapshots, for commands that take each of :meth:`members`."""
+    """Several files, for commands that take each of :meth:`members`."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._sessions = {path: SnapshotSession(path) for path in paths}
+    def __init__(self, sessions: Mapping[str, Session]) -> None:
+        self._sessions = sessions
 
-    def members(self) -> Mapping[str, SnapshotSession]:
+    def members(self) -> Mapping[str, Session]:
         return self._sessions
 
     @property
@@ -160,14 +202,32 @@ class _Several(SnapshotSession):
         raise UsageError(f"{len(self._sessions)} snapshots: this command reads one at a time")
 
 
-def open_snapshots(patterns: Sequence[str]) -> SnapshotSession:
+def open_file(path: str, page_size: int | None = None) -> Session:
+    """
+    Open a file that ``save`` wrote, or a text that a kernel printed.
+
+    :param page_size: Of the machine that a text is of, in bytes.
+    :raises PageOwnerError: if it is not there, or neither of them
+    """
+    kind = kind_of_text(path) if os.path.exists(path) else None
+    if kind is None:
+        return SnapshotSession(path)
+    from drgn_pageowner.storage.text.session import TextSession
+
+    return TextSession(path, kind, page_size)
+
+
+def open_snapshots(patterns: Sequence[str], page_size: int | None = None) -> Session:
     """
     Open the files of *patterns* (``*``, ``?`` and ``[...]`` match).
 
-    :raises PageOwnerError: if one of them is not there, or no snapshot
+    :param page_size: Of the machine that texts among them are of, in bytes.
+    :raises PageOwnerError: if one of them is not there, or neither a snapshot nor a known text
     """
     paths: list[str] = []
     for pattern in patterns:
         paths += [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern)) or [pattern]
     paths = list(dict.fromkeys(paths))
-    return SnapshotSession(paths[0]) if len(paths) == 1 else _Several(paths)
+    if len(paths) == 1:
+        return open_file(paths[0], page_size)
+    return _Several({path: open_file(path, page_size) for path in paths})

@@ -7,7 +7,8 @@ Feed our debugfs text of the bundled dumps to their kernels' own page_owner_sort
 
 Builds page_owner_sort from each kernel's source package (tools/mm or tools/vm), runs it over the
 text that the kernel printed and over ours, sorted and culled by everything it knows, and compares:
-the answers must be equal when the records that changed in between are left out of both.
+the answers must be equal when the records that changed in between are left out of both. Its output,
+read with -S, must have as many records and pages as its input.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 
 from packages import run
 from recipe import TESTDATA, fetch_source
+
+from drgn_pageowner.storage.session import open_file
 
 sys.path.insert(0, str(TESTDATA))
 from unpack import unpack
@@ -50,6 +53,12 @@ def build(version: str, work: Path) -> Path:
 
 def records(text: bytes) -> list[bytes]:
     return [record for record in text.split(b"\n\n") if record]
+
+
+def totals(text: Path) -> tuple[int | None, int]:
+    """Records and pages of a text, as -S reads it."""
+    rows = open_file(str(text)).snapshot(None)
+    return rows.count(), int(rows.pages.sum())
 
 
 def main() -> None:
@@ -84,6 +93,9 @@ def main() -> None:
             failed |= not equal
             blocks = len(records(answers[0][2]))
             verdict = "equal" if equal else "DIFFERENT"
+            same = totals(work / "kernel.sorted") == totals(work / "kernel.txt")
+            failed |= not same
+            verdict += ", totals equal" if same else ", totals DIFFERENT"
             print(f"{version} {' '.join(options)}: {verdict}, {blocks} blocks")
     sys.exit(failed)
 

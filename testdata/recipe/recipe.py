@@ -142,10 +142,10 @@ def kernel_make(version: str, work: Path) -> list[str]:
 
 
 def fragment(version: str) -> str:
-    """Its configuration: what all have, its architecture's, its own ``with`` and ``without``."""
+    """Its configuration: what all have, its architecture's, its own ``config`` and symbols."""
     kernel = CONFIG["kernels"][version]
-    text = (RECIPE / "kernel.config").read_text()
-    text += (RECIPE / architecture(version).config).read_text()
+    parts = ["kernel.config", architecture(version).config, *kernel.get("config", ())]
+    text = "".join((RECIPE / part).read_text() for part in parts)
     for symbol in kernel.get("without", ()):
         text = re.sub(rf"^CONFIG_{symbol}=.*\n", "", text, flags=re.M)
     for symbol in kernel.get("with", ()):
@@ -167,8 +167,8 @@ def build_kernel(version: str, work: Path) -> Path:
     if not (modules / "built").exists():
         shutil.rmtree(modules, ignore_errors=True)
         shutil.copytree(RECIPE / "modules", modules)
-        flags = [f"{word} -fdebug-prefix-map={modules}=modules" if word.startswith(("KCF", "KAF"))
-                 else word for word in make]  # fmt: skip
+        prefix = f" -fdebug-prefix-map={modules}=modules -fmacro-prefix-map={modules}/="
+        flags = [word + prefix if word.startswith(("KCF", "KAF")) else word for word in make]
         run(*flags, f"M={modules}", "modules")
         (modules / "built").touch()
     return build

@@ -86,13 +86,15 @@ def test_the_format_for_people_is_called_table(command: str) -> None:
         assert command in ("triage", "save")
         return
     assert action.choices is not None
-    assert "text" not in action.choices
+    # That of allocinfo is the kernel's own.
+    assert command == "allocinfo" or "text" not in action.choices
     if command == "report":
         with pytest.raises(UsageError, match="--format"):
             parse(command, ["--format", "text"])
         return
     assert parse(command, []).format == "table"
-    assert parse(command, ["--format", "text"]).format == "table"
+    text = "text" if "text" in action.choices else "table"
+    assert parse(command, ["--format", "text"]).format == text
     with pytest.raises(UsageError, match="--format"):
         parse(command, ["--format", "xml"])
 

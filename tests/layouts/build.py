@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -25,10 +26,13 @@ import tarfile
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 HERE = Path(__file__).resolve().parent
 BUNDLE = HERE / "layouts.tar.xz"
 CACHE = HERE.parent.parent / "testdata/.cache/layouts"
+_UNPACK: dict[str, Any] = runpy.run_path(str(HERE.parent.parent / "testdata/unpack.py"))
+_INSTALL, _COPY_SPARSE = _UNPACK["install"], _UNPACK["copy_sparse"]
 
 FLATMEM, SPARSEMEM, SPARSEMEM_VMEMMAP = "FLATMEM", "SPARSEMEM", "SPARSEMEM_VMEMMAP"
 ALL = (FLATMEM, SPARSEMEM, SPARSEMEM_VMEMMAP)
@@ -89,36 +93,21 @@ def pack(directory: Path, names: Iterable[str]) -> None:
                     tar.addfile(info, file)
 
 
-def unpack() -> Path:
-    """Unpack the bundle, once; return the directory with a subdirectory for each of them."""
-    stamp = BUNDLE.stat().st_mtime_ns
-    if CACHE.exists() and CACHE.stat().st_mtime_ns == stamp:
-        return CACHE
-    CACHE.parent.mkdir(parents=True, exist_ok=True)
-    # Two test runs may do this at once: each puts the whole directory in place.
-    fresh = Path(tempfile.mkdtemp(dir=CACHE.parent))
-    with tarfile.open(BUNDLE) as tar:
+def unpack(cache: Path = CACHE) -> Path:
+    """Unpack the bundle into *cache*, once; return *cache*, which has a directory for each."""
+    _INSTALL(BUNDLE, cache, _fill)
+    return cache
+
+
+def _fill(packed: BinaryIO, directory: Path) -> None:
+    """Unpack the bundle *packed* into the new *directory*."""
+    with tarfile.open(fileobj=packed) as tar:
         for info in tar:
-            path = fresh / info.name
-            path.parent.mkdir(exist_ok=True)
+            path = directory / info.name
+            path.parent.mkdir(parents=True, exist_ok=True)
             source = tar.extractfile(info)
             assert source is not None
-            with open(path, "wb") as out:
-                while chunk := source.read(1 << 16):
-                    # Most of a dump is zero: leave holes.
-                    if chunk.count(0) == len(chunk):
-                        out.seek(len(chunk), os.SEEK_CUR)
-                    else:
-                        out.write(chunk)
-                out.truncate()
-    os.utime(fresh, ns=(stamp, stamp))
-    shutil.rmtree(CACHE, ignore_errors=True)
-    try:
-        os.replace(fresh, CACHE)
-    except OSError:
-        # The other run was faster.
-        shutil.rmtree(fresh)
-    return CACHE
+            _COPY_SPARSE(source, path)
 
 
 def check(directory: Path, name: str) -> bool:

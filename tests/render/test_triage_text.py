@@ -37,6 +37,13 @@ def test_findings_come_first_and_warnings_next() -> None:
     )
 
 
+def test_warnings_alone_are_not_called_nothing() -> None:
+    assert text(WARNING).splitlines()[:2] == [
+        "warning: A zone is not well. Look.",
+        "nothing else was found",
+    ]
+
+
 def test_nothing_found_is_said_unless_nobody_can_tell() -> None:
     assert text(NOTE).startswith("nothing was found\n")
     assert text(NOTE, answered=False).startswith(

@@ -71,8 +71,9 @@ def test_a_file_of_a_later_version(
     one_dump: Dump, live: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Saved
 ) -> None:
     path = tmp_path / "later.parquet"
+    session = SnapshotSession(str(saved(one_dump)))
     monkeypatch.setattr(container, "VERSION", container.VERSION + 1)
-    ask(SnapshotSession(str(saved(one_dump))), f"save {path}")
+    ask(session, f"save {path}")
     monkeypatch.undo()
     assert "later drgn-pageowner (format 2, this one reads up to 1)" in refused(path)
 

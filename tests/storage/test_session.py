@@ -34,7 +34,7 @@ QUESTIONS = (
     "list --format json",
     "list --format debugfs",
     "list --freed --format csv --order 0 --limit 3000",
-    *(f"top --by {key} --limit 0 --format json" for key in GROUP_KEYS),
+    *(f"top --by {key} --limit 0 --format json" for key in GROUP_KEYS if key != "tag"),
     "top --freed --by stack,order --sort=-oldest --limit 0 --format json",
     "top --format folded --by stack,comm --weight allocations",
     "account --format json",

@@ -195,8 +195,10 @@ def unaccounted_records(records: Snapshot) -> Array:
 
     names = records.names
     lru = np.uint64(names.flag_mask("lru") | names.flag_mask("slab"))
-    held = (records["page_flags"] & lru) != 0
-    if "Movable" in names.migratetypes:
+    held = np.zeros(len(records), bool)
+    if "page_flags" in records:
+        held |= (records["page_flags"] & lru) != 0
+    if "Movable" in names.migratetypes and "migratetype" in records:
         held |= records["migratetype"] == list(names.migratetypes).index("Movable")
     result: Array = ~held
     rows = np.flatnonzero(result)

@@ -213,7 +213,7 @@ def _result(
 
 def _side(snapshot: Snapshot) -> Side:
     pages, facts = int(snapshot.pages.sum()), snapshot.facts
-    total = Amount(len(snapshot), pages, pages * facts.page_size)
+    total = Amount(snapshot.count(), pages, pages * facts.page_size)
     return Side(facts.release, facts.hostname, facts.now_ns, total)
 
 

@@ -59,6 +59,19 @@ class Relation:
         """
         return pages * 3600e9 / abs(self.elapsed_ns) if self.elapsed_ns else None
 
+    @property
+    def addresses(self) -> bool:
+        """Whether handles and PCs mean the same in both, if they are of one boot."""
+        return True
+
+
+class _TextRelation(Relation):
+    """The same where one of them is a text, which has names instead of PCs."""
+
+    @property
+    def addresses(self) -> bool:
+        return False
+
 
 def relate(before: Snapshot, after: Snapshot) -> Relation:
     """
@@ -68,20 +81,31 @@ def relate(before: Snapshot, after: Snapshot) -> Relation:
         records that are allocated.
     :param after: The same.
     """
-    same_build = _uname(before.facts) == _uname(after.facts) and _same_functions(before, after)
+    text = _is_text(before) or _is_text(after)
+    same_build = _same_uname(before.facts, after.facts) and _same_functions(before, after, text)
     same_boot, why = _same_boot(before, after, same_build)
     clocks = before.facts.now_ns, after.facts.now_ns
     known = same_boot and None not in clocks
     elapsed = (clocks[1] or 0) - (clocks[0] or 0) if known else None
-    return Relation(same_build, same_boot, why, elapsed)
+    return (_TextRelation if text else Relation)(same_build, same_boot, why, elapsed)
 
 
-def _uname(facts: Facts) -> tuple[str, str, str]:
-    return facts.release, facts.version, facts.arch
+def _is_text(snapshot: Snapshot) -> bool:
+    return not snapshot.stacks.addresses or "text" in snapshot.facts.layout
 
 
-def _same_functions(before: Snapshot, after: Snapshot) -> bool:
-    """Whether the kernel functions in the stacks of both have the same sizes."""
+def _same_uname(before: Facts, after: Facts) -> bool:
+    """Whether both may be of one build; a text does not say of which it is."""
+    names = [(facts.release, facts.version, facts.arch) for facts in (before, after)]
+    return all(one == other or not (one and other) for one, other in zip(*names, strict=True))
+
+
+def _same_functions(before: Snapshot, after: Snapshot, text: bool) -> bool:
+    """
+    Whether the kernel's functions that both have in their stacks are of the same size.
+
+    :param text: Whether that alone says that both are of one build, so that there must be some.
+    """
     sizes = []
     for snapshot in (before, after):
         of_name: dict[str, set[int]] = {}
@@ -89,24 +113,29 @@ def _same_functions(before: Snapshot, after: Snapshot) -> bool:
             if frame.name is not None and frame.module is None:
                 of_name.setdefault(frame.name, set()).add(frame.size)
         sizes.append(of_name)
+    common = sizes[0].keys() & sizes[1].keys()
     # Several static functions may have one name.
-    return all(sizes[0][name] & sizes[1][name] for name in sizes[0].keys() & sizes[1].keys())
+    return (bool(common) or not text) and all(sizes[0][name] & sizes[1][name] for name in common)
 
 
 def _same_boot(before: Snapshot, after: Snapshot, same_build: bool) -> tuple[bool, str]:
     if not same_build:
         return False, "they are of different kernels"
-    if before.facts.hostname != after.facts.hostname:
+    text = _is_text(before) or _is_text(after)
+    if before.facts.hostname != after.facts.hostname and not text:
         return False, f"they are of {before.facts.hostname} and {after.facts.hostname}"
-    if "ts_nsec" not in before or "ts_nsec" not in after:
-        return False, "this kernel's records have no time: one boot cannot be told from another"
+    if not all(name in s for name in ("ts_nsec", "pfn") for s in (before, after)):
+        of_text = any("text" in snapshot.facts.layout for snapshot in (before, after))
+        whose = "a text's" if of_text else "this kernel's"
+        return False, f"{whose} records have no time: one boot cannot be told from another"
     _, rows, others = np.intersect1d(
         before["pfn"], after["pfn"], assume_unique=True, return_indices=True
     )
     stamps = before["ts_nsec"][rows]
     # The clock stands at 0 early in every boot.
     equal = (stamps == after["ts_nsec"][others]) & (stamps > 0)
-    equal &= before["handle"][rows] == after["handle"][others]
+    if not text:
+        equal &= before["handle"][rows] == after["handle"][others]
     common, fewest = int(np.count_nonzero(equal)), min(len(before), len(after))
     if not common or common * 100 < _COMMON_PERCENT * fewest:
         return False, f"{common:,} of {fewest:,} records are the same: they are of two boots"
@@ -136,7 +165,7 @@ class _SharedNames:
 
 def share_names(before: Snapshot, after: Snapshot, relation: Relation) -> tuple[Snapshot, Snapshot]:
     """Return *before* and *after*; if they are of one boot, they name their frames alike."""
-    if not relation.same_boot:
+    if not (relation.same_boot and relation.addresses):
         return before, after
     swapped = relation.elapsed_ns is not None and relation.elapsed_ns < 0
     names = _SharedNames(after, before) if swapped else _SharedNames(before, after)
@@ -156,7 +185,7 @@ def stack_identities(
     """
     wanted = list(handles)
     numbers = snapshot.stacks.index(np.array(wanted, np.uint32)).tolist()
-    if relation.same_boot:
+    if relation.same_boot and relation.addresses:
         return {h: snapshot.stacks[n].tobytes() for h, n in zip(wanted, numbers, strict=True)}
     identity = _of_one_build if relation.same_build else _of_two_builds
     return {h: identity(snapshot.stack_frames(n)) for h, n in zip(wanted, numbers, strict=True)}

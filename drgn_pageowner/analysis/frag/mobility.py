@@ -157,7 +157,7 @@ def _reclaimable(
     if wanted < 0 or not len(slab):
         return
     types = memory.block_types(block[slab], memory.pages["zone"][slab]).astype(np.int16)
-    if records is not None and len(records):
+    if records is not None and len(records) and "migratetype" in records:
         recorded = owner[slab] >= 0
         types[recorded] = records["migratetype"][owner[slab][recorded]]
     mobility[slab[types == wanted]] = Mobility.RECLAIMABLE

@@ -109,6 +109,8 @@ class SlabLeak:
     stack: list[Frame] | None
     """The stack that allocated them, where ``slub_debug=U`` keeps it."""
     pids: list[int] = field(default_factory=list)
+    tag: str | None = None
+    """Their allocation tag, of a kernel that has tags (v6.10)."""
 
 
 @dataclass(frozen=True)
@@ -370,12 +372,14 @@ def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task
 def lost_objects(
     reach: Reach,
     describe: Callable[[Array], tuple[Array, list[tuple[list[Frame], int] | None]]],
+    tags_of: Callable[[Array], list[str | None]] | None = None,
 ) -> LostObjects:
     """
     Find allocated slab objects and per-CPU memory that nothing reaches.
 
     :param describe: Takes numbers of slab objects (``int64``); returns their addresses
         (``uint64``), and of each the stack and pid of its allocation, if that is known.
+    :param tags_of: Takes the same numbers; returns the allocation tag of each.
     """
     heap = reach.heap
     verdict = reach.verdict[heap.first_object : heap.first_percpu]
@@ -390,16 +394,21 @@ def lost_objects(
         verdict=np.concatenate([verdict[objects], of_percpu[percpu]]),
         address=np.concatenate([addresses, heap.percpu.address[percpu]]),
         tracks=[*tracks, *([None] * len(percpu))],
+        tags=[*tags_of(objects), *([None] * len(percpu))] if tags_of is not None else (),
     )
 
 
 def group_objects(caches: Sequence[str], lost: LostObjects) -> list[SlabLeak]:
-    """Coalesce lost slab objects by cache, verdict and stack, and per-CPU memory by verdict."""
-    groups: dict[tuple[int, int, tuple[int, ...] | None], list[int]] = {}
-    keys = zip(lost.cache.tolist(), lost.verdict.tolist(), lost.tracks, strict=True)
-    for index, (cache, verdict, track) in enumerate(keys):
+    """
+    Coalesce lost slab objects by cache, verdict and owner: their tag, or else their stack; and
+    per-CPU memory by verdict.
+    """
+    groups: dict[tuple[int, int, str | tuple[int, ...] | None], list[int]] = {}
+    tags = lost.tags or [None] * len(lost.tracks)
+    keys = zip(lost.cache.tolist(), lost.verdict.tolist(), lost.tracks, tags, strict=True)
+    for index, (cache, verdict, track, tag) in enumerate(keys):
         pcs = tuple(frame.pc for frame in track[0]) if track is not None else None
-        groups.setdefault((cache, verdict, pcs), []).append(index)
+        groups.setdefault((cache, verdict, tag or pcs), []).append(index)
     found = []
     for (which, judged, _), members in groups.items():
         tracks = [lost.tracks[index] for index in members]
@@ -412,6 +421,7 @@ def group_objects(caches: Sequence[str], lost: LostObjects) -> list[SlabLeak]:
                 addresses=lost.address[members].tolist(),
                 stack=tracks[0][0] if tracks[0] is not None else None,
                 pids=sorted({track[1] for track in tracks if track is not None}),
+                tag=tags[members[0]],
             )
         )
     return sorted(found, key=lambda leak: (-leak.bytes, leak.cache, leak.verdict))

@@ -19,7 +19,8 @@ class FlameStack:
     handle: int
     pages: int
     """Base pages."""
-    allocations: int
+    allocations: int | None
+    """``None`` if a text was read that does not say."""
     frames: list[int]
     """Indices in :attr:`Flame.functions`, innermost first."""
     allocator: int
@@ -35,10 +36,10 @@ class Flame:
     """Most pages first."""
     other_stacks: int
     other_pages: int
-    other_allocations: int
+    other_allocations: int | None
     pages: int
     """Base pages of all stacks."""
-    allocations: int
+    allocations: int | None
 
 
 def flame(by_stack: Top) -> Flame:
@@ -58,12 +59,15 @@ def flame(by_stack: Top) -> Flame:
         )
         for group in by_stack.groups
     ]
+    other_allocations = None
+    if by_stack.allocations is not None:
+        other_allocations = by_stack.allocations - sum(s.allocations or 0 for s in stacks)
     return Flame(
         functions=list(numbers),
         stacks=stacks,
         other_stacks=by_stack.number_of_groups - len(stacks),
         other_pages=by_stack.pages - sum(stack.pages for stack in stacks),
-        other_allocations=by_stack.allocations - sum(stack.allocations for stack in stacks),
+        other_allocations=other_allocations,
         pages=by_stack.pages,
         allocations=by_stack.allocations,
     )

@@ -40,7 +40,7 @@ _KEYS = {column.key: column for column in STORED.values() if column.key}
 GROUP_KEYS: Mapping[str, Sequence[str]] = {
     "stack": ("handle",),
     "allocator": ("handle",),
-    **{key: () if column.always else (column.name,) for key, column in _KEYS.items()},
+    **{key: (column.name,) for key, column in _KEYS.items()},
     "module": ("handle",),
     "age": ("ts_nsec",),
     "kind": ("handle", "pageblock_migratetype"),
@@ -68,7 +68,8 @@ class Group:
 
     key: dict[str, Any]
     """Key -> value; that of ``stack`` is the handle, or ``None`` if there are several."""
-    allocations: int
+    allocations: int | None
+    """``None`` if a text was read that does not say."""
     pages: int
     """Base pages."""
     bytes: int
@@ -88,8 +89,8 @@ class Top:
     by: list[str]
     groups: list[Group]
     number_of_groups: int
-    allocations: int
-    """Number of all records, shown or not."""
+    allocations: int | None
+    """Number of all records, shown or not; ``None`` if a text was read that does not say."""
     pages: int
     bytes: int
     now_ns: int | None
@@ -123,6 +124,8 @@ class _Grouping:
     """Number of every record's stack."""
     pages: Array
     allocations: Array
+    """All 0 if :attr:`counted` is false."""
+    counted: bool
 
     def labels(
         self, snapshot: Snapshot, number: int, handle: int, depth: int | None
@@ -182,7 +185,7 @@ def top(
         groups.append(
             Group(
                 found.labels(snapshot, number, handle, depth),
-                int(allocations[number]),
+                int(allocations[number]) if found.counted else None,
                 int(pages[number]),
                 int(pages[number]) * snapshot.facts.page_size,
                 int(oldest[number]) if oldest is not None else None,
@@ -196,7 +199,7 @@ def top(
         list(by),
         groups,
         len(keys),
-        len(snapshot),
+        snapshot.count(),
         total,
         total * snapshot.facts.page_size,
         snapshot.facts.now_ns,
@@ -222,8 +225,9 @@ def tally(snapshot: Snapshot, by: Sequence[str] = ("stack",)) -> Tally:
 
 
 def _grouping(snapshot: Snapshot, by: Sequence[str], depth: int | None) -> _Grouping:
-    for column in sorted(columns_for(by) - snapshot.columns.keys() - {"ts_nsec"}):
-        raise UsageError(f"this kernel's page_owner does not record {column}")
+    needed = frozenset(column for key in by for column in GROUP_KEYS[key])
+    for column in sorted(needed - snapshot.columns.keys() - {"ts_nsec"}):
+        raise UsageError(snapshot.lacks(column))
     if "age" in by and ("ts_nsec" not in snapshot or snapshot.facts.now_ns is None):
         raise UsageError("this kernel's page_owner does not record when a page was allocated")
     stacks = _cut(snapshot, depth) if depth is not None else snapshot.stack
@@ -234,8 +238,12 @@ def _grouping(snapshot: Snapshot, by: Sequence[str], depth: int | None) -> _Grou
         codes.append(code)
     keys, group = _combine(codes, [len(values[key]) for key in by], len(snapshot))
     pages = sums(group, snapshot.pages, len(keys))
-    allocations = np.bincount(group, minlength=len(keys)).astype(np.int64)
-    return _Grouping(list(by), group, keys, values, stacks, pages, allocations)
+    numbers = snapshot.allocations
+    allocations = np.zeros(len(keys), np.int64)
+    if numbers is not None:
+        allocations = sums(group, numbers, len(keys))
+    counted = numbers is not None
+    return _Grouping(list(by), group, keys, values, stacks, pages, allocations, counted)
 
 
 def _cut(snapshot: Snapshot, depth: int) -> Array:
@@ -396,6 +404,7 @@ def _label(snapshot: Snapshot, key: str, value: Any, handle: int, depth: int | N
 _LABELS: Mapping[Form, Callable[[Snapshot, Any], Any]] = {
     Form.COMM: lambda snapshot, comm: comm_text(comm),
     Form.MEMCG: lambda snapshot, number: snapshot.memcgs[number].path,
+    Form.TAG: lambda snapshot, number: snapshot.tag_text(int(number)),
     Form.MIGRATETYPE: lambda snapshot, number: name_at(snapshot.names.migratetypes, int(number)),
     Form.MIGRATE_REASON: lambda snapshot, number: name_at(
         snapshot.names.migrate_reasons, int(number)

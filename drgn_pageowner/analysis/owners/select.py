@@ -58,7 +58,7 @@ class Filter:
 
     def columns(self) -> frozenset[str]:
         """Return the columns that it takes to apply this."""
-        columns = {CRITERIA[name].name for name in self.where if not CRITERIA[name].always}
+        columns = {CRITERIA[name].name for name in self.where}
         if self.module or self.stack_contains:
             columns.add("handle")
         ages = (self.min_age_ns, self.max_age_ns, self.since_ns, self.until_ns)
@@ -76,7 +76,7 @@ def select(snapshot: Snapshot, wanted: Filter) -> Snapshot:
     :raises PageOwnerError: if a PFN is beyond memory
     """
     for name in sorted(wanted.columns() - snapshot.columns.keys()):
-        raise UsageError(f"this kernel's page_owner does not record {name.removesuffix('_nsec')}")
+        raise UsageError(snapshot.lacks(name.removesuffix("_nsec")))
     mask = snapshot["allocated"] != wanted.freed
     for name, values in wanted.where.items():
         column, criterion = CRITERIA[name], CRITERIA[name].criterion
@@ -95,7 +95,9 @@ def _numbers(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array
 
 def _nodes(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
     """:raises UsageError: if a node does not exist"""
-    nodes = sorted({zone.node for zone in snapshot.facts.zones})
+    zones = snapshot.facts.zones
+    # A text has the numbers of nodes, and nothing about them.
+    nodes = sorted({zone.node for zone in zones} or np.unique(snapshot[column.name]).tolist())
     for node in values:
         if node not in nodes:
             raise UsageError(f"unknown node {node}: this kernel has {', '.join(map(str, nodes))}")
@@ -111,7 +113,8 @@ def _range(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
 def _pfns(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
     """:raises PageOwnerError: if the range begins beyond memory"""
     first, last = values
-    if first >= snapshot.facts.max_pfn:
+    # A text does not say where memory ends.
+    if 0 < snapshot.facts.max_pfn <= first:
         raise PageOwnerError(
             f"PFN {first:#x} is beyond memory, which ends at PFN {snapshot.facts.max_pfn - 1:#x}"
         )
@@ -123,6 +126,8 @@ def _pfns(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
 def _names(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Array:
     """:raises UsageError: if a name is none of this kernel's"""
     names, zones = snapshot.names, snapshot.facts.zones
+    if column.form is Form.ZONE and not zones:
+        raise UsageError(snapshot.lacks("the names of zones"))
     known: Mapping[str, int] = {
         Form.MIGRATETYPE: lambda: {name: n for n, name in enumerate(names.migratetypes)},
         Form.MIGRATE_REASON: lambda: {name: n for n, name in enumerate(names.migrate_reasons)},
@@ -157,6 +162,8 @@ def _patterns(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Arra
     def texts(value: Any) -> Sequence[str]:
         if column.form is Form.COMM:
             return (comm_text(value),)
+        if column.form is Form.TAG:
+            return (snapshot.tag_text(value) or "",)
         memcg = snapshot.memcgs[value]
         return memcg.name, memcg.path
 

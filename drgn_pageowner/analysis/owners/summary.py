@@ -55,9 +55,9 @@ def summarize(snapshot: Snapshot, modules: Sequence[str], panic_message: str | N
     stacks = snapshot.stack[allocated]
     return Info(
         facts=replace(snapshot.facts, panic_message=panic_message),
-        records=int(allocated.sum()),
+        records=snapshot.select(allocated).count(),
         freed_records=int((~allocated).sum()),
-        pages=int(snapshot.pages[allocated].sum()),
+        pages=int(snapshot.pages[allocated].sum()) if snapshot.says_pages() else None,
         stacks=len(np.unique(stacks[stacks >= 0])),
         first_ns=int(stamps.min()) if len(stamps) else None,
         coverage=snapshot.coverage,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ __all__ = (
     "enumerators",
     "find_object",
     "find_type",
+    "gather",
     "has_member",
     "page_size",
     "read_array",
@@ -35,6 +37,10 @@ __all__ = (
 # The memmap of a section has 2 MiB, that of a FLATMEM node of 128 GiB has this much; a larger size
 # is garbage.
 _MOST_BYTES = 1 << 31
+# Of what is gathered: bytes between two addresses that are read for nothing, and addresses that
+# are read in one piece.
+_GAP = 2048
+_MOST_OF_GATHER = 1 << 20
 
 
 class Bulk(NamedTuple):
@@ -166,6 +172,50 @@ def readable(
         else:
             bad, step = number, max((number - good) // 2, 1)
     return best
+
+
+def gather(prog: Program, addresses: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """
+    Read what lies at each of many addresses; those that are close together in one piece.
+
+    :param addresses: ``uint64``, shape ``(n,)``, in any order.
+    :return: Array of *dtype*, shape ``(n,)``, zero where the dump has none; and ``bool``, the same
+        shape: where it has.
+    """
+    values = np.zeros(len(addresses), dtype)
+    there = np.zeros(len(addresses), bool)
+    if not len(addresses):
+        return values, there
+    order = np.argsort(addresses, kind="stable")
+    ascending = addresses[order]
+    # Within a page it is there or not as a whole: a gap of less costs less than another read.
+    cuts = np.flatnonzero(np.diff(ascending) > _GAP) + 1
+    bounds = [0, *cuts.tolist(), len(order)]
+    for first, last in itertools.pairwise(bounds):
+        for low in range(first, last, _MOST_OF_GATHER):
+            members = slice(low, min(low + _MOST_OF_GATHER, last))
+            _gather_piece(prog, ascending[members], order[members], values, there)
+    return values, there
+
+
+def _gather_piece(
+    prog: Program, addresses: Array, places: Array, values: Array, there: Array
+) -> None:
+    """Fill in *values* and *there* at *places* from one read."""
+    base, size = int(addresses[0]), values.dtype.itemsize
+    length = int(addresses[-1]) - base + size
+    if base + length > 1 << 64:
+        return
+    bulk = read_bulk(prog, base, length)
+    data = np.frombuffer(bulk.data, np.uint8)
+    offsets = (addresses - np.uint64(base)).astype(np.int64)
+    every = np.ndarray(length - size + 1, values.dtype, data, strides=(1,))
+    values[places] = every[offsets]
+    whole = np.ones(len(places), bool)
+    for hole, hole_size in bulk.missing:
+        whole &= (offsets >= hole + hole_size) | (offsets + size <= hole)
+    there[places] = whole
+    values[places[~whole]] = 0
 
 
 def read_array(prog: Program, address: int, dtype: np.dtype[Any], count: int) -> Array:

@@ -10,7 +10,7 @@ from drgn_pageowner.kernel.dump.bulk import find_type, read_bulk, symbol_address
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.model.kernel import TextFormats
 
-__all__ = ("extfrag_format", "read_text_formats")
+__all__ = ("extfrag_format", "read_only_data", "read_text_formats")
 
 _RECORD = rb"\0(Page allocated via order [^\0]*\n)\0"
 _PAGE = rb"\0(PFN [^\0]*Block %lu[^\0]*\n)\0"
@@ -22,7 +22,9 @@ _SLAB = rb"\0(Slab cache page\n)\0"
 _FRAME = rb"\0%\*c((?:\[<%p>\] )?%pS\n)\0"
 
 
-def _rodata(kernel: Kernel) -> bytes:
+@once
+def read_only_data(kernel: Kernel) -> bytes:
+    """The kernel's read-only data, where its format strings are; empty if it cannot be found."""
     start = symbol_address(kernel.prog, "__start_rodata")
     end = symbol_address(kernel.prog, "__end_rodata")
     if start is not None and end is not None and 0 < end - start < 1 << 28:
@@ -33,7 +35,7 @@ def _rodata(kernel: Kernel) -> bytes:
 @once
 def extfrag_format(kernel: Kernel) -> str:
     """Get the number format of ``extfrag_show_print()`` (mm/vmstat.c), wider since v5.14."""
-    return "%2d.%03d " if b"\0%2d.%03d \0" in _rodata(kernel) else "%d.%03d "
+    return "%2d.%03d " if b"\0%2d.%03d \0" in read_only_data(kernel) else "%d.%03d "
 
 
 def read_text_formats(kernel: Kernel, members: Collection[str]) -> TextFormats:
@@ -43,7 +45,7 @@ def read_text_formats(kernel: Kernel, members: Collection[str]) -> TextFormats:
     :param members: Members of ``struct page_owner``, which tell the format if the strings are not
         in the dump.
     """
-    data = _rodata(kernel)
+    data = read_only_data(kernel)
 
     def find(pattern: bytes) -> str | None:
         match = re.search(pattern, data)

@@ -7,7 +7,7 @@ from drgn import sizeof
 from drgn.helpers import ValidationError
 from drgn.helpers.linux.printk import PrintkRecord, get_printk_records
 
-from drgn_pageowner.kernel.dump.bulk import find_object, has_member
+from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
@@ -17,6 +17,9 @@ __all__ = ("local_clock_ns", "log_buffers", "log_records", "panic_message")
 
 # Log buffer sizes are powers of two; CONFIG_LOG_BUF_SHIFT allows up to 25. One more for safety.
 _MOST_BITS = 26
+# The record of the log before v5.10: struct printk_log, renamed from struct log by Linux kernel
+# commit 62e32ac3505a ("printk: rename struct log to struct printk_log") (in v3.11).
+_OLD_RECORDS = ("struct printk_log", "struct log")
 
 
 def local_clock_ns(kernel: Kernel) -> int | None:
@@ -56,6 +59,9 @@ def log_records(kernel: Kernel) -> list[PrintkRecord]:
             sizes = ring.desc_ring.count_bits, ring.text_data_ring.size_bits
             if max(map(int, sizes)) > _MOST_BITS:
                 raise ValidationError("the sizes of its ring buffer are impossible")
+        elif not any(find_type(kernel.prog, name) for name in _OLD_RECORDS):
+            # DWARF without the types of the log: there is nothing that could be read.
+            return []
         return get_printk_records(kernel.prog)
     return []
 

@@ -21,7 +21,7 @@ from drgn_pageowner.model.heap import Slabs
 from drgn_pageowner.model.pages import Pages
 from drgn_pageowner.model.stacks import Frame, Stacks
 
-__all__ = ("object_addresses", "object_tracks")
+__all__ = ("keeps_tracks", "object_addresses", "object_tracks", "readable_caches", "track_offset")
 
 # SLAB_STORE_USER of include/linux/slab.h: a macro of this bit until v6.8, an enumerator with its
 # number since v6.9.
@@ -45,7 +45,7 @@ def object_tracks(
 
     :param addresses: The result of :func:`object_addresses`.
     """
-    caches = _caches(kernel)
+    caches = readable_caches(kernel)
     names = [slabs.caches[number] for number in slabs.cache[slabs.slab_of(objects)].tolist()]
     tracks = [
         _track(kernel, caches[name], address) if name in caches else None
@@ -54,7 +54,7 @@ def object_tracks(
     return _with_frames(kernel, tracks)
 
 
-def _caches(kernel: Kernel) -> dict[str, Object]:
+def readable_caches(kernel: Kernel) -> dict[str, Object]:
     """Get every ``struct kmem_cache *`` that can be read, by name."""
     caches = {}
     for cache in slab_caches(kernel, kernel.losses):
@@ -63,19 +63,29 @@ def _caches(kernel: Kernel) -> dict[str, Object]:
     return caches
 
 
-def _track(kernel: Kernel, cache: Object, address: int) -> Object | None:
-    """Get the ``struct track``, as ``get_track(s, object, TRACK_ALLOC)`` of mm/slub.c does."""
+def keeps_tracks(kernel: Kernel, cache: Object) -> bool:
+    """Whether a ``struct kmem_cache *`` keeps a ``struct track`` with each object."""
     try:
         bit = int(kernel.prog.constant("_SLAB_STORE_USER"))
     except LookupError:
         bit = _STORE_USER_BIT
-    if not int(cache.flags) >> bit & 1:
-        return None
+    return bool(int(cache.flags) >> bit & 1)
+
+
+def track_offset(kernel: Kernel, cache: Object) -> int:
+    """Offset of the ``struct track`` of the allocation, from the object on."""
     # get_info_end(): after the free pointer, if that is outside the object.
     outside = int(cache.offset) >= int(cache.inuse)
-    end = int(cache.offset) + kernel.prog.type("void *").size if outside else int(cache.inuse)
+    return int(cache.offset) + kernel.word.itemsize if outside else int(cache.inuse)
+
+
+def _track(kernel: Kernel, cache: Object, address: int) -> Object | None:
+    """Get the ``struct track``, as ``get_track(s, object, TRACK_ALLOC)`` of mm/slub.c does."""
+    if not keeps_tracks(kernel, cache):
+        return None
     try:
-        return Object(kernel.prog, "struct track", address=address + end).read_()
+        place = address + track_offset(kernel, cache)
+        return Object(kernel.prog, "struct track", address=place).read_()
     except DAMAGE:
         return None
 

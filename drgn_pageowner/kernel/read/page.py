@@ -9,6 +9,7 @@ import numpy as np
 
 from drgn_pageowner.kernel.dump.damage import Problems
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.alloc_tag import page_references
 from drgn_pageowner.kernel.linux.compound import CompoundPages, compound_order_field, hugetlb_mark
 from drgn_pageowner.kernel.linux.mapping import (
     MAPPING_ANON,
@@ -24,10 +25,12 @@ from drgn_pageowner.kernel.linux.page import compound_words, page_dtype, read_me
 from drgn_pageowner.kernel.linux.page_type import page_types
 from drgn_pageowner.kernel.linux.pageblock import pageblock_types
 from drgn_pageowner.kernel.linux.slab_object import slab_of
+from drgn_pageowner.kernel.linux.slabobj_ext import object_reference
 from drgn_pageowner.kernel.linux.translate import direct_map, direct_map_end, in_kernel_image
 from drgn_pageowner.kernel.linux.zones import find_zones, max_page_order, pageblock_order
 from drgn_pageowner.kernel.read.address import Target, resolve
 from drgn_pageowner.kernel.read.page_record import page_record
+from drgn_pageowner.kernel.read.tags import name_of_reference, tag_of_page
 from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.page import PageInfo, PageRecord
 
@@ -126,6 +129,12 @@ class _Reporter:
         return None
 
 
+_NO_REFERENCE = "free, on a per-CPU list or being freed"
+_NOT_RECORDED = "in use, owner not recorded"
+# A tag tells that such a page is allocated.
+_UNRECORDED = (_NO_REFERENCE, _NOT_RECORDED)
+
+
 def page_report(kernel: Kernel, what: str) -> PageInfo:
     """
     Report on one page.
@@ -144,6 +153,9 @@ def page_report(kernel: Kernel, what: str) -> PageInfo:
     else:
         row = reporter.struct_page(target.pfn)
         facts = _page_facts(reporter, target, row, record) if row is not None else {}
+    tag = _tag(reporter, target.pfn, record, facts)
+    if tag is not None and facts.get("state") in _UNRECORDED:
+        facts["state"] = "allocated by the kernel"
     return PageInfo(
         what=what,
         kind=target.kind,
@@ -153,9 +165,24 @@ def page_report(kernel: Kernel, what: str) -> PageInfo:
         virtual=reporter.problems.attempt("address", lambda: _virtual(kernel, target.pfn)),
         record=record,
         no_record=no_record,
+        tag=tag,
         names=reporter.names,
         problems=tuple(reporter.problems.lines),
         **{**_pageblock(reporter, target.pfn), **facts},
+    )
+
+
+def _tag(
+    reporter: _Reporter, pfn: int, record: PageRecord | None, facts: dict[str, Any]
+) -> str | None:
+    """The allocation tag of a page that is not free."""
+    if str(facts.get("state", "free:")).startswith("free:"):
+        return None
+    first = facts.get("head_pfn")
+    if first is None and record is not None and record.allocated:
+        first = record.head_pfn
+    return reporter.problems.attempt(
+        "allocation tag", lambda: tag_of_page(reporter.kernel, pfn, first)
     )
 
 
@@ -245,7 +272,7 @@ def _content(
         if record is not None and record.allocated and record.head_pfn != target.pfn:
             # Without __GFP_COMP, only the first page of an allocation has a reference.
             return {"state": "allocated by the kernel"}
-        return {"state": "free, on a per-CPU list or being freed"}
+        return {"state": _NO_REFERENCE}
     index = int(head["index"]) + target.pfn - head_pfn
     mapped = _mapped(reporter, target.pfn, head, index)
     if mapped is not None:
@@ -254,14 +281,19 @@ def _content(
             mapped["mapcount"] = int(head["mapcount"]) + 1
         return mapped
     allocated = record is not None and record.allocated
-    return {"state": "allocated by the kernel" if allocated else "in use, owner not recorded"}
+    return {"state": "allocated by the kernel" if allocated else _NOT_RECORDED}
 
 
 def _slab(reporter: _Reporter, target: Target, head_pfn: int) -> dict[str, Any] | None:
     kernel, address = reporter.kernel, target.address
     if address is None:
         address = direct_map(kernel) + target.pfn * kernel.page_size
-    return slab_of(kernel, reporter.memmap.page(head_pfn), head_pfn, address)
+    head = reporter.memmap.page(head_pfn)
+    found = slab_of(kernel, head, head_pfn, address)
+    if found is not None and page_references(kernel) is not None:
+        reference = object_reference(kernel, head, found["object"])
+        found["tag"] = name_of_reference(kernel, reference)
+    return found
 
 
 def _mapped(reporter: _Reporter, pfn: int, head: np.void, index: int) -> dict[str, Any] | None:

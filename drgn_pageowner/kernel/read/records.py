@@ -10,15 +10,21 @@ from typing import Any
 import numpy as np
 from drgn import FaultError
 
-from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import Changes, is_live
+from drgn_pageowner.kernel.linux.alloc_tag import (
+    add_unlisted,
+    page_references,
+    profiling,
+    read_tag_table,
+)
 from drgn_pageowner.kernel.linux.formats import read_text_formats
 from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.linux.memcg import MemcgTable
 from drgn_pageowner.kernel.linux.names import read_names
 from drgn_pageowner.kernel.linux.page import compound_words, page_dtype, read_memmap
-from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
+from drgn_pageowner.kernel.linux.page_ext import page_ext_layout, page_owner_state
 from drgn_pageowner.kernel.linux.page_owner import (
     OWNER_MEMBERS,
     OwnerCounts,
@@ -33,11 +39,14 @@ from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_use, read
 from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS, intern_traces
 from drgn_pageowner.kernel.linux.zones import page_flag_fields
 from drgn_pageowner.kernel.read.kernel import read_facts
+from drgn_pageowner.kernel.read.pages import read_all_pages
+from drgn_pageowner.kernel.read.tags import page_tag_references, read_tagged, tags_of
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.kernel import BitField
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
-from drgn_pageowner.model.stacks import Stacks
+from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks
+from drgn_pageowner.model.tags import Tags
 from drgn_pageowner.progress import progress
 
 __all__ = ("ALL_COLUMNS", "read_records")
@@ -52,7 +61,7 @@ def read_records(
     kernel: Kernel, *, columns: Iterable[str] | None = None, freed: bool = False
 ) -> Snapshot:
     """
-    Decode the page_owner records.
+    Decode the page_owner records; of a kernel that keeps none, the allocations that bear a tag.
 
     :param columns: Columns to decode, of :data:`ALL_COLUMNS`; all by default. Fewer is faster:
         without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
@@ -62,6 +71,8 @@ def read_records(
         or the tables that lead to the records cannot be read
     """
     wanted = ALL_COLUMNS if columns is None else frozenset(columns)
+    if page_owner_state(kernel) in NO_RECORDS and page_references(kernel) is not None:
+        return _read_tag_rows(kernel, wanted)
     layout = page_ext_layout(kernel)
     facts = read_facts(kernel)
     dtype = owner_dtype(kernel)
@@ -84,6 +95,7 @@ def read_records(
     )
     stacks, depot = _read_stacks(kernel, result, coverage, problems)
     symbolizer = load_kallsyms(kernel)
+    tags = pages.take_tags(result)
 
     facts.now_ns = latest(facts.now_ns, result)
     facts.formats = read_text_formats(kernel, dtype.names or ()) if columns is None else None
@@ -103,7 +115,76 @@ def read_records(
         memcgs=memcgs,
         coverage=coverage,
         problems=kernel.problems(problems),
+        tags=tags,
     )
+
+
+def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
+    """
+    A row for every allocation whose first page bears a tag.
+
+    Its stack is one frame: the function of the tag.
+    """
+    facts, names = read_facts(kernel), read_names(kernel)
+    memory = read_all_pages(kernel, columns=("head",))
+    tagged = read_tagged(kernel, memory.pages, None)
+    everything = {
+        "pfn": memory.pages.pfns(tagged.row),
+        "order": np.log2(tagged.pages).astype(np.uint8),
+        "tag": tagged.tag,
+        "handle": (tagged.tag + 1).astype(np.uint32),
+        "allocated": np.ones(len(tagged.row), bool),
+    }
+    pages = _PageColumns(kernel, wanted - {"tag"})
+    parts = []
+    for section in find_sections(kernel):
+        low, high = np.searchsorted(everything["pfn"], (section.start_pfn, section.end_pfn))
+        if low < high:
+            part = {name: column[low:high] for name, column in everything.items()}
+            pages.add(section, part)
+            parts.append(part)
+    result = (
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if parts
+        else everything
+    )
+    memcgs = pages.finish(result)
+    stacks, frames, lines = _tag_stacks(tagged.tags)
+    facts.layout = {"tags": profiling(kernel).state}
+    why = "page_owner is off" if facts.page_owner == "off" else "this kernel has no page_owner"
+    return Snapshot(
+        facts=facts,
+        names=names,
+        columns=result,
+        stacks=stacks,
+        memcgs=memcgs,
+        problems=[
+            *facts.problems,
+            f"{why}: rows are allocations of pages that bear a tag, and a stack is the tag's "
+            "function alone",
+            *tagged.problems,
+        ],
+        source_lines=lines,
+        tags=tagged.tags,
+        _frames=frames,
+    )
+
+
+def _tag_stacks(tags: Tags) -> tuple[Stacks, dict[int, Frame], dict[int, list[SourceFrame]]]:
+    """A stack of one frame for every tag; the frames, and where they are in the source."""
+    number = len(tags)
+    frames = {
+        pc: Frame(pc, tag.function, -1, 0, tag.module) for pc, tag in enumerate(tags.places, 1)
+    }
+    lines = {
+        pc: [SourceFrame(tag.function, tag.filename, tag.lineno, False)]
+        for pc, tag in enumerate(tags.places, 1)
+    }
+    pcs = np.arange(1, number + 1, dtype=np.uint64)
+    stacks = Stacks(
+        pcs.astype(np.uint32), np.arange(number + 1, dtype=np.int64), pcs, addresses=False
+    )
+    return stacks, frames, lines
 
 
 def _read_columns(
@@ -199,6 +280,7 @@ class _PageColumns:
         self._memcg = self._memcg and "memcg_data" in (self._dtype.names or ())
         self._memmap = bool(wanted & _MEMMAP_COLUMNS)
         self._table: MemcgTable | None = None
+        self._tags = "tag" in wanted and page_references(kernel) is not None
         self.changes = Changes()
         self.missing = 0
         """Number of records whose ``struct page`` is not in the dump."""
@@ -222,6 +304,10 @@ class _PageColumns:
                 part["memcg_data"] = chosen["memcg_data"] * head
         if "pageblock_migratetype" in self._wanted:
             part["pageblock_migratetype"] = pageblock_types(self._kernel, section, pfn)
+        if self._tags:
+            number = int(pfn[-1]) + 1 - section.start_pfn
+            references = page_tag_references(self._kernel, section, number)
+            part["tag"] = references[pfn - section.start_pfn]
 
     def _flag_columns(self, flags: Array, part: dict[str, Array]) -> None:
         if "page_flags" in self._wanted:
@@ -231,6 +317,15 @@ class _PageColumns:
                 field: BitField | None = self._fields.get(name)
                 value = field.of(flags) if field is not None else np.zeros(len(flags))
                 part[name] = value.astype(STORED[name].dtype)
+
+    def take_tags(self, result: dict[str, Array]) -> Tags | None:
+        """Turn the references in column ``tag`` into numbers of the tags that are returned."""
+        references = result.pop("tag", None)
+        if references is None:
+            return None
+        table = add_unlisted(self._kernel, read_tag_table(self._kernel), references)
+        result["tag"] = np.maximum(table.number(references), -1).astype(np.int32)
+        return tags_of(self._kernel, table)
 
     def finish(self, result: dict[str, Array]) -> tuple[Memcg, ...]:
         """Turn ``memcg_data`` into columns; return the memory cgroups they refer to."""

@@ -137,13 +137,16 @@ def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
     """Yield name, number and remark of the tiles at the top."""
     size = report.facts.page_size
     present = sum(zone.present for zone in report.facts.zones)
-    yield "Memory", pages_size(present * size), f"{present:,} pages"
+    if present:
+        yield "Memory", pages_size(present * size), f"{present:,} pages"
     if report.frag is not None:
         free = sum(zone.free for zone in report.frag.zones)
         yield "Free", pages_size(free * size), f"{share(free, present)} of memory"
     top = report.tops.get("stack")
     if top is not None:
-        remark = f"{top.allocations:,} allocations, {top.number_of_groups:,} stacks"
+        remark = f"{top.number_of_groups:,} stacks"
+        if top.allocations is not None:
+            remark = f"{top.allocations:,} allocations, {remark}"
         yield "Recorded by page_owner", pages_size(top.bytes), remark
     if report.leaks is not None:
         lost = report.leaks.lost_pages

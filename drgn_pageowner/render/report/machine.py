@@ -22,18 +22,20 @@ def machine_rows(report: Report) -> Iterator[tuple[str, str]]:
     facts, crash = report.facts, report.crash or Crash()
     if facts.hostname not in NO_HOST:
         yield "host", facts.hostname
-    yield "kernel", f"{facts.release} {facts.version}".strip() + f" ({facts.arch})"
+    if facts.release:
+        yield "kernel", f"{facts.release} {facts.version}".strip() + f" ({facts.arch})"
     if crash.hardware:
         yield "hardware", crash.hardware
     if crash.cpus is not None:
         yield "CPUs", str(crash.cpus)
     present = sum(zone.present for zone in facts.zones)
     nodes = len({zone.node for zone in facts.zones})
-    yield (
-        "memory",
-        f"{pages_size(present * facts.page_size)} ({present:,} pages of {facts.page_size:,} bytes) "
-        f"on {nodes} node{'s' * (nodes != 1)}",
-    )
+    if nodes:
+        yield (
+            "memory",
+            f"{pages_size(present * facts.page_size)} ({present:,} pages of "
+            f"{facts.page_size:,} bytes) on {nodes} node{'s' * (nodes != 1)}",
+        )
     yield "page_owner", STATES[facts.page_owner]
     if crash.command_line:
         yield "command line", crash.command_line

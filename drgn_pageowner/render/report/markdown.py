@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from drgn_pageowner.analysis.account.page_class import PageClass
 from drgn_pageowner.analysis.report import Report
 from drgn_pageowner.analysis.verdicts import judge
 from drgn_pageowner.escape import escaped
@@ -15,7 +16,8 @@ from drgn_pageowner.render.report.tables import Table, TableCell, tables
 
 __all__ = ("MarkdownRenderer",)
 
-_ROWS = 20
+# Every class of page fits in, where a table has one row for each.
+_ROWS = len(PageClass)
 _STACKS = 5
 _LOG_LINES = 20
 # Characters with a meaning in Markdown or HTML, but neither the _ in a function's name nor the

@@ -15,6 +15,7 @@ from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.render.blockmap import CELL_CLASSES, cell_class
 from drgn_pageowner.render.leaks import pfns_text, tasks_text
 from drgn_pageowner.render.table import age, ages, pages_size, share
+from drgn_pageowner.render.text import kernel_text
 
 __all__ = ("Row", "Table", "TableCell", "tables")
 
@@ -129,6 +130,7 @@ def _account(report: Report) -> Iterator[Table]:
 _TOPS = {
     "allocator": ("Owners by function", "allocator"),
     "stack": ("Owners by stack", "allocator"),
+    "tag": ("Owners by allocation tag", "tag"),
     "comm": ("Owners by task", "task"),
     "module": ("Owners by module", "module"),
 }
@@ -215,7 +217,7 @@ def _changes(diff: Diff, facts: Facts) -> Table:
     known = diff.relation
     between = f", {age(abs(known.elapsed_ns))} apart" if known.elapsed_ns is not None else ""
     note = (
-        f"In pages, by stack. Before: Linux {diff.before.release}, "
+        f"In pages, by stack. Before: {kernel_text(diff.before.release)}, "
         f"{diff.before.total.pages:,} pages; after: {diff.after.total.pages:,} pages. "
         f"{'One boot' if known.same_boot else 'Not one boot'} ({known.why}){between}."
     )

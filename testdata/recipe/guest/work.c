@@ -4,12 +4,14 @@
  *
  *   work NAME [anon PAGES] [move PAGES] [thp COUNT] [hugetlb COUNT] [file PATH] [sockets COUNT]
  *             [pipes COUNT] [pin COUNT] [splice PAGES] [socket PAGES] [cache PATH]
- *             [device PATH] [comb PAGES]
+ *             [device PATH] [comb PAGES] [noisy PAGES] [ldt COUNT]
  *
  * "move" is anonymous memory that is migrated to another node; "pin" is such memory inside the CMA
  * area (its PFNs go to /tmp/pin, for a module to take references); "splice" is memory that went
  * into pipes and is mapped no more, "socket" such in a socket's queue, "cache" that of a file, and "device" maps 8 pages of a driver.
  * "comb" is locked memory of which every other page is given back: what is free then is in pieces.
+ * "noisy" is memory of which a quarter is random, and that may be swapped out: there are no facts of it.
+ * "ldt" is a table of its own of that many segments (x86), which the kernel keeps.
  * Then it sleeps, and at SIGUSR1 appends facts to /facts, one a line ("anon pid=.. comm=.. va=0x..
  * pfn=.."): the PFNs are those that /proc/self/pagemap gives at that time, or gave while there was
  * a mapping.
@@ -30,6 +32,10 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#ifdef __x86_64__
+#include <asm/ldt.h>
+#endif
 
 #include "sizes.h"
 
@@ -61,7 +67,8 @@ static unsigned long long pfn_of(void *address)
 	if (fd < 0 || pread(fd, &entry, 8, (uintptr_t)address / PAGE * 8) != 8)
 		perror("pagemap");
 	close(fd);
-	return entry & ((1ULL << 55) - 1);
+	/* What is swapped out has no page. */
+	return entry >> 63 ? entry & ((1ULL << 55) - 1) : 0;
 }
 
 static void fact(const char *kind, void *address, const char *path, size_t index)
@@ -85,9 +92,12 @@ static void write_facts(int signal)
 	(void)signal;
 	for (int i = 0; i < fact_count; i++) {
 		struct fact *f = &facts[i];
+		unsigned long long pfn = f->pfn ? f->pfn : pfn_of(f->address);
 		int n = snprintf(line, sizeof(line), "%s pid=%d comm=%s va=%p pfn=%llu", f->kind,
-				 getpid(), name, f->address, f->pfn ? f->pfn : pfn_of(f->address));
+				 getpid(), name, f->address, pfn);
 
+		if (!pfn)
+			continue;
 		if (f->path)
 			n += snprintf(line + n, sizeof(line) - n, " index=%zu path=%s", f->index,
 				      f->path);
@@ -269,6 +279,11 @@ static void pin(size_t count)
 	FILE *list = fopen("/tmp/pin", "w");
 	size_t found = 0, i;
 
+	/* There is no such area where its alignment is as large as memory. */
+	if (high == low) {
+		fclose(list);
+		return;
+	}
 	bind_to_last_node();
 	madvise(at, PIN_TRIES * PAGE, MADV_NOHUGEPAGE);
 	/* Movable pages go into the area when most of the free memory is there. */
@@ -344,6 +359,30 @@ static void device(const char *path)
 		perror(path);
 }
 
+static void noisy(size_t pages)
+{
+	char *at = map(pages * PAGE, 0);
+
+	madvise(at, pages * PAGE, MADV_NOHUGEPAGE);
+	for (size_t i = 0; i < pages; i++)
+		for (size_t j = 0; j < PAGE / 4; j += sizeof(int))
+			*(int *)(at + i * PAGE + j) = random();
+}
+
+static void ldt(size_t count)
+{
+#ifdef __x86_64__
+	for (size_t i = 0; i < count; i++) {
+		struct user_desc segment = { .entry_number = i, .limit = 0xfffff, .limit_in_pages = 1 };
+
+		if (syscall(SYS_modify_ldt, 1, &segment, sizeof(segment)))
+			perror("modify_ldt");
+	}
+#else
+	(void)count;
+#endif
+}
+
 int main(int argc, char **argv)
 {
 	struct rlimit files = { 65536, 65536 };
@@ -380,6 +419,10 @@ int main(int argc, char **argv)
 			device(arg);
 		else if (!strcmp(what, "comb"))
 			comb(atol(arg));
+		else if (!strcmp(what, "noisy"))
+			noisy(atol(arg));
+		else if (!strcmp(what, "ldt"))
+			ldt(atol(arg));
 	}
 	signal(SIGUSR1, write_facts);
 	printf("work: %s is ready\n", name);

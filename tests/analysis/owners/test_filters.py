@@ -24,6 +24,7 @@ CASES: list[tuple[Filter, set[int]]] = [
     (Filter({"handle": [11]}), {0x200, 0x201}),
     (Filter({"memcg": ["alpha"]}), {0x200, 0x201}),
     (Filter({"memcg": ["/x/*"]}), {0x1000, 0x1008}),
+    (Filter({"tag": ["*nf_tables*", "init/*"]}), {0x100, 0x110, 0x1000, 0x1008, 0x1010}),
     (Filter(module=["nf_*"]), {0x100, 0x110, 0x1000, 0x1008, 0x1010}),
     (Filter(stack_contains=["vfs_write", "nft_*"]), {0x100, 0x110}),
     (Filter(min_age_ns=60 * SECOND), {0x100, 0x110, 0x200, 0x201}),

@@ -51,6 +51,8 @@ def pages_by(result: Top) -> dict[Any, int]:
         ("tgid", {1: 17, 7: 2, 9: 10, 12: 3}),
         ("comm", {"init": 17, "sh": 2, "kworker/0": 9, "kworker/1": 1, "\udcffoo": 3}),
         ("memcg", {None: 21, "/alpha": 2, "/x/beta": 9}),
+        ("tag", {"init/main.c:10 func:kernel_init": 17, "fs/read_write.c:20 func:vfs_write": 2,
+                 "net/netfilter/nft_set.c:30 [nf_tables] func:nft_set_init": 10, None: 3}),
         ("age", {"1-10 s": 4, "10-60 s": 9, "1-10 min": 19}),
     ],
 )  # fmt: skip

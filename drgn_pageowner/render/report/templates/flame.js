@@ -90,8 +90,11 @@ page.ready(() => {
     return HOT[hash % HOT.length];
   };
 
+  // A text may not say how many allocations there are.
+  const many = (node) => flame.allocations === null ? "" :
+    `${page.number(node.allocations)} allocations`;
   const words = (node) => `${label(node)}: ${page.size(node.pages)} ` +
-    `(${page.percent(node.pages, flame.pages)}), ${page.number(node.allocations)} allocations`;
+    `(${page.percent(node.pages, flame.pages)}) ${many(node)}`.trimEnd();
 
   const draw = () => {
     const width = Math.max(place.clientWidth - 24, 200);
@@ -112,11 +115,11 @@ page.ready(() => {
       values: nodes.map((node) => node.pages),
       text: texts.map(page.escape),
       customdata: nodes.map((node) => [page.size(node.pages), page.number(node.pages),
-        page.number(node.allocations), page.percent(node.pages, flame.pages)]),
+        many(node), page.percent(node.pages, flame.pages)]),
       textinfo: "text",
       textposition: "middle left",
       hovertemplate: "<b>%{label}</b><br>%{customdata[0]} (%{customdata[1]} pages), " +
-        "%{customdata[3]} of all<br>%{customdata[2]} allocations<extra></extra>",
+        "%{customdata[3]} of all<br>%{customdata[2]}<extra></extra>",
       marker: {
         colors: nodes.map(colour),
         line: {

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Slab objects grouped by cache and owner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from drgn_pageowner.analysis.owners.allocator import allocator_name
+from drgn_pageowner.model.arrays import Array, distinct, sums
+from drgn_pageowner.model.object_owners import ObjectOwners
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = ("SlabGroup", "SlabTop", "top_slab")
+
+
+@dataclass(frozen=True)
+class SlabGroup:
+    """Allocated objects of one cache that have one owner."""
+
+    cache: str
+    owner: str | None
+    """The best that is known: the tag, else the function that asked for the object; ``None`` if
+    nothing is kept."""
+    objects: int
+    bytes: int
+    """With what is behind every object: the slab's memory."""
+    tag: str | None
+    stack: list[Frame]
+    """That most of the objects have; empty if none is kept."""
+    pids: list[int]
+    """The tasks that allocated most of them, at most 8."""
+
+
+@dataclass(frozen=True)
+class SlabTop:
+    """The largest groups of slab objects."""
+
+    groups: list[SlabGroup]
+    number_of_groups: int
+    objects: int
+    """Allocated objects of all groups, shown or not."""
+    bytes: int
+    with_owner: int
+    """Of :attr:`objects`, how many have an owner."""
+    free_objects: int
+
+
+def top_slab(owners: ObjectOwners, *, by_owner: bool = True, limit: int | None = None) -> SlabTop:
+    """
+    Group the allocated objects of *owners*.
+
+    :param by_owner: By cache and owner; else by cache alone.
+    :param limit: How many groups to return.
+    """
+    slabs = owners.slabs
+    objects = np.flatnonzero(slabs.allocated)
+    slab = slabs.slab_of(objects)
+    cache = slabs.cache[slab].astype(np.int64)
+    sizes = slabs.stride[slab]
+    tag, handle = owners.tag[objects].astype(np.int64), owners.handle[objects].astype(np.int64)
+    # A tag, else a stack: the numbers do not meet.
+    owner = np.where(tag >= 0, tag + (np.int64(1) << 32), handle) if by_owner else 0 * tag
+    width = np.int64(1) << 34
+    keys, group = distinct(cache * width + owner)
+    number = len(keys)
+    counts = np.bincount(group, minlength=number).astype(np.int64)
+    total = sums(group, sizes, number)
+    order = np.lexsort((keys, -counts, -total))
+    shown = order[:limit].tolist()
+    members = _members(group, shown)
+    groups = []
+    for place, which in enumerate(shown):
+        rows = members[place]
+        groups.append(
+            _group(
+                owners,
+                slabs.caches[int(keys[which]) // int(width)],
+                objects[rows],
+                int(total[which]),
+                by_owner,
+            )
+        )
+    known = (tag >= 0) | (handle > 0)
+    return SlabTop(
+        groups,
+        number,
+        len(objects),
+        int(total.sum()),
+        int(np.count_nonzero(known)),
+        len(slabs) - len(objects),
+    )
+
+
+def _members(group: Array, shown: list[int]) -> list[Array]:
+    """Rows of each of the groups *shown*."""
+    by_group = np.argsort(group, kind="stable")
+    ends = np.cumsum(np.bincount(group)) if len(group) else np.zeros(0, np.int64)
+    return [by_group[int(ends[n - 1]) if n else 0 : int(ends[n])] for n in shown]
+
+
+def _group(
+    owners: ObjectOwners, cache: str, objects: Array, size: int, by_owner: bool
+) -> SlabGroup:
+    tag = int(owners.tag[objects[0]]) if by_owner else -1
+    handles, counts = np.unique(owners.handle[objects], return_counts=True)
+    counts = counts[handles != 0]
+    handles = handles[handles != 0]
+    stack: list[Frame] = []
+    if by_owner and len(handles):
+        stack = owners.frames(int(handles[np.argmax(counts)]))
+    text = owners.tags.text(tag) if owners.tags is not None else None
+    pids, of_pid = np.unique(owners.pid[objects], return_counts=True)
+    order = np.argsort(-of_pid, kind="stable")
+    return SlabGroup(
+        cache=cache,
+        owner=text or (allocator_name(stack) or None),
+        objects=len(objects),
+        bytes=size,
+        tag=text,
+        stack=stack,
+        pids=[int(pid) for pid in pids[order] if pid >= 0][:8],
+    )

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``stack_list`` of mm/page_owner.c: the stacks that page_owner counts the pages of."""
+
+from __future__ import annotations
+
+import numpy as np
+from drgn import FaultError
+
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member, read_bulk, words
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
+from drgn_pageowner.kernel.linux.page_ext import page_owner_state
+from drgn_pageowner.kernel.linux.stackdepot import read_stacks
+from drgn_pageowner.model.arrays import Array, ranges
+from drgn_pageowner.model.stacks import StackList
+
+__all__ = ("read_stack_list",)
+
+_FILE = "mm/page_owner.c"
+# The depot has room for fewer: 8192 pools of 16 KiB, and a record has at least 32 bytes.
+_MOST_STACKS = 1 << 22
+
+
+def read_stack_list(kernel: Kernel) -> StackList:
+    """
+    The stacks in the order in which ``/sys/kernel/debug/page_owner_stacks`` prints them, those
+    that hold no pages included.
+
+    :raises PageOwnerError: if this kernel has no list
+    """
+    state = page_owner_state(kernel)
+    if state in NO_RECORDS:
+        raise PageOwnerError(NO_RECORDS[state])
+    first = find_object(kernel.prog, "stack_list", _FILE)
+    record = find_type(kernel.prog, "struct stack_record")
+    if first is None or record is None or not has_member(record, "count"):
+        # Linux kernel commit 217b2119b9e2 ("mm,page_owner: implement the tracking of the stacks
+        # count") (in v6.9).
+        raise PageOwnerError(
+            "this kernel's page_owner has no list of stacks (it has since v6.9): top --by stack "
+            "counts the pages of each"
+        )
+    records, problems = _records(kernel, int(first), _stack_layout(kernel))
+    handles = _handles(kernel, records, problems)
+    stacks, bad = read_stacks(kernel, np.unique(handles))
+    number = stacks.index(handles)
+    if len(bad):
+        problems.append(f"{len(bad)} stacks of page_owner's list are not in the stack depot")
+        handles, number = handles[number >= 0], number[number >= 0]
+    depths = stacks.depths()[number]
+    offsets = np.zeros(len(number) + 1, np.int64)
+    np.cumsum(depths, out=offsets[1:])
+    threshold = find_object(kernel.prog, "page_owner_pages_threshold", _FILE)
+    return StackList(
+        handles=handles,
+        pages=stacks.counts[number] if stacks.counts is not None else np.zeros(0, np.int64),
+        offsets=offsets,
+        pcs=stacks.pcs[ranges(stacks.offsets[number], depths)],
+        symbolizer=load_kallsyms(kernel),
+        threshold=int(threshold) if threshold is not None else 0,
+        problems=problems,
+    )
+
+
+def _stack_layout(kernel: Kernel) -> tuple[int, int, int]:
+    """Offsets of ``stack_record`` and ``next`` in ``struct stack``, and its size."""
+    type_ = kernel.prog.type("struct stack", filename=_FILE)
+    return type_.member("stack_record").offset, type_.member("next").offset, int(type_.size)
+
+
+def _records(
+    kernel: Kernel, address: int, layout: tuple[int, int, int]
+) -> tuple[list[int], list[str]]:
+    """Addresses of the ``struct stack_record`` of the list, and what is wrong with it."""
+    at_record, at_next, size = layout
+    word = kernel.word.itemsize
+    found: list[int] = []
+    seen: set[int] = set()
+    while address:
+        if address in seen or len(seen) > _MOST_STACKS:
+            return found, ["page_owner's list of stacks runs in a ring: it is damaged"]
+        seen.add(address)
+        bulk = read_bulk(kernel.prog, address, size)
+        if bulk.missing:
+            return found, [
+                f"page_owner's list of stacks goes on at {address:#x}, which is not in the dump"
+            ]
+        values = words(kernel.prog, bulk.data)
+        record, address = int(values[at_record // word]), int(values[at_next // word])
+        if record:
+            found.append(record)
+    return found, []
+
+
+def _handles(kernel: Kernel, records: list[int], problems: list[str]) -> Array:
+    """The handle that each of *records* holds; those that cannot be read are left out."""
+    at = kernel.prog.type("struct stack_record").member("handle").offset
+    found, missing = [], 0
+    for record in records:
+        try:
+            found.append(kernel.prog.read_u32(record + at))
+        except FaultError:
+            missing += 1
+    if missing:
+        problems.append(f"{missing} stacks of page_owner's list are not in the dump")
+    return np.array(found, np.uint32)

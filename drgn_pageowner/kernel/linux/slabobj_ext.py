@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+``struct slabobj_ext``: the memory cgroup and the allocation tag of every slab object.
+
+Since Linux kernel commit 21c690a349ba ("mm: introduce slabobj_ext to support slab object
+extensions") (in v6.10) a slab points to a vector of them, one per object.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from drgn import Object
+
+from drgn_pageowner.kernel.dump.bulk import (
+    enumerators,
+    find_type,
+    gather,
+    has_member,
+    read_word,
+    struct_dtype,
+)
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.page import read_memmap
+from drgn_pageowner.kernel.linux.sections import find_sections, memmap_pfns
+from drgn_pageowner.kernel.linux.slab import slab_type
+from drgn_pageowner.kernel.linux.translate import direct_map
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Slabs
+from drgn_pageowner.model.pages import Pages
+
+__all__ = ("ObjectExtensions", "object_reference", "read_object_extensions")
+
+
+class ObjectExtensions(NamedTuple):
+    """A row per object."""
+
+    reference: Array
+    """``uint64``: to its allocation tag; 0 for none."""
+    objcg: Array | None
+    """``uint64``: ``struct obj_cgroup *``; ``None`` where this kernel has none."""
+    missing: int
+    """Objects whose extension is not in the dump."""
+
+
+def read_object_extensions(
+    kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array | None = None
+) -> ObjectExtensions | None:
+    """
+    The extensions of slab objects, wherever they are.
+
+    A vector is an allocation of its own, lies in what the objects leave over of the slab, or each
+    extension lies in its object: ``slab->stride`` is their distance.
+
+    :param objects: ``int64``: numbers of the objects; all by default.
+    :return: A row for each; ``None`` if this kernel has no extensions.
+    """
+    type_ = find_type(kernel.prog, "struct slabobj_ext")
+    slab = slab_type(kernel)
+    if type_ is None or not has_member(slab, "obj_exts"):
+        return None
+    members = [name for name in ("ref", "objcg") if has_member(type_, name)]
+    dtype = struct_dtype(
+        kernel.prog, type_, {"ref": "ref.ct", "objcg": "objcg"}, itemsize=int(type_.size)
+    )
+    vector, stride = _vectors(kernel, pages, slabs, int(type_.size))
+    if objects is None:
+        objects = np.arange(len(slabs))
+    reference = np.zeros(len(objects), np.uint64)
+    objcg = np.zeros(len(objects), np.uint64) if "objcg" in members else None
+    of_slab = slabs.slab_of(objects)
+    place = np.flatnonzero(vector[of_slab])
+    of_slab, within = of_slab[place], objects[place] - slabs.start[of_slab[place]]
+    addresses = vector[of_slab] + (within * stride[of_slab]).astype(np.uint64)
+    rows, there = gather(kernel.prog, addresses, dtype)
+    if "ref" in members:
+        reference[place] = rows["ref"]
+    if objcg is not None:
+        objcg[place] = rows["objcg"]
+    return ObjectExtensions(reference, objcg, int(np.count_nonzero(~there)))
+
+
+def object_reference(kernel: Kernel, head: Object, object_address: int) -> int:
+    """
+    The reference of one object to its allocation tag; 0 for none.
+
+    :param head: ``struct page *`` of the slab's first page.
+    """
+    type_ = find_type(kernel.prog, "struct slabobj_ext")
+    slab_of_head = slab_type(kernel)
+    if type_ is None or not has_member(type_, "ref") or not has_member(slab_of_head, "obj_exts"):
+        return 0
+    slab = Object(kernel.prog, kernel.prog.pointer_type(slab_of_head), value=int(head))
+    vector = int(slab.obj_exts) & ~_flag_bits(kernel)
+    if not vector:
+        return 0
+    stride = int(slab.stride) if has_member(slab_of_head, "stride") else int(type_.size)
+    pfn = int(memmap_pfns(kernel, np.array([int(head)], np.uint64))[0])
+    start = direct_map(kernel) + pfn * kernel.page_size
+    index = (object_address - start) // int(slab.slab_cache.size)
+    if not 0 <= index < int(slab.objects):
+        return 0
+    return read_word(kernel.prog, vector + stride * index + type_.member("ref").offset)
+
+
+def _vectors(kernel: Kernel, pages: Pages, slabs: Slabs, size: int) -> tuple[Array, Array]:
+    """
+    Address of every slab's vector (``uint64``, 0 for none) and the distance of its elements.
+
+    :param size: Of one element, in bytes.
+    """
+    # Linux kernel commit 7a8e71bc619d ("mm/slab: use stride to access slabobj_ext") (in v7.0).
+    dtype = struct_dtype(
+        kernel.prog,
+        slab_type(kernel),
+        ("obj_exts", "stride"),
+        itemsize=kernel.struct_page_size,
+    )
+    vector = np.zeros(len(slabs.row), np.uint64)
+    stride = np.full(len(slabs.row), size, np.int64)
+    pfns = pages.pfns(slabs.row)
+    for section in find_sections(kernel):
+        low, high = np.searchsorted(pfns, (section.start_pfn, section.end_pfn))
+        if low == high:
+            continue
+        first = int(pfns[low])
+        rows, _ = read_memmap(kernel, section, dtype, first, int(pfns[high - 1]) + 1)
+        chosen = rows[pfns[low:high] - first]
+        vector[low:high] = chosen["obj_exts"]
+        if "stride" in (dtype.names or ()):
+            stride[low:high] = chosen["stride"]
+    flags = _flag_bits(kernel)
+    # What is left of a failed allocation is a flag alone.
+    vector &= ~np.uint64(flags)
+    sane = (stride >= size) & (stride <= np.maximum(slabs.stride, size))
+    vector[~sane] = 0
+    return vector, stride
+
+
+def _flag_bits(kernel: Kernel) -> int:
+    """OBJEXTS_FLAGS_MASK: the low bits of ``slab->obj_exts`` that are flags."""
+    for enum in ("enum objext_flags", "enum page_memcg_data_flags"):
+        for name, value in enumerators(kernel.prog, enum).items():
+            if name in ("__NR_OBJEXTS_FLAGS", "__NR_MEMCG_DATA_FLAGS"):
+                return value - 1
+    return 7

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Read who allocated every slab object: its tag, SLUB's track or KASAN's stack; in bulk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from drgn import Object
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.dump.bulk import find_type, gather, read_bulk, struct_dtype, words
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.alloc_tag import page_references
+from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
+from drgn_pageowner.kernel.linux.kasan_track import alloc_meta_dtype, alloc_meta_offset
+from drgn_pageowner.kernel.linux.slab import read_slabs
+from drgn_pageowner.kernel.linux.slab_free import FreeObjects
+from drgn_pageowner.kernel.linux.slab_track import (
+    keeps_tracks,
+    object_addresses,
+    readable_caches,
+    track_offset,
+)
+from drgn_pageowner.kernel.linux.stackdepot import read_stacks
+from drgn_pageowner.kernel.linux.trace import intern_traces
+from drgn_pageowner.kernel.linux.translate import direct_map
+from drgn_pageowner.kernel.read.pages import read_all_pages
+from drgn_pageowner.kernel.read.tags import read_tagged
+from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.heap import Slabs
+from drgn_pageowner.model.object_owners import ObjectOwners
+from drgn_pageowner.model.pages import Pages, PageState
+from drgn_pageowner.model.stacks import Stacks
+
+__all__ = ("read_object_owners",)
+
+# Pages that are read in one piece.
+_PIECE = 4096
+
+
+def read_object_owners(kernel: Kernel) -> ObjectOwners:
+    """
+    Every slab object with its owner.
+
+    :raises PageOwnerError: if the dump does not hold what that takes
+    """
+    memory = read_all_pages(kernel, columns=("head",))
+    slabs, free = read_slabs(kernel, memory.pages)
+    _mark_free(kernel, memory.pages, free)
+    problems = [*memory.problems, *slabs.problems]
+    tag, tags = np.full(len(slabs), -1, np.int32), None
+    if page_references(kernel) is not None:
+        tagged = read_tagged(kernel, memory.pages, slabs)
+        tag, tags = tagged.object_tag, tagged.tags
+        problems += tagged.problems
+    handle, pid, stacks = _stacks(kernel, memory.pages, slabs, problems)
+    return ObjectOwners(
+        slabs=slabs,
+        tag=tag,
+        tags=tags,
+        handle=handle,
+        pid=pid,
+        stacks=stacks,
+        symbolizer=load_kallsyms(kernel),
+        page_size=kernel.page_size,
+        problems=list(dict.fromkeys(problems)),
+    )
+
+
+def _mark_free(kernel: Kernel, pages: Pages, free: FreeObjects) -> None:
+    """Tell free objects from allocated ones, by the lists that run through the slabs' pages."""
+    rows = np.flatnonzero(pages.state == PageState.SLAB)
+    pfns = pages.pfns(rows)
+    cuts = np.flatnonzero(np.diff(pfns) != 1) + 1
+    for piece in np.split(np.arange(len(rows)), cuts) if len(rows) else []:
+        for start in range(0, len(piece), _PIECE):
+            chosen = piece[start : start + _PIECE]
+            address = direct_map(kernel) + int(pfns[chosen[0]]) * kernel.page_size
+            bulk = read_bulk(kernel.prog, address, len(chosen) * kernel.page_size)
+            free.collect(rows[chosen], words(kernel.prog, bulk.data))
+    free.mark()
+
+
+def _stacks(
+    kernel: Kernel, pages: Pages, slabs: Slabs, problems: list[str]
+) -> tuple[Array, Array, Stacks]:
+    """Handle and pid of every object's allocation, and the stacks that the handles name."""
+    handle, pid = np.zeros(len(slabs), np.uint32), np.full(len(slabs), -1, np.int32)
+    traces: list[tuple[Array, Array]] = []
+    caches = readable_caches(kernel)
+    of_object = np.repeat(slabs.cache, slabs.objects)
+    for number, name in enumerate(slabs.caches):
+        cache = caches.get(name)
+        if cache is None:
+            continue
+        try:
+            place = _place(kernel, cache)
+        except DAMAGE as error:
+            problems.append(f"the slab cache {name} is damaged ({error})")
+            continue
+        if place is None:
+            continue
+        objects = np.flatnonzero((of_object == number) & slabs.allocated)
+        addresses = object_addresses(kernel, pages, slabs, objects) + np.uint64(place[0])
+        rows, there = gather(kernel.prog, addresses, place[1])
+        fields = place[1].names or ()
+        pid[objects[there]] = rows["pid"][there]
+        if "handle" in fields:
+            handle[objects[there]] = rows["handle"][there]
+        elif "addrs" in fields:
+            traces.append((objects[there], rows["addrs"][there]))
+    if traces:
+        # An array in the track itself until v5.18.
+        objects = np.concatenate([part[0] for part in traces])
+        entries = np.concatenate([part[1] for part in traces])
+        handle[objects], stacks, _ = intern_traces((entries != 0).sum(axis=1), entries)
+        return handle, pid, stacks
+    return handle, pid, _depot_stacks(kernel, handle, problems)
+
+
+def _depot_stacks(kernel: Kernel, handles: Array, problems: list[str]) -> Stacks:
+    """The stacks that *handles* name; of which some may be 0."""
+    wanted = ascending(handles.copy())
+    wanted = wanted[wanted != 0]
+    if not len(wanted):
+        return Stacks.empty()
+    try:
+        stacks, lost = read_stacks(kernel, wanted)
+    except (PageOwnerError, *DAMAGE) as error:
+        problems.append(f"stacks of slab objects are unknown: no stack depot can be read ({error})")
+        return Stacks.empty()
+    if len(lost):
+        problems.append(f"{len(lost)} stacks of slab objects are not in the stack depot")
+    return stacks
+
+
+def _place(kernel: Kernel, cache: Object) -> tuple[int, np.dtype[Any]] | None:
+    """Where from an object on its cache keeps who allocated it, and how that is laid out."""
+    if keeps_tracks(kernel, cache):
+        type_ = find_type(kernel.prog, "struct track")
+        if type_ is not None:
+            dtype = struct_dtype(kernel.prog, type_, ("pid", "handle", "addrs"))
+            return track_offset(kernel, cache), dtype
+    meta, offset = alloc_meta_dtype(kernel), alloc_meta_offset(cache)
+    return (offset, meta) if meta is not None and offset else None

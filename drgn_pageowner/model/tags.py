@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Allocation tags: the places in the source that allocate, of memory allocation profiling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from drgn_pageowner.model.arrays import Array, sums
+
+__all__ = ("UNKNOWN", "Profiling", "Tag", "TagSums", "TagUse", "Tagged", "Tags", "allocation_sizes")
+
+
+UNKNOWN = "?"
+"""A name of a tag that cannot be read: that of a module that is gone."""
+
+
+class Profiling(NamedTuple):
+    """Memory allocation profiling of a kernel."""
+
+    state: str
+    """``"absent"`` (not compiled in), ``"never"`` (off for good), ``"off"`` (switched off now) or
+    ``"on"``."""
+    compressed: bool = False
+    """Whether the tag of a page is an index in its flags, and not in its page_ext."""
+
+
+class Tag(NamedTuple):
+    """A place that allocates: the static part of a ``struct codetag``."""
+
+    filename: str
+    lineno: int
+    module: str | None
+    """``None`` of the kernel itself."""
+    function: str
+
+    def __str__(self) -> str:
+        """As ``codetag_to_text()`` of lib/codetag.c prints it."""
+        module = f" [{self.module}]" if self.module is not None else ""
+        return f"{self.filename}:{self.lineno}{module} func:{self.function}"
+
+
+@dataclass
+class Tags:
+    """
+    The tags of a kernel and its modules, in the order of /proc/allocinfo, and their counters.
+
+    A column ``tag`` elsewhere holds the place of a tag in here; -1 for none.
+    """
+
+    places: Sequence[Tag]
+    bytes: Array
+    """``int64``, shape ``(n,)``: bytes that are allocated."""
+    calls: Array
+    """``int64``, shape ``(n,)``: allocations that were not freed."""
+    inaccurate: Array
+    """``bool``, shape ``(n,)``: ``CODETAG_FLAG_INACCURATE``: the counters may be wrong."""
+    version: str
+    """Of the text that this kernel prints: ``"1.0"``, ``"2.0"``."""
+    listed: Array
+    """``bool``, shape ``(n,)``: whether /proc/allocinfo prints it: not, if its module is gone."""
+    counted: Array
+    """``bool``, shape ``(n,)``: whether its counters are still there; else they are 0 here."""
+    problems: Sequence[str] = field(default_factory=list)
+    """What could not be read, a line each."""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def shown(self) -> Array:
+        """Places of the tags that /proc/allocinfo prints: ``int64``."""
+        return np.flatnonzero(self.listed)
+
+    def text(self, number: int) -> str | None:
+        """The tag *number* as a text; ``None`` for -1."""
+        return str(self.places[number]) if number >= 0 else None
+
+
+@dataclass(frozen=True)
+class TagSums:
+    """What bears each tag, added up: ``int64`` arrays, a row per tag."""
+
+    page_allocations: Array
+    pages: Array
+    """Base pages."""
+    objects: Array
+    object_bytes: Array
+    percpu_allocations: Array
+    percpu_bytes: Array
+    """Of one CPU, as the kernel counts them."""
+
+
+@dataclass(frozen=True)
+class TagUse:
+    """What the kernel counts by tag, and what there really is."""
+
+    tags: Tags
+    found: TagSums | None
+    """``None`` if a text was read, which has no memory to look at."""
+    page_size: int
+    problems: Sequence[str] = ()
+    """What could not be read, a line each."""
+
+
+@dataclass
+class Tagged:
+    """
+    What really bears tags: every page and every slab object, and per-CPU memory in sums.
+
+    Only the first page of an allocation has a tag.
+    """
+
+    tags: Tags
+    row: Array
+    """``int64``, shape ``(n,)``: row in :class:`~drgn_pageowner.model.pages.Pages` of every page
+    that has a tag; ascending."""
+    tag: Array
+    """``int32``, shape ``(n,)``: its tag."""
+    pages: Array
+    """``int64``, shape ``(n,)``: base pages of the allocation that begins there."""
+    object_tag: Array
+    """``int32``, a row per object of the slabs: its tag, or -1."""
+    percpu_bytes: Array
+    """``int64``, a row per tag: bytes of per-CPU memory, of one CPU."""
+    percpu_calls: Array
+    """``int64``, a row per tag."""
+    object_memcg: Array | None = None
+    """``uint64``, a row per object: ``slabobj_ext.objcg``; ``None`` if this kernel has none."""
+    problems: Sequence[str] = field(default_factory=list)
+    """What could not be read, a line each."""
+
+    def sums(self, object_sizes: Array) -> TagSums:
+        """
+        What bears each tag.
+
+        :param object_sizes: ``int64``, a row per object: its size with what is behind it.
+        """
+        number, tagged = len(self.tags), self.object_tag >= 0
+        of_objects = self.object_tag[tagged]
+        return TagSums(
+            np.bincount(self.tag, minlength=number).astype(np.int64),
+            sums(self.tag, self.pages, number),
+            np.bincount(of_objects, minlength=number).astype(np.int64),
+            sums(of_objects, object_sizes[tagged], number),
+            self.percpu_calls,
+            self.percpu_bytes,
+        )
+
+
+def allocation_sizes(rows: Array, compound: Array, followers: Array, pfns: Array) -> Array:
+    """
+    Base pages of the allocations that begin at *rows*.
+
+    A compound page says how many it has. Of any other block of 2^order pages, which is aligned to
+    its size, only the first page has a reference count: the others follow it without one.
+
+    :param rows: ``int64``, shape ``(n,)``: of the first pages, ascending.
+    :param compound: ``int64``, shape ``(n,)``: pages of a compound page; 0 of what is none.
+    :param followers: ``bool``, a row per page: whether it can follow another one in a block.
+    :param pfns: ``int64``, shape ``(n,)``: of *rows*.
+    :return: ``int64``, shape ``(n,)``.
+    """
+    stops = np.append(np.flatnonzero(~followers), len(followers))
+    end = stops[np.searchsorted(stops, rows + 1)]
+    run = np.maximum(end - rows, 1)
+    # The largest power of two that there is room for, and that the PFN is aligned to.
+    order = np.frexp(run.astype(np.float64))[1] - 1
+    aligned = np.where(pfns > 0, np.log2((pfns & -pfns).astype(np.float64)), 62).astype(np.int64)
+    block = np.int64(1) << np.minimum(order, aligned)
+    result: Array = np.where(compound > 0, compound, block)
+    return result

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Slab objects by cache and owner: a table, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from drgn_pageowner.analysis.owners.slab import SlabTop
+from drgn_pageowner.escape import word
+from drgn_pageowner.render.table import pages_size, share, table
+
+__all__ = ("slab_account_text", "slab_csv", "slab_table")
+
+_OWNERS = 5
+
+
+def slab_table(result: SlabTop) -> Iterator[str]:
+    """A row a group, with the owner and the stack if there is one."""
+    rows = []
+    for group in result.groups:
+        who = [word(group.owner or "(not kept)"), *(f"  {frame}" for frame in group.stack)]
+        rows.append(
+            [
+                pages_size(group.bytes),
+                share(group.bytes, result.bytes),
+                f"{group.objects:,}",
+                word(group.cache),
+                ", ".join(map(str, group.pids[:3])) or "-",
+                "\n".join(who),
+            ]
+        )
+    headers = ["size", "share", "objects", "cache", "pid", "owner"]
+    if rows:
+        yield table(rows, headers, right=range(3)) + "\n"
+    shown = sum(group.bytes for group in result.groups)
+    yield (
+        f"{len(result.groups):,} of {result.number_of_groups:,} groups shown: "
+        f"{pages_size(shown)} of {pages_size(result.bytes)} in {result.objects:,} allocated "
+        f"objects, {result.with_owner:,} of which have an owner; {result.free_objects:,} objects "
+        "are free\n"
+    )
+
+
+def slab_csv(result: SlabTop) -> Iterator[str]:
+    """A header and a row a group; frames have ``;`` between them."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["cache", "owner", "objects", "bytes", "tag", "pids", "frames"])
+    for group in result.groups:
+        writer.writerow(
+            [
+                group.cache,
+                group.owner,
+                group.objects,
+                group.bytes,
+                group.tag,
+                ";".join(map(str, group.pids)),
+                ";".join(map(str, group.stack)),
+            ]
+        )
+    yield text.getvalue()
+
+
+def slab_account_text(caches: SlabTop, by_owner: SlabTop) -> Iterator[str]:
+    """
+    Every cache with its largest owners.
+
+    :param caches: By cache alone.
+    :param by_owner: All groups, by cache and owner.
+    """
+    rows = []
+    for cache in caches.groups:
+        rows.append(
+            [
+                pages_size(cache.bytes),
+                share(cache.bytes, caches.bytes),
+                f"{cache.objects:,}",
+                word(cache.cache),
+                "",
+            ]
+        )
+        owners = [group for group in by_owner.groups if group.cache == cache.cache]
+        for group in owners[:_OWNERS]:
+            size = pages_size(group.bytes)
+            rows.append([size, "", f"{group.objects:,}", "", word(group.owner or "(not kept)")])
+        if len(owners) > _OWNERS:
+            rest = sum(group.bytes for group in owners[_OWNERS:])
+            number = sum(group.objects for group in owners[_OWNERS:])
+            more = f"{len(owners) - _OWNERS} more owners"
+            rows.append([pages_size(rest), "", f"{number:,}", "", more])
+    headers = ["size", "share", "objects", "cache", "owner"]
+    if rows:
+        yield table(rows, headers, right=range(3)) + "\n"
+    yield (
+        f"{len(caches.groups):,} of {caches.number_of_groups:,} caches shown; "
+        f"{pages_size(caches.bytes)} in {caches.objects:,} allocated objects, "
+        f"{by_owner.with_owner:,} of which have an owner\n"
+    )

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Allocation tags as a table, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from drgn_pageowner.model.tags import Tag, Tags, TagSums, TagUse
+from drgn_pageowner.storage.container import Columns, Container
+
+__all__ = ("load_tag_use", "place_table", "tag_places", "tag_tables")
+
+_OF_TAGS = ("bytes", "calls", "inaccurate", "listed", "counted")
+_OF_SUMS = tuple(field.name for field in fields(TagSums))
+
+
+def place_table(places: Sequence[Tag]) -> Columns:
+    """A row per tag: where it is in the source."""
+    table: Columns = {
+        name: [getattr(tag, name) for tag in places] for name in ("filename", "module", "function")
+    }
+    table["lineno"] = np.array([tag.lineno for tag in places], np.int64)
+    return table
+
+
+def tag_places(table: Columns) -> list[Tag]:
+    """The rows of :func:`place_table`."""
+    return [
+        Tag(filename, lineno, module, function)
+        for filename, lineno, module, function in zip(
+            table["filename"],
+            table["lineno"].tolist(),
+            table["module"],
+            table["function"],
+            strict=True,
+        )
+    ]
+
+
+def tag_tables(use: TagUse) -> dict[str, Columns]:
+    """A row per tag: its place, its counters, and what bears it."""
+    table = place_table(use.tags.places)
+    table |= {name: getattr(use.tags, name) for name in _OF_TAGS}
+    if use.found is not None:
+        table |= {name: getattr(use.found, name) for name in _OF_SUMS}
+    return {"tags": table}
+
+
+def load_tag_use(file: Container, page_size: int) -> TagUse:
+    """What :func:`tag_tables` made a table of."""
+    table = file.table("tags")
+    places = tag_places(table)
+    problems = file.head["tags_problems"]
+    tags = Tags(
+        places,
+        version=file.head["tags_version"],
+        problems=problems,
+        **{name: table[name] for name in _OF_TAGS},
+    )
+    found = None
+    if _OF_SUMS[0] in table:
+        found = TagSums(**{name: table[name] for name in _OF_SUMS})
+    return TagUse(tags, found, page_size, problems)

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Columns of records, gathered from the lines of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.kernel import Names
+from drgn_pageowner.model.records import Memcg, MemcgKind
+from drgn_pageowner.storage.text.flags import gfp_masks, page_flag_bits, split_page_flags
+from drgn_pageowner.storage.text.frames import TextFrames, TextStacks
+
+__all__ = ("Bodies", "Interned", "TextNames", "comms", "numbers")
+
+# The order that enum migratetype has since Linux kernel commit 016c13daa5c9 ("mm, page_alloc: use
+# masks and shifts when converting GFP flags to migrate types") (in v4.4).
+_MIGRATETYPES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "CMA", "Isolate")
+# What print_page_owner() printed of a page from v3.19 to v4.5, a letter for each of these.
+_LETTERS = ("locked", "error", "referenced", "uptodate", "dirty", "lru", "active", "slab",
+            "writeback", "compound", "swapcache", "mappedtodisk")  # fmt: skip
+_MIGRATED = "Page has been migrated, last migrate reason: "
+_CHARGED = "Charged "
+_OBJCG = "(via objcg) "
+_OFFLINE = "offline "
+_SLAB = "Slab cache page"
+
+
+def numbers(texts: Sequence[bytes], dtype: Any) -> Array:
+    """Decimal numbers."""
+    return np.array(list(map(int, texts)), dtype)
+
+
+def comms(texts: Sequence[bytes]) -> Array:
+    """Task names: ``S16``."""
+    return np.array(texts, "S16") if texts else np.zeros(0, "S16")
+
+
+class Interned:
+    """Values that are converted once for each different one."""
+
+    def __init__(self, convert: Callable[[Any], Any]) -> None:
+        self._convert = convert
+        self._known: dict[Any, Any] = {}
+
+    def all(self, values: Iterable[Any]) -> list[Any]:
+        """Every one of *values*, converted."""
+        values = list(values)
+        for value in set(values) - self._known.keys():
+            self._known[value] = self._convert(value)
+        return list(map(self._known.__getitem__, values))
+
+
+@dataclass
+class TextNames:
+    """The names that a text uses instead of numbers."""
+
+    gfp: dict[int, str] = field(default_factory=dict)
+    page_flags: dict[int, str] = field(default_factory=dict)
+    migratetypes: list[str] = field(default_factory=list)
+    migrate_reasons: list[str] = field(default_factory=list)
+    letters: bool = False
+    """Whether page flags are letters."""
+
+    def number(self, names: list[str], name: str) -> int:
+        """The place of *name* in *names*, where it is put if it is new."""
+        if name not in names:
+            names.append(name)
+        return names.index(name)
+
+    def migratetype(self, name: str) -> int:
+        """A number for the migratetype *name*."""
+        if not self.migratetypes:
+            self.migratetypes.extend(_MIGRATETYPES)
+        return self.number(self.migratetypes, name)
+
+    def lettered(self, letters: str) -> int:
+        """Page flags from the letters that v3.19 to v4.5 print for them, in bits of our own."""
+        self.letters = True
+        return sum(1 << bit for bit, letter in enumerate(letters) if letter != " ")
+
+    def field_of_flags(self, flags: Array, name: str) -> Array | None:
+        """The number that *name* has in the text of *flags*; ``None`` if not all have one."""
+        fields = {
+            value: split_page_flags(text)[1].get(name) for value, text in self.page_flags.items()
+        }
+        if not fields or None in fields.values():
+            return None
+        values, inverse = np.unique(flags, return_inverse=True)
+        return np.array([fields[value] for value in values.tolist()], np.int64)[inverse]
+
+    def names(self) -> Names:
+        """The tables, as far as the text tells them."""
+        flags = page_flag_bits(self.page_flags)
+        if self.letters:
+            flags = [(1 << bit, name) for bit, name in enumerate(_LETTERS)]
+        return Names(
+            gfp_flags=gfp_masks(self.gfp),
+            page_flags=flags,
+            page_flags_mask=sum(mask for mask, _ in flags),
+            migratetypes=tuple(self.migratetypes),
+            migrate_reasons=tuple(self.migrate_reasons),
+            gfp_texts=self.gfp,
+            page_flags_texts=self.page_flags,
+        )
+
+
+@dataclass
+class _Body:
+    """What stands below the first lines of a record."""
+
+    stack: int
+    reason: int
+    memcg: int
+    kind: int
+    lines: int
+    bad: Sequence[int] = ()
+    """Indices of the lines that make no sense."""
+
+    @property
+    def damaged(self) -> int:
+        """How many lines make no sense."""
+        return len(self.bad)
+
+
+class Bodies:
+    """Stacks and what follows them; each different one is looked at once."""
+
+    def __init__(self, names: TextNames) -> None:
+        self.stacks = TextStacks(TextFrames())
+        self.memcgs: list[Memcg] = []
+        self.reasons = False
+        """Whether any page was migrated."""
+        self.charges = False
+        """Whether any page was charged."""
+        self._names = names
+        self._bodies: dict[bytes, int] = {}
+        self._all: list[_Body] = []
+
+    def numbers(self, texts: Sequence[bytes]) -> Array:
+        """The number of every one of *texts*: ``int64``."""
+        for text in set(texts) - self._bodies.keys():
+            self._bodies[text] = len(self._all)
+            self._all.append(self._body(text))
+        return np.array(list(map(self._bodies.__getitem__, texts)), np.int64)
+
+    def column(self, bodies: Array, name: str, dtype: Any) -> Array:
+        """The member *name* of every one of *bodies*."""
+        values = np.array([getattr(body, name) for body in self._all], dtype)
+        return values[bodies] if len(values) else np.zeros(len(bodies), dtype)
+
+    def bad_lines(self, body: int) -> Sequence[int]:
+        """Indices of the lines of a body that make no sense."""
+        return self._all[body].bad
+
+    def columns(self, bodies: Array, *, reasons: bool) -> dict[str, Array]:
+        """
+        The columns that every one of *bodies* tells.
+
+        :param reasons: Whether this kernel prints why a page was migrated.
+        """
+        result = {"handle": (self.column(bodies, "stack", np.int64) + 1).astype(np.uint32)}
+        if reasons or self.reasons:
+            result["last_migrate_reason"] = self.column(bodies, "reason", np.int16)
+        if self.charges:
+            result["memcg"] = self.column(bodies, "memcg", np.int32)
+            result["memcg_kind"] = self.column(bodies, "kind", np.uint8)
+        return result
+
+    def _body(self, text: bytes) -> _Body:
+        lines = text.decode(errors="surrogateescape").split("\n")[:-1]
+        frames, bad = [], []
+        body = _Body(-1, -1, -1, MemcgKind.NONE, len(lines))
+        for index, line in enumerate(lines):
+            if line.startswith(" "):
+                frames.append((index, line))
+            elif line.startswith(_MIGRATED):
+                reasons = self._names.migrate_reasons
+                body.reason = self._names.number(reasons, line.removeprefix(_MIGRATED))
+                self.reasons = True
+            elif not self._charge(line, body):
+                bad.append(index)
+        body.stack, no_frames = self.stacks.number([line for _, line in frames])
+        body.bad = sorted([*bad, *(frames[index][0] for index in no_frames)])
+        return body
+
+    def _charge(self, line: str, body: _Body) -> bool:
+        """Take the line of a memory cgroup; return whether *line* is one."""
+        if line == _SLAB:
+            body.kind = MemcgKind.SLAB
+        elif line.startswith(_CHARGED):
+            to = line.removeprefix(_CHARGED)
+            body.kind = MemcgKind.OBJCG if to.startswith(_OBJCG) else MemcgKind.CHARGED
+            whom = to.removeprefix(_OBJCG).removeprefix("to ")
+            online = not whom.startswith(_OFFLINE)
+            marker, found, name = whom.removeprefix(_OFFLINE).partition("memcg ")
+            if marker or not found:
+                body.kind = MemcgKind.NONE
+                return False
+            body.memcg = self._memcg(Memcg(name, name, online, 0))
+        else:
+            return False
+        self.charges = True
+        return True
+
+    def _memcg(self, memcg: Memcg) -> int:
+        if memcg not in self.memcgs:
+            self.memcgs.append(memcg)
+        return self.memcgs.index(memcg)

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A text that a kernel printed as the commands' :class:`~drgn_pageowner.model.session.Session`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, NoReturn
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.model.crash import Crash
+from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame, StackList
+from drgn_pageowner.model.tags import TagUse
+from drgn_pageowner.storage.text.allocinfo import read_allocinfo
+from drgn_pageowner.storage.text.page_owner import read_page_owner
+from drgn_pageowner.storage.text.page_owner_stacks import read_page_owner_stacks
+from drgn_pageowner.storage.text.sorted import read_sorted
+from drgn_pageowner.storage.text.source import KINDS, TextFile
+
+if TYPE_CHECKING:
+    from drgn_pageowner.model.arrays import Array
+    from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
+    from drgn_pageowner.model.info import OwnerSource
+    from drgn_pageowner.model.object_owners import ObjectOwners
+    from drgn_pageowner.model.page import PageInfo
+    from drgn_pageowner.model.pages import Memory
+    from drgn_pageowner.model.tags import Tags
+
+__all__ = ("TextSession",)
+
+_PAGE_SIZE = 4096
+# Entry code of x86, where a page always has 4096 bytes.
+_X86 = re.compile(
+    r"entry_SYSCALL_\w+|entry_INT80_\w+|asm_exc_\w+|x64_sys_call|__(x64|ia32)_sys_\w+"
+)
+
+
+class TextSession:
+    """Answers from a text; what it does not print is said in one line."""
+
+    def __init__(self, path: str, kind: str, page_size: int | None = None) -> None:
+        """
+        :param kind: Of :data:`~drgn_pageowner.storage.text.source.KINDS`.
+        :param page_size: Of the machine, in bytes: no text says it.
+        :raises PageOwnerError: if *path* cannot be read
+        """
+        self.path = path
+        self._kind = kind
+        self._page_size = page_size
+        self._file = TextFile(path)
+
+    def members(self) -> Mapping[str, TextSession]:
+        return {self.path: self}
+
+    @cached_property
+    def _facts(self) -> Facts:
+        """What is known without reading the text."""
+        return Facts(
+            release="",
+            page_size=self._page_size or _PAGE_SIZE,
+            max_page_order=0,
+            pageblock_order=0,
+            layout={"text": self._kind},
+        )
+
+    @cached_property
+    def _read(self) -> tuple[Snapshot, StackList | None]:
+        if self._kind == "allocinfo":
+            self._does_not_say("any record of page_owner")
+        facts, listed = replace(self._facts), None
+        if self._kind == "page_owner":
+            snapshot, _ = read_page_owner(self._file, facts)
+        elif self._kind == "sorted":
+            snapshot, _ = read_sorted(self._file, facts)
+        else:
+            snapshot, listed = read_page_owner_stacks(self._file, facts)
+        if self._page_size is None and not self._is_x86(snapshot):
+            snapshot.problems.append(
+                f"the text does not say how large a page is: {_PAGE_SIZE} bytes are assumed "
+                "(--page-size)"
+            )
+        return snapshot, listed
+
+    def _is_x86(self, snapshot: Snapshot) -> bool:
+        frames = snapshot.frames(snapshot.stacks.pcs.tolist())
+        return any(frame.name is not None and _X86.fullmatch(frame.name) for frame in frames)
+
+    def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
+        return self._read[0]
+
+    def tags(self) -> TagUse:
+        if self._kind != "allocinfo":
+            self._does_not_say("allocation tags")
+        return TagUse(self._tags, None, self._facts.page_size, self._tags.problems)
+
+    @cached_property
+    def _tags(self) -> Tags:
+        return read_allocinfo(self._file)
+
+    def stack_list(self) -> StackList:
+        listed = self._read[1]
+        if listed is None:
+            self._does_not_say("page_owner's list of stacks")
+        return listed
+
+    def owner_sources(self) -> Sequence[OwnerSource]:
+        return ()
+
+    def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
+        self._does_not_say("source lines")
+
+    def is_live(self) -> bool:
+        return False
+
+    def facts(self) -> Facts:
+        return self._facts if self._kind == "allocinfo" else self._read[0].facts
+
+    def memory(self, columns: Iterable[str]) -> Memory:
+        self._does_not_say("the state of pages")
+
+    def inventory(self) -> Inventory:
+        self._does_not_say("what pages are used for")
+
+    def modules(self) -> list[str]:
+        """Names of the modules that it names, at least."""
+        if self._kind == "allocinfo":
+            return sorted({tag.module for tag in self._tags.places if tag.module is not None})
+        snapshot = self._read[0]
+        frames = snapshot.frames(snapshot.stacks.pcs.tolist())
+        return sorted({frame.module for frame in frames if frame.module is not None})
+
+    def crash(self) -> Crash:
+        return Crash()
+
+    def heap(self) -> Heap:
+        self._does_not_say("who points to whom")
+
+    def saved_search(self, *, slab: bool) -> LeakSearch | None:
+        return None
+
+    def object_owners(self) -> ObjectOwners:
+        self._does_not_say("where objects are")
+
+    def slab_tags(self, objects: Array) -> list[str | None]:
+        self._does_not_say("where objects are")
+
+    def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
+        self._does_not_say("where objects are")
+
+    def target(self, what: str) -> HeapTarget:
+        self._does_not_say("who points to whom")
+
+    def words(
+        self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
+    ) -> list[Word]:
+        self._does_not_say("who points to whom")
+
+    def page(self, what: str) -> PageInfo:
+        self._does_not_say("the state of pages")
+
+    def _does_not_say(self, what: str) -> NoReturn:
+        raise PageOwnerError(
+            f"{self.path} is {KINDS[self._kind]} as text, which does not say {what}: ask a dump "
+            "(-c) or what `save` wrote of one"
+        )
