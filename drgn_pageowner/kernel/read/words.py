@@ -102,7 +102,8 @@ class WordFinder:
         if len(objects):
             slab = np.unique(heap.slabs.slab_of(objects))
             mine |= np.isin(self._reader.resolver.slab_of_row, slab) & (source < -1)
-        if chosen[heap.first_percpu : heap.first_root].any():
+        # Per-CPU variables, which are a root's, may share pages with what is allocated.
+        if chosen[heap.first_percpu :].any():
             mine |= self._reader.percpu.chunk_of_row >= 0
         for rows in self._reader.pieces(np.flatnonzero(mine)) if mine.any() else ():
             data = self._reader.read_rows(rows)

@@ -100,9 +100,10 @@ def test_slab_caches_are_those_of_slabinfo(dump: Dump) -> None:
         for name, pages in slab["slab_caches"]
         if pages != truth.get(name)
     }
-    # What the guest frees while it reads files stays in KASAN's quarantine, and its slabs with it.
-    most = 32 if find_shadow(dump.linux) is None else 0.2 * slab["pages"]
-    assert sum(abs(ours - theirs) for ours, theirs in different.values()) <= most, different
+    if find_shadow(dump.linux) is not None:
+        # Buffers that the guest frees while it reads files stay in KASAN's quarantine.
+        different = {n: d for n, d in different.items() if not n.startswith(("kmalloc", "names_"))}
+    assert sum(abs(ours - theirs) for ours, theirs in different.values()) <= 32, different
 
 
 def test_text_has_the_same_numbers(one_dump: Dump) -> None:

@@ -21,8 +21,10 @@ from drgn_pageowner.kernel.read.inventory import InventoryReader
 from drgn_pageowner.model.heap import Metadata
 from drgn_pageowner.model.pages import PageState
 
+WITH_KASAN = [get for get in DUMPS if "debug" in _dump_id(get) or "64k" in _dump_id(get)]
 
-@pytest.fixture(scope="module", params=[g for g in DUMPS if "debug" in _dump_id(g)], ids=_dump_id)
+
+@pytest.fixture(scope="module", params=WITH_KASAN, ids=_dump_id)
 def dump(request: pytest.FixtureRequest) -> Dump:
     got: Dump = request.param()
     return got
