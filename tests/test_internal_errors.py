@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "report": ("report --format json", "drgn_pageowner.analysis.report.reach"),
     "save": ("save {out}", "drgn_pageowner.storage.save.record_tables"),
     "sql": ("sql {query}", "drgn_pageowner.render.relations.page_classes"),
+    "allocinfo": ("allocinfo", "drgn_pageowner.kernel.read.tags.read_tag_use"),
     "page": ("page pfn:0x1000", "drgn_pageowner.commands.page.page_text"),
 }
 
@@ -84,6 +86,16 @@ def test_a_mistake_where_memory_is_read_is_an_internal_error(
 ) -> None:
     plant(monkeypatch, "drgn_pageowner.kernel.read.inventory.read_slabs", error)
     result = one_dump.run("account")
+    assert result.returncode == 4, result.stderr
+    assert "internal error" in result.stderr
+
+
+@pytest.mark.parametrize("error", [ERRORS[0], ERRORS[2]], ids=lambda error: type(error).__name__)
+def test_a_mistake_is_not_told_as_a_broken_part_of_the_dump(
+    dump_named: Callable[[str], Dump], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, "drgn_pageowner.kernel.linux.cma.name_of", error)
+    result = dump_named("linux-6.12/traps").run("frag", "cma")
     assert result.returncode == 4, result.stderr
     assert "internal error" in result.stderr
 

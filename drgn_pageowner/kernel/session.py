@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from drgn import Program
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
-from drgn_pageowner.kernel.dump.damage import DAMAGE, in_words, is_damage
+from drgn_pageowner.kernel.dump.damage import DAMAGE, in_words, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.kernel.linux.kallsyms import module_names
@@ -194,13 +194,11 @@ class ProgramSession:
         try:
             return question(self._kernel.reading())
         except DAMAGE as error:
-            if not is_damage(error):
-                raise
+            unless_mistaken(error)
         try:
             return question(self._kernel.reading())
         except DAMAGE as error:
-            if not is_damage(error):
-                raise
+            unless_mistaken(error)
             raise PageOwnerError(
                 "the running kernel changed while it was read, twice "
                 f"({str(error) or type(error).__name__}): try again"
@@ -238,6 +236,5 @@ def _in_one_line(answer: Callable[[], T]) -> T:
     try:
         return answer()
     except DAMAGE as error:
-        if not is_damage(error):
-            raise
+        unless_mistaken(error)
         raise PageOwnerError(in_words(error)) from error

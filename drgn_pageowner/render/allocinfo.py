@@ -11,7 +11,7 @@ from dataclasses import fields
 from drgn_pageowner.analysis.owners.tags import TagGroup, TagTop
 from drgn_pageowner.escape import word
 from drgn_pageowner.model.tags import Tags
-from drgn_pageowner.render.table import pages_size, table
+from drgn_pageowner.render.table import csv_row, pages_size, table
 
 __all__ = ("allocinfo_text", "tags_csv", "tags_table")
 
@@ -90,5 +90,5 @@ def tags_csv(result: TagTop) -> Iterator[str]:
     writer.writerow([*result.by, *names])
     for group in result.groups:
         keys = [group.key[key] for key in result.by]
-        writer.writerow([*keys, *(getattr(group, name) for name in names)])
+        writer.writerow(csv_row([*keys, *(getattr(group, name) for name in names)]))
     yield text.getvalue()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from drgn_pageowner.analysis.owners.slab import SlabTop
 from drgn_pageowner.escape import word
-from drgn_pageowner.render.table import pages_size, share, table
+from drgn_pageowner.render.table import csv_row, pages_size, share, table
 
 __all__ = ("slab_account_text", "slab_csv", "slab_table")
 
@@ -49,17 +49,16 @@ def slab_csv(result: SlabTop) -> Iterator[str]:
     writer = csv.writer(text)
     writer.writerow(["cache", "owner", "objects", "bytes", "tag", "pids", "frames"])
     for group in result.groups:
-        writer.writerow(
-            [
-                group.cache,
-                group.owner,
-                group.objects,
-                group.bytes,
-                group.tag,
-                ";".join(map(str, group.pids)),
-                ";".join(map(str, group.stack)),
-            ]
-        )
+        cells = [
+            group.cache,
+            group.owner,
+            group.objects,
+            group.bytes,
+            group.tag,
+            ";".join(map(str, group.pids)),
+            ";".join(map(str, group.stack)),
+        ]
+        writer.writerow(csv_row(cells))
     yield text.getvalue()
 
 

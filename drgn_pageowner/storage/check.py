@@ -243,7 +243,6 @@ def check_memory(memory: Memory, names: Names) -> None:
     free = memory.free
     within(free.row, 0, rows, "free_blocks")
     within(free.order, 0, orders, "free_blocks")
-    within(free.zone, 0, len(facts.zones), "free_blocks")
     within(free.migratetype, -1, max(types, 8), "free_blocks")
     require(len(memory.zones) == len(facts.zones), "zones")
     for zone in memory.zones:

@@ -11,6 +11,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from drgn_pageowner.escape import without_surrogates
+
 __all__ = ("as_json", "restore")
 
 
@@ -24,6 +26,9 @@ def as_json(value: Any) -> Any:
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [as_json(item) for item in value]
+    if isinstance(value, str):
+        # JSON has no lone surrogates.
+        return without_surrogates(value)
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import shlex
+import tempfile
 from collections.abc import Callable
 
 from drgn import Program
@@ -17,9 +18,13 @@ import drgn_pageowner
 from drgn_pageowner.analysis.owners.group import GROUP_KEYS
 from drgn_pageowner.commands import CommandParser, add_commands, run_command
 from drgn_pageowner.commands.frag import VIEWS
+from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.memmap import Memmap
 from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.storage.machine import PAGE_COLUMNS
+from drgn_pageowner.storage.save import save
+from drgn_pageowner.storage.session import SnapshotSession
 
 __all__ = ("COMMANDS", "QUESTIONS", "ask")
 
@@ -69,11 +74,33 @@ def _helpers(prog: Program) -> None:
         pass
 
 
+def _saved(prog: Program) -> None:
+    """Whatever a damaged dump says, what was saved of it can be read again."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = f"{directory}/saved.parquet"
+        save(ProgramSession(prog), path)
+        session = SnapshotSession(path)
+        for read in (
+            lambda: session.snapshot(None, freed=True),
+            lambda: session.memory(PAGE_COLUMNS),
+            session.inventory,
+            session.crash,
+            session.modules,
+        ):
+            try:
+                read()
+            except PageOwnerError as error:
+                # What was not there to be saved is no damage of the file.
+                if "is damaged" in str(error):
+                    raise AssertionError(str(error)) from error
+
+
 _CALLS: dict[str, Callable[[Program], object]] = {
     "helpers": _helpers,
     "read_inventory": drgn_pageowner.read_inventory,
     "read_heap": drgn_pageowner.read_heap,
     "snapshot": drgn_pageowner.snapshot,
+    "saved": _saved,
 }
 QUESTIONS = (*COMMANDS, *_CALLS)
 

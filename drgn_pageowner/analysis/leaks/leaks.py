@@ -11,6 +11,7 @@ import numpy as np
 from drgn_pageowner.analysis.leaks.reach import Reach
 from drgn_pageowner.analysis.leaks.unnamed import has_freed_init, module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.model.arrays import Array, grouped
 from drgn_pageowner.model.heap import (
     LOST,
@@ -364,7 +365,11 @@ def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task
             raw = bytes(records["comm"][rows[first[place]]]).split(b"\0", 1)[0]
             comm = raw.decode(errors="surrogateescape")
         now = inventory.tasks.get(pid)
-        renamed = now if comm is not None and now != comm else None
+        # A snapshot has names with bytes that are no UTF-8 escaped.
+        same = comm is None or (
+            now is not None and without_surrogates(now) == without_surrogates(comm)
+        )
+        renamed = None if same else now
         result.append(Task(pid, comm, int(counts[place]), now is not None, renamed))
     return result
 

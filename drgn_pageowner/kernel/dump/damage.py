@@ -21,6 +21,7 @@ __all__ = (
     "in_words",
     "is_damage",
     "name_of",
+    "unless_mistaken",
     "until_repeated",
 )
 
@@ -66,6 +67,16 @@ def is_damage(error: BaseException) -> bool:
     if isinstance(error, AttributeError):
         return isinstance(error.obj, Object)
     return isinstance(error, DAMAGE)
+
+
+def unless_mistaken(error: BaseException) -> None:
+    """
+    Raise *error* again if it is a mistake in this program, before the dump is blamed for it.
+
+    Exceptions of other kinds than :data:`DAMAGE` pass: they were expected where they were caught.
+    """
+    if isinstance(error, DAMAGE) and not is_damage(error):
+        raise error
 
 
 def in_words(error: BaseException) -> str:
@@ -157,6 +168,7 @@ def every_entry(
             entry.member_(member).read_()
             found.append(entry)
     except DAMAGE as error:
+        unless_mistaken(error)
         known = {int(entry) for entry in found}
         behind: list[Object] = []
         try:

@@ -22,7 +22,10 @@ import numpy as np
 from drgn import Program
 
 from drgn_pageowner.kernel.dump.bulk import page_size, word_dtype
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import (
+    DAMAGE,
+    unless_mistaken,
+)
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.kernel.dump.truncated import keep_to_the_file
 from drgn_pageowner.kernel.dump.vmcoreinfo import VmcoreInfo, vmcoreinfo
@@ -141,6 +144,7 @@ class Kernel:
         try:
             yield
         except DAMAGE as error:
+            unless_mistaken(error)
             (self.gaps if gap else self.losses).append(f"{cost} ({error})")
 
     def _establish(self, facts: dict[Any, Any], function: _Fact[T]) -> T:

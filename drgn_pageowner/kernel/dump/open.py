@@ -62,8 +62,7 @@ def open_program(options: ProgramOptions) -> Program:
     if options.core is not None:
         Kernel.of(prog).contents = keep_to_the_file(prog, path, options.core)
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
-        known = not_a_dump(options.core) if options.core is not None else None
-        raise PageOwnerError(known or _no_vmcoreinfo(options.core or "the guest"))
+        raise PageOwnerError(_no_vmcoreinfo(options.core or "the guest"))
     read_through_page_tables(prog)
     load_symbols(prog, options)
     if options.vmcoreinfo is not None:
@@ -144,6 +143,9 @@ def _attach(prog: Program, options: ProgramOptions) -> str:
     path = ""
     if options.core is not None:
         name = path = options.core
+        other = not_a_dump(name)
+        if other is not None:
+            raise PageOwnerError(other)
         check_headers(name)
         file = rearranged(name)
         if file is not None:
@@ -162,8 +164,6 @@ def _attach(prog: Program, options: ProgramOptions) -> str:
         name, attach = "the running kernel", partial(prog.set_kernel)
     try:
         attach()
-    except IsADirectoryError as error:
-        raise PageOwnerError(f"{name} is a directory: -c takes a vmcore") from error
     except OSError as error:
         raise PageOwnerError(
             f"cannot read {name}: {error.strerror or error}"
@@ -172,12 +172,10 @@ def _attach(prog: Program, options: ProgramOptions) -> str:
     except Exception as error:
         # drgn raises ValueError for unknown formats, and its own exceptions for errors of
         # libkdumpfile or libelf.
-        known = not_a_dump(options.core) if options.core is not None else None
-        if known is None and "vmcoreinfo" in str(error):
-            known = _no_vmcoreinfo(name)
+        if "vmcoreinfo" in str(error):
+            raise PageOwnerError(_no_vmcoreinfo(name)) from error
         raise PageOwnerError(
-            known
-            or f"{name} cannot be opened as a dump ({error}): pass a vmcore in ELF or kdump format"
+            f"{name} cannot be opened as a dump ({error}): pass a vmcore in ELF or kdump format"
         ) from error
     return path
 

@@ -26,7 +26,10 @@ from drgn_pageowner.kernel.dump.bulk import (
     read_bulk,
     struct_dtype,
 )
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import (
+    DAMAGE,
+    unless_mistaken,
+)
 from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
 from drgn_pageowner.kernel.linux.formats import read_only_data
 from drgn_pageowner.kernel.linux.topology import possible_cpus
@@ -232,6 +235,7 @@ def _ranges(kernel: Kernel, size: int, problems: list[str]) -> Iterator[tuple[in
             else:
                 problems.append(f"the allocation tags at {start:#x} have no end: damaged")
     except DAMAGE as error:
+        unless_mistaken(error)
         problems.append(f"not all allocation tags can be found ({error})")
 
 

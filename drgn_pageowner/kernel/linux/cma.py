@@ -9,7 +9,11 @@ import numpy as np
 from drgn import Object
 
 from drgn_pageowner.kernel.dump.bulk import find_object, has_member, read_bulk
-from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
+from drgn_pageowner.kernel.dump.damage import (
+    DAMAGE,
+    name_of,
+    unless_mistaken,
+)
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.sections import pfn_limits
 from drgn_pageowner.model.arrays import Array
@@ -33,6 +37,7 @@ def read_cma_areas(kernel: Kernel, problems: list[str]) -> list[CmaArea]:
         try:
             found += _ranges(kernel, areas[index])
         except DAMAGE as error:
+            unless_mistaken(error)
             problems.append(f"CMA area {index} cannot be read ({error})")
     return found
 

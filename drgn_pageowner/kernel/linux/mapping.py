@@ -11,7 +11,14 @@ from drgn.helpers.linux.fs import for_each_mount, mount_dst
 from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
 
 from drgn_pageowner.kernel.dump.bulk import has_member, symbol_address
-from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, every_entry, name_of, until_repeated
+from drgn_pageowner.kernel.dump.damage import (
+    DAMAGE,
+    chain,
+    every_entry,
+    name_of,
+    unless_mistaken,
+    until_repeated,
+)
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.tasks import comm_of, every_task
 from drgn_pageowner.kernel.linux.translate import mapped_pfn
@@ -73,6 +80,7 @@ def block_device_mappings(kernel: Kernel, problems: list[str]) -> set[int]:
         inodes = every_entry("struct inode", head, "i_sb_list", subject, problems)
         return {int(inode.i_mapping) for inode in inodes}
     except DAMAGE as error:
+        unless_mistaken(error)
         problems.append(f"block devices cannot be read ({error}): their buffers count as files")
         return set()
 

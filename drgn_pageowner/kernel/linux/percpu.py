@@ -19,7 +19,11 @@ from drgn_pageowner.kernel.dump.bulk import (
     read_word,
     symbol_address,
 )
-from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry
+from drgn_pageowner.kernel.dump.damage import (
+    DAMAGE,
+    every_entry,
+    unless_mistaken,
+)
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.topology import online_cpus, possible_cpus
 from drgn_pageowner.model.arrays import Array
@@ -164,6 +168,7 @@ def read_chunks(kernel: Kernel, problems: list[str]) -> PerCpuChunks | None:
             parts.append(np.stack([np.full(len(start), len(chunks)), start, end])[:, inside])
             chunks.append((int(chunk.base_addr), pages, hidden))
     except (IndexError, *DAMAGE) as error:
+        unless_mistaken(error)
         problems.append(f"per-CPU memory cannot be read ({error}): all of it counts as held")
         return None
     found = np.concatenate([np.zeros((3, 0), np.int64), *parts], axis=1)

@@ -13,7 +13,11 @@ from drgn_pageowner.kernel.dump.bulk import (
     read_bulk,
     struct_dtype,
 )
-from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry
+from drgn_pageowner.kernel.dump.damage import (
+    DAMAGE,
+    every_entry,
+    unless_mistaken,
+)
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.model.arrays import Array
 
@@ -41,6 +45,7 @@ def read_percpu_references(kernel: Kernel, problems: list[str]) -> tuple[Array, 
         try:
             parts.append(_of_chunk(kernel, chunk))
         except DAMAGE as error:
+            unless_mistaken(error)
             problems.append(f"the per-CPU chunk at {int(chunk):#x} is damaged ({error})")
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 

@@ -16,7 +16,12 @@ from drgn_pageowner.kernel.dump.bulk import (
     read_array,
     struct_dtype,
 )
-from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of
+from drgn_pageowner.kernel.dump.damage import (
+    DAMAGE,
+    every_entry,
+    name_of,
+    unless_mistaken,
+)
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kasan import find_shadow
 from drgn_pageowner.kernel.linux.kfence import KfencePool, find_kfence
@@ -172,6 +177,7 @@ def _caches(kernel: Kernel, problems: list[str]) -> Iterator[Cache]:
         try:
             yield read_cache(kernel, cache)
         except DAMAGE as error:
+            unless_mistaken(error)
             problems.append(f"the slab cache at {int(cache):#x} is damaged ({error})")
 
 

@@ -16,7 +16,11 @@ from drgn_pageowner.kernel.dump.bulk import (
     read_array,
     symbol_address,
 )
-from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry
+from drgn_pageowner.kernel.dump.damage import (
+    DAMAGE,
+    every_entry,
+    unless_mistaken,
+)
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.kallsyms import module_regions
@@ -237,6 +241,7 @@ def _vmap_areas(kernel: Kernel, problems: list[str]) -> list[Object]:
             head = nodes[index].busy.head.address_of_()
             head.next.read_()
         except DAMAGE as error:
+            unless_mistaken(error)
             problems.append(f"{subject} ends early ({error})")
             break
         found += every_entry(type_, head, "list", subject, problems)

@@ -11,7 +11,11 @@ from drgn import Object, sizeof
 from drgn.helpers.linux.kconfig import get_kconfig
 
 from drgn_pageowner.kernel.dump.bulk import enumerators, find_object, has_member
-from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
+from drgn_pageowner.kernel.dump.damage import (
+    DAMAGE,
+    name_of,
+    unless_mistaken,
+)
 from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
 from drgn_pageowner.kernel.linux.sections import memory_model, pfn_limits
 from drgn_pageowner.kernel.linux.topology import online_nodes
@@ -53,6 +57,7 @@ def _zones(kernel: Kernel) -> tuple[tuple[Zone, ...], list[str]]:
             for zone in _zones_of(number, pgdat):
                 zones.append(_within(zone, max_pfn, problems))
         except DAMAGE as error:
+            unless_mistaken(error)
             problems.append(f"the zones of node {number} cannot be read ({error})")
     return tuple(zones), problems
 

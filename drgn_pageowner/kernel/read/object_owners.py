@@ -10,7 +10,10 @@ from drgn import Object
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.dump.bulk import find_type, gather, read_bulk, struct_dtype, words
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import (
+    DAMAGE,
+    unless_mistaken,
+)
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.alloc_tag import page_references
 from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
@@ -98,6 +101,7 @@ def _stacks(
         try:
             place = _place(kernel, cache)
         except DAMAGE as error:
+            unless_mistaken(error)
             problems.append(f"the slab cache {name} is damaged ({error})")
             continue
         if place is None:
@@ -129,6 +133,7 @@ def _depot_stacks(kernel: Kernel, handles: Array, problems: list[str]) -> Stacks
     try:
         stacks, lost = read_stacks(kernel, wanted)
     except (PageOwnerError, *DAMAGE) as error:
+        unless_mistaken(error)
         problems.append(f"stacks of slab objects are unknown: no stack depot can be read ({error})")
         return Stacks.empty()
     if len(lost):

@@ -8,7 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
-from drgn_pageowner.kernel.dump.damage import DAMAGE, Problems
+from drgn_pageowner.kernel.dump.damage import (
+    DAMAGE,
+    Problems,
+    unless_mistaken,
+)
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.linux.page_ext import PageExtLayout, page_ext_layout, page_owner_state
@@ -104,6 +108,7 @@ def _stacks(kernel: Kernel, problems: Problems, handles: list[int]) -> list[list
     try:
         stacks, bad = read_stacks(kernel, wanted)
     except (PageOwnerError, *DAMAGE) as error:
+        unless_mistaken(error)
         problems.add(str(error))
         stacks, bad = Stacks.empty(), wanted[:0]
     for handle in bad:
