@@ -3,17 +3,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import drgn
-import numpy as np
 from drgn import FaultError
 
 from drgn_pageowner.kernel.dump.kernel import Kernel
-from drgn_pageowner.kernel.dump.truncated import _DESCRIPTOR, _layout
 from drgn_pageowner.kernel.linux.translate import (
     direct_map,
     direct_map_end,
@@ -93,31 +89,3 @@ def _aliases(prog: drgn.Program, patch: Patch) -> list[tuple[int, bool]]:
         if start <= phys < start + image[1] - image[0]:
             found.add((image[0] + phys - start, False))
     return sorted(found)
-
-
-def patch_kdump(path: Path, phys: int, data: bytes) -> None:
-    """Change *data* at the physical address *phys* in a kdump file, in one page of it."""
-    with path.open("r+b") as file:
-        _, block, sub_header, bitmap = _layout(file.read(4096))
-        half = bitmap * block // 2
-        file.seek((1 + sub_header) * block + half)
-        bits = np.unpackbits(np.frombuffer(file.read(half), np.uint8), bitorder="little")
-        pfn, offset = divmod(phys, 4096)
-        assert bits[pfn], "the page is not in the dump"
-        place = (1 + sub_header) * block + 2 * half + int(bits[:pfn].sum()) * _DESCRIPTOR.itemsize
-        page = bytearray(drgn_page(path, pfn))
-        page[offset : offset + len(data)] = data
-        end = file.seek(0, os.SEEK_END)
-        # Not compressed.
-        file.write(page)
-        file.seek(place)
-        row = np.zeros(1, _DESCRIPTOR)
-        row["offset"], row["size"] = end, len(page)
-        file.write(row.tobytes())
-
-
-def drgn_page(path: Path, pfn: int) -> bytes:
-    """One page of a dump."""
-    prog = drgn.Program()
-    prog.set_core_dump(str(path))
-    return prog.read(pfn * 4096, 4096, True)

@@ -11,16 +11,27 @@ tells where. docs/formats.md describes all of it.
 from __future__ import annotations
 
 import json
+import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.errors import PageOwnerError, one_line
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import STORED
+from drgn_pageowner.storage.check import (
+    TABLES,
+    MalformedError,
+    check_json,
+    columns_of_table,
+    record_columns,
+    require,
+    rows_of_stream,
+)
 from drgn_pageowner.storage.files import cannot_write, replacing
 
 __all__ = ("VERSION", "Columns", "Container", "write_container")
@@ -31,7 +42,19 @@ VERSION = 1
 _KEY = "drgn_pageowner"
 _ROWS = 1 << 20
 _LEVEL = 9
+# TASK_COMM_LEN.
+_COMM = 16
 _NEEDS = "reading and saving snapshots"
+# Columns of all records; and those that they have if they were read from memory.
+_LEAST = frozenset(("pfn", "order", "allocated", "handle"))
+_ALWAYS = _LEAST | {
+    "gfp_mask",
+    "migratetype",
+    "pageblock_migratetype",
+    "page_flags",
+    "node",
+    "zone",
+}
 # Columns to delta-encode; the others have few distinct values and are dictionary-encoded.
 _DIFFERENCES = tuple(name for name, column in STORED.items() if column.differences)
 
@@ -69,9 +92,11 @@ def _array(column: Any) -> Array:
         if isinstance(column, pa.ChunkedArray):
             column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
         names = column.dictionary.to_pylist()
-        values = np.array(names or [b""], f"S{max([16, *map(len, names)])}")
+        require(all(type(name) is bytes and len(name) <= _COMM for name in names), "comm")
+        values = np.array(names or [b""], f"S{_COMM}")
         result: Array = values[column.indices.to_numpy(zero_copy_only=False)]
         return result
+    require(not pa.types.is_binary(column.type), "a column is no number")
     return np.asarray(column.to_numpy())
 
 
@@ -155,6 +180,14 @@ def write_container(
         raise cannot_write(path, error) from error
 
 
+def _parsed(text: bytes) -> Any:
+    return json.loads(text, parse_constant=_no_number)
+
+
+def _no_number(name: str) -> Any:
+    raise MalformedError(f"{name} is no number")
+
+
 class Container:
     """A file that :func:`write_container` wrote."""
 
@@ -169,7 +202,7 @@ class Container:
         try:
             self._map = pa.memory_map(path)
             about = pq.read_metadata(self._map)
-            self.names: list[str] = about.schema.names
+            self.names: list[str] = about.schema.to_arrow_schema().names
             """Columns of the records."""
             self._file = pq.ParquetFile(
                 self._map,
@@ -206,15 +239,61 @@ class Container:
         text = metadata.get(f"{_KEY}.head", b"")
         if str(zlib.crc32(text)).encode() != metadata.get(f"{_KEY}.crc32"):
             raise self.damaged()
-        self.head: dict[str, Any] = json.loads(text)
-        # Nothing else protects the names in Parquet's own schema; files of before have them there
-        # alone.
-        if self.head.get("columns", self.names) != self.names:
-            raise self.damaged()
+        with self.checked():
+            check_json(text)
+            self.head: dict[str, Any] = _parsed(text)
+            # Nothing else protects the names in Parquet's own schema; files of before have them
+            # there alone.
+            require(self.head.get("columns", self.names) == self.names, "columns")
+            self._check_head()
 
-    def damaged(self) -> PageOwnerError:
+    def _check_head(self) -> None:
+        head = self.head
+        parts = head["parts"]
+        for part in parts.values():
+            numbers = (part["offset"], part["length"], part["crc32"])
+            require(all(type(number) is int and number >= 0 for number in numbers), "parts")
+            require(part["offset"] + part["length"] <= self._map.size(), "parts")
+        rows, allocated = self._file.metadata.num_rows, head["allocated"]
+        require(type(allocated) is int and 0 <= allocated <= rows, "allocated")
+        for name, kind in (("unavailable", str), ("facts", object)):
+            require(isinstance(head[name], dict), name)
+            require(all(isinstance(value, kind) for value in head[name].values()), name)
+        modules = head["modules"]
+        require(isinstance(modules, list) and all(type(m) is str for m in modules), "modules")
+        if "records" not in head["unavailable"] and head["facts"]["page_owner"] == "on":
+            # Records that a text says lack what it does not say, and pages.
+            always = _ALWAYS if "memory" not in head["unavailable"] else _LEAST
+            lacking = always - set(self.names)
+            require(not lacking, f"records lack {', '.join(sorted(lacking))}")
+        # No page has more than one record.
+        self._most_rows = head["facts"]["max_pfn"]
+        require(type(self._most_rows) is int and self._most_rows >= 0, "max_pfn")
+        require(rows <= self._most_rows, "there are more records than pages")
+
+    def damaged(self, reason: str = "") -> PageOwnerError:
         """Return the error for a file that is not what was written."""
-        return PageOwnerError(f"{self.path} is damaged: save it again")
+        return PageOwnerError(
+            f"{self.path} is damaged{f' ({reason})' if reason else ''}: save it again"
+        )
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """
+        Take what goes wrong in the block for a fault of the file, which is all that it works on.
+
+        :raises PageOwnerError: instead of what the wrong types, numbers and lengths raise
+        """
+        try:
+            yield
+        except PageOwnerError:
+            raise
+        except MalformedError as error:
+            raise self.damaged(str(error)) from error
+        except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            raise self.damaged(one_line(error)) from error
+        except (_pyarrow().ArrowException, OSError, MemoryError, struct.error) as error:
+            raise self.damaged(one_line(error)) from error
 
     def __contains__(self, part: str) -> bool:
         return part in self.head["parts"]
@@ -228,39 +307,49 @@ class Container:
 
     def document(self, name: str) -> Any:
         """Read the JSON document *name*."""
-        pa = _pyarrow()
-        data = memoryview(self._piece(name))
-        size = int.from_bytes(data[:8], "little")
-        text: bytes = pa.Codec("zstd").decompress(data[8:], size, asbytes=True)
-        return json.loads(text)
+        with self.checked():
+            data = memoryview(self._piece(name))
+            size = int.from_bytes(data[:8], "little")
+            check_json(data, size)
+            text: bytes = _pyarrow().Codec("zstd").decompress(data[8:], size, asbytes=True)
+            check_json(text)
+            return _parsed(text)
 
     def table(self, name: str) -> Columns:
         """Read the table *name*: arrays (which cannot be written to), text as lists."""
         pa = _pyarrow()
-        options = pa.ipc.IpcReadOptions(use_threads=False)
-        with pa.ipc.open_stream(pa.py_buffer(self._piece(name)), options=options) as reader:
-            table = reader.read_all()
-        result: Columns = {}
-        for column in table.column_names:
-            values = table.column(column)
-            texts = pa.types.is_dictionary(values.type)
-            result[column] = values.to_pylist() if texts else values.to_numpy()
-        return result
+        with self.checked():
+            piece = pa.py_buffer(self._piece(name))
+            options = pa.ipc.IpcReadOptions(use_threads=False)
+            with pa.ipc.open_stream(piece, options=options) as reader:
+                known = [field for field in reader.schema.names if field in TABLES.get(name, ())]
+                for message in pa.ipc.MessageReader.open_stream(piece):
+                    # A slab object has at least 8 bytes, and a page of the largest kind 64 KiB.
+                    rows_of_stream(message, len(reader.schema), 64 + 8192 * self._most_rows)
+                table = reader.read_all()
+                table.validate(full=True)
+            result: Columns = {}
+            for column in known:
+                values = table.column(column)
+                texts = pa.types.is_dictionary(values.type)
+                result[column] = values.to_pylist() if texts else values.to_numpy()
+            return columns_of_table(name, result)
 
     def records(self, names: Iterable[str], *, freed: bool) -> dict[str, Array]:
         """Read the columns *names* of the records, *freed* ones too if so, in the order of PFNs."""
-        wanted = list(names)
+        wanted = [name for name in names if name in STORED]
         groups, rows = [], 0
         for group in range(self._file.num_row_groups):
             if freed or rows < self.head["allocated"]:
                 groups.append(group)
             rows += self._file.metadata.row_group(group).num_rows
-        try:
+        with self.checked():
             table = self._file.read_row_groups(groups, columns=wanted, use_threads=False)
-            columns = {name: _array(table.column(name)) for name in wanted}
-        except Exception as error:
-            raise self.damaged() from error
-        allocated = self.head["allocated"]
+            columns = record_columns({name: _array(table.column(name)) for name in wanted})
+            require({"pfn", "order", "allocated"} <= columns.keys(), "records lack a column")
+            allocated = self.head["allocated"]
+            if not freed:
+                require(len(table) == allocated, "allocated")
         if freed and len(table) > allocated:
             order = np.argsort(columns["pfn"], kind="stable")
             columns = {name: column[order] for name, column in columns.items()}

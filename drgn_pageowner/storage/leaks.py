@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.model.heap import Inventory, LeakSearch, LostObjects
+from drgn_pageowner.model.heap import Inventory, LeakSearch, LostObjects, Reachability
 from drgn_pageowner.model.stacks import Frame
+from drgn_pageowner.storage.check import check_search, require, within
 from drgn_pageowner.storage.container import Columns, Container
+from drgn_pageowner.storage.plain import restore
 from drgn_pageowner.storage.records import frame_table, read_frames
 
 __all__ = ("load_search", "search_tables")
@@ -58,23 +60,35 @@ def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]
 
 def load_search(file: Container, inventory: Inventory) -> LeakSearch:
     """Load the argument of :func:`search_tables`."""
+    with file.checked():
+        return _search(file, inventory)
+
+
+def _search(file: Container, inventory: Inventory) -> LeakSearch:
+    require(inventory.records is not None, "leaks without records")
     assert inventory.records is not None
-    table = file.table("leaks")
+    table, known = file.table("leaks"), file.document("leaks_of")
+    check_search(table, inventory.records)
     return LeakSearch(
         inventory=inventory,
         records=inventory.records,
         allocation=np.arange(len(table["role"]), dtype=np.int32) - table["distance"],
         role=table["role"],
         verdict=table["verdict"],
-        pages_missing=file.document("leaks_of")["pages_missing"],
-        number_chance=file.document("leaks_of").get("number_chance", []),
-        lost=_lost_objects(file),
+        pages_missing=restore(int, known["pages_missing"]),
+        number_chance=restore(list[float], known.get("number_chance", [])),
+        lost=_lost_objects(file, len(inventory.slabs.caches)),
     )
 
 
-def _lost_objects(file: Container) -> LostObjects:
+def _lost_objects(file: Container, caches: int) -> LostObjects:
     table = file.table("lost_objects")
     frames, depths = read_frames(file.table("lost_frames")), file.table("lost_stacks")["depth"]
+    within(depths, 0, len(frames) + 1, "lost_stacks")
+    require(int(depths.sum()) == len(frames), "lost_frames")
+    within(table["stack"], -1, len(depths), "lost_objects")
+    within(table["cache"], 0, caches, "lost_objects")
+    within(table["verdict"], 0, max(Reachability) + 1, "lost_objects")
     ends = np.cumsum(depths).tolist()
     stacks = [frames[end - depth : end] for end, depth in zip(ends, depths.tolist(), strict=True)]
     return LostObjects(

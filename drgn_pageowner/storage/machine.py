@@ -13,6 +13,7 @@ from drgn_pageowner.model.heap import Area, Inventory, Slabs, area_of_text, reco
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.pages import CmaArea, FreeLists, Memory, Pages, ZoneStats
 from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.storage.check import check_memory, check_slabs, check_uses, require, within
 from drgn_pageowner.storage.container import Columns, Container
 from drgn_pageowner.storage.plain import as_json, restore
 
@@ -73,6 +74,13 @@ def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
 
 def load_memory(file: Container, facts: Facts, names: Names, columns: Iterable[str]) -> Memory:
     """What :func:`~drgn_pageowner.kernel.read.pages.read_memory` returns for the dump itself."""
+    with file.checked():
+        memory = _memory(file, facts, names, columns)
+        check_memory(memory, names)
+        return memory
+
+
+def _memory(file: Container, facts: Facts, names: Names, columns: Iterable[str]) -> Memory:
     known = file.document("memory")
     ranges, table = file.table("page_ranges"), file.table("pages")
     wanted = {"state", "zone", "free_order", *columns}
@@ -85,7 +93,7 @@ def load_memory(file: Container, facts: Facts, names: Names, columns: Iterable[s
         starts=ranges["start_pfn"],
         offsets=np.concatenate([[0], np.cumsum(ranges["pages"])]).astype(np.int64),
         columns=kept,
-        missing=known["missing"],
+        missing=restore(int, known["missing"]),
     )
     return Memory(
         pages=pages,
@@ -97,16 +105,18 @@ def load_memory(file: Container, facts: Facts, names: Names, columns: Iterable[s
         ),
         cma=_cma_areas(known["cma"], file.table("cma_pages")["allocated"]),
         zonelists=restore(dict[int, tuple[int, ...]], known["zonelists"]),
-        extfrag_threshold=known["extfrag_threshold"],
-        defrag_mode=known.get("defrag_mode", False),
-        extfrag_format=known["extfrag_format"],
-        problems=list(known["problems"]),
+        extfrag_threshold=restore(int, known["extfrag_threshold"]),
+        defrag_mode=restore(bool, known.get("defrag_mode", False)),
+        extfrag_format=restore(str, known["extfrag_format"]),
+        problems=restore(list[str], known["problems"]),
     )
 
 
 def _cma_areas(rows: list[list[Any]], allocated: Array) -> tuple[CmaArea, ...]:
     areas, position = [], 0
-    for name, start, pages, order, length in rows:
+    for row in rows:
+        name, start, pages, order, length = restore(tuple[str, int, int, int, int], row)
+        require(length >= 0, "cma")
         areas.append(CmaArea(name, start, pages, order, allocated[position : position + length]))
         position += length
     return tuple(areas)
@@ -145,39 +155,50 @@ def load_inventory(
 ) -> Inventory:
     """Load the equivalent of :func:`~drgn_pageowner.kernel.read.inventory.read_inventory`."""
     memory = load_memory(file, facts, names, _INVENTORY_PAGES)
+    with file.checked():
+        return _inventory(file, memory, records)
+
+
+def _inventory(file: Container, memory: Memory, records: Snapshot | None) -> Inventory:
     known, uses = file.document("inventory"), file.table("page_uses")
+    check_uses(uses["metadata"], len(memory.pages))
     return Inventory(
         memory=memory,
         records=records,
         record_of_row=record_of_row(memory.pages, records),
-        slabs=_slabs(file, known),
-        areas=_areas(file),
+        slabs=_slabs(file, known, len(memory.pages)),
+        areas=_areas(file, len(memory.pages)),
         metadata=uses["metadata"],
         buffers=uses["buffers"],
-        modules=known["modules"],
+        modules=restore(list[str], known["modules"]),
         tasks=restore(dict[int, str], known["tasks"]),
-        counters=known["counters"],
-        problems=list(known["problems"]),
-        gaps=list(known.get("gaps", ())),
+        counters=restore(dict[str, int], known["counters"]),
+        problems=restore(list[str], known["problems"]),
+        gaps=restore(list[str], known.get("gaps", [])),
     )
 
 
-def _slabs(file: Container, known: dict[str, Any]) -> Slabs:
-    table = file.table("slabs")
+def _slabs(file: Container, known: dict[str, Any], rows: int) -> Slabs:
+    table, caches = file.table("slabs"), restore(list[str], known["caches"])
+    check_slabs(table, file.table("slab_objects")["allocated"], len(caches), rows)
     start = np.zeros(len(table["objects"]) + 1, np.int64)
     np.cumsum(table["objects"], out=start[1:])
     return Slabs(
-        caches=known["caches"],
+        caches=caches,
         start=start,
         allocated=file.table("slab_objects")["allocated"],
         sheaves=file.table("slab_sheaves")["address"],
-        problems=list(known["slab_problems"]),
+        problems=restore(list[str], known["slab_problems"]),
         **table,
     )
 
 
-def _areas(file: Container) -> list[Area]:
+def _areas(file: Container, pages: int) -> list[Area]:
     table, rows = file.table("areas"), file.table("area_pages")["row"]
+    within(rows, -1, pages, "area_pages")
+    within(table["pages"], 0, len(rows) + 1, "areas")
+    require(int(table["pages"].sum()) == len(rows), "area_pages")
+    require(None not in table["kind"], "areas")
     parts = np.split(rows, np.cumsum(table["pages"])[:-1]) if len(table["pages"]) else []
     return [
         area_of_text(text, start, size, part)

@@ -38,23 +38,44 @@ def restore(hint: Any, value: Any) -> Any:
 
     :param hint: Its type; members of classes that are not in *value* get their defaults, and those
         that the classes do not have are left out.
-    :raises TypeError: if *value* is nothing of the kind, as are the other exceptions of a class
-        that is made of the wrong members
+    :raises TypeError: if *value* is nothing of the kind
     """
     origin, arguments = get_origin(hint), get_args(hint)
-    if value is None or hint is Any:
+    if hint is Any:
         return value
     if origin in (Union, types.UnionType):
+        if value is None and types.NoneType in arguments:
+            return None
         return restore(next(kind for kind in arguments if kind is not types.NoneType), value)
     if origin is tuple:
         kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        _expect(list, value)
+        if len(kinds) != len(value):
+            raise TypeError(f"{len(value)} items instead of {len(kinds)}")
         return tuple(map(restore, kinds, value))
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {restore(arguments[0], key): restore(arguments[1], v) for key, v in value.items()}
+        _expect(dict, value)
+        return {_key(arguments[0], key): restore(arguments[1], v) for key, v in value.items()}
     if origin is not None:
+        _expect(list, value)
         items = [restore(arguments[0], item) for item in value]
         return items if origin is list else tuple(items)
     if is_dataclass(hint) or hasattr(hint, "_fields"):
+        _expect(dict, value)
         known = _hints(hint)
         return hint(**{k: restore(known[k], v) for k, v in value.items() if k in known})
-    return hint(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    _expect(hint, value)
+    return value
+
+
+def _expect(kind: type, value: Any) -> None:
+    # A bool is an int, too.
+    if type(value) is not kind:
+        raise TypeError(f"{type(value).__name__} instead of {kind.__name__}")
+
+
+def _key(kind: type, text: str) -> Any:
+    """A key of a mapping: JSON has only text."""
+    return text if kind is str else kind(text)

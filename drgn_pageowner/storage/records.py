@@ -15,6 +15,7 @@ from drgn_pageowner.model.kernel import Facts, Names, TextFormats
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
 from drgn_pageowner.model.stacks import Frame, SourceFrame, StackList, Stacks
 from drgn_pageowner.model.tags import Tags
+from drgn_pageowner.storage.check import check_records, require, within
 from drgn_pageowner.storage.container import Columns, Container
 from drgn_pageowner.storage.plain import as_json, restore
 from drgn_pageowner.storage.tags import place_table, tag_places
@@ -150,12 +151,28 @@ def load_records(
     file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
 ) -> Snapshot:
     """Return what :func:`~drgn_pageowner.kernel.read.records.snapshot` returned for the dump."""
+    with file.checked():
+        found = _load(file, facts, names, columns, freed=freed)
+        check_records(found)
+        return found
+
+
+def _load(
+    file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
+) -> Snapshot:
     known = file.document("records")
     wanted = None if columns is None else frozenset(columns)
     chosen = file.names
     if wanted is not None:
         kept = wanted | {"pfn", "order", "allocated"}
         chosen = [name for name in file.names if name in kept]
+    coverage = restore(dict[str, Any], known["coverage"])
+    for name in ("covered", "uncovered", "missing", "allocated", "freed"):
+        require(type(coverage[name]) is int, "coverage")
+    if coverage.get("stack_depot") is not None:
+        for name in ("pools", "bytes"):
+            require(type(coverage["stack_depot"][name]) is int, "coverage")
+        require(type(coverage["stack_depot"]["capacity"]) in (int, type(None)), "coverage")
     rows = file.records(chosen, freed=freed)
     basic = wanted is not None and not wanted & _OTHER_COLUMNS
     tags = _read_record_tags(file) if "record_tags" in file and "tag" in rows else None
@@ -164,7 +181,7 @@ def load_records(
             facts,
             panic_message=None,
             now_ns=latest(facts.now_ns, rows),
-            layout=known["layout"],
+            layout=_layout(known["layout"]),
             formats=restore(TextFormats, known["formats"]) if wanted is None else None,
         ),
         names=names,
@@ -172,10 +189,23 @@ def load_records(
         stacks=_read_stacks(file, rows, freed),
         symbolizer=_SavedSymbols(file),
         memcgs=restore(tuple[Memcg, ...], known["memcgs"]) if "memcg" in rows else (),
-        coverage=known["coverage"],
-        problems=list(known["basic_problems" if basic else "problems"]),
+        coverage=coverage,
+        problems=restore(list[str], known["basic_problems" if basic else "problems"]),
         tags=tags,
     )
+
+
+def _layout(known: Any) -> dict[str, Any]:
+    layout: dict[str, Any] = restore(dict[str, Any], known)
+    members = layout.get("members", [])
+    require(isinstance(members, list) and all(type(name) is str for name in members), "layout")
+    if not members or "text" in layout:
+        # Of records that a text says, or of tags alone, nothing was decoded.
+        return layout
+    for name, kind in (("record", str), ("page_owner_offset", int), ("page_ext_size", int)):
+        require(type(layout[name]) is kind, "layout")
+    require(isinstance(layout.get("stack_depot", ""), str), "layout")
+    return layout
 
 
 def _read_record_tags(file: Container) -> Tags:
@@ -183,7 +213,8 @@ def _read_record_tags(file: Container) -> Tags:
     places = tag_places(file.table("record_tags"))
     nothing = np.zeros(len(places), np.int64)
     every = np.ones(len(places), bool)
-    return Tags(places, nothing, nothing, ~every, file.head.get("tags_version", ""), every, every)
+    version = restore(str, file.head.get("tags_version", ""))
+    return Tags(places, nothing, nothing, ~every, version, every, every)
 
 
 def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks:
@@ -192,10 +223,14 @@ def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks
     if not kinds:
         return Stacks.empty()
     table = file.table("stacks")
-    pcs = file.table("pcs")["pc"][file.table("stack_frames")["frame"]]
+    known, frames = file.table("pcs")["pc"], file.table("stack_frames")["frame"]
+    within(frames, 0, len(known), "stack_frames")
+    pcs = known[frames]
     bits = sum(int(_bit(state, kind)) for kind in kinds for state in range(1 + freed))
     needed = (table["used_by"] & np.uint8(bits)) != 0
     depths = table["depth"].astype(np.int64)
+    within(depths, 0, len(frames) + 1, "stacks")
+    require(int(depths.sum()) == len(frames), "stack_frames")
     if not needed.all():
         pcs = pcs[np.repeat(needed, depths)]
         table = {name: column[needed] for name, column in table.items()}
@@ -231,16 +266,25 @@ def stack_list_tables(listed: StackList) -> dict[str, Columns]:
 
 def load_stack_list(file: Container) -> StackList:
     """What :func:`stack_list_tables` made tables of."""
+    with file.checked():
+        return _stack_list(file)
+
+
+def _stack_list(file: Container) -> StackList:
     table = file.table("stack_list")
+    pcs, frames = file.table("stack_list_pcs")["pc"], file.table("stack_list_frames")["frame"]
+    within(frames, 0, len(pcs), "stack_list_frames")
+    within(table["depth"], 0, len(frames) + 1, "stack_list")
+    require(int(table["depth"].sum()) == len(frames), "stack_list_frames")
     offsets = np.zeros(len(table["depth"]) + 1, np.int64)
     np.cumsum(table["depth"], out=offsets[1:])
     return StackList(
         handles=table["handle"],
         pages=table["pages"],
         offsets=offsets,
-        pcs=file.table("stack_list_pcs")["pc"][file.table("stack_list_frames")["frame"]],
+        pcs=pcs[frames],
         symbolizer=_SavedSymbols(file, "stack_list_names"),
-        threshold=file.head["stack_list_threshold"],
+        threshold=restore(int | None, file.head["stack_list_threshold"]),
     )
 
 
@@ -248,7 +292,8 @@ def read_source(file: Container) -> dict[int, list[SourceFrame]] | None:
     """Return the saved inlined functions and source lines by PC; ``None`` if none were saved."""
     if "source" not in file:
         return None
-    found: dict[int, list[SourceFrame]] = restore(
-        dict[int, list[SourceFrame]], file.document("source")
-    )
-    return found
+    with file.checked():
+        found: dict[int, list[SourceFrame]] = restore(
+            dict[int, list[SourceFrame]], file.document("source")
+        )
+        return found

@@ -18,6 +18,7 @@ from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame, SourceFrame, StackList
 from drgn_pageowner.model.tags import TagUse
+from drgn_pageowner.storage.check import check_facts, check_names
 from drgn_pageowner.storage.container import Container
 from drgn_pageowner.storage.plain import restore
 from drgn_pageowner.storage.records import load_records, load_stack_list, read_source
@@ -57,17 +58,21 @@ class SnapshotSession:
 
     @cached_property
     def _facts(self) -> Facts:
-        facts: Facts = restore(Facts, self._file.head["facts"])
-        return facts
+        with self._file.checked():
+            facts: Facts = restore(Facts, self._file.head["facts"])
+            check_facts(facts)
+            return facts
 
     @cached_property
     def _names(self) -> Names:
-        names: Names = restore(Names, self._file.document("names"))
-        return names
+        with self._file.checked():
+            names: Names = restore(Names, self._file.document("names"))
+            check_names(names)
+            return names
 
     def _facts_of_memory(self) -> Facts:
         # The panic message is no part of what is read of memory.
-        return restore(Facts, {**self._file.head["facts"], "panic_message": None})  # type: ignore[no-any-return]
+        return replace(self._facts, panic_message=None)
 
     def members(self) -> Mapping[str, Session]:
         return {self.path: self}
@@ -95,10 +100,11 @@ class SnapshotSession:
         return load_tag_use(self._file, self._facts.page_size)
 
     def owner_sources(self) -> Sequence[OwnerSource]:
-        saved: list[OwnerSource] = restore(
-            list[OwnerSource], self._file.head.get("owner_sources", [])
-        )
-        return saved
+        with self._file.checked():
+            saved: list[OwnerSource] = restore(
+                list[OwnerSource], self._file.head.get("owner_sources", [])
+            )
+            return saved
 
     def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
         if self._source is None:
@@ -137,8 +143,9 @@ class SnapshotSession:
 
     def crash(self) -> Crash:
         # Files of before it was saved know nothing of it.
-        crash: Crash = restore(Crash, self._file.head.get("crash", {}))
-        return crash
+        with self._file.checked():
+            crash: Crash = restore(Crash, self._file.head.get("crash", {}))
+            return crash
 
     def heap(self) -> Heap:
         self._only_memory_knows("who points to whom")

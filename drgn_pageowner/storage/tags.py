@@ -9,7 +9,9 @@ from dataclasses import fields
 import numpy as np
 
 from drgn_pageowner.model.tags import Tag, Tags, TagSums, TagUse
+from drgn_pageowner.storage.check import require
 from drgn_pageowner.storage.container import Columns, Container
+from drgn_pageowner.storage.plain import restore
 
 __all__ = ("load_tag_use", "place_table", "tag_places", "tag_tables")
 
@@ -28,6 +30,8 @@ def place_table(places: Sequence[Tag]) -> Columns:
 
 def tag_places(table: Columns) -> list[Tag]:
     """The rows of :func:`place_table`."""
+    for name in ("filename", "function"):
+        require(None not in table[name], "tags")
     return [
         Tag(filename, lineno, module, function)
         for filename, lineno, module, function in zip(
@@ -51,12 +55,17 @@ def tag_tables(use: TagUse) -> dict[str, Columns]:
 
 def load_tag_use(file: Container, page_size: int) -> TagUse:
     """What :func:`tag_tables` made a table of."""
+    with file.checked():
+        return _tag_use(file, page_size)
+
+
+def _tag_use(file: Container, page_size: int) -> TagUse:
     table = file.table("tags")
     places = tag_places(table)
-    problems = file.head["tags_problems"]
+    problems = restore(list[str], file.head["tags_problems"])
     tags = Tags(
         places,
-        version=file.head["tags_version"],
+        version=restore(str, file.head["tags_version"]),
         problems=problems,
         **{name: table[name] for name in _OF_TAGS},
     )

@@ -5,7 +5,9 @@ Damage real dumps at random, for as long as you like, and say what became of it.
 
   run.py --minutes 30 --seed 1               fields of structures, and files, of every dump
   run.py --minutes 5 --dumps linux-6.1/traps --only fields
+  run.py --minutes 5 --only snapshots        what `save` wrote, with other types and numbers in it
   run.py --dump linux-6.1/traps --patch 0xffffffff81cf2810=00 --ask info     one input again
+  run.py --dump linux-6.1/traps --snapshot 1/42 --ask info                   one snapshot again
 
 Prints how many inputs there were and how they ended, and for each fault what runs it again.
 Exit status: 0 without faults.
@@ -32,6 +34,8 @@ import hypothesis  # noqa: E402
 from conftest import Dump, bundled  # noqa: E402
 from damaged import Patch  # noqa: E402
 from files import Change, changes, judge_file  # noqa: E402
+from pyarrow import ArrowException  # noqa: E402
+from snapshots import SnapshotParts, judge_snapshot, mutated, take_apart, write  # noqa: E402
 from strategies import Input, inputs  # noqa: E402
 from verdict import Outcome, judge  # noqa: E402
 
@@ -129,8 +133,47 @@ def _files(dump: Dump, report: Report, seed: int, examples: int, until: float) -
             report.add(f"--dump {dump.name} --file {change}", [name], [outcome])
 
 
+def _snapshots(dump: Dump, report: Report, seed: int, examples: int, until: float) -> None:
+    """*examples* changed snapshots, or as many as there is time for."""
+    with tempfile.TemporaryDirectory() as directory:
+        parts = _saved(dump, Path(directory))
+        for number in range(examples):
+            if time.monotonic() > until:
+                return
+            what, outcomes = _snapshot(parts, seed, number, Path(directory), ())
+            report.add(f"--dump {dump.name} --snapshot {seed}/{number}", [what], outcomes)
+
+
+def _saved(dump: Dump, directory: Path) -> SnapshotParts:
+    path = directory / "whole.parquet"
+    dump.run("save", "--leaks", "--source", path, check=True)
+    return take_apart(path)
+
+
+def _snapshot(
+    parts: SnapshotParts, seed: int, number: int, directory: Path, asked: tuple[str, ...]
+) -> tuple[str, list[Outcome]]:
+    path = directory / "changed.parquet"
+    changed, what, questions = mutated(parts, seed, number)
+    try:
+        write(changed, path)
+    except (ArrowException, ValueError, TypeError, AttributeError, OverflowError) as error:
+        # Not every change can be written.
+        return f"{what}: {error}", []
+    return what, judge_snapshot(path, asked or questions)
+
+
 def _again(args: argparse.Namespace) -> int:
     dump = bundled(args.dump)
+    if args.snapshot:
+        seed, _, number = args.snapshot.partition("/")
+        with tempfile.TemporaryDirectory() as directory:
+            parts = _saved(dump, Path(directory))
+            what, outcomes = _snapshot(
+                parts, int(seed), int(number), Path(directory), tuple(args.ask)
+            )
+        print(what)
+        return _say(outcomes)
     if args.file:
         with tempfile.TemporaryDirectory() as directory:
             outcomes = [
@@ -149,6 +192,9 @@ def _say(outcomes: list[Outcome]) -> int:
     return any(outcome.kind == "fault" for outcome in outcomes)
 
 
+_KINDS = (("fields", _fields, 25), ("files", _files, 10), ("snapshots", _snapshots, 25))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -159,7 +205,10 @@ def main() -> int:
     parser.add_argument("--dump", metavar="NAME", help="of one input to run again")
     parser.add_argument("--patch", action="append", default=[], metavar="ADDRESS=BYTES")
     parser.add_argument("--file", metavar="CHANGE")
-    parser.add_argument("--only", choices=("fields", "files"), help="one kind of damage")
+    parser.add_argument("--snapshot", metavar="SEED/NUMBER")
+    parser.add_argument(
+        "--only", choices=("fields", "files", "snapshots"), help="one kind of damage"
+    )
     parser.add_argument("--ask", action="append", default=[], metavar="COMMAND")
     args = parser.parse_args()
     if args.dump:
@@ -169,10 +218,9 @@ def main() -> int:
     seed = args.seed
     while time.monotonic() < until:
         for name in args.dumps:
-            if args.only != "files":
-                _fields(bundled(name), report, seed, 25, until)
-            if args.only != "fields":
-                _files(bundled(name), report, seed, 10, until)
+            for kind, damage, examples in _KINDS:
+                if args.only in (None, kind):
+                    damage(bundled(name), report, seed, examples, until)
         seed += 1
     report.print()
     return 1 if report.faults else 0

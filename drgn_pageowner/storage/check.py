@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Check what a saved file says before anything is computed from it.
+
+Checksums only show that a file is what somebody wrote. Its numbers index arrays and say how large
+others are: each is held to what there is, so that a file that was damaged, or made to harm, is
+refused in a line. Tables and columns that are not known here are of a later version and ignored.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.columns import STORED
+from drgn_pageowner.model.heap import Metadata, Reachability, Role
+from drgn_pageowner.model.kernel import Facts, Names
+from drgn_pageowner.model.pages import Memory, PageState
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.tags import TagSums
+
+__all__ = (
+    "MalformedError",
+    "check_facts",
+    "check_json",
+    "check_memory",
+    "check_names",
+    "check_records",
+    "check_search",
+    "check_slabs",
+    "check_uses",
+    "columns_of_table",
+    "record_columns",
+    "require",
+    "rows_of_stream",
+    "within",
+)
+
+TEXT = "text"
+_PLACES = {"filename": TEXT, "module": TEXT, "function": TEXT, "lineno": "i8"}
+TABLES: dict[str, dict[str, str]] = {
+    "stacks": {"handle": "u4", "depth": "i4", "used_by": "u1", "kernel_pages": "i8"},
+    "stack_frames": {"frame": "i4"},
+    "pcs": {"pc": "u8"},
+    "frames": {"pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT},
+    "page_ranges": {"start_pfn": "i8", "pages": "i8"},
+    "pages": {
+        "flags": "u8", "free_order": "i1", "head": "i8", "mapcount": "i4", "mapping": "u8",
+        "refcount": "i4", "state": "u1", "zone": "u1",
+    },
+    "pageblocks": {"migratetype": "i1"},
+    "free_blocks": {"row": "i8", "order": "i1", "zone": "u1", "migratetype": "i1", "pcp": "b1"},
+    "cma_pages": {"allocated": "b1"},
+    "page_uses": {"metadata": "u1", "buffers": "b1"},
+    "slabs": {
+        "cache": "i4", "row": "i8", "pages": "i8", "first": "i8", "stride": "i8", "size": "i8",
+        "objects": "i8",
+    },
+    "slab_objects": {"allocated": "b1"},
+    "slab_sheaves": {"address": "u8"},
+    "areas": {"start": "u8", "size": "u8", "pages": "i8", "kind": TEXT},
+    "area_pages": {"row": "i8"},
+    "leaks": {"pfn": "i8", "distance": "i4", "role": "u1", "verdict": "u1"},
+    "lost_objects": {
+        "cache": "i4", "size": "i8", "verdict": "u1", "address": "u8", "stack": "i4", "pid": "i8",
+        "tag": TEXT,
+    },
+    "lost_stacks": {"depth": "i4"},
+    "lost_frames": {"pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT},
+    "record_tags": _PLACES,
+    "tags": {
+        **_PLACES, "bytes": "i8", "calls": "i8", "inaccurate": "b1", "listed": "b1",
+        "counted": "b1", "page_allocations": "i8", "pages": "i8", "objects": "i8",
+        "object_bytes": "i8", "percpu_allocations": "i8", "percpu_bytes": "i8",
+    },
+    "stack_list": {"handle": "u4", "pages": "i8", "depth": "i4"},
+    "stack_list_frames": {"frame": "i4"},
+    "stack_list_pcs": {"pc": "u8"},
+    "stack_list_names": {
+        "pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT,
+    },
+}  # fmt: skip
+"""The columns of every table, and the types that they are read as."""
+
+# Columns that not every kernel has, and those that files of before lack.
+_OPTIONAL = {
+    ("stacks", "kernel_pages"),
+    ("lost_objects", "tag"),
+    *(("tags", field.name) for field in fields(TagSums)),
+}
+# Of JSON: a value takes up to 100 bytes of memory when it is read. The largest documents (source
+# lines of every stack of a machine with 8 GiB) have some 100,000.
+_MOST_VALUES = 4 << 20
+_MOST_TEXT = 128 << 20
+# What rows take besides their columns' values: validity, offsets, padding, the texts themselves.
+_BYTES_PER_ROW = 64
+_BYTES_PER_TABLE = 16 << 20
+# A physical address has at most 52 bits on all architectures, a page 12 of them at least.
+_MOST_PAGES = 1 << 40
+
+
+class MalformedError(ValueError):
+    """What a file says cannot be."""
+
+
+def require(condition: Any, what: str) -> None:
+    """:raises MalformedError: unless *condition*"""
+    if not condition:
+        raise MalformedError(what)
+
+
+def within(values: Array, low: int, end: int, what: str) -> None:
+    """:raises MalformedError: unless all *values* are from *low* up to *end*, which is excluded"""
+    if len(values):
+        require(low <= int(values.min()) and int(values.max()) < end, what)
+
+
+def check_json(text: bytes | memoryview, size: int | None = None) -> None:
+    """
+    Hold a document to what can be read in little memory.
+
+    :param size: What it says it has when it is unpacked: *text* is not there yet.
+    """
+    require((len(text) if size is None else size) <= _MOST_TEXT, "a document is too long")
+    if size is None:
+        data = bytes(text)
+        values = data.count(b",") + data.count(b"[") + data.count(b"{")
+        require(values <= _MOST_VALUES, "a document has too many values")
+
+
+def columns_of_table(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The columns of *table* that are known, as what they have to be.
+
+    :param table: Arrays, and lists of text.
+    """
+    known = TABLES.get(name)
+    require(known is not None, f"there is no table {name}")
+    assert known is not None
+    result: dict[str, Any] = {}
+    for column, kind in known.items():
+        if column not in table:
+            require((name, column) in _OPTIONAL, f"{name} has no column {column}")
+            continue
+        values = table[column]
+        if kind == TEXT:
+            good = isinstance(values, list) and all(
+                value is None or isinstance(value, str) for value in values
+            )
+            require(good, f"{name}.{column} is no text")
+            result[column] = values
+        else:
+            result[column] = _as(np.dtype(kind), values, f"{name}.{column}")
+    return result
+
+
+def _as(dtype: np.dtype[Any], values: Any, what: str) -> Array:
+    """*values* as *dtype*, which must hold them."""
+    require(isinstance(values, np.ndarray) and values.ndim == 1, f"{what} is no column of numbers")
+    array: Array = values
+    if array.dtype == dtype:
+        return array
+    require(array.dtype.kind in "iub" and dtype.kind in "iu", f"{what} is of type {array.dtype}")
+    if len(array):
+        limits = np.iinfo(dtype)
+        low, high = int(array.min()), int(array.max())
+        require(limits.min <= low and high <= limits.max, f"{what} is of type {array.dtype}")
+    return array.astype(dtype)
+
+
+def record_columns(columns: Mapping[str, Array]) -> dict[str, Array]:
+    """The columns of records, as what they have to be."""
+    return {
+        name: values if STORED[name].dtype.startswith("S") else
+        _as(np.dtype(STORED[name].dtype), values, name)
+        for name, values in columns.items()
+    }  # fmt: skip
+
+
+def check_facts(facts: Facts) -> None:
+    """Hold the numbers that everything else is computed with to what a kernel can have."""
+    size = facts.page_size
+    require(4096 <= size <= 1 << 20 and size & (size - 1) == 0, "page_size")
+    require(0 <= facts.max_page_order < 32, "max_page_order")
+    require(0 <= facts.pageblock_order < 32, "pageblock_order")
+    require(facts.min_low_pfn >= 0 and 0 <= facts.max_pfn <= _MOST_PAGES, "max_pfn")
+    require(facts.now_ns is None or 0 <= facts.now_ns < 1 << 63, "now_ns")
+    require(facts.page_owner in ("absent", "off", "on"), "page_owner")
+    require(len(facts.zones) < 255, "zones")
+    for zone in facts.zones:
+        pages = (zone.start_pfn, zone.spanned, zone.present, zone.managed)
+        require(all(0 <= number <= 1 << 62 for number in pages), "zones")
+        require(0 <= zone.node < 1 << 16 and 0 <= zone.type < 256, "zones")
+
+
+def check_names(names: Names) -> None:
+    """Hold the kernel's tables of names to bits that a word has."""
+    masks = [mask for mask, _ in (*names.gfp_flags, *names.page_flags)]
+    require(all(0 <= mask < 1 << 64 for mask in (*masks, names.page_flags_mask)), "names")
+    require(all(0 <= bit < 64 for bit in names.page_flag_bits.values()), "names")
+    for field in names.page_flag_fields:
+        require(0 <= field.shift < 64 and 0 <= field.width <= 64, "names")
+
+
+def check_records(snapshot: Snapshot) -> None:
+    """Hold what records say to the machine that they are of."""
+    columns, facts = snapshot.columns, snapshot.facts
+    within(columns["pfn"], 0, max(facts.max_pfn, 1), "pfn")
+    within(columns["order"], 0, facts.max_page_order + 1, "order")
+    if snapshot.tags is not None:
+        within(columns["tag"], -1, len(snapshot.tags), "tag")
+    if "memcg" in columns:
+        within(columns["memcg"], -1, len(snapshot.memcgs), "memcg")
+    stacks = snapshot.stacks
+    require(np.all(stacks.handles[1:] > stacks.handles[:-1]), "stacks are in no order")
+
+
+def check_memory(memory: Memory, names: Names) -> None:
+    """Hold rows, zones, orders and pageblocks to what there is."""
+    pages, facts = memory.pages, memory.pages.facts
+    rows, starts, sizes = len(pages), pages.starts, np.diff(pages.offsets)
+    within(sizes, 1, _MOST_PAGES, "page_ranges")
+    within(starts, 0, _MOST_PAGES, "page_ranges")
+    ends = starts + sizes
+    require(np.all(starts[1:] >= ends[:-1]), "page_ranges overlap")
+    require(all(len(column) == rows for column in pages.columns.values()), "pages")
+    blocks = (facts.max_pfn >> facts.pageblock_order) + 1
+    require(len(memory.pageblocks) == blocks, "pageblocks")
+    require(not rows or int(ends[-1]) <= max(facts.max_pfn, 1), "page_ranges end behind max_pfn")
+    within(pages["state"], 0, max(PageState) + 1, "state")
+    orders = facts.max_page_order + 1
+    within(pages["free_order"], -1, orders, "free_order")
+    if "head" in pages.columns:
+        within(pages["head"], 0, rows, "head")
+    types = len(names.migratetypes)
+    require(types, "migratetypes")
+    within(memory.pageblocks, -1, max(types, 8), "pageblocks")
+    free = memory.free
+    within(free.row, 0, rows, "free_blocks")
+    within(free.order, 0, orders, "free_blocks")
+    within(free.zone, 0, len(facts.zones), "free_blocks")
+    within(free.migratetype, -1, max(types, 8), "free_blocks")
+    require(len(memory.zones) == len(facts.zones), "zones")
+    for zone in memory.zones:
+        require(len(zone.nr_free) == orders and len(zone.watermarks) == 3, "zones")
+        numbers = (*zone.nr_free, *zone.watermarks, *zone.lowmem_reserve, zone.free_pages,
+                   zone.free_cma, zone.pcp, *zone.vmstat.values())  # fmt: skip
+        require(all(abs(number) <= 1 << 62 for number in numbers), "zones")
+    for area in memory.cma:
+        require(0 <= area.start_pfn <= _MOST_PAGES and 0 <= area.pages <= _MOST_PAGES, "cma")
+        require(0 <= area.order_per_bit < 32, "cma")
+        require(len(area.allocated) == area.pages, "cma")
+    zones = len(facts.zones)
+    known = [zone for list_ in memory.zonelists.values() for zone in list_]
+    require(all(0 <= zone < zones for zone in known), "zonelists")
+
+
+def check_slabs(table: Mapping[str, Array], objects: Array, caches: int, rows: int) -> None:
+    """Hold slabs to pages and caches that there are."""
+    within(table["cache"], 0, caches, "slabs")
+    within(table["row"], 0, rows, "slabs")
+    within(table["pages"], 1, rows + 1, "slabs")
+    within(table["row"] + table["pages"], 0, rows + 1, "slabs")
+    within(table["objects"], 0, len(objects) + 1, "slabs")
+    within(table["first"], 0, 1 << 40, "slabs")
+    within(table["stride"], 0, 1 << 40, "slabs")
+    within(table["size"], 0, 1 << 40, "slabs")
+    require(int(table["objects"].sum()) == len(objects), "slab_objects")
+
+
+def check_uses(metadata: Array, rows: int) -> None:
+    """Hold the use of pages to the uses that there are."""
+    require(len(metadata) == rows, "page_uses")
+    within(metadata, 0, max(Metadata) + 1, "page_uses")
+
+
+def check_search(table: Mapping[str, Array], records: Snapshot) -> None:
+    """Hold the result of a search for leaks to the records that it is of."""
+    require(np.array_equal(table["pfn"], records["pfn"]), "leaks are not of these records")
+    rows = np.arange(len(records), dtype=np.int64)
+    within(rows - table["distance"], 0, len(records), "leaks")
+    within(table["role"], 0, max(Role) + 1, "leaks")
+    within(table["verdict"], 0, max(Reachability) + 1, "leaks")
+
+
+def rows_of_stream(message: Any, columns: int, most_rows: int) -> None:
+    """
+    Hold a message of an Arrow IPC stream to what its rows can take, before it is unpacked.
+
+    :param message: ``pyarrow.ipc.Message``
+    :param columns: How many the table has.
+    :param most_rows: How many rows it can have.
+    :raises MalformedError: if it has more, or would take more memory than they can
+    """
+    body, data = message.body, message.metadata.to_pybytes()
+    header = _flat_field(data, _flat_root(data), 2)
+    if message.type == "dictionary":
+        header = _flat_field(data, _indirect(data, header), 1)
+    elif message.type != "record batch":
+        return
+    batch = _indirect(data, header)
+    place = _flat_field(data, batch, 0, required=False)
+    rows = struct.unpack_from("<q", data, place)[0] if place else 0
+    require(0 <= rows <= most_rows, "a table has too many rows")
+    vector = _indirect(data, _flat_field(data, batch, 2))
+    (number,) = struct.unpack_from("<I", data, vector)
+    total = 0
+    for index in range(number):
+        offset, length = struct.unpack_from("<qq", data, vector + 4 + 16 * index)
+        if length < 8:
+            continue
+        require(offset >= 0 and offset + length <= body.size, "a table is cut off")
+        # Of each buffer that is compressed; -1 for one that is not.
+        (size,) = struct.unpack_from("<q", body, offset)
+        total += length if size < 0 else size
+    require(total <= _BYTES_PER_TABLE + rows * columns * _BYTES_PER_ROW, "a table is too large")
+
+
+def _flat_root(data: bytes) -> int:
+    return _indirect(data, 0)
+
+
+def _indirect(data: bytes, place: int) -> int:
+    """Where the offset at *place* of a FlatBuffer leads."""
+    return place + int(struct.unpack_from("<I", data, place)[0])
+
+
+def _flat_field(data: bytes, table: int, number: int, *, required: bool = True) -> int:
+    """Where the field *number* of a FlatBuffer's *table* is; 0 if it has its default."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    require(0 <= vtable < len(data), "a table has no header")
+    size, entry = struct.unpack_from("<H", data, vtable)[0], 4 + 2 * number
+    offset = struct.unpack_from("<H", data, vtable + entry)[0] if entry + 2 <= size else 0
+    require(offset or not required, "a table has no header")
+    return table + offset if offset else 0
