@@ -26,6 +26,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "info": ("info", "drgn_pageowner.commands.info.summarize"),
     "list": ("list", "drgn_pageowner.commands.list.select"),
     "top": ("top", "drgn_pageowner.commands.top.top"),
+    "allocinfo": ("allocinfo", "drgn_pageowner.commands.allocinfo.check_tag_keys"),
     "account": ("account", "drgn_pageowner.commands.account.account"),
     "leaks": ("leaks", "drgn_pageowner.commands.leaks.reach"),
     "why": ("why pfn:0x1000", "drgn_pageowner.commands.why.explain_node"),
