@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from verdict import LIMIT_BYTES, LIMIT_SECONDS, Outcome
+from verdict import LIMIT_BYTES, LIMIT_SECONDS, Outcome, limit_memory, memory_in_use
 
 from drgn_pageowner.cli import main
 from drgn_pageowner.storage import container
@@ -357,11 +357,12 @@ def judge_snapshot(path: Path, questions: tuple[str, ...]) -> list[Outcome]:
 
 def _judge(path: Path, question: str) -> Outcome:
     reading, writing = os.pipe()
+    resident = memory_in_use()[1]
     child = os.fork()
     if child == 0:
         try:
             os.close(reading)
-            resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
+            limit_memory()
             resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_SECONDS, LIMIT_SECONDS))
             os.write(writing, json.dumps(_ask(path, question)).encode())
         finally:
@@ -375,10 +376,11 @@ def _judge(path: Path, question: str) -> Outcome:
     if not said:
         return Outcome(question, "fault", f"ended with status {status}", usage.ru_utime)
     kind, detail = json.loads(said)
-    # In KiB.
-    if usage.ru_maxrss * 1024 > LIMIT_BYTES:
-        return Outcome(question, "fault", f"took {usage.ru_maxrss >> 10} MiB", usage.ru_utime)
-    return Outcome(question, kind, f"{usage.ru_maxrss >> 10} MiB: {detail}", usage.ru_utime)
+    # Its largest size begins with what this process has; in KiB.
+    taken = max(usage.ru_maxrss * 1024 - resident, 0)
+    if taken > LIMIT_BYTES:
+        return Outcome(question, "fault", f"took {taken >> 20} MiB", usage.ru_utime)
+    return Outcome(question, kind, f"{taken >> 20} MiB: {detail}", usage.ru_utime)
 
 
 def _ask(path: Path, question: str) -> tuple[str, str]:
