@@ -27,6 +27,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "info": ("info", "drgn_pageowner.commands.info.summarize"),
     "list": ("list", "drgn_pageowner.commands.list.select"),
     "top": ("top", "drgn_pageowner.commands.top.top"),
+    "allocinfo": ("allocinfo", "drgn_pageowner.commands.allocinfo.check_tag_keys"),
     "account": ("account", "drgn_pageowner.commands.account.account"),
     "leaks": ("leaks", "drgn_pageowner.commands.leaks.reach"),
     "why": ("why pfn:0x1000", "drgn_pageowner.commands.why.explain_node"),
@@ -36,7 +37,6 @@ PLACES: dict[str, tuple[str, str]] = {
     "report": ("report --format json", "drgn_pageowner.analysis.report.reach"),
     "save": ("save {out}", "drgn_pageowner.storage.save.record_tables"),
     "sql": ("sql {query}", "drgn_pageowner.render.relations.page_classes"),
-    "allocinfo": ("allocinfo", "drgn_pageowner.kernel.read.tags.read_tag_use"),
     "page": ("page pfn:0x1000", "drgn_pageowner.commands.page.page_text"),
 }
 

@@ -16,7 +16,13 @@ from __future__ import annotations
 import argparse
 from typing import TextIO
 
-from drgn_pageowner.analysis.owners.tags import TAG_KEYS, TAG_SORT_KEYS, TagFilter, top_tags
+from drgn_pageowner.analysis.owners.tags import (
+    TAG_KEYS,
+    TAG_SORT_KEYS,
+    TagFilter,
+    check_tag_keys,
+    top_tags,
+)
 from drgn_pageowner.commands.arguments import (
     add_limit,
     add_output,
@@ -68,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    check_tag_keys(args.by, args.sort)
     use = session.tags()
     report_problems(use.problems)
     if args.format == "text":

@@ -45,8 +45,14 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     database = duckdb.connect(":memory:", config=_CONFIG)
     try:
         statement = _statement(database, args.query)
-        for name in _named(args.query):
-            database.register(name, _table(name, session))
+        named = _named(args.query)
+        for name in named or RELATIONS:
+            try:
+                database.register(name, _table(name, session))
+            except PageOwnerError:
+                # A table that the query does not name need not be there.
+                if named:
+                    raise
         cursor = database.execute(statement)
         names, rows = [column[0] for column in cursor.description], cursor.fetchall()
     except duckdb.Error as error:
@@ -67,9 +73,9 @@ def _statement(database: Any, query: str) -> Any:
 
 
 def _named(query: str) -> Sequence[str]:
-    """Return the tables that *query* may read, so that only those are made."""
+    """Return the tables that *query* names, so that only those are made."""
     words = set(re.findall(r"\w+", query.lower()))
-    return [name for name in RELATIONS if name in words] or list(RELATIONS)
+    return [name for name in RELATIONS if name in words]
 
 
 def _table(table: str, session: Session) -> Any:

@@ -20,7 +20,7 @@ from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import STORED
 from drgn_pageowner.model.heap import Metadata, Reachability, Role
 from drgn_pageowner.model.kernel import Facts, Names
-from drgn_pageowner.model.pages import Memory, PageState
+from drgn_pageowner.model.pages import NO_ZONE, Memory, PageState
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.tags import TagSums
 
@@ -210,7 +210,8 @@ def check_names(names: Names) -> None:
 def check_records(snapshot: Snapshot) -> None:
     """Hold what records say to the machine that they are of."""
     columns, facts = snapshot.columns, snapshot.facts
-    within(columns["pfn"], 0, max(facts.max_pfn, 1), "pfn")
+    # A text does not say how many pages there are.
+    within(columns["pfn"], 0, facts.max_pfn or _MOST_PAGES, "pfn")
     within(columns["order"], 0, facts.max_page_order + 1, "order")
     if snapshot.tags is not None:
         within(columns["tag"], -1, len(snapshot.tags), "tag")
@@ -243,6 +244,7 @@ def check_memory(memory: Memory, names: Names) -> None:
     free = memory.free
     within(free.row, 0, rows, "free_blocks")
     within(free.order, 0, orders, "free_blocks")
+    within(free.zone[free.zone != NO_ZONE], 0, len(facts.zones), "free_blocks")
     within(free.migratetype, -1, max(types, 8), "free_blocks")
     require(len(memory.zones) == len(facts.zones), "zones")
     for zone in memory.zones:

@@ -269,6 +269,9 @@ class Container:
         # No page has more than one record.
         self._most_rows = head["facts"]["max_pfn"]
         require(type(self._most_rows) is int and self._most_rows >= 0, "max_pfn")
+        if "memory" in head["unavailable"] and not self._most_rows:
+            # A text does not say how many pages there are.
+            self._most_rows = rows
         require(rows <= self._most_rows, "there are more records than pages")
 
     def damaged(self, reason: str = "") -> PageOwnerError:

@@ -87,6 +87,7 @@ def _lost_objects(file: Container, caches: int) -> LostObjects:
     within(depths, 0, len(frames) + 1, "lost_stacks")
     require(int(depths.sum()) == len(frames), "lost_frames")
     within(table["stack"], -1, len(depths), "lost_objects")
+    # -1: per-CPU memory belongs to no cache.
     within(table["cache"], -1, caches, "lost_objects")
     within(table["verdict"], 0, max(Reachability) + 1, "lost_objects")
     ends = np.cumsum(depths).tolist()

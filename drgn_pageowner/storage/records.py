@@ -167,7 +167,8 @@ def _load(
         kept = wanted | {"pfn", "order", "allocated"}
         chosen = [name for name in file.names if name in kept]
     coverage = restore(dict[str, Any], known["coverage"])
-    for name in ("covered", "uncovered", "missing", "allocated", "freed"):
+    # A text does not say what it covers.
+    for name in ("covered", "uncovered", "missing", "allocated", "freed") if coverage else ():
         require(type(coverage[name]) is int, "coverage")
     if coverage.get("stack_depot") is not None:
         for name in ("pools", "bytes"):

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from verdict import LIMIT_BYTES, LIMIT_SECONDS, Outcome
+from verdict import LIMIT_BYTES, LIMIT_SECONDS, Outcome, limit_memory, memory_in_use
 
 from drgn_pageowner.cli import main
 from drgn_pageowner.storage import container
@@ -357,19 +357,14 @@ def judge_snapshot(path: Path, questions: tuple[str, ...]) -> list[Outcome]:
 
 def _judge(path: Path, question: str) -> Outcome:
     reading, writing = os.pipe()
+    resident = memory_in_use()[1]
     child = os.fork()
     if child == 0:
         try:
             os.close(reading)
-            # What this process has already is not the question's.
-            has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (has + LIMIT_BYTES, has + LIMIT_BYTES))
+            limit_memory()
             resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_SECONDS, LIMIT_SECONDS))
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            kind, detail = _ask(path, question)
-            # In KiB.
-            taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            os.write(writing, json.dumps([kind, detail, taken >> 10]).encode())
+            os.write(writing, json.dumps(_ask(path, question)).encode())
         finally:
             os._exit(0)
     os.close(writing)
@@ -380,10 +375,12 @@ def _judge(path: Path, question: str) -> Outcome:
     _, status, usage = os.wait4(child, 0)
     if not said:
         return Outcome(question, "fault", f"ended with status {status}", usage.ru_utime)
-    kind, detail, taken = json.loads(said)
-    if taken << 20 > LIMIT_BYTES:
-        return Outcome(question, "fault", f"took {taken} MiB", usage.ru_utime)
-    return Outcome(question, kind, f"{taken} MiB: {detail}", usage.ru_utime)
+    kind, detail = json.loads(said)
+    # Its largest size begins with what this process has; in KiB.
+    taken = max(usage.ru_maxrss * 1024 - resident, 0)
+    if taken > LIMIT_BYTES:
+        return Outcome(question, "fault", f"took {taken >> 20} MiB", usage.ru_utime)
+    return Outcome(question, kind, f"{taken >> 20} MiB: {detail}", usage.ru_utime)
 
 
 def _ask(path: Path, question: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import select
 import signal
 import time
 import traceback
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from drgn_pageowner import snapshot
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.linux.page_owner import OWNER_MEMBERS
 
-__all__ = ("LIMIT_BYTES", "LIMIT_SECONDS", "Outcome", "judge")
+__all__ = ("LIMIT_BYTES", "LIMIT_SECONDS", "Outcome", "judge", "limit_memory", "memory_in_use")
 
 LIMIT_BYTES = 2 << 30
 # Of CPU time: a machine that is busy is no hang.
@@ -65,7 +66,7 @@ def judge(
     if child == 0:
         os.close(reading)
         try:
-            _limit_memory()
+            limit_memory()
             _answer(dump.prog, patches, questions, (whole, vital, lost), writing, limit)
         finally:
             os._exit(0)
@@ -78,8 +79,16 @@ def judge(
     return _outcomes(said, questions, status)
 
 
-def _limit_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
+def memory_in_use() -> tuple[int, int]:
+    """Return the bytes of address space and the resident bytes of this process."""
+    total, resident = Path("/proc/self/statm").read_text().split()[:2]
+    return int(total) * resource.getpagesize(), int(resident) * resource.getpagesize()
+
+
+def limit_memory() -> None:
+    """Let a child that was just forked take :data:`LIMIT_BYTES` more than it began with."""
+    limit = memory_in_use()[0] + LIMIT_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -13,7 +13,15 @@ from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.tags import Tag, TagUse
 
-__all__ = ("TAG_KEYS", "TAG_SORT_KEYS", "TagFilter", "TagGroup", "TagTop", "top_tags")
+__all__ = (
+    "TAG_KEYS",
+    "TAG_SORT_KEYS",
+    "TagFilter",
+    "TagGroup",
+    "TagTop",
+    "check_tag_keys",
+    "top_tags",
+)
 
 TAG_KEYS = ("tag", "file", "module", "function")
 """What tags can be grouped by."""
@@ -100,7 +108,7 @@ def top_tags(
     :param unused: Also the tags that nothing is allocated of.
     :raises UsageError: if a key is unknown
     """
-    _check(by, sort)
+    check_tag_keys(by, sort)
     found = _found(use)
     rows = np.array(
         [
@@ -129,7 +137,8 @@ def top_tags(
     )
 
 
-def _check(by: Sequence[str], sort: Sequence[str]) -> None:
+def check_tag_keys(by: Sequence[str], sort: Sequence[str]) -> None:
+    """:raises UsageError: if tags cannot be grouped by *by* or sorted by *sort*"""
     for key in by:
         if key not in TAG_KEYS:
             raise UsageError(f"cannot group tags by {key!r}: known are {', '.join(TAG_KEYS)}")

@@ -117,6 +117,9 @@ def rearranged(path: str) -> IO[bytes] | None:
     :return: ``None`` if *path* is not flattened, or whole: libkdumpfile reads those by itself.
     :raises PageOwnerError: if there is no room for it
     """
+    if not os.path.isfile(path):
+        # Opening it reports what it is.
+        return None
     try:
         with open(path, "rb") as file:
             inner = Flattened.of(file)

@@ -59,10 +59,10 @@ def open_program(options: ProgramOptions) -> Program:
     _set_log_level(options.log_level)
     prog = _create(options)
     path = _attach(prog, options)
-    if options.core is not None:
-        Kernel.of(prog).contents = keep_to_the_file(prog, path, options.core)
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise PageOwnerError(_no_vmcoreinfo(options.core or "the guest"))
+    if options.core is not None:
+        Kernel.of(prog).contents = keep_to_the_file(prog, path, options.core)
     read_through_page_tables(prog)
     load_symbols(prog, options)
     if options.vmcoreinfo is not None:

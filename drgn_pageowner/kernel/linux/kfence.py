@@ -40,6 +40,8 @@ class KfencePool(NamedTuple):
     """``uint64``: address of the ``struct kmem_cache``; 0 if there is none."""
     allocated: Array
     """``bool``."""
+    metadata: tuple[int, int]
+    """Address and size, in bytes, of ``kfence_metadata``: it knows every object."""
 
 
 def find_kfence(kernel: Kernel) -> KfencePool | None:
@@ -72,17 +74,25 @@ def find_kfence(kernel: Kernel) -> KfencePool | None:
         rows["size"].astype(np.int64),
         rows["cache"].astype(np.uint64),
         np.isin(rows["state"], kept),
+        (_address(metadata), len(rows) * dtype.itemsize),
     )
+
+
+def _address(metadata: Object) -> int:
+    """Get the address of the first ``struct kfence_metadata``."""
+    # A pointer since Linux kernel commit cabdf74e6b31 ("mm: kfence: allocate kfence_metadata at
+    # runtime") (in v6.6).
+    is_array = metadata.type_.kind == TypeKind.ARRAY
+    return int(metadata.address_ or 0) if is_array else int(metadata)
 
 
 def _metadata(kernel: Kernel, metadata: Object, dtype: np.dtype[np.void], start: int) -> Array:
     """The ``struct kfence_metadata`` of every object."""
+    address, number = _address(metadata), _MOST_OBJECTS
     if metadata.type_.kind == TypeKind.ARRAY:
-        address, number = int(metadata.address_ or 0), sizeof(metadata.type_) // dtype.itemsize
-    else:
-        # A pointer since Linux kernel commit cabdf74e6b31 ("mm: kfence: allocate kfence_metadata at
-        # runtime") (in v6.6). Each element tells which page of the pool its object lies in.
-        address, number = int(metadata), _MOST_OBJECTS
+        number = sizeof(metadata.type_) // dtype.itemsize
+    # A pointer does not say how many there are, but each tells which page of the pool its object
+    # lies in.
     size, found = kernel.page_size, []
     step = max((1 << 16) // dtype.itemsize, 1)
     for first in range(0, number if address else 0, step):

@@ -15,6 +15,7 @@ from drgn import TypeKind, sizeof
 from drgn_pageowner.kernel.dump.bulk import find_object, has_member
 from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.kfence import find_kfence
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.printk import log_buffers
 from drgn_pageowner.kernel.linux.topology import possible_cpus
@@ -65,6 +66,9 @@ def find_bookkeeping(kernel: Kernel) -> Bookkeeping:
         array = find_object(kernel.prog, name, file)
         if array is not None and array.type_.kind == TypeKind.ARRAY:
             found.ranges.append((int(array.address_ or 0), sizeof(array.type_)))
+    pool = find_kfence(kernel)
+    if pool is not None:
+        found.ranges.append(pool.metadata)
     found.nodes += _pages_of_kvfree_rcu(kernel)
     return found
 

@@ -89,3 +89,17 @@ def test_lost_slab_objects_are_few(dump: Dump) -> None:
         if (address - base) // size not in lost
     ]
     assert len(others) <= 4
+
+
+def test_the_metadata_of_kfence_vouches_for_nothing(dump: Dump) -> None:
+    """It has the address of every object."""
+    pool = find_kfence(dump.linux)
+    assert pool is not None
+    reader = HeapReader(dump.linux)
+    address, size = pool.metadata
+    rows = reader.reader.rows_of(address, size)
+    first = reader.reader.phys_of(address)
+    assert first is not None
+    start = (first % dump.linux.page_size) // reader.word
+    words = np.arange(start, start + size // reader.word)
+    assert (reader.nodes_of_words(rows, words) == -1).all()
