@@ -80,7 +80,7 @@ def judge(
 
 
 def memory_in_use() -> tuple[int, int]:
-    """Return the bytes of address space and the resident bytes of this process."""
+    """Bytes of address space and of resident memory that this process has, and a child inherits."""
     total, resident = Path("/proc/self/statm").read_text().split()[:2]
     return int(total) * resource.getpagesize(), int(resident) * resource.getpagesize()
 
