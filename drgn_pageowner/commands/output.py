@@ -84,6 +84,9 @@ def output_to(path: str | None, out: TextIO) -> Iterator[TextIO]:
             yield text
     except BaseException as error:
         target.__exit__(type(error), error, error.__traceback__)
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            # What is in a buffer is only written when that is closed.
+            raise cannot_write(path, error) from error
         raise
     try:
         target.__exit__(None, None, None)
