@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -83,7 +84,15 @@ def output_to(path: str | None, out: TextIO) -> Iterator[TextIO]:
         with text:
             yield text
     except BaseException as error:
-        target.__exit__(type(error), error, error.__traceback__)
+        try:
+            target.__exit__(type(error), error, error.__traceback__)
+        except OSError as again:
+            if isinstance(error, OSError) or again.errno != errno.EPIPE:
+                raise cannot_write(path, again) from error
+            raise
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            # What is in a buffer is only written when that is closed.
+            raise cannot_write(path, error) from error
         raise
     try:
         target.__exit__(None, None, None)

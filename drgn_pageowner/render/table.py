@@ -20,7 +20,16 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], right: Sequence
     from tabulate import tabulate
 
     align = ["right" if column in right else "left" for column in range(len(headers))]
-    return tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=align) + "\n"
+    return (
+        tabulate(
+            rows,
+            headers,
+            tablefmt="simple",
+            disable_numparse=True,
+            colalign=align if rows else None,
+        )
+        + "\n"
+    )
 
 
 def csv_row(values: Iterable[Any]) -> list[Any]:

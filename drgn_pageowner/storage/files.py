@@ -46,7 +46,9 @@ class _Counted(io.RawIOBase):
         return self._size
 
     def flush(self) -> None:
-        self._file.flush()
+        # Python closes what is forgotten, and flushes it first: by then the file may be closed.
+        if not self._file.closed:
+            self._file.flush()
 
 
 @contextmanager

@@ -296,6 +296,7 @@ def test_a_large_text_is_read_in_pieces(
 
 
 def test_files_that_are_no_text_of_a_kernel(tmp_path: Path, one_dump: Dump) -> None:
+    pytest.importorskip("pyarrow")
     for data in (b"", b"hello\n", b"\0" * 1000):
         path = written(tmp_path / "other", data)
         result = run_cli("-S", path, "top")
@@ -339,6 +340,7 @@ def test_texts_of_two_boots_and_of_two_kernels(dump_named: Callable[[str], Dump]
 def test_a_text_can_be_saved_and_reported(
     dump_named: Callable[[str], Dump], tmp_path: Path
 ) -> None:
+    pytest.importorskip("pyarrow")
     dump = dump_named("linux-6.12/kdump")
     session = open_file(str(dump.truth_directory / DEBUGFS / "page_owner"))
     path = tmp_path / "text.parquet"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from asking import ask
-from conftest import Dump, profiling
+from conftest import Dump, _dump_id, profiling
 from damaged import hole
 
 from drgn_pageowner.kernel.dump.bulk import gather
@@ -30,7 +30,7 @@ ALLOCINFO = "proc/allocinfo"
 _MOVED = 8
 
 
-@pytest.fixture(scope="module", params=profiling(), ids=lambda get: str(get.args[0]))
+@pytest.fixture(scope="module", params=profiling(), ids=_dump_id)
 def tagged(request: pytest.FixtureRequest) -> Dump:
     """Every dump of a kernel that has tags."""
     dump: Dump = request.param()

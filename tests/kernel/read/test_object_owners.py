@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from asking import ask
-from conftest import Dump, profiling
+from conftest import Dump, _dump_id, profiling
 
 from drgn_pageowner.analysis.owners.slab import top_slab
 from drgn_pageowner.kernel.linux.slab_track import object_addresses, object_tracks
@@ -21,7 +21,7 @@ from drgn_pageowner.kernel.read.object_owners import read_object_owners
 from drgn_pageowner.kernel.session import ProgramSession
 
 
-@pytest.fixture(scope="module", params=profiling(), ids=lambda get: str(get.args[0]))
+@pytest.fixture(scope="module", params=profiling(), ids=_dump_id)
 def tagged(request: pytest.FixtureRequest) -> Dump:
     """Every dump of a kernel that has tags."""
     dump: Dump = request.param()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from asking import ask
-from conftest import Dump, profiling
+from conftest import Dump, _dump_id, profiling
 
 from drgn_pageowner.kernel.read.page import page_report
 from drgn_pageowner.kernel.read.records import read_records
@@ -19,7 +19,7 @@ from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.storage.session import open_file
 
 
-@pytest.fixture(scope="module", params=profiling(), ids=lambda get: str(get.args[0]))
+@pytest.fixture(scope="module", params=profiling(), ids=_dump_id)
 def tagged(request: pytest.FixtureRequest) -> Dump:
     """Every dump of a kernel that has tags."""
     dump: Dump = request.param()
