@@ -175,11 +175,14 @@ def _as(dtype: np.dtype[Any], values: Any, what: str) -> Array:
 
 def record_columns(columns: Mapping[str, Array]) -> dict[str, Array]:
     """The columns of records, as what they have to be."""
-    return {
-        name: values if STORED[name].dtype.startswith("S") else
-        _as(np.dtype(STORED[name].dtype), values, name)
-        for name, values in columns.items()
-    }  # fmt: skip
+    result = {}
+    for name, values in columns.items():
+        if STORED[name].dtype.startswith("S"):
+            require(values.dtype.kind == "S", f"{name} is of type {values.dtype}")
+            result[name] = values
+        else:
+            result[name] = _as(np.dtype(STORED[name].dtype), values, name)
+    return result
 
 
 def check_facts(facts: Facts) -> None:

@@ -196,6 +196,8 @@ def test_records_of_other_types(parts: SnapshotParts, tmp_path: Path) -> None:
     # As text of fixed width, as many bytes for each record as the longest name has.
     long = of("comm", lambda n: pa.array([b"x" * 300] * n).dictionary_encode())
     assert asked(long, path, "list") == "refused"
+    times = of("comm", lambda n: pa.array([0] * n, pa.timestamp("ns")))
+    assert asked(times, path, "top --by comm") == "refused"
     assert asked(of("order", lambda n: pa.array([63] * n, pa.uint8())), path, "top") == "refused"
     assert asked(of("pfn", lambda n: pa.array(["x"] * n)), path, "top") == "refused"
     assert asked(of("pid", lambda n: pa.array([[1]] * n)), path, "list") == "refused"
