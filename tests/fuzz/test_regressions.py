@@ -56,6 +56,8 @@ ANSWERED: list[tuple[Place, int | None, str]] = [
     (lambda prog: _zone(prog).zone_start_pfn, 0xFFFFFFFFFFFFFFFF, "frag"),
     (lambda prog: prog["cma_areas"][0].count, 0x7FFFFFFFFFFFFFFF, "frag"),
     (lambda prog: prog["pcpu_base_addr"], 1, "account"),
+    (lambda prog: prog["mem_section"][0][1].usage, 0xFFFFFFFFFFFFFFFF, "account"),
+    (lambda prog: prog["mem_section"][0][1].usage, 0xFFFFFFFFFFFFFFFF, "saved"),
     # Rings.
     (lambda prog: _module(prog).list.next, None, "top --by module"),
     (lambda prog: _task(prog).tasks.next, None, "leaks --all"),

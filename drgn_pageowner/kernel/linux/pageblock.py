@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+from drgn import FaultError
 
 from drgn_pageowner.kernel.dump.bulk import enumerators, read_bulk
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
@@ -136,7 +137,11 @@ def _read_bitmap(kernel: Kernel, address: int, first: int, blocks: int) -> Array
     """Read *blocks* migratetypes, from number *first* of the bitmap at *address* on."""
     layout, word = _layout(kernel), kernel.word
     size = -(-(first + blocks) * layout.bits // (8 * word.itemsize)) * word.itemsize
-    bulk = read_bulk(kernel.prog, address, size)
+    try:
+        bulk = read_bulk(kernel.prog, address, size)
+    except FaultError:
+        # The pointer leads to no address at all.
+        return np.full(blocks, -1, np.int8)
     words = np.frombuffer(bulk.data, word).astype(word.newbyteorder("<"), copy=False)
     types = layout.decode(words, first + blocks)
     for offset, length in bulk.missing:
