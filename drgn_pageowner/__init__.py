@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Who owns the memory of a Linux kernel: page_owner records of a vmcore or a running kernel.
+Find the owners of a Linux kernel's memory: page_owner records of a vmcore or a running kernel.
 
 :func:`snapshot` decodes everything in bulk; the other helpers are in the style of
 :mod:`drgn.helpers.linux`, one page at a time. They need drgn; a :class:`Snapshot` does not.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where commands get their data: what answers them, by the options or by a path."""
+"""Open what a command reads: a kernel, a dump, a snapshot or a text."""
 
 from __future__ import annotations
 
@@ -44,7 +44,11 @@ class _Later:
 
 
 def session_of(args: argparse.Namespace) -> Session:
-    """What the options of :func:`~drgn_pageowner.commands.options.add_program_options` choose."""
+    """
+    Open the session that the options name.
+
+    See :func:`~drgn_pageowner.commands.options.add_program_options`.
+    """
     return cast("Session", _Later(partial(_open, args)))
 
 

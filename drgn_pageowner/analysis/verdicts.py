@@ -202,7 +202,7 @@ def _leaks(report: Report, min_pages: int) -> Iterator[Verdict]:
 
 
 def _because(group: LeakGroup, leaks: Leaks) -> str:
-    """What makes it doubtful: holes in the dump concern all groups."""
+    """Return the reasons to doubt a group; holes in the dump concern all groups."""
     if leaks.holes is not None:
         return f"Memory that could not be searched may hold them: {leaks.holes}"
     return "; ".join(group.reasons).capitalize()

@@ -37,7 +37,7 @@ def ascending(values: Array) -> Array:
 
 def cover(length: int, rows: Array, sizes: Array) -> Array:
     """
-    Which of many runs covers each of *length* rows.
+    Return, for each of *length* rows, the index of the run that covers it.
 
     :param rows: ``int64``, shape ``(n,)``: where each run begins; -1 for nowhere.
     :param sizes: ``int64``, the same shape.

@@ -35,7 +35,7 @@ _DOC_WIDTH = 60
 
 
 class Origin(enum.Enum):
-    """Where the reader finds the values of a column."""
+    """Source of a column's values."""
 
     ENTRY = enum.auto()
     """The position and the flags of the ``struct page_ext``: always there."""
@@ -56,7 +56,7 @@ class Origin(enum.Enum):
 
 
 class Form(enum.Enum):
-    """How the values of a column are printed."""
+    """Format in which a column's values are printed."""
 
     NUMBER = enum.auto()
     """As they are; of ``bool`` columns true and false."""
@@ -102,7 +102,7 @@ _TEXTS = frozenset(
 
 
 class Match(enum.Enum):
-    """How a filter compares a record with the values that it is given."""
+    """Comparison that a filter makes between a record and the filter's values."""
 
     NUMBERS = enum.auto()
     """Equal to one of several numbers."""

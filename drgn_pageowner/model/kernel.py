@@ -103,7 +103,7 @@ class Names:
 
 @dataclass
 class Facts:
-    """What is known of the kernel as a whole."""
+    """Facts about the kernel as a whole."""
 
     release: str
     """``UTS_RELEASE``."""

@@ -26,7 +26,7 @@ class Session(Protocol):
     """A dump, a running kernel or a saved snapshot, as far as the commands need to know it."""
 
     def members(self) -> Mapping[str, Session]:
-        """What is asked, by name: itself, or every one of several snapshots."""
+        """The sessions to ask, by name: this one alone, or each of several snapshots."""
         ...
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
@@ -42,7 +42,7 @@ class Session(Protocol):
         ...
 
     def owner_sources(self) -> Sequence[OwnerSource]:
-        """What this kernel can tell owners by."""
+        """The records this kernel keeps of who allocated memory."""
         ...
 
     def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
@@ -66,11 +66,11 @@ class Session(Protocol):
         ...
 
     def heap(self) -> Heap:
-        """Who points to whom."""
+        """The graph of which allocations point to which."""
         ...
 
     def saved_search(self, *, slab: bool) -> LeakSearch | None:
-        """What a search that was saved found; ``None`` where there is memory to search."""
+        """The result of a saved search for leaks; ``None`` where there is memory to search."""
         ...
 
     def object_owners(self) -> ObjectOwners:
@@ -100,7 +100,7 @@ class Session(Protocol):
         ...
 
     def crash(self) -> Crash:
-        """How the machine died, and what machine it was."""
+        """The cause of the crash, and facts about the machine."""
         ...
 
     def page(self, what: str) -> PageInfo:

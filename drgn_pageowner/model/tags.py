@@ -81,7 +81,7 @@ class Tags:
 
 @dataclass(frozen=True)
 class TagSums:
-    """What bears each tag, added up: ``int64`` arrays, a row per tag."""
+    """Sums over everything that bears each tag: ``int64`` arrays, a row per tag."""
 
     page_allocations: Array
     pages: Array
@@ -95,7 +95,7 @@ class TagSums:
 
 @dataclass(frozen=True)
 class TagUse:
-    """What the kernel counts by tag, and what there really is."""
+    """The kernel's counters of each tag, and sums of what bears it."""
 
     tags: Tags
     found: TagSums | None
@@ -108,7 +108,7 @@ class TagUse:
 @dataclass
 class Tagged:
     """
-    What really bears tags: every page and every slab object, and per-CPU memory in sums.
+    Everything that bears a tag: each page and slab object, and per-CPU memory in sums.
 
     Only the first page of an allocation has a tag.
     """
@@ -134,7 +134,7 @@ class Tagged:
 
     def sums(self, object_sizes: Array) -> TagSums:
         """
-        What bears each tag.
+        Return the sums over everything that bears each tag.
 
         :param object_sizes: ``int64``, a row per object: its size with what is behind it.
         """

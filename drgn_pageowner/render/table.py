@@ -56,7 +56,7 @@ def seconds(nanoseconds: int | None) -> str:
 
 
 def ages(oldest_ns: int | None, newest_ns: int | None, now_ns: int | None) -> str:
-    """How long ago two timestamps were: ``"3.2 s - 2.5 h"``, or one if they are alike."""
+    """Return the ages of two timestamps: ``"3.2 s - 2.5 h"``, or one if they are alike."""
     if now_ns is None or oldest_ns is None or newest_ns is None:
         return "-"
     youngest, oldest = age(max(now_ns - newest_ns, 0)), age(max(now_ns - oldest_ns, 0))

@@ -105,7 +105,7 @@ _MOST_PAGES = 1 << 40
 
 
 class MalformedError(ValueError):
-    """What a file says cannot be."""
+    """The contents of a file are impossible."""
 
 
 def require(condition: Any, what: str) -> None:
@@ -330,12 +330,12 @@ def _flat_root(data: bytes) -> int:
 
 
 def _indirect(data: bytes, place: int) -> int:
-    """Where the offset at *place* of a FlatBuffer leads."""
+    """Follow the offset at *place* of a FlatBuffer."""
     return place + int(struct.unpack_from("<I", data, place)[0])
 
 
 def _flat_field(data: bytes, table: int, number: int, *, required: bool = True) -> int:
-    """Where the field *number* of a FlatBuffer's *table* is; 0 if it has its default."""
+    """Return the position of field *number* in a FlatBuffer's *table*; 0 if it has its default."""
     vtable = table - struct.unpack_from("<i", data, table)[0]
     require(0 <= vtable < len(data), "a table has no header")
     size, entry = struct.unpack_from("<H", data, vtable)[0], 4 + 2 * number

@@ -89,12 +89,12 @@ def is_stdout(path: str) -> bool:
 
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> PageOwnerError:
-    """What to raise for an *error* of :func:`replacing`."""
+    """Return the exception to raise for an *error* of :func:`replacing`."""
     return PageOwnerError(f"cannot write {os.fspath(path)}: {error.strerror or error}")
 
 
 def _resolve(path: str) -> tuple[str, int | None]:
-    """Where *path* leads through all links, or which descriptor of this process it is."""
+    """Return the target of *path* through all links, or the open descriptor that it names."""
     for _ in range(_MOST_LINKS):
         folder, name = os.path.split(os.path.abspath(path))
         path = os.path.join(os.path.realpath(folder), name)

@@ -73,7 +73,7 @@ def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
 
 
 def load_memory(file: Container, facts: Facts, names: Names, columns: Iterable[str]) -> Memory:
-    """What :func:`~drgn_pageowner.kernel.read.pages.read_memory` returns for the dump itself."""
+    """Load what :func:`~drgn_pageowner.kernel.read.pages.read_memory` returned for the dump."""
     with file.checked():
         memory = _memory(file, facts, names, columns)
         check_memory(memory, names)

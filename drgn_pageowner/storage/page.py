@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a snapshot knows of one page."""
+"""Look up one page in a snapshot."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _resolve(what: str, page_size: int) -> tuple[str, int]:
 
 
 def _page_facts(memory: Memory, row: int) -> dict[str, Any]:
-    """What the ``struct page`` said, in the words that :class:`PageState` has."""
+    """Return the contents of the ``struct page``, in the words of :class:`PageState`."""
     pages = memory.pages
     zones, zone = pages.facts.zones, int(pages["zone"][row])
     head, state = int(pages["head"][row]), int(pages.state[row])

@@ -39,7 +39,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def restore(hint: Any, value: Any) -> Any:
     """
-    What :func:`as_json` made *value* of.
+    Return the object that :func:`as_json` turned into *value*.
 
     :param hint: Its type; members of classes that are not in *value* get their defaults, and those
         that the classes do not have are left out.

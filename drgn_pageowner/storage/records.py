@@ -267,7 +267,7 @@ def stack_list_tables(listed: StackList) -> dict[str, Columns]:
 
 
 def load_stack_list(file: Container) -> StackList:
-    """What :func:`stack_list_tables` made tables of."""
+    """Load what :func:`stack_list_tables` turned into tables."""
     with file.checked():
         return _stack_list(file)
 

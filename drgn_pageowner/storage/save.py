@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a session knows, written to a file."""
+"""Write what a session knows to a file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WITHOUT_LEAKS = "this snapshot was saved without leaks: save it with --leaks"
 
 
 class Saved:
-    """What was saved, and why the rest was not."""
+    """The parts that were saved, and the reasons why others were not."""
 
     def __init__(self) -> None:
         self.records = 0
@@ -139,7 +139,7 @@ def save(
 
 def _searched(search: Callable[[], LeakSearch], records: Columns) -> LeakSearch:
     """
-    What *search* finds.
+    Return the result of *search*.
 
     :raises PageOwnerError: if that is not of the same *records*
     """

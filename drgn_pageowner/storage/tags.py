@@ -54,7 +54,7 @@ def tag_tables(use: TagUse) -> dict[str, Columns]:
 
 
 def load_tag_use(file: Container, page_size: int) -> TagUse:
-    """What :func:`tag_tables` made a table of."""
+    """Load what :func:`tag_tables` turned into a table."""
     with file.checked():
         return _tag_use(file, page_size)
 

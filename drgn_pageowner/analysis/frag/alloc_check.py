@@ -255,7 +255,7 @@ def _unmixed(memory: Memory, free: Array, order: int, kind: int) -> bool:
 
 
 def _with_defrag_mode(mask: int, known: dict[str, int]) -> AllocVerdict:
-    """What ``__alloc_pages_slowpath()`` does before it allows what ``vm.defrag_mode`` forbids."""
+    """Name what the slow path tries before it allows what ``vm.defrag_mode`` forbids."""
     if mask & known.get("__GFP_DIRECT_RECLAIM", 0):
         return AllocVerdict.RECLAIMS_FIRST
     # An allocation that cannot wait, but wakes kswapd, may do it at once.

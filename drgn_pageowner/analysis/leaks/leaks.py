@@ -139,7 +139,7 @@ class Leaks:
 
     @property
     def holes(self) -> str | None:
-        """What could not be searched, in words; ``None`` if all of memory was."""
+        """The memory that could not be searched, in words; ``None`` if all of it was."""
         missing = (
             f"{self.pages_missing:,} pages of kernel memory are not in the dump"
             if self.pages_missing

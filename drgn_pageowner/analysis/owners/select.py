@@ -29,7 +29,7 @@ CRITERIA: Mapping[str, Column] = {
 @dataclass(frozen=True)
 class Filter:
     """
-    What to select; every criterion that is given must hold.
+    Criteria that select records; every one that is given must hold.
 
     Of several values of one criterion, one must hold; of several gfp flags or functions, all.
     """

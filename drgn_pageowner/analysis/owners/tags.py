@@ -32,7 +32,7 @@ TAG_SORT_KEYS = ("bytes", "calls", "found", "difference")
 
 @dataclass(frozen=True)
 class TagFilter:
-    """What a tag must be to be selected; patterns with ``*``, ``?`` and ``[...]``."""
+    """Criteria that select tags, as patterns with ``*``, ``?`` and ``[...]``."""
 
     file: Sequence[str] = ()
     module: Sequence[str] = ()
@@ -149,7 +149,7 @@ def check_tag_keys(by: Sequence[str], sort: Sequence[str]) -> None:
 
 
 def _found(use: TagUse) -> dict[str, Array] | None:
-    """What bears each tag, in bytes and in calls."""
+    """Return the bytes and the number of allocations that bear each tag."""
     if use.found is None:
         return None
     known = use.found
@@ -226,7 +226,7 @@ def _groups(
 def _why(
     use: TagUse, members: Sequence[int], difference: int | None, counted: int, calls: int
 ) -> str | None:
-    """What explains the numbers of a group."""
+    """Explain why the counters of a group differ from what bears its tags."""
     tags = use.tags
     reasons = []
     if not tags.listed[members].all():

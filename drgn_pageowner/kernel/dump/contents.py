@@ -41,7 +41,7 @@ _ELF_INCOMPLETE = 0x1
 
 
 class KdumpLayout(NamedTuple):
-    """Where things are in a kdump file."""
+    """Offsets and sizes of the parts of a kdump file."""
 
     version: int
     """``header_version``."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the headers of an ELF file say: its kind, its build ID, where its debugging symbols are."""
+"""Read the headers of an ELF file: its kind, its build ID and its debug link."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ _DUMPS = (b"KDUMP   ", b"DISKDUMP", b"makedumpfile\0")
 
 
 def _magic(head: bytes, known: Sequence[_Magic]) -> _Magic | None:
-    """Which of *known* a file begins with."""
+    """Return the kind of file in *known* whose magic number *head* has."""
     return next((m for m in known if head[m.offset :].startswith(m.bytes)), None)
 
 

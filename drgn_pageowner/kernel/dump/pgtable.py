@@ -114,7 +114,7 @@ class PageTables:
 
     def mapped(self, start: int, end: int) -> tuple[Array, Array]:
         """
-        What a range of addresses is mapped to. The range may be far larger than memory.
+        Return what a range of addresses is mapped to. The range may be far larger than memory.
 
         A table that is used for many parts of the range is read once.
 
@@ -145,7 +145,7 @@ class PageTables:
         return np.concatenate(pfns), np.concatenate(numbers)
 
     def _is_table(self, entries: Array) -> Array:
-        """Which *entries* above level 0 lead to a table: ``bool``."""
+        """Return a ``bool`` array: which *entries* above level 0 point to a table."""
         format_ = self._format
         large = (entries & np.uint64(format_.large_mask)) == np.uint64(format_.large_value)
         result: Array = ((entries & np.uint64(_PRESENT)) != 0) & ~large

@@ -103,7 +103,7 @@ def _usable(path: str, release: str) -> list[str]:
 
 
 def _stripped_from(path: str) -> Iterator[str]:
-    """Where the debugging symbols of a file without any may be: as GDB looks for them."""
+    """Return the paths at which GDB would look for a stripped file's debugging symbols."""
     folder, name = os.path.split(os.path.abspath(path))
     elf = Elf.read(path)
     if elf is None:

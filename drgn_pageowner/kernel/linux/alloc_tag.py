@@ -204,7 +204,7 @@ def add_unlisted(kernel: Kernel, table: TagTable, references: Array) -> TagTable
 
 
 def _in_module_area(kernel: Kernel, addresses: Array) -> Array:
-    """Which tags lie in the area that modules' tags have of their own: ``bool``."""
+    """Return a ``bool`` array: which tags lie in the area reserved for the tags of modules."""
     area = find_object(kernel.prog, "module_tags")
     if area is None or not has_member(area.type_, "start_addr"):
         return np.zeros(len(addresses), bool)
@@ -316,14 +316,14 @@ def read_tag_counters(kernel: Kernel, counters: Array) -> tuple[Array, Array]:
 
 @once
 def text_version(kernel: Kernel) -> str:
-    """Which version of its text this kernel prints: ``"1.0"``, or ``"2.0"`` with "accurate:no"."""
+    """Return the version of allocinfo's text: ``"1.0"``, or ``"2.0"`` with "accurate:no"."""
     match = re.search(rb"\0allocinfo - version: ([^\0\n]+)\n\0", read_only_data(kernel))
     return match[1].decode(errors="replace") if match is not None else "1.0"
 
 
 @dataclass(frozen=True)
 class PageReferences:
-    """Where a page has the reference to its tag."""
+    """Location of the reference to its tag that a page has."""
 
     offset: int = 0
     """Of the reference in a ``struct page_ext`` entry."""
@@ -351,7 +351,7 @@ class PageReferences:
 
 @once_per_reading
 def page_references(kernel: Kernel) -> PageReferences | None:
-    """Where pages have their references; ``None`` if they have none."""
+    """Return the location of the pages' references; ``None`` if they have none."""
     found = profiling(kernel)
     if found.state in ("absent", "never"):
         return None

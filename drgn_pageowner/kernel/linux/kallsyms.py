@@ -85,7 +85,7 @@ class _ModuleSymbols:
 
 
 def _string(strings: bytes, at: int, longest: int) -> str:
-    """What ``strscpy()`` copies from there to a buffer of *longest* bytes."""
+    """Return what ``strscpy()`` would copy from there to a buffer of *longest* bytes."""
     return strings[at : at + longest - 1].split(b"\0", 1)[0].decode(errors="backslashreplace")
 
 
@@ -357,7 +357,7 @@ def _module_symbols(kernel: Kernel, module: Object) -> _ModuleSymbols:
 
 
 def _has_name(strings: bytes, at: Array) -> Array:
-    """Which of the names at *at* the kernel takes for symbols: ``is_mapping_symbol()`` is none."""
+    """Return which of the names at *at* are symbols, by ``is_mapping_symbol()``."""
     padded = np.frombuffer(strings + bytes(2), np.uint8)
     first, second = padded[at], padded[at + 1]
     result: Array = first != 0

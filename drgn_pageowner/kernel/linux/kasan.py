@@ -46,7 +46,7 @@ class Shadow:
 
     def freed(self, start: int, size: int, offsets: Array) -> Array:
         """
-        Which slab objects were freed, in KASAN's quarantine or not.
+        Return a ``bool`` array: which slab objects are freed, whether in KASAN's quarantine or not.
 
         :param start: Virtual address of a range of memory, and *size* in bytes.
         :param offsets: Of objects in that range: ``int64``, in bytes.

@@ -216,7 +216,7 @@ def _chunks(kernel: Kernel, problems: list[str]) -> Iterator[Object]:
 
 
 def _allocations(kernel: Kernel, chunk: Object, size: int) -> tuple[Array, Array]:
-    """Where each allocation of a chunk begins and ends: ``int64``, in bytes."""
+    """Return the start and end of each allocation in a chunk: ``int64``, in bytes."""
     number = size // _UNIT
     allocated = _bits(kernel, int(chunk.alloc_map), number)
     edges = np.flatnonzero(_bits(kernel, int(chunk.bound_map), number + 1))

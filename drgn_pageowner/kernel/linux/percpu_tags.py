@@ -31,7 +31,7 @@ _MOST_UNITS = 1 << 28
 
 def read_percpu_references(kernel: Kernel, problems: list[str]) -> tuple[Array, Array]:
     """
-    What was allocated of per-CPU memory and has a tag.
+    Read the allocations of per-CPU memory that have a tag.
 
     :return: References to tags (``uint64``), and bytes of each allocation on one CPU (``int64``).
     """

@@ -223,7 +223,7 @@ def read_cache(kernel: Kernel, cache: Object) -> Cache:
 
 
 def _quarantine_link(cache: Object) -> int:
-    """Where KASAN links an object in its quarantine; -1 if it does not."""
+    """Return the offset in an object of KASAN's quarantine link; -1 if there is none."""
     if not has_member(cache.type_.type, "kasan_info.free_meta_offset"):
         return -1
     offset = int(cache.kasan_info.free_meta_offset)

@@ -43,7 +43,7 @@ _MOST_CACHED = 4096
 
 @dataclass
 class Bookkeeping:
-    """What vouches for nothing that it points to."""
+    """Memory whose pointers do not keep anything reachable."""
 
     ranges: list[tuple[int, int]] = field(default_factory=list)
     """Address and size, in bytes, of parts of the kernel image or of boot memory."""

@@ -120,7 +120,7 @@ class InventoryReader:
         return found
 
     def _may_be_tables(self, pfns: Array) -> Array:
-        """Which pages may be page tables of the kernel: ``bool``."""
+        """Return a ``bool`` array: which pages may be page tables of the kernel."""
         rows = self.pages.rows(pfns)
         result: Array = (rows >= 0) & np.isin(self.pages.state[rows], _MAY_BE_TABLES)
         return result

@@ -142,7 +142,7 @@ def _depot_stacks(kernel: Kernel, handles: Array, problems: list[str]) -> Stacks
 
 
 def _place(kernel: Kernel, cache: Object) -> tuple[int, np.dtype[Any]] | None:
-    """Where from an object on its cache keeps who allocated it, and how that is laid out."""
+    """Return the offset from an object to the record of who allocated it, and its layout."""
     if keeps_tracks(kernel, cache):
         type_ = find_type(kernel.prog, "struct track")
         if type_ is not None:

@@ -44,7 +44,7 @@ def gfp_masks(texts: Mapping[int, str]) -> list[tuple[int, str]]:
 
 
 def _differences(sums: Mapping[frozenset[str], int]) -> dict[frozenset[str], int]:
-    """What is new if an equation is subtracted from another one that has all its names."""
+    """Return the differences of each equation and those that it contains."""
     equations = sorted(sums.items(), key=lambda equation: len(equation[0]))[:_MOST_EQUATIONS]
     found = {}
     for index, (few, low) in enumerate(equations):

@@ -88,7 +88,7 @@ class TextFrames:
         return pc
 
     def symbols(self) -> TextSymbols:
-        """What names the PCs."""
+        """The symbols that the PCs resolve to."""
         return TextSymbols(self.by_pc)
 
     def modules(self) -> list[str]:

@@ -137,7 +137,7 @@ class _Reader:
         return self.names.lettered(text.decode()) if _LETTERS.fullmatch(text) else -1
 
     def _sane(self, groups: dict[str, Sequence[bytes]], columns: Columns) -> Array:
-        """Which records are whole, and of the same shape as the first one."""
+        """Return which records are complete and have the first one's format."""
         assert self.shape is not None
         sane = columns.pop("_flags_known")
         sane &= (columns["order"] <= _HUGE_ORDER) & (columns["pfn"] >= 0) & (columns["block"] >= 0)

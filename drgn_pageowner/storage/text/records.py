@@ -111,7 +111,7 @@ class TextNames:
 
 @dataclass
 class _Body:
-    """What stands below the first lines of a record."""
+    """The lines of a record below its first."""
 
     stack: int
     reason: int
@@ -123,7 +123,7 @@ class _Body:
 
     @property
     def damaged(self) -> int:
-        """How many lines make no sense."""
+        """The number of lines that could not be parsed."""
         return len(self.bad)
 
 

@@ -58,7 +58,7 @@ class TextSession:
 
     @cached_property
     def _facts(self) -> Facts:
-        """What is known without reading the text."""
+        """Facts that are known without reading the text."""
         return Facts(
             release="",
             page_size=self._page_size or _PAGE_SIZE,

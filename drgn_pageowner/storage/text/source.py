@@ -55,7 +55,7 @@ def kind_of_text(path: str) -> str | None:
 
 @dataclass
 class Damage:
-    """What of a text makes no sense."""
+    """Lines of a text that could not be parsed."""
 
     lines: int = 0
     first: int = 0
