@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Dump
+from conftest import ROOT, Dump
 
 from drgn_pageowner.commands import COMMANDS
 
@@ -169,3 +170,16 @@ def test_in_drgns_shell_it_is_one_line_too(
     with pytest.raises(commands.CommandError):
         commands.run_command(one_dump.prog, "pageowner top --traceback")
     assert "in mistaken" in capfd.readouterr().err
+
+
+def test_damage_is_never_caught_without_sparing_mistakes() -> None:
+    """``except DAMAGE`` alone would take a mistake in this program for a damaged dump."""
+    for path in sorted((ROOT / "drgn_pageowner").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ExceptHandler) or "DAMAGE" not in ast.dump(
+                node.type or node
+            ):
+                continue
+            assert node.name is not None, f"{path}:{node.lineno}"
+            assert f"unless_mistaken({node.name})" in ast.unparse(node), f"{path}:{node.lineno}"
+        assert "suppress(*DAMAGE" not in path.read_text()

@@ -29,6 +29,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     else:
         info = Info(facts, modules=session.modules(), problems=[NO_RECORDS[facts.page_owner]])
     info = replace(info, sources=session.owner_sources())
+    info = replace(info, problems=list(dict.fromkeys([*info.problems, *session.losses()])))
     out.writelines((info_json if args.format == "json" else info_table)(info))
     report_problems(info.problems)
     return 0 if facts.page_owner == "on" else 1

@@ -168,6 +168,19 @@ class ProgramSession:
         assert finder is not None
         return self._ask(lambda _: finder.words(sources, targets, numbers=numbers, limit=limit))
 
+    def losses(self) -> Sequence[str]:
+        contents = self._kernel.contents if not self.is_live() else None
+        if contents is None:
+            return []
+        known = self.facts().problems
+        # Pages that are missing although no filter leaves them out are known by their struct pages.
+        if len(contents.excluded):
+            try:
+                known = [*known, *self.memory(()).problems]
+            except PageOwnerError as error:
+                known = [*known, str(error)]
+        return self._kernel.problems(known)
+
     def modules(self) -> list[str]:
         return module_names(self._kernel.reading())
 

@@ -95,6 +95,14 @@ class Session(Protocol):
         """The words of some of the heap's nodes that lead to others."""
         ...
 
+    def losses(self) -> Sequence[str]:
+        """
+        A line for everything that is missing or damaged, and what that costs.
+
+        Of a filtered dump, that takes reading the whole memmap.
+        """
+        ...
+
     def modules(self) -> list[str]:
         """Names of the loaded modules."""
         ...

@@ -124,16 +124,18 @@ def save(
         documents |= about
     known = everything.names if everything is not None else None
     documents["names"] = as_json(known or (memory.pages.names if memory else Names()))
+    modules, crash = session.modules(), session.crash()
+    saved.problems = list(dict.fromkeys([*saved.problems, *session.losses()]))
     head = {
         **more_head,
         "facts": as_json(facts),
-        "modules": session.modules(),
-        "crash": as_json(session.crash()),
+        "modules": modules,
+        "crash": as_json(crash),
+        "losses": saved.problems,
         "owner_sources": as_json(list(session.owner_sources())),
         "unavailable": saved.unavailable,
     }
     saved.size = write_container(path, records, tables, documents, head)
-    saved.problems = list(dict.fromkeys(saved.problems))
     return saved
 
 

@@ -137,6 +137,11 @@ class SnapshotSession:
         records = None if without_records else self.snapshot(INVENTORY_COLUMNS)
         return load_inventory(self._file, self._facts_of_memory(), self._names, records)
 
+    def losses(self) -> Sequence[str]:
+        with self._file.checked():
+            saved: list[str] = restore(list[str], self._file.head.get("losses", []))
+            return saved
+
     def modules(self) -> list[str]:
         modules: list[str] = self._file.head["modules"]
         return modules

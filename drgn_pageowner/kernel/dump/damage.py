@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ __all__ = (
     "in_words",
     "is_damage",
     "name_of",
+    "suppress_damage",
     "unless_mistaken",
     "until_repeated",
 )
@@ -77,6 +79,15 @@ def unless_mistaken(error: BaseException) -> None:
     """
     if isinstance(error, DAMAGE) and not is_damage(error):
         raise error
+
+
+@contextlib.contextmanager
+def suppress_damage() -> Iterator[None]:
+    """Go on behind the block if damage ends it, where nothing that is needed is lost by that."""
+    try:
+        yield
+    except DAMAGE as error:
+        unless_mistaken(error)
 
 
 def in_words(error: BaseException) -> str:
@@ -177,8 +188,8 @@ def every_entry(
                     break
                 entry.member_(member).read_()
                 behind.append(entry)
-        except DAMAGE:
-            pass
+        except DAMAGE as second:
+            unless_mistaken(second)
         found += reversed(behind)
         problems.append(
             f"{subject} is broken ({error}): {len(found)} entries can be reached from its ends"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -38,6 +38,9 @@ _Fact = Callable[["Kernel"], T]
 
 # Key in drgn.Program.cache, which drgn provides for helpers.
 _CACHE_KEY = "drgn_pageowner"
+
+# Names in a line about many things of a kind.
+_NAMED = 3
 
 
 class Kernel:
@@ -134,18 +137,29 @@ class Kernel:
         return list(dict.fromkeys([*chain(*known), *self.gaps, *self.losses]))
 
     @contextlib.contextmanager
-    def tolerate(self, cost: str, *, gap: bool = False) -> Iterator[None]:
+    def tolerate(self, cost: str, *, of: str | None = None, gap: bool = False) -> Iterator[None]:
         """
         Go on behind the block if damage ends it, and note that.
 
         :param cost: What cannot be read, and what is unknown for that.
+        :param of: Name of the one of many to which that happened; it stands for ``{}`` in *cost*.
+            All of them share one line.
         :param gap: Whether references may be lost with it.
         """
         try:
             yield
         except DAMAGE as error:
             unless_mistaken(error)
-            (self.gaps if gap else self.losses).append(f"{cost} ({error})")
+            lines = self.gaps if gap else self.losses
+            if of is None:
+                lines.append(f"{cost} ({error})")
+                return
+            shared: dict[str, tuple[int, str, list[str]]] = self._passing.setdefault("shared", {})
+            place, first, names = shared.setdefault(cost, (len(lines), str(error), []))
+            if of not in names:
+                names.append(of)
+            line = f"{cost.format(_enumerated(names))} ({first})"
+            lines[place : place + 1] = [line]
 
     def _establish(self, facts: dict[Any, Any], function: _Fact[T]) -> T:
         """Return the result of *function*, cached in *facts*. Exceptions are not cached."""
@@ -153,6 +167,13 @@ class Kernel:
             facts[function] = function(self)
         result: T = facts[function]
         return result
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    """Return the first of many names and the number of the others, or the few that there are."""
+    if len(names) > _NAMED + 1:
+        return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED:,} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def once(function: _Fact[T]) -> _Fact[T]:

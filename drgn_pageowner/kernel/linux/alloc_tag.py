@@ -91,7 +91,8 @@ def _enabled(key: Object) -> bool:
     """Whether a static key is."""
     try:
         return int(key.key.enabled.counter) > 0
-    except DAMAGE:
+    except DAMAGE as error:
+        unless_mistaken(error)
         return True
 
 

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from drgn_pageowner.kernel.dump.bulk import find_object, find_type
-from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry
+from drgn_pageowner.kernel.dump.damage import every_entry
 from drgn_pageowner.kernel.dump.kernel import Kernel
 
 __all__ = ("its_tables",)
@@ -30,8 +28,8 @@ def its_tables(kernel: Kernel) -> list[tuple[int, int]]:
         return []
     found = []
     head = nodes.address_of_()
-    for node in every_entry("struct its_node", head, "entry", "the list of ITS nodes", []):
-        with contextlib.suppress(*DAMAGE):
+    for node in every_entry("struct its_node", head, "entry", "the list of ITS nodes", kernel.gaps):
+        with kernel.tolerate("the tables of an ITS cannot be read: they look lost", gap=True):
             for table in node.tables:
                 if table.base and int(table.val) & _INDIRECT and int(table.order) <= _MOST_ORDER:
                     found.append((int(table.base), kernel.page_size << int(table.order)))

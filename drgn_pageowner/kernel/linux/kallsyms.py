@@ -26,7 +26,7 @@ from drgn_pageowner.kernel.dump.bulk import (
     struct_dtype,
     symbol_address,
 )
-from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of
+from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
 from drgn_pageowner.kernel.linux.translate import image_range
 from drgn_pageowner.model.arrays import Array
@@ -375,7 +375,8 @@ def module_names(kernel: Kernel) -> list[str]:
 def _module_name(module: Object) -> str:
     try:
         return name_of(module.name)
-    except DAMAGE:
+    except DAMAGE as error:
+        unless_mistaken(error)
         return f"?{int(module):#x}"
 
 
@@ -383,7 +384,8 @@ def module_regions(kernel: Kernel) -> list[tuple[str, int, int]]:
     """Get ``(name, start, end)`` of every memory region of the loaded modules."""
     regions = []
     for module in _modules(kernel):
-        with kernel.tolerate(f"the memory of module {_module_name(module)} is unknown", gap=True):
+        module_name = _module_name(module)
+        with kernel.tolerate("the memory of module {} is unknown", of=module_name, gap=True):
             name = name_of(module.name)
             regions += [(name, start, end) for start, end, _ in _module_ranges(module, True)]
     return regions
@@ -418,6 +420,6 @@ def load_kallsyms(kernel: Kernel) -> Kallsyms:
     modules = []
     for module in _modules(kernel):
         name = _module_name(module)
-        with kernel.tolerate(f"the symbols of module {name} cannot be read: it has no names"):
+        with kernel.tolerate("the symbols of module {} cannot be read: it has no names", of=name):
             modules.append(_module_symbols(kernel, module))
     return Kallsyms(core, modules)

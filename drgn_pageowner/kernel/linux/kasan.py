@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 from drgn import FaultError, Program
 
 from drgn_pageowner.kernel.dump.bulk import find_object, read_bulk, symbol_address
-from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
@@ -62,10 +59,11 @@ def quarantine(kernel: Kernel) -> list[int]:
     file = "mm/kasan/quarantine.c"
     batches = find_object(kernel.prog, "global_quarantine", file)
     heads: list[int] = []
-    with contextlib.suppress(*DAMAGE):
+    cost = "KASAN's quarantine cannot be read: some freed objects look allocated"
+    with kernel.tolerate(cost):
         heads += [int(batch.head) for batch in batches] if batches is not None else []
     for cpu in possible_cpus(kernel):
-        with contextlib.suppress(LookupError, *DAMAGE):
+        with kernel.tolerate(cost):
             heads.append(int(cpu_variable(kernel, "cpu_quarantine", cpu).head))
     return [head for head in heads if head]
 

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from drgn_pageowner.kernel.dump.bulk import find_object
-from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.pgtable import Format, PageTables
 from drgn_pageowner.kernel.linux.arch import arch_of
@@ -17,6 +15,9 @@ from drgn_pageowner.kernel.linux.translate import direct_phys, kernel_phys
 from drgn_pageowner.model.arrays import Array, ascending
 
 __all__ = ("kernel_tables",)
+
+
+_COST = "not all page tables of the kernel can be followed: those that are not found look lost"
 
 
 def kernel_tables(kernel: Kernel, plausible: Callable[[Array], Array]) -> Array:
@@ -36,7 +37,7 @@ def kernel_tables(kernel: Kernel, plausible: Callable[[Array], Array]) -> Array:
         if not plausible(np.array([root >> shift]))[0]:
             continue
         tables = PageTables(kernel.prog, format_, root)
-        with contextlib.suppress(*DAMAGE):
+        with kernel.tolerate(_COST, gap=True):
             found.append(tables.tables(lambda addresses: plausible(addresses >> shift)) >> shift)
     return ascending(np.concatenate(found))
 
@@ -46,11 +47,11 @@ def _roots(kernel: Kernel) -> Iterator[tuple[Format, int]]:
     format_ = arch_of(kernel).page_table_format(kernel)
     if format_ is None:
         return
-    with contextlib.suppress(*DAMAGE):
+    with kernel.tolerate(_COST, gap=True):
         yield format_, _phys(kernel, int(kernel.prog["init_mm"].pgd))
     # Page tables for the firmware's runtime services.
     mm = find_object(kernel.prog, "efi_mm")
-    with contextlib.suppress(*DAMAGE):
+    with kernel.tolerate(_COST, gap=True):
         if mm is not None and mm.pgd:
             yield format_, _phys(kernel, int(mm.pgd))
     yield from arch_of(kernel).table_roots(kernel, format_)

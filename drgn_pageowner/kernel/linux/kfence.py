@@ -15,7 +15,6 @@ from drgn_pageowner.kernel.dump.bulk import (
     read_bulk,
     struct_dtype,
 )
-from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.model.arrays import Array
 
@@ -53,15 +52,13 @@ def find_kfence(kernel: Kernel) -> KfencePool | None:
     states = enumerators(kernel.prog, "enum kfence_object_state")
     if pool is None or metadata is None or type_ is None or not states:
         return None
-    try:
+    rows = None
+    with kernel.tolerate("KFENCE's pool cannot be read: its objects are unknown", gap=True):
         start = int(pool)
-        if not start:
-            return None
-        dtype = struct_dtype(kernel.prog, type_, ("state", "addr", "size", "cache"))
-        rows = _metadata(kernel, metadata, dtype, start)
-    except DAMAGE:
-        return None
-    if not len(rows):
+        if start:
+            dtype = struct_dtype(kernel.prog, type_, ("state", "addr", "size", "cache"))
+            rows = _metadata(kernel, metadata, dtype, start)
+    if rows is None or not len(rows):
         return None
     # An object that waits to be freed by RCU (since v6.12) is still there for its readers.
     names = ("KFENCE_OBJECT_ALLOCATED", "KFENCE_OBJECT_RCU_FREEING")

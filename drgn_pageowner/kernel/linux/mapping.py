@@ -151,9 +151,9 @@ def anon_users(kernel: Kernel, mapping: int, index: int, pfn: int) -> list[dict[
 def _processes(kernel: Kernel) -> Iterator[tuple[int, Object]]:
     """Yield ``(mm, task)`` of every process."""
     for task in every_task(kernel, kernel.losses):
-        try:
+        mm = pid = tgid = 0
+        name = f"{int(task):#x}"
+        with kernel.tolerate("the tasks at {} cannot be read: what they map is unknown", of=name):
             mm, pid, tgid = int(task.mm), int(task.pid), int(task.tgid)
-        except DAMAGE:
-            continue
         if mm and pid == tgid:
             yield mm, task

@@ -9,7 +9,7 @@ from drgn.helpers.linux.cgroup import cgroup_name
 from drgn.helpers.linux.kernfs import kernfs_parent
 
 from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member, read_word
-from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, name_of
+from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, name_of, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.records import Memcg, MemcgKind
@@ -76,7 +76,8 @@ class MemcgTable:
             try:
                 objcg = Object(self._kernel.prog, self._objcg, address=pointer)
                 memcg = self._mem_cgroup(int(objcg.memcg))
-            except DAMAGE:
+            except DAMAGE as error:
+                unless_mistaken(error)
                 memcg = None
         if memcg is None:
             self.unknown += 1
@@ -102,7 +103,8 @@ class MemcgTable:
         member = address + self._objcg.member("memcg").offset
         try:
             return bool(read_word(self._kernel.prog, member))
-        except DAMAGE:
+        except DAMAGE as error:
+            unless_mistaken(error)
             return True
 
     def _mem_cgroup(self, address: int) -> Object | None:
@@ -111,7 +113,8 @@ class MemcgTable:
         memcg = Object(self._kernel.prog, "struct mem_cgroup", address=address)
         try:
             subsystem = int(memcg.css.ss)
-        except DAMAGE:
+        except DAMAGE as error:
+            unless_mistaken(error)
             return None
         return memcg if subsystem == self._subsystem.address_ else None
 
@@ -128,7 +131,8 @@ def _describe(kernel: Kernel, memcg: Object) -> Memcg:
         number = int(kn_id.ino) if has_member(kn_id.type_, "ino") else int(kn_id)
         online = bool(int(memcg.css.flags) & _css_online(kernel))
         return Memcg(name, path, online, number & 0xFFFFFFFF if number >> 32 else number)
-    except DAMAGE:
+    except DAMAGE as error:
+        unless_mistaken(error)
         return Memcg(f"?{memcg.address_:#x}", "?", False, 0)
 
 

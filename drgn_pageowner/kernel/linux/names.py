@@ -6,7 +6,7 @@ from __future__ import annotations
 from drgn import Object
 
 from drgn_pageowner.kernel.dump.bulk import enumerators, find_object
-from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
+from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.gfp import gfp_flags_before_table
 from drgn_pageowner.kernel.linux.page_owner import reclaimable_before_movable
@@ -46,13 +46,11 @@ def _trace_print_flags(kernel: Kernel, table: str) -> list[tuple[int, str]]:
     if flags is None:
         return result
     for index in range(flags.type_.length or 0):
-        try:
+        with kernel.tolerate("names in {} cannot be read: these flags have none", of=table):
             entry = flags[index].read_()
             if not entry.name:
                 break
             result.append((int(entry.mask), _string(entry.name)))
-        except DAMAGE:
-            continue
     return result
 
 
@@ -84,5 +82,6 @@ def _string(pointer: Object) -> str:
     try:
         # The kernel's names are short; a damaged pointer may lead anywhere.
         return name_of(pointer, 64) if pointer else ""
-    except DAMAGE:
+    except DAMAGE as error:
+        unless_mistaken(error)
         return "?"

@@ -100,12 +100,12 @@ def first_chunk(kernel: Kernel) -> tuple[list[tuple[int, int]], int]:
     offsets = find_object(kernel.prog, "pcpu_unit_offsets")
     if first is None or base is None or offsets is None:
         return [], 0
-    try:
+    units: list[tuple[int, int]] = []
+    length = 0
+    with kernel.tolerate("the first chunk of per-CPU memory cannot be read", gap=True):
         end = int(first.base_addr) + int(first.nr_pages) * kernel.page_size
         units = [(cpu, int(base) + int(offsets[cpu])) for cpu in possible_cpus(kernel)]
         length = end - int(base)
-    except DAMAGE:
-        return [], 0
     return (units, length) if 0 < length <= _LONGEST_UNIT else ([], 0)
 
 

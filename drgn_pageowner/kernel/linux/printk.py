@@ -8,7 +8,7 @@ from drgn.helpers import ValidationError
 from drgn.helpers.linux.printk import PrintkRecord, get_printk_records
 
 from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.topology import online_cpus
@@ -33,8 +33,8 @@ def local_clock_ns(kernel: Kernel) -> int | None:
     try:
         for cpu in online_cpus(kernel):
             latest = max(latest, int(cpu_variable(kernel, "runqueues", cpu).clock))
-    except DAMAGE:
-        pass
+    except DAMAGE as error:
+        unless_mistaken(error)
     if not latest:
         latest = max((record.timestamp for record in log_records(kernel)), default=0)
     return latest or None
@@ -83,5 +83,6 @@ def log_buffers(kernel: Kernel) -> list[tuple[int, int]]:
                 for array in (descriptions.descs, descriptions.infos)
             ),
         ]
-    except DAMAGE:
+    except DAMAGE as error:
+        unless_mistaken(error)
         return []

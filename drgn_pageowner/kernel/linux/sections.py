@@ -19,7 +19,7 @@ from drgn_pageowner.kernel.dump.bulk import (
     struct_dtype,
     symbol_address,
 )
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
 from drgn_pageowner.kernel.linux.topology import online_nodes
 from drgn_pageowner.model.arrays import Array
@@ -124,7 +124,8 @@ def _end_of_nodes(kernel: Kernel) -> int:
             nodes = max(nodes, int(pgdat.node_start_pfn) + int(pgdat.node_spanned_pages))
             for zone in pgdat.node_zones:
                 zones = max(zones, int(zone.zone_start_pfn) + int(zone.spanned_pages))
-        except DAMAGE:
+        except DAMAGE as error:
+            unless_mistaken(error)
             continue
     return nodes if nodes == zones else 0
 

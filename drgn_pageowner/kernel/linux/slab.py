@@ -238,7 +238,8 @@ def _ready(kernel: Kernel, cache: Object) -> tuple[list[int], list[int], list[in
     free: list[int] = []
     sheaves: list[int] = []
     name = name_of(cache.name)
-    with kernel.tolerate(f"the CPUs' free objects of {name} cannot be read: some look allocated"):
+    cost = "the CPUs' free objects of {} cannot be read: some look allocated"
+    with kernel.tolerate(cost, of=name):
         # Until Linux kernel commit 32c894c7274b ("slab: remove struct kmem_cache_cpu") (in v7.0).
         if has_member(type_, "cpu_slab") and cache.cpu_slab:
             for cpu in online_cpus(kernel):

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 from drgn import Object
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.dump.bulk import has_member
-from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
+from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of, suppress_damage, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.linux.slab import slab_caches
@@ -58,7 +56,7 @@ def readable_caches(kernel: Kernel) -> dict[str, Object]:
     """Get every ``struct kmem_cache *`` that can be read, by name."""
     caches = {}
     for cache in slab_caches(kernel, kernel.losses):
-        with contextlib.suppress(*DAMAGE):
+        with suppress_damage():
             caches[name_of(cache.name)] = cache
     return caches
 
@@ -86,7 +84,8 @@ def _track(kernel: Kernel, cache: Object, address: int) -> Object | None:
     try:
         place = address + track_offset(kernel, cache)
         return Object(kernel.prog, "struct track", address=place).read_()
-    except DAMAGE:
+    except DAMAGE as error:
+        unless_mistaken(error)
         return None
 
 
@@ -123,7 +122,8 @@ def _depot_stacks(kernel: Kernel, tracks: list[Object | None]) -> Stacks:
         return Stacks.empty()
     try:
         return read_stacks(kernel, wanted)[0]
-    except (PageOwnerError, *DAMAGE):
+    except (PageOwnerError, *DAMAGE) as error:
+        unless_mistaken(error)
         return Stacks.empty()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from drgn import Object
 
-from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry
+from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 
 __all__ = ("comm_of", "every_task")
@@ -30,7 +30,8 @@ def every_task(kernel: Kernel, problems: list[str]) -> list[Object]:
         try:
             threads = leader.signal.thread_head.address_of_()
             pid = int(leader.pid)
-        except DAMAGE:
+        except DAMAGE as error:
+            unless_mistaken(error)
             broken.append(f"the threads of the task at {int(leader):#x} are unknown")
             continue
         for thread in every_entry(

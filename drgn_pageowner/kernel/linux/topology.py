@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from drgn import Object
 from drgn.helpers.linux.cpumask import cpu_online_mask, cpu_possible_mask
 
 from drgn_pageowner.kernel.dump.bulk import find_object
-from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
 
 __all__ = ("online_cpus", "online_nodes", "possible_cpus")
@@ -19,10 +16,9 @@ __all__ = ("online_cpus", "online_nodes", "possible_cpus")
 def possible_cpus(kernel: Kernel) -> tuple[int, ...]:
     """Get the numbers of the CPUs that have per-CPU memory."""
     offsets = find_object(kernel.prog, "__per_cpu_offset")
-    try:
+    cpus: list[int] = []
+    with kernel.tolerate("the mask of possible CPUs cannot be read: CPU 0 is taken", gap=True):
         cpus = _bits(cpu_possible_mask(kernel.prog).bits)
-    except DAMAGE:
-        cpus = []
     return tuple(cpu for cpu in cpus if offsets is None or cpu < offsets.type_.length) or (0,)
 
 
@@ -40,7 +36,7 @@ def online_cpus(kernel: Kernel) -> tuple[int, ...]:
     booted = find_object(kernel.prog, "cpus_booted_once_mask")
     online: set[int] = set()
     for mask in (cpu_online_mask(kernel.prog), booted):
-        with contextlib.suppress(*DAMAGE):
+        with kernel.tolerate("a mask of online CPUs cannot be read: all possible CPUs may count"):
             online.update(_bits(mask.bits) if mask is not None else ())
     return tuple(cpu for cpu in possible if cpu in online) or possible
 
@@ -66,18 +62,16 @@ def _online_nodes(kernel: Kernel) -> tuple[tuple[int, int], ...]:
     if data is None:
         # Without CONFIG_NUMA.
         return ((0, int(kernel.prog["contig_page_data"].address_of_())),)
-    try:
+    online: set[int] = set()
+    with kernel.tolerate("the mask of online nodes cannot be read: all nodes are taken"):
         online = set(_bits(kernel.prog["node_states"][kernel.prog["N_ONLINE"]].bits))
-    except DAMAGE:
-        online = set()
     known = []
     for number in range(data.type_.length):
-        try:
-            address = int(data[number])
-        except DAMAGE:
-            continue
-        if address:
-            known.append((number, address))
+        with kernel.tolerate(
+            "node {} cannot be read: its memory is unknown", of=str(number), gap=True
+        ):
+            if address := int(data[number]):
+                known.append((number, address))
     return tuple(one for one in known if one[0] in online) or tuple(known)
 
 

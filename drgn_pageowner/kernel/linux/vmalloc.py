@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from drgn import FaultError, Object, sizeof
-from drgn.helpers.linux.sched import cpu_curr, idle_task
 
 from drgn_pageowner.kernel.dump.bulk import (
     find_object,
@@ -25,6 +24,7 @@ from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.kallsyms import module_regions
 from drgn_pageowner.kernel.linux.memmap import member
+from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.sections import memmap_pfns
 from drgn_pageowner.kernel.linux.tasks import comm_of, every_task
 from drgn_pageowner.kernel.linux.topology import online_cpus
@@ -92,7 +92,8 @@ def task_stacks(kernel: Kernel, problems: list[str]) -> list[TaskStack]:
     for task in _tasks(kernel, problems):
         try:
             stack = _stack_of(kernel, task, size, int(task) in running)
-        except DAMAGE:
+        except DAMAGE as error:
+            unless_mistaken(error)
             lost += 1
             continue
         # A stack is made of whole pages; anything else is garbage.
@@ -123,17 +124,15 @@ def _tasks(kernel: Kernel, problems: list[str]) -> list[Object]:
 
 
 def _idle(kernel: Kernel) -> list[Object]:
-    try:
-        return [idle_task(kernel.prog, cpu) for cpu in online_cpus(kernel)]
-    except DAMAGE:
-        return []
+    with kernel.tolerate("the idle tasks cannot be read: their stacks are unknown", gap=True):
+        return [cpu_variable(kernel, "runqueues", cpu).idle.read_() for cpu in online_cpus(kernel)]
+    return []
 
 
 def _running(kernel: Kernel) -> set[int]:
-    try:
-        return {int(cpu_curr(kernel.prog, cpu)) for cpu in online_cpus(kernel)}
-    except DAMAGE:
-        return set()
+    with kernel.tolerate("the running tasks are unknown, and with them their registers", gap=True):
+        return {int(cpu_variable(kernel, "runqueues", cpu).curr) for cpu in online_cpus(kernel)}
+    return set()
 
 
 def _stack_pointer(kernel: Kernel, task: Object) -> int:
@@ -197,7 +196,8 @@ def read_vmap_areas(
             else:
                 kind, name = _use_of_area(vm, start, number * size, modules, stack_size)
             areas.append(Area(start, number * size, kind, rows, name))
-        except DAMAGE:
+        except DAMAGE as error:
+            unless_mistaken(error)
             lost += 1
     if lost:
         problems.append(f"{lost} vmalloc areas cannot be read: what they map is unknown")
@@ -278,7 +278,8 @@ def _is_stack(vm: Object) -> bool:
     """Return whether an area was made for a stack, by copy_process() or one of its callers."""
     try:
         symbol = vm.prog_.symbol(int(vm.caller))
-    except DAMAGE:
+    except DAMAGE as error:
+        unless_mistaken(error)
         return False
     # The compiler may inline any of alloc_thread_stack_node() and its callers.
     starts = ("alloc_thread_stack", "dup_task_struct", "copy_process", "kernel_clone", "_do_fork",

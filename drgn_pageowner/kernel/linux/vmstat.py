@@ -39,7 +39,7 @@ def read_counters(kernel: Kernel, zones: Sequence[ZoneStats]) -> dict[str, int]:
         variable = find_object(kernel.prog, name)
         if variable is None:
             continue
-        with kernel.tolerate(f"{name} cannot be read: the kernel's count of it is unknown"):
+        with kernel.tolerate("{} cannot be read: the kernel's count of it is unknown", of=name):
             value = variable.counter if has_member(variable.type_, "counter") else variable
             counters[name] = int(value)
     with kernel.tolerate("the pools of huge pages cannot be read"):

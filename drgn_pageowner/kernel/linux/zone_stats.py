@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from drgn import Object
 
 from drgn_pageowner.kernel.dump.bulk import enumerators, has_member
-from drgn_pageowner.kernel.dump.damage import DAMAGE
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.percpu import add_differences, cpu_pointer
 from drgn_pageowner.kernel.linux.topology import online_cpus, online_nodes
@@ -114,18 +113,29 @@ def read_zonelists(kernel: Kernel) -> dict[int, list[int]]:
     result: dict[int, list[int]] = {}
     nodes = dict(online_nodes(kernel))
     for node in dict.fromkeys(zone.node for zone in zones):
-        order: list[int] = []
-        try:
-            zonelist = nodes[node].node_zonelists[0]
-            for reference in zonelist._zonerefs:
-                if not reference.zone:
-                    break
-                if int(reference.zone) in index:
-                    order.append(index[int(reference.zone)])
-        except DAMAGE:
+        order: list[int] | None = None
+        cost = "the zonelists of nodes {} cannot be read: the order of their zones is unknown"
+        with kernel.tolerate(cost, of=str(node)):
+            order = _order_of_zones(nodes[node].node_zonelists[0], index)
+        if order is None:
             order = [number for number, zone in enumerate(zones) if zone.node == node]
         result[node] = order
     return result
+
+
+def _order_of_zones(zonelist: Object, index: dict[int, int]) -> list[int]:
+    """
+    Get the zones of a ``struct zonelist`` in its order.
+
+    :param index: Address of a ``struct zone`` -> its index.
+    """
+    order = []
+    for reference in zonelist._zonerefs:
+        if not reference.zone:
+            break
+        if int(reference.zone) in index:
+            order.append(index[int(reference.zone)])
+    return order
 
 
 class ListHead:

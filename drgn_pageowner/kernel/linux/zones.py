@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import zlib
 from collections.abc import Iterator
 
@@ -11,11 +10,7 @@ from drgn import Object, sizeof
 from drgn.helpers.linux.kconfig import get_kconfig
 
 from drgn_pageowner.kernel.dump.bulk import enumerators, find_object, has_member
-from drgn_pageowner.kernel.dump.damage import (
-    DAMAGE,
-    name_of,
-    unless_mistaken,
-)
+from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of, suppress_damage, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
 from drgn_pageowner.kernel.linux.sections import memory_model, pfn_limits
 from drgn_pageowner.kernel.linux.topology import online_nodes
@@ -106,7 +101,8 @@ def _zone_name(zone: Object, index: int) -> str:
     try:
         # The kernel's zone names are short: DMA32, Movable.
         return name_of(zone.name, 16)
-    except DAMAGE:
+    except DAMAGE as error:
+        unless_mistaken(error)
         return f"?{index}"
 
 
@@ -154,7 +150,8 @@ def _pageblock_limit(kernel: Kernel) -> int:
     """
     try:
         return int(get_kconfig(kernel.prog).get("CONFIG_PAGE_BLOCK_MAX_ORDER", _NO_LIMIT))
-    except (OSError, EOFError, zlib.error, *DAMAGE):
+    except (OSError, EOFError, zlib.error, *DAMAGE) as error:
+        unless_mistaken(error)
         return _NO_LIMIT
 
 
@@ -170,7 +167,7 @@ def page_flag_fields(kernel: Kernel) -> list[BitField]:
     """
     table = find_object(kernel.prog, "pff", "lib/vsprintf.c")
     if table is not None:
-        with contextlib.suppress(*DAMAGE):
+        with suppress_damage():
             return _fields_of_table(kernel, table)
     word_bits = kernel.prog.type("unsigned long").size * 8
     fields = []

@@ -6,14 +6,13 @@ debugging code keeps, logs, caches of pages and objects that are to be used agai
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
 from drgn import TypeKind, sizeof
 
 from drgn_pageowner.kernel.dump.bulk import find_object, has_member
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import suppress_damage
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kfence import find_kfence
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
@@ -58,7 +57,7 @@ def find_bookkeeping(kernel: Kernel) -> Bookkeeping:
     found = Bookkeeping(ranges=log_buffers(kernel))
     for name, file in _CACHES:
         cache = find_object(kernel.prog, name, file)
-        with contextlib.suppress(*DAMAGE):
+        with suppress_damage():
             # A cache may be used for objects of others of the same size.
             if cache is not None and cache and int(cache.refcount) == 1:
                 found.caches.append(int(cache))
@@ -81,7 +80,7 @@ def _pages_of_kvfree_rcu(kernel: Kernel) -> list[int]:
         return []
     found: list[int] = []
     for cpu in possible_cpus(kernel):
-        with contextlib.suppress(*DAMAGE):
+        with suppress_damage():
             node = cpu_variable(kernel, "krc", cpu).bkvcache.first
             for _ in range(_MOST_CACHED):
                 if not node:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
-from drgn import Object, ProgramFlags
+from drgn import FaultError, Object, ProgramFlags
 
 from drgn_pageowner.kernel.dump.bulk import find_object, has_member, symbol_address
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import suppress_damage
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.printk import log_records
@@ -63,29 +64,36 @@ def read_crash(kernel: Kernel) -> Crash:
         LogLine(record.timestamp, record.level, record.text.decode(errors="backslashreplace"))
         for record in log_records(kernel)
     ]
-    mask = _or_none(lambda: int(kernel.prog["tainted_mask"]))
+    read = partial(_or_none, kernel)
+    mask = read("taints", lambda: int(kernel.prog["tainted_mask"]))
     return Crash(
-        crash_time=None if live else _or_none(lambda: _crash_time(kernel)),
-        hardware=_or_none(lambda: _hardware(kernel)),
-        cpus=_or_none(lambda: len(online_cpus(kernel))),
-        command_line=_or_none(lambda: _text(kernel.prog["saved_command_line"].string_())),
-        task=None if live else _or_none(lambda: _crashed_task(kernel)),
+        crash_time=None if live else read("its time", lambda: _crash_time(kernel)),
+        hardware=read("the hardware", lambda: _hardware(kernel)),
+        cpus=read("CPUs", lambda: len(online_cpus(kernel))),
+        command_line=read(
+            "the command line", lambda: _text(kernel.prog["saved_command_line"].string_())
+        ),
+        task=None if live else read("the task", lambda: _crashed_task(kernel)),
         tainted=mask,
         taints=_taints(kernel, mask or 0),
         oom=Oom(
-            kills=_or_none(lambda: _oom_kills(kernel)),
-            victims=_or_none(lambda: int(kernel.prog["oom_victims"].counter)),
+            kills=read("OOM kills", lambda: _oom_kills(kernel)),
+            victims=read("OOM victims", lambda: int(kernel.prog["oom_victims"].counter)),
             log=[line for line in lines if _OOM.search(line.text)][-_OOM_LINES:],
         ),
         log=lines[-_LOG_LINES:],
     )
 
 
-def _or_none(read: Callable[[], T]) -> T | None:
-    try:
-        return read()
-    except DAMAGE:
-        return None
+def _or_none(kernel: Kernel, what: str, read: Callable[[], T]) -> T | None:
+    """Return the result of *read*; ``None``, and a problem if memory is missing, without one."""
+    with suppress_damage():
+        try:
+            return read()
+        except FaultError:
+            with kernel.tolerate("facts about the crash cannot be read: {}", of=what):
+                raise
+    return None
 
 
 def _text(raw: bytes) -> str:
@@ -103,6 +111,10 @@ def _hardware(kernel: Kernel) -> str | None:
     if address is None:
         return None
     return _text(kernel.prog.read(address, 128).split(b"\0", 1)[0]) or None
+
+
+def _command_line(kernel: Kernel) -> str:
+    return _text(kernel.prog["saved_command_line"].string_())
 
 
 def _crashed_task(kernel: Kernel) -> tuple[int, str]:
@@ -130,18 +142,20 @@ def _oom_kills(kernel: Kernel) -> int:
 def _taints(kernel: Kernel, mask: int) -> list[Taint]:
     table = find_object(kernel.prog, "taint_flags")
     bits = [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
-    return [_taint(table, bit) for bit in bits]
+    return [_taint(kernel, table, bit) for bit in bits]
 
 
-def _taint(table: Object | None, bit: int) -> Taint:
+def _taint(kernel: Kernel, table: Object | None, bit: int) -> Taint:
     """Get the kernel's own letter of a taint; with words from here if the letter is the same."""
     known = _TAINTS[bit] if bit < len(_TAINTS) else None
     letter, words = known if known is not None else ("?", f"flag {bit}")
     if table is None or bit >= len(table):
         return Taint(letter, words)
     flag = table[bit]
-    own = _or_none(lambda: chr(int(flag.c_true)))
+    own = _or_none(kernel, "taints", lambda: chr(int(flag.c_true)))
     if own is None or own == letter:
         return Taint(letter, words)
-    named = _or_none(lambda: _text(flag.desc.string_())) if has_member(flag.type_, "desc") else None
+    named = None
+    if has_member(flag.type_, "desc"):
+        named = _or_none(kernel, "taints", lambda: _text(flag.desc.string_()))
     return Taint(own, named or f"flag {bit}")

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from drgn import FaultError, Object
-from drgn.helpers.linux.percpu import per_cpu
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.bulk import (
@@ -17,13 +16,13 @@ from drgn_pageowner.kernel.dump.bulk import (
     symbol_address,
     words,
 )
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import suppress_damage
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.ioport import crash_kernel
 from drgn_pageowner.kernel.linux.irq_gic_v3_its import its_tables
 from drgn_pageowner.kernel.linux.page_ext import page_owner_state
-from drgn_pageowner.kernel.linux.percpu import read_chunks
+from drgn_pageowner.kernel.linux.percpu import cpu_variable, read_chunks
 from drgn_pageowner.kernel.linux.sections import find_sections
 from drgn_pageowner.kernel.linux.topology import possible_cpus
 from drgn_pageowner.kernel.linux.vmalloc import TaskStack
@@ -258,12 +257,11 @@ class HeapReader:
     def _per_cpu(self, names: Sequence[str]) -> Iterator[Object]:
         """Yield those of the variables *names* that this kernel has, for every CPU."""
         for name in names:
-            variable = find_object(self._kernel.prog, name)
-            for cpu in possible_cpus(self._kernel) if variable is not None else ():
-                try:
-                    yield per_cpu(variable, cpu)
-                except DAMAGE:
-                    continue
+            if find_object(self._kernel.prog, name) is None:
+                continue
+            for cpu in possible_cpus(self._kernel):
+                with suppress_damage():
+                    yield cpu_variable(self._kernel, name, cpu)
 
     # --- the words --------------------------------------------------------------------------
 

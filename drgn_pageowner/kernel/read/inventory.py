@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kallsyms import module_names
 from drgn_pageowner.kernel.linux.kasan import find_shadow
@@ -159,7 +159,8 @@ class InventoryReader:
     def _stack_depot(self) -> Iterator[Array]:
         try:
             pools, pool_size = depot_pools(self.kernel)
-        except (PageOwnerError, *DAMAGE):
+        except (PageOwnerError, *DAMAGE) as error:
+            unless_mistaken(error)
             return
         for address in pools.tolist():
             yield self.rows_of(address, pool_size)
@@ -180,7 +181,8 @@ class InventoryReader:
             if self._image is not None and self._image[0] <= address < self._image[1]:
                 return kernel_phys(self.kernel, address)
             return direct_phys(self.kernel, address)
-        except DAMAGE:
+        except DAMAGE as error:
+            unless_mistaken(error)
             return None
 
     def _mapped_rows(self, address: int, size: int) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from drgn import ProgramFlags
 
-from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
+from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.page_ext import page_owner_state
 from drgn_pageowner.kernel.linux.printk import local_clock_ns
@@ -46,6 +46,7 @@ def read_facts(kernel: Kernel) -> Facts:
     try:
         names = kernel.prog["init_uts_ns"].name
         facts.version, facts.hostname = name_of(names.version), name_of(names.nodename)
-    except DAMAGE:
+    except DAMAGE as error:
+        unless_mistaken(error)
         problems.append("init_uts_ns cannot be read: version and host name are unknown")
     return facts

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of
+from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.alloc_tag import profiling
 from drgn_pageowner.kernel.linux.kasan_track import alloc_meta_dtype, alloc_meta_offset
@@ -69,6 +69,7 @@ def _caches(kernel: Kernel) -> tuple[list[str], list[str]]:
                 tracked.append(name_of(cache.name))
             if kasan and alloc_meta_offset(cache):
                 with_kasan.append(name_of(cache.name))
-        except DAMAGE:
+        except DAMAGE as error:
+            unless_mistaken(error)
             continue
     return tracked, with_kasan

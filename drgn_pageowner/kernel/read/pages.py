@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from drgn_pageowner.kernel.dump.bulk import find_object
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import Changes, read_rows
 from drgn_pageowner.kernel.linux.cma import read_cma_areas
@@ -244,7 +244,8 @@ class _Reader:
             return
         try:
             first = direct_phys(self._kernel, pool.start) // self._kernel.page_size
-        except DAMAGE:
+        except DAMAGE as error:
+            unless_mistaken(error)
             return
         end = first + pool.size // self._kernel.page_size
         rows = pages.rows(np.arange(first, end, dtype=np.int64))

@@ -125,6 +125,9 @@ class TextSession:
     def inventory(self) -> Inventory:
         self._does_not_say("what pages are used for")
 
+    def losses(self) -> Sequence[str]:
+        return ()
+
     def modules(self) -> list[str]:
         """Names of the modules that it names, at least."""
         if self._kind == "allocinfo":

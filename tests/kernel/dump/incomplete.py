@@ -49,6 +49,20 @@ class Kdump:
         self.data[start : start + rows.nbytes] = rows.tobytes()
         return bytes(self.data[:end])
 
+    def without(self, pfns: NDArray[np.int64]) -> bytes:
+        """The file as a makedumpfile writes it that takes *pfns* for pages to be left out."""
+        kept = ~np.isin(self.pfns, pfns)
+        rows = self.rows[kept].copy()
+        bits = np.zeros(self.layout.bitmap_bytes * 8, np.uint8)
+        bits[self.pfns[kept]] = 1
+        start = self.layout.bitmap + self.layout.bitmap_bytes
+        self.data[start : start + self.layout.bitmap_bytes] = np.packbits(
+            bits, bitorder="little"
+        ).tobytes()
+        start = self.layout.descriptors
+        self.data[start : start + rows.nbytes] = rows.tobytes()
+        return bytes(self.data)
+
     def part(self, first: int, last: int) -> bytes:
         """One file of ``makedumpfile --split``: that of the PFNs from *first* up to *last*."""
         own = (self.pfns >= first) & (self.pfns < last)

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from conftest import Dump, run_cli
 
-from drgn_pageowner import read_heap
+from drgn_pageowner import read_heap, read_memory
 from drgn_pageowner.kernel.dump.contents import elf_contents, kdump_contents
 from drgn_pageowner.kernel.dump.open import ProgramOptions, open_program
 from drgn_pageowner.model.contents import DumpContents, PfnRanges, RangeBuilder
+from drgn_pageowner.model.pages import PageState
 
 sys.path.insert(0, str(Path(__file__).parent))
 from incomplete import Kdump, flatten
@@ -210,3 +211,32 @@ def test_pages_missing_are_pages_that_were_dumped(
         prog = open_program(ProgramOptions(core=str(path), symbols=(str(whole.vmlinux),)))
         assert 0 < read_heap(prog).pages_missing <= lost
     assert read_heap(whole.prog).pages_missing == 0
+
+
+def test_pages_that_no_level_leaves_out_are_said_to_be_missing(
+    whole: Dump, kdump: Kdump, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow", reason="a snapshot is saved")
+    flags = np.frombuffer(whole.truth("proc/kpageflags"), np.uint64)
+    slabs = kdump.pfns[kdump.pfns < len(flags)]
+    # KPF_SLAB.
+    slabs = slabs[flags[slabs] >> np.uint64(7) & np.uint64(1) == 1][-200::2]
+    pages = read_memory(whole.prog).pages
+    number = int((pages.state[pages.rows(slabs)] == PageState.SLAB).sum())
+    assert number > 90
+    path, saved = tmp_path / "old", tmp_path / "saved.parquet"
+    path.write_bytes(kdump.without(slabs))
+    line = f"{number} pages of kernel memory were left out of the dump"
+    options = ("-c", path, "-s", whole.vmlinux)
+    info = run_cli(*options, "info", check=True)
+    assert line in info.stdout
+    assert line in info.stderr
+    # Whatever happens to many caches takes one line.
+    kept = run_cli(*options, "save", "--leaks", saved, check=True).stderr
+    assert line in kept
+    assert len(kept.splitlines()) < 12
+    for words in (["info"], ["leaks"]):
+        result = run_cli("-S", saved, *words, check=True)
+        assert line in result.stderr + result.stdout
+    searched = run_cli(*options, "leaks", "--format", "json")
+    assert {group["confidence"] for group in json.loads(searched.stdout)["groups"]} == {"low"}

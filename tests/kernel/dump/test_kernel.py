@@ -176,3 +176,24 @@ def test_a_new_section_is_seen_by_the_next_reading(
     assert find_sections(kernel) == known
     assert find_sections(kernel.reading()) == known[:-1]
     assert page_ext_stride(kernel.reading()) == page_ext_stride(kernel)
+
+
+def test_the_same_damage_to_many_things_takes_one_line() -> None:
+    kernel = Kernel.of(drgn.Program())
+    cost = "the objects of {} cannot be read"
+    for name in ("dentry", "inode", "file", "sock", "dentry"):
+        with kernel.tolerate(cost, of=name):
+            raise FaultError(f"no memory for {name}", 0)
+        with kernel.tolerate("something else"):
+            pass
+    with kernel.tolerate("the log cannot be read"):
+        raise FaultError("cut off", 0)
+    many, other = kernel.losses
+    assert many.startswith("the objects of dentry, inode, file and sock cannot be read (")
+    assert "no memory for dentry" in many
+    assert other.startswith("the log cannot be read")
+    for name in ("page", "folio"):
+        with kernel.tolerate(cost, of=name):
+            raise FaultError("no memory", 0)
+    assert "objects of dentry, inode, file and 3 more cannot" in kernel.losses[0]
+    assert not kernel.gaps

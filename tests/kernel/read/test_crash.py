@@ -11,6 +11,7 @@ from conftest import Dump
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.printk import local_clock_ns
 from drgn_pageowner.kernel.read.crash import read_crash
 
@@ -72,12 +73,14 @@ def test_taint_letters_are_the_kernels(dump: Dump) -> None:
     table = dump.prog["taint_flags"]
     assert len(table) <= len(_TAINTS)
     for bit in range(len(table)):
-        assert _taint(table, bit).letter == chr(int(table[bit].c_true))
-        assert _taint(table, bit).meaning == _TAINTS[bit][1]
+        assert _taint(Kernel.of(dump.prog), table, bit).letter == chr(int(table[bit].c_true))
+        assert _taint(Kernel.of(dump.prog), table, bit).meaning == _TAINTS[bit][1]
 
 
 @pytest.mark.parametrize("bit", [40, 63])
 def test_a_taint_that_nobody_knows(one_dump: Dump, bit: int) -> None:
     from drgn_pageowner.kernel.read.crash import _taint
 
-    assert _taint(one_dump.prog["taint_flags"], bit).meaning == f"flag {bit}"
+    assert (
+        _taint(Kernel.of(one_dump.prog), one_dump.prog["taint_flags"], bit).meaning == f"flag {bit}"
+    )

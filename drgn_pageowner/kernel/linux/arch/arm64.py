@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import numpy as np
 from drgn.helpers.linux.mm import follow_phys
 
 from drgn_pageowner.kernel.dump.bulk import find_object, symbol_address
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import suppress_damage
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.pgtable import Format
 from drgn_pageowner.kernel.linux.arch.base import Arch
@@ -46,7 +45,7 @@ class Arm64(Arch):
         t0sz = find_object(kernel.prog, "idmap_t0sz")
         for name in ("tramp_pg_dir", "reserved_pg_dir", "idmap_pg_dir"):
             address = symbol_address(kernel.prog, name)
-            with contextlib.suppress(*DAMAGE):
+            with suppress_damage():
                 if address is None:
                     continue
                 layout = format_

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,7 +11,7 @@ from drgn.helpers.linux.mm import follow_phys
 
 from drgn_pageowner.kernel.dump import i386
 from drgn_pageowner.kernel.dump.bulk import find_object
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import suppress_damage
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.pgtable import Format
 from drgn_pageowner.kernel.linux.arch.base import Arch
@@ -45,12 +44,12 @@ class X86_64(Arch):  # noqa: N801
         # CPUs are started with it (arch/x86/realmode/init.c). Without DWARF of the real mode's code
         # it is a symbol of no type.
         header = find_object(kernel.prog, "real_mode_header")
-        with contextlib.suppress(*DAMAGE):
+        with suppress_damage():
             if header is not None and header.type_.kind == TypeKind.POINTER and header:
                 yield format_, int(header.trampoline_pgd)
         # With CONFIG_MITIGATION_PAGE_TABLE_ISOLATION (before v6.9 CONFIG_PAGE_TABLE_ISOLATION) the
         # second half of the root is what user space runs with: kernel_to_user_pgdp().
-        with contextlib.suppress(LookupError, *DAMAGE):
+        with suppress_damage():
             root = kernel.prog.symbol("init_top_pgt")
             if root.size >= 2 * kernel.page_size:
                 init_mm = kernel.prog["init_mm"].address_of_()
