@@ -31,7 +31,14 @@ ALLOWED = {
     "analysis.owners": {"model"},
     "analysis.frag": {"model", "analysis.owners"},
     "analysis.account": {"model", "analysis.owners", "analysis.frag"},
-    "analysis.leaks": {"model", "analysis.owners", "analysis.frag", "analysis.account"},
+    "analysis.types": {"model"},
+    "analysis.leaks": {
+        "model",
+        "analysis.owners",
+        "analysis.frag",
+        "analysis.account",
+        "analysis.types",
+    },
     "analysis.compare": {"model", "analysis.owners", "analysis.frag", "analysis.account"},
     "analysis": {
         "model",
@@ -40,6 +47,7 @@ ALLOWED = {
         "analysis.account",
         "analysis.leaks",
         "analysis.compare",
+        "analysis.types",
     },
     "render": {"model", "analysis"},
     "storage": {"model"},

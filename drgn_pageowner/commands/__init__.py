@@ -32,6 +32,7 @@ COMMANDS = {
     "leaks": "find allocated pages that nothing can reach, and who allocated them",
     "why": "show the chain of pointers that keeps a page, in names",
     "refs": "show who points at a page directly",
+    "typegraph": "show what C types the slab objects have, inferred from the pointers to them",
     "diff": "compare two dumps: growth by stack, allocator, class, task, ...",
     "frag": "explain fragmentation: zones, culprits, contiguity, CMA, one allocation",
     "report": "write a post-mortem as one HTML page, as Markdown or JSON",

@@ -7,6 +7,7 @@ Show who owns the memory: records in groups, largest first.
   top --by comm,order --sort allocations
   top --module nf_tables --min-age 1h
   top --slab                       slab objects by cache and owner
+  top --slab --by type             slab objects by cache and C type, inferred from pointers
   top --format folded | flamegraph.pl > owners.svg
   top --format pprof -o owners.pb.gz --by stack,comm
 
@@ -22,6 +23,8 @@ from typing import TextIO
 from drgn_pageowner.analysis.owners.group import SORT_KEYS, columns_for, top
 from drgn_pageowner.analysis.owners.select import select
 from drgn_pageowner.analysis.owners.slab import top_slab
+from drgn_pageowner.analysis.types.infer import infer_types
+from drgn_pageowner.analysis.types.shares import type_shares
 from drgn_pageowner.commands.arguments import (
     add_by,
     add_filters,
@@ -41,10 +44,12 @@ from drgn_pageowner.render.pprof import pprof
 from drgn_pageowner.render.slab import slab_csv, slab_table
 from drgn_pageowner.render.stacks import WEIGHTS, folded, speedscope
 from drgn_pageowner.render.top import top_csv, top_json, top_table
+from drgn_pageowner.render.types import type_groups_csv, type_groups_text
 
 _LIMIT = 20
 _RENDERERS = {"table": top_table, "json": top_json, "csv": top_csv}
 _SLAB_RENDERERS = {"table": slab_table, "json": json_text, "csv": slab_csv}
+_TYPE_RENDERERS = {"table": type_groups_text, "json": json_text, "csv": type_groups_csv}
 # Formats for programs that draw stacks.
 _EXPORTS = {"folded": folded, "speedscope": speedscope}
 
@@ -77,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slab",
         action="store_true",
-        help="show the owners of slab objects instead, by cache and owner (table, json, csv)",
+        help="show the owners of slab objects instead, by cache and owner, or by cache and C type "
+        "with --by type (table, json, csv)",
     )
     add_filters(parser)
 
@@ -116,10 +122,20 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 def _slab(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     if args.format not in _SLAB_RENDERERS:
         raise UsageError(f"--slab has no stacks to draw: {', '.join(_SLAB_RENDERERS)}")
-    if any(vars(filter_of(args)).values()) or args.by != ["stack"]:
-        raise UsageError("--slab groups by cache and owner; --by and filters are for records")
+    by_type = args.by == ["type"]
+    if any(vars(filter_of(args)).values()) or not (by_type or args.by == ["stack"]):
+        raise UsageError(
+            "--slab groups by cache and owner, or --by type; other keys and filters are for records"
+        )
+    limit = limit_of(args, _LIMIT if args.format == "table" else None)
+    if by_type:
+        heap = session.heap(types=True)
+        report_problems(heap.inventory.problems)
+        shares = type_shares(heap, infer_types(heap), limit=limit)
+        out.writelines(_TYPE_RENDERERS[args.format](shares))
+        return 0
     owners = session.object_owners()
     report_problems(owners.problems)
-    result = top_slab(owners, limit=limit_of(args, _LIMIT if args.format == "table" else None))
+    result = top_slab(owners, limit=limit)
     out.writelines(_SLAB_RENDERERS[args.format](result))
     return 0

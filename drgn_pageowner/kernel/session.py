@@ -114,14 +114,17 @@ class ProgramSession:
             self._inventory = self._ask(InventoryReader)
         return self._inventory
 
-    def heap(self) -> Heap:
-        return self._heap_reader().heap
+    def heap(self, *, types: bool = False) -> Heap:
+        return self._heap_reader(types=types).heap
 
-    def _heap_reader(self) -> HeapReader:
-        if self._heap is None:
+    def _heap_reader(self, *, types: bool = False) -> HeapReader:
+        if self._heap is None or (types and self._heap.typed is None):
             from drgn_pageowner.kernel.read.heap import HeapReader
 
-            self._heap = self._ask(lambda kernel: HeapReader(kernel, self._inventory_reader()))
+            self._heap = self._ask(
+                lambda kernel: HeapReader(kernel, self._inventory_reader(), types=types)
+            )
+            self._finder = None
         return self._heap
 
     def saved_search(self, *, slab: bool) -> LeakSearch | None:

@@ -19,6 +19,7 @@ from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.pages import FREE_STATES, Memory, Pages
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
+from drgn_pageowner.model.types import Typing
 
 __all__ = (
     "INVENTORY_COLUMNS",
@@ -229,6 +230,8 @@ class Heap:
     """Base pages whose words should have been read, but are not in the dump."""
     percpu: PerCpu = field(default_factory=PerCpu.none)
     """Allocation ``i`` is node ``first_percpu + i``."""
+    typing: Typing | None = None
+    """What types of nodes are inferred from; ``None`` if that was not asked for."""
 
     @property
     def slabs(self) -> Slabs:

@@ -65,8 +65,12 @@ class Session(Protocol):
         """Every page with what there is to tell its use."""
         ...
 
-    def heap(self) -> Heap:
-        """The graph of which allocations point to which."""
+    def heap(self, *, types: bool = False) -> Heap:
+        """
+        The graph of which allocations point to which.
+
+        :param types: Whether to read what types of nodes are inferred from, too.
+        """
         ...
 
     def saved_search(self, *, slab: bool) -> LeakSearch | None:

@@ -152,7 +152,7 @@ class SnapshotSession:
             crash: Crash = restore(Crash, self._file.head.get("crash", {}))
             return crash
 
-    def heap(self) -> Heap:
+    def heap(self, *, types: bool = False) -> Heap:
         self._only_memory_knows("who points to whom")
 
     def saved_search(self, *, slab: bool) -> LeakSearch:

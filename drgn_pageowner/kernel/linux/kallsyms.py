@@ -32,7 +32,7 @@ from drgn_pageowner.kernel.linux.translate import image_range
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.stacks import Frame
 
-__all__ = ("Kallsyms", "load_kallsyms", "module_names", "module_regions")
+__all__ = ("Kallsyms", "load_kallsyms", "module_names", "module_regions", "modules_percpu")
 
 _SHN_UNDEF = 0
 # A kernel has about 200,000 symbols.
@@ -389,6 +389,18 @@ def module_regions(kernel: Kernel) -> list[tuple[str, int, int]]:
             name = name_of(module.name)
             regions += [(name, start, end) for start, end, _ in _module_ranges(module, True)]
     return regions
+
+
+def modules_percpu(kernel: Kernel) -> list[tuple[int, int]]:
+    """Get ``(start, end)`` of the per-CPU variables of every module that has some, as symbols."""
+    found = []
+    for module in _modules(kernel):
+        with kernel.tolerate(f"the per-CPU variables of module {_module_name(module)} are unknown"):
+            # Of kernels for one CPU struct module has no such member.
+            if has_member(module.type_.type, "percpu") and module.percpu:
+                start = int(module.percpu)
+                found.append((start, start + int(module.percpu_size)))
+    return found
 
 
 def _modules(kernel: Kernel) -> list[Object]:

@@ -29,7 +29,8 @@ from drgn_pageowner.kernel.linux.topology import online_cpus, possible_cpus
 from drgn_pageowner.model.arrays import Array
 
 __all__ = (
-    "PerCpuChunks", "add_differences", "cpu_pointer", "cpu_variable", "first_chunk", "read_chunks",
+    "PerCpuChunks", "add_differences", "cpu_offset", "cpu_pointer", "cpu_variable",
+    "first_chunk", "read_chunks",
 )  # fmt: skip
 
 
@@ -158,7 +159,7 @@ def read_chunks(kernel: Kernel, problems: list[str]) -> PerCpuChunks | None:
     try:
         cpus = possible_cpus(kernel)
         units = [int(offsets[cpu]) for cpu in cpus]
-        shift = _cpu_offset(kernel, cpus[0])
+        shift = cpu_offset(kernel, cpus[0])
         for chunk in _chunks(kernel, problems):
             pages, hidden = int(chunk.nr_pages), int(chunk.start_offset)
             if not (0 < pages * size <= _LONGEST_UNIT and 0 <= hidden < size):
@@ -184,7 +185,7 @@ def read_chunks(kernel: Kernel, problems: list[str]) -> PerCpuChunks | None:
     )
 
 
-def _cpu_offset(kernel: Kernel, cpu: int) -> int:
+def cpu_offset(kernel: Kernel, cpu: int) -> int:
     """``__per_cpu_offset[cpu]``; 0 on a kernel for one CPU."""
     # arm64's is defined in a file of its own, whose DWARF may be left out.
     address = symbol_address(kernel.prog, "__per_cpu_offset")

@@ -30,7 +30,9 @@ from drgn_pageowner.kernel.read.bookkeeping import HiddenParts, find_bookkeeping
 from drgn_pageowner.kernel.read.inventory import InventoryReader
 from drgn_pageowner.kernel.read.numbers import Numbers
 from drgn_pageowner.kernel.read.percpu import PerCpuNodes
+from drgn_pageowner.kernel.read.places import AllocationPages, PointerList
 from drgn_pageowner.kernel.read.pointers import Resolver, objects_at
+from drgn_pageowner.kernel.read.typed_places import TypedPlaces
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.heap import Heap, Metadata
 from drgn_pageowner.model.pages import FREE_STATES, NO_ZONE, Pages, PageState
@@ -58,9 +60,12 @@ _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
 class HeapReader:
     """Reader of a :class:`~drgn_pageowner.model.heap.Heap`, which can locate words afterwards."""
 
-    def __init__(self, kernel: Kernel, reader: InventoryReader | None = None) -> None:
+    def __init__(
+        self, kernel: Kernel, reader: InventoryReader | None = None, *, types: bool = False
+    ) -> None:
         """
         :param reader: Reader of the inventory, if it was read before.
+        :param types: Whether to read what types of nodes are inferred from.
         :raises PageOwnerError: if this kernel has no records
         """
         state = page_owner_state(kernel)
@@ -113,6 +118,9 @@ class HeapReader:
         self._bookkeeping = find_bookkeeping(reader.kernel)
         self._hidden = HiddenParts(len(reader.pages))
         self.source = self._sources()
+        self._pointers = PointerList()
+        self.typed = self._typed_places() if types else None
+        """Variables and the places of words; ``None`` if types were not asked for."""
         self._struct_page_node = self._struct_page_nodes()
         self.heap = self._build()
 
@@ -126,6 +134,7 @@ class HeapReader:
             target = np.concatenate([target, self.percpu.find(data)[1]])
             root = self.first_stack + number
             self._add(np.full(len(target), root, np.int64), target)
+            self._add_unplaced(np.full(len(target), root, np.int64), target)
         self.reader.free_objects.mark()
         source, target = self._of_allocated()
         numbers = np.concatenate([np.zeros((3, 0), np.int64), *self._numbers], axis=1)
@@ -144,7 +153,23 @@ class HeapReader:
             pages_read=self._pages_read,
             pages_missing=self._pages_missing(),
             percpu=self.percpu.allocations,
+            typing=self.typed.typing(self._pointers, self._is_allocated) if self.typed else None,
         )
+
+    def _typed_places(self) -> TypedPlaces:
+        rows = self._pages.rows(self._records["pfn"])
+        pages = AllocationPages(self._inventory.record_of_row, rows, self.reader.vmap.areas)
+        self.resolver.allocations = pages
+        return TypedPlaces(
+            self._kernel, self.reader, self._inventory, pages, self.percpu, self.resolver,
+            self.source, self._scale, self.first_root + _BOOT,
+        )  # fmt: skip
+
+    def _add_unplaced(self, source: Array, target: Array) -> None:
+        """Add pointers of which only the node that they lie in is known."""
+        if self.typed is not None:
+            none = np.full(len(source), -1, np.int64)
+            self._pointers.add(source, none, self.typed.canonical(target), none)
 
     def _bookkeeping_nodes(self) -> Array:
         """Nodes that vouch for nothing: ``int64``; some may be -1."""
@@ -286,11 +311,13 @@ class HeapReader:
             place_of = np.flatnonzero(data != 0)
             data = data[place_of]
             chosen = np.flatnonzero(data >= self.resolver.lowest)
-            target = self.resolver.targets(data[chosen])
+            target, at = self.resolver.targets_at(data[chosen])
             good = target >= 0
-            self._add(self.nodes_of_words(rows, place_of[chosen[good]]), target[good])
+            self._add_words(rows, place_of[chosen[good]], target[good], at[good])
             chosen, target = self.percpu.find(data)
-            self._add(self.nodes_of_words(rows, place_of[chosen]), target)
+            start = self.percpu.allocations.pointer[target - self.first_percpu]
+            at = (data[chosen] - start).astype(np.int64)
+            self._add_words(rows, place_of[chosen], target, at)
             chosen, target, pair = numbers.find(data)
             place = place_of[chosen]
             node = self.nodes_of_words(rows, place)
@@ -298,6 +325,20 @@ class HeapReader:
             good = (node >= 0) & ~(pair & (node == self.first_root + _IMAGE))
             offset = self._offsets(rows, place, node)
             self._numbers.append(np.stack([node[good], target[good], offset[good]]))
+
+    def _add_words(self, rows: Array, place: Array, target: Array, at: Array) -> None:
+        """
+        Add pointers that were found in pages.
+
+        :param rows: Rows of the pages that were read; *place* are indices of words in the data.
+        """
+        node = self.nodes_of_words(rows, place)
+        self._add(node, target)
+        if self.typed is not None:
+            words_per_page = self._size // self.word
+            row, byte = rows[place // words_per_page], place % words_per_page * self.word
+            where, offset = self.typed.places(node, row, byte)
+            self._pointers.add(where, offset, self.typed.canonical(target), at)
 
     def nodes_of_words(self, rows: Array, place: Array) -> Array:
         """
@@ -385,7 +426,9 @@ class HeapReader:
     def _scan_struct_pages(self) -> None:
         """Find pointers in ``struct page``, such as lists through ``page->lru``."""
         for _, node, values in self.struct_page_words():
-            self._add(node, self.resolver.targets(values))
+            target = self.resolver.targets(values)
+            self._add(node, target)
+            self._add_unplaced(node, target)
 
     def _scan_its_tables(self) -> None:
         """Tables of a device that are held by physical addresses with a bit set."""
@@ -398,7 +441,9 @@ class HeapReader:
             entries = data[data >= mark] - mark
             targets = self._pages.rows((entries // np.uint64(self._size)).astype(np.int64))
             known = self._inventory.record_of_row[targets[targets >= 0]].astype(np.int64)
-            self._add(np.full(len(known), self.source[rows[0]], np.int64), known)
+            source = np.full(len(known), self.source[rows[0]], np.int64)
+            self._add(source, known)
+            self._add_unplaced(source, known)
 
     def struct_page_words(self) -> Iterator[tuple[Array, Array, Array]]:
         """Yield address, node and value of possible pointers in each section's memmap."""

@@ -101,6 +101,21 @@ class PerCpuNodes:
         node[inside < self._hidden[chunk]] = other
         return node
 
+    def inside(self, rows: Array, offset: Array, nodes: Array) -> Array:
+        """
+        The offsets of bytes of pages of chunks in the allocations that own them.
+
+        :param nodes: What :meth:`at` returns for the same bytes.
+        :return: ``int64``, in bytes; -1 where *nodes* has no allocation.
+        """
+        result = np.full(len(rows), -1, np.int64)
+        number = nodes - self._first_node
+        mine = np.flatnonzero((number >= 0) & (number < len(self._starts)))
+        if len(mine):
+            byte = self._page_of_row[rows[mine]].astype(np.int64) * self._page_size + offset[mine]
+            result[mine] = byte - self._starts[number[mine]] % self._stride
+        return result
+
     def _node(self, chunk: Array, offset: Array) -> Array:
         if not len(self._starts):
             return np.full(len(chunk), -1, np.int64)

@@ -11,6 +11,7 @@ from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.sections import find_sections, memmap_pfns
 from drgn_pageowner.kernel.linux.translate import direct_map, direct_map_end
 from drgn_pageowner.kernel.read.percpu import PerCpuNodes
+from drgn_pageowner.kernel.read.places import AllocationPages
 from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import Area, Slabs
 from drgn_pageowner.model.pages import Pages
@@ -57,7 +58,9 @@ class Resolver:
         self._kernel = kernel
         self._slabs = slabs
         self._records = record_of_row
-        self._first_object = first_object
+        self.first_object = first_object
+        self.allocations: AllocationPages | None = None
+        """The pages of every allocation in their order, once that is known."""
         self.percpu: PerCpuNodes | None = None
         """What per-CPU memory is allocated, once that is known."""
         self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
@@ -138,24 +141,39 @@ class Resolver:
 
         :param words: ``uint64``, shape ``(n,)``.
         """
+        return self.targets_at(words)[0]
+
+    def targets_at(self, words: Array) -> tuple[Array, Array]:
+        """
+        Find the node that each word leads to, as :meth:`targets`, and where in it.
+
+        :return: The node; and the offset in its allocation, in bytes, or -1 for a pointer to the
+            ``struct page``: ``int64``.
+        """
         rows, of_page = self.rows(words)
         known = rows >= 0
         result = np.where(known, self._records[rows], -1).astype(np.int64)
         slab = np.where(known, self.slab_of_row[rows], -1).astype(np.int64)
         in_slab = np.flatnonzero((slab >= 0) & ~of_page)
+        in_page = (words & ((np.uint64(1) << self._shift) - np.uint64(1))).astype(np.int64)
+        at = np.full(len(words), -1, np.int64)
+        if self.allocations is not None:
+            place = np.flatnonzero((result >= 0) & ~of_page)
+            page = self.allocations.page_of_row[rows[place]].astype(np.int64)
+            at[place] = page * self._pages.facts.page_size + in_page[place]
         # Only a slab's cache refers to it by its struct page.
         result[slab >= 0] = -1
         if len(in_slab):
-            mine, pages = slab[in_slab], self._pages
-            page_offset = (words[in_slab] & ((np.uint64(1) << self._shift) - np.uint64(1))).astype(
-                np.int64
-            )
-            offset = (rows[in_slab] - self._slabs.row[mine]) * pages.facts.page_size + page_offset
-            objects = objects_at(self._slabs, mine, offset, inside=False)
-            result[in_slab] = np.where(objects >= 0, objects + self._first_object, -1)
+            mine, slabs = slab[in_slab], self._slabs
+            offset = (rows[in_slab] - slabs.row[mine]) * self._pages.facts.page_size
+            offset += in_page[in_slab]
+            objects = objects_at(slabs, mine, offset, inside=False)
+            result[in_slab] = np.where(objects >= 0, objects + self.first_object, -1)
+            at[in_slab] = (offset - slabs.first[mine]) % slabs.stride[mine]
         if self.percpu is not None:
             in_chunk = np.flatnonzero(known & (self.percpu.chunk_of_row[rows] >= 0) & ~of_page)
             if len(in_chunk):
-                inside = words[in_chunk] & ((np.uint64(1) << self._shift) - np.uint64(1))
-                result[in_chunk] = self.percpu.at(rows[in_chunk], inside.astype(np.int64), -1)
-        return result
+                mine, offset = rows[in_chunk], in_page[in_chunk]
+                result[in_chunk] = self.percpu.at(mine, offset, -1)
+                at[in_chunk] = self.percpu.inside(mine, offset, result[in_chunk])
+        return result, at

@@ -139,7 +139,7 @@ class TextSession:
     def crash(self) -> Crash:
         return Crash()
 
-    def heap(self) -> Heap:
+    def heap(self, *, types: bool = False) -> Heap:
         self._does_not_say("who points to whom")
 
     def saved_search(self, *, slab: bool) -> LeakSearch | None:

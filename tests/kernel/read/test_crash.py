@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 from conftest import Dump
 from drgn.helpers.linux.cpumask import for_each_online_cpu
-from drgn.helpers.linux.percpu import per_cpu
 
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.printk import local_clock_ns
 from drgn_pageowner.kernel.read.crash import read_crash
 
@@ -62,8 +62,8 @@ def test_the_clock_is_that_of_the_run_queues(dump: Dump) -> None:
     assert now is not None
     if now == last:
         # That of i386 is jiffies.
-        queues = dump.prog["runqueues"]
-        assert now in [int(per_cpu(queues, cpu).clock) for cpu in for_each_online_cpu(dump.prog)]
+        cpus = for_each_online_cpu(dump.prog)
+        assert now in [int(cpu_variable(dump.linux, "runqueues", cpu).clock) for cpu in cpus]
     assert abs(now - last) < 10**8
 
 

@@ -1,0 +1,525 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Infer the types of a heap's nodes from the types of the pointers to them.
+
+What has a type tells, by its members, the types of what it points to. Every such pointer is a vote;
+it is counted for the type that its target gets, or against it. This is repeated until nothing
+changes. No step runs per object: a round is a few operations on the array of all pointers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from drgn_pageowner.model.arrays import Array, ranges
+from drgn_pageowner.model.heap import Heap
+from drgn_pageowner.model.types import HeapTypes, TypedBy, TypeTable, WordUse
+
+__all__ = ("Slots", "infer_types")
+
+# What has a type, loses it, and gets it again, keeps none after so many rounds.
+_MOST_ROUNDS, _UNSETTLED = 40, 6
+# A node has a type if this part of the typed pointers to it says so.
+_AGREED = 0.9
+# Objects of one cache have the same type if this part of those with a type has it, and so many.
+_SAME_CACHE, _FEW = 0.95, 3
+# A void * or a link leads to one type if this part of the typed targets of that member is of it.
+_LEARNED = 0.98
+_AT_LEAST = 4
+# Farther inside a node than this no pointer tells its type.
+_FARTHEST = 1 << 18
+# Structures that have another as a member: no more than this are tried.
+_MOST_CONTAINERS = 256
+
+
+class Slots:
+    """
+    The words of all types that are known so far, one after another.
+
+    The layout of a type is read when the type is first needed.
+    """
+
+    def __init__(self, table: TypeTable) -> None:
+        self._table = table
+        self._number: dict[int, int] = {}
+        self._parts: list[tuple[int, int, int]] = []
+        self._use: list[Array] = []
+        self._aim: list[Array] = []
+        self._next = 0
+        self.base = np.zeros(0, np.int64)
+        """``int64``, a row per type: number of its first word; -1 for one that is not known."""
+        self.words = np.zeros(0, np.int64)
+        self.size = np.zeros(0, np.int64)
+        self.repeat = np.zeros(0, bool)
+        self.use = np.zeros(0, np.uint8)
+        """``uint8``, a row per word: :class:`WordUse`."""
+        self.aim = np.zeros(0, np.int32)
+        """``int32``: the type that it points to, or -1."""
+        self._containers: tuple[Array, Array, Array] | None = None
+
+    def need(self, types: Array) -> None:
+        """Have the words of *types* from now on; -1 is none."""
+        known = len(self.base)
+        if len(types) and int(types.max()) < known:
+            missing = np.flatnonzero((types >= 0) & (self.base[types] < 0))
+            if not len(missing):
+                return
+        fresh = [
+            number
+            for number in np.unique(types).tolist()
+            if number >= 0 and (number >= known or self.base[number] < 0)
+        ]
+        if not fresh:
+            return
+        end = max(known, max(fresh) + 1)
+        for name, fill in (("base", -1), ("words", 0), ("size", 0), ("repeat", False)):
+            old = getattr(self, name)
+            new = np.full(end, fill, old.dtype)
+            new[:known] = old
+            setattr(self, name, new)
+        for number in fresh:
+            layout = self._table.layout(number)
+            self.base[number], self.words[number] = self._next, len(layout.use)
+            self.size[number], self.repeat[number] = layout.size, layout.repeat
+            self._use.append(layout.use)
+            self._aim.append(layout.aim)
+            self._next += len(layout.use)
+            self._parts += [(part, number, offset) for offset, part in set(layout.parts)]
+        self.use, self.aim = np.concatenate(self._use), np.concatenate(self._aim)
+        self._use, self._aim = [self.use], [self.aim]
+        self._containers = None
+
+    def of(self, types: Array, offset: Array) -> Array:
+        """
+        The words at offsets of types.
+
+        :param types: ``int64``, shape ``(n,)``; -1 for none.
+        :param offset: ``int64``: in bytes.
+        :return: Number of the word: ``int64``; -1 if the type does not reach that far.
+        """
+        known = (types >= 0) & (offset >= 0)
+        which = np.where(known, types, 0)
+        if not len(self.base):
+            return np.full(len(types), -1, np.int64)
+        word, number = offset // self._table.word, self.words[which]
+        word = np.where(self.repeat[which], word % np.maximum(number, 1), word)
+        good = known & (word < number) & (offset % self._table.word == 0)
+        return np.where(good, self.base[which] + word, -1)
+
+    def containers(self, types: Array) -> tuple[Array, Array, Array]:
+        """
+        The types that have each of *types* as a member, at any depth; and the type itself.
+
+        :return: Index in *types*, the container, and the offset of the member in it: ``int64``.
+        """
+        if self._containers is None:
+            parts = np.array(sorted(self._parts), np.int64).reshape(-1, 3)
+            ends = int(max(parts[:, 0].max(initial=-1), len(self.base))) + 1
+            first = np.searchsorted(parts[:, 0], np.arange(ends + 1))
+            self._containers = parts[:, 1], parts[:, 2], first
+        outer, offset, first = self._containers
+        inside = types < len(first) - 1
+        which = np.where(inside, types, 0)
+        count = np.where(inside, first[which + 1] - first[which], 0)
+        count = np.minimum(count, _MOST_CONTAINERS)
+        rows = ranges(first[which], count)
+        index = np.repeat(np.arange(len(types)), count)
+        own = np.arange(len(types))
+        return (
+            np.concatenate([own, index]),
+            np.concatenate([types.astype(np.int64), outer[rows]]),
+            np.concatenate([np.zeros(len(types), np.int64), offset[rows]]),
+        )
+
+
+@dataclass
+class _Votes:
+    """Pointers that say what their targets are: each different claim once."""
+
+    node: Array
+    type: Array
+    at: Array
+    """The offset of the type in the node, in bytes."""
+    count: Array
+
+    @classmethod
+    def of(cls, node: Array, type_: Array, at: Array) -> _Votes:
+        key = (node.astype(np.int64) << 32) | at.astype(np.int64)
+        order = np.lexsort((type_, key))
+        key, type_, node, at = key[order], type_[order], node[order], at[order]
+        fresh = np.ones(len(key), bool)
+        fresh[1:] = (key[1:] != key[:-1]) | (type_[1:] != type_[:-1])
+        first = np.flatnonzero(fresh)
+        count = np.diff(np.append(first, len(key)))
+        return cls(node[first].astype(np.int64), type_[first].astype(np.int64),
+                   at[first].astype(np.int64), count)  # fmt: skip
+
+
+class _Inference:
+    def __init__(self, heap: Heap, *, names: bool) -> None:
+        assert heap.typing is not None
+        self.heap, self.typing = heap, heap.typing
+        self.pointers = heap.typing.pointers
+        self.table = heap.typing.table
+        self.slots = Slots(self.table)
+        places = heap.nodes + len(heap.typing.variables)
+        self.type = np.full(places, -1, np.int32)
+        self.origin = np.zeros(places, np.int32)
+        self.by = np.zeros(places, np.uint8)
+        self.votes = np.zeros(places, np.int32)
+        self.against = np.zeros(places, np.int32)
+        self.fixed = np.zeros(places, bool)
+        self.learned = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self.first = np.searchsorted(self.pointers.place, np.arange(places + 1))
+        self.banned = np.zeros(places, bool)
+        self.conflicts = 0
+        self.room = self._room()
+        slabs = heap.slabs
+        self.slab_of = np.repeat(np.arange(len(slabs.row)), slabs.objects)
+        self.cache_of = slabs.cache[self.slab_of]
+        self.shared = self.table.shared_caches()
+        self.type[heap.nodes :] = heap.typing.variables.type
+        self.by[heap.nodes :] = TypedBy.VARIABLE
+        self.fixed[heap.nodes :] = True
+        self.named = np.full(len(slabs.caches), -1, np.int32)
+        if names:
+            self.named = self.table.cache_types()
+            self._of_cache_names()
+
+    def _room(self) -> Array:
+        """Bytes of every node: ``int64``; of a root none."""
+        heap = self.heap
+        room = np.zeros(heap.nodes, np.int64)
+        # Records of one vmalloc area are one place, which is as long as pointers lead into it.
+        size = heap.inventory.memory.pages.facts.page_size
+        room[: heap.first_object] = heap.records.pages * size
+        known = self.pointers.at >= 0
+        np.maximum.at(room, self.pointers.target[known], self.pointers.at[known] + 1)
+        slabs = heap.slabs
+        room[heap.first_object : heap.first_percpu] = np.repeat(slabs.size, slabs.objects)
+        room[heap.first_percpu : heap.first_root] = heap.percpu.size
+        return room
+
+    def _of_cache_names(self) -> None:
+        heap = self.heap
+        number = self.named[self.cache_of]
+        chosen = np.flatnonzero((number >= 0) & heap.slabs.allocated)
+        node = chosen + heap.first_object
+        self.type[node] = number[chosen]
+        self.by[node] = TypedBy.CACHE
+        self.fixed[node] = True
+
+    # --- votes --------------------------------------------------------------------------------
+
+    def all_votes(self) -> _Votes:
+        """The votes of everything that has a type; :attr:`slot` has the words of all pointers."""
+        self.slot, votes = self._votes_of(np.arange(len(self.pointers)))
+        return votes
+
+    def _votes_of(self, chosen: Array) -> tuple[Array, _Votes]:
+        """
+        What some of the pointers say.
+
+        :return: The word of its type that each is (-1 for none), and the votes.
+        """
+        pointers = self.pointers
+        place, target = pointers.place[chosen], pointers.target[chosen]
+        types = self.type[place].astype(np.int64)
+        self.slots.need(types)
+        offset = pointers.offset[chosen].astype(np.int64)
+        offset = np.where(offset >= 0, offset - self.origin[place], -1)
+        slot = self.slots.of(types, offset)
+        aim = np.where(slot >= 0, self.slots.aim[np.maximum(slot, 0)], -1)
+        at = pointers.at[chosen].astype(np.int64)
+        # What points to itself says nothing new.
+        good = (aim >= 0) & (at >= 0) & (at < _FARTHEST) & (place != target)
+        self.slots.need(aim[good])
+        # A pointer to a pointer inside of something leads to a member.
+        good[good] = (at[good] == 0) | ~self.slots.repeat[aim[good]]
+        return slot, _Votes.of(target[good], aim[good], at[good])
+
+    def spread(self, fresh: Array) -> None:
+        """Follow the pointers of *fresh* nodes, and of those that get a type by that."""
+        while len(fresh):
+            first = self.first[fresh]
+            chosen = ranges(first, self.first[fresh + 1] - first)
+            slot, votes = self._votes_of(chosen)
+            node, type_, origin, explained, total = self.decide(votes)
+            free = (self.type[node] < 0) & ~self.banned[node] & (explained >= _AGREED * total)
+            fresh = node[free]
+            self.type[fresh], self.origin[fresh] = type_[free], origin[free]
+            self.by[fresh] = TypedBy.POINTERS
+            fresh = np.union1d(fresh, self._like_siblings(chosen, slot))
+
+    def decide(self, votes: _Votes) -> tuple[Array, Array, Array, Array, Array]:
+        """
+        The type that most votes for each node can be explained by.
+
+        :return: Nodes, types, offsets of the types in them, votes that they explain, and all.
+        """
+        index, outer, inner = self.slots.containers(votes.type)
+        node, count = votes.node[index], votes.count[index]
+        origin = votes.at[index] - inner
+        size = np.where(self.slots.repeat[outer], self.table.word, self.slots.size[outer])
+        fits = (origin >= 0) & (origin + size <= self.room[node])
+        # An array of pointers begins where the memory does.
+        fits &= ~self.slots.repeat[outer] | (origin == 0)
+        direct = inner == 0
+        direct &= outer == votes.type[index]
+        node, outer, origin, count, direct = (
+            column[fits] for column in (node, outer, origin, count, direct)
+        )
+        order = np.lexsort((outer, origin, node))
+        node, outer, origin, count, direct = (
+            column[order] for column in (node, outer, origin, count, direct)
+        )
+        fresh = np.ones(len(node), bool)
+        fresh[1:] = (
+            (node[1:] != node[:-1]) | (outer[1:] != outer[:-1]) | (origin[1:] != origin[:-1])
+        )
+        first = np.flatnonzero(fresh)
+        if not len(first):
+            empty = np.zeros(0, np.int64)
+            return empty, empty, empty, empty, empty
+        explained = np.add.reduceat(count, first)
+        straight = np.add.reduceat(np.where(direct, count, 0), first)
+        node, outer, origin = node[first], outer[first], origin[first]
+        # Of types that explain the same, the one that pointers name; then the first and outermost.
+        order = np.lexsort((self.slots.size[outer], -origin, straight > 0, explained, node))
+        last = np.ones(len(order), bool)
+        last[:-1] = node[order][1:] != node[order][:-1]
+        best = order[last]
+        node, outer, origin = node[best], outer[best], origin[best]
+        return node, outer, origin, explained[best], self._about(votes, node, outer, origin)
+
+    def _about(self, votes: _Votes, node: Array, type_: Array, origin: Array) -> Array:
+        """The votes for nodes that are about the bytes of types there: ``int64``."""
+        # Votes for nodes that no type fits are about none; nodes are ascending.
+        which = np.minimum(np.searchsorted(node, votes.node), len(node) - 1)
+        end = origin + self._extent(type_, node)
+        about = (node[which] == votes.node) & (votes.at < end[which])
+        about &= votes.at + np.maximum(self.slots.size[votes.type], 1) > origin[which]
+        return np.bincount(which[about], votes.count[about], len(node)).astype(np.int64)
+
+    def _extent(self, type_: Array, node: Array) -> Array:
+        """Bytes of types in nodes: of what repeats, to the end."""
+        size = np.maximum(self.slots.size[type_], 1)
+        result: Array = np.where(self.slots.repeat[type_], self.room[node], size)
+        return result
+
+    def settle(self, *, last: bool) -> Array:
+        """
+        Compare the types of all nodes with all votes, and correct them.
+
+        :param last: Whether what loses its type now has none from now on.
+        :return: The nodes whose type changed: ``int64``.
+        """
+        votes = self.all_votes()
+        node, type_, origin, explained, total = self.decide(votes)
+        agreed = explained >= _AGREED * total
+        free = ~self.fixed[node] & ~self.banned[node]
+        self.conflicts = int(np.count_nonzero(~agreed & ~self.fixed[node]))
+        self.votes[: self.heap.nodes] = 0
+        self.against[: self.heap.nodes] = 0
+        self.votes[node], self.against[node] = explained, total - explained
+        # By pointers that are of no type any more, or that others contradict.
+        chosen = free & agreed
+        kept = np.zeros(len(self.type), bool)
+        kept[node[chosen]] = True
+        lost = np.flatnonzero((self.by == TypedBy.POINTERS) & ~kept)
+        contradicted = node[free & ~agreed]
+        lost = np.union1d(lost, contradicted[self.type[contradicted] >= 0])
+        if last:
+            self.banned[lost] = True
+        self.type[lost] = -1
+        self.by[lost] = TypedBy.NOTHING
+        node, type_, origin = node[chosen], type_[chosen], origin[chosen]
+        changed = (self.type[node] != type_) | (self.origin[node] != origin)
+        self.type[node], self.origin[node] = type_, origin
+        self.by[node] = TypedBy.POINTERS
+        return np.union1d(lost, node[changed])
+
+    def of_fixed(self, votes: _Votes) -> None:
+        """Count the votes for and against what has a type for other reasons."""
+        mine = np.flatnonzero(self.fixed[votes.node])
+        node, type_, at, count = (
+            column[mine] for column in (votes.node, votes.type, votes.at, votes.count)
+        )
+        self.votes[np.flatnonzero(self.fixed)] = 0
+        self.against[np.flatnonzero(self.fixed)] = 0
+        if not len(mine):
+            return
+        self.slots.need(self.type[node])
+        index, outer, inner = self.slots.containers(type_)
+        origin = at[index] - inner
+        size = np.maximum(self.slots.size[outer], 1)
+        origin = np.where(self.slots.repeat[outer], origin % size, origin)
+        same = (self.type[node[index]] == outer) & (self.origin[node[index]] == origin)
+        agrees = np.zeros(len(mine), bool)
+        agrees[index[same]] = True
+        np.add.at(self.votes, node[agrees], count[agrees])
+        start = self.origin[node]
+        end = start + self._extent(self.type[node].astype(np.int64), node)
+        about = (at < end) & (at + np.maximum(self.slots.size[type_], 1) > start)
+        about &= ~agrees
+        np.add.at(self.against, node[about], count[about])
+
+    def consensus(self) -> None:
+        """Give all objects of a cache the type that those with a type have, if it is one."""
+        heap = self.heap
+        first, end = heap.first_object, heap.first_percpu
+        mine = np.flatnonzero(
+            (self.type[first:end] >= 0)
+            & (self.by[first:end] == TypedBy.POINTERS)
+            & heap.slabs.allocated
+            & ~self.shared[self.cache_of]
+        )
+        if not len(mine):
+            return
+        node = mine + first
+        cache = self.cache_of[mine].astype(np.int64)
+        claim = (cache << 40) | (self.type[node].astype(np.int64) << 18) | self.origin[node]
+        claims, counts = np.unique(claim, return_counts=True)
+        of = claims >> 40
+        total = np.zeros(len(heap.slabs.caches), np.int64)
+        np.add.at(total, of, counts)
+        good = (counts >= _SAME_CACHE * total[of]) & (counts >= _FEW)
+        for number in np.flatnonzero(good).tolist():
+            type_, origin = int(claims[number] >> 18) & 0x3FFFFF, int(claims[number]) & 0x3FFFF
+            objects = np.flatnonzero((self.cache_of == of[number]) & heap.slabs.allocated)
+            nodes = objects + first
+            nodes = nodes[~self.fixed[nodes]]
+            self.type[nodes], self.origin[nodes] = type_, origin
+            self.by[nodes] = TypedBy.CONSENSUS
+            self.fixed[nodes] = True
+
+    def learn(self) -> None:
+        """
+        Find the members that say nothing of their targets, but that have targets of one type only.
+
+        These are :attr:`learned`, from then on.
+        """
+        pointers, slots = self.pointers, self.slots
+        slot, target = self.slot, pointers.target
+        typed = (slot >= 0) & (pointers.at >= 0) & (self.type[target] >= 0)
+        typed &= slots.use[np.maximum(slot, 0)] & np.uint8(WordUse.LEARN) != 0
+        chosen = np.flatnonzero(typed)
+        node = target[chosen]
+        inside = (pointers.at[chosen] - self.origin[node]).astype(np.int64)
+        type_ = self.type[node].astype(np.int64)
+        self.slots.need(type_)
+        good = (inside >= 0) & (inside < np.minimum(slots.size[type_], _FARTHEST))
+        good &= ~slots.repeat[type_]
+        key = (slot[chosen][good] << 40) | (type_[good] << 18) | inside[good]
+        claims, counts = np.unique(key, return_counts=True)
+        of = claims >> 40
+        total = np.zeros(len(slots.use), np.int64)
+        np.add.at(total, of, counts)
+        sure = (counts >= _LEARNED * total[of]) & (counts >= _AT_LEAST)
+        number = np.full(len(slots.use), -1, np.int64)
+        at = np.zeros(len(slots.use), np.int64)
+        number[of[sure]] = (claims[sure] >> 18) & 0x3FFFFF
+        at[of[sure]] = claims[sure] & (_FARTHEST - 1)
+        self.learned = number, at
+
+    def _like_siblings(self, chosen: Array, slot: Array) -> Array:
+        """
+        Give what learned members lead to the type that they always lead to, if it has none.
+
+        :param chosen: Numbers of pointers: ``int64``.
+        :param slot: The words of types that these are, or -1.
+        :return: The nodes that have a type now: ``int64``.
+        """
+        number, at = self.learned
+        known = (slot >= 0) & (slot < len(number))
+        chosen, slot = chosen[known], slot[known]
+        node, type_ = self.pointers.target[chosen], number[slot]
+        free = (type_ >= 0) & (self.type[node] < 0) & ~self.banned[node]
+        free &= self.pointers.at[chosen] == at[slot]
+        node, type_ = node[free], type_[free]
+        # Nothing else may say what it is.
+        alone = (self.votes[node] + self.against[node] == 0) & self._fits(node, type_)
+        order = np.lexsort((type_[alone], node[alone]))
+        node, type_ = node[alone][order], type_[alone][order]
+        if not len(node):
+            return np.zeros(0, np.int64)
+        fresh = np.ones(len(node), bool)
+        fresh[1:] = node[1:] != node[:-1]
+        first = np.flatnonzero(fresh)
+        same = np.maximum.reduceat(type_, first) == np.minimum.reduceat(type_, first)
+        node, type_ = node[first][same], type_[first][same]
+        self.type[node], self.origin[node] = type_, 0
+        self.by[node] = TypedBy.LEARNED
+        result: Array = node.astype(np.int64)
+        return result
+
+    def _fits(self, node: Array, type_: Array) -> Array:
+        """Whether slab objects of the caches that nodes are in would be allocated for types."""
+        size = self.slots.size[np.maximum(type_, 0)]
+        first, end = self.heap.first_object, self.heap.first_percpu
+        is_object = (node >= first) & (node < end)
+        room = self.room[node]
+        # The classes of kmalloc() are 1.3 to 2 times the size of the one below.
+        result: Array = is_object & (size <= room) & (2 * size > room)
+        return result
+
+    def run(self) -> HeapTypes:
+        fresh = np.flatnonzero(self.type >= 0)
+        rounds = 0
+        for rounds in range(1, _MOST_ROUNDS + 1):
+            self.spread(fresh)
+            before = self.type.copy()
+            changed = self.settle(last=rounds > _UNSETTLED)
+            self.consensus()
+            if not len(changed) and (before == self.type).all():
+                self.learn()
+                self._like_siblings(np.arange(len(self.pointers)), self.slot)
+                if (before == self.type).all():
+                    break
+            fresh = np.flatnonzero((before != self.type) & (self.type >= 0))
+            fresh = np.union1d(fresh, changed[self.type[changed] >= 0])
+        votes = self.all_votes()
+        self.of_fixed(votes)
+        return HeapTypes(
+            table=self.table,
+            type=self.type,
+            origin=self.origin,
+            by=self.by,
+            votes=self.votes,
+            against=self.against,
+            exact=self.exact(),
+            conflicts=self.conflicts,
+            rounds=rounds,
+        )
+
+    def exact(self) -> Array:
+        """Which places have a type that is sure: ``bool``."""
+        heap = self.heap
+        sure = np.zeros(len(self.type), bool)
+        sure[heap.nodes :] = True
+        by_cache = np.isin(self.by, (TypedBy.CACHE, TypedBy.CONSENSUS))
+        # Of a cache whose objects pointers often say something else of, nothing is sure.
+        first, end = heap.first_object, heap.first_percpu
+        number = len(heap.slabs.caches)
+        for_ = np.bincount(self.cache_of, self.votes[first:end], minlength=number)
+        against = np.bincount(self.cache_of, self.against[first:end], minlength=number)
+        doubtful = against > 0.1 * (for_ + against)
+        sure[first:end] = by_cache[first:end] & ~doubtful[self.cache_of]
+        others = (self.by == TypedBy.POINTERS) & (self.against == 0) & (self.votes >= 2)
+        sure |= others
+        self.slots.need(self.type)
+        known = self.slots.size[np.maximum(self.type, 0)] > 0
+        result: Array = sure & (self.type >= 0) & known
+        return result
+
+
+def infer_types(heap: Heap, *, names: bool = True) -> HeapTypes:
+    """
+    Infer the types of the nodes of *heap*.
+
+    :param heap: Read with types.
+    :param names: Whether the names of slab caches are believed.
+    """
+    return _Inference(heap, names=names).run()

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Show what types the slab objects have: bytes by C type and cache, inferred from pointers.
+
+  typegraph                        every cache: how much of it has a type, and which
+  typegraph --by type              by type: what kmalloc-512 really is
+  typegraph --check                compare with the caches whose name tells the type
+
+The types of variables, of caches with a known name, and of members of structures tell the types of
+what they point to. The more DWARF there is, the more types: give the modules' files with -s, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import TextIO
+
+from drgn_pageowner.analysis.types.infer import infer_types
+from drgn_pageowner.analysis.types.shares import check_types, type_shares
+from drgn_pageowner.commands.arguments import add_limit, add_output, limit_of, report_problems
+from drgn_pageowner.model.session import Session
+from drgn_pageowner.render.jsonable import json_text
+from drgn_pageowner.render.types import cache_types_text, type_groups_text
+
+_LIMIT = 30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--by",
+        choices=("cache", "type"),
+        default="cache",
+        help="a row for each cache, or for each type of each cache (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="infer once more without the names of caches, and compare",
+    )
+    add_limit(parser, "rows", f"{_LIMIT}, or all in json")
+    add_output(parser, "table", "json")
+
+
+def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    heap = session.heap(types=True)
+    report_problems(heap.inventory.problems)
+    limit = limit_of(args, None if args.format == "json" else _LIMIT)
+    result = type_shares(heap, infer_types(heap), limit=limit)
+    if args.check:
+        result = replace(result, accuracy=check_types(heap, infer_types(heap, names=False)))
+    if args.format == "json":
+        out.writelines(json_text(result))
+    else:
+        text = cache_types_text if args.by == "cache" else type_groups_text
+        out.writelines(text(result))
+    return 0

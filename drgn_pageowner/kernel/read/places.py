@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Places of words: the node or the variable that each word of memory is part of, and where in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from drgn_pageowner.model.arrays import Array, ascending, ranges
+from drgn_pageowner.model.heap import Area
+from drgn_pageowner.model.types import Pointers
+
+__all__ = ("AllocationPages", "Intervals", "PointerList")
+
+_FARTHEST = np.iinfo(np.int32).max
+
+
+class AllocationPages:
+    """The pages of allocations that consist of several records (vmalloc areas) in their order."""
+
+    def __init__(self, record_of_row: Array, first_row: Array, areas: Sequence[Area]) -> None:
+        """
+        :param record_of_row: ``int32``, a row for each page: the record that covers it, or -1.
+        :param first_row: ``int64``, a row for each record: row of its first page.
+        """
+        covered = record_of_row >= 0
+        self.node_of_row = record_of_row.copy()
+        """``int32``: the first record of the page's allocation, or -1."""
+        self.page_of_row = np.zeros(len(record_of_row), np.int32)
+        """``int32``: number of the page in its allocation."""
+        rows = np.flatnonzero(covered)
+        self.page_of_row[rows] = rows - first_row[record_of_row[rows]]
+        for area in areas:
+            good = np.flatnonzero(area.rows >= 0)
+            rows = area.rows[good]
+            good, rows = good[covered[rows]], rows[covered[rows]]
+            if len(rows) and good[0] == 0:
+                self.node_of_row[rows] = record_of_row[rows[0]]
+                self.page_of_row[rows] = good
+
+
+class Intervals:
+    """Ranges of memory, which do not overlap; finds the one that a byte is in."""
+
+    def __init__(self, rows: Array, first: Array, sizes: Array, page_size: int) -> None:
+        """
+        :param rows: ``int64``, shape ``(n,)``: row of the page that each begins in; -1 for none.
+        :param first: ``int64``: offset in that page, in bytes.
+        :param sizes: ``int64``: in bytes; a range does not cross the end of its page.
+        """
+        key = rows * page_size + first
+        order = np.argsort(key, kind="stable")
+        order = order[(rows[order] >= 0) & (sizes[order] > 0)]
+        self._number, self._start = order, key[order]
+        self._end = self._start + sizes[order]
+        self._page_size = page_size
+        self.rows = ascending(rows[order].copy())
+        """``int64``: the pages that have any."""
+
+    def find(self, rows: Array, offset: Array) -> tuple[Array, Array]:
+        """
+        :param rows: ``int64``, shape ``(n,)``; *offset* is in the page, in bytes.
+        :return: Number of the range (``int64``; -1 for none), and the offset in it.
+        """
+        if not len(self._start):
+            return np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.int64)
+        key = rows * self._page_size + offset
+        place = np.maximum(np.searchsorted(self._start, key, "right") - 1, 0)
+        inside = (key >= self._start[place]) & (key < self._end[place])
+        return np.where(inside, self._number[place], -1), key - self._start[place]
+
+
+def split_at_pages(first: Array, sizes: Array, page_size: int) -> tuple[Array, Array, Array, Array]:
+    """
+    Cut ranges at the ends of pages.
+
+    :param first: ``int64``, shape ``(n,)``: offset of each in its first page, in bytes.
+    :param sizes: ``int64``: in bytes.
+    :return: Of each piece: number of the range, its page counted from the range's first, offset in
+        that page, and size; ``int64``.
+    """
+    pages = -(-(first + sizes) // page_size)
+    number = np.repeat(np.arange(len(first)), pages)
+    page = ranges(np.zeros(len(first), np.int64), pages)
+    start = np.where(page == 0, first[number], 0)
+    end = np.minimum(first[number] + sizes[number] - page * page_size, page_size)
+    return number, page, start, end - start
+
+
+class PointerList:
+    """Pointers as they are found, piece by piece."""
+
+    def __init__(self) -> None:
+        self._parts: list[Array] = [np.zeros((4, 0), np.int32)]
+
+    def add(self, place: Array, offset: Array, target: Array, at: Array) -> None:
+        """
+        Add pointers; those that lie in no place, or lead to no node, are left out.
+
+        All are ``int64``, shape ``(n,)``, as the columns of :class:`Pointers`.
+        """
+        good = (place >= 0) & (target >= 0)
+        part = np.stack([place[good], offset[good], target[good], at[good]])
+        # What is farther away than that has no type.
+        part[1][part[1] > _FARTHEST] = -1
+        part[3][part[3] > _FARTHEST] = -1
+        self._parts.append(part.astype(np.int32))
+
+    def sorted(self) -> Pointers:
+        """Return all of them in order, and forget them."""
+        place, offset, target, at = np.concatenate(self._parts, axis=1)
+        self._parts.clear()
+        order = np.lexsort((offset, place))
+        return Pointers(place[order], offset[order], target[order], at[order])

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The places of a heap's pointers: nodes and variables, with the offsets in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.translate import image_range, kernel_phys
+from drgn_pageowner.kernel.read.inventory import InventoryReader
+from drgn_pageowner.kernel.read.percpu import PerCpuNodes
+from drgn_pageowner.kernel.read.places import (
+    AllocationPages,
+    Intervals,
+    PointerList,
+    split_at_pages,
+)
+from drgn_pageowner.kernel.read.pointers import Resolver
+from drgn_pageowner.kernel.read.types import read_types
+from drgn_pageowner.kernel.read.variables import find_variables
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Inventory
+from drgn_pageowner.model.types import Pointers, Typing, Variables
+
+__all__ = ("TypedPlaces",)
+
+
+class TypedPlaces:
+    """Finds the place of each word, and the offset in it."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        reader: InventoryReader,
+        inventory: Inventory,
+        pages: AllocationPages,
+        percpu: PerCpuNodes,
+        resolver: Resolver,
+        source: Array,
+        nodes: int,
+        boot: int,
+    ) -> None:
+        """
+        :param source: Node that each page belongs to, as the heap has it; less than 0 for none.
+        :param nodes: Number of nodes, which is that of the first variable's place.
+        :param boot: The node of boot memory.
+        """
+        self._pages, self._percpu, self._resolver = pages, percpu, resolver
+        self._slabs = inventory.slabs
+        self._nodes, self._boot = nodes, boot
+        self._size = inventory.memory.pages.facts.page_size
+        self._records = resolver.first_object
+        self._canonical = np.arange(self._records, dtype=np.int64)
+        rows = np.flatnonzero(inventory.record_of_row >= 0)
+        self._canonical[inventory.record_of_row[rows]] = pages.node_of_row[rows]
+        slabs = inventory.slabs
+        sizes = np.zeros(len(slabs.caches), np.int64)
+        sizes[slabs.cache] = slabs.size
+        self.types = read_types(kernel, slabs.caches, sizes)
+        self._find_variables(kernel, reader, source)
+
+    def _find_variables(self, kernel: Kernel, reader: InventoryReader, source: Array) -> None:
+        found = find_variables(kernel, self.types)
+        number, address, size = found.columns()
+        in_page = (address % np.uint64(self._size)).astype(np.int64)
+        which, page, start, length = split_at_pages(in_page, size, self._size)
+        first = address - in_page.astype(np.uint64)
+        rows = self._rows(
+            kernel, reader, first[which] + page.astype(np.uint64) * np.uint64(self._size)
+        )
+        # What is not scanned at all: constants.
+        rows[(rows >= 0) & (source[rows] == -1)] = -1
+        self._piece_of = which
+        self._piece_at = page * self._size + start - in_page[which]
+        self._intervals = Intervals(rows, start, length, self._size)
+        node = np.full(len(number), -1, np.int64)
+        good = np.flatnonzero(rows >= 0)[::-1]
+        node[which[good]] = self._node_of(rows[good], start[good], source)
+        self.variables = Variables(found.names, number, node.astype(np.int32))
+        self.addresses = address
+        """``uint64``: virtual address of each variable."""
+
+    def _rows(self, kernel: Kernel, reader: InventoryReader, addresses: Array) -> Array:
+        """Rows of the pages at *addresses*, of any mapping: ``int64``; -1 for none."""
+        rows, of_page = self._resolver.rows(addresses)
+        rows[of_page] = -1
+        image = image_range(kernel)
+        if image is None:
+            return rows
+        try:
+            phys = kernel_phys(kernel, image[0])
+        except (NotImplementedError, *DAMAGE):
+            return rows
+        # The image is mapped in one piece.
+        inside = (addresses >= np.uint64(image[0])) & (addresses < np.uint64(image[1]))
+        pfns = (addresses[inside] - np.uint64(image[0]) + np.uint64(phys)) // np.uint64(self._size)
+        rows[inside] = reader.pages.rows(pfns.astype(np.int64))
+        return rows
+
+    def _node_of(self, rows: Array, offset: Array, source: Array) -> Array:
+        node = source[rows].astype(np.int64)
+        in_chunk = np.flatnonzero(self._percpu.chunk_of_row[rows] >= 0)
+        node[in_chunk] = self._percpu.at(rows[in_chunk], offset[in_chunk], self._boot)
+        return node
+
+    def canonical(self, target: Array) -> Array:
+        """The first record of the allocation, for each of *target* that is a record: ``int64``."""
+        result = target.astype(np.int64)
+        records = np.flatnonzero((result >= 0) & (result < self._records))
+        result[records] = self._canonical[result[records]]
+        return result
+
+    def places(self, node: Array, row: Array, byte: Array) -> tuple[Array, Array]:
+        """
+        Find the places of words.
+
+        :param node: ``int64``: the node that each word is part of, or -1.
+        :param row: Row of the page; *byte* is the offset in it.
+        :return: Place, and the offset in it, in bytes (-1 if unknown): ``int64``.
+        """
+        place = self.canonical(node)
+        offset = np.full(len(node), -1, np.int64)
+        of_record = np.flatnonzero((node >= 0) & (node < self._records))
+        page = self._pages.page_of_row[row[of_record]].astype(np.int64)
+        offset[of_record] = page * self._size + byte[of_record]
+        slabs = self._slabs
+        first_percpu = self._records + len(slabs)
+        of_object = np.flatnonzero((node >= self._records) & (node < first_percpu))
+        if len(of_object):
+            objects = node[of_object] - self._records
+            slab = slabs.slab_of(objects)
+            inside = (row[of_object] - slabs.row[slab]) * self._size + byte[of_object]
+            start = slabs.first[slab] + (objects - slabs.start[slab]) * slabs.stride[slab]
+            offset[of_object] = inside - start
+        in_chunk = np.flatnonzero(node >= first_percpu)
+        if len(in_chunk):
+            offset[in_chunk] = self._percpu.inside(row[in_chunk], byte[in_chunk], node[in_chunk])
+        piece, inside = self._intervals.find(row, byte)
+        known = np.flatnonzero((piece >= 0) & (node >= 0))
+        place[known] = self._piece_of[piece[known]] + self._nodes
+        offset[known] = inside[known] + self._piece_at[piece[known]]
+        return place, offset
+
+    def typing(self, pointers: PointerList, allocated: Callable[[Array], Array]) -> Typing:
+        """
+        Return what types are inferred from.
+
+        :param allocated: Tells which nodes are no free slab objects.
+        """
+        found = pointers.sorted()
+        nodes = np.minimum(found.place, self._nodes - 1)
+        good = allocated(nodes) & allocated(found.target)
+        columns = (found.place, found.offset, found.target, found.at)
+        return Typing(self.types, self.variables, Pointers(*(column[good] for column in columns)))

@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Layouts of C types, from DWARF: which words of each can be references, and to what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from drgn import Type, TypeKind, sizeof
+
+from drgn_pageowner.kernel.dump.bulk import find_type
+from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.slab import slab_caches
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.types import Layout, WordUse
+
+__all__ = ("DwarfTypes", "read_types")
+
+_STRUCTURES = (TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS)
+# Structures that link others: what they are part of, no pointer to them tells. Their members lead
+# to others of their kind.
+_LINKS = frozenset({
+    "list_head", "hlist_head", "hlist_node", "hlist_nulls_head", "hlist_nulls_node",
+    "hlist_bl_head", "hlist_bl_node", "llist_head", "llist_node", "rb_node", "rb_root",
+    "rb_root_cached", "rb_root_linked", "rb_node_linked", "plist_head", "plist_node",
+    "callback_head", "rcu_head",
+})  # fmt: skip
+# Heads of lists that their elements take for one of them.
+_HEADS = {"sk_buff_head": "sk_buff", "sk_buff_list": "sk_buff"}
+# Trees whose entries are of all types, by whose tree it is.
+_MIXED = frozenset({"xa_node", "radix_tree_node", "maple_node", "xarray", "idr_layer"})
+# Pointers to these are pointers to a memmap.
+_MEMMAP = frozenset({"page", "folio", "slab", "ptdesc", "zpdesc", "zsdesc", "net_iov"})
+# Integers of other sizes than a word, or of int's, that have physical addresses.
+_PHYSICAL = frozenset({"phys_addr_t", "dma_addr_t", "resource_size_t"})
+# Of a 32-bit kernel they are an int, or contain one.
+_WORD_NAMES = frozenset({"atomic_long_t", "uintptr_t"})
+# An array is looked at element by element up to this size, in words; and a structure is part of
+# another up to this number of elements.
+_MOST_WORDS, _MOST_PARTS = 1 << 16, 64
+
+# Names of slab caches that are not those of their objects' structures. KMEM_CACHE() of
+# include/linux/slab.h names a cache after its structure.
+_CACHE_TYPES = {
+    "anon_vma": "anon_vma",
+    "bdev_cache": "bdev_inode",
+    "blkdev_ioc": "io_context",
+    "cred_jar": "cred",
+    "debugfs_inode_cache": "debugfs_inode_info",
+    "eventpoll_epi": "epitem",
+    "eventpoll_pwq": "eppoll_entry",
+    "ext2_inode_cache": "ext2_inode_info",
+    "ext4_inode_cache": "ext4_inode_info",
+    "files_cache": "files_struct",
+    "filp": "file",
+    "fs_cache": "fs_struct",
+    "hugetlbfs_inode_cache": "hugetlbfs_inode_info",
+    "inode_cache": "inode",
+    "kernfs_iattrs_cache": "kernfs_iattrs",
+    "kernfs_node_cache": "kernfs_node",
+    "mm_struct": "mm_struct",
+    "mnt_cache": "mount",
+    "nsproxy": "nsproxy",
+    "pool_workqueue": "pool_workqueue",
+    "proc_dir_entry": "proc_dir_entry",
+    "proc_inode_cache": "proc_inode",
+    "radix_tree_node": "xa_node",
+    "request_queue": "request_queue",
+    "shmem_inode_cache": "shmem_inode_info",
+    "sighand_cache": "sighand_struct",
+    "signal_cache": "signal_struct",
+    "skbuff_fclone_cache": "sk_buff_fclones",
+    "skbuff_head_cache": "sk_buff",
+    "sock_inode_cache": "socket_alloc",
+    "task_delay_info": "task_delay_info",
+    "taskstats": "taskstats",
+    "user_struct": "user_struct",
+    "uid_cache": "user_struct",
+    "UNIX": "unix_sock",
+    "UNIX-STREAM": "unix_sock",
+    "TCP": "tcp_sock",
+    "TCPv6": "tcp6_sock",
+    "UDP": "udp_sock",
+    "UDPv6": "udp6_sock",
+    "RAW": "raw_sock",
+    "PING": "inet_sock",
+    "NETLINK": "netlink_sock",
+    "PACKET": "packet_sock",
+    "vmap_area": "vmap_area",
+}
+# Caches whose objects are arrays: of this structure.
+_CACHE_ARRAYS = {"biovec-": "bio_vec"}
+
+
+class DwarfTypes:
+    """
+    The types of a kernel, each read once, when it is first met.
+
+    It implements :class:`~drgn_pageowner.model.types.TypeTable`.
+    """
+
+    def __init__(self, kernel: Kernel, caches: Sequence[str], sizes: Array) -> None:
+        """
+        :param caches: Names of the slab caches.
+        :param sizes: ``object_size`` of each, in bytes: ``int64``; 0 if it has no slabs.
+        """
+        self._kernel = kernel
+        self.word = kernel.word.itemsize
+        self._types: list[Type] = []
+        self._repeats: list[bool] = []
+        self._layouts: list[Layout | None] = []
+        self._by_pointer: dict[tuple[int, bool], int] = {}
+        self._by_name: dict[tuple[str, int, bool], int] = {}
+        self._flat: dict[int, Layout] = {}
+        self._cache_types, self._shared = self._of_caches(caches, sizes)
+
+    def __len__(self) -> int:
+        return len(self._types)
+
+    def cache_types(self) -> Array:
+        return self._cache_types
+
+    def shared_caches(self) -> Array:
+        return self._shared
+
+    def type_of(self, number: int) -> Type:
+        """Get drgn's type; the element's for an array of unknown length."""
+        return self._types[number]
+
+    def repeats(self, number: int) -> bool:
+        """Whether it is an array of unknown length."""
+        return self._repeats[number]
+
+    def number(self, type_: Type, *, repeat: bool = False) -> int:
+        """
+        Get the number of a type.
+
+        Types of the same kind, name and size are one, whichever file they are declared in.
+
+        :param repeat: Whether an array of unknown length is meant, with elements of *type_*.
+        """
+        type_ = _plain(type_)
+        # The address of drgn's own type: the same for the same DWARF entry.
+        place = (int(type_._ptr), repeat)
+        if place in self._by_pointer:
+            return self._by_pointer[place]
+        if type_.kind in _STRUCTURES and not type_.is_complete():
+            type_ = self._complete(type_)
+        size = _size(type_)
+        key = (type_.type_name(), size, repeat)
+        number = self._by_name.get(key)
+        if number is None:
+            number = len(self._types)
+            self._by_name[key] = number
+            self._types.append(type_)
+            self._repeats.append(repeat)
+            self._layouts.append(None)
+        self._by_pointer[place] = number
+        return number
+
+    def find(self, name: str, *, repeat: bool = False) -> int:
+        """Get the number of a type by its name; -1 if the debugging symbols have no such type."""
+        type_ = find_type(self._kernel.prog, name)
+        if type_ is None or (type_.kind in _STRUCTURES and not type_.is_complete()):
+            return -1
+        return self.number(type_, repeat=repeat)
+
+    def layout(self, number: int) -> Layout:
+        found = self._layouts[number]
+        if found is None:
+            repeat, type_ = self._repeats[number], self._types[number]
+            flat = self._flatten(type_)
+            name = type_.type_name() + (" []" if repeat else "")
+            parts = [*flat.parts]
+            if type_.kind in _STRUCTURES and not repeat:
+                parts = [part for part in parts if part[1] != number]
+            found = Layout(name, flat.size, flat.use, flat.aim, parts, repeat)
+            self._layouts[number] = found
+        return found
+
+    def _complete(self, type_: Type) -> Type:
+        tag = getattr(type_, "tag", None)
+        if tag is None:
+            return type_
+        keyword = "union" if type_.kind == TypeKind.UNION else "struct"
+        found = find_type(self._kernel.prog, f"{keyword} {tag}")
+        return found if found is not None else type_
+
+    # --- words --------------------------------------------------------------------------------
+
+    def _flatten(self, type_: Type) -> Layout:
+        """The words of a type, without the numbers of its repetition."""
+        type_ = _unnamed(type_)
+        place = int(type_._ptr)
+        if place not in self._flat:
+            self._flat[place] = self._of_kind(type_)
+        return self._flat[place]
+
+    def _of_kind(self, type_: Type) -> Layout:
+        name = type_.type_name()
+        if type_.kind in _STRUCTURES:
+            return self._of_structure(type_, name) if type_.is_complete() else _empty(name)
+        if type_.kind == TypeKind.ARRAY:
+            return self._of_array(type_, name)
+        if type_.kind == TypeKind.POINTER:
+            use, aim = self._of_pointer(type_)
+            return Layout(name, self.word, np.array([use], np.uint8), np.array([aim], np.int32))
+        size = _size(type_)
+        painter = _Painter(size, self.word)
+        painter.paint(0, size, self._of_number(type_, ""))
+        return painter.layout(name)
+
+    def _of_pointer(self, type_: Type) -> tuple[int, int]:
+        target = _unnamed(type_.type)
+        if target.kind in _STRUCTURES:
+            tag = target.tag
+            if tag in _MEMMAP:
+                return WordUse.ADDRESS | WordUse.MEMMAP, -1
+            if tag in _LINKS:
+                return WordUse.ADDRESS | WordUse.LEARN, -1
+            return WordUse.ADDRESS, self.number(type_.type)
+        if target.kind == TypeKind.POINTER:
+            return WordUse.ADDRESS, self.number(type_.type, repeat=True)
+        return WordUse.ADDRESS | (WordUse.LEARN if target.kind == TypeKind.VOID else 0), -1
+
+    def _of_number(self, type_: Type, name: str) -> int:
+        """What an integer can be; *type_* may be a typedef, *name* is that of the member."""
+        plain = _unnamed(type_)
+        names = set(_typedefs(type_))
+        if names & _PHYSICAL or ("pfn" in name and plain.kind == TypeKind.INT):
+            return WordUse.NUMBER
+        if plain.kind != TypeKind.INT:
+            return WordUse.NOTHING
+        if plain.size == self.word and (self.word == 8 or "long" in plain.type_name()):
+            return WordUse.ADDRESS | WordUse.NUMBER
+        return WordUse.NUMBER if plain.size > self.word else WordUse.NOTHING
+
+    def _of_structure(self, type_: Type, name: str) -> Layout:
+        painter = _Painter(int(type_.size), self.word)
+        tag = type_.tag
+        for member in type_.members or ():
+            if member.bit_field_size is not None or member.bit_offset % 8:
+                continue
+            offset = member.bit_offset // 8
+            inner = member.type
+            plain = _unnamed(inner)
+            if set(_typedefs(inner)) & _WORD_NAMES:
+                painter.paint(offset, self.word, WordUse.ADDRESS | WordUse.NUMBER)
+            elif plain.kind in _STRUCTURES or plain.kind in (TypeKind.ARRAY, TypeKind.POINTER):
+                painter.put(offset, self._flatten(plain))
+                self._add_parts(painter, offset, inner)
+            elif _size(plain):
+                painter.paint(offset, _size(plain), self._of_number(inner, member.name or ""))
+        if tag in _LINKS:
+            painter.link()
+        if tag in _MIXED:
+            painter.use &= ~np.uint8(WordUse.LEARN)
+        return painter.layout(name)
+
+    def _add_parts(self, painter: _Painter, offset: int, type_: Type) -> None:
+        """Note the structures that a member consists of."""
+        plain = _unnamed(type_)
+        if plain.kind == TypeKind.ARRAY:
+            element = _unnamed(plain.type)
+            if element.kind in _STRUCTURES and element.is_complete() and element.size:
+                for index in range(min(int(plain.length or 0), _MOST_PARTS)):
+                    self._add_parts(painter, offset + index * int(element.size), plain.type)
+        elif plain.kind in _STRUCTURES and plain.is_complete():
+            flat = self._flatten(plain)
+            painter.parts += [(offset + at, number) for at, number in flat.parts]
+            named = plain.tag is not None or _plain(type_).kind == TypeKind.TYPEDEF
+            if named and plain.tag not in _LINKS and plain.size:
+                painter.parts.append((offset, self.number(type_)))
+            if plain.tag in _HEADS:
+                element = self.find(f"struct {_HEADS[plain.tag]}")
+                painter.parts += [(offset, element)] * (element >= 0)
+
+    def _of_array(self, type_: Type, name: str) -> Layout:
+        element, length = type_.type, int(type_.length or 0)
+        plain = _unnamed(element)
+        size = _size(plain)
+        painter = _Painter(size * length, self.word)
+        if plain.kind in (TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM):
+            # Bytes can be memory for anything that is put there: sk_buff.cb.
+            use = self._of_number(element, "")
+            painter.paint_all(WordUse.ADDRESS if size == 1 else use)
+        elif size * length > _MOST_WORDS * self.word:
+            painter.paint_all(WordUse.ADDRESS | WordUse.NUMBER)
+        elif size:
+            flat = self._flatten(plain)
+            if size % self.word == 0:
+                painter.use = np.tile(flat.use, length)
+                painter.aim = np.tile(flat.aim, length)
+            elif flat.use.any():
+                painter.paint_all(WordUse.ADDRESS | WordUse.NUMBER)
+        return painter.layout(name)
+
+    # --- slab caches --------------------------------------------------------------------------
+
+    def _of_caches(self, caches: Sequence[str], sizes: Array) -> tuple[Array, Array]:
+        merged = self._merged()
+        types = np.full(len(caches), -1, np.int32)
+        shared = np.zeros(len(caches), bool)
+        for index, name in enumerate(caches):
+            shared[index] = "kmalloc" in name or name in merged
+            if not shared[index]:
+                types[index] = self._of_cache(name, int(sizes[index]))
+        return types, shared
+
+    def _of_cache(self, name: str, size: int) -> int:
+        for prefix, element in _CACHE_ARRAYS.items():
+            if name.startswith(prefix):
+                return self.find(f"struct {element}", repeat=True)
+        # The caches of cgroups are named CACHE(ID:CGROUP) before v5.9.
+        tag = _CACHE_TYPES.get(name.partition("(")[0], name)
+        number = self.find(f"struct {tag}") if tag.isidentifier() else -1
+        if number < 0 or not size:
+            return -1
+        own = _size(self._types[number])
+        if tag == name:
+            # KMEM_CACHE(), or a cache whose objects end with what this machine does not have: the
+            # registers of task_struct, the nodes of kmem_cache.
+            return number
+        # Other kernels may have another structure of the name that is known here.
+        return number if own <= size < own + 2 * self.word else -1
+
+    def _merged(self) -> set[str]:
+        """Names of the caches that are used as several: SLUB merges those of the same size."""
+        found: set[str] = set()
+        for cache in slab_caches(self._kernel, []):
+            try:
+                if int(cache.refcount) > 1:
+                    found.add(cache.name.string_().decode(errors="replace"))
+            except DAMAGE:
+                continue
+        return found
+
+
+class _Painter:
+    """The words of a type that is put together from its members."""
+
+    def __init__(self, size: int, word: int) -> None:
+        self.size, self._word = size, word
+        self.use = np.zeros(size // word, np.uint8)
+        self.aim = np.full(size // word, -1, np.int32)
+        self.parts: list[tuple[int, int]] = []
+
+    def paint(self, offset: int, size: int, use: int) -> None:
+        """Let the words that overlap *size* bytes at *offset* have *use*, too."""
+        if use and size:
+            first, last = offset // self._word, -(-(offset + size) // self._word)
+            mine = slice(first, last)
+            address = np.uint8(WordUse.ADDRESS)
+            if use & WordUse.ADDRESS:
+                self.aim[mine][self.use[mine] & address != 0] = -1
+            self.use[mine] |= np.uint8(use)
+
+    def paint_all(self, use: int) -> None:
+        self.use[:] = np.uint8(use)
+
+    def put(self, offset: int, layout: Layout) -> None:
+        """Put a member there; of a union, over what is there."""
+        if not layout.use.any():
+            return
+        if offset % self._word:
+            self.paint(offset, layout.size, WordUse.ADDRESS | WordUse.NUMBER)
+            return
+        first = offset // self._word
+        number = min(len(layout.use), len(self.use) - first)
+        if number <= 0:
+            return
+        use, aim = self.use[first : first + number], self.aim[first : first + number]
+        new_use, new_aim = layout.use[:number], layout.aim[:number]
+        before, now = use & np.uint8(1) != 0, new_use & np.uint8(1) != 0
+        both = before & now
+        # A word that is a pointer of several types is one of none.
+        differ = both & (aim != new_aim)
+        # That of one to a memmap is one, only if all are; what says nothing says so.
+        keep = np.where(both, use & new_use, use | new_use) & np.uint8(WordUse.MEMMAP)
+        aim[:] = np.where(differ, -1, np.where(now, new_aim, aim))
+        use[:] = ((use | new_use) & ~np.uint8(WordUse.MEMMAP)) | keep
+        use[differ] &= ~np.uint8(WordUse.LEARN)
+
+    def link(self) -> None:
+        """It is a link: its addresses lead to others of its kind."""
+        self.aim[:] = -1
+        self.use[self.use & np.uint8(1) != 0] = WordUse.ADDRESS | WordUse.LEARN
+
+    def layout(self, name: str) -> Layout:
+        return Layout(name, self.size, self.use, self.aim, self.parts)
+
+
+def _empty(name: str) -> Layout:
+    return Layout(name, 0, np.zeros(0, np.uint8), np.zeros(0, np.int32))
+
+
+def _size(type_: Type) -> int:
+    """In bytes; 0 for what has none."""
+    try:
+        return int(sizeof(type_))
+    except TypeError:
+        return 0
+
+
+def _plain(type_: Type) -> Type:
+    """Without qualifiers, and without typedefs unless what they stand for has no name."""
+    type_ = type_.unqualified()
+    while type_.kind == TypeKind.TYPEDEF:
+        inner = type_.type.unqualified()
+        if inner.kind in _STRUCTURES and inner.tag is None:
+            return type_
+        type_ = inner
+    return type_
+
+
+def _unnamed(type_: Type) -> Type:
+    """Without qualifiers and typedefs."""
+    type_ = type_.unqualified()
+    while type_.kind == TypeKind.TYPEDEF:
+        type_ = type_.type.unqualified()
+    return type_
+
+
+def _typedefs(type_: Type) -> list[str]:
+    """The names of the typedefs that it is."""
+    names = []
+    while type_.kind == TypeKind.TYPEDEF:
+        names.append(type_.name)
+        type_ = type_.type
+    return names
+
+
+def read_types(kernel: Kernel, caches: Sequence[str], sizes: Array) -> DwarfTypes:
+    """
+    Get the types of *kernel*.
+
+    :param caches: Names of the slab caches.
+    :param sizes: ``object_size`` of each, in bytes: ``int64``; 0 if it has no slabs.
+    """
+    return DwarfTypes(kernel, caches, sizes)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Types of slab objects in real dumps, against the caches whose name tells the type."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+from conftest import Dump
+
+
+@pytest.fixture(scope="module")
+def answer(dump: Dump) -> Any:
+    return json.loads(dump.run("typegraph", "--check", "--format", "json", check=True).stdout)
+
+
+def test_most_objects_have_a_type(dump: Dump, answer: Any) -> None:
+    assert answer["typed_objects"] > 0.75 * answer["objects"]
+    assert answer["typed_bytes"] > 0.7 * answer["bytes"]
+    by_cache = {cache["cache"]: cache for cache in answer["caches"]}
+    for name, type_ in (
+        ("dentry", "struct dentry"),
+        ("task_struct", "struct task_struct"),
+        ("vm_area_struct", "struct vm_area_struct"),
+    ):
+        mine = [c for cache, c in by_cache.items() if cache.partition("(")[0] == name]
+        assert mine
+        for cache in mine:
+            assert cache["typed_objects"] == cache["objects"]
+            assert cache["types"] == [type_]
+
+
+def test_sums_of_groups_are_those_of_caches(answer: Any) -> None:
+    for key in ("objects", "bytes"):
+        assert sum(group[key] for group in answer["groups"]) == answer[key]
+        assert sum(cache[key] for cache in answer["caches"]) == answer[key]
+    typed = [group for group in answer["groups"] if group["type"] is not None]
+    assert sum(group["objects"] for group in typed) == answer["typed_objects"]
+    assert sum(group["exact"] for group in typed) == answer["exact_objects"]
+
+
+def test_what_is_inferred_without_the_names_of_caches_is_right(dump: Dump, answer: Any) -> None:
+    checked = answer["accuracy"]
+    assert checked["certain_objects"] > 0.5 * answer["objects"]
+    assert checked["named_objects"] > 0.6 * checked["certain_objects"]
+    assert checked["right_objects"] >= 0.999 * checked["named_objects"], checked["wrong"]
+    wrong = sum(objects for _, _, objects in checked["wrong"])
+    assert checked["right_objects"] + wrong == checked["named_objects"]
+
+
+def test_top_has_the_same_groups(one_dump: Dump) -> None:
+    top = ("top", "--slab", "--by", "type")
+    found = json.loads(one_dump.run(*top, "--format", "json", check=True).stdout)
+    whole = json.loads(one_dump.run("typegraph", "--format", "json", check=True).stdout)
+    assert found == whole
+    rows = list(csv.DictReader(io.StringIO(one_dump.run(*top, "--format", "csv").stdout)))
+    assert len(rows) == found["number_of_groups"]
+    assert rows[0]["type"] == found["groups"][0]["type"]
+    text = one_dump.run(*top, "--limit", "3", check=True).stdout
+    assert f"3 of {found['number_of_groups']:,} groups shown" in text
+    assert "struct dentry" in one_dump.run("typegraph", check=True).stdout
+
+
+def test_other_keys_are_for_records(one_dump: Dump) -> None:
+    result = one_dump.run("top", "--slab", "--by", "comm")
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert "--by type" in line
