@@ -132,6 +132,7 @@ def kernel_make(version: str, work: Path) -> list[str]:
     arch = architecture(version)
     build.mkdir(parents=True, exist_ok=True)
     ENVIRONMENT["KERNEL_SOURCE"] = str(source)
+    ENVIRONMENT["RECIPE_DWARF"] = CONFIG["kernels"][version].get("dwarf", "lean")
     prefix = f"-fdebug-prefix-map={source}=linux -fdebug-prefix-map={build}=build"
     prefix += f" -fmacro-prefix-map={source}/= "
     return [
