@@ -33,6 +33,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "leaks": ("leaks", "drgn_pageowner.commands.leaks.reach"),
     "why": ("why pfn:0x1000", "drgn_pageowner.commands.why.explain_node"),
     "refs": ("refs pfn:0x1000", "drgn_pageowner.commands.refs.references"),
+    "typegraph": ("typegraph", "drgn_pageowner.commands.typegraph.infer_types"),
     "diff": ("diff {vmcore}", "drgn_pageowner.commands.diff.diff"),
     "frag": ("frag", "drgn_pageowner.commands.frag.zone_summaries"),
     "report": ("report --format json", "drgn_pageowner.analysis.report.reach"),
@@ -65,7 +66,7 @@ def test_a_mistake_in_a_command_is_an_internal_error(
     words = [word.format(vmcore=one_dump.vmcore, out=tmp_path / "out",
                          query="select * from pages limit 1") if "{" in word else word
              for word in line.split()]  # fmt: skip
-    for error in ERRORS[:3] if command in ("leaks", "why", "refs") else ERRORS:
+    for error in ERRORS[:3] if command in ("leaks", "why", "refs", "typegraph") else ERRORS:
         plant(monkeypatch, place, error)
         result = one_dump.run(*words)
         assert result.returncode == 4, result.stderr

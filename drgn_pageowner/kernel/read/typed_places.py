@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.translate import image_range, kernel_phys
 from drgn_pageowner.kernel.read.inventory import InventoryReader
@@ -92,7 +92,8 @@ class TypedPlaces:
             return rows
         try:
             phys = kernel_phys(kernel, image[0])
-        except (NotImplementedError, *DAMAGE):
+        except (NotImplementedError, *DAMAGE) as error:
+            unless_mistaken(error)
             return rows
         # The image is mapped in one piece.
         inside = (addresses >= np.uint64(image[0])) & (addresses < np.uint64(image[1]))

@@ -9,7 +9,7 @@ import numpy as np
 from drgn import Type, TypeKind, sizeof
 
 from drgn_pageowner.kernel.dump.bulk import find_type
-from drgn_pageowner.kernel.dump.damage import DAMAGE
+from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.slab import slab_caches
 from drgn_pageowner.model.arrays import Array
@@ -332,7 +332,8 @@ class DwarfTypes:
             try:
                 if int(cache.refcount) > 1:
                     found.add(cache.name.string_().decode(errors="replace"))
-            except DAMAGE:
+            except DAMAGE as error:
+                unless_mistaken(error)
                 continue
         return found
 

@@ -116,7 +116,8 @@ class _PerCpuPlaces:
         for cpu in possible_cpus(kernel):
             try:
                 self._offsets.append((cpu, cpu_offset(kernel, cpu)))
-            except DAMAGE:
+            except DAMAGE as error:
+                unless_mistaken(error)
                 continue
         self._mask = (1 << 8 * kernel.word.itemsize) - 1
 
