@@ -11,7 +11,7 @@ from typing import TextIO
 
 from drgn_pageowner.analysis.owners.summary import summarize
 from drgn_pageowner.commands.arguments import add_output, report_problems
-from drgn_pageowner.errors import NO_RECORDS
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.model.info import Info
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.info import info_json, info_table
@@ -23,13 +23,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     facts = session.facts()
-    if facts.page_owner == "on":
-        records = session.snapshot(("handle", "ts_nsec"), freed=True)
-        info = summarize(records, session.modules(), facts.panic_message)
+    answered = facts.page_owner == "on"
+    if answered:
+        try:
+            records = session.snapshot(("handle", "ts_nsec"), freed=True)
+            info = summarize(records, session.modules(), facts.panic_message)
+        except PageOwnerError as error:
+            # What machine it was and how it died can be told even so.
+            answered = False
+            problems = list(facts.problems)
+            if not str(error).endswith(tuple(problems)):
+                problems.append(str(error))
+            info = Info(
+                facts, records=None, pages=None, modules=session.modules(), problems=problems
+            )
     else:
         info = Info(facts, modules=session.modules(), problems=[NO_RECORDS[facts.page_owner]])
     info = replace(info, sources=session.owner_sources())
     info = replace(info, problems=list(dict.fromkeys([*info.problems, *session.losses()])))
     out.writelines((info_json if args.format == "json" else info_table)(info))
     report_problems(info.problems)
-    return 0 if facts.page_owner == "on" else 1
+    return 0 if answered else 1

@@ -181,7 +181,8 @@ class ProgramSession:
             try:
                 known = [*known, *self.memory(()).problems]
             except PageOwnerError as error:
-                known = [*known, str(error)]
+                if not str(error).endswith(tuple(known)):
+                    known = [*known, str(error)]
         return self._kernel.problems(known)
 
     def modules(self) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from drgn_pageowner.errors import NO_RECORDS
 from drgn_pageowner.escape import word
 from drgn_pageowner.model.info import Info
 from drgn_pageowner.render.jsonable import json_document
@@ -42,12 +43,24 @@ def _rows(info: Info) -> Iterator[tuple[str, str]]:
         # page_owner has a line of its own.
         if source.name != "page_owner":
             yield source.name, source.state + (f": {source.answers}" if source.answers else "")
-    if facts.page_owner != "on":
-        return
+    if facts.page_owner == "on":
+        yield from _page_owner(info, text)
+    known = set(NO_RECORDS.values())
+    for problem in info.problems:
+        # The line about page_owner says that.
+        if problem not in known:
+            yield "problem", problem
+    if not info.problems:
+        yield "problems", "none: everything could be read"
+
+
+def _page_owner(info: Info, text: str | None) -> Iterator[tuple[str, str]]:
+    facts = info.facts
     if info.first_ns is not None:
         yield "on since", f"{seconds(info.first_ns)} s after boot (its oldest record)"
-    yield "records", _records(info, freed=text is None)
-    if text is None:
+    has_records = bool(info.coverage) or info.records is not None or text is not None
+    yield "records", _records(info, freed=text is None) if has_records else "cannot be read"
+    if info.coverage and text is None:
         layout = facts.layout
         yield (
             "layout",
@@ -58,10 +71,6 @@ def _rows(info: Info) -> Iterator[tuple[str, str]]:
         yield from _depot(info)
     if info.modules:
         yield "modules", ", ".join(info.modules)
-    for problem in info.problems:
-        yield "problem", problem
-    if not info.problems:
-        yield "problems", "none: everything could be read"
 
 
 def _machine(info: Info) -> Iterator[tuple[str, str]]:
@@ -76,7 +85,9 @@ def _machine(info: Info) -> Iterator[tuple[str, str]]:
     nodes = len({zone.node for zone in facts.zones})
     yield (
         "memory",
-        f"{memory:,} pages of {facts.page_size} bytes present "
+        "unknown"
+        if not nodes
+        else f"{memory:,} pages of {facts.page_size} bytes present "
         f"({pages_size(memory * facts.page_size)}) on {nodes} node{'s' * (nodes != 1)}, "
         f"{facts.memory_model}",
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from drgn import ProgramFlags
 
+from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.dump.damage import DAMAGE, name_of, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.page_ext import page_owner_state
 from drgn_pageowner.kernel.linux.printk import local_clock_ns
 from drgn_pageowner.kernel.linux.sections import memory_model, pfn_limits
 from drgn_pageowner.kernel.linux.zones import find_zones, max_page_order, pageblock_order
-from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.kernel import Facts, Zone
 
 __all__ = ("read_facts",)
 
@@ -27,7 +28,14 @@ def read_facts(kernel: Kernel) -> Facts:
     assert platform is not None
     contents = kernel.contents
     problems: list[str] = contents.problems() if contents is not None else []
-    min_low_pfn, max_pfn = pfn_limits(kernel, problems)
+    min_low_pfn = max_pfn = 0
+    zones: tuple[Zone, ...] = ()
+    try:
+        min_low_pfn, max_pfn = pfn_limits(kernel, problems)
+        zones = find_zones(kernel, problems)
+    except PageOwnerError as error:
+        # The rest tells what machine it was, and how it died.
+        problems.append(str(error))
     facts = Facts(
         release=name_of(kernel.prog["UTS_RELEASE"]),
         arch=platform.arch.name.lower(),
@@ -38,7 +46,7 @@ def read_facts(kernel: Kernel) -> Facts:
         max_pfn=max_pfn,
         memory_model=memory_model(kernel),
         live=bool(kernel.prog.flags & ProgramFlags.IS_LIVE),
-        zones=find_zones(kernel, problems),
+        zones=zones,
         problems=problems,
         page_owner=page_owner_state(kernel),
     )

@@ -29,12 +29,15 @@ def read_owner_sources(kernel: Kernel) -> list[OwnerSource]:
     """Everything that tells owners, whether or not this kernel has it on."""
     state = page_owner_state(kernel)
     words = {"absent": "not compiled in", "off": "off", "on": "on"}
-    tracked, with_kasan = _caches(kernel)
+    tracked, with_kasan, complete = _caches(kernel)
+    off = "off (slub_debug=U keeps it)", "no stacks of slab objects"
+    if not complete:
+        off = "unknown: not all slab caches can be read", "unknown: not all slab caches can be read"
     return [
         OwnerSource("page_owner", state == "on", words[state], _OF_PAGES if state == "on" else ""),
         _tags(kernel),
-        _objects("SLUB user tracking", tracked, "off (slub_debug=U keeps it)"),
-        _objects("KASAN", with_kasan, "no stacks of slab objects"),
+        _objects("SLUB user tracking", tracked, off[0]),
+        _objects("KASAN", with_kasan, off[1]),
     ]
 
 
@@ -58,12 +61,18 @@ def _objects(name: str, caches: list[str], off: str) -> OwnerSource:
     return OwnerSource(name, True, f"of {', '.join(caches[:_NAMED])}{more}", _OF_OBJECTS)
 
 
-def _caches(kernel: Kernel) -> tuple[list[str], list[str]]:
-    """Names of the slab caches that keep a track of each object, and of those that KASAN does."""
-    tracked, with_kasan = [], []
+def _caches(kernel: Kernel) -> tuple[list[str], list[str], bool]:
+    """
+    List the slab caches that keep a track of each object, and those for which KASAN does.
+
+    :return: The names of both, and whether all caches could be read.
+    """
+    tracked: list[str] = []
+    with_kasan: list[str] = []
+    problems: list[str] = []
     # Generic KASAN alone has it in the objects.
     kasan = alloc_meta_dtype(kernel) is not None
-    for cache in slab_caches(kernel, kernel.losses):
+    for cache in slab_caches(kernel, problems):
         try:
             if keeps_tracks(kernel, cache):
                 tracked.append(name_of(cache.name))
@@ -71,5 +80,6 @@ def _caches(kernel: Kernel) -> tuple[list[str], list[str]]:
                 with_kasan.append(name_of(cache.name))
         except DAMAGE as error:
             unless_mistaken(error)
-            continue
-    return tracked, with_kasan
+            problems.append(f"the slab cache at {int(cache):#x} is damaged ({error})")
+    kernel.losses += problems
+    return tracked, with_kasan, not problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -240,3 +241,34 @@ def test_pages_that_no_level_leaves_out_are_said_to_be_missing(
         assert line in result.stderr + result.stdout
     searched = run_cli(*options, "leaks", "--format", "json")
     assert {group["confidence"] for group in json.loads(searched.stdout)["groups"]} == {"low"}
+
+
+def test_what_is_left_without_mem_section_is_told(
+    whole: Dump, kdump: Kdump, tmp_path: Path
+) -> None:
+    """The root of mem_section lies at the end of memory, and so of the file."""
+    path = tmp_path / "cut"
+    path.write_bytes(kdump.data[: len(kdump.data) * 49 // 50])
+    result = run_cli("-c", path, "-s", whole.vmlinux, "info", "--format", "json")
+    assert result.returncode == 1
+    info = json.loads(result.stdout)
+    assert info["kernel"]["release"] == whole.truth("proc/version").decode().split()[2]
+    assert info["modules"]
+    assert info["records"] is info["pages"] is None
+    first, second, *_ = info["problems"]
+    assert "is cut off after" in first
+    assert "cannot read mem_section" in second
+    table = run_cli("-c", path, "-s", whole.vmlinux, "info").stdout
+    assert re.search(r"^records +cannot be read$", table, re.MULTILINE)
+    assert len(result.stderr.splitlines()) == len(info["problems"])
+
+
+def test_caches_that_cannot_be_read_are_not_said_to_be_off(
+    whole: Dump, kdump: Kdump, tmp_path: Path
+) -> None:
+    path = tmp_path / "half"
+    path.write_bytes(kdump.full_disk(len(kdump.pfns) // 2))
+    result = run_cli("-c", path, "-s", whole.vmlinux, "info", "--format", "json")
+    sources = {source["name"]: source for source in json.loads(result.stdout)["sources"]}
+    for name in ("SLUB user tracking", "KASAN"):
+        assert sources[name]["state"].startswith("unknown: not all slab caches can be read")
