@@ -24,6 +24,7 @@ __all__ = (
     "add_filters",
     "add_limit",
     "add_output",
+    "add_types",
     "count",
     "filter_of",
     "limit_of",
@@ -199,6 +200,15 @@ def add_by(parser: argparse.ArgumentParser, more: str = "") -> None:
         default=["stack"],
         metavar="LIST",
         help="group by these, comma-separated (default: stack): " + ", ".join(GROUP_KEYS) + more,
+    )
+
+
+def add_types(parser: argparse.ArgumentParser) -> None:
+    """Add ``--no-types``."""
+    parser.add_argument(
+        "--no-types",
+        action="store_true",
+        help="infer no types of objects: every word is a pointer that can be one",
     )
 
 

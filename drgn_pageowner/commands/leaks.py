@@ -5,6 +5,7 @@ Find allocated pages that nothing can reach, and who allocated them.
   leaks                            by allocation stack, most pages first
   leaks --all                      reachable allocations as well
   leaks --slab                     unreachable slab objects as well
+  leaks --no-types                 take every word for a pointer that can be one
   leaks --suspects                 stacks that look like a leak: growing, owner gone, ...
 
 A verdict is one of: unreachable; only reachable from unreachable; held by nothing but itself
@@ -20,7 +21,13 @@ from typing import TextIO
 from drgn_pageowner.analysis.leaks.leaks import Leaks, find_leaks, leak_search, lost_objects
 from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.analysis.leaks.suspects import suspects
-from drgn_pageowner.commands.arguments import add_limit, add_output, limit_of, report_problems
+from drgn_pageowner.commands.arguments import (
+    add_limit,
+    add_output,
+    add_types,
+    limit_of,
+    report_problems,
+)
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.model.heap import LeakSearch
 from drgn_pageowner.model.session import Session
@@ -36,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suspects", action="store_true", help="show what looks like a leak, without a search"
     )
+    add_types(parser)
     add_limit(parser, "groups", f"{_LIMIT}, or all in json")
     add_output(parser, "table", "json")
 
@@ -44,7 +52,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     limit = limit_of(args, None if args.format == "json" else _LIMIT)
     if args.suspects:
         return _suspects(args, session, out, limit)
-    found = search(session, slab=args.slab)
+    found = search(session, slab=args.slab, types=not args.no_types)
     report_problems(found.inventory.problems)
     result = find_leaks(found, everything=args.all)
     if args.format == "json":
@@ -60,16 +68,17 @@ def _first(result: Leaks, limit: int | None) -> Leaks:
     return replace(result, groups=result.groups[:limit], slab=slab)
 
 
-def search(session: Session, *, slab: bool) -> LeakSearch:
+def search(session: Session, *, slab: bool, types: bool = True) -> LeakSearch:
     """
     Search for memory that nothing reaches, or return what a saved search found.
 
     :param slab: Whether to search for slab objects, too.
+    :param types: Whether to infer types, and take no number of what has a type for a pointer.
     """
     saved = session.saved_search(slab=slab)
     if saved is not None:
         return saved
-    marked = reach(session.heap())
+    marked = reach(session.heap(types=types))
     lost = lost_objects(marked, session.slab_objects, session.slab_tags) if slab else None
     return leak_search(marked, lost)
 

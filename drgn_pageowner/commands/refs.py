@@ -15,7 +15,13 @@ from typing import TextIO
 
 from drgn_pageowner.analysis.leaks.links import references
 from drgn_pageowner.analysis.leaks.reach import reach
-from drgn_pageowner.commands.arguments import add_limit, add_output, limit_of, targets_of
+from drgn_pageowner.commands.arguments import (
+    add_limit,
+    add_output,
+    add_types,
+    limit_of,
+    targets_of,
+)
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.links import refs_text
@@ -26,14 +32,16 @@ _LIMIT = 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="+", metavar="WHAT", help="pfn:N, phys:A, or an address")
     add_limit(parser, "words", str(_LIMIT))
+    add_types(parser)
     add_output(parser, "table", "json")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    heap = session.heap(types=not args.no_types)
     targets, status = targets_of(args.what, session)
     if not targets:
         return status
-    marked = reach(session.heap())
+    marked = reach(heap)
     limit = limit_of(args, _LIMIT) or sys.maxsize
     for target in targets:
         result = references(marked, target, session.words, limit)

@@ -89,7 +89,7 @@ def _renderer(kind: str) -> Callable[[Report], Iterator[str]]:
 def _heap(session: Session, slab: bool) -> Heap | LeakSearch:
     if slab:
         return search(session, slab=True)
-    return session.saved_search(slab=False) or session.heap()
+    return session.saved_search(slab=False) or session.heap(types=True)
 
 
 def _tag_rows(session: Session) -> Snapshot | None:

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from drgn_pageowner.analysis.leaks.links import explain_node
 from drgn_pageowner.analysis.leaks.reach import reach
-from drgn_pageowner.commands.arguments import add_output, targets_of
+from drgn_pageowner.commands.arguments import add_output, add_types, targets_of
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.links import why_text
@@ -21,14 +21,16 @@ from drgn_pageowner.render.links import why_text
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="+", metavar="WHAT", help="pfn:N, phys:A, or an address")
+    add_types(parser)
     add_output(parser, "table", "json")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    heap = session.heap(types=not args.no_types)
     targets, status = targets_of(args.what, session)
     if not targets:
         return status
-    marked = reach(session.heap())
+    marked = reach(heap)
     for target in targets:
         result = explain_node(marked, target, session.words)
         out.writelines(json_text(result) if args.format == "json" else why_text(result))

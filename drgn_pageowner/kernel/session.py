@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from drgn import Program
@@ -115,7 +116,8 @@ class ProgramSession:
         return self._inventory
 
     def heap(self, *, types: bool = False) -> Heap:
-        return self._heap_reader(types=types).heap
+        heap = self._heap_reader(types=types).heap
+        return heap if types else replace(heap, typing=None)
 
     def _heap_reader(self, *, types: bool = False) -> HeapReader:
         if self._heap is None or (types and self._heap.typed is None):
@@ -154,22 +156,22 @@ class ProgramSession:
         return addresses, tracks
 
     def target(self, what: str) -> HeapTarget:
-        from drgn_pageowner.kernel.read.words import WordFinder
-
-        def find(_: Kernel) -> HeapTarget:
-            reader = self._heap_reader()
-            if self._finder is None:
-                self._finder = WordFinder(reader)
-            return self._finder.target(what)
-
-        return self._ask(find)
+        return self._ask(lambda _: self._word_finder().target(what))
 
     def words(
         self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
     ) -> list[Word]:
-        finder = self._finder
-        assert finder is not None
-        return self._ask(lambda _: finder.words(sources, targets, numbers=numbers, limit=limit))
+        return self._ask(
+            lambda _: self._word_finder().words(sources, targets, numbers=numbers, limit=limit)
+        )
+
+    def _word_finder(self) -> WordFinder:
+        from drgn_pageowner.kernel.read.words import WordFinder
+
+        reader = self._heap_reader()
+        if self._finder is None:
+            self._finder = WordFinder(reader)
+        return self._finder
 
     def losses(self) -> Sequence[str]:
         contents = self._kernel.contents if not self.is_live() else None

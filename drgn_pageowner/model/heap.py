@@ -26,6 +26,7 @@ __all__ = (
     "LOST",
     "Area",
     "AreaKind",
+    "Evidence",
     "Heap",
     "HeapTarget",
     "Inventory",
@@ -278,6 +279,18 @@ class Word:
     by: str = "address"
     """Its meaning: ``"address"``, ``"struct page"``, ``"per-CPU pointer"``, ``"PFN"`` or
     ``"physical address"``."""
+    place: int = -1
+    """The place that it lies in, as :class:`~drgn_pageowner.model.types.Pointers` has it; -1 if
+    that is not known, or if the heap was read without types."""
+    offset: int = -1
+    """Its offset in the place, in bytes; -1 if that is not known."""
+    expression: str | None = None
+    """What drgn evaluates to the word: a member of a variable or an object, if its type is known;
+    ``None`` for a register."""
+    type: str | None = None
+    """The type of the object or variable that it lies in."""
+    leads_to: str | None = None
+    """The type of the target."""
 
 
 @dataclass(frozen=True)
@@ -311,6 +324,18 @@ class Reachability(Kind):
     UNREACHABLE = 2, "unreachable"
     FROM_UNREACHABLE = 3, "only reachable from unreachable"
     ITSELF = 4, "held by nothing but itself"
+
+
+class Evidence(enum.IntEnum):
+    """What a verdict rests on (values of :attr:`LeakSearch.evidence`)."""
+
+    UNTYPED = 0
+    """Words alone: no types were inferred."""
+    WORDS = 1
+    """Words of which no type tells whether they are pointers."""
+    TYPES = 2
+    """Types that are sure: it is reached by pointers alone; or it is lost, and the words that equal
+    its address are none."""
 
 
 LOST = (Reachability.UNREACHABLE, Reachability.FROM_UNREACHABLE, Reachability.ITSELF)
@@ -352,6 +377,8 @@ class LeakSearch:
     number_chance: list[float]
     """:attr:`drgn_pageowner.analysis.leaks.reach.Reach.number_chance`."""
     lost: LostObjects | None = None
+    evidence: Array | None = None
+    """``uint8``, a row per record: :class:`Evidence`; ``None`` in snapshots of before it."""
 
 
 def record_of_row(pages: Pages, records: Snapshot | None) -> Array:

@@ -61,6 +61,9 @@ class Layout:
     members' members, too."""
     repeat: bool = False
     """Whether it is an array of unknown length."""
+    flexible: int = -1
+    """Offset of the array of unknown length that it ends with, in bytes; -1 if it has none. The
+    array may begin before the end of the structure."""
 
 
 class TypeTable(Protocol):
@@ -174,3 +177,5 @@ class Typing:
     table: TypeTable
     variables: Variables
     pointers: Pointers
+    inferred: HeapTypes | None = None
+    """The types, once they were inferred."""

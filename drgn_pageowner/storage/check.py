@@ -18,7 +18,7 @@ import numpy as np
 
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import STORED
-from drgn_pageowner.model.heap import Metadata, Reachability, Role
+from drgn_pageowner.model.heap import Evidence, Metadata, Reachability, Role
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.pages import NO_ZONE, Memory, PageState
 from drgn_pageowner.model.records import Snapshot
@@ -65,7 +65,7 @@ TABLES: dict[str, dict[str, str]] = {
     "slab_sheaves": {"address": "u8"},
     "areas": {"start": "u8", "size": "u8", "pages": "i8", "kind": TEXT},
     "area_pages": {"row": "i8"},
-    "leaks": {"pfn": "i8", "distance": "i4", "role": "u1", "verdict": "u1"},
+    "leaks": {"pfn": "i8", "distance": "i4", "role": "u1", "verdict": "u1", "evidence": "u1"},
     "lost_objects": {
         "cache": "i4", "size": "i8", "verdict": "u1", "address": "u8", "stack": "i4", "pid": "i8",
         "tag": TEXT,
@@ -90,6 +90,7 @@ TABLES: dict[str, dict[str, str]] = {
 # Columns that not every kernel has, and those that files of before lack.
 _OPTIONAL = {
     ("stacks", "kernel_pages"),
+    ("leaks", "evidence"),
     ("lost_objects", "tag"),
     *(("tags", field.name) for field in fields(TagSums)),
 }
@@ -290,6 +291,8 @@ def check_search(table: Mapping[str, Array], records: Snapshot) -> None:
     within(rows - table["distance"], 0, len(records), "leaks")
     within(table["role"], 0, max(Role) + 1, "leaks")
     within(table["verdict"], 0, max(Reachability) + 1, "leaks")
+    if "evidence" in table:
+        within(table["evidence"], 0, max(Evidence) + 1, "leaks")
 
 
 def rows_of_stream(message: Any, columns: int, most_rows: int) -> None:

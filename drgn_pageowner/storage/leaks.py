@@ -40,6 +40,9 @@ def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]
             "distance": place[order] - place[found.allocation[order]],
             "role": found.role[order],
             "verdict": found.verdict[order],
+            "evidence": (
+                np.zeros(len(order), np.uint8) if found.evidence is None else found.evidence[order]
+            ),
         },
         "lost_objects": {
             "cache": lost.cache,
@@ -78,6 +81,8 @@ def _search(file: Container, inventory: Inventory) -> LeakSearch:
         pages_missing=restore(int, known["pages_missing"]),
         number_chance=restore(list[float], known.get("number_chance", [])),
         lost=_lost_objects(file, len(inventory.slabs.caches)),
+        # Files of before have none.
+        evidence=table.get("evidence"),
     )
 
 

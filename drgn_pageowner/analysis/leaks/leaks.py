@@ -15,6 +15,7 @@ from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.model.arrays import Array, grouped
 from drgn_pageowner.model.heap import (
     LOST,
+    Evidence,
     Inventory,
     LeakSearch,
     LostObjects,
@@ -94,6 +95,9 @@ class LeakGroup:
     """Modules in the stack, and whether they are loaded now."""
     module_gone: bool
     """Whether a frame of the stack has no symbol because its module was unloaded."""
+    by_types: int | None = None
+    """Allocations whose verdict rests on types that are sure: reached by pointers of such types
+    alone; or lost, and the words that equal their address are numbers. ``None`` without types."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,7 @@ def leak_search(reach: Reach, lost: LostObjects | None = None) -> LeakSearch:
         pages_missing=reach.heap.pages_missing,
         number_chance=reach.number_chance,
         lost=lost,
+        evidence=reach.evidence[: len(reach.heap.records)],
     )
 
 
@@ -259,6 +264,9 @@ def _group(found: LeakSearch, rows: Array, verdict: int, per_stack: Array) -> Le
         chance=_chance(found, records["pfn"][rows]),
     )
     confidence, reasons = _confidence(verdict, signs)
+    by_types = _by_types(found, rows)
+    if by_types and Reachability(verdict) in LOST:
+        reasons.append(f"words that equal an address of {by_types:,} are no pointers by their type")
     return LeakGroup(
         verdict=Reachability(verdict).label,
         allocations=allocations,
@@ -276,7 +284,15 @@ def _group(found: LeakSearch, rows: Array, verdict: int, per_stack: Array) -> Le
         tasks=tasks,
         modules=modules,
         module_gone=gone,
+        by_types=by_types,
     )
+
+
+def _by_types(found: LeakSearch, rows: Array) -> int | None:
+    """Count the allocations among *rows* whose verdict types decided; ``None`` without types."""
+    if found.evidence is None or not (found.evidence != Evidence.UNTYPED).any():
+        return None
+    return len(np.unique(found.allocation[rows[found.evidence[rows] == Evidence.TYPES]]))
 
 
 def _chance(found: LeakSearch, pfns: Array) -> float:

@@ -23,8 +23,9 @@ from drgn_pageowner.analysis.account.page_class import (
 )
 from drgn_pageowner.analysis.leaks.split import merge_split
 from drgn_pageowner.analysis.owners.allocator import plain_name, with_stack
+from drgn_pageowner.analysis.types.exact import References, find_references
 from drgn_pageowner.model.arrays import Array, ascending, grouped, ranges
-from drgn_pageowner.model.heap import Heap, Reachability, Role
+from drgn_pageowner.model.heap import Evidence, Heap, Reachability, Role
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.stacks import Frame
 
@@ -100,6 +101,12 @@ class Reach:
     """``uint8``, a row per page: :class:`~drgn_pageowner.analysis.account.page_class.PageClass`."""
     number_chance: list[float]
     """The probability that some word equals a PFN by chance; element *k* is for ``2^k`` and up."""
+    references: References | None
+    """The words that can be references; ``None`` for a heap that was read without types."""
+    edges: tuple[Array, Array]
+    """Where the edges that were marked by begin and end: ``int32``."""
+    evidence: Array
+    """``uint8``, a row per node: :class:`Evidence`."""
 
     def chain(self, node: int) -> list[int]:
         """Return the shortest path of nodes from a root to *node*, which must be reachable."""
@@ -109,10 +116,12 @@ class Reach:
         return result[::-1]
 
 
-def reach(heap: Heap, classes: Array | None = None) -> Reach:
+def reach(heap: Heap, classes: Array | None = None, references: References | None = None) -> Reach:
     """
     Mark *heap* from its roots, and tell the rest apart by what holds it.
 
+    :param references: The words that can be references; of a heap that was read with types. All
+        words are, without them.
     :param classes: Of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`, if at hand.
     """
     if classes is None:
@@ -121,7 +130,8 @@ def reach(heap: Heap, classes: Array | None = None) -> Reach:
     role = _roles(heap, classes)
     node = np.arange(heap.nodes, dtype=np.int32)
     node[: len(heap.records)] = allocation
-    source, target = node[heap.holder], node[heap.target]
+    references = find_references(heap)
+    source, target = (node[ends] for ends in _edges(heap, references))
     weak = np.zeros(heap.nodes, bool)
     weak[node[heap.bookkeeping]] = True
     kept = (source != target) & ~weak[source]
@@ -152,13 +162,55 @@ def reach(heap: Heap, classes: Array | None = None) -> Reach:
     lost[held] = False
     # A record that is not the first of its allocation is no node.
     lost[: len(heap.records)] &= allocation == np.arange(len(heap.records))
-    chance, known = _known_by_number(heap, node, lost, parent, role)
+    chance, known = _known_by_number(heap, node, lost, parent, role, references)
     by_number = _closure(forward, known, lost)
     verdict[by_number] = Reachability.PFN_ONLY
     lost[by_number] = False
     _judge(source, target, own, lost, verdict)
     verdict[: len(heap.records)] = verdict[allocation]
-    return Reach(heap, allocation, role, parent, verdict, classes, chance)
+    evidence = _evidence(heap, references, node, weak, roots, lost)
+    evidence[: len(heap.records)] = evidence[allocation]
+    edges = source, target
+    return Reach(
+        heap, allocation, role, parent, verdict, classes, chance, references, edges, evidence
+    )
+
+
+def _edges(heap: Heap, references: References | None) -> tuple[Array, Array]:
+    """Return both ends of the edges to mark by: ``int32``."""
+    if references is None or heap.typing is None:
+        return heap.holder, heap.target
+    return _pointer_edges(heap, references.counts)
+
+
+def _pointer_edges(heap: Heap, chosen: Array) -> tuple[Array, Array]:
+    """Return both ends of the edges that some of the pointers are: ``int32``."""
+    assert heap.typing is not None
+    pointers, variables = heap.typing.pointers, heap.typing.variables
+    place, target = pointers.place[chosen], pointers.target[chosen]
+    variable = np.flatnonzero(place >= heap.nodes)
+    holder = place.astype(np.int64)
+    holder[variable] = variables.node[place[variable] - heap.nodes]
+    keys = ascending(holder * heap.nodes + target)
+    return (keys // heap.nodes).astype(np.int32), (keys % heap.nodes).astype(np.int32)
+
+
+def _evidence(
+    heap: Heap, references: References | None, node: Array, weak: Array, roots: Array, lost: Array
+) -> Array:
+    """Tell what types decided: ``uint8``, a row per node, :class:`Evidence`."""
+    if references is None:
+        return np.zeros(heap.nodes, np.uint8)
+    result = np.full(heap.nodes, Evidence.WORDS, np.uint8)
+    source, target = (node[ends] for ends in _pointer_edges(heap, references.exact))
+    kept = (source != target) & ~weak[source]
+    parent = np.full(heap.nodes, -1, np.int32)
+    parent[roots] = roots
+    _mark(Graph(source[kept], target[kept], heap.nodes), roots, parent)
+    result[parent >= 0] = Evidence.TYPES
+    _, none = _pointer_edges(heap, ~references.counts)
+    result[node[none][lost[node[none]]]] = Evidence.TYPES
+    return result
 
 
 def _allocations(heap: Heap) -> Array:
@@ -250,7 +302,12 @@ def _closure(graph: Graph, start: Array, within: Array) -> Array:
 
 
 def _known_by_number(
-    heap: Heap, node: Array, lost: Array, parent: Array, role: Array
+    heap: Heap,
+    node: Array,
+    lost: Array,
+    parent: Array,
+    role: Array,
+    references: References | None,
 ) -> tuple[list[float], Array]:
     """
     Find lost allocations whose PFN or physical address is a word of something that is held.
@@ -263,6 +320,8 @@ def _known_by_number(
     source, target = node[heap.pfn_holder], node[heap.pfn_target]
     # Code that keeps a PFN keeps the first one of an allocation.
     told = (heap.pfn_target == target) & (parent[source] >= 0) & ~_identifiers(heap)
+    if references is not None:
+        told &= references.numbers
     known = ascending(target[told & lost[target]])
     records = heap.records
     size = np.log2(np.maximum(records["pfn"], 1)).astype(np.int64)

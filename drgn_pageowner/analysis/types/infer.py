@@ -520,6 +520,12 @@ def infer_types(heap: Heap, *, names: bool = True) -> HeapTypes:
     Infer the types of the nodes of *heap*.
 
     :param heap: Read with types.
-    :param names: Whether the names of slab caches are believed.
+    :param names: Whether the names of slab caches are believed. The result with them is kept in
+        :attr:`~drgn_pageowner.model.types.Typing.inferred`.
     """
-    return _Inference(heap, names=names).run()
+    assert heap.typing is not None
+    if not names:
+        return _Inference(heap, names=False).run()
+    if heap.typing.inferred is None:
+        heap.typing.inferred = _Inference(heap, names=True).run()
+    return heap.typing.inferred

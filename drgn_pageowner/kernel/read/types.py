@@ -32,6 +32,11 @@ _HEADS = {"sk_buff_head": "sk_buff", "sk_buff_list": "sk_buff"}
 _MIXED = frozenset({"xa_node", "radix_tree_node", "maple_node", "xarray", "idr_layer"})
 # Pointers to these are pointers to a memmap.
 _MEMMAP = frozenset({"page", "folio", "slab", "ptdesc", "zpdesc", "zsdesc", "net_iov"})
+# Contents of registers, of user space: no references of the kernel's.
+_REGISTERS = frozenset({
+    "fpregs_state", "fregs_state", "fxregs_state", "swregs_state", "xregs_state",
+    "user_fpsimd_state",
+})  # fmt: skip
 # Integers of other sizes than a word, or of int's, that have physical addresses.
 _PHYSICAL = frozenset({"phys_addr_t", "dma_addr_t", "resource_size_t"})
 # Of a 32-bit kernel they are an int, or contain one.
@@ -90,7 +95,7 @@ _CACHE_TYPES = {
     "vmap_area": "vmap_area",
 }
 # Caches whose objects are arrays: of this structure.
-_CACHE_ARRAYS = {"biovec-": "bio_vec"}
+_CACHE_ARRAYS = {"biovec-": "bio_vec", "sgpool-": "scatterlist"}
 
 
 class DwarfTypes:
@@ -175,7 +180,7 @@ class DwarfTypes:
             parts = [*flat.parts]
             if type_.kind in _STRUCTURES and not repeat:
                 parts = [part for part in parts if part[1] != number]
-            found = Layout(name, flat.size, flat.use, flat.aim, parts, repeat)
+            found = Layout(name, flat.size, flat.use, flat.aim, parts, repeat, flat.flexible)
             self._layouts[number] = found
         return found
 
@@ -239,12 +244,16 @@ class DwarfTypes:
     def _of_structure(self, type_: Type, name: str) -> Layout:
         painter = _Painter(int(type_.size), self.word)
         tag = type_.tag
+        if tag in _REGISTERS:
+            return painter.layout(name)
         for member in type_.members or ():
             if member.bit_field_size is not None or member.bit_offset % 8:
                 continue
             offset = member.bit_offset // 8
             inner = member.type
             plain = _unnamed(inner)
+            if plain.kind == TypeKind.ARRAY and not plain.length:
+                painter.flexible = max(painter.flexible, offset)
             if set(_typedefs(inner)) & _WORD_NAMES:
                 painter.paint(offset, self.word, WordUse.ADDRESS | WordUse.NUMBER)
             elif plain.kind in _STRUCTURES or plain.kind in (TypeKind.ARRAY, TypeKind.POINTER):
@@ -346,6 +355,7 @@ class _Painter:
         self.use = np.zeros(size // word, np.uint8)
         self.aim = np.full(size // word, -1, np.int32)
         self.parts: list[tuple[int, int]] = []
+        self.flexible = -1
 
     def paint(self, offset: int, size: int, use: int) -> None:
         """Let the words that overlap *size* bytes at *offset* have *use*, too."""
@@ -362,6 +372,8 @@ class _Painter:
 
     def put(self, offset: int, layout: Layout) -> None:
         """Put a member there; of a union, over what is there."""
+        if layout.flexible >= 0:
+            self.flexible = max(self.flexible, offset + layout.flexible)
         if not layout.use.any():
             return
         if offset % self._word:
@@ -389,7 +401,9 @@ class _Painter:
         self.use[self.use & np.uint8(1) != 0] = WordUse.ADDRESS | WordUse.LEARN
 
     def layout(self, name: str) -> Layout:
-        return Layout(name, self.size, self.use, self.aim, self.parts)
+        if 0 <= self.flexible < self.size:
+            self.paint(self.flexible, self.size - self.flexible, WordUse.ADDRESS | WordUse.NUMBER)
+        return Layout(name, self.size, self.use, self.aim, self.parts, flexible=self.flexible)
 
 
 def _empty(name: str) -> Layout:

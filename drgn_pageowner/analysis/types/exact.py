@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Tell references from numbers: which words of what has a sure type can be pointers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drgn_pageowner.analysis.types.infer import Slots, infer_types
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Heap, Word
+from drgn_pageowner.model.types import HeapTypes, WordUse
+
+__all__ = ("References", "find_references")
+
+
+class References:
+    """The words of a heap that can be references, as far as types tell."""
+
+    def __init__(self, heap: Heap, types: HeapTypes) -> None:
+        """
+        :param heap: Read with types.
+        """
+        assert heap.typing is not None
+        self.types = types
+        self._slots = Slots(types.table)
+        self._slots.need(types.type[types.exact])
+        pointers = heap.typing.pointers
+        use, sure = self.uses(pointers.place, pointers.offset.astype(np.int64))
+        address = use & np.uint8(WordUse.ADDRESS) != 0
+        # A pointer to a struct page leads to no content of a page.
+        address &= (use & np.uint8(WordUse.MEMMAP) == 0) | (pointers.at < 0)
+        self.counts: Array = ~sure | address
+        """``bool``, a row per pointer: whether it can be one."""
+        self.exact: Array = sure & address
+        """``bool``, a row per pointer: whether it is one by a type that is sure."""
+        use, sure = self.uses(heap.pfn_holder, heap.pfn_offset.astype(np.int64))
+        self.numbers: Array = ~sure | (use & np.uint8(WordUse.NUMBER) != 0)
+        """``bool``, a row per word of :attr:`Heap.pfn_holder`: whether it can be a number of a
+        page."""
+
+    def counts_word(self, word: Word) -> tuple[bool, bool]:
+        """Whether a word can be a reference, and whether a type that is sure says so."""
+        place = np.array([max(word.place, 0)], np.int64)
+        offset = np.array([word.offset if word.place >= 0 else -1], np.int64)
+        use, sure = self.uses(place, offset)
+        if not sure[0]:
+            return True, False
+        number = word.by in ("PFN", "physical address")
+        wanted = WordUse.NUMBER if number else WordUse.ADDRESS
+        memmap = bool(use[0] & WordUse.MEMMAP) and word.by not in ("struct page", "PFN")
+        return bool(use[0] & wanted) and not memmap, True
+
+    def uses(self, place: Array, offset: Array) -> tuple[Array, Array]:
+        """
+        What words can be.
+
+        :param place: ``int32``, shape ``(n,)``: node or variable; *offset* is that of the word in
+            it, in bytes, or -1.
+        :return: :class:`WordUse` (``uint8``), and whether the type of the place is sure and has the
+            word (``bool``).
+        """
+        exact = self.types.exact[place] & (offset >= 0)
+        number = np.where(exact, self.types.type[place], -1).astype(np.int64)
+        inside = np.where(offset >= 0, offset - self.types.origin[place], -1)
+        slot = self._slots.of(number, inside)
+        sure = slot >= 0
+        if not len(self._slots.use):
+            return np.zeros(len(place), np.uint8), sure
+        return np.where(sure, self._slots.use[np.maximum(slot, 0)], 0).astype(np.uint8), sure
+
+
+def find_references(heap: Heap) -> References | None:
+    """
+    Infer the types of *heap*, and find the words that can be references by them.
+
+    :return: ``None`` for a heap that was read without types.
+    """
+    return References(heap, infer_types(heap)) if heap.typing is not None else None
