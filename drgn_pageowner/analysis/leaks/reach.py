@@ -23,7 +23,7 @@ from drgn_pageowner.analysis.account.page_class import (
 )
 from drgn_pageowner.analysis.leaks.split import merge_split
 from drgn_pageowner.analysis.owners.allocator import plain_name, with_stack
-from drgn_pageowner.analysis.types.exact import References, find_references
+from drgn_pageowner.analysis.types.exact import ReferenceWords, find_references
 from drgn_pageowner.model.arrays import Array, ascending, grouped, ranges
 from drgn_pageowner.model.heap import Evidence, Heap, Reachability, Role
 from drgn_pageowner.model.pages import PageState
@@ -101,7 +101,7 @@ class Reach:
     """``uint8``, a row per page: :class:`~drgn_pageowner.analysis.account.page_class.PageClass`."""
     number_chance: list[float]
     """The probability that some word equals a PFN by chance; element *k* is for ``2^k`` and up."""
-    references: References | None
+    references: ReferenceWords | None
     """The words that can be references; ``None`` for a heap that was read without types."""
     edges: tuple[Array, Array]
     """Where the edges that were marked by begin and end: ``int32``."""
@@ -116,7 +116,9 @@ class Reach:
         return result[::-1]
 
 
-def reach(heap: Heap, classes: Array | None = None, references: References | None = None) -> Reach:
+def reach(
+    heap: Heap, classes: Array | None = None, references: ReferenceWords | None = None
+) -> Reach:
     """
     Mark *heap* from its roots, and tell the rest apart by what holds it.
 
@@ -176,7 +178,7 @@ def reach(heap: Heap, classes: Array | None = None, references: References | Non
     )
 
 
-def _edges(heap: Heap, references: References | None) -> tuple[Array, Array]:
+def _edges(heap: Heap, references: ReferenceWords | None) -> tuple[Array, Array]:
     """Return both ends of the edges to mark by: ``int32``."""
     if references is None or heap.typing is None:
         return heap.holder, heap.target
@@ -196,7 +198,12 @@ def _pointer_edges(heap: Heap, chosen: Array) -> tuple[Array, Array]:
 
 
 def _evidence(
-    heap: Heap, references: References | None, node: Array, weak: Array, roots: Array, lost: Array
+    heap: Heap,
+    references: ReferenceWords | None,
+    node: Array,
+    weak: Array,
+    roots: Array,
+    lost: Array,
 ) -> Array:
     """Tell what types decided: ``uint8``, a row per node, :class:`Evidence`."""
     if references is None:
@@ -307,7 +314,7 @@ def _known_by_number(
     lost: Array,
     parent: Array,
     role: Array,
-    references: References | None,
+    references: ReferenceWords | None,
 ) -> tuple[list[float], Array]:
     """
     Find lost allocations whose PFN or physical address is a word of something that is held.

@@ -10,10 +10,10 @@ from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import Heap, Word
 from drgn_pageowner.model.types import HeapTypes, WordUse
 
-__all__ = ("References", "find_references")
+__all__ = ("ReferenceWords", "find_references")
 
 
-class References:
+class ReferenceWords:
     """The words of a heap that can be references, as far as types tell."""
 
     def __init__(self, heap: Heap, types: HeapTypes) -> None:
@@ -69,10 +69,10 @@ class References:
         return np.where(sure, self._slots.use[np.maximum(slot, 0)], 0).astype(np.uint8), sure
 
 
-def find_references(heap: Heap) -> References | None:
+def find_references(heap: Heap) -> ReferenceWords | None:
     """
     Infer the types of *heap*, and find the words that can be references by them.
 
     :return: ``None`` for a heap that was read without types.
     """
-    return References(heap, infer_types(heap)) if heap.typing is not None else None
+    return ReferenceWords(heap, infer_types(heap)) if heap.typing is not None else None
