@@ -35,6 +35,9 @@ class MemcgTable:
         self.memcgs: list[Memcg] = []
         self.unknown = 0
         """Number of distinct values that are neither a mem_cgroup nor an obj_cgroup."""
+        self.in_doubt: set[str] = set()
+        """Paths of the memory cgroups of which :attr:`Memcg.printed` is known of the first kernels
+        with the bug only."""
         self._by_pointer: dict[int, int] = {}
         self._by_memcg: dict[int, int] = {}
 
@@ -86,7 +89,10 @@ class MemcgTable:
         if address not in self._by_memcg:
             self._by_memcg[address] = len(self.memcgs)
             described = _describe(self._kernel, memcg)
-            self.memcgs.append(described._replace(printed=self._printed(address)))
+            printed = self._printed(address)
+            if not printed:
+                self.in_doubt.add(described.path)
+            self.memcgs.append(described._replace(printed=printed))
         return self._by_memcg[address]
 
     def _printed(self, address: int) -> bool:
@@ -96,7 +102,8 @@ class MemcgTable:
         Since v6.12.114 ("mm/page_owner: use memcg_data snapshot to avoid TOCTOU in
         print_page_owner_memcg()") the function takes every value for an obj_cgroup, which is wrong
         in v6.12: it reads css.refcnt instead of objcg->memcg, prints nothing if that is 0 (the root
-        cgroup), and oopses otherwise.
+        cgroup), and oopses otherwise. A later 6.12 may be mended. Only the compiled function tells,
+        so these memory cgroups are noted in :attr:`in_doubt`.
         """
         if self._objcg is None or not _takes_all_for_objcg(self._kernel):
             return True

@@ -346,6 +346,11 @@ class _PageColumns:
     def unknown_memcgs(self) -> int:
         return self._table.unknown if self._table is not None else 0
 
+    @property
+    def memcgs_in_doubt(self) -> set[str]:
+        """Paths of the memory cgroups that the kernel's own text may or may not name."""
+        return self._table.in_doubt if self._table is not None else set()
+
 
 def _members_in_order(dtype: np.dtype[np.void]) -> list[str]:
     """The members of a record that are decoded, in the order in which they lie in memory."""
@@ -383,6 +388,12 @@ def _problems(counts: OwnerCounts, pages: _PageColumns) -> list[str]:
     if pages.unknown_memcgs:
         problems.append(
             f"{pages.unknown_memcgs} values of page.memcg_data point to no memory cgroup"
+        )
+    if pages.memcgs_in_doubt:
+        problems.append(
+            "whether this kernel's own text names the memory cgroup "
+            f"{', '.join(sorted(pages.memcgs_in_doubt))} of pages charged to it directly is not "
+            "known: 6.12.114 does not, and neither does list --format debugfs"
         )
     return problems
 
