@@ -109,7 +109,7 @@ class Report:
     flame: Flame | None = None
     ages: list[AgeBand] | None = None
     leaks: Leaks | None = None
-    suspects: list[Suspect] | None = None
+    suspects: Sequence[Suspect] | None = None
     """Stacks whose allocations look like a leak."""
     frag: Frag | None = None
     diff: Diff | None = None

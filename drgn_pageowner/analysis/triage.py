@@ -10,7 +10,7 @@ from typing import Any
 from drgn_pageowner.analysis.frag.alloc_check import COSTLY_ORDER
 from drgn_pageowner.analysis.frag.buddy import fragmentation_index
 from drgn_pageowner.analysis.leaks.leaks import Leaks
-from drgn_pageowner.analysis.leaks.suspects import Suspect
+from drgn_pageowner.analysis.leaks.suspects import Suspect, largest_of
 from drgn_pageowner.analysis.owners.group import Top
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES, Verdict, judge
@@ -99,7 +99,7 @@ def _leaks(leaks: Leaks) -> dict[str, Any]:
 
 
 def _suspects(suspects: Sequence[Suspect]) -> dict[str, Any]:
-    largest = max(suspects, key=lambda suspect: suspect.pages, default=None)
+    largest = largest_of(suspects)
     members = "allocator", "handle", "score", "reasons", "pages", "pages_per_hour", "stack"
     return {
         "stacks": len(suspects),

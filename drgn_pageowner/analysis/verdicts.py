@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from drgn_pageowner.analysis.account.page_class import PageClass
 from drgn_pageowner.analysis.frag.alloc_check import COSTLY_ORDER, AllocCheck, AllocVerdict
 from drgn_pageowner.analysis.leaks.leaks import LeakGroup, Leaks
+from drgn_pageowner.analysis.leaks.suspects import largest_of
 from drgn_pageowner.analysis.owners.allocator import allocator_name
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.units import pages_size, share
@@ -238,7 +239,7 @@ def _hogs(report: Report) -> Iterator[Verdict]:
     """Judge the stacks that only look like leaks."""
     if report.suspects is None or report.account is None:
         return
-    largest = max(report.suspects, key=lambda suspect: suspect.pages, default=None)
+    largest = largest_of(report.suspects)
     present = report.account.present
     if largest is not None and largest.pages * 100 >= _HOG * present > 0:
         yield Verdict(

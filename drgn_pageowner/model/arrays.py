@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = (
     "Array",
+    "Groups",
     "ascending",
     "cover",
     "distinct",
@@ -103,11 +105,55 @@ def sums(groups: Array, weights: Array, number: int) -> Array:
     return np.bincount(groups, weights, minlength=number).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Groups:
+    """The rows of an array, grouped by their value."""
+
+    values: Array
+    """The ``m`` distinct values, ascending."""
+    inverse: Array
+    """``int64``, shape ``(n,)``: the group of each row."""
+    order: Array
+    """``int64``, shape ``(n,)``: the rows of each group, ascending, one group after another."""
+    ends: Array
+    """``int64``, shape ``(m,)``: the end of each group in :attr:`order`."""
+
+    @classmethod
+    def of(cls, values: Array) -> Groups:
+        """Group the rows of *values*, shape ``(n,)``."""
+        found, inverse = distinct(values)
+        order = np.argsort(inverse, kind="stable")
+        ends = np.cumsum(np.bincount(inverse, minlength=len(found)))
+        return cls(found, inverse.reshape(-1), order, ends)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def starts(self) -> Array:
+        """The beginning of each group in :attr:`order`: ``int64``, shape ``(m,)``."""
+        result: Array = self.ends - self.counts
+        return result
+
+    @property
+    def counts(self) -> Array:
+        """The number of rows of each group: ``int64``, shape ``(m,)``."""
+        result: Array = np.diff(self.ends, prepend=0)
+        return result
+
+    def rows(self, group: int) -> Array:
+        """The rows of one group, ascending: ``int64``."""
+        result: Array = self.order[self.ends[group - 1] if group else 0 : self.ends[group]]
+        return result
+
+    def sums(self, weights: Array) -> Array:
+        """The sum of *weights* in each group, exact below 2^53: ``int64``, shape ``(m,)``."""
+        return sums(self.inverse, weights, len(self))
+
+
 def grouped(values: Array) -> tuple[Array, list[Array]]:
     """
     The distinct ones of *values*, ascending, and of each the rows that have it (``int64``).
     """
-    found, inverse = distinct(values)
-    order = np.argsort(inverse, kind="stable")
-    ends = np.cumsum(np.bincount(inverse, minlength=len(found)))
-    return found, np.split(order, ends[:-1]) if len(found) else []
+    groups = Groups.of(values)
+    return groups.values, np.split(groups.order, groups.ends[:-1]) if len(groups) else []

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass, page_classes
-from drgn_pageowner.analysis.owners.allocator import allocator_name, module_name
+from drgn_pageowner.analysis.owners.stack_table import (
+    StackTable,
+    allocator_names,
+    modules_of_stacks,
+)
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.arrays import Array, distinct, sums
 from drgn_pageowner.model.columns import FIELDS, Column, Form
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
-from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.records import RecordColumns
 from drgn_pageowner.render.text import name_at
 
@@ -45,9 +48,11 @@ def _texts_of(values: Array, text: Callable[[Any], str | None]) -> _Texts:
 
 
 def _texts_of_stacks(
-    snapshot: Snapshot, stacks: Array, text: Callable[[list[Frame]], str]
+    snapshot: Snapshot, stacks: Array, texts: Callable[[StackTable], Array]
 ) -> _Texts:
-    return _texts_of(stacks, lambda number: text(snapshot.stack_frames(number)) or None)
+    found, inverse = distinct(stacks)
+    named = texts(StackTable.of(snapshot, found)).tolist()
+    return _Texts(inverse, [text or None for text in named])
 
 
 def _type(column: Column) -> str:
@@ -86,8 +91,8 @@ def _records(source: Session) -> dict[str, Any]:
         stamps = np.minimum(snapshot["ts_nsec"], np.uint64(now))
         result["age_ns"] = np.int64(now) - stamps.astype(np.int64)
     stacks = snapshot.stack
-    result["allocator"] = _texts_of_stacks(snapshot, stacks, allocator_name)
-    result["module"] = _texts_of_stacks(snapshot, stacks, module_name)
+    result["allocator"] = _texts_of_stacks(snapshot, stacks, allocator_names)
+    result["module"] = _texts_of_stacks(snapshot, stacks, modules_of_stacks)
     return result
 
 
@@ -105,8 +110,8 @@ def _stacks(source: Session) -> dict[str, Any]:
         "pages": held,
         "bytes": held * snapshot.facts.page_size,
         "kernel_pages": "int64" if stacks.counts is None else stacks.counts,
-        "allocator": _texts_of_stacks(snapshot, np.arange(number), allocator_name),
-        "module": _texts_of_stacks(snapshot, np.arange(number), module_name),
+        "allocator": _texts_of_stacks(snapshot, np.arange(number), allocator_names),
+        "module": _texts_of_stacks(snapshot, np.arange(number), modules_of_stacks),
         "depth": stacks.depths(),
         "functions": _Lists(
             [[f.name or f"{f.pc:#x}" for f in stack] for stack in frames], "string"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drgn_pageowner.analysis.account.page_class import PageClass, classes_of_stacks, page_classes
+from drgn_pageowner.analysis.account.page_class import PageClass, classes_of_records, page_classes
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.pages import PageState
@@ -205,7 +205,7 @@ class _Counters:
         rows = np.flatnonzero((self._classes == PageClass.MEMMAP) & (of_row >= 0))
         if records is None or not len(rows):
             return 0
-        kinds = classes_of_stacks(records, of_row[rows])
+        kinds = classes_of_records(records, of_row[rows])
         return int(np.count_nonzero(kinds == PageClass.LARGE_KMALLOC))
 
     def _anon(self, number: int) -> Counter | None:

@@ -7,24 +7,19 @@ import re
 
 import numpy as np
 
-from drgn_pageowner.analysis.owners.allocator import (
-    is_allocation_function,
-    kinds_of_stacks,
-    per_stack,
-    plain_name,
-)
-from drgn_pageowner.model.arrays import Array, distinct
+from drgn_pageowner.analysis.owners.allocator import is_allocation_function, plain_name
+from drgn_pageowner.analysis.owners.stack_table import StackTable, kinds_of_stacks, per_stack
+from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.model.stacks import Frame
 
 __all__ = (
     "UNACCOUNTED",
     "UNACCOUNTED_COLUMNS",
     "PageClass",
-    "class_of_stack",
+    "classes_of_records",
     "classes_of_stacks",
     "page_classes",
     "unaccounted_records",
@@ -156,27 +151,32 @@ _STACK_ALLOCATORS = ("alloc_thread_stack_node", "dup_task_struct", "copy_process
 """The function of kernel/fork.c that allocates stacks, and those that it is inlined into."""
 
 
-def class_of_stack(frames: list[Frame]) -> PageClass:
+def classes_of_stacks(table: StackTable) -> Array:
     """
-    Return the class of the pages that a stack allocates.
+    Return the classes of the pages that stacks allocate.
 
-    :return: :attr:`PageClass.OTHER` if its functions do not tell.
+    :return: ``uint8``, a row per stack: :class:`PageClass`; :attr:`PageClass.OTHER` if its
+        functions do not tell.
     """
-    names = [plain_name(frame.name) for frame in frames if frame.name is not None]
-    for name in names:
-        for kind, pattern in _OF_FUNCTION:
-            if pattern.fullmatch(name):
-                if kind == PageClass.VMALLOC and _for_stack(names):
-                    return PageClass.STACK
-                return kind
+    plain = [None if frame.name is None else plain_name(frame.name) for frame in table.frames]
+    of_frame = np.array([_class_of_function(name) for name in plain], np.int16)[table.code]
+    place = table.first(of_frame >= 0)
+    result = np.where(place >= 0, np.append(of_frame, -1)[place], PageClass.OTHER).astype(np.uint8)
+    # A function that allocates stacks of tasks may be inlined into its caller.
+    for_task = np.array([name in _STACK_ALLOCATORS for name in plain], bool)[table.code]
+    result[(result == PageClass.VMALLOC) & table.any(for_task)] = PageClass.STACK
     # Without CONFIG_VMAP_STACK, and where the compiler inlined alloc_thread_stack_node().
-    first = next((name for name in names if not is_allocation_function(name)), None)
-    return PageClass.STACK if first in _STACK_ALLOCATORS else PageClass.OTHER
+    others = [name is not None and not is_allocation_function(name) for name in plain]
+    first = table.first(np.array(others, bool)[table.code])
+    result[(place < 0) & (first >= 0) & np.append(for_task, False)[first]] = PageClass.STACK
+    return result
 
 
-def _for_stack(names: list[str]) -> bool:
-    """Whether vmalloc() was called for the stack of a task (by a function that may be inlined)."""
-    return any(name in _STACK_ALLOCATORS for name in names)
+def _class_of_function(name: str | None) -> int:
+    """Return the :class:`PageClass` of pages that a function allocates; -1 if it does not tell."""
+    if name is None:
+        return -1
+    return next((int(kind) for kind, pattern in _OF_FUNCTION if pattern.fullmatch(name)), -1)
 
 
 def unaccounted_records(records: Snapshot) -> Array:
@@ -189,9 +189,10 @@ def unaccounted_records(records: Snapshot) -> Array:
     :return: ``bool``, a row per record.
     """
 
-    def kept(frames: list[Frame]) -> str:
-        other = class_of_stack(frames) in UNACCOUNTED
-        return "yes" if other and kinds_of_stacks(frames) != "slab" else ""
+    def kept(table: StackTable) -> Array:
+        result: Array = kinds_of_stacks(table) != "slab"
+        result &= np.isin(classes_of_stacks(table), UNACCOUNTED)
+        return result
 
     names = records.names
     lru = np.uint64(names.flag_mask("lru") | names.flag_mask("slab"))
@@ -202,22 +203,18 @@ def unaccounted_records(records: Snapshot) -> Array:
         held |= records["migratetype"] == list(names.migratetypes).index("Movable")
     result: Array = ~held
     rows = np.flatnonzero(result)
-    result[rows] = per_stack(records, records.stack[rows], kept) == "yes"
+    result[rows] = per_stack(records, records.stack[rows], kept)
     return result
 
 
-def classes_of_stacks(records: Snapshot, numbers: Array) -> Array:
+def classes_of_records(records: Snapshot, numbers: Array) -> Array:
     """
     Return the classes of the pages that the stacks of some records allocate.
 
     :param numbers: Of the records.
     :return: ``uint8``, the shape of *numbers*: :class:`PageClass`.
     """
-    stacks, inverse = distinct(records.stack[numbers])
-    records.frames(pc for number in stacks.tolist() for pc in records.stacks[number].tolist())
-    of_stack = [class_of_stack(records.stack_frames(number)) for number in stacks.tolist()]
-    result: Array = np.array(of_stack or [PageClass.OTHER], np.uint8)[inverse]
-    return result
+    return per_stack(records, records.stack[numbers], classes_of_stacks)
 
 
 def page_classes(inventory: Inventory) -> Array:
@@ -235,7 +232,7 @@ def page_classes(inventory: Inventory) -> Array:
     told = np.isin(pages.state, (PageState.KERNEL, PageState.NOREF, PageState.DRIVER_MOVABLE))
     if records is not None and len(records):
         rows = np.flatnonzero(told & (inventory.record_of_row >= 0))
-        result[rows] = classes_of_stacks(records, inventory.record_of_row[rows])
+        result[rows] = classes_of_records(records, inventory.record_of_row[rows])
     plain = told & np.isin(result, (PageClass.OTHER, PageClass.VMALLOC))
     for area in inventory.areas:
         if area.kind == AreaKind.VMAP:

@@ -11,8 +11,8 @@ import numpy as np
 from drgn_pageowner.analysis.account.page_class import PageClass
 from drgn_pageowner.analysis.frag.blockmap import BlockMap
 from drgn_pageowner.analysis.frag.blocks import BlockTable
-from drgn_pageowner.analysis.owners.allocator import allocator_name, per_stack
 from drgn_pageowner.analysis.owners.group import AGES, age_bands
+from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_names
 from drgn_pageowner.model.arrays import Array, distinct
 from drgn_pageowner.model.heap import Inventory
 
@@ -88,8 +88,11 @@ def owner_table(inventory: Inventory, classes: Array) -> OwnerTable:
     code = classes.astype(np.int64)
     if records is None or not len(records):
         return OwnerTable([], code, classes)
-    named = per_stack(records, records.stack, lambda frames: allocator_name(frames) or "(no stack)")
-    names, of_record = distinct(named.astype(str))
+    numbers, stack = distinct(records.stack)
+    named = allocator_names(StackTable.of(records, numbers))
+    named[named == ""] = "(no stack)"
+    names, of_stack = distinct(named.astype(str))
+    of_record = of_stack[stack]
     code += len(names)
     recorded = np.flatnonzero(inventory.record_of_row >= 0)
     code[recorded] = of_record[inventory.record_of_row[recorded]]

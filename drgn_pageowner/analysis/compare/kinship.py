@@ -15,7 +15,7 @@ import numpy as np
 
 from drgn_pageowner.analysis.owners.allocator import (
     is_allocation_function,
-    kinds_of_stacks,
+    kind_of_stack,
     plain_name,
 )
 from drgn_pageowner.model.arrays import Array
@@ -204,4 +204,4 @@ def _of_two_builds(frames: list[Frame]) -> Hashable:
         for frame in frames[first:]
         if frame.name not in _DISPATCH
     ]
-    return kinds_of_stacks(frames), tuple(names[:_DEPTH])
+    return kind_of_stack(frames), tuple(names[:_DEPTH])

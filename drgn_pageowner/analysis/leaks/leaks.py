@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from drgn_pageowner.analysis.leaks.reach import Reach
-from drgn_pageowner.analysis.leaks.unnamed import has_freed_init, module_is_gone
+from drgn_pageowner.analysis.leaks.unnamed import freed_init, module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.model.arrays import Array, grouped
 from drgn_pageowner.model.heap import (
@@ -26,6 +28,7 @@ from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
 __all__ = (
+    "MOST_TASKS",
     "LeakGroup",
     "Leaks",
     "SlabLeak",
@@ -37,7 +40,8 @@ __all__ = (
     "owners_of",
 )
 
-_MOST_TASKS = 10
+MOST_TASKS = 10
+"""The largest number of tasks of a group."""
 _PERCPU = "per-CPU memory"
 # Younger than this, the only pointer to an allocation may still be in a register. Everything that
 # the modules of the bundled guests leaked is older than 11 s.
@@ -194,9 +198,18 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
     keys, members = grouped(key)
     heads = np.unique(found.allocation[candidates])
     per_stack = np.bincount(stack[heads] + 1, minlength=int(stack.max(initial=0)) + 2)
+    numbers = keys // len(Reachability) - 1
+    table = StackTable.of(records, numbers)
+    of_stack = zip(
+        numbers.tolist(),
+        per_stack[numbers + 1].tolist(),
+        module_is_gone(table).tolist(),
+        table.any(freed_init(table)).tolist(),
+        strict=True,
+    )
     groups = [
-        _group(found, chosen[rows], int(code) % len(Reachability), per_stack)
-        for code, rows in zip(keys.tolist(), members, strict=True)
+        _group(found, chosen[rows], int(code) % len(Reachability), pages[chosen[rows]], _Of(*one))
+        for code, rows, one in zip(keys.tolist(), members, of_stack, strict=True)
     ]
     lost = np.isin(verdict, LOST)
     allocation = found.allocation
@@ -241,24 +254,38 @@ def _in_order(groups: list[LeakGroup]) -> list[LeakGroup]:
     )
 
 
-def _group(found: LeakSearch, rows: Array, verdict: int, per_stack: Array) -> LeakGroup:
+class _Of(NamedTuple):
+    """The stack of a group."""
+
+    number: int
+    allocations: int
+    """Those of all groups."""
+    gone: bool
+    """Whether a module in it is gone."""
+    freed_init: bool
+
+
+def _group(found: LeakSearch, rows: Array, verdict: int, sizes: Array, of: _Of) -> LeakGroup:
+    """:param sizes: Base pages of each of *rows*."""
     records, inventory = found.records, found.inventory
-    stack = int(records.stack[rows[0]])
+    stack = of.number
     frames = records.stack_frames(stack)
-    pages = int(records.pages[rows].sum())
+    pages = int(sizes.sum())
     allocations = len(np.unique(found.allocation[rows]))
     times = records["ts_nsec"][rows] if "ts_nsec" in records else None
     newest = int(times.max()) if times is not None else None
-    loaded = set(inventory.modules)
-    modules = {frame.module: frame.module in loaded for frame in frames if frame.module is not None}
+    modules = {
+        frame.module: frame.module in inventory.modules
+        for frame in frames
+        if frame.module is not None
+    }
     tasks = owners_of(records, rows, inventory)
-    gone = module_is_gone(frames)
     signs = _Signs(
-        share=allocations / max(int(per_stack[stack + 1]), 1),
+        share=allocations / max(of.allocations, 1),
         age=_age(inventory, newest),
         nobody=bool(tasks) and not any(task.alive for task in tasks),
-        gone=gone,
-        freed_init=has_freed_init(frames),
+        gone=of.gone,
+        freed_init=of.freed_init,
         missing_pages=found.pages_missing,
         gaps=inventory.gaps,
         chance=_chance(found, records["pfn"][rows]),
@@ -278,12 +305,12 @@ def _group(found: LeakSearch, rows: Array, verdict: int, per_stack: Array) -> Le
         stack=frames,
         confidence=confidence,
         reasons=reasons,
-        of_stack=int(per_stack[stack + 1]),
+        of_stack=of.allocations,
         oldest_ns=int(times.min()) if times is not None else None,
         newest_ns=newest,
         tasks=tasks,
         modules=modules,
-        module_gone=gone,
+        module_gone=of.gone,
         by_types=by_types,
     )
 
@@ -374,7 +401,7 @@ def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task
         return []
     pids, first, counts = np.unique(records["pid"][rows], return_index=True, return_counts=True)
     result = []
-    for place in np.argsort(-counts, kind="stable")[:_MOST_TASKS].tolist():
+    for place in np.argsort(-counts, kind="stable")[:MOST_TASKS].tolist():
         pid = int(pids[place])
         comm: str | None = None
         if "comm" in records:

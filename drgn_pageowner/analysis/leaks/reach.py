@@ -11,23 +11,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import (
     UNACCOUNTED,
     PageClass,
-    class_of_stack,
+    classes_of_stacks,
     page_classes,
 )
 from drgn_pageowner.analysis.leaks.split import merge_split
-from drgn_pageowner.analysis.owners.allocator import plain_name, with_stack
+from drgn_pageowner.analysis.owners.allocator import plain_name
+from drgn_pageowner.analysis.owners.stack_table import StackTable, with_stack
 from drgn_pageowner.analysis.types.exact import ReferenceWords, find_references
-from drgn_pageowner.model.arrays import Array, ascending, grouped, ranges
+from drgn_pageowner.model.arrays import Array, Groups, ascending, ranges
 from drgn_pageowner.model.heap import Evidence, Heap, Reachability, Role
 from drgn_pageowner.model.pages import PageState
-from drgn_pageowner.model.stacks import Frame
 
 __all__ = ("Graph", "Reach", "reach")
 
@@ -226,14 +225,34 @@ def _allocations(heap: Heap) -> Array:
     number = merge_split(records)
     first = np.searchsorted(number, np.arange(int(number[-1]) + 1 if len(number) else 0))
     result = first[number].astype(np.int32) if len(number) else np.zeros(0, np.int32)
-    for area in heap.inventory.areas:
-        mine = heap.inventory.record_of_row[area.rows[area.rows >= 0]]
-        mine = mine[mine >= 0]
-        if len(mine):
-            heads = ascending(result[mine])
-            if len(heads) > 1:
-                result[np.isin(result, heads[1:])] = heads[0]
-    return result
+    areas = heap.inventory.areas
+    if not len(result) or not areas:
+        return result
+    area = np.repeat(np.arange(len(areas)), [len(area.rows) for area in areas])
+    rows = np.concatenate([area.rows for area in areas])
+    record = np.where(rows >= 0, heap.inventory.record_of_row[rows], -1)
+    pairs = np.unique(area[record >= 0] * np.int64(len(records)) + result[record[record >= 0]])
+    joined = _joined(pairs // len(records), pairs % len(records), len(areas), len(records))
+    return joined[result]
+
+
+def _joined(area: Array, head: Array, areas: int, heads: int) -> Array:
+    """
+    Join everything that an area maps to one allocation, whose head is the lowest of all.
+
+    :param area: ``int64``, shape ``(n,)``: an area that maps an allocation.
+    :param head: ``int64``, shape ``(n,)``: the head of that allocation.
+    :return: ``int32``, shape ``(heads,)``: the head that each stands for now.
+    """
+    result = np.arange(heads, dtype=np.int32)
+    while True:
+        lowest = np.full(areas, heads, np.int32)
+        np.minimum.at(lowest, area, result[head])
+        if (result[head] == lowest[area]).all():
+            return result
+        np.minimum.at(result, head, lowest[area])
+        # Those joined before follow their head.
+        result = result[result]
 
 
 def _roles(heap: Heap, classes: Array) -> Array:
@@ -257,15 +276,16 @@ def _roles(heap: Heap, classes: Array) -> Array:
     return role
 
 
-def _is_forgotten(frames: list[Frame]) -> bool:
-    return any(frame.name == _FORGOTTEN_AT_CRASH for frame in frames)
+def _is_forgotten(table: StackTable) -> Array:
+    return table.any(table.marks(lambda frame: frame.name == _FORGOTTEN_AT_CRASH))
 
 
-def _is_early(frames: list[Frame]) -> bool:
-    return class_of_stack(frames) == PageClass.BOOT
+def _is_early(table: StackTable) -> Array:
+    result: Array = classes_of_stacks(table) == PageClass.BOOT
+    return result
 
 
-def _made_by(heap: Heap, candidates: Array, chosen: Callable[[list[Frame]], bool]) -> Array:
+def _made_by(heap: Heap, candidates: Array, chosen: Callable[[StackTable], Array]) -> Array:
     """Find *candidates* (records) whose stack is *chosen*: ``bool``, a row per node."""
     result = np.zeros(heap.nodes, bool)
     # Others may have the same stack.
@@ -273,16 +293,19 @@ def _made_by(heap: Heap, candidates: Array, chosen: Callable[[list[Frame]], bool
     return result
 
 
-def _is_mirror(frames: list[Frame]) -> bool:
-    return any(_MIRRORS.match(frame.name or "") for frame in frames)
+def _is_mirror(table: StackTable) -> Array:
+    return table.any(table.marks(lambda frame: _MIRRORS.match(frame.name or "") is not None))
 
 
-def _is_module_memory(frames: list[Frame]) -> bool:
-    names = [plain_name(frame.name or "") for frame in frames]
-    return any(
-        _MODULE_MEMORY.fullmatch(inner) and _MODULE_LOADERS.fullmatch(outer)
-        for inner, outer in pairwise(names)
-    )
+def _is_module_memory(table: StackTable) -> Array:
+    def named(pattern: re.Pattern[str]) -> Array:
+        return table.marks(lambda f: pattern.fullmatch(plain_name(f.name or "")) is not None)
+
+    # A frame and the one that called it.
+    inner, outer = named(_MODULE_MEMORY), named(_MODULE_LOADERS)
+    called = np.append(outer[1:], False)
+    called[table.ends[table.ends > table.starts] - 1] = False
+    return table.any(inner & called)
 
 
 def _mark(graph: Graph, frontier: Array, parent: Array) -> None:
@@ -342,12 +365,12 @@ def _known_by_number(
     named[known] = True
     all_lost = np.flatnonzero(lost[: len(records)])
     chosen = []
-    for _, members in zip(*grouped(records.stack[all_lost]), strict=True):
-        every = all_lost[members]
-        of_stack = every[named[every]]
-        number = len(of_stack)
-        if 2 * number > len(every) and _at_least(number, chance[size[every]]) < _UNLIKELY:
-            chosen.append(of_stack)
+    stacks = Groups.of(records.stack[all_lost])
+    hits = stacks.sums(named[all_lost])
+    for number in np.flatnonzero(2 * hits > stacks.counts).tolist():
+        every = all_lost[stacks.rows(number)]
+        if _at_least(int(hits[number]), chance[size[every]]) < _UNLIKELY:
+            chosen.append(every[named[every]])
     return chance.tolist(), np.concatenate([np.zeros(0, np.int32), *chosen])
 
 

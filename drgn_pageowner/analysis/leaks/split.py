@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from drgn_pageowner.analysis.owners.allocator import with_stack
+from drgn_pageowner.analysis.owners.stack_table import with_stack
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.records import Snapshot
 
@@ -71,7 +71,9 @@ def _of_splitters(
     result: Array = follows & with_stack(
         records,
         follows,
-        lambda frames: any(splitters.fullmatch(frame.name or "") for frame in frames),
+        lambda table: table.any(
+            table.marks(lambda frame: splitters.fullmatch(frame.name or "") is not None)
+        ),
     )
     return result
 

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import overload
 
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import UNACCOUNTED, page_classes
-from drgn_pageowner.analysis.leaks.leaks import Task, owners_of
+from drgn_pageowner.analysis.leaks.leaks import MOST_TASKS, Task, owners_of
 from drgn_pageowner.analysis.leaks.unnamed import module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of
-from drgn_pageowner.model.arrays import Array, grouped
+from drgn_pageowner.analysis.owners.stack_table import StackTable
+from drgn_pageowner.model.arrays import Array, Groups, distinct, sums
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.stacks import Frame
 
-__all__ = ("Suspect", "suspects")
+__all__ = ("Suspect", "Suspects", "largest_of", "suspects")
 
 # Fewer allocations show no pattern in time.
 _FEWEST = 4
@@ -49,7 +53,45 @@ class Suspect:
     stack: list[Frame]
 
 
-def suspects(inventory: Inventory, classes: Array | None = None) -> list[Suspect]:
+class Suspects(Sequence[Suspect]):
+    """Suspected stacks; each is only looked at in detail when it is asked for."""
+
+    def __init__(self, number: int, pages: Array, make: Callable[[int], Suspect]) -> None:
+        """
+        :param pages: ``int64``, shape ``(number,)``: base pages of each.
+        :param make: Makes the suspect of a place.
+        """
+        self._number = number
+        self._pages = pages
+        self._make = cache(make)
+
+    def __len__(self) -> int:
+        return self._number
+
+    @overload
+    def __getitem__(self, index: int) -> Suspect: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Suspect]: ...
+    def __getitem__(self, index: int | slice) -> Suspect | list[Suspect]:
+        places = range(self._number)[index]
+        return self._make(places) if isinstance(places, int) else list(map(self._make, places))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def largest(self) -> Suspect | None:
+        """Return the first one of those with most pages."""
+        return self[int(self._pages.argmax())] if self._number else None
+
+
+def largest_of(found: Sequence[Suspect]) -> Suspect | None:
+    """Return the first one of those with most pages; ``None`` if there are none."""
+    if isinstance(found, Suspects):
+        return found.largest()
+    return max(found, key=lambda suspect: suspect.pages, default=None)
+
+
+def suspects(inventory: Inventory, classes: Array | None = None) -> Suspects:
     """
     Rank the stacks of memory that no class explains.
 
@@ -58,78 +100,159 @@ def suspects(inventory: Inventory, classes: Array | None = None) -> list[Suspect
     """
     records = inventory.records
     if records is None or not len(records):
-        return []
+        return Suspects(0, np.zeros(0, np.int64), _nobody)
     pages = inventory.memory.pages
     rows = np.maximum(pages.rows(records["pfn"]), 0)
     if classes is None:
         classes = page_classes(inventory)
     chosen = np.flatnonzero(np.isin(classes[rows], UNACCOUNTED))
-    stack = records.stack[chosen]
-    found = []
-    for number, members in zip(*grouped(stack), strict=True):
-        suspect = _look_at(inventory, int(number), chosen[members])
-        if suspect.reasons:
-            found.append(suspect)
-    found.sort(key=lambda s: (-s.score, -s.pages, s.handle))
-    return found
+    stacks = Groups.of(records.stack[chosen])
+    signs = _signs(inventory, chosen, stacks)
+    total, score = stacks.sums(records.pages[chosen]), signs.score()
+    handles = np.append(records.stacks.handles, 0)[stacks.values]
+    order = np.lexsort((handles, -total, -score))[: np.count_nonzero(score)]
+
+    def make(place: int) -> Suspect:
+        number = int(order[place])
+        mine = chosen[stacks.rows(number)]
+        stack, held = int(stacks.values[number]), int(total[number])
+        return _suspect(inventory, stack, mine, signs, number, held)
+
+    return Suspects(len(order), total[order], make)
 
 
-def _look_at(inventory: Inventory, stack: int, rows: Array) -> Suspect:
+def _nobody(place: int) -> Suspect:
+    raise IndexError(place)
+
+
+@dataclass(frozen=True)
+class _Signs:
+    """The signs of a leak of some stacks: arrays with an element per stack."""
+
+    periods: Array
+    """``int64``: of how many periods there are allocations, if that is a sign; or else 0."""
+    old: Array
+    """``bool``: most of it is old."""
+    orphans: Array
+    """``bool``: the tasks that allocated it are gone."""
+    gone: Array
+    """``bool``: a module is gone."""
+    times: tuple[Array, Array] | None
+    """``int64``: ``ts_nsec`` of the oldest and of the newest allocation."""
+
+    def score(self) -> Array:
+        result: Array = (self.periods > 0).astype(np.int64) + self.old + self.orphans + self.gone
+        return result
+
+    def reasons(self, number: int) -> list[str]:
+        """Return the signs of one stack in words."""
+        found = []
+        if self.periods[number]:
+            found.append(
+                f"it grows: some of it was allocated in {self.periods[number]} of {_WINDOWS} "
+                "periods"
+            )
+        if self.old[number]:
+            found.append("most of it is older than half of the uptime")
+        if self.orphans[number]:
+            found.append("the tasks that allocated most of it are gone")
+        if self.gone[number]:
+            found.append("a frame has no symbol: its module was unloaded")
+        return found
+
+
+def _signs(inventory: Inventory, rows: Array, stacks: Groups) -> _Signs:
+    """
+    Look for the signs of leaks.
+
+    :param rows: Records.
+    :param stacks: Their stacks.
+    """
+    records, now = inventory.records, inventory.memory.pages.facts.now_ns
+    assert records is not None
+    periods, old = np.zeros(len(stacks), np.int64), np.zeros(len(stacks), bool)
+    extremes = None
+    if "ts_nsec" in records:
+        times = records["ts_nsec"][rows].astype(np.int64)
+        in_order = times[np.lexsort((times, stacks.inverse))]
+        extremes = in_order[stacks.starts], in_order[stacks.ends - 1]
+        if now is not None:
+            periods, old = _signs_of_time(times, stacks, *extremes, now)
+    return _Signs(
+        periods=periods,
+        old=old,
+        orphans=_orphans(inventory, rows, stacks),
+        gone=module_is_gone(StackTable.of(records, stacks.values)),
+        times=extremes,
+    )
+
+
+def _signs_of_time(
+    times: Array, stacks: Groups, oldest: Array, newest: Array, now: int
+) -> tuple[Array, Array]:
+    """Return :attr:`_Signs.periods` and :attr:`_Signs.old`, by the times of live allocations."""
+    enough = stacks.counts >= _FEWEST
+    # Memory that is used and freed is young; leaked memory is of every age.
+    span = now - oldest
+    each = stacks.inverse
+    window = (times - oldest[each]) * _WINDOWS // np.maximum(span, 1)[each]
+    window = np.minimum(window, _WINDOWS - 1)
+    filled = np.bincount(np.unique(each * _WINDOWS + window) // _WINDOWS, minlength=len(stacks))
+    grows = enough & (span > 0) & (filled >= _WINDOWS // 2 + 1)
+    aged = stacks.sums(times < now // 2)
+    old = enough & (2 * aged > stacks.counts) & (newest > now // 4) & (now > 0)
+    return np.where(grows, filled, 0), old
+
+
+def _orphans(inventory: Inventory, rows: Array, stacks: Groups) -> Array:
+    """Find the stacks most of whose largest tasks are gone: ``bool``, a row per stack."""
+    records = inventory.records
+    assert records is not None
+    if "pid" not in records or not len(stacks):
+        return np.zeros(len(stacks), bool)
+    pids, pid = distinct(records["pid"][rows])
+    tasks = Groups.of(stacks.inverse * np.int64(len(pids)) + pid)
+    stack, pid = tasks.values // len(pids), tasks.values % len(pids)
+    in_order = np.lexsort((pid, -tasks.counts, stack))
+    rank = np.arange(len(tasks)) - np.searchsorted(stack, stack)
+    largest = in_order[rank < MOST_TASKS]
+    dead = ~np.isin(pids, list(inventory.tasks))[pid[largest]]
+    counts = tasks.counts[largest]
+    everything = sums(stack[largest], counts, len(stacks))
+    result: Array = 2 * sums(stack[largest], counts * dead, len(stacks)) > everything
+    return result
+
+
+def _suspect(
+    inventory: Inventory, stack: int, rows: Array, signs: _Signs, number: int, pages: int
+) -> Suspect:
     records, facts = inventory.records, inventory.memory.pages.facts
     assert records is not None
     frames = records.stack_frames(stack)
-    total = int(records.pages[rows].sum())
-    tasks = owners_of(records, rows, inventory)
-    reasons = []
-    oldest = newest = None
-    rate = None
-    if "ts_nsec" in records:
-        times = np.sort(records["ts_nsec"][rows].astype(np.int64))
-        oldest, newest = int(times[0]), int(times[-1])
-        rate = _rate(records.pages[rows], oldest, newest, facts.now_ns)
-        if facts.now_ns is not None:
-            reasons += _reasons_of_time(times, facts.now_ns)
-    dead = sum(task.allocations for task in tasks if not task.alive)
-    if tasks and 2 * dead > sum(task.allocations for task in tasks):
-        reasons.append("the tasks that allocated most of it are gone")
-    if module_is_gone(frames):
-        reasons.append("a frame has no symbol: its module was unloaded")
+    oldest = newest = rate = None
+    if signs.times is not None:
+        oldest, newest = int(signs.times[0][number]), int(signs.times[1][number])
+        rate = _rate(len(rows), pages, oldest, newest, facts.now_ns)
+    reasons = signs.reasons(number)
     return Suspect(
         allocator=str(allocator_of(frames) or "(no stack)"),
         handle=int(records.stacks.handles[stack]) if stack >= 0 else 0,
         allocations=len(rows),
-        pages=total,
-        bytes=total * facts.page_size,
+        pages=pages,
+        bytes=pages * facts.page_size,
         score=len(reasons),
         reasons=reasons,
         pages_per_hour=rate,
         oldest_ns=oldest,
         newest_ns=newest,
-        tasks=tasks,
+        tasks=owners_of(records, rows, inventory),
         stack=frames,
     )
 
 
-def _rate(pages: Array, oldest: int, newest: int, now: int | None) -> float | None:
+def _rate(number: int, pages: int, oldest: int, newest: int, now: int | None) -> float | None:
     """Return base pages an hour, of allocations that went on for a good part of the uptime."""
     spread = newest - oldest
-    if len(pages) < _FEWEST or now is None or spread < _SPREAD * now or spread <= 0:
+    if number < _FEWEST or now is None or spread < _SPREAD * now or spread <= 0:
         return None
-    return float(pages.sum()) * 3600e9 / spread
-
-
-def _reasons_of_time(times: Array, now: int) -> list[str]:
-    """Return the reasons that the times of a stack's live allocations give."""
-    reasons = []
-    span = now - int(times[0])
-    if len(times) >= _FEWEST and span > 0:
-        # Memory that is used and freed is young; leaked memory is of every age.
-        window = np.minimum((times - times[0]) * _WINDOWS // max(span, 1), _WINDOWS - 1)
-        filled = len(np.unique(window))
-        if filled >= _WINDOWS // 2 + 1:
-            reasons.append(f"it grows: some of it was allocated in {filled} of {_WINDOWS} periods")
-    if now > 0 and len(times) >= _FEWEST:
-        old = int(np.count_nonzero(times < now // 2))
-        if 2 * old > len(times) and int(times[-1]) > now // 4:
-            reasons.append("most of it is older than half of the uptime")
-    return reasons
+    return float(pages) * 3600e9 / spread

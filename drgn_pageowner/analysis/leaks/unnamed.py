@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+import numpy as np
 
 from drgn_pageowner.analysis.owners.allocator import plain_name
-from drgn_pageowner.model.stacks import Frame
+from drgn_pageowner.analysis.owners.stack_table import StackTable
+from drgn_pageowner.model.arrays import Array, ranges
 
-__all__ = ("has_freed_init", "module_is_gone")
+__all__ = ("freed_init", "module_is_gone")
 
 # They call a module's init function; do_one_initcall() may be inlined.
 _INIT_CALLERS = frozenset(("do_one_initcall", "do_init_module"))
@@ -17,36 +17,38 @@ _INIT_CALLERS = frozenset(("do_one_initcall", "do_init_module"))
 _PAGE_SHIFT = 12
 
 
-def _init_frames(frames: Sequence[Frame]) -> set[int]:
+def freed_init(table: StackTable) -> Array:
     """
-    Return the indices of unnamed frames that are a module's init code.
+    Find unnamed frames that are a module's init code: ``bool``, a row per frame.
 
     ``do_init_module()`` frees that code once it has run, of a module that stays loaded, too. The
     init function is the frame that :data:`_INIT_CALLERS` called. What it called is init code as
     well if it lies in the same page, or lies between it and a named function of a module.
     """
-    calls = [
-        index
-        for index, (frame, caller) in enumerate(pairwise(frames))
-        if frame.name is None and plain_name(caller.name or "") in _INIT_CALLERS
-    ]
-    if not calls:
-        return set()
-    first = last = calls[0]
-    while first and frames[first - 1].name is None:
-        first -= 1
-    if first and frames[first - 1].module is not None:
-        return set(range(first, last + 1))
-    page = frames[last].pc >> _PAGE_SHIFT
-    return {index for index in range(first, last + 1) if frames[index].pc >> _PAGE_SHIFT == page}
+    unnamed = table.marks(lambda frame: frame.name is None)
+    callers = table.marks(lambda frame: plain_name(frame.name or "") in _INIT_CALLERS)
+    called = unnamed.copy()
+    called[:-1] &= callers[1:]
+    called[table.ends[table.ends > table.starts] - 1] = False
+    last = table.first(called)
+    loading = np.flatnonzero(last >= 0)
+    if not len(loading):
+        return called
+    # The unnamed frames in a row that end with the init function.
+    places = np.arange(len(unnamed))
+    before = np.maximum.accumulate(np.where(unnamed, -1, places))[last[loading]]
+    in_module = table.marks(lambda frame: frame.module is not None)
+    whole = (before >= table.starts[loading]) & in_module[before]
+    page = np.array([frame.pc >> _PAGE_SHIFT for frame in table.frames], np.uint64)[table.code]
+    first = np.maximum(before + 1, table.starts[loading])
+    length = last[loading] + 1 - first
+    run = ranges(first, length)
+    same = page[run] == np.repeat(page[last[loading]], length)
+    result = np.zeros(len(unnamed), bool)
+    result[run] = same | np.repeat(whole, length)
+    return result
 
 
-def has_freed_init(frames: Sequence[Frame]) -> bool:
-    """Whether a frame has no symbol because a module's init code is freed after it ran."""
-    return bool(_init_frames(frames))
-
-
-def module_is_gone(frames: Sequence[Frame]) -> bool:
-    """Whether a frame has no symbol because its module was unloaded."""
-    init = _init_frames(frames)
-    return any(frame.name is None and index not in init for index, frame in enumerate(frames))
+def module_is_gone(table: StackTable) -> Array:
+    """Return whether a frame has no symbol because its module was unloaded: a row per stack."""
+    return table.any(table.marks(lambda frame: frame.name is None) & ~freed_init(table))

@@ -5,23 +5,17 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
 
-import numpy as np
-
-from drgn_pageowner.model.arrays import Array, ascending, distinct
-from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
 __all__ = (
     "allocator_name",
     "allocator_of",
     "is_allocation_function",
-    "kinds_of_stacks",
+    "kind_of_frame",
+    "kind_of_stack",
     "module_name",
-    "per_stack",
     "plain_name",
-    "with_stack",
 )
 
 # Functions that allocate memory for their callers, by kernel source file. Names are matched
@@ -105,42 +99,16 @@ def module_name(frames: list[Frame]) -> str:
     return next((frame.module for frame in frames if frame.module is not None), "")
 
 
-def per_stack(snapshot: Snapshot, stacks: Array, function: Callable[[list[Frame]], str]) -> Array:
-    """
-    Call *function* with the frames of every record's stack, once per distinct stack.
-
-    :param stacks: ``int64``, shape ``(n,)``: :attr:`Snapshot.stack`.
-    :return: ``object`` (str), shape ``(n,)``.
-    """
-    numbers, inverse = distinct(stacks)
-    snapshot.frames(pc for number in numbers.tolist() for pc in snapshot.stacks[number].tolist())
-    values = np.empty(len(numbers), object)
-    values[:] = [function(snapshot.stack_frames(number)) for number in numbers.tolist()]
-    result: Array = values[inverse]
-    return result
+def kind_of_frame(frame: Frame) -> str | None:
+    """Return ``"slab"`` or ``"vmalloc"`` if ``page_owner_sort`` tells it by *frame*."""
+    if frame.name is not None:
+        if _SLAB.match(frame.name):
+            return "slab"
+        if _VMALLOC.match(frame.name):
+            return "vmalloc"
+    return None
 
 
-def with_stack(snapshot: Snapshot, among: Array, holds: Callable[[list[Frame]], bool]) -> Array:
-    """
-    Find the records whose stack satisfies *holds*, which is called once per distinct stack.
-
-    :param among: ``bool``, shape ``(n,)``: the records whose stacks are looked at.
-    :return: ``bool``, the same shape: true for every record that has such a stack.
-    """
-    stacks = snapshot.stack
-    numbers = ascending(stacks[among]).tolist()
-    snapshot.frames(pc for number in numbers for pc in snapshot.stacks[number].tolist())
-    chosen = [number for number in numbers if holds(snapshot.stack_frames(number))]
-    result: Array = np.isin(stacks, chosen)
-    return result
-
-
-def kinds_of_stacks(frames: list[Frame]) -> str:
+def kind_of_stack(frames: list[Frame]) -> str:
     """Return ``"slab"``, ``"vmalloc"`` or ``"others"``, by the rules of ``page_owner_sort``."""
-    for frame in frames:
-        if frame.name is not None:
-            if _SLAB.match(frame.name):
-                return "slab"
-            if _VMALLOC.match(frame.name):
-                return "vmalloc"
-    return "others"
+    return next(filter(None, map(kind_of_frame, frames)), "others")

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.analysis.owners.allocator import (
-    allocator_name,
+from drgn_pageowner.analysis.owners.stack_table import (
+    allocator_names,
     kinds_of_stacks,
-    module_name,
+    modules_of_stacks,
     per_stack,
 )
 from drgn_pageowner.errors import UsageError
@@ -264,9 +264,9 @@ def _key_column(snapshot: Snapshot, key: str, stacks: Array) -> Array:
     if key == "stack":
         return stacks
     if key == "allocator":
-        return _texts(per_stack(snapshot, stacks, allocator_name))
+        return _texts(per_stack(snapshot, stacks, allocator_names))
     if key == "module":
-        return _texts(per_stack(snapshot, stacks, module_name))
+        return _texts(per_stack(snapshot, stacks, modules_of_stacks))
     if key == "kind":
         return _texts(_kind(snapshot, stacks))
     if key == "age":

@@ -7,11 +7,12 @@ import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.analysis.owners.allocator import with_stack
+from drgn_pageowner.analysis.owners.stack_table import StackTable, with_stack
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.arrays import Array, distinct
 from drgn_pageowner.model.columns import STORED, Column, Form, Match, comm_text
@@ -211,16 +212,26 @@ def _by_time(snapshot: Snapshot, wanted: Filter) -> Array:
     return mask
 
 
-def _stack_test(wanted: Filter) -> Callable[[list[Frame]], bool]:
-    """Return a function that tells whether a stack has the modules and functions of *wanted*."""
+def _stack_test(wanted: Filter) -> Callable[[StackTable], Array]:
+    """Return a function that finds stacks that have the modules and functions of *wanted*."""
     functions = [re.compile(fnmatch.translate(name)) for name in wanted.stack_contains]
     modules = [re.compile(fnmatch.translate(name)) for name in wanted.module]
 
-    def test(frames: list[Frame]) -> bool:
-        names = [frame.name for frame in frames if frame.name is not None]
-        if not all(any(map(function.match, names)) for function in functions):
-            return False
-        owners = {frame.module for frame in frames if frame.module is not None}
-        return not modules or any(module.match(owner) for module in modules for owner in owners)
+    def test(table: StackTable) -> Array:
+        result = np.ones(len(table), bool)
+        for function in functions:
+            result &= table.any(table.marks(partial(_is_named, function)))
+        if modules:
+            result &= table.any(table.marks(partial(_is_of_module, modules)))
+        return result
 
     return test
+
+
+def _is_named(function: re.Pattern[str], frame: Frame) -> bool:
+    return frame.name is not None and function.match(frame.name) is not None
+
+
+def _is_of_module(modules: Sequence[re.Pattern[str]], frame: Frame) -> bool:
+    owner = frame.module
+    return owner is not None and any(module.match(owner) for module in modules)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 from handmade import frames
 
-from drgn_pageowner.analysis.leaks.unnamed import has_freed_init, module_is_gone
+from drgn_pageowner.analysis.leaks.unnamed import freed_init, module_is_gone
+from drgn_pageowner.analysis.owners.stack_table import StackTable
 
 CORE, INIT, SAME_PAGE = "0xffffffffc0008010", "0xffffffffc000d00d", "0xffffffffc000d0f0"
 LOADING = ["do_one_initcall", "do_init_module", "load_module"]
@@ -36,5 +37,8 @@ LOADING = ["do_one_initcall", "do_init_module", "load_module"]
 def test_init_code_is_told_from_a_module_that_is_gone(
     stack: list[str], freed: bool, gone: bool
 ) -> None:
-    assert has_freed_init(frames(*stack)) == freed
-    assert module_is_gone(frames(*stack)) == gone
+    # Between others, which it must not be mixed up with.
+    others = [frames("alloc_pages", CORE, "kthread"), frames(INIT, "do_init_module"), frames()]
+    table = StackTable.of_frames([*others, frames(*stack), *others])
+    assert table.any(freed_init(table)).tolist() == [False, True, False, freed, False, True, False]
+    assert module_is_gone(table).tolist() == [True, False, False, gone, True, False, False]

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Distinct stacks as arrays, so that a question about a frame is asked once for each PC.
+
+Machines of a terabyte have some 100,000 stacks of some 10,000 PCs: no Python runs per stack here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from drgn_pageowner.analysis.owners.allocator import is_allocation_function, kind_of_frame
+from drgn_pageowner.model.arrays import Array, ascending, distinct, ranges
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
+
+__all__ = (
+    "StackTable",
+    "allocator_codes",
+    "allocator_names",
+    "kinds_of_stacks",
+    "modules_of_stacks",
+    "per_stack",
+    "with_stack",
+)
+
+
+class StackTable:
+    """Some stacks, whose frames lie one after another, innermost first."""
+
+    def __init__(self, frames: Sequence[Frame], code: Array, lengths: Array) -> None:
+        """
+        :param frames: Distinct frames.
+        :param code: ``int64``, a row for each frame of each stack: index in *frames*.
+        :param lengths: ``int64``, a row per stack: the number of its frames.
+        """
+        self.frames = frames
+        self.code = code
+        self.ends = np.cumsum(lengths, dtype=np.int64)
+        """``int64``, a row per stack: the end of its frames in :attr:`code`."""
+        self.starts: Array = self.ends - lengths
+        """``int64``, a row per stack: the beginning of its frames."""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, numbers: Array) -> StackTable:
+        """
+        Make a table of stacks of *snapshot*; each of their PCs is symbolized once.
+
+        :param numbers: ``int64``: numbers in :attr:`Snapshot.stacks`; -1 for no stack.
+        """
+        stacks = snapshot.stacks
+        first = np.zeros(len(numbers), np.int64)
+        lengths = np.zeros(len(numbers), np.int64)
+        known = np.flatnonzero(numbers >= 0)
+        first[known] = stacks.offsets[numbers[known]]
+        lengths[known] = stacks.offsets[numbers[known] + 1] - first[known]
+        pcs, code = np.unique(stacks.pcs[ranges(first, lengths)], return_inverse=True)
+        return cls(snapshot.frames(pcs.tolist()), code.reshape(-1), lengths)
+
+    @classmethod
+    def of_frames(cls, stacks: Sequence[Sequence[Frame]]) -> StackTable:
+        """Make a table of stacks that are at hand as frames."""
+        frames = [frame for stack in stacks for frame in stack]
+        lengths = np.array([len(stack) for stack in stacks], np.int64)
+        return cls(frames, np.arange(len(frames)), lengths)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def marks(self, holds: Callable[[Frame], bool]) -> Array:
+        """Return the frames that satisfy *holds*: ``bool``, the shape of :attr:`code`."""
+        return np.array([bool(holds(frame)) for frame in self.frames], bool)[self.code]
+
+    def any(self, marks: Array) -> Array:
+        """Return whether a stack has a frame of *marks*: ``bool``, a row per stack."""
+        before = np.concatenate([[0], np.cumsum(marks)])
+        result: Array = before[self.ends] > before[self.starts]
+        return result
+
+    def first(self, marks: Array) -> Array:
+        """
+        Find the innermost frame of *marks* in each stack.
+
+        :return: ``int64``, a row per stack: index in :attr:`code`; -1 for none.
+        """
+        places = np.append(np.flatnonzero(marks), len(marks))
+        found = places[np.searchsorted(places[:-1], self.starts)]
+        result: Array = np.where(found < self.ends, found, -1)
+        return result
+
+    def of_each(self) -> Array:
+        """Return the stack of each frame: ``int64``, the shape of :attr:`code`."""
+        return np.repeat(np.arange(len(self)), self.ends - self.starts)
+
+
+def allocator_codes(table: StackTable) -> Array:
+    """
+    Find the allocator of each stack, as
+    :func:`~drgn_pageowner.analysis.owners.allocator.allocator_of` does.
+
+    :return: ``int64``, a row per stack: index in :attr:`StackTable.frames`; -1 for an empty stack.
+    """
+    others = table.marks(lambda f: f.name is None or not is_allocation_function(f.name))
+    place = table.first(others)
+    # If all are functions of the memory manager, the outermost.
+    place = np.where(place < 0, table.ends - 1, place)
+    result: Array = np.full(len(table), -1, np.int64)
+    filled = np.flatnonzero(table.ends > table.starts)
+    result[filled] = table.code[place[filled]]
+    return result
+
+
+def allocator_names(table: StackTable) -> Array:
+    """
+    Name the allocator of each stack, without offsets.
+
+    :return: ``object`` (str), a row per stack; empty for an empty stack.
+    """
+
+    def name(frame: Frame) -> str:
+        if frame.name is None:
+            return f"{frame.pc:#x}"
+        return frame.name + (f" [{frame.module}]" if frame.module else "")
+
+    return _texts([*map(name, table.frames), ""], allocator_codes(table))
+
+
+def modules_of_stacks(table: StackTable) -> Array:
+    """
+    Name the module of each stack's innermost frame that is in one.
+
+    :return: ``object`` (str), a row per stack; empty if none is.
+    """
+    place = table.first(table.marks(lambda frame: frame.module is not None))
+    code = np.append(table.code, len(table.frames))[place]
+    return _texts([*(frame.module or "" for frame in table.frames), ""], code)
+
+
+def kinds_of_stacks(table: StackTable) -> Array:
+    """
+    Return ``"slab"``, ``"vmalloc"`` or ``"others"``, by the rules of ``page_owner_sort``.
+
+    :return: ``object`` (str), a row per stack.
+    """
+    kinds = [kind_of_frame(frame) for frame in table.frames]
+    told = np.array([kind is not None for kind in kinds], bool)[table.code]
+    code = np.append(table.code, len(table.frames))[table.first(told)]
+    return _texts([*(kind or "others" for kind in kinds), "others"], code)
+
+
+def _texts(texts: Sequence[str], index: Array) -> Array:
+    values = np.empty(len(texts), object)
+    values[:] = texts
+    result: Array = values[index]
+    return result
+
+
+def per_stack(snapshot: Snapshot, stacks: Array, function: Callable[[StackTable], Array]) -> Array:
+    """
+    Compute something for the stack of every record, once per distinct stack.
+
+    :param stacks: ``int64``, shape ``(n,)``: :attr:`Snapshot.stack`.
+    :param function: Returns an array with a row per stack of a table.
+    :return: Shape ``(n,)``.
+    """
+    numbers, inverse = distinct(stacks)
+    result: Array = function(StackTable.of(snapshot, numbers))[inverse]
+    return result
+
+
+def with_stack(snapshot: Snapshot, among: Array, holds: Callable[[StackTable], Array]) -> Array:
+    """
+    Find the records whose stack satisfies *holds*, which is called once.
+
+    :param among: ``bool``, shape ``(n,)``: the records whose stacks are looked at.
+    :param holds: Returns ``bool``, a row per stack of a table.
+    :return: ``bool``, the same shape: true for every record that has such a stack.
+    """
+    stacks = snapshot.stack
+    numbers = ascending(stacks[among])
+    # Element 0 is for -1, no stack.
+    chosen = np.zeros(int(stacks.max(initial=-1)) + 2, bool)
+    chosen[numbers[holds(StackTable.of(snapshot, numbers))] + 1] = True
+    result: Array = chosen[stacks + 1]
+    return result
