@@ -6,6 +6,7 @@ Find the owners of a Linux kernel's memory: page_owner records of a vmcore or a 
 :mod:`drgn.helpers.linux`, one page at a time. They need drgn; a :class:`Snapshot` does not.
 :func:`read_memory` reads every page and free list, :func:`read_inventory` what tells their use, and
 :func:`read_heap` who points to whom; :mod:`drgn_pageowner.analysis` works on what they return.
+:func:`pageowner_type` tells the type of what is at an address.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from drgn_pageowner.kernel.helpers import read_memory as read_memory
     from drgn_pageowner.kernel.helpers import snapshot as snapshot
     from drgn_pageowner.model.records import Snapshot as Snapshot
+    from drgn_pageowner.shell import pageowner_type as pageowner_type
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Snapshot": "drgn_pageowner.model.records",
+    "pageowner_type": "drgn_pageowner.shell",
     "for_each_page_owner": "drgn_pageowner.kernel.helpers",
     "page_ext": "drgn_pageowner.kernel.helpers",
     "page_owner": "drgn_pageowner.kernel.helpers",
@@ -51,6 +54,7 @@ __all__ = (
     "page_owner",
     "page_owner_free_stack",
     "page_owner_stack",
+    "pageowner_type",
     "read_heap",
     "read_inventory",
     "read_memory",

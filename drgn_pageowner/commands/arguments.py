@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from drgn_pageowner.model.session import Session
 
 __all__ = (
+    "WHAT",
     "add_by",
     "add_destination",
     "add_filters",
@@ -33,6 +34,9 @@ __all__ = (
 )
 
 T = TypeVar("T")
+
+WHAT = "pfn:N, phys:A, task:PID, or an address"
+"""What :func:`targets_of` takes."""
 
 _UNITS_NS = {
     "ns": 1,

@@ -5,6 +5,7 @@ PFN.
 
   refs pfn:0x1234                  a page frame number
   refs 0xffff888001234560          an address: also of a slab object
+  refs task:123                    the task_struct of a process
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TextIO
 from drgn_pageowner.analysis.leaks.links import references
 from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.commands.arguments import (
+    WHAT,
     add_limit,
     add_output,
     add_types,
@@ -30,7 +32,7 @@ _LIMIT = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="+", metavar="WHAT", help="pfn:N, phys:A, or an address")
+    parser.add_argument("what", nargs="+", metavar="WHAT", help=WHAT)
     add_limit(parser, "words", str(_LIMIT))
     add_types(parser)
     add_output(parser, "table", "json")

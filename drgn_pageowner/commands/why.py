@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Show why a page is not free: the shortest chain of pointers from a root to it, in names.
+Show why a page is not free: the shortest chain of pointers from a root to it, in members.
 
   why pfn:0x1234                   a page frame number
-  why 0xffff888001234560           an address: also of a slab object
+  why 0xffff888001234560           an address: also of a slab object, or in a vmalloc area
+  why task:123                     the task_struct of a process
+  why --all pfn:0x1234             every chain that is as short
+
+Where a type is known, a line begins with what drgn's shell evaluates to the pointer. The more DWARF
+there is, the more types: give the modules' files with -s, too.
 """
 
 from __future__ import annotations
@@ -13,14 +18,15 @@ from typing import TextIO
 
 from drgn_pageowner.analysis.leaks.links import explain_node
 from drgn_pageowner.analysis.leaks.reach import reach
-from drgn_pageowner.commands.arguments import add_output, add_types, targets_of
+from drgn_pageowner.commands.arguments import WHAT, add_output, add_types, targets_of
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.links import why_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="+", metavar="WHAT", help="pfn:N, phys:A, or an address")
+    parser.add_argument("what", nargs="+", metavar="WHAT", help=WHAT)
+    parser.add_argument("--all", action="store_true", help="show every chain that is as short")
     add_types(parser)
     add_output(parser, "table", "json")
 
@@ -32,6 +38,6 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         return status
     marked = reach(heap)
     for target in targets:
-        result = explain_node(marked, target, session.words)
+        result = explain_node(marked, target, session.words, everything=args.all)
         out.writelines(json_text(result) if args.format == "json" else why_text(result))
     return status

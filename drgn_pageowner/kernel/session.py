@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from drgn import Program
+from drgn import Object, Program
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.dump.damage import DAMAGE, in_words, unless_mistaken
@@ -164,6 +164,19 @@ class ProgramSession:
         return self._ask(
             lambda _: self._word_finder().words(sources, targets, numbers=numbers, limit=limit)
         )
+
+    def typed_object(self, address: int) -> Object:
+        """
+        Get the object at *address* with its inferred type: a reference.
+
+        :raises LookupError: if the type is unknown
+        """
+        from drgn_pageowner.kernel.read.word_types import object_at
+
+        found = self._ask(lambda kernel: object_at(kernel, self._heap_reader(types=True), address))
+        if found is None:
+            raise LookupError(f"the type of what is at {address:#x} is unknown")
+        return found
 
     def _word_finder(self) -> WordFinder:
         from drgn_pageowner.kernel.read.words import WordFinder

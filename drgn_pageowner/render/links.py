@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.leaks.links import Hop, References, Why
 from drgn_pageowner.escape import word
@@ -15,10 +15,10 @@ def why_text(result: Why) -> Iterator[str]:
     """Yield the chain, one line per word."""
     yield f"{result.what}: {result.name}\n"
     yield f"  {result.verdict}: {result.explanation}\n"
-    for depth, hop in enumerate(result.chain):
-        yield f"  {'  ' * depth}{_place(hop)}\n"
-    if result.chain:
-        yield f"  {'  ' * len(result.chain)}{result.chain[-1].leads_to}\n"
+    yield from _chain_lines(result.chain)
+    for number, chain in enumerate(result.others, 2):
+        yield f"  chain {number} of {len(result.others) + 1}, as short:\n"
+        yield from _chain_lines(chain)
 
 
 def refs_text(result: References) -> Iterator[str]:
@@ -30,6 +30,23 @@ def refs_text(result: References) -> Iterator[str]:
         if not hop.counts:
             note += " (bookkeeping: does not hold it)"
         yield f"  {_place(hop)}{note}\n"
+        if hop.type is not None and hop.expression is not None:
+            yield f"    {word(hop.expression)}\n"
+
+
+def _chain_lines(chain: Sequence[Hop]) -> Iterator[str]:
+    for depth, hop in enumerate(chain):
+        yield from _hop_lines(hop, "  " * (depth + 1))
+    if chain:
+        yield f"{'  ' * (len(chain) + 1)}{chain[-1].leads_to}\n"
+
+
+def _hop_lines(hop: Hop, indent: str) -> Iterator[str]:
+    """Yield the word: as drgn evaluates it, and where it is."""
+    if hop.type is not None and hop.expression is not None:
+        yield f"{indent}{word(hop.expression)}\n"
+    yield f"{indent}{_place(hop)}"
+    yield f" {word(hop.target_type)}\n" if hop.target_type is not None else "\n"
 
 
 def _place(hop: Hop) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -16,6 +16,12 @@ from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import HeapTarget, Reachability, Role, Word
 
 __all__ = ("Hop", "References", "Why", "WordSearch", "explain_node", "references")
+
+
+# Words from one node to another that are looked at, to find one whose type is known.
+_ENOUGH = 256
+# Chains that are as short as the shortest; a page can have thousands.
+_MOST_CHAINS = 64
 
 
 class WordSearch(Protocol):
@@ -46,7 +52,17 @@ class Hop:
     reachable: bool
     """Whether the memory that the word lies in is reached from a root itself."""
     counts: bool
-    """Whether the word keeps its target alive; bookkeeping does not."""
+    """Whether the word keeps its target alive; bookkeeping does not, nor does a number of an object
+    whose type is sure."""
+    expression: str | None = None
+    """What drgn evaluates to the word: ``prog["init_net"].ipv4.fib_table_hash``; ``None`` for a
+    register."""
+    type: str | None = None
+    """The type of what the word lies in, if it is known."""
+    target_type: str | None = None
+    """The type of what it leads to, if it is known."""
+    exact: bool = False
+    """Whether a type that is sure says that the word is a reference."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,8 @@ class Why:
     explanation: str
     chain: list[Hop]
     """The words from a root to the page."""
+    others: list[list[Hop]] = field(default_factory=list)
+    """With all chains: the others that are as short."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +128,7 @@ def _hop(reach: Reach, word: Word) -> Hop:
     first = reach.heap.first_object
     of = int(reach.allocation[word.node]) if word.node < first else word.node
     weak = np.isin(word.node, reach.heap.bookkeeping).item()
+    counts, sure = _counts(reach, word)
     return Hop(
         kind=word.kind,
         name=word.name,
@@ -119,8 +138,23 @@ def _hop(reach: Reach, word: Word) -> Hop:
         allocator=_allocator(reach, word.node),
         leads_to=_name(reach, word.target),
         reachable=bool(reach.parent[of] >= 0),
-        counts=not weak,
+        counts=counts and not weak,
+        expression=word.expression,
+        type=word.type,
+        target_type=word.leads_to,
+        exact=counts and sure,
     )
+
+
+def _counts(reach: Reach, word: Word) -> tuple[bool, bool]:
+    """Whether a word can be a reference by its type, and whether that is sure."""
+    return reach.references.counts_word(word) if reach.references is not None else (True, False)
+
+
+def _best(reach: Reach, words: list[Word]) -> list[Word]:
+    """Those of *words* that are references; the ones of known types first."""
+    kept = [word for word in words if _counts(reach, word)[0]]
+    return sorted(kept, key=lambda word: (not _counts(reach, word)[1], word.type is None))
 
 
 def _verdict(reach: Reach, node: int) -> tuple[str, str]:
@@ -144,11 +178,14 @@ def _verdict(reach: Reach, node: int) -> tuple[str, str]:
     return verdict.label, explanations[verdict]
 
 
-def explain_node(reach: Reach, target: HeapTarget, words: WordSearch) -> Why:
+def explain_node(
+    reach: Reach, target: HeapTarget, words: WordSearch, *, everything: bool = False
+) -> Why:
     """
     Find the shortest chain from a root to a page or slab object.
 
     :param words: Finds the words of the chain.
+    :param everything: Find all chains that are as short, up to some dozens.
     """
     node = target.node
     if node is None:
@@ -159,13 +196,41 @@ def explain_node(reach: Reach, target: HeapTarget, words: WordSearch) -> Why:
     if verdict in (Reachability.REACHABLE.label, "root"):
         first = reach.heap.first_object
         start = int(reach.allocation[node]) if node < first else node
-        path = reach.chain(start)
-        for here, there in pairwise(path):
-            found = words(_members(reach, here), _members(reach, there), limit=1)
-            chain += [_hop(reach, word) for word in found]
+        if everything:
+            return _every_chain(reach, start, words, Why(
+                target.what, target.pfn, _name(reach, node), verdict, explanation, []
+            ))  # fmt: skip
+        for here, there in pairwise(reach.chain(start)):
+            chain += [_hop(reach, word) for word in _between(reach, words, here, there)[:1]]
     elif verdict == Reachability.PFN_ONLY.label:
         chain = references(reach, target, words, 1, numbers_only=True).references
     return Why(target.what, target.pfn, _name(reach, node), verdict, explanation, chain)
+
+
+def _between(reach: Reach, words: WordSearch, here: int, there: int) -> list[Word]:
+    """The words of one node that lead to another, the best first."""
+    found = words(_members(reach, here), _members(reach, there), limit=_ENOUGH)
+    return _best(reach, found)
+
+
+def _every_chain(reach: Reach, node: int, words: WordSearch, why: Why) -> Why:
+    """
+    Find every shortest chain to *node*.
+
+    Of the words of a root each begins a chain of its own: they are of different variables.
+    """
+    steps: dict[tuple[int, int], list[Hop]] = {}
+    chains: list[list[Hop]] = []
+    for path in reach.shortest(node, _MOST_CHAINS):
+        hops: list[list[Hop]] = []
+        for pair in pairwise(path):
+            if pair not in steps:
+                steps[pair] = [_hop(reach, word) for word in _between(reach, words, *pair)]
+            hops.append(steps[pair])
+        if all(hops):
+            rest = [step[0] for step in hops[1:]]
+            chains += [[first, *rest] for first in hops[0][: _MOST_CHAINS - len(chains)]]
+    return replace(why, chain=chains[0] if chains else [], others=chains[1:])
 
 
 def references(

@@ -8,8 +8,9 @@ the first record. A node that is not marked is reached from no root by any chain
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +114,37 @@ class Reach:
         while self.parent[result[-1]] not in (result[-1], -1):
             result.append(int(self.parent[result[-1]]))
         return result[::-1]
+
+    def shortest(self, node: int, limit: int) -> Iterator[list[int]]:
+        """
+        Yield every path of nodes from a root to *node* that is as short as :meth:`chain`.
+
+        :param limit: The largest number of paths.
+        """
+        source, target = self.edges
+        layers = [np.array([node])]
+        for _ in self.chain(node)[1:]:
+            # Nodes from which the next layer is one step away.
+            inside = np.isin(target, layers[-1]) & (self.parent[source] >= 0)
+            layers.append(np.unique(source[inside]))
+        before: list[dict[int, list[int]]] = []
+        for there, here in pairwise(layers):
+            chosen = np.isin(target, there) & np.isin(source, here)
+            pairs = np.unique(np.stack([target[chosen], source[chosen]]), axis=1)
+            step: dict[int, list[int]] = {}
+            for to, of in pairs.T.tolist():
+                step.setdefault(to, []).append(of)
+            before.append(step)
+        yield from itertools.islice(self._paths([node], before), limit)
+
+    def _paths(self, path: list[int], before: list[dict[int, list[int]]]) -> Iterator[list[int]]:
+        if len(path) > len(before):
+            # Only a root is its own parent.
+            if self.parent[path[-1]] == path[-1]:
+                yield path[::-1]
+            return
+        for of in before[len(path) - 1].get(path[-1], ()):
+            yield from self._paths([*path, of], before)
 
 
 def reach(

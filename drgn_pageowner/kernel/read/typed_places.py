@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from drgn import Type
 
 from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
@@ -82,6 +83,7 @@ class TypedPlaces:
         self.variables = Variables(found.names, number, node.astype(np.int32))
         self.addresses = address
         """``uint64``: virtual address of each variable."""
+        self._sizes = size
 
     def _rows(self, kernel: Kernel, reader: InventoryReader, addresses: Array) -> Array:
         """Rows of the pages at *addresses*, of any mapping: ``int64``; -1 for none."""
@@ -106,6 +108,16 @@ class TypedPlaces:
         in_chunk = np.flatnonzero(self._percpu.chunk_of_row[rows] >= 0)
         node[in_chunk] = self._percpu.at(rows[in_chunk], offset[in_chunk], self._boot)
         return node
+
+    def variable_at(self, address: int) -> tuple[int, Type] | None:
+        """Get address and type of the variable that has the byte at *address*."""
+        inside = np.uint64(address) - self.addresses < self._sizes.astype(np.uint64)
+        found = np.flatnonzero(inside)
+        if not len(found):
+            return None
+        variable = int(found[0])
+        number = int(self.variables.type[variable])
+        return int(self.addresses[variable]), self.types.type_of(number)
 
     def canonical(self, target: Array) -> Array:
         """The first record of the allocation, for each of *target* that is a record: ``int64``."""

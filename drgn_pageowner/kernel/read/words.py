@@ -8,14 +8,18 @@ from collections.abc import Iterator
 import numpy as np
 from drgn import FaultError
 
+from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.dump.bulk import symbol_address
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.linux.percpu import first_chunk
+from drgn_pageowner.kernel.linux.sections import section_of
 from drgn_pageowner.kernel.linux.slab_track import object_addresses
+from drgn_pageowner.kernel.linux.tasks import every_task
 from drgn_pageowner.kernel.linux.translate import direct_map, image_range, kernel_phys
 from drgn_pageowner.kernel.read.address import resolve
 from drgn_pageowner.kernel.read.heap import HeapReader
+from drgn_pageowner.kernel.read.word_types import WordTypes
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import AreaKind, HeapTarget, Metadata, Word
 from drgn_pageowner.model.pages import PageState
@@ -36,16 +40,18 @@ class WordFinder:
         self._image = image_range(self._kernel)
         self._kallsyms = load_kallsyms(self._kernel)
         self._per_cpu = _PerCpu(self._kernel)
+        self._types = WordTypes(self._kernel, self._heap, reader)
 
     def target(self, what: str) -> HeapTarget:
         """
         Find the node that *what* names.
 
-        :param what: ``pfn:N``, ``phys:A``, or an address; in a slab page, of the object there.
+        :param what: ``pfn:N``, ``phys:A``, ``task:PID``, or an address; in a slab page, of the
+            object there.
         :raises UsageError: if *what* is none of these
         :raises PageOwnerError: if there is no such page in this kernel
         """
-        page = resolve(self._kernel, what)
+        page = resolve(self._kernel, self._task(what) if what.startswith("task:") else what)
         row = int(self._pages.rows(np.array([page.pfn]))[0])
         if row < 0:
             return HeapTarget(what, page.pfn, None, "its struct page is not in the dump")
@@ -67,6 +73,22 @@ class WordFinder:
             return HeapTarget(what, page.pfn, None, "slab: no object is at this address")
         free = not self._heap.slabs.allocated[node - self._heap.first_object]
         return HeapTarget(what, page.pfn, None if free else node, "a free slab object")
+
+    def _task(self, what: str) -> str:
+        """
+        The address of the ``task_struct`` that ``task:PID`` names.
+
+        :raises UsageError: if that is no number
+        :raises PageOwnerError: if there is no such task
+        """
+        digits = what.removeprefix("task:")
+        if not (digits.isascii() and digits.isdecimal()):
+            raise UsageError(f"{what!r} names no task: give task:PID")
+        pid = int(digits)
+        for task in every_task(self._kernel, self._kernel.losses):
+            if int(task.pid) == pid:
+                return f"{int(task):#x}"
+        raise PageOwnerError(f"{what}: no task has this pid")
 
     def words(
         self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
@@ -148,7 +170,7 @@ class WordFinder:
                 kind, name = "stack", f"+ {place - stack.start:#x}"
                 if place >= stack.start + stack.size:
                     address, kind, name = None, "register", ""
-                yield Word(
+                word = Word(
                     kind,
                     f"{kind} of {stack.comm} (pid {stack.pid}) {name}".strip(),
                     first + number,
@@ -157,6 +179,7 @@ class WordFinder:
                     int(words[at]),
                     self._by(int(words[at]), int(target[at])),
                 )
+                yield self._types.add_to_stack(word)
 
     def _in_struct_pages(self, chosen: Array, wanted: Array) -> Iterator[Word]:
         size = self._kernel.struct_page_size
@@ -168,8 +191,8 @@ class WordFinder:
             for at, to in zip(mine[good].tolist(), target[good].tolist(), strict=True):
                 where = int(address[at])
                 pfn = self._reader.resolver.pfn_of_struct_page(where)
-                offset = where % size if size & (size - 1) == 0 else 0
-                yield Word(
+                offset = (where - self._first_memmap(pfn)) % size
+                word = Word(
                     "struct page",
                     f"struct page of pfn:{pfn:#x} + {offset:#x}",
                     int(node[at]),
@@ -178,6 +201,12 @@ class WordFinder:
                     int(words[at]),
                     self._by(int(words[at]), to),
                 )
+                yield self._types.add_to_struct_page(word, where - offset)
+
+    def _first_memmap(self, pfn: int) -> int:
+        """The address of some ``struct page`` of the section that *pfn* is in."""
+        section = section_of(self._kernel, pfn)
+        return section.memmap if section is not None else 0
 
     def _by(self, value: int, target: int) -> str:
         if target in self._reader.percpu.find(np.array([value], np.uint64))[1]:
@@ -201,7 +230,9 @@ class WordFinder:
             kind, name = "slab object", self._object_name(node - heap.first_object, address)
         else:
             kind, name = self._place_of_record(pfn, offset)
-        return Word(kind, name, node, target, address, value, self._by(value, target))
+        word = Word(kind, name, node, target, address, value, self._by(value, target))
+        row = int(self._pages.rows(np.array([pfn]))[0])
+        return self._types.add(word, row, offset)
 
     def _object_name(self, number: int, address: int) -> str:
         slabs, one = self._heap.slabs, np.array([number])

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Name words by members: what drgn evaluates to a word of a variable or of an object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drgn import Type, TypeKind, sizeof
+
+from drgn_pageowner.kernel.dump.bulk import find_type
+from drgn_pageowner.kernel.dump.kernel import Kernel
+
+__all__ = ("member_path", "object_expression")
+
+_STRUCTURES = (TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS)
+# Structures nest no deeper; what does is garbage.
+_DEEPEST = 32
+
+
+def member_path(type_: Type, offset: int, word: int) -> str | None:
+    """
+    Find the member that a word of a type is.
+
+    Of a union, the first one that has a pointer there, else an integer of that size.
+
+    :param offset: Of the word in the type, in bytes.
+    :param word: Size of a word, in bytes.
+    :return: What drgn takes behind an object: ``".sk_receive_queue.next"``, ``"[3]"``; ``""`` for
+        the whole; ``None`` if no member is such a word.
+    """
+    found = _paths(type_, offset, word, _DEEPEST)
+    return min(found)[1] if found else None
+
+
+def _paths(type_: Type, offset: int, word: int, depth: int) -> list[tuple[int, str]]:
+    """Rank (lower is better) and path of the members that the word is."""
+    type_ = _unaliased(type_)
+    if not depth:
+        return []
+    if type_.kind in _STRUCTURES:
+        found = list(_of_members(type_, offset, word, depth))
+        return sorted(found, key=lambda one: one[0])[:1]
+    if type_.kind == TypeKind.ARRAY:
+        size = _length(type_.type, 0)
+        inner = _paths(type_.type, offset % size, word, depth - 1) if size else []
+        return [(rank, f"[{offset // size}]{path}") for rank, path in inner]
+    if offset:
+        return []
+    if type_.kind == TypeKind.POINTER:
+        return [(0, "")]
+    return [(1, "")] if type_.kind == TypeKind.INT and type_.size == word else []
+
+
+def _of_members(type_: Type, offset: int, word: int, depth: int) -> Iterator[tuple[int, str]]:
+    for member in type_.members or ():
+        if member.bit_field_size is not None or member.bit_offset % 8:
+            continue
+        inside = offset - member.bit_offset // 8
+        if 0 <= inside < max(_length(member.type, inside), 1):
+            # Members of what has no name are the structure's own.
+            name = f".{member.name}" if member.name is not None else ""
+            for rank, path in _paths(member.type, inside, word, depth - 1):
+                yield rank, name + path
+
+
+def _length(type_: Type, needed: int) -> int:
+    """Bytes of a type; of an array of unknown length as many as are *needed*."""
+    plain = _unaliased(type_)
+    if plain.kind == TypeKind.ARRAY and not plain.length:
+        return needed + 1
+    try:
+        return int(sizeof(plain))
+    except TypeError:
+        return 0
+
+
+def _unaliased(type_: Type) -> Type:
+    type_ = type_.unqualified()
+    while type_.kind == TypeKind.TYPEDEF:
+        type_ = type_.type.unqualified()
+    return type_
+
+
+def object_expression(
+    kernel: Kernel, type_: Type, address: int, offset: int
+) -> tuple[str, str] | None:
+    """
+    Name a word of an object of a type.
+
+    :param address: Of the object; *offset* is that of the word in it, in bytes.
+    :return: What drgn evaluates to the word, and the name of the type; ``None`` if the word is no
+        member, or if drgn finds another type by that name.
+    """
+    path = member_path(type_, offset, kernel.word.itemsize)
+    if path is None:
+        return None
+    name = type_.type_name()
+    try:
+        known = find_type(kernel.prog, name)
+    except SyntaxError:
+        # Of a structure without a name.
+        return None
+    if known is None or sizeof(known) != sizeof(type_):
+        return None
+    if member_path(known, offset, kernel.word.itemsize) != path:
+        return None
+    return f'Object(prog, "{name}", address={address:#x}){path}', name

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Say of words in which member of which object they lie, as drgn evaluates it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from drgn import Object
+from drgn.helpers.linux.percpu import per_cpu
+
+from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.read.heap import HeapReader
+from drgn_pageowner.kernel.read.member_path import member_path, object_expression
+from drgn_pageowner.kernel.read.typed_places import TypedPlaces
+from drgn_pageowner.model.heap import Heap, Word
+from drgn_pageowner.model.types import HeapTypes
+
+__all__ = ("WordTypes", "object_at")
+
+_NUMBERS = ("PFN", "physical address")
+
+
+class WordTypes:
+    """Adds to words the places, types and expressions of drgn."""
+
+    def __init__(self, kernel: Kernel, heap: Heap, reader: HeapReader) -> None:
+        self._kernel, self._heap = kernel, heap
+        self._places: TypedPlaces | None = reader.typed
+        self._areas = {
+            int(heap.inventory.record_of_row[area.rows[0]]): area.start
+            for area in heap.inventory.areas
+            if len(area.rows) and area.rows[0] >= 0
+        }
+
+    @property
+    def types(self) -> HeapTypes | None:
+        """The types of the heap's nodes, once they were inferred."""
+        return self._heap.typing.inferred if self._heap.typing is not None else None
+
+    def add(self, word: Word, row: int, byte: int) -> Word:
+        """
+        Add what is known of a word of a page.
+
+        :param row: Row of the page; *byte* is the offset in it.
+        """
+        word = replace(word, expression=self._plain(word), leads_to=self.name(word))
+        types, places = self.types, self._places
+        if types is None or places is None:
+            return word
+        at = np.array([row], np.int64), np.array([byte], np.int64)
+        found, offsets = places.places(np.array([word.node], np.int64), *at)
+        place, offset = int(found[0]), int(offsets[0])
+        word = replace(word, place=place, offset=offset)
+        number = int(types.type[place]) if offset >= 0 else -1
+        if number < 0:
+            return word
+        named = (
+            self._of_variable(places, place - self._heap.nodes, number, offset)
+            if place >= self._heap.nodes
+            else self._of_object(types, places, word, number)
+        )
+        if named is None:
+            return word
+        return replace(word, expression=named[0], type=named[1])
+
+    def add_to_struct_page(self, word: Word, start: int) -> Word:
+        """
+        Add what is known of a word of a ``struct page``.
+
+        :param start: Address of the ``struct page``.
+        """
+        word = replace(word, expression=self._plain(word), leads_to=self.name(word))
+        assert word.address is not None
+        type_ = self._kernel.prog.type("struct page")
+        named = object_expression(self._kernel, type_, start, word.address - start)
+        return word if named is None else replace(word, expression=named[0], type=named[1])
+
+    def add_to_stack(self, word: Word) -> Word:
+        """Add what is known of a word of a stack."""
+        return replace(word, expression=self._plain(word), leads_to=self.name(word))
+
+    def _plain(self, word: Word) -> str | None:
+        """The expression for a word of unknown type; ``None`` for a register."""
+        if word.address is None:
+            return None
+        name = "unsigned long" if word.by in _NUMBERS else "void *"
+        return f'Object(prog, "{name}", address={word.address:#x})'
+
+    def name(self, word: Word) -> str | None:
+        """The type of what a word leads to."""
+        if word.by == "struct page":
+            return "struct page"
+        if self.types is None or self._places is None:
+            return None
+        [target] = self._places.canonical(np.array([word.target])).tolist()
+        number = int(self.types.type[target])
+        if number < 0:
+            return None
+        name = self.types.table.layout(number).name
+        origin = int(self.types.origin[target])
+        return f"{name} +{origin:#x}" if origin else name
+
+    def _of_variable(
+        self, places: TypedPlaces, variable: int, number: int, offset: int
+    ) -> tuple[str, str] | None:
+        type_ = places.types.type_of(number)
+        path = member_path(type_, offset, self._kernel.word.itemsize)
+        if path is None:
+            return None
+        name, address = places.variables.names[variable], int(places.addresses[variable])
+        if not self._finds(name, address):
+            return object_expression(self._kernel, type_, address, offset)
+        return name + path, type_.type_name()
+
+    def _finds(self, name: str, address: int) -> bool:
+        """Whether drgn finds a variable of a CPU where it is; of others that is known."""
+        if not name.startswith("per_cpu("):
+            return True
+        variable, _, cpu = name.removeprefix("per_cpu(").rpartition(", ")
+        if not variable.startswith('prog["'):
+            return False
+        try:
+            symbol = self._kernel.prog[variable.removeprefix('prog["').removesuffix('"]')]
+            return bool(per_cpu(symbol, int(cpu.removesuffix(")"))).address_ == address)
+        except DAMAGE as error:
+            unless_mistaken(error)
+            return False
+
+    def _of_object(
+        self, types: HeapTypes, places: TypedPlaces, word: Word, number: int
+    ) -> tuple[str, str] | None:
+        assert word.address is not None
+        origin = int(types.origin[word.place])
+        inside = word.offset - origin
+        if inside < 0:
+            return None
+        start = word.address - word.offset
+        if word.place < self._heap.first_object:
+            # Pages of an area are not one after another in the direct map.
+            start = self._areas.get(word.place, start)
+        type_ = places.types.type_of(number)
+        layout = types.table.layout(number)
+        base = start + origin
+        if layout.repeat and layout.size:
+            base += inside // layout.size * layout.size
+            inside %= layout.size
+        named = object_expression(self._kernel, type_, base, inside)
+        return None if named is None else (named[0], layout.name)
+
+
+def object_at(kernel: Kernel, reader: HeapReader, address: int) -> Object | None:
+    """
+    Get the object at an address with its inferred type.
+
+    :param reader: Of a heap whose types were inferred.
+    :return: Reference; ``None`` if the type is unknown.
+    """
+    places, typing = reader.typed, reader.heap.typing
+    types = typing.inferred if typing is not None else None
+    if places is None or types is None:
+        return None
+    variable = places.variable_at(address)
+    if variable is not None:
+        return Object(kernel.prog, variable[1], address=variable[0])
+    found, offsets = reader.resolver.targets_at(np.array([address], np.uint64))
+    [place] = places.canonical(found).tolist()
+    at = int(offsets[0])
+    number = int(types.type[place]) if place >= 0 and at >= 0 else -1
+    if number < 0:
+        return None
+    start = address - at + int(types.origin[place])
+    layout = types.table.layout(number)
+    if layout.repeat and layout.size:
+        start = address - (address - start) % layout.size
+    if not (layout.repeat or start <= address < start + max(layout.size, 1)):
+        return None
+    return Object(kernel.prog, places.types.type_of(number), address=start)
