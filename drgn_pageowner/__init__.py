@@ -63,7 +63,7 @@ __all__ = (
 
 
 def __getattr__(name: str) -> object:
-    # Imported on first use: what works on saved snapshots must not need drgn.
+    # Imported on first use: commands that work on saved snapshots must not need drgn.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

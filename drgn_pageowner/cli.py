@@ -28,21 +28,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     :return: Exit status.
     """
-    # This module imports next to nothing before: Ctrl-C ends a command from its first moment on
-    # without a traceback.
+    # Import late, so that Ctrl-C ends a command without a traceback from the start.
     try:
         import gc
 
-        # Arrays and text make no cycles, and the process ends soon.
+        # Arrays and strings form no reference cycles, and the process ends soon.
         gc.disable()
         arguments = sys.argv[1:] if arguments is None else arguments
-        # Taken anywhere among the arguments: somebody adds it to a command that has just failed.
+        # Accepted anywhere among the arguments, so that it can be appended to a command that
+        # failed.
         words = [word for word in arguments if word != _TRACEBACK]
         with _noting_interrupts() as interrupts:
             try:
                 return _main(words, interrupts)
             except Exception as error:
-                # A library that is just being imported makes an ImportError of it.
+                # A library that is being imported may turn it into an ImportError.
                 if interrupts:
                     return _INTERRUPTED
                 if len(words) < len(arguments):
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _noting_interrupts() -> Iterator[list[int]]:
-    """Collect the signals that raise :exc:`KeyboardInterrupt`: some code swallows that."""
+    """Note SIGINT in a list as well, because some code swallows the :exc:`KeyboardInterrupt`."""
     import signal
 
     noted: list[int] = []
@@ -68,11 +68,11 @@ def _noting_interrupts() -> Iterator[list[int]]:
     try:
         before = signal.signal(signal.SIGINT, note)
     except ValueError:
-        # Only the main thread gets signals.
+        # Only the main thread may set signal handlers.
         yield noted
         return
     if before is not signal.default_int_handler:
-        # Somebody has a way of their own, or the process was started to ignore it (nohup).
+        # The caller has its own handler, or the process ignores SIGINT (nohup).
         signal.signal(signal.SIGINT, before)
         yield noted
         return
@@ -83,7 +83,7 @@ def _noting_interrupts() -> Iterator[list[int]]:
 
 
 def _said(error: Exception) -> int:
-    """Say *error* in one line; the exit status that goes with it."""
+    """Print *error* on one line, and return its exit status."""
     from drgn_pageowner.errors import INTERNAL, PageOwnerError, internal_error, out_of_memory
     from drgn_pageowner.progress import warn
 
@@ -91,7 +91,7 @@ def _said(error: Exception) -> int:
         warn(str(error))
         return error.exit_status
     if isinstance(error, BrokenPipeError):
-        # The reader (head, a pager) has seen enough.
+        # The reader of the pipe (head, a pager) has exited.
         _drop_output()
         return 0
     if isinstance(error, OSError):
@@ -110,7 +110,9 @@ def _said(error: Exception) -> int:
 
 
 def _drop_output() -> None:
-    """Discard what is buffered for standard output, so that nothing fails again at exit."""
+    """
+    Discard the output that is still buffered, so that flushing it at exit does not fail again.
+    """
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -124,12 +126,15 @@ def _main(arguments: Sequence[str], interrupts: Sequence[int]) -> int:
     _use_surrogates(sys.stdout)
     status = run_command(args, session_of(args), sys.stdout, opener_of(args))
     sys.stdout.flush()
-    # Ctrl-C is how watch ends; of another command it was lost on the way.
+    # Ctrl-C is the normal end of watch; for other commands the exception was swallowed on the way.
     return _INTERRUPTED if interrupts and args.command != "watch" else status
 
 
 def build_parser() -> CommandParser:
-    """Return the parser of the command line: the manual and completions are made from it, too."""
+    """
+    Return the parser of the command line; the manual and the completions are generated from it,
+    too.
+    """
     from drgn_pageowner import __version__
     from drgn_pageowner.commands import CommandParser, add_commands
     from drgn_pageowner.commands.completion import add_completion_option
@@ -151,6 +156,6 @@ def build_parser() -> CommandParser:
 
 
 def _use_surrogates(stream: Any) -> None:
-    """Let bytes that are no UTF-8 out as they are: the kernel's own text has task names in it."""
+    """Write surrogates as the bytes they stand for: the debugfs text contains task names."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(encoding="utf-8", errors="surrogateescape")

@@ -19,7 +19,7 @@ INTERNAL = 4
 
 class PageOwnerError(Exception):
     """
-    The dump cannot answer the question (exit status 1).
+    Raised if the dump cannot answer the question (exit status 1).
 
     The message is one line that says what is wrong, in which object, and what
     to do next.
@@ -29,16 +29,15 @@ class PageOwnerError(Exception):
 
 
 class UsageError(PageOwnerError):
-    """The question itself is wrong: an unknown value or argument (exit status 2)."""
+    """Raised if the question itself is wrong: an unknown value or argument (exit status 2)."""
 
     exit_status = 2
 
 
 def internal_error(error: BaseException) -> str:
     """
-    One line for an exception that nothing expected: a fault of this program, not of the dump.
-
-    It names the innermost line of this package, or of whoever raised it if none is.
+    Describe an unexpected exception, which is a bug in this program, in one line. It names the
+    innermost frame in this package, or the frame that raised it if there is none.
     """
     place = ""
     frame, ours = error.__traceback__, False
@@ -54,7 +53,7 @@ def internal_error(error: BaseException) -> str:
 
 
 def out_of_memory(error: MemoryError) -> str:
-    """One line for a :class:`MemoryError`."""
+    """Describe a :class:`MemoryError` in one line."""
     text = " ".join(str(error).split())
     return (
         "not enough memory for this on this machine"
@@ -65,7 +64,7 @@ def out_of_memory(error: MemoryError) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The type and the message of an exception, without line breaks."""
+    """Return the type and the message of an exception, without line breaks."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

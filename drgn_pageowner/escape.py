@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Escape text that comes from a machine's memory before a person sees it.
+Escape text from a machine's memory before it is displayed.
 
-Task, module, cache, file and cgroup names, host names and the kernel log are whatever somebody on
-that machine chose. Printed as they are, they could move the cursor of a terminal, change its title,
-or turn the direction of the text around them.
+Names of tasks, modules, caches, files, cgroups and hosts, and the kernel log, may contain any
+bytes. Printed as they are, they could move the cursor of a terminal, change its title, or turn the
+direction of the text around them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def escaped(text: str) -> str:
     r"""
     Return *text* with what is not printable as ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``.
 
-    Line feeds and tabs stay. A byte that was no UTF-8 (a surrogate of ``surrogateescape``) is
-    written as that byte.
+    Line feeds and tabs stay. A byte that was not UTF-8 (a surrogate of ``surrogateescape``) is
+    written as ``\xNN``.
     """
     if text.isascii():
         return _ASCII_CONTROLS.sub(_escape_match, text)
@@ -30,14 +30,17 @@ def escaped(text: str) -> str:
 
 
 def word(text: str) -> str:
-    """Return *text* escaped as a name in a line or a cell: line feeds and tabs, too."""
+    """
+    Escape *text* for use within a line or a cell: like :func:`escaped`, but line feeds and tabs as
+    well.
+    """
     if text.isprintable():
         return text
     return "".join([c if c.isprintable() else _escape(c) for c in text])
 
 
 def without_surrogates(text: str) -> str:
-    r"""Return *text* as valid Unicode: bytes that were no UTF-8 become ``\xNN``."""
+    r"""Return *text* as valid Unicode: bytes that were not UTF-8 become ``\xNN``."""
     return text if text.isascii() else _SURROGATES.sub(_escape_match, text)
 
 

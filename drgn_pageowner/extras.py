@@ -15,7 +15,7 @@ def extra(module: str, name: str, what: str) -> Any:
     """
     Import a library that is not installed by default.
 
-    :param name: The extra of ours that brings it.
+    :param name: The extra of this package that installs it.
     :param what: What it is needed for, in words that a sentence can begin with.
     :raises PageOwnerError: if it is not installed
     """

@@ -28,7 +28,7 @@ def drgn_prog_set(prog: Program) -> None:
     """
     Prepare a program that drgn has just opened.
 
-    drgn calls this. It cannot translate virtual addresses of i386 by itself.
+    drgn calls this. Without this, it cannot translate virtual addresses of i386.
     """
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
@@ -41,10 +41,10 @@ def drgn_prog_set(prog: Program) -> None:
 @contextmanager
 def _any_bytes(stream: Any) -> Iterator[None]:
     """
-    Let bytes that are no UTF-8 out on *stream* as they are, for a while.
+    Temporarily make *stream* write surrogates as the bytes they stand for.
 
-    The kernel's own text has names as they are in memory; drgn opens pipes and files so that
-    writing such a name fails.
+    The kernel's own text has names as they are in memory; drgn opens pipes and files in a way that
+    makes writing such a name fail.
     """
     if not hasattr(stream, "reconfigure"):
         yield
@@ -54,7 +54,7 @@ def _any_bytes(stream: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        # A pipe whose reader has gone cannot be flushed, which changing it back would try.
+        # Changing it back flushes the stream, which fails for a pipe whose reader has exited.
         with suppress(OSError, ValueError):
             stream.reconfigure(**before)
 
@@ -85,10 +85,10 @@ def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs:
     except PageOwnerError as error:
         raise CommandError(word(str(error))) from None
     except OSError:
-        # Of the pipe or file that the output goes to: drgn's business.
+        # An error of the pipe or file that the output goes to; drgn reports it.
         raise
     except SystemExit:
-        # --help was printed: no reason to leave the shell.
+        # --help was printed; do not leave the shell.
         return
     except Exception as error:
         if len(words) < len(args.arguments):

@@ -33,5 +33,5 @@ def progress(items: Iterable[T], *, description: str, total: int, unit: str) -> 
 
 
 def warn(message: str) -> None:
-    """Say *message* in one line on stderr."""
+    """Print *message* on one line on stderr."""
     print(f"drgn-pageowner: {word(message)}", file=sys.stderr)

@@ -26,8 +26,8 @@ _PARQUET = b"PAR1"
 
 class _Later:
     """
-    A session that is opened when it is first asked for something: a command that is given paths
-    of its own opens nothing else.
+    A session that is opened on first use, because commands that take paths as arguments may not
+    need it.
     """
 
     def __init__(self, open_session: Callable[[], Session]) -> None:
@@ -53,7 +53,7 @@ def session_of(args: argparse.Namespace) -> Session:
 
 
 def _open(args: argparse.Namespace) -> Session:
-    """Only a dump and a running kernel need drgn."""
+    """Open the session; drgn is imported only for a dump or a running kernel."""
     if args.snapshot:
         from drgn_pageowner.storage.session import open_snapshots
 
@@ -71,7 +71,10 @@ def _open(args: argparse.Namespace) -> Session:
 
 
 def program_options(args: argparse.Namespace) -> ProgramOptions:
-    """Take what :func:`~drgn_pageowner.commands.options.add_program_options` added to *args*."""
+    """
+    Return the options that :func:`~drgn_pageowner.commands.options.add_program_options` added to
+    *args*.
+    """
     from drgn_pageowner.kernel.dump.open import ProgramOptions
 
     return ProgramOptions(
@@ -85,7 +88,10 @@ def program_options(args: argparse.Namespace) -> ProgramOptions:
 
 
 def opener_of(args: argparse.Namespace) -> Opener:
-    """Opens a dump by its path, with the other options of *args*; or a snapshot, or a text."""
+    """
+    Return a function that opens a dump by its path, with the other options of *args*; or a snapshot
+    or a text.
+    """
 
     def open_dump(path: str) -> Session:
         other = copy(args)
@@ -96,7 +102,10 @@ def opener_of(args: argparse.Namespace) -> Opener:
 
 
 def opener_beside(prog: Program) -> Opener:
-    """The same for a shell that has opened *prog*, whose symbols are tried for the other dump."""
+    """
+    Return a function as :func:`opener_of` does, for a shell that has opened *prog*; the symbols of
+    *prog* are tried for the other dump.
+    """
     from drgn_pageowner.kernel.dump.open import open_beside
     from drgn_pageowner.kernel.session import ProgramSession
 

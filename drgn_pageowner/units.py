@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Sizes, shares and durations as people say them."""
+"""Format sizes, shares and durations for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ __all__ = ("age", "pages_size", "share")
 
 
 def pages_size(size: int) -> str:
-    """Bytes as people say them: ``"12.3 MiB"``."""
+    """Format a size in bytes: ``"12.3 MiB"``."""
     value = float(size)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(value) < 1024 or unit == "TiB":
@@ -17,12 +17,12 @@ def pages_size(size: int) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """*part* of *whole* in percent."""
+    """Format *part* of *whole* in percent."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
 def age(nanoseconds: int | None) -> str:
-    """A duration: ``"3.2 s"``, ``"14 min"``, ``"2.5 h"``, ``"3 d"``."""
+    """Format a duration: ``"3.2 s"``, ``"14 min"``, ``"2.5 h"``, ``"3 d"``."""
     if nanoseconds is None:
         return "-"
     value = nanoseconds / 10**9

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Pure functions over snapshots: select, group, account. Never imports drgn."""
+"""Pure functions from the model to results. This package never imports drgn."""

@@ -43,8 +43,7 @@ from drgn_pageowner.model.records import Snapshot
 
 __all__ = ("Frag", "Report", "ReportInputs", "ZoneMap", "report")
 
-# Limits of what is drawn and listed. The rest is summed up, so that the page stays small enough to
-# be mailed.
+# Limits for charts and tables. The rest is summed up, so that the page stays small enough to mail.
 _STACKS = 4000
 _LISTED = 100
 _OWNERS_OF_CLASS = 12

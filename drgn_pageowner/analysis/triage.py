@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Sum a report up in the few numbers that the index of a triage has."""
+"""Summarize a report as the verdicts in the index of a triage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OWNERS = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong."""
+    """A problem of the machine that counts as found."""
 
     kind: str
     """:attr:`Verdict.finding`."""
@@ -32,7 +32,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Triage:
-    """The member ``verdicts`` of the index; ``None`` where the dump gave no answer."""
+    """The member ``verdicts`` of the index; ``None`` where the dump could not answer."""
 
     findings: list[Finding]
     all: list[Verdict]
@@ -44,11 +44,15 @@ class Triage:
     unreadable: list[str]
     """One line per part that could not be read or answered."""
     holes: str | None = None
-    """What the search for leaks could not look at; ``None`` if it saw all of memory."""
+    """The memory that the search for leaks could not read, in words; ``None`` if it read all of
+    it."""
 
     @property
     def answered(self) -> bool:
-        """Whether an empty list of findings means that there is nothing to find."""
+        """
+        Whether everything was judged, so that an empty list of findings means that nothing is
+        wrong.
+        """
         return self.leaks is not None and self.fragmentation is not None and self.holes is None
 
 
@@ -56,10 +60,10 @@ def sum_up(
     report: Report | None, problems: Sequence[str] = (), *, min_pages: int = MIN_LEAKED_PAGES
 ) -> Triage:
     """
-    Judge *report* and sum it up.
+    Judge *report* and summarize it.
 
     :param report: ``None`` while there is none.
-    :param problems: What the parts of the triage said of the dump, a line each.
+    :param problems: Problems of the dump that parts of the triage reported, a line each.
     :param min_pages: A leak counts as found from this many base pages on.
     """
     unreadable = list(dict.fromkeys(problems))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The one judge: sentences about a machine's memory, for `report` and `triage` alike.
+Verdicts about a machine's memory, used by both `report` and `triage`.
 
-A :class:`Verdict` with a :attr:`~Verdict.finding` is a reason to wake somebody up; the normal state
-of a healthy machine must not be one. Thresholds are the dump's own where it has them:
-watermarks, ``lowmem_reserve``, ``extfrag_threshold`` and the pageblock order.
+A :class:`Verdict` with a :attr:`~Verdict.finding` should justify an alert, so the normal state of a
+healthy machine must not produce one. Thresholds are the dump's own where it has them: watermarks,
+``lowmem_reserve``, ``extfrag_threshold`` and the pageblock order.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from drgn_pageowner.units import pages_size, share
 __all__ = ("LEVELS", "MIN_LEAKED_PAGES", "Verdict", "judge")
 
 LEVELS = ("bad", "warning", "note", "good")
-"""Worst first."""
+"""Levels of verdicts, worst first."""
 
 MIN_LEAKED_PAGES = 16
 """
-Fewer leaked pages are no finding. The bundled guests whose modules leak have 22 or more; the one
-that holds everything (``linux-5.10/noleak``) has 0.
+A finding needs at least this many leaked pages. The bundled guests whose modules leak have 22 or
+more; the guest whose modules leak nothing (``linux-5.10/noleak``) has 0.
 """
 
-# In percent of memory: drivers and other kernel code from here on are worth a warning. The bundled
-# guests have 0.6 to 6.7 % of it.
+# In percent of memory: warn if drivers and other kernel code have at least this much. On the
+# bundled guests it is 0.6 to 6.7 %.
 _MUCH = 10
-# In percent of memory: one suspected stack from here on is a finding. The largest one of the
-# bundled guests has 0.8 %.
+# In percent of memory: a suspected stack with at least this much is a finding. The largest one on
+# the bundled guests has 0.8 %.
 _HOG = 5
-# In percent of managed memory: a smaller zone says nothing about the machine. ZONE_DMA has 16 MiB,
-# which is more than that below 1.6 GiB only.
+# In percent of managed memory: smaller zones are not judged. ZONE_DMA has 16 MiB, which is more
+# than that only on machines with less than 1.6 GiB.
 _ZONE = 1
 # The panic messages of mm/oom_kill.c: panic_on_oom, no task left to kill, the init process.
 _OUT_OF_MEMORY = ("Out of memory", "out of memory", "system is deadlocked on memory")
@@ -148,7 +148,7 @@ def _owners(report: Report) -> Iterator[Verdict]:
 
 
 def _hidden(report: Report) -> Iterator[Verdict]:
-    """Judge the memory of drivers and other kernel code."""
+    """Judge the memory of drivers and other kernel code, which /proc/meminfo does not show."""
     for row in report.owners or ():
         if (
             row.name != PageClass.OTHER.label
@@ -236,7 +236,10 @@ def _largest(group: LeakGroup) -> str:
 
 
 def _hogs(report: Report) -> Iterator[Verdict]:
-    """Judge the stacks that only look like leaks."""
+    """
+    Judge the stacks that match a leak's pattern
+    (:func:`~drgn_pageowner.analysis.leaks.suspects.suspects`).
+    """
     if report.suspects is None or report.account is None:
         return
     largest = largest_of(report.suspects)
@@ -253,7 +256,7 @@ def _hogs(report: Report) -> Iterator[Verdict]:
 
 
 def _growth(report: Report) -> Iterator[Verdict]:
-    """Judge what has changed since an earlier dump."""
+    """Judge the changes since an earlier dump."""
     if report.diff is None:
         return
     change, size = report.diff.leak, report.facts.page_size
@@ -292,7 +295,7 @@ def _frag(report: Report) -> Iterator[Verdict]:
 
 
 def _failures(frag: Frag) -> Iterator[Verdict]:
-    """Judge allocations of the kernel's own that no node could serve from its free lists."""
+    """Judge kernel allocations that no node can serve from its free lists."""
     single = _best(frag.checks, 0)
     if single is not None and single.verdict not in _SUCCESS:
         free = sum(zone.free for zone in single.zones)

@@ -2,7 +2,7 @@
 """
 Helpers in the style of :mod:`drgn.helpers.linux`, for one page at a time.
 
-For all pages at once there is :func:`drgn_pageowner.snapshot`.
+To read all pages at once, use :func:`drgn_pageowner.snapshot`.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def read_memory(prog: Program, *, columns: Iterable[str] = ()) -> Memory:
 
 def read_inventory(prog: Program) -> Inventory:
     """
-    Find out what every page is used for.
+    Read the data that determine the use of every page.
 
-    :raises PageOwnerError: if the dump does not hold what that takes
+    :raises PageOwnerError: if the dump lacks memory that is needed for this
     """
     from drgn_pageowner.kernel.read import inventory
 
@@ -85,9 +85,9 @@ def read_inventory(prog: Program) -> Inventory:
 
 def read_heap(prog: Program) -> Heap:
     """
-    Find every pointer from one object of the kernel's memory to another.
+    Find every pointer from one allocation of the kernel to another.
 
-    :raises PageOwnerError: if this kernel has no records, or the dump does not hold what it takes
+    :raises PageOwnerError: if this kernel has no records, or the dump lacks memory that is needed
     """
     from drgn_pageowner.kernel.read import heap
 
@@ -118,8 +118,9 @@ def page_owner(page: Object) -> Object:
     The record of a freed page is that of its last allocation.
 
     :param page: ``struct page *``
-    :return: ``struct page_owner *``, before v4.9 the ``struct page_ext *`` that the record is
-        in; ``NULL`` if page_owner never saw the page allocated.
+    :return: ``struct page_owner *``; before Linux kernel commit 9300d8dfd287 ("mm/page_owner: don't
+        define fields on struct page_ext by hard-coding") (in v4.9), the ``struct page_ext *`` that
+        contains the record; ``NULL`` if page_owner never saw the page allocated.
     :raises PageOwnerError: if this kernel has no page_owner, or it is off
     """
     prog = page.prog_
@@ -149,7 +150,8 @@ def page_owner_free_stack(page: Object) -> StackTrace | None:
     Get the stack that freed a page last.
 
     :param page: ``struct page *``
-    :return: ``None`` if it was never freed, or this kernel does not record it (before v5.4).
+    :return: ``None`` if it was never freed, or before Linux kernel commit 8974558f49a6 ("mm,
+        page_owner, debug_pagealloc: save and dump freeing stack trace") (in v5.4).
     :raises PageOwnerError: if this kernel has no page_owner, or it is off
     :raises NotImplementedError: if drgn has no stack traces of this architecture (i386)
     """
@@ -161,7 +163,7 @@ def for_each_page_owner(prog: Program) -> Iterator[tuple[int, Object, Object]]:
     """
     Iterate over every allocation that page_owner has a record of.
 
-    The records are found in bulk; each object is only made when it is yielded.
+    The records are found in bulk; each object is created when it is yielded.
 
     :return: Iterator of the PFN of the allocation's first page, its ``struct page *`` and its
         ``struct page_owner *``.

@@ -43,12 +43,10 @@ T = TypeVar("T")
 
 
 class ProgramSession:
-    """A session on a program, which reports errors in one line."""
+    """A session on a program; it reports errors in one line."""
 
     def __init__(self, prog: Program, name: str = "dump") -> None:
-        """
-        :param name: Name of the program beside others.
-        """
+        """:param name: Name to distinguish the program from others."""
         self._kernel = Kernel.of(prog)
         self._name = name
         self._inventory: InventoryReader | None = None
@@ -191,7 +189,7 @@ class ProgramSession:
         if contents is None:
             return []
         known = self.facts().problems
-        # Pages that are missing although no filter leaves them out are known by their struct pages.
+        # The struct pages show which pages are missing although no dump level excludes them.
         if len(contents.excluded):
             try:
                 known = [*known, *self.memory(()).problems]
@@ -215,9 +213,8 @@ class ProgramSession:
 
     def _ask(self, question: Callable[[Kernel], T]) -> T:
         """
-        Answer *question*, with a reading of its own where the kernel runs.
-
-        If memory of a running kernel goes away under the reader, the question is asked once more.
+        Answer *question*; for a running kernel, in a new reading. If memory of a running kernel
+        disappears meanwhile, the question is tried once more.
 
         :raises PageOwnerError: instead of drgn's own exceptions, in one line
         """
@@ -238,7 +235,7 @@ class ProgramSession:
 
     def _of_file(self, question: Callable[[], T]) -> T:
         """
-        The answer to *question*; if there is none, pages that the file lacks are named first.
+        Answer *question*; if that fails, first report the pages that the file lacks.
 
         :raises PageOwnerError: as :func:`_in_one_line`
         """

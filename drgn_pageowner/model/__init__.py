@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The data room: NumPy arrays and dataclasses that hold no drgn object."""
+"""The data model: NumPy arrays and dataclasses without any drgn objects."""

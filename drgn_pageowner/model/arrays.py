@@ -26,7 +26,8 @@ Array = NDArray[Any]
 
 def ascending(values: Array) -> Array:
     """
-    The distinct ones of *values*, ascending, as ``np.unique()``; which hashes since NumPy 2.3.
+    Sort and deduplicate *values*, as ``np.unique()`` does; that function hashes since NumPy 2.3,
+    which is slower here.
 
     :param values: Integers, shape ``(n,)``; they are sorted in place.
     """
@@ -39,7 +40,7 @@ def ascending(values: Array) -> Array:
 
 def cover(length: int, rows: Array, sizes: Array) -> Array:
     """
-    Return, for each of *length* rows, the index of the run that covers it.
+    Return the index of the run that covers each of *length* rows.
 
     :param rows: ``int64``, shape ``(n,)``: where each run begins; -1 for nowhere.
     :param sizes: ``int64``, the same shape.
@@ -61,8 +62,8 @@ def distinct(values: Array) -> tuple[Array, Array]:
     that lie close together (stack numbers, orders, pids).
 
     :param values: Shape ``(n,)``.
-    :return: The ``m`` distinct values, ascending; and ``int64`` of shape ``(n,)``: which of them
-        each row has.
+    :return: The ``m`` distinct values, ascending; and the index of each row's value among them:
+        ``int64``, shape ``(n,)``.
     """
     if values.dtype.kind not in "iu" or not len(values):
         found, inverse = np.unique(values, return_inverse=True)
@@ -72,7 +73,7 @@ def distinct(values: Array) -> tuple[Array, Array]:
     if span > max(4 * len(values), 1 << 16):
         found, inverse = np.unique(values, return_inverse=True)
         return found, inverse
-    # The differences of signed values need not fit into their own type.
+    # The difference of two signed values may overflow their type.
     if values.dtype.kind == "i":
         offsets = values.astype(np.int64) - low
     else:
@@ -98,7 +99,7 @@ def ranges(starts: Array, lengths: Array) -> Array:
 
 def sums(groups: Array, weights: Array, number: int) -> Array:
     """
-    The sum of *weights* in each of *number* groups, exact below 2^53.
+    Sum *weights* in each of *number* groups; exact below 2^53.
 
     :return: ``int64``, shape ``(number,)``.
     """
@@ -153,7 +154,8 @@ class Groups:
 
 def grouped(values: Array) -> tuple[Array, list[Array]]:
     """
-    The distinct ones of *values*, ascending, and of each the rows that have it (``int64``).
+    Return the distinct *values*, ascending, and the indices of the rows with each value
+    (``int64``).
     """
     groups = Groups.of(values)
     return groups.values, np.split(groups.order, groups.ends[:-1]) if len(groups) else []

@@ -2,10 +2,11 @@
 """
 The table of record columns.
 
-Everything that knows the columns of a page_owner record by name follows from :data:`COLUMNS`: the
-dtypes of a :class:`~drgn_pageowner.model.records.Snapshot` and its documentation, what the reader
-decodes, the fields of ``list`` in JSON and CSV, the keys of ``top --by``, the filters, the columns
-of ``sql`` and of a saved snapshot, and the table in docs/formats.md (``python docs/tables.py``).
+Everything that refers to the columns of a page_owner record by name is derived from
+:data:`COLUMNS`: the dtypes of a :class:`~drgn_pageowner.model.records.Snapshot` and its
+documentation, what the reader decodes, the fields of ``list`` in JSON and CSV, the keys of ``top
+--by``, the filters, the columns of ``sql`` and of a saved snapshot, and the table in
+docs/formats.md (``python docs/tables.py``).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Origin(enum.Enum):
     """Source of a column's values."""
 
     ENTRY = enum.auto()
-    """The position and the flags of the ``struct page_ext``: always there."""
+    """The position and flags of the ``struct page_ext``; always available."""
     MEMBER = enum.auto()
     """The member of ``struct page_owner`` that has the column's name."""
     GFP_MASK = enum.auto()
@@ -50,22 +51,22 @@ class Origin(enum.Enum):
     TAG = enum.auto()
     """The reference of the first page to its allocation tag."""
     TEXT = enum.auto()
-    """A text that is read instead of a dump."""
+    """A text file that is read instead of a dump."""
     SHOWN = enum.auto()
-    """Another column (:attr:`Column.of`): made when records are printed, never stored."""
+    """Another column (:attr:`Column.of`); computed when records are printed, never stored."""
 
 
 class Form(enum.Enum):
     """Format in which a column's values are printed."""
 
     NUMBER = enum.auto()
-    """As they are; of ``bool`` columns true and false."""
+    """A plain number; for ``bool`` columns, true or false."""
     PFN = enum.auto()
-    """A number; neighbours are close together."""
+    """A PFN; values in adjacent rows are close together."""
     TIME = enum.auto()
-    """A number of nanoseconds on ``local_clock()``; neighbours are close together."""
+    """Nanoseconds of ``local_clock()``; values in adjacent rows are close together."""
     HANDLE = enum.auto()
-    """A number that names a stack of the stack depot."""
+    """A ``depot_stack_handle_t``."""
     PAGES = enum.auto()
     """``2^order``, a number."""
     PAGEBLOCK = enum.auto()
@@ -91,7 +92,7 @@ class Form(enum.Enum):
 
     @property
     def is_text(self) -> bool:
-        """Whether a value is printed as one text, and not as a number or a list."""
+        """Whether a value is printed as a string, rather than a number or a list."""
         return self in _TEXTS
 
 
@@ -107,17 +108,17 @@ class Match(enum.Enum):
     NUMBERS = enum.auto()
     """Equal to one of several numbers."""
     NODES = enum.auto()
-    """The same; each must be a node of this kernel."""
+    """Equal to one of several node numbers, each of which must exist."""
     RANGE = enum.auto()
-    """From a first to a last number."""
+    """In a range of numbers, both ends included."""
     PFNS = enum.auto()
-    """An allocation that overlaps a range of PFNs."""
+    """Overlapping a range of PFNs."""
     NAMES = enum.auto()
-    """One of several names, which must be among the kernel's."""
+    """Equal to one of several names, which the kernel must know."""
     FLAGS = enum.auto()
-    """All of several flags, by name."""
+    """Containing all of several flags, given by name."""
     PATTERNS = enum.auto()
-    """A text that matches one of several patterns with ``*``, ``?`` and ``[...]``."""
+    """Matching one of several patterns with ``*``, ``?`` and ``[...]``."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,10 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the records, or a field that is made of one when records are printed."""
+    """A column of the records, or a field that is computed from one when records are printed."""
 
     name: str
-    """In a snapshot, in JSON and CSV, in SQL and in a Parquet file."""
+    """Its name in snapshots, JSON, CSV, SQL and Parquet files."""
     doc: str
     """What it holds."""
     origin: Origin
@@ -142,30 +143,30 @@ class Column:
     """The NumPy dtype."""
     form: Form = Form.NUMBER
     of: str = ""
-    """Of :attr:`Origin.SHOWN`: the column that it is made of."""
+    """For :attr:`Origin.SHOWN`, the column that it is computed from."""
     since: str = ""
-    """The first mainline release that has it; empty if all do."""
+    """First mainline release with this column; empty if all releases have it."""
     none: int | None = None
-    """The value that stands for "none": ``null`` in JSON."""
+    """The value that means "none" (``null`` in JSON)."""
     none_if: str = ""
-    """When a record has that value."""
+    """The condition under which a record has that value."""
     listed: bool = True
     """Whether ``list --format json`` has it."""
     key: str = ""
-    """Its name for ``top --by``; empty if records cannot be grouped by it."""
+    """Its key for ``top --by``; empty if records cannot be grouped by it."""
     criterion: Criterion | None = None
     """The filter that selects by it."""
     word: str = ""
-    """The word before its number in the kernel's own text (/sys/kernel/debug/page_owner)."""
+    """The word before the value in /sys/kernel/debug/page_owner."""
 
     @property
     def always(self) -> bool:
-        """Whether every snapshot has it, whatever columns were asked for."""
+        """Whether every snapshot has it, even if it was not requested."""
         return self.origin is Origin.ENTRY or self.name == "order"
 
     @property
     def differences(self) -> bool:
-        """Whether the differences of neighbours are smaller than the values."""
+        """Whether differences of adjacent rows are smaller than the values (for delta encoding)."""
         return self.form in (Form.PFN, Form.TIME)
 
 
@@ -318,7 +319,7 @@ FIELDS = tuple(column for column in COLUMNS if column.listed)
 
 
 def columns_of(*origins: Origin) -> tuple[str, ...]:
-    """The names of the columns that the reader finds in *origins*."""
+    """Return the names of the columns whose values come from *origins*."""
     return tuple(column.name for column in COLUMNS if column.origin in origins)
 
 

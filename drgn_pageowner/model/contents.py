@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The pages that a dump file holds, and those that it should hold and does not."""
+"""The pages that a dump file holds, and those that are missing from it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ("DumpContents", "PfnRanges", "RangeBuilder")
 
 
 class PfnRanges:
-    """A set of PFNs as half-open ranges, ascending and apart from one another."""
+    """A set of PFNs: half-open ranges, ascending, neither overlapping nor adjacent."""
 
     def __init__(self, start: Array, end: Array) -> None:
         """
         :param start: ``int64``, shape ``(n,)``: first PFN of each range.
-        :param end: ``int64``, shape ``(n,)``: the PFN behind the last one of each.
+        :param end: ``int64``, shape ``(n,)``: the PFN after the last one of each range.
         """
         self.start = start
         self.end = end
@@ -29,7 +29,7 @@ class PfnRanges:
 
     @classmethod
     def union(cls, start: Array, end: Array) -> PfnRanges:
-        """Join ranges in any order, which may overlap or be empty."""
+        """Return the union of ranges, which may overlap, be empty, and be in any order."""
         kept = end > start
         start, end = start[kept].astype(np.int64), end[kept].astype(np.int64)
         if not len(start):
@@ -40,11 +40,13 @@ class PfnRanges:
         return cls(start[first], end[np.append(first[1:], len(start)) - 1])
 
     def __len__(self) -> int:
-        """Number of PFNs."""
+        """Return the number of PFNs."""
         return int((self.end - self.start).sum())
 
     def has(self, pfns: Array) -> Array:
         """
+        Return whether each PFN is in the set.
+
         :param pfns: ``int64``, any shape.
         :return: ``bool`` of the same shape.
         """
@@ -55,7 +57,7 @@ class PfnRanges:
         return result
 
     def minus(self, other: PfnRanges) -> PfnRanges:
-        """The PFNs of this set that are not in *other*."""
+        """Return the PFNs of this set that are not in *other*."""
         edges = np.concatenate([self.start, self.end, other.start, other.end])
         mine = np.concatenate([np.ones(len(self.start)), -np.ones(len(self.end))])
         theirs = np.concatenate([np.ones(len(other.start)), -np.ones(len(other.end))])
@@ -68,7 +70,7 @@ class PfnRanges:
 
 
 class RangeBuilder:
-    """Collects :class:`PfnRanges` from masks, of which each begins where the last one ended."""
+    """Builder of :class:`PfnRanges` from masks that continue one another."""
 
     def __init__(self) -> None:
         self._start: list[Array] = []
@@ -81,7 +83,7 @@ class RangeBuilder:
         self._end.append(edges[1::2])
 
     def ranges(self) -> PfnRanges:
-        """All that was added."""
+        """Return everything added so far."""
         if not self._start:
             return PfnRanges.empty()
         start, end = np.concatenate(self._start), np.concatenate(self._end)
@@ -94,37 +96,40 @@ class RangeBuilder:
 
 @dataclass
 class DumpContents:
-    """The pages of a dump file, by its own tables and by its length."""
+    """The pages of a dump file, according to its own tables and its length."""
 
     format: str
     """``"kdump"`` or ``"ELF"``."""
     page_size: int
     """In bytes."""
     listed: PfnRanges
-    """Pages that the tables of the file say it holds."""
+    """Pages that the file has according to its tables."""
     present: PfnRanges
     """Pages whose bytes are in the file."""
     excluded: PfnRanges = field(default_factory=PfnRanges.empty)
-    """Pages that exist on the machine and were left out on purpose, by the dump level."""
+    """Pages that exist on the machine and were excluded by the dump level."""
     level: int | None = None
     """makedumpfile's dump level: a sum of 1 (zero pages), 2 (cache), 4 (private cache), 8 (user
     data) and 16 (free pages); ``None`` if the file does not say."""
     incomplete: bool = False
     """Whether makedumpfile marked the file as one that it could not finish."""
     part: tuple[int, int] | None = None
-    """PFNs, the second excluded, that one file of ``makedumpfile --split`` is for."""
+    """First and end PFN that this file covers, if it is one part written by ``makedumpfile
+    --split``."""
     size: int = 0
-    """Bytes of the file."""
+    """Size of the file in bytes."""
     name: str = "the dump"
     """Path of the file."""
 
     @property
     def lost(self) -> PfnRanges:
-        """Pages that the file says it holds, whose bytes are not there."""
+        """
+        Return the pages that are in the file's tables, but whose contents are not in the file.
+        """
         return self.listed.minus(self.present)
 
     def problems(self) -> list[str]:
-        """One line for each loss, with its number of pages."""
+        """Return one line for each kind of loss, with the number of pages."""
         name, lost, listed = self.name, len(self.lost), len(self.listed)
         lines = []
         if self.part is not None and lost:

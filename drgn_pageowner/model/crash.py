@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The crash and the machine: what a post-mortem needs besides the memory."""
+"""Facts about the crash and the machine, for a post-mortem."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Taint:
     """One reason why the kernel calls itself tainted."""
 
     letter: str
-    """As ``print_tainted()`` prints it."""
+    """The letter that ``print_tainted()`` prints."""
     meaning: str
     """The reason in words."""
 
@@ -28,7 +28,7 @@ class LogLine:
     level: int
     """0 (emergency) to 7 (debug)."""
     text: str
-    """Bytes that are no UTF-8 are written as ``\\xNN``."""
+    """The message; bytes that are not UTF-8 are written as ``\\xNN``."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Oom:
     victims: int | None
     """Tasks that were being killed at the dump (``oom_victims``)."""
     log: Sequence[LogLine] = ()
-    """Its lines in the kernel log: the task that invoked it, the tasks that it killed."""
+    """Lines of the kernel log about it: the task that invoked it, and the tasks that it killed."""
 
 
 @dataclass(frozen=True)
 class Crash:
-    """The machine and its crash, as far as the dump has them."""
+    """Facts about the machine and its crash, as far as the dump has them."""
 
     crash_time: int | None = None
     """``CRASHTIME`` of vmcoreinfo: seconds since 1970, UTC."""
     hardware: str | None = None
-    """As the kernel prints it in every backtrace (``dump_stack_arch_desc_str``)."""
+    """The hardware, as the kernel prints it in every backtrace (``dump_stack_arch_desc_str``)."""
     cpus: int | None = None
     """CPUs that were online when it crashed."""
     command_line: str | None = None

@@ -2,7 +2,7 @@
 """
 The use of every page, and the graph of pointers between allocations. No drgn object survives.
 
-An :class:`Inventory` has the data that tell the uses of pages apart; a :class:`Heap` adds a graph
+An :class:`Inventory` has the data that determine the use of each page; a :class:`Heap` adds a graph
 of pointers, whose nodes are records, slab objects and roots.
 """
 
@@ -72,14 +72,16 @@ class Slabs:
     allocated: Array
     """``bool``, a row per object."""
     sheaves: Array
-    """``uint64``: addresses of the sheaves, arrays of free objects of CPUs and nodes (v6.18)."""
+    """``uint64``: addresses of the sheaves, per-CPU and per-node arrays of free objects. Added
+    in Linux kernel commit 2d517aa09bbc ("slab: add opt-in caching layer of percpu sheaves") (in
+    v6.18)."""
     problems: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return int(self.start[-1])
 
     def slab_of(self, objects: Array) -> Array:
-        """Return the slab of every one of *objects*."""
+        """Return the index of the slab that each of *objects* is in."""
         result: Array = np.searchsorted(self.start, objects, "right") - 1
         return result
 
@@ -89,7 +91,7 @@ class AreaKind(Kind):
 
     VMALLOC = 0, "vmalloc"
     VMAP = 1, "vmap"
-    """Maps pages that were allocated on their own."""
+    """A ``vmap()`` mapping of pages that were allocated separately."""
     STACK = 2, "stack of"
     """The stack of a task."""
     CACHED_STACK = 3, "cached stack"
@@ -113,7 +115,7 @@ class Area:
 
     @property
     def text(self) -> str:
-        """The kind and the name, as the output has them."""
+        """The kind and the name, as printed."""
         return f"{self.kind.label} {self.name}" if self.name else self.kind.label
 
 
@@ -129,14 +131,14 @@ def area_of_text(text: str, start: int, size: int, rows: Array) -> Area:
 
 
 class Metadata(enum.IntEnum):
-    """Pages that the memory manager itself needs (values of :attr:`Inventory.metadata`)."""
+    """Memory that the kernel uses for itself (values of :attr:`Inventory.metadata`)."""
 
     NONE = 0
     MEMMAP = 1
     PAGE_EXT = 2
     STACK_DEPOT = 3
     IMAGE = 4
-    """Text, data and bss of the kernel, wherever they are."""
+    """Text, data and bss of the kernel."""
     STACK = 5
     """The stack of a task, or one that is kept for the next task."""
     PERCPU = 6
@@ -144,14 +146,14 @@ class Metadata(enum.IntEnum):
     TABLE = 7
     """A page table of the kernel's own mappings."""
     SHADOW = 8
-    """Shadow memory of KASAN: what may be accessed, a byte for eight."""
+    """Shadow memory of KASAN: one byte for every eight bytes of memory."""
     KFENCE = 9
     """The pool of KFENCE: objects of slab caches that lie in no slab, and guard pages."""
 
 
 @dataclass
 class Inventory:
-    """Every page, and the data that tell its use."""
+    """Every page, and the data that determine its use."""
 
     memory: Memory
     records: Snapshot | None
@@ -174,18 +176,18 @@ class Inventory:
     included."""
     problems: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
-    """Those of the problems that leave a gap where references are looked for: memory that only what
-    is missing leads to looks lost."""
+    """The problems that hide references: memory whose only references are in the missing part
+    looks lost."""
 
 
 @dataclass
 class PerCpu:
-    """Allocations of per-CPU memory; all CPUs' copies are one."""
+    """Allocations of per-CPU memory; the copies of all CPUs count as one allocation."""
 
     address: Array
     """``uint64``: virtual address of the first possible CPU's copy."""
     pointer: Array
-    """``uint64``: the ``void __percpu *``, which is the address of no copy."""
+    """``uint64``: the ``void __percpu *``, which is not the address of any copy."""
     size: Array
     """``int64``: bytes of one copy."""
 
@@ -194,7 +196,7 @@ class PerCpu:
 
     @classmethod
     def none(cls) -> PerCpu:
-        """No allocations."""
+        """Return an empty set of allocations."""
         empty = np.zeros(0, np.uint64)
         return cls(empty, empty, np.zeros(0, np.int64))
 
@@ -214,10 +216,10 @@ class Heap:
     holder: Array
     """``int32``, a row per edge: the node that has the pointer."""
     target: Array
-    """``int32``: the node that it leads to. Each pair of nodes once, sorted by holder."""
+    """``int32``: the node that it points to. Each pair of nodes is there once, sorted by holder."""
     bookkeeping: Array
-    """``int32``: nodes whose pointers do not keep their targets alive: the kernel's lists of every
-    vmalloc area, sheaves, and what debugging code keeps of every object."""
+    """``int32``: nodes whose pointers do not keep their targets alive: the kernel's lists of all
+    vmalloc areas, sheaves, and the records that debugging code keeps about each object."""
     pfn_holder: Array
     """``int32``, a row for each word that is the PFN or the physical address of a record: the
     node that has the word."""
@@ -232,7 +234,7 @@ class Heap:
     percpu: PerCpu = field(default_factory=PerCpu.none)
     """Allocation ``i`` is node ``first_percpu + i``."""
     typing: Typing | None = None
-    """What types of nodes are inferred from; ``None`` if that was not asked for."""
+    """The data for inferring the types of nodes; ``None`` if not requested."""
 
     @property
     def slabs(self) -> Slabs:
@@ -261,18 +263,18 @@ class Heap:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of memory that leads to a node."""
+    """A word of memory that refers to a node."""
 
     kind: str
-    """The memory that it lies in: ``"kernel image"``, ``"per-CPU"``, ``"boot memory"``,
+    """The kind of memory that contains it: ``"kernel image"``, ``"per-CPU"``, ``"boot memory"``,
     ``"stack"``, ``"register"``, ``"slab object"``, ``"page"``, ``"module"``, ``"vmalloc"`` or
     ``"struct page"``."""
     name: str
-    """The symbol, task, cache or page, and the offset in it."""
+    """The symbol, task, cache or page that contains it, and the offset."""
     node: int
-    """The node that has the word."""
+    """The node that contains the word."""
     target: int
-    """The node that it leads to."""
+    """The node that it refers to."""
     address: int | None
     """Virtual address of the word; ``None`` for a register."""
     value: int
@@ -302,18 +304,18 @@ class HeapTarget:
     node: int | None
     """``None`` for a free page, a page of boot memory, a free object."""
     state: str
-    """Its state in words, if it is no node."""
+    """Its state in words, if it is not a node."""
 
 
 class Role(enum.IntEnum):
     """The part of a record in a search for leaks (values of :attr:`LeakSearch.role`)."""
 
     CANDIDATE = 0
-    """It is in use only while something holds it."""
+    """In use only as long as something points to it."""
     ROOT = 1
-    """It holds others and needs no holder: boot memory, per-CPU areas, modules, mapped pages."""
+    """A root: boot memory, per-CPU areas, modules, mapped pages."""
     ACCOUNTED = 2
-    """It is held without an address: page tables, stacks, pages of processes and files."""
+    """Kept by other means than addresses: page tables, stacks, pages of processes and files."""
 
 
 class Reachability(Kind):
@@ -349,7 +351,7 @@ class LostObjects:
     cache: Array
     """``int32``: index in :attr:`Slabs.caches`; -1 for per-CPU memory."""
     size: Array
-    """``int64``: ``object_size``; of per-CPU memory the bytes of one copy."""
+    """``int64``: ``object_size``; for per-CPU memory, the size of one copy."""
     verdict: Array
     """``uint8``: :class:`Reachability`."""
     address: Array
@@ -357,7 +359,9 @@ class LostObjects:
     tracks: Sequence[tuple[list[Frame], int] | None]
     """The stack and the pid that allocated each, where ``slub_debug=U`` keeps them."""
     tags: Sequence[str | None] = ()
-    """The allocation tag of each (v6.10); empty if this kernel has none."""
+    """The allocation tag of each; empty if this kernel has none. Added in Linux kernel commit
+    22d407b164ff ("lib: add allocation tagging support for memory allocation profiling") (in
+    v6.10)."""
 
 
 @dataclass

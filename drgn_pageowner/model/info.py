@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""page_owner as a whole and the consistency of its data, as the command ``info`` shows them."""
+"""The state of page_owner and the consistency of its data, as the command ``info`` shows them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ __all__ = ("Consistency", "Info", "OwnerSource")
 
 @dataclass(frozen=True)
 class Consistency:
-    """The kernel's own count of pages per stack (``stack_record.count``, v6.9) and ours."""
+    """
+    The kernel's own count of pages per stack, compared with the records. ``stack_record.count``
+    counts pages since Linux kernel commit 217b2119b9e2 ("mm,page_owner: implement the tracking of
+    the stacks count") (in v6.9).
+    """
 
     stacks: int
     """Stacks compared."""
@@ -27,24 +31,24 @@ class Consistency:
 
 @dataclass(frozen=True)
 class OwnerSource:
-    """Something of a kernel that tells who allocated memory."""
+    """A feature of the kernel that records who allocated memory."""
 
     name: str
     """``"page_owner"``, ``"allocation tags"``, ``"SLUB user tracking"`` or ``"KASAN"``."""
     on: bool
     state: str
-    """In words: on, off, not compiled in, of which caches."""
+    """Its state in words: on, off, not compiled in, or enabled for which caches."""
     answers: str
-    """The questions that it answers, and the commands that ask them; empty if it is not on."""
+    """The questions that it answers, and the commands that use it; empty if it is off."""
 
 
 @dataclass(frozen=True)
 class Info:
-    """page_owner of one kernel."""
+    """The state of page_owner, and totals of its records."""
 
     facts: Facts
     records: int | None = 0
-    """Allocations: head records of allocated pages; ``None`` if a text does not say."""
+    """Number of allocations; ``None`` if a text does not say."""
     freed_records: int = 0
     pages: int | None = 0
     """Base pages of :attr:`records`; ``None`` if a text does not say."""
@@ -56,5 +60,5 @@ class Info:
     consistency: Consistency | None = None
     modules: Sequence[str] = ()
     sources: Sequence[OwnerSource] = ()
-    """What this kernel can tell owners by."""
+    """The features of this kernel that record owners."""
     problems: Sequence[str] = ()

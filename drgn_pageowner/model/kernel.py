@@ -46,7 +46,7 @@ class BitField(NamedTuple):
     """10 or 16: how the kernel prints it."""
 
     def of(self, flags: Array) -> Array:
-        """The field's value in every element of *flags*."""
+        """Return the value of the field in each element of *flags*."""
         mask = flags.dtype.type((1 << self.width) - 1)
         result: Array = (flags >> flags.dtype.type(self.shift)) & mask
         return result
@@ -60,19 +60,21 @@ class TextFormats(NamedTuple):
     page: str
     """``"PFN ..."``."""
     migrated: str | None
-    """``None`` where the kernel does not say that a page was migrated (before v4.6)."""
+    """``None`` before Linux kernel commit 7cd12b4abfd2 ("mm, page_owner: track and print last
+    migrate reason") (in v4.6)."""
     charged: str | None
     """``None`` where the kernel prints no memory cgroup."""
     slab_cache_page: str | None
     from_dump: bool
-    """Whether they were read from the dump; else they are our own, by layout."""
+    """Whether they were read from the dump; otherwise they follow from the layout of the
+    records."""
     frame: str = " %pS\n"
     """A line of a stack: ``%pS``, and in old kernels ``%p`` in front of it."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """The kernel's own tables of names."""
+    """The kernel's own tables of names of flags, migratetypes and zones."""
 
     gfp_flags: Sequence[tuple[int, str]] = ()
     """``(mask, name)`` in the order in which ``%pGg`` tries them."""
@@ -90,12 +92,12 @@ class Names:
     migratetypes: Sequence[str] = ()
     migrate_reasons: Sequence[str] = ()
     gfp_texts: Mapping[int, str] = field(default_factory=dict)
-    """``%pGg`` of gfp masks, where a text gives them and not the table."""
+    """Gfp mask -> ``%pGg``, if a text was read, which has no table."""
     page_flags_texts: Mapping[int, str] = field(default_factory=dict)
-    """``%pGp`` of page flags without the number, where a text gives them and not the table."""
+    """Page flags -> ``%pGp`` without the number, if a text was read, which has no table."""
 
     def flag_mask(self, name: str) -> int:
-        """The mask of a page flag; 0 if this kernel has none of that name."""
+        """Return the mask of a page flag; 0 if this kernel has no flag of that name."""
         if name in self.page_flag_bits:
             return 1 << self.page_flag_bits[name]
         return next((mask for mask, text in self.page_flags if text == name), 0)
@@ -110,7 +112,7 @@ class Facts:
     page_size: int
     """``PAGE_SIZE``, in bytes."""
     max_page_order: int
-    """``MAX_PAGE_ORDER``: of the largest blocks that the buddy allocator has."""
+    """``MAX_PAGE_ORDER``: the order of the largest blocks of the buddy allocator."""
     pageblock_order: int
     version: str = ""
     """``init_uts_ns.name.version``."""
@@ -120,17 +122,17 @@ class Facts:
     max_pfn: int = 0
     memory_model: str = ""
     now_ns: int | None = None
-    """The clock that records are stamped with (``local_clock()``), at the dump; nanoseconds
-    since boot."""
+    """``local_clock()``, the clock of the records, at the time of the dump: nanoseconds since
+    boot."""
     live: bool = False
     panic_message: str | None = None
     log_read: bool = True
-    """Whether the kernel log could be read: without it nothing says how the machine died."""
+    """Whether the kernel log could be read; if not, the cause of the crash is unknown."""
     zones: Sequence[Zone] = ()
     page_owner: str = "on"
     """``"absent"``, ``"off"`` or ``"on"``."""
     layout: Mapping[str, Any] = field(default_factory=dict)
-    """What the decoder found: sizes, offsets, stack depot format."""
+    """The layout that was found: sizes, offsets, stack depot format."""
     formats: TextFormats | None = None
     problems: Sequence[str] = ()
-    """What of this could not be read, a line each."""
+    """One line per part that could not be read."""

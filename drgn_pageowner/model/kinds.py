@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Enumerations whose members are numbers in an array and words in the output."""
+"""Enumerations that are stored as numbers in arrays and printed as words."""
 
 from __future__ import annotations
 
@@ -28,5 +28,9 @@ class Kind(enum.IntEnum):
 
     @classmethod
     def label_of(cls, value: int) -> str:
-        """Return the label of *value*, read from a dump or a snapshot, as the output has it."""
+        """
+        Return the label of *value*.
+
+        :raises ValueError: if no member has this value
+        """
         return cls(value).label

@@ -18,25 +18,25 @@ __all__ = ("ObjectOwners",)
 
 @dataclass
 class ObjectOwners:
-    """Every object of the slabs, and who allocated it, as far as this kernel knows."""
+    """Every slab object and who allocated it, as far as this kernel records that."""
 
     slabs: Slabs
-    """With :attr:`~drgn_pageowner.model.heap.Slabs.allocated` told."""
+    """The slabs, with :attr:`~drgn_pageowner.model.heap.Slabs.allocated` filled in."""
     tag: Array
     """``int32``, a row per object: place in :attr:`tags`, or -1."""
     tags: Tags | None
-    """``None`` of a kernel without tags."""
+    """``None`` for a kernel without tags."""
     handle: Array
     """``uint32``, a row per object: a handle of :attr:`stacks`; 0 for none."""
     pid: Array
-    """``int32``, a row per object: the task that allocated it; -1 if that is not kept."""
+    """``int32``, a row per object: the task that allocated it; -1 if not recorded."""
     stacks: Stacks
     symbolizer: Symbolizer
     page_size: int
     problems: Sequence[str] = field(default_factory=list)
-    """What could not be read, a line each."""
+    """One line per part that could not be read."""
 
     def frames(self, handle: int) -> list[Frame]:
-        """The stack of *handle*, innermost frame first; empty for none."""
+        """Return the stack of *handle*, innermost frame first; empty if there is none."""
         number = int(self.stacks.index(np.array([handle], np.uint32))[0])
         return self.symbolizer.symbolize(self.stacks[number]) if number >= 0 else []

@@ -34,7 +34,8 @@ class PageRecord:
     migratetype: int
     """The migratetype that *gfp_mask* asked for."""
     handle: int | None
-    """``None`` before v4.8: the stack is in the record itself."""
+    """``None`` before Linux kernel commit f2ca0b557107 ("mm/page_owner: use stackdepot to store
+    stacktrace") (in v4.8): the record itself holds the stack."""
     stack: Sequence[Frame]
     free_handle: int | None = None
     free_stack: Sequence[Frame] = ()
@@ -50,7 +51,7 @@ class PageRecord:
     last_migrate_reason: int | None = None
     """``enum migrate_reason``; ``None`` for never."""
     others: Mapping[str, Any] = field(default_factory=dict)
-    """Members of the record that have no attribute of their own here, by column."""
+    """Other members of the record, by the name of the column."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ class PageInfo:
     what: str
     """The page that was asked for, as it was written."""
     kind: str
-    """The meaning of :attr:`what`: ``"PFN"``, ``"struct page"``, ``"direct map"``, ..."""
+    """The kind of name that :attr:`what` is: ``"PFN"``, ``"struct page"``, ``"direct map"``, ..."""
     pfn: int
     phys: int
     struct_page: int | None
-    """Address of the ``struct page``; ``None`` where only a snapshot is left."""
+    """Address of the ``struct page``; ``None`` for a snapshot."""
     virtual: int | None
     """Address in the direct map."""
     node: int | None = None
@@ -84,7 +85,9 @@ class PageInfo:
     slab: Mapping[str, Any] | None = None
     """``cache``, ``object``, ``offset``, ``allocated``, and ``tag`` if this kernel has tags."""
     tag: str | None = None
-    """Allocation tag of what the page belongs to (v6.10)."""
+    """Allocation tag of the allocation that the page belongs to. Added in Linux kernel commit
+    22d407b164ff ("lib: add allocation tagging support for memory allocation profiling") (in
+    v6.10)."""
     file: Mapping[str, Any] | None = None
     """``path``, ``index``, ``filesystem``, ``inode``."""
     anon: Sequence[Mapping[str, Any]] = ()
@@ -127,7 +130,7 @@ def record_of(
     now_ns: int | None,
 ) -> PageRecord:
     """
-    Make a record of the members that this kernel has.
+    Build a :class:`PageRecord` from the members that this kernel has.
 
     :param values: Name of a member of ``struct page_owner`` -> its value.
     :param stacks: The stacks of ``handle`` and ``free_handle``.

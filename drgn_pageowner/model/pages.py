@@ -31,7 +31,7 @@ __all__ = (
 
 
 NO_ZONE = 255
-"""The column ``zone`` of a page that is in none."""
+"""Value of the column ``zone`` for a page that is in no zone."""
 
 
 class PageState(Kind):
@@ -54,7 +54,8 @@ class PageState(Kind):
     """Allocated by the kernel; ``struct page`` does not tell its use."""
     SLAB = 7, "slab"
     LARGE_KMALLOC = 8, "large kmalloc"
-    """Told apart from :data:`KERNEL` since v6.14."""
+    """A large kmalloc allocation, on kernels that have a page type for it (since v6.14);
+    :data:`KERNEL` on others."""
     TABLE = 9, "page table"
     """A page table."""
     ANON = 10, "anonymous"
@@ -71,7 +72,7 @@ class PageState(Kind):
     DRIVER_MOVABLE = 18, "movable (driver)"
     """A page that a driver can migrate (zsmalloc and balloon of kernels without a type)."""
     NETPP = 19, "page_pool"
-    """Of a page_pool: marked as such where the kernel has a page type for it."""
+    """Of a page_pool, on kernels that have a page type for it."""
 
 
 FREE_STATES = (PageState.FREE, PageState.FREE_PCP)
@@ -223,8 +224,9 @@ class Memory:
     extfrag_threshold: int = 500
     """``sysctl_extfrag_threshold``: a fragmentation index above it says "fragmentation"."""
     defrag_mode: bool = False
-    """``vm.defrag_mode`` (since v6.15): whether an allocation may take a part of a pageblock of
-    another type only when reclaim and compaction did not help."""
+    """``vm.defrag_mode``: whether an allocation may take a part of a pageblock of another type
+    only if reclaim and compaction did not help. Added in Linux kernel commit e3aa7df331bc ("mm:
+    page_alloc: defrag_mode") (in v6.15)."""
     extfrag_format: str = "%d.%03d "
     """The printf format of a number of ``extfrag_index`` in this kernel."""
     problems: list[str] = field(default_factory=list)

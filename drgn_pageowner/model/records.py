@@ -52,7 +52,7 @@ class Memcg(NamedTuple):
     inode: int
     """Inode number of the cgroup's directory."""
     printed: bool = True
-    """Whether the kernel's own text names it for a page charged to it directly."""
+    """Whether /sys/kernel/debug/page_owner names it for a page that is charged to it directly."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
         """
         Return the same records with a stack of one frame each: their allocation tag.
 
-        Whatever is told by stack is then told by tag.
+        Everything that uses stacks then uses tags.
 
         :raises UsageError: if there is no column ``tag``
         """
@@ -127,7 +127,7 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
         return self.tags.text(number) if self.tags is not None else None
 
     def lacks(self, column: str) -> str:
-        """A line that says that there is no *column*, and why."""
+        """Return a sentence that says why there is no *column*."""
         if "text" in self.facts.layout:
             return f"this text does not say {column}"
         return f"this kernel's page_owner does not record {column}"
@@ -137,7 +137,7 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
         """
         Base pages of every record: ``int64``, shape ``(n,)``.
 
-        :raises PageOwnerError: if a text was read that does not say
+        :raises PageOwnerError: if a text was read that does not contain it
         """
         if "pages" in self.columns:
             return self.columns["pages"]
@@ -147,14 +147,14 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
         return result
 
     def says_pages(self) -> bool:
-        """Whether :attr:`pages` is known: a text may not say."""
+        """Whether :attr:`pages` is known; some texts do not contain it."""
         return "pages" in self.columns or "order" in self.columns
 
     @property
     def allocations(self) -> Array | None:
         """
-        Number of allocations that every row stands for: ``int64``, shape ``(n,)``; ``None`` if
-        rows are sums of an unknown number.
+        Number of allocations that each row represents: ``int64``, shape ``(n,)``; ``None`` if rows
+        are sums of an unknown number.
         """
         if "allocations" in self.columns:
             return self.columns["allocations"]
@@ -167,7 +167,7 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
 
     @property
     def stack(self) -> Array:
-        """Number in :attr:`stacks` of every record's allocation stack, or -1: ``int64``."""
+        """Index in :attr:`stacks` of each record's allocation stack, or -1: ``int64``."""
         if "handle" not in self.columns:
             return np.full(len(self), -1, np.int64)
         return self.stacks.index(self.columns["handle"])
@@ -236,7 +236,8 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
 
 def latest(now: int | None, columns: Mapping[str, Array]) -> int | None:
     """
-    Return the time at which the records were read, which is no earlier than any of their stamps.
+    Return the time at which the records were read, which is no earlier than any of their
+    timestamps.
 
     :param now: The time according to the dump itself, in nanoseconds since boot.
     """
@@ -247,5 +248,5 @@ def latest(now: int | None, columns: Mapping[str, Array]) -> int | None:
     ]
     if now is None:
         return max(stamps, default=None)
-    # A stamp more than a minute ahead is that of a damaged record.
+    # A timestamp more than a minute ahead belongs to a damaged record.
     return max([stamp for stamp in stamps if stamp < now + 60 * 10**9] + [now])

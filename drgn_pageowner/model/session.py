@@ -26,23 +26,30 @@ class Session(Protocol):
     """A dump, a running kernel or a saved snapshot, as far as the commands need to know it."""
 
     def members(self) -> Mapping[str, Session]:
-        """The sessions to ask, by name: this one alone, or each of several snapshots."""
+        """Return the sessions by name: this one alone, or each of several snapshots."""
         ...
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
-        """The records, with at least *columns* (``None`` for all)."""
+        """Return the records, with at least *columns* (``None`` for all)."""
         ...
 
     def stack_list(self) -> StackList:
-        """The stacks that page_owner has a list of, in its order (v6.9)."""
+        """
+        Return page_owner's list of stacks, in its order. Added in Linux kernel commit 217b2119b9e2
+        ("mm,page_owner: implement the tracking of the stacks count") (in v6.9).
+        """
         ...
 
     def tags(self) -> TagUse:
-        """Allocation tags with their counters, and what bears them (v6.10)."""
+        """
+        Return the allocation tags with their counters, and sums of the memory that refers to each.
+        Added in Linux kernel commit 22d407b164ff ("lib: add allocation tagging support for memory
+        allocation profiling") (in v6.10).
+        """
         ...
 
     def owner_sources(self) -> Sequence[OwnerSource]:
-        """The records this kernel keeps of who allocated memory."""
+        """Return the features of this kernel that record who allocated memory."""
         ...
 
     def add_source_lines(self, snapshot: Snapshot, pcs: Iterable[int]) -> None:
@@ -50,71 +57,74 @@ class Session(Protocol):
         ...
 
     def is_live(self) -> bool:
-        """Whether it runs while it is read, so that another snapshot may say something else."""
+        """Return whether the kernel is running, so that another reading may differ."""
         ...
 
     def facts(self) -> Facts:
-        """The kernel as a whole, also where it has no page_owner."""
+        """Return the facts about the kernel, even if it has no page_owner."""
         ...
 
     def memory(self, columns: Iterable[str]) -> Memory:
-        """Every page and every free list, with at least *columns* of ``struct page``."""
+        """Return every page and every free list, with at least *columns* of ``struct page``."""
         ...
 
     def inventory(self) -> Inventory:
-        """Every page with what there is to tell its use."""
+        """Return every page, and the data that determine its use."""
         ...
 
     def heap(self, *, types: bool = False) -> Heap:
         """
-        The graph of which allocations point to which.
+        Return the graph of pointers between allocations.
 
-        :param types: Whether to read what types of nodes are inferred from, too.
+        :param types: Whether to read the data for inferring the types of nodes, too.
         """
         ...
 
     def saved_search(self, *, slab: bool) -> LeakSearch | None:
-        """The result of a saved search for leaks; ``None`` where there is memory to search."""
+        """
+        Return the result of a saved search for leaks; ``None`` if there is memory to search
+        instead.
+        """
         ...
 
     def object_owners(self) -> ObjectOwners:
-        """Every slab object, and who allocated it."""
+        """Return every slab object and who allocated it."""
         ...
 
     def slab_tags(self, objects: Array) -> list[str | None]:
-        """The allocation tags of some of the heap's slab objects."""
+        """Return the allocation tags of some of the heap's slab objects."""
         ...
 
     def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
-        """Addresses of the heap's slab objects, and stack and pid of their allocations."""
+        """Return the addresses of slab objects, and the stack and pid of their allocations."""
         ...
 
     def target(self, what: str) -> HeapTarget:
-        """The heap's node that *what* names."""
+        """Return the heap's node that *what* names."""
         ...
 
     def words(
         self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
     ) -> list[Word]:
-        """The words of some of the heap's nodes that lead to others."""
+        """Return the words in some of the heap's nodes that refer to others."""
         ...
 
     def losses(self) -> Sequence[str]:
         """
-        A line for everything that is missing or damaged, and what that costs.
+        Return one line for each part that is missing or damaged, and what is unknown because of it.
 
-        Of a filtered dump, that takes reading the whole memmap.
+        For a filtered dump, this reads the whole memmap.
         """
         ...
 
     def modules(self) -> list[str]:
-        """Names of the loaded modules."""
+        """Return the names of the loaded modules."""
         ...
 
     def crash(self) -> Crash:
-        """The cause of the crash, and facts about the machine."""
+        """Return facts about the crash and the machine."""
         ...
 
     def page(self, what: str) -> PageInfo:
-        """All about the page that *what* names."""
+        """Return everything about the page that *what* names."""
         ...

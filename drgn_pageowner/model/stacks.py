@@ -30,7 +30,7 @@ class SourceFrame(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A PC in the kernel's own words (``%pS``)."""
+    """A PC, resolved as ``%pS`` prints it."""
 
     pc: int
     name: str | None
@@ -50,10 +50,12 @@ class Frame(NamedTuple):
 
 
 class Symbolizer(Protocol):
-    """Names PCs as the kernel does."""
+    """An object that resolves PCs to symbols, as the kernel does."""
 
     def symbolize(self, pcs: Array) -> list[Frame]:
         """
+        Resolve PCs.
+
         :param pcs: ``uint64`` array of shape ``(n,)``.
         :return: One frame per PC.
         """
@@ -81,10 +83,11 @@ class Stacks:
         :param offsets: ``int64``, shape ``(n + 1,)``: stack ``i`` is
             ``pcs[offsets[i]:offsets[i + 1]]``.
         :param pcs: ``uint64``, return addresses, innermost frame first.
-        :param counts: ``int64``, shape ``(n,)``: base pages that ``stack_record.count`` says the
-            stack holds, or ``None`` on kernels before v6.9.
-        :param addresses: Whether *pcs* are addresses; of a text that prints only names, they are
-            numbers that stand for those.
+        :param counts: ``int64``, shape ``(n,)``: base pages of the stack according to
+            ``stack_record.count``; ``None`` before Linux kernel commit 217b2119b9e2
+            ("mm,page_owner: implement the tracking of the stacks count") (in v6.9).
+        :param addresses: Whether *pcs* are addresses; if a text prints only names, they are numbers
+            that identify the names.
         """
         self.handles = handles
         self.offsets = offsets
@@ -100,7 +103,7 @@ class Stacks:
         return len(self.handles)
 
     def __getitem__(self, index: int) -> Array:
-        """PCs of the stack with number *index*: ``uint64``, shape ``(depth,)``."""
+        """Return the PCs of the stack with number *index*: ``uint64``, shape ``(depth,)``."""
         if index < 0:
             return self.pcs[:0]
         result: Array = self.pcs[self.offsets[index] : self.offsets[index + 1]]
@@ -108,7 +111,7 @@ class Stacks:
 
     def index(self, handles: Array) -> Array:
         """
-        The stack number of every element of *handles*.
+        Return the stack number of each element of *handles*.
 
         :return: ``int64`` of the same shape; -1 where there is no such stack.
         """
@@ -121,7 +124,7 @@ class Stacks:
         return result
 
     def depths(self) -> Array:
-        """Number of frames of every stack: ``int64``, shape ``(n,)``."""
+        """Return the number of frames of each stack: ``int64``, shape ``(n,)``."""
         result: Array = np.diff(self.offsets)
         return result
 
@@ -129,7 +132,7 @@ class Stacks:
 @dataclass(frozen=True)
 class StackList:
     """
-    The stacks that page_owner has a list of, in its order: what the files of
+    page_owner's list of stacks, in its order: the data that the files of
     ``/sys/kernel/debug/page_owner_stacks`` print.
     """
 
@@ -144,6 +147,6 @@ class StackList:
     """``uint64``."""
     symbolizer: Symbolizer
     threshold: int = 0
-    """``page_owner_pages_threshold``: stacks that hold fewer pages are not printed with them."""
+    """``page_owner_pages_threshold``: ``show_stacks`` omits stacks with fewer pages."""
     problems: Sequence[str] = ()
-    """What could not be read, a line each."""
+    """One line per part that could not be read."""

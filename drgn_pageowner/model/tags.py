@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocation tags: the places in the source that allocate, of memory allocation profiling."""
+"""Allocation tags of memory allocation profiling: places in the source that allocate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ("UNKNOWN", "Profiling", "Tag", "TagSums", "TagUse", "Tagged", "Tags",
 
 
 UNKNOWN = "?"
-"""A name of a tag that cannot be read: that of a module that is gone."""
+"""Stands for a name that cannot be read, because it was in a module that was unloaded."""
 
 
 class Profiling(NamedTuple):
@@ -25,7 +25,8 @@ class Profiling(NamedTuple):
     """``"absent"`` (not compiled in), ``"never"`` (off for good), ``"off"`` (switched off now) or
     ``"on"``."""
     compressed: bool = False
-    """Whether the tag of a page is an index in its flags, and not in its page_ext."""
+    """Whether the tag of a page is an index in ``page.flags`` instead of a reference in its
+    page_ext."""
 
 
 class Tag(NamedTuple):
@@ -34,11 +35,11 @@ class Tag(NamedTuple):
     filename: str
     lineno: int
     module: str | None
-    """``None`` of the kernel itself."""
+    """``None`` for the kernel itself."""
     function: str
 
     def __str__(self) -> str:
-        """As ``codetag_to_text()`` of lib/codetag.c prints it."""
+        """Format the tag as ``codetag_to_text()`` of lib/codetag.c does."""
         module = f" [{self.module}]" if self.module is not None else ""
         return f"{self.filename}:{self.lineno}{module} func:{self.function}"
 
@@ -48,7 +49,7 @@ class Tags:
     """
     The tags of a kernel and its modules, in the order of /proc/allocinfo, and their counters.
 
-    A column ``tag`` elsewhere holds the place of a tag in here; -1 for none.
+    Columns named ``tag`` hold an index in these arrays; -1 for none.
     """
 
     places: Sequence[Tag]
@@ -59,11 +60,12 @@ class Tags:
     inaccurate: Array
     """``bool``, shape ``(n,)``: ``CODETAG_FLAG_INACCURATE``: the counters may be wrong."""
     version: str
-    """Of the text that this kernel prints: ``"1.0"``, ``"2.0"``."""
+    """The version of this kernel's /proc/allocinfo: ``"1.0"`` or ``"2.0"``."""
     listed: Array
-    """``bool``, shape ``(n,)``: whether /proc/allocinfo prints it: not, if its module is gone."""
+    """``bool``, shape ``(n,)``: whether /proc/allocinfo prints it; false if its module was
+    unloaded."""
     counted: Array
-    """``bool``, shape ``(n,)``: whether its counters are still there; else they are 0 here."""
+    """``bool``, shape ``(n,)``: whether its counters still exist; if not, they are 0 here."""
     problems: Sequence[str] = field(default_factory=list)
     """What could not be read, a line each."""
 
@@ -71,17 +73,17 @@ class Tags:
         return len(self.places)
 
     def shown(self) -> Array:
-        """Places of the tags that /proc/allocinfo prints: ``int64``."""
+        """Return the indices of the tags that /proc/allocinfo prints: ``int64``."""
         return np.flatnonzero(self.listed)
 
     def text(self, number: int) -> str | None:
-        """The tag *number* as a text; ``None`` for -1."""
+        """Format the tag with number *number*; ``None`` for -1."""
         return str(self.places[number]) if number >= 0 else None
 
 
 @dataclass(frozen=True)
 class TagSums:
-    """Sums over everything that bears each tag: ``int64`` arrays, a row per tag."""
+    """Sums over the memory that refers to each tag: ``int64`` arrays, a row per tag."""
 
     page_allocations: Array
     pages: Array
@@ -90,16 +92,16 @@ class TagSums:
     object_bytes: Array
     percpu_allocations: Array
     percpu_bytes: Array
-    """Of one CPU, as the kernel counts them."""
+    """Bytes of one CPU's copies, as the kernel counts them."""
 
 
 @dataclass(frozen=True)
 class TagUse:
-    """The kernel's counters of each tag, and sums of what bears it."""
+    """The kernel's counters of each tag, and sums of the memory that refers to it."""
 
     tags: Tags
     found: TagSums | None
-    """``None`` if a text was read, which has no memory to look at."""
+    """``None`` if a text was read, because there is no memory to search."""
     page_size: int
     problems: Sequence[str] = ()
     """What could not be read, a line each."""
@@ -108,7 +110,7 @@ class TagUse:
 @dataclass
 class Tagged:
     """
-    Everything that bears a tag: each page and slab object, and per-CPU memory in sums.
+    The memory that refers to tags: each page and slab object, and sums of per-CPU memory.
 
     Only the first page of an allocation has a tag.
     """
@@ -124,7 +126,7 @@ class Tagged:
     object_tag: Array
     """``int32``, a row per object of the slabs: its tag, or -1."""
     percpu_bytes: Array
-    """``int64``, a row per tag: bytes of per-CPU memory, of one CPU."""
+    """``int64``, a row per tag: bytes of one CPU's copies of per-CPU memory."""
     percpu_calls: Array
     """``int64``, a row per tag."""
     object_memcg: Array | None = None
@@ -134,9 +136,9 @@ class Tagged:
 
     def sums(self, object_sizes: Array) -> TagSums:
         """
-        Return the sums over everything that bears each tag.
+        Sum the memory that refers to each tag.
 
-        :param object_sizes: ``int64``, a row per object: its size with what is behind it.
+        :param object_sizes: ``int64``, a row per object: its size, including metadata and padding.
         """
         number, tagged = len(self.tags), self.object_tag >= 0
         of_objects = self.object_tag[tagged]
@@ -152,13 +154,13 @@ class Tagged:
 
 def allocation_sizes(rows: Array, compound: Array, followers: Array, pfns: Array) -> Array:
     """
-    Base pages of the allocations that begin at *rows*.
+    Find the sizes, in base pages, of the allocations that begin at *rows*.
 
-    A compound page says how many it has. Of any other block of 2^order pages, which is aligned to
-    its size, only the first page has a reference count: the others follow it without one.
+    A compound page records its size. In any other block of 2^order pages, which is aligned to its
+    size, only the first page has a reference count; the other pages have none.
 
     :param rows: ``int64``, shape ``(n,)``: of the first pages, ascending.
-    :param compound: ``int64``, shape ``(n,)``: pages of a compound page; 0 of what is none.
+    :param compound: ``int64``, shape ``(n,)``: pages of the compound page; 0 if it is not one.
     :param followers: ``bool``, a row per page: whether it can follow another one in a block.
     :param pfns: ``int64``, shape ``(n,)``: of *rows*.
     :return: ``int64``, shape ``(n,)``.
@@ -166,7 +168,7 @@ def allocation_sizes(rows: Array, compound: Array, followers: Array, pfns: Array
     stops = np.append(np.flatnonzero(~followers), len(followers))
     end = stops[np.searchsorted(stops, rows + 1)]
     run = np.maximum(end - rows, 1)
-    # The largest power of two that there is room for, and that the PFN is aligned to.
+    # The largest power of two that fits, and that the PFN is aligned to.
     order = np.frexp(run.astype(np.float64))[1] - 1
     aligned = np.where(pfns > 0, np.log2((pfns & -pfns).astype(np.float64)), 62).astype(np.int64)
     block = np.int64(1) << np.minimum(order, aligned)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-C types of the memory of a :class:`~drgn_pageowner.model.heap.Heap`: layouts, pointers with the
-places that they lie in, and the type of every node.
+C types of the nodes of a :class:`~drgn_pageowner.model.heap.Heap`: layouts of types, pointers with
+their locations, and the type of each node.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ __all__ = (
 
 
 class WordUse(enum.IntFlag):
-    """What a word of a type can be; a word that is none of it refers to nothing."""
+    """The kinds of reference that a word of a type may be (flags); 0 if it refers to nothing."""
 
     NOTHING = 0
-    """Numbers that are narrower than an address, padding."""
+    """Not a reference: padding, or a number narrower than an address."""
     ADDRESS = 1
-    """A pointer, or an integer of the size of one (``unsigned long``), which can hold one."""
+    """A pointer, or an integer that is wide enough to hold one (``unsigned long``)."""
     NUMBER = 2
-    """A PFN or physical address: such an integer, ``phys_addr_t``, ``dma_addr_t``."""
+    """A PFN or physical address: an integer of that size, ``phys_addr_t`` or ``dma_addr_t``."""
     MEMMAP = 4
-    """A pointer to the ``struct page`` (``struct folio``, ``struct slab``) and to nothing else."""
+    """A pointer to a ``struct page``, ``struct folio`` or ``struct slab``."""
     LEARN = 8
-    """Says nothing about its target: ``void *``, and links such as those of ``struct list_head``.
-    The other targets of the same member do."""
+    """A pointer whose declared type does not give the type of its target: ``void *``, and links
+    such as those of ``struct list_head``. The type is inferred from other targets of the same
+    member."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The words of a type."""
+    """The layout of a C type, by words."""
 
     name: str
     """As in C: ``"struct sock"``."""
@@ -57,8 +58,8 @@ class Layout:
     aim: Array
     """``int32``, the same shape: the type that the word points to, or -1."""
     parts: Sequence[tuple[int, int]] = ()
-    """Offset (in bytes) and number of the types of its members that are structures, those of
-    members' members, too."""
+    """Offset (in bytes) and type number of each member that is a structure, nested ones
+    included."""
     repeat: bool = False
     """Whether it is an array of unknown length."""
     flexible: int = -1
@@ -67,21 +68,26 @@ class Layout:
 
 
 class TypeTable(Protocol):
-    """The types of a kernel, which are numbered in the order in which they are met."""
+    """The C types of a kernel, numbered in the order in which they are first used."""
 
     word: int
     """Size of a word, in bytes."""
 
     def layout(self, number: int) -> Layout:
-        """The words of a type."""
+        """Return the layout of the type with number *number*."""
         ...
 
     def cache_types(self) -> Array:
-        """The type that a slab cache's name stands for: ``int32``, a row a cache; -1 if none."""
+        """
+        The type of objects that each slab cache's name implies: ``int32``, a row per cache; -1 if
+        unknown.
+        """
         ...
 
     def shared_caches(self) -> Array:
-        """Which slab caches have objects of many types (kmalloc, merged caches): ``bool``."""
+        """
+        Whether each slab cache has objects of several types (kmalloc, merged caches): ``bool``.
+        """
         ...
 
 
@@ -108,19 +114,20 @@ class Variables:
 @dataclass
 class Pointers:
     """
-    Every word that leads to a node of a heap, a row each, in the order of place and offset.
+    Every word that refers to a node of a heap, a row each, sorted by place and offset.
 
-    A place is a node, or a variable: variable ``i`` is place ``heap.nodes + i``.
+    A place is what contains the word: a node, or a variable; variable ``i`` is place ``heap.nodes +
+    i``.
     """
 
     place: Array
-    """``int32``: where the word lies."""
+    """``int32``: the place that contains the word."""
     offset: Array
     """``int32``: offset of the word in its place, in bytes; -1 if unknown."""
     target: Array
-    """``int32``: the node that it leads to."""
+    """``int32``: the node that it refers to."""
     at: Array
-    """``int32``: the offset in the node that it leads to, in bytes; -1 if it leads to the
+    """``int32``: the offset in that node that it points to, in bytes; -1 if it points to the
     ``struct page``."""
 
     def __len__(self) -> int:
@@ -128,13 +135,13 @@ class Pointers:
 
 
 class TypedBy(Kind):
-    """What tells the type of a node (values of :attr:`HeapTypes.by`)."""
+    """The evidence for the type of a node (values of :attr:`HeapTypes.by`)."""
 
     NOTHING = 0, "unknown"
     POINTERS = 1, "pointers"
-    """The types of pointers to it."""
+    """The types of the pointers to it."""
     LEARNED = 2, "like its siblings"
-    """The types of what else the same ``void *`` or link leads to."""
+    """The types of other targets of the same ``void *`` or link."""
     CACHE = 3, "cache"
     """The name of its slab cache."""
     CONSENSUS = 4, "the cache's other objects"
@@ -143,36 +150,37 @@ class TypedBy(Kind):
 
 @dataclass
 class HeapTypes:
-    """The type of every place of a heap."""
+    """The inferred type of each place of a heap."""
 
     table: TypeTable
     type: Array
     """``int32``, a row per place: number of the type, or -1."""
     origin: Array
-    """``int32``: offset of the type in the place, in bytes. What is in front of it, and behind its
-    end, is unknown."""
+    """``int32``: offset at which the type begins in the place, in bytes. The memory before and
+    after it is of unknown type."""
     by: Array
     """``uint8``: :class:`TypedBy`."""
     votes: Array
-    """``int32``: typed pointers that say so."""
+    """``int32``: typed pointers that agree."""
     against: Array
-    """``int32``: typed pointers that say otherwise."""
+    """``int32``: typed pointers that disagree."""
     exact: Array
-    """``bool``: whether the type is sure, so that only what it says is a reference is one."""
+    """``bool``: whether the type is certain, so that only words that are references in that type
+    count as such."""
     conflicts: int = 0
     """Nodes without a type because pointers of several types lead to them."""
     rounds: int = 0
     problems: list[str] = field(default_factory=list)
 
     def name(self, place: int) -> str | None:
-        """The name of the type of a place, if it is the whole place's."""
+        """Return the name of the type of a place, if the type begins at its start."""
         number = int(self.type[place])
         return self.table.layout(number).name if number >= 0 else None
 
 
 @dataclass
 class Typing:
-    """What types are inferred from: of a heap that was read with types."""
+    """The data from which types are inferred, of a heap that was read with types."""
 
     table: TypeTable
     variables: Variables

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Count the pages of every class, and set the kernel's own counters beside them."""
+"""Count the pages of every class, and compare them with the kernel's own counters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Counter:
     """The kernel's own counter of a class. Everything is in base pages."""
 
     name: str
-    """As in ``/proc/meminfo`` or ``/proc/vmstat``."""
+    """Its name in ``/proc/meminfo`` or ``/proc/vmstat``."""
     pages: int
     uncounted: int
     """Pages of the class that the counter leaves out."""
@@ -30,7 +30,7 @@ class Counter:
     note: str
     """The reason for :attr:`uncounted` and :attr:`others`; empty if both are 0."""
     difference: int
-    """Pages of the class, without the uncounted ones and with the others, minus the counter."""
+    """Return ``pages - uncounted + others - counter``, in base pages."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ClassCount:
     counter: Counter | None
     """``None`` where the kernel has no counter for it."""
     slab_caches: list[tuple[str, int]] | None = None
-    """Pages of every cache, most first; of the class slab only."""
+    """Pages of every cache, most first; only for the class slab."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Account:
     present: int
     """Sum of the zones' ``present_pages``."""
     accounted: int
-    """Sum of the classes: equal to :attr:`present` unless the dump lacks something."""
+    """Sum of the classes; equal to :attr:`present` unless the dump is incomplete."""
     unknown: int
     """Accounted pages whose ``struct page`` is not in the dump."""
     classes: list[ClassCount]
@@ -76,9 +76,10 @@ class Account:
 
 def account(inventory: Inventory, classes: Array | None = None) -> Account:
     """
-    Put every page into one class and set the kernel's counters beside the classes.
+    Put every page into one class, and compare the classes with the kernel's counters.
 
-    :param classes: Of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`, if at hand.
+    :param classes: The result of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`,
+        if already known.
     """
     if classes is None:
         classes = page_classes(inventory)
@@ -99,7 +100,7 @@ def account(inventory: Inventory, classes: Array | None = None) -> Account:
             )
         )
     return Account(
-        # Of a node whose zones cannot be read at least the pages themselves are known.
+        # If the zones of a node cannot be read, at least its pages are known.
         present=max(sum(zone.present for zone in facts.zones), int(counts.sum())),
         accounted=int(counts.sum()),
         unknown=int(counts[PageClass.UNKNOWN]),
@@ -130,7 +131,7 @@ def _zones(inventory: Inventory, classes: Array) -> list[ZoneCounts]:
 
 def _slab_caches(inventory: Inventory) -> list[tuple[str, int]]:
     slabs = inventory.slabs
-    # Objects of KFENCE are in no slab.
+    # Objects of KFENCE are not in slabs.
     real = inventory.metadata[slabs.row] != Metadata.KFENCE
     cache, number = slabs.cache[real], slabs.pages[real]
     pages = np.bincount(cache, number, len(slabs.caches)).astype(np.int64)
@@ -141,7 +142,7 @@ def _slab_caches(inventory: Inventory) -> list[tuple[str, int]]:
 
 
 class _Counters:
-    """The kernel's own counters, and the pages that each is known to count or to leave out."""
+    """The kernel's own counters, with the known differences between each counter and its class."""
 
     def __init__(self, inventory: Inventory, classes: Array, counts: Array) -> None:
         self._inventory = inventory
@@ -189,7 +190,7 @@ class _Counters:
         return self._make(number, "pagesets count of /proc/zoneinfo", pages)
 
     def _slab(self, number: int) -> Counter | None:
-        # In bytes since v5.9, but shown and kept in pages.
+        # In bytes since Linux v5.9, but printed and stored in pages.
         pages = self._sum(
             "NR_SLAB_RECLAIMABLE_B", "NR_SLAB_UNRECLAIMABLE_B",
             "NR_SLAB_RECLAIMABLE", "NR_SLAB_UNRECLAIMABLE",
@@ -254,7 +255,7 @@ class _Counters:
         )  # fmt: skip
 
     def _rows(self, kinds: Iterable[AreaKind]) -> Array:
-        """``bool``, a row per page: whether it is in an area of one of *kinds*."""
+        """Return whether each page is in an area of one of *kinds*: ``bool``, a row per page."""
         found = np.zeros(len(self._classes), bool)
         for area in self._inventory.areas:
             if area.kind in kinds:
@@ -270,7 +271,8 @@ class _Counters:
         image = self._inventory.metadata == Metadata.STACK
         boot = image & (self._inventory.memory.pages.state == PageState.RESERVED)
         nobodys = self._rows([AreaKind.CACHED_STACK]) | boot
-        # Stacks of no task and of no known area are about to be used, or were just freed.
+        # A stack that belongs to neither a task nor a known area is about to be used, or was just
+        # freed.
         nobodys |= mine & ~image
         return self._make(
             number, "KernelStack", kilobytes * 1024 // size, int((mine & nobodys).sum()),
@@ -278,7 +280,7 @@ class _Counters:
         )  # fmt: skip
 
     def _vmalloc(self, number: int) -> Counter | None:
-        # A counter of each node since v6.19.
+        # A per-node counter since Linux v6.19.
         pages = self._sum("nr_vmalloc_pages", "NR_VMALLOC")
         if pages is None:
             return None
@@ -305,7 +307,7 @@ class _Counters:
         return None if pages is None else self._make(number, "nr_zspages", pages)
 
     def _gpu(self, number: int) -> Counter | None:
-        # Counters of each node since Linux kernel commit 2232ba9c7931 ("mm: add gpu active/reclaim
+        # Per-node counters since Linux kernel commit 2232ba9c7931 ("mm: add gpu active/reclaim
         # per-node stat counters (v2)") (in v7.1).
         pages = self._sum("NR_GPU_ACTIVE", "NR_GPU_RECLAIM")
         if pages is None:

@@ -30,7 +30,7 @@ UNACCOUNTED_COLUMNS = frozenset(("handle", "gfp_mask", "migratetype", "page_flag
 
 
 class PageClass(Kind):
-    """The use of a page (values of :func:`page_classes`)."""
+    """Classes of pages by use (values of :func:`page_classes`)."""
 
     FREE = 0, "free"
     FREE_PCP = 1, "free (per-CPU lists)"
@@ -46,7 +46,7 @@ class PageClass(Kind):
     """Stacks of tasks, and those kept for the next task."""
     VMALLOC = 10, "vmalloc"
     MODULE = 11, "modules"
-    """vmalloc memory that a loaded module lies in."""
+    """vmalloc memory of loaded modules."""
     PERCPU = 12, "per-CPU"
     HUGETLB = 13, "hugetlb"
     ZSMALLOC = 14, "zsmalloc"
@@ -57,14 +57,14 @@ class PageClass(Kind):
     PAGE_EXT = 18, "page_ext"
     STACK_DEPOT = 19, "stack depot"
     BOOT = 20, "boot-reserved"
-    """Reserved, or allocated before page_owner was there."""
+    """Reserved, or allocated before page_owner was initialized."""
     IMAGE = 21, "kernel image"
     OTHER = 22, "driver or other kernel"
     """Memory of drivers and other kernel code: ``/proc/meminfo`` shows it nowhere."""
     UNKNOWN = 23, "unknown"
     """A page whose ``struct page`` is not in the dump."""
     ABSENT = 24, "absent"
-    """No memory there."""
+    """No memory at this PFN."""
     KERNEL_TABLE = 25, "kernel page tables"
     """Page tables of the kernel's own mappings, those made at boot included."""
     SHADOW = 26, "KASAN shadow"
@@ -72,7 +72,7 @@ class PageClass(Kind):
     KFENCE = 27, "KFENCE pool"
     """The pool of KFENCE."""
     GPU = 28, "GPU"
-    """Memory of graphics drivers that TTM allocates, in use or kept to be used again."""
+    """Memory that TTM allocated for graphics drivers, including its pools of free pages."""
 
 
 UNACCOUNTED = (
@@ -111,17 +111,17 @@ _OF_METADATA = {
     Metadata.KFENCE: PageClass.KFENCE,
 }
 
-# Where its struct page does not tell the use of a page, the first function of its stack that is one
-# of these does, from the innermost on.
+# If the struct page does not determine the use of a page, its stack does: the first of these
+# functions, from the innermost frame on.
 _OF_FUNCTION = (
-    # mm/page_owner.c: allocated before page_owner was there.
+    # mm/page_owner.c: allocated before page_owner was initialized.
     (
         PageClass.BOOT,
         re.compile(r"register_early_stack|init_early_allocated_pages|init_pages_in_zone"),
     ),
     # mm/percpu-vm.c, mm/percpu-km.c
     (PageClass.PERCPU, re.compile(r"pcpu_(alloc_pages|populate_chunk|create_chunk)")),
-    # mm/slab_common.c, mm/slub.c: larger than what a slab holds.
+    # mm/slab_common.c, mm/slub.c: kmalloc() of more than the largest kmalloc cache.
     (PageClass.LARGE_KMALLOC, re.compile(r"kmalloc_order(_trace)?|_*kmalloc_large\w*")),
     (PageClass.PAGE_POOL, re.compile(r"_*page_pool_alloc_\w+")),
     (PageClass.ZSMALLOC, re.compile(r"alloc_zspage|zs_malloc")),
@@ -139,7 +139,7 @@ _OF_FUNCTION = (
     ),
     # kernel/fork.c
     (PageClass.STACK, re.compile(r"alloc_thread_stack_node")),
-    # mm/vmalloc.c: the area tells more.
+    # mm/vmalloc.c: the kind of the area is more precise.
     (
         PageClass.VMALLOC,
         re.compile(r"_*vmalloc(_(node|area_node|node_range))?|vm_area_alloc_pages"),
@@ -148,7 +148,8 @@ _OF_FUNCTION = (
 
 
 _STACK_ALLOCATORS = ("alloc_thread_stack_node", "dup_task_struct", "copy_process")
-"""The function of kernel/fork.c that allocates stacks, and those that it is inlined into."""
+"""The function of kernel/fork.c that allocates task stacks, and functions that it may be inlined
+into."""
 
 
 def classes_of_stacks(table: StackTable) -> Array:
@@ -209,9 +210,9 @@ def unaccounted_records(records: Snapshot) -> Array:
 
 def classes_of_records(records: Snapshot, numbers: Array) -> Array:
     """
-    Return the classes of the pages that the stacks of some records allocate.
+    Return the classes of pages allocated by the stacks of some records.
 
-    :param numbers: Of the records.
+    :param numbers: Indices of the records.
     :return: ``uint8``, the shape of *numbers*: :class:`PageClass`.
     """
     return per_stack(records, records.stack[numbers], classes_of_stacks)

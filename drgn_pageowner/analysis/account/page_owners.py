@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the allocator of every page, and sum pages up by class, age and place."""
+"""Find the allocator of every page, and count pages by class, age and location."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ClassOwners:
 
 @dataclass(frozen=True)
 class AgeBand:
-    """Memory that was allocated about as long ago."""
+    """Memory of about the same age."""
 
     age: str
     """A label of :data:`~drgn_pageowner.analysis.owners.group.AGES`."""
@@ -64,7 +64,8 @@ class OwnerTable:
     """The allocator of every page."""
 
     names: list[str]
-    """Allocators; later codes stand for the pages of each class that have no record."""
+    """Names of allocators; codes past the end stand for pages without a record, one for each
+    class."""
     code: Array
     """``int64``, a row per page: index in :attr:`names`, or ``len(names)`` plus the class."""
     classes: Array
@@ -72,18 +73,23 @@ class OwnerTable:
 
     @property
     def number(self) -> int:
-        """The number of codes."""
+        """Return the number of codes."""
         return len(self.names) + len(PageClass)
 
     def name(self, code: int) -> str:
-        """Return an allocator, or ``"(slab, no record)"``."""
+        """Return the name of a code: an allocator, or ``"(slab, no record)"``."""
         if code < len(self.names):
             return self.names[code]
         return f"({PageClass(code - len(self.names)).label}, no record)"
 
 
 def owner_table(inventory: Inventory, classes: Array) -> OwnerTable:
-    """:param classes: Of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`."""
+    """
+    Find the allocator of every page.
+
+    :param classes: The result of
+        :func:`~drgn_pageowner.analysis.account.page_class.page_classes`.
+    """
     records = inventory.records
     code = classes.astype(np.int64)
     if records is None or not len(records):
@@ -184,7 +190,7 @@ def owners_of_cells(
         cell[kept].tolist(), code[kept].tolist(), counts[kept].tolist(), strict=True
     ):
         found.setdefault(where, []).append((owners.name(who), pages))
-    # Cells of a map are told by their first pageblock.
+    # Cells of a map are identified by their first pageblock.
     order_of = table.pages.bit_length() - 1
     return [
         [found.get(int(cell_of_block[cell.pfn >> order_of]), []) for cell in one.cells]

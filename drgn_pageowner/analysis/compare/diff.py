@@ -41,7 +41,7 @@ class Amount:
     """An amount of memory, or the difference of two."""
 
     allocations: int | None
-    """``None`` of a class of pages, which are not counted by allocation."""
+    """``None`` for a class of pages, which has no allocations."""
     pages: int
     """Base pages."""
     bytes: int
@@ -77,7 +77,7 @@ class Change:
     growth: Amount
     """After minus before."""
     pages_per_hour: float | None
-    """``None`` where the time between both is not known."""
+    """``None`` if the time between the two is not known."""
     handles: tuple[int | None, int | None]
     """``depot_stack_handle_t`` before and after of the stack with most pages."""
     stack: list[Frame]
@@ -172,8 +172,8 @@ def diff_accounts(
     """
     Compare two machines class by class; every page counts.
 
-    :param accounts: Of both, and *facts* the same.
-    :param leak: Of the records' own comparison, if there is one.
+    :param accounts: Accounts of both machines; *facts* likewise.
+    :param leak: The leak that the comparison of records found, if any.
     """
     sides: list[Side] = []
     classes: list[dict[str, Amount]] = []
@@ -227,7 +227,7 @@ def _leak(before: Snapshot, after: Snapshot, relation: Relation) -> Change | Non
 def _changes(
     before: Snapshot, after: Snapshot, relation: Relation, by: Sequence[str]
 ) -> tuple[list[Change], int]:
-    """Return every group that changed, and the number of those that did not."""
+    """Return the groups that changed, and the number of groups that did not."""
     groups = [_groups(snapshot, relation, by) for snapshot in (before, after)]
     changes, same = [], 0
     for identity in dict.fromkeys((*groups[0], *groups[1])):
@@ -246,7 +246,10 @@ def _changes(
 def _groups(
     snapshot: Snapshot, relation: Relation, by: Sequence[str]
 ) -> dict[Hashable, list[Group]]:
-    """Return the groups of *snapshot* by the identity that both snapshots share, largest first."""
+    """
+    Return the groups of *snapshot*, largest first, with keys that are comparable across both
+    snapshots.
+    """
     found = top(snapshot, by).groups
     stacks = (
         stack_identities(snapshot, [g.handle for g in found], relation) if "stack" in by else {}

@@ -2,8 +2,8 @@
 """
 Find out whether two snapshots are of one boot or build, and match their stacks.
 
-Handles and PCs mean nothing outside one boot. Of one build a stack is the same if its frames are,
-by name and offset; of two builds, if the functions that asked for the memory are.
+Handles and PCs are only comparable within one boot. Within one build, stacks are matched by the
+names and offsets of their frames; across builds, by the functions that asked for the memory.
 """
 
 from __future__ import annotations
@@ -25,48 +25,44 @@ from drgn_pageowner.model.stacks import Frame
 
 __all__ = ("Relation", "relate", "share_names", "stack_identities")
 
-# Records that two dumps of one boot have in common at least, in percent of those of the smaller
-# dump: allocations of the boot stay. linux-6.12/drip has 57 % after 60 s; two boots of one bundled
-# kernel have none, as their times differ by nanoseconds.
+# Minimum share of records that two dumps of one boot have in common, in percent of the smaller
+# dump: allocations made at boot remain. linux-6.12/drip has 57 % after 60 s; two boots of one
+# bundled kernel have none, because their timestamps differ by nanoseconds.
 _COMMON_PERCENT = 1
-# Frames that are compared between two builds, from the allocator outwards. Beyond them stacks
-# differ by the depth at which the trace was cut off and by the entry code.
+# Number of frames, from the allocator outwards, that are compared between two builds. Further out,
+# stacks differ in entry code and in where the trace was cut off.
 _DEPTH = 8
-# Frames that only some kernels have: since Linux kernel commit 1e3ad78334a6 ("x86/syscall: Don't
-# force use of indirect calls for system calls") (in v6.9) system calls go through it.
+# Frames that only some kernels have: system calls go through this function since Linux kernel
+# commit 1e3ad78334a6 ("x86/syscall: Don't force use of indirect calls for system calls") (in v6.9).
 _DISPATCH = frozenset(("x64_sys_call", "ia32_sys_call"))
 
 
 @dataclass(frozen=True)
 class Relation:
-    """The relation of the kernels of two snapshots."""
+    """How the kernels of two snapshots are related."""
 
     same_build: bool
     same_boot: bool
     why: str
     """The evidence for or against one boot."""
     elapsed_ns: int | None
-    """From the first to the second, on the clock of the records: negative if the second is the
-    older one. ``None`` unless the boot is the same and both clocks are known."""
+    """Time from the first to the second, on the clock of the records; negative if the second is
+    older. ``None`` unless the boot is the same and both clocks are known."""
     records: bool = True
     """Whether both have records."""
 
     def per_hour(self, pages: int) -> float | None:
-        """
-        The rate at which *pages* came or went, in base pages an hour.
-
-        It has the sign of *pages*, whichever of the two is the older one.
-        """
+        """Return *pages* per hour. The sign is that of *pages*, whichever snapshot is older."""
         return pages * 3600e9 / abs(self.elapsed_ns) if self.elapsed_ns else None
 
     @property
     def addresses(self) -> bool:
-        """Whether handles and PCs mean the same in both, if they are of one boot."""
+        """Whether handles and PCs are comparable, if both are of one boot."""
         return True
 
 
 class _TextRelation(Relation):
-    """The same where one of them is a text, which has names instead of PCs."""
+    """A relation in which at least one snapshot is a text, which has names instead of PCs."""
 
     @property
     def addresses(self) -> bool:
@@ -95,16 +91,17 @@ def _is_text(snapshot: Snapshot) -> bool:
 
 
 def _same_uname(before: Facts, after: Facts) -> bool:
-    """Whether both may be of one build; a text does not say of which it is."""
+    """Return whether both may be of one build; a text does not contain its build."""
     names = [(facts.release, facts.version, facts.arch) for facts in (before, after)]
     return all(one == other or not (one and other) for one, other in zip(*names, strict=True))
 
 
 def _same_functions(before: Snapshot, after: Snapshot, text: bool) -> bool:
     """
-    Whether the kernel's functions that both have in their stacks are of the same size.
+    Return whether functions of the kernel that occur in stacks of both have the same sizes.
 
-    :param text: Whether that alone says that both are of one build, so that there must be some.
+    :param text: Whether this is the only evidence for one build, so that there must be such
+        functions.
     """
     sizes = []
     for snapshot in (before, after):
@@ -132,7 +129,7 @@ def _same_boot(before: Snapshot, after: Snapshot, same_build: bool) -> tuple[boo
         before["pfn"], after["pfn"], assume_unique=True, return_indices=True
     )
     stamps = before["ts_nsec"][rows]
-    # The clock stands at 0 early in every boot.
+    # The clock is 0 early in every boot.
     equal = (stamps == after["ts_nsec"][others]) & (stamps > 0)
     if not text:
         equal &= before["handle"][rows] == after["handle"][others]
@@ -144,8 +141,9 @@ def _same_boot(before: Snapshot, after: Snapshot, same_build: bool) -> tuple[boo
 
 class _SharedNames:
     """
-    Names the PCs of two snapshots of one boot as the earlier one does: a module that was unloaded
-    since still names its frames, instead of a module that was loaded at its place.
+    A symbolizer for two snapshots of one boot that prefers the symbols of the earlier one, so that
+    frames of a module that was unloaded since keep their names, even if another module took its
+    place.
     """
 
     def __init__(self, earlier: Snapshot, later: Snapshot) -> None:
@@ -164,7 +162,7 @@ class _SharedNames:
 
 
 def share_names(before: Snapshot, after: Snapshot, relation: Relation) -> tuple[Snapshot, Snapshot]:
-    """Return *before* and *after*; if they are of one boot, they name their frames alike."""
+    """Return *before* and *after*; if they are of one boot, with the same symbols for frames."""
     if not (relation.same_boot and relation.addresses):
         return before, after
     swapped = relation.elapsed_ns is not None and relation.elapsed_ns < 0
@@ -179,7 +177,8 @@ def stack_identities(
     snapshot: Snapshot, handles: Iterable[int], relation: Relation
 ) -> dict[int, Hashable]:
     """
-    Return, for the stack of each of *handles*, the identity that both snapshots share.
+    Return, for the stack of each of *handles*, an identity that is comparable across both
+    snapshots.
 
     :param handles: ``depot_stack_handle_t``; 0 and those that are unknown stand for no stack.
     """

@@ -30,10 +30,11 @@ __all__ = (
 )
 
 COSTLY_ORDER = 3
-"""``PAGE_ALLOC_COSTLY_ORDER``: up to it the page allocator keeps trying and callers rely on it."""
+"""``PAGE_ALLOC_COSTLY_ORDER``: up to this order the page allocator retries, and callers rely on
+that."""
 
 
-# Names that people use, but that are in the tables of no kernel, or of some only.
+# Names in common use that are in no kernel's table, or only in that of some.
 _COMPOSED = {
     "GFP_HIGHUSER_MOVABLE": ("GFP_HIGHUSER", "__GFP_MOVABLE"),
     "GFP_HIGHUSER": ("GFP_USER", "__GFP_HIGHMEM"),
@@ -48,11 +49,11 @@ class AllocVerdict(enum.StrEnum):
     SUCCEEDS = "succeeds"
     WAKES_KSWAPD = "wakes kswapd"
     RECLAIMS_FIRST = "reclaims first"
-    """It succeeds when reclaim and compaction did not help: ``vm.defrag_mode``."""
+    """It succeeds, but only after reclaim and compaction failed to help (``vm.defrag_mode``)."""
     FRAGMENTATION = "fragmentation"
-    """It fails though there is memory enough: the blocks are too small."""
+    """It fails although there is enough memory: the free blocks are too small."""
     WATERMARK = "watermark"
-    """It fails though there is a block: that is kept in reserve."""
+    """It fails although there is a block, because free memory would fall below the watermark."""
     TOO_LITTLE = "too little memory"
 
 
@@ -78,14 +79,14 @@ class ZoneCheck:
 
 @dataclass(frozen=True)
 class BlockToFree:
-    """An aligned block of the wanted order that takes little to free."""
+    """An aligned block of the requested order that would be cheap to free."""
 
     pfn: int
     node: int
     zone: str
     free: int
     movable: int
-    """Movable and reclaimable pages: compaction or reclaim could take them away."""
+    """Movable and reclaimable pages, which compaction or reclaim could remove."""
     unmovable: int
     owners: list[tuple[str, int | None, int]]
     """Allocator, handle and pages of the unmovable ones, most first."""
@@ -99,14 +100,14 @@ class AllocCheck:
     gfp_mask: int
     migratetype: str
     verdict: AllocVerdict
-    """The best one of :attr:`zones`."""
+    """Return the best verdict of :attr:`zones`."""
     zones: list[ZoneCheck]
     cheapest: list[BlockToFree]
 
 
 def gfp_mask(flags: Sequence[str], names: Names) -> int:
     """
-    Return the gfp mask that *flags* name.
+    Return the gfp mask for the names *flags*.
 
     :raises UsageError: if this kernel has no such flag
     """
@@ -152,8 +153,8 @@ def alloc_check(
     Judge an allocation as ``get_page_from_freelist()`` of mm/page_alloc.c would.
 
     :param flags: Names of gfp flags.
-    :param node: Node that the allocation prefers; the first by default.
-    :param limit: Number of the cheapest blocks to name; 0 spares the search for them.
+    :param node: Preferred node of the allocation; the first node by default.
+    :param limit: Number of cheapest blocks to return; with 0 they are not searched for.
     :raises UsageError: if the order, a flag or the node is none of this kernel's
     """
     memory, facts = joined.memory, joined.memory.pages.facts
@@ -206,7 +207,7 @@ def _check(
     usable = stats.free_pages - ((1 << order) - 1)
     high = bool(mask & known.get("__GFP_HIGH", 0))
     if high:
-        # ALLOC_MIN_RESERVE, and more of it for callers that cannot wait.
+        # ALLOC_MIN_RESERVE, and a larger part for callers that cannot wait.
         minimum -= minimum // 2
         if not mask & known.get("__GFP_DIRECT_RECLAIM", 0):
             minimum -= minimum // 4
@@ -238,9 +239,8 @@ def _check(
 
 def _unmixed(memory: Memory, free: Array, order: int, kind: int) -> bool:
     """
-    Whether a zone can serve an allocation without taking a part of another type's pageblock.
-
-    That is what ``__rmqueue()`` does with ``ALLOC_NOFRAGMENT``.
+    Return whether a zone can serve an allocation without taking a part of another type's pageblock,
+    as ``__rmqueue()`` does with ``ALLOC_NOFRAGMENT``.
 
     :param free: Free blocks of the zone: of every migratetype, by order.
     :param kind: The allocation's migratetype.
@@ -255,16 +255,22 @@ def _unmixed(memory: Memory, free: Array, order: int, kind: int) -> bool:
 
 
 def _with_defrag_mode(mask: int, known: dict[str, int]) -> AllocVerdict:
-    """Name what the slow path tries before it allows what ``vm.defrag_mode`` forbids."""
+    """
+    Return the verdict if the allocation needs a fallback that ``vm.defrag_mode`` allows only in the
+    slow path.
+    """
     if mask & known.get("__GFP_DIRECT_RECLAIM", 0):
         return AllocVerdict.RECLAIMS_FIRST
-    # An allocation that cannot wait, but wakes kswapd, may do it at once.
+    # An allocation that cannot wait, but wakes kswapd, may fall back at once.
     kswapd = mask & known.get("__GFP_KSWAPD_RECLAIM", 0)
     return AllocVerdict.WAKES_KSWAPD if kswapd else AllocVerdict.FRAGMENTATION
 
 
 def _small_blocks(joined: Overlay, order: int, allowed: list[int]) -> tuple[Array, Array, Array]:
-    """Return whether each block is whole, its unmovable pages and its free pages."""
+    """
+    Return, for each block, whether all of it is memory of allowed zones, and its unmovable and free
+    pages.
+    """
     group = joined.memory.pages.all_pfns() >> order
     number = int(group[-1]) + 1 if len(group) else 0
     of_zone = np.zeros(256, bool)

@@ -39,9 +39,10 @@ class MapCell:
     unmovable: int
     unknown: int
     absent: int
-    """Pages; the six sum to the cell's."""
+    """Pages of the cell; the six numbers add up to all of its pages."""
     polluted: int
-    """Movable and CMA blocks of the cell with an unmovable page, other than boot memory."""
+    """Number of Movable and CMA blocks in the cell with an unmovable page other than boot
+    memory."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def block_map(facts: Facts, types: list[str], table: BlockTable, cells: int) -> 
     Map every zone.
 
     :param types: Names of the migratetypes.
-    :param cells: The largest number of cells in all.
+    :param cells: Maximum number of cells in total.
     """
     total = int((table.part_of >= 0).sum())
     per_cell = 1

@@ -31,7 +31,8 @@ class BlockTable:
     counts: Array
     """``int32``, shape ``(blocks, 6)``: pages by :class:`Mobility`."""
     boot: Array
-    """``int32``: unmovable pages of boot memory, which is older than the pageblocks' types."""
+    """``int32``: unmovable pages of boot memory, which was allocated before pageblocks had
+    types."""
     pages: int
     """Pages of a block."""
 

@@ -26,7 +26,7 @@ def _suitable(nr_free: Sequence[int], order: int) -> int:
 
 
 def _trunc(number: int, divisor: int) -> int:
-    """Divide as C does: towards zero."""
+    """Divide as C does, rounding towards zero."""
     return abs(number) // divisor * (1 if number >= 0 else -1)
 
 
@@ -47,7 +47,8 @@ def fragmentation_index(nr_free: Sequence[int], order: int) -> int:
     """
     ``__fragmentation_index()`` of mm/vmstat.c: the reason why an allocation of *order* would fail.
 
-    :return: -1000 if it would not; towards 0 for want of memory, towards 1000 for fragmentation.
+    :return: -1000 if it would not fail; towards 0 for lack of memory, towards 1000 for
+        fragmentation.
     """
     total = sum(nr_free)
     if not total:
@@ -105,7 +106,8 @@ def page_type_info(joined: Overlay) -> PageTypeInfo:
     cma = migratetype_number(list(pages.names.migratetypes), "CMA")
     movable = migratetype_number(list(pages.names.migratetypes), "Movable")
     for number, zone in enumerate(facts.zones):
-        # From the zone's first page in steps of a pageblock; only where that page is the zone's.
+        # From the zone's first page in steps of a pageblock; only blocks whose first page is in the
+        # zone.
         pfns = np.arange(zone.start_pfn, zone.start_pfn + zone.spanned, size, dtype=np.int64)
         rows = pages.rows(pfns)
         own = (rows >= 0) & (pages["zone"][rows] == number)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""CMA areas: pages that are taken, pages that are lent out, and those that cannot be reclaimed."""
+"""
+CMA areas: pages that are allocated, pages that others use, and pages that cannot be migrated out.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ class CmaReport:
     lent: int
     """Pages used by others until ``cma_alloc()`` needs them."""
     movable: int
-    """Pages of :attr:`lent` that nothing stops from being migrated."""
+    """Pages of :attr:`lent` that can be migrated."""
     longest_bitmap_run: int
     """The longest run that ``cma_alloc()`` has not taken (``maxchunk``)."""
     longest_allocatable_run: int
@@ -106,20 +108,22 @@ def _flag(joined: Overlay, flags: Array, name: str) -> Array:
 
 
 def _reasons(joined: Overlay, rows: Array) -> dict[str, Array]:
-    """Return, by reason, which of *rows* it stops from being migrated: ``bool`` arrays."""
+    """
+    Return, for each reason, which of *rows* cannot be migrated because of it: ``bool`` arrays.
+    """
     pages = joined.memory.pages
     state, flags = pages.state[rows], pages["flags"][rows].astype(np.uint64)
     lru = np.isin(state, _LRU_STATES)
-    # The references of a compound page are counted for all its pages together: skip those.
+    # Skip compound pages, whose references are counted for all pages together.
     single = lru & ~_flag(joined, flags, "head") & (pages["head"][rows] == rows)
     refcount, mapcount = pages["refcount"][rows], np.maximum(pages["mapcount"][rows] + 1, 0)
-    # The references that folio_expected_refs() of mm/migrate.c counts, and the mappings.
+    # The references that folio_expected_refs() of mm/migrate.c expects, plus the mappings.
     expected = mapcount + np.where(state == PageState.ANON, 0, 1)
     expected += _flag(joined, flags, "private") & (state != PageState.ANON)
     expected += _flag(joined, flags, "swapcache") & (state == PageState.ANON)
     movable = joined.mobility[rows] == Mobility.MOVABLE
     off_lru = single & ~_flag(joined, flags, "lru")
-    # A page that is not yet on the LRU is referenced by the batch that will put it there.
+    # A page that is not on the LRU yet is referenced by the batch that will add it.
     return {
         "pinned": single & (refcount > expected + off_lru),
         "not on the LRU": off_lru,

@@ -27,7 +27,7 @@ class BlockSize:
     """``None`` for all zones together."""
     zone: str | None
     blocks: int
-    """Blocks whose pages are all memory of the zone."""
+    """Blocks all of whose pages are memory of the zone."""
     free: int
     movable: int
     """Blocks of free, movable and reclaimable pages only, not all free: compaction could free
@@ -35,18 +35,19 @@ class BlockSize:
     blocked: int
     """Blocks with an unmovable page."""
     unknown: int
-    """Blocks that may be blocked: they have pages that the dump does not show."""
+    """Blocks that may be blocked, because the dump lacks some of their pages' struct pages."""
     blocked_by: tuple[int, ...]
     """Blocked blocks with 1, with 2 to 8, with 9 to 64, and with more unmovable pages."""
     in_the_way: int
     """Unmovable pages in blocked blocks."""
     for_half: int
-    """The fewest unmovable pages that would have to go to free half of the blocked blocks."""
+    """Minimum number of unmovable pages to remove so that half of the blocked blocks could be
+    freed."""
 
 
 @dataclass(frozen=True)
 class Blocker:
-    """An owner of pages that block blocks of one size."""
+    """An owner of unmovable pages in blocks of one size."""
 
     order: int
     name: str
@@ -59,7 +60,7 @@ class Blocker:
 
 @dataclass(frozen=True)
 class Contiguity:
-    """The aligned blocks of every size, and the owners of pages that block them."""
+    """The aligned blocks of every size, and the owners of unmovable pages in them."""
 
     sizes: list[BlockSize]
     kinds: list[Blocker]
@@ -97,7 +98,8 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
 
 def merge_blocks(table: BlockTable, shift: int) -> tuple[Array, Array]:
     """
-    Return zone and counts of blocks of ``2^shift`` pageblocks, as :class:`BlockTable` has them.
+    Merge a :class:`BlockTable` into blocks of ``2^shift`` pageblocks; return their zones and
+    counts.
     """
     number = -(-len(table.zone) >> shift)
     padded = number << shift
@@ -147,7 +149,7 @@ def _size(order: int, node: int | None, zone: str | None, counts: Array) -> Bloc
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Pairs of a pageblock and an owner of unmovable pages in it, each once."""
+    """Distinct pairs of a pageblock and an owner of unmovable pages in it."""
 
     block: Array
     code: Array
@@ -155,17 +157,19 @@ class _Pairs:
 
     @classmethod
     def of(cls, block: Array, code: Array) -> _Pairs:
-        """:param code: Number of the owner; one row per page, as of *block*."""
+        """
+        Find the pairs. ¶ :param code: Number of each page's owner; one row per page, as in *block*.
+        """
         top = int(code.max(initial=0)) + 1
         pairs, counts = np.unique(block * top + code, return_counts=True)
         return cls(pairs // top, pairs % top, counts)
 
     def owners(self, shift: int, zone: Array) -> list[tuple[int, int, int, int]]:
         """
-        ``(code, blocks touched, of these alone, pages)``, most blocks first.
+        Return ``(code, blocks, blocks with no other owner, pages)``, most blocks first.
 
-        :param shift: A block is ``2^shift`` pageblocks.
-        :param zone: Of every block; those with -1 do not count.
+        :param shift: Blocks have ``2^shift`` pageblocks.
+        :param zone: Zone of each block; blocks with -1 are left out.
         """
         group = self.block >> shift
         inside = zone[group] >= 0

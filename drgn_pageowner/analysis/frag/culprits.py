@@ -26,7 +26,7 @@ __all__ = ("Culprit", "Culprits", "by_function", "culprits", "owner_codes", "own
 
 @dataclass(frozen=True)
 class Culprit:
-    """A stack whose unmovable pages lie in pageblocks; or pages that have no record."""
+    """A stack with unmovable pages, or a state of pages without a record."""
 
     allocator: str
     kind: str
@@ -35,11 +35,11 @@ class Culprit:
     """``None`` for pages without a record."""
     pages: int
     blocks: int
-    """Pageblocks that have a page of it."""
+    """Pageblocks that contain at least one of its pages."""
     only_blocker: int
-    """Pageblocks whose unmovable pages all belong to it."""
+    """Pageblocks all of whose unmovable pages belong to it."""
     in_movable: int
-    """Pages in pageblocks whose type is Movable or CMA."""
+    """Pages in pageblocks of type Movable or CMA."""
     oldest_ns: int | None
     newest_ns: int | None
     stack: list[Frame]
@@ -47,7 +47,7 @@ class Culprit:
 
 @dataclass(frozen=True)
 class Culprits:
-    """The owners of pages that block pageblocks."""
+    """The owners of unmovable pages in pageblocks."""
 
     blocked: int
     """Pageblocks with an unmovable page."""
@@ -71,7 +71,7 @@ def owner_codes(joined: Overlay, rows: Array) -> tuple[Array, int]:
         owner = joined.owner[rows]
         recorded = np.flatnonzero(owner >= 0)
         number = joined.stack[owner[recorded]]
-        # All stacks that the depot has lost are one owner.
+        # All stacks that are not in the depot count as one owner.
         codes[recorded] = np.where(number >= 0, number, stacks)
     return codes, stacks
 
@@ -88,7 +88,7 @@ def owner_name(joined: Overlay, code: int, stacks: int) -> tuple[str, int | None
 
 
 def by_function(joined: Overlay, codes: Array, stacks: int) -> Array:
-    """Give all stacks with the same allocator function one number of *codes*."""
+    """Merge the numbers in *codes* of stacks with the same allocator function."""
     assert joined.records is not None or not stacks
     first: dict[tuple[str | None, str | None], int] = {}
     present, inverse = np.unique(codes, return_inverse=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tell the pages that compaction can move from those that it cannot, and name their owners."""
+"""Determine which pages compaction can move, and the owners of all pages."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Mobility(Kind):
     """Slab pages that were allocated as reclaimable: a shrinker may free them."""
     UNMOVABLE = 3, "unmovable"
     UNKNOWN = 4, "unknown"
-    """The dump does not say."""
+    """The page's struct page is not in the dump."""
     ABSENT = 5, "absent"
-    """No memory there."""
+    """No memory at this PFN."""
 
 
 _OF_STATE = np.full(len(PageState), Mobility.UNMOVABLE, np.uint8)
@@ -66,7 +66,7 @@ _KIND_OF_STATE = {
     PageState.TABLE: UnmovableKind.TABLES,
 }
 
-# Function names that tell what a stack allocates for; the first that matches any frame counts.
+# Function names that determine the purpose of a stack; the first one that matches any frame counts.
 _KIND_OF_STACK = [
     (kind, re.compile(f"^(?:{pattern})$", re.MULTILINE))
     for kind, pattern in (
@@ -109,13 +109,13 @@ class Overlay:
     stack: Array
     """``int64``, a row per record: number of its stack, or -1."""
     kinds: dict[int, UnmovableKind] = field(default_factory=dict, repr=False)
-    """Number of a stack -> :class:`UnmovableKind`, of those that were looked at."""
+    """Number of a stack -> :class:`UnmovableKind`; a cache."""
 
     table: object | None = field(default=None, repr=False)
-    """The result of :func:`~drgn_pageowner.analysis.frag.blocks.block_table`, kept."""
+    """The cached result of :func:`~drgn_pageowner.analysis.frag.blocks.block_table`."""
 
     def kind_of_stack(self, stack: int) -> UnmovableKind:
-        """Return the purpose of what the stack with number *stack* allocates."""
+        """Return the purpose of memory allocated by the stack with number *stack*."""
         if stack not in self.kinds:
             assert self.records is not None
             self.kinds[stack] = _kind_of_frames(self.records.stack_frames(stack))
@@ -166,7 +166,7 @@ def _reclaimable(
 def _kind_of_frames(frames: list[Frame]) -> UnmovableKind:
     names = "\n".join([frame.name for frame in frames if frame.name is not None])
     if "copy_process" in names and "vmalloc" in names:
-        # Where the compiler made alloc_thread_stack_node() a part of its caller.
+        # Where the compiler inlined alloc_thread_stack_node() into its caller.
         return UnmovableKind.STACKS
     for kind, pattern in _KIND_OF_STACK:
         if pattern.search(names):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Sum up every zone in numbers and in words."""
+"""Summarize every zone in numbers and in words."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ("NOTHING_WRONG", "ZoneSummary", "zone_summaries")
 
 NOTHING_WRONG = "nothing is wrong"
 
-# Thousandths of free memory that cannot serve a pageblock. In healthy zones of the bundled guests
-# it is 9 to 349, where a module fragments memory on purpose 321 to 720, where a zone is used up
-# 1000.
+# Threshold, in thousandths of free memory that cannot serve an allocation of a pageblock. On the
+# bundled guests it is 9 to 349 in healthy zones, 321 to 720 where a module fragments memory on
+# purpose, and 1000 in exhausted zones.
 _UNUSABLE = 500
-# A part of a zone's pageblocks: 1/10. Movable pageblocks with unmovable pages in them are at most
-# 3 % in the bundled guests, and 10 to 18 % where a module fragments memory on purpose.
+# Threshold: one in ten of a zone's pageblocks. Movable pageblocks with unmovable pages in them are
+# at most 3 % in the bundled guests, and 10 to 18 % where a module fragments memory on purpose.
 _POLLUTED = 10
 
 
@@ -48,7 +48,7 @@ class ZoneSummary:
     pageblocks: dict[str, int]
     """Migratetype -> pageblocks."""
     mixed: dict[str, int] | None
-    """Pageblocks that hold pages of another type, as the kernel counts; ``None`` without
+    """Pageblocks that hold pages of another type, as the kernel counts them; ``None`` without
     records."""
     polluted: int
     """Movable and CMA pageblocks with an unmovable page in them, other than boot memory."""
@@ -57,16 +57,16 @@ class ZoneSummary:
     unusable: int
     """The kernel's index for a pageblock, in thousandths."""
     verdict: str
-    """Everything that is wrong, in words; :data:`NOTHING_WRONG` if nothing is."""
+    """The problems of the zone, in words; :data:`NOTHING_WRONG` if there are none."""
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing is wrong."""
+        """Return whether the zone has no problems."""
         return self.verdict == NOTHING_WRONG
 
 
 def zone_summaries(joined: Overlay, table: BlockTable) -> list[ZoneSummary]:
-    """Sum up every populated zone."""
+    """Summarize every populated zone."""
     memory = joined.memory
     facts, types = memory.pages.facts, memory.pages.names.migratetypes
     info = page_type_info(joined)
@@ -109,7 +109,7 @@ def _longest_runs(joined: Overlay) -> list[int]:
     """Return the length of the longest run of free pages in every zone."""
     pages = joined.memory.pages
     free = joined.mobility == Mobility.FREE
-    # A run ends where pages are not free, where another zone begins, and where PFNs jump.
+    # A run ends at a page that is not free, at a zone boundary, and at a hole in the PFNs.
     same = np.zeros(len(free), bool)
     same[1:] = pages["zone"][1:] == pages["zone"][:-1]
     same[

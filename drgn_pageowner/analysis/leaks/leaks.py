@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Group the results of a search for leaks by the stack that allocated."""
+"""Group the results of a search for leaks by allocation stack."""
 
 from __future__ import annotations
 
@@ -43,30 +43,32 @@ __all__ = (
 MOST_TASKS = 10
 """The largest number of tasks of a group."""
 _PERCPU = "per-CPU memory"
-# Younger than this, the only pointer to an allocation may still be in a register. Everything that
-# the modules of the bundled guests leaked is older than 11 s.
+# If an allocation is younger than this, the only pointer to it may still be in a register.
+# Everything that the modules of the bundled guests leaked is older than 11 s.
 _IN_FLIGHT_NS = 10**9
-# A part of its stack's allocations: if fewer are lost, the others are held by the same code, which
-# may hold these in a way that is not seen. On the bundled guests 146 of the 148 groups that are
-# leaked on purpose have a larger part (8 % in the other two).
+# Share of a stack's allocations. If fewer are lost, the same code keeps the others, so it may keep
+# these in a way that the search does not recognize. On the bundled guests, 146 of the 148 groups
+# that are leaked on purpose have a larger share; the other two have 8 %.
 _FEW = 0.1
-# Where this part of the PFNs of about that size equal some word by chance, a lost one could be
-# known by number, too. On the bundled 64-bit guests it is 0.47 at most, on the i386 one 0.86.
+# If at least this share of the PFNs of about that size equal some word by chance, a lost page's PFN
+# may be stored without the search recognizing it. The share is at most 0.47 on the bundled 64-bit
+# guests, and 0.86 on the i386 guest.
 _COMMON = 0.5
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task that allocated."""
+    """A task that allocated some of a group."""
 
     pid: int
     comm: str | None
-    """``None`` where the kernel does not record it."""
+    """``None`` if the kernel does not record it."""
     allocations: int
     alive: bool
-    """Whether a task has this pid still. It may have another name: ``exec()`` renames a task."""
+    """Whether a task with this pid still exists. Its name may have changed: ``exec()`` renames a
+    task."""
     now: str | None = None
-    """The name of the task that has this pid now, if it is another one."""
+    """The current name of the task with this pid, if it differs."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +82,23 @@ class LeakGroup:
     """Base pages."""
     bytes: int
     pfns: list[int]
-    """Head PFN of every record, those of a split allocation each."""
+    """First PFN of every record; a split allocation has several."""
     allocator: str
     handle: int
     stack: list[Frame]
     confidence: str
-    """``"high"``, ``"medium"`` or ``"low"``: that nobody needs this memory any more."""
+    """Confidence that the memory is leaked: ``"high"``, ``"medium"`` or ``"low"``."""
     reasons: list[str]
     """The signs for and against a leak, in words."""
     of_stack: int
-    """Allocations that this stack has in all, whatever their verdicts."""
+    """Total number of allocations of this stack, with any verdict."""
     oldest_ns: int | None
     """``ts_nsec`` of the oldest record; ``None`` where the kernel has none."""
     newest_ns: int | None
     tasks: list[Task]
-    """The tasks that allocated most of it, most first, at most 10."""
+    """The tasks that allocated most of it, at most 10, largest first."""
     modules: dict[str, bool]
-    """Modules in the stack, and whether they are loaded now."""
+    """Modules in the stack -> whether they are still loaded."""
     module_gone: bool
     """Whether a frame of the stack has no symbol because its module was unloaded."""
     by_types: int | None = None
@@ -109,17 +111,17 @@ class SlabLeak:
     """Slab objects, or per-CPU memory, that nothing reaches."""
 
     cache: str
-    """Its name; of per-CPU memory ``"per-CPU memory"``."""
+    """Name of the slab cache, or ``"per-CPU memory"``."""
     verdict: str
     objects: int
     bytes: int
     addresses: list[int]
     """Virtual addresses."""
     stack: list[Frame] | None
-    """The stack that allocated them, where ``slub_debug=U`` keeps it."""
+    """The stack that allocated them, if ``slub_debug=U`` recorded it."""
     pids: list[int] = field(default_factory=list)
     tag: str | None = None
-    """Their allocation tag, of a kernel that has tags (v6.10)."""
+    """Their allocation tag, if the kernel has tags."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Leaks:
     """The leaks of a machine."""
 
     groups: list[LeakGroup]
-    """Lost ones first, those of the largest stacks first."""
+    """The groups; lost ones first, then by the size of the stack's lost memory."""
     lost_allocations: int
     lost_pages: int
     reachable_allocations: int
@@ -141,13 +143,14 @@ class Leaks:
     now_ns: int | None
     slab: list[SlabLeak] | None = None
     pages_missing: int = 0
-    """Base pages of kernel memory that are not in the dump: what they held looks lost."""
+    """Base pages of kernel memory that are not in the dump; memory that only they refer to looks
+    lost."""
     gaps: Sequence[str] = ()
     """One line for everything else that could not be searched for references."""
 
     @property
     def holes(self) -> str | None:
-        """The memory that could not be searched, in words; ``None`` if all of it was."""
+        """Return the memory that could not be searched, in words; ``None`` if all of it was."""
         missing = (
             f"{self.pages_missing:,} pages of kernel memory are not in the dump"
             if self.pages_missing
@@ -157,7 +160,7 @@ class Leaks:
 
     @property
     def lost_groups(self) -> list[LeakGroup]:
-        """The groups that no root reaches."""
+        """Return the groups that no root reaches."""
         lost = {result.label for result in LOST}
         return [group for group in self.groups if group.verdict in lost]
 
@@ -183,7 +186,7 @@ def leak_search(reach: Reach, lost: LostObjects | None = None) -> LeakSearch:
 
 def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
     """
-    Group the results of a search; slab objects, too, if it has :attr:`LeakSearch.lost`.
+    Group the results of a search, including slab objects if it has :attr:`LeakSearch.lost`.
 
     :param everything: Return reachable groups, too.
     """
@@ -338,11 +341,11 @@ class _Signs:
     """The signs for and against a leak that a group of lost allocations shows."""
 
     share: float
-    """The part of its stack's allocations that is lost."""
+    """Return the share of its stack's allocations that is lost."""
     age: int | None
-    """Nanoseconds since the newest allocation."""
+    """Return the time since the newest allocation, in nanoseconds."""
     nobody: bool
-    """Whether no task that allocated it exists any more."""
+    """Return whether none of the tasks that allocated it still exist."""
     gone: bool
     freed_init: bool
     missing_pages: int
@@ -351,7 +354,9 @@ class _Signs:
 
     @property
     def holes(self) -> bool:
-        """Whether the search could not see all memory: what is held from there looks lost."""
+        """
+        Whether some memory could not be searched, so that memory that only it refers to looks lost.
+        """
         return bool(self.missing_pages or self.gaps)
 
     def reasons(self) -> list[str]:
@@ -359,7 +364,7 @@ class _Signs:
         if self.gone:
             found.append("a module in its stack is gone")
         if self.freed_init and not self.gone:
-            # This explains the stack; it speaks neither for nor against a leak.
+            # This explains the frame; it is neither evidence for nor against a leak.
             found.append("a frame without a symbol is a module's init code, freed once it had run")
         if self.nobody:
             found.append("the tasks that allocated it are gone")
@@ -384,7 +389,7 @@ class _Signs:
 
 
 def _confidence(verdict: int, signs: _Signs) -> tuple[str, list[str]]:
-    """Return how sure it is that nobody needs the memory, and why."""
+    """Return the confidence that the memory is leaked, and the reasons."""
     if verdict == Reachability.REACHABLE:
         return "low", ["a chain of pointers leads to it from a root"]
     if verdict == Reachability.PFN_ONLY:
@@ -396,7 +401,7 @@ def _confidence(verdict: int, signs: _Signs) -> tuple[str, list[str]]:
 
 
 def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task]:
-    """Return the tasks that allocated *rows*, those with most records first."""
+    """Return the tasks that allocated *rows*, by number of records, largest first."""
     if "pid" not in records:
         return []
     pids, first, counts = np.unique(records["pid"][rows], return_index=True, return_counts=True)
@@ -408,7 +413,7 @@ def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task
             raw = bytes(records["comm"][rows[first[place]]]).split(b"\0", 1)[0]
             comm = raw.decode(errors="surrogateescape")
         now = inventory.tasks.get(pid)
-        # A snapshot has names with bytes that are no UTF-8 escaped.
+        # In a snapshot, bytes of names that are not UTF-8 are escaped.
         same = comm is None or (
             now is not None and without_surrogates(now) == without_surrogates(comm)
         )

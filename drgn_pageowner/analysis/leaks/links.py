@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the chain of pointers that keeps a page, and the words that name it."""
+"""Find the chain of pointers that keeps a page allocated, and the words that refer to it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_CHAINS = 64
 
 
 class WordSearch(Protocol):
-    """Finds the words that lead from some nodes to others."""
+    """A function that finds the words in some nodes that refer to other nodes."""
 
     def __call__(
         self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
@@ -37,7 +37,7 @@ class Hop:
     """A word and its target."""
 
     kind: str
-    """The kind of memory that the word lies in: :attr:`Word.kind`."""
+    """The kind of memory that contains the word: :attr:`Word.kind`."""
     name: str
     """The symbol, per-CPU variable, task, slab cache or page, and the offset of the word in it."""
     address: int | None
@@ -47,10 +47,10 @@ class Hop:
     by: str
     """Its meaning: ``"address"``, ``"struct page"``, ``"PFN"``, ``"physical address"``."""
     allocator: str | None
-    """The allocator of the page that the word lies in."""
+    """The allocator of the page that contains the word."""
     leads_to: str
     reachable: bool
-    """Whether the memory that the word lies in is reached from a root itself."""
+    """Whether the memory that contains the word is itself reachable."""
     counts: bool
     """Whether the word keeps its target alive; bookkeeping does not, nor does a number of an object
     whose type is sure."""
@@ -85,7 +85,7 @@ class Why:
 
 @dataclass(frozen=True)
 class References:
-    """The words that name a page."""
+    """The words that refer to a page."""
 
     what: str
     pfn: int
@@ -117,7 +117,7 @@ def _allocator(reach: Reach, node: int) -> str | None:
 
 
 def _members(reach: Reach, node: int) -> Array:
-    """Return the nodes of the heap that are one allocation with *node*."""
+    """Return the nodes of the heap that belong to the same allocation as *node*."""
     if node >= reach.heap.first_object:
         return np.array([node])
     result: Array = np.flatnonzero(reach.allocation == reach.allocation[node])
@@ -237,7 +237,7 @@ def references(
     reach: Reach, target: HeapTarget, words: WordSearch, limit: int, *, numbers_only: bool = False
 ) -> References:
     """
-    Find every word that names a page or slab object.
+    Find every word that refers to a page or slab object.
 
     :param limit: The largest number of words to return.
     :param numbers_only: Only PFNs and physical addresses.

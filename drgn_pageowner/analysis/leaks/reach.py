@@ -2,8 +2,9 @@
 """
 Find what nothing can reach: mark a :class:`~drgn_pageowner.model.heap.Heap` from its roots.
 
-Allocations that one call split (``alloc_pages_exact()``, ``vmalloc()``) are one node here: that of
-the first record. A node that is not marked is reached from no root by any chain of addresses.
+The records of an allocation that was split by one call (``alloc_pages_exact()``, ``vmalloc()``) are
+merged into one node, that of the first record. A node that is not marked cannot be reached from any
+root.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ from drgn_pageowner.model.pages import PageState
 __all__ = ("Graph", "Reach", "reach")
 
 
-# Allocates memory whose address the kernel itself drops when it crashes: crash_save_vmcoreinfo()
-# goes on with a copy in the crash kernel's memory.
+# Allocates memory to which the kernel itself drops the pointer when it crashes:
+# crash_save_vmcoreinfo() goes on with a copy in the crash kernel's memory.
 _FORGOTTEN_AT_CRASH = "crash_save_vmcoreinfo_init"
 
 
-# Allocates memory that only mirrors pages of others: the requests of block devices. Their lists of
-# pages are those of their bios, and stay when a request is done.
+# Allocates the requests of block devices. Their lists of pages mirror those of their bios and
+# remain when a request is done, so they do not keep pages allocated.
 _MIRRORS = re.compile(r"blk_mq_alloc_(map_and_)?r\w+")
 
 
-# Who allocates the memory that a module lies in, and for whom, in kernel/module/main.c. Some of it
-# stays when a module is unloaded whose allocation tags count memory that is still in use.
+# Functions that allocate a module's memory, and their callers in kernel/module/main.c. Part of it
+# remains when a module is unloaded while its allocation tags still count memory.
 _MODULE_MEMORY = re.compile(r"(execmem|module)_(memory_)?alloc(_rw)?|move_module")
 _MODULE_LOADERS = re.compile(r"module_memory_alloc|move_module|layout_and_allocate|load_module")
 
@@ -59,11 +60,11 @@ _UNLIKELY = 0.05
 
 
 class Graph:
-    """Edges, grouped by the node where they begin."""
+    """Edges, grouped by their source node."""
 
     def __init__(self, source: Array, target: Array, nodes: int) -> None:
         """
-        Sort edges by the node where they begin.
+        Sort edges by their source node.
 
         :param source: ``int32``, shape ``(edges,)``.
         :param target: The same.
@@ -75,7 +76,7 @@ class Graph:
 
     def neighbours(self, nodes: Array) -> tuple[Array, Array]:
         """
-        Return all edges from *nodes*.
+        Return all edges that begin at *nodes*.
 
         :return: The nodes where each edge begins and ends: ``int64``, ``int32``.
         """
@@ -85,7 +86,10 @@ class Graph:
 
 @dataclass
 class Reach:
-    """The marked graph; nodes have the numbers of the heap's, an allocation its first record's."""
+    """
+    The marked graph. Nodes have the same numbers as in the heap; an allocation has that of its
+    first record.
+    """
 
     heap: Heap
     allocation: Array
@@ -93,11 +97,11 @@ class Reach:
     role: Array
     """``uint8``, a row per record: :class:`Role`."""
     parent: Array
-    """``int32``, a row per node: the node that it was first reached from; itself for a root, -1
-    for what nothing reaches."""
+    """``int32``, a row per node: the node that it was first reached from; the node itself for a
+    root, -1 if unreachable."""
     verdict: Array
-    """``uint8``, a row per node: :class:`Reachability`; of a record that is not the first of its
-    allocation that of the allocation."""
+    """``uint8``, a row per node: :class:`Reachability`; for a record that is not the first of
+    its allocation, the verdict of the allocation."""
     classes: Array
     """``uint8``, a row per page: :class:`~drgn_pageowner.analysis.account.page_class.PageClass`."""
     number_chance: list[float]
@@ -152,7 +156,7 @@ def reach(
     heap: Heap, classes: Array | None = None, references: ReferenceWords | None = None
 ) -> Reach:
     """
-    Mark *heap* from its roots, and tell the rest apart by what holds it.
+    Mark *heap* from its roots, and classify the nodes that are not reached.
 
     :param references: The words that can be references; of a heap that was read with types. All
         words are, without them.
@@ -171,8 +175,8 @@ def reach(
     kept = (source != target) & ~weak[source]
     candidates = role == Role.CANDIDATE
     kept &= ~(_made_by(heap, candidates, _is_mirror)[source] & (target < heap.first_object))
-    # Memory of a module that is loaded is a root: this is what unloaded ones left. Tags of pages
-    # and objects need it, but what else is in it is of no use any more.
+    # The memory of loaded modules is a root, so these are remains of unloaded modules. Tags of
+    # pages and objects refer to them; their contents do not keep anything allocated.
     left = _made_by(heap, candidates, _is_module_memory)
     role[left[: len(role)]] = Role.ACCOUNTED
     kept &= ~left[source]
@@ -194,7 +198,7 @@ def reach(
     lost[weak] = False
     held = ascending(allocation[role == Role.ACCOUNTED])
     lost[held] = False
-    # A record that is not the first of its allocation is no node.
+    # A record that is not the first of its allocation is not a node.
     lost[: len(heap.records)] &= allocation == np.arange(len(heap.records))
     chance, known = _known_by_number(heap, node, lost, parent, role, references)
     by_number = _closure(forward, known, lost)
@@ -294,8 +298,8 @@ def _roles(heap: Heap, classes: Array) -> Array:
     kind, state = classes[rows], pages.state[rows]
     role = np.full(len(records), Role.ACCOUNTED, np.uint8)
     role[np.isin(kind, UNACCOUNTED)] = Role.CANDIDATE
-    # Pages that a driver can migrate are on its own lists, by numbers or through their tails; on
-    # kernels without page types for them these are zsmalloc's and balloons'.
+    # A driver refers to its migratable pages by numbers or through their tail pages. On kernels
+    # without page types for them, these are pages of zsmalloc and balloons.
     role[np.isin(state, (PageState.NOREF, PageState.DRIVER_MOVABLE))] = Role.ACCOUNTED
     candidates = role == Role.CANDIDATE
     role[with_stack(records, candidates, _is_forgotten)] = Role.ACCOUNTED
@@ -321,7 +325,7 @@ def _is_early(table: StackTable) -> Array:
 def _made_by(heap: Heap, candidates: Array, chosen: Callable[[StackTable], Array]) -> Array:
     """Find *candidates* (records) whose stack is *chosen*: ``bool``, a row per node."""
     result = np.zeros(heap.nodes, bool)
-    # Others may have the same stack.
+    # Records that are not candidates may have the same stack.
     result[: len(heap.records)] = candidates & with_stack(heap.records, candidates, chosen)
     return result
 
@@ -373,15 +377,16 @@ def _known_by_number(
     references: ReferenceWords | None,
 ) -> tuple[list[float], Array]:
     """
-    Find lost allocations whose PFN or physical address is a word of something that is held.
+    Find lost allocations whose PFN or physical address is stored in reachable memory.
 
-    A word can equal a PFN by chance. How often is measured on reachable pages, which need no
-    number; lost allocations of one stack must be known more often than that.
+    A word can equal a PFN by chance. The frequency is measured on reachable pages, whose PFNs need
+    not be stored anywhere; lost allocations of one stack count only if their PFNs occur more often
+    than that.
 
-    :return: :attr:`Reach.number_chance`; and the nodes.
+    :return: :attr:`Reach.number_chance`, and the nodes that were found.
     """
     source, target = node[heap.pfn_holder], node[heap.pfn_target]
-    # Code that keeps a PFN keeps the first one of an allocation.
+    # Code that stores a PFN stores the first one of an allocation.
     told = (heap.pfn_target == target) & (parent[source] >= 0) & ~_identifiers(heap)
     if references is not None:
         told &= references.numbers
@@ -422,8 +427,9 @@ def _identifiers(heap: Heap) -> Array:
     """
     Find PFN-like words that are object identifiers, not page references: ``bool``, a row per word.
 
-    In a cache of one type of object, a member that is a PFN is one in nearly all objects, and of
-    another page in each. Inode numbers equal PFNs in some objects; limits equal one PFN in all.
+    If a member of objects of one type is a PFN, it is one in nearly all objects, and a different
+    one in each. Inode numbers equal PFNs only in some objects; limits equal the same PFN in all
+    objects.
     """
     slabs = heap.slabs
     result = np.zeros(len(heap.pfn_holder), bool)
@@ -455,7 +461,7 @@ def _judge(source: Array, target: Array, own: Array, lost: Array, verdict: Array
     held = np.zeros(len(lost), bool)
     held[target] = True
     verdict[nodes[~held[nodes]]] = Reachability.UNREACHABLE
-    # Removing nodes without an edge to them, or from them, again and again leaves rings and the
+    # Repeatedly removing nodes without an incoming or without an outgoing edge leaves rings and the
     # nodes between rings.
     ring = lost & _peeled(source, target, lost) & _peeled(target, source, lost)
     verdict[ring] = Reachability.ITSELF
@@ -464,7 +470,7 @@ def _judge(source: Array, target: Array, own: Array, lost: Array, verdict: Array
 
 
 def _peeled(source: Array, target: Array, within: Array) -> Array:
-    """Return the nodes that are left after removing those without an edge to them, repeatedly."""
+    """Return the nodes that remain after repeatedly removing nodes without an incoming edge."""
     graph = Graph(source, target, len(within))
     degree = np.bincount(target, minlength=len(within))
     left = within.copy()

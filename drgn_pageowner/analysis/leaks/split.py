@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the records of one call: allocations that were split into single pages afterwards."""
+"""Find the records of one allocation that was split into single pages."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from drgn_pageowner.model.records import Snapshot
 
 __all__ = ("merge_split",)
 
-# Functions that split their allocations. Where records have no time, only their stacks tell;
-# records of early boot on arm64 have none either, as the clock does not run yet.
+# Functions that split their allocations. If records have no time, this is all there is to go by;
+# records of early boot on arm64 have none either, because the clock is not running yet.
 _SPLITTERS = re.compile(
     r"_*(make_alloc_exact|alloc_pages_exact|split_page|alloc_large_system_hash|"
     r"dma_(direct_)?alloc|cma_alloc|alloc_contig|vdso_setup_data_pages)\w*"
 )
 # These migrate other pages away first, page by page, so their timestamps are spread out.
 _RANGES = re.compile(r"_*(cma_alloc|alloc_contig)\w*")
-# If more than one record in 1,000 has the time of a record of another stack, the clock is coarse.
-# On the bundled guests, which ran under TCG, it is 0.4 to 8 in 1,000.
+# The clock is coarse if more than one in this many records shares its timestamp with a record of
+# another stack. On the bundled guests, which ran under TCG, it is 0.4 to 8 in 1,000.
 _COARSE = 1000
 # Nanoseconds within which __set_page_owner_handle() writes the records of one block, each with a
 # time of its own until v6.8. On linux-6.1/traps neighbouring records are 0.48 ms apart at most.
@@ -31,12 +31,13 @@ _SOON_NS = 10**6
 
 def merge_split(records: Snapshot) -> Array:
     """
-    Number the allocations: ``alloc_pages_exact()`` leaves a record for every page of one.
+    Number the allocations; ``alloc_pages_exact()``, for example, leaves a record for every page of
+    one allocation.
 
-    Records that follow one another belong together if they have the same stack, were made in
-    the same nanosecond and begin where a block of that size can. Where the kernel keeps no time,
-    or it reads it for every page anew (until v6.8), their stack must be one of a function that
-    splits; where its clock only ticks, one that allocates nothing else.
+    Records that follow one another belong together if they have the same stack, were made in the
+    same nanosecond and begin where a block of that size can. If the kernel records no time, or
+    takes a new timestamp for every page (until v6.8), their stack must also contain a function that
+    splits; if its clock is coarse, the stack must allocate nothing else.
 
     :param records: Allocated records in PFN order, with ``pfn``, ``order``, ``handle``.
     :return: ``int64``, a row per record: ascending numbers from 0 on.
@@ -67,7 +68,7 @@ def merge_split(records: Snapshot) -> Array:
 def _of_splitters(
     records: Snapshot, follows: Array, splitters: re.Pattern[str] = _SPLITTERS
 ) -> Array:
-    """Return those of *follows* whose stack has a function that splits its allocation."""
+    """Return which of *follows* have a stack with a function that splits its allocation."""
     result: Array = follows & with_stack(
         records,
         follows,
@@ -79,7 +80,7 @@ def _of_splitters(
 
 
 def _is_coarse(stamp: Array, handle: Array) -> bool:
-    """Whether the clock stands still for longer than an allocation takes."""
+    """Return whether the clock's resolution is coarser than the duration of an allocation."""
     order = np.argsort(stamp, kind="stable")
     stamp, handle = stamp[order], handle[order]
     shared = (stamp[1:] == stamp[:-1]) & (handle[1:] != handle[:-1])
@@ -88,10 +89,9 @@ def _is_coarse(stamp: Array, handle: Array) -> bool:
 
 def _only_blocks(records: Snapshot, aligned: Array) -> Array:
     """
-    Return those of *aligned* whose stack allocates blocks of one size and nothing else.
-
-    With a coarse clock single pages allocated in a row look like a split block, but then not all
-    pages of the stack do.
+    Return which of *aligned* have a stack that allocates only blocks of one size. With a coarse
+    clock, single pages allocated in a row look like a split block, but this is not so for all pages
+    of the stack.
     """
     number = np.cumsum(~aligned) - 1
     length = np.bincount(number)[number]
@@ -106,7 +106,7 @@ def _only_blocks(records: Snapshot, aligned: Array) -> Array:
 
 
 def _aligned(records: Snapshot, follows: Array) -> Array:
-    """Return those of *follows* in runs that begin where a free block of their size would."""
+    """Return which of *follows* are in runs that are aligned to their size, as free blocks are."""
     number = np.cumsum(~follows) - 1
     length = np.bincount(number, records.pages).astype(np.int64)
     start = records["pfn"][~follows]

@@ -21,13 +21,13 @@ from drgn_pageowner.model.stacks import Frame
 
 __all__ = ("Suspect", "Suspects", "largest_of", "suspects")
 
-# Fewer allocations show no pattern in time.
+# With fewer allocations, no pattern over time is recognized.
 _FEWEST = 4
 # Equal periods of time since the oldest allocation: a stack grows if it has allocations in more
 # than half of them. The steady leak of linux-6.12/drip has some in all 8.
 _WINDOWS = 8
-# A part of the uptime. Bursts of the bundled guests, which come once, are spread over 25 % at most
-# (nearly all over less than 1 %); the steady leak of linux-6.12/drip is over 87 %.
+# Share of the uptime. One-time bursts on the bundled guests are spread over at most 25 % of it
+# (nearly all over less than 1 %), the steady leak of linux-6.12/drip over 87 %.
 _SPREAD = 0.5
 
 
@@ -45,8 +45,8 @@ class Suspect:
     """The number of reasons."""
     reasons: list[str]
     pages_per_hour: float | None
-    """Growth between the oldest and the newest; ``None`` where the kernel keeps no time, or where
-    they are so close together that they tell of a burst."""
+    """Growth between the oldest and the newest allocation; ``None`` if the kernel records no
+    time, or if they are so close together that they are one burst."""
     oldest_ns: int | None
     newest_ns: int | None
     tasks: list[Task]
@@ -96,7 +96,8 @@ def suspects(inventory: Inventory, classes: Array | None = None) -> Suspects:
     Rank the stacks of memory that no class explains.
 
     A stack is suspected if it grows steadily, if its allocations are old, if the tasks that
-    allocated are gone, if its module is gone. Most reasons come first, then most pages.
+    allocated have exited, or if its module was unloaded. The result is sorted by number of reasons,
+    then pages, largest first.
     """
     records = inventory.records
     if records is None or not len(records):

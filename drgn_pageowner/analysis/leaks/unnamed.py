@@ -11,9 +11,9 @@ from drgn_pageowner.model.arrays import Array, ranges
 
 __all__ = ("freed_init", "module_is_gone")
 
-# They call a module's init function; do_one_initcall() may be inlined.
+# Functions that call a module's init function; do_one_initcall() may be inlined.
 _INIT_CALLERS = frozenset(("do_one_initcall", "do_init_module"))
-# Code lies in one section if it lies in one page: sections begin at page boundaries.
+# Sections begin at page boundaries, so code in the same page is in the same section.
 _PAGE_SHIFT = 12
 
 
@@ -21,9 +21,9 @@ def freed_init(table: StackTable) -> Array:
     """
     Find unnamed frames that are a module's init code: ``bool``, a row per frame.
 
-    ``do_init_module()`` frees that code once it has run, of a module that stays loaded, too. The
-    init function is the frame that :data:`_INIT_CALLERS` called. What it called is init code as
-    well if it lies in the same page, or lies between it and a named function of a module.
+    ``do_init_module()`` frees that code after it has run, although the module stays loaded. The
+    init function is the frame called by one of :data:`_INIT_CALLERS`. Its callees are init code as
+    well if they are in the same page, or between it and a named function of a module.
     """
     unnamed = table.marks(lambda frame: frame.name is None)
     callers = table.marks(lambda frame: plain_name(frame.name or "") in _INIT_CALLERS)

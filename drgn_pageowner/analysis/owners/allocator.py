@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the function that asked for memory: the first frame that is not the memory manager's."""
+"""Find the function that asked for memory: the first frame outside the memory manager."""
 
 from __future__ import annotations
 
@@ -68,15 +68,14 @@ def plain_name(name: str) -> str:
 
 @functools.cache
 def is_allocation_function(name: str) -> bool:
-    """Tell whether *name* is a function of the memory manager that allocates for its caller."""
+    """Return whether *name* is a function of the memory manager that allocates for its caller."""
     return bool(_ALLOCATION_FUNCTIONS.fullmatch(plain_name(name.lstrip("_"))))
 
 
 def allocator_of(frames: list[Frame]) -> Frame | None:
     """
-    Return the allocator: the first of *frames* that is not the memory manager's own.
-
-    If all of them are, return the outermost; if there are none, ``None``.
+    Return the allocator: the first of *frames* outside the memory manager; if all frames are inside
+    it, the outermost frame; ``None`` if there are no frames.
     """
     for frame in frames:
         if frame.name is None or not is_allocation_function(frame.name):
@@ -95,7 +94,7 @@ def allocator_name(frames: list[Frame]) -> str:
 
 
 def module_name(frames: list[Frame]) -> str:
-    """Return the module of the innermost frame that is in one; empty if none is."""
+    """Return the module of the innermost frame that is in a module; empty if none is."""
     return next((frame.module for frame in frames if frame.module is not None), "")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Prepare stacks for a flame graph: each function named once, stacks as lists of numbers."""
+"""Prepare stacks for a flame graph: a table of function names, and stacks as lists of indices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FlameStack:
     pages: int
     """Base pages."""
     allocations: int | None
-    """``None`` if a text was read that does not say."""
+    """``None`` if a text was read that does not contain it."""
     frames: list[int]
     """Indices in :attr:`Flame.functions`, innermost first."""
     allocator: int
@@ -44,7 +44,7 @@ class Flame:
 
 def flame(by_stack: Top) -> Flame:
     """
-    Number the functions of the stacks.
+    Replace the functions of the stacks by indices.
 
     :param by_stack: Records grouped by stack, most pages first.
     """

@@ -67,7 +67,7 @@ class Group:
     """Records that have all their keys in common."""
 
     key: dict[str, Any]
-    """Key -> value; that of ``stack`` is the handle, or ``None`` if there are several."""
+    """Key -> value; for ``stack``, the value is the handle, or ``None`` if there are several."""
     allocations: int | None
     """``None`` if a text was read that does not say."""
     pages: int
@@ -98,10 +98,10 @@ class Top:
 
 @dataclass(frozen=True)
 class Tally:
-    """Pages of every group; the keys mean the same in another snapshot of the same boot."""
+    """Pages of every group; the keys are comparable across snapshots of the same boot."""
 
     keys: list[tuple[Any, ...]]
-    """One value per key that was grouped by, as in :attr:`Group.key`."""
+    """Values of the keys of each group, as in :attr:`Group.key`."""
     pages: Array
     """``int64``, shape ``(n,)``: base pages."""
     allocations: Array
@@ -124,7 +124,7 @@ class _Grouping:
     """Number of every record's stack."""
     pages: Array
     allocations: Array
-    """All 0 if :attr:`counted` is false."""
+    """Allocations of each group; all 0 if :attr:`counted` is false."""
     counted: bool
 
     def labels(
@@ -139,7 +139,7 @@ class _Grouping:
 
 def columns_for(by: Sequence[str]) -> frozenset[str]:
     """
-    Return the columns that it takes to group by *by*.
+    Return the columns that are needed to group by *by*.
 
     :raises UsageError: if one of *by* is no key
     """
@@ -208,7 +208,7 @@ def top(
 
 def tally(snapshot: Snapshot, by: Sequence[str] = ("stack",)) -> Tally:
     """
-    Count the records of *snapshot* by group, in no order; nothing is symbolized for that.
+    Count the records of *snapshot* by group, unsorted, without symbolizing anything.
 
     :param by: Keys, of :data:`GROUP_KEYS`.
     :raises UsageError: if a key is unknown, or this kernel does not record it
@@ -247,7 +247,9 @@ def _grouping(snapshot: Snapshot, by: Sequence[str], depth: int | None) -> _Grou
 
 
 def _cut(snapshot: Snapshot, depth: int) -> Array:
-    """Return every record's stack number, the same for stacks with the same first frames."""
+    """
+    Return every record's stack number; stacks that agree in their first frames get the same number.
+    """
     stacks = snapshot.stack
     numbers, inverse = distinct(stacks)
     first: dict[bytes, int] = {}
@@ -291,7 +293,7 @@ def age_bands(snapshot: Snapshot) -> Array:
 
 
 def _kind(snapshot: Snapshot, stacks: Array) -> Array:
-    """Return what ``page_owner_sort`` calls the type of allocation of every record."""
+    """Return the allocator type of every record, as ``page_owner_sort`` defines it."""
     kinds = per_stack(snapshot, stacks, kinds_of_stacks)
     migratetypes = list(snapshot.names.migratetypes)
     if "CMA" in migratetypes:
@@ -306,8 +308,8 @@ def _combine(codes: list[Array], sizes: list[int], rows: int) -> tuple[Array, Ar
     """
     Combine the groupings by several keys.
 
-    :param codes: For every key a number per row.
-    :param sizes: For every key how many numbers there are.
+    :param codes: For every key, a number per row.
+    :param sizes: For every key, how many numbers there are.
     :return: One row per group with its number of every key, and every row's group.
     """
     combined = np.zeros(rows, np.int64)

@@ -41,16 +41,16 @@ class Growth:
     """Base pages now."""
     allocations: int
     grown_pages: int
-    """Pages more than in the round before."""
+    """Growth since the previous round, in pages."""
     grown_allocations: int
     pages_per_second: float | None
-    """``None`` where the kernel's clock stood still."""
+    """``None`` if the kernel's clock stood still."""
     grown_pages_since_start: int
-    """Pages more than in the first round."""
+    """Growth since the first round, in pages."""
     grown_allocations_since_start: int
     pages_per_second_since_start: float | None
     rounds_grown: int
-    """Number of the rounds in which it grew."""
+    """Number of rounds in which it grew."""
     handle: int
     """``depot_stack_handle_t`` of the stack with the most pages; 0 for none."""
     stack: list[Frame]
@@ -67,22 +67,24 @@ class Round:
     now_ns: int | None
     """The clock of the records (``local_clock()``)."""
     elapsed_ns: int | None
-    """Time since the round before; of a summary, since the first."""
+    """Time since the previous round; for a summary, since the first."""
     elapsed_ns_since_start: int | None
     allocations: int
     """Number of records that the filters let through."""
     pages: int
     grown_pages: int
-    """May be negative."""
+    """Growth of all groups together; may be negative."""
     grown_pages_since_start: int
     number_of_groups: int
     """Number of groups that have grown, shown or not."""
     groups: list[Growth]
-    """The groups that have grown most, largest growth first."""
+    """The groups that have grown, largest growth first."""
 
 
 class Watch:
-    """Compare snapshots of one running kernel, handed to :meth:`add` one after another."""
+    """
+    Compare snapshots of one running kernel, which are passed to :meth:`add` one after another.
+    """
 
     def __init__(self, by: Sequence[str] = ("stack",), *, limit: int | None = None) -> None:
         """

@@ -30,9 +30,8 @@ CRITERIA: Mapping[str, Column] = {
 @dataclass(frozen=True)
 class Filter:
     """
-    Criteria that select records; every one that is given must hold.
-
-    Of several values of one criterion, one must hold; of several gfp flags or functions, all.
+    Criteria that select records. A record must match every criterion that is given. If a criterion
+    has several values, one must match; but all gfp flags and all functions must.
     """
 
     where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -58,7 +57,7 @@ class Filter:
                 raise UsageError(f"cannot select by {name!r}: known are {', '.join(CRITERIA)}")
 
     def columns(self) -> frozenset[str]:
-        """Return the columns that it takes to apply this."""
+        """Return the columns that this filter needs."""
         columns = {CRITERIA[name].name for name in self.where}
         if self.module or self.stack_contains:
             columns.add("handle")
@@ -70,7 +69,7 @@ class Filter:
 
 def select(snapshot: Snapshot, wanted: Filter) -> Snapshot:
     """
-    Return the records that *wanted* describes.
+    Return the records that match *wanted*.
 
     :raises UsageError: if a name is not one of this kernel's, or this kernel does not record
         what is asked for
@@ -97,7 +96,7 @@ def _numbers(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array
 def _nodes(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
     """:raises UsageError: if a node does not exist"""
     zones = snapshot.facts.zones
-    # A text has the numbers of nodes, and nothing about them.
+    # A text has the numbers of nodes, but no list of nodes.
     nodes = sorted({zone.node for zone in zones} or np.unique(snapshot[column.name]).tolist())
     for node in values:
         if node not in nodes:
@@ -125,7 +124,7 @@ def _pfns(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
 
 
 def _names(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Array:
-    """:raises UsageError: if a name is none of this kernel's"""
+    """:raises UsageError: if a name is unknown to this kernel"""
     names, zones = snapshot.names, snapshot.facts.zones
     if column.form is Form.ZONE and not zones:
         raise UsageError(snapshot.lacks("the names of zones"))
@@ -138,7 +137,7 @@ def _names(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Array:
 
 
 def _flags(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Array:
-    """:raises UsageError: if a flag is none of this kernel's"""
+    """:raises UsageError: if a flag is unknown to this kernel"""
     by_name = {name: flag for flag, name in snapshot.names.gfp_flags}
     flags = np.uint32(0)
     for name in values:
@@ -151,7 +150,7 @@ def _known(name: str, names: Mapping[str, int], what: str) -> str:
     """
     Return the kernel's spelling of *name*.
 
-    :raises UsageError: if it is none of *names*, in whatever case
+    :raises UsageError: if it is not in *names*, ignoring case
     """
     for known in names:
         if known.lower() == name.lower():
@@ -187,7 +186,8 @@ _MATCHES: Mapping[Match, Callable[[Snapshot, Column, Sequence[Any]], Array]] = {
     Match.FLAGS: _flags,
     Match.PATTERNS: _patterns,
 }
-"""Functions that tell which records match the values of a criterion: ``bool``, a row a record."""
+"""Functions that return which records match the values of a criterion: ``bool``, a row per
+record."""
 
 
 def _by_time(snapshot: Snapshot, wanted: Filter) -> Array:

@@ -21,14 +21,14 @@ class SlabGroup:
 
     cache: str
     owner: str | None
-    """The best that is known: the tag, else the function that asked for the object; ``None`` if
-    nothing is kept."""
+    """The allocation tag if known, else the function that asked for the object; ``None`` if
+    neither is recorded."""
     objects: int
     bytes: int
-    """With what is behind every object: the slab's memory."""
+    """Bytes of memory in slabs, including metadata and padding of every object."""
     tag: str | None
     stack: list[Frame]
-    """That most of the objects have; empty if none is kept."""
+    """The most frequent stack of the objects; empty if none is recorded."""
     pids: list[int]
     """The tasks that allocated most of them, at most 8."""
 
@@ -43,7 +43,7 @@ class SlabTop:
     """Allocated objects of all groups, shown or not."""
     bytes: int
     with_owner: int
-    """Of :attr:`objects`, how many have an owner."""
+    """How many of :attr:`objects` have a known owner."""
     free_objects: int
 
 
@@ -51,8 +51,8 @@ def top_slab(owners: ObjectOwners, *, by_owner: bool = True, limit: int | None =
     """
     Group the allocated objects of *owners*.
 
-    :param by_owner: By cache and owner; else by cache alone.
-    :param limit: How many groups to return.
+    :param by_owner: Group by cache and owner instead of by cache alone.
+    :param limit: Maximum number of groups to return.
     """
     slabs = owners.slabs
     objects = np.flatnonzero(slabs.allocated)
@@ -60,7 +60,7 @@ def top_slab(owners: ObjectOwners, *, by_owner: bool = True, limit: int | None =
     cache = slabs.cache[slab].astype(np.int64)
     sizes = slabs.stride[slab]
     tag, handle = owners.tag[objects].astype(np.int64), owners.handle[objects].astype(np.int64)
-    # A tag, else a stack: the numbers do not meet.
+    # The tag, else the stack's handle; tags are shifted so that they differ from handles.
     owner = np.where(tag >= 0, tag + (np.int64(1) << 32), handle) if by_owner else 0 * tag
     width = np.int64(1) << 34
     keys, group = distinct(cache * width + owner)
@@ -94,7 +94,7 @@ def top_slab(owners: ObjectOwners, *, by_owner: bool = True, limit: int | None =
 
 
 def _members(group: Array, shown: list[int]) -> list[Array]:
-    """Rows of each of the groups *shown*."""
+    """Return the rows of each of the groups *shown*."""
     by_group = np.argsort(group, kind="stable")
     ends = np.cumsum(np.bincount(group)) if len(group) else np.zeros(0, np.int64)
     return [by_group[int(ends[n - 1]) if n else 0 : int(ends[n])] for n in shown]

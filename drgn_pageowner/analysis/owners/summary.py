@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Sum up the records of a kernel, and compare them with the kernel's own counts."""
+"""Summarize the records of a kernel, and compare them with the kernel's own counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def consistency(snapshot: Snapshot) -> Consistency | None:
     """
     Compare ``stack_record.count`` with the pages of the records.
 
-    :return: ``None`` for kernels that have no count (before v6.9).
+    :return: ``None`` for kernels without a count, that is, before Linux kernel commit 217b2119b9e2
+        ("mm,page_owner: implement the tracking of the stacks count") (in v6.9).
     """
     counts = snapshot.stacks.counts
     if counts is None:
@@ -27,7 +28,7 @@ def consistency(snapshot: Snapshot) -> Consistency | None:
     allocated = snapshot["allocated"]
     stacks = snapshot.stack[allocated]
     ours = sums(stacks[stacks >= 0], snapshot.pages[allocated][stacks >= 0], len(snapshot.stacks))
-    # The early-boot stack is given to pages without being counted (init_pages_in_zone()).
+    # init_pages_in_zone() gives pages the early-boot stack without counting them.
     counted = (counts > 0) | ((ours > 0) & (counts >= 0))
     early = (counts == 0) & (ours > 0)
     counted &= ~early
@@ -46,9 +47,10 @@ def consistency(snapshot: Snapshot) -> Consistency | None:
 
 def summarize(snapshot: Snapshot, modules: Sequence[str], panic_message: str | None) -> Info:
     """
-    Count what ``info`` prints.
+    Compute the numbers that ``info`` prints.
 
-    :param snapshot: With the records of freed pages and the columns ``handle`` and ``ts_nsec``.
+    :param snapshot: A snapshot with records of freed pages and the columns ``handle`` and
+        ``ts_nsec``.
     """
     allocated = snapshot["allocated"]
     stamps = snapshot["ts_nsec"][allocated] if "ts_nsec" in snapshot else np.zeros(0, np.uint64)

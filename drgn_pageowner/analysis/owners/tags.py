@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocation tags grouped: what the kernel counts, what there is, and why the two differ."""
+"""
+Group allocation tags; compare the kernel's counters with the memory that was found, and explain
+differences.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,10 @@ __all__ = (
 )
 
 TAG_KEYS = ("tag", "file", "module", "function")
-"""What tags can be grouped by."""
+"""Keys that tags can be grouped by."""
 
 TAG_SORT_KEYS = ("bytes", "calls", "found", "difference")
-"""What groups of tags can be sorted by besides what they are grouped by; largest first."""
+"""Sort keys for groups of tags, largest first, in addition to the keys that they are grouped by."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class TagFilter:
     function: Sequence[str] = ()
 
     def takes(self, tag: Tag) -> bool:
-        """Whether *tag* is selected: of each kind, one pattern must match."""
+        """Return whether *tag* is selected: at least one pattern of each criterion must match."""
         return (
             _matches(tag.filename, self.file)
             and _matches(tag.module or "", self.module)
@@ -58,22 +61,22 @@ class TagGroup:
     key: dict[str, str | None]
     tags: int
     bytes: int
-    """By the kernel's counters."""
+    """Bytes according to the kernel's counters."""
     calls: int
-    """By the kernel's counters: allocations that were not freed."""
+    """Allocations that were not freed, according to the kernel's counters."""
     found_bytes: int | None
-    """Of pages, slab objects and per-CPU memory that bear the tag; ``None`` of a text."""
+    """Bytes of pages, slab objects and per-CPU memory with this tag; ``None`` for a text."""
     found_calls: int | None
     pages: int | None
-    """Base pages of :attr:`found_bytes`."""
+    """Base pages among :attr:`found_bytes`."""
     objects: int | None
-    """Slab objects of :attr:`found_calls`."""
+    """Slab objects among :attr:`found_calls`."""
     object_bytes: int | None
     percpu_bytes: int | None
     difference: int | None
-    """Bytes that were found and not counted; negative: counted and not found."""
+    """``found_bytes - bytes``."""
     why: str | None
-    """Why there is a difference, or why a tag is not in /proc/allocinfo."""
+    """Reason for the difference, or for a tag not being in /proc/allocinfo."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class TagTop:
     groups: list[TagGroup]
     number_of_groups: int
     tags: int
-    """Of all groups, shown or not."""
+    """Number of tags in all groups, shown or not."""
     bytes: int
     calls: int
     found_bytes: int | None
@@ -105,7 +108,7 @@ def top_tags(
 
     :param by: Of :data:`TAG_KEYS`.
     :param sort: Of :data:`TAG_SORT_KEYS` and *by*; ``-`` in front reverses.
-    :param unused: Also the tags that nothing is allocated of.
+    :param unused: Include tags without any allocations.
     :raises UsageError: if a key is unknown
     """
     check_tag_keys(by, sort)
@@ -149,7 +152,7 @@ def check_tag_keys(by: Sequence[str], sort: Sequence[str]) -> None:
 
 
 def _found(use: TagUse) -> dict[str, Array] | None:
-    """Return the bytes and the number of allocations that bear each tag."""
+    """Return the bytes and the number of allocations found with each tag."""
     if use.found is None:
         return None
     known = use.found
@@ -226,7 +229,7 @@ def _groups(
 def _why(
     use: TagUse, members: Sequence[int], difference: int | None, counted: int, calls: int
 ) -> str | None:
-    """Explain why the counters of a group differ from what bears its tags."""
+    """Explain why the counters of a group differ from the memory found with its tags."""
     tags = use.tags
     reasons = []
     if not tags.listed[members].all():

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The types of what the kernel allocated: inferred from pointers, and summed up."""
+"""C types of slab objects: inferred from pointers, and summed up."""

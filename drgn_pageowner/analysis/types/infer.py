@@ -2,9 +2,9 @@
 """
 Infer the types of a heap's nodes from the types of the pointers to them.
 
-What has a type tells, by its members, the types of what it points to. Every such pointer is a vote;
-it is counted for the type that its target gets, or against it. This is repeated until nothing
-changes. No step runs per object: a round is a few operations on the array of all pointers.
+The members of a typed node determine the types of the nodes that they point to. Each such pointer
+is a vote for the type of its target, or against it. This is repeated until nothing changes. No step
+runs per object: a round is a few operations on the array of all pointers.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ from drgn_pageowner.model.types import HeapTypes, TypedBy, TypeTable, WordUse
 
 __all__ = ("Slots", "infer_types")
 
-# What has a type, loses it, and gets it again, keeps none after so many rounds.
+# After this many rounds, nodes that keep gaining and losing a type are left without one.
 _MOST_ROUNDS, _UNSETTLED = 40, 6
-# A node has a type if this part of the typed pointers to it says so.
+# A node gets a type if at least this share of the typed pointers to it agree.
 _AGREED = 0.9
-# Objects of one cache have the same type if this part of those with a type has it, and so many.
+# All objects of a cache get a type if at least this share of its typed objects, and at least this
+# many, have it.
 _SAME_CACHE, _FEW = 0.95, 3
-# A void * or a link leads to one type if this part of the typed targets of that member is of it.
+# A void * or a link is taken to point to one type if at least this share of its typed targets have
+# it.
 _LEARNED = 0.98
 _AT_LEAST = 4
-# Farther inside a node than this no pointer tells its type.
+# Pointers farther inside a node than this are not used to determine its type.
 _FARTHEST = 1 << 18
-# Structures that have another as a member: no more than this are tried.
+# Maximum number of structures tried that have a given one as a member.
 _MOST_CONTAINERS = 256
 
 
 class Slots:
     """
-    The words of all types that are known so far, one after another.
+    The words of all types that were read so far, concatenated.
 
     The layout of a type is read when the type is first needed.
     """
@@ -49,7 +51,7 @@ class Slots:
         self._aim: list[Array] = []
         self._next = 0
         self.base = np.zeros(0, np.int64)
-        """``int64``, a row per type: number of its first word; -1 for one that is not known."""
+        """``int64``, a row per type: index of its first word; -1 if it was not read yet."""
         self.words = np.zeros(0, np.int64)
         self.size = np.zeros(0, np.int64)
         self.repeat = np.zeros(0, bool)
@@ -60,7 +62,7 @@ class Slots:
         self._containers: tuple[Array, Array, Array] | None = None
 
     def need(self, types: Array) -> None:
-        """Have the words of *types* from now on; -1 is none."""
+        """Read the layouts of *types*, unless known; -1 stands for none."""
         known = len(self.base)
         if len(types) and int(types.max()) < known:
             missing = np.flatnonzero((types >= 0) & (self.base[types] < 0))
@@ -93,11 +95,11 @@ class Slots:
 
     def of(self, types: Array, offset: Array) -> Array:
         """
-        The words at offsets of types.
+        Return the indices of the words at offsets in types.
 
         :param types: ``int64``, shape ``(n,)``; -1 for none.
         :param offset: ``int64``: in bytes.
-        :return: Number of the word: ``int64``; -1 if the type does not reach that far.
+        :return: Index of each word: ``int64``; -1 if it is past the end of the type.
         """
         known = (types >= 0) & (offset >= 0)
         which = np.where(known, types, 0)
@@ -110,7 +112,7 @@ class Slots:
 
     def containers(self, types: Array) -> tuple[Array, Array, Array]:
         """
-        The types that have each of *types* as a member, at any depth; and the type itself.
+        Find the types that contain each of *types* as a member, at any depth, and the type itself.
 
         :return: Index in *types*, the container, and the offset of the member in it: ``int64``.
         """
@@ -136,7 +138,7 @@ class Slots:
 
 @dataclass
 class _Votes:
-    """Pointers that say what their targets are: each different claim once."""
+    """Votes of pointers for the types of their targets; equal votes are merged."""
 
     node: Array
     type: Array
@@ -189,10 +191,11 @@ class _Inference:
             self._of_cache_names()
 
     def _room(self) -> Array:
-        """Bytes of every node: ``int64``; of a root none."""
+        """Return the size of each node, in bytes: ``int64``; 0 for a root."""
         heap = self.heap
         room = np.zeros(heap.nodes, np.int64)
-        # Records of one vmalloc area are one place, which is as long as pointers lead into it.
+        # The records of a vmalloc area are one place, which extends to the last offset that a
+        # pointer refers to.
         size = heap.inventory.memory.pages.facts.page_size
         room[: heap.first_object] = heap.records.pages * size
         known = self.pointers.at >= 0
@@ -214,15 +217,16 @@ class _Inference:
     # --- votes --------------------------------------------------------------------------------
 
     def all_votes(self) -> _Votes:
-        """The votes of everything that has a type; :attr:`slot` has the words of all pointers."""
+        """Return the votes of all typed nodes, and set :attr:`slot` for all pointers."""
         self.slot, votes = self._votes_of(np.arange(len(self.pointers)))
         return votes
 
     def _votes_of(self, chosen: Array) -> tuple[Array, _Votes]:
         """
-        What some of the pointers say.
+        Return the votes of some of the pointers.
 
-        :return: The word of its type that each is (-1 for none), and the votes.
+        :return: The index of the word that each pointer is in its type (-1 for none), and the
+            votes.
         """
         pointers = self.pointers
         place, target = pointers.place[chosen], pointers.target[chosen]
@@ -233,15 +237,18 @@ class _Inference:
         slot = self.slots.of(types, offset)
         aim = np.where(slot >= 0, self.slots.aim[np.maximum(slot, 0)], -1)
         at = pointers.at[chosen].astype(np.int64)
-        # What points to itself says nothing new.
+        # A pointer to its own node adds no information.
         good = (aim >= 0) & (at >= 0) & (at < _FARTHEST) & (place != target)
         self.slots.need(aim[good])
-        # A pointer to a pointer inside of something leads to a member.
+        # A pointer to a pointer into the middle of a node refers to a member.
         good[good] = (at[good] == 0) | ~self.slots.repeat[aim[good]]
         return slot, _Votes.of(target[good], aim[good], at[good])
 
     def spread(self, fresh: Array) -> None:
-        """Follow the pointers of *fresh* nodes, and of those that get a type by that."""
+        """
+        Follow the pointers of the newly typed nodes *fresh*, and of nodes that get a type from them
+        in turn.
+        """
         while len(fresh):
             first = self.first[fresh]
             chosen = ranges(first, self.first[fresh + 1] - first)
@@ -255,16 +262,17 @@ class _Inference:
 
     def decide(self, votes: _Votes) -> tuple[Array, Array, Array, Array, Array]:
         """
-        The type that most votes for each node can be explained by.
+        Choose the type for each node that is consistent with most votes.
 
-        :return: Nodes, types, offsets of the types in them, votes that they explain, and all.
+        :return: Nodes, types, offsets of the types in the nodes, number of votes that agree, and of
+            all votes.
         """
         index, outer, inner = self.slots.containers(votes.type)
         node, count = votes.node[index], votes.count[index]
         origin = votes.at[index] - inner
         size = np.where(self.slots.repeat[outer], self.table.word, self.slots.size[outer])
         fits = (origin >= 0) & (origin + size <= self.room[node])
-        # An array of pointers begins where the memory does.
+        # An array of pointers begins at the start of the node.
         fits &= ~self.slots.repeat[outer] | (origin == 0)
         direct = inner == 0
         direct &= outer == votes.type[index]
@@ -286,7 +294,8 @@ class _Inference:
         explained = np.add.reduceat(count, first)
         straight = np.add.reduceat(np.where(direct, count, 0), first)
         node, outer, origin = node[first], outer[first], origin[first]
-        # Of types that explain the same, the one that pointers name; then the first and outermost.
+        # Among types that agree with equally many votes, prefer the one that pointers are declared
+        # with, then the first and outermost.
         order = np.lexsort((self.slots.size[outer], -origin, straight > 0, explained, node))
         last = np.ones(len(order), bool)
         last[:-1] = node[order][1:] != node[order][:-1]
@@ -295,8 +304,11 @@ class _Inference:
         return node, outer, origin, explained[best], self._about(votes, node, outer, origin)
 
     def _about(self, votes: _Votes, node: Array, type_: Array, origin: Array) -> Array:
-        """The votes for nodes that are about the bytes of types there: ``int64``."""
-        # Votes for nodes that no type fits are about none; nodes are ascending.
+        """
+        Return the numbers of votes that refer to the bytes that each type covers in its node:
+        ``int64``.
+        """
+        # Votes for nodes without a candidate type are left out; nodes are ascending.
         which = np.minimum(np.searchsorted(node, votes.node), len(node) - 1)
         end = origin + self._extent(type_, node)
         about = (node[which] == votes.node) & (votes.at < end[which])
@@ -304,16 +316,19 @@ class _Inference:
         return np.bincount(which[about], votes.count[about], len(node)).astype(np.int64)
 
     def _extent(self, type_: Array, node: Array) -> Array:
-        """Bytes of types in nodes: of what repeats, to the end."""
+        """
+        Return the size of each type in its node, in bytes; an array of unknown length extends to
+        the end of the node.
+        """
         size = np.maximum(self.slots.size[type_], 1)
         result: Array = np.where(self.slots.repeat[type_], self.room[node], size)
         return result
 
     def settle(self, *, last: bool) -> Array:
         """
-        Compare the types of all nodes with all votes, and correct them.
+        Compare the types of all nodes with all votes, and correct those that disagree.
 
-        :param last: Whether what loses its type now has none from now on.
+        :param last: Whether a node that loses its type now remains without one.
         :return: The nodes whose type changed: ``int64``.
         """
         votes = self.all_votes()
@@ -324,7 +339,7 @@ class _Inference:
         self.votes[: self.heap.nodes] = 0
         self.against[: self.heap.nodes] = 0
         self.votes[node], self.against[node] = explained, total - explained
-        # By pointers that are of no type any more, or that others contradict.
+        # Nodes typed by pointers that have no type any more, or that other pointers contradict.
         chosen = free & agreed
         kept = np.zeros(len(self.type), bool)
         kept[node[chosen]] = True
@@ -342,7 +357,7 @@ class _Inference:
         return np.union1d(lost, node[changed])
 
     def of_fixed(self, votes: _Votes) -> None:
-        """Count the votes for and against what has a type for other reasons."""
+        """Count the votes for and against types that do not come from votes."""
         mine = np.flatnonzero(self.fixed[votes.node])
         node, type_, at, count = (
             column[mine] for column in (votes.node, votes.type, votes.at, votes.count)
@@ -367,7 +382,10 @@ class _Inference:
         np.add.at(self.against, node[about], count[about])
 
     def consensus(self) -> None:
-        """Give all objects of a cache the type that those with a type have, if it is one."""
+        """
+        Give all objects of a cache the type of its typed objects, if that is the same for nearly
+        all of them.
+        """
         heap = self.heap
         first, end = heap.first_object, heap.first_percpu
         mine = np.flatnonzero(
@@ -397,9 +415,8 @@ class _Inference:
 
     def learn(self) -> None:
         """
-        Find the members that say nothing of their targets, but that have targets of one type only.
-
-        These are :attr:`learned`, from then on.
+        Find members whose declared type does not give the type of their targets, but whose typed
+        targets all have one type, and add them to :attr:`learned`.
         """
         pointers, slots = self.pointers, self.slots
         slot, target = self.slot, pointers.target
@@ -426,10 +443,10 @@ class _Inference:
 
     def _like_siblings(self, chosen: Array, slot: Array) -> Array:
         """
-        Give what learned members lead to the type that they always lead to, if it has none.
+        Give untyped targets of learned members the type of the other targets of these members.
 
-        :param chosen: Numbers of pointers: ``int64``.
-        :param slot: The words of types that these are, or -1.
+        :param chosen: Indices of pointers: ``int64``.
+        :param slot: Index of the word that each of them is in its type, or -1.
         :return: The nodes that have a type now: ``int64``.
         """
         number, at = self.learned
@@ -439,7 +456,7 @@ class _Inference:
         free = (type_ >= 0) & (self.type[node] < 0) & ~self.banned[node]
         free &= self.pointers.at[chosen] == at[slot]
         node, type_ = node[free], type_[free]
-        # Nothing else may say what it is.
+        # Only if no typed pointer refers to it.
         alone = (self.votes[node] + self.against[node] == 0) & self._fits(node, type_)
         order = np.lexsort((type_[alone], node[alone]))
         node, type_ = node[alone][order], type_[alone][order]
@@ -456,12 +473,12 @@ class _Inference:
         return result
 
     def _fits(self, node: Array, type_: Array) -> Array:
-        """Whether slab objects of the caches that nodes are in would be allocated for types."""
+        """Return whether each type has a size for which its node's slab cache would be used."""
         size = self.slots.size[np.maximum(type_, 0)]
         first, end = self.heap.first_object, self.heap.first_percpu
         is_object = (node >= first) & (node < end)
         room = self.room[node]
-        # The classes of kmalloc() are 1.3 to 2 times the size of the one below.
+        # Each kmalloc() size class is 1.3 to 2 times as large as the next smaller one.
         result: Array = is_object & (size <= room) & (2 * size > room)
         return result
 
@@ -495,12 +512,12 @@ class _Inference:
         )
 
     def exact(self) -> Array:
-        """Which places have a type that is sure: ``bool``."""
+        """Return which places have a type that is certain: ``bool``."""
         heap = self.heap
         sure = np.zeros(len(self.type), bool)
         sure[heap.nodes :] = True
         by_cache = np.isin(self.by, (TypedBy.CACHE, TypedBy.CONSENSUS))
-        # Of a cache whose objects pointers often say something else of, nothing is sure.
+        # No type is certain in a cache for whose objects pointers often disagree.
         first, end = heap.first_object, heap.first_percpu
         number = len(heap.slabs.caches)
         for_ = np.bincount(self.cache_of, self.votes[first:end], minlength=number)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Sum slab objects up by their types and caches."""
+"""Count slab objects by type and cache."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class TypeGroup:
     """Allocated slab objects of one cache that have the same type."""
 
     type: str | None
-    """``"struct sock"``; ``"struct inode +0x40"`` for one that is not the object's begin;
-    ``None`` for what has no type."""
+    """``"struct sock"``; ``"struct inode +0x40"`` if the type begins 0x40 bytes into the object;
+    ``None`` if unknown."""
     cache: str
     objects: int
     bytes: int
     """``object_size`` of all of them."""
     by: dict[str, int]
-    """What tells the type: label of :class:`TypedBy` -> objects."""
+    """Evidence for the type: label of :class:`TypedBy` -> number of objects."""
     votes: int
-    """Pointers that say so."""
+    """Pointers that agree."""
     against: int
-    """Pointers that say otherwise."""
+    """Pointers that disagree."""
     exact: int
-    """Objects whose type is sure."""
+    """Objects whose type is certain."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,26 @@ class CacheTypes:
     typed_bytes: int
     exact_objects: int
     contradicted_objects: int
-    """Objects that pointers of several types lead to, which do not agree."""
+    """Objects that pointers of several, contradicting types refer to."""
     types: list[str]
-    """The types that most of its bytes have, at most 5."""
+    """The types with most of its bytes, at most 5."""
 
 
 @dataclass(frozen=True)
 class TypeAccuracy:
-    """Types that were inferred without the names of caches, against those that the names tell."""
+    """
+    Accuracy of types inferred without the names of caches, checked against the types that the names
+    imply.
+    """
 
     certain_objects: int
-    """Objects of caches whose name tells the type."""
+    """Objects of caches whose name implies the type."""
     named_objects: int
-    """Those of them that have a type by pointers."""
+    """Those of them for which a type was inferred."""
     right_objects: int
-    """Those whose type is that of the cache, or a member of it at the offset where it is."""
+    """Those whose inferred type is that of the cache, or a member of it at the right offset."""
     wrong: list[tuple[str, str, int]] = field(default_factory=list)
-    """Cache, type and objects of the others, most first."""
+    """Cache, inferred type and number of objects of the others, most first."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class TypeShares:
 
 
 def _objects(heap: Heap) -> tuple[Array, Array, Array]:
-    """Node, cache and size of every allocated slab object: ``int64``."""
+    """Return node, cache and size of every allocated slab object: ``int64``."""
     slabs = heap.slabs
     objects = np.flatnonzero(slabs.allocated)
     slab = slabs.slab_of(objects)
@@ -102,16 +105,16 @@ def _objects(heap: Heap) -> tuple[Array, Array, Array]:
 
 
 def of_type(types: HeapTypes, number: int, origin: int) -> str:
-    """The name of a type at an offset of an object, as the output has it."""
+    """Format the name of a type and the offset at which it begins in an object."""
     name = types.table.layout(number).name
     return f"{name} +{origin:#x}" if origin else name
 
 
 def type_shares(heap: Heap, types: HeapTypes, *, limit: int | None = None) -> TypeShares:
     """
-    Sum up the allocated slab objects of *heap*.
+    Count the allocated slab objects of *heap* by type and cache.
 
-    :param limit: Return no more groups and no more caches than this.
+    :param limit: Maximum number of groups, and of caches, to return.
     """
     node, cache, size = _objects(heap)
     type_, origin = types.type[node].astype(np.int64), types.origin[node].astype(np.int64)
@@ -201,7 +204,7 @@ def _caches(
 
 def check_types(heap: Heap, types: HeapTypes) -> TypeAccuracy:
     """
-    Compare inferred types with those that the names of caches tell.
+    Compare inferred types with the types that the names of caches imply.
 
     :param types: Inferred without the names of caches.
     """
@@ -224,7 +227,7 @@ def check_types(heap: Heap, types: HeapTypes) -> TypeAccuracy:
 
 
 def _counted(keys: Array) -> list[tuple[tuple[int, int, int, int], int]]:
-    """The different columns of *keys*, and how often each is there."""
+    """Return the distinct columns of *keys*, and how often each occurs."""
     if not keys.shape[1]:
         return []
     different, counts = np.unique(keys, axis=1, return_counts=True)

@@ -37,8 +37,8 @@ __all__ = (
 # The memmap of a section has 2 MiB, that of a FLATMEM node of 128 GiB has this much; a larger size
 # is garbage.
 _MOST_BYTES = 1 << 31
-# Of what is gathered: bytes between two addresses that are read for nothing, and addresses that
-# are read in one piece.
+# For gather(): maximum gap, in bytes, between two addresses that are read together, and maximum
+# number of addresses per read.
 _GAP = 2048
 _MOST_OF_GATHER = 1 << 20
 
@@ -85,10 +85,10 @@ def words(prog: Program, data: bytes | bytearray) -> Array:
 
 def read_bulk(prog: Program, address: int, size: int, *, physical: bool = False) -> Bulk:
     """
-    Read *size* bytes at *address*, as far as the dump has them.
+    Read *size* bytes at *address*; what the dump lacks reads as zeroes.
 
-    Pages that were filtered out, truncated or never mapped read as zeroes and are listed in
-    :attr:`Bulk.missing`; they do not raise.
+    Pages that were filtered out, truncated or never mapped do not raise; they are listed in
+    :attr:`Bulk.missing`.
 
     :param address: Virtual address (physical if *physical*).
     :raises FaultError: if the range is larger than any dump can have
@@ -102,9 +102,9 @@ def read_bulk(prog: Program, address: int, size: int, *, physical: bool = False)
 
 def _check(address: int, size: int) -> None:
     """
-    Check a range of addresses.
+    Check that a range of addresses is possible.
 
-    :raises FaultError: if it is impossible
+    :raises FaultError: if it is not
     """
     if not (0 <= size <= _MOST_BYTES and address >= 0 and address + size <= 1 << 64):
         raise FaultError(f"no memory has {size} bytes there", address & (1 << 64) - 1)
@@ -176,11 +176,12 @@ def readable(
 
 def gather(prog: Program, addresses: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """
-    Read what lies at each of many addresses; those that are close together in one piece.
+    Read an element of *dtype* at each of many addresses; addresses that are close together are read
+    at once.
 
     :param addresses: ``uint64``, shape ``(n,)``, in any order.
-    :return: Array of *dtype*, shape ``(n,)``, zero where the dump has none; and ``bool``, the same
-        shape: where it has.
+    :return: Array of *dtype*, shape ``(n,)``, zero where it is not in the dump; and ``bool``, the
+        same shape: whether it is in the dump.
     """
     values = np.zeros(len(addresses), dtype)
     there = np.zeros(len(addresses), bool)
@@ -188,7 +189,8 @@ def gather(prog: Program, addresses: Array, dtype: np.dtype[Any]) -> tuple[Array
         return values, there
     order = np.argsort(addresses, kind="stable")
     ascending = addresses[order]
-    # Within a page it is there or not as a whole: a gap of less costs less than another read.
+    # A page is in the dump as a whole or not at all, and reading a smaller gap is cheaper than
+    # another read.
     cuts = np.flatnonzero(np.diff(ascending) > _GAP) + 1
     bounds = [0, *cuts.tolist(), len(order)]
     for first, last in itertools.pairwise(bounds):

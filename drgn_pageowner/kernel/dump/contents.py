@@ -4,8 +4,8 @@ Read from a dump file's own tables which pages it holds.
 
 makedumpfile marks a file that it could not finish (``DUMP_DH_COMPRESSED_INCOMPLETE`` in the status
 of a kdump file, ``DUMP_ELF_INCOMPLETE`` in ``e_flags`` of an ELF file) and leaves the descriptors
-of the pages that it did not write zero. A file that was cut off later has no mark, but tables that
-lead behind its end.
+of pages that it did not write zero. A file that was cut off later is not marked, but its tables
+point past its end.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _HEADER_BYTES = 4096
 _STATUS = {8: 424, 4: 412}
 _INCOMPLETE = 0x8
 # struct kdump_sub_header: phys_base, dump_level, split, start_pfn, end_pfn; and offset and size of
-# VMCOREINFO, of the notes and of what was erased; since version 6 start_pfn_64 and end_pfn_64.
+# VMCOREINFO, the notes and the erased data; since version 6 start_pfn_64 and end_pfn_64.
 _SUB_HEADER = {8: "<QiiQQ6QQQ", 4: "<IiiIIQIQIQIQQ"}
 _WIDE_PFNS = 6
 # page_desc_t: offset, size, flags, page_flags.
 _DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
 _BITMAP_BYTES = 1 << 20
-"""Bytes of a bitmap that are looked at in one piece: 8 Mi pages, whose descriptors have 192 MiB."""
+"""Bytes of a bitmap that are processed at once: 8 Mi pages, whose descriptors take 192 MiB."""
 
 _PT_LOAD = 1
 _PN_XNUM = 0xFFFF
@@ -49,31 +49,33 @@ class KdumpLayout(NamedTuple):
     """Bytes of a ``long`` of the kernel: 4 or 8."""
     status: int
     block_size: int
-    """Of everything in the file, and the kernel's page size; in bytes."""
+    """Unit of everything in the file, and the kernel's page size, in bytes."""
     sub_header_blocks: int
     bitmap_blocks: int
-    """Of both bitmaps together."""
+    """Size of both bitmaps together, in blocks."""
 
     @property
     def bitmap(self) -> int:
-        """Offset of the first bitmap: pages that exist."""
+        """Return the offset of the first bitmap (pages that exist)."""
         return (1 + self.sub_header_blocks) * self.block_size
 
     @property
     def bitmap_bytes(self) -> int:
-        """Of one of the two bitmaps."""
+        """Return the size of one of the two bitmaps, in bytes."""
         return self.bitmap_blocks * self.block_size // 2
 
     @property
     def descriptors(self) -> int:
-        """Offset of the table of page descriptors."""
+        """Return the offset of the table of page descriptors."""
         return self.bitmap + 2 * self.bitmap_bytes
 
 
 def kdump_layout(header: bytes) -> KdumpLayout | None:
     """
+    Parse the headers of a kdump file.
+
     :param header: The first bytes of a file.
-    :return: ``None`` if they are no header of a kdump file, or of an unknown layout.
+    :return: ``None`` if they are not the header of a kdump file, or of an unknown layout.
     """
     if not header.startswith(KDUMP_SIGNATURE) or len(header) < 12:
         return None
@@ -82,7 +84,7 @@ def kdump_layout(header: bytes) -> KdumpLayout | None:
         if len(header) < place + 16:
             continue
         status, block, sub_header, bitmap = struct.unpack_from("<IiiI", header, place)
-        # Where a 64-bit kernel has them, a 32-bit one has the number of its pages, and zeroes.
+        # At this place, a 32-bit kernel's file has the number of its pages, and zeroes.
         if 512 <= block <= 1 << 20 and block & (block - 1) == 0 and 0 < sub_header < 1 << 20:
             return KdumpLayout(version, word, status, block, sub_header, bitmap)
     return None
@@ -92,8 +94,8 @@ def kdump_contents(file: BinaryIO) -> DumpContents | None:
     """
     Find the pages of a kdump file.
 
-    :return: ``None`` if *file* is none. A file that ends before the table of its pages holds none
-        of them.
+    :return: ``None`` if *file* is not a kdump file. A file that ends before its table of pages
+        holds no pages.
     """
     file.seek(0)
     layout = kdump_layout(file.read(_HEADER_BYTES))
@@ -123,7 +125,7 @@ def kdump_contents(file: BinaryIO) -> DumpContents | None:
 
 
 class _Pages:
-    """The pages of a kdump file, as one piece after another of its tables is read."""
+    """Collector of the pages of a kdump file, whose tables are read piece by piece."""
 
     def __init__(self, layout: KdumpLayout, size: int, part: tuple[int, int] | None) -> None:
         self.listed, self.present, self.excluded = RangeBuilder(), RangeBuilder(), RangeBuilder()
@@ -139,13 +141,13 @@ class _Pages:
         self.excluded.add(exists[:common] & ~listed[:common], first)
         own = np.flatnonzero(listed)
         if self._part is not None:
-            # The other parts have the descriptors of the other pages.
+            # Other parts of the dump have the descriptors of the other pages.
             own = own[(own >= self._part[0] - first) & (own < self._part[1] - first)]
         file.seek(self._place)
         data = file.read(len(own) * _DESCRIPTOR.itemsize)
         rows = np.frombuffer(data, _DESCRIPTOR, len(data) // _DESCRIPTOR.itemsize)
         self._place += len(own) * _DESCRIPTOR.itemsize
-        # A descriptor that was not written is zero: no page begins in the header.
+        # A descriptor that was not written is zero; no page can be at offset 0.
         whole = (rows["offset"] >= self._layout.descriptors) & (rows["size"] > 0)
         whole &= rows["offset"] <= self._size - rows["size"].astype(np.int64)
         there = np.zeros(len(listed), bool)
@@ -154,7 +156,7 @@ class _Pages:
 
 
 def _sub_header(layout: KdumpLayout, data: bytes) -> tuple[int | None, tuple[int, int] | None]:
-    """The dump level, and the PFNs of one part of a split dump."""
+    """Return the dump level, and the PFN range of one part of a split dump."""
     form = _SUB_HEADER[layout.word]
     if len(data) < struct.calcsize(form) or layout.version < 1:
         return None, None
@@ -167,7 +169,7 @@ def _sub_header(layout: KdumpLayout, data: bytes) -> tuple[int | None, tuple[int
 
 
 def _bitmap(file: BinaryIO, offset: int, length: int) -> Array:
-    """``bool``, a row per PFN, as far as the file goes."""
+    """Read a bitmap: ``bool``, a row per PFN, up to the end of the file."""
     file.seek(offset)
     return np.unpackbits(np.frombuffer(file.read(length), np.uint8), bitorder="little").view(bool)
 
@@ -176,7 +178,7 @@ def elf_contents(file: BinaryIO, page_size: int) -> DumpContents | None:
     """
     Find the pages of an ELF core of a kernel: those of its ``PT_LOAD`` segments.
 
-    :param page_size: The kernel's, in bytes.
+    :param page_size: The kernel's page size, in bytes.
     :return: ``None`` if *file* is none.
     """
     segments = _segments(file)
@@ -184,7 +186,7 @@ def elf_contents(file: BinaryIO, page_size: int) -> DumpContents | None:
         return None
     size = file.seek(0, 2)
     flags, offset, physical, in_file, in_memory = segments
-    # /proc/kcore and QEMU's paging dumps have segments that are only virtual.
+    # /proc/kcore and QEMU's paging dumps have segments with virtual addresses only.
     known = physical + in_memory <= np.uint64(1) << np.uint64(62)
     offset, physical = offset[known].astype(np.int64), physical[known].astype(np.int64)
     in_file, in_memory = in_file[known].astype(np.int64), in_memory[known].astype(np.int64)
@@ -204,7 +206,10 @@ def elf_contents(file: BinaryIO, page_size: int) -> DumpContents | None:
 
 
 def _segments(file: BinaryIO) -> tuple[int, Array, Array, Array, Array] | None:
-    """``e_flags``; offset, physical address, bytes in the file and in memory of each PT_LOAD."""
+    """
+    Return ``e_flags``, and of each PT_LOAD offset, physical address, and size in the file and in
+    memory.
+    """
     file.seek(0)
     header = file.read(64)
     if len(header) < 52 or header[:4] != b"\x7fELF" or header[4] not in (1, 2):

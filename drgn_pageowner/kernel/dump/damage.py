@@ -43,9 +43,8 @@ DAMAGE = (
     ArithmeticError,
 )
 """
-Exceptions that implausible values in memory can cause, of drgn and of Python.
-
-Python raises some of them for mistakes in this program as well: :func:`is_damage` tells them apart.
+Exceptions of drgn and Python that implausible values in memory can cause. Bugs in this program can
+cause some of them as well; :func:`is_damage` tells the difference.
 """
 
 # Chains of parents (directories, control groups) are shorter than this.
@@ -56,11 +55,12 @@ T = TypeVar("T")
 
 def is_damage(error: BaseException) -> bool:
     """
-    Whether *error* may come from what a dump holds, and not from a mistake in this program.
+    Return whether *error* may be due to the contents of a dump, rather than to a bug in this
+    program.
 
     drgn raises :exc:`LookupError` itself for a symbol, type or member that is not there, and
-    :exc:`AttributeError` for a member of an object; a dictionary that lacks a key and an attribute
-    that is missing anywhere else are mistakes here.
+    :exc:`AttributeError` for a member of an object; any other missing dictionary key or attribute
+        is a bug in this program.
     """
     if isinstance(error, drgn.ObjectNotFoundError):
         return True
@@ -73,9 +73,10 @@ def is_damage(error: BaseException) -> bool:
 
 def unless_mistaken(error: BaseException) -> None:
     """
-    Raise *error* again if it is a mistake in this program, before the dump is blamed for it.
+    Raise *error* again if it is due to a bug in this program, so that the dump is not blamed for
+    it.
 
-    Exceptions of other kinds than :data:`DAMAGE` pass: they were expected where they were caught.
+    Exceptions outside :data:`DAMAGE` are not raised again; the caller expects them.
     """
     if isinstance(error, DAMAGE) and not is_damage(error):
         raise error
@@ -83,7 +84,7 @@ def unless_mistaken(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def suppress_damage() -> Iterator[None]:
-    """Go on behind the block if damage ends it, where nothing that is needed is lost by that."""
+    """Ignore damage that ends the block; for blocks whose result is optional."""
     try:
         yield
     except DAMAGE as error:
@@ -111,7 +112,7 @@ def in_words(error: BaseException) -> str:
 
 
 class Problems:
-    """Lines about things that could not be found out."""
+    """One line for each fact that could not be determined."""
 
     def __init__(self, lines: list[str] | None = None) -> None:
         """:param lines: List that lines are appended to."""
@@ -125,14 +126,14 @@ class Problems:
         """
         Return the answer to *question*.
 
-        :return: ``None`` if it raises; then there is a line about *subject*.
+        :return: ``None`` if it raises because of damage; this adds a line about *subject*.
         """
         try:
             return question()
         except FaultError as fault:
             self.add(f"{subject}: not in the dump ({fault})")
         except Exception as error:
-            # drgn has no type of its own for what it cannot compute, say PAGE_OFFSET.
+            # drgn raises plain exceptions for values that it cannot compute, such as PAGE_OFFSET.
             if type(error) is Exception:
                 self.add(f"{subject}: not known ({error})")
             elif not is_damage(error):
@@ -146,7 +147,7 @@ class Problems:
 
 def until_repeated(entries: Iterable[Object]) -> Iterator[Object]:
     """
-    Yield *entries*, which are pointers, until one comes a second time.
+    Yield *entries*, which are pointers, until one repeats.
 
     :raises ValidationError: if one does, because the walk would never end
     """
@@ -199,8 +200,7 @@ def every_entry(
 
 def chain(first: Object, following: Callable[[Object], Object]) -> Iterator[Object]:
     """
-    Yield *first*, then ``following(first)``, and so on up to ``NULL`` or an entry that follows
-    itself.
+    Yield *first*, ``following(first)``, and so on, up to ``NULL`` or an entry that follows itself.
 
     :raises ValidationError: if the chain does not end
     """

@@ -14,9 +14,9 @@ ET_REL, ET_CORE = 1, 4
 _SHT_NOBITS = 8
 _SHT_NOTE, _PT_NOTE = 7, 4
 _NT_GNU_BUILD_ID = 3
-# NT_PRPSINFO of a process; a dump of a kernel has no such note.
+# NT_PRPSINFO is a note about a process; kernel dumps do not have it.
 _NT_PRPSINFO = 3
-# No header, note or name is as long as this; what claims to be is damaged.
+# No header, note or name is as long as this; a larger size is damaged.
 _MOST_BYTES = 1 << 20
 
 
@@ -29,15 +29,16 @@ class Elf:
     build_id: str | None
     """``NT_GNU_BUILD_ID``, in hex."""
     debug_link: str | None
-    """Name of the file with what was stripped from this one (``.gnu_debuglink``)."""
+    """Name of the file with the debugging information stripped from this one
+    (``.gnu_debuglink``)."""
     has_dwarf: bool
-    """Whether there is a ``.debug_info``."""
+    """Whether there is a section ``.debug_info``."""
     of_a_process: bool
     """Whether it is a core file with a note about a process."""
 
     @classmethod
     def read(cls, path: str) -> Elf | None:
-        """Read the headers of *path*; ``None`` if it is no ELF file, or a damaged one."""
+        """Read the headers of *path*; return ``None`` if it is not an ELF file, or damaged."""
         try:
             with open(path, "rb") as file:
                 return _read(file)
@@ -92,7 +93,7 @@ def _bytes(file: BinaryIO, offset: int, size: int) -> bytes:
 def _segments(
     file: BinaryIO, order: str, wide: bool, offset: int, size: int, number: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Type, offset and size of the segments."""
+    """Return type, offset and size of each segment."""
     table = _bytes(file, offset, size * number)
     for at in range(0, size * number, size or 1):
         if wide:
@@ -105,7 +106,7 @@ def _segments(
 def _sections(
     file: BinaryIO, order: str, wide: bool, offset: int, size: int, number: int, names: int
 ) -> Iterator[tuple[str, int, int, int]]:
-    """Name, type, offset and size of the sections."""
+    """Return name, type, offset and size of each section."""
     if not offset or not number:
         return
     table = _bytes(file, offset, size * number)
@@ -118,7 +119,7 @@ def _sections(
 
 
 def _notes(data: bytes, order: str) -> Iterator[tuple[bytes, int, bytes]]:
-    """Owner, type and content of the notes."""
+    """Return owner, type and content of each note."""
     position = 0
     while position + 12 <= len(data):
         name, length, kind = struct.unpack_from(order + "III", data, position)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Read dumps in makedumpfile's flattened format (``makedumpfile -F``), also those that were cut off.
+Read dumps in makedumpfile's flattened format (``makedumpfile -F``), even if they are cut off.
 
 A flattened file is a header of 4096 bytes and then pieces of the real file in the order in which
 they were written: offset, size (both ``int64``, big-endian) and the bytes. A piece with a negative
-offset ends it. libkdumpfile reads a whole one, but refuses one whose end is missing.
+offset marks the end. libkdumpfile reads complete files, but refuses a file whose end is missing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _SIGNATURE = b"makedumpfile\0"
 _HEADER_BYTES = 4096
 _PIECE = struct.Struct(">qq")
 _LARGEST_PIECE = 1 << 30
-"""makedumpfile writes its buffers, which have some MiB; more than this is garbage."""
+"""Maximum plausible size of a piece: makedumpfile writes its buffers, which have a few MiB."""
 
 
 class Flattened(io.RawIOBase):
-    """The real file inside a flattened one, as far as it goes."""
+    """The real file inside a flattened one, up to where that is cut off."""
 
     def __init__(self, file: BinaryIO) -> None:
         """:param file: The flattened file; must stay open."""
@@ -39,7 +39,7 @@ class Flattened(io.RawIOBase):
         self._position = 0
         offsets, sizes, places = [], [], []
         self.whole = False
-        """Whether its end is there."""
+        """Whether the end marker is there."""
         size = file.seek(0, os.SEEK_END)
         place = _HEADER_BYTES
         while True:
@@ -68,7 +68,7 @@ class Flattened(io.RawIOBase):
 
     @classmethod
     def of(cls, file: BinaryIO) -> Flattened | None:
-        """The file inside *file*; ``None`` if that is not flattened."""
+        """Return the file inside *file*; ``None`` if *file* is not flattened."""
         file.seek(0)
         return cls(file) if file.read(len(_SIGNATURE)) == _SIGNATURE else None
 
@@ -84,7 +84,7 @@ class Flattened(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any, /) -> int:
-        """Read up to the end of the last piece; bytes that no piece has are zero."""
+        """Fill the buffer, up to the end of the last piece; bytes that are in no piece are zero."""
         view = memoryview(buffer).cast("B")
         start = self._position
         end = min(start + len(view), self._end)
@@ -92,11 +92,11 @@ class Flattened(io.RawIOBase):
             return 0
         view[: end - start] = bytes(end - start)
         first = int(np.searchsorted(self._offsets, start, "right"))
-        # A piece that begins earlier may reach into this range.
+        # A piece that begins before this range may extend into it.
         while first and self._offsets[first - 1] + self._largest() > start:
             first -= 1
         last = int(np.searchsorted(self._offsets, end, "left"))
-        # As they were written: what was written again counts as it was last.
+        # In the order in which they were written: the last write of a byte counts.
         for piece in first + np.argsort(self._places[first:last], kind="stable"):
             offset, size = int(self._offsets[piece]), int(self._sizes[piece])
             low, high = max(offset, start), min(offset + size, end)
@@ -112,13 +112,13 @@ class Flattened(io.RawIOBase):
 
 def rearranged(path: str) -> IO[bytes] | None:
     """
-    Put the pieces of a cut-off flattened file in their places, in an unnamed temporary file.
+    Rearrange a cut-off flattened file into an unnamed temporary file.
 
-    :return: ``None`` if *path* is not flattened, or whole: libkdumpfile reads those by itself.
-    :raises PageOwnerError: if there is no room for it
+    :return: ``None`` if *path* is not flattened, or complete; libkdumpfile reads such files itself.
+    :raises PageOwnerError: if there is no space for it
     """
     if not os.path.isfile(path):
-        # Opening it reports what it is.
+        # Opening it will report the error.
         return None
     try:
         with open(path, "rb") as file:

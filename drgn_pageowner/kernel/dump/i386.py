@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Read virtual addresses of i386 kernels, whose page tables neither drgn nor libkdumpfile walks.
+Read virtual addresses of i386 kernels, whose page tables neither drgn nor libkdumpfile can walk.
 
 Reads by virtual address are translated with the kernel's own page tables and done by physical
-address. In ELF dumps drgn finds the direct map by itself, but no vmalloc memory and no modules. The
-running kernel does not need this: /proc/kcore has its memory by virtual address.
+address. In ELF dumps, drgn finds the direct map by itself, but neither vmalloc memory nor modules.
+The running kernel does not need this, because /proc/kcore has virtual addresses.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def _root(prog: Program) -> int | None:
     """
     Find the physical address of ``swapper_pg_dir``.
 
-    VMCOREINFO has its virtual address, which is in the direct map, as the whole kernel image is. A
-    guess of the start of the direct map is right if the page tables found with it map that address
-    to where they were found.
+    VMCOREINFO has its virtual address, which is in the direct map like the whole kernel image. A
+    guess of the start of the direct map is correct if the page tables found with it map that
+    virtual address to the physical address where they were found.
 
     :return: ``None`` if it is not known or not in the dump.
     """
@@ -84,7 +84,7 @@ def _root(prog: Program) -> int | None:
 
 
 class _VirtualMemory:
-    """Memory by virtual address, for :meth:`drgn.Program.add_memory_segment`."""
+    """Reader of memory by virtual address, for :meth:`drgn.Program.add_memory_segment`."""
 
     def __init__(self, prog: Program, root: int) -> None:
         format_ = page_table_format(prog)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Say what a file is that cannot be used, by its first bytes, and how to get one that can."""
+"""Identify a file that cannot be used by its first bytes, and say how to get a usable one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Magic(NamedTuple):
     bytes: bytes
     what: str
     do: str
-    """What to do; ``{}`` stands for the path."""
+    """What to do about it; ``{}`` stands for the path."""
 
 
 _PACKED = (
@@ -84,7 +84,7 @@ def not_a_dump(path: str) -> str | None:
     """
     Say in a sentence what *path* is instead of a dump, and what to run.
 
-    :return: ``None`` if that is not known: nothing speaks against a dump.
+    :return: ``None`` if unknown; it may be a dump.
     """
     head = _head(path)
     if head is None:
@@ -133,7 +133,7 @@ def not_symbols(path: str, release: str) -> str | None:
     """
     Say in a sentence what *path* is instead of a file with debugging symbols.
 
-    :param release: Of the kernel whose symbols are wanted.
+    :param release: Release of the kernel whose symbols are needed.
     :return: ``None`` for an ELF file.
     """
     head = _head(path)
@@ -155,7 +155,10 @@ def not_symbols(path: str, release: str) -> str | None:
 
 
 def _head(path: str) -> bytes | str | None:
-    """The first bytes of a file; what it is if it has none; ``None`` if it cannot be read."""
+    """
+    Return the first bytes of a file, or a description of it if it has no contents; ``None`` if it
+    cannot be read.
+    """
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):

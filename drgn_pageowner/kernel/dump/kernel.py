@@ -39,7 +39,7 @@ _Fact = Callable[["Kernel"], T]
 # Key in drgn.Program.cache, which drgn provides for helpers.
 _CACHE_KEY = "drgn_pageowner"
 
-# Names in a line about many things of a kind.
+# Maximum number of names in a line about many items of one kind.
 _NAMED = 3
 
 
@@ -47,11 +47,10 @@ class Kernel:
     """
     A program with cached facts about its kernel.
 
-    Functions in kernel/linux/ and kernel/read/ take a Kernel instead of a program. The facts about
-    a dump are kept as long as its program; those about a running kernel as long as the reading.
-
-    A fact must not hold a drgn object, type or program: it would keep the program that it is
-    kept with.
+    Functions in kernel/linux/ and kernel/read/ take a Kernel instead of a program. Facts about a
+    dump are cached as long as its program exists; those about a running kernel, as long as the
+    reading. A fact must not contain a drgn object, type or program: the reference cycle would keep
+    the program alive.
     """
 
     def __init__(
@@ -68,14 +67,14 @@ class Kernel:
         self._lasting: dict[Any, Any] = {} if lasting is None else lasting
         self._passing: dict[Any, Any] = {} if passing is None else passing
         self.losses: list[str] = self._passing.setdefault("losses", [])
-        """One line for each thing that could not be read, and what that costs."""
+        """One line for each part that could not be read, and what is unknown because of it."""
         self.gaps: list[str] = self._passing.setdefault("gaps", [])
-        """The losses that leave a gap where references are looked for: memory that only what is
-        missing leads to looks lost."""
+        """The losses that may hide references: memory whose only references are in the missing
+        part looks lost."""
 
     @classmethod
     def of(cls, prog: Program) -> Kernel:
-        """Get the kernel of *prog*, with the facts that were established before."""
+        """Get the kernel of *prog*, with the facts that are already cached."""
         lasting, passing = prog.cache.setdefault(_CACHE_KEY, ({}, {}))
         return cls(prog, lasting, passing)
 
@@ -118,7 +117,7 @@ class Kernel:
         """
         The pages of the dump file; ``None`` for a running kernel or a file of an unknown format.
 
-        A program that somebody else opened is kept to what its file holds from now on.
+        If the caller opened the program, this also restricts its reads to the pages in its file.
         """
         if "contents" not in self._lasting:
             path = getattr(self.prog, "core_dump_path", None)
@@ -133,18 +132,21 @@ class Kernel:
         self._lasting["contents"] = contents
 
     def problems(self, *known: Iterable[str]) -> list[str]:
-        """Everything that could not be read so far, each line once, behind the lines of *known*."""
+        """
+        Return the lines of *known*, then a line for each part that could not be read so far,
+        without duplicates.
+        """
         return list(dict.fromkeys([*chain(*known), *self.gaps, *self.losses]))
 
     @contextlib.contextmanager
     def tolerate(self, cost: str, *, of: str | None = None, gap: bool = False) -> Iterator[None]:
         """
-        Go on behind the block if damage ends it, and note that.
+        Ignore damage that ends the block, but note it in :attr:`losses`.
 
-        :param cost: What cannot be read, and what is unknown for that.
-        :param of: Name of the one of many to which that happened; it stands for ``{}`` in *cost*.
-            All of them share one line.
-        :param gap: Whether references may be lost with it.
+        :param cost: What cannot be read, and what is unknown because of that.
+        :param of: Name of the affected item, if there are many of its kind; it replaces ``{}`` in
+            *cost*. All items of one kind share one line.
+        :param gap: Whether this may hide references (:attr:`gaps`).
         """
         try:
             yield
@@ -170,7 +172,7 @@ class Kernel:
 
 
 def _enumerated(names: Sequence[str]) -> str:
-    """Return the first of many names and the number of the others, or the few that there are."""
+    """Format a list of names; if there are many, the first name and the number of the others."""
     if len(names) > _NAMED + 1:
         return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED:,} more"
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -31,7 +31,7 @@ class Changes:
     changed: int = 0
     """Rows that differed between two readings; they were read a third time."""
     unstable: int = 0
-    """Rows that had changed again by then. The last reading counts, and may be torn."""
+    """Rows that differed again in the third reading, which is used and may be torn."""
     vanished: int = 0
     """Rows that could be read only at first, because their memory went away."""
 
@@ -60,9 +60,9 @@ def read_rows(
     *dtype*. Such rows are read a third time, and no more.
 
     :param dtype: Dtype of a row; changes of bytes that no field covers go unnoticed.
-    :param changes: Counts what changed.
-    :return: Array of *dtype*, shape ``(count,)``, zero where it cannot be read; and the read that
-        it came from, which tells the missing parts.
+    :param changes: Gets the counts of rows that changed.
+    :return: Array of *dtype*, shape ``(count,)``, zero where it cannot be read; and the
+        :class:`Bulk` that it came from, which lists the missing parts.
     """
     size = count * dtype.itemsize
     first = read_bulk(prog, address, size)

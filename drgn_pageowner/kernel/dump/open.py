@@ -35,7 +35,8 @@ class ProgramOptions:
     symbols: Sequence[str] = ()
     extra_symbols: Sequence[str] = ()
     default_symbols: Mapping[str, bool] | None = None
-    """Keyword arguments for :meth:`drgn.Program.load_debug_info`, or ``None`` for our default."""
+    """Keyword arguments for :meth:`drgn.Program.load_debug_info`, or ``None`` for the default of
+    this program."""
     source: bool = False
     """Whether to load the DWARF of modules, for source lines."""
     try_symbols_by: Sequence[str] = ()
@@ -47,7 +48,7 @@ class ProgramOptions:
     """Path of a file with the VMCOREINFO of a dump that lacks it."""
     log_level: str = "error"
     for_others: bool = False
-    """Whether some of the symbols may be of other dumps that are opened as well."""
+    """Whether some of the symbol files may belong to other dumps that are opened as well."""
 
 
 def open_program(options: ProgramOptions) -> Program:
@@ -88,7 +89,7 @@ def open_beside(prog: Program, path: str) -> Program:
 
 
 def _set_log_level(level: str) -> None:
-    # drgn's messages go to stderr unchanged, besides our one line about the error.
+    # drgn's messages go to stderr unchanged, in addition to our one line about the error.
     logging.basicConfig(format="drgn: %(message)s")
     logging.getLogger("drgn").setLevel(logging.CRITICAL + 1 if level == "none" else level.upper())
 
@@ -150,7 +151,7 @@ def _attach(prog: Program, options: ProgramOptions) -> str:
         file = rearranged(name)
         if file is not None:
             path = f"/proc/self/fd/{file.fileno()}"
-            # Open for as long as the program is.
+            # It stays open as long as the program.
             prog.cache["drgn_pageowner.rearranged"] = file
         attach = partial(prog.set_core_dump, path)
     elif options.qemu is not None:
@@ -192,7 +193,7 @@ def _refused(error: OSError) -> str:
 
 
 def _no_kcore(error: OSError) -> str:
-    """Get advice for when ``/proc/kcore`` cannot be opened."""
+    """Return advice for the case that ``/proc/kcore`` cannot be opened."""
     if isinstance(error, FileNotFoundError):
         return (
             " (/proc/kcore): it was built without CONFIG_PROC_KCORE, or this is a container; "

@@ -14,7 +14,7 @@ from drgn_pageowner.model.arrays import Array, ascending
 
 __all__ = ("Format", "PageTables")
 
-# Of every format: _PAGE_PRESENT on x86, PTE_VALID on arm64.
+# The same bit in every format: _PAGE_PRESENT on x86, PTE_VALID on arm64.
 _PRESENT = 1 << 0
 
 
@@ -38,13 +38,13 @@ class Format(NamedTuple):
         return self.page_shift + sum(self.bits[:level])
 
     def with_address_bits(self, number: int) -> Format:
-        """Get the format of a tree of the same tables for addresses of *number* bits."""
+        """Get the format for the same tables, with addresses of *number* bits."""
         whole, rest = divmod(number - self.page_shift, self.bits[0])
         return self._replace(bits=(self.bits[0],) * whole + ((rest,) if rest else ()))
 
 
 class PageTables:
-    """Page tables with a known root, of which each table is read in one piece."""
+    """Page tables with a known root; each table is read in one piece."""
 
     def __init__(self, prog: Program, format_: Format, root: int) -> None:
         """
@@ -97,10 +97,10 @@ class PageTables:
 
     def tables(self, plausible: Callable[[Array], Array]) -> Array:
         """
-        Every table that can be reached from the root, a level at a time.
+        Find every table that can be reached from the root, level by level.
 
-        :param plausible: Takes physical addresses (``int64``); returns which of them may be
-            tables (``bool``). A damaged entry leads anywhere.
+        :param plausible: Takes physical addresses (``int64``); returns which of them may be tables
+            (``bool``). A damaged entry may point anywhere.
         :return: Physical addresses of tables, the root's first page included: ``int64``, ascending.
         """
         frontier = np.array([self._root], np.int64)
@@ -114,12 +114,13 @@ class PageTables:
 
     def mapped(self, start: int, end: int) -> tuple[Array, Array]:
         """
-        Return what a range of addresses is mapped to. The range may be far larger than memory.
+        Find the physical pages that a range of addresses is mapped to. The range may be far larger
+        than memory.
 
-        A table that is used for many parts of the range is read once.
+        A table that maps several parts of the range is read only once.
 
-        :param start: Virtual address; *end* is the address behind the range.
-        :return: First PFN of everything that is mapped, and its number of pages: ``int64``.
+        :param start: Virtual address; *end* is the first address after the range.
+        :return: First PFN and number of pages of each mapped piece: ``int64``.
         """
         format_, top = self._format, len(self._format.bits) - 1
         mask = (1 << format_.shift(top + 1)) - 1
@@ -136,7 +137,7 @@ class PageTables:
             entries, address = entries[inside], address[inside]
             below = self._is_table(entries) if level else np.zeros(len(entries), bool)
             pages = 1 << (shift - format_.page_shift)
-            # The bits below belong to the entry's flags.
+            # The bits below it are flags of the entry.
             pfn = (self._targets(entries[~below]) >> format_.page_shift) & -pages
             pfns.append(ascending(pfn))
             numbers.append(np.full(len(pfns[-1]), pages, np.int64))
@@ -145,19 +146,19 @@ class PageTables:
         return np.concatenate(pfns), np.concatenate(numbers)
 
     def _is_table(self, entries: Array) -> Array:
-        """Return a ``bool`` array: which *entries* above level 0 point to a table."""
+        """Return which *entries* above level 0 point to a table: ``bool``."""
         format_ = self._format
         large = (entries & np.uint64(format_.large_mask)) == np.uint64(format_.large_value)
         result: Array = ((entries & np.uint64(_PRESENT)) != 0) & ~large
         return result
 
     def _targets(self, entries: Array) -> Array:
-        """The physical addresses in *entries*: ``int64``."""
+        """Return the physical addresses in *entries*: ``int64``."""
         result: Array = (entries & np.uint64(self._format.address)).astype(np.int64)
         return result
 
     def _whole_tables(self, level: int, tables: Array) -> Array:
-        """All entries of *tables* (ascending): ``uint64``, a row per table."""
+        """Read all entries of *tables* (ascending): ``uint64``, a row per table."""
         number = 1 << self._format.bits[level]
         size = number * self._format.entry.itemsize
         runs = np.split(tables, np.flatnonzero(np.diff(tables) != size) + 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Load the debugging symbols of a program, and say why that failed."""
+"""Load the debugging symbols of a program, and explain failures."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def load_symbols(prog: Program, options: ProgramOptions) -> None:
             raise PageOwnerError(_missing_symbols(prog, options, release)) from error
         logging.getLogger("drgn").info("%s", error)
     except Exception as error:
-        # drgn gives up where one module's description is damaged.
+        # drgn gives up if the description of one module is damaged.
         _load_main(prog, paths)
         if not _has_kernel_symbols(prog):
             raise PageOwnerError(f"cannot load the debugging symbols: {one_line(error)}") from error
@@ -68,9 +68,10 @@ def load_symbols(prog: Program, options: ProgramOptions) -> None:
 
 def check_vmcoreinfo(prog: Program, path: str) -> None:
     """
-    See that the VMCOREINFO of the file *path*, which *prog* was opened with, fits its memory.
+    Check that the VMCOREINFO from the file *path*, with which *prog* was opened, matches its
+    memory.
 
-    :raises PageOwnerError: if the kernel is not where it says: it is of another kernel, or boot
+    :raises PageOwnerError: if it does not, because it is of another kernel or boot
     """
     wanted = vmcoreinfo(prog).text("OSRELEASE")
     try:
@@ -87,9 +88,10 @@ def check_vmcoreinfo(prog: Program, path: str) -> None:
 
 def _usable(path: str, release: str) -> list[str]:
     """
-    The files to load for one that is given: it, and what was stripped from it.
+    Return the files to load for one given file: the file itself, and the one with what was stripped
+    from it.
 
-    :raises PageOwnerError: if it is nothing that has symbols
+    :raises PageOwnerError: if it is not a file that can have symbols
     """
     if not os.path.exists(path):
         raise PageOwnerError(f"no such file: {path}; -s takes the vmlinux of this kernel")
@@ -122,7 +124,9 @@ def _stripped_from(path: str) -> Iterator[str]:
 
 
 def _load_beside(prog: Program, options: ProgramOptions, release: str) -> bool:
-    """Load the kernel's symbols from where SUSE puts them, and drgn does not look."""
+    """
+    Load the kernel's symbols from the place where SUSE installs them, which drgn does not search.
+    """
     if options.symbols:
         return False
     for directory in (*options.debug_directory, _DEBUG_DIRECTORY):
@@ -137,7 +141,7 @@ def _load_beside(prog: Program, options: ProgramOptions, release: str) -> bool:
 
 
 def _load_main(prog: Program, paths: Sequence[str]) -> None:
-    """Load the kernel's own symbols alone, without a look at its modules."""
+    """Load only the kernel's own symbols, not those of modules."""
     try:
         module = prog.main_module()
     except LookupError:
@@ -149,7 +153,7 @@ def _load_main(prog: Program, paths: Sequence[str]) -> None:
 
 
 def _name_unused(prog: Program, options: ProgramOptions, given: Sequence[Sequence[str]]) -> None:
-    """Say which of the files that were given are of nothing in this dump."""
+    """Warn about given files that match nothing in this dump."""
     used = set()
     for module in prog.modules():
         for path in (module.loaded_file_path, module.debug_file_path):
@@ -164,7 +168,7 @@ def _name_unused(prog: Program, options: ProgramOptions, given: Sequence[Sequenc
         if build_id is not None and main.build_id is not None and main.build_id.hex() == build_id:
             why = "the kernel's symbols come from " + str(main.debug_file_path)
         elif options.for_others:
-            # Of several dumps each takes its own.
+            # Each of several dumps uses the files that match it.
             continue
         else:
             why = "it is not this kernel's vmlinux, nor one of the modules that were loaded" + (
@@ -223,7 +227,7 @@ def _missing_symbols(prog: Program, options: ProgramOptions, release: str) -> st
             )
         if wanted == "unknown":
             # Before Linux kernel commit 0935288c6e00 ("kdump: append kernel build-id string to
-            # VMCOREINFO") (in v5.9) drgn goes by the version.
+            # VMCOREINFO") (in v5.9) drgn matches by the Linux version.
             return (
                 f"{path} is not the vmlinux of {release}, or has no debugging symbols (DWARF): "
                 "this dump has no build ID, so drgn goes by the Linux version; pass the vmlinux "

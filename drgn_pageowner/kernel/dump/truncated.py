@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Dump files that lack pages which their tables list: read what is there, treat the rest as missing.
+Dump files that lack pages listed in their tables: read the pages that are there, treat the others
+as missing.
 
-libkdumpfile maps a kdump file into memory. Touching what lies behind the end of one that was cut
-off kills the process (SIGBUS), what lies in its last page reads as zeros, and a descriptor that
-was never written is taken for one of a page at offset 0. So no page of such a file is read but
-through this module.
+libkdumpfile maps a kdump file into memory. Accessing the part past the end of a truncated file
+kills the process (SIGBUS), except that the rest of its last page reads as zeroes; and a descriptor
+that was never written is mistaken for a page at offset 0. Therefore, all pages of such a file are
+read through this module.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ __all__ = ("check_headers", "keep_to_the_file")
 
 _HEADER_BYTES = 4096
 # struct kdump_sub_header of makedumpfile's diskdump_mod.h, of a 64-bit and of a 32-bit kernel:
-# offset and size of VMCOREINFO, of the notes and of what was erased, and where they begin.
+# offset and size of VMCOREINFO, the notes and the erased data, and the offset of these members.
 _SUB_HEADER_PIECES = {8: ("<6Q", 32), 4: ("<QIQIQI", 20)}
 
 
 def check_headers(path: str) -> None:
     """
-    Check that the file goes as far as its kdump headers say, before it is opened.
+    Check, before a file is opened, that it is as long as its kdump headers say.
 
-    :raises PageOwnerError: if it does not: to open it would end the process
+    :raises PageOwnerError: if it is shorter; opening it would kill the process
     """
     try:
         with open(path, "rb") as file:
@@ -51,7 +52,7 @@ def check_headers(path: str) -> None:
             file.seek(layout.block_size)
             second = file.read(_HEADER_BYTES)
     except OSError:
-        # Opening it will fail, too, and is reported there.
+        # Opening it will fail as well and report the error.
         return
     ends = [layout.descriptors]
     pieces, place = _SUB_HEADER_PIECES[layout.word]
@@ -67,13 +68,13 @@ def check_headers(path: str) -> None:
 
 def keep_to_the_file(prog: Program, path: str, name: str | None = None) -> DumpContents | None:
     """
-    Make reads of pages that a dump file lists but does not hold fail.
+    Make reads fail for pages that a dump file lists but does not contain.
 
-    :param prog: Has the file open, and nothing read yet.
-    :param path: The file that is open.
-    :param name: The file that the user named, if that was rearranged into *path*.
-    :return: The file's contents; ``None`` if its format has no table of pages that we know.
-    :raises PageOwnerError: if it holds no page
+    :param prog: The program, which has opened the file and not read from it yet.
+    :param path: Path of the open file.
+    :param name: Path that the user gave, if that file was rearranged into *path*.
+    :return: The file's contents; ``None`` if its format has no table of pages that is known here.
+    :raises PageOwnerError: if it contains no pages
     """
     info = vmcoreinfo(prog)
     with open(path, "rb") as outer:
@@ -101,7 +102,10 @@ def _missing(address: int) -> FaultError:
 
 
 def _refuse(prog: Program, contents: DumpContents) -> None:
-    """Make drgn fault on the lost pages by their own addresses: its short reads name none."""
+    """
+    Make drgn report the addresses of lost pages in its faults; by itself it names none for short
+    reads.
+    """
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         raise _missing(address)
@@ -113,13 +117,13 @@ def _refuse(prog: Program, contents: DumpContents) -> None:
 
 
 class _Guard:
-    """Reads the pages that a kdump file holds on behalf of a program, and no others."""
+    """Reader that gives a program the pages that its kdump file contains, and no others."""
 
     def __init__(self, prog: Program, path: str, contents: DumpContents, page_table: int) -> None:
         """:param page_table: Address of ``swapper_pg_dir``."""
         self._prog = prog
         self._lost: PfnRanges = contents.lost
-        # Reads the pages: reads of the program itself end up in this class.
+        # The program that reads the pages; reads of the original program end up in this class.
         self._file = drgn.Program()
         self._file.set_core_dump(path)
         self._page_size = contents.page_size
@@ -141,7 +145,7 @@ class _Guard:
         try:
             return bytes(_linux_helper_read_vm(self._prog, self._page_table, address, count))
         except FaultError as fault:
-            # It names a physical address, of this page or of a page table.
+            # The fault has a physical address: of this page or of a page table.
             position, end = address, address + count
             while position < end:
                 following = min((position // self._page_size + 1) * self._page_size, end)

@@ -20,7 +20,7 @@ class Release(NamedTuple):
 
 
 class VmcoreInfo:
-    """The lines of a VMCOREINFO note. If a key comes twice, the first line counts."""
+    """The lines of a VMCOREINFO note. If a key occurs twice, the first line counts."""
 
     def __init__(self, data: bytes) -> None:
         """:param data: The note, made of lines ``KEY=VALUE``."""
