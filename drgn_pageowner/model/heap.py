@@ -279,18 +279,18 @@ class Word:
     """Virtual address of the word; ``None`` for a register."""
     value: int
     by: str = "address"
-    """Its meaning: ``"address"``, ``"struct page"``, ``"per-CPU pointer"``, ``"PFN"`` or
-    ``"physical address"``."""
+    """How it refers to the node: ``"address"``, ``"struct page"``, ``"per-CPU pointer"``,
+    ``"PFN"`` or ``"physical address"``."""
     place: int = -1
-    """The place that it lies in, as :class:`~drgn_pageowner.model.types.Pointers` has it; -1 if
-    that is not known, or if the heap was read without types."""
+    """The place that contains it (see :class:`~drgn_pageowner.model.types.Pointers`); -1 if
+    unknown, or if the heap was read without types."""
     offset: int = -1
-    """Its offset in the place, in bytes; -1 if that is not known."""
+    """Its offset in the place, in bytes; -1 if unknown."""
     expression: str | None = None
-    """What drgn evaluates to the word: a member of a variable or an object, if its type is known;
-    ``None`` for a register."""
+    """The drgn expression for the word: a member of a variable or an object, if its type is
+    known; ``None`` for a register."""
     type: str | None = None
-    """The type of the object or variable that it lies in."""
+    """The type of the object or variable that contains it."""
     leads_to: str | None = None
     """The type of the target."""
 

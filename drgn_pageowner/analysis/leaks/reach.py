@@ -105,11 +105,12 @@ class Reach:
     classes: Array
     """``uint8``, a row per page: :class:`~drgn_pageowner.analysis.account.page_class.PageClass`."""
     number_chance: list[float]
-    """The probability that some word equals a PFN by chance; element *k* is for ``2^k`` and up."""
+    """Probability that some word equals a PFN by chance; element *k* is for PFNs from ``2^k``
+    on."""
     references: ReferenceWords | None
     """The words that can be references; ``None`` for a heap that was read without types."""
     edges: tuple[Array, Array]
-    """Where the edges that were marked by begin and end: ``int32``."""
+    """Source and target nodes of the edges used for marking: ``int32``."""
     evidence: Array
     """``uint8``, a row per node: :class:`Evidence`."""
 
@@ -158,9 +159,10 @@ def reach(
     """
     Mark *heap* from its roots, and classify the nodes that are not reached.
 
-    :param references: The words that can be references; of a heap that was read with types. All
-        words are, without them.
-    :param classes: Of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`, if at hand.
+    :param references: The words that can be references, if the heap was read with types; by
+        default, all words can be.
+    :param classes: The result of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`,
+        if already known.
     """
     if classes is None:
         classes = page_classes(heap.inventory)

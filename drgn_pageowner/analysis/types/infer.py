@@ -537,7 +537,8 @@ def infer_types(heap: Heap, *, names: bool = True) -> HeapTypes:
     Infer the types of the nodes of *heap*.
 
     :param heap: Read with types.
-    :param names: Whether the names of slab caches are believed. The result with them is kept in
+    :param names: Whether to use the types that the names of slab caches imply. The result with them
+        is cached in
         :attr:`~drgn_pageowner.model.types.Typing.inferred`.
     """
     assert heap.typing is not None

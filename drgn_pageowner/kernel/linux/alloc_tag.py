@@ -4,7 +4,7 @@ Memory allocation profiling: lib/alloc_tag.c and lib/codetag.c.
 
 Since Linux kernel commit 22d407b164ff ("lib: add allocation tagging support for memory allocation
 profiling") (in v6.10) every place in the source that allocates has a ``struct alloc_tag`` with
-counters, and what it allocated has a reference to it.
+counters, and its allocations refer to that tag.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ __all__ = (
 _FILE = "lib/alloc_tag.c"
 # CODETAG_FLAG_INACCURATE of include/linux/codetag.h.
 _INACCURATE = 1 << 0
-# CODETAG_EMPTY of include/linux/alloc_tag.h, with CONFIG_MEM_ALLOC_PROFILING_DEBUG: of memory that
-# was allocated on purpose without a tag.
+# CODETAG_EMPTY of include/linux/alloc_tag.h, with CONFIG_MEM_ALLOC_PROFILING_DEBUG: marks memory
+# that was deliberately allocated without a tag.
 _EMPTY = 1
 # CODETAG_ID_FIRST of include/linux/pgalloc_tag.h.
 _ID_FIRST = 2
-# A kernel has some thousand tags, and 100,000 have room for those of modules
+# A kernel has a few thousand tags, and there is room for 100,000 of modules
 # (MODULE_ALLOC_TAG_VMAP_SIZE).
 _MOST_TAGS = 1 << 20
 _LONGEST_NAME = 1024
@@ -68,7 +68,7 @@ _NEVER = (
 
 @once_per_reading
 def profiling(kernel: Kernel) -> Profiling:
-    """Whether this kernel counts allocations by tag, and where its pages have their tags."""
+    """Return whether this kernel counts allocations by tag, and where the tags of its pages are."""
     types = find_object(kernel.prog, "alloc_tag_cttype", _FILE)
     if types is None or find_type(kernel.prog, "struct alloc_tag") is None:
         return Profiling("absent")
@@ -88,7 +88,7 @@ def profiling(kernel: Kernel) -> Profiling:
 
 
 def _enabled(key: Object) -> bool:
-    """Whether a static key is."""
+    """Return whether a static key is enabled."""
     try:
         return int(key.key.enabled.counter) > 0
     except DAMAGE as error:
@@ -98,10 +98,10 @@ def _enabled(key: Object) -> bool:
 
 @dataclass
 class TagTable:
-    """The tags of a kernel, those of modules that are gone included, and where they are."""
+    """The tags of a kernel, including those of unloaded modules, and their addresses."""
 
     address: Array
-    """``uint64``, shape ``(n,)``: of every ``struct alloc_tag``."""
+    """``uint64``, shape ``(n,)``: address of every ``struct alloc_tag``."""
     places: list[Tag]
     counters: Array
     """``uint64``, shape ``(n,)``: per-CPU pointer to the counters; 0 for none."""
@@ -110,7 +110,7 @@ class TagTable:
     listed: Array
     """``bool``, shape ``(n,)``: whether /proc/allocinfo prints it."""
     counted: Array
-    """``bool``, shape ``(n,)``: whether its counters are still there."""
+    """``bool``, shape ``(n,)``: whether its counters still exist."""
     problems: list[str]
 
     def __post_init__(self) -> None:
@@ -118,10 +118,10 @@ class TagTable:
 
     def number(self, references: Array) -> Array:
         """
-        The tag that every one of *references* refers to.
+        Return the index of the tag that each of *references* refers to.
 
         :param references: ``uint64``: address of the ``struct codetag``.
-        :return: ``int32``, the same shape: -1 for none, -2 for one that is not known.
+        :return: ``int32``, the same shape: -1 for none, -2 if the tag is unknown.
         """
         if not len(self.address):
             return np.where(references > _EMPTY, -2, -1).astype(np.int32)
@@ -145,7 +145,7 @@ def profiling_or_raise(kernel: Kernel) -> Profiling:
 
 def read_tag_table(kernel: Kernel) -> TagTable:
     """
-    Every tag in the order of /proc/allocinfo.
+    Read every tag, in the order of /proc/allocinfo.
 
     :raises PageOwnerError: if this kernel has no tags
     """
@@ -163,11 +163,10 @@ def read_tag_table(kernel: Kernel) -> TagTable:
 
 def add_unlisted(kernel: Kernel, table: TagTable, references: Array) -> TagTable:
     """
-    *table* with the tags that only *references* lead to: those of modules that are gone.
-
-    A module that leaves memory behind has its tags kept: since Linux kernel commit 0db6f8d7820a
-    ("alloc_tag: load module tags into separate contiguous memory") (in v6.13) in their own area,
-    before that with the module's memory.
+    Return *table* extended by the tags that only *references* refer to: those of unloaded modules.
+    If memory of a module is still allocated when it is unloaded, its tags are kept: since Linux
+    kernel commit 0db6f8d7820a ("alloc_tag: load module tags into separate contiguous memory") (in
+    v6.13) in an area of their own, before that in the module's memory.
 
     :param references: ``uint64``, of any shape: addresses of ``struct codetag``.
     """
@@ -180,8 +179,8 @@ def add_unlisted(kernel: Kernel, table: TagTable, references: Array) -> TagTable
         sane &= rows[name] >> np.uint64(8 * kernel.word.itemsize - 1) == 1
     address, rows = address[sane], rows[sane]
     more = _table(kernel, address, rows, np.zeros(len(rows), bool), [])
-    # The area of modules' tags keeps tags and counters, and loses the names with the module. Of
-    # older kernels the module's memory is kept, and the counters are not.
+    # The area for modules' tags keeps tags and counters, but the names were in the module. Older
+    # kernels keep the module's memory, but not the counters.
     kept = _in_module_area(kernel, address)
     named = np.array([tag.filename != UNKNOWN for tag in more.places], bool)
     problems = list(table.problems)
@@ -205,7 +204,7 @@ def add_unlisted(kernel: Kernel, table: TagTable, references: Array) -> TagTable
 
 
 def _in_module_area(kernel: Kernel, addresses: Array) -> Array:
-    """Return a ``bool`` array: which tags lie in the area reserved for the tags of modules."""
+    """Return which tags are in the area reserved for the tags of modules: ``bool``."""
     area = find_object(kernel.prog, "module_tags")
     if area is None or not has_member(area.type_, "start_addr"):
         return np.zeros(len(addresses), bool)
@@ -223,7 +222,7 @@ def _tag_dtype(kernel: Kernel) -> np.dtype[np.void]:
 
 
 def _ranges(kernel: Kernel, size: int, problems: list[str]) -> Iterator[tuple[int, int]]:
-    """Address and number of the tags of the kernel and of every module, in their order."""
+    """Return address and number of the tags of the kernel and of each module, in their order."""
     types = kernel.prog.variable("alloc_tag_cttype", _FILE)
     pointer = kernel.prog.type("struct codetag_module *")
     try:
@@ -243,7 +242,7 @@ def _ranges(kernel: Kernel, size: int, problems: list[str]) -> Iterator[tuple[in
 def _tags_at(
     kernel: Kernel, start: int, count: int, dtype: np.dtype[np.void], problems: list[str]
 ) -> tuple[Array, Array]:
-    """Addresses of *count* tags, and what they say."""
+    """Read *count* tags: their addresses and contents."""
     bulk = read_bulk(kernel.prog, start, count * dtype.itemsize)
     rows = np.frombuffer(bulk.data, dtype, count)
     if bulk.missing:
@@ -263,7 +262,7 @@ def _table(
             strict=True,
         )
     ]
-    # Modules that are gone took theirs along.
+    # The strings of unloaded modules are gone.
     if names.missing and listed.all():
         problems.append(f"{names.missing} names of allocation tags are not in the dump")
     inaccurate = (rows["flags"] & _INACCURATE) != 0
@@ -272,7 +271,7 @@ def _table(
 
 
 class _Strings:
-    """C strings, each read once."""
+    """Reader of C strings that reads each string once."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._prog = kernel.prog
@@ -280,11 +279,14 @@ class _Strings:
         self.missing = 0
 
     def at(self, address: int) -> str | None:
-        """The string at *address*; ``None`` at 0, :data:`UNKNOWN` if it cannot be read."""
+        """
+        Return the string at *address*; ``None`` for a null pointer, :data:`UNKNOWN` if it cannot be
+        read.
+        """
         if address not in self._known:
             try:
                 text = self._prog.read_c_string(address, max_size=_LONGEST_NAME)
-                # Memory that was given back may be zero now.
+                # Memory that was freed may be zero now.
                 self._known[address] = text.decode(errors="backslashreplace") or UNKNOWN
             except FaultError:
                 self.missing += 1
@@ -294,7 +296,7 @@ class _Strings:
 
 def read_tag_counters(kernel: Kernel, counters: Array) -> tuple[Array, Array]:
     """
-    ``alloc_tag_read()`` of all tags at once: what every possible CPU has counted, added up.
+    Read the counters of all tags, summed over all possible CPUs, as ``alloc_tag_read()`` does.
 
     :param counters: ``uint64``, shape ``(n,)``: per-CPU pointers; 0 for none.
     :return: Bytes and calls: ``int64``, shape ``(n,)``.
@@ -307,7 +309,7 @@ def read_tag_counters(kernel: Kernel, counters: Array) -> tuple[Array, Array]:
     known = np.flatnonzero(counters)
     mask = np.uint64((1 << 8 * kernel.word.itemsize) - 1)
     for cpu in possible_cpus(kernel):
-        # Sums of pointers wrap around.
+        # Additions of pointers may wrap around.
         addresses = (counters[known] + np.uint64(int(offsets[cpu]))) & mask
         rows, _ = gather(kernel.prog, addresses, dtype)
         totals[0, known] += rows["bytes"]
@@ -324,23 +326,25 @@ def text_version(kernel: Kernel) -> str:
 
 @dataclass(frozen=True)
 class PageReferences:
-    """Location of the reference to its tag that a page has."""
+    """Location of a page's reference to its tag."""
 
     offset: int = 0
-    """Of the reference in a ``struct page_ext`` entry."""
+    """Offset of the reference in a ``struct page_ext`` entry, in bytes."""
     shift: int = -1
-    """Of the index in ``page.flags``; -1 if the reference is in the page_ext."""
+    """Lowest bit of the index in ``page.flags``; -1 if the reference is in the page_ext."""
     mask: int = 0
     kernel_tags: int = 0
-    """Address of the first tag of the kernel, and how many there are: index 2 and up."""
+    """Address of the first tag of the kernel, and the number of tags; they have the indices from
+    2 on."""
     kernel_count: int = 0
     module_tags: int = 0
-    """Address of the first tag of a module: the indices after those."""
+    """Address of the first tag of a module; these tags have the indices after those of the
+    kernel."""
     size: int = 0
-    """Of a tag, in bytes."""
+    """Size of a tag, in bytes."""
 
     def addresses(self, indices: Array) -> Array:
-        """The references that *indices* of page flags stand for: ``uint64``; 0 for none."""
+        """Convert *indices* from page flags to references: ``uint64``; 0 for none."""
         number = indices.astype(np.int64) - _ID_FIRST
         in_kernel = number < self.kernel_count
         base = np.where(in_kernel, self.kernel_tags, self.module_tags).astype(np.uint64)
@@ -352,7 +356,7 @@ class PageReferences:
 
 @once_per_reading
 def page_references(kernel: Kernel) -> PageReferences | None:
-    """Return the location of the pages' references; ``None`` if they have none."""
+    """Find the location of the pages' references; return ``None`` if pages have none."""
     found = profiling(kernel)
     if found.state in ("absent", "never"):
         return None

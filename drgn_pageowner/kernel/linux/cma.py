@@ -46,7 +46,7 @@ def _ranges(kernel: Kernel, cma: Object) -> Iterator[CmaArea]:
     """
     Yield the ranges of an area.
 
-    :raises ValueError: if a range is not in memory
+    :raises ValueError: if a range is beyond memory
     """
     max_pfn = pfn_limits(kernel)[1]
     name = name_of(cma.name)

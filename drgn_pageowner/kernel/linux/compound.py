@@ -30,16 +30,16 @@ class CompoundPages:
         :param pfns: ``int64``, shape ``(n,)``.
         :param words: ``page.compound_head`` (``compound_info`` since v7.1) of each; bit 0 is set
             in tail pages.
-        :return: ``int64``, shape ``(n,)``: PFN of the head; the page's own if it is no tail, or if
-            its head is in no memmap.
+        :return: ``int64``, shape ``(n,)``: PFN of the head; the page's own PFN if it is not a tail,
+            or if its head is in no memmap.
         """
         heads: Array = pfns.copy()
         tails = np.flatnonzero(words & np.uint64(_TAIL))
         value = words[tails].astype(np.uint64) - np.uint64(_TAIL)
         # Since Linux kernel commit 8c846c879e22 ("mm: rework compound_head() for power-of-2
         # sizeof(struct page)") (in v7.1), where the struct pages of hugetlb pages are shared
-        # (CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP), the word is no pointer but a mask for the address
-        # of the tail's own struct page.
+        # (CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP), the word is not a pointer, but a mask for the
+        # address of the tail's own struct page.
         inverted = ~value
         masks = (inverted & (inverted + np.uint64(1))) == 0
         own = memmap_addresses(self._kernel, pfns[tails])
@@ -55,7 +55,7 @@ def compound_order_field(kernel: Kernel) -> np.dtype[np.void] | None:
     Find the order of a compound page in its second ``struct page``.
 
     :return: A dtype of one ``struct page`` with a field ``order``, the low 8 bits of which are the
-        order; ``None`` if its place is not known in this kernel.
+        order; ``None`` if its location in this kernel is unknown.
     """
     page = kernel.prog.type("struct page")
     if has_member(page, "compound_order"):
@@ -79,7 +79,9 @@ def compound_order_field(kernel: Kernel) -> np.dtype[np.void] | None:
 
 
 class HugetlbMark(NamedTuple):
-    """The mark of a hugetlb page in its second ``struct page``, before there was a page type."""
+    """
+    The mark of a hugetlb page in its second ``struct page``, on kernels without a page type for it.
+    """
 
     dtype: np.dtype[np.void]
     """A dtype of one ``struct page`` with a field ``mark``."""
@@ -92,8 +94,9 @@ def hugetlb_mark(kernel: Kernel) -> HugetlbMark | None:
     """
     Find the mark of hugetlb pages.
 
-    :return: ``None`` if this kernel has no hugetlb pages, or a page type for them, as since Linux
-        kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb into a PageType") (in v6.9).
+    :return: ``None`` if this kernel has no hugetlb pages, or has a page type for them, as it does
+        since Linux kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb into a PageType") (in
+        v6.9).
     """
     page = kernel.prog.type("struct page")
     dtor = enumerators(kernel.prog, "enum compound_dtor_id").get("HUGETLB_PAGE_DTOR")

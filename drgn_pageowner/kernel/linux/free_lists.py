@@ -22,16 +22,16 @@ def lists_of(
     links: Array,
 ) -> Array:
     """
-    Find the list that every candidate is on.
+    Find the free list that each candidate is on.
 
     Instead of walking one list after another, follow one link for all pages, then two, four, eight,
     ...: the number of steps is the logarithm of the longest list (pointer jumping).
 
-    :param heads: Heads of the lists, where they begin and end.
+    :param heads: Addresses of the list heads, where the lists begin and end.
     :param pfns: PFNs of the candidates: ``int64``, shape ``(n,)``, in any order.
     :param links: ``uint64``, shape ``(n,)``: their ``page.lru.next``.
-    :return: ``int32``, shape ``(n,)``: index in *heads*; -1 for a page that is on none of them,
-        or on one that is broken before its end.
+    :return: ``int32``, shape ``(n,)``: index in *heads*; -1 for a page that is on no list, or on a
+        list that is broken between the page and its end.
     """
     lru = int(kernel.prog.type("struct page").member("lru").offset)
     found = np.full(len(pfns), -1, np.int32)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""gfp flags of kernels without a table of their names: v3.19 to v4.5."""
+"""
+gfp flags of kernels without a table of their names (v3.19 to v4.5). The table was added in Linux
+kernel commit edf14cdbf9a0 ("mm, printk: introduce new format string for flags") (in v4.6).
+"""
 
 from __future__ import annotations
 

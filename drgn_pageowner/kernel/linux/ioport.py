@@ -22,7 +22,7 @@ def system_ram(kernel: Kernel) -> list[tuple[int, int]]:
     Get the PFN ranges ``(first, end)`` of the machine's memory, as in ``/proc/iomem``.
 
     Firmware ranges between them have a ``struct page`` if they share a section with memory. Empty
-    if the dump does not say.
+    if they are not in the dump.
     """
     # Whole pages only, as in the boot memory allocator.
     return sorted(_named(kernel, None, _NAMES))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tables of arm64's interrupt translation service that hold others by their physical addresses."""
+"""
+Tables of arm64's interrupt translation service that refer to other tables by physical address.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ __all__ = ("its_tables",)
 
 # GITS_BASER_INDIRECT of include/linux/irqchip/arm-gic-v3.h.
 _INDIRECT = 1 << 62
-# A table has no more pages than the largest block.
+# A table is no larger than the largest block of the buddy allocator.
 _MOST_ORDER = 20
 
 

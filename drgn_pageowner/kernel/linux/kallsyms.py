@@ -40,7 +40,7 @@ _MOST_SYMBOLS = 1 << 24
 # KSYM_NAME_LEN since Linux kernel commit b8a94bfb3395 ("kallsyms: increase maximum kernel symbol
 # length to 512") (in v6.1); 128 before.
 _LONGEST_NAME = 512
-# The names of the largest modules (amdgpu) take 4 MiB: what is larger is garbage.
+# The names of the largest module (amdgpu) take 4 MiB; larger sizes are garbage.
 _MOST_STRINGS = 64 << 20
 # The prefixes of is_mapping_symbol() in include/linux/module_symbol.h.
 _MAPPING_SYMBOLS = (b".L", b"L0", b"$")
@@ -55,10 +55,10 @@ class _ModuleSymbols:
     values: Array
     """Address of every named symbol: ``uint64``, ascending."""
     at: Array
-    """Offset of the name of each of them in :attr:`strings`."""
+    """Offset of each symbol's name in :attr:`strings`."""
     strings: bytes = b""
     longest: int = _LONGEST_NAME
-    """Size of the buffer that the kernel copies a name to: no name is as long."""
+    """Size of the buffer that the kernel copies a name to; longer names are cut off."""
     own_regions: bool = False
     """Whether a symbol must be in the region of the PC."""
     word_mask: int = (1 << 64) - 1
@@ -80,12 +80,14 @@ class _ModuleSymbols:
         name = _string(self.strings, int(self.at[first]), self.longest)
         if next_value > bound:
             next_value = bound
-        # If that is before the symbol, the kernel prints the difference as a huge number.
+        # If the bound is before the symbol, the kernel prints the negative size as a huge number.
         return Frame(pc, name, pc - value, (next_value - value) & self.word_mask, self.name)
 
 
 def _string(strings: bytes, at: int, longest: int) -> str:
-    """Return what ``strscpy()`` would copy from there to a buffer of *longest* bytes."""
+    """
+    Return the string at an offset, cut off as by ``strscpy()`` to a buffer of *longest* bytes.
+    """
     return strings[at : at + longest - 1].split(b"\0", 1)[0].decode(errors="backslashreplace")
 
 
@@ -111,7 +113,7 @@ class _CoreSymbols:
     def _name(self, index: int) -> str:
         position = int(self._markers[index >> 8])
         names = self._names
-        # Skips up to 255 names, without a function call for each.
+        # Skip up to 255 names, without a function call for each.
         for _ in range(index & 0xFF):
             length = names[position]
             if length & 0x80:
@@ -119,7 +121,7 @@ class _CoreSymbols:
             else:
                 position += length + 1
         total, header = self._length(position)
-        # As kallsyms_expand_symbol() of kernel/kallsyms.c, which stops where its buffer is full.
+        # As in kallsyms_expand_symbol() of kernel/kallsyms.c, which stops when its buffer is full.
         text = bytearray()
         for byte in names[position + header : position + total]:
             text += self._tokens[byte]
@@ -337,7 +339,7 @@ def _module_symbols(kernel: Kernel, module: Object) -> _ModuleSymbols:
         return empty
     strings_at = int(owner.strtab)
     named = symtab[(symtab["st_shndx"] != _SHN_UNDEF) & (symtab["st_name"] != 0)]
-    # The table ends where the memory of the module that it lies in does.
+    # The table cannot extend past the memory region of the module that contains it.
     rooms = [end - strings_at for start, end, _ in ranges if start <= strings_at < end]
     room = min([*rooms, _MOST_STRINGS])
     named = named[named["st_name"] < room]
@@ -357,7 +359,9 @@ def _module_symbols(kernel: Kernel, module: Object) -> _ModuleSymbols:
 
 
 def _has_name(strings: bytes, at: Array) -> Array:
-    """Return which of the names at *at* are symbols, by ``is_mapping_symbol()``."""
+    """
+    Return which of the names at *at* are not mapping symbols, as ``is_mapping_symbol()`` decides.
+    """
     padded = np.frombuffer(strings + bytes(2), np.uint8)
     first, second = padded[at], padded[at + 1]
     result: Array = first != 0
@@ -392,11 +396,11 @@ def module_regions(kernel: Kernel) -> list[tuple[str, int, int]]:
 
 
 def modules_percpu(kernel: Kernel) -> list[tuple[int, int]]:
-    """Get ``(start, end)`` of the per-CPU variables of every module that has some, as symbols."""
+    """Get ``(start, end)`` of the per-CPU variables of every module that has any."""
     found = []
     for module in _modules(kernel):
         with kernel.tolerate(f"the per-CPU variables of module {_module_name(module)} are unknown"):
-            # Of kernels for one CPU struct module has no such member.
+            # Without CONFIG_SMP, struct module has no such member.
             if has_member(module.type_.type, "percpu") and module.percpu:
                 start = int(module.percpu)
                 found.append((start, start + int(module.percpu_size)))

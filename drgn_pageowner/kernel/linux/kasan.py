@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Generic KASAN: where its shadow memory is, and what it says of slab objects."""
+"""Generic KASAN: its shadow memory, which shows which slab objects are freed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FREED = (0xFB, 0xFA)
 
 
 class Shadow:
-    """Shadow memory: a byte for every eight bytes of kernel memory."""
+    """Shadow memory: one byte for every eight bytes of kernel memory."""
 
     def __init__(self, prog: Program, offset: int, lowest: int) -> None:
         """
@@ -38,16 +38,18 @@ class Shadow:
         """``KASAN_SHADOW_END``."""
 
     def address(self, address: int) -> int:
-        """Address of the byte for *address*: ``kasan_mem_to_shadow()``."""
+        """
+        Return the address of the shadow byte for *address*, as ``kasan_mem_to_shadow()`` does.
+        """
         return (address >> _SCALE_SHIFT) + self._offset
 
     def freed(self, start: int, size: int, offsets: Array) -> Array:
         """
-        Return a ``bool`` array: which slab objects are freed, whether in KASAN's quarantine or not.
+        Return which slab objects are freed, in KASAN's quarantine or not.
 
         :param start: Virtual address of a range of memory, and *size* in bytes.
-        :param offsets: Of objects in that range: ``int64``, in bytes.
-        :return: ``bool``; false where the dump lacks the shadow.
+        :param offsets: Offsets of the objects in that range: ``int64``, in bytes.
+        :return: ``bool``, a row per object; false if the dump lacks its shadow.
         """
         bulk = read_bulk(self._prog, self.address(start), -(-size >> _SCALE_SHIFT))
         marks = np.frombuffer(bulk.data, np.uint8)[offsets >> _SCALE_SHIFT]
@@ -55,7 +57,7 @@ class Shadow:
 
 
 def quarantine(kernel: Kernel) -> list[int]:
-    """Get the heads of the lists of freed objects that are not used again yet: addresses."""
+    """Get the addresses of the heads of the lists of freed objects in quarantine."""
     file = "mm/kasan/quarantine.c"
     batches = find_object(kernel.prog, "global_quarantine", file)
     heads: list[int] = []
@@ -70,8 +72,8 @@ def quarantine(kernel: Kernel) -> list[int]:
 
 @once
 def find_shadow(kernel: Kernel) -> Shadow | None:
-    """The shadow memory of generic KASAN; ``None`` for a kernel without it."""
-    # In mm/kasan/generic.c and shadow.c. KASAN with tags in pointers has a shadow of another scale.
+    """Find the shadow memory of generic KASAN; return ``None`` for a kernel without it."""
+    # In mm/kasan/generic.c and shadow.c. Tag-based KASAN has a shadow of another scale.
     names = ("__asan_load8", "kasan_early_shadow_page")
     if any(symbol_address(kernel.prog, name) is None for name in names):
         return None
@@ -81,7 +83,7 @@ def find_shadow(kernel: Kernel) -> Shadow | None:
     if place is None:
         return None
     shadow = Shadow(kernel.prog, *place)
-    # The first bytes of a global variable may be accessed.
+    # The first bytes of a global variable are accessible, so their shadow is 0.
     known = int(kernel.prog["init_mm"].address_of_())
     try:
         return shadow if kernel.prog.read(shadow.address(known), 1) == b"\0" else None

@@ -17,7 +17,8 @@ __all__ = ("alloc_meta_dtype", "alloc_meta_offset")
 @once
 def alloc_meta_dtype(kernel: Kernel) -> np.dtype[Any] | None:
     """
-    A dtype of ``struct kasan_alloc_meta``: ``pid`` and ``handle``; ``None`` without generic KASAN.
+    Make a dtype of ``struct kasan_alloc_meta``: ``pid`` and ``handle``; ``None`` without generic
+    KASAN.
     """
     type_ = find_type(kernel.prog, "struct kasan_alloc_meta")
     if type_ is None or not has_member(type_, "alloc_track.stack"):
@@ -29,7 +30,8 @@ def alloc_meta_dtype(kernel: Kernel) -> np.dtype[Any] | None:
 
 def alloc_meta_offset(cache: Object) -> int:
     """
-    Offset of ``struct kasan_alloc_meta`` from the object on; 0 if the cache keeps none.
+    Get the offset of ``struct kasan_alloc_meta`` from the start of the object; 0 if the cache has
+    none.
 
     :param cache: ``struct kmem_cache *``.
     """

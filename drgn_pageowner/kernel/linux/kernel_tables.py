@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Pages of the page tables that the kernel keeps for itself, whatever allocated them."""
+"""Pages of the kernel's own page tables, however they were allocated."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _COST = "not all page tables of the kernel can be followed: those that are not f
 
 def kernel_tables(kernel: Kernel, plausible: Callable[[Array], Array]) -> Array:
     """
-    PFNs of the page tables that map the kernel.
+    Find the PFNs of the page tables that map the kernel.
 
     Those of ``init_mm`` (direct map, vmalloc, vmemmap, modules, espfix, KASAN's shadow, ...), those
-    that CPUs start and leave the kernel with, and EFI's. Their physical addresses are in other
-    tables, and need be nowhere else.
+    with which CPUs start and enter the kernel, and EFI's. Their physical addresses need not be
+    stored anywhere except in other tables.
 
     :param plausible: Takes PFNs (``int64``); returns which of them may be page tables (``bool``).
-    :return: ``int64``, ascending; nothing for an architecture whose tables are not known.
+    :return: ``int64``, ascending; empty for an architecture whose tables are not known.
     """
     found = [np.zeros(0, np.int64)]
     shift = kernel.page_shift
@@ -43,7 +43,7 @@ def kernel_tables(kernel: Kernel, plausible: Callable[[Array], Array]) -> Array:
 
 
 def _roots(kernel: Kernel) -> Iterator[tuple[Format, int]]:
-    """Format and physical address of every root."""
+    """Return format and physical address of every root."""
     format_ = arch_of(kernel).page_table_format(kernel)
     if format_ is None:
         return
@@ -58,7 +58,7 @@ def _roots(kernel: Kernel) -> Iterator[tuple[Format, int]]:
 
 
 def _phys(kernel: Kernel, address: int) -> int:
-    """Physical address of a root, in the kernel image or in the direct map."""
+    """Get the physical address of a root that is in the kernel image or in the direct map."""
     try:
         return kernel_phys(kernel, address)
     except NotImplementedError:

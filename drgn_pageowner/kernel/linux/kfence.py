@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""KFENCE: objects of slab caches that each have a page of a pool, between guard pages."""
+"""KFENCE: slab objects that each have a page of their own in a pool, between guard pages."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _MOST_OBJECTS = 65535
 
 
 class KfencePool(NamedTuple):
-    """The pool, and a row for each object that it can hold, in the order of addresses."""
+    """The pool, and a row for each object that it can hold, sorted by address."""
 
     start: int
     """``__kfence_pool``: virtual address, in the direct map."""
     size: int
     """``KFENCE_POOL_SIZE``, in bytes."""
     address: Array
-    """``uint64``: of the object, or of its page before it was ever allocated."""
+    """``uint64``: address of the object, or of its page if it was never allocated."""
     length: Array
-    """``int64``: bytes that were asked for."""
+    """``int64``: requested size, in bytes."""
     cache: Array
     """``uint64``: address of the ``struct kmem_cache``; 0 if there is none."""
     allocated: Array
-    """``bool``."""
+    """``bool``"""
     metadata: tuple[int, int]
-    """Address and size, in bytes, of ``kfence_metadata``: it knows every object."""
+    """Address and size, in bytes, of ``kfence_metadata``, which refers to every object."""
 
 
 def find_kfence(kernel: Kernel) -> KfencePool | None:
-    """The pool of KFENCE; ``None`` where this kernel has none, or has not set it up."""
+    """Find KFENCE's pool; return ``None`` if this kernel has none, or did not initialize it."""
     pool, metadata = (
         find_object(kernel.prog, name) for name in ("__kfence_pool", "kfence_metadata")
     )
@@ -60,10 +60,11 @@ def find_kfence(kernel: Kernel) -> KfencePool | None:
             rows = _metadata(kernel, metadata, dtype, start)
     if rows is None or not len(rows):
         return None
-    # An object that waits to be freed by RCU (since v6.12) is still there for its readers.
+    # An object that waits for an RCU grace period (KFENCE_OBJECT_RCU_FREEING, since v6.12) may
+    # still be read.
     names = ("KFENCE_OBJECT_ALLOCATED", "KFENCE_OBJECT_RCU_FREEING")
     kept = [states[name] for name in names if name in states]
-    # The first two pages are guard pages, as is the one behind the page of each object.
+    # The first two pages are guard pages, and so is the page after that of each object.
     return KfencePool(
         start,
         (len(rows) + 1) * 2 * kernel.page_size,
@@ -84,12 +85,12 @@ def _address(metadata: Object) -> int:
 
 
 def _metadata(kernel: Kernel, metadata: Object, dtype: np.dtype[np.void], start: int) -> Array:
-    """The ``struct kfence_metadata`` of every object."""
+    """Read the ``struct kfence_metadata`` of every object."""
     address, number = _address(metadata), _MOST_OBJECTS
     if metadata.type_.kind == TypeKind.ARRAY:
         number = sizeof(metadata.type_) // dtype.itemsize
-    # A pointer does not say how many there are, but each tells which page of the pool its object
-    # lies in.
+    # The length of the array is unknown if it is a pointer, but each element has the page of its
+    # object.
     size, found = kernel.page_size, []
     step = max((1 << 16) // dtype.itemsize, 1)
     for first in range(0, number if address else 0, step):

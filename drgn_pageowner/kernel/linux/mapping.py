@@ -31,8 +31,8 @@ __all__ = (
     "file_of",
 )
 
-# Low bits of page.mapping: PAGE_MAPPING_ANON (FOLIO_MAPPING_ANON since v6.17), and the bit that
-# together with it means KSM and alone a movable page of a driver.
+# Low bits of page.mapping: PAGE_MAPPING_ANON (FOLIO_MAPPING_ANON since v6.17), and a bit that means
+# KSM if the former is set too, and a driver's movable page if not.
 MAPPING_ANON = 1
 MAPPING_MOVABLE = 2
 MAPPING_FLAGS = 3
@@ -86,7 +86,7 @@ def block_device_mappings(kernel: Kernel, problems: list[str]) -> set[int]:
 
 
 def _path(kernel: Kernel, inode: Object) -> str | None:
-    """Get the path of a file; relative to its file system if that is not mounted anywhere."""
+    """Get the path of a file; relative to the root of its file system if that is not mounted."""
     first = inode.i_dentry.first.read_()
     if not first:
         return None
@@ -98,7 +98,7 @@ def _path(kernel: Kernel, inode: Object) -> str | None:
     name = b"/".join(dentry.d_name.name.string_() for dentry in reversed(names))
     for mount in until_repeated(for_each_mount(kernel.prog)):
         if mount.mnt.mnt_sb == inode.i_sb and mount.mnt.mnt_root == inode.i_sb.s_root:
-            # drgn follows the parents to the end; check that there is one.
+            # drgn follows the parents to the root; check first that they end there.
             for parent in chain(mount, lambda mount: mount.mnt_parent):
                 list(_ancestors(parent.mnt_mountpoint.read_()))
             name = mount_dst(mount).rstrip(b"/") + b"/" + name
@@ -107,7 +107,7 @@ def _path(kernel: Kernel, inode: Object) -> str | None:
 
 
 def _ancestors(dentry: Object) -> Iterator[Object]:
-    """Yield *dentry* and the directories that it is in, up to the root."""
+    """Yield *dentry* and its parents, up to the root."""
     return chain(dentry, lambda dentry: dentry.d_parent)
 
 

@@ -34,7 +34,7 @@ class MemcgTable:
         self._objcg = find_type(kernel.prog, "struct obj_cgroup")
         self.memcgs: list[Memcg] = []
         self.unknown = 0
-        """Number of distinct values that are neither a mem_cgroup nor an obj_cgroup."""
+        """Number of distinct values that point to neither a mem_cgroup nor an obj_cgroup."""
         self.in_doubt: set[str] = set()
         """Paths of the memory cgroups of which :attr:`Memcg.printed` is known of the first kernels
         with the bug only."""
@@ -69,8 +69,8 @@ class MemcgTable:
         """
         Decode a ``struct mem_cgroup *`` or a ``struct obj_cgroup *``.
 
-        It depends on the kernel and the page which of them it is (always an obj_cgroup since v7.1).
-        If its css belongs to the memory controller, it is a mem_cgroup.
+        Which of them it is depends on the kernel and the page (always an obj_cgroup since v7.1). If
+        its css belongs to the memory controller, it is a mem_cgroup.
 
         :return: Index in :attr:`memcgs`, or -1.
         """
@@ -100,7 +100,7 @@ class MemcgTable:
         Return whether ``print_page_owner_memcg()`` finds the mem_cgroup at *address*.
 
         Since v6.12.114 ("mm/page_owner: use memcg_data snapshot to avoid TOCTOU in
-        print_page_owner_memcg()") the function takes every value for an obj_cgroup, which is wrong
+        print_page_owner_memcg()") the function treats every value as an obj_cgroup, which is wrong
         in v6.12: it reads css.refcnt instead of objcg->memcg, prints nothing if that is 0 (the root
         cgroup), and oopses otherwise. A later 6.12 may be mended. Only the compiled function tells,
         so these memory cgroups are noted in :attr:`in_doubt`.

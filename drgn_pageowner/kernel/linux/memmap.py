@@ -13,7 +13,7 @@ __all__ = ("Memmap", "member")
 
 
 class Memmap:
-    """The ``struct page`` of every page of a kernel."""
+    """Location of the ``struct page`` of every page of a kernel."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -39,7 +39,7 @@ class Memmap:
         return Object(self.kernel.prog, "struct page *", value=address)
 
     def pfn(self, address: int) -> int | None:
-        """Get the PFN whose ``struct page`` *address* lies in; ``None`` if it lies in none."""
+        """Get the PFN of the ``struct page`` that contains *address*; ``None`` if none does."""
         for section in self.sections:
             offset = address - section.memmap
             if 0 <= offset < (section.end_pfn - section.start_pfn) * self.size:
@@ -49,7 +49,7 @@ class Memmap:
 
 def member(object_: Object, *paths: str) -> Object:
     """
-    Get the first of the members *paths* that *object_*, a structure or a pointer to one, has.
+    Get the first member among *paths* that exists in *object_*, a structure or a pointer to one.
 
     :raises AttributeError: if it has none
     """

@@ -18,7 +18,7 @@ __all__ = ("read_names",)
 
 @once
 def read_names(kernel: Kernel) -> Names:
-    """Read the tables as far as possible; values without a name are printed as numbers."""
+    """Read the tables as far as possible. Values without a name are printed as numbers."""
     bits = enumerators(kernel.prog, "enum pageflags")
     number = bits.get("__NR_PAGEFLAGS", 0)
     return Names(

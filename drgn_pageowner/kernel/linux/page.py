@@ -62,9 +62,9 @@ def read_memmap(
     """
     Read the ``struct page`` of the PFNs from *first* up to *last* (exclusive) of one section.
 
-    :param changes: Counts what changed meanwhile.
-    :return: Array of *dtype*, shape ``(last - first,)``, zero where the dump has none; and the
-        read that it came from, which tells the missing parts.
+    :param changes: Gets the counts of rows that changed meanwhile.
+    :return: Array of *dtype*, shape ``(last - first,)``, zero where it is not in the dump; and the
+        :class:`Bulk` that it came from, which lists the missing parts.
     """
     address = section.memmap + (first - section.start_pfn) * dtype.itemsize
     return read_rows(kernel.prog, address, dtype, last - first, changes or Changes())
@@ -72,7 +72,7 @@ def read_memmap(
 
 def compound_words(kernel: Kernel, rows: Array) -> Array:
     """
-    Get ``page.compound_head`` of *rows*, also for kernels that did not have it yet.
+    Get ``page.compound_head`` of *rows*, or an equivalent word for kernels without this member.
 
     :param rows: Array of a dtype of :func:`page_dtype` with ``flags`` and ``compound_head``.
     :return: The same shape; bit 0 is set in tail pages.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct page_ext``: where this kernel keeps page_owner records, if it does."""
+"""``struct page_ext``: whether and where this kernel keeps page_owner records."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class PageExtLayout:
     owner_type: str
     """The C type that holds the record's members."""
     owner_bit: int
-    """Mask of PAGE_EXT_OWNER in ``page_ext.flags``: the entry has a record."""
+    """Mask of PAGE_EXT_OWNER in ``page_ext.flags``, which is set if the entry has a record."""
     allocated_bit: int
-    """Mask of PAGE_EXT_OWNER_ALLOCATED: the page is allocated."""
+    """Mask of PAGE_EXT_OWNER_ALLOCATED, which is set if the page is allocated."""
     tails: bool
-    """Whether every page of an allocation has its record, or only the first."""
+    """Whether every page of an allocation has a record, not only the first one."""
 
 
 @once
@@ -69,10 +69,10 @@ def page_ext_layout(kernel: Kernel) -> PageExtLayout:
         offset, type_name = _owner_offset(kernel), "struct page_owner"
     flags = enumerators(kernel.prog, "enum page_ext_flags")
     owner = 1 << flags["PAGE_EXT_OWNER"]
-    # Linux kernel commit 37389167a281 ("mm, page_owner: keep owner info when freeing the page")
-    # (in v5.4) added PAGE_EXT_OWNER_ACTIVE, soon renamed; before, the record of a freed page
-    # was marked as none. It came with 7e2f2a0cd17c ("mm, page_owner: record page owner for each
-    # subpage"); before that, only the first page of an allocation had a record.
+    # Linux kernel commit 37389167a281 ("mm, page_owner: keep owner info when freeing the page") (in
+    # v5.4) added PAGE_EXT_OWNER_ACTIVE, soon renamed; before, freeing a page invalidated its
+    # record. It came with 7e2f2a0cd17c ("mm, page_owner: record page owner for each subpage");
+    # before that, only the first page of an allocation had a record.
     for name in ("PAGE_EXT_OWNER_ALLOCATED", "PAGE_EXT_OWNER_ACTIVE"):
         if name in flags:
             allocated = 1 << flags[name]
@@ -96,9 +96,9 @@ def _owner_offset(kernel: Kernel) -> int:
 
 def _check(kernel: Kernel, offset: int, type_name: str, stride: int) -> None:
     """
-    Check the place of the record in an entry.
+    Check that the location of the record in an entry is possible.
 
-    :raises PageOwnerError: if it is impossible
+    :raises PageOwnerError: if it is not
     """
     size = int(kernel.prog.type(type_name).size)
     first = 0 if type_name == "struct page_ext" else int(kernel.prog.type("struct page_ext").size)

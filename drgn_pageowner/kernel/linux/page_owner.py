@@ -35,7 +35,7 @@ _GFP_MOVABLE_SHIFT = 3
 _OLD_GFP_RECLAIMABLE_SHIFT = 19
 
 OWNER_MEMBERS = columns_of(Origin.MEMBER)
-"""Members of ``struct page_owner``; which of them exist depends on the kernel."""
+"""Members of ``struct page_owner``, not all of which exist in every kernel."""
 
 
 @dataclass
@@ -47,9 +47,9 @@ class OwnerCounts:
     uncovered: int = 0
     """Pages of present sections without a ``struct page_ext``."""
     allocated: int = 0
-    """Pages that are allocated by their record, tails included."""
+    """Pages that are allocated according to their records, tails included."""
     freed: int = 0
-    """Pages that were freed by their record, tails included."""
+    """Pages that were freed according to their records, tails included."""
     missing: int = 0
     """Pages whose ``struct page_ext`` is not in the dump."""
     bad_order: int = 0
@@ -63,7 +63,7 @@ def owner_dtype(kernel: Kernel) -> np.dtype[np.void]:
     """
     Get a dtype of one ``struct page_ext`` entry: ``flags`` and the record's members.
 
-    :raises PageOwnerError: if this kernel keeps no records, or their layout is not known
+    :raises PageOwnerError: if this kernel keeps no records, or their layout is unknown
     """
     layout, prog = page_ext_layout(kernel), kernel.prog
     flags = struct_dtype(prog, prog.type("struct page_ext"), ("flags",), itemsize=layout.stride)
@@ -109,7 +109,7 @@ def read_owner_records(
 
     :param columns: Columns to keep, of :data:`OWNER_MEMBERS` and
         :data:`~drgn_pageowner.kernel.linux.trace.TRACE_MEMBERS`.
-    :param changes: Counts records that changed meanwhile.
+    :param changes: Gets the counts of records that changed meanwhile.
     :param freed: Whether to keep records of freed pages.
     :return: ``pfn`` (``int64``), ``allocated`` (``bool``) and *columns*, each of shape ``(n,)``.
     """
@@ -142,7 +142,7 @@ def read_owner_records(
     pfn = recorded + section.start_pfn
     order = _sane_orders(entries["order"][recorded].astype(np.int64), pfn, max_pfn, counts)
     if not layout.tails:
-        # The other pages are not marked.
+        # The other pages of an allocation are not marked.
         counts.allocated += int((np.int64(1) << order).sum())
     head = (pfn & ((np.int64(1) << order) - 1)) == 0
     recorded, pfn, order, allocated = (x[head] for x in (recorded, pfn, order, allocated))
@@ -155,10 +155,10 @@ def read_owner_records(
 
 def _sane_orders(order: Array, pfn: Array, max_pfn: int, counts: OwnerCounts) -> Array:
     """Replace impossible orders by 0, so that such a record still counts as one page."""
-    # An order past the end of memory is garbage.
+    # A block that extends past the end of memory has a garbage order.
     sane = (order >= 0) & (order < 48)
     block: Array = np.int64(1) << order[sane]
-    # All pages of an allocation have its order, so it ends where their aligned block ends.
+    # All pages of an allocation have the same order, so it ends at the end of their aligned block.
     sane[sane] = (pfn[sane] & -block) + block <= max_pfn
     bad = len(order) - int(np.count_nonzero(sane))
     if not bad:
@@ -169,7 +169,7 @@ def _sane_orders(order: Array, pfn: Array, max_pfn: int, counts: OwnerCounts) ->
 
 
 def _members(rows: Array, columns: frozenset[str]) -> dict[str, Array]:
-    """Get those of *columns* that the records have, in the dtypes of a snapshot."""
+    """Convert those of *columns* that the records have to the dtypes of a snapshot."""
     result: dict[str, Array] = {}
     for name in columns & frozenset(rows.dtype.names or ()):
         column = STORED.get(name)
@@ -212,7 +212,7 @@ def gfp_migratetype(kernel: Kernel, gfp_mask: Array) -> Array:
 def _mobility_disabled(kernel: Kernel) -> bool:
     """
     Return ``page_group_by_mobility_disabled``, which is set on machines with very little memory;
-    ``False`` if the dump does not say.
+    ``False`` if it is not in the dump.
     """
     disabled = find_object(kernel.prog, "page_group_by_mobility_disabled")
     try:
@@ -223,6 +223,10 @@ def _mobility_disabled(kernel: Kernel) -> bool:
 
 @once
 def reclaimable_before_movable(kernel: Kernel) -> bool:
-    """Return whether migratetypes and gfp masks have the order that they had before v4.4."""
+    """
+    Return whether MIGRATE_RECLAIMABLE precedes MIGRATE_MOVABLE, as before Linux kernel commit
+    016c13daa5c9 ("mm, page_alloc: use masks and shifts when converting GFP flags to migrate types")
+    (in v4.4).
+    """
     values = enumerators(kernel.prog, "enum migratetype")
     return bool(values.get("MIGRATE_RECLAIMABLE", 2) < values.get("MIGRATE_MOVABLE", 1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``stack_list`` of mm/page_owner.c: the stacks that page_owner counts the pages of."""
+"""``stack_list`` of mm/page_owner.c: the stacks whose pages page_owner counts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from drgn_pageowner.model.stacks import StackList
 __all__ = ("read_stack_list",)
 
 _FILE = "mm/page_owner.c"
-# The depot has room for fewer: 8192 pools of 16 KiB, and a record has at least 32 bytes.
+# The depot has room for fewer stacks: 8192 pools of 16 KiB, and records of at least 32 bytes.
 _MOST_STACKS = 1 << 22
 
 
 def read_stack_list(kernel: Kernel) -> StackList:
     """
-    The stacks in the order in which ``/sys/kernel/debug/page_owner_stacks`` prints them, those
-    that hold no pages included.
+    Read the stacks in the order in which ``/sys/kernel/debug/page_owner_stacks`` prints them,
+    including stacks without pages.
 
     :raises PageOwnerError: if this kernel has no list
     """
@@ -64,7 +64,7 @@ def read_stack_list(kernel: Kernel) -> StackList:
 
 
 def _stack_layout(kernel: Kernel) -> tuple[int, int, int]:
-    """Offsets of ``stack_record`` and ``next`` in ``struct stack``, and its size."""
+    """Get the offsets of ``stack_record`` and ``next`` in ``struct stack``, and its size."""
     type_ = kernel.prog.type("struct stack", filename=_FILE)
     return type_.member("stack_record").offset, type_.member("next").offset, int(type_.size)
 
@@ -72,7 +72,7 @@ def _stack_layout(kernel: Kernel) -> tuple[int, int, int]:
 def _records(
     kernel: Kernel, address: int, layout: tuple[int, int, int]
 ) -> tuple[list[int], list[str]]:
-    """Addresses of the ``struct stack_record`` of the list, and what is wrong with it."""
+    """Get the addresses of each ``struct stack_record`` on the list, and problems of the list."""
     at_record, at_next, size = layout
     word = kernel.word.itemsize
     found: list[int] = []
@@ -94,7 +94,7 @@ def _records(
 
 
 def _handles(kernel: Kernel, records: list[int], problems: list[str]) -> Array:
-    """The handle that each of *records* holds; those that cannot be read are left out."""
+    """Read the handle in each of *records*; records that cannot be read are left out."""
     at = kernel.prog.type("struct stack_record").member("handle").offset
     found, missing = [], 0
     for record in records:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Decode the use of every page from its ``struct page``, a section at a time."""
+"""Determine the use of every page from its ``struct page``, a section at a time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SectionPages:
         self.zone = np.zeros(len(rows), np.uint8)
         self.free_order = np.full(len(rows), -1, np.int8)
         self.tails = np.zeros(0, np.int64)
-        """Rows of the tails of compound pages."""
+        """Rows of tail pages of compound pages."""
         self.heads = np.zeros(0, np.int64)
         """Row of the compound head of each of :attr:`tails`; negative if it is in an earlier
         section."""
@@ -57,7 +57,7 @@ class SectionPages:
 
 
 class StateDecoder:
-    """Decoder of the uses of this kernel's pages."""
+    """Decoder of the state of this kernel's pages."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class StateDecoder:
 
     def _mapped(self, rows: Array, flags: Array, plain: Array, state: Array) -> None:
         """Set the state of pages of processes and files, from ``page.mapping``."""
-        # Most pages are free or the kernel's; they have neither a mapping nor the lru flag.
+        # Most pages are free or used by the kernel; these have neither a mapping nor the lru flag.
         where = np.flatnonzero(plain & ((rows["mapping"] != 0) | self._has(flags, "lru")))
         mapping, flags = rows["mapping"][where], flags[where]
         kind = mapping & np.uint64(MAPPING_FLAGS)

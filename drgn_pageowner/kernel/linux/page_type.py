@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page types: the uses of a page that ``page.page_type`` tells (buddy, table, offline, ...)."""
+"""Page types: uses of a page that are stored in ``page.page_type`` (buddy, table, offline, ...)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ def page_types(kernel: Kernel) -> PageTypes:
 
 
 def _bits_of_macros(kernel: Kernel) -> dict[str, int]:
-    """Get the bits where they are macros; VMCOREINFO has some of them, for makedumpfile."""
+    """
+    Get the bits on kernels that define them as macros; VMCOREINFO has some of them, for
+    makedumpfile.
+    """
     bits = dict(_LEGACY)
     if not _has_memcg_data(kernel):
         # PG_kmemcg was 0x200 until Linux kernel commit 18b2db3b0385 ("mm: Convert page kmemcg type
@@ -83,7 +86,9 @@ def _bits_of_macros(kernel: Kernel) -> dict[str, int]:
 
 
 def _has_memcg_data(kernel: Kernel) -> bool:
-    """Return whether the kernel is of v5.11 or later, where memcg_data has what PG_kmemcg said."""
+    """
+    Return whether the kernel is v5.11 or later, in which a flag in memcg_data replaces PG_kmemcg.
+    """
     page = kernel.prog.type("struct page")
     if has_member(page, "memcg_data"):
         return True

@@ -16,7 +16,7 @@ __all__ = ("pageblock_types", "read_section_pageblocks", "read_shared_pageblocks
 
 
 class _Layout:
-    """The bits of a pageblock, and those of them that are its migratetype."""
+    """Number of bits of a pageblock in the bitmap, and the bits among them with its migratetype."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class _Layout:
     ) -> None:
         """
         :param order: ``pageblock_order``.
-        :param isolate_bit: Number of the bit that marks an isolated block, where there is one.
+        :param isolate_bit: Number of the bit that marks an isolated block, if there is one.
         :param isolate_type: ``MIGRATE_ISOLATE``.
         """
         self.order = order
@@ -87,7 +87,8 @@ def read_section_pageblocks(kernel: Kernel, section: Section) -> Array:
     if section.pageblock_flags:
         return _read_bitmap(kernel, section.pageblock_flags, 0, blocks)
     types = np.full(blocks, -1, np.int8)
-    # FLATMEM has a bitmap for each zone, which begins with the pageblock that the zone begins in.
+    # On FLATMEM, each zone has a bitmap, which begins with the pageblock that contains the zone's
+    # first page.
     for zone in sorted(find_zones(kernel, []), key=lambda zone: -zone.start_pfn):
         first = zone.start_pfn >> layout.order
         last = ((zone.start_pfn + zone.spanned - 1) >> layout.order) + 1
@@ -101,8 +102,8 @@ def read_section_pageblocks(kernel: Kernel, section: Section) -> Array:
 
 def read_shared_pageblocks(kernel: Kernel) -> tuple[tuple[int, int, int], ...]:
     """
-    Read the migratetype of every pageblock that a zone begins in the middle of, as that zone has
-    it: on FLATMEM each zone has its own bitmap.
+    Read the migratetypes of pageblocks in the middle of which a zone begins, from that zone's
+    bitmap. On FLATMEM, each zone has its own bitmap.
 
     :return: ``(index in zones, pageblock, migratetype)`` of each such pageblock
     """
@@ -117,7 +118,8 @@ def read_shared_pageblocks(kernel: Kernel) -> tuple[tuple[int, int, int], ...]:
 
 def pageblock_types(kernel: Kernel, section: Section, pfns: Array) -> Array:
     """
-    Get the migratetypes of the pageblocks that pages of a section are in, as their zones have them.
+    Get the migratetype of each page's pageblock, according to the page's zone. The pages are in one
+    section.
 
     :param pfns: ``int64``, shape ``(n,)``.
     :return: ``int8``, shape ``(n,)``; -1 where it cannot be read.
@@ -140,7 +142,7 @@ def _read_bitmap(kernel: Kernel, address: int, first: int, blocks: int) -> Array
     try:
         bulk = read_bulk(kernel.prog, address, size)
     except FaultError:
-        # The pointer leads to no address at all.
+        # The pointer is not a valid address.
         return np.full(blocks, -1, np.int8)
     words = np.frombuffer(bulk.data, word).astype(word.newbyteorder("<"), copy=False)
     types = layout.decode(words, first + blocks)

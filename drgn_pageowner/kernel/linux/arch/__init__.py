@@ -26,7 +26,9 @@ _KNOWN: dict[Architecture, Arch] = {
 
 @once
 def arch_of(kernel: Kernel) -> Arch:
-    """Get the architecture of *kernel*; the defaults for one that is not known here."""
+    """
+    Get the architecture of *kernel*; default values for an architecture that has no file here.
+    """
     platform = kernel.prog.platform
     assert platform is not None
     return _KNOWN.get(platform.arch) or Arch()

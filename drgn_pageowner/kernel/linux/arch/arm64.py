@@ -19,13 +19,13 @@ __all__ = ("Arm64",)
 # PMD_TYPE_TABLE of arch/arm64/include/asm/pgtable-hwdef.h: a block lacks this bit.
 _TABLE = 1 << 1
 # IDMAP_VA_BITS of arch/arm64/include/asm/mmu_context.h, since Linux kernel commit e6128a8e523c
-# ("arm64: mm: Use 48-bit virtual addressing for the permanent ID map") (in v6.9). Before, the
-# variable idmap_t0sz says it.
+# ("arm64: mm: Use 48-bit virtual addressing for the permanent ID map") (in v6.9). Before, it is in
+# the variable idmap_t0sz.
 _IDMAP_BITS = 48
 
 
 class Arm64(Arch):
-    """arm64; formats that VMCOREINFO does not tell apart (LPA2) are left to drgn."""
+    """arm64. Formats that VMCOREINFO does not distinguish (LPA2) are left to drgn."""
 
     stack_pointer = "cpu_context.sp"
     irq_stack_pointers = ("irq_stack_ptr",)
@@ -41,7 +41,8 @@ class Arm64(Arch):
         return table.with_address_bits(va_bits)
 
     def table_roots(self, kernel: Kernel, format_: Format) -> Iterator[tuple[Format, int]]:
-        # The entry trampoline of KPTI; what TTBR0 has while no process is to be seen; the ID map.
+        # The entry trampoline of KPTI; the table in TTBR0 while user space is not mapped; the ID
+        # map.
         t0sz = find_object(kernel.prog, "idmap_t0sz")
         for name in ("tramp_pg_dir", "reserved_pg_dir", "idmap_pg_dir"):
             address = symbol_address(kernel.prog, name)
@@ -56,7 +57,8 @@ class Arm64(Arch):
                 yield layout, int(follow_phys(init_mm, address))
 
     def kasan_shadow(self, kernel: Kernel, format_: Format) -> tuple[int, int] | None:
-        # Where it ends, half of the addresses of VA_BITS_MIN bits begin: _PAGE_END(VA_BITS_MIN).
+        # It ends where the upper half of the addresses of VA_BITS_MIN bits begins:
+        # _PAGE_END(VA_BITS_MIN).
         bits = format_.shift(len(format_.bits))
         least = bits if bits < 52 else 47 if format_.page_shift == 14 else 48
         return (1 << 64) - (1 << least - 1) - (1 << 61), (1 << 64) - (1 << bits)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The interface of an architecture, and defaults for those that have no file here."""
+"""Interface of an architecture, and defaults for architectures that have no file here."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ class Arch:
     image_ends: tuple[str, ...] = ("_end", "__bss_stop")
     """Symbols at the end of the kernel image; the highest of them counts."""
     stack_pointer = "sp"
-    """Member of ``struct thread_struct`` with the stack pointer of a task that does not run."""
+    """Member of ``struct thread_struct`` with the stack pointer of a task that is not running."""
     irq_stacks: tuple[str, ...] = ()
     """Per-CPU variables that are stacks for interrupts and exceptions."""
     irq_stack_pointers: tuple[str, ...] = ()
     """Per-CPU variables that point to such stacks, which are vmalloc areas."""
     address_mark = 0
-    """A bit that tables of devices have set in physical addresses; 0 for none."""
+    """A bit that is set along with physical addresses in tables of devices; 0 for none."""
 
     def page_table_format(self, kernel: Kernel) -> Format | None:
         """
         Get the format of the page tables.
 
-        :return: ``None`` if it is not known: drgn walks them then, page by page.
+        :return: ``None`` if unknown; drgn then walks them page by page.
         """
         return None
 
     def table_roots(self, kernel: Kernel, format_: Format) -> Iterator[tuple[Format, int]]:
         """
-        Find roots of page tables that the kernel keeps for itself besides ``init_mm``'s.
+        Find the roots of kernel page tables other than those of ``init_mm``.
 
-        :param format_: That of ``init_mm``'s.
-        :return: The format of the tables, and the physical address of the root.
+        :param format_: Format of the page tables of ``init_mm``.
+        :return: Format and physical address of each root.
         """
         yield from ()
 
     def kasan_shadow(self, kernel: Kernel, format_: Format) -> tuple[int, int] | None:
         """
-        Get where generic KASAN has its shadow memory.
+        Get the location of generic KASAN's shadow memory.
 
         :return: ``KASAN_SHADOW_OFFSET``, and the lowest address of the kernel; ``None`` if this
             architecture has none.
@@ -56,9 +56,9 @@ class Arch:
 
     def direct_map(self, kernel: Kernel) -> int:
         """
-        Get the virtual address that the direct map has, or would have, for physical address 0.
+        Get the virtual address at which the direct map maps, or would map, physical address 0.
 
-        :raises NotImplementedError: if neither drgn nor the kernel's own variables tell
+        :raises NotImplementedError: if neither drgn nor variables of the kernel determine it
         """
         try:
             return int(pfn_to_virt(kernel.prog, 0))

@@ -26,7 +26,7 @@ _KASAN_SHADOW_OFFSET = 0xDFFFFC0000000000
 class X86_64(Arch):  # noqa: N801
     """x86-64, with four or five levels of page tables."""
 
-    # Where the kernel was moved (KASLR), _end may have been left behind, because its section has no
+    # If the kernel was relocated (KASLR), _end may be unrelocated, because its section has no
     # memory.
     image_ends = ("_end", "__brk_limit", "__bss_stop")
     irq_stacks = ("irq_stack_backing_store", "exception_stacks")
@@ -41,14 +41,14 @@ class X86_64(Arch):  # noqa: N801
         return Format(np.dtype("<u8"), kernel.page_shift, (9,) * levels, mask, large, large)
 
     def table_roots(self, kernel: Kernel, format_: Format) -> Iterator[tuple[Format, int]]:
-        # CPUs are started with it (arch/x86/realmode/init.c). Without DWARF of the real mode's code
-        # it is a symbol of no type.
+        # CPUs start with it (arch/x86/realmode/init.c). Without DWARF for the real mode code, it is
+        # a symbol without a type.
         header = find_object(kernel.prog, "real_mode_header")
         with suppress_damage():
             if header is not None and header.type_.kind == TypeKind.POINTER and header:
                 yield format_, int(header.trampoline_pgd)
         # With CONFIG_MITIGATION_PAGE_TABLE_ISOLATION (before v6.9 CONFIG_PAGE_TABLE_ISOLATION) the
-        # second half of the root is what user space runs with: kernel_to_user_pgdp().
+        # second half of the root is the table that user space runs with: kernel_to_user_pgdp().
         with suppress_damage():
             root = kernel.prog.symbol("init_top_pgt")
             if root.size >= 2 * kernel.page_size:
