@@ -84,7 +84,8 @@ class _Fields:
         if flags_format == "Gg":
             return mapped(rows["gfp_mask"], lambda mask: gfp_text(mask, rows.names))
         if flags_format == "Gp":
-            # Since v5.16 %pGp prints the number itself; before, %#lx in front of it did.
+            # Since Linux kernel commit 23efd0804c0a ("vsprintf: Make %pGp print the hex value") (in
+            # v5.16), %pGp prints the number itself; before, %#lx in front of it did.
             number = "Flags %#lx(" not in earlier
             return mapped(
                 rows["page_flags"],

@@ -190,7 +190,8 @@ class _Counters:
         return self._make(number, "pagesets count of /proc/zoneinfo", pages)
 
     def _slab(self, number: int) -> Counter | None:
-        # In bytes since Linux v5.9, but printed and stored in pages.
+        # In bytes since Linux kernel commit d42f3245c7e2 ("mm: memcg: convert vmstat slab counters
+        # to bytes") (in v5.9), but printed and stored in pages.
         pages = self._sum(
             "NR_SLAB_RECLAIMABLE_B", "NR_SLAB_UNRECLAIMABLE_B",
             "NR_SLAB_RECLAIMABLE", "NR_SLAB_UNRECLAIMABLE",

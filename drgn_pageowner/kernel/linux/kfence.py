@@ -60,8 +60,8 @@ def find_kfence(kernel: Kernel) -> KfencePool | None:
             rows = _metadata(kernel, metadata, dtype, start)
     if rows is None or not len(rows):
         return None
-    # An object that waits for an RCU grace period (KFENCE_OBJECT_RCU_FREEING, since v6.12) may
-    # still be read.
+    # An object that waits for an RCU grace period (KFENCE_OBJECT_RCU_FREEING, since Linux v6.12)
+    # may still be read.
     names = ("KFENCE_OBJECT_ALLOCATED", "KFENCE_OBJECT_RCU_FREEING")
     kept = [states[name] for name in names if name in states]
     # The first two pages are guard pages, and so is the page after that of each object.

@@ -31,7 +31,8 @@ __all__ = (
     "file_of",
 )
 
-# Low bits of page.mapping: PAGE_MAPPING_ANON (FOLIO_MAPPING_ANON since v6.17), and a bit that means
+# Low bits of page.mapping: PAGE_MAPPING_ANON (FOLIO_MAPPING_ANON since Linux kernel commit
+# df25569d401e ("mm: rename PAGE_MAPPING_* to FOLIO_MAPPING_*") (in v6.17)), and a bit that means
 # KSM if the former is set too, and a driver's movable page if not.
 MAPPING_ANON = 1
 MAPPING_MOVABLE = 2

@@ -86,9 +86,7 @@ def _bits_of_macros(kernel: Kernel) -> dict[str, int]:
 
 
 def _has_memcg_data(kernel: Kernel) -> bool:
-    """
-    Return whether the kernel is v5.11 or later, in which a flag in memcg_data replaces PG_kmemcg.
-    """
+    """Return whether the kernel is v5.11 or later, in which memcg_data replaces PG_kmemcg."""
     page = kernel.prog.type("struct page")
     if has_member(page, "memcg_data"):
         return True

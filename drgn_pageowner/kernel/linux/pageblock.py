@@ -60,8 +60,9 @@ def _layout(kernel: Kernel) -> _Layout:
     order = pageblock_order(kernel)
     bits = enumerators(kernel.prog, "enum pageblock_bits")
     if "PB_migrate_isolate" in bits or "__NR_PAGEBLOCK_BITS" in bits:
-        # "mm/page_isolation: make page isolation a standalone bit" (in v6.17): each bit of the
-        # migratetype has an enumerator; NR_PAGEBLOCK_BITS is the next power of two.
+        # Linux kernel commit e904bce2d9d4 ("mm/page_isolation: make page isolation a standalone
+        # bit") (in v6.17): each bit of the migratetype has an enumerator; NR_PAGEBLOCK_BITS is the
+        # next power of two.
         return _Layout(
             order,
             1 << (bits["__NR_PAGEBLOCK_BITS"] - 1).bit_length(),

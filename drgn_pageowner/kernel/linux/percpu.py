@@ -55,9 +55,8 @@ def cpu_variable(kernel: Kernel, name: str, cpu: int) -> Object:
 @once
 def _cpu_offsets(kernel: Kernel) -> tuple[int, ...]:
     """
-    ``__per_cpu_offset``, by its symbol where DWARF does not describe it.
-
-    Of arm64, it is defined in drivers/base/arch_numa.c or mm/percpu.c, by the configuration.
+    Get the array ``__per_cpu_offset``; by its symbol if DWARF does not describe it. On arm64, it is
+    defined in drivers/base/arch_numa.c or mm/percpu.c, depending on the configuration.
     """
     found = find_object(kernel.prog, "__per_cpu_offset")
     if found is not None:
@@ -84,7 +83,7 @@ def cpu_pointer(kernel: Kernel, pointer: Object, cpu: int) -> Object:
     return Object(kernel.prog, pointer.type_, value=int(pointer) + offset & mask)
 
 
-# A unit, with static variables and dynamic allocations, is far smaller than this.
+# Limit for the size of a unit (static variables and dynamic allocations), which is far smaller.
 _LONGEST_UNIT = 1 << 28
 
 
@@ -110,10 +109,11 @@ def first_chunk(kernel: Kernel) -> tuple[list[tuple[int, int]], int]:
     return (units, length) if 0 < length <= _LONGEST_UNIT else ([], 0)
 
 
-# PCPU_MIN_ALLOC_SIZE of include/linux/percpu.h: what a bit of the maps stands for, in bytes; since
-# Linux kernel commit ca460b3c9627 ("percpu: introduce bitmap metadata blocks") (in v4.14).
+# PCPU_MIN_ALLOC_SIZE of include/linux/percpu.h: number of bytes per bit of the maps; since Linux
+# kernel commit ca460b3c9627 ("percpu: introduce bitmap metadata blocks") (in v4.14).
 _UNIT = 4
-# pcpu_nr_slots is about the logarithm of a unit's size, for each of two types of chunks.
+# Limit for pcpu_nr_slots, which is about the logarithm of a unit's size, for each of two types of
+# chunks.
 _MOST_SLOTS = 256
 
 
@@ -125,29 +125,29 @@ class PerCpuChunks(NamedTuple):
     units: Array
     """``uint64``, a row per CPU: ``pcpu_unit_offsets``."""
     base: Array
-    """``uint64``, a row per chunk: ``base_addr``. A CPU's copy lies its unit's offset behind."""
+    """``uint64``, a row per chunk: ``base_addr``. A CPU's copy is at this address plus the
+    offset of its unit."""
     pages: Array
-    """``int64``: pages of a chunk, of one CPU."""
+    """``int64``: pages of one CPU's part of the chunk."""
     hidden: Array
-    """``int64``: bytes at the start of the chunk that belong to what lies before it."""
+    """``int64``: bytes at the start of the chunk that are not part of it."""
     shift: int
-    """What to subtract from an address of the first CPU for the ``void __percpu *``: that CPU's
-    ``__per_cpu_offset``."""
+    """``__per_cpu_offset`` of the first CPU: an address of that CPU minus this is the ``void
+    __percpu *``."""
     chunk: Array
     """``int64``, a row per allocation, in the order of chunk and address: index of the chunk."""
     start: Array
     """``int64``: offset in the chunk, in bytes."""
     end: Array
-    """``int64``: where it ends."""
+    """``int64``: end offset in the chunk, in bytes."""
 
 
 def read_chunks(kernel: Kernel, problems: list[str]) -> PerCpuChunks | None:
     """
-    Per-CPU memory that was allocated while the kernel ran (``alloc_percpu()``).
+    Read the dynamic allocations of per-CPU memory (``alloc_percpu()``). Per-CPU variables, and the
+    area reserved for those of modules, are not included.
 
-    Variables, and what is reserved for those of modules, are not in it.
-
-    :return: ``None`` where the dump does not tell.
+    :return: ``None`` if the chunks cannot be read.
     """
     type_ = find_type(kernel.prog, "struct pcpu_chunk")
     offsets = find_object(kernel.prog, "pcpu_unit_offsets")
@@ -186,8 +186,8 @@ def read_chunks(kernel: Kernel, problems: list[str]) -> PerCpuChunks | None:
 
 
 def cpu_offset(kernel: Kernel, cpu: int) -> int:
-    """``__per_cpu_offset[cpu]``; 0 on a kernel for one CPU."""
-    # arm64's is defined in a file of its own, whose DWARF may be left out.
+    """Get ``__per_cpu_offset[cpu]``; 0 without CONFIG_SMP."""
+    # On arm64, it is defined in a file of its own, whose DWARF may be missing.
     address = symbol_address(kernel.prog, "__per_cpu_offset")
     if address is None:
         return 0
@@ -195,7 +195,7 @@ def cpu_offset(kernel: Kernel, cpu: int) -> int:
 
 
 def _chunks(kernel: Kernel, problems: list[str]) -> Iterator[Object]:
-    """Every ``struct pcpu_chunk *`` but the one that is reserved for modules."""
+    """Get every ``struct pcpu_chunk *`` except the one reserved for modules."""
     first, slots = kernel.prog["pcpu_first_chunk"].read_(), int(kernel.prog["pcpu_nr_slots"])
     seen = {int(first)}
     yield first
@@ -222,13 +222,13 @@ def _allocations(kernel: Kernel, chunk: Object, size: int) -> tuple[Array, Array
     allocated = _bits(kernel, int(chunk.alloc_map), number)
     edges = np.flatnonzero(_bits(kernel, int(chunk.bound_map), number + 1))
     start, end = edges[:-1], edges[1:]
-    # What was freed keeps its bounds.
+    # Freed areas keep their bits in the bound map.
     kept = allocated[start] != 0
     return start[kept] * _UNIT, end[kept] * _UNIT
 
 
 def _bits(kernel: Kernel, address: int, number: int) -> Array:
-    """A bitmap of the kernel: ``uint8``, 0 or 1."""
+    """Read a bitmap of the kernel: ``uint8``, 0 or 1."""
     word = kernel.word
     data = read_array(kernel.prog, address, word, -(-number // (8 * word.itemsize)))
     little = data.astype(word.newbyteorder("<"), copy=False)
@@ -247,13 +247,13 @@ def add_differences(
 
     :param counters: Counters by name; changed in place.
     :param indices: Name of every counter -> index in the array.
-    :param pointer: Per-CPU pointer to the structure that has the array *member*.
+    :param pointer: Per-CPU pointer to the structure with the array *member*.
     """
     total = dict.fromkeys(indices, 0)
     for cpu in online_cpus(kernel):
         differences = cpu_pointer(kernel, pointer, cpu).member_(member).value_()
         for name, index in indices.items():
             total[name] += differences[index]
-    # All of them or none: half of the CPUs' would be wrong in a way that nobody sees.
+    # Add the values of all CPUs or of none: a partial sum would be wrong without anybody noticing.
     for name, difference in total.items():
         counters[name] += difference

@@ -25,15 +25,16 @@ __all__ = ("read_percpu_references",)
 
 # PCPU_MIN_ALLOC_SIZE of mm/percpu-internal.h, the unit of a chunk's maps.
 _UNIT = 4
-# A unit of a chunk has some hundred KiB; this is one of a GiB.
+# Limit for the bits of a unit's maps, for a unit of 1 GiB; real units have a few hundred KiB.
 _MOST_UNITS = 1 << 28
 
 
 def read_percpu_references(kernel: Kernel, problems: list[str]) -> tuple[Array, Array]:
     """
-    Read the allocations of per-CPU memory that have a tag.
+    Read the tags of allocations of per-CPU memory.
 
-    :return: References to tags (``uint64``), and bytes of each allocation on one CPU (``int64``).
+    :return: Reference to the tag of each tagged allocation (``uint64``), and its size in bytes on
+        one CPU (``int64``).
     """
     type_ = find_type(kernel.prog, "struct pcpu_chunk")
     extension = find_type(kernel.prog, "struct pcpuobj_ext")
@@ -51,7 +52,7 @@ def read_percpu_references(kernel: Kernel, problems: list[str]) -> tuple[Array, 
 
 
 def _chunks(kernel: Kernel, problems: list[str]) -> list[Object]:
-    """``struct pcpu_chunk *`` of every chunk."""
+    """Get the ``struct pcpu_chunk *`` of every chunk."""
     lists = find_object(kernel.prog, "pcpu_chunk_lists", "mm/percpu.c")
     if lists is None:
         lists = find_object(kernel.prog, "pcpu_chunk_lists")
@@ -69,7 +70,7 @@ def _chunks(kernel: Kernel, problems: list[str]) -> list[Object]:
 
 
 def _of_chunk(kernel: Kernel, chunk: Object) -> tuple[Array, Array]:
-    """References and sizes of a chunk's allocations."""
+    """Return the references and sizes of a chunk's allocations."""
     if not chunk.obj_exts:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     units = int(chunk.nr_pages) * kernel.page_size // _UNIT
@@ -80,7 +81,7 @@ def _of_chunk(kernel: Kernel, chunk: Object) -> tuple[Array, Array]:
     references = np.frombuffer(data, dtype, units)["tag"].astype(np.uint64)
     begins = np.flatnonzero(references)
     word = kernel.word.itemsize
-    # One bit more than there are units.
+    # The bound map has one bit more than there are units.
     size = -(-(units + 1) // (8 * word)) * word
     bits = read_bulk(kernel.prog, int(chunk.bound_map), size).data
     bounds = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel log, and the clock that records are stamped with."""
+"""The kernel log, and the clock for the timestamps of records."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def log_records(kernel: Kernel) -> list[PrintkRecord]:
             if max(map(int, sizes)) > _MOST_BITS:
                 raise ValidationError("the sizes of its ring buffer are impossible")
         elif not any(find_type(kernel.prog, name) for name in _OLD_RECORDS):
-            # DWARF without the types of the log: there is nothing that could be read.
+            # DWARF lacks the types of the log, so it cannot be read.
             return []
         return get_printk_records(kernel.prog)
     return []
 
 
 def log_buffers(kernel: Kernel) -> list[tuple[int, int]]:
-    """Get the address and size, in bytes, of the memory that the kernel log is written in."""
+    """Get the address and size, in bytes, of the buffers of the kernel log."""
     try:
         ring = find_object(kernel.prog, "prb")
         if ring is None or not has_member(ring.type_.type, "desc_ring"):

@@ -37,16 +37,17 @@ __all__ = (
     "section_of",
 )
 
-# enum in include/linux/mmzone.h; the same in every kernel that has page_owner.
+# Enumerators in include/linux/mmzone.h; the same in every kernel that has page_owner.
 _SECTION_HAS_MEM_MAP = 1 << 1
 # Since Linux kernel commit 2d070eab2e82 ("mm: consider zone which is not fully populated to have
-# holes") (in v4.13); no bit of older kernels' addresses of memmaps.
+# holes") (in v4.13); in older kernels, the addresses of memmaps never have this bit set.
 _SECTION_IS_ONLINE = 1 << 2
-# Set in the address of an array that is going away (memory hot-unplug), since "mm: fix
-# use-after free of page_ext after race with memory-offline" (in v6.1).
+# Set in the address of an array that is being removed (memory hot-unplug), since Linux kernel
+# commit b1d5488a252d ("mm: fix use-after free of page_ext after race with memory-offline") (in
+# v6.1).
 _PAGE_EXT_INVALID = 1 << 0
 
-# All users of page_ext together need less than 200 bytes.
+# Limit for the size of an entry; all users of page_ext together need less than 200 bytes.
 _LARGEST_ENTRY = 4096
 
 
@@ -67,19 +68,19 @@ class Section(NamedTuple):
     pageblock_flags: int
     """Address of the pageblock bitmap of :attr:`start_pfn`; 0 on FLATMEM (zones have it)."""
     online: bool = True
-    """Whether the page allocator has the memory. If not, it was added but never onlined, or was
-    offlined (memory hotplug), or is a device's; and its memmap may be garbage."""
+    """Whether the page allocator has the memory. If not, it was added but never onlined, or it
+    was offlined (memory hotplug), or it is device memory; its memmap may then be garbage."""
 
 
 def pfn_limits(kernel: Kernel, problems: list[str] | None = None) -> tuple[int, int]:
     """
     Get ``(min_low_pfn, max_pfn)``, the range that the kernel's own page_owner file walks.
 
-    Where there is no memory at ``max_pfn``, the end of the last section takes its place; where both
-    the nodes and their zones end after it, their end does.
+    If there is no memory at ``max_pfn``, the end of the last section is used instead; if both the
+    nodes and their zones end after it, their end is used.
 
-    :param problems: Gets a line if that is due to damage. Unplugged memory is not: the kernel
-        leaves ``max_pfn`` where it was.
+    :param problems: Gets a line if that is due to damage. Unplugged memory is not damage; the
+        kernel does not lower ``max_pfn`` then.
     :raises PageOwnerError: if there are no sections at all
     """
     limits, lines = _pfn_limits(kernel)
@@ -117,7 +118,7 @@ def _pfn_limits(kernel: Kernel) -> tuple[tuple[int, int], list[str]]:
 
 
 def _end_of_nodes(kernel: Kernel) -> int:
-    """Get the end PFN of all nodes; 0 if their zones do not agree."""
+    """Get the end PFN of all nodes; 0 if that of their zones differs."""
     nodes = zones = 0
     for _, pgdat in online_nodes(kernel):
         try:
@@ -131,7 +132,9 @@ def _end_of_nodes(kernel: Kernel) -> int:
 
 
 def _highest_ever(kernel: Kernel) -> int:
-    """Get the end PFN of the highest section there has ever been; 0 if the kernel does not say."""
+    """
+    Get the end PFN of the highest section that ever existed; 0 if the kernel does not record it.
+    """
     try:
         # It is raised when a section is added, and never lowered, since Linux kernel commit
         # c4e1be9ec113 ("mm, sparsemem: break out of loops early") (in v4.13).
@@ -180,7 +183,9 @@ def find_sections(kernel: Kernel) -> tuple[Section, ...]:
 
 
 def page_ext_problems(kernel: Kernel) -> list[str]:
-    """Report overlapping page_ext arrays, which no kernel has: a line for each two of them."""
+    """
+    Return a line for each pair of overlapping page_ext arrays, which are always due to damage.
+    """
     stride = page_ext_stride(kernel)
     arrays = sorted(
         (section.page_ext, (section.end_pfn - section.start_pfn) * stride, section.start_pfn)
@@ -210,7 +215,7 @@ def _by_pfn(kernel: Kernel) -> _Table:
 
 @once_per_reading
 def _by_address(kernel: Kernel) -> _Table:
-    # Classic SPARSEMEM has its memmaps anywhere, in any order.
+    # On classic SPARSEMEM, memmaps can be anywhere, in any order.
     return _table(sorted(find_sections(kernel), key=lambda section: section.memmap))
 
 
@@ -302,7 +307,7 @@ def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section
     members = ["section_mem_map", "page_ext", "usage", "pageblock_flags"]
     dtype = struct_dtype(kernel.prog, section_type, members)
     usage_bitmap = _usage_bitmap_offset(kernel)
-    # Addresses are biased by more than the array may have before it, so they wrap around.
+    # The bias may be larger than the address of the array, so biased addresses wrap around.
     word_mask = (1 << 8 * kernel.word.itemsize) - 1
     table = [
         (first, read_array(kernel.prog, address, dtype, count))
@@ -368,7 +373,7 @@ def page_ext_stride(kernel: Kernel) -> int:
     """
     Get the distance between two entries of a page_ext array, in bytes.
 
-    :return: 0 without page_ext, or if the dump does not say, or says an impossible number.
+    :return: 0 without page_ext, or if it is not in the dump, or impossible.
     """
     size = _read_page_ext_size(kernel)
     return size if size <= _LARGEST_ENTRY else 0

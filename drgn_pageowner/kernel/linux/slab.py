@@ -37,9 +37,9 @@ from drgn_pageowner.model.pages import Pages, PageState
 
 __all__ = ("read_cache", "read_slabs", "slab_caches", "slab_type")
 
-# No cache has sheaves for more objects; a larger number is garbage.
+# Maximum capacity of sheaves; larger numbers are garbage.
 _MOST_OF_SHEAF = 4095
-# KMALLOC_MAX_SIZE and what debugging adds to it; no slab has larger objects.
+# KMALLOC_MAX_SIZE plus what debugging adds; no slab has larger objects.
 _LARGEST_OBJECT = 1 << 24
 
 
@@ -47,8 +47,8 @@ def read_slabs(kernel: Kernel, pages: Pages) -> tuple[Slabs, FreeObjects]:
     """
     Find every slab of *pages*, and the objects in KFENCE's pool.
 
-    :return: The slabs, with all objects marked as allocated; and the finder of the free ones,
-        which needs the words of the slabs' pages.
+    :return: The slabs, with all objects marked as allocated; and the :class:`FreeObjects` that
+        finds the free ones, for which it needs the contents of the slabs' pages.
     """
     problems: list[str] = []
     caches = list(_caches(kernel, problems))
@@ -106,7 +106,9 @@ def read_slabs(kernel: Kernel, pages: Pages) -> tuple[Slabs, FreeObjects]:
 
 
 class _Columns(NamedTuple):
-    """Of every slab, a row each: what :class:`Slabs` has, and what tells its free objects."""
+    """
+    Columns with a row per slab: those of :class:`Slabs`, and those needed to find free objects.
+    """
 
     cache: Array
     row: Array
@@ -117,26 +119,26 @@ class _Columns(NamedTuple):
     objects: Array
     freelist: Array
     kfence: Array
-    """``bool``: no slab, but a page of KFENCE's pool, which has one object."""
+    """``bool``: whether this is not a slab, but a page of KFENCE's pool, with one object."""
     allocated: Array
-    """``bool``: false for a page whose object is free."""
+    """``bool``: false for a page of KFENCE's pool whose object is free."""
 
 
 def _joined(one: _Columns, other: _Columns) -> _Columns:
-    """The slabs of both, in the order of rows."""
+    """Merge two tables of slabs, in the order of their rows."""
     order = np.argsort(np.concatenate([one.row, other.row]), kind="stable")
     pairs = zip(one, other, strict=True)
     return _Columns(*(np.concatenate(pair)[order].astype(pair[0].dtype) for pair in pairs))
 
 
 def _kfence(kernel: Kernel, pages: Pages, caches: list[Cache], pool: KfencePool) -> _Columns:
-    """The objects of KFENCE's pool: for each, a slab of one page."""
+    """Represent each object in KFENCE's pool as a slab of one page."""
     index = _cache_numbers(caches, pool.cache)
     size = pages.facts.page_size
     offset = (pool.address - np.uint64(direct_map(kernel))).astype(np.int64)
     row = pages.rows(offset // size)
     first = offset % size
-    # What was never allocated has no cache, nor has what is left of one that was destroyed.
+    # Objects that were never allocated have no cache; nor do those of a destroyed cache.
     kept = np.flatnonzero((index >= 0) & (row >= 0) & (first + pool.length <= size))
     one = np.ones(len(kept), np.int64)
     return _Columns(
@@ -155,7 +157,7 @@ def _kfence(kernel: Kernel, pages: Pages, caches: list[Cache], pool: KfencePool)
 
 def _cache_numbers(caches: list[Cache], pointers: Array) -> Array:
     """
-    The cache that each pointer leads to.
+    Return the index of the cache that each pointer points to.
 
     :param pointers: ``struct kmem_cache *``: ``uint64``.
     :return: Index in *caches*, or -1: ``int32``.
@@ -195,8 +197,8 @@ def read_cache(kernel: Kernel, cache: Object) -> Cache:
     """
     Read a slab cache.
 
-    :param cache: ``struct kmem_cache *``, of SLUB.
-    :raises ValueError: if its numbers are impossible
+    :param cache: ``struct kmem_cache *`` of SLUB.
+    :raises ValueError: if its sizes are impossible
     """
     type_ = cache.type_.type
     hardened = has_member(type_, "random")
@@ -232,7 +234,10 @@ def _quarantine_link(cache: Object) -> int:
 
 
 def _ready(kernel: Kernel, cache: Object) -> tuple[list[int], list[int], list[int]]:
-    """Get addresses: heads of the per-CPU lists, free objects in sheaves, and the sheaves."""
+    """
+    Get the addresses of the heads of the per-CPU lists, of free objects in sheaves, and of the
+    sheaves.
+    """
     type_ = cache.type_.type
     lists: list[int] = []
     free: list[int] = []

@@ -16,7 +16,7 @@ from drgn_pageowner.model.pages import Pages
 
 __all__ = ("Cache", "FreeObjects")
 
-# Bytes of memory whose shadow is read in one piece.
+# Bytes of memory whose shadow is read at once.
 _PIECE = 1 << 23
 
 
@@ -37,20 +37,18 @@ class Cache(NamedTuple):
     lists: list[int]
     """Heads of the per-CPU lists of free objects."""
     free: list[int]
-    """Free objects in sheaves, which are not linked."""
+    """Addresses of free objects in sheaves, which are not linked."""
     sheaves: list[int]
     """Addresses of ``struct slab_sheaf``."""
     link: int = -1
-    """Offset in the object where KASAN's quarantine links it; -1 if it never is in there."""
+    """Offset in the object of KASAN's quarantine link; -1 if the link is never in the object."""
 
 
 class _ObjectWords:
-    """One word of every object, collected as the pages of slabs are read."""
+    """Collector of one word of every object, as the pages of slabs are read."""
 
     def __init__(self, slabs: Slabs, offset: Array, page_size: int, word_size: int) -> None:
-        """
-        :param offset: Of the word in the objects of each slab, in bytes.
-        """
+        """:param offset: Offset of the word in the objects of each slab, in bytes."""
         of_slab = np.repeat(np.arange(len(slabs.row)), slabs.objects)
         number = np.arange(len(slabs)) - slabs.start[of_slab]
         byte = slabs.first[of_slab] + number * slabs.stride[of_slab] + offset[of_slab]
@@ -62,8 +60,7 @@ class _ObjectWords:
 
     def collect(self, rows: Array, data: Array) -> None:
         """
-        :param rows: Of some pages, ascending.
-        :param data: ``uint64``: the words of these pages.
+        :param rows: Of some pages, ascending. :param data: ``uint64``: the words of these pages.
         """
         low, high = np.searchsorted(self._row, [rows[0], rows[-1] + 1])
         mine = np.arange(low, high)
@@ -75,10 +72,9 @@ class _ObjectWords:
 
 class FreeObjects:
     """
-    Finder of free objects, which follows every free list, one step of all lists at a time.
-
-    The lists run through the objects, so the slabs' pages come first: :meth:`collect` takes from
-    them the word at the place of each object's free pointer.
+    Finder of free objects, which follows all free lists at once, one step at a time. The lists run
+    through the objects, so the slabs' pages are needed first: :meth:`collect` extracts the free
+    pointer of each object from them.
     """
 
     def __init__(
@@ -95,7 +91,7 @@ class FreeObjects:
         :param freelists: Head of each slab's own list: ``uint64``, a row per slab.
         :param kfence: ``bool``, a row per slab: whether it is a page of KFENCE's pool, whose
             object has no free pointer.
-        :param shadow: Shadow memory of KASAN, if this kernel has it.
+        :param shadow: KASAN's shadow memory, if this kernel has it.
         """
         self._shadow = shadow
         self._slabs = slabs
@@ -119,10 +115,10 @@ class FreeObjects:
 
     def of_cache(self, address: int) -> Array:
         """
-        The objects of a cache, free ones too.
+        Return the objects of a cache, including free ones.
 
-        :param address: Of its ``struct kmem_cache``.
-        :return: Their numbers: ``int64``; none if there is no such cache.
+        :param address: Address of its ``struct kmem_cache``.
+        :return: Numbers of the objects: ``int64``; empty if there is no such cache.
         """
         found = [number for number, cache in enumerate(self._caches) if cache.address == address]
         slab = np.flatnonzero(np.isin(self._slabs.cache, found))
@@ -162,7 +158,7 @@ class FreeObjects:
             node = self._slabs.start[slab] + number[good]
             fresh = allocated[node]
             allocated[node] = False
-            # Stop a list at an object that was met before: the rest is known, or it is a ring.
+            # Stop a list at an object that was visited before: the rest is known, or it is a ring.
             slab, node, current = slab[fresh], node[fresh], current[fresh]
             cache = self._slabs.cache[slab]
             words = self._pointers.values[node]
@@ -179,11 +175,12 @@ class FreeObjects:
 
     def _mark_quarantined(self, links: Array) -> None:
         """
-        Clear :attr:`Slabs.allocated` for what KASAN keeps from being used again.
+        Clear :attr:`Slabs.allocated` for objects in KASAN's quarantine.
 
-        Objects of a cache with SLAB_TYPESAFE_BY_RCU are not even poisoned there.
+        Objects of caches with SLAB_TYPESAFE_BY_RCU are not poisoned there, so the shadow does not
+        show them.
 
-        :param links: The link to the next element of each object's list.
+        :param links: Quarantine link of each object.
         """
         slabs, current = self._slabs, self._quarantine
         link = np.array([cache.link for cache in self._caches] or [0], np.int64)
@@ -192,14 +189,14 @@ class FreeObjects:
             slab = np.searchsorted(self._address, current, "right") - 1
             inside = slab >= 0
             slab = np.maximum(slab, 0)
-            # A list may run through a link in the object, or behind it.
+            # The link may be in the object or behind it.
             offset = (current - self._address[slab]).astype(np.int64) - slabs.first[slab]
             offset -= link[slabs.cache[slab]]
             number = offset // slabs.stride[slab]
             inside &= (number >= 0) & (number < slabs.objects[slab])
             inside &= offset % slabs.stride[slab] == 0
             node = slabs.start[slab[inside]] + number[inside]
-            # An object that was met before ends its list.
+            # A list ends at an object that was visited before.
             node = node[~seen[node]]
             seen[node] = True
             current = links[node]
@@ -207,20 +204,20 @@ class FreeObjects:
         slabs.allocated[seen] = False
 
     def _mark_poisoned(self, shadow: Shadow) -> None:
-        """Clear :attr:`Slabs.allocated` for what KASAN's shadow says was freed."""
+        """Clear :attr:`Slabs.allocated` for objects that are freed according to KASAN's shadow."""
         slabs = self._slabs
         of_slab = np.repeat(np.arange(len(slabs.row)), slabs.objects)
         number = np.arange(len(slabs)) - slabs.start[of_slab]
         address = self._address[of_slab] + (
             slabs.first[of_slab] + number * slabs.stride[of_slab]
         ).astype(np.uint64)
-        # Ascending, as slabs are. A piece at a time, of which the shadow is read whole.
+        # In ascending order, as the slabs are; the shadow of each piece is read at once.
         piece = address // np.uint64(_PIECE)
         for members in np.split(np.arange(len(address)), np.flatnonzero(np.diff(piece)) + 1):
             if not len(members):
                 continue
             start = int(address[members[0]])
-            # Objects of eight bytes or more: a byte of shadow belongs to one.
+            # Objects have eight bytes or more, so a shadow byte belongs to one object.
             offsets = (address[members] - np.uint64(start)).astype(np.int64)
             freed = shadow.freed(start, int(offsets[-1]) + 8, offsets)
             slabs.allocated[members[freed]] = False

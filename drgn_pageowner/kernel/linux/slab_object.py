@@ -64,7 +64,7 @@ def _look_up(kernel: Kernel, head: Object, head_pfn: int, address: int) -> dict[
 
 
 def _free_list(kernel: Kernel, cache: Cache, pointer: int, slab: range) -> Iterator[int]:
-    """Yield the objects of a free list, as far as it stays in one slab."""
+    """Yield the objects of a free list, as long as it stays in one slab."""
     word = kernel.word
     for _ in slab:
         if pointer not in slab:

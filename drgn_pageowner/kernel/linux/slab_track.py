@@ -21,8 +21,9 @@ from drgn_pageowner.model.stacks import Frame, Stacks
 
 __all__ = ("keeps_tracks", "object_addresses", "object_tracks", "readable_caches", "track_offset")
 
-# SLAB_STORE_USER of include/linux/slab.h: a macro of this bit until v6.8, an enumerator with its
-# number since v6.9.
+# SLAB_STORE_USER of include/linux/slab.h: a macro with this bit before Linux kernel commit
+# cc61eb851c9a ("mm, slab: use an enum to define SLAB_ cache creation flags") (in v6.9), an
+# enumerator with its number since.
 _STORE_USER_BIT = 16
 
 
@@ -39,7 +40,7 @@ def object_tracks(
     kernel: Kernel, slabs: Slabs, objects: Array, addresses: Array
 ) -> list[tuple[list[Frame], int] | None]:
     """
-    Get the stack and the pid of every object's allocation; ``None`` if they are not kept.
+    Get the stack and the pid of every object's allocation; ``None`` if they are not recorded.
 
     :param addresses: The result of :func:`object_addresses`.
     """
@@ -62,7 +63,7 @@ def readable_caches(kernel: Kernel) -> dict[str, Object]:
 
 
 def keeps_tracks(kernel: Kernel, cache: Object) -> bool:
-    """Whether a ``struct kmem_cache *`` keeps a ``struct track`` with each object."""
+    """Return whether a ``struct kmem_cache *`` keeps a ``struct track`` with each object."""
     try:
         bit = int(kernel.prog.constant("_SLAB_STORE_USER"))
     except LookupError:
@@ -71,7 +72,7 @@ def keeps_tracks(kernel: Kernel, cache: Object) -> bool:
 
 
 def track_offset(kernel: Kernel, cache: Object) -> int:
-    """Offset of the ``struct track`` of the allocation, from the object on."""
+    """Get the offset from an object to the ``struct track`` of its allocation."""
     # get_info_end(): after the free pointer, if that is outside the object.
     outside = int(cache.offset) >= int(cache.inuse)
     return int(cache.offset) + kernel.word.itemsize if outside else int(cache.inuse)
@@ -109,8 +110,8 @@ def _depot_stacks(kernel: Kernel, tracks: list[Object | None]) -> Stacks:
     """
     Read the stacks that the tracks have handles of.
 
-    They have since Linux kernel commit 5cf909c553e9 ("mm/slub: use stackdepot to save stack trace
-    in objects") (in v5.19).
+    Tracks have handles since Linux kernel commit 5cf909c553e9 ("mm/slub: use stackdepot to save
+    stack trace in objects") (in v5.19).
     """
     handles = {
         int(track.handle)

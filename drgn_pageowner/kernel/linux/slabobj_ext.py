@@ -37,7 +37,7 @@ class ObjectExtensions(NamedTuple):
     """A row per object."""
 
     reference: Array
-    """``uint64``: to its allocation tag; 0 for none."""
+    """``uint64``: reference to its allocation tag; 0 for none."""
     objcg: Array | None
     """``uint64``: ``struct obj_cgroup *``; ``None`` where this kernel has none."""
     missing: int
@@ -48,10 +48,9 @@ def read_object_extensions(
     kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array | None = None
 ) -> ObjectExtensions | None:
     """
-    The extensions of slab objects, wherever they are.
-
-    A vector is an allocation of its own, lies in what the objects leave over of the slab, or each
-    extension lies in its object: ``slab->stride`` is their distance.
+    Read the extensions of slab objects. A vector is a separate allocation, or in the slab's
+    leftover space, or each extension is inside its object; ``slab->stride`` is the distance between
+    two extensions.
 
     :param objects: ``int64``: numbers of the objects; all by default.
     :return: A row for each; ``None`` if this kernel has no extensions.
@@ -83,7 +82,7 @@ def read_object_extensions(
 
 def object_reference(kernel: Kernel, head: Object, object_address: int) -> int:
     """
-    The reference of one object to its allocation tag; 0 for none.
+    Read the reference of one object to its allocation tag; 0 for none.
 
     :param head: ``struct page *`` of the slab's first page.
     """
@@ -106,9 +105,10 @@ def object_reference(kernel: Kernel, head: Object, object_address: int) -> int:
 
 def _vectors(kernel: Kernel, pages: Pages, slabs: Slabs, size: int) -> tuple[Array, Array]:
     """
-    Address of every slab's vector (``uint64``, 0 for none) and the distance of its elements.
+    Get the address of every slab's vector (``uint64``, 0 for none) and the distance between its
+    elements.
 
-    :param size: Of one element, in bytes.
+    :param size: Size of one element, in bytes.
     """
     # Linux kernel commit 7a8e71bc619d ("mm/slab: use stride to access slabobj_ext") (in v7.0).
     dtype = struct_dtype(
@@ -131,7 +131,7 @@ def _vectors(kernel: Kernel, pages: Pages, slabs: Slabs, size: int) -> tuple[Arr
         if "stride" in (dtype.names or ()):
             stride[low:high] = chosen["stride"]
     flags = _flag_bits(kernel)
-    # What is left of a failed allocation is a flag alone.
+    # After a failed allocation, the word is only a flag.
     vector &= ~np.uint64(flags)
     sane = (stride >= size) & (stride <= np.maximum(slabs.stride, size))
     vector[~sane] = 0

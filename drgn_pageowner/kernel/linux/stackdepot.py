@@ -32,7 +32,8 @@ _POOL_ORDER = 2
 # No user of the depot saves more frames (page_owner: 16; CONFIG_STACKDEPOT_MAX_FRAMES: 64 by
 # default, at most 256).
 _MAX_FRAMES = 256
-# REFCOUNT_SATURATED of include/linux/refcount.h, in records of stacks that are not page_owner's.
+# REFCOUNT_SATURATED of include/linux/refcount.h, in records of stacks that page_owner does not
+# count.
 _REFCOUNT_SATURATED = -(1 << 30)
 
 
@@ -47,7 +48,7 @@ class DepotLayout:
     pool_shift: int
     pool_bits: int
     pool_bias: int
-    """Number to subtract from the handle's pool number."""
+    """Number to subtract from the pool number in a handle."""
     offset_shift: int
     offset_bits: int
     pool_size: int
@@ -145,7 +146,7 @@ def _pool_addresses(kernel: Kernel, ahead: int = 0) -> Array:
     """
     Get the address of every pool that is in use: ``uint64``.
 
-    :param ahead: How many elements of the array to read behind those.
+    :param ahead: Number of further elements of the array to read.
     """
     pools = kernel.prog[depot_layout(kernel).pools]
     used = find_object(kernel.prog, "pools_num", "lib/stackdepot.c")
@@ -157,7 +158,7 @@ def _pool_addresses(kernel: Kernel, ahead: int = 0) -> Array:
         number = int(index) + 1
     else:
         number = int(used)
-    # An array, or a pointer since Linux v7.0.
+    # An array; since Linux v7.0, a pointer.
     if hasattr(pools.type_, "length") and pools.type_.kind.name == "ARRAY":
         address = int(pools.address_ or 0)
     else:
@@ -180,12 +181,12 @@ def _most_pools(kernel: Kernel) -> int:
 
 def depot_pools(kernel: Kernel) -> tuple[Array, int]:
     """
-    Get the memory of the stack depot, with the pool that it allocated to be used next.
+    Get the memory of the stack depot, including the pool that is allocated for later use.
 
     :return: Addresses of the pools (``uint64``), and the size of a pool in bytes.
     """
-    # Until v6.7 the next one is in the array already, since v6.8 in a variable ("lib/stackdepot:
-    # store next pool pointer in new_pool").
+    # Until Linux v6.7, the next pool is already in the array; since v6.8 it is in a variable
+    # ("lib/stackdepot: store next pool pointer in new_pool").
     pools = _pool_addresses(kernel, ahead=1)
     following = find_object(kernel.prog, "new_pool", "lib/stackdepot.c")
     if following is not None:
@@ -198,7 +199,7 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
     Read the stacks of *handles*; each pool that has any of them is read once.
 
     :param handles: ``uint32``, shape ``(n,)``, ascending and unique.
-    :return: The stacks, and those of *handles* except 0 that the depot does not have.
+    :return: The stacks, and those of *handles*, except 0, that are not in the depot.
     """
     layout = depot_layout(kernel)
     handles = handles[handles != 0]
@@ -224,7 +225,7 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
         if not address:
             continue
         bulk = read_bulk(kernel.prog, address, layout.pool_size)
-        # Padded, so that a header may begin at the very end.
+        # Padded, so that a header may begin at the end of the pool.
         pool = np.frombuffer(bytes(bulk.data) + bytes(header.itemsize), np.uint8)
         at = offset[members]
         heads = np.ndarray(

@@ -44,6 +44,6 @@ def every_task(kernel: Kernel, problems: list[str]) -> list[Object]:
 
 
 def comm_of(task: Object) -> str:
-    """Get ``task.comm``; bytes that are not UTF-8 become surrogates, as in all task names."""
+    """Get ``task.comm``; bytes that are not UTF-8 become surrogates, like all task names."""
     name: bytes = task.comm.string_()
     return name.decode(errors="surrogateescape")

@@ -45,8 +45,8 @@ def online_nodes(kernel: Kernel) -> tuple[tuple[int, Object], ...]:
     """
     Get the number and ``struct pglist_data *`` of every online node.
 
-    If the bitmap of nodes has none of them, get every node that has a ``struct pglist_data``.
-    Unlike drgn's ``for_each_online_pgdat()``, this is not limited by ``nr_node_ids``, which may be
+    If the bitmap of nodes is empty, this gets every node that has a ``struct pglist_data``. Unlike
+    drgn's ``for_each_online_pgdat()``, this is not limited by ``nr_node_ids``, which may be
     damaged.
     """
     return tuple(

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stacks in the records themselves, before page_owner used the stack depot."""
+"""
+Stacks that are stored in the records, on kernels whose page_owner does not use the stack depot.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ TRACE_MEMBERS = {
     "nr_entries": ("nr_entries", "trace.nr_entries"),
     "trace_entries": ("trace_entries",),
 }
-"""Members of a record that hold its stack: field -> names, of which a kernel has at most one."""
+"""Members of a record that hold its stack: field -> alternative names, at most one of which
+exists."""
 
 
 def intern_traces(number: Array, entries: Array) -> tuple[Array, Stacks, int]:

@@ -31,16 +31,16 @@ __all__ = (
 @once
 def direct_map(kernel: Kernel) -> int:
     """
-    Get the virtual address that the direct map has, or would have, for physical address 0.
+    Get the virtual address at which the direct map maps, or would map, physical address 0.
 
-    :raises NotImplementedError: if neither drgn nor this kernel's own variables tell
+    :raises NotImplementedError: if neither drgn nor variables of the kernel determine it
     """
     return arch_of(kernel).direct_map(kernel)
 
 
 @once_per_reading
 def direct_map_end(kernel: Kernel) -> int:
-    """Get the end address of the direct map, which has all of memory except HIGHMEM."""
+    """Get the end address of the direct map, which maps all of memory except HIGHMEM."""
     if "ZONE_HIGHMEM" in enumerators(kernel.prog, "enum zone_type"):
         return int(kernel.prog["high_memory"])
     return direct_map(kernel) + pfn_limits(kernel)[1] * kernel.page_size
@@ -81,13 +81,13 @@ def kernel_pfns(kernel: Kernel, address: int, number: int) -> Array:
     """
     Get the PFNs that *number* pages from *address* on are mapped to, in any kernel mapping.
 
-    :return: ``int64``, shape ``(number,)``; -1 where nothing is mapped, or it is not known.
+    :return: ``int64``, shape ``(number,)``; -1 where nothing is mapped, or the mapping is unknown.
     """
     tables = page_tables(kernel)
     if tables is not None:
         return tables.pfns(address, number)
     size = kernel.page_size
-    # The range of one page table may well be one large page.
+    # A range that one page table maps may be one large page.
     step = size // 8
     parts = []
     position = address // size
@@ -131,7 +131,7 @@ def _format_and_root(kernel: Kernel) -> tuple[Format, int] | None:
     virtual, known = int(init_mm.pgd), int(init_mm.address_of_())
     try:
         root = int(follow_phys(init_mm.address_of_(), virtual))
-        # arm64 has more formats than VMCOREINFO tells apart: check the result against drgn's.
+        # VMCOREINFO does not distinguish all formats of arm64; compare the result with drgn's.
         pfn = int(follow_phys(init_mm.address_of_(), known)) // kernel.page_size
         found = int(PageTables(kernel.prog, format_, root).pfns(known, 1)[0])
         return (format_, root) if found == pfn else None

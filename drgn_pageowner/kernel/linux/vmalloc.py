@@ -61,8 +61,8 @@ class VmapAreas:
 
     areas: list[Area]
     bookkeeping: Array
-    """``uint64``: addresses of every ``struct vmap_area``, ``struct vm_struct`` and array of pages.
-    They point to every area, whether or not anything else does."""
+    """``uint64``: addresses of every ``struct vmap_area``, ``struct vm_struct`` and array of
+    pages. They refer to every area, whether or not it is in use."""
 
 
 @once
@@ -71,7 +71,7 @@ def thread_size(kernel: Kernel) -> int:
     # union thread_union { struct task_struct task; unsigned long stack[THREAD_SIZE/sizeof(long)]; }
     union = find_type(kernel.prog, "union thread_union")
     if union is not None and union.is_complete():
-        # Complete where KASAN or the architecture has a use for it; "stack" is an array.
+        # The type is complete if KASAN or the architecture uses it; "stack" is an array.
         return int(sizeof(union.member("stack").type))
     # INIT_TASK_DATA() of the linker script; named after init_task before v6.10.
     for name in ("init_stack", "init_task"):
@@ -96,7 +96,7 @@ def task_stacks(kernel: Kernel, problems: list[str]) -> list[TaskStack]:
             unless_mistaken(error)
             lost += 1
             continue
-        # A stack is made of whole pages; anything else is garbage.
+        # A stack consists of whole pages; other sizes are garbage.
         if stack.start and stack.start % kernel.page_size == 0 and stack.start not in seen:
             seen.add(stack.start)
             found.append(stack)
@@ -178,7 +178,7 @@ def read_vmap_areas(
                 bookkeeping.append(int(vm))
             if not vm or (not vm.pages and int(vm.flags) & _VM_MAP):
                 start, end = int(vmap.va_start), int(vmap.va_end)
-                # A driver's own mapping is smaller than memory.
+                # A driver's own mapping is not larger than memory.
                 if 0 < (end - start) // size <= len(pages):
                     pfns = kernel_pfns(kernel, start, (end - start) // size)
                     areas.append(Area(start, end - start, AreaKind.VMAP, _rows(pages, pfns)))
@@ -222,8 +222,8 @@ def _vmap_areas(kernel: Kernel, problems: list[str]) -> list[Object]:
     if lone is None:
         head = kernel.prog["vmap_area_list"].address_of_()
         return every_entry(type_, head, "list", subject, problems)
-    # Kernels that never have more (32-bit ones, and those without CONFIG_SMP) may have no pointer
-    # to it, because the compiler optimized that away.
+    # On kernels that always have a single list (32-bit, or without CONFIG_SMP), the compiler may
+    # have optimized the pointer away.
     nodes, number = find_object(kernel.prog, "vmap_nodes"), 1
     if nodes is None:
         nodes = lone.address_of_()
@@ -265,11 +265,11 @@ def _module_at(modules: list[tuple[int, int, str]], start: int, size: int) -> st
 def _use_of_area(
     vm: Object, start: int, size: int, modules: list[tuple[int, int, str]], stack_size: int
 ) -> tuple[AreaKind, str]:
-    """Return the kind and the name of an area that is not the stack of a task."""
+    """Return the kind and the name of an area that is not a task's stack."""
     module = _module_at(modules, start, size)
     if module is not None:
         return AreaKind.MODULE, module
-    # A stack that no task has is kept for the next one.
+    # A stack without a task is cached for the next task.
     cached = size == stack_size and _is_stack(vm)
     return AreaKind.CACHED_STACK if cached else AreaKind.VMALLOC, ""
 

@@ -71,5 +71,5 @@ def _hugetlb_pages(kernel: Kernel) -> int | None:
     if states is None or number is None:
         return None
     sizes = [states[i] for i in range(min(int(number), states.type_.length))]
-    # An order cannot have more bits than an address.
+    # The order of a huge page is less than the number of bits of an address.
     return sum(int(size.nr_huge_pages) << int(size.order) for size in sizes if size.order < 48)

@@ -139,7 +139,7 @@ def _order_of_zones(zonelist: Object, index: dict[int, int]) -> list[int]:
 
 
 class ListHead:
-    """The ``struct list_head`` of a free list."""
+    """Head of a free list: a ``struct list_head``."""
 
     __slots__ = ("address", "migratetype", "order", "pcp", "zone")
 

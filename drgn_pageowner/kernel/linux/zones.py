@@ -31,7 +31,7 @@ def find_zones(kernel: Kernel, problems: list[str]) -> tuple[Zone, ...]:
     """
     Get every zone that spans memory, by node and zone type.
 
-    A zone that claims memory past the end of memory has what lies before that.
+    Zones are clamped to the end of memory.
 
     :param problems: Gets a line for each node that cannot be read and each zone with impossible
         numbers.
@@ -145,8 +145,9 @@ def _pageblock_limit(kernel: Kernel) -> int:
     """
     Get ``PAGE_BLOCK_MAX_ORDER`` if the kernel has its own configuration built in.
 
-    Added in "mm: add CONFIG_PAGE_BLOCK_MAX_ORDER to select page block order" (in v6.17). It is the
-    largest order by default, and nothing else in a dump tells it.
+    Added as ``CONFIG_PAGE_BLOCK_ORDER`` in Linux kernel commit e13e7922d034 ("mm: add
+    CONFIG_PAGE_BLOCK_ORDER to select page block order"), and renamed before v6.17. By default it is
+    the largest order; nothing else in a dump shows it.
     """
     try:
         return int(get_kconfig(kernel.prog).get("CONFIG_PAGE_BLOCK_MAX_ORDER", _NO_LIMIT))

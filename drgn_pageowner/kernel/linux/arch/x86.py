@@ -47,8 +47,10 @@ class X86_64(Arch):  # noqa: N801
         with suppress_damage():
             if header is not None and header.type_.kind == TypeKind.POINTER and header:
                 yield format_, int(header.trampoline_pgd)
-        # With CONFIG_MITIGATION_PAGE_TABLE_ISOLATION (before v6.9 CONFIG_PAGE_TABLE_ISOLATION) the
-        # second half of the root is the table that user space runs with: kernel_to_user_pgdp().
+        # With CONFIG_MITIGATION_PAGE_TABLE_ISOLATION (CONFIG_PAGE_TABLE_ISOLATION before Linux
+        # kernel commit ea4654e08853 ("x86/bugs: Rename CONFIG_PAGE_TABLE_ISOLATION =>
+        # CONFIG_MITIGATION_PAGE_TABLE_ISOLATION") (in v6.9)) the second half of the root is the
+        # table that user space runs with: kernel_to_user_pgdp().
         with suppress_damage():
             root = kernel.prog.symbol("init_top_pgt")
             if root.size >= 2 * kernel.page_size:
