@@ -16,7 +16,7 @@ from drgn_pageowner.render.table import csv_row, pages_size, table
 __all__ = ("allocinfo_text", "tags_csv", "tags_table")
 
 _HEADER = "allocinfo - version: {}\n#     <size>  <calls> <tag info>\n"
-# Linux kernels of version 1.0 print nothing of it.
+# Version 1.0 of the text never has this mark.
 _INACCURATE = " accurate:no"
 _UNSIGNED = 1 << 64
 
@@ -24,7 +24,7 @@ _UNSIGNED = 1 << 64
 def allocinfo_text(tags: Tags) -> Iterator[str]:
     """Yield the text as ``allocinfo_show()`` of lib/alloc_tag.c prints it."""
     rows = tags.shown().tolist()
-    # The header comes with the first tag.
+    # The header is printed with the first tag.
     if not rows:
         return
     yield _HEADER.format(tags.version)
@@ -37,7 +37,7 @@ def allocinfo_text(tags: Tags) -> Iterator[str]:
 
 
 def tags_table(result: TagTop) -> Iterator[str]:
-    """A row a group, and what share of the whole is shown."""
+    """Yield one row per group, and the share of the whole that is shown."""
     known = result.found_bytes is not None
     headers = ["size", "calls"]
     if known:
@@ -83,7 +83,7 @@ def _shown(value: str | None) -> str:
 
 
 def tags_csv(result: TagTop) -> Iterator[str]:
-    """A header and a row a group."""
+    """Yield a header and one row per group."""
     names = [field.name for field in fields(TagGroup) if field.name != "key"]
     text = io.StringIO()
     writer = csv.writer(text)

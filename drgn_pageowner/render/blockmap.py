@@ -25,11 +25,11 @@ _LEGEND = {
 
 
 CELL_CLASSES = {name: meaning for name, (_, _, meaning) in _LEGEND.items()}
-"""The kinds of cells, and their meanings."""
+"""The kinds of cells -> their meanings."""
 
 
 def cell_class(cell: MapCell) -> str:
-    """Return the one of :data:`CELL_CLASSES` that *cell* is."""
+    """Return the kind of *cell*, of :data:`CELL_CLASSES`."""
     here = cell.free + cell.movable + cell.reclaimable + cell.unmovable
     if cell.polluted:
         return "polluted"

@@ -45,7 +45,7 @@ def debugfs_text(snapshot: Snapshot) -> Iterator[str]:
         raise PageOwnerError("this text does not say all that debugfs prints of a record")
     if formats is None:
         raise PageOwnerError("this snapshot was decoded without the columns that debugfs prints")
-    # The kernel skips free pages and records without a stack, and begins at min_low_pfn.
+    # The kernel skips free pages and records without a stack, and starts at min_low_pfn.
     shown = snapshot["allocated"] & (snapshot["handle"] != 0)
     shown = shown & (snapshot["pfn"] >= snapshot.facts.min_low_pfn)
     rows = snapshot.select(np.flatnonzero(shown))
@@ -71,7 +71,7 @@ def _piece(rows: Snapshot) -> str:
 
 
 class _Fields:
-    """The arguments of ``print_page_owner()``'s formats, by the words that stand before them."""
+    """The arguments of the formats in ``print_page_owner()``, by the words before them."""
 
     def __init__(self, rows: Snapshot) -> None:
         self._rows = rows

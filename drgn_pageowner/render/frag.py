@@ -28,7 +28,7 @@ __all__ = (
 
 
 def summary_text(zones: Sequence[ZoneSummary], facts: Facts) -> Iterator[str]:
-    """Yield one line per zone that says what is wrong with it, then the numbers."""
+    """Yield one line per zone with its verdict, then the numbers."""
     for zone in zones:
         yield f"node {zone.node}, zone {zone.zone}: {zone.verdict}\n"
     yield "\n"
@@ -70,7 +70,7 @@ def _block_size(order: int, facts: Facts) -> str:
 
 
 def contiguity_text(result: Contiguity, facts: Facts) -> Iterator[str]:
-    """Yield the aligned blocks of every size, and the owners of pages that block them."""
+    """Yield the aligned blocks of every size, and the owners of unmovable pages in them."""
     rows = [
         (_block_size(size.order, facts), size.order,
          "all" if size.zone is None else f"{size.zone} of node {size.node}",
@@ -147,7 +147,7 @@ def explain_text(block: int, runs: Sequence[Run], facts: Facts) -> Iterator[str]
 
 
 def _alike(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    """Yield groups of neighbouring allocations of one call and task: a line each."""
+    """Group adjacent allocations by the same stack and task; each group is printed on one line."""
     for _, group in groupby(runs, lambda r: (r.state, r.order, r.handle, r.comm, r.pid)):
         yield list(group)
 

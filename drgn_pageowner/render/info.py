@@ -40,7 +40,7 @@ def _rows(info: Info) -> Iterator[tuple[str, str]]:
         yield "source", f"text of a kernel ({text}): {', '.join(facts.layout['members'])}"
         yield "up for", age(facts.now_ns) if facts.now_ns else "unknown"
     for source in info.sources:
-        # page_owner has a line of its own.
+        # page_owner is printed on a line of its own.
         if source.name != "page_owner":
             yield source.name, source.state + (f": {source.answers}" if source.answers else "")
     if facts.page_owner == "on":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Results of any analysis as JSON."""
+"""Convert results of any analysis to JSON."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ def json_document(value: Any, **options: Any) -> str:
 
     Such numbers become ``null``, and bytes that are no UTF-8 the text ``\\xNN``.
 
-    :param value: Of types that :mod:`json` knows.
-    :param options: Of :func:`json.dumps`.
+    :param value: A value of types that :mod:`json` knows.
+    :param options: Options of :func:`json.dumps`.
     """
     try:
         text = json.dumps(value, allow_nan=False, **options)
     except ValueError:
-        # One of the numbers is none.
+        # A number is NaN or infinite.
         return json.dumps(_valid(value), allow_nan=False, **options)
-    # What surrogateescape makes of bytes is \udc80 to \udcff. The second half of a pair may look
-    # like that, too.
+    # surrogateescape turns bytes into \udc80 to \udcff. The second half of a surrogate pair may
+    # look the same.
     return json.dumps(_valid(value), **options) if "\\udc" in text else text
 
 
 def _valid(value: Any) -> Any:
-    """*value* with everything replaced that is no JSON."""
+    """Return *value* with everything replaced that JSON does not have."""
     if isinstance(value, str):
         return without_surrogates(value)
     if isinstance(value, float):

@@ -54,7 +54,7 @@ def _group(group: LeakGroup, result: Leaks, facts: Facts) -> Iterator[str]:
 
 
 def tasks_text(tasks: Sequence[Task]) -> str:
-    """Return the tasks that allocated, those with most allocations first."""
+    """Format the tasks that allocated, those with most allocations first."""
     return ", ".join(
         f"{word(task.comm) if task.comm else 'pid'} {task.pid} ({task.allocations:,}{_fate(task)})"
         for task in tasks[:4]
@@ -68,7 +68,7 @@ def _fate(task: Task) -> str:
 
 
 def pfns_text(pfns: Sequence[int]) -> str:
-    """Return the first PFNs, as other commands take them, and the number of the rest."""
+    """Format the first PFNs, as other commands accept them, and the number of the rest."""
     shown = " ".join(f"pfn:{pfn:#x}" for pfn in pfns[:_PFNS])
     return f"{shown} and {len(pfns) - _PFNS:,} more" if len(pfns) > _PFNS else shown
 

@@ -23,7 +23,7 @@ _LETTERS = (
     ("A", ("active",)),
     ("S", ("slab",)),
     ("W", ("writeback",)),
-    # PageCompound(). A flag "tail" until v4.4; only heads have records.
+    # PageCompound(). Before v4.4, this included a flag "tail"; only heads have records.
     ("C", ("head", "tail", "compound")),
     ("B", ("swapcache",)),
     ("M", ("mappedtodisk",)),
@@ -35,7 +35,7 @@ def page_letter(number: int, names: Names) -> Callable[[int], str]:
     Return a function that prints one flag of ``page.flags``.
 
     :param number: Number of the letter, from 0 on.
-    :return: From ``page.flags`` to the letter, or a space.
+    :return: Function from ``page.flags`` to the letter, or a space.
     """
     letter, flags = _LETTERS[number]
     mask = 0

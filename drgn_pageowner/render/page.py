@@ -122,7 +122,7 @@ def _record(record: PageRecord, names: Names) -> Iterator[tuple[str, str]]:
 
 
 def _others(record: PageRecord, names: Names) -> Iterator[tuple[str, Any]]:
-    """Yield the members that have no place of their own here, as JSON has them."""
+    """Yield the members of the record that are not formatted elsewhere, as in JSON."""
     texts = texts_of_forms(names)
     for name, value in record.others.items():
         column = STORED[name]

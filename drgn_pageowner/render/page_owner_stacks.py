@@ -20,12 +20,13 @@ FILES = {
     "handles": ("handle", "pages"),
     "stacks_handles": ("stack", "handle"),
 }
-"""The formats (files named ``show_`` and that) and what each prints of a stack."""
+"""The formats (each file is named ``show_`` and the format) -> the parts of a stack that it
+prints."""
 
 
 def page_owner_stacks_text(listed: StackList, format_: str) -> Iterator[str]:
     """
-    Yield a text stack by stack.
+    Yield the text of one of the files, stack by stack.
 
     :param format_: Of :data:`FILES`.
     :raises PageOwnerError: if *listed* comes from a text that lacks a part of it
@@ -41,7 +42,7 @@ def page_owner_stacks_text(listed: StackList, format_: str) -> Iterator[str]:
     shown = np.ones(len(columns[0]), bool)
     if "pages" in parts:
         assert listed.pages is not None
-        # Without pages it prints none; the threshold is for the same files.
+        # Stacks without pages are not printed; the threshold applies to the same files.
         shown = listed.pages >= max(listed.threshold, 1)
     for number in np.flatnonzero(shown).tolist():
         yield "".join(column[number] for column in columns) + "\n"
@@ -58,7 +59,7 @@ def _stacks(listed: StackList) -> list[str]:
 
 def _handles(listed: StackList) -> list[str]:
     assert listed.handles is not None
-    # "%d" of an unsigned number.
+    # The kernel prints an unsigned number with "%d".
     return [f"handle: {handle}\n" for handle in listed.handles.astype(np.int32).tolist()]
 
 

@@ -50,7 +50,8 @@ class _Writer:
             profile.sample_type.add(type=self._string(name), unit=self._string(unit))
         profile.default_sample_type = self._string(weight)
         profile.comment.append(self._string(f"page_owner of {kernel_text(facts.release)}"))
-        # The kernel's own text comes first, as pprof takes the first mapping for the program.
+        # The kernel's text comes first, because pprof assumes that the first mapping is the
+        # program.
         self._mapping(None)
         for group in self._result.groups:
             self._sample(group)

@@ -2,7 +2,7 @@
 """
 The messages of pprof's ``profile.proto`` (package ``perftools.profiles``), as classes of protobuf.
 
-They are made here of what the format is: field numbers and types.
+They are built from the definition of the format: field numbers and types.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from drgn_pageowner.extras import extra
 
 __all__ = ("profile_message",)
 
-# Message -> field -> (number, type), with * where there may be several.
+# Message -> field -> (number, type); ``*`` marks repeated fields.
 _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "Profile": {
         "sample_type": (1, "*ValueType"),
@@ -68,7 +68,7 @@ _PACKAGE = "perftools.profiles"
 @cache
 def profile_message() -> Any:
     """
-    The class of the message ``Profile``.
+    Return the class of the message ``Profile``.
 
     :raises PageOwnerError: if protobuf is not installed
     """

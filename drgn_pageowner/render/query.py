@@ -19,7 +19,7 @@ Rows = Sequence[Sequence[Any]]
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of the database as JSON has it; a type that JSON lacks becomes text."""
+    """Convert a value of the database to JSON; types that JSON lacks become text."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, dict):
@@ -30,7 +30,7 @@ def _plain(value: Any) -> Any:
 
 
 def query_json(names: Sequence[str], rows: Rows) -> Iterator[str]:
-    """Yield one object a line."""
+    """Yield one object per line."""
     for row in rows:
         yield json_document(dict(zip(names, map(_plain, row), strict=True))) + "\n"
 
@@ -64,7 +64,7 @@ def _shown(value: Any) -> str:
 
 
 def _plain_words(value: Any) -> Any:
-    """*value* with what people could be misled by escaped: a name in a list, too."""
+    """Return *value* with unprintable characters escaped, also in names inside lists."""
     if isinstance(value, list | tuple):
         return [word(str(_plain(item))) for item in value]
     return word(value) if isinstance(value, str) else value

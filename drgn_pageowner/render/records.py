@@ -2,8 +2,8 @@
 """
 Records as JSON lines, CSV and a table.
 
-No loop formats one row after another: every column becomes a list, in which each distinct text is
-made once, and one template is mapped over all lists.
+Rows are not formatted one by one: every column is converted to a list, in which each distinct text
+is formatted once, and one template is mapped over all lists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ("RECORD_FIELDS", "RecordColumns", "records_csv", "records_json", "rec
 _ROWS = 16384
 
 RECORD_FIELDS = tuple(column.name for column in FIELDS)
-"""The fields of a record in JSON and CSV, in order; null where the kernel has none."""
+"""The fields of a record in JSON and CSV, in order; null if the kernel lacks the value."""
 
 _IN_TABLE = tuple(
     column
@@ -75,7 +75,7 @@ class RecordColumns:
         return rows[source] if values is None else values(rows)
 
     def text(self, column: Column) -> Callable[[Any], str | None] | None:
-        """Return what formats a value of *column*, or ``None`` if it is no text."""
+        """Return the function that formats a value of *column*; ``None`` for a number."""
         text, none = self._texts.get(column.form), column.none
         if text is None or none is None:
             return text
@@ -87,7 +87,7 @@ class RecordColumns:
         """
         Return *column* of *rows* as Python values: numbers or texts, ``None`` for none.
 
-        :param change: Applied to each distinct text.
+        :param change: Function that is applied to each distinct text.
         """
         values, text = self.numbers(rows, column), self.text(column)
         if values is None:
@@ -103,7 +103,7 @@ class RecordColumns:
 
 
 def _zones(rows: Snapshot) -> Array:
-    """Node and zone in one number; a text may not say the node."""
+    """Return node and zone combined in one number; a text may not contain the node."""
     if "node" not in rows:
         return rows["zone"].astype(np.int64)
     return rows["node"].astype(np.int64) << 8 | rows["zone"]
@@ -121,7 +121,7 @@ def _stack_texts(snapshot: Snapshot) -> dict[int, list[str]]:
 
 
 def records_json(snapshot: Snapshot) -> Iterator[str]:
-    """Yield one JSON object a line; the fields are :data:`RECORD_FIELDS`."""
+    """Yield one JSON object per line; the fields are :data:`RECORD_FIELDS`."""
     columns = RecordColumns(snapshot)
     stacks = {number: json_document(lines) for number, lines in _stack_texts(snapshot).items()}
     template = "{" + ", ".join(f'"{field}": %s' for field in RECORD_FIELDS) + "}\n"
@@ -148,7 +148,7 @@ def records_json(snapshot: Snapshot) -> Iterator[str]:
 
 
 def records_csv(snapshot: Snapshot) -> Iterator[str]:
-    """Yield a header and a row a record; frames of the stack have ``;`` between them."""
+    """Yield a header and one row per record; frames of the stack are separated by ``;``."""
     columns = RecordColumns(snapshot)
     stacks = {number: csv_cell(";".join(lines)) for number, lines in _stack_texts(snapshot).items()}
     text = io.StringIO()
@@ -169,7 +169,7 @@ def records_csv(snapshot: Snapshot) -> Iterator[str]:
 
 
 def records_table(snapshot: Snapshot) -> Iterator[str]:
-    """Yield a row a record, with the allocator instead of the whole stack."""
+    """Yield one row per record, with the allocator instead of the whole stack."""
     columns = RecordColumns(snapshot)
     now = snapshot.facts.now_ns
     snapshot.frames(snapshot.used_pcs().tolist())

@@ -219,15 +219,15 @@ RELATIONS: Mapping[str, Callable[[Session], dict[str, Any]]] = {
     "tags": _tags,
     "meta": _meta,
 }
-"""The functions that make the columns of each table."""
+"""Table -> function that makes its columns."""
 
 
 def relation(table: str, source: Session, name: str) -> Any:
     """
     Make one of the tables of :data:`RELATIONS`, a ``pyarrow.Table``.
 
-    :param name: The value of its column ``snapshot``.
-    :raises PageOwnerError: if *source* does not have what the table is made of
+    :param name: Value of the column ``snapshot``.
+    :raises PageOwnerError: if *source* lacks the data for the table
     """
     pa = extra("pyarrow", "sql", "sql")
     columns = RELATIONS[table](source)
@@ -259,7 +259,7 @@ def _arrow(pa: Any, column: Any, rows: int) -> Any:
 
 
 def _printable(text: str | None) -> str | None:
-    """Escape the bytes of a task name that are not UTF-8, which SQL has no text for."""
+    """Escape the bytes of a task name that are not UTF-8, because SQL text cannot contain them."""
     if text is None:
         return None
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

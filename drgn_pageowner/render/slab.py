@@ -17,7 +17,7 @@ _OWNERS = 5
 
 
 def slab_table(result: SlabTop) -> Iterator[str]:
-    """A row a group, with the owner and the stack if there is one."""
+    """Yield one row per group, with the owner and, if known, the stack."""
     rows = []
     for group in result.groups:
         who = [word(group.owner or "(not kept)"), *(f"  {frame}" for frame in group.stack)]
@@ -44,7 +44,7 @@ def slab_table(result: SlabTop) -> Iterator[str]:
 
 
 def slab_csv(result: SlabTop) -> Iterator[str]:
-    """A header and a row a group; frames have ``;`` between them."""
+    """Yield a header and one row per group; frames are separated by ``;``."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["cache", "owner", "objects", "bytes", "tag", "pids", "frames"])
@@ -64,7 +64,7 @@ def slab_csv(result: SlabTop) -> Iterator[str]:
 
 def slab_account_text(caches: SlabTop, by_owner: SlabTop) -> Iterator[str]:
     """
-    Every cache with its largest owners.
+    Yield every cache with its largest owners.
 
     :param caches: By cache alone.
     :param by_owner: All groups, by cache and owner.

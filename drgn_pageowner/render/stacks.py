@@ -24,7 +24,7 @@ _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
 
 class Call(NamedTuple):
-    """A function of a stack."""
+    """A function call in a stack."""
 
     name: str
     filename: str = ""
@@ -43,7 +43,7 @@ def calls(snapshot: Snapshot, frame: Frame) -> list[Call]:
 
 
 def key_frames(result: Top, group: Group, snapshot: Snapshot) -> list[Call]:
-    """Return the other keys of a group as calls below the root, in their order."""
+    """Return the keys of a group other than the stack as calls next to the root, in order."""
     return [Call(f"{key}: {key_text(group, key, snapshot)}") for key in result.by if key != "stack"]
 
 
@@ -55,7 +55,7 @@ def _path(result: Top, group: Group, snapshot: Snapshot) -> tuple[Call, ...]:
 
 def _merged(result: Top, snapshot: Snapshot, weight: str) -> dict[tuple[Call, ...], int]:
     """
-    Sum stacks up that differ only in offsets.
+    Add up the weights of stacks that differ only in offsets.
 
     :raises UsageError: if the weights are not known
     """

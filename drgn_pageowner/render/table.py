@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Numbers and tables for people."""
+"""Format numbers and tables for people."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from drgn_pageowner.units import age, pages_size, share
 
 __all__ = ("age", "ages", "csv_cell", "csv_row", "pages_size", "seconds", "share", "table")
 
-# What makes a spreadsheet run a cell. A tab or a carriage return would, too: they are escaped.
+# First characters that make a spreadsheet evaluate a cell. A tab or a carriage return does so too,
+# but these are escaped.
 _FORMULA = ("=", "+", "-", "@")
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], right: Sequence[int] = ()) -> str:
-    """*rows* under *headers*; the columns numbered in *right* are set to the right."""
+    """Format a table; the columns whose numbers are in *right* are right-aligned."""
     from tabulate import tabulate
 
     align = ["right" if column in right else "left" for column in range(len(headers))]
@@ -39,10 +40,9 @@ def csv_row(values: Iterable[Any]) -> list[Any]:
 
 def csv_cell(value: Any) -> Any:
     """
-    Return a cell of CSV that no spreadsheet takes for a formula; numbers stay as they are.
-
-    A text gets a ``'`` in front if it begins with ``=``, ``+``, ``-`` or ``@``; what cannot be
-    printed in it is escaped.
+    Return a CSV cell that no spreadsheet evaluates as a formula. Numbers stay as they are. A text
+    that begins with ``=``, ``+``, ``-`` or ``@`` gets a ``'`` in front; unprintable characters are
+    escaped.
     """
     if not isinstance(value, str):
         return value
@@ -51,12 +51,14 @@ def csv_cell(value: Any) -> Any:
 
 
 def seconds(nanoseconds: int | None) -> str:
-    """A timestamp as dmesg shows it: ``"12.345678"``."""
+    """Format a timestamp as dmesg does: ``"12.345678"``."""
     return "-" if nanoseconds is None else f"{nanoseconds / 10**9:.6f}"
 
 
 def ages(oldest_ns: int | None, newest_ns: int | None, now_ns: int | None) -> str:
-    """Return the ages of two timestamps: ``"3.2 s - 2.5 h"``, or one if they are alike."""
+    """
+    Format the ages of two timestamps: ``"3.2 s - 2.5 h"``, or a single age if both look the same.
+    """
     if now_ns is None or oldest_ns is None or newest_ns is None:
         return "-"
     youngest, oldest = age(max(now_ns - newest_ns, 0)), age(max(now_ns - oldest_ns, 0))

@@ -101,7 +101,7 @@ def page_flag_names(flags: int, names: Names) -> str:
 
 
 def kernel_text(release: str) -> str:
-    """Name a kernel; a text does not say its release."""
+    """Return the name of a kernel; if a text was read, its release is unknown."""
     return f"Linux {release}" if release else "an unknown Linux"
 
 
@@ -109,8 +109,8 @@ def stack_lines(snapshot: Snapshot, stack: int, frame_format: str) -> str:
     """
     Format a stack as ``stack_trace_snprint()`` of kernel/stacktrace.c does: a line a frame.
 
-    :param frame_format: With ``%pS``, and ``%p`` for the PC itself; a text's says how many
-        digits that has (``%08p``).
+    :param frame_format: With ``%pS``, and ``%p`` for the PC itself; if a text was read, with its
+        number of digits (``%08p``).
     """
     template = frame_format.replace("%pS", "{0}").replace("%p", "{0.pc:016x}")
     template = _POINTER.sub(r"{0.pc:\1x}", template)

@@ -15,7 +15,7 @@ __all__ = ("cache_types_text", "type_groups_csv", "type_groups_text")
 
 
 def cache_types_text(result: TypeShares) -> Iterator[str]:
-    """A row a cache: how much of it has a type, and its largest types."""
+    """Yield one row per cache: the share with a type, and the largest types."""
     rows = [
         [
             pages_size(cache.bytes),
@@ -36,7 +36,7 @@ def cache_types_text(result: TypeShares) -> Iterator[str]:
 
 
 def type_groups_text(result: TypeShares) -> Iterator[str]:
-    """A row for each type of each cache."""
+    """Yield one row for each type of each cache."""
     rows = [
         [
             pages_size(group.bytes),
@@ -78,7 +78,7 @@ def _totals(result: TypeShares) -> Iterator[str]:
 
 
 def type_groups_csv(result: TypeShares) -> Iterator[str]:
-    """A header, and a row for each type of each cache."""
+    """Yield a header, and one row for each type of each cache."""
     text = io.StringIO()
     writer = csv.writer(text)
     names = ("type", "cache", "objects", "bytes", "votes", "against", "exact")

@@ -26,7 +26,7 @@ def _heading(zone: Zone) -> str:
 
 
 def buddyinfo_text(memory: Memory) -> Iterator[str]:
-    """``/proc/buddyinfo``: ``frag_show_print()`` of mm/vmstat.c."""
+    """Print ``/proc/buddyinfo``, as ``frag_show_print()`` of mm/vmstat.c does."""
     for number, zone in _populated(memory):
         counts = "".join(f"{count:6d} " for count in memory.zones[number].nr_free)
         yield f"{_heading(zone)}{counts}\n"
@@ -38,24 +38,26 @@ def _index_text(
     for number, zone in _populated(memory):
         nr_free = memory.zones[number].nr_free
         values = (index(nr_free, order) for order in range(len(nr_free)))
-        # As C divides: towards zero, the remainder with the sign of the number.
+        # Divide as C does: round towards zero; the remainder has the sign of the dividend.
         parts = ((abs(v) // 1000 * (-1 if v < 0 else 1), abs(v) % 1000 * (-1 if v < 0 else 1))
                  for v in values)  # fmt: skip
         yield _heading(zone) + "".join(form % part for part in parts) + "\n"
 
 
 def unusable_text(memory: Memory) -> Iterator[str]:
-    """``/sys/kernel/debug/extfrag/unusable_index``."""
+    """Print ``/sys/kernel/debug/extfrag/unusable_index``."""
     return _index_text(memory, unusable_index, "%d.%03d ")
 
 
 def extfrag_text(memory: Memory) -> Iterator[str]:
-    """``/sys/kernel/debug/extfrag/extfrag_index``."""
+    """Print ``/sys/kernel/debug/extfrag/extfrag_index``."""
     return _index_text(memory, fragmentation_index, memory.extfrag_format)
 
 
 def pagetypeinfo_text(memory: Memory, info: PageTypeInfo) -> Iterator[str]:
-    """``/proc/pagetypeinfo``: ``pagetypeinfo_show()`` of mm/vmstat.c, node after node."""
+    """
+    Print ``/proc/pagetypeinfo``, as ``pagetypeinfo_show()`` of mm/vmstat.c does, node by node.
+    """
     facts, names = memory.pages.facts, memory.pages.names
     for node in sorted({zone.node for zone in facts.zones}):
         zones = [(number, zone) for number, zone in _populated(memory) if zone.node == node]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Render growth: one table, or one JSON object on a line, per round."""
+"""Render growth: one table or one line of JSON per round."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def watch_json(result: Round, page_size: int) -> Iterator[str]:
 
 
 def watch_table(result: Round, page_size: int) -> Iterator[str]:
-    """Yield one line about the whole, then one row per group."""
+    """Yield one line with the totals, then one row per group."""
     now = (
         f"at {seconds(result.now_ns)} s: {result.pages:,} pages in "
         f"{result.allocations:,} allocations"

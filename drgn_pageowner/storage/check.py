@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Check what a saved file says before anything is computed from it.
+Check the contents of a saved file before anything is computed from it.
 
-Checksums only show that a file is what somebody wrote. Its numbers index arrays and say how large
-others are: each is held to what there is, so that a file that was damaged, or made to harm, is
-refused in a line. Tables and columns that are not known here are of a later version and ignored.
+Checksums only show that a file is as it was written. Its numbers are indices and sizes of arrays,
+so each is checked against the limits; a file that is damaged, or was crafted to do harm, is refused
+with one line. Unknown tables and columns are from a later version and ignored.
 """
 
 from __future__ import annotations
@@ -85,32 +85,32 @@ TABLES: dict[str, dict[str, str]] = {
         "pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT,
     },
 }  # fmt: skip
-"""The columns of every table, and the types that they are read as."""
+"""The columns of every table, and the types to which they are converted."""
 
-# Columns that not every kernel has, and those that files of before lack.
+# Columns that not every kernel has, and columns that files of earlier versions lack.
 _OPTIONAL = {
     ("stacks", "kernel_pages"),
     ("leaks", "evidence"),
     ("lost_objects", "tag"),
     *(("tags", field.name) for field in fields(TagSums)),
 }
-# Of JSON: a value takes up to 100 bytes of memory when it is read. The largest documents (source
-# lines of every stack of a machine with 8 GiB) have some 100,000.
+# Maximum number of values in a JSON document; each takes up to 100 bytes of memory. The largest
+# documents (source lines of every stack of a machine with 8 GiB) have about 100,000.
 _MOST_VALUES = 4 << 20
 _MOST_TEXT = 128 << 20
-# What rows take besides their columns' values: validity, offsets, padding, the texts themselves.
+# Memory for rows in addition to the values of their columns: validity, offsets, padding, texts.
 _BYTES_PER_ROW = 64
 _BYTES_PER_TABLE = 16 << 20
-# A physical address has at most 52 bits on all architectures, a page 12 of them at least.
+# Physical addresses have at most 52 bits on all architectures, and pages at least 2^12 bytes.
 _MOST_PAGES = 1 << 40
 
 
 class MalformedError(ValueError):
-    """The contents of a file are impossible."""
+    """Raised if the contents of a file are impossible."""
 
 
 def require(condition: Any, what: str) -> None:
-    """:raises MalformedError: unless *condition*"""
+    """Check a condition. ¶ :raises MalformedError: unless *condition*"""
     if not condition:
         raise MalformedError(what)
 
@@ -123,9 +123,9 @@ def within(values: Array, low: int, end: int, what: str) -> None:
 
 def check_json(text: bytes | memoryview, size: int | None = None) -> None:
     """
-    Hold a document to what can be read in little memory.
+    Check that a document can be read in little memory.
 
-    :param size: What it says it has when it is unpacked: *text* is not there yet.
+    :param size: Its uncompressed size according to the file.
     """
     require((len(text) if size is None else size) <= _MOST_TEXT, "a document is too long")
     if size is None:
@@ -136,7 +136,7 @@ def check_json(text: bytes | memoryview, size: int | None = None) -> None:
 
 def columns_of_table(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The columns of *table* that are known, as what they have to be.
+    Return the known columns of *table*, converted to the types that they must have.
 
     :param table: Arrays, and lists of text.
     """
@@ -161,7 +161,7 @@ def columns_of_table(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as(dtype: np.dtype[Any], values: Any, what: str) -> Array:
-    """*values* as *dtype*, which must hold them."""
+    """Convert *values* to *dtype*, which must be able to hold them."""
     require(isinstance(values, np.ndarray) and values.ndim == 1, f"{what} is no column of numbers")
     array: Array = values
     if array.dtype == dtype:
@@ -175,7 +175,7 @@ def _as(dtype: np.dtype[Any], values: Any, what: str) -> Array:
 
 
 def record_columns(columns: Mapping[str, Array]) -> dict[str, Array]:
-    """The columns of records, as what they have to be."""
+    """Return the columns of records, converted to the types that they must have."""
     result = {}
     for name, values in columns.items():
         if STORED[name].dtype.startswith("S"):
@@ -187,7 +187,9 @@ def record_columns(columns: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def check_facts(facts: Facts) -> None:
-    """Hold the numbers that everything else is computed with to what a kernel can have."""
+    """
+    Check the numbers from which everything else is computed: they must be possible for a kernel.
+    """
     size = facts.page_size
     require(4096 <= size <= 1 << 20 and size & (size - 1) == 0, "page_size")
     require(0 <= facts.max_page_order < 32, "max_page_order")
@@ -203,7 +205,7 @@ def check_facts(facts: Facts) -> None:
 
 
 def check_names(names: Names) -> None:
-    """Hold the kernel's tables of names to bits that a word has."""
+    """Check that the kernel's tables of names use bits that a word has."""
     masks = [mask for mask, _ in (*names.gfp_flags, *names.page_flags)]
     require(all(0 <= mask < 1 << 64 for mask in (*masks, names.page_flags_mask)), "names")
     require(all(0 <= bit < 64 for bit in names.page_flag_bits.values()), "names")
@@ -212,9 +214,9 @@ def check_names(names: Names) -> None:
 
 
 def check_records(snapshot: Snapshot) -> None:
-    """Hold what records say to the machine that they are of."""
+    """Check the records against the facts of their machine."""
     columns, facts = snapshot.columns, snapshot.facts
-    # A text does not say how many pages there are.
+    # A text does not contain the number of pages of the machine.
     within(columns["pfn"], 0, facts.max_pfn or _MOST_PAGES, "pfn")
     within(columns["order"], 0, facts.max_page_order + 1, "order")
     if snapshot.tags is not None:
@@ -226,7 +228,7 @@ def check_records(snapshot: Snapshot) -> None:
 
 
 def check_memory(memory: Memory, names: Names) -> None:
-    """Hold rows, zones, orders and pageblocks to what there is."""
+    """Check that rows, zones, orders and pageblocks are in range."""
     pages, facts = memory.pages, memory.pages.facts
     rows, starts, sizes = len(pages), pages.starts, np.diff(pages.offsets)
     within(sizes, 1, _MOST_PAGES, "page_ranges")
@@ -266,7 +268,7 @@ def check_memory(memory: Memory, names: Names) -> None:
 
 
 def check_slabs(table: Mapping[str, Array], objects: Array, caches: int, rows: int) -> None:
-    """Hold slabs to pages and caches that there are."""
+    """Check that slabs are in existing pages and caches."""
     within(table["cache"], 0, caches, "slabs")
     within(table["row"], 0, rows, "slabs")
     within(table["pages"], 1, rows + 1, "slabs")
@@ -279,13 +281,13 @@ def check_slabs(table: Mapping[str, Array], objects: Array, caches: int, rows: i
 
 
 def check_uses(metadata: Array, rows: int) -> None:
-    """Hold the use of pages to the uses that there are."""
+    """Check that the uses of pages are valid."""
     require(len(metadata) == rows, "page_uses")
     within(metadata, 0, max(Metadata) + 1, "page_uses")
 
 
 def check_search(table: Mapping[str, Array], records: Snapshot) -> None:
-    """Hold the result of a search for leaks to the records that it is of."""
+    """Check the result of a search for leaks against the records."""
     require(np.array_equal(table["pfn"], records["pfn"]), "leaks are not of these records")
     rows = np.arange(len(records), dtype=np.int64)
     within(rows - table["distance"], 0, len(records), "leaks")
@@ -297,11 +299,11 @@ def check_search(table: Mapping[str, Array], records: Snapshot) -> None:
 
 def rows_of_stream(message: Any, columns: int, most_rows: int) -> None:
     """
-    Hold a message of an Arrow IPC stream to what its rows can take, before it is unpacked.
+    Check the size of a message of an Arrow IPC stream against its rows, before it is decompressed.
 
     :param message: ``pyarrow.ipc.Message``
-    :param columns: How many the table has.
-    :param most_rows: How many rows it can have.
+    :param columns: Number of columns of the table.
+    :param most_rows: Maximum number of rows.
     :raises MalformedError: if it has more, or would take more memory than they can
     """
     body, data = message.body, message.metadata.to_pybytes()
@@ -322,7 +324,7 @@ def rows_of_stream(message: Any, columns: int, most_rows: int) -> None:
         if length < 8:
             continue
         require(offset >= 0 and offset + length <= body.size, "a table is cut off")
-        # Of each buffer that is compressed; -1 for one that is not.
+        # Uncompressed size of each buffer; -1 if it is not compressed.
         (size,) = struct.unpack_from("<q", body, offset)
         total += length if size < 0 else size
     require(total <= _BYTES_PER_TABLE + rows * columns * _BYTES_PER_ROW, "a table is too large")
@@ -338,7 +340,9 @@ def _indirect(data: bytes, place: int) -> int:
 
 
 def _flat_field(data: bytes, table: int, number: int, *, required: bool = True) -> int:
-    """Return the position of field *number* in a FlatBuffer's *table*; 0 if it has its default."""
+    """
+    Return the position of field *number* in a FlatBuffer's *table*; 0 if it has the default value.
+    """
     vtable = table - struct.unpack_from("<i", data, table)[0]
     require(0 <= vtable < len(data), "a table has no header")
     size, entry = struct.unpack_from("<H", data, vtable)[0], 4 + 2 * number

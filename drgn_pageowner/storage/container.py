@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The file: a Parquet file of records that holds other tables as well.
+The file format: a Parquet file of records that contains other tables as well.
 
 Its own table is that of the records, so that any Parquet reader shows them. Everything else lies
-between the file's first four bytes and its first row group, where Parquet leaves room for what it
-does not know: tables as Arrow IPC streams, documents as JSON, compressed. The key-value metadata
-tells where. docs/formats.md describes all of it.
+between the file's first four bytes and its first row group, where Parquet allows unknown data:
+tables as Arrow IPC streams and documents as JSON, both compressed. The key-value metadata has their
+positions. docs/formats.md describes all of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from drgn_pageowner.storage.files import cannot_write, replacing
 __all__ = ("VERSION", "Columns", "Container", "write_container")
 
 VERSION = 1
-"""The version of the format: a reader takes every file that has no greater one."""
+"""The version of the format; a reader accepts all files with this version or an earlier one."""
 
 _KEY = "drgn_pageowner"
 _ROWS = 1 << 20
@@ -45,7 +45,7 @@ _LEVEL = 9
 # TASK_COMM_LEN.
 _COMM = 16
 _NEEDS = "reading and saving snapshots"
-# Columns of all records; and those that they have if they were read from memory.
+# Columns that all records have; and columns of records that were read from memory.
 _LEAST = frozenset(("pfn", "order", "allocated", "handle"))
 _ALWAYS = _LEAST | {
     "gfp_mask",
@@ -124,10 +124,10 @@ def write_container(
     head: Mapping[str, Any],
 ) -> int:
     """
-    Write a file in one step: if that fails, a file that was there before stays.
+    Write a file atomically: if writing fails, an existing file stays as it was.
 
     :param records: Records of allocated pages, and of freed ones.
-    :param head: Members of the head, which is read before anything else.
+    :param head: Members of the head, which is read first.
     :return: Size of the file in bytes.
     :raises PageOwnerError: if it cannot be written
     """
@@ -157,7 +157,7 @@ def write_container(
     differences = [name for name in _DIFFERENCES if name in schema.names]
     try:
         with replacing(path) as file:
-            # Arrow counts what goes through it: the pieces have to, as well.
+            # Arrow tracks the position in the file, so the pieces must be written through it, too.
             sink = _pyarrow().PythonFile(file, "w")
             with pq.ParquetWriter(
                 sink,
@@ -242,8 +242,8 @@ class Container:
         with self.checked():
             check_json(text)
             self.head: dict[str, Any] = _parsed(text)
-            # Nothing else protects the names in Parquet's own schema; files of before have them
-            # there alone.
+            # Check the names in Parquet's own schema, which no checksum covers; files of earlier
+            # versions have them only there.
             require(self.head.get("columns", self.names) == self.names, "columns")
             self._check_head()
 
@@ -262,7 +262,7 @@ class Container:
         modules = head["modules"]
         require(isinstance(modules, list) and all(type(m) is str for m in modules), "modules")
         if "records" not in head["unavailable"] and head["facts"]["page_owner"] == "on":
-            # Records that a text says lack what it does not say, and pages.
+            # Records from a text lack the columns that the text lacks, and may lack ``pages``.
             always = _ALWAYS if "memory" not in head["unavailable"] else _LEAST
             lacking = always - set(self.names)
             require(not lacking, f"records lack {', '.join(sorted(lacking))}")
@@ -270,12 +270,12 @@ class Container:
         self._most_rows = head["facts"]["max_pfn"]
         require(type(self._most_rows) is int and self._most_rows >= 0, "max_pfn")
         if "memory" in head["unavailable"] and not self._most_rows:
-            # A text does not say how many pages there are.
+            # A text does not contain the number of pages of the machine.
             self._most_rows = rows
         require(rows <= self._most_rows, "there are more records than pages")
 
     def damaged(self, reason: str = "") -> PageOwnerError:
-        """Return the error for a file that is not what was written."""
+        """Return the error for a file that is damaged."""
         return PageOwnerError(
             f"{self.path} is damaged{f' ({reason})' if reason else ''}: save it again"
         )
@@ -283,9 +283,10 @@ class Container:
     @contextmanager
     def checked(self) -> Iterator[None]:
         """
-        Take what goes wrong in the block for a fault of the file, which is all that it works on.
+        Treat exceptions in the block as damage of the file, for blocks that depend on nothing else.
 
-        :raises PageOwnerError: instead of what the wrong types, numbers and lengths raise
+        :raises PageOwnerError: instead of the exceptions that wrong types, numbers and lengths
+            cause
         """
         try:
             yield
@@ -319,7 +320,7 @@ class Container:
             return _parsed(text)
 
     def table(self, name: str) -> Columns:
-        """Read the table *name*: arrays (which cannot be written to), text as lists."""
+        """Read the table *name*: read-only arrays, and texts as lists."""
         pa = _pyarrow()
         with self.checked():
             piece = pa.py_buffer(self._piece(name))
@@ -327,7 +328,7 @@ class Container:
             with pa.ipc.open_stream(piece, options=options) as reader:
                 known = [field for field in reader.schema.names if field in TABLES.get(name, ())]
                 for message in pa.ipc.MessageReader.open_stream(piece):
-                    # A slab object has at least 8 bytes, and a page of the largest kind 64 KiB.
+                    # Slab objects have at least 8 bytes, and pages at most 64 KiB.
                     rows_of_stream(message, len(reader.schema), 64 + 8192 * self._most_rows)
                 table = reader.read_all()
                 table.validate(full=True)
@@ -339,7 +340,10 @@ class Container:
             return columns_of_table(name, result)
 
     def records(self, names: Iterable[str], *, freed: bool) -> dict[str, Array]:
-        """Read the columns *names* of the records, *freed* ones too if so, in the order of PFNs."""
+        """
+        Read the columns *names* of the records, including freed ones if *freed*, in the order of
+        PFNs.
+        """
         wanted = [name for name in names if name in STORED]
         groups, rows = [], 0
         for group in range(self._file.num_row_groups):

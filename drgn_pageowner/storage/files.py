@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Write a file as a whole: either it is there completely, or what was there before still is."""
+"""Write a file atomically: either it is complete, or what was there before remains."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from drgn_pageowner.errors import PageOwnerError
 
 __all__ = ("cannot_write", "is_stdout", "replacing")
 
-# As the kernel: more links than that are a loop.
+# As in the kernel, more links than this are a loop.
 _MOST_LINKS = 40
 _DESCRIPTOR = re.compile(r"/proc/(\d+)/fd/(\d+)")
 
 
 class _Counted(io.RawIOBase):
-    """A file that knows how much was written to it, also where that cannot be asked: a pipe."""
+    """A file that counts the bytes written to it, because a pipe has no position."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
@@ -46,7 +46,8 @@ class _Counted(io.RawIOBase):
         return self._size
 
     def flush(self) -> None:
-        # Python closes what is forgotten, and flushes it first: by then the file may be closed.
+        # When this object is deleted, Python flushes and closes it; by then the file may be closed
+        # already.
         if not self._file.closed:
             self._file.flush()
 
@@ -54,13 +55,13 @@ class _Counted(io.RawIOBase):
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[_Counted]:
     """
-    Open *path* for writing bytes; what is written takes its place when the block ends well.
+    Open a file for writing bytes that replaces *path* when the block ends without an exception.
 
-    - A link stays: what it leads to is replaced, or made if it is not there.
-    - Mode, owner and extended attributes of a file that is there stay as they are.
+    - If *path* is a link, it stays, and its target is replaced or created.
+    - Mode, owner and extended attributes of an existing file are kept.
     - Devices, pipes and descriptors (``/dev/stdout``) are written to directly.
 
-    :raises OSError: if it cannot be written; then the old file is as it was
+    :raises OSError: if it cannot be written; the old file then remains as it was
     """
     target, descriptor = _resolve(os.fspath(path))
     if descriptor is not None:
@@ -81,7 +82,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[_Counted]:
 
 
 def is_stdout(path: str) -> bool:
-    """Whether *path* is a name of standard output."""
+    """Return whether *path* refers to standard output."""
     try:
         return _resolve(path)[1] == 1
     except OSError:
@@ -116,7 +117,7 @@ def _status(path: str) -> os.stat_result | None:
 
 @contextmanager
 def _beside(target: str, old: os.stat_result | None) -> Iterator[BinaryIO]:
-    """A new file in the directory of *target* that takes its place, or whose content does."""
+    """Create a file in the directory of *target* that replaces it, or whose contents do."""
     if old is not None and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
     try:
@@ -124,7 +125,7 @@ def _beside(target: str, old: os.stat_result | None) -> Iterator[BinaryIO]:
     except PermissionError:
         if old is None:
             raise
-        # The file may be written, its directory may not.
+        # The file may be writable while its directory is not.
         with tempfile.TemporaryFile() as spool:
             yield spool
             _overwrite(target, spool)
@@ -145,12 +146,13 @@ def _beside(target: str, old: os.stat_result | None) -> Iterator[BinaryIO]:
 
 
 def _create(target: str, old: os.stat_result | None) -> tuple[str, int]:
-    """A file that nobody can have prepared: its name is random, and it must not be there."""
+    """Create a file that nobody can have prepared: its name is random, and it must not exist."""
     folder, name = os.path.split(target)
-    # A name may have 255 bytes, and *name* may be as long.
+    # A name has at most 255 bytes, and *name* may already have as many.
     new = os.path.join(folder, f".{name[:64]}.{secrets.token_hex(8)}")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    # The umask makes the mode of a new file; one that will get another's is closed until then.
+    # The mode of a new file follows the umask; a file that will get another file's mode is
+    # inaccessible to others until then.
     return new, os.open(new, flags, 0o666 if old is None else 0o600)
 
 
@@ -158,7 +160,8 @@ def _become(descriptor: int, target: str, old: os.stat_result) -> bool:
     """
     Give a new file the owner, the mode and the attributes of *target*.
 
-    :return: Whether it can take its place: not if the owner cannot be kept, or it has other names.
+    :return: Whether it can replace *target*; false if the owner cannot be kept, or *target* has
+        other hard links.
     """
     if old.st_nlink > 1:
         return False
@@ -177,7 +180,7 @@ def _become(descriptor: int, target: str, old: os.stat_result) -> bool:
 
 
 def _overwrite(target: str, content: BinaryIO) -> None:
-    """Put *content* into the file *target*, for which there must be room before it is touched."""
+    """Copy *content* into the file *target*, after making sure that there is enough space."""
     size = content.seek(0, os.SEEK_END)
     content.seek(0)
     with open(os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "wb") as file:

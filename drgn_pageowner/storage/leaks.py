@@ -34,7 +34,7 @@ def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]
         for track in lost.tracks
     ]
     tables: dict[str, Columns] = {
-        # As a distance it is mostly 0.
+        # Stored as a distance, because that is usually 0.
         "leaks": {
             "pfn": found.records["pfn"][order],
             "distance": place[order] - place[found.allocation[order]],
@@ -62,7 +62,7 @@ def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]
 
 
 def load_search(file: Container, inventory: Inventory) -> LeakSearch:
-    """Load the argument of :func:`search_tables`."""
+    """Load what :func:`search_tables` converted to tables."""
     with file.checked():
         return _search(file, inventory)
 
@@ -81,7 +81,7 @@ def _search(file: Container, inventory: Inventory) -> LeakSearch:
         pages_missing=restore(int, known["pages_missing"]),
         number_chance=restore(list[float], known.get("number_chance", [])),
         lost=_lost_objects(file, len(inventory.slabs.caches)),
-        # Files of before have none.
+        # Files of earlier versions have none.
         evidence=table.get("evidence"),
     )
 
@@ -106,6 +106,6 @@ def _lost_objects(file: Container, caches: int) -> LostObjects:
             (stacks[stack], pid) if stack >= 0 else None
             for stack, pid in zip(table["stack"].tolist(), table["pid"].tolist(), strict=True)
         ],
-        # Files of before have none.
+        # Files of earlier versions have none.
         tags=table.get("tag", ()),
     )

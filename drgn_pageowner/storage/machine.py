@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Pages, free lists, zones and what tells the use of pages as tables, and back."""
+"""Convert pages, free lists, zones and inventories to tables, and back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = (
 )
 
 PAGE_COLUMNS = ("flags", "refcount", "mapcount", "mapping", "head")
-"""What is kept of every page besides its state, zone and ``free_order``."""
+"""The columns of every page that are saved, besides its state, zone and ``free_order``."""
 
 _INVENTORY_PAGES = ("mapcount", "mapping", "head")
 _SLABS = ("cache", "row", "pages", "first", "stride", "size", "objects")
@@ -34,13 +34,13 @@ _SLABS = ("cache", "row", "pages", "first", "stride", "size", "objects")
 
 def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
     """
-    Tables and documents of every page and free list.
+    Make tables and documents of every page and free list.
 
     :param memory: With all of :data:`PAGE_COLUMNS`.
     """
     pages = memory.pages
     columns = dict(pages.columns)
-    # Mostly 0.
+    # Usually 0.
     columns["head"] = np.arange(len(pages), dtype=np.int64) - columns["head"]
     free = memory.free
     tables: dict[str, Columns] = {
@@ -123,7 +123,7 @@ def _cma_areas(rows: list[list[Any]], allocated: Array) -> tuple[CmaArea, ...]:
 
 
 def inventory_tables(inventory: Inventory) -> tuple[dict[str, Columns], dict[str, Any]]:
-    """Tables and documents of what an inventory has besides pages and records."""
+    """Make tables and documents of an inventory, except pages and records."""
     slabs, areas = inventory.slabs, inventory.areas
     tables: dict[str, Columns] = {
         "page_uses": {"metadata": inventory.metadata, "buffers": inventory.buffers},

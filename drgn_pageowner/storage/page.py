@@ -22,12 +22,12 @@ def page_info(
     what: str, memory: Memory, records: Snapshot | None, no_record: str | None
 ) -> PageInfo:
     """
-    All that is left of one page.
+    Return what a snapshot has about one page.
 
     :param what: ``pfn:N`` or ``phys:A``.
     :param memory: With ``flags``, ``refcount`` and ``head``.
     :param records: All of them, freed ones too; ``None`` for *no_record*.
-    :raises UsageError: if *what* is no such thing
+    :raises UsageError: if *what* is neither
     :raises PageOwnerError: if this machine has no such page
     """
     kind, pfn = _resolve(what, memory.pages.facts.page_size)
@@ -76,7 +76,7 @@ def _page_facts(memory: Memory, row: int) -> dict[str, Any]:
         facts["state"] = _free_block(memory, row)
     if state != PageState.UNKNOWN:
         facts["refcount"] = int(pages["refcount"][row])
-        # Of a tail page, only the head's flags were kept.
+        # Of a tail page, only the head's flags were saved.
         facts["flags"] = flags if head == row else None
     if zone < len(zones):
         facts |= {"node": zones[zone].node, "zone": zones[zone].name}
@@ -86,10 +86,10 @@ def _page_facts(memory: Memory, row: int) -> dict[str, Any]:
 
 
 def _free_block(memory: Memory, row: int) -> str:
-    """The words that ``page`` has for a page of the buddy allocator."""
+    """Describe a free page of the buddy allocator, as the command ``page`` does."""
     place = int(np.searchsorted(memory.free.row, row, "right")) - 1
     if place < 0:
-        # Its list could not be followed.
+        # Its free list could not be followed.
         return "free"
     first = int(memory.free.row[place])
     pfn = int(memory.pages.pfns(np.array([first]))[0])
@@ -97,12 +97,12 @@ def _free_block(memory: Memory, row: int) -> str:
 
 
 def _record(records: Snapshot, pfn: int, now_ns: int | None) -> PageRecord | None:
-    """The record that covers *pfn*: that of an allocation, or of the last owner."""
+    """Find the record that covers *pfn*: that of an allocation, or of the last owner."""
     covering = (records["pfn"] <= pfn) & (records["pfn"] + records.pages > pfn)
     rows = np.flatnonzero(covering)
     if not len(rows):
         return None
-    # A page of an allocation that is still there, or else what was freed last in its place.
+    # Prefer an allocation that still exists; otherwise the one that was freed last.
     allocated = rows[records["allocated"][rows]]
     row = int(allocated[-1]) if len(allocated) else int(rows[-1])
 

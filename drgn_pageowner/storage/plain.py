@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Dataclasses and named tuples as what JSON holds, and back by their type hints."""
+"""Convert dataclasses and named tuples to JSON values, and back by their type hints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ("as_json", "restore")
 
 
 def as_json(value: Any) -> Any:
-    """*value* as what :mod:`json` takes."""
+    """Convert *value* to what :mod:`json` accepts."""
     if is_dataclass(value):
         return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -27,7 +27,7 @@ def as_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [as_json(item) for item in value]
     if isinstance(value, str):
-        # JSON has no lone surrogates.
+        # JSON must not contain lone surrogates.
         return without_surrogates(value)
     return value.item() if isinstance(value, np.generic) else value
 
@@ -41,9 +41,9 @@ def restore(hint: Any, value: Any) -> Any:
     """
     Return the object that :func:`as_json` turned into *value*.
 
-    :param hint: Its type; members of classes that are not in *value* get their defaults, and those
-        that the classes do not have are left out.
-    :raises TypeError: if *value* is nothing of the kind
+    :param hint: Its type; members of classes that are missing in *value* get their defaults, and
+        unknown members are ignored.
+    :raises TypeError: if *value* does not match *hint*
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
@@ -82,5 +82,5 @@ def _expect(kind: type, value: Any) -> None:
 
 
 def _key(kind: type, text: str) -> Any:
-    """A key of a mapping: JSON has only text."""
+    """Convert a key of a mapping; JSON has only strings as keys."""
     return text if kind is str else kind(text)

@@ -32,7 +32,7 @@ __all__ = (
 )
 
 BASIC_COLUMNS = frozenset(("handle", "ts_nsec"))
-"""The columns that ``info`` reads: it reports the problems of these and of no others."""
+"""The columns that ``info`` reads; it reports only problems with these."""
 
 _HANDLES = tuple(name for name, column in STORED.items() if column.form is Form.HANDLE)
 # Columns whose problems `info` does not mention: it does not read them.
@@ -40,7 +40,7 @@ _OTHER_COLUMNS = frozenset((*columns_of(Origin.PAGE, Origin.PAGEBLOCK), *_HANDLE
 
 
 class _SavedSymbols:
-    """A ``Symbolizer`` that knows the PCs that were symbolized when the file was saved."""
+    """A ``Symbolizer`` for the PCs that were symbolized when the file was saved."""
 
     def __init__(self, file: Container, table: str = "frames") -> None:
         self._file = file
@@ -70,7 +70,7 @@ def frame_table(frames: Iterable[Frame]) -> Columns:
 
 
 def read_frames(table: Columns) -> list[Frame]:
-    """Return the frames that :func:`frame_table` made a table of."""
+    """Load what :func:`frame_table` converted to a table."""
     columns = (v.tolist() if isinstance(v, np.ndarray) else v for v in table.values())
     return [Frame(*row) for row in zip(*columns, strict=True)]
 
@@ -81,9 +81,9 @@ def record_tables(
     """
     Make the tables of records, of stacks and of the frames of all stacks.
 
-    :param everything: All columns, freed records too.
+    :param everything: A snapshot with all columns, including freed records.
     :param basic_problems: The problems of a snapshot that has only :data:`BASIC_COLUMNS`.
-    :param source: Whether ``everything.source_lines`` is to be kept.
+    :param source: Whether to save ``everything.source_lines``.
     :return: The records of allocated pages and of freed ones; tables; documents.
     """
     order = np.argsort(everything["pfn"], kind="stable")
@@ -130,7 +130,8 @@ def _used_by(stacks: Stacks, records: list[Columns]) -> Array:
     """
     Return which records refer to each stack.
 
-    :return: ``uint8``, shape ``(m,)``: :func:`_bit` for every column of handles that has it.
+    :return: ``uint8``, shape ``(m,)``: a :func:`_bit` for each column of handles that contains the
+        stack.
     """
     result = np.zeros(len(stacks), np.uint8)
     for freed, columns in enumerate(records):
@@ -150,7 +151,7 @@ def _bit(freed: int, kind: int) -> np.uint8:
 def load_records(
     file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
 ) -> Snapshot:
-    """Return what :func:`~drgn_pageowner.kernel.read.records.snapshot` returned for the dump."""
+    """Load the :class:`Snapshot` that was read from the dump."""
     with file.checked():
         found = _load(file, facts, names, columns, freed=freed)
         check_records(found)
@@ -167,7 +168,7 @@ def _load(
         kept = wanted | {"pfn", "order", "allocated"}
         chosen = [name for name in file.names if name in kept]
     coverage = restore(dict[str, Any], known["coverage"])
-    # A text does not say what it covers.
+    # A text has no coverage.
     for name in ("covered", "uncovered", "missing", "allocated", "freed") if coverage else ():
         require(type(coverage[name]) is int, "coverage")
     if coverage.get("stack_depot") is not None:
@@ -201,7 +202,7 @@ def _layout(known: Any, names: Sequence[str]) -> dict[str, Any]:
     members = layout.get("members", [])
     require(isinstance(members, list) and all(type(name) is str for name in members), "layout")
     if not members or "text" in layout:
-        # Of records that a text says, or of tags alone, nothing was decoded.
+        # Records from a text, or from tags alone, were not decoded from page_ext.
         return layout
     require({*members} & STORED.keys() <= {*names}, "records lack a column")
     for name, kind in (("record", str), ("page_owner_offset", int), ("page_ext_size", int)):
@@ -211,7 +212,7 @@ def _layout(known: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _read_record_tags(file: Container) -> Tags:
-    """The tags that the column ``tag`` numbers; their counters are in another table."""
+    """Load the tags to which the column ``tag`` refers; their counters are in another table."""
     places = tag_places(file.table("record_tags"))
     nothing = np.zeros(len(places), np.int64)
     every = np.ones(len(places), bool)
@@ -249,7 +250,10 @@ def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks
 
 
 def stack_list_tables(listed: StackList) -> dict[str, Columns]:
-    """page_owner's list of stacks, in its order; none of its parts is missing in a dump."""
+    """
+    Convert page_owner's list of stacks, in its order, to tables. In a list from a dump, no part is
+    ``None``.
+    """
     assert listed.handles is not None
     assert listed.pages is not None
     assert listed.offsets is not None

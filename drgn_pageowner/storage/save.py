@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Write what a session knows to a file."""
+"""Save the data of a session in a file."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class Saved:
 
     def __init__(self) -> None:
         self.records = 0
-        """Records, those of freed pages too."""
+        """Number of records, including those of freed pages."""
         self.pages = 0
-        """Pages of the machine."""
+        """Number of pages of the machine."""
         self.size = 0
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         self.unavailable: dict[str, str] = {}
-        """Part -> one line that says why it is not there."""
+        """Part -> one line that says why it was not saved."""
         self.lacking: dict[str, str] = {}
-        """The same, of parts that were wanted."""
+        """Requested parts -> one line that says why they were not saved."""
         self.problems: list[str] = []
         """What is wrong with the dump, a line each."""
 
     def attempt(self, part: str, read: Callable[[], T]) -> T | None:
-        """*read* *part*, or note why that cannot be."""
+        """Read *part*, or note why that is impossible."""
         try:
             return read()
         except PageOwnerError as error:
@@ -60,10 +60,10 @@ def save(
     search: Callable[[], LeakSearch] | None = None,
 ) -> Saved:
     """
-    Save all that *session* can say without its memory.
+    Save all data of *session* that do not need the memory itself.
 
-    :param search: Finds what nothing reaches, for that to be saved as well.
-    :param source: Inlined functions and source lines of all stacks, too.
+    :param search: Function that searches for leaks, to save the result as well.
+    :param source: Save inlined functions and source lines of all stacks, too.
     :raises PageOwnerError: if the kernel is unknown, or the file cannot be written
     """
     saved = Saved()
@@ -91,7 +91,7 @@ def save(
         tables |= stack_list_tables(listed)
         more_head["stack_list_threshold"] = listed.threshold
     except PageOwnerError as error:
-        # Most kernels have no such list, and nothing else needs it.
+        # Most kernels have no such list, and nothing else depends on it.
         saved.unavailable["stack_list"] = str(error)
     try:
         use = session.tags()
@@ -143,7 +143,7 @@ def _searched(search: Callable[[], LeakSearch], records: Columns) -> LeakSearch:
     """
     Return the result of *search*.
 
-    :raises PageOwnerError: if that is not of the same *records*
+    :raises PageOwnerError: if the records changed during the search
     """
     found = search()
     if not np.array_equal(np.sort(found.records["pfn"]), records["pfn"]):

@@ -36,7 +36,10 @@ __all__ = ("SnapshotSession", "open_file", "open_snapshots")
 
 
 class SnapshotSession:
-    """Answers from a file that ``save`` wrote; what only memory knows it says in one line."""
+    """
+    A session on a file that ``save`` wrote. Questions that need the memory itself raise an error of
+    one line.
+    """
 
     def __init__(self, path: str) -> None:
         """
@@ -71,7 +74,7 @@ class SnapshotSession:
             return names
 
     def _facts_of_memory(self) -> Facts:
-        # The panic message is no part of what is read of memory.
+        # The panic message is not part of the memory's facts.
         return replace(self._facts, panic_message=None)
 
     def members(self) -> Mapping[str, Session]:
@@ -147,7 +150,7 @@ class SnapshotSession:
         return modules
 
     def crash(self) -> Crash:
-        # Files of before it was saved know nothing of it.
+        # Files of earlier versions do not have it.
         with self._file.checked():
             crash: Crash = restore(Crash, self._file.head.get("crash", {}))
             return crash
@@ -188,9 +191,9 @@ class SnapshotSession:
         return page_info(what, self.memory(PAGE_COLUMNS), records, no_records)
 
     def _why_no_records(self) -> str | None:
-        """Why there are no records of page_owner; ``None`` if there are."""
+        """Return the reason why there are no page_owner records; ``None`` if there are."""
         reason: str | None = self._file.head["unavailable"].get("records")
-        # Rows of tags are none.
+        # Rows made from tags are not page_owner records.
         return NO_RECORDS.get(self._facts.page_owner, reason)
 
     def _only_memory_knows(self, what: str) -> NoReturn:
@@ -201,7 +204,7 @@ class SnapshotSession:
 
 
 class _Several(SnapshotSession):
-    """Several files, for commands that take each of :meth:`members`."""
+    """Several files, for commands that iterate over :meth:`members`."""
 
     def __init__(self, sessions: Mapping[str, Session]) -> None:
         self._sessions = sessions
@@ -218,8 +221,8 @@ def open_file(path: str, page_size: int | None = None) -> Session:
     """
     Open a file that ``save`` wrote, or a text that a kernel printed.
 
-    :param page_size: Of the machine that a text is of, in bytes.
-    :raises PageOwnerError: if it is not there, or neither of them
+    :param page_size: Page size of the machine, in bytes, if the file is a text.
+    :raises PageOwnerError: if it does not exist, or is neither
     """
     kind = kind_of_text(path) if os.path.exists(path) else None
     if kind is None:
@@ -233,8 +236,8 @@ def open_snapshots(patterns: Sequence[str], page_size: int | None = None) -> Ses
     """
     Open the files of *patterns* (``*``, ``?`` and ``[...]`` match).
 
-    :param page_size: Of the machine that texts among them are of, in bytes.
-    :raises PageOwnerError: if one of them is not there, or neither a snapshot nor a known text
+    :param page_size: Page size of the machine, in bytes, for files that are texts.
+    :raises PageOwnerError: if one of them does not exist, or is neither a snapshot nor a known text
     """
     paths: list[str] = []
     for pattern in patterns:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocation tags as a table, and back."""
+"""Convert allocation tags to a table, and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OF_SUMS = tuple(field.name for field in fields(TagSums))
 
 
 def place_table(places: Sequence[Tag]) -> Columns:
-    """A row per tag: where it is in the source."""
+    """Make a table with the source location of each tag."""
     table: Columns = {
         name: [getattr(tag, name) for tag in places] for name in ("filename", "module", "function")
     }
@@ -29,7 +29,7 @@ def place_table(places: Sequence[Tag]) -> Columns:
 
 
 def tag_places(table: Columns) -> list[Tag]:
-    """The rows of :func:`place_table`."""
+    """Load what :func:`place_table` converted to a table."""
     for name in ("filename", "function"):
         require(None not in table[name], "tags")
     return [
@@ -45,7 +45,10 @@ def tag_places(table: Columns) -> list[Tag]:
 
 
 def tag_tables(use: TagUse) -> dict[str, Columns]:
-    """A row per tag: its place, its counters, and what bears it."""
+    """
+    Make a table with a row per tag: source location, counters, and sums of the memory that refers
+    to it.
+    """
     table = place_table(use.tags.places)
     table |= {name: getattr(use.tags, name) for name in _OF_TAGS}
     if use.found is not None:
@@ -54,7 +57,7 @@ def tag_tables(use: TagUse) -> dict[str, Columns]:
 
 
 def load_tag_use(file: Container, page_size: int) -> TagUse:
-    """Load what :func:`tag_tables` turned into a table."""
+    """Load what :func:`tag_tables` converted to a table."""
     with file.checked():
         return _tag_use(file, page_size)
 

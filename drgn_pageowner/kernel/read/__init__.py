@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Builders of model objects, each of which reads one kind."""
+"""Readers that build the objects of the model, one kind in each file."""

@@ -41,8 +41,8 @@ class Target:
     pfn: int
     address: int | None
     """
-    Virtual address of the byte that was asked for; ``None`` if only the page is meant, or the
-    direct map does not have it (HIGHMEM).
+    Virtual address of the requested byte; ``None`` if only the page was requested, or if it is not
+    in the direct map (HIGHMEM).
     """
 
 
@@ -73,7 +73,7 @@ def resolve(kernel: Kernel, what: str) -> Target:
 
 def _check(kernel: Kernel, pfn: int, what: str) -> None:
     """
-    Check that there is a page.
+    Check that *pfn* exists.
 
     :raises PageOwnerError: if this kernel has no memory at *pfn*
     """
@@ -142,7 +142,7 @@ def _in_direct_map(kernel: Kernel, address: int) -> bool:
 
 def _direct_kind(kernel: Kernel, pfn: int, address: int) -> str:
     if _in_image(kernel, address):
-        # On i386 the image is in the direct map.
+        # On i386, the image is in the direct map.
         return "kernel image"
     return "slab object" if _is_slab(kernel, pfn) else "direct map"
 

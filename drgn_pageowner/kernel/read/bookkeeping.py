@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Memory that knows of every object, page or area there is, whether or not anybody holds it: what
-debugging code keeps, logs, caches of pages and objects that are to be used again.
+Bookkeeping: memory that refers to objects, pages or areas whether or not they are in use, such as
+records of debugging code, logs, and caches of pages and objects for later use.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from drgn_pageowner.model.pages import Pages
 
 __all__ = ("Bookkeeping", "HiddenParts", "find_bookkeeping")
 
-# Variables with caches whose objects are such, and the file that has the variable.
+# Variables with slab caches whose objects are bookkeeping, and the file of each variable.
 _CACHES = (
     # struct debug_obj: what is being tracked (CONFIG_DEBUG_OBJECTS).
     ("obj_cache", "lib/debugobjects.c"),
     # struct kmemleak_object: every block of memory that was allocated.
     ("object_cache", "mm/kmemleak.c"),
     ("scan_area_cache", "mm/kmemleak.c"),
-    # struct vmap_area: every area, those that are about to be unmapped, free ones, and those that
-    # vmap_nodes keeps to be used again.
+    # struct vmap_area: every area, including lazily unmapped and free ones, and those in the pools
+    # of vmap_nodes.
     ("vmap_area_cachep", "mm/vmalloc.c"),
 )
-# Arrays of the kernel image: struct kmemleak_object of what was allocated early, too.
+# Arrays in the kernel image; they include struct kmemleak_object of early allocations.
 _ARRAYS = (("mem_pool", "mm/kmemleak.c"),)
 # rcu_min_cached_objs is 5 by default, and a module parameter.
 _MOST_CACHED = 4096
@@ -42,23 +42,23 @@ _MOST_CACHED = 4096
 
 @dataclass
 class Bookkeeping:
-    """Memory whose pointers do not keep anything reachable."""
+    """Memory whose pointers do not make their targets reachable."""
 
     ranges: list[tuple[int, int]] = field(default_factory=list)
     """Address and size, in bytes, of parts of the kernel image or of boot memory."""
     caches: list[int] = field(default_factory=list)
-    """Addresses of slab caches: all of their objects."""
+    """Addresses of slab caches all of whose objects are bookkeeping."""
     nodes: list[int] = field(default_factory=list)
     """Addresses of pages and objects."""
 
 
 def find_bookkeeping(kernel: Kernel) -> Bookkeeping:
-    """Find all of it that this kernel has, as far as it can be read."""
+    """Find all bookkeeping of this kernel, as far as it can be read."""
     found = Bookkeeping(ranges=log_buffers(kernel))
     for name, file in _CACHES:
         cache = find_object(kernel.prog, name, file)
         with suppress_damage():
-            # A cache may be used for objects of others of the same size.
+            # A cache may be merged with others of the same size.
             if cache is not None and cache and int(cache.refcount) == 1:
                 found.caches.append(int(cache))
     for name, file in _ARRAYS:
@@ -73,8 +73,9 @@ def find_bookkeeping(kernel: Kernel) -> Bookkeeping:
 
 
 def _pages_of_kvfree_rcu(kernel: Kernel) -> list[int]:
-    """Pages that kvfree_rcu() keeps for later: they are full of addresses of what was freed."""
-    # In kernel/rcu/tree.c, since v6.14 in mm/slab_common.c.
+    """Find the pages that kvfree_rcu() caches; they are full of addresses of freed memory."""
+    # In kernel/rcu/tree.c; in mm/slab_common.c since Linux kernel commit bbe658d65802 ("mm/slab:
+    # Move kvfree_rcu() into SLAB") (in v6.14).
     variable = find_object(kernel.prog, "krc")
     if variable is None or not has_member(variable.type_, "bkvcache"):
         return []
@@ -91,7 +92,7 @@ def _pages_of_kvfree_rcu(kernel: Kernel) -> list[int]:
 
 
 class HiddenParts:
-    """Parts of pages that are not looked at."""
+    """Parts of pages that are not scanned."""
 
     def __init__(self, rows: int) -> None:
         self._partly = np.zeros(rows, bool)
@@ -99,14 +100,16 @@ class HiddenParts:
 
     def add(self, start: int, end: int, rows: Array) -> None:
         """
-        :param start: Physical address; *end* is the one behind.
-        :param rows: Of the pages that the range begins and ends in.
+        :param start: Physical address; *end* is the first one after the range.
+        :param rows: Rows of the pages in which the range begins and ends.
         """
         self._ranges.append((start, end))
         self._partly[rows] = True
 
     def covers(self, rows: Array, pages: Pages, offset: Array) -> Array:
-        """Places in *rows* of words in one of the ranges: ``int64``; of these pages alone."""
+        """
+        Return the indices of words in the data of *rows* that are in one of the ranges: ``int64``.
+        """
         place = np.flatnonzero(self._partly[rows])
         if not len(place):
             return place

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _LOG_LINES = 60
 _OOM_LINES = 40
-# mm/oom_kill.c: the line about who invoked it, and the one for each victim.
+# mm/oom_kill.c: the line about the task that invoked it, and the lines about its victims.
 _OOM = re.compile(
     r"invoked oom-killer:|Out of memory: |Out of memory \(|Memory cgroup out of memory: |"
     r"Out of memory and no killable processes|oom-kill:constraint="
@@ -86,7 +86,7 @@ def read_crash(kernel: Kernel) -> Crash:
 
 
 def _or_none(kernel: Kernel, what: str, read: Callable[[], T]) -> T | None:
-    """Return the result of *read*; ``None``, and a problem if memory is missing, without one."""
+    """Return the result of *read*; if it fails, ``None``, with a problem if memory is missing."""
     with suppress_damage():
         try:
             return read()
@@ -124,14 +124,14 @@ def _crashed_task(kernel: Kernel) -> tuple[int, str]:
     if panic_cpu is not None and int(panic_cpu.counter) >= 0:
         task = cpu_variable(kernel, "runqueues", int(panic_cpu.counter)).curr
         return int(task.pid), _text(task.comm.string_())
-    # drgn does not find it if KASLR moved the per-CPU variables.
+    # drgn does not find it if KASLR relocated the per-CPU variables.
     thread = kernel.prog.crashed_thread()
     return int(thread.tid), _text(thread.object.comm.string_())
 
 
 def _oom_kills(kernel: Kernel) -> int:
     # Added in Linux kernel commit 8e675f7af507 ("mm/oom_kill: count global and memory cgroup oom
-    # kills") (in v4.13). CPUs that went offline have drained theirs.
+    # kills") (in v4.13). CPUs that were offlined have drained their counters.
     number = kernel.prog.constant("OOM_KILL")
     return sum(
         int(cpu_variable(kernel, "vm_event_states", cpu).event[number])

@@ -42,7 +42,7 @@ __all__ = ("HeapReader",)
 
 _CHUNK_PAGES = 2048
 _IMAGE, _BOOT, _UNRECORDED, _PAGES, _SLABS = range(5)
-# Symbols of the linker script around them, in every architecture's.
+# Symbols of every architecture's linker script around constant data.
 _CONSTANTS = (
     ("_stext", "_etext"),
     ("__start_rodata", "__start_ro_after_init"),
@@ -53,19 +53,21 @@ _ROOTS = ("kernel image", "boot memory", "pages without a record", "pages of pro
 _SCANNED = (PageState.RESERVED, PageState.KERNEL, PageState.NOREF, PageState.LARGE_KMALLOC,
             PageState.SLAB, PageState.NETPP)  # fmt: skip
 _IN_SLAB, _IN_CHUNK = -2, -3
-"""Of pages that several nodes share, in :attr:`HeapReader.source`."""
+"""Values in :attr:`HeapReader.source` for pages that several nodes share."""
 _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
 
 
 class HeapReader:
-    """Reader of a :class:`~drgn_pageowner.model.heap.Heap`, which can locate words afterwards."""
+    """
+    Reader of a :class:`~drgn_pageowner.model.heap.Heap`, which can also locate words in it later.
+    """
 
     def __init__(
         self, kernel: Kernel, reader: InventoryReader | None = None, *, types: bool = False
     ) -> None:
         """
-        :param reader: Reader of the inventory, if it was read before.
-        :param types: Whether to read what types of nodes are inferred from.
+        :param reader: Reader of the inventory, if it was already read.
+        :param types: Whether to read the data for inferring the types of nodes.
         :raises PageOwnerError: if this kernel has no records
         """
         state = page_owner_state(kernel)
@@ -120,7 +122,7 @@ class HeapReader:
         self.source = self._sources()
         self._pointers = PointerList()
         self.typed = self._typed_places() if types else None
-        """Variables and the places of words; ``None`` if types were not asked for."""
+        """Finder of the places of words; ``None`` if types were not requested."""
         self._struct_page_node = self._struct_page_nodes()
         self.heap = self._build()
 
@@ -166,13 +168,13 @@ class HeapReader:
         )  # fmt: skip
 
     def _add_unplaced(self, source: Array, target: Array) -> None:
-        """Add pointers of which only the node that they lie in is known."""
+        """Add pointers whose location is only known by the node that contains them."""
         if self.typed is not None:
             none = np.full(len(source), -1, np.int64)
             self._pointers.add(source, none, self.typed.canonical(target), none)
 
     def _bookkeeping_nodes(self) -> Array:
-        """Nodes that vouch for nothing: ``int64``; some may be -1."""
+        """Return the nodes that are bookkeeping: ``int64``; some may be -1."""
         known, free = self._bookkeeping, self.reader.free_objects
         addresses = [
             self.reader.vmap.bookkeeping,
@@ -204,8 +206,8 @@ class HeapReader:
         """
         Get the node that each page belongs to: ``int32``, a row for each page.
 
-        -1 for a page that is not scanned. Slab pages have :data:`_IN_SLAB`, pages of per-CPU
-        memory that can be allocated :data:`_IN_CHUNK`: what is in them are the nodes.
+        -1 for a page that is not scanned. Slab pages have :data:`_IN_SLAB`, pages of per-CPU memory
+        that can be allocated :data:`_IN_CHUNK`: their contents are the nodes.
         """
         state, metadata = self._pages.state, self._inventory.metadata
         covered, first_root = self._inventory.record_of_row, self.first_root
@@ -231,9 +233,10 @@ class HeapReader:
 
     def _hide(self, start: int, end: int) -> Array:
         """
-        Look away from a range of physical memory.
+        Exclude a range of physical memory from the scan.
 
-        :return: Rows of the pages that are in it as a whole: ``int64``; of the others a part is.
+        :return: Rows of the pages that are entirely in it: ``int64``; other pages are only excluded
+            in part.
         """
         first, last = -(-start // self._size), end // self._size
         whole = self._pages.rows(np.arange(first, last, dtype=np.int64))
@@ -253,7 +256,7 @@ class HeapReader:
             start, end = (symbol_address(self._kernel.prog, name) for name in names)
             if start is None or end is None:
                 continue
-            # No more than whole pages.
+            # Whole pages only.
             first, last = -(-start // self._size), end // self._size
             if first < last:
                 yield self.reader.rows_of(first * self._size, (last - first) * self._size)
@@ -280,7 +283,7 @@ class HeapReader:
                 yield area.rows[area.rows >= 0]
 
     def _per_cpu(self, names: Sequence[str]) -> Iterator[Object]:
-        """Yield those of the variables *names* that this kernel has, for every CPU."""
+        """Yield each of the per-CPU variables *names* that exists in this kernel, for every CPU."""
         for name in names:
             if find_object(self._kernel.prog, name) is None:
                 continue
@@ -321,7 +324,8 @@ class HeapReader:
             chosen, target, pair = numbers.find(data)
             place = place_of[chosen]
             node = self.nodes_of_words(rows, place)
-            # The image has tables of ascending 32-bit numbers: symbol offsets, unwinding data.
+            # The image has tables of ascending 32-bit numbers, such as symbol offsets and unwinding
+            # data.
             good = (node >= 0) & ~(pair & (node == self.first_root + _IMAGE))
             offset = self._offsets(rows, place, node)
             self._numbers.append(np.stack([node[good], target[good], offset[good]]))
@@ -342,8 +346,8 @@ class HeapReader:
 
     def nodes_of_words(self, rows: Array, place: Array) -> Array:
         """
-        Get the node that has each word: ``int64``; -1 if the word is in no slab object, in per-CPU
-        memory that is not allocated, or in what vouches for nothing.
+        Get the node that contains each word: ``int64``; -1 if the word is in a slab but in no
+        object, in free per-CPU memory, or in bookkeeping.
 
         :param rows: Rows of the pages that were read.
         :param place: Indices of the words in the data that was read.
@@ -367,7 +371,9 @@ class HeapReader:
         return node
 
     def _offsets(self, rows: Array, place: Array, node: Array) -> Array:
-        """Get the offset of each word in its slab object: ``int64``, in bytes; -1 if in none."""
+        """
+        Get the offset of each word in its slab object: ``int64``, in bytes; -1 if it is in none.
+        """
         result = np.full(len(place), -1, np.int64)
         inside = np.flatnonzero((node >= self.first_object) & (node < self.first_percpu))
         if len(inside):
@@ -397,10 +403,10 @@ class HeapReader:
 
     def _pages_missing(self) -> int:
         """
-        Count the pages that may hold references and are not in the dump.
+        Count the pages that may contain references but are not in the dump.
 
-        Free pages and holes are in no dump; where a zone cannot be read, they cannot be told from
-        pages in use, unless the file says that it should hold them.
+        Dumps contain neither free pages nor holes. If a zone cannot be read, these cannot be
+        distinguished from pages in use, unless the file's tables list them.
         """
         rows = np.flatnonzero(self._absent)
         contents = self.reader.kernel.contents
@@ -413,7 +419,7 @@ class HeapReader:
         return int(counted.sum())
 
     def _struct_page_nodes(self) -> Array:
-        """Get the node that each ``struct page`` belongs to, as its page does: ``int64``."""
+        """Get the node of each ``struct page``, which is that of its page: ``int64``."""
         state = self._pages.state
         node: Array = self.source.astype(np.int64)
         node[np.isin(state, _OWNED)] = self.first_root + _PAGES
@@ -431,7 +437,7 @@ class HeapReader:
             self._add_unplaced(node, target)
 
     def _scan_its_tables(self) -> None:
-        """Tables of a device that are held by physical addresses with a bit set."""
+        """Find device tables that are referenced by physical addresses with a bit set."""
         mark = np.uint64(arch_of(self._kernel).address_mark)
         for address, size in its_tables(self._kernel):
             rows = self.reader.rows_of(address, size)

@@ -44,13 +44,13 @@ from drgn_pageowner.model.records import Snapshot
 
 __all__ = ("InventoryReader",)
 
-# What the kernel has for itself. A page that is anything else is no page table, whatever a damaged
-# one says.
+# States of pages that the kernel uses for itself. Pages in other states are not kernel page tables,
+# even if a damaged table refers to them.
 _MAY_BE_TABLES = (PageState.TABLE, PageState.KERNEL, PageState.RESERVED, PageState.NOREF)
 
 
 class InventoryReader:
-    """Reader of an :class:`Inventory`; keeps intermediate results for other readers."""
+    """Reader of an :class:`Inventory` that keeps intermediate results for other readers."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -120,13 +120,13 @@ class InventoryReader:
         return found
 
     def _may_be_tables(self, pfns: Array) -> Array:
-        """Return a ``bool`` array: which pages may be page tables of the kernel."""
+        """Return which pages may be page tables of the kernel: ``bool``."""
         rows = self.pages.rows(pfns)
         result: Array = (rows >= 0) & np.isin(self.pages.state[rows], _MAY_BE_TABLES)
         return result
 
     def _shadow(self) -> Array:
-        """Rows of the pages that KASAN's shadow consists of: ``int64``."""
+        """Get the rows of the pages of KASAN's shadow memory: ``int64``."""
         shadow, tables = find_shadow(self.kernel), page_tables(self.kernel)
         if shadow is None or tables is None:
             return np.zeros(0, np.int64)
@@ -176,7 +176,7 @@ class InventoryReader:
         return result
 
     def phys_of(self, address: int) -> int | None:
-        """Physical address of an address of the direct map or the kernel image."""
+        """Get the physical address of an address in the direct map or the kernel image."""
         try:
             if self._image is not None and self._image[0] <= address < self._image[1]:
                 return kernel_phys(self.kernel, address)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Words of memory that are no addresses, but name pages by their numbers."""
+"""Words of memory that refer to pages by PFN or physical address."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ("Numbers",)
 
 
 class Numbers:
-    """Finds words that name the first page of a record: by PFN, or by its physical address."""
+    """Finder of words that are the PFN or the physical address of the first page of a record."""
 
     def __init__(self, pages: Pages, inventory: Inventory, mark: int = 0) -> None:
         """
-        :param mark: A bit that devices' tables have set in physical addresses; 0 for none.
+        :param mark: A bit that is set along with physical addresses in tables of devices; 0 for
+            none.
         """
         self._mark = np.uint64(mark)
         self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
@@ -34,10 +35,11 @@ class Numbers:
     def find(self, data: Array) -> tuple[Array, Array, Array]:
         """
         :param data: ``uint64``, shape ``(n,)``.
-        :return: Places in *data* of words that name a page, and its record: ``int64``; and
-            whether the word is two PFNs of 32 bits (there once for each): ``bool``.
+        :return: Indices in *data* of words that refer to a page, and the page's record: ``int64``;
+            and whether the word consists of two 32-bit PFNs: ``bool``. Such a word is there once
+            for each.
         """
-        # Without zeroes: one less is the largest number.
+        # Zero is left out: after subtracting 1, it is the largest number.
         low = np.flatnonzero(data - np.uint64(1) < (self._end << np.uint64(32)) - np.uint64(1))
         words = data[low]
         pairs, records = self._pairs(words)
@@ -49,18 +51,18 @@ class Numbers:
         return places, np.concatenate([record, of_marked, records[0], records[1]]), pair
 
     def _marked(self, data: Array) -> tuple[Array, Array]:
-        """Words that are physical addresses with the mark, and their records."""
+        """Find words that are physical addresses with the mark, and their records."""
         if not self._mark:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         place = np.flatnonzero(data - self._mark < self._end << self._shift)
         addresses = data[place] - self._mark
-        # A PFN with the mark is none that is known.
+        # A PFN with the mark is not the PFN of any record.
         addresses[addresses < self._end] = self._end << self._shift
         good, record = self._singles(addresses)
         return place[good], record
 
     def _pairs(self, words: Array) -> tuple[Array, Array]:
-        """Words that are two PFNs of 32 bits, and the records of both: shape ``(2, n)``."""
+        """Find words that consist of two 32-bit PFNs, and the records of both: shape ``(2, n)``."""
         low, high = words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)
         place = np.flatnonzero((high != 0) & (low != 0) & (low < self._end) & (high < self._end))
         both = self._record[np.stack([low[place], high[place]]).astype(np.int64)]

@@ -39,15 +39,15 @@ from drgn_pageowner.model.stacks import Stacks
 
 __all__ = ("read_object_owners",)
 
-# Pages that are read in one piece.
+# Number of pages to read at once.
 _PIECE = 4096
 
 
 def read_object_owners(kernel: Kernel) -> ObjectOwners:
     """
-    Every slab object with its owner.
+    Read every slab object and its owner.
 
-    :raises PageOwnerError: if the dump does not hold what that takes
+    :raises PageOwnerError: if the dump lacks memory that is needed for this
     """
     memory = read_all_pages(kernel, columns=("head",))
     slabs, free = read_slabs(kernel, memory.pages)
@@ -73,7 +73,7 @@ def read_object_owners(kernel: Kernel) -> ObjectOwners:
 
 
 def _mark_free(kernel: Kernel, pages: Pages, free: FreeObjects) -> None:
-    """Tell free objects from allocated ones, by the lists that run through the slabs' pages."""
+    """Mark free objects as such, by following the free lists in the slabs' pages."""
     rows = np.flatnonzero(pages.state == PageState.SLAB)
     pfns = pages.pfns(rows)
     cuts = np.flatnonzero(np.diff(pfns) != 1) + 1
@@ -89,7 +89,7 @@ def _mark_free(kernel: Kernel, pages: Pages, free: FreeObjects) -> None:
 def _stacks(
     kernel: Kernel, pages: Pages, slabs: Slabs, problems: list[str]
 ) -> tuple[Array, Array, Stacks]:
-    """Handle and pid of every object's allocation, and the stacks that the handles name."""
+    """Read handle and pid of every object's allocation, and the stacks of the handles."""
     handle, pid = np.zeros(len(slabs), np.uint32), np.full(len(slabs), -1, np.int32)
     traces: list[tuple[Array, Array]] = []
     caches = readable_caches(kernel)
@@ -116,7 +116,8 @@ def _stacks(
         elif "addrs" in fields:
             traces.append((objects[there], rows["addrs"][there]))
     if traces:
-        # An array in the track itself until v5.18.
+        # An array in the track itself before Linux kernel commit 5cf909c553e9 ("mm/slub: use
+        # stackdepot to save stack trace in objects") (in v5.19).
         objects = np.concatenate([part[0] for part in traces])
         entries = np.concatenate([part[1] for part in traces])
         handle[objects], stacks, _ = intern_traces((entries != 0).sum(axis=1), entries)
@@ -125,7 +126,7 @@ def _stacks(
 
 
 def _depot_stacks(kernel: Kernel, handles: Array, problems: list[str]) -> Stacks:
-    """The stacks that *handles* name; of which some may be 0."""
+    """Read the stacks of *handles*, some of which may be 0."""
     wanted = ascending(handles.copy())
     wanted = wanted[wanted != 0]
     if not len(wanted):
@@ -142,7 +143,9 @@ def _depot_stacks(kernel: Kernel, handles: Array, problems: list[str]) -> Stacks
 
 
 def _place(kernel: Kernel, cache: Object) -> tuple[int, np.dtype[Any]] | None:
-    """Return the offset from an object to the record of who allocated it, and its layout."""
+    """
+    Get the offset from an object to the record of its allocation, and the dtype of that record.
+    """
     if keeps_tracks(kernel, cache):
         type_ = find_type(kernel.prog, "struct track")
         if type_ is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find out what a kernel can tell owners by: records, tags, and what slab debugging keeps."""
+"""Find the features of a kernel that record owners: page_owner, allocation tags, slab debugging."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OF_OBJECTS = "who allocated each of their objects: stack and task (top --slab, 
 
 
 def read_owner_sources(kernel: Kernel) -> list[OwnerSource]:
-    """Everything that tells owners, whether or not this kernel has it on."""
+    """List all features that record owners, whether or not they are enabled in this kernel."""
     state = page_owner_state(kernel)
     words = {"absent": "not compiled in", "off": "off", "on": "on"}
     tracked, with_kasan, complete = _caches(kernel)
@@ -70,7 +70,7 @@ def _caches(kernel: Kernel) -> tuple[list[str], list[str], bool]:
     tracked: list[str] = []
     with_kasan: list[str] = []
     problems: list[str] = []
-    # Generic KASAN alone has it in the objects.
+    # Only generic KASAN keeps it with the objects.
     kasan = alloc_meta_dtype(kernel) is not None
     for cache in slab_caches(kernel, problems):
         try:

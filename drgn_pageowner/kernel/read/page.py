@@ -52,7 +52,7 @@ _STATES = {
 
 
 class _Reporter:
-    """Decoders for the pages of a kernel, and the problems with this one."""
+    """Decoders for pages of a kernel, and the problems with one page."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -131,7 +131,7 @@ class _Reporter:
 
 _NO_REFERENCE = "free, on a per-CPU list or being freed"
 _NOT_RECORDED = "in use, owner not recorded"
-# A tag tells that such a page is allocated.
+# If such a page has a tag, it is allocated.
 _UNRECORDED = (_NO_REFERENCE, _NOT_RECORDED)
 
 
@@ -175,7 +175,7 @@ def page_report(kernel: Kernel, what: str) -> PageInfo:
 def _tag(
     reporter: _Reporter, pfn: int, record: PageRecord | None, facts: dict[str, Any]
 ) -> str | None:
-    """The allocation tag of a page that is not free."""
+    """Get the allocation tag of a page that is not free."""
     if str(facts.get("state", "free:")).startswith("free:"):
         return None
     first = facts.get("head_pfn")
@@ -309,8 +309,8 @@ def _mapped(reporter: _Reporter, pfn: int, head: np.void, index: int) -> dict[st
         return {"state": "movable page of a driver"}
     if kind:
         return {"state": "anonymous, shared by KSM"}
-    # In the kernel's own pages the word has other uses. Only pages on the LRU or read from a file
-    # have an address_space there.
+    # In pages that the kernel uses itself, the word has other uses. It points to an address_space
+    # only in pages on the LRU or in the page cache.
     if not (reporter.flag(head, "lru") or reporter.flag(head, "uptodate")):
         return None
     file = attempt("file", lambda: file_of(kernel, pointer, index))

@@ -32,7 +32,7 @@ def page_record(
     kernel: Kernel, section: Section | None, pfn: int, problems: Problems
 ) -> tuple[PageRecord | None, str | None]:
     """
-    Read the page_owner record of *pfn*, or find the reason why there is none.
+    Read the page_owner record of *pfn*, or find out why there is none.
 
     :param section: Section of *pfn*.
     :param problems: Gets a line for each part that cannot be read.
@@ -72,7 +72,10 @@ def _row_of_block(
     pfn: int,
     entry: Callable[[int], np.void | None],
 ) -> np.void | None:
-    """Read the record of the allocation with *pfn*, if only the first page has one."""
+    """
+    Read the record of the allocation that contains *pfn*, on kernels where only its first page has
+    one.
+    """
     for order in range(1, max_page_order(kernel) + 1):
         head = max(pfn & -(1 << order), section.start_pfn)
         row = entry(head)
@@ -103,7 +106,7 @@ def _describe(
 
 
 def _stacks(kernel: Kernel, problems: Problems, handles: list[int]) -> list[list[Frame]]:
-    """Get the frames of each of *handles*; none for a handle that the depot lacks."""
+    """Get the frames of each of *handles*; empty for a handle that is not in the depot."""
     wanted = np.unique(np.array(handles, np.uint32))
     try:
         stacks, bad = read_stacks(kernel, wanted)

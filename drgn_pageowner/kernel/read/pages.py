@@ -132,10 +132,9 @@ class _Reader:
 
     def _note_missing(self, pages: Pages) -> None:
         """
-        Note pages that should be in the dump, whatever its level, and were left out.
-
-        A makedumpfile that is older than the kernel takes them for something else: 1.7.2 those with
-        a page type of v6.12 and later for user memory.
+        Note pages that were left out of the dump, although no dump level excludes them. A
+        makedumpfile that is older than the kernel may misinterpret struct pages; 1.7.2, for
+        example, treats pages with a page type of v6.12 and later as user memory.
         """
         contents = self._kernel.contents
         if contents is None or not len(contents.excluded):
@@ -174,7 +173,7 @@ class _Reader:
         self._keep(decoded, row)
 
     def _not_online(self, number: int, row: int) -> None:
-        """Mark pages that the page allocator does not have; their memmap is meaningless."""
+        """Mark pages that the page allocator does not manage; their memmap is meaningless."""
         for name, column in self._columns.items():
             column[row : row + number] = _NOTHING.get(name, 0)
         if "head" in self._columns:
@@ -238,7 +237,9 @@ class _Reader:
         return pages
 
     def _mark_kfence(self, pages: Pages) -> None:
-        """Pages of KFENCE's pool are marked as slabs, so that nobody frees them; none is one."""
+        """
+        Correct the state of pages in KFENCE's pool, which are marked as slabs without being slabs.
+        """
         pool = find_kfence(self._kernel)
         if pool is None:
             return

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocations of per-CPU memory as nodes of a heap: which bytes are theirs, what points to them."""
+"""
+Allocations of per-CPU memory as nodes of a heap: the bytes that they own, and the pointers to them.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,17 @@ from drgn_pageowner.model.heap import PerCpu
 
 __all__ = ("PerCpuNodes",)
 
-# Where per-CPU variables begin at address 0, pointers into the first chunk are small numbers, which
-# much else is. Then only what points to the start counts; percpu_ref has flags in the lowest bits
-# of its pointer (__PERCPU_REF_FLAG_BITS).
+# If per-CPU variables begin at address 0, pointers into the first chunk are small numbers, as many
+# other words are. Only pointers to the start of an allocation count then, allowing for the flags
+# that percpu_ref has in the lowest bits of its pointer (__PERCPU_REF_FLAG_BITS).
 _SMALL = 1 << 32
 _FLAGS = 3
-# Chunks whose pointers are farther apart than this are looked for one after another.
+# Chunks whose pointers are farther apart than this are searched separately.
 _FAR = 1 << 32
 
 
 class PerCpuNodes:
-    """Knows the pages of every chunk, and which allocation each of their bytes belongs to."""
+    """Map from bytes in pages of per-CPU chunks to allocations."""
 
     def __init__(
         self,
@@ -35,8 +37,8 @@ class PerCpuNodes:
         first_node: int,
     ) -> None:
         """
-        :param rows: Takes virtual addresses (``uint64``), returns the rows of their pages
-            (``int64``), -1 for none.
+        :param rows: Function that takes virtual addresses (``uint64``) and returns the rows of
+            their pages (``int64``; -1 for none).
         :param first_node: Node of the first allocation.
         """
         self._page_size = page_size
@@ -55,10 +57,10 @@ class PerCpuNodes:
         self._cpus = chunks.cpus
         self._hidden = chunks.hidden
         pointers = chunks.base + chunks.units[0] - np.uint64(chunks.shift)
-        # As wide as the kernel's addresses are.
+        # As wide as the kernel's addresses.
         self._pointers = pointers & np.uint64((1 << 8 * word_size) - 1)
         self._lengths = chunks.pages.astype(np.uint64) * np.uint64(page_size)
-        # All allocations are one after another in these numbers.
+        # In these numbers, the allocations of all chunks are in ascending order.
         self._stride = int(self._lengths.max(initial=0))
         self._starts = chunks.chunk * self._stride + chunks.start
         self._ends = chunks.chunk * self._stride + chunks.end
@@ -88,12 +90,12 @@ class PerCpuNodes:
 
     def at(self, rows: Array, offset: Array, other: int) -> Array:
         """
-        The node that owns bytes of pages of chunks.
+        Find the nodes that own bytes in pages of chunks.
 
-        :param rows: Of the pages: ``int64``.
-        :param offset: In the page, in bytes: ``int64``.
-        :param other: The node of what is in no chunk, but shares a page with one.
-        :return: ``int64``; -1 for what is not allocated.
+        :param rows: Rows of the pages: ``int64``.
+        :param offset: Offset in each page, in bytes: ``int64``.
+        :param other: Node of memory that is in no chunk, but shares a page with one.
+        :return: ``int64``; -1 for bytes that are not allocated.
         """
         chunk = self.chunk_of_row[rows].astype(np.int64)
         inside = self._page_of_row[rows].astype(np.int64) * self._page_size + offset
@@ -103,9 +105,9 @@ class PerCpuNodes:
 
     def inside(self, rows: Array, offset: Array, nodes: Array) -> Array:
         """
-        The offsets of bytes of pages of chunks in the allocations that own them.
+        Get the offsets of bytes in the allocations that own them.
 
-        :param nodes: What :meth:`at` returns for the same bytes.
+        :param nodes: Result of :meth:`at` for the same bytes.
         :return: ``int64``, in bytes; -1 where *nodes* has no allocation.
         """
         result = np.full(len(rows), -1, np.int64)
@@ -127,10 +129,10 @@ class PerCpuNodes:
 
     def find(self, data: Array) -> tuple[Array, Array]:
         """
-        Words that are a ``void __percpu *`` of an allocation.
+        Find words that are a ``void __percpu *`` of an allocation.
 
         :param data: ``uint64``, shape ``(n,)``.
-        :return: Their places in *data*, and the nodes: ``int64``.
+        :return: Indices of the words in *data*, and the nodes: ``int64``.
         """
         places, nodes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for cluster in self._clusters:
@@ -151,7 +153,7 @@ class PerCpuNodes:
         return np.concatenate(places), np.concatenate(nodes)
 
     def name(self, node: int, row: int, offset: int) -> str:
-        """A byte of an allocation in words: its pointer and offset, and the CPU of the copy."""
+        """Describe a byte of an allocation: the pointer, the offset, and the CPU of the copy."""
         number = node - self._first_node
         inside = int(self._page_of_row[row]) * self._page_size + offset
         inside -= int(self._starts[number]) % self._stride

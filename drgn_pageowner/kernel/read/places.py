@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""
-Places of words: the node or the variable that each word of memory is part of, and where in it.
-"""
+"""Places of words: the node or variable that contains each word of memory, and the offset in it."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ class AllocationPages:
 
 
 class Intervals:
-    """Ranges of memory, which do not overlap; finds the one that a byte is in."""
+    """Ranges of memory that do not overlap, with a search for the range that contains a byte."""
 
     def __init__(self, rows: Array, first: Array, sizes: Array, page_size: int) -> None:
         """
@@ -58,12 +56,14 @@ class Intervals:
         self._end = self._start + sizes[order]
         self._page_size = page_size
         self.rows = ascending(rows[order].copy())
-        """``int64``: the pages that have any."""
+        """``int64``: rows of the pages that contain ranges."""
 
     def find(self, rows: Array, offset: Array) -> tuple[Array, Array]:
         """
-        :param rows: ``int64``, shape ``(n,)``; *offset* is in the page, in bytes.
-        :return: Number of the range (``int64``; -1 for none), and the offset in it.
+        Find the range that contains each byte.
+
+        :param rows: ``int64``, shape ``(n,)``; *offset* is the offset in the page, in bytes.
+        :return: Index of the range (``int64``; -1 for none), and the offset in it.
         """
         if not len(self._start):
             return np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.int64)
@@ -79,8 +79,8 @@ def split_at_pages(first: Array, sizes: Array, page_size: int) -> tuple[Array, A
 
     :param first: ``int64``, shape ``(n,)``: offset of each in its first page, in bytes.
     :param sizes: ``int64``: in bytes.
-    :return: Of each piece: number of the range, its page counted from the range's first, offset in
-        that page, and size; ``int64``.
+    :return: For each piece: index of the range, number of the page within the range, offset in that
+        page, and size; ``int64``.
     """
     pages = -(-(first + sizes) // page_size)
     number = np.repeat(np.arange(len(first)), pages)
@@ -91,26 +91,25 @@ def split_at_pages(first: Array, sizes: Array, page_size: int) -> tuple[Array, A
 
 
 class PointerList:
-    """Pointers as they are found, piece by piece."""
+    """Collector of pointers, which are found piece by piece."""
 
     def __init__(self) -> None:
         self._parts: list[Array] = [np.zeros((4, 0), np.int32)]
 
     def add(self, place: Array, offset: Array, target: Array, at: Array) -> None:
         """
-        Add pointers; those that lie in no place, or lead to no node, are left out.
-
-        All are ``int64``, shape ``(n,)``, as the columns of :class:`Pointers`.
+        Add pointers, except those in no place, or to no node. All arguments are ``int64``, shape
+        ``(n,)``, like the columns of :class:`Pointers`.
         """
         good = (place >= 0) & (target >= 0)
         part = np.stack([place[good], offset[good], target[good], at[good]])
-        # What is farther away than that has no type.
+        # Memory at larger offsets has no type.
         part[1][part[1] > _FARTHEST] = -1
         part[3][part[3] > _FARTHEST] = -1
         self._parts.append(part.astype(np.int32))
 
     def sorted(self) -> Pointers:
-        """Return all of them in order, and forget them."""
+        """Return all pointers in order, and clear the list."""
         place, offset, target, at = np.concatenate(self._parts, axis=1)
         self._parts.clear()
         order = np.lexsort((offset, place))

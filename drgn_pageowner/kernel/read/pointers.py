@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Resolve words of memory that may be pointers to the objects that they point to."""
+"""Find the objects that words of memory point to."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def objects_at(slabs: Slabs, slab: Array, offset: Array, *, inside: bool) -> Arr
 
 
 class Resolver:
-    """Map of all memory that a word can be an address of."""
+    """Map from addresses to the nodes of a heap."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Resolver:
         self._records = record_of_row
         self.first_object = first_object
         self.allocations: AllocationPages | None = None
-        """The pages of every allocation in their order, once that is known."""
+        """The pages of every allocation in order; set later."""
         self.percpu: PerCpuNodes | None = None
-        """What per-CPU memory is allocated, once that is known."""
+        """The allocations of per-CPU memory; set later."""
         self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
         self._direct = direct_map(kernel)
         self._end = direct_map_end(kernel)
@@ -136,7 +136,7 @@ class Resolver:
 
     def targets(self, words: Array) -> Array:
         """
-        Find the node that each word leads to: a record, a slab object (also a free one), per-CPU
+        Find the node that each word points to: a record, a slab object (possibly free), per-CPU
         memory, or -1.
 
         :param words: ``uint64``, shape ``(n,)``.
@@ -145,7 +145,7 @@ class Resolver:
 
     def targets_at(self, words: Array) -> tuple[Array, Array]:
         """
-        Find the node that each word leads to, as :meth:`targets`, and where in it.
+        Find the node that each word points to, as :meth:`targets` does, and the offset in it.
 
         :return: The node; and the offset in its allocation, in bytes, or -1 for a pointer to the
             ``struct page``: ``int64``.
@@ -161,7 +161,7 @@ class Resolver:
             place = np.flatnonzero((result >= 0) & ~of_page)
             page = self.allocations.page_of_row[rows[place]].astype(np.int64)
             at[place] = page * self._pages.facts.page_size + in_page[place]
-        # Only a slab's cache refers to it by its struct page.
+        # Pointers to the struct page of a slab come from its cache only.
         result[slab >= 0] = -1
         if len(in_slab):
             mine, slabs = slab[in_slab], self._slabs

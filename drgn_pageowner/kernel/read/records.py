@@ -61,7 +61,7 @@ def read_records(
     kernel: Kernel, *, columns: Iterable[str] | None = None, freed: bool = False
 ) -> Snapshot:
     """
-    Decode the page_owner records; of a kernel that keeps none, the allocations that bear a tag.
+    Decode the page_owner records; on a kernel without records, the allocations with a tag.
 
     :param columns: Columns to decode, of :data:`ALL_COLUMNS`; all by default. Fewer is faster:
         without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
@@ -81,7 +81,7 @@ def read_records(
     result = _read_columns(kernel, counts, changes, pages, wanted, freed)
     memcgs = pages.finish(result)
     if is_live(kernel.prog):
-        # Take the time again after reading, because ages and rates are relative to it.
+        # Read the clock again after the records, because ages and rates are relative to it.
         facts.now_ns = local_clock_ns(kernel)
     if "migratetype" in wanted:
         result["migratetype"] = gfp_migratetype(kernel, result["gfp_mask"])
@@ -121,9 +121,8 @@ def read_records(
 
 def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
     """
-    A row for every allocation whose first page bears a tag.
-
-    Its stack is one frame: the function of the tag.
+    Make a row for every allocation whose first page has a tag. Its stack is a single frame: the
+    function of the tag.
     """
     facts, names = read_facts(kernel), read_names(kernel)
     memory = read_all_pages(kernel, columns=("head",))
@@ -171,7 +170,9 @@ def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
 
 
 def _tag_stacks(tags: Tags) -> tuple[Stacks, dict[int, Frame], dict[int, list[SourceFrame]]]:
-    """A stack of one frame for every tag; the frames, and where they are in the source."""
+    """
+    Make a stack of one frame for every tag; return the stacks, the frames, and their source lines.
+    """
     number = len(tags)
     frames = {
         pc: Frame(pc, tag.function, -1, 0, tag.module) for pc, tag in enumerate(tags.places, 1)
@@ -224,7 +225,7 @@ def _read_stacks(
     """
     Read the stacks of the records; return them and the name of the stack depot's layout.
 
-    If the records hold their stacks themselves, *columns* gets ``handle`` instead of them.
+    If the records contain the stacks themselves, these are replaced by ``handle`` in *columns*.
     """
     if "trace_entries" not in columns:
         return _read_depot(kernel, columns, coverage, problems)
@@ -256,7 +257,8 @@ def _read_depot(
         unique = ascending(np.concatenate([ascending(handle.copy()) for handle in handles]))
         stacks, bad = read_stacks(kernel, unique)
         if len(bad) and is_live(kernel.prog):
-            # Stacks that were saved while the pools were read are found the second time.
+            # Stacks that were saved while the pools were being read are found at the second
+            # attempt.
             stacks, bad = read_stacks(kernel, unique)
         if len(bad):
             problems.append(_bad_handles(columns, bad))
@@ -268,7 +270,7 @@ def _read_depot(
 
 
 class _PageColumns:
-    """Columns from ``struct page`` and the pageblock bitmaps."""
+    """Reader of the columns from ``struct page`` and the pageblock bitmaps."""
 
     def __init__(self, kernel: Kernel, wanted: frozenset[str]) -> None:
         self._kernel = kernel
@@ -298,7 +300,7 @@ class _PageColumns:
             flags = rows["flags"][pfn - first]
             self._flag_columns(flags, part)
             if self._memcg:
-                # In a tail page the word is something else: the folio's number of pages.
+                # In a tail page, this word is something else: the folio's number of pages.
                 chosen = rows[pfn - first]
                 head = (compound_words(self._kernel, chosen) & 1) == 0
                 part["memcg_data"] = chosen["memcg_data"] * head
@@ -319,7 +321,7 @@ class _PageColumns:
                 part[name] = value.astype(STORED[name].dtype)
 
     def take_tags(self, result: dict[str, Array]) -> Tags | None:
-        """Turn the references in column ``tag`` into numbers of the tags that are returned."""
+        """Replace the references in column ``tag`` by indices in the tags that are returned."""
         references = result.pop("tag", None)
         if references is None:
             return None
@@ -353,14 +355,14 @@ class _PageColumns:
 
 
 def _members_in_order(dtype: np.dtype[np.void]) -> list[str]:
-    """The members of a record that are decoded, in the order in which they lie in memory."""
+    """Return the members of a record that are decoded, in the order in which they are in memory."""
     fields = dict(dtype.fields or {})
     known = (name for name in (*OWNER_MEMBERS, *TRACE_MEMBERS) if name in fields)
     return sorted(known, key=lambda name: fields[name][1])
 
 
 def _no_rows(dtype: np.dtype[np.void], columns: frozenset[str]) -> dict[str, Array]:
-    """The columns of a record, without rows."""
+    """Return the columns of records, without rows."""
     fields = dict(dtype.fields or {})
     names = (columns & fields.keys()) | {"pfn", "allocated"}
     return {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read allocation tags, and what bears them: pages, slab objects, per-CPU memory."""
+"""Read allocation tags and the memory that refers to them: pages, slab objects, per-CPU memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ __all__ = (
 
 def read_tags(kernel: Kernel) -> Tags:
     """
-    The tags of the kernel and of its modules, and their counters.
+    Read the tags of the kernel and its modules, and their counters.
 
     :raises PageOwnerError: if this kernel has none
     """
@@ -58,7 +58,7 @@ def read_tags(kernel: Kernel) -> Tags:
 
 def read_tag_use(kernel: Kernel) -> TagUse:
     """
-    The tags and their counters, and what there really is of each.
+    Read the tags and their counters, and sum up the memory that refers to each tag.
 
     :raises PageOwnerError: if this kernel has none
     """
@@ -76,7 +76,7 @@ def read_tag_use(kernel: Kernel) -> TagUse:
 
 
 def tags_of(kernel: Kernel, table: TagTable) -> Tags:
-    """*table* with its counters, and nothing of addresses."""
+    """Convert *table* to :class:`Tags`, with the counters and without addresses."""
     total_bytes, calls = read_tag_counters(kernel, np.where(table.counted, table.counters, 0))
     problems = list(table.problems)
     if profiling(kernel).state == "off":
@@ -98,9 +98,9 @@ def tags_of(kernel: Kernel, table: TagTable) -> Tags:
 
 def page_tag_references(kernel: Kernel, section: Section, pages: int) -> Array:
     """
-    The references of the first *pages* pages of a section: ``uint64``; 0 for none.
+    Read the references of the first *pages* pages of a section: ``uint64``; 0 for none.
 
-    :raises PageOwnerError: if pages have none in this kernel
+    :raises PageOwnerError: if pages have no references in this kernel
     """
     where = page_references(kernel)
     if where is None:
@@ -123,7 +123,7 @@ def page_tag_references(kernel: Kernel, section: Section, pages: int) -> Array:
 
 
 def name_of_reference(kernel: Kernel, reference: int) -> str | None:
-    """The tag that a reference leads to, as a text; ``None`` for none."""
+    """Format the tag that a reference points to; ``None`` for none."""
     references = np.array([reference], np.uint64)
     table = add_unlisted(kernel, read_tag_table(kernel), references)
     number = int(table.number(references)[0])
@@ -132,7 +132,7 @@ def name_of_reference(kernel: Kernel, reference: int) -> str | None:
 
 def tag_of_page(kernel: Kernel, pfn: int, first: int | None) -> str | None:
     """
-    The tag of the allocation that a page belongs to, as a text; ``None`` for none.
+    Format the tag of the allocation that a page belongs to; ``None`` for none.
 
     :param first: PFN of the allocation's first page, if it is known (a compound head, a record).
     """
@@ -152,7 +152,9 @@ def tag_of_page(kernel: Kernel, pfn: int, first: int | None) -> str | None:
 
 
 def _tag_before(kernel: Kernel, section: Section, pfn: int, references: Array) -> str | None:
-    """The tag of the block of 2^order pages in which *pfn* follows the first one."""
+    """
+    Find the tag of the block of 2^order pages that contains *pfn*, which is not its first page.
+    """
     dtype = page_dtype(kernel, ("refcount",))
     for order in range(1, max_page_order(kernel) + 1):
         first = pfn & -(1 << order)
@@ -170,10 +172,10 @@ def _tag_before(kernel: Kernel, section: Section, pfn: int, references: Array) -
 
 def read_tagged(kernel: Kernel, pages: Pages, slabs: Slabs | None) -> Tagged:
     """
-    Everything that bears a tag.
+    Read all memory that refers to a tag.
 
     :param pages: With the column ``head``.
-    :param slabs: ``None`` if their objects are not asked for.
+    :param slabs: ``None`` if slab objects are not needed.
     :raises PageOwnerError: if this kernel has no tags
     """
     table = read_tag_table(kernel)
@@ -187,7 +189,7 @@ def read_tagged(kernel: Kernel, pages: Pages, slabs: Slabs | None) -> Tagged:
         problems.append(f"the tags of {extensions.missing} slab objects are not in the dump")
     tags = tags_of(kernel, table)
     number = table.number(references)
-    # Free pages bear none; what is left in them is damage.
+    # Free pages have no tag; a reference in them is damaged.
     row = np.flatnonzero(number >= 0)
     of_percpu = table.number(percpu)
     known = of_percpu >= 0
@@ -205,7 +207,7 @@ def read_tagged(kernel: Kernel, pages: Pages, slabs: Slabs | None) -> Tagged:
 
 
 def tags_of_objects(kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array) -> list[str | None]:
-    """The tag of each of some slab objects, as a text; ``None`` for none."""
+    """Format the tag of each of some slab objects; ``None`` for none."""
     extensions = None
     if page_references(kernel) is not None:
         extensions = read_object_extensions(kernel, pages, slabs, objects)
@@ -220,7 +222,7 @@ def tags_of_objects(kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array) 
 
 
 def _of_pages(kernel: Kernel, pages: Pages) -> Array:
-    """The reference of every page: ``uint64``."""
+    """Read the reference of every page: ``uint64``."""
     result = np.zeros(len(pages), np.uint64)
     for section in find_sections(kernel):
         if not section.online:
@@ -235,11 +237,11 @@ def _of_pages(kernel: Kernel, pages: Pages) -> Array:
 
 
 def _sizes(pages: Pages, rows: Array, references: Array) -> Array:
-    """Base pages of the allocations that begin at *rows*."""
+    """Find the sizes, in base pages, of the allocations that begin at *rows*."""
     head = pages["head"]
     compound = np.bincount(head, minlength=len(pages))[rows]
     alone = head == np.arange(len(pages))
     followers = (pages.state == PageState.NOREF) & (references == 0) & alone
-    # A block does not go on behind a hole in memory.
+    # A block does not continue after a hole in memory.
     followers[pages.offsets[:-1][pages.offsets[:-1] < len(pages)]] = False
     return allocation_sizes(rows, np.where(compound > 1, compound, 0), followers, pages.pfns(rows))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The places of a heap's pointers: nodes and variables, with the offsets in them."""
+"""Find the places of a heap's pointers: nodes and variables, and the offsets in them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ("TypedPlaces",)
 
 
 class TypedPlaces:
-    """Finds the place of each word, and the offset in it."""
+    """Finder of the place of each word, and of the offset in it."""
 
     def __init__(
         self,
@@ -45,8 +45,8 @@ class TypedPlaces:
         boot: int,
     ) -> None:
         """
-        :param source: Node that each page belongs to, as the heap has it; less than 0 for none.
-        :param nodes: Number of nodes, which is that of the first variable's place.
+        :param source: Node of the heap that each page belongs to; less than 0 for none.
+        :param nodes: Number of nodes, which is also the number of the first variable's place.
         :param boot: The node of boot memory.
         """
         self._pages, self._percpu, self._resolver = pages, percpu, resolver
@@ -72,7 +72,7 @@ class TypedPlaces:
         rows = self._rows(
             kernel, reader, first[which] + page.astype(np.uint64) * np.uint64(self._size)
         )
-        # What is not scanned at all: constants.
+        # Constants, which are not scanned.
         rows[(rows >= 0) & (source[rows] == -1)] = -1
         self._piece_of = which
         self._piece_at = page * self._size + start - in_page[which]
@@ -86,7 +86,7 @@ class TypedPlaces:
         self._sizes = size
 
     def _rows(self, kernel: Kernel, reader: InventoryReader, addresses: Array) -> Array:
-        """Rows of the pages at *addresses*, of any mapping: ``int64``; -1 for none."""
+        """Get the rows of the pages at *addresses*, in any mapping: ``int64``; -1 for none."""
         rows, of_page = self._resolver.rows(addresses)
         rows[of_page] = -1
         image = image_range(kernel)
@@ -97,7 +97,7 @@ class TypedPlaces:
         except (NotImplementedError, *DAMAGE) as error:
             unless_mistaken(error)
             return rows
-        # The image is mapped in one piece.
+        # The image is physically contiguous.
         inside = (addresses >= np.uint64(image[0])) & (addresses < np.uint64(image[1]))
         pfns = (addresses[inside] - np.uint64(image[0]) + np.uint64(phys)) // np.uint64(self._size)
         rows[inside] = reader.pages.rows(pfns.astype(np.int64))
@@ -120,7 +120,9 @@ class TypedPlaces:
         return int(self.addresses[variable]), self.types.type_of(number)
 
     def canonical(self, target: Array) -> Array:
-        """The first record of the allocation, for each of *target* that is a record: ``int64``."""
+        """
+        Replace each of *target* that is a record by the first record of its allocation: ``int64``.
+        """
         result = target.astype(np.int64)
         records = np.flatnonzero((result >= 0) & (result < self._records))
         result[records] = self._canonical[result[records]]
@@ -131,7 +133,7 @@ class TypedPlaces:
         Find the places of words.
 
         :param node: ``int64``: the node that each word is part of, or -1.
-        :param row: Row of the page; *byte* is the offset in it.
+        :param row: Row of the page; *byte* is the offset in the page.
         :return: Place, and the offset in it, in bytes (-1 if unknown): ``int64``.
         """
         place = self.canonical(node)
@@ -159,9 +161,9 @@ class TypedPlaces:
 
     def typing(self, pointers: PointerList, allocated: Callable[[Array], Array]) -> Typing:
         """
-        Return what types are inferred from.
+        Return the data for inferring types.
 
-        :param allocated: Tells which nodes are no free slab objects.
+        :param allocated: Function that returns which nodes are not free slab objects.
         """
         found = pointers.sorted()
         nodes = np.minimum(found.place, self._nodes - 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Layouts of C types, from DWARF: which words of each can be references, and to what."""
+"""Layouts of C types, from DWARF: which words can be references, and the types of their targets."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from drgn_pageowner.model.types import Layout, WordUse
 __all__ = ("DwarfTypes", "read_types")
 
 _STRUCTURES = (TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS)
-# Structures that link others: what they are part of, no pointer to them tells. Their members lead
-# to others of their kind.
+# Link structures, such as list_head. A pointer to one does not show the type of the structure that
+# contains it; its members point to other links of the same kind.
 _LINKS = frozenset({
     "list_head", "hlist_head", "hlist_node", "hlist_nulls_head", "hlist_nulls_node",
     "hlist_bl_head", "hlist_bl_node", "llist_head", "llist_node", "rb_node", "rb_root",
@@ -28,25 +28,25 @@ _LINKS = frozenset({
 })  # fmt: skip
 # Heads of lists that their elements take for one of them.
 _HEADS = {"sk_buff_head": "sk_buff", "sk_buff_list": "sk_buff"}
-# Trees whose entries are of all types, by whose tree it is.
+# Trees whose entries have different types, depending on the owner of the tree.
 _MIXED = frozenset({"xa_node", "radix_tree_node", "maple_node", "xarray", "idr_layer"})
-# Pointers to these are pointers to a memmap.
+# Pointers to these types point to the memmap.
 _MEMMAP = frozenset({"page", "folio", "slab", "ptdesc", "zpdesc", "zsdesc", "net_iov"})
 # Contents of registers, of user space: no references of the kernel's.
 _REGISTERS = frozenset({
     "fpregs_state", "fregs_state", "fxregs_state", "swregs_state", "xregs_state",
     "user_fpsimd_state",
 })  # fmt: skip
-# Integers of other sizes than a word, or of int's, that have physical addresses.
+# Integer types for physical addresses, which may be wider than a word or an int.
 _PHYSICAL = frozenset({"phys_addr_t", "dma_addr_t", "resource_size_t"})
-# Of a 32-bit kernel they are an int, or contain one.
+# On a 32-bit kernel, they are an int or contain one.
 _WORD_NAMES = frozenset({"atomic_long_t", "uintptr_t"})
-# An array is looked at element by element up to this size, in words; and a structure is part of
-# another up to this number of elements.
+# Arrays are expanded element by element up to this size, in words, and structures in arrays count
+# as members up to this number of elements.
 _MOST_WORDS, _MOST_PARTS = 1 << 16, 64
 
-# Names of slab caches that are not those of their objects' structures. KMEM_CACHE() of
-# include/linux/slab.h names a cache after its structure.
+# Names of slab caches that differ from those of their objects' structures. KMEM_CACHE() of
+# include/linux/slab.h names a cache after the structure.
 _CACHE_TYPES = {
     "anon_vma": "anon_vma",
     "bdev_cache": "bdev_inode",
@@ -100,7 +100,7 @@ _CACHE_ARRAYS = {"biovec-": "bio_vec", "sgpool-": "scatterlist"}
 
 class DwarfTypes:
     """
-    The types of a kernel, each read once, when it is first met.
+    The C types of a kernel; each is read when it is first used.
 
     It implements :class:`~drgn_pageowner.model.types.TypeTable`.
     """
@@ -130,23 +130,23 @@ class DwarfTypes:
         return self._shared
 
     def type_of(self, number: int) -> Type:
-        """Get drgn's type; the element's for an array of unknown length."""
+        """Get drgn's type object; for an array of unknown length, that of an element."""
         return self._types[number]
 
     def repeats(self, number: int) -> bool:
-        """Whether it is an array of unknown length."""
+        """Return whether it is an array of unknown length."""
         return self._repeats[number]
 
     def number(self, type_: Type, *, repeat: bool = False) -> int:
         """
         Get the number of a type.
 
-        Types of the same kind, name and size are one, whichever file they are declared in.
+        Types of the same kind, name and size count as one type, even if declared in several files.
 
         :param repeat: Whether an array of unknown length is meant, with elements of *type_*.
         """
         type_ = _plain(type_)
-        # The address of drgn's own type: the same for the same DWARF entry.
+        # The address of drgn's internal type, which is the same for the same DWARF entry.
         place = (int(type_._ptr), repeat)
         if place in self._by_pointer:
             return self._by_pointer[place]
@@ -195,7 +195,7 @@ class DwarfTypes:
     # --- words --------------------------------------------------------------------------------
 
     def _flatten(self, type_: Type) -> Layout:
-        """The words of a type, without the numbers of its repetition."""
+        """Determine the words of a type; for an array of unknown length, those of one element."""
         type_ = _unnamed(type_)
         place = int(type_._ptr)
         if place not in self._flat:
@@ -230,7 +230,10 @@ class DwarfTypes:
         return WordUse.ADDRESS | (WordUse.LEARN if target.kind == TypeKind.VOID else 0), -1
 
     def _of_number(self, type_: Type, name: str) -> int:
-        """What an integer can be; *type_* may be a typedef, *name* is that of the member."""
+        """
+        Determine what an integer can refer to; *type_* may be a typedef, *name* is the name of the
+        member.
+        """
         plain = _unnamed(type_)
         names = set(_typedefs(type_))
         if names & _PHYSICAL or ("pfn" in name and plain.kind == TypeKind.INT):
@@ -268,7 +271,7 @@ class DwarfTypes:
         return painter.layout(name)
 
     def _add_parts(self, painter: _Painter, offset: int, type_: Type) -> None:
-        """Note the structures that a member consists of."""
+        """Record the structures that a member consists of."""
         plain = _unnamed(type_)
         if plain.kind == TypeKind.ARRAY:
             element = _unnamed(plain.type)
@@ -291,7 +294,7 @@ class DwarfTypes:
         size = _size(plain)
         painter = _Painter(size * length, self.word)
         if plain.kind in (TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM):
-            # Bytes can be memory for anything that is put there: sk_buff.cb.
+            # An array of bytes can hold anything: sk_buff.cb, for example.
             use = self._of_number(element, "")
             painter.paint_all(WordUse.ADDRESS if size == 1 else use)
         elif size * length > _MOST_WORDS * self.word:
@@ -321,21 +324,22 @@ class DwarfTypes:
         for prefix, element in _CACHE_ARRAYS.items():
             if name.startswith(prefix):
                 return self.find(f"struct {element}", repeat=True)
-        # The caches of cgroups are named CACHE(ID:CGROUP) before v5.9.
+        # Per-cgroup caches are named CACHE(ID:CGROUP) before Linux kernel commit 9855609bde03 ("mm:
+        # memcg/slab: use a single set of kmem_caches for all accounted allocations") (in v5.9).
         tag = _CACHE_TYPES.get(name.partition("(")[0], name)
         number = self.find(f"struct {tag}") if tag.isidentifier() else -1
         if number < 0 or not size:
             return -1
         own = _size(self._types[number])
         if tag == name:
-            # KMEM_CACHE(), or a cache whose objects end with what this machine does not have: the
-            # registers of task_struct, the nodes of kmem_cache.
+            # A cache made by KMEM_CACHE(), or one whose objects are smaller than the structure:
+            # task_struct without unused registers, kmem_cache without absent nodes.
             return number
-        # Other kernels may have another structure of the name that is known here.
+        # Other kernels may have a different structure of that name.
         return number if own <= size < own + 2 * self.word else -1
 
     def _merged(self) -> set[str]:
-        """Names of the caches that are used as several: SLUB merges those of the same size."""
+        """Return the names of caches that SLUB merged with others of the same size."""
         found: set[str] = set()
         for cache in slab_caches(self._kernel, []):
             try:
@@ -348,7 +352,7 @@ class DwarfTypes:
 
 
 class _Painter:
-    """The words of a type that is put together from its members."""
+    """The words of a type, which are assembled from its members."""
 
     def __init__(self, size: int, word: int) -> None:
         self.size, self._word = size, word
@@ -358,7 +362,7 @@ class _Painter:
         self.flexible = -1
 
     def paint(self, offset: int, size: int, use: int) -> None:
-        """Let the words that overlap *size* bytes at *offset* have *use*, too."""
+        """Add *use* to the words that overlap *size* bytes at *offset*."""
         if use and size:
             first, last = offset // self._word, -(-(offset + size) // self._word)
             mine = slice(first, last)
@@ -371,7 +375,7 @@ class _Painter:
         self.use[:] = np.uint8(use)
 
     def put(self, offset: int, layout: Layout) -> None:
-        """Put a member there; of a union, over what is there."""
+        """Add a member at an offset; members of a union overlap."""
         if layout.flexible >= 0:
             self.flexible = max(self.flexible, offset + layout.flexible)
         if not layout.use.any():
@@ -387,16 +391,16 @@ class _Painter:
         new_use, new_aim = layout.use[:number], layout.aim[:number]
         before, now = use & np.uint8(1) != 0, new_use & np.uint8(1) != 0
         both = before & now
-        # A word that is a pointer of several types is one of none.
+        # A word that can be a pointer to several types has no known target type.
         differ = both & (aim != new_aim)
-        # That of one to a memmap is one, only if all are; what says nothing says so.
+        # It points to the memmap only if all alternatives do.
         keep = np.where(both, use & new_use, use | new_use) & np.uint8(WordUse.MEMMAP)
         aim[:] = np.where(differ, -1, np.where(now, new_aim, aim))
         use[:] = ((use | new_use) & ~np.uint8(WordUse.MEMMAP)) | keep
         use[differ] &= ~np.uint8(WordUse.LEARN)
 
     def link(self) -> None:
-        """It is a link: its addresses lead to others of its kind."""
+        """Mark all its addresses as pointing to links of the same kind."""
         self.aim[:] = -1
         self.use[self.use & np.uint8(1) != 0] = WordUse.ADDRESS | WordUse.LEARN
 
@@ -411,7 +415,7 @@ def _empty(name: str) -> Layout:
 
 
 def _size(type_: Type) -> int:
-    """In bytes; 0 for what has none."""
+    """Get the size in bytes; 0 for a type without a size."""
     try:
         return int(sizeof(type_))
     except TypeError:
@@ -419,7 +423,7 @@ def _size(type_: Type) -> int:
 
 
 def _plain(type_: Type) -> Type:
-    """Without qualifiers, and without typedefs unless what they stand for has no name."""
+    """Strip qualifiers, and typedefs unless the underlying type has no name."""
     type_ = type_.unqualified()
     while type_.kind == TypeKind.TYPEDEF:
         inner = type_.type.unqualified()
@@ -430,7 +434,7 @@ def _plain(type_: Type) -> Type:
 
 
 def _unnamed(type_: Type) -> Type:
-    """Without qualifiers and typedefs."""
+    """Strip qualifiers and typedefs."""
     type_ = type_.unqualified()
     while type_.kind == TypeKind.TYPEDEF:
         type_ = type_.type.unqualified()
@@ -438,7 +442,7 @@ def _unnamed(type_: Type) -> Type:
 
 
 def _typedefs(type_: Type) -> list[str]:
-    """The names of the typedefs that it is."""
+    """Return the names of the typedefs for it."""
     names = []
     while type_.kind == TypeKind.TYPEDEF:
         names.append(type_.name)

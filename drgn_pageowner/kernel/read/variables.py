@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Variables of the kernel and of its modules: where they are, and their types."""
+"""Variables of the kernel and its modules: addresses and types."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ("VariableList", "find_variables")
 
 @dataclass
 class VariableList:
-    """Variables, a row each; of a per-CPU variable one for each CPU."""
+    """Variables, a row each; per-CPU variables have a row for each CPU."""
 
     names: list[str] = field(default_factory=list)
-    """Expressions of drgn: ``prog["init_task"]``, ``per_cpu(prog["runqueues"], 1)``."""
+    """drgn expressions: ``prog["init_task"]``, ``per_cpu(prog["runqueues"], 1)``."""
     type: list[int] = field(default_factory=list)
     """Numbers of :class:`DwarfTypes`."""
     address: list[int] = field(default_factory=list)
@@ -35,7 +35,7 @@ class VariableList:
     """In bytes."""
 
     def columns(self) -> tuple[Array, Array, Array]:
-        """Type (``int32``), address (``uint64``) and size (``int64``)."""
+        """Return type (``int32``), address (``uint64``) and size (``int64``) as arrays."""
         return (
             np.array(self.type, np.int32),
             np.array(self.address, np.uint64),
@@ -47,7 +47,8 @@ def find_variables(kernel: Kernel, types: DwarfTypes) -> VariableList:
     """
     Find every variable whose type the debugging symbols have.
 
-    drgn has variables by name: of several static ones with the same name it finds one.
+    drgn looks variables up by name, and finds only one of several static variables with the same
+    name.
     """
     found = VariableList()
     per_cpu = _PerCpuPlaces(kernel)
@@ -72,11 +73,13 @@ def find_variables(kernel: Kernel, types: DwarfTypes) -> VariableList:
 def _variable(
     kernel: Kernel, name: str, address: int, regions: list[tuple[str, int, int]]
 ) -> tuple[Object | None, str]:
-    """The variable *name* that is at *address*, if drgn finds it; and the expression for it."""
+    """
+    Find the variable *name* at *address*; return it with its drgn expression, if drgn finds it.
+    """
     text = f'prog["{name}"]'
     found = _at(kernel, name, address, None)
     if found is None:
-        # A module's own file mostly has the module's name.
+        # The main file of a module usually has the module's name.
         files = [f"{module}.c" for module, start, end in regions if start <= address < end]
         for file in files:
             found = _at(kernel, name, address, file)
@@ -93,7 +96,7 @@ def _at(kernel: Kernel, name: str, address: int, file: str | None) -> Object | N
 
 
 def _objects(kernel: Kernel) -> Iterator[tuple[str, int, int]]:
-    """Name, address and size of every symbol of data."""
+    """Return name, address and size of every data symbol."""
     try:
         symbols = kernel.prog.symbols()
     except DAMAGE as error:
@@ -105,7 +108,7 @@ def _objects(kernel: Kernel) -> Iterator[tuple[str, int, int]]:
 
 
 class _PerCpuPlaces:
-    """Where the copies of per-CPU variables are."""
+    """Locations of the copies of per-CPU variables."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._start = symbol_address(kernel.prog, "__per_cpu_start") or 0
@@ -122,7 +125,10 @@ class _PerCpuPlaces:
         self._mask = (1 << 8 * kernel.word.itemsize) - 1
 
     def copies(self, address: int) -> Iterator[tuple[int, int]]:
-        """The CPU and the address of every copy of the variable at *address*; none of others."""
+        """
+        Return the CPU and the address of every copy of the per-CPU variable at *address*; empty if
+        it is not one.
+        """
         if self._start <= address < self._end:
             # See cpu_variable() of kernel/linux/percpu.py.
             for cpu, unit in self._units:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Locate and name the words that lead from one node of a heap to another."""
+"""Locate and name the words that point from one node of a heap to another."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ("WordFinder",)
 
 
 class WordFinder:
-    """Finder of words, which reads nodes again to locate them."""
+    """Finder of words; it reads nodes again to locate the words."""
 
     def __init__(self, reader: HeapReader) -> None:
         self._reader = reader
@@ -94,12 +94,12 @@ class WordFinder:
         self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
     ) -> list[Word]:
         """
-        Find the words of nodes that lead to other nodes.
+        Find the words in nodes that refer to other nodes.
 
         :param sources: Nodes of the heap: ``int64``.
         :param targets: Nodes of the heap: ``int64``.
         :param numbers: Whether to look for PFNs and physical addresses as well.
-        :param limit: Number of words to stop after.
+        :param limit: Maximum number of words to find.
         """
         wanted = np.zeros(self._heap.nodes, bool)
         wanted[targets] = True
@@ -124,7 +124,7 @@ class WordFinder:
         if len(objects):
             slab = np.unique(heap.slabs.slab_of(objects))
             mine |= np.isin(self._reader.resolver.slab_of_row, slab) & (source < -1)
-        # Per-CPU variables, which are a root's, may share pages with what is allocated.
+        # Per-CPU variables, which belong to a root, may share pages with per-CPU allocations.
         if chosen[heap.first_percpu :].any():
             mine |= self._reader.percpu.chunk_of_row >= 0
         for rows in self._reader.pieces(np.flatnonzero(mine)) if mine.any() else ():
@@ -215,7 +215,7 @@ class WordFinder:
             return "struct page" if self._reader.resolver.is_struct_page(value) else "address"
         end = self._pages.facts.max_pfn
         marked = value >= 1 << 63
-        # A larger number is two PFNs of 32 bits.
+        # A larger number consists of two 32-bit PFNs.
         return "physical address" if marked or end <= value < end * self._size else "PFN"
 
     def _word(self, node: int, target: int, pfn: int, offset: int, value: int) -> Word:
@@ -294,7 +294,7 @@ class _PerCpu:
             offset = address - unit
             if 0 <= offset < self._size:
                 try:
-                    # The symbols moved with the kernel (KASLR).
+                    # KASLR also relocated the symbols.
                     symbol = self._kernel.prog.symbol(self._start + offset)
                     return f"{symbol.name}+{self._start + offset - symbol.address:#x} of CPU {cpu}"
                 except LookupError:

@@ -2,8 +2,8 @@
 """
 Build the charts of the page: figures for plotly, and data for the page's own script.
 
-Figures are plain dictionaries in plotly's own words. A colour is named by what it stands for
-(``"role:free"``); the page has them for light and for dark.
+Figures are plain dictionaries in plotly's own words. Colours are named by role (``"role:free"``);
+the page defines them for light and dark mode.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ("chart_data",)
 
 _MIB = 1 << 20
 
-# Colours by class; the rest is kernel memory that is there as long as the kernel runs.
+# Colours by class; other classes are kernel memory that stays as long as the kernel runs.
 _ROLES = {
     "free": "free", "free (per-CPU lists)": "free", "anonymous": "anon", "hugetlb": "anon",
     "zsmalloc": "anon", "page cache": "file", "buffers": "file", "shmem": "shmem",
@@ -118,7 +118,7 @@ def _ages(report: Report) -> dict[str, Any]:
     names = [band.age for band in bands]
     traces = []
     for place, kind in enumerate(drawn):
-        # Two classes may share a colour: a pattern tells the second from the first.
+        # Two classes may share a colour; a pattern distinguishes the second from the first.
         second = role_of(kind) in [role_of(other) for other in drawn[:place]]
         counts = [band.classes.get(kind, 0) for band in bands]
         traces.append(_bar(kind, names, counts, size, role_of(kind), second))
@@ -211,7 +211,7 @@ def _map(frag: Frag) -> dict[str, Any]:
 
 
 class _Numbers:
-    """Texts, each kept once."""
+    """A table of strings without duplicates."""
 
     def __init__(self) -> None:
         self._known: dict[str, int] = {}

@@ -72,8 +72,8 @@ class HtmlRenderer:
     """
     Renders the page.
 
-    Only the scripts that are put in here run, and nothing is loaded: the Content-Security-Policy of
-    the page names their hashes.
+    Only the scripts embedded here run, and nothing is loaded: the page's Content-Security-Policy
+    lists their hashes.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ def _hash(script: str) -> str:
 
 
 def _data(data: Any) -> str:
-    """Dump JSON without characters that an HTML parser knows."""
+    """Dump JSON without characters that are special in HTML."""
     text = json_document(data, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -134,7 +134,7 @@ def title_of(report: Report) -> str:
 
 
 def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
-    """Yield name, number and remark of the tiles at the top."""
+    """Yield name, number and remark of each tile at the top of the page."""
     size = report.facts.page_size
     present = sum(zone.present for zone in report.facts.zones)
     if present:

@@ -14,7 +14,7 @@ from drgn_pageowner.render.table import age, pages_size, seconds
 __all__ = ("NO_HOST", "coverage_rows", "crash_rows", "log_text", "machine_rows")
 
 NO_HOST = ("", "(none)")
-"""Host names of machines that have none."""
+"""Host names that mean that none was set."""
 
 
 def machine_rows(report: Report) -> Iterator[tuple[str, str]]:
@@ -50,7 +50,7 @@ def crash_rows(report: Report) -> Iterator[tuple[str, str]]:
         yield "state", "running"
     elif facts.panic_message:
         yield "died of", facts.panic_message
-    # A machine without a clock begins in 1970; a time far in the future is damage.
+    # Without a real-time clock, a machine starts in 1970; a time far in the future is damaged.
     if crash.crash_time is not None and 10**9 < crash.crash_time < 1 << 36:
         when = datetime.fromtimestamp(crash.crash_time, UTC)
         yield "crashed at", f"{when:%Y-%m-%d %H:%M:%S} UTC"
@@ -88,7 +88,7 @@ def coverage_rows(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def log_text(report: Report, *, oom: bool = False) -> str:
-    """Return the end of the kernel log, or its lines about OOM kills, as dmesg prints them."""
+    """Format the end of the kernel log, or its lines about OOM kills, as dmesg does."""
     if report.crash is None:
         return ""
     lines = report.crash.oom.log if oom else report.crash.log

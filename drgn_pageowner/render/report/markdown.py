@@ -16,12 +16,12 @@ from drgn_pageowner.render.report.tables import Table, TableCell, tables
 
 __all__ = ("MarkdownRenderer",)
 
-# Every class of page fits in, where a table has one row for each.
+# Limit for rows; a table with a row for every class of pages fits.
 _ROWS = len(PageClass)
 _STACKS = 5
 _LOG_LINES = 20
-# Characters with a meaning in Markdown or HTML, but neither the _ in a function's name nor the
-# brackets around a module's.
+# Characters that are special in Markdown or HTML, except the _ in names of functions and the
+# brackets around names of modules.
 _SPECIAL = re.compile(r"[\\`*<>#|~&]|(?<![A-Za-z0-9_])_|_(?![A-Za-z0-9_])|\](?=[(\[:])")
 
 

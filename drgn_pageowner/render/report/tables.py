@@ -139,7 +139,7 @@ _TOPS = {
 def _in_order(report: Report) -> Iterator[tuple[str, Top]]:
     for key in _TOPS:
         top = report.tops.get(key)
-        # A table with all memory under no module says nothing.
+        # Skip the table if no memory belongs to a module.
         if top is not None and any(group.key[key] for group in top.groups):
             yield key, top
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Texts that kernels print of their memory, read as what commands take instead of a dump."""
+"""Text files printed by kernels, which commands can read instead of a dump."""

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The text of /proc/allocinfo (v6.10): bytes and calls of every allocation tag."""
+"""
+Read /proc/allocinfo: bytes and calls of every allocation tag. Added in Linux kernel commit
+22d407b164ff ("lib: add allocation tagging support for memory allocation profiling") (in v6.10).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _MOST = (1 << 63) - 1
 
 
 def read_allocinfo(file: TextFile) -> Tags:
-    """The tags of a text, in its order."""
+    """Read the tags of a text, in its order."""
     damage, places, numbers, inaccurate = Damage(), list[Tag](), list[tuple[int, int]](), []
     version, line = "", 0
     for piece in file.pieces(b"", damage):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The masks of flags, found from numbers that a text prints beside their names."""
+"""Find the masks of flags from numbers that a text prints beside the flags' names."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Mapping
 
 __all__ = ("gfp_masks", "page_flag_bits", "split_page_flags")
 
-# Equations that are subtracted from each other; a kernel uses a few dozen different gfp masks.
+# Maximum number of equations to compare in pairs; a kernel uses a few dozen different gfp masks.
 _MOST_EQUATIONS = 400
 
 
 def gfp_masks(texts: Mapping[int, str]) -> list[tuple[int, str]]:
     """
-    The mask of every name that follows from *texts*, those with most bits first.
+    Find the mask of every name for which it follows from *texts*, those with most bits first.
 
-    ``format_flags()`` of lib/vsprintf.c takes each name's bits away before it looks for the next
-    one: the masks of the names that it printed add up to the number.
+    ``format_flags()`` of lib/vsprintf.c clears the bits of each name before it looks for the next
+    one, so the masks of the printed names add up to the number.
 
-    :param texts: Gfp masks and what ``%pGg`` prints of them.
+    :param texts: Gfp masks -> the output of ``%pGg``.
     """
     sums: dict[frozenset[str], int] = {}
     for value, text in texts.items():
@@ -44,7 +44,7 @@ def gfp_masks(texts: Mapping[int, str]) -> list[tuple[int, str]]:
 
 
 def _differences(sums: Mapping[frozenset[str], int]) -> dict[frozenset[str], int]:
-    """Return the differences of each equation and those that it contains."""
+    """Return the differences between each equation and the equations that it contains."""
     equations = sorted(sums.items(), key=lambda equation: len(equation[0]))[:_MOST_EQUATIONS]
     found = {}
     for index, (few, low) in enumerate(equations):
@@ -56,7 +56,7 @@ def _differences(sums: Mapping[frozenset[str], int]) -> dict[frozenset[str], int
 
 def split_page_flags(text: str) -> tuple[list[str], dict[str, int]]:
     """
-    The names and the fields of what ``%pGp`` prints.
+    Split the output of ``%pGp`` into flags and fields.
 
     :param text: ``"referenced|uptodate|node=0|zone=1|lastcpupid=0xffff"``.
     """
@@ -75,10 +75,10 @@ def split_page_flags(text: str) -> tuple[list[str], dict[str, int]]:
 
 def page_flag_bits(texts: Mapping[int, str]) -> list[tuple[int, str]]:
     """
-    The mask of every page flag that follows from *texts*: each is one bit, which all numbers
-    have that are printed with the name, and no others.
+    Find the mask of every page flag for which it follows from *texts*: the one bit that is set in
+    exactly the numbers that are printed with the name.
 
-    :param texts: Page flags and what ``%pGp`` prints of them.
+    :param texts: Page flags -> the output of ``%pGp``.
     """
     of_name: dict[str, list[int]] = {}
     everything = [(value, frozenset(split_page_flags(text)[0])) for value, text in texts.items()]

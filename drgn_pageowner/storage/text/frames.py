@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stacks of a text, each different one interned once."""
+"""Stacks of a text, interned."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FRAME = re.compile(
 
 
 class TextSymbols:
-    """Names the frames that a text named (a ``Symbolizer``)."""
+    """A ``Symbolizer`` for the frames of a text."""
 
     def __init__(self, frames: dict[int, Frame]) -> None:
         self._frames = frames
@@ -39,7 +39,7 @@ class TextSymbols:
 
 @dataclass
 class TextFrames:
-    """The different frames of a text."""
+    """The distinct frames of a text."""
 
     def __post_init__(self) -> None:
         self._of_line: dict[str, int | None] = {}
@@ -47,12 +47,12 @@ class TextFrames:
         self.addresses = True
         """Whether the text prints the address of every frame."""
         self.address_digits = 0
-        """How many digits an address has in front of a name; 0 if there is none."""
+        """Number of digits of the address before a name; 0 if there is no address."""
 
     def pc(self, line: str) -> int | None:
         """
-        The PC of the frame that *line* prints, or the number that stands for it if the text
-        prints no addresses: the same one in every text. ``None`` if *line* is no frame.
+        Return the PC of the frame in *line*, or a number that identifies the frame if the text
+        prints no addresses; this is the same in every text. ``None`` if *line* is not a frame.
         """
         if line not in self._of_line:
             self._of_line[line] = self._new(line)
@@ -88,20 +88,20 @@ class TextFrames:
         return pc
 
     def symbols(self) -> TextSymbols:
-        """The symbols that the PCs resolve to."""
+        """Return a symbolizer for the PCs."""
         return TextSymbols(self.by_pc)
 
     def modules(self) -> list[str]:
-        """Names of the modules that some frame is in."""
+        """Return the names of the modules that contain any frame."""
         return sorted({frame.module for frame in self.by_pc.values() if frame.module is not None})
 
     def format(self) -> str:
-        """The line of a frame, as :attr:`TextFormats.frame` has it."""
+        """Return the format of a frame, as in :attr:`TextFormats.frame`."""
         return f" [<%0{self.address_digits}p>] %pS\n" if self.address_digits else " %pS\n"
 
 
 class TextStacks:
-    """The different stacks of a text, numbered from 0 on."""
+    """The distinct stacks of a text, numbered from 0."""
 
     def __init__(self, frames: TextFrames) -> None:
         self.frames = frames
@@ -113,7 +113,7 @@ class TextStacks:
 
     def number(self, lines: Iterable[str]) -> tuple[int, list[int]]:
         """
-        The number of the stack that *lines* print, and which of them (by index) are no frames.
+        Return the number of the stack in *lines*, and the indices of lines that are not frames.
         """
         pcs, bad = [], []
         for index, line in enumerate(lines):
@@ -129,14 +129,16 @@ class TextStacks:
         return self._number[stack], bad
 
     def offsets_and_pcs(self, numbers: Iterable[int]) -> tuple[Array, Array]:
-        """The stacks *numbers*, one after another, as :class:`Stacks` has them."""
+        """Return offsets and PCs of the stacks *numbers*, as in :class:`Stacks`."""
         chosen = [self._stacks[number] for number in numbers]
         offsets = np.zeros(len(chosen) + 1, np.int64)
         np.cumsum([len(stack) for stack in chosen], out=offsets[1:])
         return offsets, np.array([pc for stack in chosen for pc in stack], np.uint64)
 
     def table(self) -> Stacks:
-        """All of them; the handle of each is its number plus 1, as the text has none."""
+        """
+        Return all stacks; since the text has no handles, the handle of each is its number plus 1.
+        """
         offsets, pcs = self.offsets_and_pcs(range(len(self)))
         handles = np.arange(1, len(self) + 1, dtype=np.uint32)
         return Stacks(handles, offsets, pcs, addresses=self.frames.addresses)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The text of /sys/kernel/debug/page_owner: what ``print_page_owner()`` of v3.19 to v7.2 prints.
+Read /sys/kernel/debug/page_owner: the output of ``print_page_owner()`` of v3.19 to v7.2.
 
 The formats of v3.19 and v4.6 are described with
-:func:`~drgn_pageowner.kernel.linux.formats.read_text_formats`; one expression takes all of them.
+:func:`~drgn_pageowner.kernel.linux.formats.read_text_formats`; one regular expression matches all
+    of them.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from drgn_pageowner.storage.text.source import Damage, TextFile
 __all__ = ("FIRST_LINE", "FIRST_WORDS", "first_line_columns", "read_page_owner", "record_format")
 
 FIRST_WORDS = b"Page allocated via order "
-# A task's name has up to 15 bytes (TASK_COMM_LEN), of any kind but NUL.
+# A task's name has up to 15 bytes (TASK_COMM_LEN), with any values except NUL.
 FIRST_LINE = (
     rb"Page allocated via order (\d{1,2}), mask (0x[0-9a-f]{1,8})(\([\w|]*\))?"
     rb"(?:, pid (-?\d{1,10}))?(?:, tgid (-?\d{1,10}) (\([\s\S]{0,15}?\)))?"
     rb"(?:, ts (\d{0,20}) ns)?(?:, free_ts (\d{0,20}) ns)?\n"
 )
-"""The first line of a record; page_owner_sort takes the number of "ts" away."""
+"""The first line of a record; page_owner_sort removes the number after "ts"."""
 
 _RECORD = re.compile(
     rb"^" + FIRST_LINE + rb"PFN (0x[0-9a-f]{1,13}|\d{1,15}) (?:type (\w+) )?"
@@ -57,16 +58,16 @@ Columns = dict[str, Array]
 
 
 class _Reader:
-    """Reads the pieces of one text."""
+    """Reader of one text, piece by piece."""
 
     def __init__(self) -> None:
         self.names = TextNames()
         self.bodies = Bodies(self.names)
         self.damage = Damage()
         self.lost = 0
-        """Records of which a line made no sense that they cannot be without."""
+        """Number of records with an unreadable line that is required."""
         self.shape: dict[str, bool] | None = None
-        """Which of :data:`_OPTIONAL` the text has, and whether it has PFNs in hex."""
+        """Which parts of :data:`_OPTIONAL` the text has, and whether its PFNs are in hex."""
         self.parts: list[Columns] = []
         self._line = 1
         self._flags = Interned(self._flags_of)
@@ -113,7 +114,7 @@ class _Reader:
             columns["fallback"] = np.array(
                 [text == b"Fallback" for text in groups["fallback"]], bool
             )
-        # -1 where it makes no sense.
+        # -1 where it cannot be read.
         flags = self._flags.all(groups["flags"])
         columns["page_flags"] = np.array([max(value, 0) for value in flags], np.uint64)
         columns["_flags_known"] = np.array([value >= 0 for value in flags], bool)
@@ -148,9 +149,9 @@ class _Reader:
 
     def _gaps(self, piece: bytes, sane: Array) -> None:
         """
-        Count the lines that belong to no record, and those in records that make no sense.
+        Count the lines that belong to no record, and the unreadable lines in records.
 
-        :param sane: Of every record whether it is kept.
+        :param sane: Whether each record is kept.
         """
         position, line = 0, self._line
         for match, kept in zip(_RECORD.finditer(piece), sane.tolist(), strict=True):
@@ -176,7 +177,7 @@ class _Reader:
 
 
 def _integer(text: bytes, base: int) -> int:
-    """A number, or -1 if it is none of that base or too large."""
+    """Parse a number; return -1 if it is not one in this base, or too large."""
     try:
         value = int(text, base)
     except ValueError:
@@ -188,11 +189,11 @@ def first_line_columns(
     groups: Mapping[str, Sequence[bytes]], shape: Mapping[str, bool], names: TextNames
 ) -> Columns:
     """
-    The columns that a record's first line has.
+    Convert the fields of first lines to columns.
 
-    :param groups: What :data:`FIRST_LINE` found.
-    :param shape: Which of them the text has.
-    :param names: Is told the names of flags.
+    :param groups: The groups that :data:`FIRST_LINE` matched.
+    :param shape: Which groups the text has.
+    :param names: Gets the names of flags.
     """
     columns = {
         "order": numbers(groups["order"], np.uint8),
@@ -225,7 +226,7 @@ def _pid(text: bytes) -> int:
 
 
 def record_format(shape: dict[str, bool]) -> str:
-    """The printf format of a record's first line."""
+    """Return the printf format of a record's first line."""
     result = "Page allocated via order %u, mask " + ("%#x(%pGg)" if shape["gfp"] else "0x%x")
     for name, part in (
         ("pid", ", pid %d"),
@@ -257,9 +258,9 @@ def _formats(shape: dict[str, bool], bodies: Bodies) -> TextFormats:
 
 def read_page_owner(file: TextFile, facts: Facts) -> tuple[Snapshot, Bodies]:
     """
-    The records of a text, in its order.
+    Read the records of a text, in its order.
 
-    :param facts: What is known of the kernel without the records.
+    :param facts: Facts about the kernel that are known without the records.
     """
     reader = _Reader()
     for piece in file.pieces(FIRST_WORDS, reader.damage):
@@ -309,7 +310,7 @@ def _joined(parts: list[Columns]) -> Columns:
 
 
 def _pageblock_order(pfns: Array, blocks: Array) -> int:
-    """The order of pageblocks: how far PFNs are shifted to give *blocks*."""
+    """Find the order of pageblocks: the shift that converts the PFNs to *blocks*."""
     fitting = [int(np.count_nonzero(pfns >> order == blocks)) for order in range(32)]
-    # Below the second pageblock many would do.
+    # PFNs below the second pageblock are compatible with many orders.
     return fitting.index(max(fitting))

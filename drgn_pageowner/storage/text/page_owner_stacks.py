@@ -24,7 +24,7 @@ _STACK = re.compile(
 
 
 class _Reader:
-    """Reads the pieces of one text."""
+    """Reader of one text, piece by piece."""
 
     def __init__(self) -> None:
         self.stacks = TextStacks(TextFrames())
@@ -42,7 +42,7 @@ class _Reader:
             frames, handle, pages, _ = match.groups()
             end = match.end()
             if handle is None and pages is None:
-                # No stack: the line at fault is the one after what could be frames.
+                # Not a stack: the line at fault is the one after the lines that can be frames.
                 end = piece.index(b"\n", end) + 1 if end < len(piece) and frames else end
                 if end == position:
                     end = piece.index(b"\n", position) + 1
@@ -61,7 +61,10 @@ class _Reader:
             position = end
 
     def drop_odd(self) -> None:
-        """Leave out what has less than the first one has: a line of it makes no sense."""
+        """
+        Drop stacks that lack a part which the first stack has, because a line of theirs is
+        unreadable.
+        """
         if not self.numbers:
             return
         shape = self.handles[0] is None, self.pages[0] is None
@@ -77,9 +80,10 @@ class _Reader:
 
 def read_page_owner_stacks(file: TextFile, facts: Facts) -> tuple[Snapshot, StackList]:
     """
-    The stacks of a text, a row each; and the same in the order of the text.
+    Read the stacks of a text: as records with a row per stack, and as a list in the order of the
+    text.
 
-    :param facts: What is known of the kernel without the stacks.
+    :param facts: Facts about the kernel that are known without the stacks.
     """
     reader = _Reader()
     for piece in file.pieces(b"\n", reader.damage):
@@ -121,7 +125,7 @@ def _column(values: list[int | None], dtype: type) -> Array | None:
 
 
 def _by_handle(handles: Array, offsets: Array, pcs: Array, addresses: bool) -> Stacks:
-    """The stacks in ascending order of their handles, each once."""
+    """Return the stacks in ascending order of their handles, without duplicates."""
     unique, first = np.unique(handles, return_index=True)
     depths = np.diff(offsets)[first]
     new = np.zeros(len(unique) + 1, np.int64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Columns of records, gathered from the lines of a text."""
+"""Build columns of records from the lines of a text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ("Bodies", "Interned", "TextNames", "comms", "numbers")
 # The order that enum migratetype has since Linux kernel commit 016c13daa5c9 ("mm, page_alloc: use
 # masks and shifts when converting GFP flags to migrate types") (in v4.4).
 _MIGRATETYPES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "CMA", "Isolate")
-# What print_page_owner() printed of a page from v3.19 to v4.5, a letter for each of these.
+# Flags for which print_page_owner() printed a letter from v3.19 to v4.5.
 _LETTERS = ("locked", "error", "referenced", "uptodate", "dirty", "lru", "active", "slab",
             "writeback", "compound", "swapcache", "mappedtodisk")  # fmt: skip
 _MIGRATED = "Page has been migrated, last migrate reason: "
@@ -31,24 +31,24 @@ _SLAB = "Slab cache page"
 
 
 def numbers(texts: Sequence[bytes], dtype: Any) -> Array:
-    """Decimal numbers."""
+    """Convert decimal numbers."""
     return np.array(list(map(int, texts)), dtype)
 
 
 def comms(texts: Sequence[bytes]) -> Array:
-    """Task names: ``S16``."""
+    """Convert task names to ``S16``."""
     return np.array(texts, "S16") if texts else np.zeros(0, "S16")
 
 
 class Interned:
-    """Values that are converted once for each different one."""
+    """Converter that converts each distinct value once."""
 
     def __init__(self, convert: Callable[[Any], Any]) -> None:
         self._convert = convert
         self._known: dict[Any, Any] = {}
 
     def all(self, values: Iterable[Any]) -> list[Any]:
-        """Every one of *values*, converted."""
+        """Convert each of *values*."""
         values = list(values)
         for value in set(values) - self._known.keys():
             self._known[value] = self._convert(value)
@@ -57,7 +57,7 @@ class Interned:
 
 @dataclass
 class TextNames:
-    """The names that a text uses instead of numbers."""
+    """Tables of the names that a text uses instead of numbers."""
 
     gfp: dict[int, str] = field(default_factory=dict)
     page_flags: dict[int, str] = field(default_factory=dict)
@@ -67,24 +67,26 @@ class TextNames:
     """Whether page flags are letters."""
 
     def number(self, names: list[str], name: str) -> int:
-        """The place of *name* in *names*, where it is put if it is new."""
+        """Return the index of *name* in *names*, to which it is appended if it is new."""
         if name not in names:
             names.append(name)
         return names.index(name)
 
     def migratetype(self, name: str) -> int:
-        """A number for the migratetype *name*."""
+        """Return a number for the migratetype *name*."""
         if not self.migratetypes:
             self.migratetypes.extend(_MIGRATETYPES)
         return self.number(self.migratetypes, name)
 
     def lettered(self, letters: str) -> int:
-        """Page flags from the letters that v3.19 to v4.5 print for them, in bits of our own."""
+        """Convert the letters that v3.19 to v4.5 print to page flags, with our own bit numbers."""
         self.letters = True
         return sum(1 << bit for bit, letter in enumerate(letters) if letter != " ")
 
     def field_of_flags(self, flags: Array, name: str) -> Array | None:
-        """The number that *name* has in the text of *flags*; ``None`` if not all have one."""
+        """
+        Return the value of the field *name* in the texts of *flags*; ``None`` if any lacks it.
+        """
         fields = {
             value: split_page_flags(text)[1].get(name) for value, text in self.page_flags.items()
         }
@@ -94,7 +96,7 @@ class TextNames:
         return np.array([fields[value] for value in values.tolist()], np.int64)[inverse]
 
     def names(self) -> Names:
-        """The tables, as far as the text tells them."""
+        """Return the tables of names, as far as they follow from the text."""
         flags = page_flag_bits(self.page_flags)
         if self.letters:
             flags = [(1 << bit, name) for bit, name in enumerate(_LETTERS)]
@@ -119,16 +121,16 @@ class _Body:
     kind: int
     lines: int
     bad: Sequence[int] = ()
-    """Indices of the lines that make no sense."""
+    """Indices of the unreadable lines."""
 
     @property
     def damaged(self) -> int:
-        """The number of lines that could not be parsed."""
+        """Return the number of lines that could not be parsed."""
         return len(self.bad)
 
 
 class Bodies:
-    """Stacks and what follows them; each different one is looked at once."""
+    """Parser of the lines below the first; each distinct text is parsed once."""
 
     def __init__(self, names: TextNames) -> None:
         self.stacks = TextStacks(TextFrames())
@@ -142,24 +144,24 @@ class Bodies:
         self._all: list[_Body] = []
 
     def numbers(self, texts: Sequence[bytes]) -> Array:
-        """The number of every one of *texts*: ``int64``."""
+        """Return a number for each of *texts*: ``int64``."""
         for text in set(texts) - self._bodies.keys():
             self._bodies[text] = len(self._all)
             self._all.append(self._body(text))
         return np.array(list(map(self._bodies.__getitem__, texts)), np.int64)
 
     def column(self, bodies: Array, name: str, dtype: Any) -> Array:
-        """The member *name* of every one of *bodies*."""
+        """Return the member *name* of each of *bodies*."""
         values = np.array([getattr(body, name) for body in self._all], dtype)
         return values[bodies] if len(values) else np.zeros(len(bodies), dtype)
 
     def bad_lines(self, body: int) -> Sequence[int]:
-        """Indices of the lines of a body that make no sense."""
+        """Return the indices of unreadable lines of a body."""
         return self._all[body].bad
 
     def columns(self, bodies: Array, *, reasons: bool) -> dict[str, Array]:
         """
-        The columns that every one of *bodies* tells.
+        Return the columns that follow from *bodies*.
 
         :param reasons: Whether this kernel prints why a page was migrated.
         """
@@ -189,7 +191,7 @@ class Bodies:
         return body
 
     def _charge(self, line: str, body: _Body) -> bool:
-        """Take the line of a memory cgroup; return whether *line* is one."""
+        """Parse the line of a memory cgroup; return whether *line* is one."""
         if line == _SLAB:
             body.kind = MemcgKind.SLAB
         elif line.startswith(_CHARGED):

@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 __all__ = ("TextSession",)
 
 _PAGE_SIZE = 4096
-# Entry code of x86, where a page always has 4096 bytes.
+# Entry code of x86, where pages always have 4096 bytes.
 _X86 = re.compile(
     r"entry_SYSCALL_\w+|entry_INT80_\w+|asm_exc_\w+|x64_sys_call|__(x64|ia32)_sys_\w+"
 )
 
 
 class TextSession:
-    """Answers from a text; what it does not print is said in one line."""
+    """A session on a text. Questions that the text cannot answer raise an error of one line."""
 
     def __init__(self, path: str, kind: str, page_size: int | None = None) -> None:
         """
         :param kind: Of :data:`~drgn_pageowner.storage.text.source.KINDS`.
-        :param page_size: Of the machine, in bytes: no text says it.
+        :param page_size: Page size of the machine, in bytes, which no text contains.
         :raises PageOwnerError: if *path* cannot be read
         """
         self.path = path
@@ -129,7 +129,7 @@ class TextSession:
         return ()
 
     def modules(self) -> list[str]:
-        """Names of the modules that it names, at least."""
+        """Return the names of modules that occur in the text; there may be others."""
         if self._kind == "allocinfo":
             return sorted({tag.module for tag in self._tags.places if tag.module is not None})
         snapshot = self._read[0]

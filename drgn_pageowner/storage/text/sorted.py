@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The output of page_owner_sort: records that it found alike, with their number and pages."""
+"""Read the output of page_owner_sort: groups of equal records, with their number and pages."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ Columns = dict[str, Array]
 
 def read_sorted(file: TextFile, facts: Facts) -> tuple[Snapshot, Bodies]:
     """
-    The groups of a text, a row each: columns ``allocations`` and ``pages`` say what each stands
-    for. Of what --cull left out, there is no column.
+    Read the groups of a text, a row each; the columns ``allocations`` and ``pages`` have the size
+    of each group. What --cull left out has no column.
 
-    :param facts: What is known of the kernel without the records.
+    :param facts: Facts about the kernel that are known without the records.
     """
     names, damage = TextNames(), Damage()
     bodies = Bodies(names)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A text file: its kind, its bytes in pieces, and a count of the lines that make no sense."""
+"""A text file: its kind, its contents in pieces, and a count of unreadable lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = {
     "page_owner": "/sys/kernel/debug/page_owner",
     "stacks": "a file of /sys/kernel/debug/page_owner_stacks",
 }
-"""Kinds of text, and what a person calls them."""
+"""Kinds of text -> their descriptions."""
 
 _SIGNS = {
     "allocinfo": re.compile(rb"^allocinfo - version: ", re.MULTILINE),
@@ -28,15 +28,15 @@ _SIGNS = {
     "page_owner": re.compile(rb"^Page allocated via order \d", re.MULTILINE),
     "stacks": re.compile(rb"^(?:nr_base_pages|handle): -?\d+\r?$", re.MULTILINE),
 }
-# A stack has at most 16 frames: the first sign stands in the first few kilobytes, even if a
-# few lines of a shell are in front of it.
+# A stack has at most 16 frames, so the first few kilobytes show the kind, even if a few lines of a
+# shell precede them.
 _HEAD = 1 << 16
 _PIECE = 1 << 24
 
 
 def kind_of_text(path: str) -> str | None:
     """
-    The kind of text that *path* is, of :data:`KINDS`; ``None`` if it is none of them.
+    Find the kind of the text *path*, of :data:`KINDS`; ``None`` if it is none of them.
 
     :raises PageOwnerError: if it cannot be read
     """
@@ -48,7 +48,7 @@ def kind_of_text(path: str) -> str | None:
     if head.startswith((b"PAR1", b"\x7fELF", b"KDUMP", b"DISKDUMP", b"makedumpfile")):
         return None
     found = [(sign.search(head), kind) for kind, sign in _SIGNS.items()]
-    # The sorted text has the lines of the other one in it: the first sign decides.
+    # Sorted texts contain the lines of unsorted ones, so the first match decides.
     places = [(match.start(), order, kind) for order, (match, kind) in enumerate(found) if match]
     return min(places)[2] if places else None
 
@@ -64,15 +64,13 @@ class Damage:
     """Whether the text ends in the middle of a line."""
 
     def add(self, line: int, lines: int = 1) -> None:
-        """
-        Count *lines* lines that begin with the one numbered *line*.
-        """
+        """Count *lines* unreadable lines, of which the first is line number *line*."""
         if lines and (not self.lines or line < self.first):
             self.first = line
         self.lines += lines
 
     def problems(self) -> list[str]:
-        """A line for each thing that is wrong."""
+        """Return one line for each problem."""
         result = []
         if self.lines:
             first = f"line {self.first}"
@@ -88,7 +86,7 @@ class Damage:
 
 
 class TextFile:
-    """The bytes of a text, which may be larger than is good to hold at once."""
+    """The contents of a text, which may be too large to hold in memory at once."""
 
     def __init__(self, path: str) -> None:
         """
@@ -113,9 +111,9 @@ class TextFile:
         """
         Yield the text in pieces that begin with a record and end with a newline.
 
-        :param first: What a record's first line begins with; a
-            newline if only the blank line before it tells.
-        :param damage: Is told if the text ends in the middle of a line.
+        :param first: Beginning of a record's first line; a newline if records are only separated by
+            blank lines.
+        :param damage: Gets a note if the text ends in the middle of a line.
         """
         data, begin = self._data, 0
         mark = b"\n" + first
