@@ -156,8 +156,8 @@ def classes_of_stacks(table: StackTable) -> Array:
     """
     Return the classes of the pages that stacks allocate.
 
-    :return: ``uint8``, a row per stack: :class:`PageClass`; :attr:`PageClass.OTHER` if its
-        functions do not tell.
+    :return: ``uint8``, a row per stack: :class:`PageClass`; :attr:`PageClass.OTHER` if no function
+        in it determines the class.
     """
     plain = [None if frame.name is None else plain_name(frame.name) for frame in table.frames]
     of_frame = np.array([_class_of_function(name) for name in plain], np.int16)[table.code]

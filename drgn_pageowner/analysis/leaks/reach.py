@@ -325,7 +325,7 @@ def _is_early(table: StackTable) -> Array:
 
 
 def _made_by(heap: Heap, candidates: Array, chosen: Callable[[StackTable], Array]) -> Array:
-    """Find *candidates* (records) whose stack is *chosen*: ``bool``, a row per node."""
+    """Find the *candidates* (records) whose stacks are *chosen*: ``bool``, a row per node."""
     result = np.zeros(heap.nodes, bool)
     # Records that are not candidates may have the same stack.
     result[: len(heap.records)] = candidates & with_stack(heap.records, candidates, chosen)

@@ -193,7 +193,8 @@ def _signs_of_time(
 ) -> tuple[Array, Array]:
     """Return :attr:`_Signs.periods` and :attr:`_Signs.old`, by the times of live allocations."""
     enough = stacks.counts >= _FEWEST
-    # Memory that is used and freed is young; leaked memory is of every age.
+    # Memory in normal use is freed and allocated again, so most of it is young; leaked memory has
+    # all ages.
     span = now - oldest
     each = stacks.inverse
     window = (times - oldest[each]) * _WINDOWS // np.maximum(span, 1)[each]
@@ -252,7 +253,10 @@ def _suspect(
 
 
 def _rate(number: int, pages: int, oldest: int, newest: int, now: int | None) -> float | None:
-    """Return base pages an hour, of allocations that went on for a good part of the uptime."""
+    """
+    Return the growth in base pages per hour; ``None`` unless the allocations span a large part of
+    the uptime.
+    """
     spread = newest - oldest
     if number < _FEWEST or now is None or spread < _SPREAD * now or spread <= 0:
         return None
