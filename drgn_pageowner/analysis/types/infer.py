@@ -30,6 +30,8 @@ _SAME_CACHE, _FEW = 0.95, 3
 # it.
 _LEARNED = 0.98
 _AT_LEAST = 4
+# Bits that mark a word as a pointer, rather than an integer that can hold one.
+_POINTERS = WordUse.LEARN | WordUse.MEMMAP
 # Pointers farther inside a node than this are not used to determine its type.
 _FARTHEST = 1 << 18
 # Maximum number of structures tried that have a given one as a member.
@@ -57,6 +59,8 @@ class Slots:
         self.repeat = np.zeros(0, bool)
         self.use = np.zeros(0, np.uint8)
         """``uint8``, a row per word: :class:`WordUse`."""
+        self.scalar = np.zeros(0, bool)
+        """``bool``, a row per type: whether it is an array of bytes or numbers."""
         self.aim = np.zeros(0, np.int32)
         """``int32``: the type that it points to, or -1."""
         self._containers: tuple[Array, Array, Array] | None = None
@@ -76,7 +80,9 @@ class Slots:
         if not fresh:
             return
         end = max(known, max(fresh) + 1)
-        for name, fill in (("base", -1), ("words", 0), ("size", 0), ("repeat", False)):
+        for name, fill in (
+            ("base", -1), ("words", 0), ("size", 0), ("repeat", False), ("scalar", False),
+        ):  # fmt: skip
             old = getattr(self, name)
             new = np.full(end, fill, old.dtype)
             new[:known] = old
@@ -85,6 +91,8 @@ class Slots:
             layout = self._table.layout(number)
             self.base[number], self.words[number] = self._next, len(layout.use)
             self.size[number], self.repeat[number] = layout.size, layout.repeat
+            pointers = (layout.aim >= 0) | (layout.use & np.uint8(_POINTERS) != 0)
+            self.scalar[number] = layout.repeat and not layout.parts and not pointers.any()
             self._use.append(layout.use)
             self._aim.append(layout.aim)
             self._next += len(layout.use)
@@ -267,6 +275,7 @@ class _Inference:
         :return: Nodes, types, offsets of the types in the nodes, number of votes that agree, and of
             all votes.
         """
+        votes = self._without_weak(votes)
         index, outer, inner = self.slots.containers(votes.type)
         node, count = votes.node[index], votes.count[index]
         origin = votes.at[index] - inner
@@ -302,6 +311,19 @@ class _Inference:
         best = order[last]
         node, outer, origin = node[best], outer[best], origin[best]
         return node, outer, origin, explained[best], self._about(votes, node, outer, origin)
+
+    def _without_weak(self, votes: _Votes) -> _Votes:
+        """
+        Leave out pointers to bytes or numbers where pointers to structures lead, too.
+
+        What begins with a name is no string.
+        """
+        weak = self.slots.scalar[votes.type]
+        if not weak.any():
+            return votes
+        strong = np.unique(votes.node[~weak])
+        kept = ~weak | ~np.isin(votes.node, strong)
+        return _Votes(votes.node[kept], votes.type[kept], votes.at[kept], votes.count[kept])
 
     def _about(self, votes: _Votes, node: Array, type_: Array, origin: Array) -> Array:
         """

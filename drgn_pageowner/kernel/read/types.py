@@ -18,6 +18,7 @@ from drgn_pageowner.model.types import Layout, WordUse
 __all__ = ("DwarfTypes", "read_types")
 
 _STRUCTURES = (TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS)
+_SCALARS = (TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM, TypeKind.FLOAT)
 # Link structures, such as list_head. A pointer to one does not show the type of the structure that
 # contains it; its members point to other links of the same kind.
 _LINKS = frozenset({
@@ -227,6 +228,9 @@ class DwarfTypes:
             return WordUse.ADDRESS, self.number(type_.type)
         if target.kind == TypeKind.POINTER:
             return WordUse.ADDRESS, self.number(type_.type, repeat=True)
+        if target.kind in _SCALARS and _size(target):
+            # Of bytes, strings, numbers there are arrays.
+            return WordUse.ADDRESS, self.number(target, repeat=True)
         return WordUse.ADDRESS | (WordUse.LEARN if target.kind == TypeKind.VOID else 0), -1
 
     def _of_number(self, type_: Type, name: str) -> int:
@@ -249,13 +253,16 @@ class DwarfTypes:
         tag = type_.tag
         if tag in _REGISTERS:
             return painter.layout(name)
-        for member in type_.members or ():
+        members = type_.members or ()
+        for index, member in enumerate(members):
             if member.bit_field_size is not None or member.bit_offset % 8:
                 continue
             offset = member.bit_offset // 8
+            # An array without a length in the middle only marks the place.
+            painter.ends = index == len(members) - 1 or type_.kind == TypeKind.UNION
             inner = member.type
             plain = _unnamed(inner)
-            if plain.kind == TypeKind.ARRAY and not plain.length:
+            if plain.kind == TypeKind.ARRAY and not plain.length and painter.ends:
                 painter.flexible = max(painter.flexible, offset)
             if set(_typedefs(inner)) & _WORD_NAMES:
                 painter.paint(offset, self.word, WordUse.ADDRESS | WordUse.NUMBER)
@@ -360,6 +367,7 @@ class _Painter:
         self.aim = np.full(size // word, -1, np.int32)
         self.parts: list[tuple[int, int]] = []
         self.flexible = -1
+        self.ends = True
 
     def paint(self, offset: int, size: int, use: int) -> None:
         """Add *use* to the words that overlap *size* bytes at *offset*."""
@@ -376,7 +384,7 @@ class _Painter:
 
     def put(self, offset: int, layout: Layout) -> None:
         """Add a member at an offset; members of a union overlap."""
-        if layout.flexible >= 0:
+        if layout.flexible >= 0 and self.ends:
             self.flexible = max(self.flexible, offset + layout.flexible)
         if not layout.use.any():
             return
