@@ -28,7 +28,7 @@ from drgn_pageowner.render.jsonable import json_document
 from drgn_pageowner.render.table import csv_cell
 
 # A formula, a new title of the terminal's window, a C1 control, a carriage return, text from right
-# to left, a line feed and a byte that is no UTF-8; as long as a task name.
+# to left, a line feed and a byte that is not UTF-8; as long as a task name.
 HOSTILE = b"=\x1b]0;p\x07\x9b\r\xe2\x80\xae\n\xff"
 # What a person sees of it.
 SHOWN = r"=\x1b]0;p\x07\x9b\x0d\u202e\x0a\xff"

@@ -100,7 +100,7 @@ def _crash(report: Report) -> Iterator[Verdict]:
         yield Verdict("crash", "note", "The kernel log has no panic message.")
     else:
         yield Verdict(
-            "crash", "note", "How the machine died is unknown: the kernel log could not be read."
+            "crash", "note", "The cause of the crash is unknown: the kernel log could not be read."
         )
 
 
@@ -116,9 +116,9 @@ def _oom(report: Report) -> Iterator[Verdict]:
     elif oom.log:
         yield Verdict("oom", "bad", "The out-of-memory killer was invoked.", last, finding)
     elif oom.kills == 0:
-        yield Verdict("oom", "good", "No process was killed for want of memory.")
+        yield Verdict("oom", "good", "No process was killed for lack of memory.")
     if oom.victims:
-        text = f"{oom.victims:,} tasks were being killed for want of memory at that moment."
+        text = f"{oom.victims:,} tasks were being killed for lack of memory at that moment."
         yield Verdict("oom", "bad", text, finding=finding)
 
 
@@ -163,7 +163,7 @@ def _hidden(report: Report) -> Iterator[Verdict]:
             "owners",
             "warning" if much else "note",
             f"{pages_size(row.pages * size)} ({share(row.pages, report.account.present)}) are of "
-            "drivers and other kernel code, which /proc/meminfo shows nowhere.",
+            "drivers and other kernel code, which /proc/meminfo does not show.",
             f"Most of it: {most}.",
         )
 
@@ -171,7 +171,7 @@ def _hidden(report: Report) -> Iterator[Verdict]:
 def _leaks(report: Report, min_pages: int) -> Iterator[Verdict]:
     leaks, size = report.leaks, report.facts.page_size
     if leaks is None:
-        yield Verdict("leaks", "note", "Leaks were not searched for; below is why.")
+        yield Verdict("leaks", "note", "Leaks were not searched for; the reason is given below.")
         return
     lost = leaks.lost_groups
     sure = [group for group in lost if group.confidence == "high"]
@@ -216,7 +216,7 @@ def _leaked(sure: Sequence[LeakGroup], leaks: Leaks, size: int, min_pages: int) 
     return Verdict(
         "leaks",
         "bad" if found else "warning",
-        f"{_amount(sure, size)} are leaked: nothing that anybody holds leads to them.",
+        f"{_amount(sure, size)} are leaked: nothing in use leads to them.",
         _largest(sure[0]) + doubtful,
         finding="leak" if found else None,
     )
@@ -312,8 +312,8 @@ def _failures(frag: Frag) -> Iterator[Verdict]:
             "frag",
             "bad",
             f"No zone that the kernel allocates from has a free block of order {COSTLY_ORDER}, "
-            "though there is free memory enough.",
-            f"drgn-pageowner frag why --order {COSTLY_ORDER} says what is in the way.",
+            "although there is enough free memory.",
+            f"drgn-pageowner frag why --order {COSTLY_ORDER} shows what is in the way.",
             finding="fragmentation",
         )
 

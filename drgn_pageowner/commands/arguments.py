@@ -55,7 +55,7 @@ def _time_ns(text: str, unit: str) -> int:
     match = _TIME.fullmatch(text.strip())
     if match is None or (match.group(2).lower() or unit) not in _UNITS_NS:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no time: give a number and one of {', '.join(_UNITS_NS)}"
+            f"{text!r} is not a time: give a number and one of {', '.join(_UNITS_NS)}"
         )
     scale = _UNITS_NS[match.group(2).lower() or unit]
     number = match.group(1)
@@ -77,7 +77,7 @@ def integer(text: str) -> int:
     try:
         return int(text, 0)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def number_range(text: str) -> tuple[int, int]:
@@ -108,7 +108,7 @@ def count(text: str) -> int:
     except ValueError:
         value = -1
     if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
     return value
 
 

@@ -133,7 +133,7 @@ def _read(session: Session, views: list[str], explain: bool, by: str = "stack") 
         report_problems(records.problems)
         return overlay(memory, records)
     if state in NO_RECORDS:
-        warn(f"without records no owner has a name: {NO_RECORDS[state]}")
+        warn(f"no page_owner records, so owners cannot be named: {NO_RECORDS[state]}")
         return overlay(memory, None)
     wanted = ["handle", "migratetype", "ts_nsec", "last_migrate_reason"]
     if explain:
@@ -141,7 +141,7 @@ def _read(session: Session, views: list[str], explain: bool, by: str = "stack") 
     try:
         records = session.snapshot(wanted)
     except PageOwnerError as error:
-        warn(f"without records no owner has a name: {error}")
+        warn(f"no page_owner records, so owners cannot be named: {error}")
         return overlay(memory, None)
     report_problems(records.problems)
     return overlay(memory, records)
@@ -255,7 +255,7 @@ def _explain(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
     except argparse.ArgumentTypeError:
         value = -1
     if value < 0 or prefix not in ("", "pfn"):
-        raise UsageError(f"{args.explain!r} is no pageblock: give its number, or pfn:N")
+        raise UsageError(f"{args.explain!r} is not a pageblock: give its number, or pfn:N")
     block = value >> facts.pageblock_order if prefix else value
     if block > (facts.max_pfn - 1) >> facts.pageblock_order:
         raise PageOwnerError(

@@ -119,14 +119,14 @@ def _only_one(directory: Path) -> Iterator[None]:
     """
     Make *directory* if it is not there, and hold it: two that write into it would mix their files.
 
-    :raises UsageError: if it is no directory, or another triage writes into it
+    :raises UsageError: if it is not a directory, or another triage writes into it
     :raises PageOwnerError: if it cannot be made
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"{directory} is no directory") from error
+        raise UsageError(f"{directory} is not a directory") from error
     except OSError as error:
         raise PageOwnerError(f"cannot write to {directory}: {error.strerror}") from error
     try:

@@ -191,8 +191,8 @@ COLUMNS = (
         word="mask",
     ),
     Column(
-        "gfp_flags", "the gfp mask in the kernel's words (before v4.6, which has none, in those "
-        "of v4.6)", Origin.SHOWN, "uint32", Form.GFP, of="gfp_mask",
+        "gfp_flags", "names of the flags in the gfp mask (before v4.6, which has no table of "
+        "names, those of v4.6)", Origin.SHOWN, "uint32", Form.GFP, of="gfp_mask",
     ),
     Column(
         "migratetype", "migratetype that the gfp mask asked for", Origin.GFP_MASK, "uint8",
@@ -250,8 +250,8 @@ COLUMNS = (
     # f2ca0b557107 ("mm/page_owner: use stackdepot to store stacktrace") (in v4.8).
     Column(
         "handle", "`depot_stack_handle_t` of the allocation's stack (v4.8); before, when records "
-        "held the stacks themselves, a number of ours: 1 and up, the same for every command on "
-        "this dump", Origin.MEMBER, "uint32", Form.HANDLE,
+        "held the stacks themselves, a number that drgn-pageowner assigns, counting from 1, the "
+        "same for every command on a dump", Origin.MEMBER, "uint32", Form.HANDLE,
         criterion=Criterion("handle", Match.NUMBERS, "with these stack depot handles"),
     ),
     Column(
@@ -295,7 +295,7 @@ COLUMNS = (
     # v6.10).
     Column(
         "tag", "allocation tag: the place in the source that allocates", Origin.TAG, "int32",
-        Form.TAG, since="v6.10", none=-1, none_if="it bears none", key="tag",
+        Form.TAG, since="v6.10", none=-1, none_if="it has none", key="tag",
         criterion=Criterion(
             "tag", Match.PATTERNS, "with these allocation tags (FILE:LINE func:F; * ? [] match)"
         ),

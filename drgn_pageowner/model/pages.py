@@ -106,7 +106,7 @@ class Pages:
     refcount      ``int32``  ``page._refcount``, of a tail that of its compound head
     mapcount      ``int32``  ``page._mapcount``, as it is
     mapping       ``uint64`` ``page.mapping``, of a tail that of its compound head
-    head          ``int64``  row of the compound head; its own of a page that is no tail
+    head          ``int64``  row of the compound head; its own of a page that is not a tail
     ============= ========== ==================================================================
     """
 

@@ -47,7 +47,7 @@ def json_document(value: Any, **options: Any) -> str:
     """
     Return *value* as JSON that every parser takes: without NaN, infinities and lone surrogates.
 
-    Such numbers become ``null``, and bytes that are no UTF-8 the text ``\\xNN``.
+    Such numbers become ``null``, and bytes that are not UTF-8 the text ``\\xNN``.
 
     :param value: A value of types that :mod:`json` knows.
     :param options: Options of :func:`json.dumps`.

@@ -153,7 +153,7 @@ def columns_of_table(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
             good = isinstance(values, list) and all(
                 value is None or isinstance(value, str) for value in values
             )
-            require(good, f"{name}.{column} is no text")
+            require(good, f"{name}.{column} is not a text")
             result[column] = values
         else:
             result[column] = _as(np.dtype(kind), values, f"{name}.{column}")
@@ -162,7 +162,9 @@ def columns_of_table(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as(dtype: np.dtype[Any], values: Any, what: str) -> Array:
     """Convert *values* to *dtype*, which must be able to hold them."""
-    require(isinstance(values, np.ndarray) and values.ndim == 1, f"{what} is no column of numbers")
+    require(
+        isinstance(values, np.ndarray) and values.ndim == 1, f"{what} is not a column of numbers"
+    )
     array: Array = values
     if array.dtype == dtype:
         return array

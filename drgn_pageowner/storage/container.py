@@ -96,7 +96,7 @@ def _array(column: Any) -> Array:
         values = np.array(names or [b""], f"S{_COMM}")
         result: Array = values[column.indices.to_numpy(zero_copy_only=False)]
         return result
-    require(not pa.types.is_binary(column.type), "a column is no number")
+    require(not pa.types.is_binary(column.type), "a column is not a number")
     return np.asarray(column.to_numpy())
 
 
@@ -185,7 +185,7 @@ def _parsed(text: bytes) -> Any:
 
 
 def _no_number(name: str) -> Any:
-    raise MalformedError(f"{name} is no number")
+    raise MalformedError(f"{name} is not a number")
 
 
 class Container:
@@ -195,7 +195,7 @@ class Container:
         """
         Open the file.
 
-        :raises PageOwnerError: if it is no snapshot, damaged, or of a later version of the format
+        :raises PageOwnerError: if it is not a snapshot, damaged, or of a later version
         """
         self.path = path
         pa, pq = _pyarrow(), _parquet()
@@ -219,8 +219,8 @@ class Container:
             raise PageOwnerError(f"cannot read {path}: {error.strerror or error}") from error
         except Exception as error:
             raise PageOwnerError(
-                f"{path} is no snapshot, or a damaged one: -S takes what `save` wrote, or the text "
-                "of page_owner, page_owner_stacks, page_owner_sort or allocinfo"
+                f"{path} is not a snapshot, or a damaged one: -S takes what `save` wrote, or the "
+                "text of page_owner, page_owner_stacks, page_owner_sort or allocinfo"
             ) from error
         self._check(metadata)
 

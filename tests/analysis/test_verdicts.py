@@ -66,7 +66,7 @@ def test_much_memory_of_drivers_is_a_warning(pages: int, level: str) -> None:
     machine = Machine("k" * pages + "a" * (128 - pages))
     [_, _, hidden] = of_area(judge(judged(machine, Record(0, LEAK))), "owners")
     assert hidden.level == level
-    assert "which /proc/meminfo shows nowhere" in hidden.text
+    assert "which /proc/meminfo does not show" in hidden.text
 
 
 @pytest.mark.parametrize(

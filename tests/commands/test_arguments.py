@@ -111,7 +111,7 @@ def test_every_answer_can_go_to_a_file(command: str) -> None:
 def test_a_file_gets_what_would_be_printed(question: str, tmp_path: Path) -> None:
     path = tmp_path / "answer"
     assert ask(SESSION, f"{question} -o {path}") == (0, "", "")
-    # One of the task names is no UTF-8.
+    # One of the task names is not UTF-8.
     written = path.read_bytes().decode(errors="surrogateescape")
     assert written == ask(SESSION, question)[1] != ""
 

@@ -101,7 +101,7 @@ def test_without_records_everything_else_works(
     result = dump.run("frag", "all", "--order", "9")
     assert result.returncode == 0
     [line] = result.stderr.splitlines()
-    assert "without records no owner has a name" in line
+    assert "no page_owner records, so owners cannot be named" in line
     assert "page_owner=on" in line
     truth = dump.truth("proc/buddyinfo").decode()
     ours = dump.run("frag", "buddyinfo", check=True)

@@ -50,7 +50,7 @@ _MOST_ELEMENTS = 24
 
 
 class Leaf(NamedTuple):
-    """A member of a structure that is no structure itself."""
+    """A member of a structure that is not a structure itself."""
 
     path: str
     offset: int

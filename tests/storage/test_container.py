@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The file itself: other programs read its records; what is no snapshot is said in one line."""
+"""The file itself: other programs read its records; what is not a snapshot is said in one line."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_what_is_no_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "file"
     assert "no such file" in refused(path)
     path.write_text("nothing of the kind")
-    assert "is no snapshot" in refused(path)
+    assert "is not a snapshot" in refused(path)
     path.write_bytes(b"")
-    assert "is no snapshot" in refused(path)
+    assert "is not a snapshot" in refused(path)
     pq.write_table(pa.table({"pfn": [1]}), path)
     assert "is a Parquet file, but no snapshot" in refused(path)
-    assert "is no snapshot" in refused(tmp_path)
+    assert "is not a snapshot" in refused(tmp_path)
 
 
 def test_a_file_of_a_later_version(
@@ -83,7 +83,7 @@ def test_a_file_cut_off(one_dump: Dump, saved: Saved, tmp_path: Path, share: flo
     data = saved(one_dump).read_bytes()
     path = tmp_path / "cut.parquet"
     path.write_bytes(data[: int(len(data) * share)])
-    assert "is no snapshot, or a damaged one" in refused(path)
+    assert "is not a snapshot, or a damaged one" in refused(path)
 
 
 def everything_in(path: Path) -> list[object]:

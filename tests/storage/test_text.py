@@ -301,7 +301,7 @@ def test_files_that_are_no_text_of_a_kernel(tmp_path: Path, one_dump: Dump) -> N
         path = written(tmp_path / "other", data)
         result = run_cli("-S", path, "top")
         assert (result.returncode, result.stdout) == (1, "")
-        assert "is no snapshot, or a damaged one: -S takes what `save` wrote" in result.stderr
+        assert "is not a snapshot, or a damaged one: -S takes what `save` wrote" in result.stderr
         assert len(result.stderr.splitlines()) == 1
     assert source.kind_of_text(str(one_dump.vmcore)) is None
     assert source.kind_of_text(str(one_dump.vmlinux)) is None

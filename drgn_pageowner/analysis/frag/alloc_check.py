@@ -120,7 +120,7 @@ def gfp_mask(flags: Sequence[str], names: Names) -> int:
             mask |= gfp_mask(_COMPOSED[flag], names)
         else:
             raise UsageError(
-                f"{flag!r} is no gfp flag of this kernel: known are {', '.join(sorted(known))}"
+                f"{flag!r} is not a gfp flag of this kernel: known are {', '.join(sorted(known))}"
             )
     return mask
 

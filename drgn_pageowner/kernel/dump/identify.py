@@ -151,7 +151,9 @@ def not_symbols(path: str, release: str) -> str | None:
     elf = Elf.read(path)
     if head.startswith(_DUMPS) or (elf is not None and elf.kind == ET_CORE):
         return f"{path} is a dump: it goes with -c, and -s takes the vmlinux of {release}"
-    return f"{path} is no ELF file: pass the vmlinux of {release} with -s" if elf is None else None
+    return (
+        f"{path} is not an ELF file: pass the vmlinux of {release} with -s" if elf is None else None
+    )
 
 
 def _head(path: str) -> bytes | str | None:

@@ -110,7 +110,7 @@ def _create(options: ProgramOptions) -> Program:
         return Program(platform, vmcoreinfo=data)
     except Exception as error:
         raise PageOwnerError(
-            f"{options.vmcoreinfo} is no VMCOREINFO ({error}): it is text that begins with "
+            f"{options.vmcoreinfo} is not a VMCOREINFO ({error}): it is text that begins with "
             "OSRELEASE=, as makedumpfile -g writes it, or /proc/kcore has it as a note"
         ) from error
 

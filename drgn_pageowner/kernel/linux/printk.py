@@ -52,7 +52,7 @@ def panic_message(kernel: Kernel) -> str | None:
 @once_per_reading
 def log_records(kernel: Kernel) -> list[PrintkRecord]:
     """Read the kernel log, oldest line first; empty if it cannot be read."""
-    with kernel.tolerate("the kernel log cannot be read: how the machine died is unknown"):
+    with kernel.tolerate("the kernel log cannot be read: the cause of the crash is unknown"):
         # Since Linux kernel commit 896fbe20b4e2 ("printk: use the lockless ringbuffer") (in v5.10).
         ring = find_object(kernel.prog, "prb")
         if ring is not None and has_member(ring.type_.type, "desc_ring"):

@@ -78,7 +78,7 @@ class WordFinder:
         """
         The address of the ``task_struct`` that ``task:PID`` names.
 
-        :raises UsageError: if that is no number
+        :raises UsageError: if that is not a number
         :raises PageOwnerError: if there is no such task
         """
         digits = what.removeprefix("task:")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A file that is no dump, or has no symbols, is called what it is, with what to run."""
+"""A file that is not a dump, or has no symbols, is called what it is, with what to run."""
 
 from __future__ import annotations
 
