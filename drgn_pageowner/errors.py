@@ -71,8 +71,9 @@ def one_line(error: BaseException) -> str:
 
 NO_RECORDS = {
     "absent": "this kernel was built without CONFIG_PAGE_OWNER: it keeps no page_owner records; "
-    "rebuild it with CONFIG_PAGE_OWNER=y and boot with page_owner=on on the kernel command line",
+    "rebuild it with CONFIG_PAGE_OWNER=y and boot with page_owner=on on the kernel command line "
+    "(leaks, account and top --slab answer without)",
     "off": "page_owner is compiled in but was off when this kernel ran: boot with page_owner=on "
-    "on the kernel command line to have records",
+    "on the kernel command line to have records (leaks, account and top --slab answer without)",
 }
 """Why a kernel has no records, by :attr:`Facts.page_owner`, and what to do."""

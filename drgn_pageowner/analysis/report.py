@@ -27,7 +27,14 @@ from drgn_pageowner.analysis.frag.contiguity import BlockSize, contiguity
 from drgn_pageowner.analysis.frag.culprits import Culprits, culprits
 from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
 from drgn_pageowner.analysis.frag.zone_summary import ZoneSummary, zone_summaries
-from drgn_pageowner.analysis.leaks.leaks import Leaks, find_leaks
+from drgn_pageowner.analysis.leaks.leaks import (
+    NO_FINGERPRINTS,
+    Leaks,
+    MemoryReader,
+    find_leaks,
+    fingerprints_of,
+    leak_search,
+)
 from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.analysis.leaks.suspects import Suspect, suspects
 from drgn_pageowner.analysis.owners.flame import Flame, flame
@@ -60,10 +67,12 @@ class ReportInputs:
     modules: Sequence[str] = ()
     heap: Heap | LeakSearch | None = None
     """The graph of pointers, or the saved result of a search in it."""
+    memory: MemoryReader | None = None
+    """Reads what is in lost pages; ``None`` if only a saved search is there."""
     inventory: Inventory | None = None
-    """The inventory of :attr:`heap`, if there is one."""
+    """The use of every page; the inventory of :attr:`heap`, if that is one of records."""
     records: Snapshot | None = None
-    """The records of :attr:`inventory`, if there is one."""
+    """The records of :attr:`inventory`, or the allocations that bear a tag."""
     diff: Diff | None = None
     """Changes since an earlier dump, by stack."""
     problems: Sequence[str] = ()
@@ -146,10 +155,10 @@ def report(inputs: ReportInputs) -> Report:
     if inventory is not None:
         classes = cache(lambda: page_classes(inventory))
         add("use of pages", lambda: _of_pages(inventory, classes()))
-        if records is not None:
+        if inventory.records is not None:
             add("suspects", lambda: {"suspects": suspects(inventory, classes())})
         if heap is not None:
-            add("leaks", lambda: {"leaks": _leaks(heap, classes())})
+            add("leaks", lambda: {"leaks": _leaks(heap, classes(), inputs.memory)})
     return Report(
         facts=inputs.facts,
         crash=inputs.crash,
@@ -161,8 +170,13 @@ def report(inputs: ReportInputs) -> Report:
     )
 
 
-def _leaks(heap: Heap | LeakSearch, classes: Array) -> Leaks:
-    return find_leaks(heap if isinstance(heap, LeakSearch) else reach(heap, classes))
+def _leaks(heap: Heap | LeakSearch, classes: Array, memory: MemoryReader | None) -> Leaks:
+    if isinstance(heap, LeakSearch):
+        return find_leaks(heap)
+    # Classes of pages without a record are told with what is in the heap.
+    found = reach(heap, classes if heap.recorded else None)
+    prints = fingerprints_of(found, memory) if memory is not None else NO_FINGERPRINTS
+    return find_leaks(leak_search(found, prints=prints))
 
 
 def _of_records(records: Snapshot) -> dict[str, Any]:

@@ -8,6 +8,9 @@ Find allocated pages that nothing can reach, and who allocated them.
   leaks --no-types                 take every word for a pointer that can be one
   leaks --suspects                 stacks that look like a leak: growing, owner gone, ...
 
+Without page_owner, allocations are told by the pages themselves, and groups are made by allocation
+tag (v6.10), or else by what is in the lost memory: addresses of symbols and objects, text, numbers.
+
 A verdict is one of: unreachable; only reachable from unreachable; held by nothing but itself
 (a ring); known only by PFN (reachable memory holds its number, but no address); reachable.
 """
@@ -18,7 +21,13 @@ import argparse
 from dataclasses import replace
 from typing import TextIO
 
-from drgn_pageowner.analysis.leaks.leaks import Leaks, find_leaks, leak_search, lost_objects
+from drgn_pageowner.analysis.leaks.leaks import (
+    Leaks,
+    find_leaks,
+    fingerprints_of,
+    leak_search,
+    lost_objects,
+)
 from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.analysis.leaks.suspects import suspects
 from drgn_pageowner.commands.arguments import (
@@ -79,8 +88,8 @@ def search(session: Session, *, slab: bool, types: bool = True) -> LeakSearch:
     if saved is not None:
         return saved
     marked = reach(session.heap(types=types))
-    lost = lost_objects(marked, session.slab_objects, session.slab_tags) if slab else None
-    return leak_search(marked, lost)
+    lost = lost_objects(marked, session.slab_objects, session) if slab else None
+    return leak_search(marked, lost, fingerprints_of(marked, session))
 
 
 def _suspects(args: argparse.Namespace, session: Session, out: TextIO, limit: int | None) -> int:

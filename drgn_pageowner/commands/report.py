@@ -123,14 +123,17 @@ def read(
     facts = session.facts()
     if facts.page_owner in NO_RECORDS:
         records = _tag_rows(session)
-        left_out = "owners, ages and leaks" if records is None else "ages and leaks"
+        left_out = "owners and ages" if records is None else "ages"
         warn(f"{left_out} are left out: {NO_RECORDS[facts.page_owner]}")
         problems.append(NO_RECORDS[facts.page_owner])
-    elif not leaks:
+    if not leaks:
         problems.append("leaks were not searched for: --no-leaks")
     on = facts.page_owner not in NO_RECORDS
-    heap = attempt("leaks", lambda: _heap(session, slab)) if on and leaks else None
-    inventory = heap.inventory if heap is not None else attempt("use of pages", session.inventory)
+    heap = attempt("leaks", lambda: _heap(session, slab)) if leaks else None
+    # Without records, the heap's inventory has what the buddy allocator gave out instead.
+    inventory = (
+        heap.inventory if heap is not None and on else attempt("use of pages", session.inventory)
+    )
     if on:
         records = inventory.records if inventory is not None else None
     if on and inventory is None:
@@ -141,6 +144,7 @@ def read(
         crash=attempt("the crash", session.crash),
         modules=attempt("modules", session.modules) or (),
         heap=heap,
+        memory=session,
         inventory=inventory,
         records=records,
         diff=(

@@ -7,8 +7,8 @@ Run everything and write it into a folder, for scripts.
 DIR/index.json has the verdicts and the outcome of every part; the text and the JSON of each part
 are beside it. If a part fails, that is recorded, and the others still run.
 
-exit status: 0 nothing was found; 1 the dump cannot answer (unreadable, or without page_owner: the
-parts that could be answered are in DIR); 2 usage; 3 something was found: leaks, out of memory,
+exit status: 0 nothing was found; 1 the dump cannot answer (unreadable: the parts that could be
+answered are in DIR); 2 usage; 3 something was found: leaks, out of memory,
 fragmentation; 4 nothing was found, but a part of triage itself failed.
 """
 

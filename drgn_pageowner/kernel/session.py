@@ -24,15 +24,16 @@ from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.page import PageInfo
 from drgn_pageowner.model.pages import Memory
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.model.stacks import Frame
 
 if TYPE_CHECKING:
     from drgn_pageowner.kernel.read.heap import HeapReader
     from drgn_pageowner.kernel.read.inventory import InventoryReader
     from drgn_pageowner.kernel.read.words import WordFinder
     from drgn_pageowner.model.crash import Crash
+    from drgn_pageowner.model.fingerprint import Contents
     from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
     from drgn_pageowner.model.info import OwnerSource
+    from drgn_pageowner.model.object_facts import ObjectFacts
     from drgn_pageowner.model.object_owners import ObjectOwners
     from drgn_pageowner.model.stacks import StackList
     from drgn_pageowner.model.tags import TagUse
@@ -135,23 +136,25 @@ class ProgramSession:
 
         return self._ask(read_object_owners)
 
-    def slab_tags(self, objects: Array) -> list[str | None]:
-        from drgn_pageowner.kernel.read.tags import tags_of_objects
+    def slab_objects(self, objects: Array) -> ObjectFacts:
+        from drgn_pageowner.kernel.read.object_owners import read_object_facts
 
         inventory = self.heap().inventory
+        pages, slabs = inventory.memory.pages, inventory.slabs
         return self._ask(
-            lambda kernel: tags_of_objects(kernel, inventory.memory.pages, inventory.slabs, objects)
+            lambda kernel: read_object_facts(kernel, pages, slabs, objects, inventory.problems)
         )
 
-    def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
-        from drgn_pageowner.kernel.linux.slab_track import object_addresses, object_tracks
+    def contents(self, nodes: Array) -> Contents:
+        from drgn_pageowner.kernel.read.fingerprint import read_contents
 
-        inventory = self.heap().inventory
-        addresses = object_addresses(self._kernel, inventory.memory.pages, inventory.slabs, objects)
-        tracks = self._ask(
-            lambda kernel: object_tracks(kernel, inventory.slabs, objects, addresses)
-        )
-        return addresses, tracks
+        reader = self._heap_reader()
+        return self._ask(lambda _: read_contents(reader, nodes))
+
+    def memory_at(self, addresses: Array, size: int) -> Sequence[bytes]:
+        from drgn_pageowner.kernel.read.fingerprint import read_bytes
+
+        return self._ask(lambda kernel: read_bytes(kernel, addresses, size))
 
     def target(self, what: str) -> HeapTarget:
         return self._ask(lambda _: self._word_finder().target(what))

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array, cover
+from drgn_pageowner.model.fingerprint import Fingerprint
 from drgn_pageowner.model.kinds import Kind
+from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.pages import FREE_STATES, Memory, Pages
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.model.types import Typing
 
 __all__ = (
@@ -149,6 +150,8 @@ class Metadata(enum.IntEnum):
     """Shadow memory of KASAN: one byte for every eight bytes of memory."""
     KFENCE = 9
     """The pool of KFENCE: objects of slab caches that lie in no slab, and guard pages."""
+    USER_TABLE = 10
+    """A page table of a process whose ``struct page`` does not say so."""
 
 
 @dataclass
@@ -235,6 +238,13 @@ class Heap:
     """Allocation ``i`` is node ``first_percpu + i``."""
     typing: Typing | None = None
     """The data for inferring the types of nodes; ``None`` if not requested."""
+    recorded: bool = True
+    """Whether :attr:`records` are page_owner's; else they are what the buddy allocator gave out, as
+    far as the pages themselves tell."""
+    unlisted: Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    """``int32``: records whose first page was never on a list since boot, although every block on
+    a free list is on one by its first page: pages of a block that was split when it was in use.
+    Only where :attr:`recorded` is false."""
 
     @property
     def slabs(self) -> Slabs:
@@ -354,14 +364,11 @@ class LostObjects:
     """``int64``: ``object_size``; for per-CPU memory, the size of one copy."""
     verdict: Array
     """``uint8``: :class:`Reachability`."""
-    address: Array
-    """``uint64``: virtual address."""
-    tracks: Sequence[tuple[list[Frame], int] | None]
-    """The stack and the pid that allocated each, where ``slub_debug=U`` keeps them."""
-    tags: Sequence[str | None] = ()
-    """The allocation tag of each; empty if this kernel has none. Added in Linux kernel commit
-    22d407b164ff ("lib: add allocation tagging support for memory allocation profiling") (in
-    v6.10)."""
+    facts: ObjectFacts
+    """What is known of the allocation of each."""
+    fingerprint: Array
+    """``int32``: index in :attr:`fingerprints`; -1 for none."""
+    fingerprints: Sequence[Fingerprint]
 
 
 @dataclass
@@ -383,6 +390,12 @@ class LeakSearch:
     lost: LostObjects | None = None
     evidence: Array | None = None
     """``uint8``, a row per record: :class:`Evidence`; ``None`` in snapshots of before it."""
+    recorded: bool = True
+    """:attr:`Heap.recorded`."""
+    fingerprint: Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    """``int32``, a row per record: index in :attr:`fingerprints`; -1 for none. Empty if they were
+    not looked for."""
+    fingerprints: Sequence[Fingerprint] = ()
 
 
 def record_of_row(pages: Pages, records: Snapshot | None) -> Array:

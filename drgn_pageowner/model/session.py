@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from drgn_pageowner.model.arrays import Array
     from drgn_pageowner.model.crash import Crash
+    from drgn_pageowner.model.fingerprint import Contents
     from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
     from drgn_pageowner.model.info import OwnerSource
     from drgn_pageowner.model.kernel import Facts
+    from drgn_pageowner.model.object_facts import ObjectFacts
     from drgn_pageowner.model.object_owners import ObjectOwners
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
     from drgn_pageowner.model.records import Snapshot
-    from drgn_pageowner.model.stacks import Frame, StackList
+    from drgn_pageowner.model.stacks import StackList
     from drgn_pageowner.model.tags import TagUse
 
 __all__ = ("Session",)
@@ -91,12 +93,16 @@ class Session(Protocol):
         """Return every slab object and who allocated it."""
         ...
 
-    def slab_tags(self, objects: Array) -> list[str | None]:
-        """Return the allocation tags of some of the heap's slab objects."""
+    def slab_objects(self, objects: Array) -> ObjectFacts:
+        """Return what is known of the allocations of some of the heap's slab objects."""
         ...
 
-    def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
-        """Return the addresses of slab objects, and the stack and pid of their allocations."""
+    def contents(self, nodes: Array) -> Contents:
+        """Return the clues to their owners in the contents of some of the heap's nodes."""
+        ...
+
+    def memory_at(self, addresses: Array, size: int) -> Sequence[bytes]:
+        """Return the first *size* bytes at each of *addresses*; none if they cannot be read."""
         ...
 
     def target(self, what: str) -> HeapTarget:

@@ -10,8 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array, sums
+from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks
 
-__all__ = ("UNKNOWN", "Profiling", "Tag", "TagSums", "TagUse", "Tagged", "Tags", "allocation_sizes")
+__all__ = (
+    "UNKNOWN", "Profiling", "Tag", "TagSums", "TagUse", "Tagged", "Tags", "allocation_sizes",
+    "tag_stacks",
+)  # fmt: skip
 
 
 UNKNOWN = "?"
@@ -174,3 +178,23 @@ def allocation_sizes(rows: Array, compound: Array, followers: Array, pfns: Array
     block = np.int64(1) << np.minimum(order, aligned)
     result: Array = np.where(compound > 0, compound, block)
     return result
+
+
+def tag_stacks(tags: Tags) -> tuple[Stacks, dict[int, Frame], dict[int, list[SourceFrame]]]:
+    """Return a stack of one frame for every tag, the frames, and where they are in the source."""
+    number = len(tags)
+    frames = {
+        pc: Frame(pc, tag.function, -1, 0, tag.module)
+        if tag.function != UNKNOWN
+        else Frame(pc, f"line {tag.lineno} of a module that is gone", -1, 0, None)
+        for pc, tag in enumerate(tags.places, 1)
+    }
+    lines = {
+        pc: [SourceFrame(tag.function, tag.filename, tag.lineno, False)]
+        for pc, tag in enumerate(tags.places, 1)
+    }
+    pcs = np.arange(1, number + 1, dtype=np.uint64)
+    stacks = Stacks(
+        pcs.astype(np.uint32), np.arange(number + 1, dtype=np.int64), pcs, addresses=False
+    )
+    return stacks, frames, lines

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from drgn_pageowner.analysis.leaks.leaks import LeakGroup, Leaks, SlabLeak, Task
 from drgn_pageowner.analysis.leaks.suspects import Suspect
 from drgn_pageowner.escape import word
+from drgn_pageowner.model.fingerprint import Fingerprint
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.render.table import ages, pages_size
 
@@ -49,8 +50,30 @@ def _group(group: LeakGroup, result: Leaks, facts: Facts) -> Iterator[str]:
     gone = [name for name, loaded in group.modules.items() if not loaded]
     if gone or group.module_gone:
         yield f"  module gone: {', '.join(gone) if gone else 'frames without a symbol'}\n"
+    if group.tag is not None:
+        yield f"  tag: {word(group.tag)}\n"
     yield f"  pages: {pfns_text(group.pfns)}\n"
+    if group.fingerprint is not None:
+        yield from _content(group.fingerprint, group.allocations, dump=not group.stack)
     yield from (f"    {frame}\n" for frame in group.stack)
+
+
+def _content(found: Fingerprint, number: int, *, dump: bool) -> Iterator[str]:
+    """
+    Yield what the content of memory says of its owner.
+
+    :param number: How many allocations or objects there are.
+    :param dump: Whether to dump the first bytes of an example.
+    """
+    share = f" ({found.shared:,} of {number:,})" if found.shared < number else ""
+    yield f"  content: {word(found.text)}{share}, such as {found.example:#x}\n"
+    if not dump or found.zero:
+        return
+    data = bytes.fromhex(found.bytes)
+    for offset in range(0, len(data), 16):
+        row = data[offset : offset + 16]
+        letters = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)
+        yield f"    {offset:04x}  {row.hex(' ', 4):35}  {letters}\n"
 
 
 def tasks_text(tasks: Sequence[Task]) -> str:
@@ -86,6 +109,12 @@ def _slab(leaks: Sequence[SlabLeak], limit: int | None) -> Iterator[str]:
         yield f" and {rest:,} more\n" if rest > 0 else "\n"
         if leak.tag is not None:
             yield f"  tag: {word(leak.tag)}\n"
+        if leak.memcgs:
+            paths = (f"{word(path)} ({count:,})" for path, count in leak.memcgs.items())
+            yield f"  charged to: {', '.join(paths)}\n"
+        if leak.fingerprint is not None:
+            known = leak.tag is not None or leak.stack is not None
+            yield from _content(leak.fingerprint, leak.objects, dump=not known)
         if leak.stack is None:
             continue
         if leak.pids:

@@ -10,7 +10,7 @@ with one line. Unknown tables and columns are from a later version and ignored.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import STORED
+from drgn_pageowner.model.fingerprint import CLUE_KINDS, Fingerprint
 from drgn_pageowner.model.heap import Evidence, Metadata, Reachability, Role
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.pages import NO_ZONE, Memory, PageState
@@ -65,10 +66,14 @@ TABLES: dict[str, dict[str, str]] = {
     "slab_sheaves": {"address": "u8"},
     "areas": {"start": "u8", "size": "u8", "pages": "i8", "kind": TEXT},
     "area_pages": {"row": "i8"},
-    "leaks": {"pfn": "i8", "distance": "i4", "role": "u1", "verdict": "u1", "evidence": "u1"},
+    "leaks": {
+        "pfn": "i8", "distance": "i4", "role": "u1", "verdict": "u1", "evidence": "u1",
+        "fingerprint": "i4", "order": "u1", "tag": "i4",
+    },
+    "leak_tags": _PLACES,
     "lost_objects": {
         "cache": "i4", "size": "i8", "verdict": "u1", "address": "u8", "stack": "i4", "pid": "i8",
-        "tag": TEXT,
+        "tag": TEXT, "memcg": TEXT, "fingerprint": "i4",
     },
     "lost_stacks": {"depth": "i4"},
     "lost_frames": {"pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT},
@@ -90,8 +95,8 @@ TABLES: dict[str, dict[str, str]] = {
 # Columns that not every kernel has, and columns that files of earlier versions lack.
 _OPTIONAL = {
     ("stacks", "kernel_pages"),
-    ("leaks", "evidence"),
-    ("lost_objects", "tag"),
+    *(("lost_objects", name) for name in ("tag", "memcg", "fingerprint")),
+    *(("leaks", name) for name in ("evidence", "fingerprint", "order", "tag")),
     *(("tags", field.name) for field in fields(TagSums)),
 }
 # Maximum number of values in a JSON document; each takes up to 100 bytes of memory. The largest
@@ -297,6 +302,15 @@ def check_search(table: Mapping[str, Array], records: Snapshot) -> None:
     within(table["verdict"], 0, max(Reachability) + 1, "leaks")
     if "evidence" in table:
         within(table["evidence"], 0, max(Evidence) + 1, "leaks")
+
+
+def check_fingerprints(prints: Sequence[Fingerprint]) -> None:
+    """Hold fingerprints to what memory can have."""
+    for one in prints:
+        require(len(one.bytes) % 2 == 0 and not set(one.bytes) - set("0123456789abcdef"), "bytes")
+        require(0 <= one.example < 1 << 64 and one.shared >= 0, "fingerprints")
+        for clue in one.clues:
+            require(0 <= clue.offset < 1 << 40 and clue.kind in CLUE_KINDS, "fingerprints")
 
 
 def rows_of_stream(message: Any, columns: int, most_rows: int) -> None:

@@ -3,16 +3,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.model.heap import Inventory, LeakSearch, LostObjects, Reachability
-from drgn_pageowner.model.stacks import Frame
-from drgn_pageowner.storage.check import check_search, require, within
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.fingerprint import Fingerprint
+from drgn_pageowner.model.heap import (
+    Inventory,
+    LeakSearch,
+    LostObjects,
+    Reachability,
+    record_of_row,
+)
+from drgn_pageowner.model.object_facts import ObjectFacts
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Stacks
+from drgn_pageowner.model.tags import Tags, tag_stacks
+from drgn_pageowner.storage.check import check_fingerprints, check_search, require, within
 from drgn_pageowner.storage.container import Columns, Container
-from drgn_pageowner.storage.plain import restore
+from drgn_pageowner.storage.plain import as_json, restore
 from drgn_pageowner.storage.records import frame_table, read_frames
+from drgn_pageowner.storage.tags import place_table, tag_places
 
 __all__ = ("load_search", "search_tables")
 
@@ -21,6 +35,8 @@ def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]
     """
     Return a row per allocated record, in the order of PFNs, and a row per lost slab object.
 
+    Where there are no records, rows are what the buddy allocator gave out.
+
     :param found: With :attr:`LeakSearch.lost`.
     """
     order = np.argsort(found.records["pfn"], kind="stable")
@@ -28,37 +44,55 @@ def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]
     place[order] = np.arange(len(order))
     lost = found.lost
     assert lost is not None
-    stacks: dict[tuple[Frame, ...], int] = {}
-    of_object = [
-        -1 if track is None else stacks.setdefault(tuple(track[0]), len(stacks))
-        for track in lost.tracks
-    ]
-    tables: dict[str, Columns] = {
-        # Stored as a distance, because that is usually 0.
-        "leaks": {
-            "pfn": found.records["pfn"][order],
-            "distance": place[order] - place[found.allocation[order]],
-            "role": found.role[order],
-            "verdict": found.verdict[order],
-            "evidence": (
-                np.zeros(len(order), np.uint8) if found.evidence is None else found.evidence[order]
-            ),
-        },
+    facts = lost.facts
+    # As a distance it is mostly 0.
+    leaks: Columns = {
+        "pfn": found.records["pfn"][order],
+        "distance": place[order] - place[found.allocation[order]],
+        "role": found.role[order],
+        "verdict": found.verdict[order],
+        "evidence": (
+            np.zeros(len(order), np.uint8) if found.evidence is None else found.evidence[order]
+        ),
+    }
+    if len(found.fingerprint):
+        leaks["fingerprint"] = found.fingerprint[order]
+    tables: dict[str, Columns] = {"leaks": leaks}
+    if not found.recorded:
+        leaks["order"] = found.records["order"][order]
+        if found.records.tags is not None:
+            leaks["tag"] = found.records["tag"][order]
+            tables["leak_tags"] = place_table(found.records.tags.places)
+    tables |= {
         "lost_objects": {
             "cache": lost.cache,
             "size": lost.size,
             "verdict": lost.verdict,
-            "address": lost.address,
-            "stack": np.array(of_object, np.int32),
-            "pid": np.array([0 if t is None else t[1] for t in lost.tracks], np.int64),
-            "tag": list(lost.tags) or [None] * len(lost.tracks),
+            "address": facts.address,
+            "stack": facts.stack,
+            "pid": facts.pid.astype(np.int64),
+            "tag": _texts(facts.tag, facts.tags),
+            "memcg": _texts(facts.memcg, facts.memcgs),
+            "fingerprint": lost.fingerprint,
         },
-        "lost_stacks": {"depth": np.array([len(stack) for stack in stacks], np.int32)},
-        "lost_frames": frame_table(frame for stack in stacks for frame in stack),
+        "lost_stacks": {"depth": np.array([len(stack) for stack in facts.stacks], np.int32)},
+        "lost_frames": frame_table(frame for stack in facts.stacks for frame in stack),
     }
-    return tables, {
-        "leaks_of": {"pages_missing": found.pages_missing, "number_chance": found.number_chance}
+    known = {
+        "pages_missing": found.pages_missing,
+        "number_chance": found.number_chance,
+        "recorded": found.recorded,
     }
+    prints = {
+        "pages": as_json(list(found.fingerprints)),
+        "objects": as_json(list(lost.fingerprints)),
+    }
+    return tables, {"leaks_of": known, "fingerprints": prints}
+
+
+def _texts(numbers: Array, texts: Sequence[str]) -> list[str | None]:
+    """The text of every number; ``None`` for -1."""
+    return [texts[number] if number >= 0 else None for number in numbers.tolist()]
 
 
 def load_search(file: Container, inventory: Inventory) -> LeakSearch:
@@ -68,10 +102,25 @@ def load_search(file: Container, inventory: Inventory) -> LeakSearch:
 
 
 def _search(file: Container, inventory: Inventory) -> LeakSearch:
+    table, known = file.table("leaks"), file.document("leaks_of")
+    recorded = restore(bool, known.get("recorded", True))
+    if not recorded:
+        require("order" in table, "leaks without records")
+        records = _allocations(file, inventory, table)
+        covered = record_of_row(inventory.memory.pages, records)
+        inventory = replace(inventory, records=records, record_of_row=covered)
     require(inventory.records is not None, "leaks without records")
     assert inventory.records is not None
-    table, known = file.table("leaks"), file.document("leaks_of")
     check_search(table, inventory.records)
+    pages, objects = (
+        restore(list[Fingerprint], file.document("fingerprints")[name])
+        if "fingerprint" in table
+        else []
+        for name in ("pages", "objects")
+    )
+    check_fingerprints([*pages, *objects])
+    numbers = table.get("fingerprint", np.zeros(0, np.int32))
+    within(numbers, -1, len(pages), "leaks")
     return LeakSearch(
         inventory=inventory,
         records=inventory.records,
@@ -80,13 +129,44 @@ def _search(file: Container, inventory: Inventory) -> LeakSearch:
         verdict=table["verdict"],
         pages_missing=restore(int, known["pages_missing"]),
         number_chance=restore(list[float], known.get("number_chance", [])),
-        lost=_lost_objects(file, len(inventory.slabs.caches)),
+        lost=_lost_objects(file, len(inventory.slabs.caches), objects),
+        recorded=recorded,
+        fingerprint=numbers,
+        fingerprints=pages,
         # Files of earlier versions have none.
         evidence=table.get("evidence"),
     )
 
 
-def _lost_objects(file: Container, caches: int) -> LostObjects:
+def _allocations(file: Container, inventory: Inventory, table: Columns) -> Snapshot:
+    """Return what the buddy allocator gave out, as :attr:`LeakSearch.records` has it."""
+    pages, number = inventory.memory.pages, len(table["pfn"])
+    within(table["order"], 0, pages.facts.max_page_order + 1, "leaks")
+    require(np.all(table["pfn"][1:] > table["pfn"][:-1]), "leaks are not in order")
+    result = Snapshot(
+        facts=pages.facts,
+        names=pages.names,
+        columns={
+            "pfn": table["pfn"],
+            "order": table["order"],
+            "handle": np.zeros(number, np.uint32),
+            "allocated": np.ones(number, bool),
+        },
+        stacks=Stacks.empty(),
+    )
+    if "tag" in table:
+        places = tag_places(file.table("leak_tags"))
+        within(table["tag"], -1, len(places), "leaks")
+        nothing, every = np.zeros(len(places), np.int64), np.ones(len(places), bool)
+        result.tags = Tags(places, nothing, nothing, ~every, "", every, every)
+        result.stacks, frames, result.source_lines = tag_stacks(result.tags)
+        result._frames.update(frames)
+        result.columns["tag"] = table["tag"]
+        result.columns["handle"] = (table["tag"] + 1).astype(np.uint32)
+    return result
+
+
+def _lost_objects(file: Container, caches: int, prints: Sequence[Fingerprint]) -> LostObjects:
     table = file.table("lost_objects")
     frames, depths = read_frames(file.table("lost_frames")), file.table("lost_stacks")["depth"]
     within(depths, 0, len(frames) + 1, "lost_stacks")
@@ -95,17 +175,33 @@ def _lost_objects(file: Container, caches: int) -> LostObjects:
     # -1: per-CPU memory belongs to no cache.
     within(table["cache"], -1, caches, "lost_objects")
     within(table["verdict"], 0, max(Reachability) + 1, "lost_objects")
+    within(table["pid"], -1, 1 << 31, "lost_objects")
+    # Files of before have none.
+    numbers = table.get("fingerprint", np.full(len(table["cache"]), -1, np.int32))
+    within(numbers, -1, len(prints), "lost_objects")
     ends = np.cumsum(depths).tolist()
-    stacks = [frames[end - depth : end] for end, depth in zip(ends, depths.tolist(), strict=True)]
+    facts = ObjectFacts.of(table["address"])
+    facts.stack, facts.pid = table["stack"], table["pid"].astype(np.int32)
+    facts.pid[facts.stack < 0] = -1
+    facts.stacks = [
+        frames[end - depth : end] for end, depth in zip(ends, depths.tolist(), strict=True)
+    ]
+    facts.tag, facts.tags = _numbers(table.get("tag", []), len(table["cache"]))
+    facts.memcg, facts.memcgs = _numbers(table.get("memcg", []), len(table["cache"]))
     return LostObjects(
         cache=table["cache"],
         size=table["size"],
         verdict=table["verdict"],
-        address=table["address"],
-        tracks=[
-            (stacks[stack], pid) if stack >= 0 else None
-            for stack, pid in zip(table["stack"].tolist(), table["pid"].tolist(), strict=True)
-        ],
-        # Files of earlier versions have none.
-        tags=table.get("tag", ()),
+        facts=facts,
+        fingerprint=numbers,
+        fingerprints=prints,
     )
+
+
+def _numbers(texts: Sequence[str | None], number: int) -> tuple[Array, list[str]]:
+    """Undo :func:`_texts`; without *texts*, all are none."""
+    if not texts:
+        return np.full(number, -1, np.int32), []
+    known: dict[str, int] = {}
+    numbers = [-1 if text is None else known.setdefault(text, len(known)) for text in texts]
+    return np.array(numbers, np.int32), list(known)

@@ -16,7 +16,7 @@ from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.info import OwnerSource
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.model.stacks import Frame, SourceFrame, StackList
+from drgn_pageowner.model.stacks import SourceFrame, StackList
 from drgn_pageowner.model.tags import TagUse
 from drgn_pageowner.storage.check import check_facts, check_names
 from drgn_pageowner.storage.container import Container
@@ -26,7 +26,9 @@ from drgn_pageowner.storage.tags import load_tag_use
 from drgn_pageowner.storage.text.source import kind_of_text
 
 if TYPE_CHECKING:
+    from drgn_pageowner.model.fingerprint import Contents
     from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
+    from drgn_pageowner.model.object_facts import ObjectFacts
     from drgn_pageowner.model.object_owners import ObjectOwners
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
@@ -168,11 +170,14 @@ class SnapshotSession:
     def object_owners(self) -> ObjectOwners:
         self._only_memory_knows("where objects are")
 
-    def slab_tags(self, objects: Array) -> list[str | None]:
+    def slab_objects(self, objects: Array) -> ObjectFacts:
         self._only_memory_knows("where objects are")
 
-    def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
-        self._only_memory_knows("where objects are")
+    def contents(self, nodes: Array) -> Contents:
+        self._only_memory_knows("what is in pages")
+
+    def memory_at(self, addresses: Array, size: int) -> Sequence[bytes]:
+        self._only_memory_knows("what is in pages")
 
     def target(self, what: str) -> HeapTarget:
         self._only_memory_knows("who points to whom")

@@ -109,6 +109,7 @@ _OF_METADATA = {
     Metadata.TABLE: PageClass.KERNEL_TABLE,
     Metadata.SHADOW: PageClass.SHADOW,
     Metadata.KFENCE: PageClass.KFENCE,
+    Metadata.USER_TABLE: PageClass.TABLE,
 }
 
 # If the struct page does not determine the use of a page, its stack does: the first of these

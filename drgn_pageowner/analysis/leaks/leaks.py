@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from drgn_pageowner.analysis.leaks.fingerprint import fingerprints
 from drgn_pageowner.analysis.leaks.reach import Reach
 from drgn_pageowner.analysis.leaks.unnamed import freed_init, module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.model.arrays import Array, grouped
+from drgn_pageowner.model.fingerprint import Contents, Fingerprint
 from drgn_pageowner.model.heap import (
     LOST,
     Evidence,
@@ -24,22 +26,38 @@ from drgn_pageowner.model.heap import (
     Reachability,
     Role,
 )
+from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
+from drgn_pageowner.model.tags import Tag
 
 __all__ = (
     "MOST_TASKS",
+    "NO_FINGERPRINTS",
     "LeakGroup",
     "Leaks",
+    "MemoryReader",
     "SlabLeak",
     "Task",
     "find_leaks",
+    "fingerprints_of",
     "group_objects",
     "leak_search",
     "lost_objects",
     "owners_of",
 )
 
+
+class MemoryReader(Protocol):
+    """Reads what is in memory: a :class:`~drgn_pageowner.model.session.Session`."""
+
+    def contents(self, nodes: Array) -> Contents: ...
+
+    def memory_at(self, addresses: Array, size: int) -> Sequence[bytes]: ...
+
+
+NO_FINGERPRINTS: tuple[Array, Sequence[Fingerprint]] = (np.zeros(0, np.int32), ())
+"""What :func:`fingerprints_of` returns is this, where nothing is read."""
 MOST_TASKS = 10
 """The largest number of tasks of a group."""
 _PERCPU = "per-CPU memory"
@@ -101,6 +119,10 @@ class LeakGroup:
     """Modules in the stack -> whether they are still loaded."""
     module_gone: bool
     """Whether a frame of the stack has no symbol because its module was unloaded."""
+    tag: str | None = None
+    """The allocation tag that most of it bears, as /proc/allocinfo prints it (v6.10)."""
+    fingerprint: Fingerprint | None = None
+    """What the content of most of it says of its owner; ``None`` of what is reachable."""
     by_types: int | None = None
     """Allocations whose verdict rests on types that are sure: reached by pointers of such types
     alone; or lost, and the words that equal their address are numbers. ``None`` without types."""
@@ -121,7 +143,11 @@ class SlabLeak:
     """The stack that allocated them, if ``slub_debug=U`` recorded it."""
     pids: list[int] = field(default_factory=list)
     tag: str | None = None
-    """Their allocation tag, if the kernel has tags."""
+    """Their allocation tag, of a kernel that has tags (v6.10)."""
+    fingerprint: Fingerprint | None = None
+    """What the content of most of them says of their owner."""
+    memcgs: dict[str, int] = field(default_factory=dict)
+    """Paths of the memory cgroups that they are charged to, and the objects of each (v6.10)."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +191,16 @@ class Leaks:
         return [group for group in self.groups if group.verdict in lost]
 
 
-def leak_search(reach: Reach, lost: LostObjects | None = None) -> LeakSearch:
+def leak_search(
+    reach: Reach,
+    lost: LostObjects | None = None,
+    prints: tuple[Array, Sequence[Fingerprint]] = NO_FINGERPRINTS,
+) -> LeakSearch:
     """
     Return the results of *reach* for the records, and for slab objects.
 
     :param lost: The result of :func:`lost_objects`, if slab objects are wanted.
+    :param prints: The result of :func:`fingerprints_of`, if the content of pages is wanted.
     """
     return LeakSearch(
         inventory=reach.heap.inventory,
@@ -181,7 +212,30 @@ def leak_search(reach: Reach, lost: LostObjects | None = None) -> LeakSearch:
         number_chance=reach.number_chance,
         lost=lost,
         evidence=reach.evidence[: len(reach.heap.records)],
+        recorded=reach.heap.recorded,
+        fingerprint=prints[0],
+        fingerprints=prints[1],
     )
+
+
+def fingerprints_of(reach: Reach, session: MemoryReader) -> tuple[Array, Sequence[Fingerprint]]:
+    """
+    Read what is in the lost pages.
+
+    :param session: Reads it.
+    :return: ``int32``, a row per record: its fingerprint, or -1; and the fingerprints.
+    """
+    number = len(reach.heap.records)
+    heads = np.flatnonzero(
+        (reach.role == Role.CANDIDATE)
+        & np.isin(reach.verdict[:number], LOST)
+        & (reach.allocation == np.arange(number))
+    )
+    result = np.full(number, -1, np.int32)
+    kinds = reach.verdict[heads].astype(np.int64) << 8 | reach.heap.records["order"][heads]
+    result[heads], found = fingerprints(session.contents(heads), kinds, session.memory_at)
+    # All records of an allocation are told by the first one.
+    return result[reach.allocation], found
 
 
 def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
@@ -197,7 +251,7 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
     verdict = found.verdict[candidates].astype(np.int64)
     stack, pages = records.stack, records.pages
     chosen = candidates if everything else candidates[verdict != Reachability.REACHABLE]
-    key = (stack[chosen] + 1) * len(Reachability) + found.verdict[chosen]
+    key = _owners(found)[chosen] * len(Reachability) + found.verdict[chosen]
     keys, members = grouped(key)
     heads = np.unique(found.allocation[candidates])
     per_stack = np.bincount(stack[heads] + 1, minlength=int(stack.max(initial=0)) + 2)
@@ -238,22 +292,47 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
     )
 
 
+def _owners(found: LeakSearch) -> Array:
+    """
+    Number the owners of records: a stack (or the tag that stands for one), or else what they hold.
+
+    :return: ``int64``, a row per record.
+    """
+    records, stack = found.records, found.records.stack
+    if not len(found.fingerprint):
+        return stack + 1
+    content = (found.fingerprint.astype(np.int64) + 1) << 6 | records["order"]
+    return np.where(stack >= 0, stack + 1, content + int(stack.max(initial=0)) + 2)
+
+
 def _in_order(groups: list[LeakGroup]) -> list[LeakGroup]:
     """Sort lost groups first, then those known by PFN; within them the largest stacks first."""
     lost = {Reachability(verdict).label for verdict in LOST}
-    total: dict[tuple[int, int], int] = {}
+    total: dict[tuple[int, int, str], int] = {}
 
     def rank(group: LeakGroup) -> int:
         if group.verdict in lost:
             return 0
         return 1 if group.verdict == Reachability.PFN_ONLY.label else 2
 
+    def content(group: LeakGroup) -> str:
+        """Tell apart what has no stack."""
+        known = group.handle == 0 and group.fingerprint is not None
+        return f"{group.fingerprint.example:x}" if known and group.fingerprint else ""
+
     for group in groups:
-        key = (rank(group), group.handle)
+        key = (rank(group), group.handle, content(group))
         total[key] = total.get(key, 0) + group.pages
     return sorted(
         groups,
-        key=lambda g: (rank(g), -total[rank(g), g.handle], g.handle, -g.pages, g.verdict),
+        key=lambda g: (
+            rank(g),
+            -total[rank(g), g.handle, content(g)],
+            g.handle,
+            content(g),
+            -g.pages,
+            g.verdict,
+        ),
     )
 
 
@@ -283,11 +362,17 @@ def _group(found: LeakSearch, rows: Array, verdict: int, sizes: Array, of: _Of) 
         if frame.module is not None
     }
     tasks = owners_of(records, rows, inventory)
+    tag = _tag(records, rows)
+    gone = of.gone or (
+        tag is not None and tag.module is not None and tag.module not in inventory.modules
+    )
+    # Of what has no stack nothing tells how many there are in all.
+    in_all = of.allocations if stack >= 0 or found.recorded else allocations
     signs = _Signs(
-        share=allocations / max(of.allocations, 1),
+        share=allocations / max(in_all, 1),
         age=_age(inventory, newest),
         nobody=bool(tasks) and not any(task.alive for task in tasks),
-        gone=of.gone,
+        gone=gone,
         freed_init=of.freed_init,
         missing_pages=found.pages_missing,
         gaps=inventory.gaps,
@@ -303,19 +388,42 @@ def _group(found: LeakSearch, rows: Array, verdict: int, sizes: Array, of: _Of) 
         pages=pages,
         bytes=pages * inventory.memory.pages.facts.page_size,
         pfns=records["pfn"][rows].tolist(),
-        allocator=str(allocator_of(frames) or "(no stack)"),
+        allocator=str(allocator_of(frames) or ("(no stack)" if found.recorded else "(unknown)")),
         handle=int(records.stacks.handles[stack]) if stack >= 0 else 0,
         stack=frames,
         confidence=confidence,
         reasons=reasons,
-        of_stack=of.allocations,
+        of_stack=in_all,
         oldest_ns=int(times.min()) if times is not None else None,
         newest_ns=newest,
         tasks=tasks,
         modules=modules,
-        module_gone=of.gone,
+        module_gone=gone,
         by_types=by_types,
+        tag=str(tag) if tag is not None else None,
+        fingerprint=_commonest(found.fingerprints, found.fingerprint, rows),
     )
+
+
+def _tag(records: Snapshot, rows: Array) -> Tag | None:
+    """Return the allocation tag that most of *rows* bear."""
+    if "tag" not in records or records.tags is None:
+        return None
+    tags, counts = np.unique(records["tag"][rows], return_counts=True)
+    number = int(tags[np.argmax(counts)])
+    return records.tags.places[number] if number >= 0 else None
+
+
+def _commonest(prints: Sequence[Fingerprint], numbers: Array, rows: Array) -> Fingerprint | None:
+    """Return the fingerprint that most of *rows* have, and how many of them have it."""
+    if not len(numbers):
+        return None
+    found, counts = np.unique(numbers[rows], return_counts=True)
+    found, counts = found[found >= 0], counts[found >= 0]
+    if not len(found):
+        return None
+    which = int(np.argmax(counts))
+    return replace(prints[int(found[which])], shared=int(counts[which]))
 
 
 def _by_types(found: LeakSearch, rows: Array) -> int | None:
@@ -424,57 +532,74 @@ def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task
 
 def lost_objects(
     reach: Reach,
-    describe: Callable[[Array], tuple[Array, list[tuple[list[Frame], int] | None]]],
-    tags_of: Callable[[Array], list[str | None]] | None = None,
+    describe: Callable[[Array], ObjectFacts],
+    session: MemoryReader | None = None,
 ) -> LostObjects:
     """
     Find allocated slab objects and per-CPU memory that nothing reaches.
 
-    :param describe: Takes numbers of slab objects (``int64``); returns their addresses
-        (``uint64``), and of each the stack and pid of its allocation, if that is known.
-    :param tags_of: Takes the same numbers; returns the allocation tag of each.
+    :param describe: Takes numbers of slab objects (``int64``); returns what is known of their
+        allocation.
+    :param session: Reads what is in them, if that is wanted.
     """
     heap = reach.heap
     verdict = reach.verdict[heap.first_object : heap.first_percpu]
     objects = np.flatnonzero(np.isin(verdict, LOST) & heap.slabs.allocated)
     slab = heap.slabs.slab_of(objects)
-    addresses, tracks = describe(objects)
     of_percpu = reach.verdict[heap.first_percpu : heap.first_root]
     percpu = np.flatnonzero(np.isin(of_percpu, LOST))
+    cache = np.concatenate([heap.slabs.cache[slab], np.full(len(percpu), -1, np.int32)])
+    judged = np.concatenate([verdict[objects], of_percpu[percpu]])
+    numbers, found = np.full(len(cache), -1, np.int32), list[Fingerprint]()
+    if session is not None:
+        nodes = np.concatenate([objects + heap.first_object, percpu + heap.first_percpu])
+        kinds = cache.astype(np.int64) << 8 | judged
+        numbers, found = fingerprints(session.contents(nodes), kinds, session.memory_at)
     return LostObjects(
-        cache=np.concatenate([heap.slabs.cache[slab], np.full(len(percpu), -1, np.int32)]),
+        cache=cache,
         size=np.concatenate([heap.slabs.size[slab], heap.percpu.size[percpu]]),
-        verdict=np.concatenate([verdict[objects], of_percpu[percpu]]),
-        address=np.concatenate([addresses, heap.percpu.address[percpu]]),
-        tracks=[*tracks, *([None] * len(percpu))],
-        tags=[*tags_of(objects), *([None] * len(percpu))] if tags_of is not None else (),
+        verdict=judged,
+        facts=describe(objects).and_unknown(heap.percpu.address[percpu]),
+        fingerprint=numbers,
+        fingerprints=found,
     )
 
 
 def group_objects(caches: Sequence[str], lost: LostObjects) -> list[SlabLeak]:
     """
-    Coalesce lost slab objects by cache, verdict and owner: their tag, or else their stack; and
-    per-CPU memory by verdict.
+    Group lost slab objects and per-CPU memory by cache, verdict and owner: the tag, else the stack,
+    else what is in them.
     """
-    groups: dict[tuple[int, int, str | tuple[int, ...] | None], list[int]] = {}
-    tags = lost.tags or [None] * len(lost.tracks)
-    keys = zip(lost.cache.tolist(), lost.verdict.tolist(), lost.tracks, tags, strict=True)
-    for index, (cache, verdict, track, tag) in enumerate(keys):
-        pcs = tuple(frame.pc for frame in track[0]) if track is not None else None
-        groups.setdefault((cache, verdict, tag or pcs), []).append(index)
+    facts = lost.facts
+    # The numbers of tags, stacks and fingerprints do not meet.
+    kind = np.where(facts.tag >= 0, 0, np.where(facts.stack >= 0, 1, 2))
+    owner = np.choose(kind, (facts.tag, facts.stack, lost.fingerprint)).astype(np.int64)
+    columns = (lost.cache.astype(np.int64), lost.verdict.astype(np.int64), kind, owner)
+    _, which = np.unique(np.stack(columns), axis=1, return_inverse=True)
     found = []
-    for (which, judged, _), members in groups.items():
-        tracks = [lost.tracks[index] for index in members]
+    for members in grouped(which.ravel())[1]:
+        first = int(members[0])
+        cache, stack, tag = (int(c[first]) for c in (lost.cache, facts.stack, facts.tag))
+        pids = facts.pid[members]
+        memcgs, counts = np.unique(facts.memcg[members], return_counts=True)
         found.append(
             SlabLeak(
-                cache=caches[which] if which >= 0 else _PERCPU,
-                verdict=Reachability(judged).label,
+                cache=caches[cache] if cache >= 0 else _PERCPU,
+                verdict=Reachability(lost.verdict[first]).label,
                 objects=len(members),
                 bytes=int(lost.size[members].sum()),
-                addresses=lost.address[members].tolist(),
-                stack=tracks[0][0] if tracks[0] is not None else None,
-                pids=sorted({track[1] for track in tracks if track is not None}),
-                tag=tags[members[0]],
+                addresses=facts.address[members].tolist(),
+                stack=facts.stacks[stack] if stack >= 0 else None,
+                pids=np.unique(pids[pids >= 0]).tolist(),
+                tag=facts.tags[tag] if tag >= 0 else None,
+                fingerprint=_commonest(lost.fingerprints, lost.fingerprint, members),
+                memcgs={
+                    facts.memcgs[number]: count
+                    for number, count in zip(memcgs.tolist(), counts.tolist(), strict=True)
+                    if number >= 0
+                },
             )
         )
-    return sorted(found, key=lambda leak: (-leak.bytes, leak.cache, leak.verdict))
+    return sorted(
+        found, key=lambda leak: (-leak.bytes, leak.cache, leak.verdict, leak.addresses[:1])
+    )

@@ -106,13 +106,20 @@ def _name(reach: Reach, node: int) -> str:
         slab = int(heap.slabs.slab_of(np.array([node - heap.first_object]))[0])
         return f"object of {heap.slabs.caches[int(heap.slabs.cache[slab])]}"
     pfn, order = int(heap.records["pfn"][node]), int(heap.records["order"][node])
-    return f"page pfn:{pfn:#x} (order {order}) of {_allocator(reach, node)}"
+    of = f" of {_allocator(reach, node)}" if reach.heap.recorded or _stacked(reach, node) else ""
+    return f"page pfn:{pfn:#x} (order {order}){of}"
+
+
+def _stacked(reach: Reach, node: int) -> bool:
+    return bool(reach.heap.records.stack[node] >= 0)
 
 
 def _allocator(reach: Reach, node: int) -> str | None:
     if node >= reach.heap.first_object:
         return None
     records = reach.heap.records
+    if not reach.heap.recorded and not _stacked(reach, node):
+        return None
     return str(allocator_of(records.stack_frames(int(records.stack[node]))) or "(no stack)")
 
 

@@ -24,6 +24,7 @@ from drgn_pageowner.analysis.account.page_class import (
     page_classes,
 )
 from drgn_pageowner.analysis.leaks.split import merge_split
+from drgn_pageowner.analysis.leaks.unrecorded import followers, known_by_holder, pages_behind
 from drgn_pageowner.analysis.owners.allocator import plain_name
 from drgn_pageowner.analysis.owners.stack_table import StackTable, with_stack
 from drgn_pageowner.analysis.types.exact import ReferenceWords, find_references
@@ -167,6 +168,17 @@ def reach(
     if classes is None:
         classes = page_classes(heap.inventory)
     allocation = _allocations(heap)
+    found = _reach(heap, classes, allocation)
+    if not heap.recorded:
+        behind = pages_behind(found)
+        if behind.any():
+            number = np.cumsum(~behind) - 1
+            first = np.flatnonzero(~behind)[number]
+            found = _reach(heap, classes, allocation[first])
+    return found
+
+
+def _reach(heap: Heap, classes: Array, allocation: Array) -> Reach:
     role = _roles(heap, classes)
     node = np.arange(heap.nodes, dtype=np.int32)
     node[: len(heap.records)] = allocation
@@ -261,7 +273,7 @@ def _evidence(
 def _allocations(heap: Heap) -> Array:
     """Return the first record of the allocation of every record: ``int32``."""
     records = heap.records
-    number = merge_split(records)
+    number = merge_split(records, followers(heap))
     first = np.searchsorted(number, np.arange(int(number[-1]) + 1 if len(number) else 0))
     result = first[number].astype(np.int32) if len(number) else np.zeros(0, np.int32)
     areas = heap.inventory.areas
@@ -407,7 +419,13 @@ def _known_by_number(
     chosen = []
     stacks = Groups.of(records.stack[all_lost])
     hits = stacks.sums(named[all_lost])
-    for number in np.flatnonzero(2 * hits > stacks.counts).tolist():
+    often = 2 * hits > stacks.counts
+    if not heap.recorded:
+        # Those without a stack have nothing in common that would tell how many are known by chance.
+        often &= stacks.values >= 0
+        alone = np.flatnonzero(named & (records.stack < 0))
+        chosen.append(known_by_holder(alone, source[told], target[told], chance[size]))
+    for number in np.flatnonzero(often).tolist():
         every = all_lost[stacks.rows(number)]
         if _at_least(int(hits[number]), chance[size[every]]) < _UNLIKELY:
             chosen.append(every[named[every]])

@@ -29,7 +29,7 @@ _COARSE = 1000
 _SOON_NS = 10**6
 
 
-def merge_split(records: Snapshot) -> Array:
+def merge_split(records: Snapshot, followers: Array | None = None) -> Array:
     """
     Number the allocations; ``alloc_pages_exact()``, for example, leaves a record for every page of
     one allocation.
@@ -40,6 +40,8 @@ def merge_split(records: Snapshot) -> Array:
     splits; if its clock is coarse, the stack must allocate nothing else.
 
     :param records: Allocated records in PFN order, with ``pfn``, ``order``, ``handle``.
+    :param followers: Those that are known to follow another one, where rows are no records of
+        page_owner: :func:`~drgn_pageowner.analysis.leaks.unrecorded.followers`.
     :return: ``int64``, a row per record: ascending numbers from 0 on.
     """
     if not len(records):
@@ -49,7 +51,10 @@ def merge_split(records: Snapshot) -> Array:
     follows[1:] = (pfn[1:] == pfn[:-1] + records.pages[:-1]) & (handle[1:] == handle[:-1])
     follows[1:] &= records["order"][1:] == records["order"][:-1]
     if "ts_nsec" not in records:
-        follows = _of_splitters(records, follows)
+        behind = np.zeros(len(records), bool)
+        behind[followers if followers is not None else []] = True
+        behind &= follows & (records["order"] == 0)
+        follows = _of_splitters(records, follows) | behind
     else:
         stamp = records["ts_nsec"].astype(np.int64)
         step = np.zeros(len(records), np.int64)

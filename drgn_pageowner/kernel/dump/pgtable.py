@@ -112,6 +112,32 @@ class PageTables:
             found.append(frontier)
         return ascending(np.concatenate(found))
 
+    def trees(
+        self, roots: Array, plausible: Callable[[Array], Array], end: int
+    ) -> tuple[Array, Array]:
+        """
+        Every table that can be reached from several roots, and what the lowest of them map.
+
+        :param roots: Physical addresses: ``int64``, ascending.
+        :param plausible: As of :meth:`tables`.
+        :param end: Virtual address to stop at.
+        :return: Physical addresses of tables, the first page of each root included, and PFNs of
+            single pages that are mapped: ``int64``, ascending.
+        """
+        frontier, found = roots, [roots]
+        top = len(self._format.bits) - 1
+        for level in range(top, 0, -1):
+            entries = self._whole_tables(level, frontier)
+            if level == top:
+                entries = entries[:, : -(-end >> self._format.shift(top))]
+            entries = entries.ravel()
+            frontier = ascending(self._targets(entries[self._is_table(entries)]))
+            frontier = frontier[plausible(frontier)]
+            found.append(frontier)
+        pages = self._whole_tables(0, frontier).ravel()
+        pages = self._targets(pages[(pages & np.uint64(_PRESENT)) != 0]) >> self._format.page_shift
+        return ascending(np.concatenate(found)), ascending(pages)
+
     def mapped(self, start: int, end: int) -> tuple[Array, Array]:
         """
         Find the physical pages that a range of addresses is mapped to. The range may be far larger

@@ -182,6 +182,9 @@ def add_unlisted(kernel: Kernel, table: TagTable, references: Array) -> TagTable
     # The area for modules' tags keeps tags and counters, but the names were in the module. Older
     # kernels keep the module's memory, but not the counters.
     kept = _in_module_area(kernel, address)
+    # The memory that the names were in may be that of another module now.
+    for number in np.flatnonzero(kept).tolist():
+        more.places[number] = Tag(UNKNOWN, more.places[number].lineno, UNKNOWN, UNKNOWN)
     named = np.array([tag.filename != UNKNOWN for tag in more.places], bool)
     problems = list(table.problems)
     chosen = np.flatnonzero(named | kept)

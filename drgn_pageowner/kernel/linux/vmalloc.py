@@ -38,7 +38,12 @@ __all__ = ("TaskStack", "VmapAreas", "read_vmap_areas", "task_stacks", "thread_s
 # VM_MAP of include/linux/vmalloc.h: a macro, unchanged since v2.6.12. The caller of vmap() may have
 # freed the list of pages; vm_map_ram() keeps none.
 _VM_MAP = 0x4
+# VM_ALLOC, the same. Without a list of pages it is a chunk of per-CPU memory (pcpu_get_vm_areas()).
+_VM_ALLOC = 0x2
 _MOST_NODES = 4096
+# Functions that ask for the memory of modules, by the kernel version; the innermost may be inlined.
+_MODULE_LOADERS = ("module_alloc", "module_memory_alloc", "move_module", "layout_and_allocate",
+                   "load_module", "execmem_", "__execmem_")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class VmapAreas:
     bookkeeping: Array
     """``uint64``: addresses of every ``struct vmap_area``, ``struct vm_struct`` and array of
     pages. They refer to every area, whether or not it is in use."""
+    left: list[int]
+    """First addresses of areas that were made for a module, and are of no module that is loaded."""
 
 
 @once
@@ -169,6 +176,7 @@ def read_vmap_areas(
     stack_size = thread_size(kernel)
     areas: list[Area] = []
     bookkeeping: list[int] = []
+    left: list[int] = []
     lost = 0
     for vmap in _vmap_areas(kernel, problems):
         bookkeeping.append(int(vmap))
@@ -176,7 +184,7 @@ def read_vmap_areas(
             vm = vmap.vm.read_()
             if vm:
                 bookkeeping.append(int(vm))
-            if not vm or (not vm.pages and int(vm.flags) & _VM_MAP):
+            if not vm or (not vm.pages and int(vm.flags) & (_VM_MAP | _VM_ALLOC)):
                 start, end = int(vmap.va_start), int(vmap.va_end)
                 # A driver's own mapping is not larger than memory.
                 if 0 < (end - start) // size <= len(pages):
@@ -196,6 +204,8 @@ def read_vmap_areas(
             else:
                 kind, name = _use_of_area(vm, start, number * size, modules, stack_size)
             areas.append(Area(start, number * size, kind, rows, name))
+            if kind == AreaKind.VMALLOC and _caller(vm).startswith(_MODULE_LOADERS):
+                left.append(start)
         except DAMAGE as error:
             unless_mistaken(error)
             lost += 1
@@ -204,6 +214,7 @@ def read_vmap_areas(
     return VmapAreas(
         areas,
         np.array(sorted(bookkeeping), np.uint64),
+        left,
     )
 
 
@@ -276,12 +287,16 @@ def _use_of_area(
 
 def _is_stack(vm: Object) -> bool:
     """Return whether an area was made for a stack, by copy_process() or one of its callers."""
-    try:
-        symbol = vm.prog_.symbol(int(vm.caller))
-    except DAMAGE as error:
-        unless_mistaken(error)
-        return False
     # The compiler may inline any of alloc_thread_stack_node() and its callers.
     starts = ("alloc_thread_stack", "dup_task_struct", "copy_process", "kernel_clone", "_do_fork",
               "fork_idle", "create_io_thread")  # fmt: skip
-    return bool(symbol.name.startswith(starts))
+    return _caller(vm).startswith(starts)
+
+
+def _caller(vm: Object) -> str:
+    """Return the function that an area was made by (``vm_struct.caller``); empty if unknown."""
+    try:
+        return str(vm.prog_.symbol(int(vm.caller)).name)
+    except DAMAGE as error:
+        unless_mistaken(error)
+        return ""

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from drgn import FaultError, Object
 
-from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.bulk import (
     find_object,
     read_bulk,
@@ -21,11 +22,12 @@ from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.ioport import crash_kernel
 from drgn_pageowner.kernel.linux.irq_gic_v3_its import its_tables
-from drgn_pageowner.kernel.linux.page_ext import page_owner_state
 from drgn_pageowner.kernel.linux.percpu import cpu_variable, read_chunks
 from drgn_pageowner.kernel.linux.sections import find_sections
 from drgn_pageowner.kernel.linux.topology import possible_cpus
+from drgn_pageowner.kernel.linux.user_tables import read_user_tables
 from drgn_pageowner.kernel.linux.vmalloc import TaskStack
+from drgn_pageowner.kernel.read.allocations import read_allocations
 from drgn_pageowner.kernel.read.bookkeeping import HiddenParts, find_bookkeeping
 from drgn_pageowner.kernel.read.inventory import InventoryReader
 from drgn_pageowner.kernel.read.numbers import Numbers
@@ -34,7 +36,7 @@ from drgn_pageowner.kernel.read.places import AllocationPages, PointerList
 from drgn_pageowner.kernel.read.pointers import Resolver, objects_at
 from drgn_pageowner.kernel.read.typed_places import TypedPlaces
 from drgn_pageowner.model.arrays import Array, ascending
-from drgn_pageowner.model.heap import Heap, Metadata
+from drgn_pageowner.model.heap import Heap, Inventory, Metadata, record_of_row
 from drgn_pageowner.model.pages import FREE_STATES, NO_ZONE, Pages, PageState
 from drgn_pageowner.progress import progress
 
@@ -52,6 +54,7 @@ _ROOTS = ("kernel image", "boot memory", "pages without a record", "pages of pro
           "slab bookkeeping")  # fmt: skip
 _SCANNED = (PageState.RESERVED, PageState.KERNEL, PageState.NOREF, PageState.LARGE_KMALLOC,
             PageState.SLAB, PageState.NETPP)  # fmt: skip
+_VMCOREINFO = b"OSRELEASE="
 _IN_SLAB, _IN_CHUNK = -2, -3
 """Values in :attr:`HeapReader.source` for pages that several nodes share."""
 _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
@@ -66,27 +69,31 @@ class HeapReader:
         self, kernel: Kernel, reader: InventoryReader | None = None, *, types: bool = False
     ) -> None:
         """
+        Read the nodes of the heap and the pointers between them.
+
         :param reader: Reader of the inventory, if it was already read.
         :param types: Whether to read the data for inferring the types of nodes.
-        :raises PageOwnerError: if this kernel has no records
         """
-        state = page_owner_state(kernel)
-        if state in NO_RECORDS:
-            raise PageOwnerError(NO_RECORDS[state])
         reader = reader or InventoryReader(kernel)
-        records = reader.inventory.records
-        if records is None:
-            raise PageOwnerError(reader.no_records or NO_RECORDS["absent"])
         self.reader = reader
         self._kernel = reader.kernel
-        self._inventory = reader.inventory
+        inventory = reader.inventory
+        self._mapped = self._left = _no_nodes()
+        """Records that only processes' page tables lead to, and what gone modules left."""
+        self._unrecorded = inventory.records is None
+        self._unlisted: list[Array] = []
+        if self._unrecorded:
+            inventory = self._without_records(inventory)
+        records = inventory.records
+        assert records is not None
+        self._inventory = inventory
         self._pages: Pages = reader.pages
         self._size = reader.pages.facts.page_size
         self.word = reader.kernel.word.itemsize
         """Size of a word, in bytes."""
         self._records = records
         self.first_object = len(records)
-        self.first_percpu = len(records) + len(reader.inventory.slabs)
+        self.first_percpu = len(records) + len(inventory.slabs)
         self._roots = [
             *_ROOTS,
             *(f"stack of {stack.comm} (pid {stack.pid})" for stack in reader.stacks),
@@ -94,13 +101,13 @@ class HeapReader:
         self.resolver = Resolver(
             reader.kernel,
             reader.pages,
-            reader.inventory.slabs,
-            reader.inventory.record_of_row,
+            inventory.slabs,
+            inventory.record_of_row,
             reader.vmap.areas,
             self.first_object,
         )
         self.percpu = PerCpuNodes(
-            read_chunks(reader.kernel, reader.inventory.problems),
+            read_chunks(reader.kernel, inventory.problems),
             lambda addresses: self.resolver.rows(addresses)[0],
             len(reader.pages),
             self._size,
@@ -108,6 +115,9 @@ class HeapReader:
             self.first_percpu,
         )
         self.resolver.percpu = self.percpu
+        if self._unrecorded:
+            chunks = (self.percpu.chunk_of_row >= 0) & (inventory.metadata == Metadata.NONE)
+            inventory.metadata[chunks] = Metadata.PERCPU
         self.first_root = self.first_percpu + len(self.percpu.allocations)
         self.first_stack = self.first_root + len(_ROOTS)
         self._scale = self.first_root + len(self._roots)
@@ -126,9 +136,42 @@ class HeapReader:
         self._struct_page_node = self._struct_page_nodes()
         self.heap = self._build()
 
+    def _without_records(self, inventory: Inventory) -> Inventory:
+        """
+        Get *inventory* with what the buddy allocator gave out instead of records.
+
+        What their stacks would tell is found by other means: page tables of processes and what
+        those map, and memory that unloaded modules left behind.
+        """
+        pages = self.reader.pages
+        problems, gaps = list(inventory.problems), list(inventory.gaps)
+        records = read_allocations(self._kernel, pages)
+        problems += [line for line in records.problems if line not in problems]
+        covered = record_of_row(pages, records)
+        lost: list[str] = []
+        tables, mapped = read_user_tables(self._kernel, self.reader.may_be_tables, lost)
+        metadata = inventory.metadata.copy()
+        rows = pages.rows(tables)
+        rows = rows[rows >= 0]
+        metadata[rows[metadata[rows] == Metadata.NONE]] = Metadata.USER_TABLE
+        rows = pages.rows(mapped)
+        self._mapped = covered[rows[rows >= 0]].astype(np.int64)
+        left = [area.rows for area in inventory.areas if area.start in set(self.reader.vmap.left)]
+        rows = np.concatenate([np.zeros(0, np.int64), *left])
+        self._left = covered[rows[rows >= 0]].astype(np.int64)
+        return replace(
+            inventory,
+            records=records,
+            record_of_row=covered,
+            metadata=metadata,
+            problems=[*problems, *lost],
+            gaps=[*gaps, *lost],
+        )
+
     def _build(self) -> Heap:
         self._scan_pages()
         self._scan_struct_pages()
+        self._add(np.full(len(self._mapped), self.first_root + _PAGES), self._mapped)
         self._scan_its_tables()
         for number, stack in enumerate(self.reader.stacks):
             _, data = self.stack_words(stack)
@@ -141,7 +184,7 @@ class HeapReader:
         source, target = self._of_allocated()
         numbers = np.concatenate([np.zeros((3, 0), np.int64), *self._numbers], axis=1)
         numbers = numbers[:, self._is_allocated(numbers[0])]
-        bookkeeping = self._bookkeeping_nodes()
+        bookkeeping = np.concatenate([self._bookkeeping_nodes(), self._left])
         return Heap(
             inventory=self._inventory,
             records=self._records,
@@ -156,6 +199,8 @@ class HeapReader:
             pages_missing=self._pages_missing(),
             percpu=self.percpu.allocations,
             typing=self.typed.typing(self._pointers, self._is_allocated) if self.typed else None,
+            unlisted=self._unlisted_records(),
+            recorded=not self._unrecorded,
         )
 
     def _typed_places(self) -> TypedPlaces:
@@ -172,6 +217,11 @@ class HeapReader:
         if self.typed is not None:
             none = np.full(len(source), -1, np.int64)
             self._pointers.add(source, none, self.typed.canonical(target), none)
+
+    def _unlisted_records(self) -> Array:
+        """Records whose first page was never on a list: ``int32``, ascending."""
+        nodes = ascending(np.concatenate([_no_nodes(), *self._unlisted]))
+        return nodes[nodes < len(self._records)].astype(np.int32)
 
     def _bookkeeping_nodes(self) -> Array:
         """Return the nodes that are bookkeeping: ``int64``; some may be -1."""
@@ -310,6 +360,8 @@ class HeapReader:
             data = np.concatenate([self.read_rows(piece) for piece in batch])
             rows = np.concatenate(batch)
             self.reader.free_objects.collect(rows, data)
+            if self._unrecorded:
+                self._find_vmcoreinfo(rows, data)
             # Most words are zero.
             place_of = np.flatnonzero(data != 0)
             data = data[place_of]
@@ -343,6 +395,17 @@ class HeapReader:
             row, byte = rows[place // words_per_page], place % words_per_page * self.word
             where, offset = self.typed.places(node, row, byte)
             self._pointers.add(where, offset, self.typed.canonical(target), at)
+
+    def _find_vmcoreinfo(self, rows: Array, data: Array) -> None:
+        """
+        Find the page with the text of VMCOREINFO, whose address is dropped when a kernel crashes.
+
+        crash_save_vmcoreinfo() of kernel/vmcore_info.c goes on with a copy.
+        """
+        start = int.from_bytes(_VMCOREINFO[: self.word], sys.byteorder)
+        found = rows[data[:: self._size // self.word] == np.uint64(start)]
+        nodes = self._inventory.record_of_row[found].astype(np.int64)
+        self._left = np.concatenate([self._left, nodes[nodes >= 0]])
 
     def nodes_of_words(self, rows: Array, place: Array) -> Array:
         """
@@ -431,10 +494,13 @@ class HeapReader:
 
     def _scan_struct_pages(self) -> None:
         """Find pointers in ``struct page``, such as lists through ``page->lru``."""
-        for _, node, values in self.struct_page_words():
+        for address, node, values in self.struct_page_words():
             target = self.resolver.targets(values)
             self._add(node, target)
             self._add_unplaced(node, target)
+            if self._unrecorded:
+                # INIT_LIST_HEAD(&page->lru) of __init_single_page(), mm/mm_init.c.
+                self._unlisted.append(node[values == address])
 
     def _scan_its_tables(self) -> None:
         """Find device tables that are referenced by physical addresses with a bit set."""
@@ -479,6 +545,10 @@ class HeapReader:
         bulk = read_bulk(self._kernel.prog, live, end - live)
         data = words(self._kernel.prog, bulk.data)
         return live, np.concatenate([data, np.array(stack.registers, np.uint64)])
+
+
+def _no_nodes() -> Array:
+    return np.zeros(0, np.int64)
 
 
 def _batches(pieces: list[Array]) -> Iterator[list[Array]]:

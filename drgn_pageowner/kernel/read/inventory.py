@@ -94,7 +94,7 @@ class InventoryReader:
     def _metadata_rows(self) -> Array:
         """Get the :class:`Metadata` of every page."""
         found = np.zeros(len(self.pages), np.uint8)
-        tables = self.pages.rows(kernel_tables(self.kernel, self._may_be_tables))
+        tables = self.pages.rows(kernel_tables(self.kernel, self.may_be_tables))
         found[tables[tables >= 0]] = Metadata.TABLE
         found[self._shadow()] = Metadata.SHADOW
         pool = find_kfence(self.kernel)
@@ -119,7 +119,7 @@ class InventoryReader:
                 found[area.rows[area.rows >= 0]] = Metadata.STACK
         return found
 
-    def _may_be_tables(self, pfns: Array) -> Array:
+    def may_be_tables(self, pfns: Array) -> Array:
         """Return which pages may be page tables of the kernel: ``bool``."""
         rows = self.pages.rows(pfns)
         result: Array = (rows >= 0) & np.isin(self.pages.state[rows], _MAY_BE_TABLES)

@@ -15,9 +15,14 @@ from drgn_pageowner.kernel.dump.damage import (
     unless_mistaken,
 )
 from drgn_pageowner.kernel.dump.kernel import Kernel
-from drgn_pageowner.kernel.linux.alloc_tag import page_references
+from drgn_pageowner.kernel.linux.alloc_tag import (
+    add_unlisted,
+    page_references,
+    read_tag_table,
+)
 from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.linux.kasan_track import alloc_meta_dtype, alloc_meta_offset
+from drgn_pageowner.kernel.linux.memcg import MemcgTable
 from drgn_pageowner.kernel.linux.slab import read_slabs
 from drgn_pageowner.kernel.linux.slab_free import FreeObjects
 from drgn_pageowner.kernel.linux.slab_track import (
@@ -26,6 +31,7 @@ from drgn_pageowner.kernel.linux.slab_track import (
     readable_caches,
     track_offset,
 )
+from drgn_pageowner.kernel.linux.slabobj_ext import read_object_extensions
 from drgn_pageowner.kernel.linux.stackdepot import read_stacks
 from drgn_pageowner.kernel.linux.trace import intern_traces
 from drgn_pageowner.kernel.linux.translate import direct_map
@@ -33,11 +39,12 @@ from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.tags import read_tagged
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.heap import Slabs
+from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.object_owners import ObjectOwners
 from drgn_pageowner.model.pages import Pages, PageState
 from drgn_pageowner.model.stacks import Stacks
 
-__all__ = ("read_object_owners",)
+__all__ = ("read_object_facts", "read_object_owners")
 
 # Number of pages to read at once.
 _PIECE = 4096
@@ -72,6 +79,41 @@ def read_object_owners(kernel: Kernel) -> ObjectOwners:
     )
 
 
+def read_object_facts(
+    kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array, problems: list[str]
+) -> ObjectFacts:
+    """
+    Read what is known of the allocation of some slab objects.
+
+    :param objects: ``int64``, ascending.
+    :param problems: Gets a line for what cannot be read.
+    """
+    result = ObjectFacts.of(object_addresses(kernel, pages, slabs, objects))
+    chosen = np.zeros(len(slabs), bool)
+    chosen[objects] = True
+    handle, pid, stacks = _stacks(kernel, pages, slabs, problems, chosen)
+    numbers, inverse = np.unique(stacks.index(handle[objects]), return_inverse=True)
+    symbolizer = load_kallsyms(kernel)
+    known = numbers >= 0
+    result.stacks = [symbolizer.symbolize(stacks[n]) for n in numbers[known].tolist()]
+    result.stack = np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)[inverse]
+    result.pid = np.where(result.stack >= 0, pid[objects], -1).astype(np.int32)
+    extensions = read_object_extensions(kernel, pages, slabs, objects)
+    if extensions is None:
+        return result
+    if page_references(kernel) is not None:
+        table = add_unlisted(kernel, read_tag_table(kernel), extensions.reference)
+        tags, inverse = np.unique(table.number(extensions.reference), return_inverse=True)
+        known = tags >= 0
+        result.tags = [str(table.places[number]) for number in tags[known].tolist()]
+        result.tag = np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)[inverse]
+    if extensions.objcg is not None:
+        memcgs = MemcgTable(kernel)
+        result.memcg = memcgs.columns(extensions.objcg)[0]
+        result.memcgs = [memcg.path for memcg in memcgs.memcgs]
+    return result
+
+
 def _mark_free(kernel: Kernel, pages: Pages, free: FreeObjects) -> None:
     """Mark free objects as such, by following the free lists in the slabs' pages."""
     rows = np.flatnonzero(pages.state == PageState.SLAB)
@@ -87,9 +129,14 @@ def _mark_free(kernel: Kernel, pages: Pages, free: FreeObjects) -> None:
 
 
 def _stacks(
-    kernel: Kernel, pages: Pages, slabs: Slabs, problems: list[str]
+    kernel: Kernel, pages: Pages, slabs: Slabs, problems: list[str], chosen: Array | None = None
 ) -> tuple[Array, Array, Stacks]:
-    """Read handle and pid of every object's allocation, and the stacks of the handles."""
+    """
+    Read handle and pid of every object's allocation, and the stacks of the handles.
+
+    :param chosen: ``bool``, a row per object: the requested objects; all by default.
+    """
+    chosen = slabs.allocated if chosen is None else slabs.allocated & chosen
     handle, pid = np.zeros(len(slabs), np.uint32), np.full(len(slabs), -1, np.int32)
     traces: list[tuple[Array, Array]] = []
     caches = readable_caches(kernel)
@@ -106,7 +153,7 @@ def _stacks(
             continue
         if place is None:
             continue
-        objects = np.flatnonzero((of_object == number) & slabs.allocated)
+        objects = np.flatnonzero((of_object == number) & chosen)
         addresses = object_addresses(kernel, pages, slabs, objects) + np.uint64(place[0])
         rows, there = gather(kernel.prog, addresses, place[1])
         fields = place[1].names or ()

@@ -45,8 +45,8 @@ from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.kernel import BitField
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
-from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks
-from drgn_pageowner.model.tags import Tags
+from drgn_pageowner.model.stacks import Stacks
+from drgn_pageowner.model.tags import Tags, tag_stacks
 from drgn_pageowner.progress import progress
 
 __all__ = ("ALL_COLUMNS", "read_records")
@@ -148,7 +148,7 @@ def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
         else everything
     )
     memcgs = pages.finish(result)
-    stacks, frames, lines = _tag_stacks(tagged.tags)
+    stacks, frames, lines = tag_stacks(tagged.tags)
     facts.layout = {"tags": profiling(kernel).state}
     why = "page_owner is off" if facts.page_owner == "off" else "this kernel has no page_owner"
     return Snapshot(
@@ -167,25 +167,6 @@ def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
         tags=tagged.tags,
         _frames=frames,
     )
-
-
-def _tag_stacks(tags: Tags) -> tuple[Stacks, dict[int, Frame], dict[int, list[SourceFrame]]]:
-    """
-    Make a stack of one frame for every tag; return the stacks, the frames, and their source lines.
-    """
-    number = len(tags)
-    frames = {
-        pc: Frame(pc, tag.function, -1, 0, tag.module) for pc, tag in enumerate(tags.places, 1)
-    }
-    lines = {
-        pc: [SourceFrame(tag.function, tag.filename, tag.lineno, False)]
-        for pc, tag in enumerate(tags.places, 1)
-    }
-    pcs = np.arange(1, number + 1, dtype=np.uint64)
-    stacks = Stacks(
-        pcs.astype(np.uint32), np.arange(number + 1, dtype=np.int64), pcs, addresses=False
-    )
-    return stacks, frames, lines
 
 
 def _read_columns(

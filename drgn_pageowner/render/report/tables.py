@@ -193,6 +193,10 @@ def _leak(group: LeakGroup, leaks: Leaks, facts: Facts) -> Row:
     notes = ["; ".join(group.reasons)]
     if group.tasks:
         notes.append(f"by {tasks_text(group.tasks)}")
+    if group.tag is not None:
+        notes.append(f"tag {group.tag}")
+    if group.fingerprint is not None:
+        notes.append(f"content: {group.fingerprint.text}")
     notes.append(pfns_text(group.pfns))
     return Row(
         [

@@ -13,7 +13,7 @@ from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.model.stacks import Frame, StackList
+from drgn_pageowner.model.stacks import StackList
 from drgn_pageowner.model.tags import TagUse
 from drgn_pageowner.storage.text.allocinfo import read_allocinfo
 from drgn_pageowner.storage.text.page_owner import read_page_owner
@@ -23,8 +23,10 @@ from drgn_pageowner.storage.text.source import KINDS, TextFile
 
 if TYPE_CHECKING:
     from drgn_pageowner.model.arrays import Array
+    from drgn_pageowner.model.fingerprint import Contents
     from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
     from drgn_pageowner.model.info import OwnerSource
+    from drgn_pageowner.model.object_facts import ObjectFacts
     from drgn_pageowner.model.object_owners import ObjectOwners
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
@@ -148,11 +150,14 @@ class TextSession:
     def object_owners(self) -> ObjectOwners:
         self._does_not_say("where objects are")
 
-    def slab_tags(self, objects: Array) -> list[str | None]:
+    def slab_objects(self, objects: Array) -> ObjectFacts:
         self._does_not_say("where objects are")
 
-    def slab_objects(self, objects: Array) -> tuple[Array, list[tuple[list[Frame], int] | None]]:
-        self._does_not_say("where objects are")
+    def contents(self, nodes: Array) -> Contents:
+        self._does_not_say("what is in pages")
+
+    def memory_at(self, addresses: Array, size: int) -> Sequence[bytes]:
+        self._does_not_say("what is in pages")
 
     def target(self, what: str) -> HeapTarget:
         self._does_not_say("who points to whom")

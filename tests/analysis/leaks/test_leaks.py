@@ -251,9 +251,8 @@ def test_where_nothing_leaks_nobody_is_accused(get: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["linux-5.10/owner-off", "linux-6.12-noowner/kdump"])
-@pytest.mark.parametrize("command", [["leaks"], ["leaks", "--suspects"], ["why", "pfn:4096"]])
-def test_without_records_there_is_one_line(dump_named: Any, name: str, command: list[str]) -> None:
-    result = dump_named(name).run(*command)
+def test_without_records_nothing_tells_suspects(dump_named: Any, name: str) -> None:
+    result = dump_named(name).run("leaks", "--suspects")
     assert result.returncode == 1
     [line] = result.stderr.splitlines()
     assert "page_owner=on" in line

@@ -11,6 +11,7 @@ from handmade import Machine, Record, heap
 from drgn_pageowner.analysis.leaks.leaks import find_leaks, leak_search, lost_objects
 from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.model.heap import PerCpu, Reachability, Role
+from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.pages import PageState
 
 OWNER = ["alloc_pages", "owner"]
@@ -58,8 +59,8 @@ def test_a_page_that_only_lost_per_cpu_memory_holds_is_lost() -> None:
     )
     found = reach(graph)
     assert found.verdict[:2].tolist() == [Reachability.FROM_UNREACHABLE, Reachability.REACHABLE]
-    lost = lost_objects(found, lambda objects: (np.zeros(len(objects), np.uint64), []))
-    assert (lost.address.tolist(), lost.size.tolist()) == ([0x1000], [8])
+    lost = lost_objects(found, lambda objects: ObjectFacts.of(np.zeros(len(objects), np.uint64)))
+    assert (lost.facts.address.tolist(), lost.size.tolist()) == ([0x1000], [8])
     [leak] = find_leaks(leak_search(found, lost)).slab or []
     assert (leak.cache, leak.objects, leak.bytes) == ("per-CPU memory", 1, 8)
     assert leak.addresses == [0x1000]

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from asking import ask
 from conftest import Dump, _dump_id, profiling
+from drgn import Object
 
 from drgn_pageowner.analysis.owners.slab import top_slab
-from drgn_pageowner.kernel.linux.slab_track import object_addresses, object_tracks
+from drgn_pageowner.kernel.linux.slab_track import readable_caches, track_offset
 from drgn_pageowner.kernel.read.heap import HeapReader
 from drgn_pageowner.kernel.read.inventory import InventoryReader
-from drgn_pageowner.kernel.read.object_owners import read_object_owners
+from drgn_pageowner.kernel.read.object_owners import read_object_facts, read_object_owners
 from drgn_pageowner.kernel.session import ProgramSession
 
 
@@ -38,7 +39,7 @@ def test_free_objects_are_those_that_a_search_finds(dump_named: Callable[[str], 
     assert np.array_equal(owners.slabs.allocated, reader.inventory.slabs.allocated)
 
 
-def test_stacks_in_bulk_are_those_of_each_object(dump_named: Callable[[str], Dump]) -> None:
+def test_facts_of_some_objects_are_those_of_all(dump_named: Callable[[str], Dump]) -> None:
     # The track has the stack itself in 5.10, and a handle since 5.19.
     for name in ("linux-5.10/traps", "linux-6.12/traps"):
         kernel = dump_named(name).linux
@@ -46,14 +47,15 @@ def test_stacks_in_bulk_are_those_of_each_object(dump_named: Callable[[str], Dum
         tracked = np.flatnonzero((owners.handle > 0) & owners.slabs.allocated)
         assert len(tracked) > 50, name
         pages = InventoryReader(kernel).pages
-        chosen = tracked[:: max(len(tracked) // 40, 1)]
-        addresses = object_addresses(kernel, pages, owners.slabs, chosen)
-        tracks = object_tracks(kernel, owners.slabs, chosen, addresses)
-        for number, track in zip(chosen.tolist(), tracks, strict=True):
-            assert track is not None
+        chosen = np.append(tracked[:: max(len(tracked) // 40, 1)], tracked[-1] + 1)
+        facts = read_object_facts(kernel, pages, owners.slabs, chosen, [])
+        for place, number in enumerate(chosen[:-1].tolist()):
             frames = owners.frames(int(owners.handle[number]))
-            assert list(map(str, frames)) == list(map(str, track[0]))
-            assert int(owners.pid[number]) == track[1]
+            assert facts.stacks[facts.stack[place]] == frames
+            assert int(owners.pid[number]) == facts.pid[place]
+            offset = track_offset(kernel, readable_caches(kernel)["kmalloc-256"])
+            track = Object(kernel.prog, "struct track", address=int(facts.address[place]) + offset)
+            assert int(track.pid) == facts.pid[place]
 
 
 def test_objects_that_the_module_has_are_its(tagged: Dump) -> None:

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Leaks of kernels without records: what modules lost is found, what they hold is not accused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from asking import ask
+from conftest import Dump, _dump_id, profiling, traps
+
+from drgn_pageowner.analysis.leaks.reach import Reach, reach
+from drgn_pageowner.kernel.read.heap import HeapReader
+from drgn_pageowner.kernel.read.inventory import InventoryReader
+from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.model.heap import LOST, Role
+from drgn_pageowner.model.pages import PageState
+
+WITHOUT = [get for get in profiling() if "owner-off" in _dump_id(get)]
+
+
+def lost_pages(found: Reach) -> Any:
+    """Which pages are lost: ``bool``, a row per page."""
+    number = len(found.heap.records)
+    lost = (found.role == Role.CANDIDATE) & np.isin(found.verdict[:number], LOST)
+    record = found.heap.inventory.record_of_row
+    inside = found.heap.inventory.memory.pages.state != PageState.SLAB
+    return np.where(record >= 0, lost[np.maximum(record, 0)], False) & inside
+
+
+@pytest.mark.parametrize("get", traps(), ids=_dump_id)
+def test_the_verdicts_are_nearly_those_of_records(get: Callable[[], Dump]) -> None:
+    dump = get()
+    reader = InventoryReader(dump.linux)
+    recorded = lost_pages(reach(HeapReader(dump.linux, reader).heap))
+    ignored = InventoryReader(dump.linux)
+    nothing = np.full(len(ignored.pages), -1, np.int32)
+    ignored.inventory = dataclasses.replace(ignored.inventory, records=None, record_of_row=nothing)
+    found = reach(HeapReader(dump.linux, ignored).heap)
+    assert not found.heap.recorded
+    alone = lost_pages(found)
+    both = np.count_nonzero(recorded & alone)
+    # On i386 many PFNs are words by chance, and records tell by stack which are.
+    assert both >= (0.85 if "i386" in dump.name else 0.93) * np.count_nonzero(recorded)
+    assert np.count_nonzero(alone & ~recorded) <= 8
+    truth = [(f["what"], int(f["pfn"], 0)) for f in dump.facts() if "pfn" in f and "what" in f]
+    held = reader.pages.rows(np.array([pfn for what, pfn in truth if what == "held"]))
+    # Per-CPU memory that was lost points to these, which is what nothing else does.
+    assert np.count_nonzero(alone[held]) <= np.count_nonzero(recorded[held])
+    records, row = reader.inventory.records, found.heap.inventory.record_of_row
+    assert records is not None
+    first = reader.pages.rows(records["pfn"])
+    first = first[reader.pages.state[first] != PageState.SLAB]
+    mine = row[first]
+    order = reader.inventory.records["order"][reader.inventory.record_of_row[first]]
+    same = (mine >= 0) & (found.heap.records["order"][mine] == order)
+    assert np.count_nonzero(same) >= 0.999 * len(first)
+
+
+@pytest.mark.parametrize("name", ["linux-5.10/owner-off", "linux-6.12-noowner/kdump"])
+def test_where_nothing_is_lost_nobody_is_accused(
+    dump_named: Callable[[str], Dump], name: str
+) -> None:
+    session = ProgramSession(dump_named(name).prog)
+    status, out, err = ask(session, "leaks --format json")
+    assert (status, err) == (0, "")
+    answer = json.loads(out)
+    assert [g["verdict"] for g in answer["groups"] if g["verdict"] != "known only by PFN"] == []
+    assert answer["reachable_allocations"] > 20
+    status, out, _ = ask(session, f"why pfn:{_held_page(session):#x}")
+    assert status == 0
+    assert "reachable" in out
+
+
+def _held_page(session: ProgramSession) -> int:
+    found = reach(session.heap())
+    held = np.flatnonzero((found.role == Role.CANDIDATE) & (found.parent[: len(found.role)] >= 0))
+    return int(found.heap.records["pfn"][held[0]])
+
+
+@pytest.mark.parametrize("get", WITHOUT, ids=_dump_id)
+def test_what_the_module_lost_is_found(get: Callable[[], Dump]) -> None:
+    dump = get()
+    session = ProgramSession(dump.prog)
+    answer = json.loads(ask(session, "leaks --slab --format json")[1])
+    lost = {group["verdict"] for group in answer["groups"]} - {"known only by PFN"}
+    groups = [group for group in answer["groups"] if group["verdict"] in lost]
+    accused = {pfn for group in groups for pfn in group["pfns"]}
+    objects = {address for leak in answer["slab"] for address in leak["addresses"]}
+    pages: Counter[tuple[str, bool]] = Counter()
+    for fact in dump.facts():
+        what = fact.get("what", "")
+        if what in ("leaked", "held"):
+            pages[what, int(fact["pfn"]) in accused] += 1
+        elif what in ("lostobj", "heldobj"):
+            pages[what, int(fact["va"], 0) in objects] += 1
+        elif what in ("lostpercpu", "heldpercpu"):
+            pages[what, int(fact["cpu0"], 0) in objects] += 1
+    for what in ("leaked", "lostobj", "lostpercpu"):
+        number = pages[what, True] + pages[what, False]
+        assert number, what
+        assert pages[what, True] >= 0.95 * number, what
+    for what in ("held", "heldobj", "heldpercpu"):
+        assert pages[what, False], what
+        assert not pages[what, True], what
+    # What the kernel itself seems to have lost.
+    module = {int(fact["pfn"]) for fact in dump.facts() if "pfn" in fact}
+    assert sum(not module & {*group["pfns"]} for group in groups) <= 2
+    if dump.has_truth("proc/allocinfo"):
+        named = {group["tag"].rpartition("func:")[2] for group in groups if group["tag"]}
+        ways = {f["func"] for f in dump.facts() if f.get("what") == "leaked"}
+        assert {way for way in ways if "gone" not in way} <= named
+    else:
+        texts = " ".join(group["fingerprint"]["text"] for group in groups)
+        assert '"GET /po_owners/" at +0x0' in texts
+        said = [leak["fingerprint"]["text"] for leak in answer["slab"]]
+        assert sum("[po_owners]" in text for text in said) >= 5
