@@ -255,7 +255,8 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
     keys, members = grouped(key)
     heads = np.unique(found.allocation[candidates])
     per_stack = np.bincount(stack[heads] + 1, minlength=int(stack.max(initial=0)) + 2)
-    numbers = keys // len(Reachability) - 1
+    first = np.array([rows[0] for rows in members], np.int64)
+    numbers = stack[chosen[first]]
     table = StackTable.of(records, numbers)
     of_stack = zip(
         numbers.tolist(),
