@@ -3,9 +3,9 @@
 The commands, one file each: arguments, one analysis, one renderer.
 
 :data:`COMMANDS` registers them: the command line, ``%pageowner`` in the drgn shell and the table in
-README.md are made from it, and a command is loaded when it is chosen. Commands get their data from
-the :class:`Session` that they are handed. This module is loaded whenever drgn starts, so it imports
-next to nothing.
+    README.md are made from it, and a command is loaded when it is chosen. Commands get their data
+    from the :class:`Session` that is passed to them. This module is loaded whenever drgn starts, so
+    it imports as little as possible.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ COMMANDS = {
 """Every command, and what it does in one line. Each is the module of its name in this package."""
 
 
-# Formats that people read. Markdown and HTML have rules of their own, which their renderers know.
+# Formats for people. Markdown and HTML have escaping rules of their own, which their renderers
+# apply.
 _FOR_PEOPLE = ("table", "text")
 
 
@@ -107,7 +108,7 @@ def run_command(
     """
     args.open_session = open_session
     with output_to(getattr(args, "output", None), out) as stream:
-        # Without a format it is a summary.
+        # Commands without a format print a summary for people.
         if getattr(args, "format", "text") in _FOR_PEOPLE:
             stream = for_people(stream)
         return _load(args.command).run(args, session, stream)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Arguments that several commands take, which mean the same in each."""
+"""Arguments that several commands share, with the same meaning in each."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def add_limit(parser: argparse.ArgumentParser, rows: str, default: str) -> None:
     """
     Add ``--limit``, which means the same in every command: see :func:`limit_of`.
 
-    :param rows: Rows of what it limits.
+    :param rows: Name of the rows that it limits.
     :param default: The default, in words.
     """
     parser.add_argument(
@@ -250,7 +250,7 @@ def add_output(parser: argparse.ArgumentParser, *formats: str) -> None:
     """
     parser.add_argument(
         "--format",
-        # The name that some commands had for it.
+        # The former name of this format in some commands.
         type=lambda name: "table" if name == "text" and name not in formats else name,
         choices=formats,
         default=formats[0],
@@ -287,7 +287,7 @@ def report_problems(problems: Iterable[str]) -> None:
 
 def targets_of(names: Sequence[str], session: Session) -> tuple[list[HeapTarget], int]:
     """
-    Find what *names* name; every name that names nothing is reported on stderr.
+    Find the nodes for *names*; names without a node are reported on stderr.
 
     :return: The nodes of the heap, and the exit status.
     """

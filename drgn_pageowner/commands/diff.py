@@ -130,7 +130,7 @@ def _check(args: argparse.Namespace, wanted: Filter) -> None:
 
 
 def _named(name: str, answer: Callable[[], T]) -> T:
-    """Return *answer*; an error that does not name the dump gets its name."""
+    """Return the result of *answer*; add the name of the dump to errors that lack it."""
     try:
         return answer()
     except PageOwnerError as error:

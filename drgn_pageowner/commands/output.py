@@ -43,7 +43,7 @@ def unescaped(out: TextIO) -> TextIO:
 
 
 class _OutputFile(io.RawIOBase):
-    """A file whose errors name it."""
+    """A file whose errors contain its name."""
 
     def __init__(self, path: str, file: io.RawIOBase) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def output_to(path: str | None, out: TextIO) -> Iterator[TextIO]:
                 raise cannot_write(path, again) from error
             raise
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            # What is in a buffer is only written when that is closed.
+            # Buffered data are only written when the stream is closed.
             raise cannot_write(path, error) from error
         raise
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Run commands and keep their output in files; none that fails stops the others."""
+"""Run commands and save their output in files; if one fails, the others still run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TRACEBACK = ".traceback"
 
 @dataclass(frozen=True)
 class Part:
-    """A command and the files that it fills, or a step in between."""
+    """A command and the files that it writes, or a step in between."""
 
     name: str
     words: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class Outcome:
     """The value that :attr:`Part.step` returned."""
 
     def problems(self) -> list[str]:
-        """Return the problems of the dump that this part met."""
+        """Return the problems of the dump that this part reported."""
         failed = [self.error] if self.status == "failed" and self.error is not None else []
         return self.warnings + failed
 
@@ -99,7 +99,7 @@ def run_part(part: Part, session: Session, directory: Path) -> Outcome:
 
 
 def files_of(part: Part) -> list[str]:
-    """Names of all files that *part* can leave behind."""
+    """Return the names of all files that *part* may write."""
     return [*part.formats.values(), *part.files, f"{part.name}{_TRACEBACK}"]
 
 
@@ -109,7 +109,7 @@ def _failed(outcome: Outcome, status: str, error: str, exit_status: int) -> None
 
 
 def _crashed(outcome: Outcome, error: Exception, directory: Path) -> None:
-    """Note an error of ours, and keep its traceback."""
+    """Note an internal error, and save its traceback."""
     _failed(outcome, "crashed", internal_error(error), INTERNAL)
     path = directory / f"{outcome.name}{_TRACEBACK}"
     try:
@@ -124,7 +124,7 @@ def _crashed(outcome: Outcome, error: Exception, directory: Path) -> None:
 def _run(part: Part, session: Session, directory: Path, outcome: Outcome) -> None:
     if part.step is not None:
         outcome.result = part.step(session)
-        # A report has what it could answer, and the errors of the rest.
+        # A report contains what could be answered, and the errors of the rest.
         for error in getattr(outcome.result, "errors", ())[:1]:
             _crashed(outcome, error, directory)
     for name in part.files:

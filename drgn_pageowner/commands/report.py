@@ -93,7 +93,7 @@ def _heap(session: Session, slab: bool) -> Heap | LeakSearch:
 
 
 def _tag_rows(session: Session) -> Snapshot | None:
-    """The allocations that bear a tag; ``None`` of a kernel that has no tags either."""
+    """Return the allocations with a tag; ``None`` for a kernel without tags."""
     try:
         return session.snapshot(("handle", "tag"))
     except PageOwnerError:

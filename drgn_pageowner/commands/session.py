@@ -14,7 +14,8 @@ __all__ = ("Command", "Opener")
 
 Opener = Callable[[str], Session]
 """
-Opens another dump or snapshot by its path; commands find it as ``args.open_session``.
+A function that opens another dump or snapshot by its path; commands call it as
+``args.open_session``.
 
 :raises PageOwnerError: if it is neither, or cannot be read
 """

@@ -24,7 +24,7 @@ from drgn_pageowner.progress import progress, warn
 from drgn_pageowner.render.query import query_csv, query_json, query_table
 from drgn_pageowner.render.relations import RELATIONS, relation
 
-# A query must not read anything but the tables: no file, no network, no extension.
+# A query must read only the tables: no files, no network, no extensions.
 _CONFIG = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             try:
                 database.register(name, _table(name, session))
             except PageOwnerError:
-                # A table that the query does not name need not be there.
+                # Tables that the query does not name may be missing.
                 if named:
                     raise
         cursor = database.execute(statement)

@@ -59,7 +59,7 @@ PARTS = (
          {"table": "allocators.txt", "json": "allocators.json"}),
     Part("tasks", ("top", "--by", "comm", "--limit", "200"),
          {"table": "tasks.txt", "json": "tasks.json"}),
-    # The index has verdicts also if the search for leaks takes more memory than there is.
+    # This way, the index has verdicts even if the search for leaks runs out of memory.
     Part("pages", step=_judge_pages),
     Part("leaks", ("leaks", "--slab", "--limit", "0"),
          {"table": "leaks.txt", "json": "leaks.json"}),
@@ -117,10 +117,10 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 @contextmanager
 def _only_one(directory: Path) -> Iterator[None]:
     """
-    Make *directory* if it is not there, and hold it: two that write into it would mix their files.
+    Create *directory* if needed, and lock it, because two triages would mix their files.
 
     :raises UsageError: if it is not a directory, or another triage writes into it
-    :raises PageOwnerError: if it cannot be made
+    :raises PageOwnerError: if it cannot be created
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def _only_one(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise PageOwnerError(f"cannot write to {directory}: {error.strerror}") from error
     try:
-        # Not every file system has locks for directories.
+        # Not every file system supports locks on directories.
         with suppress(OSError):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

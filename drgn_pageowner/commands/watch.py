@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         out.writelines(render(result, page_size))
         out.flush()
 
-    # Ctrl-C ends a watch: the summary of what was seen so far follows.
+    # Ctrl-C ends a watch; the summary of the readings so far follows.
     with contextlib.suppress(KeyboardInterrupt):
         _rounds(args, session, watch, show)
     summary = watch.summary()
