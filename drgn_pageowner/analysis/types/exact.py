@@ -23,7 +23,6 @@ class ReferenceWords:
         assert heap.typing is not None
         self.types = types
         self._slots = Slots(types.table)
-        self._slots.need(types.type[types.exact])
         pointers = heap.typing.pointers
         use, sure = self.uses(pointers.place, pointers.offset.astype(np.int64))
         address = use & np.uint8(WordUse.ADDRESS) != 0
@@ -61,6 +60,7 @@ class ReferenceWords:
         """
         exact = self.types.exact[place] & (offset >= 0)
         number = np.where(exact, self.types.type[place], -1).astype(np.int64)
+        self._slots.need(number)
         inside = np.where(offset >= 0, offset - self.types.origin[place], -1)
         slot = self._slots.of(number, inside)
         sure = slot >= 0

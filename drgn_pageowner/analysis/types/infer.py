@@ -32,6 +32,8 @@ _LEARNED = 0.98
 _AT_LEAST = 4
 # Bits that mark a word as a pointer, rather than an integer that can hold one.
 _POINTERS = WordUse.LEARN | WordUse.MEMMAP
+# Where so many nodes at most get a type in each of so many steps, they may be a list's.
+_CHAIN = 8
 # Pointers farther inside a node than this are not used to determine its type.
 _FARTHEST = 1 << 18
 # Maximum number of structures tried that have a given one as a member.
@@ -257,7 +259,11 @@ class _Inference:
         Follow the pointers of the newly typed nodes *fresh*, and of nodes that get a type from them
         in turn.
         """
+        step = 0
         while len(fresh):
+            step += 1
+            if step > _CHAIN and len(fresh) <= _CHAIN:
+                fresh = np.union1d(fresh, self._along(fresh))
             first = self.first[fresh]
             chosen = ranges(first, self.first[fresh + 1] - first)
             slot, votes = self._votes_of(chosen)
@@ -267,6 +273,33 @@ class _Inference:
             self.type[fresh], self.origin[fresh] = type_[free], origin[free]
             self.by[fresh] = TypedBy.POINTERS
             fresh = np.union1d(fresh, self._like_siblings(chosen, slot))
+
+    def _along(self, fresh: Array) -> Array:
+        """
+        Follow lists whose elements have one type, to the end.
+
+        :return: Nodes that got a type: ``int64``.
+        """
+        pointers, slots = self.pointers, self.slots
+        found = [np.zeros(0, np.int64)]
+        self.slots.need(self.type[fresh])
+        for number in np.unique(self.type[fresh]).tolist():
+            base, words, size = (int(a[number]) for a in (slots.base, slots.words, slots.size))
+            own = np.flatnonzero(slots.aim[base : base + words] == number)
+            for word in own[:_CHAIN].tolist() if not slots.repeat[number] else ():
+                chosen = (pointers.offset == word * self.table.word) & (pointers.at == 0)
+                after = np.full(len(self.type), -1, np.int64)
+                after[pointers.place[chosen]] = pointers.target[chosen]
+                current = fresh[(self.type[fresh] == number) & (self.origin[fresh] == 0)]
+                while len(current):
+                    current = after[current]
+                    current = current[current >= 0]
+                    free = (self.type[current] < 0) & ~self.banned[current]
+                    current = current[free & (self.room[current] >= size)]
+                    self.type[current], self.origin[current] = number, 0
+                    self.by[current] = TypedBy.POINTERS
+                    found.append(current)
+        return np.concatenate(found)
 
     def decide(self, votes: _Votes) -> tuple[Array, Array, Array, Array, Array]:
         """
@@ -548,8 +581,11 @@ class _Inference:
         sure[first:end] = by_cache[first:end] & ~doubtful[self.cache_of]
         others = (self.by == TypedBy.POINTERS) & (self.against == 0) & (self.votes >= 2)
         sure |= others
-        self.slots.need(self.type)
-        known = self.slots.size[np.maximum(self.type, 0)] > 0
+        # A variable without pointers needs no layout.
+        self.slots.need(self.type[: heap.nodes])
+        inside = np.where(self.type < len(self.slots.size), self.type, -1)
+        known = self.slots.size[np.maximum(inside, 0)] > 0
+        known[heap.nodes :] = True
         result: Array = sure & (self.type >= 0) & known
         return result
 

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from drgn import Type, TypeKind, sizeof
+from drgn import Type, TypeKind, TypeMember, sizeof
 
 from drgn_pageowner.kernel.dump.bulk import find_type
 from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
@@ -98,6 +99,24 @@ _CACHE_TYPES = {
 # Caches whose objects are arrays: of this structure.
 _CACHE_ARRAYS = {"biovec-": "bio_vec", "sgpool-": "scatterlist"}
 
+# The bits of WordUse as plain integers, which are combined for every member.
+_NOTHING, _ADDRESS, _NUMBER = int(WordUse.NOTHING), int(WordUse.ADDRESS), int(WordUse.NUMBER)
+_MEMMAP_POINTER, _LEARN = int(WordUse.MEMMAP), int(WordUse.LEARN)
+
+
+class _Facts(NamedTuple):
+    """What is needed of the type of a member, asked of drgn once."""
+
+    plain: Type
+    """Without qualifiers and typedefs."""
+    place: int
+    """The address of drgn's internal type."""
+    kind: TypeKind
+    size: int
+    """In bytes; 0 for a type without a size."""
+    typedefs: frozenset[str]
+    """The names of the typedefs for it."""
+
 
 class DwarfTypes:
     """
@@ -119,6 +138,7 @@ class DwarfTypes:
         self._by_pointer: dict[tuple[int, bool], int] = {}
         self._by_name: dict[tuple[str, int, bool], int] = {}
         self._flat: dict[int, Layout] = {}
+        self._known: dict[int, _Facts] = {}
         self._cache_types, self._shared = self._of_caches(caches, sizes)
 
     def __len__(self) -> int:
@@ -193,15 +213,28 @@ class DwarfTypes:
         found = find_type(self._kernel.prog, f"{keyword} {tag}")
         return found if found is not None else type_
 
+    def _facts(self, type_: Type) -> _Facts:
+        place = int(type_._ptr)
+        found = self._known.get(place)
+        if found is None:
+            plain = _unnamed(type_)
+            found = _Facts(
+                plain, int(plain._ptr), plain.kind, _size(plain), frozenset(_typedefs(type_))
+            )
+            self._known[place] = found
+        return found
+
     # --- words --------------------------------------------------------------------------------
 
     def _flatten(self, type_: Type) -> Layout:
         """Determine the words of a type; for an array of unknown length, those of one element."""
-        type_ = _unnamed(type_)
-        place = int(type_._ptr)
-        if place not in self._flat:
-            self._flat[place] = self._of_kind(type_)
-        return self._flat[place]
+        return self._of_facts(self._facts(type_))
+
+    def _of_facts(self, facts: _Facts) -> Layout:
+        found = self._flat.get(facts.place)
+        if found is None:
+            found = self._flat[facts.place] = self._of_kind(facts.plain)
+        return found
 
     def _of_kind(self, type_: Type) -> Layout:
         name = type_.type_name()
@@ -214,39 +247,40 @@ class DwarfTypes:
             return Layout(name, self.word, np.array([use], np.uint8), np.array([aim], np.int32))
         size = _size(type_)
         painter = _Painter(size, self.word)
-        painter.paint(0, size, self._of_number(type_, ""))
+        painter.paint(0, size, self._of_number(self._facts(type_), ""))
         return painter.layout(name)
 
     def _of_pointer(self, type_: Type) -> tuple[int, int]:
-        target = _unnamed(type_.type)
-        if target.kind in _STRUCTURES:
+        facts = self._facts(type_.type)
+        target, kind = facts.plain, facts.kind
+        if kind in _STRUCTURES:
             tag = target.tag
             if tag in _MEMMAP:
-                return WordUse.ADDRESS | WordUse.MEMMAP, -1
+                return _ADDRESS | _MEMMAP_POINTER, -1
             if tag in _LINKS:
-                return WordUse.ADDRESS | WordUse.LEARN, -1
-            return WordUse.ADDRESS, self.number(type_.type)
-        if target.kind == TypeKind.POINTER:
-            return WordUse.ADDRESS, self.number(type_.type, repeat=True)
-        if target.kind in _SCALARS and _size(target):
+                return _ADDRESS | _LEARN, -1
+            return _ADDRESS, self.number(type_.type)
+        if kind == TypeKind.POINTER:
+            return _ADDRESS, self.number(type_.type, repeat=True)
+        if kind in _SCALARS and facts.size:
             # Of bytes, strings, numbers there are arrays.
-            return WordUse.ADDRESS, self.number(target, repeat=True)
-        return WordUse.ADDRESS | (WordUse.LEARN if target.kind == TypeKind.VOID else 0), -1
+            return _ADDRESS, self.number(target, repeat=True)
+        return _ADDRESS | (_LEARN if kind == TypeKind.VOID else 0), -1
 
-    def _of_number(self, type_: Type, name: str) -> int:
+    def _of_number(self, facts: _Facts, name: str) -> int:
         """
-        Determine what an integer can refer to; *type_* may be a typedef, *name* is the name of the
-        member.
+        Determine what an integer can refer to.
+
+        :param name: Name of the member.
         """
-        plain = _unnamed(type_)
-        names = set(_typedefs(type_))
-        if names & _PHYSICAL or ("pfn" in name and plain.kind == TypeKind.INT):
-            return WordUse.NUMBER
-        if plain.kind != TypeKind.INT:
-            return WordUse.NOTHING
-        if plain.size == self.word and (self.word == 8 or "long" in plain.type_name()):
-            return WordUse.ADDRESS | WordUse.NUMBER
-        return WordUse.NUMBER if plain.size > self.word else WordUse.NOTHING
+        integer = facts.kind == TypeKind.INT
+        if facts.typedefs & _PHYSICAL or ("pfn" in name and integer):
+            return _NUMBER
+        if not integer or facts.size < self.word:
+            return _NOTHING
+        if facts.size == self.word and (self.word == 8 or "long" in facts.plain.type_name()):
+            return _ADDRESS | _NUMBER
+        return _NUMBER if facts.size > self.word else _NOTHING
 
     def _of_structure(self, type_: Type, name: str) -> Layout:
         painter = _Painter(int(type_.size), self.word)
@@ -260,59 +294,66 @@ class DwarfTypes:
             offset = member.bit_offset // 8
             # An array without a length in the middle only marks the place.
             painter.ends = index == len(members) - 1 or type_.kind == TypeKind.UNION
-            inner = member.type
-            plain = _unnamed(inner)
-            if plain.kind == TypeKind.ARRAY and not plain.length and painter.ends:
-                painter.flexible = max(painter.flexible, offset)
-            if set(_typedefs(inner)) & _WORD_NAMES:
-                painter.paint(offset, self.word, WordUse.ADDRESS | WordUse.NUMBER)
-            elif plain.kind in _STRUCTURES or plain.kind in (TypeKind.ARRAY, TypeKind.POINTER):
-                painter.put(offset, self._flatten(plain))
-                self._add_parts(painter, offset, inner)
-            elif _size(plain):
-                painter.paint(offset, _size(plain), self._of_number(inner, member.name or ""))
+            self._add_member(painter, offset, member)
         if tag in _LINKS:
             painter.link()
         if tag in _MIXED:
-            painter.use &= ~np.uint8(WordUse.LEARN)
+            painter.use &= ~np.uint8(_LEARN)
         return painter.layout(name)
+
+    def _add_member(self, painter: _Painter, offset: int, member: TypeMember) -> None:
+        facts = self._facts(member.type)
+        kind = facts.kind
+        if facts.typedefs & _WORD_NAMES:
+            painter.paint(offset, self.word, _ADDRESS | _NUMBER)
+        elif kind == TypeKind.POINTER:
+            layout = self._of_facts(facts)
+            painter.point(offset, int(layout.use[0]), int(layout.aim[0]))
+        elif kind in _STRUCTURES or kind == TypeKind.ARRAY:
+            if kind == TypeKind.ARRAY and not facts.plain.length and painter.ends:
+                painter.flexible = max(painter.flexible, offset)
+            painter.put(offset, self._of_facts(facts))
+            self._add_parts(painter, offset, member.type)
+        elif facts.size:
+            painter.paint(offset, facts.size, self._of_number(facts, member.name or ""))
 
     def _add_parts(self, painter: _Painter, offset: int, type_: Type) -> None:
         """Record the structures that a member consists of."""
-        plain = _unnamed(type_)
-        if plain.kind == TypeKind.ARRAY:
-            element = _unnamed(plain.type)
-            if element.kind in _STRUCTURES and element.is_complete() and element.size:
+        facts = self._facts(type_)
+        plain = facts.plain
+        if facts.kind == TypeKind.ARRAY:
+            element = self._facts(plain.type)
+            if element.kind in _STRUCTURES and element.size:
                 for index in range(min(int(plain.length or 0), _MOST_PARTS)):
-                    self._add_parts(painter, offset + index * int(element.size), plain.type)
-        elif plain.kind in _STRUCTURES and plain.is_complete():
-            flat = self._flatten(plain)
+                    self._add_parts(painter, offset + index * element.size, plain.type)
+        elif facts.kind in _STRUCTURES and facts.size:
+            flat, tag = self._of_facts(facts), plain.tag
             painter.parts += [(offset + at, number) for at, number in flat.parts]
-            named = plain.tag is not None or _plain(type_).kind == TypeKind.TYPEDEF
-            if named and plain.tag not in _LINKS and plain.size:
+            named = tag is not None or facts.typedefs
+            if named and tag not in _LINKS:
                 painter.parts.append((offset, self.number(type_)))
-            if plain.tag in _HEADS:
-                element = self.find(f"struct {_HEADS[plain.tag]}")
-                painter.parts += [(offset, element)] * (element >= 0)
+            if tag in _HEADS:
+                found = self.find(f"struct {_HEADS[tag]}")
+                painter.parts += [(offset, found)] * (found >= 0)
 
     def _of_array(self, type_: Type, name: str) -> Layout:
         element, length = type_.type, int(type_.length or 0)
-        plain = _unnamed(element)
-        size = _size(plain)
+        facts = self._facts(element)
+        size = facts.size
         painter = _Painter(size * length, self.word)
-        if plain.kind in (TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM):
+        if facts.kind in (TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM):
             # An array of bytes can hold anything: sk_buff.cb, for example.
-            use = self._of_number(element, "")
-            painter.paint_all(WordUse.ADDRESS if size == 1 else use)
+            use = self._of_number(facts, "")
+            painter.paint_all(_ADDRESS if size == 1 else use)
         elif size * length > _MOST_WORDS * self.word:
-            painter.paint_all(WordUse.ADDRESS | WordUse.NUMBER)
+            painter.paint_all(_ADDRESS | _NUMBER)
         elif size:
-            flat = self._flatten(plain)
+            flat = self._of_facts(facts)
             if size % self.word == 0:
                 painter.use = np.tile(flat.use, length)
                 painter.aim = np.tile(flat.aim, length)
             elif flat.use.any():
-                painter.paint_all(WordUse.ADDRESS | WordUse.NUMBER)
+                painter.paint_all(_ADDRESS | _NUMBER)
         return painter.layout(name)
 
     # --- slab caches --------------------------------------------------------------------------
@@ -374,10 +415,19 @@ class _Painter:
         if use and size:
             first, last = offset // self._word, -(-(offset + size) // self._word)
             mine = slice(first, last)
-            address = np.uint8(WordUse.ADDRESS)
-            if use & WordUse.ADDRESS:
-                self.aim[mine][self.use[mine] & address != 0] = -1
+            if use & _ADDRESS:
+                self.aim[mine][self.use[mine] & np.uint8(_ADDRESS) != 0] = -1
             self.use[mine] |= np.uint8(use)
+
+    def point(self, offset: int, use: int, aim: int) -> None:
+        """Add a pointer to the type *aim* at *offset*."""
+        word, rest = divmod(offset, self._word)
+        if rest or word >= len(self.use) or self.use[word] & _ADDRESS:
+            pointer = np.array([use], np.uint8), np.array([aim], np.int32)
+            self.put(offset, Layout("", self._word, *pointer))
+        else:
+            self.use[word] |= use
+            self.aim[word] = aim
 
     def paint_all(self, use: int) -> None:
         self.use[:] = np.uint8(use)
@@ -389,7 +439,7 @@ class _Painter:
         if not layout.use.any():
             return
         if offset % self._word:
-            self.paint(offset, layout.size, WordUse.ADDRESS | WordUse.NUMBER)
+            self.paint(offset, layout.size, _ADDRESS | _NUMBER)
             return
         first = offset // self._word
         number = min(len(layout.use), len(self.use) - first)
@@ -402,19 +452,19 @@ class _Painter:
         # A word that can be a pointer to several types has no known target type.
         differ = both & (aim != new_aim)
         # It points to the memmap only if all alternatives do.
-        keep = np.where(both, use & new_use, use | new_use) & np.uint8(WordUse.MEMMAP)
+        keep = np.where(both, use & new_use, use | new_use) & np.uint8(_MEMMAP_POINTER)
         aim[:] = np.where(differ, -1, np.where(now, new_aim, aim))
-        use[:] = ((use | new_use) & ~np.uint8(WordUse.MEMMAP)) | keep
-        use[differ] &= ~np.uint8(WordUse.LEARN)
+        use[:] = ((use | new_use) & ~np.uint8(_MEMMAP_POINTER)) | keep
+        use[differ] &= ~np.uint8(_LEARN)
 
     def link(self) -> None:
         """Mark all its addresses as pointing to links of the same kind."""
         self.aim[:] = -1
-        self.use[self.use & np.uint8(1) != 0] = WordUse.ADDRESS | WordUse.LEARN
+        self.use[self.use & np.uint8(1) != 0] = _ADDRESS | _LEARN
 
     def layout(self, name: str) -> Layout:
         if 0 <= self.flexible < self.size:
-            self.paint(self.flexible, self.size - self.flexible, WordUse.ADDRESS | WordUse.NUMBER)
+            self.paint(self.flexible, self.size - self.flexible, _ADDRESS | _NUMBER)
         return Layout(name, self.size, self.use, self.aim, self.parts, flexible=self.flexible)
 
 
