@@ -14,6 +14,7 @@ from pathlib import Path
 
 from drgn_pageowner.commands import COMMANDS, CommandParser
 from drgn_pageowner.model.columns import FIELDS, Form
+from drgn_pageowner.model.dataset import DATASET
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -107,7 +108,19 @@ def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-TABLES = {"commands": commands, "options": options, "fields": fields}
+def dataset() -> str:
+    """Return the tables of a dataset, one after another."""
+    return "\n".join(
+        f"### `{name}`\n\n"
+        + _markdown(
+            ("column", "type", "what"),
+            ((f"`{field.name}`", f"`{field.type}`", field.doc) for field in table),
+        )
+        for name, table in DATASET.items()
+    )
+
+
+TABLES = {"commands": commands, "options": options, "fields": fields, "dataset": dataset}
 """The functions that make each table."""
 
 

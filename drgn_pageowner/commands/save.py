@@ -6,40 +6,125 @@ symbols and without drgn.
   save OUT.parquet                 records, stacks, pages, free lists, zones
   save --leaks OUT.parquet         and what leaks finds
   save --source OUT.parquet        and the source lines of all stacks
+  save --leaks --dataset DIR       add it to a dataset of many snapshots (sql, fleet)
 
-The file is a Parquet file: any program that reads those sees the records.
+The file is a Parquet file: any program that reads those sees the records. A dataset is a directory,
+or a URL of an object store (s3://BUCKET/PATH), of Parquet files that any engine reads;
+docs/dataset.md describes its tables. Saving the same dump into it again replaces what is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from functools import partial
-from typing import TextIO
+from typing import Any, TextIO
 
+from drgn_pageowner.analysis.report import report
 from drgn_pageowner.commands.arguments import add_destination, report_problems
 from drgn_pageowner.commands.leaks import search
+from drgn_pageowner.commands.report import read
+from drgn_pageowner.errors import UsageError, internal_error
+from drgn_pageowner.model.dataset import day_of
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
+from drgn_pageowner.render.dataset import Origins, dataset_tables
+from drgn_pageowner.storage.dataset import Dataset, Partition
 from drgn_pageowner.storage.files import is_stdout
+from drgn_pageowner.storage.identity import DumpIdentity, identify, new_id
 from drgn_pageowner.storage.save import save
+from drgn_pageowner.storage.session import SnapshotSession
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_destination(parser, "snapshot_path", "the file to write (OUT.parquet)", required=True)
+    add_destination(parser, "snapshot_path", "the file to write (OUT.parquet)")
+    parser.add_argument(
+        "--dataset", metavar="DIR|URL", help="add the snapshot to this dataset, too or instead"
+    )
     parser.add_argument("--leaks", action="store_true", help="search for leaks, too")
     parser.add_argument("--source", action="store_true", help="save source lines of stacks, too")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    path = getattr(args, "snapshot_path", None)
+    if path is None and args.dataset is None:
+        raise UsageError("name the file to write (OUT.parquet), or a dataset (--dataset)")
+    if len(session.members()) > 1:
+        raise UsageError(f"{len(session.members())} snapshots: save reads one at a time")
+    identity = _identity(args)
+    if args.dataset is not None:
+        _into_dataset(args, session, identity, out)
+    if path is not None:
+        _into_file(args, session, path, identity, out)
+    return 0
+
+
+def _into_file(
+    args: argparse.Namespace, session: Session, path: str, identity: DumpIdentity | None,
+    out: TextIO,
+) -> None:  # fmt: skip
     leaks = partial(search, session, slab=True) if args.leaks else None
-    saved = save(session, args.snapshot_path, source=args.source, search=leaks)
+    saved = save(session, path, source=args.source, search=leaks, dump=_dump_of(session, identity))
     report_problems(saved.problems)
     report_problems(f"{part} could not be saved: {why}" for part, why in saved.lacking.items())
-    path = args.snapshot_path
     text = f"{path}: {saved.records:,} records, {saved.pages:,} pages, {saved.size:,} bytes"
     if is_stdout(path):
         # The file itself is what goes there.
         warn(text)
     else:
         out.write(f"{text}\n")
-    return 0
+
+
+def _into_dataset(
+    args: argparse.Namespace, session: Session, identity: DumpIdentity | None, out: TextIO
+) -> None:
+    from drgn_pageowner import __version__
+
+    dataset = Dataset(args.dataset)
+    facts, dump = session.facts(), _dump_of(session, identity)
+    inputs = read(session, leaks=args.leaks, slab=args.leaks)
+    found = report(inputs)
+    for error in found.errors:
+        warn(internal_error(error))
+    source = getattr(args, "core", None) or next(iter(session.members()))
+    origins = Origins(**dump, tool=__version__, source=source)
+    tables, lacking = dataset_tables(session, found, inputs.inventory, origins)
+    crash_time = found.crash.crash_time if found.crash is not None else None
+    partition = Partition(facts.release or None, day_of(crash_time))
+    size = dataset.write(tables, partition, origins.id)
+    report_problems(found.problems)
+    report_problems(
+        f"{table} could not be saved: {why}" for table, why in lacking.items() if table != "tags"
+    )
+    records = len(tables["records"]) if "records" in tables else 0
+    out.write(
+        f"{dataset.place.name}: snapshot {origins.id} of {facts.release}: {records:,} records, "
+        f"{size:,} bytes\n"
+    )
+
+
+def _identity(args: argparse.Namespace) -> DumpIdentity | None:
+    """Return what the headers of the dump say; ``None`` of what is no file."""
+    core = getattr(args, "core", None)
+    if core is None:
+        return None
+    try:
+        with open(core, "rb") as file:
+            return identify(file, os.fstat(file.fileno()).st_size)
+    except OSError:
+        # Opening it as a dump says what is wrong.
+        return None
+
+
+def _dump_of(session: Session, identity: DumpIdentity | None) -> dict[str, Any]:
+    """Return the ID of the dump, its size and the build ID of its kernel."""
+    if identity is not None:
+        return {"id": identity.id, "size": identity.size, "build_id": identity.build_id}
+    [member] = session.members().values()
+    if isinstance(member, SnapshotSession) and (known := member.dump()) is not None:
+        return known
+    # A running kernel, a guest, or a snapshot of before: its clock is that of this reading.
+    facts, crash = session.facts(), session.crash()
+    id_ = new_id(facts.release, facts.version, facts.hostname, facts.now_ns, crash.crash_time,
+                 crash.command_line)  # fmt: skip
+    return {"id": id_, "size": None, "build_id": None}

@@ -1,37 +1,42 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Query a dump, or any number of snapshots, with SQL (DuckDB).
+Query a dump, any number of snapshots, or datasets, with SQL (DuckDB).
 
   sql "select allocator, sum(pages) from records where allocated group by all order by 2 desc"
   -S 'fleet/*.parquet' sql "select snapshot, release from meta"
+  -S DATASET sql "select hostname, sum(pages) from leaks join meta using (snapshot) group by all"
 
-Tables: records, stacks, pages, zones, meta; each has a column snapshot that names the file.
-sql "describe records" shows the columns of one; docs/formats.md says what they are.
+Tables: records, stacks, pages, zones, tags, meta; each has a column snapshot that names the file.
+A dataset (save --dataset, fleet ingest) has more: leaks, suspects, frag, verdicts, runs.
+sql "describe records" shows the columns of one; docs/formats.md and docs/dataset.md say what they
+are. Rows are read while the query runs, and only the columns that it needs.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from drgn_pageowner.commands.arguments import add_output
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.extras import extra
+from drgn_pageowner.model.dataset import DATASET
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import progress, warn
+from drgn_pageowner.render.dataset import (
+    arrow_schema,
+    conform,
+    pages_by_class,
+    rows_table,
+    schema_of,
+)
 from drgn_pageowner.render.query import query_csv, query_json, query_table
-from drgn_pageowner.render.relations import RELATIONS, relation
+from drgn_pageowner.render.relations import PAGES, RELATIONS, relation
+from drgn_pageowner.storage.database import add_views, open_database, stream
+from drgn_pageowner.storage.session import DatasetSession
 
-# A query must read only the tables: no files, no network, no extensions.
-_CONFIG = {
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "enable_external_access": False,
-    "python_enable_replacements": False,
-    "lock_configuration": True,
-}
 _QUERIES = ("SELECT", "EXPLAIN")
 
 
@@ -42,21 +47,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     duckdb = extra("duckdb", "sql", "sql")
-    database = duckdb.connect(":memory:", config=_CONFIG)
+    members = session.members()
+    datasets = [m.dataset for m in members.values() if isinstance(m, DatasetSession)]
+    others = {k: m for k, m in members.items() if not isinstance(m, DatasetSession)}
+    database = open_database(datasets)
+    streams: list[_Stream] = []
     try:
         statement = _statement(database, args.query)
-        named = _named(args.query)
-        for name in named or RELATIONS:
-            try:
-                database.register(name, _table(name, session))
-            except PageOwnerError:
-                # Tables that the query does not name may be missing.
-                if named:
-                    raise
+        tables = {**RELATIONS, **DATASET} if datasets else RELATIONS
+        for name in _named(args.query, tables) or tables:
+            made = {}
+            if others and name in RELATIONS:
+                streams.append(_Stream(name, others, by_class=bool(datasets)))
+                made[name] = streams[-1].table()
+            if datasets:
+                add_views(database, datasets, [name], made)
+            else:
+                database.register(name, made[name])
         cursor = database.execute(statement)
         names, rows = [column[0] for column in cursor.description], cursor.fetchall()
     except duckdb.Error as error:
+        # What ended the query may be a table that is not there.
+        for one in streams:
+            one.check()
         raise UsageError(_one_line(str(error))) from error
+    for one in streams:
+        one.check()
     renderers = {"table": query_table, "json": query_json, "csv": query_csv}
     out.writelines(renderers[args.format](names, rows))
     return 0
@@ -72,33 +88,61 @@ def _statement(database: Any, query: str) -> Any:
     return statements[0]
 
 
-def _named(query: str) -> Sequence[str]:
-    """Return the tables that *query* names, so that only those are made."""
+def _named(query: str, tables: Collection[str]) -> Sequence[str]:
+    """Return the *tables* that *query* names, so that only those are made."""
     words = set(re.findall(r"\w+", query.lower()))
-    return [name for name in RELATIONS if name in words]
+    return [name for name in tables if name in words]
 
 
-def _table(table: str, session: Session) -> Any:
-    """
-    Return the rows of all snapshots, one after another; one that has none is reported.
+class _Stream:
+    """The rows of all snapshots and dumps, made one after another while they are read."""
 
-    :raises PageOwnerError: if none has any
-    """
-    pa = extra("pyarrow", "sql", "sql")
-    members = session.members()
-    found, why = [], ""
-    for name, member in progress(
-        members.items(), description=table, total=len(members), unit=" snapshot"
-    ):
-        try:
-            found.append(relation(table, member, name))
-        except PageOwnerError as error:
-            why = str(error)
-            if len(members) > 1:
-                warn(f"{name} has no {table}: {why}")
-    if not found:
-        raise PageOwnerError(why)
-    return pa.concat_tables(found)
+    def __init__(self, table: str, members: Mapping[str, Session], *, by_class: bool) -> None:
+        """
+        :param by_class: Whether ``pages`` has a row per class and zone, as in a dataset.
+        """
+        self._table = table
+        self._members = members
+        self._by_class = by_class and table == "pages"
+        self._found = 0
+        self._why: PageOwnerError | None = None
+        self._said: set[str] = set()
+
+    def table(self) -> Any:
+        """Return what DuckDB registers."""
+        if self._table == "pages" and not self._by_class:
+            self._schema = schema_of({"snapshot": "string", **PAGES})
+        else:
+            self._schema = arrow_schema(self._table)
+        return stream(self._schema, self._batches)
+
+    def _batches(self, wanted: Collection[str]) -> Iterator[Any]:
+        for name, member in progress(
+            self._members.items(), description=self._table, total=len(self._members),
+            unit=" snapshot",
+        ):  # fmt: skip
+            try:
+                rows = self._rows(name, member, wanted)
+            except PageOwnerError as error:
+                self._why = error
+                if len(self._members) > 1 and name not in self._said:
+                    self._said.add(name)
+                    warn(f"{name} has no {self._table}: {error}")
+                continue
+            self._found += 1
+            yield from rows.to_batches()
+
+    def _rows(self, name: str, member: Session, wanted: Collection[str]) -> Any:
+        if self._by_class:
+            made = rows_table("pages", pages_by_class(member.inventory(), name))
+        else:
+            made = relation(self._table, member, name, wanted)
+        return conform(made, self._schema)
+
+    def check(self) -> None:
+        """:raises PageOwnerError: if rows were wanted, and no snapshot has any"""
+        if self._why is not None and not self._found:
+            raise self._why
 
 
 def _one_line(message: str) -> str:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass, page_classes
+from drgn_pageowner.analysis.owners.allocator import plain_name
 from drgn_pageowner.analysis.owners.stack_table import (
     StackTable,
     allocator_names,
@@ -16,14 +17,27 @@ from drgn_pageowner.analysis.owners.stack_table import (
 )
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.arrays import Array, distinct, sums
-from drgn_pageowner.model.columns import FIELDS, Column, Form
+from drgn_pageowner.model.columns import FIELDS, Form
+from drgn_pageowner.model.dataset import frame_line, sql_type, stack_id
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
+from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.records import RecordColumns
 from drgn_pageowner.render.text import name_at
 
-__all__ = ("RELATIONS", "relation")
+__all__ = ("EVERYTHING", "PAGES", "RELATIONS", "relation", "stack_id_of")
+
+
+class _Everything:
+    """Contains every name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+EVERYTHING: Container[str] = _Everything()
+"""All columns."""
 
 
 class _Texts:
@@ -55,27 +69,44 @@ def _texts_of_stacks(
     return _Texts(inverse, [text or None for text in named])
 
 
-def _type(column: Column) -> str:
-    """Return the SQL type of *column*, which is the same for every kernel."""
-    if column.form.is_text:
-        return "string"
-    # PFNs, pids, orders and handles all fit.
-    return column.dtype if column.dtype in ("bool", "uint64") else "int64"
+def stack_id_of(frames: Sequence[Frame]) -> str:
+    """Return the ID of a stack, which does not depend on addresses, host and build."""
+    return stack_id([_line(frame) for frame in frames])
 
 
-def _records(source: Session) -> dict[str, Any]:
-    snapshot = source.snapshot(None, freed=True)
+def stack_ids(table: StackTable) -> Array:
+    """
+    Return the IDs of stacks.
+
+    :return: ``object`` (str), a row per stack; empty for an empty stack.
+    """
+    lines = [_line(frame) for frame in table.frames]
+    code = table.code.tolist()
+    result = np.empty(len(table), object)
+    result[:] = [
+        stack_id([lines[place] for place in code[start:end]])
+        for start, end in zip(table.starts.tolist(), table.ends.tolist(), strict=True)
+    ]
+    return result
+
+
+def _line(frame: Frame) -> bytes:
+    return frame_line(frame, plain_name(frame.name) if frame.name is not None else None)
+
+
+def _records(source: Session, wanted: Container[str]) -> dict[str, Any]:
+    snapshot = source.snapshot(_record_columns(wanted), freed=True)
     fields, result = RecordColumns(snapshot), dict[str, Any]()
     for column in FIELDS:
-        if column.form is Form.STACK:
+        if column.form is Form.STACK or column.name not in wanted:
             continue
         values, text = fields.numbers(snapshot, column), fields.text(column)
         if values is None:
-            result[column.name] = _type(column)
+            result[column.name] = sql_type(column)
         elif text is not None:
             result[column.name] = _texts_of(values, text)
         else:
-            numbers = values.astype(_type(column))
+            numbers = values.astype(sql_type(column))
             none = column.none
             result[column.name] = (
                 numbers if none is None else np.ma.array(numbers, mask=values == none)
@@ -87,13 +118,35 @@ def _records(source: Session) -> dict[str, Any]:
     )
     now = snapshot.facts.now_ns
     result["age_ns"] = "int64"
-    if "ts_nsec" in snapshot and now is not None:
+    if "age_ns" in wanted and "ts_nsec" in snapshot and now is not None:
         stamps = np.minimum(snapshot["ts_nsec"], np.uint64(now))
         result["age_ns"] = np.int64(now) - stamps.astype(np.int64)
-    stacks = snapshot.stack
-    result["allocator"] = _texts_of_stacks(snapshot, stacks, allocator_names)
-    result["module"] = _texts_of_stacks(snapshot, stacks, modules_of_stacks)
+    for name, text_of in _OF_STACK.items():
+        if name in wanted:
+            result[name] = _texts_of_stacks(snapshot, snapshot.stack, text_of)
     return result
+
+
+_OF_STACK: Mapping[str, Callable[[StackTable], Array]] = {
+    "allocator": allocator_names,
+    "module": modules_of_stacks,
+    "stack_id": stack_ids,
+}
+
+
+def _record_columns(wanted: Container[str]) -> frozenset[str] | None:
+    """Return the columns that the columns *wanted* are made of; ``None`` for all there are."""
+    if wanted is EVERYTHING:
+        return None
+    needed = {column.of or column.name for column in FIELDS if column.name in wanted}
+    if any(name in wanted for name in _OF_STACK):
+        needed.add("handle")
+    if "age_ns" in wanted:
+        needed.add("ts_nsec")
+    if "zone" in needed:
+        needed.add("node")
+    # Of a text that sums records up.
+    return frozenset((*needed, "order", "allocations"))
 
 
 def _stacks(source: Session) -> dict[str, Any]:
@@ -117,7 +170,16 @@ def _stacks(source: Session) -> dict[str, Any]:
             [[f.name or f"{f.pc:#x}" for f in stack] for stack in frames], "string"
         ),
         "frames": _Lists([[str(frame) for frame in stack] for stack in frames], "string"),
+        "stack_id": _texts_of_stacks(snapshot, np.arange(number), stack_ids),
     }
+
+
+PAGES: Mapping[str, str] = {
+    "pfn": "int64", "node": "int64", "zone": "string", "pageblock": "int64",
+    "pageblock_migratetype": "string", "state": "string", "class": "string",
+    "free_order": "int64", "head_pfn": "int64", "record_pfn": "int64", "handle": "int64",
+}  # fmt: skip
+"""Columns of the table ``pages`` that has a row for every page, and their types."""
 
 
 def _pages(source: Session) -> dict[str, Any]:
@@ -211,31 +273,36 @@ def _tags(source: Session) -> dict[str, Any]:
     return columns
 
 
-RELATIONS: Mapping[str, Callable[[Session], dict[str, Any]]] = {
+RELATIONS: Mapping[str, Callable[[Session, Container[str]], dict[str, Any]]] = {
     "records": _records,
-    "stacks": _stacks,
-    "pages": _pages,
-    "zones": _zones,
-    "tags": _tags,
-    "meta": _meta,
+    "stacks": lambda source, _: _stacks(source),
+    "pages": lambda source, _: _pages(source),
+    "zones": lambda source, _: _zones(source),
+    "tags": lambda source, _: _tags(source),
+    "meta": lambda source, _: _meta(source),
 }
-"""Table -> function that makes its columns."""
+"""Table -> function that makes its columns, at least those that are wanted."""
 
 
-def relation(table: str, source: Session, name: str) -> Any:
+def relation(table: str, source: Session, name: str, wanted: Container[str] = EVERYTHING) -> Any:
     """
     Make one of the tables of :data:`RELATIONS`, a ``pyarrow.Table``.
 
     :param name: Value of the column ``snapshot``.
+    :param wanted: Names of the columns that are needed; others may lack.
     :raises PageOwnerError: if *source* lacks the data for the table
     """
     pa = extra("pyarrow", "sql", "sql")
-    columns = RELATIONS[table](source)
+    columns = RELATIONS[table](source, wanted)
     rows = max(len(_codes(column)) for column in columns.values() if not isinstance(column, str))
     snapshot = _Texts(np.zeros(rows, np.int32), [name])
     return pa.table(
         {"snapshot": _arrow(pa, snapshot, rows)}
-        | {column: _arrow(pa, values, rows) for column, values in columns.items()}
+        | {
+            column: _arrow(pa, values, rows)
+            for column, values in columns.items()
+            if column in wanted
+        }
     )
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,19 +58,21 @@ def save(
     *,
     source: bool = False,
     search: Callable[[], LeakSearch] | None = None,
+    dump: Mapping[str, str | int | None] | None = None,
 ) -> Saved:
     """
     Save all data of *session* that do not need the memory itself.
 
     :param search: Function that searches for leaks, to save the result as well.
     :param source: Save inlined functions and source lines of all stacks, too.
+    :param dump: ``id``, ``size`` and ``build_id`` of the dump, to save as well.
     :raises PageOwnerError: if the kernel is unknown, or the file cannot be written
     """
     saved = Saved()
     facts = session.facts()
     tables: dict[str, Columns] = {}
     documents: dict[str, Any] = {}
-    more_head: dict[str, Any] = {}
+    more_head: dict[str, Any] = {"dump": dict(dump)} if dump is not None else {}
     records = _no_records()
     everything = saved.attempt("records", lambda: session.snapshot(None, freed=True))
     if everything is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.arrays import Array
@@ -18,8 +19,10 @@ from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import SourceFrame, StackList
 from drgn_pageowner.model.tags import TagUse
-from drgn_pageowner.storage.check import check_facts, check_names
+from drgn_pageowner.storage.check import check_facts, check_names, require
 from drgn_pageowner.storage.container import Container
+from drgn_pageowner.storage.dataset import MARKER, Dataset
+from drgn_pageowner.storage.places import is_url
 from drgn_pageowner.storage.plain import restore
 from drgn_pageowner.storage.records import load_records, load_stack_list, read_source
 from drgn_pageowner.storage.tags import load_tag_use
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from drgn_pageowner.model.pages import Memory
     from drgn_pageowner.model.session import Session
 
-__all__ = ("SnapshotSession", "open_file", "open_snapshots")
+__all__ = ("DatasetSession", "SnapshotSession", "open_file", "open_snapshots")
 
 
 class SnapshotSession:
@@ -157,6 +160,20 @@ class SnapshotSession:
             crash: Crash = restore(Crash, self._file.head.get("crash", {}))
             return crash
 
+    def dump(self) -> dict[str, Any] | None:
+        """
+        Return the ``id`` of the dump that it was saved of, its ``size`` in bytes and the
+        ``build_id`` of the kernel; ``None`` if it was saved of something else.
+        """
+        known = self._file.head.get("dump")
+        if known is None:
+            return None
+        with self._file.checked():
+            require(re.fullmatch("[0-9a-f]{16}", known["id"]) is not None, "dump")
+            require(type(known["size"]) in (int, type(None)), "dump")
+            require(type(known["build_id"]) in (str, type(None)), "dump")
+            return {name: known[name] for name in ("id", "size", "build_id")}
+
     def heap(self, *, types: bool = False) -> Heap:
         self._only_memory_knows("who points to whom")
 
@@ -222,6 +239,18 @@ class _Several(SnapshotSession):
         raise UsageError(f"{len(self._sessions)} snapshots: this command reads one at a time")
 
 
+class DatasetSession(SnapshotSession):
+    """A dataset, for commands that take what is :attr:`dataset` of each of :meth:`members`."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.path = dataset.place.name
+        self.dataset = dataset
+
+    @property
+    def _file(self) -> Container:
+        raise UsageError(f"{self.path} is a dataset of many snapshots: only sql and fleet read it")
+
+
 def open_file(path: str, page_size: int | None = None) -> Session:
     """
     Open a file that ``save`` wrote, or a text that a kernel printed.
@@ -229,6 +258,11 @@ def open_file(path: str, page_size: int | None = None) -> Session:
     :param page_size: Page size of the machine, in bytes, if the file is a text.
     :raises PageOwnerError: if it does not exist, or is neither
     """
+    if is_url(path) or os.path.isdir(path):
+        dataset = Dataset(path)
+        if not dataset.exists:
+            raise PageOwnerError(f"{path} is no dataset: it has no {MARKER}")
+        return DatasetSession(dataset)
     kind = kind_of_text(path) if os.path.exists(path) else None
     if kind is None:
         return SnapshotSession(path)
@@ -246,7 +280,8 @@ def open_snapshots(patterns: Sequence[str], page_size: int | None = None) -> Ses
     """
     paths: list[str] = []
     for pattern in patterns:
-        paths += [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern)) or [pattern]
+        there = is_url(pattern) or os.path.exists(pattern)
+        paths += [pattern] if there else sorted(glob.glob(pattern)) or [pattern]
     paths = list(dict.fromkeys(paths))
     if len(paths) == 1:
         return open_file(paths[0], page_size)

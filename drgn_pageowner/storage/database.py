@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Datasets as tables of DuckDB: views over their Parquet files, of which only what a query needs is
+read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from drgn_pageowner.extras import extra
+from drgn_pageowner.model.dataset import DATASET
+from drgn_pageowner.storage.dataset import Dataset
+
+__all__ = ("add_views", "open_database", "stream")
+
+# A query must not read anything but the tables: no file, no network, no extension.
+_CONFIG = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+}
+_TYPES = {
+    "bool": "BOOLEAN",
+    "int8": "TINYINT",
+    "int64": "BIGINT",
+    "uint64": "UBIGINT",
+    "double": "DOUBLE",
+    "string": "VARCHAR",
+    "time": "TIMESTAMP WITH TIME ZONE",
+    "list<string>": "VARCHAR[]",
+    "list<int64>": "BIGINT[]",
+}
+_OF_PATHS = {"kernel": "VARCHAR", "day": "DATE"}
+
+
+def open_database(datasets: Sequence[Dataset] = ()) -> Any:
+    """
+    Open a DuckDB connection that can read *datasets* and nothing else.
+
+    :raises PageOwnerError: if DuckDB is not installed
+    """
+    duckdb = extra("duckdb", "sql", "sql")
+    database = duckdb.connect(":memory:", config=_CONFIG)
+    for dataset in datasets:
+        if not dataset.place.is_local:
+            _register(database, dataset)
+    allowed = ", ".join(_text(_directory(dataset)) for dataset in datasets)
+    database.execute(f"SET allowed_directories = [{allowed}]")
+    database.execute("SET enable_external_access = false")
+    # It would be drawn on standard output.
+    database.execute("SET enable_progress_bar = false")
+    # Nothing that a query says can change that.
+    database.execute("SET lock_configuration = true")
+    return database
+
+
+def add_views(
+    database: Any,
+    datasets: Sequence[Dataset],
+    tables: Collection[str] = tuple(DATASET),
+    others: Mapping[str, Any] | None = None,
+) -> None:
+    """
+    Make a view of each of *tables*: the rows of all datasets, and those of *others*.
+
+    :param others: More rows, by table: what DuckDB can register (a ``pyarrow.dataset.Dataset``).
+    """
+    for table in tables:
+        parts = [_scan(dataset, files) for dataset in datasets if (files := _files(dataset, table))]
+        if others is not None and table in others:
+            database.register(f"_{table}", others[table])
+            parts.append(f'SELECT * FROM "_{table}"')
+        types = {field.name: _TYPES[field.type] for field in DATASET[table]} | _OF_PATHS
+        nothing = ", ".join(f'NULL::{type_} AS "{name}"' for name, type_ in types.items())
+        parts.append(f"SELECT {nothing} WHERE false")
+        columns = ", ".join(f'"{name}"' for name in types)
+        rows = " UNION ALL BY NAME ".join(parts)
+        database.execute(f'CREATE TEMP VIEW "{table}" AS SELECT {columns} FROM ({rows})')
+
+
+def _files(dataset: Dataset, table: str) -> list[str] | str | None:
+    """Return what DuckDB is to read: a pattern, or the files where it cannot look for them."""
+    place = dataset.place
+    if not place.is_local:
+        return [place.url(f"{table}/{entry.path}") for entry in place.files(table)] or None
+    pattern = f"{table}/*/*/*.parquet"
+    return place.path(pattern) if _has_any(dataset, table) else None
+
+
+def _has_any(dataset: Dataset, table: str) -> bool:
+    import glob
+
+    pattern = f"{glob.escape(dataset.place.path(table))}/*/*/*.parquet"
+    return next(glob.iglob(pattern), None) is not None
+
+
+def _scan(dataset: Dataset, files: list[str] | str) -> str:
+    where = _text(files) if isinstance(files, str) else f"[{', '.join(map(_text, files))}]"
+    types = ", ".join(f"{_text(name)}: {type_}" for name, type_ in _OF_PATHS.items())
+    return (
+        f"SELECT * FROM read_parquet({where}, union_by_name = true, hive_partitioning = true, "
+        f"hive_types = {{{types}}})"
+    )
+
+
+def _directory(dataset: Dataset) -> str:
+    return f"{dataset.place.url()}/"
+
+
+def _text(value: str) -> str:
+    """*value* as a literal of SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _register(database: Any, dataset: Dataset) -> None:
+    """Let DuckDB read from an object store through Arrow's file system."""
+    arrow = extra("fsspec.implementations.arrow", "fleet", "sql over an object store")
+    scheme = dataset.place.scheme
+
+    class FileSystem(arrow.ArrowFSWrapper):  # type: ignore[misc, name-defined]
+        protocol = scheme
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path.removeprefix(f"{scheme}://")
+
+    database.register_filesystem(FileSystem(dataset.place.file_system))
+
+
+def stream(schema: Any, batches: Callable[[Collection[str]], Any]) -> Any:
+    """
+    Make a table whose rows are made while they are read, one snapshot after another.
+
+    :param schema: ``pyarrow.Schema``
+    :param batches: Takes the names of the columns that are read; yields ``pyarrow.RecordBatch``
+        of *schema*, in which other columns may be null.
+    :return: What DuckDB takes for a ``pyarrow.dataset.Dataset``.
+    """
+    pa = extra("pyarrow", "sql", "sql")
+    ds = extra("pyarrow.dataset", "sql", "sql")
+
+    class Streamed(ds.InMemoryDataset):  # type: ignore[misc, name-defined]
+        def scanner(self, columns: Any = None, filter: Any = None, **_: Any) -> Any:  # noqa: A002
+            wanted = set(schema.names if columns is None else columns)
+            if filter is not None:
+                # Columns that are only compared are not among the others.
+                text = str(filter)
+                wanted |= {name for name in schema.names if name in text}
+            reader = pa.RecordBatchReader.from_batches(schema, batches(wanted))
+            return ds.Scanner.from_batches(reader, columns=columns, filter=filter)
+
+    return Streamed(schema.empty_table())

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+A dataset: a directory of plain Parquet files, one for each table of each snapshot.
+
+``TABLE/kernel=RELEASE/day=YYYY-MM-DD/SNAPSHOT.parquet``. The name follows from the contents of the
+dump, so that writing a snapshot twice replaces it. ``meta`` is written last: a snapshot that has it
+is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.extras import extra
+from drgn_pageowner.model.dataset import DATASET, DATASET_SCHEMA
+from drgn_pageowner.storage.places import Place
+
+__all__ = ("MARKER", "Dataset", "Partition", "dataset_file")
+
+MARKER = "dataset.json"
+_KEY = "drgn_pageowner_dataset"
+_NEEDS = "a dataset"
+# What Hive, Spark, DuckDB and Arrow take for null.
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+_LEVEL = 6
+_ROWS = 1 << 20
+# Neighbours differ by little.
+_DIFFERENCES = frozenset(("pfn", "pageblock", "ts_nsec", "free_ts_nsec", "age_ns"))
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The directories that the files of a snapshot are in."""
+
+    kernel: str | None
+    """Release of the kernel."""
+    day: str | None
+    """Day of the crash."""
+
+    @property
+    def path(self) -> str:
+        """``kernel=.../day=...``; characters that a file's name should not have are ``%XX``."""
+        return "/".join(
+            f"{name}={_NULL if value is None else quote(value, safe='')}"
+            for name, value in (("kernel", self.kernel), ("day", self.day))
+        )
+
+
+class Dataset:
+    """A dataset that is there, or that is about to be."""
+
+    def __init__(self, where: str | Place) -> None:
+        """
+        :param where: A directory or a URL.
+        :raises PageOwnerError: if it is of a later version, or cannot be read
+        """
+        self.place = Place(where) if isinstance(where, str) else where
+        self.exists = self._check()
+        """Whether anything was written to it."""
+
+    def _check(self) -> bool:
+        text = self.place.read(MARKER)
+        if text is None:
+            return False
+        try:
+            schema = json.loads(text)[_KEY]
+            known = type(schema) is int and schema >= 1
+        except (ValueError, KeyError, TypeError):
+            known = False
+        if not known:
+            raise PageOwnerError(f"{self.place.url(MARKER)} is damaged: it has no {_KEY}")
+        if schema > DATASET_SCHEMA:
+            raise PageOwnerError(
+                f"{self.place.name} was written by a later drgn-pageowner (tables of version "
+                f"{schema}, this one reads up to {DATASET_SCHEMA}): update drgn-pageowner"
+            )
+        return True
+
+    @staticmethod
+    def is_one(where: str) -> bool:
+        """Return whether there is a dataset at *where*, a path or a URL."""
+        place = Place(where)
+        return place.exists(MARKER)
+
+    def create(self) -> None:
+        """
+        Mark it as a dataset.
+
+        :raises PageOwnerError: if it cannot be written, or holds something else
+        """
+        if self.exists:
+            return
+        if self.place.is_directory() and (files := self.place.files()):
+            strange = [entry.path for entry in files if entry.path.split("/")[0] not in DATASET]
+            # Another process may have begun it a moment ago.
+            if strange and strange != [MARKER]:
+                raise PageOwnerError(
+                    f"{self.place.name} is not empty and no dataset (it has {strange[0]}): "
+                    "name another directory"
+                )
+        self.place.write(MARKER, json.dumps({_KEY: DATASET_SCHEMA}).encode() + b"\n")
+        self.exists = True
+
+    def write(self, tables: Mapping[str, Any], partition: Partition, id_: str) -> int:
+        """
+        Write the tables of a snapshot, ``meta`` last.
+
+        :param tables: ``pyarrow.Table`` by name.
+        :return: Bytes written.
+        :raises PageOwnerError: if one cannot be written
+        """
+        self.create()
+        total = 0
+        for name in sorted(tables, key=lambda name: name == "meta"):
+            data = _parquet_bytes(tables[name])
+            self.place.write(dataset_file(name, partition, id_), data)
+            total += len(data)
+        return total
+
+    def has(self, partition: Partition, id_: str) -> bool:
+        """Return whether the snapshot *id_* is there, complete."""
+        return self.place.exists(dataset_file("meta", partition, id_))
+
+    def ids(self, table: str = "meta") -> set[str]:
+        """Return the IDs of the snapshots that have a file of *table*."""
+        return {
+            entry.path.rpartition("/")[2].removesuffix(".parquet")
+            for entry in self.place.files(table)
+            if entry.path.endswith(".parquet")
+        }
+
+    def tables(self) -> dict[str, list[str]]:
+        """List the files of every table, relative to the dataset."""
+        return {
+            name: [
+                f"{name}/{entry.path}"
+                for entry in self.place.files(name)
+                if entry.path.endswith(".parquet")
+            ]
+            for name in DATASET
+        }
+
+
+def dataset_file(table: str, partition: Partition, id_: str) -> str:
+    """Return the path of a table's file for one snapshot, relative to the dataset."""
+    return f"{table}/{partition.path}/{id_}.parquet"
+
+
+def _parquet_bytes(table: Any) -> memoryview:
+    pa = extra("pyarrow", "parquet", _NEEDS)
+    pq = extra("pyarrow.parquet", "parquet", _NEEDS)
+    sink = pa.BufferOutputStream()
+    names = [name for name in table.column_names if name in _DIFFERENCES]
+    metadata = {**(table.schema.metadata or {}), _KEY.encode(): str(DATASET_SCHEMA).encode()}
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        sink,
+        compression="zstd",
+        compression_level=_LEVEL,
+        row_group_size=_ROWS,
+        use_dictionary=[name for name in table.column_names if name not in names],
+        column_encoding=dict.fromkeys(names, "DELTA_BINARY_PACKED"),
+    )
+    return memoryview(sink.getvalue())

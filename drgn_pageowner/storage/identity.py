@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Identify a dump by what is in it, without symbols and without drgn.
+
+VMCOREINFO is plain text near the beginning of all formats that dumps have: the notes of an ELF
+core, the header of makedumpfile's format, and the flattened form of either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import BinaryIO
+
+__all__ = ("DumpIdentity", "identify", "new_id")
+
+# The notes of a machine with thousands of CPUs have about a megabyte.
+_HEAD = 8 << 20
+_FIRST_LINE = b"OSRELEASE="
+_TEXT = re.compile(rb"(?:[\w().+-]+=[^\0\n]*\n)+")
+_SAMPLES, _SAMPLE = 16, 4096
+_KINDS = (b"\x7fELF", b"KDUMP   ", b"DISKDUMP", b"makedumpfile\0")
+_BUILD_ID = re.compile(r"[0-9a-f]{16,64}")
+
+
+@dataclass(frozen=True)
+class DumpIdentity:
+    """The contents of a dump, as far as its headers tell."""
+
+    id: str
+    """16 hexadecimal digits that follow from VMCOREINFO, the time of the crash and the size."""
+    size: int
+    """Bytes of the file."""
+    release: str | None
+    """``OSRELEASE``; ``None`` if there is no VMCOREINFO."""
+    build_id: str | None
+    """``BUILD-ID`` of VMCOREINFO (v5.9), in hex."""
+    crash_time: int | None
+    """``CRASHTIME``, in seconds since 1970; a hypervisor's dump has none."""
+    is_dump: bool
+    """Whether the file begins as a dump does."""
+
+
+def identify(file: BinaryIO, size: int) -> DumpIdentity:
+    """
+    Identify the dump in *file*.
+
+    :param file: Open for reading bytes, and able to seek.
+    :param size: Its size in bytes.
+    :raises OSError: if it cannot be read
+    """
+    head = file.read(_HEAD)
+    info = _vmcoreinfo(head)
+    values: dict[str, str] = {}
+    for line in info.decode(errors="replace").split("\n"):
+        key, equals, value = line.partition("=")
+        if equals:
+            values.setdefault(key, value)
+    crash_time = _integer(values.get("CRASHTIME"))
+    digest = hashlib.blake2b(info, digest_size=8)
+    digest.update(size.to_bytes(8, "little"))
+    if not info or crash_time is None:
+        # Two dumps of one boot may have the same size: only their contents differ.
+        for place in _places(size):
+            file.seek(place)
+            digest.update(file.read(_SAMPLE))
+    build_id = values.get("BUILD-ID", "").lower()
+    return DumpIdentity(
+        id=digest.hexdigest(),
+        size=size,
+        release=values.get("OSRELEASE") or None,
+        build_id=build_id if _BUILD_ID.fullmatch(build_id) else None,
+        crash_time=crash_time,
+        is_dump=head.startswith(_KINDS),
+    )
+
+
+def new_id(*parts: object) -> str:
+    """Return an ID of 16 hexadecimal digits for what has no dump, made of *parts*."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+
+def _places(size: int) -> list[int]:
+    step = max(size - _SAMPLE, 0) / (_SAMPLES - 1)
+    return sorted({int(step * number) for number in range(_SAMPLES)})
+
+
+def _vmcoreinfo(head: bytes) -> bytes:
+    """Return the longest text in *head* that begins as VMCOREINFO does."""
+    found, place = b"", head.find(_FIRST_LINE)
+    while place >= 0:
+        match = _TEXT.match(head, place)
+        text = match.group() if match is not None else b""
+        found = max(found, text, key=len)
+        place = head.find(_FIRST_LINE, place + max(len(text), 1))
+    return found
+
+
+def _integer(text: str | None) -> int | None:
+    try:
+        return int(text) if text is not None else None
+    except ValueError:
+        return None
