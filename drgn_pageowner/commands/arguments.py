@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from drgn_pageowner.analysis.owners.group import GROUP_KEYS
 from drgn_pageowner.analysis.owners.select import CRITERIA, Filter
@@ -266,17 +266,19 @@ def add_output(parser: argparse.ArgumentParser, *formats: str) -> None:
 
 def add_destination(
     parser: argparse.ArgumentParser, dest: str, help_: str, *, required: bool = False
-) -> None:
+) -> Any:
     """
     Add ``OUT`` for a command whose answer is a file; ``-o OUT`` is the same.
 
     :param dest: The attribute to set; :func:`~drgn_pageowner.commands.run_command` opens the
         file of ``output``.
+    :return: The group of arguments of which only one may be given.
     """
     group = parser.add_mutually_exclusive_group(required=required)
     # Without a default of its own, it leaves the value of -o alone if it is not given.
     group.add_argument(dest, nargs="?", default=argparse.SUPPRESS, metavar="OUT", help=help_)
     group.add_argument("-o", "--output", dest=dest, metavar="OUT", help="the same")
+    return group
 
 
 def report_problems(problems: Iterable[str]) -> None:

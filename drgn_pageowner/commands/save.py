@@ -37,25 +37,24 @@ from drgn_pageowner.storage.session import SnapshotSession
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_destination(parser, "snapshot_path", "the file to write (OUT.parquet)")
-    parser.add_argument(
-        "--dataset", metavar="DIR|URL", help="add the snapshot to this dataset, too or instead"
+    where = add_destination(
+        parser, "snapshot_path", "the file to write (OUT.parquet)", required=True
+    )
+    where.add_argument(
+        "--dataset", metavar="DIR|URL", help="add the snapshot to this dataset instead"
     )
     parser.add_argument("--leaks", action="store_true", help="search for leaks, too")
     parser.add_argument("--source", action="store_true", help="save source lines of stacks, too")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
-    path = getattr(args, "snapshot_path", None)
-    if path is None and args.dataset is None:
-        raise UsageError("name the file to write (OUT.parquet), or a dataset (--dataset)")
     if len(session.members()) > 1:
         raise UsageError(f"{len(session.members())} snapshots: save reads one at a time")
     identity = _identity(args)
     if args.dataset is not None:
         _into_dataset(args, session, identity, out)
-    if path is not None:
-        _into_file(args, session, path, identity, out)
+    else:
+        _into_file(args, session, args.snapshot_path, identity, out)
     return 0
 
 
