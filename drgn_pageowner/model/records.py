@@ -172,8 +172,11 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
             return np.full(len(self), -1, np.int64)
         return self.stacks.index(self.columns["handle"])
 
-    def select(self, mask: Array) -> Snapshot:
-        """Return the rows where *mask* is true, or the rows whose numbers *mask* holds."""
+    def select(self, mask: Array | slice) -> Snapshot:
+        """
+        Return the rows where *mask* is true, or the rows whose numbers *mask* holds; of a slice,
+        no column is copied.
+        """
         columns = {name: column[mask] for name, column in self.columns.items()}
         return Snapshot(
             self.facts,

@@ -4,29 +4,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.model.arrays import ascending
 from drgn_pageowner.model.columns import COLUMNS
 from drgn_pageowner.model.records import MemcgKind, Snapshot
-from drgn_pageowner.render.letters import fallback_text, page_letter
+from drgn_pageowner.render.assemble import RowTexts, joined_frames
+from drgn_pageowner.render.letters import fallback_text, is_fallback, page_letter
 from drgn_pageowner.render.records import RecordColumns
 from drgn_pageowner.render.text import (
     comm_text,
+    frame_text,
     gfp_text,
-    mapped,
     name_at,
     page_flags_text,
-    stack_lines,
 )
 
 __all__ = ("debugfs_text",)
 
 _CONVERSION = re.compile(r"%(#?)(?:l{0,2}([udx])|(s)|p(G[gp]))")
-_ROWS = 8192
+_ROWS = 32768
 _BY_WORD = {column.word: column for column in COLUMNS if column.word}
 # Size of the buffer that print_page_owner_memcg() copies a cgroup's name to.
 _MEMCG_NAME_SIZE = 80
@@ -49,100 +51,117 @@ def debugfs_text(snapshot: Snapshot) -> Iterator[str]:
     shown = snapshot["allocated"] & (snapshot["handle"] != 0)
     shown = shown & (snapshot["pfn"] >= snapshot.facts.min_low_pfn)
     rows = snapshot.select(np.flatnonzero(shown))
+    stacks = _stacks(rows, formats.frame)
     for start in range(0, len(rows), _ROWS):
-        yield _piece(rows.select(slice(start, start + _ROWS)))  # type: ignore[arg-type]
+        yield _piece(rows.select(slice(start, start + _ROWS)), stacks)
 
 
-def _piece(rows: Snapshot) -> str:
+def _stacks(rows: Snapshot, frame_format: str) -> Callable[[int], str]:
+    """Return a function that prints the stack of a handle."""
+    numbers = ascending(rows.stack)
+    frames = StackTable.of(rows, numbers)
+    texts = joined_frames(frames, list(map(frame_text(frame_format), frames.frames)), "")
+    handles = np.append(rows.stacks.handles, 0)[numbers]
+    known = dict(zip(handles.tolist(), texts, strict=True))
+    return lambda handle: known.get(handle, "")
+
+
+def _piece(rows: Snapshot, stacks: Callable[[int], str]) -> str:
     formats = rows.facts.formats
     assert formats is not None
-    fields = _Fields(rows)
-    first, first_columns = _python_format(formats.record, fields)
-    second, second_columns = _python_format(formats.page, fields)
-    template = first + second + "%s%s%s\n"
-    columns = [
-        *first_columns,
-        *second_columns,
-        mapped(rows.stack, lambda stack: stack_lines(rows, stack, formats.frame)),
-        _migrated(rows),
-        _memcg(rows),
-    ]
-    return "".join(map(template.__mod__, zip(*columns, strict=True)))
+    texts = RowTexts(len(rows))
+    fields = _Fields(rows, texts)
+    _add_format(texts, formats.record, fields)
+    _add_format(texts, formats.page, fields)
+    texts.column("handle", rows["handle"], stacks)
+    _add_migrated(texts, rows)
+    _add_memcg(texts, rows)
+    texts.append("\n")
+    return texts.text()
 
 
 class _Fields:
     """The arguments of the formats in ``print_page_owner()``, by the words before them."""
 
-    def __init__(self, rows: Snapshot) -> None:
+    def __init__(self, rows: Snapshot, texts: RowTexts) -> None:
         self._rows = rows
+        self._texts = texts
         self._columns = RecordColumns(rows)
 
-    def find(self, before: str, conversion: re.Match[str], earlier: str) -> list[Any]:
-        rows = self._rows
+    def add(self, before: str, conversion: re.Match[str], earlier: str) -> None:
+        """Append the text of one conversion."""
+        rows, names = self._rows, self._rows.names
         word = re.split(r"[\s(,]", before.removesuffix("0x").rstrip(" (,"))[-1]
         flags_format = conversion.group(4)
         if flags_format == "Gg":
-            return mapped(rows["gfp_mask"], lambda mask: gfp_text(mask, rows.names))
-        if flags_format == "Gp":
+            self._add("gfp_mask", lambda mask: gfp_text(mask, names))
+        elif flags_format == "Gp":
             # Since Linux kernel commit 23efd0804c0a ("vsprintf: Make %pGp print the hex value") (in
             # v5.16), %pGp prints the number itself; before, %#lx in front of it did.
             number = "Flags %#lx(" not in earlier
-            return mapped(
-                rows["page_flags"],
-                lambda flags: page_flags_text(flags, rows.names, number=number),
-            )
-        if conversion.group(3):
-            if " Flags " in earlier:
-                letter = earlier.partition(" Flags ")[2].count("%s")
-                return mapped(rows["page_flags"], page_letter(letter, rows.names))
-            if earlier.endswith(" type %d "):
-                return fallback_text(rows)
-            if word == "type":
-                first = "type %s" not in earlier
-                column = "migratetype" if first else "pageblock_migratetype"
-                types = rows.names.migratetypes
-                return mapped(rows[column], lambda value: name_at(types, value))
-            return mapped(rows["comm"], comm_text)
-        values = self._columns.numbers(rows, _BY_WORD[word]) if word in _BY_WORD else None
-        if values is None:
-            raise PageOwnerError(
-                f"this kernel's page_owner text has a field {word!r} that is not known"
-            )
-        return list(values.tolist())
+            self._add("page_flags", lambda flags: page_flags_text(flags, names, number=number))
+        elif conversion.group(3):
+            self._add_text(word, earlier)
+        else:
+            values = self._columns.numbers(rows, _BY_WORD[word]) if word in _BY_WORD else None
+            if values is None:
+                raise PageOwnerError(
+                    f"this kernel's page_owner text has a field {word!r} that is not known"
+                )
+            alternate, integer = conversion.group(1), conversion.group(2)
+            text = f"%{alternate}x".__mod__ if integer == "x" else str
+            self._texts.column(f"{word} of the format", values, text)
+
+    def _add_text(self, word: str, earlier: str) -> None:
+        """Append what ``%s`` prints."""
+        rows, names = self._rows, self._rows.names
+        if " Flags " in earlier:
+            letter = earlier.partition(" Flags ")[2].count("%s")
+            self._add("page_flags", page_letter(letter, names))
+        elif earlier.endswith(" type %d "):
+            self._texts.column("fallback", is_fallback(rows), fallback_text)
+        elif word == "type":
+            first = "type %s" not in earlier
+            column = "migratetype" if first else "pageblock_migratetype"
+            self._add(column, lambda value: name_at(names.migratetypes, value))
+        else:
+            self._add("comm", comm_text)
+
+    def _add(self, column: str, text: Callable[[Any], str]) -> None:
+        self._texts.column(column, self._rows[column], text)
 
 
-def _python_format(format_: str, fields: _Fields) -> tuple[str, list[list[Any]]]:
-    """Convert a printf format to a ``%`` template of Python and the columns that fill it."""
-    template, columns, position = "", [], 0
+def _add_format(texts: RowTexts, format_: str, fields: _Fields) -> None:
+    """Append what a printf format prints of each row."""
+    position = 0
     for conversion in _CONVERSION.finditer(format_):
         before = format_[position : conversion.start()]
-        columns.append(fields.find(before, conversion, format_[: conversion.start()]))
-        alternate, integer = conversion.group(1), conversion.group(2)
-        specifier = f"%{alternate}x" if integer == "x" else "%d" if integer else "%s"
-        template += before.replace("%%", "%%%%") + specifier
+        texts.append(before.replace("%%", "%"))
+        fields.add(before, conversion, format_[: conversion.start()])
         position = conversion.end()
-    return template + format_[position:], columns
+    texts.append(format_[position:].replace("%%", "%"))
 
 
-def _migrated(rows: Snapshot) -> list[str]:
+def _add_migrated(texts: RowTexts, rows: Snapshot) -> None:
     formats = rows.facts.formats
     assert formats is not None
     line = formats.migrated
     if line is None or "last_migrate_reason" not in rows:
-        return [""] * len(rows)
-    return mapped(
-        rows["last_migrate_reason"],
-        lambda reason: (
-            "" if reason == -1 else line.replace("%s", name_at(rows.names.migrate_reasons, reason))
-        ),
-    )
+        return
+
+    def text(reason: int) -> str:
+        if reason == -1:
+            return ""
+        return line.replace("%s", name_at(rows.names.migrate_reasons, reason))
+
+    texts.column("last_migrate_reason", rows["last_migrate_reason"], text)
 
 
-def _memcg(rows: Snapshot) -> list[str]:
+def _add_memcg(texts: RowTexts, rows: Snapshot) -> None:
     formats = rows.facts.formats
     assert formats is not None
     if formats.charged is None or "memcg" not in rows:
-        return [""] * len(rows)
+        return
     charged, slab = formats.charged, formats.slab_cache_page or ""
 
     def line(value: int) -> str:
@@ -161,4 +180,4 @@ def _memcg(rows: Snapshot) -> list[str]:
         )
         return charged % arguments
 
-    return mapped(rows["memcg"].astype(np.int64) << 8 | rows["memcg_kind"], line)
+    texts.column("memcg", rows["memcg"].astype(np.int64) << 8 | rows["memcg_kind"], line)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.records import Snapshot
 
-__all__ = ("fallback_text", "page_letter")
+__all__ = ("fallback_text", "is_fallback", "page_letter")
 
 # In the order in which print_page_owner() had them, from Linux kernel commit 48c96a368579
 # ("mm/page_owner: keep track of page owners") (in v3.19) to 60f30350fd69 ("mm, page_owner: print
@@ -44,11 +45,14 @@ def page_letter(number: int, names: Names) -> Callable[[int], str]:
     return lambda value: letter if value & mask else " "
 
 
-def fallback_text(rows: Snapshot) -> list[str]:
-    """Print "Fallback" for pages in a pageblock of another migratetype than their own."""
-    fallback = (
-        rows["fallback"]
-        if "fallback" in rows
-        else rows["migratetype"] != rows["pageblock_migratetype"]
-    )
-    return ["Fallback" if other else "        " for other in fallback.tolist()]
+def is_fallback(rows: Snapshot) -> Array:
+    """Find pages in a pageblock of another migratetype than their own: ``bool``, a row each."""
+    if "fallback" in rows:
+        return rows["fallback"]
+    result: Array = rows["migratetype"] != rows["pageblock_migratetype"]
+    return result
+
+
+def fallback_text(fallback: bool) -> str:
+    """Print :func:`is_fallback` of a page."""
+    return "Fallback" if fallback else "        "

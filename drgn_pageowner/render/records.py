@@ -2,8 +2,8 @@
 """
 Records as JSON lines, CSV and a table.
 
-Rows are not formatted one by one: every column is converted to a list, in which each distinct text
-is formatted once, and one template is mapped over all lists.
+No loop formats one row after another: :mod:`~drgn_pageowner.render.assemble` puts them together
+from columns, in which each distinct text is made once.
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.escape import word
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.columns import FIELDS, Column, Form
 from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.render.assemble import RowTexts, joined_frames
 from drgn_pageowner.render.jsonable import json_document
 from drgn_pageowner.render.table import age, csv_cell, table
 from drgn_pageowner.render.text import mapped, texts_of_forms
 
 __all__ = ("RECORD_FIELDS", "RecordColumns", "records_csv", "records_json", "records_table")
 
-_ROWS = 16384
+_ROWS = 32768
 
 RECORD_FIELDS = tuple(column.name for column in FIELDS)
 """The fields of a record in JSON and CSV, in order; null if the kernel lacks the value."""
@@ -41,7 +44,7 @@ _IN_TABLE = tuple(
 
 def _pieces(snapshot: Snapshot) -> Iterator[Snapshot]:
     for start in range(0, len(snapshot), _ROWS):
-        yield snapshot.select(np.arange(start, min(start + _ROWS, len(snapshot))))
+        yield snapshot.select(slice(start, start + _ROWS))
 
 
 class RecordColumns:
@@ -81,21 +84,13 @@ class RecordColumns:
             return text
         return lambda value: None if value == none else text(value)
 
-    def lists(
-        self, rows: Snapshot, column: Column, change: Callable[[Any], Any] | None = None
-    ) -> list[Any]:
-        """
-        Return *column* of *rows* as Python values: numbers or texts, ``None`` for none.
-
-        :param change: Function that is applied to each distinct text.
-        """
+    def lists(self, rows: Snapshot, column: Column) -> list[Any]:
+        """Return *column* of *rows* as Python values: numbers or texts, ``None`` for none."""
         values, text = self.numbers(rows, column), self.text(column)
         if values is None:
             return [None] * len(rows)
         if text is not None:
-            if change is None:
-                return mapped(values, text)
-            return mapped(values, lambda value: change(text(value)))
+            return mapped(values, text)
         if column.none is not None:
             return [None if value == column.none else value for value in values.tolist()]
         plain: list[Any] = values.tolist()
@@ -109,63 +104,113 @@ def _zones(rows: Snapshot) -> Array:
     return rows["node"].astype(np.int64) << 8 | rows["zone"]
 
 
-def _stack_texts(snapshot: Snapshot) -> dict[int, list[str]]:
-    """Symbolize every stack that is used, all at once, and return its lines by its number."""
-    snapshot.frames(snapshot.used_pcs().tolist())
-    return {
-        number: [
-            line for frame in snapshot.stack_frames(number) for line in snapshot.frame_lines(frame)
-        ]
-        for number in np.unique(snapshot.stack).tolist()
-    }
+def _stack_texts(
+    snapshot: Snapshot, text: Callable[[list[str]], str], separator: str
+) -> dict[int, str]:
+    """
+    Symbolize every stack that is used, all at once.
+
+    :param text: Makes the text of the lines of one frame.
+    :return: The texts of the frames of each stack, joined, by its handle; 0 for no stack.
+    """
+    numbers = ascending(snapshot.stack)
+    frames = StackTable.of(snapshot, numbers)
+    texts = [text(snapshot.frame_lines(frame)) for frame in frames.frames]
+    # Number -1, no stack, has the handle 0.
+    handles = np.append(snapshot.stacks.handles, 0)[numbers].tolist()
+    return dict(zip(handles, joined_frames(frames, texts, separator), strict=True))
+
+
+class _Assembly:
+    """Puts the fields of rows together, in one way of quoting."""
+
+    def __init__(
+        self, snapshot: Snapshot, quote: Callable[[Any], str], stacks: Mapping[int, str]
+    ) -> None:
+        """
+        :param quote: Makes a cell of a value or a text.
+        :param stacks: The quoted stacks, by their handle; 0 for no stack.
+        """
+        self._columns = RecordColumns(snapshot)
+        self._quote = quote
+        self._stacks = stacks
+        self._cells = {column.name: self._cell(column) for column in FIELDS}
+
+    def _cell(self, column: Column) -> Callable[[Any], str]:
+        text, none, quote = self._columns.text(column), column.none, self._quote
+        if text is not None:
+            return cache(lambda value: quote(text(value)))
+        if none is not None or column.dtype == "bool":
+            return cache(lambda value: quote(None if value == none else value))
+        return str
+
+    def add(self, texts: RowTexts, rows: Snapshot, column: Column) -> None:
+        """Append *column* of *rows* to *texts*."""
+        if column.form is Form.STACK:
+            self._add_stacks(texts, rows)
+            return
+        values = self._columns.numbers(rows, column)
+        if values is None:
+            texts.append(self._quote(None))
+            return
+        cell = self._cells[column.name]
+        texts.column(self._key(rows, column), values, cell)
+
+    def _key(self, rows: Snapshot, column: Column) -> str:
+        """Name the values of *column*: a column and its text have the same."""
+        changed = column.form in (Form.PAGES, Form.PAGEBLOCK, Form.ZONE)
+        return column.name if changed else column.of or column.name
+
+    def _add_stacks(self, texts: RowTexts, rows: Snapshot) -> None:
+        if "handle" not in rows:
+            texts.append(self._stacks[0])
+            return
+        # Handles that the stack depot lacks are all the same to it.
+        none = self._stacks.get(0, "")
+        texts.column("handle", rows["handle"], lambda handle: self._stacks.get(handle, none))
 
 
 def records_json(snapshot: Snapshot) -> Iterator[str]:
-    """Yield one JSON object per line; the fields are :data:`RECORD_FIELDS`."""
-    columns = RecordColumns(snapshot)
-    stacks = {number: json_document(lines) for number, lines in _stack_texts(snapshot).items()}
-    template = "{" + ", ".join(f'"{field}": %s' for field in RECORD_FIELDS) + "}\n"
-    texts: dict[Any, str] = {None: "null", True: "true", False: "false"}
-
-    def quoted(value: Any) -> str:
-        if value not in texts:
-            texts[value] = json_document(value)
-        return texts[value]
-
+    """Yield one JSON object a line; the fields are :data:`RECORD_FIELDS`."""
+    if not len(snapshot):
+        return
+    lines = _stack_texts(snapshot, lambda lines: json_document(lines)[1:-1], ", ")
+    stacks = {number: f"[{text}]" for number, text in lines.items()}
+    assembly = _Assembly(snapshot, json_document, stacks)
     for rows in _pieces(snapshot):
-        filled: list[Any] = []
-        for column in FIELDS:
-            if column.form is Form.STACK:
-                filled.append(mapped(rows.stack, stacks.__getitem__))
-                continue
-            values = columns.lists(rows, column)
-            plain = not column.form.is_text and column.dtype != "bool" and column.none is None
-            if plain and (not values or values[0] is not None):
-                filled.append(values)
-            else:
-                filled.append(map(quoted, values))
-        yield "".join(map(template.__mod__, zip(*filled, strict=True)))
+        texts = RowTexts(len(rows))
+        for place, column in enumerate(FIELDS):
+            texts.append(f'{", " if place else "{"}"{column.name}": ')
+            assembly.add(texts, rows, column)
+        texts.append("}\n")
+        yield texts.text()
+
+
+def _csv_text(value: Any) -> str:
+    """Return a cell as :mod:`csv` writes it among others."""
+    text = io.StringIO()
+    csv.writer(text).writerow((csv_cell(value), 0))
+    return text.getvalue()[: -len(",0\r\n")]
 
 
 def records_csv(snapshot: Snapshot) -> Iterator[str]:
-    """Yield a header and one row per record; frames of the stack are separated by ``;``."""
-    columns = RecordColumns(snapshot)
-    stacks = {number: csv_cell(";".join(lines)) for number, lines in _stack_texts(snapshot).items()}
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(RECORD_FIELDS)
+    """Yield a header and a row a record; frames of the stack have ``;`` between them."""
+    header = io.StringIO()
+    csv.writer(header).writerow(RECORD_FIELDS)
+    yield header.getvalue()
+    if not len(snapshot):
+        return
+    lines = _stack_texts(snapshot, ";".join, ";")
+    stacks = {number: _csv_text(text) for number, text in lines.items()}
+    assembly = _Assembly(snapshot, _csv_text, stacks)
     for rows in _pieces(snapshot):
-        filled = [
-            mapped(rows.stack, stacks.__getitem__)
-            if column.form is Form.STACK
-            else columns.lists(rows, column, csv_cell)
-            for column in FIELDS
-        ]
-        writer.writerows(zip(*filled, strict=True))
-        yield text.getvalue()
-        text.seek(0)
-        text.truncate()
-    yield text.getvalue()
+        texts = RowTexts(len(rows))
+        for place, column in enumerate(FIELDS):
+            if place:
+                texts.append(",")
+            assembly.add(texts, rows, column)
+        texts.append("\r\n")
+        yield texts.text()
 
 
 def records_table(snapshot: Snapshot) -> Iterator[str]:

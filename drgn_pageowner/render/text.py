@@ -12,18 +12,18 @@ import numpy as np
 from drgn_pageowner.model.arrays import Array, distinct
 from drgn_pageowner.model.columns import Form, comm_text, name_at
 from drgn_pageowner.model.kernel import Names
-from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Frame
 
 __all__ = (
     "comm_text",
     "flags_text",
+    "frame_text",
     "gfp_text",
     "kernel_text",
     "mapped",
     "name_at",
     "page_flag_names",
     "page_flags_text",
-    "stack_lines",
     "texts_of_forms",
 )
 
@@ -105,13 +105,12 @@ def kernel_text(release: str) -> str:
     return f"Linux {release}" if release else "an unknown Linux"
 
 
-def stack_lines(snapshot: Snapshot, stack: int, frame_format: str) -> str:
+def frame_text(frame_format: str) -> Callable[[Frame], str]:
     """
-    Format a stack as ``stack_trace_snprint()`` of kernel/stacktrace.c does: a line a frame.
+    Return a function that prints a frame as ``stack_trace_snprint()`` of kernel/stacktrace.c does.
 
     :param frame_format: With ``%pS``, and ``%p`` for the PC itself; if a text was read, with its
         number of digits (``%08p``).
     """
     template = frame_format.replace("%pS", "{0}").replace("%p", "{0.pc:016x}")
-    template = _POINTER.sub(r"{0.pc:\1x}", template)
-    return "".join([template.format(frame) for frame in snapshot.stack_frames(stack)])
+    return _POINTER.sub(r"{0.pc:\1x}", template).format

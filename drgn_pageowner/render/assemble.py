@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The text of many rows, put together from columns.
+
+No loop formats one row after another: each distinct text of a column is made once, columns with
+few distinct texts are joined to one, and what is left is interleaved and joined at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from drgn_pageowner.analysis.owners.stack_table import StackTable
+from drgn_pageowner.model.arrays import Array, distinct
+
+__all__ = ("CodedTexts", "RowTexts", "joined_frames")
+
+# Joining two columns must cost less than another piece in each row: no sorting.
+_MOST_JOINED = 1 << 16
+_SAMPLE = 512
+
+
+@dataclass
+class CodedTexts:
+    """A column of texts, of which there are few."""
+
+    codes: Array
+    """``int64``, shape ``(n,)``: which of :attr:`texts` each row has."""
+    texts: list[str]
+
+
+Piece = str | CodedTexts | list[str]
+"""The same text in every row; or few different texts; or a text for each row."""
+
+
+class RowTexts:
+    """Makes the text of some rows, piece by piece from left to right."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._codes: dict[str, tuple[list[Any], Array | None]] = {}
+        self._pieces: list[Piece] = []
+
+    def column(self, key: str, values: Array, text: Callable[[Any], str]) -> None:
+        """
+        Append a column.
+
+        :param key: Name of *values*; those of one name are the same.
+        :param values: Shape ``(rows,)``.
+        :param text: Called once per distinct value, if there are few.
+        """
+        if not self._rows:
+            return
+        if key not in self._codes:
+            self._codes[key] = _codes(values)
+        found, codes = self._codes[key]
+        texts = list(map(text, found))
+        if codes is None:
+            self.append(texts[0] if len(texts) == 1 else texts)
+        else:
+            self.append(CodedTexts(codes, texts))
+
+    def append(self, piece: Piece) -> None:
+        """Append a piece, joined to the one before if that is cheap."""
+        last = self._pieces[-1] if self._pieces else None
+        if isinstance(piece, str) and isinstance(last, str):
+            self._pieces[-1] = last + piece
+        elif isinstance(piece, str) and isinstance(last, CodedTexts):
+            self._pieces[-1] = CodedTexts(last.codes, [text + piece for text in last.texts])
+        elif isinstance(piece, CodedTexts) and isinstance(last, str):
+            self._pieces.pop()
+            self.append(CodedTexts(piece.codes, [last + text for text in piece.texts]))
+        elif isinstance(piece, CodedTexts) and isinstance(last, CodedTexts):
+            joined = _joined(last, piece)
+            if joined is None:
+                self._pieces.append(piece)
+            else:
+                self._pieces[-1] = joined
+        else:
+            self._pieces.append(piece)
+
+    def text(self) -> str:
+        """Return the text of all rows, one after another."""
+        number = len(self._pieces)
+        parts: list[str] = [""] * (number * self._rows)
+        for place, piece in enumerate(self._pieces):
+            if isinstance(piece, str):
+                parts[place::number] = [piece] * self._rows
+            elif isinstance(piece, list):
+                parts[place::number] = piece
+            else:
+                texts = np.empty(len(piece.texts), object)
+                texts[:] = piece.texts
+                parts[place::number] = texts[piece.codes].tolist()
+        return "".join(parts)
+
+
+def _codes(values: Array) -> tuple[list[Any], Array | None]:
+    """
+    Find the distinct ones of *values*, of which there is at least one.
+
+    :return: Values, and which of them each row has; ``None`` if there is only one, or if the values
+        are those of the rows.
+    """
+    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+    if not len(changes):
+        return values[:1].tolist(), None
+    # Most neighbours have most in common.
+    starts = np.concatenate([[0], changes])
+    heads = values[starts]
+    if len(heads) * 2 > len(values) and _differ(values):
+        return values.tolist(), None
+    if heads.dtype.kind == "S" and heads.dtype.itemsize == 16:
+        found, codes = _distinct_names(heads)
+    else:
+        found, codes = distinct(heads)
+    lengths = np.diff(starts, append=len(values))
+    return found.tolist(), np.repeat(codes.reshape(-1), lengths)
+
+
+def _differ(values: Array) -> bool:
+    """Whether most of *values* are different, as far as a sample tells."""
+    sample = values[:: max(len(values) // _SAMPLE, 1)]
+    return 2 * len(np.unique(sample)) > len(sample)
+
+
+def _distinct_names(names: Array) -> tuple[Array, Array]:
+    """As :func:`distinct`, for task names: numbers are compared faster than texts."""
+    halves = np.ascontiguousarray(names).view(np.uint64).reshape(-1, 2)
+    (_, first), (seconds, second) = distinct(halves[:, 0]), distinct(halves[:, 1])
+    found, codes = distinct(first.reshape(-1) * np.int64(len(seconds)) + second.reshape(-1))
+    place = np.zeros(len(found), np.int64)
+    place[codes.reshape(-1)] = np.arange(len(names))
+    return names[place], codes
+
+
+def _joined(left: CodedTexts, right: CodedTexts) -> CodedTexts | None:
+    """Join two columns; ``None`` if there are too many different pairs."""
+    if left.codes is right.codes:
+        return CodedTexts(left.codes, list(map(add, left.texts, right.texts)))
+    if len(left.texts) * len(right.texts) > _MOST_JOINED:
+        return None
+    found, codes = distinct(left.codes * np.int64(len(right.texts)) + right.codes)
+    pairs = zip(*(part.tolist() for part in np.divmod(found, len(right.texts))), strict=True)
+    return CodedTexts(codes, [left.texts[a] + right.texts[b] for a, b in pairs])
+
+
+def joined_frames(table: StackTable, texts: Sequence[str], separator: str) -> list[str]:
+    """
+    Join the texts of the frames of each stack.
+
+    :param texts: Text of each distinct frame of *table*.
+    """
+    every = table.code.tolist()
+    spans = zip(table.starts.tolist(), table.ends.tolist(), strict=True)
+    return [separator.join(map(texts.__getitem__, every[a:b])) for a, b in spans]
