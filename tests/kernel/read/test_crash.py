@@ -37,8 +37,10 @@ def test_machine_and_log(dump: Dump) -> None:
 
 def test_modules_from_outside_taint(dump: Dump) -> None:
     crash = read_crash(dump.linux)
-    assert crash.tainted == 1 << 12
-    assert [taint.letter for taint in crash.taints] == ["O"]
+    # With profiling, 6.12 warns when a module is unloaded whose allocations are still there.
+    warned = "profiling" in dump.name
+    assert crash.tainted == 1 << 12 | (warned << 9)
+    assert sorted(taint.letter for taint in crash.taints) == ["O", "W"][: 1 + warned]
     assert "(O)" in dump.truth("proc/modules").decode()
 
 
