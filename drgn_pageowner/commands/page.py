@@ -6,15 +6,19 @@ Describe one page, however it is named.
   page phys:0x1234000              a physical address
   page 0xffff888001234560          a virtual address, of whatever kind: struct page, direct map,
                                    vmalloc, module, page_owner record or slab object
+  page --types 0xffff888001234560  infer the type of a slab object whose cache does not tell it, too
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TextIO
 
+from drgn_pageowner.analysis.types.infer import infer_types
 from drgn_pageowner.commands.arguments import add_output
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.model.page import PageInfo
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.page import page_json, page_text
@@ -22,11 +26,18 @@ from drgn_pageowner.render.page import page_json, page_text
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="+", metavar="WHAT", help="pfn:N, phys:A, or an address")
+    parser.add_argument(
+        "--types",
+        action="store_true",
+        help="infer the types of all objects, for slab objects whose cache does not tell theirs",
+    )
     add_output(parser, "table", "json")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     status = 0
+    if args.types:
+        infer_types(session.heap(types=True))
     for what in args.what:
         try:
             info = session.page(what)
@@ -35,5 +46,18 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             warn(str(error))
             status = max(status, error.exit_status)
             continue
+        if args.types:
+            info = _with_type(info, session)
         out.writelines((page_json if args.format == "json" else page_text)(info))
     return status
+
+
+def _with_type(info: PageInfo, session: Session) -> PageInfo:
+    """Return *info* with the inferred type of its slab object, if its cache does not tell one."""
+    slab = info.slab
+    if slab is None or slab.get("type") is not None or not slab["allocated"]:
+        return info
+    found = session.typed_word(slab["object"] + slab["offset"])
+    if found is None:
+        return info
+    return replace(info, slab={**slab, "expression": found[0], "type": found[1]})

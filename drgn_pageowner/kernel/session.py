@@ -179,6 +179,11 @@ class ProgramSession:
             raise LookupError(f"the type of what is at {address:#x} is unknown")
         return found
 
+    def typed_word(self, address: int) -> tuple[str, str] | None:
+        from drgn_pageowner.kernel.read.word_types import word_at
+
+        return self._ask(lambda kernel: word_at(kernel, self._heap_reader(types=True), address))
+
     def _word_finder(self) -> WordFinder:
         from drgn_pageowner.kernel.read.words import WordFinder
 

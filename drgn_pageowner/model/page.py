@@ -83,7 +83,8 @@ class PageInfo:
     state: str = ""
     """In words: free, slab, anonymous, page cache, page table, ..."""
     slab: Mapping[str, Any] | None = None
-    """``cache``, ``object``, ``offset``, ``allocated``, and ``tag`` if this kernel has tags."""
+    """``cache``, ``object``, ``offset``, ``allocated``, ``type``, ``expression``, and ``tag`` if
+    this kernel has tags."""
     tag: str | None = None
     """Allocation tag of the allocation that the page belongs to. Added in Linux kernel commit
     22d407b164ff ("lib: add allocation tagging support for memory allocation profiling") (in

@@ -123,6 +123,14 @@ class Session(Protocol):
         """
         ...
 
+    def typed_word(self, address: int) -> tuple[str, str] | None:
+        """
+        Name the word at *address*: what drgn evaluates to it, and the type of its object.
+
+        Types must have been inferred before, of the heap with types.
+        """
+        ...
+
     def modules(self) -> list[str]:
         """Return the names of the loaded modules."""
         ...

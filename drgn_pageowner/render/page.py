@@ -85,6 +85,8 @@ def _tags_and_slab(info: PageInfo) -> Iterator[tuple[str, str]]:
             f"{slab['cache']}: {state} object {slab['object']:#x}"
             f"{slab['offset']:+d} of {slab['object_size']} bytes",
         )
+        if slab.get("expression") is not None:
+            yield "in drgn", word(slab["expression"])
         if slab.get("tag") is not None:
             yield "object's tag", word(slab["tag"])
     if info.tag is not None:

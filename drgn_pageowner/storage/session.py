@@ -177,6 +177,9 @@ class SnapshotSession:
     def heap(self, *, types: bool = False) -> Heap:
         self._only_memory_knows("who points to whom")
 
+    def typed_word(self, address: int) -> tuple[str, str] | None:
+        self._only_memory_knows("the types of objects")
+
     def saved_search(self, *, slab: bool) -> LeakSearch:
         from drgn_pageowner.storage.leaks import load_search
 

@@ -29,8 +29,10 @@ from drgn_pageowner.kernel.linux.slabobj_ext import object_reference
 from drgn_pageowner.kernel.linux.translate import direct_map, direct_map_end, in_kernel_image
 from drgn_pageowner.kernel.linux.zones import find_zones, max_page_order, pageblock_order
 from drgn_pageowner.kernel.read.address import Target, resolve
+from drgn_pageowner.kernel.read.member_path import object_expression
 from drgn_pageowner.kernel.read.page_record import page_record
 from drgn_pageowner.kernel.read.tags import name_of_reference, tag_of_page
+from drgn_pageowner.kernel.read.types import read_types
 from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.page import PageInfo, PageRecord
 
@@ -285,7 +287,7 @@ def _content(
 
 
 def _slab(reporter: _Reporter, target: Target, head_pfn: int) -> dict[str, Any] | None:
-    kernel, address = reporter.kernel, target.address
+    kernel, address, attempt = reporter.kernel, target.address, reporter.problems.attempt
     if address is None:
         address = direct_map(kernel) + target.pfn * kernel.page_size
     head = reporter.memmap.page(head_pfn)
@@ -293,7 +295,26 @@ def _slab(reporter: _Reporter, target: Target, head_pfn: int) -> dict[str, Any] 
     if found is not None and page_references(kernel) is not None:
         reference = object_reference(kernel, head, found["object"])
         found["tag"] = name_of_reference(kernel, reference)
+    if found is not None:
+        found["type"], found["expression"] = None, None
+        named = attempt("type", lambda: _typed(kernel, found)) if found["allocated"] else None
+        if named is not None:
+            found["expression"], found["type"] = named
     return found
+
+
+def _typed(kernel: Kernel, found: dict[str, Any]) -> tuple[str, str] | None:
+    """Get what drgn evaluates to the word of an object, and the type by its cache's name."""
+    types = read_types(kernel, [found["cache"]], np.array([found["object_size"]]))
+    number = int(types.cache_types()[0])
+    if number < 0:
+        return None
+    start, offset = int(found["object"]), int(found["offset"])
+    layout = types.layout(number)
+    if layout.repeat and layout.size:
+        start, offset = start + offset // layout.size * layout.size, offset % layout.size
+    word = kernel.word.itemsize
+    return object_expression(kernel, types.type_of(number), start, offset // word * word)
 
 
 def _mapped(reporter: _Reporter, pfn: int, head: np.void, index: int) -> dict[str, Any] | None:

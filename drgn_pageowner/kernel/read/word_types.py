@@ -17,7 +17,7 @@ from drgn_pageowner.kernel.read.typed_places import TypedPlaces
 from drgn_pageowner.model.heap import Heap, Word
 from drgn_pageowner.model.types import HeapTypes
 
-__all__ = ("WordTypes", "object_at")
+__all__ = ("WordTypes", "object_at", "word_at")
 
 _NUMBERS = ("PFN", "physical address")
 
@@ -177,3 +177,19 @@ def object_at(kernel: Kernel, reader: HeapReader, address: int) -> Object | None
     if not (layout.repeat or start <= address < start + max(layout.size, 1)):
         return None
     return Object(kernel.prog, places.types.type_of(number), address=start)
+
+
+def word_at(kernel: Kernel, reader: HeapReader, address: int) -> tuple[str, str] | None:
+    """
+    Name the word at an address by the member of the object that it is part of.
+
+    :param reader: Of a heap whose types were inferred.
+    :return: What drgn evaluates to the word, and the type of the object; ``None`` if the type is
+        unknown, or if the word is no member.
+    """
+    found = object_at(kernel, reader, address)
+    if found is None or found.address_ is None:
+        return None
+    offset = address - int(found.address_)
+    word = kernel.word.itemsize
+    return object_expression(kernel, found.type_, int(found.address_), offset // word * word)

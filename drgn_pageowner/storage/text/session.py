@@ -144,6 +144,9 @@ class TextSession:
     def heap(self, *, types: bool = False) -> Heap:
         self._does_not_say("who points to whom")
 
+    def typed_word(self, address: int) -> tuple[str, str] | None:
+        self._does_not_say("the types of objects")
+
     def saved_search(self, *, slab: bool) -> LeakSearch | None:
         return None
 

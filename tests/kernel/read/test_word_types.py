@@ -12,7 +12,9 @@ from asking import ask
 from conftest import Dump, traps
 from drgn import FaultError, Object, Program
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
+from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
+from drgn.helpers.linux.pid import find_task
 from drgn.helpers.linux.slab import slab_object_info
 
 from drgn_pageowner.kernel.dump.kernel import Kernel
@@ -145,3 +147,24 @@ def test_types_are_named_on_the_way(prog: Program, chains: dict[str, Any]) -> No
         pointer = chains["struct_page_ptr"]["chain"][-1]["expression"]
         assert pointer.startswith('Object(prog, "struct page *", address=')
         assert chains["percpu"]["chain"][-1]["expression"].endswith("[0].page")
+
+
+def test_page_names_the_member_of_an_object(one_dump: Dump) -> None:
+    prog = one_dump.prog
+    task = int(find_task(prog, 1)) + prog.type("struct task_struct").member("tasks").offset
+    [block, *_] = list_for_each_entry(
+        "struct super_block", prog["super_blocks"].address_of_(), "s_list"
+    )
+    root = int(block) + prog.type("struct super_block").member("s_root").offset
+    for address, type_, types in (
+        (task, "struct task_struct", ()),
+        (root, None, ()),
+        (root, "struct super_block", ("--types",)),
+    ):
+        out = one_dump.run("page", *types, hex(address), "--format", "json", check=True).stdout
+        slab = json.loads(out)["slab"]
+        assert slab["type"] == type_
+        if type_ is None:
+            assert slab["expression"] is None
+        else:
+            assert evaluated(prog, slab["expression"]).address_ == address
