@@ -120,12 +120,14 @@ def _drop_output() -> None:
 
 def _main(arguments: Sequence[str], interrupts: Sequence[int]) -> int:
     from drgn_pageowner.commands import run_command
+    from drgn_pageowner.commands.pager import paged
     from drgn_pageowner.sources import opener_of, session_of
 
     args = build_parser().parse_args(arguments)
     _use_surrogates(sys.stdout)
-    status = run_command(args, session_of(args), sys.stdout, opener_of(args))
-    sys.stdout.flush()
+    with paged(sys.stdout, wanted=args.pager and args.command != "watch") as out:
+        status = run_command(args, session_of(args), out, opener_of(args))
+        out.flush()
     # Ctrl-C is the normal end of watch; for other commands the exception was swallowed on the way.
     return _INTERRUPTED if interrupts and args.command != "watch" else status
 
@@ -148,6 +150,19 @@ def build_parser() -> CommandParser:
     parser.add_argument("--version", action="version", version=f"drgn-pageowner {__version__}")
     parser.add_argument(
         _TRACEBACK, action="store_true", help="show where in the program an error came from"
+    )
+    parser.add_argument(
+        "--color",
+        "--colour",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="colour severities and modules (default: on a terminal, unless NO_COLOR is set)",
+    )
+    parser.add_argument(
+        "--no-pager",
+        dest="pager",
+        action="store_false",
+        help="do not show a long answer in a pager (PAGER, or less) on a terminal",
     )
     add_completion_option(parser)
     add_program_options(parser)

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from drgn_pageowner.kernel.dump.kernel import Kernel
     from drgn_pageowner.kernel.session import ProgramSession
 
+# Tables that are not the subject of a test have the room that they like.
+os.environ["COLUMNS"] = "400"
+
 ROOT = Path(__file__).resolve().parent.parent
 _UNPACK: dict[str, Any] = runpy.run_path(str(ROOT / "testdata/unpack.py"))
 

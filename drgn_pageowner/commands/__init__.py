@@ -11,13 +11,17 @@ The commands, one file each: arguments, one analysis, one renderer.
 from __future__ import annotations
 
 import argparse
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, NoReturn, TextIO, cast
 
-from drgn_pageowner.commands.output import for_people, output_to
+from drgn_pageowner.commands.output import escaping, for_people, output_to
 from drgn_pageowner.commands.session import Command, Opener
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.session import Session
+from drgn_pageowner.render.terminal import wants_colour
 
 __all__ = ("COMMANDS", "Command", "CommandParser", "Session", "add_commands", "run_command")
 
@@ -43,11 +47,6 @@ COMMANDS = {
 """Every command, and what it does in one line. Each is the module of its name in this package."""
 
 
-# Formats for people. Markdown and HTML have escaping rules of their own, which their renderers
-# apply.
-_FOR_PEOPLE = ("table", "text")
-
-
 def _load(name: str) -> Command:
     """Import the module of a command."""
     return cast(Command, import_module(f"{__name__}.{name}"))
@@ -64,6 +63,7 @@ class CommandParser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**kwargs)
         self._command = command
+        self._commands: dict[str, CommandParser] = {}
 
     def load(self) -> None:
         """Add the arguments of the command that this parser is made for, if it has none yet."""
@@ -76,7 +76,51 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does, with the command's arguments."""
         self.load()
+        if self._commands:
+            args = self._in_order([*(sys.argv[1:] if args is None else args)])
         return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """
+        Parse all arguments.
+
+        :raises UsageError: if an argument is unknown; the message names the ``--help`` of the
+            command
+        """
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = self._commands.get(getattr(parsed, "command", None) or "", self)
+            command.error(_unrecognized(unknown, self, command))
+        return parsed
+
+    def _in_order(self, words: list[str]) -> list[str]:
+        """
+        Move the options of the program before the command, and those of the command behind it.
+
+        The command is the first word that names one and is not the value of an option.
+        """
+        place = self._place_of_command(words)
+        if place is None:
+            return words
+        command = self._commands[words[place]]
+        command.load()
+        before, behind = words[:place], words[place + 1 :]
+        ours, theirs = self._option_string_actions, command._option_string_actions
+        moved, before = _split(before, theirs, ours)
+        hoisted, behind = _split(behind, ours, theirs)
+        return [*before, *hoisted, words[place], *moved, *behind]
+
+    def _place_of_command(self, words: Sequence[str]) -> int | None:
+        known = dict(self._option_string_actions)
+        place = 0
+        while place < len(words):
+            word = words[place]
+            if word == "--":
+                return None
+            if word in self._commands:
+                return place
+            place += 2 if _takes_next(word, known) else 1
+        return None
 
     def error(self, message: str) -> NoReturn:
         """
@@ -87,13 +131,65 @@ class CommandParser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+_Options = Mapping[str, argparse.Action]
+
+
+def _option(word: str, known: _Options) -> str | None:
+    """Return the option of *known* that *word* is, with or without a value of its own."""
+    if not word.startswith("-") or word == "-":
+        return None
+    name = word.partition("=")[0] if word.startswith("--") else word[:2]
+    return name if name in known else None
+
+
+def _takes_next(word: str, known: _Options) -> bool:
+    """Return whether the word behind *word* is the value of an option."""
+    name = _option(word, known)
+    # A value may follow the option in the same word: --limit=3, -n3.
+    return name is not None and name == word and known[name].nargs != 0
+
+
+def _split(words: Sequence[str], wanted: _Options, others: _Options) -> tuple[list[str], list[str]]:
+    """
+    Take the options *wanted* out of *words*, with their values.
+
+    :param others: Options that stay, those that both have included.
+    :return: What was taken, and the rest.
+    """
+    taken: list[str] = []
+    rest: list[str] = []
+    place = 0
+    while place < len(words):
+        word = words[place]
+        if word == "--":
+            rest += words[place:]
+            break
+        mine = _option(word, others) is None and _option(word, wanted) is not None
+        number = 1 + _takes_next(word, wanted if mine else others)
+        (taken if mine else rest).extend(words[place : place + number])
+        place += number
+    return taken, rest
+
+
+def _unrecognized(
+    unknown: Sequence[str], parser: argparse.ArgumentParser, command: argparse.ArgumentParser
+) -> str:
+    """Return the message about unknown arguments, with options of similar names."""
+    options = [*command._option_string_actions, *parser._option_string_actions]
+    near = difflib.get_close_matches(unknown[0].partition("=")[0], options, 3)
+    hint = f"; did you mean {' or '.join(near)}?" if near and unknown[0].startswith("-") else ""
+    return f"unrecognized arguments: {' '.join(unknown)}{hint}"
+
+
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add every command to *parser* as a subcommand."""
     subparsers = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
     )
     for name, help_ in COMMANDS.items():
-        subparsers.add_parser(name, help=help_, command=name)
+        command = subparsers.add_parser(name, help=help_, command=name)
+        if isinstance(parser, CommandParser):
+            parser._commands[name] = command
 
 
 def run_command(
@@ -108,7 +204,14 @@ def run_command(
     """
     args.open_session = open_session
     with output_to(getattr(args, "output", None), out) as stream:
-        # Commands without a format print a summary for people.
-        if getattr(args, "format", "text") in _FOR_PEOPLE:
-            stream = for_people(stream)
-        return _load(args.command).run(args, session, stream)
+        # Without a format it is a summary.
+        format_ = getattr(args, "format", "table")
+        if format_ != "table":
+            if format_ == "text":
+                stream = escaping(stream)
+            return _load(args.command).run(args, session, stream)
+        colour = wants_colour(getattr(args, "color", "auto"), stream)
+        people = for_people(stream, colour=colour)
+        status = _load(args.command).run(args, session, people)
+        people.flush()
+        return status

@@ -23,13 +23,16 @@ __all__ = (
     "add_by",
     "add_destination",
     "add_filters",
+    "add_least",
     "add_limit",
     "add_output",
     "add_types",
     "count",
     "filter_of",
+    "least_pages",
     "limit_of",
     "report_problems",
+    "sort_keys",
     "targets_of",
 )
 
@@ -112,6 +115,41 @@ def count(text: str) -> int:
     return value
 
 
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+
+
+def byte_size(text: str) -> int:
+    """Convert ``"4096"``, ``"64K"``, ``"1.5M"`` or ``"2GiB"`` to bytes."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size: give a number of bytes, or one with K, M, G or T"
+        )
+    power = " kmgt".index(match.group(2).lower() or " ")
+    return int(float(match.group(1)) * (1 << 10 * power))
+
+
+def add_least(parser: argparse._ActionsContainer, rows: str) -> None:
+    """
+    Add ``--min-pages`` and ``--min-size``: see :func:`least_pages`.
+
+    :param rows: Rows of what they limit.
+    """
+    parser.add_argument(
+        "--min-pages", type=count, default=0, metavar="N", help=f"{rows} of at least N pages"
+    )
+    parser.add_argument(
+        "--min-size", type=byte_size, default=0, metavar="SIZE",
+        help=f"{rows} of at least SIZE (4096, 64K, 1.5M)",
+    )  # fmt: skip
+
+
+def least_pages(args: argparse.Namespace, page_size: int) -> int:
+    """Return the number of base pages that a row must have."""
+    pages: int = max(args.min_pages, -(-args.min_size // page_size))
+    return pages
+
+
 _Converter = tuple[Callable[[str], object], str]
 
 _FLAGS = re.compile(r"[,|]")
@@ -156,7 +194,8 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         metavar="FUNC",
         action="append",
         default=[],
-        help="with this function in the stack (* ? [] match); repeated: with all of them",
+        help="with this in the name of a function in the stack (* ? [] match); repeated: with "
+        "all of them",
     )
     group.add_argument(
         "--min-age", type=duration, metavar="TIME", help="at least this old (90, 20ms, 1.5h)"
@@ -192,6 +231,23 @@ def filter_of(args: argparse.Namespace) -> Filter:
     )
 
 
+# Other words for keys that people look for.
+_KEYS = {"function": "allocator", "size": "pages", "bytes": "pages", "count": "allocations",
+         "task": "comm"}  # fmt: skip
+
+
+def _key(text: str) -> str:
+    """Return the key that *text* is another word for, or *text* itself."""
+    reverse = text.startswith("-")
+    name = text.removeprefix("-")
+    return f"{'-' * reverse}{_KEYS.get(name, name)}"
+
+
+def sort_keys(text: str) -> list[str]:
+    """Convert the comma-separated value of ``--sort``."""
+    return [_key(part) for part in text.split(",") if part]
+
+
 def add_by(parser: argparse.ArgumentParser, more: str = "") -> None:
     """
     Add ``--by``.
@@ -200,7 +256,7 @@ def add_by(parser: argparse.ArgumentParser, more: str = "") -> None:
     """
     parser.add_argument(
         "--by",
-        type=listed(str),
+        type=listed(_key),
         default=["stack"],
         metavar="LIST",
         help="group by these, comma-separated (default: stack): " + ", ".join(GROUP_KEYS) + more,
@@ -224,6 +280,7 @@ def add_limit(parser: argparse.ArgumentParser, rows: str, default: str) -> None:
     :param default: The default, in words.
     """
     parser.add_argument(
+        "-n",
         "--limit",
         type=count,
         metavar="N",

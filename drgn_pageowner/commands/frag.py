@@ -18,7 +18,6 @@ Explain fragmentation: who pollutes which pageblocks, and what blocks a huge pag
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -41,7 +40,7 @@ from drgn_pageowner.commands.arguments import (
     listed,
     report_problems,
 )
-from drgn_pageowner.commands.output import unescaped
+from drgn_pageowner.commands.output import escaping, unescaped
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -55,6 +54,7 @@ from drgn_pageowner.render.frag import (
     summary_text,
 )
 from drgn_pageowner.render.jsonable import json_text
+from drgn_pageowner.render.terminal import wants_colour
 from drgn_pageowner.render.vmstat import (
     buddyinfo_text,
     extfrag_text,
@@ -62,7 +62,11 @@ from drgn_pageowner.render.vmstat import (
     unusable_text,
 )
 
+# Views in the format of a file of the kernel's.
+_OF_THE_KERNEL = ("buddyinfo", "pagetypeinfo", "extfrag")
 _LIMIT = 20
+# Views in the format of a file of the kernel's.
+_OF_THE_KERNEL = ("buddyinfo", "pagetypeinfo", "extfrag")
 _MAP_CELLS = 64 * 64
 
 Answer = tuple[Any, Iterator[str]]
@@ -104,9 +108,10 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             raise UsageError(f"no view {view!r}: known are {', '.join(VIEWS)} and all")
     joined = _read(session, views, args.explain is not None, args.by)
     report_problems(joined.memory.problems)
-    answers = {view: VIEWS[view](joined, args, _colour(out)) for view in views}
+    colour = wants_colour(getattr(args, "color", "auto"), out)
+    answers = {view: VIEWS[view](joined, args, colour) for view in views}
     if args.explain is not None:
-        answers["explain"] = _explain(joined, args, _colour(out))
+        answers["explain"] = _explain(joined, args, colour)
     if args.format == "json":
         results = {view: result for view, (result, _) in answers.items()}
         whole = results if len(results) > 1 else next(iter(results.values()))
@@ -115,8 +120,12 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     for view, (_, text) in answers.items():
         if len(answers) > 1:
             out.write(f"=== {view} ===\n")
-        # The colours of the map are escape sequences.
-        (unescaped(out) if view == "map" else out).writelines(text)
+        if view == "map":
+            # Its colours are escape sequences.
+            unescaped(out).writelines(text)
+        else:
+            # The kernel's own files have lines of their own width.
+            (escaping(out) if view in _OF_THE_KERNEL else out).writelines(text)
         if len(answers) > 1:
             out.write("\n")
     return 0
@@ -145,10 +154,6 @@ def _read(session: Session, views: list[str], explain: bool, by: str = "stack") 
         return overlay(memory, None)
     report_problems(records.problems)
     return overlay(memory, records)
-
-
-def _colour(out: TextIO) -> bool:
-    return out.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
 def _at_most(args: argparse.Namespace) -> int:

@@ -2,7 +2,10 @@
 """
 Find allocated pages that nothing can reach, and who allocated them.
 
-  leaks                            by allocation stack, most pages first
+  leaks                            one line per owner, those that lost most first
+  leaks 1 2                        the first two in full: stacks, tasks, PFNs (--stacks: all)
+  leaks --by module                also stack, allocator, task or tag
+  leaks --confidence high --module e1000e --min-size 1M
   leaks --all                      reachable allocations as well
   leaks --slab                     unreachable slab objects as well
   leaks --no-types                 take every word for a pointer that can be one
@@ -11,13 +14,16 @@ Find allocated pages that nothing can reach, and who allocated them.
 Without page_owner, allocations are told by the pages themselves, and groups are made by allocation
 tag (v6.10), or else by what is in the lost memory: addresses of symbols and objects, text, numbers.
 
-A verdict is one of: unreachable; only reachable from unreachable; held by nothing but itself
-(a ring); known only by PFN (reachable memory holds its number, but no address); reachable.
+A verdict is one of: unreachable; only reachable from unreachable (in the table: behind
+unreachable); held by nothing but itself (ring); known only by PFN (PFN only: reachable memory has
+its number, but no address of it); reachable. "+1" says that there is one more among the groups.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TextIO
 
@@ -28,16 +34,28 @@ from drgn_pageowner.analysis.leaks.leaks import (
     leak_search,
     lost_objects,
 )
+from drgn_pageowner.analysis.leaks.owners import (
+    CONFIDENCES,
+    LEAK_KEYS,
+    LeakFilter,
+    LeakOwner,
+    leak_owners,
+)
 from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.analysis.leaks.suspects import suspects
 from drgn_pageowner.commands.arguments import (
+    add_least,
     add_limit,
     add_output,
     add_types,
+    duration,
+    integer,
+    least_pages,
     limit_of,
+    listed,
     report_problems,
 )
-from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.heap import LeakSearch
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.jsonable import json_text
@@ -52,8 +70,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suspects", action="store_true", help="show what looks like a leak, without a search"
     )
+    parser.add_argument(
+        "group",
+        nargs="*",
+        metavar="N",
+        help="describe these lines of the table, or the owners with this in their name, in full",
+    )
+    parser.add_argument(
+        "--by",
+        choices=tuple(LEAK_KEYS),
+        default="allocator",
+        help="what to sum up by (default: %(default)s; the groups of json are by stack)",
+    )
+    parser.add_argument("--stacks", action="store_true", help="describe every owner in full")
+    chosen = parser.add_argument_group("filters", "LISTs are comma-separated.")
+
+    def add_list(option: str, convert: Callable[[str], object], help_: str) -> None:
+        chosen.add_argument(
+            option, type=convert, metavar="LIST", help=help_, action="extend", default=[]
+        )
+
+    names = listed(str)
+    add_list("--module", names, "with a frame in one of these modules (* ? [] match)")
+    add_list("--comm", names, "allocated by tasks of these names (* ? [] match)")
+    add_list("--pid", listed(integer), "allocated by these tasks")
+    chosen.add_argument(
+        "--stack-contains", metavar="FUNC", action="append", default=[],
+        help="with this in the name of a function in the stack; repeated: with all of them",
+    )  # fmt: skip
+    add_list("--confidence", listed(_confidence), f"of {', '.join(CONFIDENCES)}")
+    chosen.add_argument("--min-age", type=duration, metavar="TIME", help="all of it this old")
+    chosen.add_argument("--max-age", type=duration, metavar="TIME", help="none of it older")
+    add_least(chosen, "owners")
     add_types(parser)
-    add_limit(parser, "groups", f"{_LIMIT}, or all in json")
+    add_limit(parser, "owners", f"{_LIMIT}, or all groups in json")
     add_output(parser, "table", "json")
 
 
@@ -64,11 +114,55 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     found = search(session, slab=args.slab, types=not args.no_types)
     report_problems(found.inventory.problems)
     result = find_leaks(found, everything=args.all)
+    facts = found.records.facts
+    wanted = LeakFilter(
+        module=args.module,
+        comm=args.comm,
+        pid=args.pid,
+        stack_contains=args.stack_contains,
+        confidence=args.confidence,
+        min_age_ns=args.min_age,
+        max_age_ns=args.max_age,
+    )
+    groups = [group for group in result.groups if wanted.takes(group, result.now_ns)]
+    owners = leak_owners(groups, args.by, min_pages=least_pages(args, facts.page_size))
     if args.format == "json":
-        out.writelines(json_text(_first(result, limit)))
-    else:
-        out.writelines(leaks_text(result, found.records.facts, limit))
+        members = {id(group) for owner in owners for group in owner.groups}
+        chosen = replace(result, groups=[group for group in groups if id(group) in members])
+        out.writelines(json_text(_first(chosen, limit)))
+        return 0
+    stacks = args.stacks
+    if args.group:
+        owners, stacks = _named(owners, args.group), True
+        result = replace(result, slab=None)
+    out.writelines(leaks_text(result, owners, facts, limit, stacks=stacks))
     return 0
+
+
+def _confidence(text: str) -> str:
+    if text.lower() not in CONFIDENCES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(CONFIDENCES)}")
+    return text.lower()
+
+
+def _named(owners: Sequence[LeakOwner], names: Sequence[str]) -> list[LeakOwner]:
+    """
+    Return the owners that *names* give by number or by a part of their names.
+
+    :raises UsageError: if a name is that of none
+    """
+    found: list[LeakOwner] = []
+    for name in names:
+        if name.isdecimal():
+            some = list(owners[int(name) - 1 : int(name)]) if int(name) else []
+        else:
+            some = [owner for owner in owners if name in owner.owner]
+        if not some:
+            near = difflib.get_close_matches(name, [owner.owner for owner in owners], 3, 0.4)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise UsageError(f"no owner {name!r}: there are {len(owners)} of leaks{hint}")
+        found += [owner for owner in some if owner not in found]
+    return found
 
 
 def _first(result: Leaks, limit: int | None) -> Leaks:
@@ -104,5 +198,5 @@ def _suspects(args: argparse.Namespace, session: Session, out: TextIO, limit: in
     if args.format == "json":
         out.writelines(json_text({"suspects": found[:limit]}))
     else:
-        out.writelines(suspects_text(found, facts, limit))
+        out.writelines(suspects_text(found, facts, limit, stacks=args.stacks))
     return 0

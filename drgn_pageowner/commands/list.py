@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from typing import TextIO
 
-from drgn_pageowner.analysis.owners.select import select
+from drgn_pageowner.analysis.owners.select import absent, select
 from drgn_pageowner.commands.arguments import (
     add_filters,
     add_limit,
@@ -46,7 +46,9 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         return _list_stacks(args, session, out)
     snapshot = session.snapshot(None, freed=args.freed)
     report_problems(snapshot.problems)
-    chosen = select(snapshot, filter_of(args))
+    wanted = filter_of(args)
+    chosen = select(snapshot, wanted)
+    report_problems(absent(snapshot, wanted, chosen))
     limit = limit_of(args, None)
     if limit is not None:
         chosen = chosen.first(limit)

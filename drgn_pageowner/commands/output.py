@@ -11,9 +11,10 @@ from typing import Any, TextIO, cast
 
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.escape import escaped
+from drgn_pageowner.render.terminal import columns, fold, paint
 from drgn_pageowner.storage.files import cannot_write, replacing
 
-__all__ = ("for_people", "output_to", "unescaped", "write_bytes")
+__all__ = ("escaping", "for_people", "output_to", "unescaped", "write_bytes")
 
 
 class _Escaping:
@@ -32,9 +33,50 @@ class _Escaping:
         return getattr(self._out, name)
 
 
-def for_people(out: TextIO) -> TextIO:
-    """Return a stream to *out* on which everything that is not printable is escaped."""
-    return cast(TextIO, _Escaping(out))
+class _Folding(_Escaping):
+    """A stream that breaks long lines at the width of the terminal, too, and may colour them."""
+
+    def __init__(self, out: TextIO, width: int, colour: bool) -> None:
+        super().__init__(out)
+        self._width = width
+        self._colour = colour
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        self.writelines([text])
+        return len(text)
+
+    def writelines(self, pieces: Iterable[str]) -> None:
+        for piece in pieces:
+            *lines, self._begun = (self._begun + piece).split("\n")
+            self._out.writelines(map(self._fitted, lines))
+
+    def flush(self) -> None:
+        if self._begun:
+            # Whoever flushes in the middle of a line wants to see it.
+            self._out.write(escaped(self._begun))
+            self._begun = ""
+        self._out.flush()
+
+    def _fitted(self, line: str) -> str:
+        parts = fold(escaped(line), self._width)
+        return "".join([(paint(part) if self._colour else part) + "\n" for part in parts])
+
+
+def for_people(out: TextIO, *, colour: bool = False) -> TextIO:
+    """
+    Return a stream to *out* for text that people read.
+
+    What is not printable is escaped, and lines that are wider than the terminal are broken.
+
+    :param colour: Whether to colour severities and modules.
+    """
+    return cast(TextIO, _Folding(out, columns(), colour))
+
+
+def escaping(out: TextIO) -> TextIO:
+    """Return a stream to *out* for text in a format of the kernel's, whose lines stay whole."""
+    return cast(TextIO, _Escaping(unescaped(out)))
 
 
 def unescaped(out: TextIO) -> TextIO:

@@ -21,20 +21,22 @@ import argparse
 from typing import TextIO
 
 from drgn_pageowner.analysis.owners.group import SORT_KEYS, columns_for, top
-from drgn_pageowner.analysis.owners.select import select
+from drgn_pageowner.analysis.owners.select import absent, select
 from drgn_pageowner.analysis.owners.slab import top_slab
 from drgn_pageowner.analysis.types.infer import infer_types
 from drgn_pageowner.analysis.types.shares import type_shares
 from drgn_pageowner.commands.arguments import (
     add_by,
     add_filters,
+    add_least,
     add_limit,
     add_output,
     count,
     filter_of,
+    least_pages,
     limit_of,
-    listed,
     report_problems,
+    sort_keys,
 )
 from drgn_pageowner.commands.output import write_bytes
 from drgn_pageowner.errors import UsageError
@@ -58,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_by(parser)
     parser.add_argument(
         "--sort",
-        type=listed(str),
+        type=sort_keys,
         default=["pages"],
         metavar="LIST",
         help="sort by these (default: pages): "
@@ -69,6 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--depth", type=count, metavar="N", help="compare only the first N frames of a stack"
     )
+    parser.add_argument(
+        "--skip",
+        type=count,
+        default=0,
+        metavar="N",
+        help="leave out the innermost N frames of every stack",
+    )
+    add_least(parser, "groups")
     parser.add_argument(
         "--source", action="store_true", help="show inlined functions and source lines"
     )
@@ -99,12 +109,15 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     snapshot = session.snapshot(columns, freed=args.freed)
     report_problems(snapshot.problems)
     chosen = select(snapshot, wanted)
+    report_problems(absent(snapshot, wanted, chosen))
     result = top(
         chosen,
         args.by,
         sort=args.sort,
         limit=limit_of(args, None if exported else _LIMIT),
         depth=args.depth,
+        skip=args.skip,
+        min_pages=least_pages(args, snapshot.facts.page_size),
     )
     if args.source:
         session.add_source_lines(

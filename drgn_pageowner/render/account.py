@@ -34,7 +34,7 @@ def account_text(result: Account, *, zones: bool, caches: bool) -> Iterator[str]
             ]
         )
     headers = ["class", "pages", "size", "share", "the kernel's", "difference", "counter"]
-    yield table(rows, headers, right=(1, 2, 3, 4, 5)) + "\n"
+    yield table(rows, headers, right=(1, 2, 3, 4, 5), spare=("share", "size")) + "\n"
     yield from notes
     whole = "every one of them" if result.accounted == result.present else f"{result.accounted:,}"
     yield f"{result.present:,} pages present, {whole} in one class"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.frag.blockmap import BlockMap, MapCell
 from drgn_pageowner.escape import word
+from drgn_pageowner.render.terminal import columns
 
 __all__ = ("CELL_CLASSES", "cell_class", "map_text")
 
@@ -53,11 +54,14 @@ def map_text(maps: Sequence[BlockMap], *, colour: bool) -> Iterator[str]:
         character, code, _ = _LEGEND[name]
         return f"\033[{code}m{character}\033[0m" if colour else character
 
+    # A PFN stands in front of the cells.
+    room = columns() - 13
+    per_line = next((n for n in (_COLUMNS, _COLUMNS // 2) if n <= room), _COLUMNS // 4)
     for zone in maps:
         per = "1 pageblock" if zone.blocks_per_cell == 1 else f"{zone.blocks_per_cell} pageblocks"
         yield f"node {zone.node}, zone {word(zone.zone)}: a cell is {per}\n"
-        for start in range(0, len(zone.cells), _COLUMNS):
-            cells = zone.cells[start : start + _COLUMNS]
+        for start in range(0, len(zone.cells), per_line):
+            cells = zone.cells[start : start + per_line]
             line = "".join(painted(cell_class(cell)) for cell in cells)
             yield f"{cells[0].pfn:#12x} {line}\n"
         yield "\n"

@@ -83,7 +83,7 @@ def _table(result: Diff) -> Iterator[str]:
             row.append("\n".join(map(str, frames)) or "(no stack)")
         rows.append(row)
     if rows:
-        yield "\n" + table(rows, headers, right=range(6))
+        yield "\n" + table(rows, headers, right=range(6), spare=("size",))
 
 
 def _summary(result: Diff) -> str:

@@ -80,7 +80,7 @@ def contiguity_text(result: Contiguity, facts: Facts) -> Iterator[str]:
     ]  # fmt: skip
     headers = ("block", "order", "zone", "blocks", "free", "movable", "blocked", "unknown",
                "by 1", "by 2-8", "by 9-64", "by more", "unmovable pages", "for half")  # fmt: skip
-    yield table(rows, headers, right=(0, 1, *range(3, 14))) + "\n"
+    yield table(rows, headers, right=(0, 1, *range(3, 14)), keys=3) + "\n"
     for title, blockers in (("kind", result.kinds), ("allocator", result.allocators)):
         yield f"blocked by {title}\n"
         yield _blockers_table(blockers, title, facts) + "\n"
@@ -93,7 +93,10 @@ def _blockers_table(blockers: Sequence[Blocker], title: str, facts: Facts) -> st
         for b in blockers
     ]  # fmt: skip
     return table(
-        rows, ("block", "blocks", "only blocker", "pages", "handle", title), right=range(5)
+        rows,
+        ("block", "blocks", "only blocker", "pages", "handle", title),
+        right=range(5),
+        spare=("handle",),
     )
 
 
@@ -126,7 +129,12 @@ def _culprits(found: Sequence[Culprit], facts: Facts, stacks: bool, column: str)
             row.append(f"{culprit.in_movable:,}")
         rows.append([*row, ages, culprit.kind, culprit.handle or "-", owner])
     headers = ["blocks", "only blocker", "pages", *([column] if column else [])]
-    yield table(rows, [*headers, "age", "kind", "handle", "allocator"], right=range(len(headers)))
+    yield table(
+        rows,
+        [*headers, "age", "kind", "handle", "allocator"],
+        right=range(len(headers)),
+        spare=("handle", "kind"),
+    )
 
 
 def explain_text(block: int, runs: Sequence[Run], facts: Facts) -> Iterator[str]:
@@ -143,7 +151,7 @@ def explain_text(block: int, runs: Sequence[Run], facts: Facts) -> Iterator[str]
     ]  # fmt: skip
     headers = ("pfn", "pages", "order", "state", "mobility", "asked for", "age", "task", "handle",
                "allocator")  # fmt: skip
-    yield table(rows, headers, right=(1, 2, 6))
+    yield table(rows, headers, right=(1, 2, 6), spare=("handle", "asked for"))
 
 
 def _alike(runs: Sequence[Run]) -> Iterator[list[Run]]:
@@ -217,7 +225,7 @@ def cma_text(reports: Sequence[CmaReport], names: Names) -> Iterator[str]:
         yield "\npages that cannot be migrated\n"
         heads = ("area", "pfn", "why", "state", "references", "mappings", "last migrated for",
                  "age", "handle", "allocator")  # fmt: skip
-        yield table(stuck, heads, right=(4, 5, 7))
+        yield table(stuck, heads, right=(4, 5, 7), spare=("handle", "state"), keys=2)
 
 
 def _reason(reason: int | None, names: Names) -> str:

@@ -6,41 +6,107 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.leaks.leaks import LeakGroup, Leaks, SlabLeak, Task
+from drgn_pageowner.analysis.leaks.owners import CONFIDENCES, LeakOwner, leak_owners, without_offset
 from drgn_pageowner.analysis.leaks.suspects import Suspect
+from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.escape import word
 from drgn_pageowner.model.fingerprint import Fingerprint
 from drgn_pageowner.model.kernel import Facts
-from drgn_pageowner.render.table import ages, pages_size
+from drgn_pageowner.render.table import ages, are, counted, pages_size, table
 
 __all__ = ("leaks_text", "pfns_text", "suspects_text", "tasks_text")
 
 _PFNS = 8
 
 
-def leaks_text(result: Leaks, facts: Facts, limit: int | None) -> Iterator[str]:
-    """Yield the totals in one line, then one paragraph per group."""
-    size = facts.page_size
-    yield (
-        f"{result.lost_allocations:,} allocations of {result.lost_pages:,} pages "
-        f"({pages_size(result.lost_pages * size)}) are reached from no root; "
-        f"{result.by_number_allocations:,} ({result.by_number_pages:,} pages) are known only by "
-        f"PFN, {result.reachable_allocations:,} ({result.reachable_pages:,} pages) are reachable\n"
-    )
+def leaks_text(
+    result: Leaks,
+    owners: Sequence[LeakOwner],
+    facts: Facts,
+    limit: int | None,
+    *,
+    stacks: bool = False,
+) -> Iterator[str]:
+    """
+    Yield the answer in one line, then one line per owner.
+
+    :param owners: What to show of *result*: some or all of its groups, summed up.
+    :param stacks: Whether to describe the groups of each owner, with their stacks.
+    """
+    yield _headline(result, facts)
     if result.holes is not None:
         yield f"not all of memory could be searched, so these may be held: {result.holes}\n"
-    for group in result.groups[:limit]:
+    shown = owners[:limit]
+    if shown:
         yield "\n"
-        yield from _group(group, result, facts)
-    if limit is not None and len(result.groups) > limit:
-        yield f"\n{limit} of {len(result.groups)} groups shown (--limit 0: all)\n"
+        yield _owners_table(shown, result)
+    if limit is not None and len(owners) > limit:
+        yield f"\n{limit} of {len(owners)} owners shown (--limit 0: all)\n"
+    if stacks:
+        for number, owner in enumerate(shown, 1):
+            for group in owner.groups:
+                yield f"\n#{number} "
+                yield from _group(group, result, facts)
+    elif shown:
+        yield "\n--stacks or a number shows stacks, tasks and PFNs (leaks 1)\n"
     if result.slab is not None:
-        yield from _slab(result.slab, limit)
+        yield from _slab(result.slab, limit, stacks=stacks)
+
+
+def _headline(result: Leaks, facts: Facts) -> str:
+    """Say how much is lost, by how many owners, and how sure that is."""
+    lost = leak_owners(result.lost_groups, "allocator")
+    known = (
+        f"{counted(result.by_number_pages, 'page')} {are(result.by_number_pages)} known only by "
+        f"PFN, {counted(result.reachable_pages, 'page')} {are(result.reachable_pages)} reachable"
+    )
+    if not result.lost_pages:
+        return f"no page is lost. {known}\n"
+    verb = "may be" if result.holes is not None else are(result.lost_pages)
+    sure = []
+    for confidence in CONFIDENCES:
+        pages = sum(g.pages for g in result.lost_groups if g.confidence == confidence)
+        if pages:
+            sure.append(f"{confidence} for {pages:,}")
+    return (
+        f"{counted(result.lost_pages, 'page')} "
+        f"({pages_size(result.lost_pages * facts.page_size)}) in "
+        f"{counted(result.lost_allocations, 'allocation')} {verb} lost, by "
+        f"{counted(len(lost), 'owner')}; confidence: {', '.join(sure)}. {known}\n"
+    )
+
+
+# Verdicts in a table.
+_SHORT = {
+    "only reachable from unreachable": "behind unreachable",
+    "held by nothing but itself": "ring",
+    "known only by PFN": "PFN only",
+}
+
+
+def _owners_table(owners: Sequence[LeakOwner], result: Leaks) -> str:
+    rows = [
+        [
+            number,
+            f"{owner.pages:,}",
+            pages_size(owner.bytes),
+            f"{owner.allocations:,}",
+            _SHORT.get(owner.verdict, owner.verdict)
+            + (f" +{owner.verdicts - 1}" if owner.verdicts > 1 else ""),
+            owner.confidence,
+            word(owner.owner),
+            ages(owner.oldest_ns, owner.newest_ns, result.now_ns),
+        ]
+        for number, owner in enumerate(owners, 1)
+    ]
+    headers = ["#", "pages", "size", "allocations", "verdict", "confidence", "owner", "age"]
+    return table(rows, headers, right=(0, 1, 2, 3), spare=("size", "allocations"))
 
 
 def _group(group: LeakGroup, result: Leaks, facts: Facts) -> Iterator[str]:
     yield (
-        f"{group.verdict}: {group.pages:,} pages ({pages_size(group.bytes)}) in "
-        f"{group.allocations:,} of {group.of_stack:,} allocations of {group.allocator}\n"
+        f"{group.verdict}: {counted(group.pages, 'page')} ({pages_size(group.bytes)}) in "
+        f"{group.allocations:,} of {counted(group.of_stack, 'allocation')} of {group.allocator}\n"
     )
     yield f"  confidence: {group.confidence}: {'; '.join(group.reasons)}\n"
     if result.now_ns is not None and group.oldest_ns is not None:
@@ -96,9 +162,15 @@ def pfns_text(pfns: Sequence[int]) -> str:
     return f"{shown} and {len(pfns) - _PFNS:,} more" if len(pfns) > _PFNS else shown
 
 
-def _slab(leaks: Sequence[SlabLeak], limit: int | None) -> Iterator[str]:
+def _slab(leaks: Sequence[SlabLeak], limit: int | None, *, stacks: bool) -> Iterator[str]:
     total = sum(leak.objects for leak in leaks)
-    yield f"\n{total:,} slab objects are reached from no root\n"
+    yield f"\n{counted(total, 'slab object')} {are(total)} reached from no root\n"
+    if not stacks:
+        if leaks:
+            yield "\n" + _slab_table(leaks[:limit])
+        if limit is not None and len(leaks) > limit:
+            yield f"\n{limit} of {len(leaks)} groups shown (--limit 0: all)\n"
+        return
     for leak in leaks[:limit]:
         yield (
             f"\n{leak.verdict}: {leak.objects:,} objects ({pages_size(leak.bytes)}) of "
@@ -122,13 +194,39 @@ def _slab(leaks: Sequence[SlabLeak], limit: int | None) -> Iterator[str]:
         yield from (f"    {frame}\n" for frame in leak.stack)
 
 
-def suspects_text(found: Sequence[Suspect], facts: Facts, limit: int | None) -> Iterator[str]:
-    """Yield one paragraph per stack, those with most reasons first."""
-    yield f"{len(found):,} stacks look like leaks; this is no proof (leaks without --suspects)\n"
-    for suspect in found[:limit]:
+def _slab_table(leaks: Sequence[SlabLeak]) -> str:
+    rows = []
+    for leak in leaks:
+        owner = leak.tag or "-"
+        if leak.tag is None and leak.stack:
+            owner = str(allocator_of(leak.stack) or "-")
+        elif leak.tag is None and leak.fingerprint is not None:
+            owner = leak.fingerprint.text
+        rows.append(
+            [f"{leak.objects:,}", pages_size(leak.bytes), word(leak.cache),
+             _SHORT.get(leak.verdict, leak.verdict),
+             word(without_offset(owner)), f"{leak.addresses[0]:#x}"]
+        )  # fmt: skip
+    headers = ["objects", "size", "cache", "verdict", "owner", "first"]
+    return table(rows, headers, right=(0, 1), spare=("size",))
+
+
+def suspects_text(
+    found: Sequence[Suspect], facts: Facts, limit: int | None, *, stacks: bool = False
+) -> Iterator[str]:
+    """
+    Yield one line per stack, those with most reasons first.
+
+    :param stacks: Whether to yield a paragraph per stack instead, with its tasks and frames.
+    """
+    look = "looks like a leak" if len(found) == 1 else "look like leaks"
+    yield f"{counted(len(found), 'stack')} {look}; this is no proof (leaks without --suspects)\n"
+    if not stacks and found:
+        yield "\n" + _suspects_table(found[:limit], facts)
+    for suspect in found[:limit] if stacks else ():
         yield (
-            f"\n{suspect.pages:,} pages ({pages_size(suspect.bytes)}) in "
-            f"{suspect.allocations:,} allocations of {suspect.allocator}\n"
+            f"\n{counted(suspect.pages, 'page')} ({pages_size(suspect.bytes)}) in "
+            f"{counted(suspect.allocations, 'allocation')} of {suspect.allocator}\n"
         )
         yield f"  reasons: {'; '.join(suspect.reasons)}\n"
         if facts.now_ns is not None and suspect.oldest_ns is not None:
@@ -140,3 +238,34 @@ def suspects_text(found: Sequence[Suspect], facts: Facts, limit: int | None) -> 
         yield from (f"    {frame}\n" for frame in suspect.stack)
     if limit is not None and len(found) > limit:
         yield f"\n{limit} of {len(found)} shown (--limit 0: all)\n"
+    if found and not stacks:
+        yield "\n--stacks shows stacks, tasks and reasons in full\n"
+
+
+_REASONS = {
+    "it grows": "grows",
+    "most of it is older": "old",
+    "the tasks": "tasks gone",
+    "a frame": "module gone",
+}
+
+
+def _short_reason(reason: str) -> str:
+    return next((short for start, short in _REASONS.items() if reason.startswith(start)), reason)
+
+
+def _suspects_table(found: Sequence[Suspect], facts: Facts) -> str:
+    rows = [
+        [
+            f"{suspect.pages:,}",
+            pages_size(suspect.bytes),
+            f"{suspect.allocations:,}",
+            "-" if suspect.pages_per_hour is None else f"{suspect.pages_per_hour:,.0f}",
+            word(without_offset(suspect.allocator)),
+            ages(suspect.oldest_ns, suspect.newest_ns, facts.now_ns),
+            ", ".join(map(_short_reason, suspect.reasons)),
+        ]
+        for suspect in found
+    ]
+    headers = ["pages", "size", "allocations", "pages/h", "owner", "age", "reasons"]
+    return table(rows, headers, right=(0, 1, 2, 3), spare=("size", "allocations", "pages/h"))

@@ -213,6 +213,10 @@ def records_csv(snapshot: Snapshot) -> Iterator[str]:
         yield texts.text()
 
 
+# What a narrow table does without.
+_SPARE = ("handle", "memcg", "node", "migratetype")
+
+
 def records_table(snapshot: Snapshot) -> Iterator[str]:
     """Yield one row per record, with the allocator instead of the whole stack."""
     columns = RecordColumns(snapshot)
@@ -242,7 +246,7 @@ def records_table(snapshot: Snapshot) -> Iterator[str]:
         "handle", "allocator",
     )  # fmt: skip
     if rows:
-        yield table(rows, headers, right=(0, 1, 4, 6, 9, 10)) + "\n"
+        yield table(rows, headers, right=(0, 1, 4, 6, 9, 10), spare=_SPARE) + "\n"
     if snapshot.says_pages():
         yield f"{len(snapshot):,} records, {int(snapshot.pages.sum()):,} pages\n"
     else:

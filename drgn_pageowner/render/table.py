@@ -3,34 +3,184 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from drgn_pageowner.escape import word
+from drgn_pageowner.render.terminal import columns, shortened
 from drgn_pageowner.units import age, pages_size, share
 
-__all__ = ("age", "ages", "csv_cell", "csv_row", "pages_size", "seconds", "share", "table")
+__all__ = (
+    "age", "ages", "are", "counted", "csv_cell", "csv_row", "pages_size", "seconds", "share",
+    "table",
+)  # fmt: skip
 
 # First characters that make a spreadsheet evaluate a cell. A tab or a carriage return does so too,
 # but these are escaped.
 _FORMULA = ("=", "+", "-", "@")
 
 
-def table(rows: Sequence[Sequence[Any]], headers: Sequence[str], right: Sequence[int] = ()) -> str:
-    """Format a table; the columns whose numbers are in *right* are right-aligned."""
+def table(
+    rows: Sequence[Sequence[Any]],
+    headers: Sequence[str],
+    right: Collection[int] = (),
+    *,
+    spare: Sequence[str] = (),
+    keys: int = 1,
+) -> str:
+    """
+    Format *rows* under *headers*, no wider than the terminal.
+
+    Of a table that is too wide, a last column of stacks is printed below the rows, as perf does,
+    and headers get several lines; then it loses the columns *spare* and names are shortened in
+    their middle; then it is broken into several tables.
+
+    :param right: The columns that are set to the right, by number. The others are texts.
+    :param spare: Headers of the columns that can be left out, in that order.
+    :param keys: The number of columns, from the first on, that every one of several tables has.
+    """
+    cells = [[str(cell).split("\n") for cell in row] for row in rows]
+    bodies = [max((len(line) for row in cells for line in row[c]), default=0)
+              for c in range(len(headers))]  # fmt: skip
+    names = [[header] for header in headers]
+    width = columns()
+    numbers = [column in right for column in range(len(headers))]
+    chosen = list(range(len(headers)))
+    below: list[Sequence[str]] = []
+    if sum(_widths(bodies, names)) + 2 * (len(headers) - 1) > width:
+        names = [header.split(" ") for header in headers]
+        if any(len(row[-1]) > 1 for row in cells):
+            below = [row[-1] for row in cells]
+            chosen.pop()
+    widths = _widths(bodies, names)
+    for least, unwanted in ((_SHORT_NAME, ("", *spare)), (_SHORTEST_NAME, ("",))):
+        for header in unwanted:
+            if header and header in headers:
+                chosen.remove(list(headers).index(header))
+            limits = _limits(widths, names, chosen, numbers, width, least)
+            if limits is not None:
+                return _grid(cells, names, chosen, limits, right, below)
+    parts = _parts(widths, names, chosen, numbers, width, keys)
+    last = len(parts) - 1
+    return "\n".join(
+        _grid(cells, names, part, limits, right, below if number == last else ())
+        for number, (part, limits) in enumerate(parts)
+    )
+
+
+_Cells = Sequence[Sequence[Sequence[str]]]
+# A name is shortened to no less than the first while there are columns that can be left out, and
+# to no less than the second at all.
+_SHORT_NAME = 28
+_SHORTEST_NAME = 16
+_INDENT = "    "
+
+
+def _widths(bodies: Sequence[int], names: Sequence[Sequence[str]]) -> list[int]:
+    """Return the widths of columns, from those of their cells and headers."""
+    return [max(body, *map(len, name)) for body, name in zip(bodies, names, strict=True)]
+
+
+def _limits(
+    widths: Sequence[int],
+    names: Sequence[Sequence[str]],
+    chosen: Sequence[int],
+    numbers: Sequence[bool],
+    width: int,
+    shortest: int = _SHORTEST_NAME,
+) -> dict[int, int] | None:
+    """
+    Find how far names must be shortened for the table to fit.
+
+    :return: Column -> its greatest width; ``None`` if the table cannot be made to fit.
+    """
+    limits = {column: widths[column] for column in chosen}
+    excess = sum(limits.values()) + 2 * (len(chosen) - 1) - width
+    texts = [column for column in chosen if not numbers[column]]
+    while excess > 0:
+        # The widest one first: short names say more per character.
+        column = max(texts, key=lambda c: limits[c], default=None)
+        least = max(shortest, *(len(line) for line in names[column or 0]))
+        if column is None or limits[column] <= least:
+            return None
+        limits[column] -= 1
+        excess -= 1
+    return limits
+
+
+def _parts(
+    widths: Sequence[int],
+    names: Sequence[Sequence[str]],
+    chosen: Sequence[int],
+    numbers: Sequence[bool],
+    width: int,
+    keys: int,
+) -> list[tuple[list[int], dict[int, int]]]:
+    """Share the columns out to as few tables as possible, all of which have the first *keys*."""
+    parts: list[tuple[list[int], dict[int, int]]] = []
+    first = list(chosen[:keys])
+    part = list(first)
+    limits = _limits(widths, names, part, numbers, width) or {}
+    for column in chosen[keys:]:
+        wider = _limits(widths, names, [*part, column], numbers, width)
+        if wider is None and len(part) > len(first):
+            parts.append((part, limits))
+            part = list(first)
+            wider = _limits(widths, names, [*part, column], numbers, width)
+        part = [*part, column]
+        limits = wider or {c: min(widths[c], width // 2 - 1) for c in part}
+    return [*parts, (part, limits)]
+
+
+def _grid(
+    cells: _Cells,
+    names: Sequence[Sequence[str]],
+    chosen: Sequence[int],
+    limits: Mapping[int, int],
+    right: Collection[int],
+    below: Sequence[Sequence[str]],
+) -> str:
+    """Format the columns *chosen*, with *below* between the rows."""
     from tabulate import tabulate
 
-    align = ["right" if column in right else "left" for column in range(len(headers))]
-    return (
-        tabulate(
-            rows,
-            headers,
-            tablefmt="simple",
-            disable_numparse=True,
-            colalign=align if rows else None,
-        )
-        + "\n"
+    def fitted(row: Sequence[Sequence[str]]) -> list[str]:
+        return [
+            "\n".join(shortened(line, limits[column]) for line in row[column]) for column in chosen
+        ]
+
+    height = max((len(names[column]) for column in chosen), default=1)
+    title = [[""] * (height - len(name)) + list(name) for name in names]
+    rule = ["-" * limits[column] for column in chosen]
+    grid = [fitted(title), rule, *map(fitted, cells)]
+    text = tabulate(
+        grid,
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=["right" if column in right else "left" for column in chosen],
+        preserve_whitespace=False,
     )
+    lines = [line.rstrip() for line in text.split("\n")]
+    if below:
+        heights = [max((len(row[column]) for column in chosen), default=1) for row in cells]
+        position = height + 1
+        mixed = lines[:position]
+        room = columns() - len(_INDENT)
+        for number, more in zip(heights, below, strict=True):
+            mixed += lines[position : position + number]
+            mixed += [_INDENT + shortened(line, room) for line in more]
+            position += number
+        lines = mixed
+    return "\n".join(lines) + "\n"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun: ``"1 page"``, ``"2,000 pages"``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def are(number: int) -> str:
+    """Return the verb that goes with a number of things: ``"is"`` or ``"are"``."""
+    return "is" if number == 1 else "are"
 
 
 def csv_row(values: Iterable[Any]) -> list[Any]:

@@ -45,8 +45,11 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
                 owner or "(no stack)",
             ]
         )
+    # The largest owner of one allocator is that.
+    repeated = ["largest owner"] if "allocator" in keys else []
     if rows:
-        yield table(rows, headers, right=range(4)) + "\n"
+        spare = (*repeated, "handle", "share", "size")
+        yield table(rows, headers, right=range(4), spare=spare) + "\n"
     shown = sum(group.pages for group in result.groups)
     yield (
         f"{len(result.groups):,} of {result.number_of_groups:,} groups shown: "

@@ -158,6 +158,8 @@ def top(
     sort: Sequence[str] = ("pages",),
     limit: int | None = None,
     depth: int | None = None,
+    skip: int = 0,
+    min_pages: int = 0,
 ) -> Top:
     """
     Group the records of *snapshot*.
@@ -167,24 +169,26 @@ def top(
         and allocations sort largest first, everything else smallest first.
     :param limit: The greatest number of groups to return.
     :param depth: Compare only that many frames of each stack, counted from the innermost.
+    :param skip: Leave out that many of the innermost frames first.
+    :param min_pages: Base pages that a group must have to be returned.
     :raises UsageError: if a key is unknown, or this kernel does not record it
     """
-    found = _grouping(snapshot, by, depth)
+    found = _grouping(snapshot, by, depth, skip)
     group, keys, pages, allocations = found.group, found.keys, found.pages, found.allocations
     oldest, newest = _extremes(snapshot, group, len(keys))
     order = _order(sort, by, keys, pages, allocations, oldest, newest, found.values)
-    shown = order[:limit]
+    shown = order[pages[order] >= min_pages][:limit]
     stack_of = _largest_stacks(group, found.stacks, snapshot.pages, shown)
+    cut = depth if depth is not None else skip or None
     groups = []
     for position, number in enumerate(shown.tolist()):
         stack = stack_of[position]
         frames = snapshot.stack_frames(stack)
-        if depth is not None:
-            frames = frames[:depth]
+        frames = frames[skip : None if depth is None else skip + depth]
         handle = int(snapshot.stacks.handles[stack]) if stack >= 0 else 0
         groups.append(
             Group(
-                found.labels(snapshot, number, handle, depth),
+                found.labels(snapshot, number, handle, cut),
                 int(allocations[number]) if found.counted else None,
                 int(pages[number]),
                 int(pages[number]) * snapshot.facts.page_size,
@@ -224,13 +228,13 @@ def tally(snapshot: Snapshot, by: Sequence[str] = ("stack",)) -> Tally:
     return Tally(keys, found.pages, found.allocations, handles)
 
 
-def _grouping(snapshot: Snapshot, by: Sequence[str], depth: int | None) -> _Grouping:
+def _grouping(snapshot: Snapshot, by: Sequence[str], depth: int | None, skip: int = 0) -> _Grouping:
     needed = frozenset(column for key in by for column in GROUP_KEYS[key])
     for column in sorted(needed - snapshot.columns.keys() - {"ts_nsec"}):
         raise UsageError(snapshot.lacks(column))
     if "age" in by and ("ts_nsec" not in snapshot or snapshot.facts.now_ns is None):
         raise UsageError("this kernel's page_owner does not record when a page was allocated")
-    stacks = _cut(snapshot, depth) if depth is not None else snapshot.stack
+    stacks = _cut(snapshot, depth, skip) if depth is not None or skip else snapshot.stack
     codes = []
     values: dict[str, Array] = {}
     for key in by:
@@ -246,15 +250,19 @@ def _grouping(snapshot: Snapshot, by: Sequence[str], depth: int | None) -> _Grou
     return _Grouping(list(by), group, keys, values, stacks, pages, allocations, counted)
 
 
-def _cut(snapshot: Snapshot, depth: int) -> Array:
+def _cut(snapshot: Snapshot, depth: int | None, skip: int) -> Array:
     """
-    Return every record's stack number; stacks that agree in their first frames get the same number.
+    Return every record's stack number, the same for stacks with the same frames.
+
+    :param depth: The number of frames to compare; ``None`` for all.
+    :param skip: The number of frames to leave out before.
     """
+    end = None if depth is None else skip + depth
     stacks = snapshot.stack
     numbers, inverse = distinct(stacks)
     first: dict[bytes, int] = {}
     same = [
-        first.setdefault(snapshot.stacks[number][:depth].tobytes(), number)
+        first.setdefault(snapshot.stacks[number][skip:end].tobytes(), number)
         for number in numbers.tolist()
     ]
     result: Array = np.array(same, np.int64)[inverse] if len(stacks) else stacks

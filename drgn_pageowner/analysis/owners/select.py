@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,7 +20,10 @@ from drgn_pageowner.model.columns import STORED, Column, Form, Match, comm_text
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
-__all__ = ("CRITERIA", "Filter", "select")
+__all__ = ("CRITERIA", "Filter", "absent", "contained", "select")
+
+# Names that are offered for one that is nowhere.
+_NEAR = 4
 
 CRITERIA: Mapping[str, Column] = {
     column.criterion.name: column for column in STORED.values() if column.criterion is not None
@@ -42,7 +46,7 @@ class Filter:
     module: Sequence[str] = ()
     """Names of modules, one of which has a frame in the stack; patterns allowed."""
     stack_contains: Sequence[str] = ()
-    """Functions in the stack; patterns allowed."""
+    """Parts of the names of functions, all of which must be in the stack; patterns allowed."""
     min_age_ns: int | None = None
     max_age_ns: int | None = None
     since_ns: int | None = None
@@ -158,19 +162,25 @@ def _known(name: str, names: Mapping[str, int], what: str) -> str:
     raise UsageError(f"unknown {what} {name!r}: this kernel has {', '.join(names)}")
 
 
-def _patterns(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Array:
-    def texts(value: Any) -> Sequence[str]:
-        if column.form is Form.COMM:
-            return (comm_text(value),)
-        if column.form is Form.TAG:
-            return (snapshot.tag_text(value) or "",)
-        memcg = snapshot.memcgs[value]
-        return memcg.name, memcg.path
+def _texts_of(snapshot: Snapshot, column: Column, value: Any) -> Sequence[str]:
+    """Return the texts that a pattern for *column* may match."""
+    if column.form is Form.COMM:
+        return (comm_text(value),)
+    if column.form is Form.TAG:
+        return (snapshot.tag_text(value) or "",)
+    memcg = snapshot.memcgs[value]
+    return memcg.name, memcg.path
 
+
+def _patterns(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Array:
     found, inverse = distinct(snapshot[column.name])
     right = [
         value != column.none
-        and any(fnmatch.fnmatchcase(text, pattern) for text in texts(value) for pattern in values)
+        and any(
+            fnmatch.fnmatchcase(text, pattern)
+            for text in _texts_of(snapshot, column, value)
+            for pattern in values
+        )
         for value in found.tolist()
     ]
     result: Array = np.array(right, bool)[inverse]
@@ -214,7 +224,7 @@ def _by_time(snapshot: Snapshot, wanted: Filter) -> Array:
 
 def _stack_test(wanted: Filter) -> Callable[[StackTable], Array]:
     """Return a function that finds stacks that have the modules and functions of *wanted*."""
-    functions = [re.compile(fnmatch.translate(name)) for name in wanted.stack_contains]
+    functions = [re.compile(fnmatch.translate(contained(n))) for n in wanted.stack_contains]
     modules = [re.compile(fnmatch.translate(name)) for name in wanted.module]
 
     def test(table: StackTable) -> Array:
@@ -235,3 +245,60 @@ def _is_named(function: re.Pattern[str], frame: Frame) -> bool:
 def _is_of_module(modules: Sequence[re.Pattern[str]], frame: Frame) -> bool:
     owner = frame.module
     return owner is not None and any(module.match(owner) for module in modules)
+
+
+def contained(text: str) -> str:
+    """Return the pattern for names that contain *text*, unless it is a pattern itself."""
+    return text if any(c in text for c in "*?[") else f"*{text}*"
+
+
+def absent(snapshot: Snapshot, wanted: Filter, chosen: Snapshot) -> Iterator[str]:
+    """
+    Yield a line for every value of a filter that no record of *snapshot* has.
+
+    :param chosen: The records that were selected. Only if there are none, modules and functions
+        are looked for in all stacks.
+    """
+    for name, values in wanted.where.items():
+        if CRITERIA[name].name in snapshot:
+            yield from _absent_values(snapshot, name, values)
+    if len(chosen) or not (wanted.module or wanted.stack_contains):
+        return
+    frames = list(snapshot.frames(snapshot.used_pcs().tolist()))
+    modules = {frame.module for frame in frames if frame.module is not None}
+    yield from _absent_names("module", wanted.module, modules)
+    functions = {frame.name for frame in frames if frame.name is not None}
+    yield from _absent_names("a stack with", list(map(contained, wanted.stack_contains)), functions)
+
+
+def _absent_values(snapshot: Snapshot, name: str, values: Sequence[Any]) -> Iterator[str]:
+    column = CRITERIA[name]
+    match = column.criterion.match if column.criterion is not None else None
+    if match is Match.PATTERNS:
+        yield from _absent_names(name, values, _all_texts(snapshot, column))
+    elif match is Match.NUMBERS:
+        known = np.unique(snapshot[column.name])
+        yield from (f"no record has {name} {value}" for value in values if value not in known)
+
+
+def _absent_names(what: str, patterns: Sequence[str], names: Collection[str]) -> Iterator[str]:
+    """Yield a line for every pattern that none of *names* matches, with names that are like it."""
+    for pattern in patterns:
+        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            continue
+        value = pattern.strip("*?")
+        some = sorted(name for name in names if value and value.lower() in name.lower())
+        near = [*some, *difflib.get_close_matches(value, list(names), _NEAR, 0.5)]
+        hint = f"; near: {', '.join(list(dict.fromkeys(near))[:_NEAR])}" if near else ""
+        yield f"no record has {what} {value!r}{hint}"
+
+
+def _all_texts(snapshot: Snapshot, column: Column) -> set[str]:
+    """Return every text that the values of *column* have."""
+    found, _ = distinct(snapshot[column.name])
+    return {
+        text
+        for value in found.tolist()
+        if value != column.none
+        for text in _texts_of(snapshot, column, value)
+    }

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Fit text to the width of the terminal, and colour it.
+
+The width is ``COLUMNS`` if that is set, else the terminal's own, and 80 where there is neither: an
+answer is read in a terminal sooner or later, also if it goes to a file first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ("columns", "fold", "paint", "shortened", "wants_colour")
+
+_ELLIPSIS = "..."
+# Narrower than this, nothing fits.
+_LEAST = 40
+
+# Between the name of a line and its text.
+_GAP = re.compile(r"\S {2,}(?=\S)")
+
+_RED, _YELLOW, _GREEN, _CYAN = "31", "33", "32", "36"
+_SEVERITIES = {"bad": _RED, "warning": _YELLOW, "ok": _GREEN, "good": _GREEN}
+_SEVERITY = re.compile(r"^(?P<word>bad|warning|ok|good)(?=: | {2,}|$)", re.IGNORECASE)
+# The module of a frame, as %pS prints it.
+_MODULE = re.compile(r"(?<=\S )\[(?!\d+\])[\w-]+\](?=\s|$)")
+
+
+def columns() -> int:
+    """Return the width that lines for people may have, in characters."""
+    return max(shutil.get_terminal_size((80, 24)).columns, _LEAST)
+
+
+def wants_colour(choice: str, out: Any, environment: Mapping[str, str] | None = None) -> bool:
+    """
+    Decide whether to print in colour.
+
+    :param choice: The value of ``--color``: ``auto``, ``always`` or ``never``.
+    :param out: The stream to print to; ``auto`` colours a terminal, unless ``NO_COLOR`` is set to
+        anything, or ``TERM`` is ``dumb``.
+    """
+    if choice != "auto":
+        return choice == "always"
+    known = os.environ if environment is None else environment
+    return out.isatty() and not known.get("NO_COLOR") and known.get("TERM") != "dumb"
+
+
+def shortened(text: str, width: int) -> str:
+    """Return *text* in at most *width* characters, with ``...`` in place of its middle."""
+    if len(text) <= width:
+        return text
+    if width <= len(_ELLIPSIS):
+        return text[:width]
+    kept = width - len(_ELLIPSIS)
+    # The end tells more: it has the offset, the module or the file's name.
+    first = kept // 2
+    return text[:first] + _ELLIPSIS + text[len(text) - (kept - first) :]
+
+
+def fold(line: str, width: int) -> list[str]:
+    """
+    Break a line of prose into lines of at most *width* characters.
+
+    The lines that follow the first begin below its text: below the second column if the line is a
+    name and a text, with more than one space between them.
+    """
+    if len(line) <= width:
+        return [line]
+    indent = len(line) - len(line.lstrip(" "))
+    gap = _GAP.search(line, indent)
+    text_at = gap.end() if gap is not None and gap.end() <= width * 2 // 5 else indent + 2
+    hanging = " " * min(text_at, width // 2)
+    longest = width - len(hanging)
+    words = [shortened(word, longest) for word in line[indent:].split(" ")]
+    return textwrap.wrap(
+        " ".join(words),
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+        replace_whitespace=False,
+    )
+
+
+def paint(line: str) -> str:
+    """Return *line* with its severity and the modules of frames in colour."""
+    line = _SEVERITY.sub(lambda m: _painted(m["word"], _SEVERITIES[m["word"].lower()]), line)
+    return _MODULE.sub(lambda m: _painted(m.group(), _CYAN), line)
+
+
+def _painted(text: str, code: str) -> str:
+    return f"\033[{code}m{text}\033[0m"
