@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tell from pages alone what the buddy allocator gave out."""
+"""Find page allocations without page_owner records, from the state of each ``struct page``."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ def find_allocations(pages: Pages, tagged: Array | None = None) -> tuple[Array, 
     """
     Find every allocation of whole pages that is neither free, reserved nor a slab.
 
-    An allocation is a compound page, a single page, or a page with references and those without
-    that follow it in a block of 2^order pages: the tails of one made without ``__GFP_COMP``.
+    An allocation is a compound page, a single page, or a higher-order block that was allocated
+    without ``__GFP_COMP``. The first page of such a block has references, and the pages that follow
+    in the block of 2^order pages have none.
 
-    :param pages: With the column ``head``.
-    :param tagged: ``bool``, a row per page: whether it bears an allocation tag, which only the
-        first page of an allocation does; ``None`` of a kernel without tags.
-    :return: Row of the first page of each, ascending, and its number of base pages: ``int64``.
+    :param pages: All pages, with the column ``head``.
+    :param tagged: ``bool``, a row per page: whether the page has an allocation tag, which only the
+        first page of an allocation has; ``None`` for a kernel without tags.
+    :return: Row of the first page of each allocation, ascending: ``int64``; and the number of base
+        pages of each allocation: ``int64``.
     """
     number = len(pages)
     own = pages["head"] == np.arange(number)
     first = own & ~np.isin(pages.state, _NOT_ALLOCATED)
     followers = own & (pages.state == PageState.NOREF)
     if tagged is not None:
-        # Pages that are allocated frozen (v6.14) have no references, but a tag.
+        # Pages that were allocated with a reference count of 0 ("frozen" pages, v6.14) have a tag.
         first |= tagged & own & followers
         followers &= ~tagged
-    # A block does not go on behind a hole in memory.
+    # A block does not continue after a hole in memory.
     followers[pages.offsets[:-1][pages.offsets[:-1] < number]] = False
     rows = np.flatnonzero(first)
     compound = np.bincount(pages["head"], minlength=number)[rows]

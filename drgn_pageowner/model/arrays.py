@@ -26,8 +26,9 @@ Array = NDArray[Any]
 
 def ascending(values: Array) -> Array:
     """
-    Sort and deduplicate *values*, as ``np.unique()`` does; that function hashes since NumPy 2.3,
-    which is slower here.
+    Sort and deduplicate *values*, as ``np.unique()`` does.
+
+    Since NumPy 2.3 that function uses a hash table, which is slower here.
 
     :param values: Integers, shape ``(n,)``; they are sorted in place.
     """
@@ -40,11 +41,12 @@ def ascending(values: Array) -> Array:
 
 def cover(length: int, rows: Array, sizes: Array) -> Array:
     """
-    Return the index of the run that covers each of *length* rows.
+    Find which of several ranges of rows each row is in.
 
-    :param rows: ``int64``, shape ``(n,)``: where each run begins; -1 for nowhere.
-    :param sizes: ``int64``, the same shape.
-    :return: ``int32``, shape ``(length,)``: number of the run, or -1.
+    :param length: Number of rows.
+    :param rows: ``int64``, shape ``(n,)``: first row of each range; -1 to skip the range.
+    :param sizes: ``int64``, shape ``(n,)``: number of rows in each range.
+    :return: ``int32``, shape ``(length,)``: index of the range that contains the row, or -1.
     """
     owner = np.full(length, -1, np.int32)
     number = np.arange(len(rows), dtype=np.int32)
@@ -58,8 +60,8 @@ def cover(length: int, rows: Array, sizes: Array) -> Array:
 
 def distinct(values: Array) -> tuple[Array, Array]:
     """
-    ``np.unique(values, return_inverse=True)``, without sorting where the values are integers
-    that lie close together (stack numbers, orders, pids).
+    Return the same as ``np.unique(values, return_inverse=True)``, without sorting if *values* are
+    integers in a small range (stack indices, orders, pids).
 
     :param values: Shape ``(n,)``.
     :return: The ``m`` distinct values, ascending; and the index of each row's value among them:
@@ -86,10 +88,10 @@ def distinct(values: Array) -> tuple[Array, Array]:
 
 def ranges(starts: Array, lengths: Array) -> Array:
     """
-    Concatenate ``starts[i], ..., starts[i] + lengths[i] - 1`` of every *i*: a ragged ``arange``.
+    Concatenate the integers ``starts[i]`` to ``starts[i] + lengths[i] - 1`` for every ``i``.
 
     :param starts: Integers, shape ``(n,)``.
-    :param lengths: The same shape; none is negative.
+    :param lengths: Non-negative integers, shape ``(n,)``.
     :return: ``int64``, shape ``(lengths.sum(),)``.
     """
     ends = np.cumsum(lengths)
@@ -99,9 +101,12 @@ def ranges(starts: Array, lengths: Array) -> Array:
 
 def sums(groups: Array, weights: Array, number: int) -> Array:
     """
-    Sum *weights* in each of *number* groups; exact below 2^53.
+    Sum *weights* by group; sums are exact below 2^53.
 
-    :return: ``int64``, shape ``(number,)``.
+    :param groups: Integers, shape ``(n,)``: index of the group that each weight belongs to.
+    :param weights: Shape ``(n,)``.
+    :param number: Number of groups.
+    :return: ``int64``, shape ``(number,)``: sum of each group.
     """
     return np.bincount(groups, weights, minlength=number).astype(np.int64)
 
@@ -115,7 +120,7 @@ class Groups:
     inverse: Array
     """``int64``, shape ``(n,)``: the group of each row."""
     order: Array
-    """``int64``, shape ``(n,)``: the rows of each group, ascending, one group after another."""
+    """``int64``, shape ``(n,)``: row indices sorted by group, ascending in each group."""
     ends: Array
     """``int64``, shape ``(m,)``: the end of each group in :attr:`order`."""
 
@@ -132,7 +137,7 @@ class Groups:
 
     @property
     def starts(self) -> Array:
-        """The beginning of each group in :attr:`order`: ``int64``, shape ``(m,)``."""
+        """The start of each group in :attr:`order`: ``int64``, shape ``(m,)``."""
         result: Array = self.ends - self.counts
         return result
 
@@ -154,8 +159,8 @@ class Groups:
 
 def grouped(values: Array) -> tuple[Array, list[Array]]:
     """
-    Return the distinct *values*, ascending, and the indices of the rows with each value
-    (``int64``).
+    Return the distinct *values*, ascending, and for each of them the indices of the rows that have
+    it (``int64``).
     """
     groups = Groups.of(values)
     return groups.values, np.split(groups.order, groups.ends[:-1]) if len(groups) else []

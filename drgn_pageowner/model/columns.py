@@ -68,9 +68,9 @@ class Form(enum.Enum):
     HANDLE = enum.auto()
     """A ``depot_stack_handle_t``."""
     PAGES = enum.auto()
-    """``2^order``, a number."""
+    """The number of base pages, ``2^order``, where the column has the order."""
     PAGEBLOCK = enum.auto()
-    """The number of the pageblock of a PFN."""
+    """The number of the pageblock that contains a PFN."""
     GFP = enum.auto()
     """The kernel's names of gfp flags."""
     MIGRATETYPE = enum.auto()
@@ -80,15 +80,16 @@ class Form(enum.Enum):
     PAGE_FLAGS = enum.auto()
     """The kernel's names of page flags."""
     ZONE = enum.auto()
-    """The name of a zone, by ``enum zone_type``."""
+    """The name of a zone; the column has its ``enum zone_type``."""
     COMM = enum.auto()
     """A task name."""
     MEMCG = enum.auto()
-    """The path of a memory cgroup, by its index in ``Snapshot.memcgs``."""
+    """The path of a memory cgroup; the column has its index in ``Snapshot.memcgs``."""
     TAG = enum.auto()
-    """An allocation tag as /proc/allocinfo prints it, by its place in ``Snapshot.tags``."""
+    """An allocation tag as /proc/allocinfo prints it; the column has its index in
+    ``Snapshot.tags``."""
     STACK = enum.auto()
-    """The frames of the stack that a handle names."""
+    """The frames of a stack; the column has the stack's handle."""
 
     @property
     def is_text(self) -> bool:
@@ -116,7 +117,7 @@ class Match(enum.Enum):
     NAMES = enum.auto()
     """Equal to one of several names, which the kernel must know."""
     FLAGS = enum.auto()
-    """Containing all of several flags, given by name."""
+    """Having all of several flags, given by name."""
     PATTERNS = enum.auto()
     """Matching one of several patterns with ``*``, ``?`` and ``[...]``."""
 
@@ -137,7 +138,7 @@ class Column:
     name: str
     """Its name in snapshots, JSON, CSV, SQL and Parquet files."""
     doc: str
-    """What it holds."""
+    """The meaning of its values."""
     origin: Origin
     dtype: str = "int64"
     """The NumPy dtype."""
@@ -151,17 +152,17 @@ class Column:
     none_if: str = ""
     """The condition under which a record has that value."""
     listed: bool = True
-    """Whether ``list --format json`` has it."""
+    """Whether ``list --format json`` prints the column."""
     key: str = ""
-    """Its key for ``top --by``; empty if records cannot be grouped by it."""
+    """Key for ``top --by``; empty if records cannot be grouped by the column."""
     criterion: Criterion | None = None
-    """The filter that selects by it."""
+    """The filter that selects records by the column, if there is such a filter."""
     word: str = ""
     """The word before the value in /sys/kernel/debug/page_owner."""
 
     @property
     def always(self) -> bool:
-        """Whether every snapshot has it, even if it was not requested."""
+        """Whether every snapshot has the column, even if it was not requested."""
         return self.origin is Origin.ENTRY or self.name == "order"
 
     @property
@@ -170,8 +171,9 @@ class Column:
         return self.form in (Form.PFN, Form.TIME)
 
 
-# The members of struct page_owner are those of all kernels so far; the reader takes those that
-# this kernel has. The record, then still a part of struct page_ext, had order and gfp_mask first:
+# Origin.MEMBER columns are the members of struct page_owner in all kernel versions; the reader
+# decodes those that this kernel has. order and gfp_mask have existed from the start, when the
+# record was still part of struct page_ext:
 # 48c96a368579 ("mm/page_owner: keep track of page owners") (in v3.19).
 COLUMNS = (
     Column(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The pages that a dump file holds, and those that are missing from it."""
+"""The pages whose contents are in a dump file, and those that are missing from it."""
 
 from __future__ import annotations
 
@@ -70,14 +70,19 @@ class PfnRanges:
 
 
 class RangeBuilder:
-    """Builder of :class:`PfnRanges` from masks that continue one another."""
+    """Builds :class:`PfnRanges` from boolean masks of consecutive PFNs, added in PFN order."""
 
     def __init__(self) -> None:
         self._start: list[Array] = []
         self._end: list[Array] = []
 
     def add(self, mask: Array, first: int) -> None:
-        """:param mask: ``bool``, a row per PFN from *first* on."""
+        """
+        Add the PFNs whose element of *mask* is true.
+
+        :param mask: ``bool``, one element per PFN.
+        :param first: PFN of the first element.
+        """
         edges = np.flatnonzero(np.diff(mask.view(np.int8), prepend=0, append=0)) + first
         self._start.append(edges[::2])
         self._end.append(edges[1::2])
@@ -96,26 +101,26 @@ class RangeBuilder:
 
 @dataclass
 class DumpContents:
-    """The pages of a dump file, according to its own tables and its length."""
+    """The pages that a dump file lists, has and lacks, by its own tables and its length."""
 
     format: str
     """``"kdump"`` or ``"ELF"``."""
     page_size: int
     """In bytes."""
     listed: PfnRanges
-    """Pages that the file has according to its tables."""
+    """Pages that the file should have according to its tables."""
     present: PfnRanges
-    """Pages whose bytes are in the file."""
+    """Pages whose contents are in the file."""
     excluded: PfnRanges = field(default_factory=PfnRanges.empty)
     """Pages that exist on the machine and were excluded by the dump level."""
     level: int | None = None
     """makedumpfile's dump level: a sum of 1 (zero pages), 2 (cache), 4 (private cache), 8 (user
     data) and 16 (free pages); ``None`` if the file does not say."""
     incomplete: bool = False
-    """Whether makedumpfile marked the file as one that it could not finish."""
+    """Whether makedumpfile marked the file as incomplete."""
     part: tuple[int, int] | None = None
-    """First and end PFN that this file covers, if it is one part written by ``makedumpfile
-    --split``."""
+    """First PFN and end PFN (exclusive) of the part of memory in this file, if it is one of several
+    files written by ``makedumpfile --split``."""
     size: int = 0
     """Size of the file in bytes."""
     name: str = "the dump"
@@ -124,12 +129,12 @@ class DumpContents:
     @property
     def lost(self) -> PfnRanges:
         """
-        Return the pages that are in the file's tables, but whose contents are not in the file.
+        The pages that are listed in the file's tables, but whose contents are not in the file.
         """
         return self.listed.minus(self.present)
 
     def problems(self) -> list[str]:
-        """Return one line for each kind of loss, with the number of pages."""
+        """Return one line for each way in which pages are missing, with the number of pages."""
         name, lost, listed = self.name, len(self.lost), len(self.listed)
         lines = []
         if self.part is not None and lost:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Facts about the crash and the machine, for a post-mortem."""
+"""Facts about the crash and the machine, from the kernel log and global variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("Crash", "LogLine", "Oom", "Taint")
 
 @dataclass(frozen=True)
 class Taint:
-    """One reason why the kernel calls itself tainted."""
+    """One reason why the kernel is tainted."""
 
     letter: str
     """The letter that ``print_tainted()`` prints."""
@@ -33,27 +33,28 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Oom:
-    """The actions of the out-of-memory killer."""
+    """Activity of the out-of-memory killer: counts, and its lines in the kernel log."""
 
     kills: int | None
-    """Processes killed since boot (``oom_kill`` of ``/proc/vmstat``, v4.13); ``None`` where it
-    cannot be read."""
+    """Number of processes killed since boot (``oom_kill`` of ``/proc/vmstat``, v4.13); ``None`` if
+    it cannot be read."""
     victims: int | None
-    """Tasks that were being killed at the dump (``oom_victims``)."""
+    """Number of tasks that were being killed at the time of the dump (``oom_victims``)."""
     log: Sequence[LogLine] = ()
-    """Lines of the kernel log about it: the task that invoked it, and the tasks that it killed."""
+    """Lines of the kernel log about the task that invoked the OOM killer, and the tasks that were
+    killed."""
 
 
 @dataclass(frozen=True)
 class Crash:
-    """Facts about the machine and its crash, as far as the dump has them."""
+    """Facts about the machine and its crash; ``None`` for those that are not in the dump."""
 
     crash_time: int | None = None
     """``CRASHTIME`` of vmcoreinfo: seconds since 1970, UTC."""
     hardware: str | None = None
     """The hardware, as the kernel prints it in every backtrace (``dump_stack_arch_desc_str``)."""
     cpus: int | None = None
-    """CPUs that were online when it crashed."""
+    """Number of CPUs that were online at the crash."""
     command_line: str | None = None
     """``saved_command_line``."""
     task: tuple[int, str] | None = None

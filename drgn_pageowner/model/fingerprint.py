@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the content of memory says of its owner: addresses of symbols and objects, text, numbers."""
+"""Clues to the owner of memory in its contents: addresses of symbols and objects, text, magic."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from drgn_pageowner.model.arrays import Array
 __all__ = ("CLUE_KINDS", "Clue", "Contents", "Fingerprint", "find_numbers", "find_text")
 
 CLUE_KINDS = ("symbol", "gone module", "text", "number", "object", "per-CPU", "page", "itself")
-"""Kinds of clues; those that name an owner best come first."""
+"""Kinds of clues, the most specific ones first."""
 _TEXT_BYTES = 24
-"""Bytes of a text that are compared."""
+"""Number of bytes of a text that are compared."""
 _SHOWN = 3
-"""Offsets of the same clue that are named."""
+"""Maximum number of offsets printed for one clue."""
 _SHORTEST = 4
-"""Letters that make a text; fewer are numbers."""
+"""Minimum length of a text; shorter runs of printable bytes are taken for binary data."""
 
 # include/linux/poison.h, include/linux/spinlock_types_raw.h, include/uapi/linux/magic.h,
 # include/linux/elf.h.
@@ -44,14 +44,14 @@ _HALVES = {
 
 
 class Clue(NamedTuple):
-    """A word, or a text, that tells of the owner of memory."""
+    """A word or a text in memory that hints at the owner of that memory."""
 
     offset: int
-    """In bytes."""
+    """Offset in the memory, in bytes."""
     kind: str
     """One of :data:`CLUE_KINDS`."""
     text: str
-    """The symbol, the slab cache, the text, the name of the number."""
+    """The symbol, the slab cache, the text, or the name of the magic number."""
 
     @property
     def words(self) -> str:
@@ -70,22 +70,22 @@ class Clue(NamedTuple):
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The clues that memory of one owner has in common."""
+    """The clues that several pieces of memory, probably of one owner, have in common."""
 
     clues: Sequence[Clue]
-    """By offset."""
+    """The clues, sorted by offset."""
     zero: bool
-    """Whether it has nothing but zeroes."""
+    """Whether the memory contains only zeroes."""
     example: int
-    """Virtual address of one that has it."""
+    """Virtual address of a piece of memory with this fingerprint."""
     bytes: str
     """The first bytes of the example, in hexadecimal digits."""
     shared: int
-    """How many have it."""
+    """Number of pieces of memory with this fingerprint."""
 
     @property
     def text(self) -> str:
-        """The clues in words; first what names an owner."""
+        """The clues in words, the most specific kinds first."""
         if self.zero:
             return "all zero"
         if not self.clues:
@@ -104,38 +104,41 @@ def _places(offsets: Sequence[int]) -> str:
 
 @dataclass
 class Contents:
-    """The clues of many pieces of memory."""
+    """The clues found in ``n`` pieces of memory: ``m`` clues in all."""
 
     address: Array
-    """``uint64``, shape ``(n,)``: virtual address."""
+    """``uint64``, shape ``(n,)``: virtual address of each piece."""
     zero: Array
-    """``bool``, shape ``(n,)``: it has nothing but zeroes."""
+    """``bool``, shape ``(n,)``: whether the piece contains only zeroes."""
     there: Array
-    """``bool``, shape ``(n,)``: it is in the dump."""
+    """``bool``, shape ``(n,)``: whether the piece is in the dump."""
     piece: Array
-    """``int32``, shape ``(m,)``, a row per clue: the piece of memory that has it; ascending."""
+    """``int32``, shape ``(m,)``, a row per clue: index of the piece that contains it; ascending."""
     offset: Array
-    """``int32``, shape ``(m,)``: in bytes."""
+    """``int32``, shape ``(m,)``: offset of the clue in its piece, in bytes."""
     token: Array
     """``int32``, shape ``(m,)``: index in :attr:`tokens`."""
     tokens: Sequence[tuple[str, str]]
-    """Kind and text of a :class:`Clue`."""
+    """The distinct clues: :attr:`Clue.kind` and :attr:`Clue.text`."""
 
 
 def find_text(words: Array) -> tuple[Array, Array, Array]:
     """
-    Find where a text begins.
+    Find the texts in memory that begin at a word boundary.
 
-    Digits and what follows them are left out, because they tell one from another of the same kind.
+    A text is cut off at its first digit, because names of the same kind often differ only by a
+    number.
 
-    :param words: ``unsigned long``, shape ``(n, w)``, as they lie in memory.
-    :return: Row and column of the word: ``int64``; and the text: ``S24``.
+    :param words: ``unsigned long``, shape ``(n, w)``: ``w`` words of each of ``n`` pieces of
+        memory, in native byte order.
+    :return: For each text, row and column of the word where it begins: ``int64``; and the text:
+        ``S24``.
     """
     number, width = words.shape
     data = np.ascontiguousarray(words).view(np.uint8).reshape(number, width, -1)
     letters = (data >= 0x20) & (data < 0x7F)
     letters |= (data == 0x0A) | (data == 0x0D) | (data == 0x09)
-    # What is behind the text in its last word is zero.
+    # The bytes after the text in its last word are zero.
     before = np.logical_and.accumulate(letters, axis=2)
     full = before[:, :, -1]
     count = before.sum(axis=2)
@@ -158,10 +161,11 @@ def find_text(words: Array) -> tuple[Array, Array, Array]:
 
 def find_numbers(words: Array) -> tuple[Array, Array, list[str]]:
     """
-    Find words that are known numbers, whole or in half.
+    Find words that are, or have a 32-bit half that is, a magic number or poison of the kernel.
 
     :param words: ``uint64``, shape ``(n,)``.
-    :return: Their places, and the index of the name of each: ``int64``; and the names.
+    :return: Indices of these words: ``int64``; for each of them, the index of its name: ``int64``;
+        and the list of names.
     """
     names = list(dict.fromkeys([*_NUMBERS.values(), *_HALVES.values()]))
     places, which = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]

@@ -49,29 +49,29 @@ INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "migrat
 
 @dataclass
 class Slabs:
-    """Every slab of every cache, and the state of their objects."""
+    """All slabs of all caches, and which of their objects are allocated."""
 
     caches: Sequence[str]
-    """Names."""
+    """Names of the caches."""
     cache: Array
     """``int32``, a row per slab: index in :attr:`caches`."""
     row: Array
     """``int64``: row in :class:`Pages` of the slab's first page; ascending."""
     pages: Array
-    """``int64``: pages of the slab."""
+    """``int64``: number of base pages of the slab."""
     first: Array
     """``int64``: offset of the first object in the slab, in bytes (the left red zone)."""
     stride: Array
-    """``int64``: distance of two objects, in bytes."""
+    """``int64``: distance between the starts of two adjacent objects, in bytes."""
     size: Array
-    """``int64``: ``object_size``."""
+    """``int64``: ``object_size``, in bytes."""
     objects: Array
-    """``int64``: objects of the slab."""
+    """``int64``: number of objects in the slab."""
     start: Array
     """``int64``, shape ``(slabs + 1,)``: slab ``i`` has the objects ``start[i]`` to
     ``start[i + 1]``."""
     allocated: Array
-    """``bool``, a row per object."""
+    """``bool``, a row per object: whether it is allocated."""
     sheaves: Array
     """``uint64``: addresses of the sheaves, per-CPU and per-node arrays of free objects. Added
     in Linux kernel commit 2d517aa09bbc ("slab: add opt-in caching layer of percpu sheaves") (in
@@ -82,7 +82,7 @@ class Slabs:
         return int(self.start[-1])
 
     def slab_of(self, objects: Array) -> Array:
-        """Return the index of the slab that each of *objects* is in."""
+        """Return the index of the slab that contains each object, given by its index."""
         result: Array = np.searchsorted(self.start, objects, "right") - 1
         return result
 
@@ -96,7 +96,7 @@ class AreaKind(Kind):
     STACK = 2, "stack of"
     """The stack of a task."""
     CACHED_STACK = 3, "cached stack"
-    """A stack that is kept for the next task."""
+    """A stack of a task that exited, cached for reuse by a new task."""
     MODULE = 4, "module"
 
 
@@ -110,7 +110,8 @@ class Area:
     """In bytes, without the guard page."""
     kind: AreaKind
     rows: Array
-    """``int64``: rows in :class:`Pages` of its pages; -1 where one has no memmap."""
+    """``int64``: row of each of its pages in :class:`Pages`; -1 for a page without a
+    ``struct page``."""
     name: str = ""
     """The task (``"comm (pid 7)"``) or the module."""
 
@@ -141,17 +142,18 @@ class Metadata(enum.IntEnum):
     IMAGE = 4
     """Text, data and bss of the kernel."""
     STACK = 5
-    """The stack of a task, or one that is kept for the next task."""
+    """The stack of a task, or a cached stack of a task that exited."""
     PERCPU = 6
-    """The first per-CPU chunk: variables, and what was allocated from its rest."""
+    """The first per-CPU chunk: static per-CPU variables, and allocations from its reserved and
+    dynamic parts."""
     TABLE = 7
     """A page table of the kernel's own mappings."""
     SHADOW = 8
     """Shadow memory of KASAN: one byte for every eight bytes of memory."""
     KFENCE = 9
-    """The pool of KFENCE: objects of slab caches that lie in no slab, and guard pages."""
+    """The pool of KFENCE: objects of slab caches, which are not in a slab, and guard pages."""
     USER_TABLE = 10
-    """A page table of a process whose ``struct page`` does not say so."""
+    """A page table of a process that is not marked as a page table in its ``struct page``."""
 
 
 @dataclass
@@ -168,19 +170,19 @@ class Inventory:
     metadata: Array
     """``uint8``, a row per page: :class:`Metadata`."""
     buffers: Array
-    """``bool``, a row per page: in the page cache of a block device."""
+    """``bool``, a row per page: whether it is in the page cache of a block device."""
     modules: Sequence[str] = ()
     """Names of the loaded modules."""
     tasks: Mapping[int, str] = field(default_factory=dict)
-    """pid -> comm of every task."""
+    """Comm of every task, by pid."""
     counters: Mapping[str, int] = field(default_factory=dict)
-    """The kernel's counters, summed over zones and nodes, under the name of their enumerator
-    (``"NR_FILE_PAGES"``) or variable (``"nr_vmalloc_pages"``); the differences that CPUs keep are
+    """The kernel's counters, summed over zones and nodes, by the name of their enumerator
+    (``"NR_FILE_PAGES"``) or variable (``"nr_vmalloc_pages"``). Per-CPU differences are
     included."""
     problems: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
-    """The problems that hide references: memory whose only references are in the missing part
-    looks lost."""
+    """Those problems that hide references. Memory that is referenced only from the missing parts
+    is wrongly reported as lost."""
 
 
 @dataclass
@@ -192,7 +194,7 @@ class PerCpu:
     pointer: Array
     """``uint64``: the ``void __percpu *``, which is not the address of any copy."""
     size: Array
-    """``int64``: bytes of one copy."""
+    """``int64``: size of the copy of one CPU, in bytes."""
 
     def __len__(self) -> int:
         return len(self.address)
@@ -219,32 +221,34 @@ class Heap:
     holder: Array
     """``int32``, a row per edge: the node that has the pointer."""
     target: Array
-    """``int32``: the node that it points to. Each pair of nodes is there once, sorted by holder."""
+    """``int32``, a row per edge: the node that the pointer points to. Edges are sorted by holder,
+    and there is at most one edge from one node to another."""
     bookkeeping: Array
     """``int32``: nodes whose pointers do not keep their targets alive: the kernel's lists of all
     vmalloc areas, sheaves, and the records that debugging code keeps about each object."""
     pfn_holder: Array
-    """``int32``, a row for each word that is the PFN or the physical address of a record: the
-    node that has the word."""
+    """``int32``, a row for each word that equals the PFN or the physical address of a record's
+    page: the node that contains the word."""
     pfn_target: Array
     """``int32``: the record."""
     pfn_offset: Array
-    """``int32``: offset of the word in its slab object, in bytes; -1 if it is in none."""
+    """``int32``: offset of the word in its slab object, in bytes; -1 if it is not in a slab
+    object."""
     pages_read: int = 0
-    """Base pages whose words were read."""
+    """Number of base pages whose words were read."""
     pages_missing: int = 0
-    """Base pages whose words should have been read, but are not in the dump."""
+    """Number of base pages whose words should have been read, but are not in the dump."""
     percpu: PerCpu = field(default_factory=PerCpu.none)
     """Allocation ``i`` is node ``first_percpu + i``."""
     typing: Typing | None = None
     """The data for inferring the types of nodes; ``None`` if not requested."""
     recorded: bool = True
-    """Whether :attr:`records` are page_owner's; else they are what the buddy allocator gave out, as
-    far as the pages themselves tell."""
+    """Whether :attr:`records` are page_owner records. Otherwise they are allocations that were
+    found from the state of each ``struct page``."""
     unlisted: Array = field(default_factory=lambda: np.zeros(0, np.int32))
-    """``int32``: records whose first page was never on a list since boot, although every block on
-    a free list is on one by its first page: pages of a block that was split when it was in use.
-    Only where :attr:`recorded` is false."""
+    """``int32``: records whose first page has never been on a list since boot. A free block is on a
+    free list by its first page, so these pages belong to a larger block that was split while it
+    was allocated. Filled in only if :attr:`recorded` is false."""
 
     @property
     def slabs(self) -> Slabs:
@@ -273,14 +277,14 @@ class Heap:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of memory that refers to a node."""
+    """A word of memory or a register that refers to a node of the heap."""
 
     kind: str
     """The kind of memory that contains it: ``"kernel image"``, ``"per-CPU"``, ``"boot memory"``,
     ``"stack"``, ``"register"``, ``"slab object"``, ``"page"``, ``"module"``, ``"vmalloc"`` or
     ``"struct page"``."""
     name: str
-    """The symbol, task, cache or page that contains it, and the offset."""
+    """The symbol, task, cache or page that contains the word, and the offset of the word in it."""
     node: int
     """The node that contains the word."""
     target: int
@@ -292,10 +296,11 @@ class Word:
     """How it refers to the node: ``"address"``, ``"struct page"``, ``"per-CPU pointer"``,
     ``"PFN"`` or ``"physical address"``."""
     place: int = -1
-    """The place that contains it (see :class:`~drgn_pageowner.model.types.Pointers`); -1 if
-    unknown, or if the heap was read without types."""
+    """Number of the node or variable that contains the word (see
+    :attr:`drgn_pageowner.model.types.Pointers.place`); -1 if unknown, or if the heap was read
+    without types."""
     offset: int = -1
-    """Its offset in the place, in bytes; -1 if unknown."""
+    """Offset of the word in that node or variable, in bytes; -1 if unknown."""
     expression: str | None = None
     """The drgn expression for the word: a member of a variable or an object, if its type is
     known; ``None`` for a register."""
@@ -307,25 +312,26 @@ class Word:
 
 @dataclass(frozen=True)
 class HeapTarget:
-    """The page or slab object that was asked for."""
+    """The page or slab object that the user named, and its node in the heap."""
 
     what: str
+    """The name, as the user wrote it."""
     pfn: int
     node: int | None
-    """``None`` for a free page, a page of boot memory, a free object."""
+    """``None`` for a free page, a page of boot memory, or a free object."""
     state: str
-    """Its state in words, if it is not a node."""
+    """The state of the page or object in words, if it is not a node."""
 
 
 class Role(enum.IntEnum):
-    """The part of a record in a search for leaks (values of :attr:`LeakSearch.role`)."""
+    """How a search for leaks treats a record (values of :attr:`LeakSearch.role`)."""
 
     CANDIDATE = 0
-    """In use only as long as something points to it."""
+    """Leaked if no pointer to it is found."""
     ROOT = 1
-    """A root: boot memory, per-CPU areas, modules, mapped pages."""
+    """A root of the search: boot memory, per-CPU areas, modules, mapped pages."""
     ACCOUNTED = 2
-    """Kept by other means than addresses: page tables, stacks, pages of processes and files."""
+    """Known to be in use without a pointer: page tables, stacks, pages of processes and files."""
 
 
 class Reachability(Kind):
@@ -339,24 +345,25 @@ class Reachability(Kind):
 
 
 class Evidence(enum.IntEnum):
-    """What a verdict rests on (values of :attr:`LeakSearch.evidence`)."""
+    """The evidence for a verdict (values of :attr:`LeakSearch.evidence`)."""
 
     UNTYPED = 0
-    """Words alone: no types were inferred."""
+    """Words that equal its address; no types were inferred."""
     WORDS = 1
-    """Words of which no type tells whether they are pointers."""
+    """Words that equal its address, in memory whose type is unknown, so that they may not be
+    pointers."""
     TYPES = 2
-    """Types that are sure: it is reached by pointers alone; or it is lost, and the words that equal
-    its address are none."""
+    """Types that are certain. A reachable record is reached by members that are pointers; a lost
+    record has no such reference, and words that equal its address are known not to be pointers."""
 
 
 LOST = (Reachability.UNREACHABLE, Reachability.FROM_UNREACHABLE, Reachability.ITSELF)
-"""Results that mean a leak."""
+"""Results that are reported as leaks."""
 
 
 @dataclass
 class LostObjects:
-    """Allocated slab objects and per-CPU memory that nothing reaches."""
+    """Allocated slab objects and per-CPU memory that no root reaches: one row each."""
 
     cache: Array
     """``int32``: index in :attr:`Slabs.caches`; -1 for per-CPU memory."""
@@ -365,15 +372,15 @@ class LostObjects:
     verdict: Array
     """``uint8``: :class:`Reachability`."""
     facts: ObjectFacts
-    """What is known of the allocation of each."""
+    """Stack, task, tag and memory cgroup of each allocation, where known."""
     fingerprint: Array
-    """``int32``: index in :attr:`fingerprints`; -1 for none."""
+    """``int32``: index in :attr:`fingerprints`; -1 if it has none."""
     fingerprints: Sequence[Fingerprint]
 
 
 @dataclass
 class LeakSearch:
-    """The result of a search for leaks, as a snapshot keeps it without the memory itself."""
+    """Result of a search for leaks, as saved in a snapshot, which does not have the memory."""
 
     inventory: Inventory
     records: Snapshot
@@ -384,22 +391,27 @@ class LeakSearch:
     verdict: Array
     """``uint8``, a row per record: :class:`Reachability`."""
     pages_missing: int
-    """Base pages of kernel memory that are not in the dump."""
+    """Number of base pages of kernel memory that are not in the dump."""
     number_chance: list[float]
     """:attr:`drgn_pageowner.analysis.leaks.reach.Reach.number_chance`."""
     lost: LostObjects | None = None
     evidence: Array | None = None
-    """``uint8``, a row per record: :class:`Evidence`; ``None`` in snapshots of before it."""
+    """``uint8``, a row per record: :class:`Evidence`; ``None`` for snapshots saved by versions
+    without it."""
     recorded: bool = True
     """:attr:`Heap.recorded`."""
     fingerprint: Array = field(default_factory=lambda: np.zeros(0, np.int32))
-    """``int32``, a row per record: index in :attr:`fingerprints`; -1 for none. Empty if they were
-    not looked for."""
+    """``int32``, a row per record: index in :attr:`fingerprints`; -1 if it has none. Empty if
+    fingerprints were not requested."""
     fingerprints: Sequence[Fingerprint] = ()
 
 
 def record_of_row(pages: Pages, records: Snapshot | None) -> Array:
-    """Return the record of every page: ``int32``; -1 for none, and for free pages."""
+    """
+    Return the index of the record that covers each page.
+
+    :return: ``int32``, a row per page; -1 for free pages and pages without a record.
+    """
     if records is None or not len(records):
         return np.full(len(pages), -1, np.int32)
     covered = cover(len(pages), pages.rows(records["pfn"]), records.pages)

@@ -21,10 +21,11 @@ class Consistency:
     """
 
     stacks: int
-    """Stacks compared."""
+    """Number of stacks compared."""
     equal: int
     different: Sequence[tuple[int, int, int]]
-    """``(handle, pages by the kernel, pages by us)`` where they differ, largest first."""
+    """``(handle, kernel's count of pages, pages of the records)`` of each stack whose counts
+    differ, largest difference first."""
     kernel_pages: int
     our_pages: int
 
@@ -39,7 +40,7 @@ class OwnerSource:
     state: str
     """Its state in words: on, off, not compiled in, or enabled for which caches."""
     answers: str
-    """The questions that it answers, and the commands that use it; empty if it is off."""
+    """The questions that its data answer, and the commands that use them; empty if it is off."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,15 @@ class Info:
 
     facts: Facts
     records: int | None = 0
-    """Number of allocations; ``None`` if a text does not say."""
+    """Number of allocations; ``None`` if a text was read that does not have it."""
     freed_records: int = 0
     pages: int | None = 0
-    """Base pages of :attr:`records`; ``None`` if a text does not say."""
+    """Number of base pages of these allocations; ``None`` if a text was read that does not have
+    it."""
     stacks: int = 0
-    """Distinct stacks of :attr:`records`."""
+    """Number of distinct stacks of these allocations."""
     first_ns: int | None = None
-    """The time of the oldest record of a page that is still allocated."""
+    """Time of the oldest allocation that was not freed, in nanoseconds since boot."""
     coverage: Mapping[str, Any] = field(default_factory=dict)
     consistency: Consistency | None = None
     modules: Sequence[str] = ()

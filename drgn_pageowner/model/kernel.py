@@ -56,20 +56,20 @@ class TextFormats(NamedTuple):
     """The printf formats of this kernel's own ``print_page_owner()``."""
 
     record: str
-    """``"Page allocated via order %u, ..."``."""
+    """Format of the first line of a record: ``"Page allocated via order %u, ..."``."""
     page: str
-    """``"PFN ..."``."""
+    """Format of the second line, about the page: ``"PFN ..."``."""
     migrated: str | None
-    """``None`` before Linux kernel commit 7cd12b4abfd2 ("mm, page_owner: track and print last
-    migrate reason") (in v4.6)."""
+    """Format of the line about the last migration; ``None`` before Linux kernel commit
+    7cd12b4abfd2 ("mm, page_owner: track and print last migrate reason") (in v4.6)."""
     charged: str | None
-    """``None`` where the kernel prints no memory cgroup."""
+    """Format of the line about the memory cgroup; ``None`` where the kernel prints no such line."""
     slab_cache_page: str | None
     from_dump: bool
-    """Whether they were read from the dump; otherwise they follow from the layout of the
-    records."""
+    """Whether the formats were read from the dump; otherwise they were derived from the layout of
+    the records."""
     frame: str = " %pS\n"
-    """A line of a stack: ``%pS``, and in old kernels ``%p`` in front of it."""
+    """Format of a line of a stack: ``%pS``, preceded by ``%p`` in old kernels."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,20 @@ class Names:
     page_flags_mask: int = 0
     """``PAGEFLAGS_MASK``: the part of ``page.flags`` that holds flags."""
     page_flag_fields_printed: bool = False
-    """Whether ``%pGp`` of this kernel prints the fields too."""
+    """Whether ``%pGp`` of this kernel also prints :attr:`page_flag_fields`."""
     page_flag_bits: Mapping[str, int] = field(default_factory=dict)
-    """Every name of ``enum pageflags`` in lower case without ``PG_``, aliases too -> bit."""
+    """Bit number by name, for all names of ``enum pageflags`` including aliases, in lower case and
+    without ``PG_``."""
     zone_types: Sequence[str] = ()
-    """``enum zone_type`` without ``ZONE_``, in order."""
+    """Names of ``enum zone_type`` without ``ZONE_``, in order."""
     migratetypes: Sequence[str] = ()
     migrate_reasons: Sequence[str] = ()
     gfp_texts: Mapping[int, str] = field(default_factory=dict)
-    """Gfp mask -> ``%pGg``, if a text was read, which has no table."""
+    """Names of gfp masks as ``%pGg`` prints them, by mask. Filled in only if a text was read,
+    because a text has no table of flags."""
     page_flags_texts: Mapping[int, str] = field(default_factory=dict)
-    """Page flags -> ``%pGp`` without the number, if a text was read, which has no table."""
+    """Names of page flags as ``%pGp`` prints them, without the number, by the value of the flags.
+    Filled in only if a text was read, because a text has no table of flags."""
 
     def flag_mask(self, name: str) -> int:
         """Return the mask of a page flag; 0 if this kernel has no flag of that name."""
@@ -122,8 +125,8 @@ class Facts:
     max_pfn: int = 0
     memory_model: str = ""
     now_ns: int | None = None
-    """``local_clock()``, the clock of the records, at the time of the dump: nanoseconds since
-    boot."""
+    """Time of the dump by ``local_clock()``, which also gives the timestamps of the records:
+    nanoseconds since boot."""
     live: bool = False
     panic_message: str | None = None
     log_read: bool = True
@@ -132,7 +135,7 @@ class Facts:
     page_owner: str = "on"
     """``"absent"``, ``"off"`` or ``"on"``."""
     layout: Mapping[str, Any] = field(default_factory=dict)
-    """The layout that was found: sizes, offsets, stack depot format."""
+    """Layout of the page_owner data in this kernel: sizes, offsets, stack depot format."""
     formats: TextFormats | None = None
     problems: Sequence[str] = ()
     """One line per part that could not be read."""

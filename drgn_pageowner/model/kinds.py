@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Enumerations that are stored as numbers in arrays and printed as words."""
+"""Base class of enumerations that are stored as integers in arrays and printed as words."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ("Kind",)
 
 class Kind(enum.IntEnum):
     """
-    Base of enumerations whose values fill the columns of a table.
+    Base of enumerations whose values are stored in integer columns.
 
-    A member is written as its number and its label: ``SLAB = 7, "slab"``. The numbers run from 0
-    without a gap, so that ``len()`` of the class sizes a table of counts.
+    A member is defined by a number and a label: ``SLAB = 7, "slab"``. Numbers start at 0 and have
+    no gaps, so ``len()`` of the class is the size of an array indexed by member.
     """
 
     label: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Facts about the allocation of some slab objects."""
+"""Stack, task, tag and memory cgroup of allocated slab objects, as far as they are recorded."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ("ObjectFacts",)
 
 @dataclass
 class ObjectFacts:
-    """Some slab objects, and what is known of the allocation of each."""
+    """Table of slab objects with the stack, task, tag and memory cgroup of each allocation."""
 
     address: Array
     """``uint64``, shape ``(n,)``: virtual address."""
     stack: Array
     """``int32``, shape ``(n,)``: index in :attr:`stacks`; -1 for none."""
     pid: Array
-    """``int32``, shape ``(n,)``: the task that allocated it; -1 if that is not kept."""
+    """``int32``, shape ``(n,)``: pid of the task that allocated it; -1 if not recorded."""
     stacks: Sequence[list[Frame]]
     tag: Array
     """``int32``, shape ``(n,)``: index in :attr:`tags`; -1 for none."""
@@ -36,12 +36,12 @@ class ObjectFacts:
 
     @classmethod
     def of(cls, address: Array) -> ObjectFacts:
-        """Facts of objects of which nothing but the address is known."""
+        """Return a table of objects of which only the address is known."""
         none = np.full(len(address), -1, np.int32)
         return cls(address, none, none, [], none, [], none, [])
 
     def and_unknown(self, address: Array) -> ObjectFacts:
-        """Return these facts, and behind them memory of which nothing but the address is known."""
+        """Return this table with rows appended for memory of which only the address is known."""
         none = np.full(len(address), -1, np.int32)
         return replace(
             self,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The owners of slab objects: tags, and the stacks that slab debugging keeps."""
+"""The owners of slab objects: allocation tags, and the stacks that slab debugging records."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ("ObjectOwners",)
 
 @dataclass
 class ObjectOwners:
-    """Every slab object and who allocated it, as far as this kernel records that."""
+    """Table of all slab objects with the tag, stack and task of each allocation, where recorded."""
 
     slabs: Slabs
     """The slabs, with :attr:`~drgn_pageowner.model.heap.Slabs.allocated` filled in."""
     tag: Array
-    """``int32``, a row per object: place in :attr:`tags`, or -1."""
+    """``int32``, a row per object: index in :attr:`tags`, or -1."""
     tags: Tags | None
     """``None`` for a kernel without tags."""
     handle: Array
-    """``uint32``, a row per object: a handle of :attr:`stacks`; 0 for none."""
+    """``uint32``, a row per object: handle of its stack in :attr:`stacks`; 0 if it has none."""
     pid: Array
-    """``int32``, a row per object: the task that allocated it; -1 if not recorded."""
+    """``int32``, a row per object: pid of the task that allocated it; -1 if not recorded."""
     stacks: Stacks
     symbolizer: Symbolizer
     page_size: int
@@ -37,6 +37,6 @@ class ObjectOwners:
     """One line per part that could not be read."""
 
     def frames(self, handle: int) -> list[Frame]:
-        """Return the stack of *handle*, innermost frame first; empty if there is none."""
+        """Return the stack of *handle*, innermost frame first; empty if the handle is unknown."""
         number = int(self.stacks.index(np.array([handle], np.uint32))[0])
         return self.symbolizer.symbolize(self.stacks[number]) if number >= 0 else []

@@ -35,7 +35,7 @@ class PageRecord:
     """The migratetype that *gfp_mask* asked for."""
     handle: int | None
     """``None`` before Linux kernel commit f2ca0b557107 ("mm/page_owner: use stackdepot to store
-    stacktrace") (in v4.8): the record itself holds the stack."""
+    stacktrace") (in v4.8), where the stack is stored in the record itself."""
     stack: Sequence[Frame]
     free_handle: int | None = None
     free_stack: Sequence[Frame] = ()
@@ -49,19 +49,19 @@ class PageRecord:
     free_pid: int | None = None
     free_tgid: int | None = None
     last_migrate_reason: int | None = None
-    """``enum migrate_reason``; ``None`` for never."""
+    """``enum migrate_reason``; ``None`` if the page was never migrated."""
     others: Mapping[str, Any] = field(default_factory=dict)
     """Other members of the record, by the name of the column."""
 
 
 @dataclass(frozen=True)
 class PageInfo:
-    """Everything that the dump has about one base page."""
+    """All facts about one base page that are in the dump."""
 
     what: str
-    """The page that was asked for, as it was written."""
+    """The argument by which the user named the page."""
     kind: str
-    """The kind of name that :attr:`what` is: ``"PFN"``, ``"struct page"``, ``"direct map"``, ..."""
+    """How :attr:`what` was understood: ``"PFN"``, ``"struct page"``, ``"direct map"``, ..."""
     pfn: int
     phys: int
     struct_page: int | None
@@ -81,21 +81,22 @@ class PageInfo:
     compound_order: int | None = None
     memcg: str | None = None
     state: str = ""
-    """In words: free, slab, anonymous, page cache, page table, ..."""
+    """Use of the page in words: free, slab, anonymous, page cache, page table, ..."""
     slab: Mapping[str, Any] | None = None
-    """``cache``, ``object``, ``offset``, ``allocated``, ``type``, ``expression``, and ``tag`` if
-    this kernel has tags."""
+    """Members ``cache``, ``object``, ``offset``, ``allocated``, ``type``, ``expression``, and
+    ``tag`` if this kernel has tags; ``None`` if the page is not in a slab."""
     tag: str | None = None
     """Allocation tag of the allocation that the page belongs to. Added in Linux kernel commit
     22d407b164ff ("lib: add allocation tagging support for memory allocation profiling") (in
     v6.10)."""
     file: Mapping[str, Any] | None = None
-    """``path``, ``index``, ``filesystem``, ``inode``."""
+    """Members ``path``, ``index``, ``filesystem``, ``inode``; ``None`` if the page is not in the
+    page cache."""
     anon: Sequence[Mapping[str, Any]] = ()
-    """``pid``, ``comm``, ``address`` of every process that maps it."""
+    """For an anonymous page, ``pid``, ``comm`` and ``address`` of every process that maps it."""
     record: PageRecord | None = None
     no_record: str | None = None
-    """The reason why there is no record."""
+    """The reason why the page has no record."""
     names: Names = field(default_factory=Names)
     problems: Sequence[str] = ()
 
@@ -104,9 +105,10 @@ def number_of(text: str, what: str, *, bare_hex: bool = False) -> int:
     """
     Parse a number that names a page.
 
-    :param what: The whole name, for the message.
-    :param bare_hex: Whether 8 to 16 hexadecimal digits need no ``0x``.
-    :raises UsageError: if *text* is none
+    :param text: The number: decimal, or hexadecimal after ``0x``.
+    :param what: The user's whole argument, for the error message.
+    :param bare_hex: Whether 8 to 16 hexadecimal digits are accepted without ``0x``.
+    :raises UsageError: if *text* is not a number, or has more than 64 bits
     """
     if _DECIMAL.fullmatch(text):
         value = int(text)
@@ -133,9 +135,12 @@ def record_of(
     """
     Build a :class:`PageRecord` from the members that this kernel has.
 
-    :param values: Name of a member of ``struct page_owner`` -> its value.
-    :param stacks: The stacks of ``handle`` and ``free_handle``.
-    :param now_ns: The clock of the records at the dump.
+    :param values: Value of each member of ``struct page_owner``, by its name.
+    :param stacks: The allocation stack and the free stack, innermost frame first.
+    :param allocated: Whether the page is still allocated.
+    :param head_pfn: First PFN of the allocation.
+    :param migratetype: The migratetype that the gfp mask asked for.
+    :param now_ns: Time of the dump by ``local_clock()``, to compute ages; ``None`` if unknown.
     """
 
     def age(stamp: int | None) -> int | None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Every page of a machine as columns, and the free lists of its zones. No drgn object survives.
+All pages of a machine as NumPy columns, and the free lists of its zones. Contains no drgn objects.
 
 A :class:`Pages` has one row per base page that has a ``struct page``, in PFN order.
 """
@@ -46,12 +46,12 @@ class PageState(Kind):
     FREE_PCP = 3, "free (per-CPU)"
     """On a per-CPU list of free pages."""
     NOREF = 4, "no reference"
-    """No reference, on no free list: a tail of an allocation without ``__GFP_COMP``, or a page on
-    its way from or to a list."""
+    """Reference count 0, but not on a free list: a tail page of an allocation without
+    ``__GFP_COMP``, or a page that is being allocated or freed."""
     RESERVED = 5, "reserved"
     """Boot memory and firmware."""
     KERNEL = 6, "kernel"
-    """Allocated by the kernel; ``struct page`` does not tell its use."""
+    """Allocated by the kernel, for a use that is not marked in ``struct page``."""
     SLAB = 7, "slab"
     LARGE_KMALLOC = 8, "large kmalloc"
     """A large kmalloc allocation, on kernels that have a page type for it (since v6.14);
@@ -70,9 +70,10 @@ class PageState(Kind):
     GUARD = 16, "guard"
     UNACCEPTED = 17, "unaccepted"
     DRIVER_MOVABLE = 18, "movable (driver)"
-    """A page that a driver can migrate (zsmalloc and balloon of kernels without a type)."""
+    """A page that its driver can migrate: zsmalloc and balloon pages, on kernels that have no page
+    type for them."""
     NETPP = 19, "page_pool"
-    """Of a page_pool, on kernels that have a page type for it."""
+    """A page of a page_pool, on kernels that have a page type for it."""
 
 
 FREE_STATES = (PageState.FREE, PageState.FREE_PCP)
@@ -82,38 +83,38 @@ MOVABLE_STATES = (
     PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB, PageState.DRIVER_MOVABLE,
     PageState.ZSMALLOC,
 )  # fmt: skip
-"""States of a page that compaction can move, if nothing pins it."""
+"""States of a page that compaction can move, unless the page is pinned."""
 
 
 DUMPED_STATES = (
     PageState.KERNEL, PageState.SLAB, PageState.LARGE_KMALLOC, PageState.TABLE,
 )  # fmt: skip
-"""States of a page that no dump level leaves out."""
+"""States of a page that is in the dump at every dump level."""
 
 
 @dataclass
 class Pages:
     """
-    Every base page that has a ``struct page``.
+    Table of all base pages that have a ``struct page``.
 
     ============= ========== ==================================================================
     column        dtype      meaning
     ============= ========== ==================================================================
     state         ``uint8``  :class:`PageState`
-    zone          ``uint8``  index in ``facts.zones``; 255 for none
-    free_order    ``int8``   of the first page of a free block its order, else -1
-    flags         ``uint64`` ``page.flags``, of a tail that of its compound head
-    refcount      ``int32``  ``page._refcount``, of a tail that of its compound head
-    mapcount      ``int32``  ``page._mapcount``, as it is
-    mapping       ``uint64`` ``page.mapping``, of a tail that of its compound head
-    head          ``int64``  row of the compound head; its own of a page that is not a tail
+    zone          ``uint8``  index in ``facts.zones``; 255 if it is in no zone
+    free_order    ``int8``   order of the free block that begins at the page, or -1
+    flags         ``uint64`` ``page.flags``; for a tail page, that of its head page
+    refcount      ``int32``  ``page._refcount``; for a tail page, that of its head page
+    mapcount      ``int32``  ``page._mapcount``, as stored (one less than the number of mappings)
+    mapping       ``uint64`` ``page.mapping``; for a tail page, that of its head page
+    head          ``int64``  row of the head page; for a page that is not a tail, its own row
     ============= ========== ==================================================================
     """
 
     facts: Facts
     names: Names
     starts: Array
-    """``int64``, shape ``(ranges,)``: first PFN of every contiguous range of rows."""
+    """``int64``, shape ``(ranges,)``: first PFN of each range of consecutive PFNs."""
     offsets: Array
     """``int64``, shape ``(ranges + 1,)``: range ``i`` is rows ``offsets[i]:offsets[i + 1]``."""
     columns: dict[str, Array]
@@ -137,7 +138,7 @@ class Pages:
         return result
 
     def pfns(self, rows: Array) -> Array:
-        """Return the PFN of every one of *rows*: ``int64``."""
+        """Return the PFN of each of *rows*: ``int64``."""
         which = np.searchsorted(self.offsets, rows, "right") - 1
         result: Array = self.starts[which] + rows - self.offsets[which]
         return result
@@ -155,41 +156,41 @@ class Pages:
 
 @dataclass(frozen=True)
 class ZoneStats:
-    """The page allocator's counters of one zone; in the order of ``facts.zones``."""
+    """The page allocator's counters of one zone."""
 
     populated: bool
-    """``present_pages`` is not 0."""
+    """Whether ``present_pages`` is not 0."""
     nr_free: Sequence[int]
-    """``free_area[order].nr_free``: free blocks of every order."""
+    """``free_area[order].nr_free``: number of free blocks of each order."""
     free_pages: int
     """``NR_FREE_PAGES``."""
     free_cma: int
     """``NR_FREE_CMA_PAGES``."""
     watermarks: Sequence[int]
-    """min, low, high, boost included."""
+    """The min, low and high watermark in base pages, including ``watermark_boost``."""
     watermark_boost: int
     nr_reserved_highatomic: int
     lowmem_reserve: Sequence[int]
     pcp: int
-    """Pages on the per-CPU lists, by the counts of the lists."""
+    """Number of pages on the per-CPU lists (the sum of ``per_cpu_pages.count``)."""
     vmstat: Mapping[str, int] = field(default_factory=dict)
     """``vm_stat`` with the per-CPU differences added."""
 
 
 @dataclass
 class FreeLists:
-    """The free list of every free block: one row per block."""
+    """Table of all free blocks with the free list that each is on: one row per block."""
 
     row: Array
     """``int64``: row in :class:`Pages` of the block's first page."""
     order: Array
-    """``int8``."""
+    """``int8``: order of the block."""
     zone: Array
     """``uint8``: index in ``facts.zones``."""
     migratetype: Array
-    """``int8``: that of the list; -1 if the block is on none that could be followed."""
+    """``int8``: migratetype of the list; -1 if the block was not found on any list."""
     pcp: Array
-    """``bool``: on a per-CPU list."""
+    """``bool``: whether the list is a per-CPU list."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class CmaArea:
     pages: int
     order_per_bit: int
     allocated: Array
-    """``bool``, shape ``(pages,)``: taken by ``cma_alloc()``."""
+    """``bool``, shape ``(pages,)``: whether the page was allocated by ``cma_alloc()``."""
 
 
 @dataclass
@@ -212,15 +213,18 @@ class Memory:
     free: FreeLists
     zones: Sequence[ZoneStats]
     pageblocks: Array
-    """``int8``, shape ``(max_pfn >> pageblock_order + 1,)``: migratetype; -1 without one."""
+    """``int8``, shape ``((max_pfn >> pageblock_order) + 1,)``: migratetype of each pageblock; -1 if
+    the pageblock has none."""
     shared_pageblocks: Sequence[tuple[int, int, int]] = ()
     """
-    ``(zone, pageblock, migratetype)`` of a zone that begins in the middle of a pageblock and has a
-    migratetype of its own for it (FLATMEM); :attr:`pageblocks` has that of the zone before.
+    ``(zone, pageblock, migratetype)`` for each zone that begins in the middle of a pageblock. On
+    FLATMEM such a zone has its own migratetype for the pageblock, and :attr:`pageblocks` has the
+    migratetype of the preceding zone.
     """
     cma: Sequence[CmaArea] = ()
     zonelists: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    """Node -> indices in ``facts.zones``, in the order in which allocations fall back to them."""
+    """Zonelist of each node: indices in ``facts.zones``, in the order in which the page allocator
+    falls back to them."""
     extfrag_threshold: int = 500
     """``sysctl_extfrag_threshold``: a fragmentation index above it says "fragmentation"."""
     defrag_mode: bool = False
@@ -228,15 +232,16 @@ class Memory:
     only if reclaim and compaction did not help. Added in Linux kernel commit e3aa7df331bc ("mm:
     page_alloc: defrag_mode") (in v6.15)."""
     extfrag_format: str = "%d.%03d "
-    """The printf format of a number of ``extfrag_index`` in this kernel."""
+    """The printf format of this kernel for the values in ``extfrag_index``."""
     problems: list[str] = field(default_factory=list)
 
     def block_types(self, blocks: Array, zones: Array | int) -> Array:
         """
         Return the migratetypes of pageblocks, as each zone sees them.
 
-        :param zones: Index in ``facts.zones``: one for all, or one for each.
-        :return: ``int8``, in the shape of *blocks*; -1 without one.
+        :param blocks: Pageblock numbers.
+        :param zones: Index in ``facts.zones``: one for all pageblocks, or one for each.
+        :return: ``int8``, in the shape of *blocks*; -1 if the pageblock has no migratetype.
         """
         result: Array = self.pageblocks[blocks]
         for zone, block, migratetype in self.shared_pageblocks:

@@ -2,8 +2,8 @@
 """
 page_owner records as columns.
 
-A :class:`Snapshot` has one row per page_owner record. Stacks, names and memory cgroups are kept
-once each and referred to by number. It holds no drgn object.
+A :class:`Snapshot` has one row per page_owner record. Stacks, names and memory cgroups are stored
+once each, and rows refer to them by handle or index. It contains no drgn objects.
 """
 
 from __future__ import annotations
@@ -61,13 +61,14 @@ class Snapshot:
     __doc__ = f"""
 Page_owner records as columns.
 
-:attr:`columns` may have any of these, each an array of shape ``(n,)``; those that this kernel does
-not record, or that were not asked for, are not there:
+:attr:`columns` may have any of the following columns, each an array of shape ``(n,)``. It lacks
+columns that this kernel does not record or that were not requested.
 
 {documentation()}
 
-Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stacks' PCs. Numbers of
-``memcg`` are indices in :attr:`memcgs`. Times are nanoseconds of ``local_clock()``.
+Before v4.8 the kernel has no stack handles; ``handle`` is then assigned by this package: from 1, in
+the order of the stacks' PCs. Values of ``memcg`` are indices in :attr:`memcgs`. Times are
+nanoseconds of ``local_clock()``.
 """
 
     facts: Facts
@@ -77,14 +78,14 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
     symbolizer: Symbolizer | None = None
     memcgs: Sequence[Memcg] = ()
     coverage: Mapping[str, Any] = field(default_factory=dict)
-    """How much could be read and how much could not, in base pages."""
+    """Numbers of base pages that could and could not be read."""
     problems: list[str] = field(default_factory=list)
-    """Problems of the dump, one line each."""
+    """One line per part that could not be read."""
     source_lines: dict[int, list[SourceFrame]] = field(default_factory=dict)
-    """Inlined functions and source lines by PC, where they were asked for."""
+    """Inlined functions and source lines by PC, if requested."""
     _frames: dict[int, Frame] = field(default_factory=dict, repr=False)
     tags: Tags | None = None
-    """The allocation tags that the column ``tag`` numbers."""
+    """The allocation tags that the values of the column ``tag`` are indices of."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -99,7 +100,7 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
         """
         Return the same records with a stack of one frame each: their allocation tag.
 
-        Everything that uses stacks then uses tags.
+        Code that groups or prints records by stack then does so by tag.
 
         :raises UsageError: if there is no column ``tag``
         """
@@ -123,11 +124,15 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
         )
 
     def tag_text(self, number: int) -> str | None:
-        """Return the allocation tag *number* as /proc/allocinfo prints it; ``None`` for -1."""
+        """
+        Return an allocation tag as /proc/allocinfo prints it; ``None`` for -1.
+
+        :param number: Index in :attr:`tags`.
+        """
         return self.tags.text(number) if self.tags is not None else None
 
     def lacks(self, column: str) -> str:
-        """Return a sentence that says why there is no *column*."""
+        """Return an error message that says why the snapshot lacks *column*."""
         if "text" in self.facts.layout:
             return f"this text does not say {column}"
         return f"this kernel's page_owner does not record {column}"
@@ -135,9 +140,9 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
     @property
     def pages(self) -> Array:
         """
-        Base pages of every record: ``int64``, shape ``(n,)``.
+        Number of base pages of each record: ``int64``, shape ``(n,)``.
 
-        :raises PageOwnerError: if a text was read that does not contain it
+        :raises PageOwnerError: if a text was read that does not have these numbers
         """
         if "pages" in self.columns:
             return self.columns["pages"]
@@ -147,21 +152,21 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
         return result
 
     def says_pages(self) -> bool:
-        """Whether :attr:`pages` is known; some texts do not contain it."""
+        """Return whether :attr:`pages` is known; some texts do not have it."""
         return "pages" in self.columns or "order" in self.columns
 
     @property
     def allocations(self) -> Array | None:
         """
-        Number of allocations that each row represents: ``int64``, shape ``(n,)``; ``None`` if rows
-        are sums of an unknown number.
+        Number of allocations that each row represents: ``int64``, shape ``(n,)``; ``None`` if each
+        row is the sum of an unknown number of allocations.
         """
         if "allocations" in self.columns:
             return self.columns["allocations"]
         return None if "pages" in self.columns else np.ones(len(self), np.int64)
 
     def count(self) -> int | None:
-        """Number of allocations of all rows; ``None`` if it is not known."""
+        """Return the number of allocations in all rows; ``None`` if it is not known."""
         numbers = self.allocations
         return int(numbers.sum()) if numbers is not None else None
 
@@ -174,8 +179,10 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
 
     def select(self, mask: Array | slice) -> Snapshot:
         """
-        Return the rows where *mask* is true, or the rows whose numbers *mask* holds; of a slice,
-        no column is copied.
+        Return a snapshot with some of the rows.
+
+        :param mask: ``bool``, shape ``(n,)``; or integers, the indices of the rows; or a slice, for
+            which no column is copied.
         """
         columns = {name: column[mask] for name, column in self.columns.items()}
         return Snapshot(
@@ -206,8 +213,8 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
         """
         Format *frame* as the kernel does (``%pS``).
 
-        If :attr:`source_lines` knows the PC, file and line are added, and each function that was
-        inlined there has a line of its own, innermost first.
+        If :attr:`source_lines` has the PC, file and line are added, and each function that was
+        inlined at the PC has a line of its own, innermost first.
         """
         known = self.source_lines.get(frame.pc)
         if not known:
@@ -217,7 +224,7 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
         return [*lines, f"{frame} at {own.filename}:{own.line}" if own else str(frame)]
 
     def frames(self, pcs: Iterable[int]) -> list[Frame]:
-        """Symbolize *pcs*; each PC is looked up only once in the life of the snapshot."""
+        """Symbolize *pcs*; results are cached, so each PC is looked up only once."""
         wanted = list(pcs)
         try:
             return [self._frames[pc] for pc in wanted]
@@ -233,16 +240,20 @@ Before v4.8 a ``handle`` is a number of ours: 1 and up, in the order of the stac
         return [self._frames[pc] for pc in wanted]
 
     def stack_frames(self, index: int) -> list[Frame]:
-        """Return the frames of the stack with number *index*, innermost first."""
+        """Return the frames of the stack at *index* in :attr:`stacks`, innermost first."""
         return self.frames(self.stacks[index].tolist())
 
 
 def latest(now: int | None, columns: Mapping[str, Array]) -> int | None:
     """
-    Return the time at which the records were read, which is no earlier than any of their
-    timestamps.
+    Return the time of the dump: *now* or the latest timestamp of the records, if that is later.
 
-    :param now: The time according to the dump itself, in nanoseconds since boot.
+    Timestamps more than a minute after *now* are ignored.
+
+    :param now: The time according to the dump's own clock, in nanoseconds since boot; ``None`` if
+        unknown.
+    :param columns: Columns of the records, by name.
+    :return: Nanoseconds since boot; ``None`` if there is no time at all.
     """
     stamps = [
         int(columns[column.name].max())

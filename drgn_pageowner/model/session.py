@@ -25,10 +25,10 @@ __all__ = ("Session",)
 
 
 class Session(Protocol):
-    """A dump, a running kernel or a saved snapshot, as far as the commands need to know it."""
+    """Interface of a dump, a running kernel, a text or a saved snapshot to the commands."""
 
     def members(self) -> Mapping[str, Session]:
-        """Return the sessions by name: this one alone, or each of several snapshots."""
+        """Return the sessions by name: only this session, or one for each of several snapshots."""
         ...
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
@@ -71,7 +71,7 @@ class Session(Protocol):
         ...
 
     def inventory(self) -> Inventory:
-        """Return every page, and the data that determine its use."""
+        """Return all pages, with the records, slabs and areas that determine their use."""
         ...
 
     def heap(self, *, types: bool = False) -> Heap:
@@ -84,8 +84,10 @@ class Session(Protocol):
 
     def saved_search(self, *, slab: bool) -> LeakSearch | None:
         """
-        Return the result of a saved search for leaks; ``None`` if there is memory to search
-        instead.
+        Return the result of a search for leaks that was saved in a snapshot; ``None`` if this
+        session can read memory, so that the search can be made.
+
+        :param slab: Whether lost slab objects are needed, too.
         """
         ...
 
@@ -94,15 +96,23 @@ class Session(Protocol):
         ...
 
     def slab_objects(self, objects: Array) -> ObjectFacts:
-        """Return what is known of the allocations of some of the heap's slab objects."""
+        """
+        Return stack, task, tag and memory cgroup of some slab objects, where known.
+
+        :param objects: Indices of slab objects in the heap.
+        """
         ...
 
     def contents(self, nodes: Array) -> Contents:
-        """Return the clues to their owners in the contents of some of the heap's nodes."""
+        """
+        Return the clues to their owners that are in the contents of some nodes.
+
+        :param nodes: Node numbers of the heap.
+        """
         ...
 
     def memory_at(self, addresses: Array, size: int) -> Sequence[bytes]:
-        """Return the first *size* bytes at each of *addresses*; none if they cannot be read."""
+        """Return the *size* bytes at each of *addresses*; ``b""`` where they cannot be read."""
         ...
 
     def target(self, what: str) -> HeapTarget:
@@ -112,12 +122,19 @@ class Session(Protocol):
     def words(
         self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
     ) -> list[Word]:
-        """Return the words in some of the heap's nodes that refer to others."""
+        """
+        Return the words in some nodes of the heap that refer to some other nodes.
+
+        :param sources: Nodes to search for such words.
+        :param targets: Nodes to search references to.
+        :param numbers: Whether to include words that equal a PFN or physical address.
+        :param limit: Maximum number of words.
+        """
         ...
 
     def losses(self) -> Sequence[str]:
         """
-        Return one line for each part that is missing or damaged, and what is unknown because of it.
+        Return one line for each missing or damaged part, which says what is unknown because of it.
 
         For a filtered dump, this reads the whole memmap.
         """
@@ -140,5 +157,5 @@ class Session(Protocol):
         ...
 
     def page(self, what: str) -> PageInfo:
-        """Return everything about the page that *what* names."""
+        """Return all facts about the page that *what* names: a PFN, an address, or a symbol."""
         ...

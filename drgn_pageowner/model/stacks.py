@@ -21,7 +21,7 @@ __all__ = (
 
 
 class SourceFrame(NamedTuple):
-    """A function at a PC as DWARF has it, inlined ones first."""
+    """A function that contains a PC according to DWARF, possibly inlined into another function."""
 
     function: str
     filename: str
@@ -34,9 +34,10 @@ class Frame(NamedTuple):
 
     pc: int
     name: str | None
-    """``None`` if no symbol holds the PC (say, of a module that is gone)."""
+    """``None`` if no symbol contains the PC, as in a module that was unloaded."""
     offset: int
-    """-1 if only the function is known: that of an allocation tag."""
+    """Offset of the PC in the function, in bytes; -1 if only the function is known, as for an
+    allocation tag."""
     size: int
     module: str | None
 
@@ -64,9 +65,9 @@ class Symbolizer(Protocol):
 
 class Stacks:
     """
-    Every stack of a snapshot, interned: number ``i`` is the stack of ``handles[i]``.
+    The distinct stacks of a snapshot; the stack with index ``i`` has the handle ``handles[i]``.
 
-    Number -1 stands for "no stack": a handle of 0, or one that the stack depot does not have.
+    Index -1 means "no stack": the handle is 0, or is not in the stack depot.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Stacks:
         :param offsets: ``int64``, shape ``(n + 1,)``: stack ``i`` is
             ``pcs[offsets[i]:offsets[i + 1]]``.
         :param pcs: ``uint64``, return addresses, innermost frame first.
-        :param counts: ``int64``, shape ``(n,)``: base pages of the stack according to
+        :param counts: ``int64``, shape ``(n,)``: number of base pages of the stack according to
             ``stack_record.count``; ``None`` before Linux kernel commit 217b2119b9e2
             ("mm,page_owner: implement the tracking of the stacks count") (in v6.9).
         :param addresses: Whether *pcs* are addresses; if a text prints only names, they are numbers
@@ -103,7 +104,7 @@ class Stacks:
         return len(self.handles)
 
     def __getitem__(self, index: int) -> Array:
-        """Return the PCs of the stack with number *index*: ``uint64``, shape ``(depth,)``."""
+        """Return the PCs of the stack at *index*: ``uint64``, shape ``(depth,)``."""
         if index < 0:
             return self.pcs[:0]
         result: Array = self.pcs[self.offsets[index] : self.offsets[index + 1]]
@@ -111,9 +112,10 @@ class Stacks:
 
     def index(self, handles: Array) -> Array:
         """
-        Return the stack number of each element of *handles*.
+        Return the index of the stack of each handle.
 
-        :return: ``int64`` of the same shape; -1 where there is no such stack.
+        :param handles: ``uint32``, shape ``(k,)``.
+        :return: ``int64``, shape ``(k,)``; -1 for a handle without a stack.
         """
         if not len(self.handles):
             return np.full(len(handles), -1, np.int64)
@@ -139,7 +141,8 @@ class StackList:
     handles: Array | None
     """``uint32``, shape ``(n,)``: ``depot_stack_handle_t``; ``None`` if a text does not say."""
     pages: Array | None
-    """``int64``, shape ``(n,)``: base pages that each holds; ``None`` if a text does not say."""
+    """``int64``, shape ``(n,)``: number of base pages allocated by each stack; ``None`` if a text
+    does not say."""
     offsets: Array | None
     """``int64``, shape ``(n + 1,)``: stack ``i`` is ``pcs[offsets[i]:offsets[i + 1]]``; ``None``
     if a text does not say."""

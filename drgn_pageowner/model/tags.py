@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocation tags of memory allocation profiling: places in the source that allocate."""
+"""Allocation tags of memory allocation profiling: the source lines that allocate memory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = (
 
 
 UNKNOWN = "?"
-"""Stands for a name that cannot be read, because it was in a module that was unloaded."""
+"""Placeholder for a name that cannot be read, because it was in a module that was unloaded."""
 
 
 class Profiling(NamedTuple):
-    """Memory allocation profiling of a kernel."""
+    """State of memory allocation profiling in a kernel."""
 
     state: str
     """``"absent"`` (not compiled in), ``"never"`` (off for good), ``"off"`` (switched off now) or
@@ -34,7 +34,7 @@ class Profiling(NamedTuple):
 
 
 class Tag(NamedTuple):
-    """A place that allocates: the static part of a ``struct codetag``."""
+    """An allocation tag: the source line of an allocation, as in ``struct codetag``."""
 
     filename: str
     lineno: int
@@ -53,16 +53,17 @@ class Tags:
     """
     The tags of a kernel and its modules, in the order of /proc/allocinfo, and their counters.
 
-    Columns named ``tag`` hold an index in these arrays; -1 for none.
+    Values of columns named ``tag`` are indices in these arrays; -1 for no tag.
     """
 
     places: Sequence[Tag]
     bytes: Array
     """``int64``, shape ``(n,)``: bytes that are allocated."""
     calls: Array
-    """``int64``, shape ``(n,)``: allocations that were not freed."""
+    """``int64``, shape ``(n,)``: number of allocations that were not freed."""
     inaccurate: Array
-    """``bool``, shape ``(n,)``: ``CODETAG_FLAG_INACCURATE``: the counters may be wrong."""
+    """``bool``, shape ``(n,)``: whether ``CODETAG_FLAG_INACCURATE`` is set, because the counters
+    may be wrong."""
     version: str
     """The version of this kernel's /proc/allocinfo: ``"1.0"`` or ``"2.0"``."""
     listed: Array
@@ -71,7 +72,7 @@ class Tags:
     counted: Array
     """``bool``, shape ``(n,)``: whether its counters still exist; if not, they are 0 here."""
     problems: Sequence[str] = field(default_factory=list)
-    """What could not be read, a line each."""
+    """One line per part that could not be read."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -81,7 +82,7 @@ class Tags:
         return np.flatnonzero(self.listed)
 
     def text(self, number: int) -> str | None:
-        """Format the tag with number *number*; ``None`` for -1."""
+        """Format the tag at index *number*; ``None`` for -1."""
         return str(self.places[number]) if number >= 0 else None
 
 
@@ -108,7 +109,7 @@ class TagUse:
     """``None`` if a text was read, because there is no memory to search."""
     page_size: int
     problems: Sequence[str] = ()
-    """What could not be read, a line each."""
+    """One line per part that could not be read."""
 
 
 @dataclass
@@ -124,19 +125,20 @@ class Tagged:
     """``int64``, shape ``(n,)``: row in :class:`~drgn_pageowner.model.pages.Pages` of every page
     that has a tag; ascending."""
     tag: Array
-    """``int32``, shape ``(n,)``: its tag."""
+    """``int32``, shape ``(n,)``: index of the tag of that page."""
     pages: Array
-    """``int64``, shape ``(n,)``: base pages of the allocation that begins there."""
+    """``int64``, shape ``(n,)``: number of base pages of the allocation that begins there."""
     object_tag: Array
-    """``int32``, a row per object of the slabs: its tag, or -1."""
+    """``int32``, a row per slab object: index of its tag, or -1."""
     percpu_bytes: Array
     """``int64``, a row per tag: bytes of one CPU's copies of per-CPU memory."""
     percpu_calls: Array
-    """``int64``, a row per tag."""
+    """``int64``, a row per tag: number of per-CPU allocations."""
     object_memcg: Array | None = None
-    """``uint64``, a row per object: ``slabobj_ext.objcg``; ``None`` if this kernel has none."""
+    """``uint64``, a row per slab object: ``slabobj_ext.objcg``; ``None`` if this kernel does not
+    have that member."""
     problems: Sequence[str] = field(default_factory=list)
-    """What could not be read, a line each."""
+    """One line per part that could not be read."""
 
     def sums(self, object_sizes: Array) -> TagSums:
         """
@@ -158,16 +160,18 @@ class Tagged:
 
 def allocation_sizes(rows: Array, compound: Array, followers: Array, pfns: Array) -> Array:
     """
-    Find the sizes, in base pages, of the allocations that begin at *rows*.
+    Find the size of each allocation from its first page.
 
     A compound page records its size. In any other block of 2^order pages, which is aligned to its
     size, only the first page has a reference count; the other pages have none.
 
-    :param rows: ``int64``, shape ``(n,)``: of the first pages, ascending.
-    :param compound: ``int64``, shape ``(n,)``: pages of the compound page; 0 if it is not one.
-    :param followers: ``bool``, a row per page: whether it can follow another one in a block.
-    :param pfns: ``int64``, shape ``(n,)``: of *rows*.
-    :return: ``int64``, shape ``(n,)``.
+    :param rows: ``int64``, shape ``(n,)``: rows of the first pages, ascending.
+    :param compound: ``int64``, shape ``(n,)``: number of base pages of the compound page; 0 if the
+        page is not compound.
+    :param followers: ``bool``, a row per page: whether the page can be in a block whose first page
+        is another page.
+    :param pfns: ``int64``, shape ``(n,)``: PFNs of the first pages.
+    :return: ``int64``, shape ``(n,)``: number of base pages of each allocation.
     """
     stops = np.append(np.flatnonzero(~followers), len(followers))
     end = stops[np.searchsorted(stops, rows + 1)]
@@ -181,7 +185,12 @@ def allocation_sizes(rows: Array, compound: Array, followers: Array, pfns: Array
 
 
 def tag_stacks(tags: Tags) -> tuple[Stacks, dict[int, Frame], dict[int, list[SourceFrame]]]:
-    """Return a stack of one frame for every tag, the frames, and where they are in the source."""
+    """
+    Return a stack of one frame for each tag.
+
+    :return: The stacks, whose PCs are the tags' indices plus 1; the frame of each such PC; and the
+        source line of each such PC.
+    """
     number = len(tags)
     frames = {
         pc: Frame(pc, tag.function, -1, 0, tag.module)

@@ -47,16 +47,16 @@ class WordUse(enum.IntFlag):
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of a C type, by words."""
+    """Layout of a C type: the use of each of its words."""
 
     name: str
-    """As in C: ``"struct sock"``."""
+    """Name of the type as in C: ``"struct sock"``."""
     size: int
-    """In bytes; 0 if the debugging symbols only declare it."""
+    """Size in bytes; 0 if the debugging symbols only declare the type."""
     use: Array
     """``uint8``, shape ``(words,)``: :class:`WordUse` of each aligned word."""
     aim: Array
-    """``int32``, the same shape: the type that the word points to, or -1."""
+    """``int32``, shape ``(words,)``: number of the type that the word points to, or -1."""
     parts: Sequence[tuple[int, int]] = ()
     """Offset (in bytes) and type number of each member that is a structure, nested ones
     included."""
@@ -79,24 +79,31 @@ class TypeTable(Protocol):
 
     def cache_types(self) -> Array:
         """
-        The type of objects that each slab cache's name implies: ``int32``, a row per cache; -1 if
-        unknown.
+        Return the type of each slab cache's objects, as implied by the cache's name.
+
+        :return: ``int32``, a row per cache: type number; -1 if unknown.
         """
         ...
 
     def shared_caches(self) -> Array:
         """
-        Whether each slab cache has objects of several types (kmalloc, merged caches): ``bool``.
+        Return whether each slab cache has objects of several types (kmalloc, merged caches).
+
+        :return: ``bool``, a row per cache.
         """
         ...
 
 
 @dataclass
 class Variables:
-    """Variables of the kernel and its modules whose type is known; per-CPU ones once per CPU."""
+    """
+    Table of the variables of the kernel and its modules whose type is known.
+
+    A per-CPU variable has one row per CPU.
+    """
 
     names: Sequence[str]
-    """The expression that drgn evaluates to the variable."""
+    """drgn expressions for the variables."""
     type: Array
     """``int32``: number in the :class:`TypeTable`."""
     node: Array
@@ -107,17 +114,17 @@ class Variables:
 
     @classmethod
     def none(cls) -> Variables:
-        """No variables."""
+        """Return an empty table."""
         return cls([], np.zeros(0, np.int32), np.zeros(0, np.int32))
 
 
 @dataclass
 class Pointers:
     """
-    Every word that refers to a node of a heap, a row each, sorted by place and offset.
+    Table of the words that refer to a node of a heap: one row per word, sorted by place and offset.
 
-    A place is what contains the word: a node, or a variable; variable ``i`` is place ``heap.nodes +
-    i``.
+    A *place* is a node or a variable. Places ``0`` to ``heap.nodes - 1`` are the nodes; place
+    ``heap.nodes + i`` is variable ``i``.
     """
 
     place: Array
@@ -127,8 +134,8 @@ class Pointers:
     target: Array
     """``int32``: the node that it refers to."""
     at: Array
-    """``int32``: the offset in that node that it points to, in bytes; -1 if it points to the
-    ``struct page``."""
+    """``int32``: the offset in the target that the word points to, in bytes; -1 if it points to the
+    target's ``struct page``."""
 
     def __len__(self) -> int:
         return len(self.place)
@@ -150,7 +157,7 @@ class TypedBy(Kind):
 
 @dataclass
 class HeapTypes:
-    """The inferred type of each place of a heap."""
+    """The inferred type of each place of a heap; see :class:`Pointers` for places."""
 
     table: TypeTable
     type: Array
@@ -161,15 +168,17 @@ class HeapTypes:
     by: Array
     """``uint8``: :class:`TypedBy`."""
     votes: Array
-    """``int32``: typed pointers that agree."""
+    """``int32``: number of typed pointers to the place that agree with its type."""
     against: Array
-    """``int32``: typed pointers that disagree."""
+    """``int32``: number of typed pointers to the place that disagree with its type."""
     exact: Array
-    """``bool``: whether the type is certain, so that only words that are references in that type
-    count as such."""
+    """``bool``: whether the type is certain, so that only members that are references in that type
+    are treated as references."""
     conflicts: int = 0
-    """Nodes without a type because pointers of several types lead to them."""
+    """Number of nodes that were not given a type, because pointers of different types point to
+    them."""
     rounds: int = 0
+    """Number of times that types were propagated along pointers."""
     problems: list[str] = field(default_factory=list)
 
     def name(self, place: int) -> str | None:
@@ -180,10 +189,10 @@ class HeapTypes:
 
 @dataclass
 class Typing:
-    """The data from which types are inferred, of a heap that was read with types."""
+    """The data from which the types of a heap's nodes are inferred, and the result."""
 
     table: TypeTable
     variables: Variables
     pointers: Pointers
     inferred: HeapTypes | None = None
-    """The types, once they were inferred."""
+    """The inferred types; ``None`` until they have been inferred."""
