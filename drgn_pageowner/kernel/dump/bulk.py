@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reading memory in bulk, and NumPy dtypes made from the dump's own DWARF."""
+"""Read memory in bulk, and make NumPy dtypes from the dump's own DWARF."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ __all__ = (
 )
 
 
-# The memmap of a section has 2 MiB, that of a FLATMEM node of 128 GiB has this much; a larger size
-# is garbage.
+# Maximum size of one read. The memmap of a section takes 2 MiB, that of a FLATMEM node of 128 GiB
+# takes 2 GiB; a larger size is garbage.
 _MOST_BYTES = 1 << 31
 # For gather(): maximum gap, in bytes, between two addresses that are read together, and maximum
 # number of addresses per read.
@@ -44,12 +44,12 @@ _MOST_OF_GATHER = 1 << 20
 
 
 class Bulk(NamedTuple):
-    """A range of memory read in one piece."""
+    """Contents of a range of memory, and a list of the parts that could not be read."""
 
     data: bytes | bytearray
-    """The bytes; zero where they could not be read."""
+    """Contents of the range; bytes that could not be read are zero."""
     missing: list[tuple[int, int]]
-    """``(offset, size)`` of every part that the dump does not hold, in order."""
+    """``(offset, size)`` of every part that is not in the dump, in bytes, in ascending order."""
 
 
 def page_size(prog: Program) -> int:
@@ -68,30 +68,31 @@ def word_dtype(prog: Program) -> np.dtype[Any]:
     """
     Get the dtype of ``unsigned long``.
 
-    Its size is the one in DWARF, because a 32-bit kernel may have an ELF64 dump: QEMU writes one if
-    the CPU could run 64-bit code.
+    Its size is taken from DWARF, because the dump of a 32-bit kernel may be an ELF64 file: QEMU
+    writes ELF64 if the CPU could run 64-bit code.
     """
     return np.dtype(f"{byte_order(prog)}u{prog.type('unsigned long').size}")
 
 
 def words(prog: Program, data: bytes | bytearray) -> Array:
     """
-    Convert memory to an array of ``unsigned long``.
+    Convert bytes of the kernel's memory to an array of ``unsigned long``.
 
-    :return: ``uint64``, for every word size and byte order.
+    :param data: Contents of memory, a multiple of the kernel's word size.
+    :return: ``uint64``, whatever the word size and byte order of the kernel.
     """
     return np.frombuffer(data, word_dtype(prog)).astype(np.uint64, copy=False)
 
 
 def read_bulk(prog: Program, address: int, size: int, *, physical: bool = False) -> Bulk:
     """
-    Read *size* bytes at *address*; what the dump lacks reads as zeroes.
+    Read *size* bytes at *address*; bytes that are not in the dump read as zeroes.
 
-    Pages that were filtered out, truncated or never mapped do not raise; they are listed in
+    Pages that were filtered out, truncated or never mapped cause no exception, but are listed in
     :attr:`Bulk.missing`.
 
-    :param address: Virtual address (physical if *physical*).
-    :raises FaultError: if the range is larger than any dump can have
+    :param address: Virtual address, or physical address if *physical* is true.
+    :raises FaultError: if the range is impossibly large, or outside of the address space
     """
     _check(address, size)
     try:
@@ -102,9 +103,9 @@ def read_bulk(prog: Program, address: int, size: int, *, physical: bool = False)
 
 def _check(address: int, size: int) -> None:
     """
-    Check that a range of addresses is possible.
+    Check that a range of *size* bytes at *address* is possible.
 
-    :raises FaultError: if it is not
+    :raises FaultError: if the range is impossibly large, or outside of the address space
     """
     if not (0 <= size <= _MOST_BYTES and address >= 0 and address + size <= 1 << 64):
         raise FaultError(f"no memory has {size} bytes there", address & (1 << 64) - 1)
@@ -144,12 +145,15 @@ def readable(
     prog: Program, address: int, size: int, granule: int, physical: bool, promised: int = 0
 ) -> bytes:
     """
-    Read from *address* up to the first granule that is missing; at least one must be.
+    Read from *address* up to the first missing page of a range that is known to lack a page.
 
-    :param granule: Number of bytes that are present or missing together: a page.
+    :param size: Size of the range, in bytes.
+    :param granule: Page size, in bytes; a page is present or missing as a whole.
+    :param physical: Whether *address* is a physical address.
     :param promised: Number of bytes that are likely to be present; 0 if unknown.
+    :return: The bytes before the first missing page; empty if the first page is missing.
     """
-    # Granules are aligned, so the first one may be partial.
+    # Granules are aligned, so the first granule may be partial.
     first = granule - address % granule
 
     def attempt(number: int) -> bytes | None:
@@ -176,12 +180,13 @@ def readable(
 
 def gather(prog: Program, addresses: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """
-    Read an element of *dtype* at each of many addresses; addresses that are close together are read
-    at once.
+    Read one element of *dtype* at each of many addresses.
 
-    :param addresses: ``uint64``, shape ``(n,)``, in any order.
-    :return: Array of *dtype*, shape ``(n,)``, zero where it is not in the dump; and ``bool``, the
-        same shape: whether it is in the dump.
+    Addresses that are close together are read in one piece.
+
+    :param addresses: Virtual addresses: ``uint64``, shape ``(n,)``, in any order.
+    :return: The elements (*dtype*, shape ``(n,)``), zero where they are not in the dump; and
+        whether each element is in the dump (``bool``, shape ``(n,)``).
     """
     values = np.zeros(len(addresses), dtype)
     there = np.zeros(len(addresses), bool)
@@ -203,7 +208,14 @@ def gather(prog: Program, addresses: Array, dtype: np.dtype[Any]) -> tuple[Array
 def _gather_piece(
     prog: Program, addresses: Array, places: Array, values: Array, there: Array
 ) -> None:
-    """Fill in *values* and *there* at *places* from one read."""
+    """
+    Read the elements at *addresses* in one piece.
+
+    :param addresses: ``uint64``, ascending.
+    :param places: Index of each address in *values* and *there*.
+    :param values: The elements are stored here.
+    :param there: Whether each element is in the dump is stored here: ``bool``.
+    """
     base, size = int(addresses[0]), values.dtype.itemsize
     length = int(addresses[-1]) - base + size
     if base + length > 1 << 64:
@@ -225,7 +237,7 @@ def read_array(prog: Program, address: int, dtype: np.dtype[Any], count: int) ->
     Read *count* elements of *dtype* at *address*.
 
     :return: Array of shape ``(count,)``.
-    :raises FaultError: if any byte of it is not in the dump
+    :raises FaultError: if any byte of the array is not in the dump
     """
     _check(address, count * dtype.itemsize)
     return np.frombuffer(prog.read(address, count * dtype.itemsize), dtype, count)
@@ -235,13 +247,13 @@ def read_word(prog: Program, address: int) -> int:
     """
     Read the ``unsigned long`` at *address*.
 
-    :raises FaultError: if it is not in the dump
+    :raises FaultError: if the word is not in the dump
     """
     return int(read_array(prog, address, word_dtype(prog), 1)[0])
 
 
 def find_type(prog: Program, name: str) -> Type | None:
-    """Find a type; return ``None`` if this kernel has no such type."""
+    """Find a C type by its name; return ``None`` if this kernel does not have the type."""
     try:
         return prog.type(name)
     except LookupError:
@@ -252,8 +264,8 @@ def enumerators(prog: Program, name: str) -> dict[str, int]:
     """
     Get the enumerators of an enum, in the order of their declaration.
 
-    :param name: With its tag: ``enum pageflags``.
-    :return: Name -> value; empty where this kernel has no such enum.
+    :param name: Name of the C type, such as ``enum pageflags``.
+    :return: Name of the enumerator -> value; empty if this kernel does not have the enum.
     """
     type_ = find_type(prog, name)
     found = (type_.enumerators or ()) if type_ is not None else ()
@@ -261,17 +273,21 @@ def enumerators(prog: Program, name: str) -> dict[str, int]:
 
 
 def find_object(prog: Program, name: str, filename: str | None = None) -> drgn.Object | None:
-    """Find a variable; return ``None`` if this kernel has no such variable."""
+    """
+    Find a variable of the kernel; return ``None`` if this kernel does not have the variable.
+
+    :param filename: Source file that defines the variable, if the name is not unique.
+    """
     try:
         found = prog.variable(name, filename) if filename is not None else prog[name]
     except (LookupError, drgn.ObjectAbsentError):
         return None
-    # The compiler may have optimized a static variable away and left its name.
+    # If the compiler optimized a static variable away, DWARF may still have its name.
     return None if found.absent_ else found
 
 
 def symbol_address(prog: Program, name: str) -> int | None:
-    """Get the address of an ELF symbol; return ``None`` if there is no such symbol."""
+    """Get the address of an ELF symbol; return ``None`` if the kernel does not have the symbol."""
     try:
         return int(prog.symbol(name).address)
     except LookupError:
@@ -279,7 +295,7 @@ def symbol_address(prog: Program, name: str) -> int | None:
 
 
 def has_member(type_: Type, name: str) -> bool:
-    """Return whether the structure *type_* has a member *name* (dots descend into members)."""
+    """Return whether the structure *type_* has a member *name*; ``a.b`` names a nested member."""
     try:
         _find_member(type_, name)
     except LookupError:
@@ -332,12 +348,15 @@ def struct_dtype(
     itemsize: int | None = None,
 ) -> np.dtype[np.void]:
     """
-    Make a dtype with fields at the offsets that the dump's DWARF has for *members*.
+    Make a dtype of the C structure *type_*, with a field for each of *members*.
 
-    :param members: Member names, or field name -> member path (dots descend
-        into nested members). A member that *type_* lacks in this kernel gets no field.
-    :param base: Offset of the structure in an element, in bytes.
-    :param itemsize: Size of an element, in bytes; the structure's by default.
+    The offsets and sizes of the fields are those in the dump's DWARF.
+
+    :param members: Names of members, or field name -> path of the member (``a.b`` for a nested
+        member). Members that the structure does not have in this kernel are left out.
+    :param base: Offset of the structure from the start of an array element, in bytes.
+    :param itemsize: Size of an array element, in bytes; by default, *base* plus the size of the
+        structure.
     :raises PageOwnerError: if a member is a bit field or has no fixed-size type
     """
     type_ = _unaliased(type_)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Read from a dump file's own tables which pages it holds.
+Find the pages that a dump file contains, from the tables in the file.
 
 makedumpfile marks a file that it could not finish (``DUMP_DH_COMPRESSED_INCOMPLETE`` in the status
-of a kdump file, ``DUMP_ELF_INCOMPLETE`` in ``e_flags`` of an ELF file) and leaves the descriptors
-of pages that it did not write zero. A file that was cut off later is not marked, but its tables
-point past its end.
+of a kdump file, ``DUMP_ELF_INCOMPLETE`` in ``e_flags`` of an ELF file). In such a file, the
+descriptors of pages that were not written are zero. A file that was cut off later is not marked,
+but its tables point past its end.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ __all__ = ("KDUMP_SIGNATURE", "KdumpLayout", "elf_contents", "kdump_contents", "
 
 KDUMP_SIGNATURE = b"KDUMP   "
 _HEADER_BYTES = 4096
-# struct disk_dump_header of makedumpfile's diskdump_mod.h, of a 64-bit and of a 32-bit kernel:
-# offset of status, which block_size, sub_hdr_size and bitmap_blocks follow.
+# Offset of the member status of struct disk_dump_header (diskdump_mod.h of makedumpfile), by the
+# size of the kernel's long. The members block_size, sub_hdr_size and bitmap_blocks follow it.
 _STATUS = {8: 424, 4: 412}
 _INCOMPLETE = 0x8
-# struct kdump_sub_header: phys_base, dump_level, split, start_pfn, end_pfn; and offset and size of
-# VMCOREINFO, the notes and the erased data; since version 6 start_pfn_64 and end_pfn_64.
+# Members of struct kdump_sub_header: phys_base, dump_level, split, start_pfn, end_pfn; then the
+# offsets and sizes of VMCOREINFO, the notes and the erased data; since version 6, then start_pfn_64
+# and end_pfn_64.
 _SUB_HEADER = {8: "<QiiQQ6QQQ", 4: "<IiiIIQIQIQIQQ"}
 _WIDE_PFNS = 6
 # page_desc_t: offset, size, flags, page_flags.
 _DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
 _BITMAP_BYTES = 1 << 20
-"""Bytes of a bitmap that are processed at once: 8 Mi pages, whose descriptors take 192 MiB."""
+"""Number of bytes of a bitmap that are processed at once. They stand for 8 Mi pages, whose
+descriptors take 192 MiB."""
 
 _PT_LOAD = 1
 _PN_XNUM = 0xFFFF
@@ -46,17 +48,20 @@ class KdumpLayout(NamedTuple):
     version: int
     """``header_version``."""
     word: int
-    """Bytes of a ``long`` of the kernel: 4 or 8."""
+    """Size of the kernel's ``long``, in bytes: 4 or 8."""
     status: int
+    """``status``: flags such as ``DUMP_DH_COMPRESSED_INCOMPLETE``."""
     block_size: int
-    """Unit of everything in the file, and the kernel's page size, in bytes."""
+    """Size of a block, in bytes. All parts of the file consist of blocks; it is the kernel's page
+    size."""
     sub_header_blocks: int
+    """Size of the sub header, in blocks."""
     bitmap_blocks: int
     """Size of both bitmaps together, in blocks."""
 
     @property
     def bitmap(self) -> int:
-        """Return the offset of the first bitmap (pages that exist)."""
+        """Return the offset of the first bitmap, of pages that exist, in bytes."""
         return (1 + self.sub_header_blocks) * self.block_size
 
     @property
@@ -66,7 +71,7 @@ class KdumpLayout(NamedTuple):
 
     @property
     def descriptors(self) -> int:
-        """Return the offset of the table of page descriptors."""
+        """Return the offset of the table of page descriptors, in bytes."""
         return self.bitmap + 2 * self.bitmap_bytes
 
 
@@ -75,7 +80,7 @@ def kdump_layout(header: bytes) -> KdumpLayout | None:
     Parse the headers of a kdump file.
 
     :param header: The first bytes of a file.
-    :return: ``None`` if they are not the header of a kdump file, or of an unknown layout.
+    :return: ``None`` if the file is not a kdump file, or its layout is unknown.
     """
     if not header.startswith(KDUMP_SIGNATURE) or len(header) < 12:
         return None
@@ -84,7 +89,8 @@ def kdump_layout(header: bytes) -> KdumpLayout | None:
         if len(header) < place + 16:
             continue
         status, block, sub_header, bitmap = struct.unpack_from("<IiiI", header, place)
-        # At this place, a 32-bit kernel's file has the number of its pages, and zeroes.
+        # At the offset for 64-bit kernels, the file of a 32-bit kernel has a number of pages and
+        # zeroes, which this check rejects.
         if 512 <= block <= 1 << 20 and block & (block - 1) == 0 and 0 < sub_header < 1 << 20:
             return KdumpLayout(version, word, status, block, sub_header, bitmap)
     return None
@@ -92,10 +98,10 @@ def kdump_layout(header: bytes) -> KdumpLayout | None:
 
 def kdump_contents(file: BinaryIO) -> DumpContents | None:
     """
-    Find the pages of a kdump file.
+    Find the pages that a kdump file lists and contains.
 
-    :return: ``None`` if *file* is not a kdump file. A file that ends before its table of pages
-        holds no pages.
+    :return: ``None`` if *file* is not a kdump file. If the file ends before its page descriptors,
+        no page is present.
     """
     file.seek(0)
     layout = kdump_layout(file.read(_HEADER_BYTES))
@@ -125,7 +131,7 @@ def kdump_contents(file: BinaryIO) -> DumpContents | None:
 
 
 class _Pages:
-    """Collector of the pages of a kdump file, whose tables are read piece by piece."""
+    """Accumulates the pages of a kdump file, whose tables are read piece by piece."""
 
     def __init__(self, layout: KdumpLayout, size: int, part: tuple[int, int] | None) -> None:
         self.listed, self.present, self.excluded = RangeBuilder(), RangeBuilder(), RangeBuilder()
@@ -135,13 +141,19 @@ class _Pages:
         self._place = layout.descriptors
 
     def add(self, file: BinaryIO, first: int, exists: Array, listed: Array) -> None:
-        """:param first: PFN of the first row of *exists* and *listed*."""
+        """
+        Add the pages of one piece of the bitmaps, and read their descriptors from *file*.
+
+        :param first: PFN of the first row of *exists* and *listed*.
+        :param exists: First bitmap: whether the kernel had the page: ``bool``, a row per PFN.
+        :param listed: Second bitmap: whether the dump has the page: ``bool``, a row per PFN.
+        """
         common = min(len(exists), len(listed))
         self.listed.add(listed, first)
         self.excluded.add(exists[:common] & ~listed[:common], first)
         own = np.flatnonzero(listed)
         if self._part is not None:
-            # Other parts of the dump have the descriptors of the other pages.
+            # The bitmaps are of the whole dump, but a part has only the descriptors of its pages.
             own = own[(own >= self._part[0] - first) & (own < self._part[1] - first)]
         file.seek(self._place)
         data = file.read(len(own) * _DESCRIPTOR.itemsize)
@@ -156,7 +168,12 @@ class _Pages:
 
 
 def _sub_header(layout: KdumpLayout, data: bytes) -> tuple[int | None, tuple[int, int] | None]:
-    """Return the dump level, and the PFN range of one part of a split dump."""
+    """
+    Parse the sub header of a kdump file.
+
+    :return: The dump level, and the PFN range ``(first, end)`` if the file is one part of a split
+        dump; ``None`` for each that the file does not have.
+    """
     form = _SUB_HEADER[layout.word]
     if len(data) < struct.calcsize(form) or layout.version < 1:
         return None, None
@@ -169,17 +186,17 @@ def _sub_header(layout: KdumpLayout, data: bytes) -> tuple[int | None, tuple[int
 
 
 def _bitmap(file: BinaryIO, offset: int, length: int) -> Array:
-    """Read a bitmap: ``bool``, a row per PFN, up to the end of the file."""
+    """Read a bitmap: ``bool``, a row per PFN; shorter if the file ends before the bitmap does."""
     file.seek(offset)
     return np.unpackbits(np.frombuffer(file.read(length), np.uint8), bitorder="little").view(bool)
 
 
 def elf_contents(file: BinaryIO, page_size: int) -> DumpContents | None:
     """
-    Find the pages of an ELF core of a kernel: those of its ``PT_LOAD`` segments.
+    Find the pages in the ``PT_LOAD`` segments of an ELF core dump of a kernel.
 
     :param page_size: The kernel's page size, in bytes.
-    :return: ``None`` if *file* is none.
+    :return: ``None`` if *file* is not an ELF core dump.
     """
     segments = _segments(file)
     if segments is None:
@@ -207,8 +224,11 @@ def elf_contents(file: BinaryIO, page_size: int) -> DumpContents | None:
 
 def _segments(file: BinaryIO) -> tuple[int, Array, Array, Array, Array] | None:
     """
-    Return ``e_flags``, and of each PT_LOAD offset, physical address, and size in the file and in
-    memory.
+    Read ``e_flags`` and the ``PT_LOAD`` program headers of an ELF core dump.
+
+    :return: ``e_flags``; and the offset in the file, the physical address, the size in the file and
+        the size in memory of each segment, in bytes: ``uint64``. ``None`` if *file* is not an ELF
+        core dump.
     """
     file.seek(0)
     header = file.read(64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tolerate damaged dumps: the exceptions to expect, and list walks that terminate."""
+"""Tolerate damaged dumps: the exceptions that damage causes, and list walks that terminate."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ DAMAGE = (
     # A missing member, or an architecture or layout that drgn does not know.
     AttributeError,
     NotImplementedError,
-    # An index or a key that is not there; a number that is too large, negative or zero where none
-    # can be, a name that cannot be decoded.
+    # A missing index or key; a number that is too large, negative or zero where that is impossible;
+    # a name that cannot be decoded.
     LookupError,
     ValueError,
     ArithmeticError,
 )
 """
 Exceptions of drgn and Python that implausible values in memory can cause. Bugs in this program can
-cause some of them as well; :func:`is_damage` tells the difference.
+cause some of these as well; :func:`is_damage` distinguishes the two.
 """
 
-# Chains of parents (directories, control groups) are shorter than this.
+# Maximum length of a chain of parents, such as directories or control groups.
 _LONGEST_CHAIN = 4096
 
 T = TypeVar("T")
@@ -58,9 +58,9 @@ def is_damage(error: BaseException) -> bool:
     Return whether *error* may be due to the contents of a dump, rather than to a bug in this
     program.
 
-    drgn raises :exc:`LookupError` itself for a symbol, type or member that is not there, and
-    :exc:`AttributeError` for a member of an object; any other missing dictionary key or attribute
-        is a bug in this program.
+    drgn raises :exc:`LookupError` for a missing symbol, type or member of a type, and
+    :exc:`AttributeError` for a missing member of an object. Any other missing dictionary key or
+    attribute is a bug in this program.
     """
     if isinstance(error, drgn.ObjectNotFoundError):
         return True
@@ -73,10 +73,10 @@ def is_damage(error: BaseException) -> bool:
 
 def unless_mistaken(error: BaseException) -> None:
     """
-    Raise *error* again if it is due to a bug in this program, so that the dump is not blamed for
-    it.
+    Raise *error* again if it is due to a bug in this program rather than to a damaged dump.
 
-    Exceptions outside :data:`DAMAGE` are not raised again; the caller expects them.
+    Call it in an ``except`` clause for :data:`DAMAGE`. Other exceptions that the clause catches are
+    not raised again.
     """
     if isinstance(error, DAMAGE) and not is_damage(error):
         raise error
@@ -84,7 +84,7 @@ def unless_mistaken(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def suppress_damage() -> Iterator[None]:
-    """Ignore damage that ends the block; for blocks whose result is optional."""
+    """Ignore exceptions due to damage in a ``with`` block whose result is optional."""
     try:
         yield
     except DAMAGE as error:
@@ -92,7 +92,7 @@ def suppress_damage() -> Iterator[None]:
 
 
 def in_words(error: BaseException) -> str:
-    """Describe an exception of :data:`DAMAGE` in one line that says what to do."""
+    """Describe an exception of :data:`DAMAGE` in one line that tells the user what to do."""
     text = " ".join(str(error).split())
     if isinstance(error, FaultError):
         return (
@@ -112,10 +112,10 @@ def in_words(error: BaseException) -> str:
 
 
 class Problems:
-    """One line for each fact that could not be determined."""
+    """Accumulates messages: one line for each fact that could not be determined."""
 
     def __init__(self, lines: list[str] | None = None) -> None:
-        """:param lines: List that lines are appended to."""
+        """:param lines: List that the messages are appended to; a new list by default."""
         self.lines: list[str] = [] if lines is None else lines
 
     def add(self, line: str) -> None:
@@ -124,9 +124,10 @@ class Problems:
 
     def attempt(self, subject: str, question: Callable[[], T]) -> T | None:
         """
-        Return the answer to *question*.
+        Call *question*, and add a message if it fails because of damage.
 
-        :return: ``None`` if it raises because of damage; this adds a line about *subject*.
+        :param subject: Name of the fact that *question* determines, for the message.
+        :return: The result of *question*; ``None`` if it failed because of damage.
         """
         try:
             return question()
@@ -147,9 +148,9 @@ class Problems:
 
 def until_repeated(entries: Iterable[Object]) -> Iterator[Object]:
     """
-    Yield *entries*, which are pointers, until one repeats.
+    Yield the pointers in *entries*, and check that no pointer occurs twice.
 
-    :raises ValidationError: if one does, because the walk would never end
+    :raises ValidationError: if a pointer occurs twice, because the walk would never end
     """
     seen: set[int] = set()
     for entry in entries:
@@ -164,19 +165,19 @@ def every_entry(
     type_: str, head: Object, member: str, subject: str, problems: list[str]
 ) -> list[Object]:
     """
-    Get the entries of a list; if it is broken, those that can be reached from either end.
+    Get the entries of a list; if the list is broken, those that can be reached from either end.
 
-    :param type_: Type of an entry.
+    :param type_: Name of the C type of an entry.
     :param head: ``struct list_head *``
     :param member: Name of the ``struct list_head`` in an entry.
-    :param subject: Name of the list, for *problems*.
-    :param problems: Gets a line if the list is broken.
-    :return: ``type_ *`` each.
+    :param subject: Name of the list, for the message in *problems*.
+    :param problems: List of messages, to which a line is added if the list is broken.
+    :return: Pointers to the entries: ``type_ *``.
     """
     found: list[Object] = []
     try:
         for entry in until_repeated(list_for_each_entry(type_, head, member)):
-            # An entry that cannot be read does not count.
+            # Leave out an entry that cannot be read.
             entry.member_(member).read_()
             found.append(entry)
     except DAMAGE as error:
@@ -202,6 +203,8 @@ def chain(first: Object, following: Callable[[Object], Object]) -> Iterator[Obje
     """
     Yield *first*, ``following(first)``, and so on, up to ``NULL`` or an entry that follows itself.
 
+    :param first: Pointer to the first entry.
+    :param following: Function that returns the entry after a given entry, such as its parent.
     :raises ValidationError: if the chain does not end
     """
     entry = first
@@ -218,10 +221,12 @@ def chain(first: Object, following: Callable[[Object], Object]) -> Iterator[Obje
 
 def name_of(text: Object, longest: int = 4096) -> str:
     """
-    Decode a string: ``char *`` or ``char []``.
+    Decode a C string in the kernel's memory.
 
-    Bytes that are not UTF-8 are written ``\\xNN``: kernel names are bytes, and damaged ones may
-    hold anything.
+    Bytes that are not UTF-8 become ``\\xNN``, because names in the kernel may be arbitrary bytes.
+
+    :param text: ``char *`` or ``char []``.
+    :param longest: Maximum number of bytes to decode.
     """
     data: bytes = text.string_()
     return data[:longest].decode(errors="backslashreplace")

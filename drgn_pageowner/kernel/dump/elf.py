@@ -16,29 +16,29 @@ _SHT_NOTE, _PT_NOTE = 7, 4
 _NT_GNU_BUILD_ID = 3
 # NT_PRPSINFO is a note about a process; kernel dumps do not have it.
 _NT_PRPSINFO = 3
-# No header, note or name is as long as this; a larger size is damaged.
+# Maximum size of a table, a note or a name; a larger size is damaged.
 _MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Elf:
-    """An ELF file, 32-bit or 64-bit."""
+    """Facts from the headers of an ELF file, 32-bit or 64-bit."""
 
     kind: int
     """``e_type``."""
     build_id: str | None
-    """``NT_GNU_BUILD_ID``, in hex."""
+    """Contents of the note ``NT_GNU_BUILD_ID``, in hex; ``None`` if the file has none."""
     debug_link: str | None
-    """Name of the file with the debugging information stripped from this one
-    (``.gnu_debuglink``)."""
+    """Name of the file with the debugging information that was stripped from this file
+    (``.gnu_debuglink``); ``None`` if the file has no such link."""
     has_dwarf: bool
-    """Whether there is a section ``.debug_info``."""
+    """Whether the file has the contents of a section ``.debug_info`` or ``.zdebug_info``."""
     of_a_process: bool
-    """Whether it is a core file with a note about a process."""
+    """Whether the file has a note about a process, as core dumps of processes do."""
 
     @classmethod
     def read(cls, path: str) -> Elf | None:
-        """Read the headers of *path*; return ``None`` if it is not an ELF file, or damaged."""
+        """Read the headers of the file *path*; return ``None`` if it is not a valid ELF file."""
         try:
             with open(path, "rb") as file:
                 return _read(file)
@@ -93,7 +93,7 @@ def _bytes(file: BinaryIO, offset: int, size: int) -> bytes:
 def _segments(
     file: BinaryIO, order: str, wide: bool, offset: int, size: int, number: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Return type, offset and size of each segment."""
+    """Yield the type, the offset in the file and the size of each segment, in bytes."""
     table = _bytes(file, offset, size * number)
     for at in range(0, size * number, size or 1):
         if wide:
@@ -106,7 +106,7 @@ def _segments(
 def _sections(
     file: BinaryIO, order: str, wide: bool, offset: int, size: int, number: int, names: int
 ) -> Iterator[tuple[str, int, int, int]]:
-    """Return name, type, offset and size of each section."""
+    """Yield the name, the type, the offset in the file and the size of each section, in bytes."""
     if not offset or not number:
         return
     table = _bytes(file, offset, size * number)
@@ -119,7 +119,7 @@ def _sections(
 
 
 def _notes(data: bytes, order: str) -> Iterator[tuple[bytes, int, bytes]]:
-    """Return owner, type and content of each note."""
+    """Yield the owner, the type and the contents of each note."""
     position = 0
     while position + 12 <= len(data):
         name, length, kind = struct.unpack_from(order + "III", data, position)

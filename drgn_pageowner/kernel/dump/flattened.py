@@ -2,9 +2,10 @@
 """
 Read dumps in makedumpfile's flattened format (``makedumpfile -F``), even if they are cut off.
 
-A flattened file is a header of 4096 bytes and then pieces of the real file in the order in which
-they were written: offset, size (both ``int64``, big-endian) and the bytes. A piece with a negative
-offset marks the end. libkdumpfile reads complete files, but refuses a file whose end is missing.
+A flattened file consists of a header of 4096 bytes, and of the pieces of the original dump file in
+the order in which they were written. Each piece has its offset in the original file, its size (both
+``int64``, big-endian) and its bytes. A piece with a negative offset marks the end. libkdumpfile
+reads complete flattened files, but refuses a file whose end is missing.
 """
 
 from __future__ import annotations
@@ -26,20 +27,25 @@ _SIGNATURE = b"makedumpfile\0"
 _HEADER_BYTES = 4096
 _PIECE = struct.Struct(">qq")
 _LARGEST_PIECE = 1 << 30
-"""Maximum plausible size of a piece: makedumpfile writes its buffers, which have a few MiB."""
+"""Maximum plausible size of a piece, in bytes. makedumpfile writes its buffers, which have a few
+MiB."""
 
 
 class Flattened(io.RawIOBase):
-    """The real file inside a flattened one, up to where that is cut off."""
+    """
+    Read-only file object with the contents of the original dump file.
+
+    If the flattened file is cut off, only the pieces before its end are available.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
-        """:param file: The flattened file; must stay open."""
+        """:param file: The flattened file, which must stay open."""
         super().__init__()
         self._file = file
         self._position = 0
         offsets, sizes, places = [], [], []
         self.whole = False
-        """Whether the end marker is there."""
+        """Whether the flattened file is complete, which means that it has its end marker."""
         size = file.seek(0, os.SEEK_END)
         place = _HEADER_BYTES
         while True:
@@ -68,7 +74,7 @@ class Flattened(io.RawIOBase):
 
     @classmethod
     def of(cls, file: BinaryIO) -> Flattened | None:
-        """Return the file inside *file*; ``None`` if *file* is not flattened."""
+        """Open the original dump file in *file*; return ``None`` if *file* is not flattened."""
         file.seek(0)
         return cls(file) if file.read(len(_SIGNATURE)) == _SIGNATURE else None
 
@@ -84,7 +90,11 @@ class Flattened(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill the buffer, up to the end of the last piece; bytes that are in no piece are zero."""
+        """
+        Read into *buffer*, up to the end of the last piece. Bytes that are in no piece are zero.
+
+        :return: Number of bytes read.
+        """
         view = memoryview(buffer).cast("B")
         start = self._position
         end = min(start + len(view), self._end)
@@ -96,7 +106,8 @@ class Flattened(io.RawIOBase):
         while first and self._offsets[first - 1] + self._largest() > start:
             first -= 1
         last = int(np.searchsorted(self._offsets, end, "left"))
-        # In the order in which they were written: the last write of a byte counts.
+        # Apply the pieces in the order in which they were written, because a later piece replaces
+        # the bytes of earlier pieces.
         for piece in first + np.argsort(self._places[first:last], kind="stable"):
             offset, size = int(self._offsets[piece]), int(self._sizes[piece])
             low, high = max(offset, start), min(offset + size, end)
@@ -112,10 +123,11 @@ class Flattened(io.RawIOBase):
 
 def rearranged(path: str) -> IO[bytes] | None:
     """
-    Rearrange a cut-off flattened file into an unnamed temporary file.
+    Convert a flattened file that is cut off to a regular dump in an unnamed temporary file.
 
-    :return: ``None`` if *path* is not flattened, or complete; libkdumpfile reads such files itself.
-    :raises PageOwnerError: if there is no space for it
+    :return: The temporary file; ``None`` if *path* is not flattened or is complete, because
+        libkdumpfile reads such files itself.
+    :raises PageOwnerError: if the file cannot be read, or there is no space for the temporary file
     """
     if not os.path.isfile(path):
         # Opening it will report the error.

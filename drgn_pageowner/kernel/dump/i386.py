@@ -2,9 +2,9 @@
 """
 Read virtual addresses of i386 kernels, whose page tables neither drgn nor libkdumpfile can walk.
 
-Reads by virtual address are translated with the kernel's own page tables and done by physical
-address. In ELF dumps, drgn finds the direct map by itself, but neither vmalloc memory nor modules.
-The running kernel does not need this, because /proc/kcore has virtual addresses.
+Virtual addresses are translated with the kernel's own page tables, and the memory is then read by
+physical address. In ELF dumps, drgn finds the direct map by itself, but neither vmalloc memory nor
+modules. The running kernel does not need this, because /proc/kcore has virtual addresses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from drgn_pageowner.model.arrays import Array
 __all__ = ("PAGE_PSE", "page_table_format", "read_through_page_tables")
 
 PAGE_PSE = 1 << 7
-"""``_PAGE_PSE`` of arch/x86/include/asm/pgtable_types.h: an entry that maps a large page."""
+"""``_PAGE_PSE`` of arch/x86/include/asm/pgtable_types.h, which is set in an entry that maps a large
+page."""
 
 # Values of CONFIG_PAGE_OFFSET, the start of the direct map, by CONFIG_VMSPLIT_* (arch/x86/Kconfig).
 _PAGE_OFFSETS = (0xC0000000, 0xB0000000, 0x80000000, 0x78000000, 0x40000000)
@@ -34,9 +35,11 @@ _END = 1 << 32
 
 def read_through_page_tables(prog: Program) -> None:
     """
-    Make *prog* read virtual addresses of an i386 dump or guest; leave other programs alone.
+    Make *prog* translate virtual addresses with the page tables of its i386 kernel.
 
-    :param prog: Program that has its dump but no symbols yet.
+    Programs of other architectures and of the running kernel are not changed.
+
+    :param prog: Program of a dump or guest; its symbols need not be loaded.
     """
     platform = prog.platform
     if platform is None or platform.arch != Architecture.I386:
@@ -63,11 +66,11 @@ def _root(prog: Program) -> int | None:
     """
     Find the physical address of ``swapper_pg_dir``.
 
-    VMCOREINFO has its virtual address, which is in the direct map like the whole kernel image. A
-    guess of the start of the direct map is correct if the page tables found with it map that
-    virtual address to the physical address where they were found.
+    VMCOREINFO has its virtual address, which is in the direct map like the whole kernel image. The
+    start of the direct map is found by trying every possible value: the right one leads to page
+    tables that map their own virtual address to the physical address where they were found.
 
-    :return: ``None`` if it is not known or not in the dump.
+    :return: ``None`` if the page tables are not found.
     """
     address = vmcoreinfo(prog).symbol("swapper_pg_dir")
     if address is None:
@@ -84,7 +87,7 @@ def _root(prog: Program) -> int | None:
 
 
 class _VirtualMemory:
-    """Reader of memory by virtual address, for :meth:`drgn.Program.add_memory_segment`."""
+    """Memory reader by virtual address, for :meth:`drgn.Program.add_memory_segment`."""
 
     def __init__(self, prog: Program, root: int) -> None:
         format_ = page_table_format(prog)
@@ -100,7 +103,12 @@ class _VirtualMemory:
         return self._tables.pfns(start, _REGION_PAGES)
 
     def _pfns(self, first: int, last: int) -> Array:
-        """Get the PFNs that pages *first* to *last* are mapped to; -1 where nothing is mapped."""
+        """
+        Get the PFNs that a range of virtual pages is mapped to.
+
+        :param first: Number of the first virtual page; *last* is that of the last one.
+        :return: ``int64``, a row per virtual page; -1 where nothing is mapped.
+        """
         regions = range(first // _REGION_PAGES, last // _REGION_PAGES + 1)
         begin = first - regions[0] * _REGION_PAGES
         whole = np.concatenate([self._region(number) for number in regions])
@@ -110,8 +118,8 @@ class _VirtualMemory:
         """
         Read *count* bytes at the virtual address *address*.
 
-        :raises FaultError: with the first virtual address that is not mapped, or whose page is not
-            in the dump
+        :raises FaultError: if a page is not mapped or not in the dump; the exception has the first
+            such virtual address
         """
         size = 1 << self._shift
         first, end = address >> self._shift, address + count

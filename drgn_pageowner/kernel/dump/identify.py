@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Identify a file that cannot be used by its first bytes, and say how to get a usable one."""
+"""Recognize files that are not usable as a dump or as symbols, and tell the user what to do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Magic(NamedTuple):
     bytes: bytes
     what: str
     do: str
-    """What to do about it; ``{}`` stands for the path."""
+    """Advice to the user, or a command to run; ``{}`` stands for the path of the file."""
 
 
 _PACKED = (
@@ -76,15 +76,20 @@ _DUMPS = (b"KDUMP   ", b"DISKDUMP", b"makedumpfile\0")
 
 
 def _magic(head: bytes, known: Sequence[_Magic]) -> _Magic | None:
-    """Return the kind of file in *known* whose magic number *head* has."""
+    """
+    Find the kind of a file by its magic number.
+
+    :param head: The first bytes of the file.
+    :return: The matching element of *known*; ``None`` if no element matches.
+    """
     return next((m for m in known if head[m.offset :].startswith(m.bytes)), None)
 
 
 def not_a_dump(path: str) -> str | None:
     """
-    Say in a sentence what *path* is instead of a dump, and what to run.
+    Return a message for the user if *path* is not a dump: what the file is, and what to do.
 
-    :return: ``None`` if unknown; it may be a dump.
+    :return: ``None`` if the file may be a dump.
     """
     head = _head(path)
     if head is None:
@@ -131,10 +136,10 @@ def _raw_or_text(path: str, head: bytes) -> str:
 
 def not_symbols(path: str, release: str) -> str | None:
     """
-    Say in a sentence what *path* is instead of a file with debugging symbols.
+    Return a message for the user if *path* cannot have debugging symbols.
 
     :param release: Release of the kernel whose symbols are needed.
-    :return: ``None`` for an ELF file.
+    :return: ``None`` for an ELF file that is not a core dump, which may have symbols.
     """
     head = _head(path)
     if head is None:
@@ -158,8 +163,10 @@ def not_symbols(path: str, release: str) -> str | None:
 
 def _head(path: str) -> bytes | str | None:
     """
-    Return the first bytes of a file, or a description of it if it has no contents; ``None`` if it
-    cannot be read.
+    Read the first bytes of a file.
+
+    :return: The bytes; a description of the file if it is a directory or empty; ``None`` if it
+        cannot be read.
     """
     try:
         mode = os.stat(path).st_mode

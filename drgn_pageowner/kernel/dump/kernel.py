@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The kernel in a program, with the facts about it that are already known.
+Cache facts about the kernel of a program.
 
-A fact is a function of a :class:`Kernel`. It lives in the file of its kernel concept, and one of
-two decorators caches its result:
+A fact is computed by a function that takes a :class:`Kernel`. The function is in the file of its
+kernel concept, and one of two decorators caches its result:
 
 - :func:`once` for facts that never change: layouts, sizes, constants, names, symbol addresses;
 - :func:`once_per_reading` for facts that a running kernel changes: sections, CPUs, zones, modules.
@@ -48,9 +48,9 @@ class Kernel:
     A program with cached facts about its kernel.
 
     Functions in kernel/linux/ and kernel/read/ take a Kernel instead of a program. Facts about a
-    dump are cached as long as its program exists; those about a running kernel, as long as the
-    reading. A fact must not contain a drgn object, type or program: the reference cycle would keep
-    the program alive.
+    dump are cached as long as its program exists. Facts that a running kernel changes are cached
+    for one reading of its memory, which begins with :meth:`reading`. A fact must not contain a drgn
+    object, type or program, because the reference cycle would keep the program alive.
     """
 
     def __init__(
@@ -60,17 +60,18 @@ class Kernel:
         passing: dict[Any, Any] | None = None,
     ) -> None:
         """
-        :param lasting: Facts that never change, from an earlier reading of *prog*.
-        :param passing: Facts that a running kernel changes, of the same reading.
+        :param lasting: Cache of facts that never change, from an earlier reading of *prog*.
+        :param passing: Cache of facts that a running kernel changes, from the same reading.
         """
         self.prog = prog
         self._lasting: dict[Any, Any] = {} if lasting is None else lasting
         self._passing: dict[Any, Any] = {} if passing is None else passing
         self.losses: list[str] = self._passing.setdefault("losses", [])
-        """One line for each part that could not be read, and what is unknown because of it."""
+        """Messages: one line for each part of memory that could not be read, and what is unknown
+        because of that."""
         self.gaps: list[str] = self._passing.setdefault("gaps", [])
-        """The losses that may hide references: memory whose only references are in the missing
-        part looks lost."""
+        """Messages about missing parts that may contain references. Memory that is referenced only
+        from these parts is wrongly reported as leaked."""
 
     @classmethod
     def of(cls, prog: Program) -> Kernel:
@@ -80,10 +81,10 @@ class Kernel:
 
     def reading(self) -> Kernel:
         """
-        Begin a reading.
+        Begin a new reading of the kernel's memory.
 
         :return: For a running kernel, a new Kernel without the facts that may have changed; for a
-            dump, this one.
+            dump, this Kernel.
         """
         return Kernel(self.prog, self._lasting) if is_live(self.prog) else self
 
@@ -115,9 +116,10 @@ class Kernel:
     @property
     def contents(self) -> DumpContents | None:
         """
-        The pages of the dump file; ``None`` for a running kernel or a file of an unknown format.
+        The pages in the dump file; ``None`` for a running kernel or a file of an unknown format.
 
-        If the caller opened the program, this also restricts its reads to the pages in its file.
+        If the program was not opened by :func:`~drgn_pageowner.kernel.dump.open.open_program`, the
+        first access also makes its reads fail for pages that the file lists but does not contain.
         """
         if "contents" not in self._lasting:
             path = getattr(self.prog, "core_dump_path", None)
@@ -133,20 +135,22 @@ class Kernel:
 
     def problems(self, *known: Iterable[str]) -> list[str]:
         """
-        Return the lines of *known*, then a line for each part that could not be read so far,
-        without duplicates.
+        Return all messages about parts of memory that could not be read, without duplicates.
+
+        :param known: Lists of further messages, which come first.
         """
         return list(dict.fromkeys([*chain(*known), *self.gaps, *self.losses]))
 
     @contextlib.contextmanager
     def tolerate(self, cost: str, *, of: str | None = None, gap: bool = False) -> Iterator[None]:
         """
-        Ignore damage that ends the block, but note it in :attr:`losses`.
+        Ignore damage that ends a ``with`` block, but add a message to :attr:`losses`.
 
-        :param cost: What cannot be read, and what is unknown because of that.
-        :param of: Name of the affected item, if there are many of its kind; it replaces ``{}`` in
-            *cost*. All items of one kind share one line.
-        :param gap: Whether this may hide references (:attr:`gaps`).
+        :param cost: Message: what cannot be read, and what is unknown because of that.
+        :param of: Name of the affected item, where *cost* may apply to many items of one kind. The
+            names of all affected items replace ``{}`` in one common message.
+        :param gap: Whether the missing part may contain references; the message is then added to
+            :attr:`gaps` instead.
         """
         try:
             yield
@@ -172,14 +176,14 @@ class Kernel:
 
 
 def _enumerated(names: Sequence[str]) -> str:
-    """Format a list of names; if there are many, the first name and the number of the others."""
+    """Format a list of names; of a long list, the first three and the number of the others."""
     if len(names) > _NAMED + 1:
         return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED:,} more"
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def once(function: _Fact[T]) -> _Fact[T]:
-    """Decorate a fact that never changes: *function* is called once for each program."""
+    """Decorate the function of a fact that never changes: it is called once for each program."""
 
     @functools.wraps(function)
     def fact(kernel: Kernel) -> T:
@@ -189,7 +193,9 @@ def once(function: _Fact[T]) -> _Fact[T]:
 
 
 def once_per_reading(function: _Fact[T]) -> _Fact[T]:
-    """Decorate a fact that a running kernel changes: *function* is called once for each reading."""
+    """
+    Decorate the function of a fact that a running kernel changes: it is called once per reading.
+    """
 
     @functools.wraps(function)
     def fact(kernel: Kernel) -> T:

@@ -26,20 +26,22 @@ def is_live(prog: Program) -> bool:
 
 @dataclass
 class Changes:
-    """Counts of rows that a running kernel changed while a table was read."""
+    """Numbers of table rows that a running kernel changed while the table was read."""
 
     changed: int = 0
-    """Rows that differed between two readings; they were read a third time."""
+    """Number of rows that differed between two reads, and were read a third time."""
     unstable: int = 0
-    """Rows that differed again in the third reading, which is used and may be torn."""
+    """Number of rows that differed again in the third read. Its result is used, but may mix old and
+    new values."""
     vanished: int = 0
-    """Rows that could be read only at first, because their memory went away."""
+    """Number of rows that could be read at first but not later, because their memory was
+    removed."""
 
     def problems(self, what: str) -> list[str]:
         """
-        Describe the changes in one line; an empty list if there were none.
+        Describe the changes in one line; return an empty list if nothing changed.
 
-        :param what: Plural noun for the rows.
+        :param what: Plural noun for the rows, such as "records".
         """
         if not self.changed and not self.vanished:
             return []
@@ -54,15 +56,15 @@ def read_rows(
     prog: Program, address: int, dtype: np.dtype[Any], count: int, changes: Changes
 ) -> tuple[Array, Bulk]:
     """
-    Read a table: once from a dump, twice from a running kernel.
+    Read a table of *count* rows: once from a dump, at least twice from a running kernel.
 
-    A row that the kernel is writing to differs between the readings in one of the fields of
-    *dtype*. Such rows are read a third time, and no more.
+    A row that the kernel is writing to differs between two reads in one of the fields of *dtype*.
+    Such rows are read a third time, and the result of the third read is used.
 
-    :param dtype: Dtype of a row; changes of bytes that no field covers go unnoticed.
-    :param changes: Gets the counts of rows that changed.
-    :return: Array of *dtype*, shape ``(count,)``, zero where it cannot be read; and the
-        :class:`Bulk` that it came from, which lists the missing parts.
+    :param dtype: Dtype of a row; changes of bytes that no field covers are not noticed.
+    :param changes: The numbers of rows that changed are added to this.
+    :return: Array of *dtype*, shape ``(count,)``, zero where memory cannot be read; and the
+        :class:`Bulk` with the same bytes, which lists the missing parts.
     """
     size = count * dtype.itemsize
     first = read_bulk(prog, address, size)
@@ -91,7 +93,7 @@ def read_rows(
 
 
 def _lost(bulk: Bulk, itemsize: int, count: int) -> Array:
-    """Find the rows that could not be read completely: ``bool``, shape ``(count,)``."""
+    """Return which rows could not be read completely: ``bool``, shape ``(count,)``."""
     lost = np.zeros(count, bool)
     for offset, size in bulk.missing:
         lost[offset // itemsize : -(-(offset + size) // itemsize)] = True
@@ -99,7 +101,7 @@ def _lost(bulk: Bulk, itemsize: int, count: int) -> Array:
 
 
 def _differing(one: Array, other: Array) -> Array:
-    """Get the numbers of the rows that differ in a field: ``int64``, ascending."""
+    """Get the indices of the rows that differ in any field: ``int64``, ascending."""
     unequal = np.zeros(len(one), bool)
     for name in one.dtype.names or ():
         different = one[name] != other[name]
@@ -108,7 +110,11 @@ def _differing(one: Array, other: Array) -> Array:
 
 
 def _pieces(rows: Array, itemsize: int) -> Iterator[tuple[int, int]]:
-    """Group *rows* into few ranges ``(first, end)`` without large gaps."""
+    """
+    Group the row indices *rows* into ranges ``(first, end)`` to be read in one piece each.
+
+    :param itemsize: Size of a row, in bytes.
+    """
     breaks = np.flatnonzero(np.diff(rows) * itemsize > _GAP_BYTES) + 1
     for part in np.split(rows, breaks):
         if len(part):

@@ -26,10 +26,10 @@ __all__ = ("ProgramOptions", "open_beside", "open_program")
 
 @dataclass(frozen=True)
 class ProgramOptions:
-    """The program to open and the places of its symbols, with the names of drgn's own options."""
+    """Options that choose the program to open and its symbols, named as drgn's own options."""
 
     core: str | None = None
-    """Path of a vmcore; without it and :attr:`qemu`, the running kernel."""
+    """Path of a vmcore. If neither this nor :attr:`qemu` is given, the running kernel is opened."""
     qemu: str | None = None
     """Address of the QMP monitor of a QEMU guest."""
     symbols: Sequence[str] = ()
@@ -45,17 +45,19 @@ class ProgramOptions:
     kernel_directory: Sequence[str] = ()
     architecture: str | None = None
     vmcoreinfo: str | None = None
-    """Path of a file with the VMCOREINFO of a dump that lacks it."""
+    """Path of a file with the VMCOREINFO, for a dump that does not contain it."""
     log_level: str = "error"
+    """Level of drgn's log messages to print, such as "warning", or "none"."""
     for_others: bool = False
-    """Whether some of the symbol files may belong to other dumps that are opened as well."""
+    """Whether symbol files that do not match are no mistake, because they may belong to other dumps
+    that are opened with the same options."""
 
 
 def open_program(options: ProgramOptions) -> Program:
     """
-    Open the program that *options* choose and load its symbols.
+    Open the dump, guest or running kernel that *options* choose, and load its symbols.
 
-    :raises PageOwnerError: if it is no kernel, cannot be read, or its symbols are missing
+    :raises PageOwnerError: if it is not a Linux kernel, cannot be read, or its symbols are missing
     """
     _set_log_level(options.log_level)
     prog = _create(options)
@@ -73,9 +75,12 @@ def open_program(options: ProgramOptions) -> Program:
 
 def open_beside(prog: Program, path: str) -> Program:
     """
-    Open the dump *path*, with the symbols of *prog* if they match, and those that drgn finds.
+    Open a second dump, to be used beside *prog*.
 
-    :raises PageOwnerError: as :func:`open_program`
+    The symbols of *prog* are used if they match the second dump, otherwise those that drgn finds.
+
+    :param path: Path of the second dump.
+    :raises PageOwnerError: if it is not a Linux kernel, cannot be read, or its symbols are missing
     """
     symbols = prog.main_module().debug_file_path
     return open_program(
@@ -117,9 +122,10 @@ def _create(options: ProgramOptions) -> Program:
 
 def _is_wide_i386(path: str) -> bool:
     """
-    Return whether a dump is ELF64 but of an i386 kernel.
+    Return whether a dump is an ELF64 file of an i386 kernel.
 
-    QEMU writes such a dump if its CPU could run 64-bit code; drgn would assume 64-bit words.
+    QEMU writes such a file if its CPU could run 64-bit code. By default, drgn would assume that the
+    kernel's words have 64 bits.
     """
     try:
         with open(path, "rb") as file:
@@ -140,7 +146,11 @@ def _architecture(name: str) -> drgn.Architecture:
 
 
 def _attach(prog: Program, options: ProgramOptions) -> str:
-    """Open what *options* choose; return the path of the file that drgn reads."""
+    """
+    Make *prog* use the dump, guest or running kernel that *options* choose.
+
+    :return: Path of the dump file that drgn reads; empty for a guest or the running kernel.
+    """
     path = ""
     if options.core is not None:
         name = path = options.core
@@ -151,7 +161,7 @@ def _attach(prog: Program, options: ProgramOptions) -> str:
         file = rearranged(name)
         if file is not None:
             path = f"/proc/self/fd/{file.fileno()}"
-            # It stays open as long as the program.
+            # Keep the file open as long as the program exists.
             prog.cache["drgn_pageowner.rearranged"] = file
         attach = partial(prog.set_core_dump, path)
     elif options.qemu is not None:

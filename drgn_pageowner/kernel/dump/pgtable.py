@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Walk page tables, whatever their format: a range of addresses, or all tables of a level."""
+"""Walk page tables of any format: translate addresses, or find all tables."""
 
 from __future__ import annotations
 
@@ -14,41 +14,44 @@ from drgn_pageowner.model.arrays import Array, ascending
 
 __all__ = ("Format", "PageTables")
 
-# The same bit in every format: _PAGE_PRESENT on x86, PTE_VALID on arm64.
+# _PAGE_PRESENT on x86, PTE_VALID on arm64; it is the same bit in every format.
 _PRESENT = 1 << 0
 
 
 class Format(NamedTuple):
-    """Format of an architecture's page tables. Level 0 maps single pages."""
+    """Format of an architecture's page tables. Tables of level 0 map single pages."""
 
     entry: np.dtype[Any]
+    """Dtype of an entry."""
     page_shift: int
+    """Binary logarithm of the page size."""
     bits: tuple[int, ...]
-    """Bits of the address that index a table of each level."""
+    """Number of address bits that index a table, for each level from 0 on."""
     address: int
     """Mask of the physical address in an entry."""
     large_mask: int
+    """Mask of the bits of an entry above level 0 that tell whether it maps a large page."""
     large_value: int
-    """Value of the bits :attr:`large_mask` in entries above level 0 that map a large page."""
+    """Value of the bits :attr:`large_mask` in an entry that maps a large page."""
     lowest: int = 0
-    """The first address that the kernel's tables map."""
+    """The lowest virtual address that the kernel's tables map."""
 
     def shift(self, level: int) -> int:
-        """Get the lowest bit of an address that indexes a table of *level*."""
+        """Get the number of the lowest address bit that indexes a table of *level*."""
         return self.page_shift + sum(self.bits[:level])
 
     def with_address_bits(self, number: int) -> Format:
-        """Get the format for the same tables, with addresses of *number* bits."""
+        """Get the format of tables with the same entries that map addresses of *number* bits."""
         whole, rest = divmod(number - self.page_shift, self.bits[0])
         return self._replace(bits=(self.bits[0],) * whole + ((rest,) if rest else ()))
 
 
 class PageTables:
-    """Page tables with a known root; each table is read in one piece."""
+    """Page tables of one address space. Each table is read in one piece."""
 
     def __init__(self, prog: Program, format_: Format, root: int) -> None:
         """
-        :param root: Physical address of the top-level table: of ``mm_struct.pgd``.
+        :param root: Physical address of the top-level table, to which ``mm_struct.pgd`` points.
         """
         self._prog = prog
         self._format = format_
@@ -56,10 +59,12 @@ class PageTables:
 
     def pfns(self, address: int, number: int) -> Array:
         """
-        Find the PFNs that *number* pages from *address* on are mapped to.
+        Find the PFNs that a range of virtual pages is mapped to.
 
-        :return: ``int64``, shape ``(number,)``; -1 where nothing is mapped, or the dump does not
-            hold the table.
+        :param address: Virtual address of the first page.
+        :param number: Number of pages.
+        :return: ``int64``, shape ``(number,)``; -1 where nothing is mapped, or the page table is
+            not in the dump.
         """
         result = np.full(number, -1, np.int64)
         if address >= self._format.lowest:
@@ -67,7 +72,14 @@ class PageTables:
         return result
 
     def _fill(self, level: int, table: int, address: int, result: Array) -> None:
-        """Fill in *result* for the pages from *address* on, all of which *table* maps."""
+        """
+        Store the PFNs of consecutive virtual pages, all of which one table maps.
+
+        :param level: Level of the table.
+        :param table: Physical address of the table.
+        :param address: Virtual address of the first page.
+        :param result: The PFNs are stored here: ``int64``, a row per page.
+        """
         format_ = self._format
         shift = format_.shift(level)
         pages = 1 << (shift - format_.page_shift)
@@ -97,11 +109,12 @@ class PageTables:
 
     def tables(self, plausible: Callable[[Array], Array]) -> Array:
         """
-        Find every table that can be reached from the root, level by level.
+        Find every table that can be reached from the top-level table, level by level.
 
-        :param plausible: Takes physical addresses (``int64``); returns which of them may be tables
-            (``bool``). A damaged entry may point anywhere.
-        :return: Physical addresses of tables, the root's first page included: ``int64``, ascending.
+        :param plausible: Function that takes physical addresses (``int64``) and returns which of
+            them may be tables (``bool``), because a damaged entry may point anywhere.
+        :return: Physical addresses of the tables, including the top-level table: ``int64``,
+            ascending.
         """
         frontier = np.array([self._root], np.int64)
         found = [frontier]
@@ -140,13 +153,14 @@ class PageTables:
 
     def mapped(self, start: int, end: int) -> tuple[Array, Array]:
         """
-        Find the physical pages that a range of addresses is mapped to. The range may be far larger
-        than memory.
+        Find the physical pages that a range of virtual addresses is mapped to.
 
-        A table that maps several parts of the range is read only once.
+        The range may be far larger than memory. A table that maps several parts of the range is
+        read only once.
 
-        :param start: Virtual address; *end* is the first address after the range.
-        :return: First PFN and number of pages of each mapped piece: ``int64``.
+        :param start: First virtual address of the range.
+        :param end: First virtual address after the range.
+        :return: First PFN, and number of pages, of each mapped page or large page: ``int64``.
         """
         format_, top = self._format, len(self._format.bits) - 1
         mask = (1 << format_.shift(top + 1)) - 1
@@ -163,7 +177,7 @@ class PageTables:
             entries, address = entries[inside], address[inside]
             below = self._is_table(entries) if level else np.zeros(len(entries), bool)
             pages = 1 << (shift - format_.page_shift)
-            # The bits below it are flags of the entry.
+            # The address bits below a large page are flags of the entry.
             pfn = (self._targets(entries[~below]) >> format_.page_shift) & -pages
             pfns.append(ascending(pfn))
             numbers.append(np.full(len(pfns[-1]), pages, np.int64))
@@ -172,7 +186,7 @@ class PageTables:
         return np.concatenate(pfns), np.concatenate(numbers)
 
     def _is_table(self, entries: Array) -> Array:
-        """Return which *entries* above level 0 point to a table: ``bool``."""
+        """Return which *entries* of a table above level 0 point to another table: ``bool``."""
         format_ = self._format
         large = (entries & np.uint64(format_.large_mask)) == np.uint64(format_.large_value)
         result: Array = ((entries & np.uint64(_PRESENT)) != 0) & ~large
@@ -184,7 +198,12 @@ class PageTables:
         return result
 
     def _whole_tables(self, level: int, tables: Array) -> Array:
-        """Read all entries of *tables* (ascending): ``uint64``, a row per table."""
+        """
+        Read all entries of several tables of one level.
+
+        :param tables: Physical addresses of the tables, ascending.
+        :return: ``uint64``, a row per table.
+        """
         number = 1 << self._format.bits[level]
         size = number * self._format.entry.itemsize
         runs = np.split(tables, np.flatnonzero(np.diff(tables) != size) + 1)
@@ -192,7 +211,7 @@ class PageTables:
         return np.concatenate([np.zeros(0, np.uint64), *read]).reshape(-1, number)
 
     def _entries(self, table: int, first: int, count: int) -> Array:
-        """Read entries of a table: ``uint64``; 0 where the dump does not hold them."""
+        """Read *count* entries of a table from index *first* on: ``uint64``; 0 if missing."""
         size = self._format.entry.itemsize
         bulk = read_bulk(self._prog, table + first * size, count * size, physical=True)
         return np.frombuffer(bulk.data, self._format.entry).astype(np.uint64)

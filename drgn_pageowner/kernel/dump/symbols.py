@@ -28,9 +28,9 @@ _DEBUG_DIRECTORY = "/usr/lib/debug"
 
 def load_symbols(prog: Program, options: ProgramOptions) -> None:
     """
-    Load the symbols that *options* name, or those that drgn finds.
+    Load the debugging symbols of *prog*, from the files that *options* name or that drgn finds.
 
-    :raises PageOwnerError: if there are none for this kernel
+    :raises PageOwnerError: if no symbols for this kernel are found
     """
     release = vmcoreinfo(prog).text("OSRELEASE") or "of the dump"
     given = [_usable(path, release) for path in options.symbols]
@@ -40,7 +40,8 @@ def load_symbols(prog: Program, options: ProgramOptions) -> None:
     _add_directories(prog, options)
     default = options.default_symbols
     if default is None:
-        # Modules' symbols are in the dump itself; their DWARF is only read for source lines.
+        # The symbol tables of modules are in the dump itself; the DWARF of modules is needed only
+        # for source lines.
         default = {"default": options.source, "main": True}
     paths = [path for paths in given for path in paths]
     try:
@@ -68,10 +69,10 @@ def load_symbols(prog: Program, options: ProgramOptions) -> None:
 
 def check_vmcoreinfo(prog: Program, path: str) -> None:
     """
-    Check that the VMCOREINFO from the file *path*, with which *prog* was opened, matches its
-    memory.
+    Check that the VMCOREINFO that *prog* was opened with matches the memory of its dump.
 
-    :raises PageOwnerError: if it does not, because it is of another kernel or boot
+    :param path: File that the VMCOREINFO was read from.
+    :raises PageOwnerError: if the VMCOREINFO is of another kernel or boot
     """
     wanted = vmcoreinfo(prog).text("OSRELEASE")
     try:
@@ -88,10 +89,12 @@ def check_vmcoreinfo(prog: Program, path: str) -> None:
 
 def _usable(path: str, release: str) -> list[str]:
     """
-    Return the files to load for one given file: the file itself, and the one with what was stripped
-    from it.
+    Return the symbol files to load for a file that the user named.
 
-    :raises PageOwnerError: if it is not a file that can have symbols
+    These are the file itself and, if it was stripped, the file with its debugging information.
+
+    :param release: Release of the kernel, for error messages.
+    :raises PageOwnerError: if the file does not exist or cannot have symbols
     """
     if not os.path.exists(path):
         raise PageOwnerError(f"no such file: {path}; -s takes the vmlinux of this kernel")
@@ -105,7 +108,7 @@ def _usable(path: str, release: str) -> list[str]:
 
 
 def _stripped_from(path: str) -> Iterator[str]:
-    """Return the paths at which GDB would look for a stripped file's debugging symbols."""
+    """Yield the paths at which GDB would look for a stripped file's debugging symbols."""
     folder, name = os.path.split(os.path.abspath(path))
     elf = Elf.read(path)
     if elf is None:
@@ -125,7 +128,9 @@ def _stripped_from(path: str) -> Iterator[str]:
 
 def _load_beside(prog: Program, options: ProgramOptions, release: str) -> bool:
     """
-    Load the kernel's symbols from the place where SUSE installs them, which drgn does not search.
+    Load the kernel's symbols from where SUSE installs them, which drgn does not search.
+
+    :return: Whether symbols were found.
     """
     if options.symbols:
         return False
@@ -141,7 +146,11 @@ def _load_beside(prog: Program, options: ProgramOptions, release: str) -> bool:
 
 
 def _load_main(prog: Program, paths: Sequence[str]) -> None:
-    """Load only the kernel's own symbols, not those of modules."""
+    """
+    Load the kernel's own symbols, without those of modules.
+
+    :param paths: Files to load; if empty, drgn searches for the file.
+    """
     try:
         module = prog.main_module()
     except LookupError:
@@ -153,7 +162,11 @@ def _load_main(prog: Program, paths: Sequence[str]) -> None:
 
 
 def _name_unused(prog: Program, options: ProgramOptions, given: Sequence[Sequence[str]]) -> None:
-    """Warn about given files that match nothing in this dump."""
+    """
+    Warn about symbol files that the user named but that do not match this dump.
+
+    :param given: For each of ``options.symbols``, the files that were loaded for it.
+    """
     used = set()
     for module in prog.modules():
         for path in (module.loaded_file_path, module.debug_file_path):

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Dump files that lack pages listed in their tables: read the pages that are there, treat the others
-as missing.
+Read dump files that do not contain all pages that their tables list.
 
-libkdumpfile maps a kdump file into memory. Accessing the part past the end of a truncated file
-kills the process (SIGBUS), except that the rest of its last page reads as zeroes; and a descriptor
+libkdumpfile maps a kdump file into memory. An access past the end of a truncated file kills the
+process (SIGBUS), except that the rest of the file's last page reads as zeroes; and a descriptor
 that was never written is mistaken for a page at offset 0. Therefore, all pages of such a file are
-read through this module.
+read through this module, which makes reads of the missing pages fail.
 """
 
 from __future__ import annotations
@@ -32,16 +31,17 @@ from drgn_pageowner.model.contents import DumpContents, PfnRanges
 __all__ = ("check_headers", "keep_to_the_file")
 
 _HEADER_BYTES = 4096
-# struct kdump_sub_header of makedumpfile's diskdump_mod.h, of a 64-bit and of a 32-bit kernel:
-# offset and size of VMCOREINFO, the notes and the erased data, and the offset of these members.
+# Members of struct kdump_sub_header (diskdump_mod.h of makedumpfile), by the size of the kernel's
+# long: offsets and sizes of VMCOREINFO, the notes and the erased data; and the offset of these
+# members in the structure.
 _SUB_HEADER_PIECES = {8: ("<6Q", 32), 4: ("<QIQIQI", 20)}
 
 
 def check_headers(path: str) -> None:
     """
-    Check, before a file is opened, that it is as long as its kdump headers say.
+    Check that a kdump file is long enough for the tables that its headers describe.
 
-    :raises PageOwnerError: if it is shorter; opening it would kill the process
+    :raises PageOwnerError: if the file is too short; opening it with drgn would kill the process
     """
     try:
         with open(path, "rb") as file:
@@ -52,7 +52,7 @@ def check_headers(path: str) -> None:
             file.seek(layout.block_size)
             second = file.read(_HEADER_BYTES)
     except OSError:
-        # Opening it will fail as well and report the error.
+        # drgn will fail to open the file as well, and the error is reported then.
         return
     ends = [layout.descriptors]
     pieces, place = _SUB_HEADER_PIECES[layout.word]
@@ -70,11 +70,11 @@ def keep_to_the_file(prog: Program, path: str, name: str | None = None) -> DumpC
     """
     Make reads fail for pages that a dump file lists but does not contain.
 
-    :param prog: The program, which has opened the file and not read from it yet.
-    :param path: Path of the open file.
-    :param name: Path that the user gave, if that file was rearranged into *path*.
-    :return: The file's contents; ``None`` if its format has no table of pages that is known here.
-    :raises PageOwnerError: if it contains no pages
+    :param prog: Program of the dump, which has not read any memory yet.
+    :param path: Path of the file that *prog* has open.
+    :param name: Path that the user gave, if *path* is a temporary copy in another format.
+    :return: The pages in the file; ``None`` if the format of the file is not known.
+    :raises PageOwnerError: if the file contains no pages
     """
     info = vmcoreinfo(prog)
     with open(path, "rb") as outer:
@@ -103,8 +103,9 @@ def _missing(address: int) -> FaultError:
 
 def _refuse(prog: Program, contents: DumpContents) -> None:
     """
-    Make drgn report the addresses of lost pages in its faults; by itself it names none for short
-    reads.
+    Make reads of lost pages fail with the address of the page.
+
+    Without this, the exceptions of drgn for a file that is too short have no address.
     """
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
@@ -117,13 +118,14 @@ def _refuse(prog: Program, contents: DumpContents) -> None:
 
 
 class _Guard:
-    """Reader that gives a program the pages that its kdump file contains, and no others."""
+    """Memory reader for a program that makes reads of pages missing in its kdump file fail."""
 
     def __init__(self, prog: Program, path: str, contents: DumpContents, page_table: int) -> None:
-        """:param page_table: Address of ``swapper_pg_dir``."""
+        """:param page_table: Virtual address of ``swapper_pg_dir``; 0 if unknown."""
         self._prog = prog
         self._lost: PfnRanges = contents.lost
-        # The program that reads the pages; reads of the original program end up in this class.
+        # A second program that reads the file; reads of the first program are handled by this
+        # class.
         self._file = drgn.Program()
         self._file.set_core_dump(path)
         self._page_size = contents.page_size
@@ -145,7 +147,8 @@ class _Guard:
         try:
             return bytes(_linux_helper_read_vm(self._prog, self._page_table, address, count))
         except FaultError as fault:
-            # The fault has a physical address: of this page or of a page table.
+            # The fault has the physical address of the page or of a page table; find the virtual
+            # address.
             position, end = address, address + count
             while position < end:
                 following = min((position // self._page_size + 1) * self._page_size, end)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""VMCOREINFO: the note in which a kernel describes itself to readers of its dump."""
+"""Parse VMCOREINFO, the note in which a kernel describes itself to programs that read its dump."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ("Release", "VmcoreInfo", "vmcoreinfo")
 
 
 class Release(NamedTuple):
-    """Version numbers of a release string; 0 for a missing number."""
+    """Version numbers of a kernel release; a number that the release string lacks is 0."""
 
     major: int
     minor: int
@@ -20,10 +20,10 @@ class Release(NamedTuple):
 
 
 class VmcoreInfo:
-    """The lines of a VMCOREINFO note. If a key occurs twice, the first line counts."""
+    """Values in a VMCOREINFO note, by key. If a key occurs twice, its first value is used."""
 
     def __init__(self, data: bytes) -> None:
-        """:param data: The note, made of lines ``KEY=VALUE``."""
+        """:param data: Contents of the note: lines ``KEY=VALUE``."""
         self._values: dict[str, str] = {}
         for line in data.decode(errors="replace").split("\n"):
             key, equals, value = line.partition("=")
@@ -31,34 +31,38 @@ class VmcoreInfo:
                 self._values.setdefault(key, value)
 
     def text(self, key: str) -> str | None:
-        """Get the value of *key* (``OSRELEASE``, ...); return ``None`` if there is no such line."""
+        """Get the value of *key*, such as ``OSRELEASE``; return ``None`` if it is missing."""
         return self._values.get(key)
 
     def integer(self, key: str, base: int = 10) -> int | None:
-        """Get the value of *key* as a number; return ``None`` if it is missing or no number."""
+        """
+        Get the value of *key* as an integer; return ``None`` if it is missing or not an integer.
+
+        :param base: Base in which the integer is written.
+        """
         try:
             return int(self._values[key], base)
         except (KeyError, ValueError):
             return None
 
     def number(self, name: str) -> int | None:
-        """Get ``NUMBER(name)``, a constant or variable; return ``None`` if it is missing."""
+        """Get the constant or variable ``NUMBER(name)``; return ``None`` if it is missing."""
         return self.integer(f"NUMBER({name})")
 
     def symbol(self, name: str) -> int | None:
-        """Get ``SYMBOL(name)``, a virtual address; return ``None`` if it is missing."""
+        """Get the virtual address ``SYMBOL(name)``; return ``None`` if it is missing."""
         return self.integer(f"SYMBOL({name})", 16)
 
     def config(self, name: str) -> bool:
-        """Return whether there is a line ``CONFIG_name=y``."""
+        """Return whether the note has the line ``CONFIG_name=y``."""
         return self._values.get(f"CONFIG_{name}") == "y"
 
     @property
     def page_type_bits(self) -> dict[str, int]:
         """
-        The page types exported as ``PAGE_name_MAPCOUNT_VALUE``, for makedumpfile.
+        The page types that the note has for makedumpfile, as ``PAGE_name_MAPCOUNT_VALUE``.
 
-        :return: Lower-case name -> bits that are cleared in ``page.page_type``.
+        :return: Name of the type in lower case -> bits that are cleared in ``page.page_type``.
         """
         bits = {}
         for key in self._values:
@@ -77,7 +81,7 @@ class VmcoreInfo:
 
 
 def vmcoreinfo(prog: Program) -> VmcoreInfo:
-    """Parse the VMCOREINFO of *prog*; the result is empty if there is none."""
+    """Parse the VMCOREINFO of *prog*; the result is empty if it is missing."""
     try:
         return VmcoreInfo(prog["VMCOREINFO"].string_())
     except (LookupError, FaultError):
