@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Linux data structures, one file for each kernel concept."""
+"""Decode data structures of Linux. There is one file for each kernel concept."""

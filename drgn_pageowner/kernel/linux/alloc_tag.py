@@ -3,7 +3,7 @@
 Memory allocation profiling: lib/alloc_tag.c and lib/codetag.c.
 
 Since Linux kernel commit 22d407b164ff ("lib: add allocation tagging support for memory allocation
-profiling") (in v6.10) every place in the source that allocates has a ``struct alloc_tag`` with
+profiling") (in v6.10) every source line that allocates memory has a ``struct alloc_tag`` with
 counters, and its allocations refer to that tag.
 """
 
@@ -53,8 +53,8 @@ _INACCURATE = 1 << 0
 _EMPTY = 1
 # CODETAG_ID_FIRST of include/linux/pgalloc_tag.h.
 _ID_FIRST = 2
-# A kernel has a few thousand tags, and there is room for 100,000 of modules
-# (MODULE_ALLOC_TAG_VMAP_SIZE).
+# Maximum plausible number of tags. A kernel has a few thousand, and the area for tags of modules
+# has room for 100,000 (MODULE_ALLOC_TAG_VMAP_SIZE).
 _MOST_TAGS = 1 << 20
 _LONGEST_NAME = 1024
 _NOT_COMPILED = (
@@ -68,7 +68,9 @@ _NEVER = (
 
 @once_per_reading
 def profiling(kernel: Kernel) -> Profiling:
-    """Return whether this kernel counts allocations by tag, and where the tags of its pages are."""
+    """
+    Get the state of memory allocation profiling, and whether pages have tag indices in their flags.
+    """
     types = find_object(kernel.prog, "alloc_tag_cttype", _FILE)
     if types is None or find_type(kernel.prog, "struct alloc_tag") is None:
         return Profiling("absent")
@@ -76,7 +78,7 @@ def profiling(kernel: Kernel) -> Profiling:
         pointer = int(types)
     except FaultError:
         return Profiling("absent")
-    # A pointer that is an error is one of the last 4095 (IS_ERR_VALUE()).
+    # The last 4095 values of a pointer are errors (IS_ERR_VALUE()).
     if not pointer or pointer >= (1 << 8 * kernel.word.itemsize) - 4095:
         return Profiling("never")
     key = find_object(kernel.prog, "mem_alloc_profiling_key")
@@ -88,7 +90,7 @@ def profiling(kernel: Kernel) -> Profiling:
 
 
 def _enabled(key: Object) -> bool:
-    """Return whether a static key is enabled."""
+    """Return whether a ``struct static_key_true`` or ``_false`` is enabled; true if unreadable."""
     try:
         return int(key.key.enabled.counter) > 0
     except DAMAGE as error:
@@ -98,30 +100,33 @@ def _enabled(key: Object) -> bool:
 
 @dataclass
 class TagTable:
-    """The tags of a kernel, including those of unloaded modules, and their addresses."""
+    """Table with a row for each allocation tag, including the tags of unloaded modules."""
 
     address: Array
-    """``uint64``, shape ``(n,)``: address of every ``struct alloc_tag``."""
+    """``uint64``, shape ``(n,)``: address of the ``struct alloc_tag``."""
     places: list[Tag]
+    """The source line and the function of each tag."""
     counters: Array
-    """``uint64``, shape ``(n,)``: per-CPU pointer to the counters; 0 for none."""
+    """``uint64``, shape ``(n,)``: per-CPU pointer to the counters; 0 if the tag has none."""
     inaccurate: Array
-    """``bool``, shape ``(n,)``."""
+    """``bool``, shape ``(n,)``: whether the kernel marked the counters as inaccurate."""
     listed: Array
-    """``bool``, shape ``(n,)``: whether /proc/allocinfo prints it."""
+    """``bool``, shape ``(n,)``: whether /proc/allocinfo prints the tag."""
     counted: Array
-    """``bool``, shape ``(n,)``: whether its counters still exist."""
+    """``bool``, shape ``(n,)``: whether the counters of the tag still exist."""
     problems: list[str]
+    """Messages about tags that could not be read."""
 
     def __post_init__(self) -> None:
         self._order = np.argsort(self.address, kind="stable")
 
     def number(self, references: Array) -> Array:
         """
-        Return the index of the tag that each of *references* refers to.
+        Get the index in this table of the tag that each reference refers to.
 
-        :param references: ``uint64``: address of the ``struct codetag``.
-        :return: ``int32``, the same shape: -1 for none, -2 if the tag is unknown.
+        :param references: Addresses of ``struct codetag``: ``uint64``, of any shape.
+        :return: ``int32``, the same shape; -1 for a reference without a tag, -2 for a tag that is
+            not in this table.
         """
         if not len(self.address):
             return np.where(references > _EMPTY, -2, -1).astype(np.int32)
@@ -135,6 +140,8 @@ class TagTable:
 
 def profiling_or_raise(kernel: Kernel) -> Profiling:
     """
+    Get the state of memory allocation profiling of a kernel that has allocation tags.
+
     :raises PageOwnerError: if this kernel has no tags
     """
     found = profiling(kernel)
@@ -145,7 +152,7 @@ def profiling_or_raise(kernel: Kernel) -> Profiling:
 
 def read_tag_table(kernel: Kernel) -> TagTable:
     """
-    Read every tag, in the order of /proc/allocinfo.
+    Read the tags of the kernel and its loaded modules, in the order of /proc/allocinfo.
 
     :raises PageOwnerError: if this kernel has no tags
     """
@@ -163,12 +170,14 @@ def read_tag_table(kernel: Kernel) -> TagTable:
 
 def add_unlisted(kernel: Kernel, table: TagTable, references: Array) -> TagTable:
     """
-    Return *table* extended by the tags that only *references* refer to: those of unloaded modules.
-    If memory of a module is still allocated when it is unloaded, its tags are kept: since Linux
-    kernel commit 0db6f8d7820a ("alloc_tag: load module tags into separate contiguous memory") (in
-    v6.13) in an area of their own, before that in the module's memory.
+    Return *table* extended by the tags of unloaded modules, which only *references* refer to.
 
-    :param references: ``uint64``, of any shape: addresses of ``struct codetag``.
+    If memory that a module allocated is not freed when the module is unloaded, its tags are kept.
+    Since Linux kernel commit 0db6f8d7820a ("alloc_tag: load module tags into separate contiguous
+    memory") (in v6.13) they are in a separate area for the tags of modules, before that in the
+    module's memory.
+
+    :param references: Addresses of ``struct codetag``: ``uint64``, of any shape.
     """
     unknown = np.unique(references[table.number(references) == -2])
     dtype = _tag_dtype(kernel)
@@ -179,8 +188,8 @@ def add_unlisted(kernel: Kernel, table: TagTable, references: Array) -> TagTable
         sane &= rows[name] >> np.uint64(8 * kernel.word.itemsize - 1) == 1
     address, rows = address[sane], rows[sane]
     more = _table(kernel, address, rows, np.zeros(len(rows), bool), [])
-    # The area for modules' tags keeps tags and counters, but the names were in the module. Older
-    # kernels keep the module's memory, but not the counters.
+    # The area for tags of modules keeps tags and counters, but their names were in the memory of
+    # the module. Older kernels keep the memory of the module, but not the counters.
     kept = _in_module_area(kernel, address)
     # The memory that the names were in may be that of another module now.
     for number in np.flatnonzero(kept).tolist():
@@ -207,7 +216,7 @@ def add_unlisted(kernel: Kernel, table: TagTable, references: Array) -> TagTable
 
 
 def _in_module_area(kernel: Kernel, addresses: Array) -> Array:
-    """Return which tags are in the area reserved for the tags of modules: ``bool``."""
+    """Return which *addresses* of tags are in the area for the tags of modules: ``bool``."""
     area = find_object(kernel.prog, "module_tags")
     if area is None or not has_member(area.type_, "start_addr"):
         return np.zeros(len(addresses), bool)
@@ -225,7 +234,11 @@ def _tag_dtype(kernel: Kernel) -> np.dtype[np.void]:
 
 
 def _ranges(kernel: Kernel, size: int, problems: list[str]) -> Iterator[tuple[int, int]]:
-    """Return address and number of the tags of the kernel and of each module, in their order."""
+    """
+    Yield the address and the number of the tags of the kernel and of each module.
+
+    :param size: Size of a tag, in bytes.
+    """
     types = kernel.prog.variable("alloc_tag_cttype", _FILE)
     pointer = kernel.prog.type("struct codetag_module *")
     try:
@@ -245,7 +258,7 @@ def _ranges(kernel: Kernel, size: int, problems: list[str]) -> Iterator[tuple[in
 def _tags_at(
     kernel: Kernel, start: int, count: int, dtype: np.dtype[np.void], problems: list[str]
 ) -> tuple[Array, Array]:
-    """Read *count* tags: their addresses and contents."""
+    """Read *count* tags from *start* on: their addresses (``uint64``) and contents (*dtype*)."""
     bulk = read_bulk(kernel.prog, start, count * dtype.itemsize)
     rows = np.frombuffer(bulk.data, dtype, count)
     if bulk.missing:
@@ -274,7 +287,7 @@ def _table(
 
 
 class _Strings:
-    """Reader of C strings that reads each string once."""
+    """Reads C strings, and caches them by address."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._prog = kernel.prog
@@ -283,8 +296,9 @@ class _Strings:
 
     def at(self, address: int) -> str | None:
         """
-        Return the string at *address*; ``None`` for a null pointer, :data:`UNKNOWN` if it cannot be
-        read.
+        Return the string at *address*.
+
+        :return: ``None`` for a null pointer; :data:`UNKNOWN` if the string cannot be read.
         """
         if address not in self._known:
             try:
@@ -301,8 +315,9 @@ def read_tag_counters(kernel: Kernel, counters: Array) -> tuple[Array, Array]:
     """
     Read the counters of all tags, summed over all possible CPUs, as ``alloc_tag_read()`` does.
 
-    :param counters: ``uint64``, shape ``(n,)``: per-CPU pointers; 0 for none.
-    :return: Bytes and calls: ``int64``, shape ``(n,)``.
+    :param counters: Per-CPU pointer to the counters of each tag: ``uint64``, shape ``(n,)``; 0 for
+        a tag without counters.
+    :return: Number of bytes, and number of allocations, of each tag: ``int64``, shape ``(n,)``.
     """
     type_ = find_type(kernel.prog, "struct alloc_tag_counters")
     assert type_ is not None
@@ -312,7 +327,7 @@ def read_tag_counters(kernel: Kernel, counters: Array) -> tuple[Array, Array]:
     known = np.flatnonzero(counters)
     mask = np.uint64((1 << 8 * kernel.word.itemsize) - 1)
     for cpu in possible_cpus(kernel):
-        # Additions of pointers may wrap around.
+        # The sum of the per-CPU pointer and the CPU's offset may wrap around.
         addresses = (counters[known] + np.uint64(int(offsets[cpu]))) & mask
         rows, _ = gather(kernel.prog, addresses, dtype)
         totals[0, known] += rows["bytes"]
@@ -322,32 +337,40 @@ def read_tag_counters(kernel: Kernel, counters: Array) -> tuple[Array, Array]:
 
 @once
 def text_version(kernel: Kernel) -> str:
-    """Return the version of allocinfo's text: ``"1.0"``, or ``"2.0"`` with "accurate:no"."""
+    """
+    Get the version of the text of /proc/allocinfo: ``"1.0"``, or ``"2.0"``, which marks inaccurate
+    counters with "accurate:no".
+    """
     match = re.search(rb"\0allocinfo - version: ([^\0\n]+)\n\0", read_only_data(kernel))
     return match[1].decode(errors="replace") if match is not None else "1.0"
 
 
 @dataclass(frozen=True)
 class PageReferences:
-    """Location of a page's reference to its tag."""
+    """Location of the references from pages to their allocation tags."""
 
     offset: int = 0
     """Offset of the reference in a ``struct page_ext`` entry, in bytes."""
     shift: int = -1
     """Lowest bit of the index in ``page.flags``; -1 if the reference is in the page_ext."""
     mask: int = 0
+    """Mask of the index, after ``page.flags`` is shifted right by :attr:`shift`."""
     kernel_tags: int = 0
-    """Address of the first tag of the kernel, and the number of tags; they have the indices from
-    2 on."""
+    """Address of the kernel's first tag, which has the index 2."""
     kernel_count: int = 0
+    """Number of the kernel's tags."""
     module_tags: int = 0
-    """Address of the first tag of a module; these tags have the indices after those of the
-    kernel."""
+    """Address of the first tag in the area for the tags of modules, whose indices follow those of
+    the kernel's tags."""
     size: int = 0
     """Size of a tag, in bytes."""
 
     def addresses(self, indices: Array) -> Array:
-        """Convert *indices* from page flags to references: ``uint64``; 0 for none."""
+        """
+        Get the addresses of tags from their indices in page flags.
+
+        :return: ``uint64``, the shape of *indices*; 0 for an index that means no tag.
+        """
         number = indices.astype(np.int64) - _ID_FIRST
         in_kernel = number < self.kernel_count
         base = np.where(in_kernel, self.kernel_tags, self.module_tags).astype(np.uint64)
@@ -359,7 +382,7 @@ class PageReferences:
 
 @once_per_reading
 def page_references(kernel: Kernel) -> PageReferences | None:
-    """Find the location of the pages' references; return ``None`` if pages have none."""
+    """Find where pages refer to their tags; return ``None`` if they have no references."""
     found = profiling(kernel)
     if found.state in ("absent", "never"):
         return None

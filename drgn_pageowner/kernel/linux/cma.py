@@ -24,9 +24,9 @@ __all__ = ("read_cma_areas",)
 
 def read_cma_areas(kernel: Kernel, problems: list[str]) -> list[CmaArea]:
     """
-    Read every ``struct cma``; there is none without CONFIG_CMA.
+    Read the ranges of every ``struct cma``; return an empty list without CONFIG_CMA.
 
-    :param problems: Gets a line for every area that cannot be read.
+    :param problems: List of messages, to which a line is added for each area that cannot be read.
     """
     areas = find_object(kernel.prog, "cma_areas")
     count = find_object(kernel.prog, "cma_area_count")
@@ -44,9 +44,10 @@ def read_cma_areas(kernel: Kernel, problems: list[str]) -> list[CmaArea]:
 
 def _ranges(kernel: Kernel, cma: Object) -> Iterator[CmaArea]:
     """
-    Yield the ranges of an area.
+    Yield the contiguous ranges of an area.
 
-    :raises ValueError: if a range is beyond memory
+    :param cma: ``struct cma``
+    :raises ValueError: if a range is beyond the end of memory
     """
     max_pfn = pfn_limits(kernel)[1]
     name = name_of(cma.name)

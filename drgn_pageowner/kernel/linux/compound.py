@@ -18,18 +18,18 @@ _TAIL = 1
 
 
 class CompoundPages:
-    """The links from the tails of compound pages to their heads."""
+    """Finds the heads of compound pages from ``page.compound_head`` of their tails."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
     def heads(self, pfns: Array, words: Array) -> Array:
         """
-        Get the PFNs of the heads of pages.
+        Get the PFN of the head of each page.
 
-        :param pfns: ``int64``, shape ``(n,)``.
-        :param words: ``page.compound_head`` (``compound_info`` since v7.1) of each; bit 0 is set
-            in tail pages.
+        :param pfns: PFNs of the pages: ``int64``, shape ``(n,)``.
+        :param words: ``page.compound_head`` (``compound_info`` since v7.1) of the pages, shape
+            ``(n,)``; bit 0 is set in tail pages.
         :return: ``int64``, shape ``(n,)``: PFN of the head; the page's own PFN if it is not a tail,
             or if its head is in no memmap.
         """
@@ -52,10 +52,10 @@ class CompoundPages:
 @once
 def compound_order_field(kernel: Kernel) -> np.dtype[np.void] | None:
     """
-    Find the order of a compound page in its second ``struct page``.
+    Find the field with the order of a compound page in its second ``struct page``.
 
-    :return: A dtype of one ``struct page`` with a field ``order``, the low 8 bits of which are the
-        order; ``None`` if its location in this kernel is unknown.
+    :return: Dtype of one ``struct page`` with a field ``order``, the low 8 bits of which are the
+        order; ``None`` if the location of the order in this kernel is unknown.
     """
     page = kernel.prog.type("struct page")
     if has_member(page, "compound_order"):
@@ -80,23 +80,27 @@ def compound_order_field(kernel: Kernel) -> np.dtype[np.void] | None:
 
 class HugetlbMark(NamedTuple):
     """
-    The mark of a hugetlb page in its second ``struct page``, on kernels without a page type for it.
+    Location and value of the bits that mark a hugetlb page, in its second ``struct page``.
+
+    Kernels that have a page type for hugetlb pages do not need this mark.
     """
 
     dtype: np.dtype[np.void]
-    """A dtype of one ``struct page`` with a field ``mark``."""
+    """Dtype of one ``struct page`` with a field ``mark``."""
     mask: int
+    """Mask of the relevant bits of ``mark``."""
     value: int
+    """Value of these bits in a hugetlb page."""
 
 
 @once
 def hugetlb_mark(kernel: Kernel) -> HugetlbMark | None:
     """
-    Find the mark of hugetlb pages.
+    Find the bits that mark hugetlb pages in their second ``struct page``.
 
-    :return: ``None`` if this kernel has no hugetlb pages, or has a page type for them, as it does
-        since Linux kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb into a PageType") (in
-        v6.9).
+    :return: ``None`` if this kernel has no hugetlb pages, or has a page type for them. Kernels have
+        the page type since Linux kernel commit d99e3140a4d3 ("mm: turn folio_test_hugetlb into a
+        PageType") (in v6.9).
     """
     page = kernel.prog.type("struct page")
     dtor = enumerators(kernel.prog, "enum compound_dtor_id").get("HUGETLB_PAGE_DTOR")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The printf formats of the kernel's own page_owner file, from its read-only data."""
+"""Find the printf formats of the kernel's own page_owner file in the kernel's read-only data."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _PAGE = rb"\0(PFN [^\0]*Block %lu[^\0]*\n)\0"
 _MIGRATED = rb"\0(Page has been migrated, last migrate reason: %s\n)\0"
 _CHARGED = rb"\0(Charged %sto %smemcg %s\n)\0"
 _SLAB = rb"\0(Slab cache page\n)\0"
-# A frame, as printed by snprint_stack_trace(), now stack_trace_snprint(), of kernel/stacktrace.c;
-# with its address in front until about v4.9.
+# The format of a frame in snprint_stack_trace(), now stack_trace_snprint(), of kernel/stacktrace.c.
+# Until about v4.9, the address comes first.
 _FRAME = rb"\0%\*c((?:\[<%p>\] )?%pS\n)\0"
 
 
 @once
 def read_only_data(kernel: Kernel) -> bytes:
-    """The kernel's read-only data, where its format strings are; empty if it cannot be found."""
+    """Read the kernel's read-only data, which contains its strings; empty if it is not found."""
     start = symbol_address(kernel.prog, "__start_rodata")
     end = symbol_address(kernel.prog, "__end_rodata")
     if start is not None and end is not None and 0 < end - start < 1 << 28:
@@ -34,16 +34,16 @@ def read_only_data(kernel: Kernel) -> bytes:
 
 @once
 def extfrag_format(kernel: Kernel) -> str:
-    """Get the number format of ``extfrag_show_print()`` (mm/vmstat.c), wider since v5.14."""
+    """Get the format of an index in ``extfrag_show_print()`` of mm/vmstat.c; wider since v5.14."""
     return "%2d.%03d " if b"\0%2d.%03d \0" in read_only_data(kernel) else "%d.%03d "
 
 
 def read_text_formats(kernel: Kernel, members: Collection[str]) -> TextFormats:
     """
-    Get the formats of this kernel's ``print_page_owner()``, backports included.
+    Get the formats that ``print_page_owner()`` of this kernel uses, including backported ones.
 
-    :param members: Members of ``struct page_owner``, which tell the format if the strings are not
-        in the dump.
+    :param members: Names of the members of ``struct page_owner``. They determine the formats if the
+        kernel's strings are not in the dump.
     """
     data = read_only_data(kernel)
 
@@ -59,8 +59,11 @@ def read_text_formats(kernel: Kernel, members: Collection[str]) -> TextFormats:
 
 def _by_layout(members: Collection[str], in_page_ext: bool) -> TextFormats:
     """
-    Get the formats of mainline: v3.19; v4.6; v4.9; v5.11; v5.13; v5.18 to v6.8; and since v6.9.
+    Get the formats of the mainline kernel whose ``struct page_owner`` has the given members.
 
+    They changed in v4.6, v4.9, v5.11, v5.13, v5.18 and v6.9.
+
+    :param members: Names of the members of ``struct page_owner``.
     :param in_page_ext: Whether records are in ``struct page_ext`` itself (until v4.8).
     """
     migrated = "Page has been migrated, last migrate reason: %s\n"

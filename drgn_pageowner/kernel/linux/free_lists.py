@@ -22,16 +22,17 @@ def lists_of(
     links: Array,
 ) -> Array:
     """
-    Find the free list that each candidate is on.
+    Find the free list that each of many pages is on.
 
-    Instead of walking one list after another, follow one link for all pages, then two, four, eight,
-    ...: the number of steps is the logarithm of the longest list (pointer jumping).
+    Instead of walking one list after another, this follows the links of all pages at once, and
+    doubles the distance in each step. The number of steps is the logarithm of the length of the
+    longest list (pointer jumping).
 
-    :param heads: Addresses of the list heads, where the lists begin and end.
-    :param pfns: PFNs of the candidates: ``int64``, shape ``(n,)``, in any order.
-    :param links: ``uint64``, shape ``(n,)``: their ``page.lru.next``.
-    :return: ``int32``, shape ``(n,)``: index in *heads*; -1 for a page that is on no list, or on a
-        list that is broken between the page and its end.
+    :param heads: Heads of the free lists.
+    :param pfns: PFNs of pages that may be on a list: ``int64``, shape ``(n,)``, in any order.
+    :param links: ``page.lru.next`` of these pages: ``uint64``, shape ``(n,)``.
+    :return: ``int32``, shape ``(n,)``: index of the list in *heads*; -1 for a page that is on no
+        list, or on a list that is broken between the page and the end of the list.
     """
     lru = int(kernel.prog.type("struct page").member("lru").offset)
     found = np.full(len(pfns), -1, np.int32)
@@ -43,7 +44,7 @@ def lists_of(
         ends = addresses[by_address][position] == links
         found[ends] = by_address[position[ends]]
 
-    # Index of the candidate that each link leads to, or -1.
+    # Index of the page that each link points to, or -1.
     order = np.argsort(pfns)
     target = memmap_pfns(kernel, links - np.uint64(lru))
     place = np.searchsorted(pfns[order], target)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-gfp flags of kernels without a table of their names (v3.19 to v4.5). The table was added in Linux
-kernel commit edf14cdbf9a0 ("mm, printk: introduce new format string for flags") (in v4.6).
+Names of gfp flags for kernels that have no table of these names (v3.19 to v4.5).
+
+The table was added in Linux kernel commit edf14cdbf9a0 ("mm, printk: introduce new format string
+for flags") (in v4.6).
 """
 
 from __future__ import annotations
@@ -53,10 +55,12 @@ _SINCE_4_4 = {
 
 def gfp_flags_before_table(reclaimable_first: bool) -> list[tuple[int, str]]:
     """
-    List ``(mask, name)`` in the order of ``gfpflag_names``, which kernels have since v4.6.
+    List ``(mask, name)`` of every gfp flag of a kernel before v4.6.
+
+    The order is that of the table ``gfpflag_names``, which kernels have since v4.6.
 
     :param reclaimable_first: Whether ``MIGRATE_RECLAIMABLE`` comes before ``MIGRATE_MOVABLE``, as
-        before v4.4.
+        before v4.4, when other flags had other values as well.
     """
     bits = {**_SAME, **(_BEFORE_4_4 if reclaimable_first else _SINCE_4_4)}
     reclaim = bits["__GFP_WAIT"] if reclaimable_first else bits["__GFP_RECLAIM"]

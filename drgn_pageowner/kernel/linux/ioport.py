@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``iomem_resource``: the machine's memory by physical address."""
+"""Find ranges of physical memory in ``iomem_resource``, the tree behind ``/proc/iomem``."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def system_ram(kernel: Kernel) -> list[tuple[int, int]]:
     """
     Get the PFN ranges ``(first, end)`` of the machine's memory, as in ``/proc/iomem``.
 
-    Firmware ranges between them have a ``struct page`` if they share a section with memory. Empty
-    if they are not in the dump.
+    Ranges of the firmware are not included, although their pages have a ``struct page`` if they
+    share a section with memory. The list is empty if the resources are not in the dump.
     """
-    # Whole pages only, as in the boot memory allocator.
+    # Include only whole pages, as the boot memory allocator does.
     return sorted(_named(kernel, None, _NAMES))
 
 
 @once_per_reading
 def crash_kernel(kernel: Kernel) -> list[tuple[int, int]]:
-    """Get the PFN ranges reserved for the crash kernel; empty if the dump does not say."""
+    """Get the PFN ranges ``(first, end)`` reserved for the crash kernel; empty if unknown."""
     return sorted(_named(kernel, None, ("Crash kernel",), depth=4))
 
 
 @once_per_reading
 def kernel_image(kernel: Kernel) -> list[tuple[int, int]]:
-    """Get the PFN ranges of the kernel image's whole pages; empty if the dump does not say."""
+    """Get the PFN ranges ``(first, end)`` of whole pages of the kernel image; empty if unknown."""
     return sorted(_named(kernel, None, _IMAGE, depth=4))
 
 

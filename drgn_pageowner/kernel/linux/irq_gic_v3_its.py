@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Tables of arm64's interrupt translation service that refer to other tables by physical address.
+Find the tables of arm64's Interrupt Translation Service (ITS) that refer to other tables by
+physical address.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ _MOST_ORDER = 20
 
 def its_tables(kernel: Kernel) -> list[tuple[int, int]]:
     """
-    Find the first-level tables, which ``its_alloc_table_entry()`` fills.
+    Find the first-level tables of every ITS, which ``its_alloc_table_entry()`` fills.
 
     An entry is the physical address of a second-level table, with GITS_BASER_VALID (bit 63) set.
 
-    :return: Virtual address and size, in bytes, of each.
+    :return: ``(virtual address, size in bytes)`` of each table.
     """
     nodes = find_object(kernel.prog, "its_nodes", "drivers/irqchip/irq-gic-v3-its.c")
     if nodes is None or find_type(kernel.prog, "struct its_node") is None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-kallsyms: names of PCs, exactly as the kernel's ``%pS`` prints them.
+Find the symbols of PCs in the kernel's kallsyms tables, with the same result as ``%pS``.
 
 The tables are copied from the dump once, as NumPy arrays and bytes. A name is decoded only when it
 is needed.
@@ -35,7 +35,7 @@ from drgn_pageowner.model.stacks import Frame
 __all__ = ("Kallsyms", "load_kallsyms", "module_names", "module_regions", "modules_percpu")
 
 _SHN_UNDEF = 0
-# A kernel has about 200,000 symbols.
+# Maximum plausible number of symbols; a kernel has about 200,000.
 _MOST_SYMBOLS = 1 << 24
 # KSYM_NAME_LEN since Linux kernel commit b8a94bfb3395 ("kallsyms: increase maximum kernel symbol
 # length to 512") (in v6.1); 128 before.
@@ -50,22 +50,25 @@ _MAPPING_SYMBOLS = (b".L", b"L0", b"$")
 class _ModuleSymbols:
     name: str
     ranges: tuple[tuple[int, int, int], ...]
-    """``(base, end, bound)`` of each memory region of the module; the sizes of symbols are clamped
-    to *bound*."""
+    """``(base, end, bound)`` of each memory region of the module: virtual addresses. A symbol in
+    the region ends at *bound* at the latest."""
     values: Array
-    """Address of every named symbol: ``uint64``, ascending."""
+    """Addresses of the named symbols: ``uint64``, ascending."""
     at: Array
-    """Offset of each symbol's name in :attr:`strings`."""
+    """Offset of each symbol's name in :attr:`strings`: ``int64``."""
     strings: bytes = b""
+    """String table of the module."""
     longest: int = _LONGEST_NAME
-    """Size of the buffer that the kernel copies a name to; longer names are cut off."""
+    """Size of the buffer that the kernel copies a name to, in bytes; longer names are cut off."""
     own_regions: bool = False
-    """Whether a symbol must be in the region of the PC."""
+    """Whether the kernel finds only symbols in the same memory region as the PC."""
     word_mask: int = (1 << 64) - 1
-    """The largest ``unsigned long``."""
+    """The largest value of an ``unsigned long``."""
 
     def frame(self, pc: int) -> Frame | None:
-        """Find a symbol as ``find_kallsyms_symbol()`` of kernel/module/kallsyms.c does."""
+        """
+        Find the symbol of *pc*, as ``find_kallsyms_symbol()`` of kernel/module/kallsyms.c does.
+        """
         region = next((r for r in self.ranges if r[0] <= pc < r[1]), None)
         following = int(np.searchsorted(self.values, np.uint64(pc), "right"))
         if region is None or following == 0:
@@ -75,7 +78,7 @@ class _ModuleSymbols:
         if self.own_regions and value < base:
             return None
         next_value = int(self.values[following]) if following < len(self.values) else bound
-        # Of several symbols at one address, the kernel takes the first in the table.
+        # If several symbols have the same address, the kernel takes the first one in the table.
         first = int(np.searchsorted(self.values, np.uint64(value), "left"))
         name = _string(self.strings, int(self.at[first]), self.longest)
         if next_value > bound:
@@ -86,13 +89,16 @@ class _ModuleSymbols:
 
 def _string(strings: bytes, at: int, longest: int) -> str:
     """
-    Return the string at an offset, cut off as by ``strscpy()`` to a buffer of *longest* bytes.
+    Get the string at the offset *at* of a string table.
+
+    :param longest: Size of the buffer that the kernel copies the string to, in bytes. A longer
+        string is cut off, as by ``strscpy()``.
     """
     return strings[at : at + longest - 1].split(b"\0", 1)[0].decode(errors="backslashreplace")
 
 
 class _CoreSymbols:
-    """Symbol table of the kernel image."""
+    """Symbol table of the kernel image, without modules."""
 
     def __init__(
         self,
@@ -133,7 +139,11 @@ class _CoreSymbols:
         return bytes(text[1 : self._longest]).decode(errors="backslashreplace")
 
     def _length(self, position: int) -> tuple[int, int]:
-        """Get (bytes to the next symbol, bytes of the length itself)."""
+        """
+        Decode the length of the compressed name at an offset of the table of names.
+
+        :return: Number of bytes to the next name, and number of bytes of the length itself.
+        """
         length = self._names[position]
         # Linux kernel commit 73bbb94466fd ("kallsyms: support "big" kernel symbols") (in v6.1):
         # two bytes if the first has its top bit set. Before, no symbol was that long.
@@ -153,7 +163,7 @@ class _CoreSymbols:
         if following == len(addresses):
             return None
         end = int(addresses[following])
-        # Take the first of several symbols at one address.
+        # If several symbols have the same address, take the first one.
         try:
             name = self._name(int(np.searchsorted(addresses, start, "left")))
         except IndexError:
@@ -163,7 +173,7 @@ class _CoreSymbols:
 
 
 class Kallsyms:
-    """A ``Symbolizer`` for the tables of the kernel and its modules."""
+    """``Symbolizer`` that uses the symbol tables of the kernel and its modules."""
 
     def __init__(
         self,
@@ -177,9 +187,10 @@ class Kallsyms:
 
     def symbolize(self, pcs: Array) -> list[Frame]:
         """
-        Get the frames of PCs.
+        Find the symbol of each PC.
 
         :param pcs: ``uint64``, shape ``(n,)``.
+        :return: A frame for each PC, which has no name if no symbol is found.
         """
         return [self._frame(pc) for pc in pcs.tolist()]
 
@@ -228,7 +239,8 @@ def _core_symbols(kernel: Kernel) -> _CoreSymbols | None:
     if marker_count > 1 and markers[1] == 0:
         markers = read_array(kernel.prog, markers_at, kernel.word, marker_count)
     longest = _name_length(kernel)
-    # The last marker is the start of the last 256 names; the table ends before the image does.
+    # The last marker is the offset of the last names, at most 256. The table of names ends before
+    # the kernel image does.
     size = min(int(markers.max()), count * longest) + 256 * (longest + 2)
     image = image_range(kernel)
     room = image[1] - names_at if image is not None and image[0] <= names_at < image[1] else size
@@ -241,7 +253,7 @@ def _core_symbols(kernel: Kernel) -> _CoreSymbols | None:
 
 
 def _name_length(kernel: Kernel) -> int:
-    """``KSYM_NAME_LEN`` of this kernel: bytes of a symbol's name with the NUL behind it."""
+    """Get ``KSYM_NAME_LEN``, the maximum size of a symbol's name with its NUL, in bytes."""
     type_ = find_type(kernel.prog, "struct kallsym_iter")
     if type_ is None or not has_member(type_, "name"):
         return _LONGEST_NAME
@@ -257,7 +269,7 @@ def _core_addresses(kernel: Kernel, where: dict[str, int | None], count: int) ->
         return read_array(kernel.prog, where["addresses"], kernel.word, count).astype(np.uint64)
     offsets = read_array(kernel.prog, offsets_at, np.dtype(f"{byte_order(kernel.prog)}i4"), count)
     if where["relative_base"] is None:
-        # Relative to the address of the offset itself since Linux kernel commit a081b5789255
+        # An offset is relative to its own address since Linux kernel commit a081b5789255
         # ("kallsyms: Get rid of kallsyms relative base") (in v7.0).
         places = np.uint64(offsets_at) + np.arange(count, dtype=np.uint64) * np.uint64(4)
         return places + offsets.astype(np.int64).view(np.uint64)
@@ -265,8 +277,9 @@ def _core_addresses(kernel: Kernel, where: dict[str, int | None], count: int) ->
     if (offsets < 0).any():
         # CONFIG_KALLSYMS_ABSOLUTE_PERCPU, from Linux kernel commit 2213e9a66bb8 ("kallsyms: add
         # support for relative offsets in kallsyms address table") (in v4.6) to v6.14: positive
-        # offsets are absolute, negative ones relative to the base. Unsigned offsets of the other
-        # kind never have their top bit set, because no kernel image is that large.
+        # offsets are absolute addresses, negative ones are relative to the base. Without this
+        # option, offsets are unsigned and never have their top bit set, because no kernel image is
+        # that large.
         relative = np.uint64(base - 1) - offsets.astype(np.int64).view(np.uint64)
         return np.where(offsets >= 0, offsets.astype(np.uint64), relative)
     return np.uint64(base) + offsets.astype(np.uint64)
@@ -274,17 +287,24 @@ def _core_addresses(kernel: Kernel, where: dict[str, int | None], count: int) ->
 
 def _own_regions(kernel: Kernel) -> bool:
     """
-    Return whether ``find_kallsyms_symbol()`` stays in the memory region of the PC.
+    Return whether ``find_kallsyms_symbol()`` finds only symbols in the memory region of the PC.
 
     It does since Linux kernel commit 0e9f090a4e9b ("module/kallsyms: fix nextval for data symbol
-    lookup") (in v7.3, backported to v7.2.y). Before, it took any symbol before the PC, and the end
-    of the module's text for the end of the last symbol. Nothing but the version tells.
+    lookup") (in v7.3, backported to v7.2.y). Before, it found any symbol at a lower address than
+    the PC, and took the end of the module's text as the end of the last symbol. Types and symbols
+    did not change, so this is determined from the version.
     """
     return kernel.vmcoreinfo.release.major >= 7
 
 
 def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, int], ...]:
-    """Get (base, end, end of its symbols) of every memory region of a ``struct module *``."""
+    """
+    Get the memory regions of a module: ``(base, end, bound)``, as in :class:`_ModuleSymbols`.
+
+    :param module: ``struct module *``
+    :param own_regions: Whether the symbols of a region end at its end; otherwise, they end at the
+        end of the module's text.
+    """
     type_ = module.type_.type
     ranges: list[tuple[int, int, int]] = []
     if has_member(type_, "mem"):
@@ -299,7 +319,7 @@ def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, i
         text, init = types.get("MOD_TEXT", 0), types.get("MOD_INIT_TEXT", 4)
         found = []
         for number, (base, size) in enumerate(regions):
-            # mod_mem_type_is_init(): the last three.
+            # The last three regions are those for which mod_mem_type_is_init() is true.
             end = sum(regions[text if number < init else init])
             if base and size:
                 found.append((base, base + size, end))
@@ -360,7 +380,11 @@ def _module_symbols(kernel: Kernel, module: Object) -> _ModuleSymbols:
 
 def _has_name(strings: bytes, at: Array) -> Array:
     """
-    Return which of the names at *at* are not mapping symbols, as ``is_mapping_symbol()`` decides.
+    Return which symbols have a name and are not mapping symbols.
+
+    :param strings: String table of the module.
+    :param at: Offsets of the names in the string table: ``int64``.
+    :return: ``bool``: whether the name is not empty and ``is_mapping_symbol()`` is false for it.
     """
     padded = np.frombuffer(strings + bytes(2), np.uint8)
     first, second = padded[at], padded[at + 1]
@@ -396,7 +420,11 @@ def module_regions(kernel: Kernel) -> list[tuple[str, int, int]]:
 
 
 def modules_percpu(kernel: Kernel) -> list[tuple[int, int]]:
-    """Get ``(start, end)`` of the per-CPU variables of every module that has any."""
+    """
+    Get the areas for the per-CPU variables of modules: ``(start, end)``, as per-CPU pointers.
+
+    Modules without per-CPU variables have no area.
+    """
     found = []
     for module in _modules(kernel):
         with kernel.tolerate(f"the per-CPU variables of module {_module_name(module)} are unknown"):
@@ -428,7 +456,9 @@ def _module_addresses(kernel: Kernel) -> tuple[int, ...]:
 @once_per_reading
 def load_kallsyms(kernel: Kernel) -> Kallsyms:
     """
-    Copy the tables from the dump. PCs of tables that cannot be read have no names.
+    Copy the symbol tables of the kernel and its modules from the dump.
+
+    If a table cannot be read, the PCs of that module or of the kernel image have no names.
     """
     core = None
     with kernel.tolerate("the kernel's symbols cannot be read: its functions have no names"):

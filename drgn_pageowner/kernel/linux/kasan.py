@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Generic KASAN: its shadow memory, which shows which slab objects are freed."""
+"""Generic KASAN: find freed slab objects with its shadow memory and its quarantine."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _FREED = (0xFB, 0xFA)
 
 
 class Shadow:
-    """Shadow memory: one byte for every eight bytes of kernel memory."""
+    """Shadow memory of generic KASAN, which has one byte for every eight bytes of kernel memory."""
 
     def __init__(self, prog: Program, offset: int, lowest: int) -> None:
         """
         :param offset: ``KASAN_SHADOW_OFFSET``.
-        :param lowest: The lowest address of the kernel.
+        :param lowest: The lowest virtual address of the kernel.
         """
         self._prog = prog
         self._offset = offset
@@ -45,11 +45,12 @@ class Shadow:
 
     def freed(self, start: int, size: int, offsets: Array) -> Array:
         """
-        Return which slab objects are freed, in KASAN's quarantine or not.
+        Return which slab objects are freed, whether or not they are in KASAN's quarantine.
 
-        :param start: Virtual address of a range of memory, and *size* in bytes.
-        :param offsets: Offsets of the objects in that range: ``int64``, in bytes.
-        :return: ``bool``, a row per object; false if the dump lacks its shadow.
+        :param start: Virtual address of the range of memory that contains the objects.
+        :param size: Size of the range, in bytes.
+        :param offsets: Offset of each object in the range, in bytes: ``int64``.
+        :return: ``bool``, a row per object; false if its shadow is not in the dump.
         """
         bulk = read_bulk(self._prog, self.address(start), -(-size >> _SCALE_SHIFT))
         marks = np.frombuffer(bulk.data, np.uint8)[offsets >> _SCALE_SHIFT]
@@ -57,7 +58,7 @@ class Shadow:
 
 
 def quarantine(kernel: Kernel) -> list[int]:
-    """Get the addresses of the heads of the lists of freed objects in quarantine."""
+    """Get the first ``struct qlist_node *`` of every list of freed objects in the quarantine."""
     file = "mm/kasan/quarantine.c"
     batches = find_object(kernel.prog, "global_quarantine", file)
     heads: list[int] = []
@@ -72,7 +73,7 @@ def quarantine(kernel: Kernel) -> list[int]:
 
 @once
 def find_shadow(kernel: Kernel) -> Shadow | None:
-    """Find the shadow memory of generic KASAN; return ``None`` for a kernel without it."""
+    """Find the shadow memory of generic KASAN; ``None`` if this kernel has no generic KASAN."""
     # In mm/kasan/generic.c and shadow.c. Tag-based KASAN has a shadow of another scale.
     names = ("__asan_load8", "kasan_early_shadow_page")
     if any(symbol_address(kernel.prog, name) is None for name in names):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Pages of the kernel's own page tables, however they were allocated."""
+"""Find the pages that are page tables of the kernel itself, however they were allocated."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def kernel_tables(kernel: Kernel, plausible: Callable[[Array], Array]) -> Array:
     """
     Find the PFNs of the page tables that map the kernel.
 
-    Those of ``init_mm`` (direct map, vmalloc, vmemmap, modules, espfix, KASAN's shadow, ...), those
-    with which CPUs start and enter the kernel, and EFI's. Their physical addresses need not be
-    stored anywhere except in other tables.
+    These are the tables of ``init_mm`` (direct map, vmalloc, vmemmap, modules, espfix, KASAN's
+    shadow, ...), the tables that CPUs use when they start and when they enter the kernel, and the
+    tables for EFI. The physical address of a table may be stored only in another table.
 
-    :param plausible: Takes PFNs (``int64``); returns which of them may be page tables (``bool``).
-    :return: ``int64``, ascending; empty for an architecture whose tables are not known.
+    :param plausible: Function that takes PFNs (``int64``) and returns which of them may be page
+        tables (``bool``).
+    :return: ``int64``, ascending; empty if the format of the tables is not known.
     """
     found = [np.zeros(0, np.int64)]
     shift = kernel.page_shift
@@ -43,7 +44,7 @@ def kernel_tables(kernel: Kernel, plausible: Callable[[Array], Array]) -> Array:
 
 
 def _roots(kernel: Kernel) -> Iterator[tuple[Format, int]]:
-    """Return format and physical address of every root."""
+    """Yield the format and the physical address of every top-level table."""
     format_ = arch_of(kernel).page_table_format(kernel)
     if format_ is None:
         return
@@ -58,7 +59,7 @@ def _roots(kernel: Kernel) -> Iterator[tuple[Format, int]]:
 
 
 def _phys(kernel: Kernel, address: int) -> int:
-    """Get the physical address of a root that is in the kernel image or in the direct map."""
+    """Get the physical address of a top-level table from its kernel virtual address."""
     try:
         return kernel_phys(kernel, address)
     except NotImplementedError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""KFENCE: slab objects that each have a page of their own in a pool, between guard pages."""
+"""KFENCE: find slab objects in its pool, where each object has a page between guard pages."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from drgn_pageowner.model.arrays import Array
 
 __all__ = ("KfencePool", "find_kfence")
 
-# CONFIG_KFENCE_NUM_OBJECTS is 65535 at most.
+# Maximum of CONFIG_KFENCE_NUM_OBJECTS.
 _MOST_OBJECTS = 65535
 
 
 class KfencePool(NamedTuple):
-    """The pool, and a row for each object that it can hold, sorted by address."""
+    """Location of KFENCE's pool, and a table with a row for each of its objects, by address."""
 
     start: int
     """``__kfence_pool``: virtual address, in the direct map."""
     size: int
     """``KFENCE_POOL_SIZE``, in bytes."""
     address: Array
-    """``uint64``: address of the object, or of its page if it was never allocated."""
+    """``uint64``: virtual address of the object, or of its page if it was never allocated."""
     length: Array
-    """``int64``: requested size, in bytes."""
+    """``int64``: requested size of the object, in bytes."""
     cache: Array
-    """``uint64``: address of the ``struct kmem_cache``; 0 if there is none."""
+    """``uint64``: address of the object's ``struct kmem_cache``; 0 if it was never allocated."""
     allocated: Array
-    """``bool``"""
+    """``bool``: whether the object is allocated."""
     metadata: tuple[int, int]
-    """Address and size, in bytes, of ``kfence_metadata``, which refers to every object."""
+    """Address, and size in bytes, of the array ``kfence_metadata``, which has pointers to all
+    objects."""
 
 
 def find_kfence(kernel: Kernel) -> KfencePool | None:
-    """Find KFENCE's pool; return ``None`` if this kernel has none, or did not initialize it."""
+    """Find KFENCE's pool; return ``None`` if this kernel has no pool or did not initialize it."""
     pool, metadata = (
         find_object(kernel.prog, name) for name in ("__kfence_pool", "kfence_metadata")
     )
@@ -64,7 +65,7 @@ def find_kfence(kernel: Kernel) -> KfencePool | None:
     # may still be read.
     names = ("KFENCE_OBJECT_ALLOCATED", "KFENCE_OBJECT_RCU_FREEING")
     kept = [states[name] for name in names if name in states]
-    # The first two pages are guard pages, and so is the page after that of each object.
+    # The first two pages are guard pages, and so is the page after each object's page.
     return KfencePool(
         start,
         (len(rows) + 1) * 2 * kernel.page_size,
@@ -89,8 +90,8 @@ def _metadata(kernel: Kernel, metadata: Object, dtype: np.dtype[np.void], start:
     address, number = _address(metadata), _MOST_OBJECTS
     if metadata.type_.kind == TypeKind.ARRAY:
         number = sizeof(metadata.type_) // dtype.itemsize
-    # The length of the array is unknown if it is a pointer, but each element has the page of its
-    # object.
+    # If kfence_metadata is a pointer, the number of elements is unknown. The first element whose
+    # object is not in the page that belongs to it is after the end of the array.
     size, found = kernel.page_size, []
     step = max((1 << 16) // dtype.itemsize, 1)
     for first in range(0, number if address else 0, step):

@@ -32,8 +32,8 @@ __all__ = (
 )
 
 # Low bits of page.mapping: PAGE_MAPPING_ANON (FOLIO_MAPPING_ANON since Linux kernel commit
-# df25569d401e ("mm: rename PAGE_MAPPING_* to FOLIO_MAPPING_*") (in v6.17)), and a bit that means
-# KSM if the former is set too, and a driver's movable page if not.
+# df25569d401e ("mm: rename PAGE_MAPPING_* to FOLIO_MAPPING_*") (in v6.17)), and a second bit, which
+# means KSM together with the first bit, and a driver's movable page without it.
 MAPPING_ANON = 1
 MAPPING_MOVABLE = 2
 MAPPING_FLAGS = 3
@@ -43,10 +43,12 @@ _S_IFBLK, _S_IFMT = 0o060000, 0o170000
 
 def file_of(kernel: Kernel, mapping: int, index: int) -> dict[str, Any]:
     """
-    Describe the file whose page cache a page is in.
+    Describe the file that a page of the page cache belongs to.
 
-    :param mapping: ``page.mapping``, without its flags.
+    :param mapping: ``page.mapping`` without its flags: ``struct address_space *``.
     :param index: Offset of the page in the file, in pages.
+    :return: ``path``, ``filesystem``, ``inode`` (number), ``index``, and ``offset`` of the page in
+        bytes; ``None`` for values that are unknown.
     """
     inode = Object(kernel.prog, "struct address_space *", value=mapping).host
     if not inode:
@@ -68,9 +70,11 @@ def file_of(kernel: Kernel, mapping: int, index: int) -> dict[str, Any]:
 
 def block_device_mappings(kernel: Kernel, problems: list[str]) -> set[int]:
     """
-    Get the ``struct address_space *`` of every block device, whose cached pages are buffers.
+    Get the addresses of the ``struct address_space`` of all block devices.
 
-    :param problems: Gets a line if some cannot be found.
+    Cached pages of block devices are counted as buffers, not as files.
+
+    :param problems: List of messages, to which a line is added if not all are found.
     """
     address = symbol_address(kernel.prog, "blockdev_superblock")
     if address is None:
@@ -87,19 +91,24 @@ def block_device_mappings(kernel: Kernel, problems: list[str]) -> set[int]:
 
 
 def _path(kernel: Kernel, inode: Object) -> str | None:
-    """Get the path of a file; relative to the root of its file system if that is not mounted."""
+    """
+    Get the path of a file.
+
+    :return: If the file system is not mounted, the path is relative to its root; ``None`` if the
+        file has no dentry.
+    """
     first = inode.i_dentry.first.read_()
     if not first:
         return None
-    # The union that it is in has no name since Linux kernel commit 3b7d764a37d0 ("struct dentry:
-    # make ->d_u anonymous") (in v7.1).
+    # The union that contains d_alias has no name since Linux kernel commit 3b7d764a37d0 ("struct
+    # dentry: make ->d_u anonymous") (in v7.1).
     type_ = kernel.prog.type("struct dentry")
     member = "d_u.d_alias" if has_member(type_, "d_u.d_alias") else "d_alias"
     *names, _ = _ancestors(container_of(first, type_, member))
     name = b"/".join(dentry.d_name.name.string_() for dentry in reversed(names))
     for mount in until_repeated(for_each_mount(kernel.prog)):
         if mount.mnt.mnt_sb == inode.i_sb and mount.mnt.mnt_root == inode.i_sb.s_root:
-            # drgn follows the parents to the root; check first that they end there.
+            # mount_dst() follows the parents to the root; check first that the chains end.
             for parent in chain(mount, lambda mount: mount.mnt_parent):
                 list(_ancestors(parent.mnt_mountpoint.read_()))
             name = mount_dst(mount).rstrip(b"/") + b"/" + name
@@ -114,12 +123,14 @@ def _ancestors(dentry: Object) -> Iterator[Object]:
 
 def anon_users(kernel: Kernel, mapping: int, index: int, pfn: int) -> list[dict[str, Any]]:
     """
-    Find the processes that map an anonymous page: ``pid``, ``comm``, ``address``.
+    Find the processes that map an anonymous page.
 
-    Walks the intervals of the page's anon_vma, as ``rmap_walk_anon()`` of mm/rmap.c does.
+    The intervals of the page's anon_vma are walked, as in ``rmap_walk_anon()`` of mm/rmap.c.
 
-    :param mapping: ``page.mapping``, without its flags: ``struct anon_vma *``.
-    :param index: ``page_to_pgoff()``.
+    :param mapping: ``page.mapping`` without its flags: ``struct anon_vma *``.
+    :param index: ``page_to_pgoff()`` of the page.
+    :param pfn: PFN of the page.
+    :return: ``pid``, ``comm`` and ``address`` (virtual address of the page) of each process.
     """
     root = Object(kernel.prog, "struct anon_vma *", value=mapping).rb_root
     # A struct rb_root_cached since Linux kernel commit f808c13fd373 ("lib/interval_tree: fast
@@ -150,7 +161,7 @@ def anon_users(kernel: Kernel, mapping: int, index: int, pfn: int) -> list[dict[
 
 
 def _processes(kernel: Kernel) -> Iterator[tuple[int, Object]]:
-    """Yield ``(mm, task)`` of every process."""
+    """Yield the address of the ``mm_struct``, and the ``task_struct *``, of every process."""
     for task in every_task(kernel, kernel.losses):
         mm = pid = tgid = 0
         name = f"{int(task):#x}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory cgroups that ``page.memcg_data`` charges pages to."""
+"""Find the memory cgroups that pages are charged to, from ``page.memcg_data``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from drgn_pageowner.model.records import Memcg, MemcgKind
 
 __all__ = ("MemcgTable",)
 
-# Low bits of page.memcg_data (enum page_memcg_data_flags). With bit 0 the page is slab and the rest
-# points to the cgroups of its objects; with bit 1 the rest is an obj_cgroup for certain. Since
-# Linux kernel commits 87944e2992bd ("mm: Introduce page memcg flags") (in v5.11) and b4e0b68fbd9d
-# ("mm: memcontrol: use obj_cgroup APIs to charge kmem pages") (in v5.13).
+# Low bits of page.memcg_data (enum page_memcg_data_flags). If bit 0 is set, the page is slab and
+# the other bits are a pointer to the cgroups of its objects; if bit 1 is set, they are certainly a
+# pointer to an obj_cgroup. Since Linux kernel commits 87944e2992bd ("mm: Introduce page memcg
+# flags") (in v5.11) and b4e0b68fbd9d ("mm: memcontrol: use obj_cgroup APIs to charge kmem pages")
+# (in v5.13).
 _SLAB = 1 << 0
 _KMEM = 1 << 1
 _FLAGS = (1 << 3) - 1
 
 
 class MemcgTable:
-    """Table of the memory cgroups in use, each decoded once."""
+    """Accumulates the memory cgroups that pages refer to. Each cgroup is decoded once."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -36,8 +37,9 @@ class MemcgTable:
         self.unknown = 0
         """Number of distinct values that point to neither a mem_cgroup nor an obj_cgroup."""
         self.in_doubt: set[str] = set()
-        """Paths of the memory cgroups of which :attr:`Memcg.printed` is known of the first kernels
-        with the bug only."""
+        """Paths of memory cgroups for which :attr:`Memcg.printed` is uncertain. It is correct for
+        v6.12.114, whose ``print_page_owner_memcg()`` has a bug that a later release may have
+        fixed."""
         self._by_pointer: dict[int, int] = {}
         self._by_memcg: dict[int, int] = {}
 
@@ -69,10 +71,11 @@ class MemcgTable:
         """
         Decode a ``struct mem_cgroup *`` or a ``struct obj_cgroup *``.
 
-        Which of them it is depends on the kernel and the page (always an obj_cgroup since v7.1). If
-        its css belongs to the memory controller, it is a mem_cgroup.
+        Which of the two the pointer is depends on the kernel and the page (always an obj_cgroup
+        since v7.1). If the css at the pointer belongs to the memory controller, the pointer is a
+        mem_cgroup.
 
-        :return: Index in :attr:`memcgs`, or -1.
+        :return: Index in :attr:`memcgs`; -1 if the pointer is neither.
         """
         memcg = self._mem_cgroup(pointer)
         if memcg is None and self._objcg is not None:
@@ -97,13 +100,13 @@ class MemcgTable:
 
     def _printed(self, address: int) -> bool:
         """
-        Return whether ``print_page_owner_memcg()`` finds the mem_cgroup at *address*.
+        Return whether ``print_page_owner_memcg()`` prints the mem_cgroup at *address*.
 
         Since v6.12.114 ("mm/page_owner: use memcg_data snapshot to avoid TOCTOU in
         print_page_owner_memcg()") the function treats every value as an obj_cgroup, which is wrong
-        in v6.12: it reads css.refcnt instead of objcg->memcg, prints nothing if that is 0 (the root
-        cgroup), and oopses otherwise. A later 6.12 may be mended. Only the compiled function tells,
-        so these memory cgroups are noted in :attr:`in_doubt`.
+        in v6.12. It reads css.refcnt instead of objcg->memcg, prints nothing if the result is 0
+        (the root cgroup), and oopses otherwise. A later 6.12 release may have fixed this. Only the
+        code of the function would show it, so these memory cgroups are added to :attr:`in_doubt`.
         """
         if self._objcg is None or not _takes_all_for_objcg(self._kernel):
             return True
@@ -144,7 +147,7 @@ def _describe(kernel: Kernel, memcg: Object) -> Memcg:
 
 
 def _path(cgroup: Object) -> str:
-    """Get the path as the kernel's ``cgroup_path()`` does."""
+    """Get the path of a ``struct cgroup *``, as the kernel's ``cgroup_path()`` does."""
     *directories, _ = chain(cgroup.kn, kernfs_parent)
     return "/" + "/".join(name_of(node.name) for node in reversed(directories))
 
@@ -154,6 +157,6 @@ def _css_online(kernel: Kernel) -> int:
 
 
 def _takes_all_for_objcg(kernel: Kernel) -> bool:
-    # A static inline function changed, in a stable kernel: nothing but the version tells.
+    # Only a static inline function changed, in a stable release, so go by the version.
     release = kernel.vmcoreinfo.release
     return release[:2] == (6, 12) and release.patch >= 114

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Convert between a PFN and its ``struct page``, one at a time, on every memory model."""
+"""Convert single PFNs to their ``struct page`` and back, on every memory model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ("Memmap", "member")
 
 
 class Memmap:
-    """Location of the ``struct page`` of every page of a kernel."""
+    """Finds the ``struct page`` of a PFN, and the PFN of a ``struct page``."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -22,7 +22,7 @@ class Memmap:
         """``sizeof(struct page)``."""
 
     def section(self, pfn: int) -> Section | None:
-        """Find the section that holds *pfn*."""
+        """Find the section that contains *pfn*; return ``None`` if no section does."""
         return section_of(self.kernel, pfn)
 
     def page(self, pfn: int) -> Object:
@@ -39,7 +39,7 @@ class Memmap:
         return Object(self.kernel.prog, "struct page *", value=address)
 
     def pfn(self, address: int) -> int | None:
-        """Get the PFN of the ``struct page`` that contains *address*; ``None`` if none does."""
+        """Get the PFN of the ``struct page`` at or around *address*; ``None`` outside memmaps."""
         for section in self.sections:
             offset = address - section.memmap
             if 0 <= offset < (section.end_pfn - section.start_pfn) * self.size:
@@ -49,9 +49,11 @@ class Memmap:
 
 def member(object_: Object, *paths: str) -> Object:
     """
-    Get the first member among *paths* that exists in *object_*, a structure or a pointer to one.
+    Get the first member among *paths* that a structure has.
 
-    :raises AttributeError: if it has none
+    :param object_: The structure, or a pointer to it.
+    :param paths: Alternative paths of the member, such as ``a.b`` for a nested member.
+    :raises AttributeError: if the structure has none of the members
     """
     type_ = object_.type_
     if hasattr(type_, "type") and type_.kind.name == "POINTER":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel's own tables of names: gfp flags, page flags, migratetypes, migrate reasons."""
+"""Read the kernel's own tables of names: gfp flags, page flags, migratetypes, migrate reasons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ("read_names",)
 
 @once
 def read_names(kernel: Kernel) -> Names:
-    """Read the tables as far as possible. Values without a name are printed as numbers."""
+    """Read the kernel's tables of names. Names that cannot be read are missing in the result."""
     bits = enumerators(kernel.prog, "enum pageflags")
     number = bits.get("__NR_PAGEFLAGS", 0)
     return Names(
@@ -80,7 +80,7 @@ def _strings(kernel: Kernel, table: str) -> list[str]:
 def _string(pointer: Object) -> str:
     """Read a name; ``?`` if the dump does not have it, empty for a null pointer."""
     try:
-        # The kernel's names are short; a damaged pointer may lead anywhere.
+        # The kernel's names are short; a damaged pointer may point anywhere.
         return name_of(pointer, 64) if pointer else ""
     except DAMAGE as error:
         unless_mistaken(error)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct page``: dtypes of its members, and reading a memmap."""
+"""Make dtypes of ``struct page``, and read a memmap."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _MEMBERS = {
     # A struct mem_cgroup * before Linux kernel commit bcfe06bf2622 ("mm: memcontrol: Use helpers to
     # read page's memcg data") (in v5.11).
     "memcg_data": ("memcg_data", "mem_cgroup"),
-    # Before Linux kernel commit 1d798ca3f164 ("mm: make compound_head() robust") (in v4.4), which
-    # added it, a flag marked tail pages. Renamed in d50569612c29 ("mm: rename the 'compound_head'
-    # field in the 'struct page' to 'compound_info'") (in v7.1).
+    # Added in Linux kernel commit 1d798ca3f164 ("mm: make compound_head() robust") (in v4.4);
+    # before, a page flag marked tail pages. Renamed in d50569612c29 ("mm: rename the
+    # 'compound_head' field in the 'struct page' to 'compound_info'") (in v7.1).
     "compound_head": ("compound_info", "compound_head", "first_page"),
     # Renamed in Linux kernel commit 0139aa7b7fa1 ("mm: rename _count, field of the struct page, to
     # _refcount") (in v4.7).
@@ -36,9 +36,9 @@ _MEMBERS = {
 
 def page_dtype(kernel: Kernel, fields: tuple[str, ...]) -> np.dtype[np.void]:
     """
-    Make a dtype of ``struct page`` with those of *fields* that this kernel has.
+    Make a dtype of ``struct page`` with the given fields, as far as this kernel has them.
 
-    :param fields: Of ``flags``, ``memcg_data``, ``compound_head``, ``refcount``, ``mapcount``,
+    :param fields: Any of ``flags``, ``memcg_data``, ``compound_head``, ``refcount``, ``mapcount``,
         ``mapping``, ``index``, ``private``.
     """
     type_ = kernel.prog.type("struct page")
@@ -60,11 +60,14 @@ def read_memmap(
     changes: Changes | None = None,
 ) -> tuple[Array, Bulk]:
     """
-    Read the ``struct page`` of the PFNs from *first* up to *last* (exclusive) of one section.
+    Read the ``struct page`` of consecutive PFNs of one section.
 
-    :param changes: Gets the counts of rows that changed meanwhile.
-    :return: Array of *dtype*, shape ``(last - first,)``, zero where it is not in the dump; and the
-        :class:`Bulk` that it came from, which lists the missing parts.
+    :param dtype: Dtype of a ``struct page``.
+    :param first: The first PFN.
+    :param last: The PFN after the last one.
+    :param changes: The numbers of rows that a running kernel changed are added to this.
+    :return: Array of *dtype*, shape ``(last - first,)``, zero where memory cannot be read; and the
+        :class:`Bulk` with the same bytes, which lists the missing parts.
     """
     address = section.memmap + (first - section.start_pfn) * dtype.itemsize
     return read_rows(kernel.prog, address, dtype, last - first, changes or Changes())
@@ -72,10 +75,10 @@ def read_memmap(
 
 def compound_words(kernel: Kernel, rows: Array) -> Array:
     """
-    Get ``page.compound_head`` of *rows*, or an equivalent word for kernels without this member.
+    Get ``page.compound_head`` of pages, or an equivalent word on kernels without this member.
 
-    :param rows: Array of a dtype of :func:`page_dtype` with ``flags`` and ``compound_head``.
-    :return: The same shape; bit 0 is set in tail pages.
+    :param rows: Array of a dtype made by :func:`page_dtype`, with ``flags`` and ``compound_head``.
+    :return: A word for each page, in which bit 0 is set if it is a tail page.
     """
     words: Array = rows["compound_head"]
     if not has_member(kernel.prog.type("struct page"), "first_page"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct page_ext``: whether and where this kernel keeps page_owner records."""
+"""Find out whether page_owner is on, and where its records are in ``struct page_ext``."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ class PageExtLayout:
     owner_offset: int
     """Offset of the record in an entry, in bytes."""
     owner_type: str
-    """The C type that holds the record's members."""
+    """Name of the C structure with the members of a record."""
     owner_bit: int
     """Mask of PAGE_EXT_OWNER in ``page_ext.flags``, which is set if the entry has a record."""
     allocated_bit: int
-    """Mask of PAGE_EXT_OWNER_ALLOCATED, which is set if the page is allocated."""
+    """Mask of PAGE_EXT_OWNER_ALLOCATED in ``page_ext.flags``, which is set if the page is
+    allocated."""
     tails: bool
     """Whether every page of an allocation has a record, not only the first one."""
 
@@ -46,7 +47,7 @@ def page_owner_state(kernel: Kernel) -> str:
     try:
         return "on" if enabled else "off"
     except FaultError:
-        # The dump lacks it. If it was off, page_ext_layout() will report it.
+        # The variable is not in the dump. If page_owner was off, page_ext_layout() will report it.
         return "on"
 
 
@@ -55,15 +56,16 @@ def page_ext_layout(kernel: Kernel) -> PageExtLayout:
     """
     Get the layout of this kernel's page_ext entries.
 
-    :raises PageOwnerError: if this kernel has no page_owner, or it is off
+    :raises PageOwnerError: if this kernel has no page_owner, page_owner is off, or the layout is
+        impossible
     """
     state = page_owner_state(kernel)
     if state in NO_RECORDS:
         raise PageOwnerError(NO_RECORDS[state])
     owner_type = find_type(kernel.prog, "struct page_owner")
     if owner_type is None:
-        # In struct page_ext itself until Linux kernel commit 9300d8dfd287 ("mm/page_owner: don't
-        # define fields on struct page_ext by hard-coding") (in v4.9).
+        # Records are in struct page_ext itself until Linux kernel commit 9300d8dfd287
+        # ("mm/page_owner: don't define fields on struct page_ext by hard-coding") (in v4.9).
         offset, type_name = 0, "struct page_ext"
     else:
         offset, type_name = _owner_offset(kernel), "struct page_owner"
@@ -71,8 +73,8 @@ def page_ext_layout(kernel: Kernel) -> PageExtLayout:
     owner = 1 << flags["PAGE_EXT_OWNER"]
     # Linux kernel commit 37389167a281 ("mm, page_owner: keep owner info when freeing the page") (in
     # v5.4) added PAGE_EXT_OWNER_ACTIVE, soon renamed; before, freeing a page invalidated its
-    # record. It came with 7e2f2a0cd17c ("mm, page_owner: record page owner for each subpage");
-    # before that, only the first page of an allocation had a record.
+    # record. In the same version, 7e2f2a0cd17c ("mm, page_owner: record page owner for each
+    # subpage") gave every page of an allocation a record; before, only the first page had one.
     for name in ("PAGE_EXT_OWNER_ALLOCATED", "PAGE_EXT_OWNER_ACTIVE"):
         if name in flags:
             allocated = 1 << flags[name]
@@ -96,9 +98,12 @@ def _owner_offset(kernel: Kernel) -> int:
 
 def _check(kernel: Kernel, offset: int, type_name: str, stride: int) -> None:
     """
-    Check that the location of the record in an entry is possible.
+    Check that the location of the record in a page_ext entry is possible.
 
-    :raises PageOwnerError: if it is not
+    :param offset: Offset of the record in an entry, in bytes.
+    :param type_name: Name of the C structure with the members of a record.
+    :param stride: Distance between two entries, in bytes.
+    :raises PageOwnerError: if the record would not be inside the entry
     """
     size = int(kernel.prog.type(type_name).size)
     first = 0 if type_name == "struct page_ext" else int(kernel.prog.type("struct page_ext").size)
