@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct page_owner``: decode the records, a section at a time."""
+"""Decode the records in ``struct page_owner``, one section at a time."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ _GFP_MOVABLE_SHIFT = 3
 _OLD_GFP_RECLAIMABLE_SHIFT = 19
 
 OWNER_MEMBERS = columns_of(Origin.MEMBER)
-"""Members of ``struct page_owner``, not all of which exist in every kernel."""
+"""Names of the members of ``struct page_owner``, not all of which exist in every kernel."""
 
 
 @dataclass
 class OwnerCounts:
-    """Page counts gathered while reading page_ext, in base pages."""
+    """Accumulates numbers of base pages while page_ext is read."""
 
     covered: int = 0
-    """Pages with a ``struct page_ext``."""
+    """Number of pages with a ``struct page_ext``."""
     uncovered: int = 0
-    """Pages of present sections without a ``struct page_ext``."""
+    """Number of pages of present sections without a ``struct page_ext``."""
     allocated: int = 0
-    """Pages that are allocated according to their records, tails included."""
+    """Number of pages that are allocated according to their records, including tail pages."""
     freed: int = 0
-    """Pages that were freed according to their records, tails included."""
+    """Number of pages that were freed according to their records, including tail pages."""
     missing: int = 0
-    """Pages whose ``struct page_ext`` is not in the dump."""
+    """Number of pages whose ``struct page_ext`` is not in the dump."""
     bad_order: int = 0
-    """Records whose order no allocation can have."""
+    """Number of records with an order that no allocation can have."""
     missing_ranges: list[tuple[int, int]] = field(default_factory=list)
-    """The PFN ranges of :attr:`missing`."""
+    """PFN ranges ``(first, end)`` of the pages in :attr:`missing`."""
 
 
 @once
 def owner_dtype(kernel: Kernel) -> np.dtype[np.void]:
     """
-    Get a dtype of one ``struct page_ext`` entry: ``flags`` and the record's members.
+    Get a dtype of one ``struct page_ext`` entry, with ``flags`` and the members of the record.
 
-    :raises PageOwnerError: if this kernel keeps no records, or their layout is unknown
+    :raises PageOwnerError: if this kernel has no page_owner records, or their layout is unknown
     """
     layout, prog = page_ext_layout(kernel), kernel.prog
     flags = struct_dtype(prog, prog.type("struct page_ext"), ("flags",), itemsize=layout.stride)
@@ -104,13 +104,15 @@ def read_owner_records(
     """
     Decode the records of one section.
 
-    A record stands for a whole allocation of ``2^order`` base pages. Only the record at a PFN
-    aligned to its order counts, as in the kernel's ``read_page_owner()``.
+    One record stands for a whole allocation of ``2^order`` base pages. If all its pages have a
+    record, only the record at the PFN that is aligned to the order is returned, as in the kernel's
+    ``read_page_owner()``.
 
-    :param columns: Columns to keep, of :data:`OWNER_MEMBERS` and
+    :param columns: Names of the columns to return, from :data:`OWNER_MEMBERS` and
         :data:`~drgn_pageowner.kernel.linux.trace.TRACE_MEMBERS`.
-    :param changes: Gets the counts of records that changed meanwhile.
-    :param freed: Whether to keep records of freed pages.
+    :param counts: The numbers of pages of the section are added to this.
+    :param changes: The numbers of records that a running kernel changed are added to this.
+    :param freed: Whether to return records of freed pages, too.
     :return: ``pfn`` (``int64``), ``allocated`` (``bool``) and *columns*, each of shape ``(n,)``.
     """
     layout, (_, max_pfn) = page_ext_layout(kernel), pfn_limits(kernel)
@@ -142,7 +144,7 @@ def read_owner_records(
     pfn = recorded + section.start_pfn
     order = _sane_orders(entries["order"][recorded].astype(np.int64), pfn, max_pfn, counts)
     if not layout.tails:
-        # The other pages of an allocation are not marked.
+        # Only the first page of an allocation has a record.
         counts.allocated += int((np.int64(1) << order).sum())
     head = (pfn & ((np.int64(1) << order) - 1)) == 0
     recorded, pfn, order, allocated = (x[head] for x in (recorded, pfn, order, allocated))
@@ -154,8 +156,14 @@ def read_owner_records(
 
 
 def _sane_orders(order: Array, pfn: Array, max_pfn: int, counts: OwnerCounts) -> Array:
-    """Replace impossible orders by 0, so that such a record still counts as one page."""
-    # A block that extends past the end of memory has a garbage order.
+    """
+    Replace impossible orders by 0, so that a record with such an order stands for one page.
+
+    :param order: ``int64``, shape ``(n,)``.
+    :param pfn: PFNs of the records: ``int64``, shape ``(n,)``.
+    :param counts: The number of impossible orders is added to this.
+    """
+    # The order of a block that extends past the end of memory is garbage.
     sane = (order >= 0) & (order < 48)
     block: Array = np.int64(1) << order[sane]
     # All pages of an allocation have the same order, so it ends at the end of their aligned block.
@@ -169,7 +177,7 @@ def _sane_orders(order: Array, pfn: Array, max_pfn: int, counts: OwnerCounts) ->
 
 
 def _members(rows: Array, columns: frozenset[str]) -> dict[str, Array]:
-    """Convert those of *columns* that the records have to the dtypes of a snapshot."""
+    """Get *columns* of records, as far as this kernel has them, in the dtypes of a snapshot."""
     result: dict[str, Array] = {}
     for name in columns & frozenset(rows.dtype.names or ()):
         column = STORED.get(name)
@@ -193,10 +201,10 @@ def _terminated(comm: Array) -> Array:
 
 def gfp_migratetype(kernel: Kernel, gfp_mask: Array) -> Array:
     """
-    Get the migratetype of a gfp mask, as ``gfp_migratetype()`` of include/linux/gfp.h does.
+    Get the migratetypes of gfp masks, as ``gfp_migratetype()`` of include/linux/gfp.h does.
 
     :param gfp_mask: ``uint32``, shape ``(n,)``.
-    :return: ``uint8``, shape ``(n,)``.
+    :return: Migratetypes as numbers: ``uint8``, shape ``(n,)``.
     """
     if _mobility_disabled(kernel):
         return np.zeros(len(gfp_mask), np.uint8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``stack_list`` of mm/page_owner.c: the stacks whose pages page_owner counts."""
+"""Read ``stack_list`` of mm/page_owner.c, the list of stacks with the numbers of their pages."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _MOST_STACKS = 1 << 22
 
 def read_stack_list(kernel: Kernel) -> StackList:
     """
-    Read the stacks in the order in which ``/sys/kernel/debug/page_owner_stacks`` prints them,
-    including stacks without pages.
+    Read page_owner's list of stacks, including stacks without pages.
 
-    :raises PageOwnerError: if this kernel has no list
+    The order is that of the files in ``/sys/kernel/debug/page_owner_stacks``.
+
+    :raises PageOwnerError: if page_owner is off, or this kernel's page_owner has no such list
     """
     state = page_owner_state(kernel)
     if state in NO_RECORDS:
@@ -72,7 +73,13 @@ def _stack_layout(kernel: Kernel) -> tuple[int, int, int]:
 def _records(
     kernel: Kernel, address: int, layout: tuple[int, int, int]
 ) -> tuple[list[int], list[str]]:
-    """Get the addresses of each ``struct stack_record`` on the list, and problems of the list."""
+    """
+    Get the address of every ``struct stack_record`` on page_owner's list.
+
+    :param address: Address of the first ``struct stack``.
+    :param layout: Result of :func:`_stack_layout`.
+    :return: The addresses, and messages about damage of the list.
+    """
     at_record, at_next, size = layout
     word = kernel.word.itemsize
     found: list[int] = []
@@ -94,7 +101,13 @@ def _records(
 
 
 def _handles(kernel: Kernel, records: list[int], problems: list[str]) -> Array:
-    """Read the handle in each of *records*; records that cannot be read are left out."""
+    """
+    Read the handles in ``struct stack_record``; records that cannot be read are left out.
+
+    :param records: Addresses of the records.
+    :param problems: List of messages, to which a line is added if records cannot be read.
+    :return: ``uint32``.
+    """
     at = kernel.prog.type("struct stack_record").member("handle").offset
     found, missing = [], 0
     for record in records:

@@ -35,29 +35,34 @@ _STATE_OF_TYPE = {
 
 
 class SectionPages:
-    """The decoded pages of one section, a row for each."""
+    """Decoded pages of one section, with a row for each page."""
 
     def __init__(self, first: int, rows: Array) -> None:
         self.first = first
         """PFN of row 0."""
         self.rows = rows
-        """The raw rows, of the dtype of :class:`StateDecoder`."""
+        """The ``struct page`` of each page: dtype :attr:`StateDecoder.dtype`."""
         self.state = np.zeros(len(rows), np.uint8)
+        """:class:`PageState` of each page: ``uint8``."""
         self.zone = np.zeros(len(rows), np.uint8)
+        """Index of each page's zone in the result of ``find_zones()``: ``uint8``; 255 if the page
+        is in none of them."""
         self.free_order = np.full(len(rows), -1, np.int8)
+        """Order of the free block that begins with the page: ``int8``; -1 for other pages."""
         self.tails = np.zeros(0, np.int64)
-        """Rows of tail pages of compound pages."""
+        """Rows of the tail pages of compound pages."""
         self.heads = np.zeros(0, np.int64)
-        """Row of the compound head of each of :attr:`tails`; negative if it is in an earlier
+        """Row of the head of each page in :attr:`tails`; negative if the head is in an earlier
         section."""
         self.candidates = np.zeros(0, np.int64)
-        """Rows of pages that may be on a free list: buddy heads, and pages without references."""
+        """Rows of pages that may be on a free list: first pages of buddy blocks, and pages with a
+        reference count of 0."""
         self.next = np.zeros(0, np.uint64)
-        """``page.lru.next`` of :attr:`candidates`."""
+        """``page.lru.next`` of the pages in :attr:`candidates`."""
 
 
 class StateDecoder:
-    """Decoder of the state of this kernel's pages."""
+    """Determines the :class:`PageState` of pages from their ``struct page``."""
 
     def __init__(
         self,
@@ -108,8 +113,8 @@ class StateDecoder:
         """
         Decode the pages of one section.
 
-        :param first: PFN of the first of *rows*.
-        :param rows: Array of :attr:`dtype`.
+        :param first: PFN of the first page.
+        :param rows: ``struct page`` of each page of the section: an array of :attr:`dtype`.
         """
         result = SectionPages(first, rows)
         flags = rows["flags"].astype(np.uint64)
@@ -134,8 +139,12 @@ class StateDecoder:
         return result
 
     def _mapped(self, rows: Array, flags: Array, plain: Array, state: Array) -> None:
-        """Set the state of pages of processes and files, from ``page.mapping``."""
-        # Most pages are free or used by the kernel; these have neither a mapping nor the lru flag.
+        """
+        Set the state of pages of processes and files, from ``page.mapping`` and the page flags.
+
+        :param plain: Which pages have no page type, have references and are not tails: ``bool``.
+        """
+        # Most pages are free or used by the kernel, and have neither a mapping nor the lru flag.
         where = np.flatnonzero(plain & ((rows["mapping"] != 0) | self._has(flags, "lru")))
         mapping, flags = rows["mapping"][where], flags[where]
         kind = mapping & np.uint64(MAPPING_FLAGS)
@@ -152,7 +161,7 @@ class StateDecoder:
         state[where] = mine
 
     def _hugetlb(self, rows: Array, flags: Array, state: Array) -> None:
-        """Set the state of hugetlb pages in kernels that mark them in the second struct page."""
+        """Set the state of hugetlb pages, on kernels that mark them in the second struct page."""
         assert self._mark is not None
         heads = np.flatnonzero(self._has(flags[:-1], "head"))
         marks = rows["mark"][heads + 1].astype(np.uint64)
@@ -160,7 +169,7 @@ class StateDecoder:
         state[heads[found]] = PageState.HUGETLB
 
     def _inherit(self, result: SectionPages, tail: Array, words: Array) -> None:
-        """Give tails the state of their head."""
+        """Give tail pages the state of their head, if the head is in the same section."""
         tails = np.flatnonzero(tail)
         if not len(tails):
             return
@@ -185,12 +194,13 @@ class StateDecoder:
         heads = np.flatnonzero(types == self._types.number("buddy"))
         order = np.minimum(rows["private"][heads], self._max_order).astype(np.int64)
         result.free_order[heads] = order
-        # Every page of a free block is free: +1 where a block begins, -1 after its end.
+        # Every page of a free block is free. Mark the start of a block by +1, the page after its
+        # end by -1; the running sum is positive inside blocks.
         edges = np.zeros(len(rows) + 1, np.int32)
         np.add.at(edges, heads, 1)
         np.add.at(edges, np.minimum(heads + (1 << order), len(rows)), -1)
         result.state[np.cumsum(edges[:-1]) > 0] = PageState.FREE
-        # Values below the first page of addresses are errors and poison, not list pointers.
+        # Values less than the page size are errors or poison, not list pointers.
         loose = (result.state == PageState.NOREF) & ~tail & (rows["next"] >= self._page_size)
         result.candidates = np.concatenate([heads, np.flatnonzero(loose)])
         result.next = rows["next"][result.candidates].astype(np.uint64)

@@ -18,24 +18,25 @@ _LEGACY = {"buddy": 0x80, "offline": 0x100, "table": 0x200, "guard": 0x400}
 
 
 class PageTypes:
-    """The encoding of page types in one kernel."""
+    """Encoding of the page types of one kernel."""
 
     def __init__(self, mask: dict[str, int], value: dict[str, int]) -> None:
         self._mask = mask
         self._value = value
         self.names = ("", *value)
-        """Names of the types by number; number 0 means no type."""
+        """Names of the page types. The index of a name is the number of the type in this program;
+        0 means no type."""
 
     def number(self, name: str) -> int:
-        """Get the number of the type *name*; -1 if this kernel does not mark such pages."""
+        """Get the index of a page type in :attr:`names`; -1 if this kernel lacks the type."""
         return self.names.index(name) if name in self.names else -1
 
     def of(self, page_type: Array) -> Array:
         """
-        Get the types of pages.
+        Get the type of each page.
 
         :param page_type: ``page.page_type`` (the same word as ``page._mapcount``), 32 bits.
-        :return: ``int8`` of the same shape: number of the type in :attr:`names`.
+        :return: Index of the type in :attr:`names`: ``int8``, the same shape; 0 for no type.
         """
         word = page_type.view(np.uint32)
         result = np.zeros(word.shape, np.int8)
@@ -73,8 +74,9 @@ def page_types(kernel: Kernel) -> PageTypes:
 
 def _bits_of_macros(kernel: Kernel) -> dict[str, int]:
     """
-    Get the bits on kernels that define them as macros; VMCOREINFO has some of them, for
-    makedumpfile.
+    Get the bits of the page types on kernels that define them as macros.
+
+    VMCOREINFO has some of these bits, for makedumpfile; the others are known from the version.
     """
     bits = dict(_LEGACY)
     if not _has_memcg_data(kernel):
@@ -86,12 +88,12 @@ def _bits_of_macros(kernel: Kernel) -> dict[str, int]:
 
 
 def _has_memcg_data(kernel: Kernel) -> bool:
-    """Return whether the kernel is v5.11 or later, in which memcg_data replaces PG_kmemcg."""
+    """Return whether the kernel is v5.11 or later, where memcg_data replaces PG_kmemcg."""
     page = kernel.prog.type("struct page")
     if has_member(page, "memcg_data"):
         return True
     if has_member(page, "mem_cgroup"):
         return False
-    # Without CONFIG_MEMCG there is neither. Linux kernel commit f0c0c115fb81 ("mm: memcontrol:
-    # account pagetables per node") came in the same version (v5.11).
+    # Without CONFIG_MEMCG, struct page has neither member. Use a commit of the same version
+    # (v5.11): Linux kernel commit f0c0c115fb81 ("mm: memcontrol: account pagetables per node").
     return "NR_PAGETABLE" in enumerators(kernel.prog, "enum node_stat_item")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Pageblocks: the migratetype of every block of ``2^pageblock_order`` pages."""
+"""Read the migratetypes of pageblocks, which have ``2^pageblock_order`` pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ("pageblock_types", "read_section_pageblocks", "read_shared_pageblocks
 
 
 class _Layout:
-    """Number of bits of a pageblock in the bitmap, and the bits among them with its migratetype."""
+    """Layout of the bits of a pageblock in the bitmap, some of which are its migratetype."""
 
     def __init__(
         self,
@@ -28,7 +28,10 @@ class _Layout:
     ) -> None:
         """
         :param order: ``pageblock_order``.
-        :param isolate_bit: Number of the bit that marks an isolated block, if there is one.
+        :param bits: Number of bits of a pageblock.
+        :param migrate_mask: Mask of the bits that are the migratetype.
+        :param isolate_bit: Number of the bit that marks an isolated pageblock; ``None`` if this
+            kernel has no such bit.
         :param isolate_type: ``MIGRATE_ISOLATE``.
         """
         self.order = order
@@ -39,7 +42,7 @@ class _Layout:
 
     def decode(self, bitmap: Array, blocks: int) -> Array:
         """
-        Get the migratetypes from a bitmap.
+        Get the migratetypes of the first *blocks* pageblocks of a bitmap.
 
         :param bitmap: ``pageblock_flags``: ``unsigned long``, little-endian.
         :return: ``int8``, shape ``(blocks,)``.
@@ -78,9 +81,9 @@ def read_section_pageblocks(kernel: Kernel, section: Section) -> Array:
     """
     Read the migratetypes of a section's pageblocks.
 
-    :return: ``int8``, shape ``(pageblocks of the section,)``, from the pageblock of
-        ``section.start_pfn`` on; -1 where it cannot be read. For a pageblock shared by zones it is
-        the first zone's (:func:`read_shared_pageblocks` has the others').
+    :return: ``int8``, a row per pageblock, from the pageblock of ``section.start_pfn`` on; -1 where
+        the migratetype cannot be read. For a pageblock that two zones share, it is the migratetype
+        for the first zone; :func:`read_shared_pageblocks` returns that for the second zone.
     """
     layout = _layout(kernel)
     start = section.start_pfn >> layout.order
@@ -103,10 +106,13 @@ def read_section_pageblocks(kernel: Kernel, section: Section) -> Array:
 
 def read_shared_pageblocks(kernel: Kernel) -> tuple[tuple[int, int, int], ...]:
     """
-    Read the migratetypes of pageblocks in the middle of which a zone begins, from that zone's
-    bitmap. On FLATMEM, each zone has its own bitmap.
+    Read the migratetypes of pageblocks in the middle of which a zone begins, for that zone.
 
-    :return: ``(index in zones, pageblock, migratetype)`` of each such pageblock
+    On FLATMEM, each zone has its own bitmap, so a pageblock that two zones share has two
+    migratetypes.
+
+    :return: Index of the zone in the result of ``find_zones()``, number of the pageblock (PFN
+        divided by its size) and migratetype, for each such pageblock.
     """
     order = _layout(kernel).order
     found = []
@@ -119,11 +125,11 @@ def read_shared_pageblocks(kernel: Kernel) -> tuple[tuple[int, int, int], ...]:
 
 def pageblock_types(kernel: Kernel, section: Section, pfns: Array) -> Array:
     """
-    Get the migratetype of each page's pageblock, according to the page's zone. The pages are in one
-    section.
+    Get the migratetype of each page's pageblock; if zones share the pageblock, for the page's zone.
 
-    :param pfns: ``int64``, shape ``(n,)``.
-    :return: ``int8``, shape ``(n,)``; -1 where it cannot be read.
+    :param section: The section that contains all the pages.
+    :param pfns: PFNs of the pages: ``int64``, shape ``(n,)``.
+    :return: ``int8``, shape ``(n,)``; -1 where the migratetype cannot be read.
     """
     order = _layout(kernel).order
     blocks = pfns >> order
@@ -137,7 +143,14 @@ def pageblock_types(kernel: Kernel, section: Section, pfns: Array) -> Array:
 
 
 def _read_bitmap(kernel: Kernel, address: int, first: int, blocks: int) -> Array:
-    """Read *blocks* migratetypes, from number *first* of the bitmap at *address* on."""
+    """
+    Read the migratetypes of some pageblocks from a bitmap.
+
+    :param address: Virtual address of the bitmap.
+    :param first: Index of the first pageblock in the bitmap.
+    :param blocks: Number of pageblocks.
+    :return: ``int8``, shape ``(blocks,)``; -1 where the bitmap cannot be read.
+    """
     layout, word = _layout(kernel), kernel.word
     size = -(-(first + blocks) * layout.bits // (8 * word.itemsize)) * word.itemsize
     try:

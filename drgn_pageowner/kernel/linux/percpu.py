@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Per-CPU memory: variables, chunks and their allocations, and counters."""
+"""Read per-CPU memory: variables, chunks and their allocations, and counters."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def cpu_variable(kernel: Kernel, name: str, cpu: int) -> Object:
     Get the per-CPU variable *name* of *cpu*.
 
     If per-CPU symbols start at 0 (x86-64 before Linux kernel commit 9d7de2aa8b41 ("x86/percpu/64:
-    Use relative percpu offsets") (in v6.15)), drgn may add KASLR's offset to them, which
-    ``__per_cpu_offset`` does not allow for. The first chunk has their true place.
+    Use relative percpu offsets") (in v6.15)), drgn may add the offset of KASLR to their addresses,
+    which makes the sum with ``__per_cpu_offset`` wrong. Therefore, the address is computed from
+    that of the CPU's unit in the first chunk, if the chunk is in the dump.
 
     :raises LookupError: if this kernel has no such variable
     """
@@ -55,7 +56,9 @@ def cpu_variable(kernel: Kernel, name: str, cpu: int) -> Object:
 @once
 def _cpu_offsets(kernel: Kernel) -> tuple[int, ...]:
     """
-    Get the array ``__per_cpu_offset``; by its symbol if DWARF does not describe it. On arm64, it is
+    Get the elements of ``__per_cpu_offset``, which are indexed by CPU; empty without CONFIG_SMP.
+
+    If DWARF does not describe the array, it is read at the address of its symbol. On arm64, it is
     defined in drivers/base/arch_numa.c or mm/percpu.c, depending on the configuration.
     """
     found = find_object(kernel.prog, "__per_cpu_offset")
@@ -70,14 +73,14 @@ def _cpu_offsets(kernel: Kernel) -> tuple[int, ...]:
 
 def cpu_pointer(kernel: Kernel, pointer: Object, cpu: int) -> Object:
     """
-    Translate a per-CPU pointer, as ``per_cpu_ptr()`` does.
+    Get the pointer to one CPU's copy from a per-CPU pointer, as ``per_cpu_ptr()`` does.
 
     :param pointer: ``type __percpu *``
     :return: ``type *``
     :raises FaultError: if the offsets of the CPUs are not in the dump
     """
     offsets = _cpu_offsets(kernel)
-    # Without CONFIG_SMP they are plain pointers.
+    # Without CONFIG_SMP, per-CPU pointers are plain pointers.
     offset = offsets[cpu] if offsets else 0
     mask = (1 << 8 * kernel.word.itemsize) - 1
     return Object(kernel.prog, pointer.type_, value=int(pointer) + offset & mask)
@@ -90,10 +93,10 @@ _LONGEST_UNIT = 1 << 28
 @once
 def first_chunk(kernel: Kernel) -> tuple[list[tuple[int, int]], int]:
     """
-    Find the first chunk of per-CPU memory, which has the static variables.
+    Find the first chunk of per-CPU memory, which contains the static per-CPU variables.
 
     :return: ``(cpu, virtual address)`` of every possible CPU's unit, and the size of a unit in
-        bytes; no units if the dump does not have the chunk.
+        bytes; no units if the chunk is not in the dump.
     """
     first = find_object(kernel.prog, "pcpu_first_chunk")
     base = find_object(kernel.prog, "pcpu_base_addr")
@@ -118,35 +121,40 @@ _MOST_SLOTS = 256
 
 
 class PerCpuChunks(NamedTuple):
-    """The chunks of per-CPU memory that can be allocated from, and their allocations."""
+    """Tables of the chunks of per-CPU memory and of the dynamic allocations in them."""
 
     cpus: tuple[int, ...]
-    """Every possible CPU."""
+    """Numbers of the possible CPUs."""
     units: Array
-    """``uint64``, a row per CPU: ``pcpu_unit_offsets``."""
+    """``uint64``, a row per CPU: offset of the CPU's unit in a chunk (``pcpu_unit_offsets``), in
+    bytes."""
     base: Array
-    """``uint64``, a row per chunk: ``base_addr``. A CPU's copy is at this address plus the
-    offset of its unit."""
+    """``uint64``, a row per chunk: ``base_addr``. A CPU's unit is at this address plus the offset
+    of the unit."""
     pages: Array
-    """``int64``: pages of one CPU's part of the chunk."""
+    """``int64``, a row per chunk: number of pages of one CPU's unit."""
     hidden: Array
-    """``int64``: bytes at the start of the chunk that are not part of it."""
+    """``int64``, a row per chunk: number of bytes at the start of a unit that do not belong to the
+    chunk (``start_offset``)."""
     shift: int
-    """``__per_cpu_offset`` of the first CPU: an address of that CPU minus this is the ``void
-    __percpu *``."""
+    """``__per_cpu_offset`` of the first possible CPU. The address of this CPU's copy of an
+    allocation, minus this offset, is the ``void __percpu *``."""
     chunk: Array
-    """``int64``, a row per allocation, in the order of chunk and address: index of the chunk."""
+    """``int64``, a row per allocation: index of its chunk. Allocations are in the order of chunks
+    and addresses."""
     start: Array
-    """``int64``: offset in the chunk, in bytes."""
+    """``int64``, a row per allocation: offset of its start in a unit, in bytes."""
     end: Array
-    """``int64``: end offset in the chunk, in bytes."""
+    """``int64``, a row per allocation: offset of its end in a unit, in bytes."""
 
 
 def read_chunks(kernel: Kernel, problems: list[str]) -> PerCpuChunks | None:
     """
-    Read the dynamic allocations of per-CPU memory (``alloc_percpu()``). Per-CPU variables, and the
-    area reserved for those of modules, are not included.
+    Read the dynamic allocations of per-CPU memory, made by ``alloc_percpu()``.
 
+    Per-CPU variables of the kernel, and the area reserved for those of modules, are not included.
+
+    :param problems: List of messages, to which a line is added if the chunks cannot be read.
     :return: ``None`` if the chunks cannot be read.
     """
     type_ = find_type(kernel.prog, "struct pcpu_chunk")
@@ -187,7 +195,7 @@ def read_chunks(kernel: Kernel, problems: list[str]) -> PerCpuChunks | None:
 
 def cpu_offset(kernel: Kernel, cpu: int) -> int:
     """Get ``__per_cpu_offset[cpu]``; 0 without CONFIG_SMP."""
-    # On arm64, it is defined in a file of its own, whose DWARF may be missing.
+    # On arm64, the array is defined in a separate source file, whose DWARF may be missing.
     address = symbol_address(kernel.prog, "__per_cpu_offset")
     if address is None:
         return 0
@@ -195,7 +203,7 @@ def cpu_offset(kernel: Kernel, cpu: int) -> int:
 
 
 def _chunks(kernel: Kernel, problems: list[str]) -> Iterator[Object]:
-    """Get every ``struct pcpu_chunk *`` except the one reserved for modules."""
+    """Yield every ``struct pcpu_chunk *``, except the chunk that is reserved for modules."""
     first, slots = kernel.prog["pcpu_first_chunk"].read_(), int(kernel.prog["pcpu_nr_slots"])
     seen = {int(first)}
     yield first
@@ -217,7 +225,12 @@ def _chunks(kernel: Kernel, problems: list[str]) -> Iterator[Object]:
 
 
 def _allocations(kernel: Kernel, chunk: Object, size: int) -> tuple[Array, Array]:
-    """Return the start and end of each allocation in a chunk: ``int64``, in bytes."""
+    """
+    Get the offsets of the start and the end of each allocation in a chunk, in bytes: ``int64``.
+
+    :param chunk: ``struct pcpu_chunk *``
+    :param size: Size of one CPU's unit, in bytes.
+    """
     number = size // _UNIT
     allocated = _bits(kernel, int(chunk.alloc_map), number)
     edges = np.flatnonzero(_bits(kernel, int(chunk.bound_map), number + 1))
@@ -228,7 +241,7 @@ def _allocations(kernel: Kernel, chunk: Object, size: int) -> tuple[Array, Array
 
 
 def _bits(kernel: Kernel, address: int, number: int) -> Array:
-    """Read a bitmap of the kernel: ``uint8``, 0 or 1."""
+    """Read a bitmap of *number* bits at *address*: ``uint8``, a row per bit, 0 or 1."""
     word = kernel.word
     data = read_array(kernel.prog, address, word, -(-number // (8 * word.itemsize)))
     little = data.astype(word.newbyteorder("<"), copy=False)
@@ -245,15 +258,17 @@ def add_differences(
     """
     Add the per-CPU parts of counters, with one read for each CPU.
 
-    :param counters: Counters by name; changed in place.
-    :param indices: Name of every counter -> index in the array.
-    :param pointer: Per-CPU pointer to the structure with the array *member*.
+    :param counters: Name -> value of each counter; the values are changed in place.
+    :param indices: Name of each counter -> its index in the per-CPU array.
+    :param pointer: Per-CPU pointer to the structure that contains the array.
+    :param member: Name of the array in this structure.
     """
     total = dict.fromkeys(indices, 0)
     for cpu in online_cpus(kernel):
         differences = cpu_pointer(kernel, pointer, cpu).member_(member).value_()
         for name, index in indices.items():
             total[name] += differences[index]
-    # Add the values of all CPUs or of none: a partial sum would be wrong without anybody noticing.
+    # Add the values of all CPUs or of no CPU, because nobody would notice that a partial sum is
+    # wrong.
     for name, difference in total.items():
         counters[name] += difference

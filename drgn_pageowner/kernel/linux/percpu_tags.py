@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The allocation tags of per-CPU memory: ``pcpu_chunk.obj_exts`` of mm/percpu.c."""
+"""Read the allocation tags of per-CPU memory from ``pcpu_chunk.obj_exts`` of mm/percpu.c."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ _MOST_UNITS = 1 << 28
 
 def read_percpu_references(kernel: Kernel, problems: list[str]) -> tuple[Array, Array]:
     """
-    Read the tags of allocations of per-CPU memory.
+    Read the references from allocations of per-CPU memory to their allocation tags.
 
-    :return: Reference to the tag of each tagged allocation (``uint64``), and its size in bytes on
-        one CPU (``int64``).
+    :param problems: List of messages, to which a line is added for each chunk that is damaged.
+    :return: Two arrays with a row per allocation that has a tag: the address of the ``struct
+        codetag`` (``uint64``), and the size of the allocation on one CPU, in bytes (``int64``).
     """
     type_ = find_type(kernel.prog, "struct pcpu_chunk")
     extension = find_type(kernel.prog, "struct pcpuobj_ext")
@@ -70,7 +71,7 @@ def _chunks(kernel: Kernel, problems: list[str]) -> list[Object]:
 
 
 def _of_chunk(kernel: Kernel, chunk: Object) -> tuple[Array, Array]:
-    """Return the references and sizes of a chunk's allocations."""
+    """Get the references and sizes of a chunk's allocations, as :func:`read_percpu_references`."""
     if not chunk.obj_exts:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     units = int(chunk.nr_pages) * kernel.page_size // _UNIT

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel log, and the clock for the timestamps of records."""
+"""Read the kernel log, and the clock that timestamps of records are taken from."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from drgn_pageowner.kernel.linux.topology import online_cpus
 
 __all__ = ("local_clock_ns", "log_buffers", "log_records", "panic_message")
 
-# Log buffer sizes are powers of two; CONFIG_LOG_BUF_SHIFT allows up to 25. One more for safety.
+# Maximum plausible size of a log buffer, as a power of two. CONFIG_LOG_BUF_SHIFT allows up to 25.
 _MOST_BITS = 26
-# The record of the log before v5.10: struct printk_log, renamed from struct log by Linux kernel
+# Type of a log record before v5.10: struct printk_log, renamed from struct log by Linux kernel
 # commit 62e32ac3505a ("printk: rename struct log to struct printk_log") (in v3.11).
 _OLD_RECORDS = ("struct printk_log", "struct log")
 
@@ -26,8 +26,11 @@ def local_clock_ns(kernel: Kernel) -> int | None:
     """
     Get ``local_clock()`` at the time of the dump or shortly before, in nanoseconds since boot.
 
-    This is the latest ``rq->clock`` of the run queues, which every tick updates, or the time of the
-    last line of the kernel log if those cannot be read. Records of a running kernel may be newer.
+    This is the latest ``rq->clock`` of the run queues, which is updated in every tick. If it cannot
+    be read, the time of the last line of the kernel log is used. Records of a running kernel may
+    have later timestamps.
+
+    :return: ``None`` if neither is known.
     """
     latest = 0
     try:
@@ -67,7 +70,7 @@ def log_records(kernel: Kernel) -> list[PrintkRecord]:
 
 
 def log_buffers(kernel: Kernel) -> list[tuple[int, int]]:
-    """Get the address and size, in bytes, of the buffers of the kernel log."""
+    """Get ``(address, size in bytes)`` of each buffer of the kernel log; empty if unknown."""
     try:
         ring = find_object(kernel.prog, "prb")
         if ring is None or not has_member(ring.type_.type, "desc_ring"):

@@ -37,7 +37,7 @@ __all__ = (
     "section_of",
 )
 
-# Enumerators in include/linux/mmzone.h; the same in every kernel that has page_owner.
+# Enumerators of include/linux/mmzone.h, with the same value in every kernel that has page_owner.
 _SECTION_HAS_MEM_MAP = 1 << 1
 # Since Linux kernel commit 2d070eab2e82 ("mm: consider zone which is not fully populated to have
 # holes") (in v4.13); in older kernels, the addresses of memmaps never have this bit set.
@@ -55,33 +55,34 @@ class Section(NamedTuple):
     """
     A contiguous range of physical memory with one memmap and one page_ext array.
 
-    A ``struct mem_section`` on SPARSEMEM, a ``pg_data_t`` on FLATMEM.
+    It corresponds to a ``struct mem_section`` on SPARSEMEM, and to a ``pg_data_t`` on FLATMEM.
     """
 
     start_pfn: int
+    """The first PFN of the range."""
     end_pfn: int
     """The first PFN after the range."""
     memmap: int
-    """Address of the ``struct page`` of :attr:`start_pfn`; 0 if it has none."""
+    """Address of the ``struct page`` of :attr:`start_pfn`; 0 if the section has no memmap."""
     page_ext: int
-    """Address of the ``struct page_ext`` of :attr:`start_pfn`; 0 if it has none."""
+    """Address of the ``struct page_ext`` of :attr:`start_pfn`; 0 if the section has no page_ext."""
     pageblock_flags: int
-    """Address of the pageblock bitmap of :attr:`start_pfn`; 0 on FLATMEM (zones have it)."""
+    """Address of the section's pageblock bitmap; 0 on FLATMEM, where zones have the bitmaps."""
     online: bool = True
-    """Whether the page allocator has the memory. If not, it was added but never onlined, or it
-    was offlined (memory hotplug), or it is device memory; its memmap may then be garbage."""
+    """Whether the page allocator manages the memory. If it does not, the memory was added but never
+    onlined, was offlined (memory hotplug), or is device memory; its memmap may then be garbage."""
 
 
 def pfn_limits(kernel: Kernel, problems: list[str] | None = None) -> tuple[int, int]:
     """
     Get ``(min_low_pfn, max_pfn)``, the range that the kernel's own page_owner file walks.
 
-    If there is no memory at ``max_pfn``, the end of the last section is used instead; if both the
-    nodes and their zones end after it, their end is used.
+    If no memory ends at or after ``max_pfn``, the end of the last section is used instead. If both
+    the nodes and their zones end after ``max_pfn``, their end is used.
 
-    :param problems: Gets a line if that is due to damage. Unplugged memory is not damage; the
-        kernel does not lower ``max_pfn`` then.
-    :raises PageOwnerError: if there are no sections at all
+    :param problems: List of messages, to which a line is added if ``max_pfn`` is damaged. When
+        memory is unplugged, the kernel does not lower ``max_pfn``; this is not damage.
+    :raises PageOwnerError: if no sections are found
     """
     limits, lines = _pfn_limits(kernel)
     if problems is not None:
@@ -91,7 +92,7 @@ def pfn_limits(kernel: Kernel, problems: list[str] | None = None) -> tuple[int, 
 
 @once_per_reading
 def _pfn_limits(kernel: Kernel) -> tuple[tuple[int, int], list[str]]:
-    """Get the limits, and a line for each that is damaged."""
+    """Get the result of :func:`pfn_limits`, and messages about damage."""
     problems: list[str] = []
     sections = find_sections(kernel)
     if not sections:
@@ -118,7 +119,7 @@ def _pfn_limits(kernel: Kernel) -> tuple[tuple[int, int], list[str]]:
 
 
 def _end_of_nodes(kernel: Kernel) -> int:
-    """Get the end PFN of all nodes; 0 if that of their zones differs."""
+    """Get the first PFN after all nodes; 0 if their zones do not end at the same PFN."""
     nodes = zones = 0
     for _, pgdat in online_nodes(kernel):
         try:
@@ -133,11 +134,12 @@ def _end_of_nodes(kernel: Kernel) -> int:
 
 def _highest_ever(kernel: Kernel) -> int:
     """
-    Get the end PFN of the highest section that ever existed; 0 if the kernel does not record it.
+    Get the first PFN after the highest section that ever existed; 0 if this kernel does not have
+    it.
     """
     try:
-        # It is raised when a section is added, and never lowered, since Linux kernel commit
-        # c4e1be9ec113 ("mm, sparsemem: break out of loops early") (in v4.13).
+        # The variable is raised when a section is added, and never lowered. Added in Linux kernel
+        # commit c4e1be9ec113 ("mm, sparsemem: break out of loops early") (in v4.13).
         number = int(kernel.prog["__highest_present_section_nr"])
         return (number + 1) << (int(kernel.prog["SECTION_SIZE_BITS"]) - kernel.page_shift)
     except (LookupError, FaultError):
@@ -168,7 +170,7 @@ def find_sections(kernel: Kernel) -> tuple[Section, ...]:
     """
     Get every range of present physical memory, in PFN order.
 
-    :raises PageOwnerError: if the dump does not hold ``mem_section``
+    :raises PageOwnerError: if ``mem_section`` is not in the dump
     """
     mem_section = find_object(kernel.prog, "mem_section")
     try:
@@ -184,7 +186,7 @@ def find_sections(kernel: Kernel) -> tuple[Section, ...]:
 
 def page_ext_problems(kernel: Kernel) -> list[str]:
     """
-    Return a line for each pair of overlapping page_ext arrays, which are always due to damage.
+    Return a message for each pair of page_ext arrays that overlap, which is always due to damage.
     """
     stride = page_ext_stride(kernel)
     arrays = sorted(
@@ -201,7 +203,10 @@ def page_ext_problems(kernel: Kernel) -> list[str]:
 
 
 class _Table(NamedTuple):
-    """The sections as columns: ``int64``, addresses ``uint64``; shape ``(sections,)``."""
+    """
+    Table of all sections: first PFN and end PFN (``int64``), and address of the memmap
+    (``uint64``); each of shape ``(sections,)``.
+    """
 
     start: Array
     end: Array
@@ -229,10 +234,10 @@ def _table(sections: Sequence[Section]) -> _Table:
 
 def memmap_addresses(kernel: Kernel, pfns: Array) -> Array:
     """
-    Get the addresses of the ``struct page`` of *pfns*.
+    Get the addresses of the ``struct page`` of PFNs.
 
-    :param pfns: ``int64``, shape ``(n,)``, each in a section.
-    :return: ``uint64``, shape ``(n,)``.
+    :param pfns: ``int64``, shape ``(n,)``; every PFN must be in a section.
+    :return: Virtual addresses: ``uint64``, shape ``(n,)``.
     """
     table = _by_pfn(kernel)
     index = np.searchsorted(table.start, pfns, "right") - 1
@@ -243,9 +248,10 @@ def memmap_addresses(kernel: Kernel, pfns: Array) -> Array:
 
 def memmap_pfns(kernel: Kernel, addresses: Array) -> Array:
     """
-    Invert :func:`memmap_addresses`, also for addresses inside a ``struct page``.
+    Get the PFN of the ``struct page`` at each address: the inverse of :func:`memmap_addresses`.
 
-    :param addresses: ``uint64``, shape ``(n,)``.
+    :param addresses: Virtual addresses, which may also be in the middle of a ``struct page``:
+        ``uint64``, shape ``(n,)``.
     :return: ``int64``, shape ``(n,)``; -1 where the address is in no memmap.
     """
     table = _by_address(kernel)
@@ -261,26 +267,31 @@ def memmap_pfns(kernel: Kernel, addresses: Array) -> Array:
 
 
 def section_of(kernel: Kernel, pfn: int) -> Section | None:
-    """Find the section that holds *pfn*."""
+    """Find the section that contains *pfn*; return ``None`` if no section does."""
     index = int(np.searchsorted(_by_pfn(kernel).start, pfn, "right")) - 1
     section = find_sections(kernel)[index] if index >= 0 else None
     return section if section is not None and pfn < section.end_pfn else None
 
 
 def _sparsemem_roots(kernel: Kernel, mem_section: Object) -> Iterator[tuple[int, int, int]]:
-    """Yield (first section number, address of its ``struct mem_section``, count)."""
+    """
+    Yield the arrays of ``struct mem_section`` that make up ``mem_section``.
+
+    :return: Number of the first section, address, and number of elements of each array.
+    """
     type_ = mem_section.type_
     inner = type_.type
     if inner.kind != TypeKind.POINTER and type_.kind != TypeKind.POINTER:
         # Static array: struct mem_section mem_section[NR_SECTION_ROOTS][SECTIONS_PER_ROOT].
         yield 0, int(mem_section.address_ or 0), type_.length * inner.length
         return
-    # CONFIG_SPARSEMEM_EXTREME: an array of pointers to pages full of struct mem_section; the
-    # array itself is allocated at boot since Linux kernel commit 83e3c48729d9 ("mm/sparsemem:
-    # Allocate mem_section at runtime for CONFIG_SPARSEMEM_EXTREME=y") (in v4.15).
+    # With CONFIG_SPARSEMEM_EXTREME, mem_section is an array of pointers to pages full of struct
+    # mem_section. The array itself is allocated at boot since Linux kernel commit 83e3c48729d9
+    # ("mm/sparsemem: Allocate mem_section at runtime for CONFIG_SPARSEMEM_EXTREME=y") (in v4.15).
     per_root = kernel.page_size // kernel.prog.type("struct mem_section").size
     if type_.kind == TypeKind.POINTER:
-        # The whole array: NR_SECTION_ROOTS. The kernel stops at __highest_present_section_nr.
+        # Read the whole array, NR_SECTION_ROOTS, although the kernel stops at
+        # __highest_present_section_nr.
         numbers = 1 << (
             int(kernel.prog["MAX_PHYSMEM_BITS"]) - int(kernel.prog["SECTION_SIZE_BITS"])
         )
@@ -328,7 +339,8 @@ def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section
                 start,
                 start + pages_per_section,
                 (base + start * page_struct_size) & word_mask,
-                # Biased, so that the entry of a PFN is page_ext + page_ext_size * pfn.
+                # The pointer is biased, so that the entry of a PFN is at page_ext + page_ext_size *
+                # pfn.
                 (page_ext + page_ext_size * start) & word_mask if page_ext else 0,
                 _bitmap_address(row, usage_bitmap),
                 bool(encoded & _SECTION_IS_ONLINE) or not knows_online,
@@ -357,7 +369,8 @@ def _flatmem_nodes(kernel: Kernel) -> Iterator[Section]:
         end = start + int(pgdat.node_spanned_pages)
         memmap = int(pgdat.node_mem_map) if has_member(pgdat.type_.type, "node_mem_map") else 0
         page_ext = int(pgdat.node_page_ext) if has_member(pgdat.type_.type, "node_page_ext") else 0
-        # Not biased: lookup_page_ext() counts from the start of the node's first MAX_ORDER block.
+        # The pointer is not biased. lookup_page_ext() counts entries from the start of the node's
+        # first MAX_ORDER block.
         skipped = start % max_order_nr_pages
         yield Section(
             start,
@@ -373,7 +386,7 @@ def page_ext_stride(kernel: Kernel) -> int:
     """
     Get the distance between two entries of a page_ext array, in bytes.
 
-    :return: 0 without page_ext, or if it is not in the dump, or impossible.
+    :return: 0 if this kernel has no page_ext, or if the size is not in the dump or is impossible.
     """
     size = _read_page_ext_size(kernel)
     return size if size <= _LARGEST_ENTRY else 0

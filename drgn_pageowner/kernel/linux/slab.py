@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""SLUB: read every slab and find its allocated objects, whole caches at once."""
+"""Read SLUB's caches and slabs, for all slabs at once."""
 
 from __future__ import annotations
 
@@ -37,18 +37,20 @@ from drgn_pageowner.model.pages import Pages, PageState
 
 __all__ = ("read_cache", "read_slabs", "slab_caches", "slab_type")
 
-# Maximum capacity of sheaves; larger numbers are garbage.
+# Maximum capacity of a sheaf, in objects; larger numbers are garbage.
 _MOST_OF_SHEAF = 4095
-# KMALLOC_MAX_SIZE plus what debugging adds; no slab has larger objects.
+# KMALLOC_MAX_SIZE plus the data that debugging adds; no slab has larger objects.
 _LARGEST_OBJECT = 1 << 24
 
 
 def read_slabs(kernel: Kernel, pages: Pages) -> tuple[Slabs, FreeObjects]:
     """
-    Find every slab of *pages*, and the objects in KFENCE's pool.
+    Find all slabs, and the objects in KFENCE's pool.
 
-    :return: The slabs, with all objects marked as allocated; and the :class:`FreeObjects` that
-        finds the free ones, for which it needs the contents of the slabs' pages.
+    :param pages: All pages of the kernel.
+    :return: The slabs, in which all objects are still marked as allocated; and a
+        :class:`FreeObjects`, which finds the free objects once it has the contents of the slabs'
+        pages.
     """
     problems: list[str] = []
     caches = list(_caches(kernel, problems))
@@ -107,7 +109,8 @@ def read_slabs(kernel: Kernel, pages: Pages) -> tuple[Slabs, FreeObjects]:
 
 class _Columns(NamedTuple):
     """
-    Columns with a row per slab: those of :class:`Slabs`, and those needed to find free objects.
+    Table with a row per slab: the columns of :class:`Slabs`, and those that :class:`FreeObjects`
+    needs.
     """
 
     cache: Array
@@ -119,26 +122,27 @@ class _Columns(NamedTuple):
     objects: Array
     freelist: Array
     kfence: Array
-    """``bool``: whether this is not a slab, but a page of KFENCE's pool, with one object."""
+    """``bool``: whether the row is not a slab, but a page of KFENCE's pool, with one object."""
     allocated: Array
-    """``bool``: false for a page of KFENCE's pool whose object is free."""
+    """``bool``: false only for a page of KFENCE's pool whose object is free."""
 
 
 def _joined(one: _Columns, other: _Columns) -> _Columns:
-    """Merge two tables of slabs, in the order of their rows."""
+    """Merge two tables of slabs, in the order of the slabs' first pages."""
     order = np.argsort(np.concatenate([one.row, other.row]), kind="stable")
     pairs = zip(one, other, strict=True)
     return _Columns(*(np.concatenate(pair)[order].astype(pair[0].dtype) for pair in pairs))
 
 
 def _kfence(kernel: Kernel, pages: Pages, caches: list[Cache], pool: KfencePool) -> _Columns:
-    """Represent each object in KFENCE's pool as a slab of one page."""
+    """Make a table of slabs in which each object in KFENCE's pool is a slab of one page."""
     index = _cache_numbers(caches, pool.cache)
     size = pages.facts.page_size
     offset = (pool.address - np.uint64(direct_map(kernel))).astype(np.int64)
     row = pages.rows(offset // size)
     first = offset % size
-    # Objects that were never allocated have no cache; nor do those of a destroyed cache.
+    # Leave out objects that were never allocated, which have no cache, and objects of caches that
+    # were destroyed.
     kept = np.flatnonzero((index >= 0) & (row >= 0) & (first + pool.length <= size))
     one = np.ones(len(kept), np.int64)
     return _Columns(
@@ -159,8 +163,8 @@ def _cache_numbers(caches: list[Cache], pointers: Array) -> Array:
     """
     Return the index of the cache that each pointer points to.
 
-    :param pointers: ``struct kmem_cache *``: ``uint64``.
-    :return: Index in *caches*, or -1: ``int32``.
+    :param pointers: Addresses of ``struct kmem_cache``: ``uint64``.
+    :return: Index in *caches*: ``int32``; -1 if no cache is at the address.
     """
     if not caches:
         return np.full(len(pointers), -1, np.int32)
@@ -187,7 +191,7 @@ def slab_caches(kernel: Kernel, problems: list[str]) -> list[Object]:
     """
     Get the ``struct kmem_cache *`` of every slab cache.
 
-    :param problems: Gets a line if their list is broken.
+    :param problems: List of messages, to which a line is added if the list of caches is broken.
     """
     head = kernel.prog["slab_caches"].address_of_()
     return every_entry("struct kmem_cache", head, "list", "the list of slab caches", problems)
@@ -195,10 +199,10 @@ def slab_caches(kernel: Kernel, problems: list[str]) -> list[Object]:
 
 def read_cache(kernel: Kernel, cache: Object) -> Cache:
     """
-    Read a slab cache.
+    Read the members of a slab cache that locate its objects.
 
     :param cache: ``struct kmem_cache *`` of SLUB.
-    :raises ValueError: if its sizes are impossible
+    :raises ValueError: if sizes or offsets in the cache are impossible
     """
     type_ = cache.type_.type
     hardened = has_member(type_, "random")
@@ -225,7 +229,12 @@ def read_cache(kernel: Kernel, cache: Object) -> Cache:
 
 
 def _quarantine_link(cache: Object) -> int:
-    """Return the offset in an object of KASAN's quarantine link; -1 if there is none."""
+    """
+    Get the offset of KASAN's quarantine link from the start of an object, in bytes.
+
+    :param cache: ``struct kmem_cache *``
+    :return: -1 if objects of the cache have no such link.
+    """
     if not has_member(cache.type_.type, "kasan_info.free_meta_offset"):
         return -1
     offset = int(cache.kasan_info.free_meta_offset)
@@ -235,8 +244,11 @@ def _quarantine_link(cache: Object) -> int:
 
 def _ready(kernel: Kernel, cache: Object) -> tuple[list[int], list[int], list[int]]:
     """
-    Get the addresses of the heads of the per-CPU lists, of free objects in sheaves, and of the
-    sheaves.
+    Get the free objects of a cache that are not on the list of their slab.
+
+    :param cache: ``struct kmem_cache *``
+    :return: Address of the first object of each per-CPU list; addresses of the objects in sheaves;
+        and addresses of the sheaves.
     """
     type_ = cache.type_.type
     lists: list[int] = []
@@ -260,10 +272,10 @@ def _ready(kernel: Kernel, cache: Object) -> tuple[list[int], list[int], list[in
 
 def _sheaves(kernel: Kernel, cache: Object) -> Iterator[Object]:
     """
-    Yield the arrays of free objects of CPUs and nodes: ``struct slab_sheaf *``.
+    Yield every ``struct slab_sheaf *`` of a cache.
 
-    They exist since Linux kernel commit 2d517aa09bbc ("slab: add opt-in caching layer of percpu
-    sheaves") (in v6.18).
+    A sheaf is an array of free objects of a CPU or a node. Sheaves exist since Linux kernel commit
+    2d517aa09bbc ("slab: add opt-in caching layer of percpu sheaves") (in v6.18).
     """
     for cpu in online_cpus(kernel):
         sheaves = cpu_pointer(kernel, cache.cpu_sheaves, cpu)
@@ -300,7 +312,12 @@ def _objects(kernel: Kernel, sheaf: Object) -> list[int]:
 
 
 def _slab_heads(kernel: Kernel, pages: Pages) -> tuple[Array, Array, Array, Array]:
-    """Get row, ``slab_cache``, ``freelist`` and number of objects of every slab."""
+    """
+    Read the ``struct slab`` of every slab.
+
+    :return: Row of the slab's first page in *pages* (``int64``), ``slab_cache`` (``uint64``),
+        ``freelist`` (``uint64``) and number of objects (``int64``); a row per slab in each.
+    """
     type_ = slab_type(kernel)
     dtype = struct_dtype(
         kernel.prog,
@@ -335,11 +352,11 @@ def _slab_heads(kernel: Kernel, pages: Pages) -> tuple[Array, Array, Array, Arra
 
 def slab_type(kernel: Kernel) -> Type:
     """
-    Get the type of a slab's ``struct page``.
+    Get the C type that describes a slab.
 
-    :return: ``struct slab``, which overlays ``struct page``, since Linux kernel commit bb192ed9aa71
-        ("mm/slub: Convert most struct page to struct slab by spatch") (in v5.17); ``struct page``
-        before.
+    :return: ``struct slab``, which overlays the ``struct page`` of the slab's first page, since
+        Linux kernel commit bb192ed9aa71 ("mm/slub: Convert most struct page to struct slab by
+        spatch") (in v5.17); ``struct page`` before.
     """
     type_ = find_type(kernel.prog, "struct slab")
     if type_ is None or not type_.is_complete() or not has_member(type_, "slab_cache"):
@@ -352,7 +369,7 @@ def _length(section: Section) -> int:
 
 
 def _shift_in_counters(type_: Type, field: TypeMember, little_endian: bool) -> int:
-    """Get the shift of a bit field of ``struct slab`` in its word ``counters``."""
+    """Get the lowest bit of a bit field of ``struct slab`` in the value of its ``counters``."""
     counters = type_.member("counters")
     place = int(field.bit_offset - counters.bit_offset)
     if little_endian:
@@ -361,7 +378,12 @@ def _shift_in_counters(type_: Type, field: TypeMember, little_endian: bool) -> i
 
 
 def _pages_of(pages: Pages, rows: Array) -> Array:
-    """Count the pages of every slab, which have its first page as their head: ``int64``."""
+    """
+    Return the number of pages of each slab: ``int64``.
+
+    :param rows: Row of each slab's first page in *pages*, ascending.
+    """
+    # The column "head" of a slab's pages is the row of its first page.
     heads = pages["head"][pages.state == PageState.SLAB]
     number: Array = np.searchsorted(heads, rows, "right") - np.searchsorted(heads, rows)
     return number

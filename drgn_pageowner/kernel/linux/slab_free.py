@@ -16,39 +16,43 @@ from drgn_pageowner.model.pages import Pages
 
 __all__ = ("Cache", "FreeObjects")
 
-# Bytes of memory whose shadow is read at once.
+# Size of the piece of memory whose KASAN shadow is read at once, in bytes.
 _PIECE = 1 << 23
 
 
 class Cache(NamedTuple):
-    """The members of a ``struct kmem_cache`` that locate its objects and the free ones."""
+    """Members of a ``struct kmem_cache`` that locate its objects and its free objects."""
 
     name: str
     address: int
+    """Virtual address of the ``struct kmem_cache``."""
     size: int
+    """Distance between two objects in a slab, in bytes."""
     object_size: int
+    """Size of an object without padding and debugging data, in bytes."""
     offset: int
     """Offset of the free pointer in a free object, in bytes."""
     left: int
-    """Bytes before the first object in a slab."""
+    """Number of bytes before the first object in a slab."""
     random: int
+    """Random number with which free pointers are obfuscated."""
     hardened: bool
     """Whether free pointers are obfuscated with :attr:`random` and their own address."""
     lists: list[int]
-    """Heads of the per-CPU lists of free objects."""
+    """Address of the first object of each per-CPU list of free objects."""
     free: list[int]
-    """Addresses of free objects in sheaves, which are not linked."""
+    """Addresses of free objects in sheaves, which are not on a list."""
     sheaves: list[int]
-    """Addresses of ``struct slab_sheaf``."""
+    """Addresses of the ``struct slab_sheaf`` of the cache."""
     link: int = -1
-    """Offset in the object of KASAN's quarantine link; -1 if the link is never in the object."""
+    """Offset of KASAN's quarantine link in an object, in bytes; -1 if objects have no such link."""
 
 
 class _ObjectWords:
-    """Collector of one word of every object, as the pages of slabs are read."""
+    """Accumulates one word of every slab object, while the pages of slabs are read."""
 
     def __init__(self, slabs: Slabs, offset: Array, page_size: int, word_size: int) -> None:
-        """:param offset: Offset of the word in the objects of each slab, in bytes."""
+        """:param offset: Offset of the word in an object, in bytes: ``int64``, a row per slab."""
         of_slab = np.repeat(np.arange(len(slabs.row)), slabs.objects)
         number = np.arange(len(slabs)) - slabs.start[of_slab]
         byte = slabs.first[of_slab] + number * slabs.stride[of_slab] + offset[of_slab]
@@ -56,11 +60,14 @@ class _ObjectWords:
         self._word = (byte % page_size // word_size).astype(np.int64)
         self._per_page = page_size // word_size
         self.values = np.zeros(len(slabs), np.uint64)
-        """``uint64``, a row per object; 0 where its page was not collected."""
+        """The words: ``uint64``, a row per object; 0 if the object's page was not collected."""
 
     def collect(self, rows: Array, data: Array) -> None:
         """
-        :param rows: Of some pages, ascending. :param data: ``uint64``: the words of these pages.
+        Extract the words of the objects in some pages.
+
+        :param rows: Rows of the pages, ascending.
+        :param data: Contents of the pages, as words: ``uint64``.
         """
         low, high = np.searchsorted(self._row, [rows[0], rows[-1] + 1])
         mine = np.arange(low, high)
@@ -72,9 +79,10 @@ class _ObjectWords:
 
 class FreeObjects:
     """
-    Finder of free objects, which follows all free lists at once, one step at a time. The lists run
-    through the objects, so the slabs' pages are needed first: :meth:`collect` extracts the free
-    pointer of each object from them.
+    Finds free slab objects, by following all free lists at once, one step at a time.
+
+    The free pointers that link the objects are in the objects themselves. Therefore, the contents
+    of the slabs' pages must be passed to :meth:`collect` before :meth:`mark` is called.
     """
 
     def __init__(
@@ -88,10 +96,11 @@ class FreeObjects:
         shadow: Shadow | None,
     ) -> None:
         """
-        :param freelists: Head of each slab's own list: ``uint64``, a row per slab.
-        :param kfence: ``bool``, a row per slab: whether it is a page of KFENCE's pool, whose
-            object has no free pointer.
-        :param shadow: KASAN's shadow memory, if this kernel has it.
+        :param freelists: ``freelist`` of each slab, the first object of its list: ``uint64``, a row
+            per slab.
+        :param kfence: Whether each slab is a page of KFENCE's pool, whose object has no free
+            pointer: ``bool``, a row per slab.
+        :param shadow: KASAN's shadow memory; ``None`` if this kernel has none.
         """
         self._shadow = shadow
         self._slabs = slabs
@@ -115,10 +124,11 @@ class FreeObjects:
 
     def of_cache(self, address: int) -> Array:
         """
-        Return the objects of a cache, including free ones.
+        Return the objects of a cache, whether they are allocated or free.
 
-        :param address: Address of its ``struct kmem_cache``.
-        :return: Numbers of the objects: ``int64``; empty if there is no such cache.
+        :param address: Address of the ``struct kmem_cache``.
+        :return: Indices of the objects among all slab objects: ``int64``; empty if no cache is at
+            *address*.
         """
         found = [number for number, cache in enumerate(self._caches) if cache.address == address]
         slab = np.flatnonzero(np.isin(self._slabs.cache, found))
@@ -129,14 +139,14 @@ class FreeObjects:
         Collect the free pointers from some pages.
 
         :param rows: Rows of the pages, ascending.
-        :param data: Words of the pages: ``uint64``.
+        :param data: Contents of the pages, as words: ``uint64``.
         """
         self._pointers.collect(rows, data)
         if self._links is not None:
             self._links.collect(rows, data)
 
     def mark(self) -> None:
-        """Clear :attr:`Slabs.allocated` for free objects."""
+        """Clear :attr:`Slabs.allocated` for free objects, after all pages were collected."""
         allocated = self._slabs.allocated
         ready = np.array([a for cache in self._caches for a in cache.free], np.uint64)
         slab, number = self._locate(ready)
@@ -158,7 +168,8 @@ class FreeObjects:
             node = self._slabs.start[slab] + number[good]
             fresh = allocated[node]
             allocated[node] = False
-            # Stop a list at an object that was visited before: the rest is known, or it is a ring.
+            # Stop at an object that was visited before, because the rest of the list is known or
+            # the list is a ring.
             slab, node, current = slab[fresh], node[fresh], current[fresh]
             cache = self._slabs.cache[slab]
             words = self._pointers.values[node]
@@ -177,10 +188,10 @@ class FreeObjects:
         """
         Clear :attr:`Slabs.allocated` for objects in KASAN's quarantine.
 
-        Objects of caches with SLAB_TYPESAFE_BY_RCU are not poisoned there, so the shadow does not
-        show them.
+        The shadow memory does not show all of them, because objects of caches with
+        SLAB_TYPESAFE_BY_RCU are not poisoned in the quarantine.
 
-        :param links: Quarantine link of each object.
+        :param links: Quarantine link of each object: ``uint64``, a row per object.
         """
         slabs, current = self._slabs, self._quarantine
         link = np.array([cache.link for cache in self._caches] or [0], np.int64)
@@ -189,7 +200,7 @@ class FreeObjects:
             slab = np.searchsorted(self._address, current, "right") - 1
             inside = slab >= 0
             slab = np.maximum(slab, 0)
-            # The link may be in the object or behind it.
+            # The link may be in the object or after it.
             offset = (current - self._address[slab]).astype(np.int64) - slabs.first[slab]
             offset -= link[slabs.cache[slab]]
             number = offset // slabs.stride[slab]
@@ -211,7 +222,7 @@ class FreeObjects:
         address = self._address[of_slab] + (
             slabs.first[of_slab] + number * slabs.stride[of_slab]
         ).astype(np.uint64)
-        # In ascending order, as the slabs are; the shadow of each piece is read at once.
+        # The addresses are ascending, because the slabs are. Read the shadow of each piece at once.
         piece = address // np.uint64(_PIECE)
         for members in np.split(np.arange(len(address)), np.flatnonzero(np.diff(piece)) + 1):
             if not len(members):
@@ -223,7 +234,13 @@ class FreeObjects:
             slabs.allocated[members[freed]] = False
 
     def _locate(self, objects: Array) -> tuple[Array, Array]:
-        """Find the slab of each address (-1 for none), and the number of the object in it."""
+        """
+        Find the slab and the object that begins at each address.
+
+        :param objects: Virtual addresses: ``uint64``, shape ``(n,)``.
+        :return: Index of the slab, and of the object in the slab: ``int64``, shape ``(n,)``; the
+            index of the slab is -1 if no object begins at the address.
+        """
         if not len(self._address):
             return np.full(len(objects), -1, np.int64), np.zeros(len(objects), np.int64)
         slab = np.searchsorted(self._address, objects, "right") - 1

@@ -21,11 +21,14 @@ __all__ = ("slab_of",)
 
 def slab_of(kernel: Kernel, head: Object, head_pfn: int, address: int) -> dict[str, Any] | None:
     """
-    Find the slab object that *address* is in: ``cache``, ``object``, ``offset``, ``allocated``.
+    Find the slab object that contains an address.
 
     :param head: ``struct page *`` of the slab's first page.
-    :param address: Address in the direct map.
-    :return: ``None`` if it is in no object.
+    :param head_pfn: PFN of the slab's first page.
+    :param address: Virtual address in the direct map.
+    :return: ``cache`` (name), ``object`` (virtual address), ``offset`` of *address* in the object,
+        ``object_size`` (both in bytes), and ``allocated``; ``None`` if no object contains the
+        address.
     """
     try:
         info = slab_object_info(kernel.prog, address)
@@ -64,7 +67,12 @@ def _look_up(kernel: Kernel, head: Object, head_pfn: int, address: int) -> dict[
 
 
 def _free_list(kernel: Kernel, cache: Cache, pointer: int, slab: range) -> Iterator[int]:
-    """Yield the objects of a free list, as long as it stays in one slab."""
+    """
+    Yield the addresses of the objects on a free list, as long as they are in one slab.
+
+    :param pointer: Address of the first object of the list.
+    :param slab: Addresses of the slab's objects.
+    """
     word = kernel.word
     for _ in slab:
         if pointer not in slab:

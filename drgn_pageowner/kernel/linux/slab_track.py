@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocation stacks of slab objects, kept with ``slub_debug=U``: ``struct track``."""
+"""Locate slab objects, and ``struct track`` of their allocations, stored with ``slub_debug=U``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from drgn_pageowner.model.pages import Pages
 
 __all__ = ("keeps_tracks", "object_addresses", "readable_caches", "track_offset")
 
-# SLAB_STORE_USER of include/linux/slab.h: a macro with this bit before Linux kernel commit
-# cc61eb851c9a ("mm, slab: use an enum to define SLAB_ cache creation flags") (in v6.9), an
-# enumerator with its number since.
+# Number of the bit SLAB_STORE_USER of include/linux/slab.h. The flag is a macro before Linux kernel
+# commit cc61eb851c9a ("mm, slab: use an enum to define SLAB_ cache creation flags") (in v6.9);
+# since then, the enumerator _SLAB_STORE_USER is the number of the bit.
 _STORE_USER_BIT = 16
 
 
 def object_addresses(kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array) -> Array:
-    """Get the virtual addresses of slab objects: ``uint64``, the shape of *objects*."""
+    """
+    Get the virtual addresses of slab objects.
+
+    :param objects: Indices of the objects in *slabs*: ``int64``.
+    :return: ``uint64``, the shape of *objects*.
+    """
     slab = slabs.slab_of(objects)
     page = pages.pfns(slabs.row[slab]) * pages.facts.page_size
     offset = slabs.first[slab] + (objects - slabs.start[slab]) * slabs.stride[slab]
@@ -32,7 +37,7 @@ def object_addresses(kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array)
 
 
 def readable_caches(kernel: Kernel) -> dict[str, Object]:
-    """Get every ``struct kmem_cache *`` that can be read, by name."""
+    """Get a dictionary of slab caches: name -> ``struct kmem_cache *``, if the name is readable."""
     caches = {}
     for cache in slab_caches(kernel, kernel.losses):
         with suppress_damage():
@@ -41,7 +46,7 @@ def readable_caches(kernel: Kernel) -> dict[str, Object]:
 
 
 def keeps_tracks(kernel: Kernel, cache: Object) -> bool:
-    """Return whether a ``struct kmem_cache *`` keeps a ``struct track`` with each object."""
+    """Return whether a ``struct kmem_cache *`` stores a ``struct track`` with each object."""
     try:
         bit = int(kernel.prog.constant("_SLAB_STORE_USER"))
     except LookupError:
@@ -50,7 +55,11 @@ def keeps_tracks(kernel: Kernel, cache: Object) -> bool:
 
 
 def track_offset(kernel: Kernel, cache: Object) -> int:
-    """Get the offset from an object to the ``struct track`` of its allocation."""
-    # get_info_end(): after the free pointer, if that is outside the object.
+    """
+    Get the offset of the ``struct track`` of an allocation from the start of the object, in bytes.
+
+    :param cache: ``struct kmem_cache *``
+    """
+    # As in get_info_end(), tracks follow the free pointer, if that is outside of the object.
     outside = int(cache.offset) >= int(cache.inuse)
     return int(cache.offset) + kernel.word.itemsize if outside else int(cache.inuse)

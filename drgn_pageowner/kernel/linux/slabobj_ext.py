@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-``struct slabobj_ext``: the memory cgroup and the allocation tag of every slab object.
+Read the memory cgroup and the allocation tag of slab objects from ``struct slabobj_ext``.
 
 Since Linux kernel commit 21c690a349ba ("mm: introduce slabobj_ext to support slab object
-extensions") (in v6.10) a slab points to a vector of them, one per object.
+extensions") (in v6.10) a slab points to an array of this structure, with an element per object.
 """
 
 from __future__ import annotations
@@ -34,26 +34,28 @@ __all__ = ("ObjectExtensions", "object_reference", "read_object_extensions")
 
 
 class ObjectExtensions(NamedTuple):
-    """A row per object."""
+    """Members of ``struct slabobj_ext``, with a row per slab object."""
 
     reference: Array
-    """``uint64``: reference to its allocation tag; 0 for none."""
+    """``uint64``: reference to the object's allocation tag; 0 if it has no tag."""
     objcg: Array | None
-    """``uint64``: ``struct obj_cgroup *``; ``None`` where this kernel has none."""
+    """``uint64``: address of the object's ``struct obj_cgroup``, or 0; ``None`` if this kernel does
+    not record it."""
     missing: int
-    """Objects whose extension is not in the dump."""
+    """Number of objects whose extension is not in the dump."""
 
 
 def read_object_extensions(
     kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array | None = None
 ) -> ObjectExtensions | None:
     """
-    Read the extensions of slab objects. A vector is a separate allocation, or in the slab's
-    leftover space, or each extension is inside its object; ``slab->stride`` is the distance between
-    two extensions.
+    Read the ``struct slabobj_ext`` of slab objects.
 
-    :param objects: ``int64``: numbers of the objects; all by default.
-    :return: A row for each; ``None`` if this kernel has no extensions.
+    The array of a slab's extensions is allocated separately, or is in the slab's unused space, or
+    each extension is inside its object. ``slab->stride`` is the distance between two extensions.
+
+    :param objects: Indices of the objects in *slabs*: ``int64``; by default, all objects.
+    :return: A row for each object; ``None`` if this kernel has no extensions.
     """
     type_ = find_type(kernel.prog, "struct slabobj_ext")
     slab = slab_type(kernel)
@@ -82,9 +84,11 @@ def read_object_extensions(
 
 def object_reference(kernel: Kernel, head: Object, object_address: int) -> int:
     """
-    Read the reference of one object to its allocation tag; 0 for none.
+    Read the reference from one slab object to its allocation tag.
 
     :param head: ``struct page *`` of the slab's first page.
+    :param object_address: Virtual address of the object.
+    :return: Address of the ``struct codetag``; 0 if the object has no tag.
     """
     type_ = find_type(kernel.prog, "struct slabobj_ext")
     slab_of_head = slab_type(kernel)
@@ -105,10 +109,11 @@ def object_reference(kernel: Kernel, head: Object, object_address: int) -> int:
 
 def _vectors(kernel: Kernel, pages: Pages, slabs: Slabs, size: int) -> tuple[Array, Array]:
     """
-    Get the address of every slab's vector (``uint64``, 0 for none) and the distance between its
-    elements.
+    Find the array of extensions of every slab.
 
-    :param size: Size of one element, in bytes.
+    :param size: Size of a ``struct slabobj_ext``, in bytes.
+    :return: Address of the array (``uint64``; 0 if the slab has none), and distance between two
+        elements in bytes (``int64``); a row per slab in each.
     """
     # Linux kernel commit 7a8e71bc619d ("mm/slab: use stride to access slabobj_ext") (in v7.0).
     dtype = struct_dtype(
@@ -139,7 +144,7 @@ def _vectors(kernel: Kernel, pages: Pages, slabs: Slabs, size: int) -> tuple[Arr
 
 
 def _flag_bits(kernel: Kernel) -> int:
-    """OBJEXTS_FLAGS_MASK: the low bits of ``slab->obj_exts`` that are flags."""
+    """Get OBJEXTS_FLAGS_MASK, the mask of the low bits of ``slab->obj_exts`` that are flags."""
     for enum in ("enum objext_flags", "enum page_memcg_data_flags"):
         for name, value in enumerators(kernel.prog, enum).items():
             if name in ("__NR_OBJEXTS_FLAGS", "__NR_MEMCG_DATA_FLAGS"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Source lines and inlined functions of PCs, from DWARF."""
+"""Find the source lines and inlined functions of PCs, from DWARF."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ("source_frames",)
 
 def source_frames(kernel: Kernel, pcs: Iterable[int]) -> dict[int, list[SourceFrame]]:
     """
-    Get the functions at each of *pcs*, inlined ones first (innermost first).
+    Get the functions and source lines at each PC, innermost inlined function first.
 
     :param pcs: Return addresses, as in the stack depot.
-    :return: PC -> frames, without PCs that DWARF does not cover.
+    :return: PC -> its frames; PCs that DWARF does not cover are left out.
     """
     result: dict[int, list[SourceFrame]] = {}
     for pc in sorted({int(pc) for pc in pcs}):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The stack depot: look up stacks by ``depot_stack_handle_t``, a pool at a time."""
+"""Read stacks from the stack depot by their ``depot_stack_handle_t``, one pool at a time."""
 
 from __future__ import annotations
 
@@ -32,40 +32,49 @@ _POOL_ORDER = 2
 # No user of the depot saves more frames (page_owner: 16; CONFIG_STACKDEPOT_MAX_FRAMES: 64 by
 # default, at most 256).
 _MAX_FRAMES = 256
-# REFCOUNT_SATURATED of include/linux/refcount.h, in records of stacks that page_owner does not
-# count.
+# REFCOUNT_SATURATED of include/linux/refcount.h, the count of stacks whose pages page_owner does
+# not count.
 _REFCOUNT_SATURATED = -(1 << 30)
 
 
 @dataclass(frozen=True)
 class DepotLayout:
-    """Layout of this kernel's stack depot."""
+    """Layout of handles, pools and records in this kernel's stack depot."""
 
     name: str
-    """Name of the layout, for people."""
+    """Name of the layout, to be printed."""
     pools: str
-    """Name of the array of pools."""
+    """Name of the kernel's array of pools."""
     pool_shift: int
+    """Lowest bit of the pool number in a handle."""
     pool_bits: int
+    """Number of bits of the pool number in a handle."""
     pool_bias: int
-    """Number to subtract from the pool number in a handle."""
+    """Number to subtract from the pool number in a handle to get the index of the pool."""
     offset_shift: int
+    """Lowest bit of the record's offset in a handle."""
     offset_bits: int
+    """Number of bits of the record's offset in a handle."""
     pool_size: int
     """Size of a pool, in bytes."""
     record: np.dtype[np.void]
-    """``size`` and, where it exists, ``count`` of ``struct stack_record``."""
+    """Dtype of ``struct stack_record``, with ``size`` and, if they exist, ``count`` and
+    ``handle``."""
     entries_offset: int
-    """Offset of ``stack_record.entries``."""
+    """Offset of ``stack_record.entries``, in bytes."""
 
     def pool_index(self, handles: Array) -> Array:
-        """Get indices in the array of pools: ``int64``; out of range for a bad handle."""
+        """
+        Get the index of each handle's pool in the array of pools.
+
+        :return: ``int64``; out of range for a bad handle.
+        """
         raw = (handles.astype(np.int64) >> self.pool_shift) & ((1 << self.pool_bits) - 1)
         result: Array = raw - self.pool_bias
         return result
 
     def record_offset(self, handles: Array) -> Array:
-        """Get offsets of the ``struct stack_record`` in their pools, in bytes: ``int64``."""
+        """Get the offset of each ``struct stack_record`` in its pool, in bytes: ``int64``."""
         raw = (handles.astype(np.int64) >> self.offset_shift) & ((1 << self.offset_bits) - 1)
         result: Array = raw << _STACK_ALIGN
         return result
@@ -125,13 +134,18 @@ def depot_layout(kernel: Kernel) -> DepotLayout:
 
 
 def _bit_field(type_: Any, name: str) -> tuple[int, int]:
-    """Get (shift, bits) of a member of ``union handle_parts`` in its ``handle``."""
+    """Get the lowest bit, and the number of bits, of a member of ``union handle_parts``."""
     member = type_.member(name)
     return member.bit_offset, member.bit_field_size or member.type.size * 8
 
 
 def _probe_bias(kernel: Kernel, pools: str) -> int:
-    """Find out from the first record whether ``pool_index`` is an index (0) or one plus 1 (1)."""
+    """
+    Find out from the first record whether handles have the index of the pool, or the index plus 1.
+
+    :param pools: Name of the kernel's array of pools.
+    :return: 0 for the index, 1 for the index plus 1.
+    """
     first_pool = int(kernel.prog[pools][0])
     record = kernel.prog.type("struct stack_record")
     handle = int.from_bytes(
@@ -144,21 +158,21 @@ def _probe_bias(kernel: Kernel, pools: str) -> int:
 
 def _pool_addresses(kernel: Kernel, ahead: int = 0) -> Array:
     """
-    Get the address of every pool that is in use: ``uint64``.
+    Read the addresses of the pools that are in use: ``uint64``.
 
-    :param ahead: Number of further elements of the array to read.
+    :param ahead: Number of elements of the array of pools to read after those in use.
     """
     pools = kernel.prog[depot_layout(kernel).pools]
     used = find_object(kernel.prog, "pools_num", "lib/stackdepot.c")
     if used is None:
-        # The index of the pool in use, before 961c949b012f (see above).
+        # Before 961c949b012f (see above), this is the index of the last pool in use.
         index = find_object(kernel.prog, "depot_index", "lib/stackdepot.c")
         if index is None:
             index = kernel.prog.variable("pool_index", "lib/stackdepot.c")
         number = int(index) + 1
     else:
         number = int(used)
-    # An array; since Linux v7.0, a pointer.
+    # The variable is an array; since Linux v7.0, it is a pointer to one.
     if hasattr(pools.type_, "length") and pools.type_.kind.name == "ARRAY":
         address = int(pools.address_ or 0)
     else:
@@ -181,7 +195,7 @@ def _most_pools(kernel: Kernel) -> int:
 
 def depot_pools(kernel: Kernel) -> tuple[Array, int]:
     """
-    Get the memory of the stack depot, including the pool that is allocated for later use.
+    Get the memory of the stack depot's pools, including a pool that is allocated for later use.
 
     :return: Addresses of the pools (``uint64``), and the size of a pool in bytes.
     """
@@ -196,10 +210,11 @@ def depot_pools(kernel: Kernel) -> tuple[Array, int]:
 
 def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
     """
-    Read the stacks of *handles*; each pool that has any of them is read once.
+    Read the stacks of *handles*. Each pool that contains such a stack is read once.
 
     :param handles: ``uint32``, shape ``(n,)``, ascending and unique.
-    :return: The stacks, and those of *handles*, except 0, that are not in the depot.
+    :return: The stacks; and the handles, except 0, whose stack is not in the depot: ``uint32``.
+    :raises PageOwnerError: if the array of pools cannot be read
     """
     layout = depot_layout(kernel)
     handles = handles[handles != 0]
@@ -225,7 +240,7 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
         if not address:
             continue
         bulk = read_bulk(kernel.prog, address, layout.pool_size)
-        # Padded, so that a header may begin at the end of the pool.
+        # Pad the pool, because a bad handle may point to its last bytes.
         pool = np.frombuffer(bytes(bulk.data) + bytes(header.itemsize), np.uint8)
         at = offset[members]
         heads = np.ndarray(
@@ -237,7 +252,7 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
         size = heads["size"].astype(np.int64)
         end = at + layout.entries_offset + size * word.itemsize
         right = (size > 0) & (size <= _MAX_FRAMES) & (end <= layout.pool_size)
-        # Every record holds its own handle, without the extra bits of users.
+        # Every record contains its own handle, without the extra bits of users of the depot.
         mask = np.uint32(
             ((1 << layout.pool_bits) - 1) << layout.pool_shift
             | ((1 << layout.offset_bits) - 1) << layout.offset_shift
@@ -282,7 +297,10 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
 
 def depot_use(kernel: Kernel) -> dict[str, int]:
     """
-    Get the size of the stack depot: ``pools``, ``bytes``, and ``capacity`` in pools.
+    Get the size of the stack depot.
+
+    :return: ``pools``: number of allocated pools; ``bytes``: their size; ``capacity``: maximum
+        number of pools.
     """
     pools = _pool_addresses(kernel)
     allocated = int(np.count_nonzero(pools))

@@ -15,11 +15,11 @@ def every_task(kernel: Kernel, problems: list[str]) -> list[Object]:
     """
     Get every process and its threads, without idle tasks, as ``for_each_process_thread()`` does.
 
-    These lists can be walked from both ends if they are broken, unlike the tree of PIDs that drgn's
-    ``for_each_task()`` walks.
+    If the lists of processes and threads are broken, they can still be walked from both ends,
+    unlike the tree of PIDs that drgn's ``for_each_task()`` walks.
 
-    :param problems: Gets a line for every broken list.
-    :return: ``struct task_struct *`` each.
+    :param problems: List of messages, to which a line is added if lists are broken.
+    :return: The ``struct task_struct *`` of each task.
     """
     type_ = "struct task_struct"
     head = kernel.prog["init_task"].tasks.address_of_()
@@ -44,6 +44,6 @@ def every_task(kernel: Kernel, problems: list[str]) -> list[Object]:
 
 
 def comm_of(task: Object) -> str:
-    """Get ``task.comm``; bytes that are not UTF-8 become surrogates, like all task names."""
+    """Get ``task.comm``. Bytes that are not UTF-8 become surrogates (``surrogateescape``)."""
     name: bytes = task.comm.string_()
     return name.decode(errors="surrogateescape")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""CPUs and nodes of a machine, from bitmaps that are clamped to what exists."""
+"""Find the CPUs and NUMA nodes of a machine, without impossible numbers from damaged bitmaps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ("online_cpus", "online_nodes", "possible_cpus")
 
 @once
 def possible_cpus(kernel: Kernel) -> tuple[int, ...]:
-    """Get the numbers of the CPUs that have per-CPU memory."""
+    """Get the numbers of the possible CPUs, which have per-CPU memory; CPU 0 if unknown."""
     offsets = find_object(kernel.prog, "__per_cpu_offset")
     cpus: list[int] = []
     with kernel.tolerate("the mask of possible CPUs cannot be read: CPU 0 is taken", gap=True):
@@ -25,10 +25,12 @@ def possible_cpus(kernel: Kernel) -> tuple[int, ...]:
 @once_per_reading
 def online_cpus(kernel: Kernel) -> tuple[int, ...]:
     """
-    Get the numbers of the CPUs that were online; of all possible ones if the dump does not say.
+    Get the numbers of the CPUs that were online at any time since boot; of all possible CPUs if
+    that is unknown.
 
-    CPUs that the crash took offline, as ``local_cpu_stop()`` does on arm64, are included, because
-    their lists and counters are still in use. A CPU that was offlined earlier has drained its own.
+    CPUs that were taken offline by the crash, as by ``local_cpu_stop()`` on arm64, must be
+    included, because their lists and counters are still in use. CPUs that were taken offline before
+    have empty lists and counters, because these are drained then, so they do no harm.
     """
     possible = possible_cpus(kernel)
     # Linux kernel commit e797bda3fd29 ("smp/hotplug: Track booted once CPUs in a cpumask") (in
@@ -43,11 +45,11 @@ def online_cpus(kernel: Kernel) -> tuple[int, ...]:
 
 def online_nodes(kernel: Kernel) -> tuple[tuple[int, Object], ...]:
     """
-    Get the number and ``struct pglist_data *`` of every online node.
+    Get the number and the ``struct pglist_data *`` of every online node.
 
-    If the bitmap of nodes is empty, this gets every node that has a ``struct pglist_data``. Unlike
-    drgn's ``for_each_online_pgdat()``, this is not limited by ``nr_node_ids``, which may be
-    damaged.
+    If the bitmap of online nodes is empty, every node that has a ``struct pglist_data`` is
+    returned. Unlike drgn's ``for_each_online_pgdat()``, this does not use ``nr_node_ids``, which
+    may be damaged.
     """
     return tuple(
         (number, Object(kernel.prog, "struct pglist_data *", value=address))
@@ -57,7 +59,7 @@ def online_nodes(kernel: Kernel) -> tuple[tuple[int, Object], ...]:
 
 @once_per_reading
 def _online_nodes(kernel: Kernel) -> tuple[tuple[int, int], ...]:
-    """Get the number and the address of every online node."""
+    """Get the number, and the address of the ``struct pglist_data``, of every online node."""
     data = find_object(kernel.prog, "node_data")
     if data is None:
         # Without CONFIG_NUMA.

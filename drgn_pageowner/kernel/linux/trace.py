@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Stacks that are stored in the records, on kernels whose page_owner does not use the stack depot.
+Read stacks that are stored in the records themselves, on kernels whose page_owner does not use the
+stack depot.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ TRACE_MEMBERS = {
     "nr_entries": ("nr_entries", "trace.nr_entries"),
     "trace_entries": ("trace_entries",),
 }
-"""Members of a record that hold its stack: field -> alternative names, at most one of which
-exists."""
+"""Members of a record with its stack: name of the field -> alternative paths of the member, at most
+one of which exists in a kernel."""
 
 
 def intern_traces(number: Array, entries: Array) -> tuple[Array, Stacks, int]:
     """
     Give every distinct stack a handle, as the stack depot of later kernels does.
 
-    The handles are not the kernel's: they count from 1 in the order of the stacks' PCs. An empty
-    stack has one too.
+    The kernel does not know these handles: they count from 1 in the order of the stacks' PCs. The
+    empty stack has a handle as well.
 
-    :param number: ``page_ext.nr_entries``, shape ``(n,)``.
-    :param entries: ``page_ext.trace_entries``: ``uint64``, shape ``(n, capacity)``.
-    :return: The handle of every record (``uint32``, shape ``(n,)``), the stacks, and the number of
-        records that claim more entries than there is room for.
+    :param number: ``page_ext.nr_entries`` of each record: shape ``(n,)``.
+    :param entries: ``page_ext.trace_entries`` of each record: ``uint64``, shape ``(n, capacity)``.
+    :return: The handle of each record (``uint32``, shape ``(n,)``), the stacks, and the number of
+        records whose ``nr_entries`` is greater than the capacity.
     """
     capacity = entries.shape[1]
     depth = np.minimum(number, capacity).astype(np.int64)
@@ -57,10 +58,10 @@ def intern_traces(number: Array, entries: Array) -> tuple[Array, Stacks, int]:
 
 def record_trace(owner: Object) -> list[int] | None:
     """
-    Get the PCs in one record, innermost first.
+    Get the stack that is stored in one record: its PCs, innermost first.
 
     :param owner: ``struct page_ext *``
-    :return: ``None`` if this kernel keeps no stacks in its records.
+    :return: ``None`` if this kernel does not store stacks in records.
     """
     type_ = owner.type_.type
     if not has_member(type_, "trace_entries"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Translate virtual addresses, of the kernel and of processes, to physical ones."""
+"""Translate virtual addresses of the kernel and of processes to physical addresses."""
 
 from __future__ import annotations
 
@@ -79,15 +79,17 @@ def kernel_phys(kernel: Kernel, address: int) -> int:
 
 def kernel_pfns(kernel: Kernel, address: int, number: int) -> Array:
     """
-    Get the PFNs that *number* pages from *address* on are mapped to, in any kernel mapping.
+    Get the PFNs that a range of virtual pages of the kernel is mapped to.
 
+    :param address: Virtual address of the first page.
+    :param number: Number of pages.
     :return: ``int64``, shape ``(number,)``; -1 where nothing is mapped, or the mapping is unknown.
     """
     tables = page_tables(kernel)
     if tables is not None:
         return tables.pfns(address, number)
     size = kernel.page_size
-    # A range that one page table maps may be one large page.
+    # Ask drgn for one range per page table, because all pages of a table may be contiguous.
     step = size // 8
     parts = []
     position = address // size
@@ -100,7 +102,15 @@ def kernel_pfns(kernel: Kernel, address: int, number: int) -> Array:
 
 
 def _ask_drgn(kernel: Kernel, first: int, number: int, size: int) -> Array:
-    """Get the PFNs of *number* pages; takes 20 us for each page if they are not contiguous."""
+    """
+    Get the PFNs of virtual pages with drgn's page table walker.
+
+    It takes 20 us for each page, unless the pages are physically contiguous.
+
+    :param first: Number of the first virtual page.
+    :param number: Number of pages.
+    :param size: Page size, in bytes.
+    """
     low, high = (_pfn_or_none(kernel, page * size) for page in (first, first + number - 1))
     if low >= 0 and high - low == number - 1:
         return low + np.arange(number, dtype=np.int64)
@@ -116,14 +126,14 @@ def _pfn_or_none(kernel: Kernel, address: int) -> int:
 
 
 def page_tables(kernel: Kernel) -> PageTables | None:
-    """Get the kernel's own page tables; ``None`` if the format is not known."""
+    """Get the page tables of ``init_mm``; return ``None`` if their format is not known."""
     found = _format_and_root(kernel)
     return PageTables(kernel.prog, *found) if found is not None else None
 
 
 @once
 def _format_and_root(kernel: Kernel) -> tuple[Format, int] | None:
-    """Get the format of the kernel's own page tables, and the physical address of the first."""
+    """Get the format of ``init_mm``'s page tables, and the physical address of the first table."""
     format_ = arch_of(kernel).page_table_format(kernel)
     if format_ is None:
         return None
@@ -143,9 +153,10 @@ def _format_and_root(kernel: Kernel) -> tuple[Format, int] | None:
 
 def mapped_pfn(kernel: Kernel, mm: Object, address: int) -> int | None:
     """
-    Get the PFN that *address* is mapped to in an address space, or ``None``.
+    Get the PFN that a virtual address is mapped to in the address space of a process.
 
     :param mm: ``struct mm_struct *``
+    :return: ``None`` if nothing is mapped.
     :raises NotImplementedError: if the page tables of this architecture are not known
     """
     try:
@@ -163,7 +174,7 @@ def mapped_pfn(kernel: Kernel, mm: Object, address: int) -> int | None:
 
 @once
 def image_range(kernel: Kernel) -> tuple[int, int] | None:
-    """Get the first and the end virtual address of the kernel image."""
+    """Get the virtual addresses ``(start, end)`` of the kernel image; ``None`` if unknown."""
     start = symbol_address(kernel.prog, "_text")
     if start is None:
         return None
@@ -174,7 +185,12 @@ def image_range(kernel: Kernel) -> tuple[int, int] | None:
 
 
 def _end_of_resource(kernel: Kernel, start: int) -> int:
-    """Get the end of the image from ``iomem_resource``; *start* if it is not there."""
+    """
+    Get the end of the kernel image from ``iomem_resource``.
+
+    :param start: Virtual address of the start of the image.
+    :return: Virtual address of the end of the image; *start* if the end is unknown.
+    """
     try:
         phys = kernel_phys(kernel, start)
     except (FaultError, NotImplementedError):

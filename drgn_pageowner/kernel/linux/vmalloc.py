@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Areas of the kernel's own mappings (vmalloc, task stacks, modules), and the stacks of tasks."""
+"""Find the areas that vmalloc maps (task stacks and modules, too), and the stacks of tasks."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from drgn_pageowner.model.pages import Pages
 
 __all__ = ("TaskStack", "VmapAreas", "read_vmap_areas", "task_stacks", "thread_size")
 
-# VM_MAP of include/linux/vmalloc.h: a macro, unchanged since v2.6.12. The caller of vmap() may have
-# freed the list of pages; vm_map_ram() keeps none.
+# VM_MAP of include/linux/vmalloc.h: a macro, unchanged since v2.6.12. It marks areas made by
+# vmap(), whose array of pages may have been freed by the caller.
 _VM_MAP = 0x4
 # VM_ALLOC, the same. Without a list of pages it is a chunk of per-CPU memory (pcpu_get_vm_areas()).
 _VM_ALLOC = 0x2
@@ -48,26 +48,29 @@ _MODULE_LOADERS = ("module_alloc", "module_memory_alloc", "move_module", "layout
 
 @dataclass(frozen=True)
 class TaskStack:
-    """The stack of a task."""
+    """Stack of a task, and the task's registers if it was running."""
 
     pid: int
     comm: str
     start: int
-    """Lowest virtual address."""
+    """Lowest virtual address of the stack."""
     size: int
+    """Size of the stack, in bytes."""
     live: int
-    """The lowest address in use: the stack pointer, or :attr:`start` if it is unknown."""
+    """The lowest address in use: the stack pointer, or :attr:`start` if the stack pointer is
+    unknown."""
     registers: tuple[int, ...] = ()
+    """Values of the registers of a running task; empty for other tasks, or if unknown."""
 
 
 @dataclass
 class VmapAreas:
-    """All mapped areas, and the allocator's own structures that refer to them."""
+    """Areas that vmalloc maps, and the structures of vmalloc that refer to these areas."""
 
     areas: list[Area]
     bookkeeping: Array
-    """``uint64``: addresses of every ``struct vmap_area``, ``struct vm_struct`` and array of
-    pages. They refer to every area, whether or not it is in use."""
+    """``uint64``, ascending: addresses of every ``struct vmap_area``, ``struct vm_struct`` and
+    array of pages. These refer to every area, whether or not the area is in use."""
     left: list[int]
     """First addresses of areas that were made for a module, and are of no module that is loaded."""
 
@@ -90,7 +93,11 @@ def thread_size(kernel: Kernel) -> int:
 
 
 def task_stacks(kernel: Kernel, problems: list[str]) -> list[TaskStack]:
-    """Get the stack of every task, idle tasks included."""
+    """
+    Get the stack of every task, including idle tasks.
+
+    :param problems: List of messages, to which a line is added if tasks cannot be read.
+    """
     size = thread_size(kernel)
     found = []
     seen: set[int] = set()
@@ -143,7 +150,7 @@ def _running(kernel: Kernel) -> set[int]:
 
 
 def _stack_pointer(kernel: Kernel, task: Object) -> int:
-    """Get the stack pointer that a sleeping task left behind; 0 if its place is not known."""
+    """Get the saved stack pointer of a task that is not running; 0 if its location is unknown."""
     path = arch_of(kernel).stack_pointer
     return int(member(task.thread, path)) if has_member(task.thread.type_, path) else 0
 
@@ -151,7 +158,13 @@ def _stack_pointer(kernel: Kernel, task: Object) -> int:
 def _of_running(
     kernel: Kernel, task: Object, address: int, size: int
 ) -> tuple[int, tuple[int, ...]]:
-    """Get the live part of a running task's stack, and its registers, from the dump's notes."""
+    """
+    Get the stack pointer and the registers of a running task, from the notes of the dump.
+
+    :param address: Lowest virtual address of the task's stack.
+    :param size: Size of the stack, in bytes.
+    :return: The stack pointer, or *address* if it is unknown; and the values of the registers.
+    """
     try:
         frame = kernel.prog.stack_trace(task)[0]
         registers = {name: int(value) for name, value in frame.registers().items()}
@@ -169,7 +182,12 @@ def read_vmap_areas(
     stacks: list[TaskStack],
     problems: list[str],
 ) -> VmapAreas:
-    """Read every area that has pages."""
+    """
+    Read every area of vmalloc that maps pages.
+
+    :param stacks: Stacks of tasks, to recognize the areas that are stacks.
+    :param problems: List of messages, to which a line is added if areas cannot be read.
+    """
     owners = {stack.start: f"{stack.comm} (pid {stack.pid})" for stack in stacks}
     modules = [(start, end, name) for name, start, end in module_regions(kernel)]
     size = pages.facts.page_size
@@ -219,7 +237,7 @@ def read_vmap_areas(
 
 
 def _rows(pages: Pages, pfns: Array) -> Array:
-    """Get the rows of *pfns*; -1 where there is no page."""
+    """Get the rows of *pfns* in *pages*; -1 for a PFN that is -1 or is no page."""
     result: Array = np.where(pfns >= 0, pages.rows(np.maximum(pfns, 0)), -1)
     return result
 
@@ -276,7 +294,7 @@ def _module_at(modules: list[tuple[int, int, str]], start: int, size: int) -> st
 def _use_of_area(
     vm: Object, start: int, size: int, modules: list[tuple[int, int, str]], stack_size: int
 ) -> tuple[AreaKind, str]:
-    """Return the kind and the name of an area that is not a task's stack."""
+    """Return the kind and the name of an area that is not the stack of any task."""
     module = _module_at(modules, start, size)
     if module is not None:
         return AreaKind.MODULE, module
@@ -286,7 +304,7 @@ def _use_of_area(
 
 
 def _is_stack(vm: Object) -> bool:
-    """Return whether an area was made for a stack, by copy_process() or one of its callers."""
+    """Return whether a ``struct vm_struct *`` was allocated as a stack of a task."""
     # The compiler may inline any of alloc_thread_stack_node() and its callers.
     starts = ("alloc_thread_stack", "dup_task_struct", "copy_process", "kernel_clone", "_do_fork",
               "fork_idle", "create_io_thread")  # fmt: skip

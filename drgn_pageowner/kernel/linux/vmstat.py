@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Counters of all memory, as in ``/proc/vmstat`` and ``/proc/meminfo``."""
+"""Read the kernel's counters of memory, as in ``/proc/vmstat`` and ``/proc/meminfo``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _VARIABLES = ("nr_vmalloc_pages", "pcpu_nr_populated", "pcpu_nr_units", "_totalr
 
 def read_counters(kernel: Kernel, zones: Sequence[ZoneStats]) -> dict[str, int]:
     """
-    Sum every counter over zones and nodes, per-CPU parts included.
+    Get the sum of each counter over all zones and nodes, including the per-CPU parts.
 
-    Names are those of ``enum zone_stat_item``, ``enum node_stat_item`` and of variables
-    (``nr_vmalloc_pages``, ``pcpu_nr_populated``, ...). Most count base pages; names that end in
-    ``_KB`` or ``_B`` do not.
+    The names of the counters are those of ``enum zone_stat_item``, ``enum node_stat_item`` and of
+    variables (``nr_vmalloc_pages``, ``pcpu_nr_populated``, ...). Most counters are numbers of base
+    pages; those whose names end in ``_KB`` or ``_B`` are numbers of KiB or bytes.
 
-    :param zones: Of :func:`~drgn_pageowner.kernel.linux.zone_stats.read_zone_stats`.
+    :param zones: Result of :func:`~drgn_pageowner.kernel.linux.zone_stats.read_zone_stats`.
+    :return: Name -> value.
     """
     counters: dict[str, int] = {}
     for zone in zones:
@@ -50,7 +51,7 @@ def read_counters(kernel: Kernel, zones: Sequence[ZoneStats]) -> dict[str, int]:
 
 
 def _nodes(kernel: Kernel) -> Iterator[dict[str, int]]:
-    """Yield the counters of every node."""
+    """Yield the counters of every node: name -> value."""
     names = enumerators(kernel.prog, "enum node_stat_item")
     names.pop("NR_VM_NODE_STAT_ITEMS", None)
     for number, pgdat in online_nodes(kernel):
@@ -65,7 +66,7 @@ def _nodes(kernel: Kernel) -> Iterator[dict[str, int]]:
 
 
 def _hugetlb_pages(kernel: Kernel) -> int | None:
-    """Count the base pages of all huge page pools: ``Hugetlb`` of ``/proc/meminfo``."""
+    """Return the number of base pages in all pools of huge pages, ``Hugetlb`` of /proc/meminfo."""
     states: Object | None = find_object(kernel.prog, "hstates")
     number = find_object(kernel.prog, "hugetlb_max_hstate")
     if states is None or number is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Zone counters of the page allocator: free blocks, watermarks, reserves, per-CPU lists."""
+"""Read the page allocator's counters of zones: free blocks, watermarks, reserves, per-CPU lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ __all__ = ("ListHead", "free_list_heads", "read_zone_stats", "read_zonelists", "
 
 
 def zone_objects(kernel: Kernel) -> tuple[Object | None, ...]:
-    """Get ``struct zone`` of each of :func:`find_zones`; ``None`` if its node cannot be read."""
+    """
+    Get the ``struct zone`` of each zone in the result of :func:`find_zones`.
+
+    :return: ``None`` for a zone whose node cannot be read.
+    """
     nodes = dict(online_nodes(kernel))
     return tuple(
         nodes[zone.node].node_zones[zone.type] if zone.node in nodes else None
@@ -27,7 +31,7 @@ def zone_objects(kernel: Kernel) -> tuple[Object | None, ...]:
 
 
 def _per_cpu_pages(kernel: Kernel, zone: Object) -> Iterator[Object]:
-    """Yield the ``struct per_cpu_pages *`` of every CPU."""
+    """Yield the ``struct per_cpu_pages *`` of a zone for every CPU."""
     # A struct per_cpu_pageset with a member pcp before Linux kernel commit 28f836b6777b
     # ("mm/page_alloc: split per cpu page lists and zone stats") (in v5.14).
     name = "per_cpu_pageset" if has_member(zone.type_, "per_cpu_pageset") else "pageset"
@@ -40,7 +44,7 @@ def _per_cpu_pages(kernel: Kernel, zone: Object) -> Iterator[Object]:
 
 
 def read_zone_stats(kernel: Kernel) -> list[ZoneStats]:
-    """Read the counters of every zone."""
+    """Read the counters of each zone in the result of :func:`find_zones`."""
     names = enumerators(kernel.prog, "enum zone_stat_item")
     return [
         _stats(kernel, zone, names) if zone is not None else _nothing()
@@ -88,7 +92,13 @@ def _stats(kernel: Kernel, zone: Object, names: dict[str, int]) -> ZoneStats:
 def _with_differences(
     kernel: Kernel, zone: Object, vmstat: dict[str, int], names: dict[str, int]
 ) -> dict[str, int]:
-    """Add the counts that are still in per-CPU counters."""
+    """
+    Add the per-CPU parts to the counters of a zone.
+
+    :param vmstat: Name -> value of each counter, without the per-CPU parts.
+    :param names: ``enum zone_stat_item``: name -> index.
+    :return: Name -> value of each counter.
+    """
     # In struct per_cpu_pageset before 28f836b6777b (see above).
     member = "per_cpu_zonestats" if has_member(zone.type_, "per_cpu_zonestats") else "pageset"
     result = dict(vmstat)
@@ -102,7 +112,8 @@ def read_zonelists(kernel: Kernel) -> dict[int, list[int]]:
     """
     Read ``node_zonelists[ZONELIST_FALLBACK]`` of every node.
 
-    :return: Node -> indices of zones, in the order in which the page allocator tries them.
+    :return: Number of the node -> indices of zones in the result of :func:`find_zones`, in the
+        order in which the page allocator tries these zones for an allocation on the node.
     """
     zones = find_zones(kernel, [])
     index = {
@@ -125,9 +136,9 @@ def read_zonelists(kernel: Kernel) -> dict[int, list[int]]:
 
 def _order_of_zones(zonelist: Object, index: dict[int, int]) -> list[int]:
     """
-    Get the zones of a ``struct zonelist`` in its order.
+    Get the indices of the zones in a ``struct zonelist``, in its order.
 
-    :param index: Address of a ``struct zone`` -> its index.
+    :param index: Address of each ``struct zone`` -> index of the zone.
     """
     order = []
     for reference in zonelist._zonerefs:
@@ -146,14 +157,15 @@ class ListHead:
     def __init__(self, address: int, zone: int, migratetype: int, order: int, pcp: bool) -> None:
         self.address = address
         self.zone = zone
-        """Index in ``facts.zones``."""
+        """Index of the zone in ``facts.zones``."""
         self.migratetype = migratetype
         self.order = order
         self.pcp = pcp
+        """Whether the list is a per-CPU list."""
 
 
 def free_list_heads(kernel: Kernel) -> Iterator[ListHead]:
-    """Get every free list of every zone, the per-CPU lists included."""
+    """Yield the head of every free list of every zone, including the per-CPU lists."""
     huge_order = min(huge_page_order(kernel), max_page_order(kernel))
     for number, zone in enumerate(zone_objects(kernel)):
         if zone is None or not int(zone.present_pages):
@@ -172,11 +184,16 @@ _COSTLY_ORDER = 3
 
 def _per_cpu_heads(kernel: Kernel, pages: Object, zone: int, huge_order: int) -> Iterator[ListHead]:
     """
-    Yield the lists of one CPU: one for each migratetype, and for each order up to 3 as well since
-    Linux kernel commit 44042b449872 ("mm/page_alloc: allow high-order pages to be stored on the
-    per-cpu lists") (in v5.14).
+    Yield the heads of the free lists of one CPU.
 
-    The lists after these are of huge pages, as in ``pindex_to_order()`` of mm/page_alloc.c.
+    The CPU has a list for each migratetype. Since Linux kernel commit 44042b449872
+    ("mm/page_alloc: allow high-order pages to be stored on the per-cpu lists") (in v5.14) it has a
+    list for each migratetype and order up to 3, which are followed by lists of huge pages, as in
+    ``pindex_to_order()`` of mm/page_alloc.c.
+
+    :param pages: ``struct per_cpu_pages *``
+    :param zone: Index of the zone.
+    :param huge_order: Order of a huge page.
     """
     types = int(kernel.prog.constant("MIGRATE_PCPTYPES"))
     low = types * (_COSTLY_ORDER + 1)

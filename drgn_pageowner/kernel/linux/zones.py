@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Nodes and zones, and the bits of ``page.flags`` that name them."""
+"""Find the zones of all nodes, and the bit fields in ``page.flags`` with a page's zone and node."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _NO_LIMIT = 64
 
 def find_zones(kernel: Kernel, problems: list[str]) -> tuple[Zone, ...]:
     """
-    Get every zone that spans memory, by node and zone type.
+    Get every zone that spans memory, in the order of nodes and zone types.
 
-    Zones are clamped to the end of memory.
+    Zones that extend past the end of memory are clamped to it.
 
-    :param problems: Gets a line for each node that cannot be read and each zone with impossible
-        numbers.
+    :param problems: List of messages, to which a line is added for each node that cannot be read,
+        and for each zone with impossible numbers of pages.
     """
     zones, lines = _zones(kernel)
     problems += lines
@@ -43,7 +43,7 @@ def find_zones(kernel: Kernel, problems: list[str]) -> tuple[Zone, ...]:
 
 @once_per_reading
 def _zones(kernel: Kernel) -> tuple[tuple[Zone, ...], list[str]]:
-    """Get the zones, and a line for each that is damaged."""
+    """Get the result of :func:`find_zones`, and messages about damage."""
     max_pfn = pfn_limits(kernel)[1]
     zones: list[Zone] = []
     problems: list[str] = []
@@ -58,7 +58,12 @@ def _zones(kernel: Kernel) -> tuple[tuple[Zone, ...], list[str]]:
 
 
 def _within(zone: Zone, max_pfn: int, problems: list[str]) -> Zone:
-    """Clamp the numbers of pages of *zone* to the memory that exists."""
+    """
+    Clamp the range and the numbers of pages of a zone to the memory that exists.
+
+    :param max_pfn: The first PFN after the end of memory.
+    :param problems: List of messages, to which a line is added if anything is clamped.
+    """
     start = min(zone.start_pfn, max_pfn - 1)
     spanned = min(zone.spanned, max_pfn - start)
     present = min(zone.present, spanned)
@@ -112,7 +117,7 @@ def max_page_order(kernel: Kernel) -> int:
 
 
 def huge_page_order(kernel: Kernel) -> int:
-    """Get ``HPAGE_PMD_ORDER``, the order of what one page table of ``PAGE_SIZE`` bytes maps."""
+    """Get ``HPAGE_PMD_ORDER``: a huge page has as many pages as a lowest-level page table maps."""
     entries: int = kernel.page_size // sizeof(kernel.prog.type("pte_t"))
     return entries.bit_length() - 1
 
@@ -122,8 +127,8 @@ def pageblock_order(kernel: Kernel) -> int:
     """
     Get ``pageblock_order`` of include/linux/pageblock-flags.h.
 
-    It is a variable if the huge page size is one, otherwise a constant that is not in DWARF and is
-    computed here as in the header.
+    If the size of huge pages is variable, ``pageblock_order`` is a variable. Otherwise it is a
+    macro, which is not in DWARF, so it is computed here as in the header.
     """
     largest = max_page_order(kernel)
     variable = find_object(kernel.prog, "pageblock_order")
@@ -131,9 +136,10 @@ def pageblock_order(kernel: Kernel) -> int:
         return min(int(variable), largest)
     largest = min(largest, _pageblock_limit(kernel))
     huge = find_object(kernel.prog, "hstates", "mm/hugetlb.c") is not None
-    # CONFIG_TRANSPARENT_HUGEPAGE counts since Linux kernel commit 72801513b2bf ("mm: set
+    # CONFIG_TRANSPARENT_HUGEPAGE alone is enough since Linux kernel commit 72801513b2bf ("mm: set
     # pageblock_order to HPAGE_PMD_ORDER in case with !CONFIG_HUGETLB_PAGE but THP enabled") (in
-    # v6.10), which also got enum pagetype: ff202303c398 ("mm: convert page type macros to enum").
+    # v6.10). The same version added enum pagetype: ff202303c398 ("mm: convert page type macros to
+    # enum").
     if not huge and find_object(kernel.prog, "transparent_hugepage_flags") is not None:
         huge = bool(enumerators(kernel.prog, "enum pagetype"))
     if not huge:
@@ -143,11 +149,11 @@ def pageblock_order(kernel: Kernel) -> int:
 
 def _pageblock_limit(kernel: Kernel) -> int:
     """
-    Get ``PAGE_BLOCK_MAX_ORDER`` if the kernel has its own configuration built in.
+    Get ``PAGE_BLOCK_MAX_ORDER`` from the kernel's built-in configuration (CONFIG_IKCONFIG).
 
-    Added as ``CONFIG_PAGE_BLOCK_ORDER`` in Linux kernel commit e13e7922d034 ("mm: add
-    CONFIG_PAGE_BLOCK_ORDER to select page block order"), and renamed before v6.17. By default it is
-    the largest order; nothing else in a dump shows it.
+    The option was added as ``CONFIG_PAGE_BLOCK_ORDER`` in Linux kernel commit e13e7922d034 ("mm:
+    add CONFIG_PAGE_BLOCK_ORDER to select page block order"), and renamed before v6.17. Without a
+    built-in configuration its value is unknown, and the default is assumed, which is no limit.
     """
     try:
         return int(get_kconfig(kernel.prog).get("CONFIG_PAGE_BLOCK_MAX_ORDER", _NO_LIMIT))
@@ -162,9 +168,9 @@ def page_flag_fields(kernel: Kernel) -> list[BitField]:
     Get the bit fields above the flags in ``page.flags``: section, node, zone, last_cpupid,
     kasantag.
 
-    They are in the kernel's own table ``pff`` of lib/vsprintf.c since Linux kernel commit
-    c244297acbe5 ("vsprintf: dump full information of page flags in pGp") (in v5.13); for older
-    kernels they are computed as in include/linux/page-flags-layout.h.
+    Kernels have a table of these bit fields, ``pff`` of lib/vsprintf.c, since Linux kernel commit
+    c244297acbe5 ("vsprintf: dump full information of page flags in pGp") (in v5.13). For older
+    kernels, the bit fields are computed as in include/linux/page-flags-layout.h.
     """
     table = find_object(kernel.prog, "pff", "lib/vsprintf.c")
     if table is not None:
@@ -186,13 +192,13 @@ def page_flag_fields(kernel: Kernel) -> list[BitField]:
 
 def _fields_of_table(kernel: Kernel, table: Object) -> list[BitField]:
     """
-    Get the bit fields from ``pff``.
+    Get the bit fields from the kernel's table ``pff``.
 
-    :raises ValueError: if a field is outside the word
+    :raises ValueError: if a bit field is not inside the word
     """
     word_bits = kernel.prog.type("unsigned long").size * 8
     fields = [
-        # printf_spec.base tells whether the field is printed in hexadecimal or decimal.
+        # printf_spec.base is the base in which the kernel prints the field: 10 or 16.
         BitField(name_of(entry.name), int(entry.shift), int(entry.width), _spec_base(entry))
         for entry in table
         if int(entry.width)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Everything that is specific to one architecture.
+Code that is specific to architectures.
 
-To add one, write a file with a subclass of :class:`~drgn_pageowner.kernel.linux.arch.base.Arch`,
-and register it in :data:`_KNOWN`.
+To add an architecture, write a file with a subclass of
+:class:`~drgn_pageowner.kernel.linux.arch.base.Arch`, and register it in :data:`_KNOWN`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KNOWN: dict[Architecture, Arch] = {
 @once
 def arch_of(kernel: Kernel) -> Arch:
     """
-    Get the architecture of *kernel*; default values for an architecture that has no file here.
+    Get the facts about the architecture of *kernel*; defaults if the architecture has no file here.
     """
     platform = kernel.prog.platform
     assert platform is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""arm64, with any size of pages."""
+"""Facts about arm64, with any page size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from drgn_pageowner.kernel.linux.arch.base import Arch
 
 __all__ = ("Arm64",)
 
-# PMD_TYPE_TABLE of arch/arm64/include/asm/pgtable-hwdef.h: a block lacks this bit.
+# PMD_TYPE_TABLE of arch/arm64/include/asm/pgtable-hwdef.h: set if an entry above level 0 points to
+# a table, clear if it maps a block.
 _TABLE = 1 << 1
 # IDMAP_VA_BITS of arch/arm64/include/asm/mmu_context.h, since Linux kernel commit e6128a8e523c
 # ("arm64: mm: Use 48-bit virtual addressing for the permanent ID map") (in v6.9). Before, it is in
@@ -25,7 +26,7 @@ _IDMAP_BITS = 48
 
 
 class Arm64(Arch):
-    """arm64. Formats that VMCOREINFO does not distinguish (LPA2) are left to drgn."""
+    """Facts about arm64. Page tables with LPA2, which VMCOREINFO does not show, need drgn."""
 
     stack_pointer = "cpu_context.sp"
     irq_stack_pointers = ("irq_stack_ptr",)
@@ -41,8 +42,8 @@ class Arm64(Arch):
         return table.with_address_bits(va_bits)
 
     def table_roots(self, kernel: Kernel, format_: Format) -> Iterator[tuple[Format, int]]:
-        # The entry trampoline of KPTI; the table in TTBR0 while user space is not mapped; the ID
-        # map.
+        # The tables of KPTI's entry trampoline, the table in TTBR0 while user space is not mapped,
+        # and the ID map.
         t0sz = find_object(kernel.prog, "idmap_t0sz")
         for name in ("tramp_pg_dir", "reserved_pg_dir", "idmap_pg_dir"):
             address = symbol_address(kernel.prog, name)
@@ -57,7 +58,7 @@ class Arm64(Arch):
                 yield layout, int(follow_phys(init_mm, address))
 
     def kasan_shadow(self, kernel: Kernel, format_: Format) -> tuple[int, int] | None:
-        # It ends where the upper half of the addresses of VA_BITS_MIN bits begins:
+        # The shadow ends where the upper half of the addresses of VA_BITS_MIN bits begins, at
         # _PAGE_END(VA_BITS_MIN).
         bits = format_.shift(len(format_.bits))
         least = bits if bits < 52 else 47 if format_.page_shift == 14 else 48

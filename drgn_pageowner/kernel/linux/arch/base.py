@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Interface of an architecture, and defaults for architectures that have no file here."""
+"""Base class for facts about architectures, with defaults for architectures without a file here."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ __all__ = ("Arch",)
 
 
 class Arch:
-    """Facts that differ between architectures."""
+    """Facts that differ between architectures. Subclasses override the defaults."""
 
     image_ends: tuple[str, ...] = ("_end", "__bss_stop")
-    """Symbols at the end of the kernel image; the highest of them counts."""
+    """Symbols at the end of the kernel image; the one with the highest address is the end."""
     stack_pointer = "sp"
     """Member of ``struct thread_struct`` with the stack pointer of a task that is not running."""
     irq_stacks: tuple[str, ...] = ()
-    """Per-CPU variables that are stacks for interrupts and exceptions."""
+    """Names of per-CPU variables that are stacks for interrupts and exceptions."""
     irq_stack_pointers: tuple[str, ...] = ()
-    """Per-CPU variables that point to such stacks, which are vmalloc areas."""
+    """Names of per-CPU variables that point to stacks for interrupts, which are vmalloc areas."""
     address_mark = 0
-    """A bit that is set along with physical addresses in tables of devices; 0 for none."""
+    """Mask of a bit that tables of devices may set in a word with a physical address; 0 if the
+    architecture has no such tables."""
 
     def page_table_format(self, kernel: Kernel) -> Format | None:
         """
-        Get the format of the page tables.
+        Get the format of the kernel's page tables.
 
-        :return: ``None`` if unknown; drgn then walks them page by page.
+        :return: ``None`` if the format is unknown; drgn then walks the tables, page by page.
         """
         return None
 
@@ -41,7 +42,7 @@ class Arch:
         Find the roots of kernel page tables other than those of ``init_mm``.
 
         :param format_: Format of the page tables of ``init_mm``.
-        :return: Format and physical address of each root.
+        :return: Format and physical address of each top-level table.
         """
         yield from ()
 
@@ -49,8 +50,9 @@ class Arch:
         """
         Get the location of generic KASAN's shadow memory.
 
-        :return: ``KASAN_SHADOW_OFFSET``, and the lowest address of the kernel; ``None`` if this
-            architecture has none.
+        :param format_: Format of the page tables of ``init_mm``.
+        :return: ``KASAN_SHADOW_OFFSET``, and the lowest virtual address of the kernel; ``None`` if
+            the location is unknown for this architecture.
         """
         return None
 
@@ -63,8 +65,8 @@ class Arch:
         try:
             return int(pfn_to_virt(kernel.prog, 0))
         except NotImplementedError:
-            # drgn does not know the page tables of some 32-bit kernels. There the direct map ends
-            # where high_memory, a variable of mm/memory.c, begins.
+            # drgn does not know the page tables of some 32-bit kernels. On these, the direct map
+            # ends at the address high_memory, a variable of mm/memory.c.
             high_memory = find_object(kernel.prog, "high_memory")
             if high_memory is None:
                 raise

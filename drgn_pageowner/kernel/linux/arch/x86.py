@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""x86: 64 bits and 32 bits (i386)."""
+"""Facts about x86, with 64 bits and with 32 bits (i386)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KASAN_SHADOW_OFFSET = 0xDFFFFC0000000000
 
 
 class X86_64(Arch):  # noqa: N801
-    """x86-64, with four or five levels of page tables."""
+    """Facts about x86-64, with four or five levels of page tables."""
 
     # If the kernel was relocated (KASLR), _end may be unrelocated, because its section has no
     # memory.
@@ -41,8 +41,8 @@ class X86_64(Arch):  # noqa: N801
         return Format(np.dtype("<u8"), kernel.page_shift, (9,) * levels, mask, large, large)
 
     def table_roots(self, kernel: Kernel, format_: Format) -> Iterator[tuple[Format, int]]:
-        # CPUs start with it (arch/x86/realmode/init.c). Without DWARF for the real mode code, it is
-        # a symbol without a type.
+        # CPUs start with the page table trampoline_pgd (arch/x86/realmode/init.c). Without DWARF
+        # for the real mode code, real_mode_header is a symbol without a type.
         header = find_object(kernel.prog, "real_mode_header")
         with suppress_damage():
             if header is not None and header.type_.kind == TypeKind.POINTER and header:
@@ -63,7 +63,7 @@ class X86_64(Arch):  # noqa: N801
 
 
 class I386(X86_64):
-    """i386, with and without PAE."""
+    """Facts about i386, with and without PAE."""
 
     def table_roots(self, kernel: Kernel, format_: Format) -> Iterator[tuple[Format, int]]:
         yield from ()
