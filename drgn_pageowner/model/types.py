@@ -43,6 +43,8 @@ class WordUse(enum.IntFlag):
     """A pointer whose declared type does not give the type of its target: ``void *``, and links
     such as those of ``struct list_head``. The type is inferred from other targets of the same
     member."""
+    UNNAMED = 16
+    """An integer of a structure whose name and type do not suggest a :attr:`NUMBER`: ``ino``."""
 
 
 @dataclass(frozen=True)

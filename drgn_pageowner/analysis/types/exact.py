@@ -8,7 +8,7 @@ import numpy as np
 from drgn_pageowner.analysis.types.infer import Slots, infer_types
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import Heap, Word
-from drgn_pageowner.model.types import HeapTypes, WordUse
+from drgn_pageowner.model.types import HeapTypes, TypedBy, WordUse
 
 __all__ = ("ReferenceWords", "find_references")
 
@@ -33,9 +33,17 @@ class ReferenceWords:
         self.exact: Array = sure & address
         """``bool``, a row per pointer: whether it is one by a type that is sure."""
         use, sure = self.uses(heap.pfn_holder, heap.pfn_offset.astype(np.int64))
-        self.numbers: Array = ~sure | (use & np.uint8(WordUse.NUMBER) != 0)
+        number = use & np.uint8(WordUse.NUMBER) != 0
+        # The kernel's own structures call their PFNs so.
+        number &= (use & np.uint8(WordUse.UNNAMED) == 0) | ~self._of_cache(heap.pfn_holder)
+        self.numbers: Array = ~sure | number
         """``bool``, a row per word of :attr:`Heap.pfn_holder`: whether it can be a number of a
         page."""
+
+    def _of_cache(self, place: Array) -> Array:
+        """Whether each of *place* is an object of a slab cache of one type: ``bool``."""
+        result: Array = np.isin(self.types.by[place], (TypedBy.CACHE, TypedBy.CONSENSUS))
+        return result
 
     def counts_word(self, word: Word) -> tuple[bool, bool]:
         """Whether a word can be a reference, and whether a type that is sure says so."""
@@ -47,7 +55,8 @@ class ReferenceWords:
         number = word.by in ("PFN", "physical address")
         wanted = WordUse.NUMBER if number else WordUse.ADDRESS
         memmap = bool(use[0] & WordUse.MEMMAP) and word.by not in ("struct page", "PFN")
-        return bool(use[0] & wanted) and not memmap, True
+        unnamed = number and bool(use[0] & WordUse.UNNAMED) and bool(self._of_cache(place)[0])
+        return bool(use[0] & wanted) and not (memmap or unnamed), True
 
     def uses(self, place: Array, offset: Array) -> tuple[Array, Array]:
         """

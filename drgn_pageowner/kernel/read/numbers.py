@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.pages import Pages, PageState
 
 __all__ = ("Numbers",)
+
+# The smallest part of a hash table that is recognized by its markers.
+_SHORTEST_TABLE = 64
 
 
 class Numbers:
@@ -41,6 +44,7 @@ class Numbers:
         """
         # Zero is left out: after subtracting 1, it is the largest number.
         low = np.flatnonzero(data - np.uint64(1) < (self._end << np.uint64(32)) - np.uint64(1))
+        low = low[~_markers(data[low])]
         words = data[low]
         pairs, records = self._pairs(words)
         one = np.flatnonzero(words < self._end << self._shift)
@@ -76,3 +80,22 @@ class Numbers:
         record: Array = self._record[pfns.astype(np.int64)]
         found = np.flatnonzero(record >= 0)
         return found, record[found]
+
+
+def _markers(words: Array) -> Array:
+    """
+    Find the ends of empty lists in hash tables: ``bool``, the shape of *words*.
+
+    NULLS_MARKER() of include/linux/list_nulls.h is ``1 | number << 1``, where number is that of the
+    bucket, as in the kernel's tables of TCP sockets. A long run of odd numbers, two apart, consists
+    of no PFNs.
+    """
+    step = np.diff(words) == 2
+    step &= (words[1:] & np.uint64(1)) != 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], step, [False]]).astype(np.int8)))
+    start, end = edges[::2], edges[1::2]
+    long = end - start >= _SHORTEST_TABLE
+    result = np.zeros(len(words), bool)
+    # Of n steps there are n + 1 words.
+    result[ranges(start[long], (end - start)[long] + 1)] = True
+    return result

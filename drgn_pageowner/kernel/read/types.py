@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -102,6 +103,11 @@ _CACHE_ARRAYS = {"biovec-": "bio_vec", "sgpool-": "scatterlist"}
 # The bits of WordUse as plain integers, which are combined for every member.
 _NOTHING, _ADDRESS, _NUMBER = int(WordUse.NOTHING), int(WordUse.ADDRESS), int(WordUse.NUMBER)
 _MEMMAP_POINTER, _LEARN = int(WordUse.MEMMAP), int(WordUse.LEARN)
+_UNNAMED = int(WordUse.UNNAMED)
+# What members are called that have PFNs or physical addresses, without having a type of their own.
+_LIKE_NUMBERS = re.compile(
+    r"pfn|phys|paddr|addr|dma|page|frame|base|start|end|pgd|cr3|private|data"
+)
 
 
 class _Facts(NamedTuple):
@@ -315,7 +321,10 @@ class DwarfTypes:
             painter.put(offset, self._of_facts(facts))
             self._add_parts(painter, offset, member.type)
         elif facts.size:
-            painter.paint(offset, facts.size, self._of_number(facts, member.name or ""))
+            use = self._of_number(facts, member.name or "")
+            if use & _NUMBER and not (use == _NUMBER or _LIKE_NUMBERS.search(member.name or "")):
+                use |= _UNNAMED
+            painter.paint(offset, facts.size, use)
 
     def _add_parts(self, painter: _Painter, offset: int, type_: Type) -> None:
         """Record the structures that a member consists of."""

@@ -103,3 +103,12 @@ def test_what_is_no_member_has_no_path(one_dump: Dump) -> None:
     assert member_path(type_, type_.member("d_flags").offset, word) is None
     assert member_path(type_, int(type_.size), word) is None
     assert member_path(one_dump.prog.type("void *[8]"), 3 * word, word) == "[3]"
+
+
+def test_numbers_are_told_apart_by_their_members(one_dump: Dump) -> None:
+    types = types_of(one_dump)
+    node = types.layout(types.find("struct kernfs_node"))
+    assert use(one_dump, node, "struct kernfs_node", "id") & WordUse.UNNAMED
+    block = types.layout(types.find("struct zone"))
+    pfn = use(one_dump, block, "struct zone", "zone_start_pfn")
+    assert pfn == WordUse.NUMBER
