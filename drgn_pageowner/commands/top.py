@@ -5,6 +5,8 @@ Show who owns the memory: records in groups, largest first.
   top                              by allocation stack
   top --by allocator               by the function that asked for the memory
   top --by comm,order --sort allocations
+  top --by process                 each process with all its threads, in all classes of memory
+  top --by driver                  each module, in all classes of memory
   top --module nf_tables --min-age 1h
   top --slab                       slab objects by cache and owner
   top --slab --by type             slab objects by cache and C type, inferred from pointers
@@ -20,6 +22,8 @@ from __future__ import annotations
 import argparse
 from typing import TextIO
 
+from drgn_pageowner.analysis.account.holders import HOLDERS, columns_for_holders, holders
+from drgn_pageowner.analysis.account.page_class import page_classes
 from drgn_pageowner.analysis.owners.group import SORT_KEYS, columns_for, top
 from drgn_pageowner.analysis.owners.select import absent, select
 from drgn_pageowner.analysis.owners.slab import top_slab
@@ -39,8 +43,10 @@ from drgn_pageowner.commands.arguments import (
     sort_keys,
 )
 from drgn_pageowner.commands.output import write_bytes
-from drgn_pageowner.errors import UsageError
+from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.session import Session
+from drgn_pageowner.progress import warn
+from drgn_pageowner.render.holders import holders_csv, holders_table
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.pprof import pprof
 from drgn_pageowner.render.slab import slab_csv, slab_table
@@ -57,7 +63,7 @@ _EXPORTS = {"folded": folded, "speedscope": speedscope}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_by(parser)
+    add_by(parser, "; or by process, or by driver")
     parser.add_argument(
         "--sort",
         type=sort_keys,
@@ -101,6 +107,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     if args.slab:
         return _slab(args, session, out)
+    if any(key in HOLDERS for key in args.by):
+        return _holders(args, session, out)
     exported = args.format not in _RENDERERS
     if exported and "stack" not in args.by:
         raise UsageError(f"{args.format} is made of stacks: --by must have stack in it")
@@ -129,6 +137,40 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         out.writelines(_EXPORTS[args.format](result, snapshot, args.weight))
     else:
         out.writelines(_RENDERERS[args.format](result, snapshot))
+    return 0
+
+
+def _holders(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    by = args.by[0]
+    if len(args.by) > 1:
+        raise UsageError(f"--by {by}: goes with no other key; try --by tgid or --by module")
+    if args.format not in _RENDERERS:
+        raise UsageError(f"--by {by} has no stacks to draw: {', '.join(_RENDERERS)}")
+    if args.freed or args.sort != ["pages"] or args.depth is not None or args.skip:
+        raise UsageError(f"--by {by}: of allocated pages, most first: no --sort, --freed, --depth")
+    wanted = filter_of(args)
+    try:
+        inventory = session.inventory()
+    except PageOwnerError as error:
+        # A text of page_owner, for example.
+        inventory = None
+        warn(f"what the pages are used for is not known: {error}")
+    columns = columns_for_holders(by) | wanted.columns()
+    # The rows of a running kernel's inventory are those of one reading.
+    records = None if inventory is None else inventory.records
+    if records is None or wanted.columns() - records.columns.keys():
+        records = session.snapshot(columns)
+    report_problems(records.problems)
+    chosen = select(records, wanted)
+    report_problems(absent(records, wanted, chosen))
+    classes = None if inventory is None else page_classes(inventory)
+    limit = limit_of(args, _LIMIT if args.format == "table" else None)
+    result = holders(chosen, inventory, classes, by, limit=limit)
+    size = records.facts.page_size
+    if args.format == "json":
+        out.writelines(json_text(result))
+    else:
+        out.writelines((holders_csv if args.format == "csv" else holders_table)(result, size))
     return 0
 
 

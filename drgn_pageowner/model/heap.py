@@ -43,7 +43,9 @@ __all__ = (
     "record_of_row",
 )
 
-INVENTORY_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "migratetype", "tag")
+INVENTORY_COLUMNS = (
+    "pfn", "order", "handle", "ts_nsec", "pid", "tgid", "comm", "memcg", "migratetype", "tag",
+)  # fmt: skip
 """The columns of :attr:`Inventory.records`."""
 
 

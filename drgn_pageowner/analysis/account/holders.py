@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Sum up the memory of each process or driver in all classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drgn_pageowner.analysis.account.page_class import PageClass
+from drgn_pageowner.analysis.owners.stack_table import modules_of_stacks, per_stack
+from drgn_pageowner.errors import UsageError
+from drgn_pageowner.escape import without_surrogates
+from drgn_pageowner.model.arrays import Array, distinct, sums
+from drgn_pageowner.model.columns import comm_text
+from drgn_pageowner.model.heap import AreaKind, Inventory, record_of_row
+from drgn_pageowner.model.records import Snapshot
+
+__all__ = ("HOLDERS", "Holder", "Holders", "columns_for_holders", "holders")
+
+HOLDERS = ("process", "driver")
+"""The kinds of holders."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The memory of one process, with all its threads, or of one module."""
+
+    key: str | int | None
+    """The process ID (``tgid``; the ``pid`` of the thread before v5.18), or the name of the module;
+    ``None`` for memory that no module asked for."""
+    name: str | None
+    """The name of the task or module; ``None`` where the kernel does not record it."""
+    pages: int
+    """Base pages."""
+    bytes: int
+    allocations: int | None
+    """Number of records; ``None`` if a text was read that does not say."""
+    classes: dict[str, int]
+    """Class -> base pages, most first; empty where the use of pages is not known."""
+    oldest_ns: int | None
+    newest_ns: int | None
+    alive: bool | None = None
+    """Whether the process exists, or the module is loaded; ``None`` where that is not known."""
+    now: str | None = None
+    """The name of the process with this ID now, if it is another one."""
+    cgroup: str | None = None
+    """The memory cgroup that most of the memory of the process is charged to."""
+    cgroup_pages: int | None = None
+    """Base pages that are charged to :attr:`cgroup`, whoever allocated them."""
+
+
+@dataclass(frozen=True)
+class Holders:
+    """The largest holders."""
+
+    by: str
+    """Of :data:`HOLDERS`."""
+    holders: list[Holder]
+    number_of_holders: int
+    """Holders, shown or not."""
+    pages: int
+    """Base pages of all of them."""
+    bytes: int
+    allocations: int | None
+    now_ns: int | None
+    threads_apart: bool = False
+    """Whether threads could not be put together: records have no ``tgid``. Added in Linux kernel
+    commit bf215eab785a ("mm/page_owner.c: record tgid") (in v5.18)."""
+
+
+@dataclass
+class _Found:
+    """The holders, by number."""
+
+    code: Array
+    """``int64``, a row per record."""
+    keys: list[str | int | None]
+    names: list[str | None]
+    pages: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    """``int64``, shape ``(holders, classes)``; one column without classes."""
+
+
+def columns_for_holders(by: str) -> frozenset[str]:
+    """Return the columns of records that :func:`holders` uses, as far as a kernel has them."""
+    if by == "driver":
+        return frozenset(("pfn", "handle", "ts_nsec"))
+    return frozenset(("pfn", "handle", "ts_nsec", "pid", "tgid", "comm", "memcg"))
+
+
+def holders(
+    records: Snapshot,
+    inventory: Inventory | None,
+    classes: Array | None,
+    by: str,
+    *,
+    limit: int | None = None,
+) -> Holders:
+    """
+    Sum up *records* by process or driver.
+
+    :param records: Allocated records, or some of them.
+    :param inventory: ``None`` if only records are known.
+    :param classes: ``uint8``, a row per page of *inventory*.
+    :param by: Of :data:`HOLDERS`.
+    :raises UsageError: if the records do not have what it takes
+    """
+    found = _processes(records, inventory) if by == "process" else _drivers(records)
+    if inventory is not None and classes is not None:
+        _count_pages(found, records, inventory, classes, modules=by == "driver")
+    else:
+        found.pages = sums(found.code, records.pages, len(found.keys)).reshape(-1, 1)
+    totals = found.pages.sum(axis=1)
+    numbers = records.allocations
+    allocations = None if numbers is None else sums(found.code, numbers, len(totals))
+    order = np.lexsort((np.arange(len(totals)), -totals))
+    order = order[totals[order] > 0]
+    oldest, newest = _times(records, found.code, len(totals))
+    groups = _cgroups(records, found.code) if by == "process" else {}
+    size, labelled = records.facts.page_size, classes is not None
+    result = []
+    for number in order[:limit].tolist():
+        key, name = found.keys[number], found.names[number]
+        cgroup, charged = groups.get(number, (None, None))
+        alive, now = _life(by, key, name, inventory)
+        result.append(
+            Holder(
+                key=key,
+                name=name,
+                pages=int(totals[number]),
+                bytes=int(totals[number]) * size,
+                allocations=None if allocations is None else int(allocations[number]),
+                classes=_labels(found.pages[number]) if labelled else {},
+                oldest_ns=oldest[number] if oldest is not None else None,
+                newest_ns=newest[number] if newest is not None else None,
+                alive=alive,
+                now=now,
+                cgroup=cgroup,
+                cgroup_pages=charged,
+            )
+        )
+    whole = int(totals.sum())
+    return Holders(
+        by=by,
+        holders=result,
+        number_of_holders=len(order),
+        pages=whole,
+        bytes=whole * size,
+        allocations=records.count(),
+        now_ns=records.facts.now_ns,
+        threads_apart=by == "process" and "tgid" not in records,
+    )
+
+
+def _processes(records: Snapshot, inventory: Inventory | None) -> _Found:
+    """:raises UsageError: if the records do not say who allocated"""
+    column = "tgid" if "tgid" in records else "pid"
+    if column not in records:
+        raise UsageError(records.lacks("pid"))
+    ids, code = distinct(records[column])
+    names: list[str | None] = [None] * len(ids)
+    if "comm" in records and len(records):
+        comms, which = distinct(records["comm"])
+        # The name of the process is that of its first thread, if that has allocated.
+        leads = records["pid"] == records[column] if "pid" in records else np.ones(len(code), bool)
+        pairs, first = np.unique(code * len(comms) + which, return_inverse=True)
+        weight = np.bincount(first.reshape(-1), minlength=len(pairs))
+        weight += np.bincount(first.reshape(-1), leads, len(pairs)).astype(np.int64) * len(code)
+        for place in np.argsort(weight, kind="stable").tolist():
+            pair = int(pairs[place])
+            names[pair // len(comms)] = comm_text(comms[pair % len(comms)])
+    return _Found(code.astype(np.int64), [int(number) for number in ids], names)
+
+
+def _drivers(records: Snapshot) -> _Found:
+    modules, code = distinct(per_stack(records, records.stack, modules_of_stacks).astype(str))
+    keys: list[str | int | None] = [str(module) or None for module in modules]
+    return _Found(code.astype(np.int64), keys, [None if key is None else str(key) for key in keys])
+
+
+def _count_pages(
+    found: _Found, records: Snapshot, inventory: Inventory, classes: Array, *, modules: bool
+) -> None:
+    """
+    Count the pages of every holder in every class.
+
+    :param modules: Whether the memory that a module lies in is its own, whoever loaded it.
+    """
+    rows = record_of_row(inventory.memory.pages, records)
+    code = np.where(rows >= 0, np.append(found.code, -1)[rows], -1)
+    if modules:
+        for area in inventory.areas:
+            if area.kind is AreaKind.MODULE and area.name:
+                if area.name not in found.keys:
+                    found.keys.append(area.name)
+                    found.names.append(area.name)
+                mine = area.rows[area.rows >= 0]
+                code[mine[code[mine] >= 0]] = found.keys.index(area.name)
+    held = np.flatnonzero(code >= 0)
+    number = len(PageClass)
+    cells = np.bincount(code[held] * number + classes[held], minlength=len(found.keys) * number)
+    found.pages = cells.reshape(-1, number)
+
+
+def _labels(pages: Array) -> dict[str, int]:
+    """Return the classes that a holder has pages of, most first."""
+    order = np.argsort(-pages, kind="stable")
+    return {
+        PageClass.label_of(number): int(pages[number]) for number in order.tolist() if pages[number]
+    }
+
+
+def _times(
+    records: Snapshot, code: Array, number: int
+) -> tuple[Sequence[int] | None, Sequence[int] | None]:
+    if "ts_nsec" not in records:
+        return None, None
+    oldest = np.full(number, np.iinfo(np.uint64).max, np.uint64)
+    newest = np.zeros(number, np.uint64)
+    np.minimum.at(oldest, code, records["ts_nsec"])
+    np.maximum.at(newest, code, records["ts_nsec"])
+    # A module whose own memory alone is known has no record.
+    oldest[oldest > newest] = 0
+    return oldest.tolist(), newest.tolist()
+
+
+def _cgroups(records: Snapshot, code: Array) -> dict[int, tuple[str, int]]:
+    """Return the memory cgroup that most of each holder is charged to, and what that has in all."""
+    if "memcg" not in records or not len(records):
+        return {}
+    memcg = records["memcg"].astype(np.int64)
+    charged = np.flatnonzero(memcg >= 0)
+    if not len(charged):
+        return {}
+    most = int(memcg.max()) + 1
+    pages = records.pages[charged]
+    totals = sums(memcg[charged], pages, most)
+    pairs, which = distinct(code[charged] * most + memcg[charged])
+    weights = sums(which, pages, len(pairs))
+    found = {}
+    for place in np.argsort(weights, kind="stable").tolist():
+        holder, group = divmod(int(pairs[place]), most)
+        found[holder] = records.memcgs[group].path, int(totals[group])
+    return found
+
+
+def _life(
+    by: str, key: str | int | None, name: str | None, inventory: Inventory | None
+) -> tuple[bool | None, str | None]:
+    if inventory is None or key is None:
+        return None, None
+    if by == "driver":
+        return key in set(inventory.modules), None
+    now = inventory.tasks.get(int(key))
+    # The idle task of the boot CPU is in no list of tasks.
+    if key == 0:
+        return True, None
+    same = now is None or name is None or without_surrogates(now) == without_surrogates(name)
+    return now is not None, None if same else now

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Render the memory of processes and drivers as a table or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+
+from drgn_pageowner.analysis.account.holders import Holder, Holders
+from drgn_pageowner.escape import word
+from drgn_pageowner.render.table import ages, counted, csv_row, pages_size, share, table
+from drgn_pageowner.render.terminal import columns
+
+__all__ = ("classes_text", "holder_text", "holders_csv", "holders_table")
+
+# The columns beside what a process holds in a narrow table.
+_OTHERS = 44
+_LEAST = 32
+_NOBODY = {"driver": "(no module)", "process": "(unknown)"}
+_MANY = {"driver": "drivers", "process": "processes"}
+
+
+def holder_text(holder: Holder, by: str) -> str:
+    """Name a holder for people: ``"insmod 95 (gone)"``, ``"nf_tables"``."""
+    if holder.key is None:
+        return _NOBODY[by]
+    text = word(holder.name) if holder.name else ""
+    if by == "process":
+        text = f"{text} {holder.key}".lstrip()
+    if holder.alive is False:
+        text += " (gone)" if by == "process" else " (unloaded)"
+    if holder.now is not None:
+        text += f" (now {word(holder.now)})"
+    return text
+
+
+def classes_text(classes: Mapping[str, int], page_size: int, room: int) -> str:
+    """
+    Format what a holder has most of: ``"anonymous 1.0 MiB, slab 32.0 KiB, 2 more"``.
+
+    :param room: Characters; the first class is there in any case.
+    """
+    parts = [f"{kind} {pages_size(pages * page_size)}" for kind, pages in classes.items()]
+    for number in range(len(parts), 0, -1):
+        rest = len(parts) - number
+        text = ", ".join(parts[:number] + ([f"{rest} more"] if rest else []))
+        if len(text) <= room or number == 1:
+            return text
+    return "-"
+
+
+def holders_table(result: Holders, page_size: int) -> Iterator[str]:
+    """Yield one row per process or driver, and the share of the whole that is shown."""
+    headers = ["pages", "size", "share", result.by, "holds", "age"]
+    grouped = any(holder.cgroup is not None for holder in result.holders)
+    if grouped:
+        headers += ["cgroup", "charged"]
+    room = max(columns() - _OTHERS, _LEAST)
+    rows = []
+    for holder in result.holders:
+        row = [
+            f"{holder.pages:,}",
+            pages_size(holder.bytes),
+            share(holder.pages, result.pages),
+            holder_text(holder, result.by),
+            classes_text(holder.classes, page_size, room),
+            ages(holder.oldest_ns, holder.newest_ns, result.now_ns),
+        ]
+        if grouped:
+            charged = holder.cgroup_pages
+            row.append(word(holder.cgroup) if holder.cgroup else "-")
+            row.append("-" if charged is None else pages_size(charged * page_size))
+        rows.append(row)
+    if rows:
+        spare = ("age", "charged", "cgroup", "share")
+        yield table(rows, headers, right=(0, 1, 2), spare=spare) + "\n"
+    shown = sum(holder.pages for holder in result.holders)
+    yield (
+        f"{len(rows):,} of {result.number_of_holders:,} {_MANY[result.by]} shown: "
+        f"{shown:,} of {counted(result.pages, 'page')} ({share(shown, result.pages)}), "
+        f"{pages_size(shown * page_size)} of {pages_size(result.bytes)}\n"
+    )
+    if result.threads_apart:
+        yield "this kernel does not record the process of a thread: threads are apart\n"
+
+
+def holders_csv(result: Holders, page_size: int) -> Iterator[str]:
+    """Yield a header and a row per process or driver; classes have ``;`` between them."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    names = ("name", "pages", "bytes", "allocations", "oldest_ns", "newest_ns", "alive", "now",
+             "cgroup", "cgroup_pages")  # fmt: skip
+    writer.writerow([result.by, *names, "classes"])
+    for holder in result.holders:
+        classes = ";".join(f"{kind}={pages}" for kind, pages in holder.classes.items())
+        cells = [holder.key, *(getattr(holder, name) for name in names), classes]
+        writer.writerow(csv_row(cells))
+    yield text.getvalue()

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""No command prints a line that is wider than the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from asking import ask
+from conftest import Dump
+
+from drgn_pageowner.commands import COMMANDS
+
+# The kernel's own files (frag buddyinfo, ...) are as wide as the kernel makes them.
+LINES = (
+    "info",
+    "list --limit 50",
+    "list --freed --limit 50",
+    "top",
+    "top --by allocator",
+    "top --by comm,order,gfp,migratetype,zone",
+    "top --slab",
+    "top --slab --by type",
+    "account --caches --zones",
+    "account --slab",
+    "leaks --slab",
+    "leaks --suspects",
+    "frag summary contiguity culprits cma map",
+    "frag culprits --stacks",
+    "frag why --order 9",
+    "frag --explain 0",
+    "page pfn:0x1000",
+    "why pfn:0x1000",
+    "refs pfn:0x1000",
+    "typegraph",
+    "diff OTHER OTHER --by allocator",
+    "sql from/**/stacks",
+)
+# These print no table: files, a running kernel, allocation tags that this dump does not have.
+WITHOUT = {"watch", "report", "triage", "save", "allocinfo"}
+
+
+def test_every_command_is_here() -> None:
+    assert {line.split()[0] for line in LINES} | WITHOUT == set(COMMANDS)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("line", LINES)
+def test_no_line_is_wider_than_columns(
+    line: str,
+    columns: int,
+    dump_named: Callable[[str], Dump],
+    live: Callable[[Dump], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = live(dump_named("linux-6.12/traps"))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    if line.startswith("sql"):
+        pytest.importorskip("duckdb")
+        pytest.importorskip("pyarrow")
+    status, said, _ = ask(session, line, open_session=lambda path: session)
+    assert status == 0
+    assert said
+    assert [one for one in said.splitlines() if len(one) > columns] == []
