@@ -66,9 +66,10 @@ def _root(prog: Program) -> int | None:
     """
     Find the physical address of ``swapper_pg_dir``.
 
-    VMCOREINFO has its virtual address, which is in the direct map like the whole kernel image. The
-    start of the direct map is found by trying every possible value: the right one leads to page
-    tables that map their own virtual address to the physical address where they were found.
+    VMCOREINFO has its virtual address, which is in the direct map like the whole kernel image. All
+    possible start addresses of the direct map are tried. A start address is correct if the page
+    tables found with it map the virtual address of ``swapper_pg_dir`` to the physical address at
+    which they were found.
 
     :return: ``None`` if the page tables are not found.
     """
@@ -106,7 +107,8 @@ class _VirtualMemory:
         """
         Get the PFNs that a range of virtual pages is mapped to.
 
-        :param first: Number of the first virtual page; *last* is that of the last one.
+        :param first: Number of the first virtual page.
+        :param last: Number of the last virtual page.
         :return: ``int64``, a row per virtual page; -1 where nothing is mapped.
         """
         regions = range(first // _REGION_PAGES, last // _REGION_PAGES + 1)

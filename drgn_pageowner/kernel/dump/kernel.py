@@ -183,7 +183,7 @@ def _enumerated(names: Sequence[str]) -> str:
 
 
 def once(function: _Fact[T]) -> _Fact[T]:
-    """Decorate the function of a fact that never changes: it is called once for each program."""
+    """Decorate a function whose result never changes, so that it is called once per program."""
 
     @functools.wraps(function)
     def fact(kernel: Kernel) -> T:
@@ -194,7 +194,8 @@ def once(function: _Fact[T]) -> _Fact[T]:
 
 def once_per_reading(function: _Fact[T]) -> _Fact[T]:
     """
-    Decorate the function of a fact that a running kernel changes: it is called once per reading.
+    Decorate a function whose result a running kernel changes, so that it is called once per
+    reading.
     """
 
     @functools.wraps(function)

@@ -129,13 +129,14 @@ class PageTables:
         self, roots: Array, plausible: Callable[[Array], Array], end: int
     ) -> tuple[Array, Array]:
         """
-        Every table that can be reached from several roots, and what the lowest of them map.
+        Find every table of several address spaces, and the single pages that these tables map.
 
-        :param roots: Physical addresses: ``int64``, ascending.
-        :param plausible: As of :meth:`tables`.
-        :param end: Virtual address to stop at.
-        :return: Physical addresses of tables, the first page of each root included, and PFNs of
-            single pages that are mapped: ``int64``, ascending.
+        :param roots: Physical addresses of the top-level tables: ``int64``, ascending.
+        :param plausible: Function that takes physical addresses (``int64``) and returns which of
+            them may be tables (``bool``), because a damaged entry may point anywhere.
+        :param end: Entries of top-level tables for virtual addresses from here on are ignored.
+        :return: Physical addresses of the tables, including the top-level tables, and PFNs of the
+            mapped pages, without large pages: ``int64``, ascending.
         """
         frontier, found = roots, [roots]
         top = len(self._format.bits) - 1

@@ -118,7 +118,7 @@ def _refuse(prog: Program, contents: DumpContents) -> None:
 
 
 class _Guard:
-    """Memory reader for a program that makes reads of pages missing in its kdump file fail."""
+    """Memory reader for a program; reads of pages that its kdump file does not contain fail."""
 
     def __init__(self, prog: Program, path: str, contents: DumpContents, page_table: int) -> None:
         """:param page_table: Virtual address of ``swapper_pg_dir``; 0 if unknown."""

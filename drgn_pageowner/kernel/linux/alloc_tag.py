@@ -191,7 +191,7 @@ def add_unlisted(kernel: Kernel, table: TagTable, references: Array) -> TagTable
     # The area for tags of modules keeps tags and counters, but their names were in the memory of
     # the module. Older kernels keep the memory of the module, but not the counters.
     kept = _in_module_area(kernel, address)
-    # The memory that the names were in may be that of another module now.
+    # The memory that the names were in may belong to another module now.
     for number in np.flatnonzero(kept).tolist():
         more.places[number] = Tag(UNKNOWN, more.places[number].lineno, UNKNOWN, UNKNOWN)
     named = np.array([tag.filename != UNKNOWN for tag in more.places], bool)

@@ -189,7 +189,7 @@ class StateDecoder:
         result.zone[:] = self._zone_index[np.minimum(key, len(self._zone_index) - 1)]
 
     def _free(self, result: SectionPages, types: Array, tail: Array, references: Array) -> None:
-        """Set the state of free blocks, and collect the candidates for free lists."""
+        """Set the state of pages in free blocks, and collect pages that may be on a free list."""
         rows = result.rows
         heads = np.flatnonzero(types == self._types.number("buddy"))
         order = np.minimum(rows["private"][heads], self._max_order).astype(np.int64)

@@ -51,7 +51,7 @@ class PageTypes:
 
 @once
 def page_types(kernel: Kernel) -> PageTypes:
-    """Get the page types of this kernel, from its enum or from its VMCOREINFO."""
+    """Get the page types of this kernel, from ``enum pagetype`` or from its VMCOREINFO."""
     found = enumerators(kernel.prog, "enum pagetype")
     if "PGTY_buddy" in found:
         # A number in the top byte since Linux kernel commit 4ffca5a96678 ("mm: support only one

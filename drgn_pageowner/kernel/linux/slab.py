@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read SLUB's caches and slabs, for all slabs at once."""
+"""Read SLUB's caches, and the slabs of all caches at once."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page tables of all processes, and the pages that they map."""
+"""Find the page tables of all processes, and the pages that they map."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ def read_user_tables(
     kernel: Kernel, plausible: Callable[[Array], Array], problems: list[str]
 ) -> tuple[Array, Array]:
     """
-    Find the pages of page tables of every address space, and the pages that those map.
+    Find the page tables of the address spaces of all tasks, and the pages that these tables map.
 
-    Both may be known by physical address alone. Of tables, those of the lowest two levels say in
-    their ``struct page`` that they are some; those above do not in older kernels.
+    Only page tables may refer to such pages, by physical address. The ``struct page`` of a table of
+    the lowest two levels marks the page as a page table; on older kernels, that of a table of a
+    higher level does not.
 
-    :param plausible: Takes PFNs (``int64``); returns which of them may be page tables (``bool``).
-    :param problems: Gets a line if not all address spaces could be read.
-    :return: PFNs of tables, and of mapped pages: ``int64``, ascending. Nothing of an architecture
-        whose tables are not known.
+    :param plausible: Function that takes PFNs (``int64``) and returns which of them may be page
+        tables (``bool``).
+    :param problems: List of messages, to which a line is added if address spaces cannot be read.
+    :return: PFNs of the page tables, and PFNs of the mapped pages: ``int64``, ascending. Both are
+        empty if the format of the tables is not known.
     """
     none = np.zeros(0, np.int64)
     format_ = arch_of(kernel).page_table_format(kernel)

@@ -38,10 +38,12 @@ __all__ = ("TaskStack", "VmapAreas", "read_vmap_areas", "task_stacks", "thread_s
 # VM_MAP of include/linux/vmalloc.h: a macro, unchanged since v2.6.12. It marks areas made by
 # vmap(), whose array of pages may have been freed by the caller.
 _VM_MAP = 0x4
-# VM_ALLOC, the same. Without a list of pages it is a chunk of per-CPU memory (pcpu_get_vm_areas()).
+# VM_ALLOC of include/linux/vmalloc.h, which is unchanged as well. An area with this flag that has
+# no array of pages is a chunk of per-CPU memory (pcpu_get_vm_areas()).
 _VM_ALLOC = 0x2
 _MOST_NODES = 4096
-# Functions that ask for the memory of modules, by the kernel version; the innermost may be inlined.
+# Functions that may be recorded as the caller of vmalloc for the memory of a module. They depend on
+# the kernel version, and on the functions that the compiler inlined.
 _MODULE_LOADERS = ("module_alloc", "module_memory_alloc", "move_module", "layout_and_allocate",
                    "load_module", "execmem_", "__execmem_")  # fmt: skip
 
@@ -72,7 +74,7 @@ class VmapAreas:
     """``uint64``, ascending: addresses of every ``struct vmap_area``, ``struct vm_struct`` and
     array of pages. These refer to every area, whether or not the area is in use."""
     left: list[int]
-    """First addresses of areas that were made for a module, and are of no module that is loaded."""
+    """Start addresses of areas that were allocated for a module, but belong to no loaded module."""
 
 
 @once
@@ -312,7 +314,7 @@ def _is_stack(vm: Object) -> bool:
 
 
 def _caller(vm: Object) -> str:
-    """Return the function that an area was made by (``vm_struct.caller``); empty if unknown."""
+    """Return the name of the function that allocated an area: ``vm_struct.caller``, or ``""``."""
     try:
         return str(vm.prog_.symbol(int(vm.caller)).name)
     except DAMAGE as error:

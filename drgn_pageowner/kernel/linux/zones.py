@@ -117,7 +117,7 @@ def max_page_order(kernel: Kernel) -> int:
 
 
 def huge_page_order(kernel: Kernel) -> int:
-    """Get ``HPAGE_PMD_ORDER``: a huge page has as many pages as a lowest-level page table maps."""
+    """Get ``HPAGE_PMD_ORDER``, the order of a huge page that takes the place of one page table."""
     entries: int = kernel.page_size // sizeof(kernel.prog.type("pte_t"))
     return entries.bit_length() - 1
 
