@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Knowledge of the kernel's memory; the only package that imports drgn."""
+"""Read the kernel's data structures; the only package that imports drgn."""

@@ -44,10 +44,13 @@ T = TypeVar("T")
 
 
 class ProgramSession:
-    """A session on a program; it reports errors in one line."""
+    """Session on a dump or running kernel; drgn's exceptions become errors of one line."""
 
     def __init__(self, prog: Program, name: str = "dump") -> None:
-        """:param name: Name to distinguish the program from others."""
+        """
+        :param prog: Program to read.
+        :param name: Name of the program in output that compares several programs.
+        """
         self._kernel = Kernel.of(prog)
         self._name = name
         self._inventory: InventoryReader | None = None
@@ -59,8 +62,8 @@ class ProgramSession:
         """
         Get the session of *prog*.
 
-        :return: For a dump, the same one for every call, because its heap takes long to read; for a
-            running kernel, a new one.
+        :return: For a dump, the same session on every call, because its heap takes long to read;
+            for a running kernel, a new session.
         """
         return cls(prog) if is_live(prog) else _session_of(Kernel.of(prog))
 
@@ -168,7 +171,7 @@ class ProgramSession:
 
     def typed_object(self, address: int) -> Object:
         """
-        Get the object at *address* with its inferred type: a reference.
+        Get a reference object at *address* with the type that was inferred for it.
 
         :raises LookupError: if the type is unknown
         """
@@ -221,8 +224,8 @@ class ProgramSession:
 
     def _ask(self, question: Callable[[Kernel], T]) -> T:
         """
-        Answer *question*; for a running kernel, in a new reading. If memory of a running kernel
-        disappears meanwhile, the question is tried once more.
+        Call *question*, with new caches if the kernel is running. If memory of a running kernel is
+        freed during the call, it is made once more.
 
         :raises PageOwnerError: instead of drgn's own exceptions, in one line
         """
@@ -243,7 +246,7 @@ class ProgramSession:
 
     def _of_file(self, question: Callable[[], T]) -> T:
         """
-        Answer *question*; if that fails, first report the pages that the file lacks.
+        Call *question*; if that fails, first report the pages that are missing from the file.
 
         :raises PageOwnerError: as :func:`_in_one_line`
         """
@@ -266,7 +269,7 @@ def _session_of(kernel: Kernel) -> ProgramSession:
 
 def _in_one_line(answer: Callable[[], T]) -> T:
     """
-    Call *answer*, and describe exceptions about damaged memory in one line.
+    Call *answer*, and convert exceptions about missing or damaged memory to one-line errors.
 
     :raises PageOwnerError: instead of drgn's own exceptions
     """

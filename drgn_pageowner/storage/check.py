@@ -2,9 +2,10 @@
 """
 Check the contents of a saved file before anything is computed from it.
 
-Checksums only show that a file is as it was written. Its numbers are indices and sizes of arrays,
-so each is checked against the limits; a file that is damaged, or was crafted to do harm, is refused
-with one line. Unknown tables and columns are from a later version and ignored.
+Checksums only show that a file was not changed since it was written. Its values are used as indices
+and array sizes, so each value is checked to be in range; a file that is damaged, or was crafted to
+do harm, is rejected with one line. Unknown tables and columns are ignored, because a later version
+may have written them.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ _OPTIONAL = {
 # documents (source lines of every stack of a machine with 8 GiB) have about 100,000.
 _MOST_VALUES = 4 << 20
 _MOST_TEXT = 128 << 20
-# Memory for rows in addition to the values of their columns: validity, offsets, padding, texts.
+# Memory per row in addition to the values of its columns: validity bits, offsets, padding, texts.
 _BYTES_PER_ROW = 64
 _BYTES_PER_TABLE = 16 << 20
 # Physical addresses have at most 52 bits on all architectures, and pages at least 2^12 bytes.
@@ -111,7 +112,7 @@ _MOST_PAGES = 1 << 40
 
 
 class MalformedError(ValueError):
-    """Raised if the contents of a file are impossible."""
+    """Raised if a file contains values that a snapshot cannot have."""
 
 
 def require(condition: Any, what: str) -> None:
@@ -121,16 +122,22 @@ def require(condition: Any, what: str) -> None:
 
 
 def within(values: Array, low: int, end: int, what: str) -> None:
-    """:raises MalformedError: unless all *values* are from *low* up to *end*, which is excluded"""
+    """
+    Check that all *values* are at least *low* and less than *end*.
+
+    :param what: Name of the data, for the error message.
+    :raises MalformedError: otherwise
+    """
     if len(values):
         require(low <= int(values.min()) and int(values.max()) < end, what)
 
 
 def check_json(text: bytes | memoryview, size: int | None = None) -> None:
     """
-    Check that a document can be read in little memory.
+    Check that parsing a JSON document takes a bounded amount of memory.
 
-    :param size: Its uncompressed size according to the file.
+    :param size: Uncompressed size of the document according to the file.
+    :raises MalformedError: if it is too large
     """
     require((len(text) if size is None else size) <= _MOST_TEXT, "a document is too long")
     if size is None:
@@ -166,7 +173,7 @@ def columns_of_table(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as(dtype: np.dtype[Any], values: Any, what: str) -> Array:
-    """Convert *values* to *dtype*, which must be able to hold them."""
+    """Convert *values* to *dtype*; raise MalformedError if they do not fit."""
     require(
         isinstance(values, np.ndarray) and values.ndim == 1, f"{what} is not a column of numbers"
     )
@@ -195,7 +202,7 @@ def record_columns(columns: Mapping[str, Array]) -> dict[str, Array]:
 
 def check_facts(facts: Facts) -> None:
     """
-    Check the numbers from which everything else is computed: they must be possible for a kernel.
+    Check that page size, orders, PFNs and zones are possible for a kernel.
     """
     size = facts.page_size
     require(4096 <= size <= 1 << 20 and size & (size - 1) == 0, "page_size")
@@ -212,7 +219,7 @@ def check_facts(facts: Facts) -> None:
 
 
 def check_names(names: Names) -> None:
-    """Check that the kernel's tables of names use bits that a word has."""
+    """Check that the bits and masks in the tables of names fit in a word."""
     masks = [mask for mask, _ in (*names.gfp_flags, *names.page_flags)]
     require(all(0 <= mask < 1 << 64 for mask in (*masks, names.page_flags_mask)), "names")
     require(all(0 <= bit < 64 for bit in names.page_flag_bits.values()), "names")
@@ -221,7 +228,7 @@ def check_names(names: Names) -> None:
 
 
 def check_records(snapshot: Snapshot) -> None:
-    """Check the records against the facts of their machine."""
+    """Check that the values in the columns of records are in range for the machine."""
     columns, facts = snapshot.columns, snapshot.facts
     # A text does not contain the number of pages of the machine.
     within(columns["pfn"], 0, facts.max_pfn or _MOST_PAGES, "pfn")
@@ -275,7 +282,7 @@ def check_memory(memory: Memory, names: Names) -> None:
 
 
 def check_slabs(table: Mapping[str, Array], objects: Array, caches: int, rows: int) -> None:
-    """Check that slabs are in existing pages and caches."""
+    """Check that slabs refer to existing pages and caches."""
     within(table["cache"], 0, caches, "slabs")
     within(table["row"], 0, rows, "slabs")
     within(table["pages"], 1, rows + 1, "slabs")
@@ -294,7 +301,7 @@ def check_uses(metadata: Array, rows: int) -> None:
 
 
 def check_search(table: Mapping[str, Array], records: Snapshot) -> None:
-    """Check the result of a search for leaks against the records."""
+    """Check that the result of a search for leaks refers to existing records."""
     require(np.array_equal(table["pfn"], records["pfn"]), "leaks are not of these records")
     rows = np.arange(len(records), dtype=np.int64)
     within(rows - table["distance"], 0, len(records), "leaks")
@@ -305,7 +312,7 @@ def check_search(table: Mapping[str, Array], records: Snapshot) -> None:
 
 
 def check_fingerprints(prints: Sequence[Fingerprint]) -> None:
-    """Hold fingerprints to what memory can have."""
+    """Check that the values in fingerprints are in range."""
     for one in prints:
         require(len(one.bytes) % 2 == 0 and not set(one.bytes) - set("0123456789abcdef"), "bytes")
         require(0 <= one.example < 1 << 64 and one.shared >= 0, "fingerprints")
@@ -315,12 +322,12 @@ def check_fingerprints(prints: Sequence[Fingerprint]) -> None:
 
 def rows_of_stream(message: Any, columns: int, most_rows: int) -> None:
     """
-    Check the size of a message of an Arrow IPC stream against its rows, before it is decompressed.
+    Check number of rows and uncompressed size of an Arrow IPC message, before it is decompressed.
 
     :param message: ``pyarrow.ipc.Message``
     :param columns: Number of columns of the table.
     :param most_rows: Maximum number of rows.
-    :raises MalformedError: if it has more, or would take more memory than they can
+    :raises MalformedError: if it has more rows, or would take more memory than its rows can need
     """
     body, data = message.body, message.metadata.to_pybytes()
     header = _flat_field(data, _flat_root(data), 2)

@@ -2,10 +2,10 @@
 """
 The file format: a Parquet file of records that contains other tables as well.
 
-Its own table is that of the records, so that any Parquet reader shows them. Everything else lies
-between the file's first four bytes and its first row group, where Parquet allows unknown data:
-tables as Arrow IPC streams and documents as JSON, both compressed. The key-value metadata has their
-positions. docs/formats.md describes all of it.
+The Parquet table contains the records, so any Parquet reader can show them. Everything else is
+stored between the file's first four bytes and its first row group, where Parquet allows unknown
+data: tables as Arrow IPC streams and documents as JSON, both compressed. The key-value metadata of
+the Parquet file has their positions. docs/formats.md describes the format.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _LEVEL = 9
 # TASK_COMM_LEN.
 _COMM = 16
 _NEEDS = "reading and saving snapshots"
-# Columns that all records have; and columns of records that were read from memory.
+# Columns that records in every file have. _ALWAYS: columns of records that were read from memory.
 _LEAST = frozenset(("pfn", "order", "allocated", "handle"))
 _ALWAYS = _LEAST | {
     "gfp_mask",
@@ -59,7 +59,7 @@ _ALWAYS = _LEAST | {
 _DIFFERENCES = tuple(name for name, column in STORED.items() if column.differences)
 
 Columns = dict[str, Any]
-"""Name -> array of shape ``(n,)``, or list of text."""
+"""Columns of a table by name: each an array of shape ``(n,)``, or a list of strings."""
 
 
 def _pyarrow() -> Any:
@@ -85,7 +85,7 @@ def _table(columns: Mapping[str, Any]) -> Any:
 
 
 def _array(column: Any) -> Array:
-    """Convert a column of Arrow to NumPy; task names have 16 bytes (``TASK_COMM_LEN``)."""
+    """Convert an Arrow column to NumPy; binary columns are task names of 16 bytes."""
     pa = _pyarrow()
     if pa.types.is_dictionary(column.type):
         column = column.combine_chunks()
@@ -124,12 +124,15 @@ def write_container(
     head: Mapping[str, Any],
 ) -> int:
     """
-    Write a file atomically: if writing fails, an existing file stays as it was.
+    Write a file atomically: if writing fails, an existing file is left unchanged.
 
-    :param records: Records of allocated pages, and of freed ones.
-    :param head: Members of the head, which is read first.
+    :param path: Path of the file.
+    :param records: Records of allocated pages, and records of freed pages: a row group for each.
+    :param tables: Other tables, by name.
+    :param documents: Values to store as JSON, by name.
+    :param head: Members of the JSON document that is read first.
     :return: Size of the file in bytes.
-    :raises PageOwnerError: if it cannot be written
+    :raises PageOwnerError: if the file cannot be written
     """
     pq = _parquet()
     parts = [_table(part) for part in records]
@@ -189,13 +192,14 @@ def _no_number(name: str) -> Any:
 
 
 class Container:
-    """A file that :func:`write_container` wrote."""
+    """Reader of a file that :func:`write_container` wrote."""
 
     def __init__(self, path: str) -> None:
         """
         Open the file.
 
-        :raises PageOwnerError: if it is not a snapshot, damaged, or of a later version
+        :raises PageOwnerError: if the file is not a snapshot, is damaged, or has a later version of
+            the format
         """
         self.path = path
         pa, pq = _pyarrow(), _parquet()
@@ -242,8 +246,8 @@ class Container:
         with self.checked():
             check_json(text)
             self.head: dict[str, Any] = _parsed(text)
-            # Check the names in Parquet's own schema, which no checksum covers; files of earlier
-            # versions have them only there.
+            # The Parquet schema has no checksum, so compare its column names with those in the
+            # head. Files of earlier versions have the names only in the schema.
             require(self.head.get("columns", self.names) == self.names, "columns")
             self._check_head()
 
@@ -283,10 +287,11 @@ class Container:
     @contextmanager
     def checked(self) -> Iterator[None]:
         """
-        Treat exceptions in the block as damage of the file, for blocks that depend on nothing else.
+        Context manager that reports exceptions in its block as damage of the file.
 
-        :raises PageOwnerError: instead of the exceptions that wrong types, numbers and lengths
-            cause
+        The block must only depend on the contents of the file.
+
+        :raises PageOwnerError: instead of the exceptions caused by wrong types, numbers and lengths
         """
         try:
             yield
@@ -320,7 +325,7 @@ class Container:
             return _parsed(text)
 
     def table(self, name: str) -> Columns:
-        """Read the table *name*: read-only arrays, and texts as lists."""
+        """Read the table *name*; arrays are read-only, and columns of strings are lists."""
         pa = _pyarrow()
         with self.checked():
             piece = pa.py_buffer(self._piece(name))
@@ -341,8 +346,10 @@ class Container:
 
     def records(self, names: Iterable[str], *, freed: bool) -> dict[str, Array]:
         """
-        Read the columns *names* of the records, including freed ones if *freed*, in the order of
-        PFNs.
+        Read columns of the records, in the order of PFNs.
+
+        :param names: Names of the columns.
+        :param freed: Whether to include the records of freed pages.
         """
         wanted = [name for name in names if name in STORED]
         groups, rows = [], 0

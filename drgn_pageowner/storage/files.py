@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Write a file atomically: either it is complete, or what was there before remains."""
+"""Write files atomically: if writing fails, an existing file is left unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from drgn_pageowner.errors import PageOwnerError
 
 __all__ = ("cannot_write", "is_stdout", "replacing")
 
-# As in the kernel, more links than this are a loop.
+# Maximum number of symbolic links to follow, as in the kernel; more are taken for a loop.
 _MOST_LINKS = 40
 _DESCRIPTOR = re.compile(r"/proc/(\d+)/fd/(\d+)")
 
@@ -57,11 +57,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[_Counted]:
     """
     Open a file for writing bytes that replaces *path* when the block ends without an exception.
 
-    - If *path* is a link, it stays, and its target is replaced or created.
+    - If *path* is a symbolic link, the link is kept, and its target is replaced or created.
     - Mode, owner and extended attributes of an existing file are kept.
     - Devices, pipes and descriptors (``/dev/stdout``) are written to directly.
 
-    :raises OSError: if it cannot be written; the old file then remains as it was
+    :raises OSError: if the file cannot be written; an existing file is left unchanged
     """
     target, descriptor = _resolve(os.fspath(path))
     if descriptor is not None:
@@ -95,7 +95,7 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> PageOwnerError
 
 
 def _resolve(path: str) -> tuple[str, int | None]:
-    """Return the target of *path* through all links, or the open descriptor that it names."""
+    """Follow symbolic links; return the target, and the descriptor if *path* names an open one."""
     for _ in range(_MOST_LINKS):
         folder, name = os.path.split(os.path.abspath(path))
         path = os.path.join(os.path.realpath(folder), name)
@@ -117,7 +117,12 @@ def _status(path: str) -> os.stat_result | None:
 
 @contextmanager
 def _beside(target: str, old: os.stat_result | None) -> Iterator[BinaryIO]:
-    """Create a file in the directory of *target* that replaces it, or whose contents do."""
+    """
+    Create a temporary file that replaces *target* at the end of the block.
+
+    It is created in the same directory. If *target* cannot be replaced by a rename, the contents
+    are copied into it.
+    """
     if old is not None and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
     try:
@@ -146,13 +151,13 @@ def _beside(target: str, old: os.stat_result | None) -> Iterator[BinaryIO]:
 
 
 def _create(target: str, old: os.stat_result | None) -> tuple[str, int]:
-    """Create a file that nobody can have prepared: its name is random, and it must not exist."""
+    """Create a new file with a random name; fail if a file of that name exists."""
     folder, name = os.path.split(target)
-    # A name has at most 255 bytes, and *name* may already have as many.
+    # A file name has at most 255 bytes, so shorten *name* before extending it.
     new = os.path.join(folder, f".{name[:64]}.{secrets.token_hex(8)}")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    # The mode of a new file follows the umask; a file that will get another file's mode is
-    # inaccessible to others until then.
+    # A new file gets its mode from the umask. A file that will get the mode of an existing file is
+    # inaccessible to other users until then.
     return new, os.open(new, flags, 0o666 if old is None else 0o600)
 
 
@@ -172,7 +177,7 @@ def _become(descriptor: int, target: str, old: os.stat_result) -> bool:
         except OSError:
             return False
     os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
-    # Not every file system has attributes.
+    # Some file systems do not support extended attributes.
     with suppress(OSError):
         for name in os.listxattr(target):
             os.setxattr(descriptor, name, os.getxattr(target, name))

@@ -33,11 +33,14 @@ __all__ = ("load_search", "search_tables")
 
 def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]]:
     """
-    Return a row per allocated record, in the order of PFNs, and a row per lost slab object.
+    Convert the result of a search for leaks to tables.
 
-    Where there are no records, rows are what the buddy allocator gave out.
+    Table ``leaks`` has a row per allocated record, in the order of PFNs, or, if there are no
+    page_owner records, a row per allocation found from the pages themselves. Table
+    ``lost_objects`` has a row per lost slab object.
 
-    :param found: With :attr:`LeakSearch.lost`.
+    :param found: Result of the search, which must include :attr:`LeakSearch.lost`.
+    :return: Tables by name, and documents by name.
     """
     order = np.argsort(found.records["pfn"], kind="stable")
     place = np.empty(len(order), np.int32)
@@ -45,7 +48,7 @@ def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]
     lost = found.lost
     assert lost is not None
     facts = lost.facts
-    # As a distance it is mostly 0.
+    # The first record of the allocation is stored as a distance in rows, which is usually 0.
     leaks: Columns = {
         "pfn": found.records["pfn"][order],
         "distance": place[order] - place[found.allocation[order]],
@@ -91,12 +94,12 @@ def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]
 
 
 def _texts(numbers: Array, texts: Sequence[str]) -> list[str | None]:
-    """The text of every number; ``None`` for -1."""
+    """Return the text at each index; ``None`` for -1."""
     return [texts[number] if number >= 0 else None for number in numbers.tolist()]
 
 
 def load_search(file: Container, inventory: Inventory) -> LeakSearch:
-    """Load what :func:`search_tables` converted to tables."""
+    """Load the result of a search for leaks from the tables of :func:`search_tables`."""
     with file.checked():
         return _search(file, inventory)
 
@@ -133,13 +136,13 @@ def _search(file: Container, inventory: Inventory) -> LeakSearch:
         recorded=recorded,
         fingerprint=numbers,
         fingerprints=pages,
-        # Files of earlier versions have none.
+        # Files of earlier versions lack this column.
         evidence=table.get("evidence"),
     )
 
 
 def _allocations(file: Container, inventory: Inventory, table: Columns) -> Snapshot:
-    """Return what the buddy allocator gave out, as :attr:`LeakSearch.records` has it."""
+    """Return the allocations that the search used as records because there were none."""
     pages, number = inventory.memory.pages, len(table["pfn"])
     within(table["order"], 0, pages.facts.max_page_order + 1, "leaks")
     require(np.all(table["pfn"][1:] > table["pfn"][:-1]), "leaks are not in order")
@@ -172,11 +175,11 @@ def _lost_objects(file: Container, caches: int, prints: Sequence[Fingerprint]) -
     within(depths, 0, len(frames) + 1, "lost_stacks")
     require(int(depths.sum()) == len(frames), "lost_frames")
     within(table["stack"], -1, len(depths), "lost_objects")
-    # -1: per-CPU memory belongs to no cache.
+    # The cache is -1 for per-CPU memory.
     within(table["cache"], -1, caches, "lost_objects")
     within(table["verdict"], 0, max(Reachability) + 1, "lost_objects")
     within(table["pid"], -1, 1 << 31, "lost_objects")
-    # Files of before have none.
+    # Files of earlier versions lack this column.
     numbers = table.get("fingerprint", np.full(len(table["cache"]), -1, np.int32))
     within(numbers, -1, len(prints), "lost_objects")
     ends = np.cumsum(depths).tolist()
@@ -199,7 +202,7 @@ def _lost_objects(file: Container, caches: int, prints: Sequence[Fingerprint]) -
 
 
 def _numbers(texts: Sequence[str | None], number: int) -> tuple[Array, list[str]]:
-    """Undo :func:`_texts`; without *texts*, all are none."""
+    """Convert texts to indices and a list of distinct texts; the inverse of :func:`_texts`."""
     if not texts:
         return np.full(number, -1, np.int32), []
     known: dict[str, int] = {}

@@ -26,7 +26,7 @@ __all__ = (
 )
 
 PAGE_COLUMNS = ("flags", "refcount", "mapcount", "mapping", "head")
-"""The columns of every page that are saved, besides its state, zone and ``free_order``."""
+"""The columns of :class:`Pages` that are saved besides ``state``, ``zone`` and ``free_order``."""
 
 _INVENTORY_PAGES = ("mapcount", "mapping", "head")
 _SLABS = ("cache", "row", "pages", "first", "stride", "size", "objects")
@@ -34,13 +34,13 @@ _SLABS = ("cache", "row", "pages", "first", "stride", "size", "objects")
 
 def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
     """
-    Make tables and documents of every page and free list.
+    Convert all pages, free lists and zones to tables and documents.
 
-    :param memory: With all of :data:`PAGE_COLUMNS`.
+    :param memory: Pages with all of :data:`PAGE_COLUMNS`.
     """
     pages = memory.pages
     columns = dict(pages.columns)
-    # Usually 0.
+    # The head is stored as a distance in rows, which is usually 0.
     columns["head"] = np.arange(len(pages), dtype=np.int64) - columns["head"]
     free = memory.free
     tables: dict[str, Columns] = {
@@ -73,7 +73,7 @@ def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
 
 
 def load_memory(file: Container, facts: Facts, names: Names, columns: Iterable[str]) -> Memory:
-    """Load what :func:`~drgn_pageowner.kernel.read.pages.read_memory` returned for the dump."""
+    """Load pages, free lists and zones from the tables of :func:`memory_tables`."""
     with file.checked():
         memory = _memory(file, facts, names, columns)
         check_memory(memory, names)
@@ -123,7 +123,7 @@ def _cma_areas(rows: list[list[Any]], allocated: Array) -> tuple[CmaArea, ...]:
 
 
 def inventory_tables(inventory: Inventory) -> tuple[dict[str, Columns], dict[str, Any]]:
-    """Make tables and documents of an inventory, except pages and records."""
+    """Convert an inventory, except its pages and records, to tables and documents."""
     slabs, areas = inventory.slabs, inventory.areas
     tables: dict[str, Columns] = {
         "page_uses": {"metadata": inventory.metadata, "buffers": inventory.buffers},
@@ -153,7 +153,7 @@ def inventory_tables(inventory: Inventory) -> tuple[dict[str, Columns], dict[str
 def load_inventory(
     file: Container, facts: Facts, names: Names, records: Snapshot | None
 ) -> Inventory:
-    """Load the equivalent of :func:`~drgn_pageowner.kernel.read.inventory.read_inventory`."""
+    """Load an inventory from the tables of :func:`inventory_tables` and :func:`memory_tables`."""
     memory = load_memory(file, facts, names, _INVENTORY_PAGES)
     with file.checked():
         return _inventory(file, memory, records)

@@ -22,12 +22,13 @@ def page_info(
     what: str, memory: Memory, records: Snapshot | None, no_record: str | None
 ) -> PageInfo:
     """
-    Return what a snapshot has about one page.
+    Collect the facts about one page that a snapshot has.
 
     :param what: ``pfn:N`` or ``phys:A``.
-    :param memory: With ``flags``, ``refcount`` and ``head``.
-    :param records: All of them, freed ones too; ``None`` for *no_record*.
-    :raises UsageError: if *what* is neither
+    :param memory: All pages, with the columns ``flags``, ``refcount`` and ``head``.
+    :param records: All records, including those of freed pages; ``None`` if there are none.
+    :param no_record: The reason why there are no records; ``None`` if there are records.
+    :raises UsageError: if *what* has neither form
     :raises PageOwnerError: if this machine has no such page
     """
     kind, pfn = _resolve(what, memory.pages.facts.page_size)
@@ -76,7 +77,7 @@ def _page_facts(memory: Memory, row: int) -> dict[str, Any]:
         facts["state"] = _free_block(memory, row)
     if state != PageState.UNKNOWN:
         facts["refcount"] = int(pages["refcount"][row])
-        # Of a tail page, only the head's flags were saved.
+        # For a tail page, only the flags of its head page were saved.
         facts["flags"] = flags if head == row else None
     if zone < len(zones):
         facts |= {"node": zones[zone].node, "zone": zones[zone].name}
@@ -89,7 +90,7 @@ def _free_block(memory: Memory, row: int) -> str:
     """Describe a free page of the buddy allocator, as the command ``page`` does."""
     place = int(np.searchsorted(memory.free.row, row, "right")) - 1
     if place < 0:
-        # Its free list could not be followed.
+        # The block was not found on any free list.
         return "free"
     first = int(memory.free.row[place])
     pfn = int(memory.pages.pfns(np.array([first]))[0])
@@ -97,12 +98,12 @@ def _free_block(memory: Memory, row: int) -> str:
 
 
 def _record(records: Snapshot, pfn: int, now_ns: int | None) -> PageRecord | None:
-    """Find the record that covers *pfn*: that of an allocation, or of the last owner."""
+    """Find the record that covers *pfn*: of its current allocation, or of its last one if freed."""
     covering = (records["pfn"] <= pfn) & (records["pfn"] + records.pages > pfn)
     rows = np.flatnonzero(covering)
     if not len(rows):
         return None
-    # Prefer an allocation that still exists; otherwise the one that was freed last.
+    # Prefer the record of an allocation that still exists to the one that was freed last.
     allocated = rows[records["allocated"][rows]]
     row = int(allocated[-1]) if len(allocated) else int(rows[-1])
 

@@ -17,7 +17,7 @@ __all__ = ("as_json", "restore")
 
 
 def as_json(value: Any) -> Any:
-    """Convert *value* to what :mod:`json` accepts."""
+    """Convert *value* to lists, dictionaries, strings and numbers, which :mod:`json` accepts."""
     if is_dataclass(value):
         return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -39,10 +39,10 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def restore(hint: Any, value: Any) -> Any:
     """
-    Return the object that :func:`as_json` turned into *value*.
+    Convert a JSON value back to the object that :func:`as_json` converted.
 
-    :param hint: Its type; members of classes that are missing in *value* get their defaults, and
-        unknown members are ignored.
+    :param hint: Type of the object. Members of a class that are missing from *value* get their
+        defaults, and unknown members of *value* are ignored.
     :raises TypeError: if *value* does not match *hint*
     """
     origin, arguments = get_origin(hint), get_args(hint)
@@ -82,5 +82,5 @@ def _expect(kind: type, value: Any) -> None:
 
 
 def _key(kind: type, text: str) -> Any:
-    """Convert a key of a mapping; JSON has only strings as keys."""
+    """Convert the key of a mapping from a string, the only type of key in JSON."""
     return text if kind is str else kind(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Turn records and stacks into tables, and tables back into records and stacks."""
+"""Convert records and stacks to tables, and back."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ BASIC_COLUMNS = frozenset(("handle", "ts_nsec"))
 """The columns that ``info`` reads; it reports only problems with these."""
 
 _HANDLES = tuple(name for name, column in STORED.items() if column.form is Form.HANDLE)
-# Columns whose problems `info` does not mention: it does not read them.
+# Columns that `info` does not read, so that it does not report their problems.
 _OTHER_COLUMNS = frozenset((*columns_of(Origin.PAGE, Origin.PAGEBLOCK), *_HANDLES)) - BASIC_COLUMNS
 
 
 class _SavedSymbols:
-    """A ``Symbolizer`` for the PCs that were symbolized when the file was saved."""
+    """Implements ``Symbolizer`` for the PCs that were symbolized when the file was saved."""
 
     def __init__(self, file: Container, table: str = "frames") -> None:
         self._file = file
@@ -58,7 +58,7 @@ class _SavedSymbols:
 
 
 def frame_table(frames: Iterable[Frame]) -> Columns:
-    """Make a table with a row per frame."""
+    """Convert frames to a table with a row per frame."""
     rows = list(frames)
     return {
         "pc": np.array([frame.pc for frame in rows], np.uint64),
@@ -70,7 +70,7 @@ def frame_table(frames: Iterable[Frame]) -> Columns:
 
 
 def read_frames(table: Columns) -> list[Frame]:
-    """Load what :func:`frame_table` converted to a table."""
+    """Load frames from the table of :func:`frame_table`."""
     columns = (v.tolist() if isinstance(v, np.ndarray) else v for v in table.values())
     return [Frame(*row) for row in zip(*columns, strict=True)]
 
@@ -79,12 +79,13 @@ def record_tables(
     everything: Snapshot, basic_problems: list[str], *, source: bool
 ) -> tuple[list[Columns], dict[str, Columns], dict[str, Any]]:
     """
-    Make the tables of records, of stacks and of the frames of all stacks.
+    Convert records, stacks and frames to tables.
 
     :param everything: A snapshot with all columns, including freed records.
     :param basic_problems: The problems of a snapshot that has only :data:`BASIC_COLUMNS`.
     :param source: Whether to save ``everything.source_lines``.
-    :return: The records of allocated pages and of freed ones; tables; documents.
+    :return: Two tables of records, of allocated and of freed pages; the other tables by name; and
+        documents by name.
     """
     order = np.argsort(everything["pfn"], kind="stable")
     sorted_rows = everything.select(order)
@@ -128,7 +129,7 @@ def record_tables(
 
 def _used_by(stacks: Stacks, records: list[Columns]) -> Array:
     """
-    Return which records refer to each stack.
+    Find which columns of records refer to each stack.
 
     :return: ``uint8``, shape ``(m,)``: a :func:`_bit` for each column of handles that contains the
         stack.
@@ -151,7 +152,7 @@ def _bit(freed: int, kind: int) -> np.uint8:
 def load_records(
     file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
 ) -> Snapshot:
-    """Load the :class:`Snapshot` that was read from the dump."""
+    """Load records as a :class:`Snapshot`, with at least *columns* (``None`` for all)."""
     with file.checked():
         found = _load(file, facts, names, columns, freed=freed)
         check_records(found)
@@ -168,7 +169,7 @@ def _load(
         kept = wanted | {"pfn", "order", "allocated"}
         chosen = [name for name in file.names if name in kept]
     coverage = restore(dict[str, Any], known["coverage"])
-    # A text has no coverage.
+    # Records from a text have no coverage.
     for name in ("covered", "uncovered", "missing", "allocated", "freed") if coverage else ():
         require(type(coverage[name]) is int, "coverage")
     if coverage.get("stack_depot") is not None:
@@ -212,7 +213,7 @@ def _layout(known: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _read_record_tags(file: Container) -> Tags:
-    """Load the tags to which the column ``tag`` refers; their counters are in another table."""
+    """Load the tags that the column ``tag`` refers to, without their counters."""
     places = tag_places(file.table("record_tags"))
     nothing = np.zeros(len(places), np.int64)
     every = np.ones(len(places), bool)
@@ -221,7 +222,7 @@ def _read_record_tags(file: Container) -> Tags:
 
 
 def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks:
-    """Read the stacks that the handles in *rows* name, and no others."""
+    """Read only the stacks that handles in *rows* refer to."""
     kinds = [kind for kind, name in enumerate(_HANDLES) if name in rows]
     if not kinds:
         return Stacks.empty()
@@ -251,8 +252,9 @@ def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks
 
 def stack_list_tables(listed: StackList) -> dict[str, Columns]:
     """
-    Convert page_owner's list of stacks, in its order, to tables. In a list from a dump, no part is
-    ``None``.
+    Convert page_owner's list of stacks, in its order, to tables.
+
+    :param listed: List from a dump, so that none of its members is ``None``.
     """
     assert listed.handles is not None
     assert listed.pages is not None
@@ -271,7 +273,7 @@ def stack_list_tables(listed: StackList) -> dict[str, Columns]:
 
 
 def load_stack_list(file: Container) -> StackList:
-    """Load what :func:`stack_list_tables` turned into tables."""
+    """Load page_owner's list of stacks from the tables of :func:`stack_list_tables`."""
     with file.checked():
         return _stack_list(file)
 

@@ -27,7 +27,7 @@ _WITHOUT_LEAKS = "this snapshot was saved without leaks: save it with --leaks"
 
 
 class Saved:
-    """The parts that were saved, and the reasons why others were not."""
+    """Result of saving a session: sizes of the saved parts, and why other parts are missing."""
 
     def __init__(self) -> None:
         self.records = 0
@@ -37,14 +37,14 @@ class Saved:
         self.size = 0
         """Size of the file in bytes."""
         self.unavailable: dict[str, str] = {}
-        """Part -> one line that says why it was not saved."""
+        """For each part that was not saved, by name, one line that says why."""
         self.lacking: dict[str, str] = {}
-        """Requested parts -> one line that says why they were not saved."""
+        """The entries of :attr:`unavailable` that the user is told about."""
         self.problems: list[str] = []
-        """What is wrong with the dump, a line each."""
+        """Problems of the dump, one line each."""
 
     def attempt(self, part: str, read: Callable[[], T]) -> T | None:
-        """Read *part*, or note why that is impossible."""
+        """Call *read* to read *part*; if that fails, note the reason and return ``None``."""
         try:
             return read()
         except PageOwnerError as error:
@@ -61,10 +61,11 @@ def save(
     dump: Mapping[str, str | int | None] | None = None,
 ) -> Saved:
     """
-    Save all data of *session* that do not need the memory itself.
+    Save all decoded data of *session* in a file; contents of memory are not saved.
 
+    :param path: Path of the file.
+    :param source: Whether to save inlined functions and source lines of all stacks, too.
     :param search: Function that searches for leaks, to save the result as well.
-    :param source: Save inlined functions and source lines of all stacks, too.
     :param dump: ``id``, ``size`` and ``build_id`` of the dump, to save as well.
     :raises PageOwnerError: if the kernel is unknown, or the file cannot be written
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A saved file as the commands' :class:`~drgn_pageowner.model.session.Session`."""
+"""Implement :class:`~drgn_pageowner.model.session.Session` for files that ``save`` wrote."""
 
 from __future__ import annotations
 
@@ -42,13 +42,15 @@ __all__ = ("DatasetSession", "SnapshotSession", "open_file", "open_snapshots")
 
 class SnapshotSession:
     """
-    A session on a file that ``save`` wrote. Questions that need the memory itself raise an error of
-    one line.
+    Session on a file that ``save`` wrote.
+
+    Methods that need the contents of memory, which are not in the file, raise an error of one line.
     """
 
     def __init__(self, path: str) -> None:
         """
-        :raises PageOwnerError: if *path* is no such file
+        :param path: Path of the file.
+        :raises PageOwnerError: if *path* is not a file that ``save`` wrote
         """
         self.path = path
         self._container = Container(path)
@@ -59,7 +61,11 @@ class SnapshotSession:
         return self._container
 
     def _needs(self, part: str) -> None:
-        """:raises PageOwnerError: if *part* was not there to be saved"""
+        """
+        Check that the file contains *part*.
+
+        :raises PageOwnerError: if *part* could not be saved
+        """
         reason = self._file.head["unavailable"].get(part)
         if reason is not None:
             raise PageOwnerError(reason)
@@ -216,7 +222,7 @@ class SnapshotSession:
         return page_info(what, self.memory(PAGE_COLUMNS), records, no_records)
 
     def _why_no_records(self) -> str | None:
-        """Return the reason why there are no page_owner records; ``None`` if there are."""
+        """Return the reason why the file has no page_owner records; ``None`` if it has records."""
         reason: str | None = self._file.head["unavailable"].get("records")
         # Rows made from tags are not page_owner records.
         return NO_RECORDS.get(self._facts.page_owner, reason)
@@ -229,7 +235,7 @@ class SnapshotSession:
 
 
 class _Several(SnapshotSession):
-    """Several files, for commands that iterate over :meth:`members`."""
+    """Session on several files, for commands that iterate over :meth:`members`."""
 
     def __init__(self, sessions: Mapping[str, Session]) -> None:
         self._sessions = sessions
@@ -259,7 +265,7 @@ def open_file(path: str, page_size: int | None = None) -> Session:
     Open a file that ``save`` wrote, or a text that a kernel printed.
 
     :param page_size: Page size of the machine, in bytes, if the file is a text.
-    :raises PageOwnerError: if it does not exist, or is neither
+    :raises PageOwnerError: if the file does not exist, or is neither a snapshot nor a known text
     """
     if is_url(path) or os.path.isdir(path):
         dataset = Dataset(path)
@@ -276,7 +282,7 @@ def open_file(path: str, page_size: int | None = None) -> Session:
 
 def open_snapshots(patterns: Sequence[str], page_size: int | None = None) -> Session:
     """
-    Open the files of *patterns* (``*``, ``?`` and ``[...]`` match).
+    Open the files that match any of *patterns* (``*``, ``?`` and ``[...]``).
 
     :param page_size: Page size of the machine, in bytes, for files that are texts.
     :raises PageOwnerError: if one of them does not exist, or is neither a snapshot nor a known text

@@ -20,7 +20,7 @@ _OF_SUMS = tuple(field.name for field in fields(TagSums))
 
 
 def place_table(places: Sequence[Tag]) -> Columns:
-    """Make a table with the source location of each tag."""
+    """Convert the source locations of tags to a table with a row per tag."""
     table: Columns = {
         name: [getattr(tag, name) for tag in places] for name in ("filename", "module", "function")
     }
@@ -29,7 +29,7 @@ def place_table(places: Sequence[Tag]) -> Columns:
 
 
 def tag_places(table: Columns) -> list[Tag]:
-    """Load what :func:`place_table` converted to a table."""
+    """Load source locations of tags from the table of :func:`place_table`."""
     for name in ("filename", "function"):
         require(None not in table[name], "tags")
     return [
@@ -46,8 +46,8 @@ def tag_places(table: Columns) -> list[Tag]:
 
 def tag_tables(use: TagUse) -> dict[str, Columns]:
     """
-    Make a table with a row per tag: source location, counters, and sums of the memory that refers
-    to it.
+    Convert tags to a table with a row per tag: source location, counters, and sums of the memory
+    that refers to the tag.
     """
     table = place_table(use.tags.places)
     table |= {name: getattr(use.tags, name) for name in _OF_TAGS}
@@ -57,7 +57,7 @@ def tag_tables(use: TagUse) -> dict[str, Columns]:
 
 
 def load_tag_use(file: Container, page_size: int) -> TagUse:
-    """Load what :func:`tag_tables` converted to a table."""
+    """Load tags, counters and sums from the table of :func:`tag_tables`."""
     with file.checked():
         return _tag_use(file, page_size)
 

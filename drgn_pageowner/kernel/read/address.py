@@ -33,7 +33,7 @@ __all__ = ("Target", "resolve")
 
 @dataclass(frozen=True)
 class Target:
-    """The page that was asked for."""
+    """A page that the user named by a PFN or an address."""
 
     what: str
     kind: str

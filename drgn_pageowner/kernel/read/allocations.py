@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read what the buddy allocator gave out, of a kernel that keeps no records of it."""
+"""Find the page allocations of a kernel without page_owner records."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ __all__ = ("read_allocations",)
 
 def read_allocations(kernel: Kernel, pages: Pages) -> Snapshot:
     """
-    Read a row for every allocation of whole pages, as if it had a record.
+    Find all page allocations from the state of each ``struct page``, and return them as records.
 
-    Its stack is the function of its allocation tag, if it bears one (v6.10), and else none.
+    If an allocation has an allocation tag (v6.10), its stack is one frame, the function of the tag;
+    otherwise it has no stack.
 
-    :param pages: With the column ``head``.
-    :return: With the columns ``pfn``, ``order``, ``handle``, ``allocated``, and of a kernel with
-        tags ``tag``.
+    :param pages: All pages, with the column ``head``.
+    :return: Snapshot with the columns ``pfn``, ``order``, ``handle``, ``allocated``, and, if this
+        kernel has tags, ``tag``.
     """
     if page_references(kernel) is None:
         rows, sizes = find_allocations(pages)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Bookkeeping: memory that refers to objects, pages or areas whether or not they are in use, such as
+Find bookkeeping: memory that refers to objects, pages or areas even if nothing uses them, such as
 records of debugging code, logs, and caches of pages and objects for later use.
 """
 
@@ -34,9 +34,10 @@ _CACHES = (
     # of vmap_nodes.
     ("vmap_area_cachep", "mm/vmalloc.c"),
 )
-# Arrays in the kernel image; they include struct kmemleak_object of early allocations.
+# Arrays in the kernel image. mem_pool contains struct kmemleak_object of early allocations.
 _ARRAYS = (("mem_pool", "mm/kmemleak.c"),)
-# rcu_min_cached_objs is 5 by default, and a module parameter.
+# Maximum number of pages followed per CPU in the list of cached pages; rcu_min_cached_objs, a
+# module parameter, is 5 by default.
 _MOST_CACHED = 4096
 
 
@@ -92,7 +93,7 @@ def _pages_of_kvfree_rcu(kernel: Kernel) -> list[int]:
 
 
 class HiddenParts:
-    """Parts of pages that are not scanned."""
+    """Byte ranges of pages that are excluded from the scan for pointers."""
 
     def __init__(self, rows: int) -> None:
         self._partly = np.zeros(rows, bool)
@@ -100,7 +101,10 @@ class HiddenParts:
 
     def add(self, start: int, end: int, rows: Array) -> None:
         """
-        :param start: Physical address; *end* is the first one after the range.
+        Exclude the physical address range from *start* to *end*.
+
+        :param start: First physical address.
+        :param end: First physical address after the range.
         :param rows: Rows of the pages in which the range begins and ends.
         """
         self._ranges.append((start, end))
@@ -108,7 +112,11 @@ class HiddenParts:
 
     def covers(self, rows: Array, pages: Pages, offset: Array) -> Array:
         """
-        Return the indices of words in the data of *rows* that are in one of the ranges: ``int64``.
+        Find the words that are in an excluded range.
+
+        :param rows: Rows of pages whose words were read.
+        :param offset: Offset of each word in its page, in bytes.
+        :return: Indices of the words in the data: ``int64``.
         """
         place = np.flatnonzero(self._partly[rows])
         if not len(place):

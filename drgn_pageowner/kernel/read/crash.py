@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read facts about the crash: taints, out-of-memory killer, the end of the kernel log."""
+"""Read facts about the crash: taints, the OOM killer's activity, the end of the kernel log."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def read_crash(kernel: Kernel) -> Crash:
 
 
 def _or_none(kernel: Kernel, what: str, read: Callable[[], T]) -> T | None:
-    """Return the result of *read*; if it fails, ``None``, with a problem if memory is missing."""
+    """Return the result of *read*, or ``None`` if it fails; note a problem if memory is missing."""
     with suppress_damage():
         try:
             return read()
@@ -146,7 +146,7 @@ def _taints(kernel: Kernel, mask: int) -> list[Taint]:
 
 
 def _taint(kernel: Kernel, table: Object | None, bit: int) -> Taint:
-    """Get the kernel's own letter of a taint; with words from here if the letter is the same."""
+    """Get a taint; :data:`_TAINTS` has its meaning if it has the same letter as *table*."""
     known = _TAINTS[bit] if bit < len(_TAINTS) else None
     letter, words = known if known is not None else ("?", f"flag {bit}")
     if table is None or bit >= len(table):

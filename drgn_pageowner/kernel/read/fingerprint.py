@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read what the content of memory says of its owner, in bulk."""
+"""Find clues to the owner of memory in its contents, in bulk."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from drgn_pageowner.model.heap import Slabs
 __all__ = ("read_bytes", "read_contents")
 
 _WORDS = 64
-"""Words of each piece of memory that are looked at, from the first that is not zero on."""
+"""Number of words of each piece of memory that are examined, from its first nonzero word."""
 _PIECES = 4096
 _MOST_BYTES = 4096
-# Distinct addresses of symbols that are looked up: garbage may look like any number of them.
+# Maximum number of distinct symbol addresses to look up, because garbage may equal many of them.
 _MOST_SYMBOLS = 20_000
-# Modules lie next to one another: memory as near to one that is loaded was that of another.
+# Modules are mapped close together, so an address within this distance (in bytes) of a loaded
+# module is taken for an address in a module that was unloaded.
 _NEAR = 16 << 20
 
 
@@ -34,8 +35,8 @@ def read_bytes(kernel: Kernel, addresses: Array, size: int) -> list[bytes]:
     Read the first bytes of pieces of memory.
 
     :param addresses: ``uint64``, shape ``(n,)``: virtual addresses.
-    :param size: In bytes.
-    :return: Of what is not in the dump, nothing.
+    :param size: Number of bytes to read at each address.
+    :return: Contents of each piece; ``b""`` if it is not in the dump.
     """
     rows, there = gather(kernel.prog, addresses, np.dtype([("bytes", "u1", (size,))]))
     return [
@@ -46,9 +47,9 @@ def read_bytes(kernel: Kernel, addresses: Array, size: int) -> list[bytes]:
 
 def read_contents(reader: HeapReader, nodes: Array) -> Contents:
     """
-    Find the clues of nodes of a heap to their owners: of records, slab objects and per-CPU memory.
+    Find the clues to their owners in the contents of nodes of a heap.
 
-    :param nodes: ``int64``, shape ``(n,)``.
+    :param nodes: ``int64``, shape ``(n,)``: nodes that are records, slab objects or per-CPU memory.
     """
     addresses, sizes = _places(reader, nodes)
     tokens = _Tokens(reader)
@@ -96,10 +97,11 @@ def _places(reader: HeapReader, nodes: Array) -> tuple[Array, Array]:
 
 def _windows(kernel: Kernel, addresses: Array, sizes: Array) -> tuple[Array, Array, Array]:
     """
-    Read the first words of each piece, from the first that is not zero on.
+    Read :data:`_WORDS` words of each piece of memory, from its first nonzero word.
 
-    :return: ``uint64``, shape ``(n, _WORDS)``, zero behind the end; the offset of the first of
-        them, in bytes: ``int64``; and which pieces are in the dump: ``bool``.
+    :return: The words: ``uint64``, shape ``(n, _WORDS)``, zero after the end of the piece; the
+        offset of the first of these words in the piece, in bytes: ``int64``, shape ``(n,)``; and
+        whether the piece is in the dump: ``bool``, shape ``(n,)``.
     """
     words, there = _first_words(kernel, addresses, sizes, _WORDS)
     starts = np.zeros(len(addresses), np.int64)
@@ -120,10 +122,10 @@ def _first_words(
     kernel: Kernel, addresses: Array, sizes: Array, number: int
 ) -> tuple[Array, Array]:
     """
-    Read up to *number* words of each piece, no more than to the end of its first page.
+    Read up to *number* words of each piece of memory, but not beyond the end of its first page.
 
-    :return: ``uint64``, shape ``(n, number)``, zero behind the end; and which pieces are in the
-        dump: ``bool``.
+    :return: The words: ``uint64``, shape ``(n, number)``, zero after the last word that was read;
+        and whether the piece is in the dump: ``bool``, shape ``(n,)``.
     """
     word = kernel.word.itemsize
     rows = np.zeros((len(addresses), number), np.uint64)
@@ -139,7 +141,7 @@ def _first_words(
 
 
 class _Tokens:
-    """Finder of clues, each kind and text of which has one number."""
+    """Finds clues in words, and assigns an index (token) to each distinct kind and text."""
 
     def __init__(self, reader: HeapReader) -> None:
         self._reader = reader
@@ -163,7 +165,14 @@ class _Tokens:
     def find(
         self, words: Array, addresses: Array, sizes: Array
     ) -> Iterator[tuple[Array, Array, Array]]:
-        """Yield piece, column and token: ``int64``, shape ``(m,)``."""
+        """
+        Yield the clues in batches: index of the piece, column of the word, and token.
+
+        :param words: ``uint64``, shape ``(n, w)``: ``w`` words of each piece of memory.
+        :param addresses: ``uint64``, shape ``(n,)``: virtual address of each piece.
+        :param sizes: Shape ``(n,)``: size of each piece, in bytes.
+        :return: Three arrays per batch: ``int64``, shape ``(m,)``.
+        """
         piece, column = np.nonzero(words)
         data = words[piece, column]
         token = np.full(len(data), -1, np.int64)
@@ -177,7 +186,7 @@ class _Tokens:
         token[known[free]] = numbers[which[free]]
         good = token >= 0
         yield piece[good], column[good], token[good]
-        # Only what is nothing else is text.
+        # Search for text only in words that are no other clue.
         rest = words.astype(self._kernel.word)
         rest[piece[good], column[good]] = 0
         row, place, text = find_text(rest)
@@ -214,7 +223,7 @@ class _Tokens:
         token[chosen] = self._names(addresses)[inverse]
 
     def _names(self, addresses: Array) -> Array:
-        """Tokens of the symbols at *addresses*: ``int64``; -1 for none."""
+        """Return the token of the symbol at each of *addresses*: ``int64``; -1 if none is there."""
         new = [a for a in addresses.tolist() if a not in self._symbols]
         new = new[: max(_MOST_SYMBOLS - len(self._symbols), 0)]
         frames = self._kallsyms.symbolize(np.array(new, np.uint64))

@@ -56,7 +56,7 @@ _SCANNED = (PageState.RESERVED, PageState.KERNEL, PageState.NOREF, PageState.LAR
             PageState.SLAB, PageState.NETPP)  # fmt: skip
 _VMCOREINFO = b"OSRELEASE="
 _IN_SLAB, _IN_CHUNK = -2, -3
-"""Values in :attr:`HeapReader.source` for pages that several nodes share."""
+"""Values in :attr:`HeapReader.source` for pages that contain several nodes."""
 _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
 
 
@@ -79,7 +79,8 @@ class HeapReader:
         self._kernel = reader.kernel
         inventory = reader.inventory
         self._mapped = self._left = _no_nodes()
-        """Records that only processes' page tables lead to, and what gone modules left."""
+        """Records that are mapped into processes, and records in areas of unloaded modules. Filled
+        in only if there are no page_owner records."""
         self._unrecorded = inventory.records is None
         self._unlisted: list[Array] = []
         if self._unrecorded:
@@ -132,16 +133,17 @@ class HeapReader:
         self.source = self._sources()
         self._pointers = PointerList()
         self.typed = self._typed_places() if types else None
-        """Finder of the places of words; ``None`` if types were not requested."""
+        """Maps words to nodes and variables; ``None`` if types were not requested."""
         self._struct_page_node = self._struct_page_nodes()
         self.heap = self._build()
 
     def _without_records(self, inventory: Inventory) -> Inventory:
         """
-        Get *inventory* with what the buddy allocator gave out instead of records.
+        Return *inventory* with records made from the state of each ``struct page``.
 
-        What their stacks would tell is found by other means: page tables of processes and what
-        those map, and memory that unloaded modules left behind.
+        These records have no stacks, from which the use of some pages would be known. Therefore the
+        page tables of processes, the pages mapped by them, and areas of unloaded modules are
+        searched for.
         """
         pages = self.reader.pages
         problems, gaps = list(inventory.problems), list(inventory.gaps)
@@ -213,13 +215,13 @@ class HeapReader:
         )  # fmt: skip
 
     def _add_unplaced(self, source: Array, target: Array) -> None:
-        """Add pointers whose location is only known by the node that contains them."""
+        """Add pointers of which only the containing node is known, not the offset in it."""
         if self.typed is not None:
             none = np.full(len(source), -1, np.int64)
             self._pointers.add(source, none, self.typed.canonical(target), none)
 
     def _unlisted_records(self) -> Array:
-        """Records whose first page was never on a list: ``int32``, ascending."""
+        """Return the records whose first page has never been on a list: ``int32``, ascending."""
         nodes = ascending(np.concatenate([_no_nodes(), *self._unlisted]))
         return nodes[nodes < len(self._records)].astype(np.int32)
 
@@ -250,14 +252,14 @@ class HeapReader:
         good = self._is_allocated(source) & self._is_allocated(target)
         return source[good].astype(np.int32), target[good].astype(np.int32)
 
-    # --- which page belongs to which node ---------------------------------------------------
+    # --- the node of each page --------------------------------------------------------------
 
     def _sources(self) -> Array:
         """
         Get the node that each page belongs to: ``int32``, a row for each page.
 
-        -1 for a page that is not scanned. Slab pages have :data:`_IN_SLAB`, pages of per-CPU memory
-        that can be allocated :data:`_IN_CHUNK`: their contents are the nodes.
+        The value is -1 for a page that is not scanned, :data:`_IN_SLAB` for slab pages, and
+        :data:`_IN_CHUNK` for pages of per-CPU chunks. Slab and chunk pages contain several nodes.
         """
         state, metadata = self._pages.state, self._inventory.metadata
         covered, first_root = self._inventory.record_of_row, self.first_root
@@ -306,7 +308,7 @@ class HeapReader:
             start, end = (symbol_address(self._kernel.prog, name) for name in names)
             if start is None or end is None:
                 continue
-            # Whole pages only.
+            # Include only pages that are entirely constant.
             first, last = -(-start // self._size), end // self._size
             if first < last:
                 yield self.reader.rows_of(first * self._size, (last - first) * self._size)
@@ -386,7 +388,10 @@ class HeapReader:
         """
         Add pointers that were found in pages.
 
-        :param rows: Rows of the pages that were read; *place* are indices of words in the data.
+        :param rows: Rows of the pages that were read.
+        :param place: Indices of the pointers in the words of these pages.
+        :param target: Node that each pointer refers to.
+        :param at: Offset in that node that the pointer points to, in bytes.
         """
         node = self.nodes_of_words(rows, place)
         self._add(node, target)
@@ -398,9 +403,10 @@ class HeapReader:
 
     def _find_vmcoreinfo(self, rows: Array, data: Array) -> None:
         """
-        Find the page with the text of VMCOREINFO, whose address is dropped when a kernel crashes.
+        Find the page that contains the text of VMCOREINFO.
 
-        crash_save_vmcoreinfo() of kernel/vmcore_info.c goes on with a copy.
+        Nothing refers to that page after a crash, because crash_save_vmcoreinfo() of
+        kernel/vmcore_info.c replaces the pointer to it by a pointer to a copy.
         """
         start = int.from_bytes(_VMCOREINFO[: self.word], sys.byteorder)
         found = rows[data[:: self._size // self.word] == np.uint64(start)]
@@ -482,7 +488,7 @@ class HeapReader:
         return int(counted.sum())
 
     def _struct_page_nodes(self) -> Array:
-        """Get the node of each ``struct page``, which is that of its page: ``int64``."""
+        """Get the node of each ``struct page``, which is the node of the page itself: ``int64``."""
         state = self._pages.state
         node: Array = self.source.astype(np.int64)
         node[np.isin(state, _OWNED)] = self.first_root + _PAGES
@@ -529,7 +535,7 @@ class HeapReader:
             bulk = read_bulk(self._kernel.prog, section.memmap, number * size)
             data = words(self._kernel.prog, bulk.data)
             place = np.flatnonzero(data >= self.resolver.lowest)
-            # The first word is flags; a tail's second word leads to its head.
+            # The first word is flags; the second word of a tail page points to its head page.
             which = place % per_page
             tail = (which == 1) & ((data[place] & np.uint64(1)) != 0)
             node = self._struct_page_node[row + place // per_page]

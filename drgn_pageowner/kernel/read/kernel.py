@@ -34,7 +34,7 @@ def read_facts(kernel: Kernel) -> Facts:
         min_low_pfn, max_pfn = pfn_limits(kernel, problems)
         zones = find_zones(kernel, problems)
     except PageOwnerError as error:
-        # The rest tells what machine it was, and how it died.
+        # The other facts still describe the machine and its crash.
         problems.append(str(error))
     facts = Facts(
         release=name_of(kernel.prog["UTS_RELEASE"]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Name words by members: what drgn evaluates to a word of a variable or of an object."""
+"""Make drgn expressions for words in variables and objects, from the members of their types."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ _DEEPEST = 32
 
 def member_path(type_: Type, offset: int, word: int) -> str | None:
     """
-    Find the member that a word of a type is.
+    Find the member of a type at an offset.
 
-    Of a union, the first one that has a pointer there, else an integer of that size.
+    In a union, the first alternative with a pointer at the offset is preferred, then the first one
+    with an integer of the size of a word.
 
-    :param offset: Of the word in the type, in bytes.
+    :param offset: Offset of the word in the type, in bytes.
     :param word: Size of a word, in bytes.
-    :return: What drgn takes behind an object: ``".sk_receive_queue.next"``, ``"[3]"``; ``""`` for
-        the whole; ``None`` if no member is such a word.
+    :return: Member access to append to an object in a drgn expression:
+        ``".sk_receive_queue.next"``, ``"[3]"``; ``""`` if the type itself is a word; ``None`` if
+        no pointer or integer of the size of a word begins at the offset.
     """
     found = _paths(type_, offset, word, _DEEPEST)
     return min(found)[1] if found else None
 
 
 def _paths(type_: Type, offset: int, word: int, depth: int) -> list[tuple[int, str]]:
-    """Rank (lower is better) and path of the members that the word is."""
+    """Return rank (lower is better) and path of each member that begins at the offset."""
     type_ = _unaliased(type_)
     if not depth:
         return []
@@ -57,14 +59,14 @@ def _of_members(type_: Type, offset: int, word: int, depth: int) -> Iterator[tup
             continue
         inside = offset - member.bit_offset // 8
         if 0 <= inside < max(_length(member.type, inside), 1):
-            # Members of what has no name are the structure's own.
+            # Members of an anonymous structure or union are accessed without its name.
             name = f".{member.name}" if member.name is not None else ""
             for rank, path in _paths(member.type, inside, word, depth - 1):
                 yield rank, name + path
 
 
 def _length(type_: Type, needed: int) -> int:
-    """Bytes of a type; of an array of unknown length as many as are *needed*."""
+    """Return the size of a type in bytes; for an array of unknown length, ``needed + 1``."""
     plain = _unaliased(type_)
     if plain.kind == TypeKind.ARRAY and not plain.length:
         return needed + 1
@@ -85,11 +87,12 @@ def object_expression(
     kernel: Kernel, type_: Type, address: int, offset: int
 ) -> tuple[str, str] | None:
     """
-    Name a word of an object of a type.
+    Make a drgn expression for a word in an object.
 
-    :param address: Of the object; *offset* is that of the word in it, in bytes.
-    :return: What drgn evaluates to the word, and the name of the type; ``None`` if the word is no
-        member, or if drgn finds another type by that name.
+    :param address: Virtual address of the object.
+    :param offset: Offset of the word in the object, in bytes.
+    :return: The expression, and the name of the type; ``None`` if the word is not a member, or if
+        drgn finds a different type by that name.
     """
     path = member_path(type_, offset, kernel.word.itemsize)
     if path is None:
@@ -98,7 +101,7 @@ def object_expression(
     try:
         known = find_type(kernel.prog, name)
     except SyntaxError:
-        # Of a structure without a name.
+        # The name of an anonymous structure cannot be looked up.
         return None
     if known is None or sizeof(known) != sizeof(type_):
         return None

@@ -16,12 +16,12 @@ _SHORTEST_TABLE = 64
 
 
 class Numbers:
-    """Finder of words that are the PFN or the physical address of the first page of a record."""
+    """Finds words that equal the PFN or the physical address of the first page of a record."""
 
     def __init__(self, pages: Pages, inventory: Inventory, mark: int = 0) -> None:
         """
-        :param mark: A bit that is set along with physical addresses in tables of devices; 0 for
-            none.
+        :param mark: A bit that is set in physical addresses in tables that devices read; 0 if this
+            architecture has no such bit.
         """
         self._mark = np.uint64(mark)
         self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
@@ -37,12 +37,14 @@ class Numbers:
 
     def find(self, data: Array) -> tuple[Array, Array, Array]:
         """
-        :param data: ``uint64``, shape ``(n,)``.
-        :return: Indices in *data* of words that refer to a page, and the page's record: ``int64``;
-            and whether the word consists of two 32-bit PFNs: ``bool``. Such a word is there once
-            for each.
+        Find the words that refer to the first page of a record.
+
+        :param data: ``uint64``, shape ``(n,)``: words of memory.
+        :return: Indices in *data* of such words, and the page's record: ``int64``; and whether the
+            word consists of two 32-bit PFNs: ``bool``. A word that consists of two such PFNs is
+            returned twice, once for each.
         """
-        # Zero is left out: after subtracting 1, it is the largest number.
+        # Zero is excluded, because subtracting 1 makes it the largest number.
         low = np.flatnonzero(data - np.uint64(1) < (self._end << np.uint64(32)) - np.uint64(1))
         low = low[~_markers(data[low])]
         words = data[low]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read who allocated every slab object: its tag, SLUB's track or KASAN's stack; in bulk."""
+"""Read the owners of all slab objects from tags, SLUB's tracks or KASAN's stacks, in bulk."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ def read_object_facts(
     kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array, problems: list[str]
 ) -> ObjectFacts:
     """
-    Read what is known of the allocation of some slab objects.
+    Read stack, task, tag and memory cgroup of some slab objects, where this kernel records them.
 
-    :param objects: ``int64``, ascending.
-    :param problems: Gets a line for what cannot be read.
+    :param objects: ``int64``, ascending: indices of the objects.
+    :param problems: List to which a line is added for each part that cannot be read.
     """
     result = ObjectFacts.of(object_addresses(kernel, pages, slabs, objects))
     chosen = np.zeros(len(slabs), bool)
@@ -163,8 +163,8 @@ def _stacks(
         elif "addrs" in fields:
             traces.append((objects[there], rows["addrs"][there]))
     if traces:
-        # An array in the track itself before Linux kernel commit 5cf909c553e9 ("mm/slub: use
-        # stackdepot to save stack trace in objects") (in v5.19).
+        # The track itself contains the stack, as an array, before Linux kernel commit 5cf909c553e9
+        # ("mm/slub: use stackdepot to save stack trace in objects") (in v5.19).
         objects = np.concatenate([part[0] for part in traces])
         entries = np.concatenate([part[1] for part in traces])
         handle[objects], stacks, _ = intern_traces((entries != 0).sum(axis=1), entries)

@@ -63,14 +63,15 @@ def _objects(name: str, caches: list[str], off: str) -> OwnerSource:
 
 def _caches(kernel: Kernel) -> tuple[list[str], list[str], bool]:
     """
-    List the slab caches that keep a track of each object, and those for which KASAN does.
+    List the slab caches with user tracking, and those whose objects have a stack from KASAN.
 
-    :return: The names of both, and whether all caches could be read.
+    :return: Names of the caches with user tracking; names of those with KASAN's stacks; and whether
+        all caches could be read.
     """
     tracked: list[str] = []
     with_kasan: list[str] = []
     problems: list[str] = []
-    # Only generic KASAN keeps it with the objects.
+    # Only generic KASAN stores the stack next to each object.
     kasan = alloc_meta_dtype(kernel) is not None
     for cache in slab_caches(kernel, problems):
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Report on one page: its ``struct page``, its record, its owner."""
+"""Collect all facts about one page: its ``struct page``, its record, its owner."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class _Reporter:
         return row
 
     def head_of(self, pfn: int, row: np.void) -> int:
-        """Get the PFN of the compound head of *pfn*; its own if it is not a tail."""
+        """Get the PFN of the head page of *pfn*; *pfn* itself if it is not a tail page."""
         words = compound_words(self.kernel, np.array([row]))
         return int(self.compound.heads(np.array([pfn], np.int64), words)[0])
 
@@ -120,7 +120,7 @@ class _Reporter:
         return int(field.of(np.array([row["flags"]]))[0]) if field is not None else None
 
     def free_block(self, pfn: int) -> tuple[int, int] | None:
-        """Get ``(head PFN, order)`` of the buddy allocator's free block that holds *pfn*."""
+        """Get ``(first PFN, order)`` of the buddy allocator's free block that contains *pfn*."""
         for order in range(max_page_order(self.kernel) + 1):
             head = pfn & -(1 << order)
             row = self.struct_page(head) if self.memmap.section(head) else None
@@ -139,7 +139,7 @@ _UNRECORDED = (_NO_REFERENCE, _NOT_RECORDED)
 
 def page_report(kernel: Kernel, what: str) -> PageInfo:
     """
-    Report on one page.
+    Collect all facts about one page.
 
     :param what: ``pfn:N``, ``phys:A``, or an address: of a ``struct page``, of a slab object, or in
         the direct map, the vmalloc area, a module, the kernel image or a page_ext array.
@@ -257,7 +257,7 @@ def _content(
     type_name: str,
     record: PageRecord | None,
 ) -> dict[str, Any]:
-    """Find out what the page holds (``state``), and who owns it."""
+    """Determine the use of the page (``state``), and its owner."""
     kernel, attempt = reporter.kernel, reporter.problems.attempt
     free = reporter.free_block(target.pfn)
     if free is not None:
@@ -279,7 +279,7 @@ def _content(
     mapped = _mapped(reporter, target.pfn, head, index)
     if mapped is not None:
         if head_pfn == target.pfn and not reporter.flag(head, "head"):
-            # The kernel need not count the mappings of each page of a large folio.
+            # Some kernels do not count the mappings of each page of a large folio.
             mapped["mapcount"] = int(head["mapcount"]) + 1
         return mapped
     allocated = record is not None and record.allocated
@@ -318,7 +318,7 @@ def _typed(kernel: Kernel, found: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _mapped(reporter: _Reporter, pfn: int, head: np.void, index: int) -> dict[str, Any] | None:
-    """Get the state of a page of processes or of a file, from ``page.mapping``."""
+    """Get the state of an anonymous or page cache page, from ``page.mapping``."""
     kernel, attempt = reporter.kernel, reporter.problems.attempt
     kind, pointer = int(head["mapping"]) & MAPPING_FLAGS, int(head["mapping"]) & ~MAPPING_FLAGS
     if not pointer:

@@ -32,10 +32,11 @@ def page_record(
     kernel: Kernel, section: Section | None, pfn: int, problems: Problems
 ) -> tuple[PageRecord | None, str | None]:
     """
-    Read the page_owner record of *pfn*, or find out why there is none.
+    Read the page_owner record of a page, or find the reason why the page has none.
 
     :param section: Section of *pfn*.
-    :param problems: Gets a line for each part that cannot be read.
+    :param problems: Collects a line for each part that cannot be read.
+    :return: The record, or ``None``; and the reason why there is no record, or ``None``.
     """
     state = page_owner_state(kernel)
     if state in NO_RECORDS:
@@ -73,8 +74,8 @@ def _row_of_block(
     entry: Callable[[int], np.void | None],
 ) -> np.void | None:
     """
-    Read the record of the allocation that contains *pfn*, on kernels where only its first page has
-    one.
+    Read the record of the allocation that contains *pfn*, on kernels that record an allocation only
+    at its first page.
     """
     for order in range(1, max_page_order(kernel) + 1):
         head = max(pfn & -(1 << order), section.start_pfn)

@@ -50,7 +50,7 @@ _DTYPES = {
 }
 
 
-# Values of absent pages in columns where 0 has a meaning.
+# Values of absent pages in columns where 0 would mean something else.
 _NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
 
 
@@ -58,9 +58,9 @@ def read_all_pages(kernel: Kernel, *, columns: Iterable[str] = ()) -> Memory:
     """
     Read every ``struct page`` and every free list.
 
-    :param columns: Columns of :class:`Pages` besides ``state``, ``zone`` and ``free_order``:
-        of ``flags``, ``refcount``, ``mapcount``, ``mapping``, ``head``.
-    :raises PageOwnerError: if the dump does not hold ``mem_section``
+    :param columns: Columns of :class:`Pages` to read besides ``state``, ``zone`` and
+        ``free_order``: any of ``flags``, ``refcount``, ``mapcount``, ``mapping`` and ``head``.
+    :raises PageOwnerError: if ``mem_section`` is not in the dump
     """
     return _Reader(kernel, frozenset(columns)).read()
 
@@ -132,9 +132,10 @@ class _Reader:
 
     def _note_missing(self, pages: Pages) -> None:
         """
-        Note pages that were left out of the dump, although no dump level excludes them. A
-        makedumpfile that is older than the kernel may misinterpret struct pages; 1.7.2, for
-        example, treats pages with a page type of v6.12 and later as user memory.
+        Report pages that are missing from the dump although no dump level excludes them.
+
+        A makedumpfile that is older than the kernel may misinterpret struct pages; version 1.7.2,
+        for example, treats pages with a page type of v6.12 and later as user memory.
         """
         contents = self._kernel.contents
         if contents is None or not len(contents.excluded):

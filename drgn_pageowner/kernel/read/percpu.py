@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Allocations of per-CPU memory as nodes of a heap: the bytes that they own, and the pointers to them.
+Map memory of per-CPU chunks, and pointers into them, to allocations (nodes of a heap).
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class PerCpuNodes:
         self._cpus = chunks.cpus
         self._hidden = chunks.hidden
         pointers = chunks.base + chunks.units[0] - np.uint64(chunks.shift)
-        # As wide as the kernel's addresses.
+        # Truncate to the width of the kernel's addresses.
         self._pointers = pointers & np.uint64((1 << 8 * word_size) - 1)
         self._lengths = chunks.pages.astype(np.uint64) * np.uint64(page_size)
-        # In these numbers, the allocations of all chunks are in ascending order.
+        # Chunk index times this stride plus offset sorts the allocations of all chunks.
         self._stride = int(self._lengths.max(initial=0))
         self._starts = chunks.chunk * self._stride + chunks.start
         self._ends = chunks.chunk * self._stride + chunks.end
@@ -94,7 +94,7 @@ class PerCpuNodes:
 
         :param rows: Rows of the pages: ``int64``.
         :param offset: Offset in each page, in bytes: ``int64``.
-        :param other: Node of memory that is in no chunk, but shares a page with one.
+        :param other: Node to return for bytes outside a chunk, in a page that a chunk shares.
         :return: ``int64``; -1 for bytes that are not allocated.
         """
         chunk = self.chunk_of_row[rows].astype(np.int64)

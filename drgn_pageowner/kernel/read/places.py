@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Places of words: the node or variable that contains each word of memory, and the offset in it."""
+"""Find the place (node or variable) that contains each word of memory, and the offset in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ _FARTHEST = np.iinfo(np.int32).max
 
 
 class AllocationPages:
-    """The pages of allocations that consist of several records (vmalloc areas) in their order."""
+    """
+    Map from pages to allocations, and to the position of each page in its allocation.
+
+    A vmalloc area is one allocation that consists of several records.
+    """
 
     def __init__(self, record_of_row: Array, first_row: Array, areas: Sequence[Area]) -> None:
         """
@@ -45,9 +49,11 @@ class Intervals:
 
     def __init__(self, rows: Array, first: Array, sizes: Array, page_size: int) -> None:
         """
-        :param rows: ``int64``, shape ``(n,)``: row of the page that each begins in; -1 for none.
-        :param first: ``int64``: offset in that page, in bytes.
-        :param sizes: ``int64``: in bytes; a range does not cross the end of its page.
+        :param rows: ``int64``, shape ``(n,)``: row of the page in which each range begins; -1 to
+            skip the range.
+        :param first: ``int64``, shape ``(n,)``: offset of the range in that page, in bytes.
+        :param sizes: ``int64``, shape ``(n,)``: size of the range, in bytes; a range does not cross
+            the end of its page.
         """
         key = rows * page_size + first
         order = np.argsort(key, kind="stable")
@@ -62,8 +68,9 @@ class Intervals:
         """
         Find the range that contains each byte.
 
-        :param rows: ``int64``, shape ``(n,)``; *offset* is the offset in the page, in bytes.
-        :return: Index of the range (``int64``; -1 for none), and the offset in it.
+        :param rows: ``int64``, shape ``(n,)``: row of the page of each byte.
+        :param offset: ``int64``, shape ``(n,)``: offset of the byte in the page, in bytes.
+        :return: Index of the range (``int64``; -1 for none), and the offset of the byte in it.
         """
         if not len(self._start):
             return np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.int64)
@@ -75,10 +82,10 @@ class Intervals:
 
 def split_at_pages(first: Array, sizes: Array, page_size: int) -> tuple[Array, Array, Array, Array]:
     """
-    Cut ranges at the ends of pages.
+    Split ranges of memory at page boundaries.
 
-    :param first: ``int64``, shape ``(n,)``: offset of each in its first page, in bytes.
-    :param sizes: ``int64``: in bytes.
+    :param first: ``int64``, shape ``(n,)``: offset of each range in its first page, in bytes.
+    :param sizes: ``int64``, shape ``(n,)``: size of each range, in bytes.
     :return: For each piece: index of the range, number of the page within the range, offset in that
         page, and size; ``int64``.
     """
@@ -91,25 +98,27 @@ def split_at_pages(first: Array, sizes: Array, page_size: int) -> tuple[Array, A
 
 
 class PointerList:
-    """Collector of pointers, which are found piece by piece."""
+    """Accumulates pointers that are found in batches."""
 
     def __init__(self) -> None:
         self._parts: list[Array] = [np.zeros((4, 0), np.int32)]
 
     def add(self, place: Array, offset: Array, target: Array, at: Array) -> None:
         """
-        Add pointers, except those in no place, or to no node. All arguments are ``int64``, shape
-        ``(n,)``, like the columns of :class:`Pointers`.
+        Add pointers, except those whose place or target is -1.
+
+        The arguments are ``int64``, shape ``(n,)``, and have the meaning of the columns of
+        :class:`Pointers`.
         """
         good = (place >= 0) & (target >= 0)
         part = np.stack([place[good], offset[good], target[good], at[good]])
-        # Memory at larger offsets has no type.
+        # An offset that does not fit in int32 is larger than any type, so it is stored as unknown.
         part[1][part[1] > _FARTHEST] = -1
         part[3][part[3] > _FARTHEST] = -1
         self._parts.append(part.astype(np.int32))
 
     def sorted(self) -> Pointers:
-        """Return all pointers in order, and clear the list."""
+        """Return all pointers, sorted by place and offset, and clear the list."""
         place, offset, target, at = np.concatenate(self._parts, axis=1)
         self._parts.clear()
         order = np.lexsort((offset, place))

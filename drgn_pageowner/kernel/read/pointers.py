@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the objects that words of memory point to."""
+"""Find the heap nodes that words of memory point to."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def objects_at(slabs: Slabs, slab: Array, offset: Array, *, inside: bool) -> Arr
     """
     Find the objects at offsets of slabs.
 
-    :param slab: ``int64``, shape ``(n,)``; -1 for none.
-    :param offset: Offset in the slab, in bytes.
+    :param slab: ``int64``, shape ``(n,)``: index of the slab; -1 for no slab.
+    :param offset: Shape ``(n,)``: offset in the slab, in bytes.
     :param inside: Whether the offset must be in the object itself, not in SLUB's metadata after
-        it.
-    :return: Number of the object: ``int64``, shape ``(n,)``; -1 for none.
+        the object.
+    :return: ``int64``, shape ``(n,)``: index of the object; -1 if no object is at that offset.
     """
     relative = offset - slabs.first[slab]
     number = relative // slabs.stride[slab]
@@ -51,7 +51,8 @@ class Resolver:
         first_object: int,
     ) -> None:
         """
-        :param record_of_row: Record that covers each page, or -1; -1 for free pages.
+        :param record_of_row: Record that covers each page; -1 for free pages and for pages without
+            a record.
         :param first_object: Node of slab object 0; the nodes before it are records.
         """
         self._pages = pages
@@ -87,7 +88,7 @@ class Resolver:
         self.lowest = np.uint64(min(address for address in lowest if address))
         """The lowest address that a pointer can have."""
         self.slab_of_row = np.full(len(pages), -1, np.int32)
-        """Number of the slab that each page is part of, or -1."""
+        """Index of the slab that each page is part of, or -1."""
         number = np.repeat(np.arange(len(slabs.row), dtype=np.int32), slabs.pages)
         rows = ranges(slabs.row, slabs.pages)
         inside = rows < len(pages)
@@ -161,7 +162,7 @@ class Resolver:
             place = np.flatnonzero((result >= 0) & ~of_page)
             page = self.allocations.page_of_row[rows[place]].astype(np.int64)
             at[place] = page * self._pages.facts.page_size + in_page[place]
-        # Pointers to the struct page of a slab come from its cache only.
+        # Only the slab's cache has pointers to the struct page of a slab, so these are ignored.
         result[slab >= 0] = -1
         if len(in_slab):
             mine, slabs = slab[in_slab], self._slabs

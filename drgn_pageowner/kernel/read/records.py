@@ -61,14 +61,14 @@ def read_records(
     kernel: Kernel, *, columns: Iterable[str] | None = None, freed: bool = False
 ) -> Snapshot:
     """
-    Decode the page_owner records; on a kernel without records, the allocations with a tag.
+    Decode the page_owner records; if there are none, make records from allocation tags.
 
     :param columns: Columns to decode, of :data:`ALL_COLUMNS`; all by default. Fewer is faster:
         without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
         ``allocated`` are always there.
     :param freed: Also keep the records of freed pages (column ``allocated``).
-    :raises PageOwnerError: if the dump cannot answer: no CONFIG_PAGE_OWNER, page_owner off,
-        or the tables that lead to the records cannot be read
+    :raises PageOwnerError: if the kernel has no CONFIG_PAGE_OWNER, page_owner is off, or the tables
+        needed to find the records cannot be read
     """
     wanted = ALL_COLUMNS if columns is None else frozenset(columns)
     if page_owner_state(kernel) in NO_RECORDS and page_references(kernel) is not None:
@@ -121,8 +121,9 @@ def read_records(
 
 def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
     """
-    Make a row for every allocation whose first page has a tag. Its stack is a single frame: the
-    function of the tag.
+    Make a snapshot with a row for every allocation whose first page has a tag.
+
+    The stack of each row is one frame: the function of the tag.
     """
     facts, names = read_facts(kernel), read_names(kernel)
     memory = read_all_pages(kernel, columns=("head",))
@@ -238,8 +239,7 @@ def _read_depot(
         unique = ascending(np.concatenate([ascending(handle.copy()) for handle in handles]))
         stacks, bad = read_stacks(kernel, unique)
         if len(bad) and is_live(kernel.prog):
-            # Stacks that were saved while the pools were being read are found at the second
-            # attempt.
+            # On a running kernel, stacks saved during the first attempt are found by the second.
             stacks, bad = read_stacks(kernel, unique)
         if len(bad):
             problems.append(_bad_handles(columns, bad))
@@ -281,7 +281,7 @@ class _PageColumns:
             flags = rows["flags"][pfn - first]
             self._flag_columns(flags, part)
             if self._memcg:
-                # In a tail page, this word is something else: the folio's number of pages.
+                # In a tail page, this word is the folio's number of pages.
                 chosen = rows[pfn - first]
                 head = (compound_words(self._kernel, chosen) & 1) == 0
                 part["memcg_data"] = chosen["memcg_data"] * head
@@ -302,7 +302,7 @@ class _PageColumns:
                 part[name] = value.astype(STORED[name].dtype)
 
     def take_tags(self, result: dict[str, Array]) -> Tags | None:
-        """Replace the references in column ``tag`` by indices in the tags that are returned."""
+        """Replace the references in column ``tag`` by indices of tags, and return the tags."""
         references = result.pop("tag", None)
         if references is None:
             return None
@@ -331,7 +331,10 @@ class _PageColumns:
 
     @property
     def memcgs_in_doubt(self) -> set[str]:
-        """Paths of the memory cgroups that the kernel's own text may or may not name."""
+        """
+        Return the paths of memory cgroups of which it is unknown whether the kernel's own
+        page_owner file prints their names.
+        """
         return self._table.in_doubt if self._table is not None else set()
 
 

@@ -51,7 +51,7 @@ def read_tags(kernel: Kernel) -> Tags:
     """
     Read the tags of the kernel and its modules, and their counters.
 
-    :raises PageOwnerError: if this kernel has none
+    :raises PageOwnerError: if this kernel has no tags
     """
     return tags_of(kernel, read_tag_table(kernel))
 
@@ -60,7 +60,7 @@ def read_tag_use(kernel: Kernel) -> TagUse:
     """
     Read the tags and their counters, and sum up the memory that refers to each tag.
 
-    :raises PageOwnerError: if this kernel has none
+    :raises PageOwnerError: if this kernel has no tags
     """
     profiling_or_raise(kernel)
     memory = read_all_pages(kernel, columns=("head",))
@@ -98,8 +98,9 @@ def tags_of(kernel: Kernel, table: TagTable) -> Tags:
 
 def page_tag_references(kernel: Kernel, section: Section, pages: int) -> Array:
     """
-    Read the references of the first *pages* pages of a section: ``uint64``; 0 for none.
+    Read the tag references of the first *pages* pages of a section.
 
+    :return: ``uint64``, shape ``(pages,)``: 0 for a page without a tag.
     :raises PageOwnerError: if pages have no references in this kernel
     """
     where = page_references(kernel)
@@ -123,7 +124,7 @@ def page_tag_references(kernel: Kernel, section: Section, pages: int) -> Array:
 
 
 def name_of_reference(kernel: Kernel, reference: int) -> str | None:
-    """Format the tag that a reference points to; ``None`` for none."""
+    """Format the tag that a reference points to; ``None`` if it points to no tag."""
     references = np.array([reference], np.uint64)
     table = add_unlisted(kernel, read_tag_table(kernel), references)
     number = int(table.number(references)[0])
@@ -132,7 +133,7 @@ def name_of_reference(kernel: Kernel, reference: int) -> str | None:
 
 def tag_of_page(kernel: Kernel, pfn: int, first: int | None) -> str | None:
     """
-    Format the tag of the allocation that a page belongs to; ``None`` for none.
+    Format the tag of the allocation that a page belongs to; ``None`` if it has no tag.
 
     :param first: PFN of the allocation's first page, if it is known (a compound head, a record).
     """
@@ -142,7 +143,7 @@ def tag_of_page(kernel: Kernel, pfn: int, first: int | None) -> str | None:
     references = page_tag_references(kernel, section, pfn + 1 - section.start_pfn)
     if first is not None:
         if first < section.start_pfn:
-            # A gigantic page.
+            # The first page of a gigantic page is in an earlier section.
             return tag_of_page(kernel, first, first)
         return name_of_reference(kernel, int(references[first - section.start_pfn]))
     here = pfn - section.start_pfn
@@ -153,7 +154,8 @@ def tag_of_page(kernel: Kernel, pfn: int, first: int | None) -> str | None:
 
 def _tag_before(kernel: Kernel, section: Section, pfn: int, references: Array) -> str | None:
     """
-    Find the tag of the block of 2^order pages that contains *pfn*, which is not its first page.
+    Find the tag of the block of 2^order pages that contains *pfn*, for a *pfn* that is not the
+    first page of its block.
     """
     dtype = page_dtype(kernel, ("refcount",))
     for order in range(1, max_page_order(kernel) + 1):
@@ -174,8 +176,8 @@ def read_tagged(kernel: Kernel, pages: Pages, slabs: Slabs | None) -> Tagged:
     """
     Read all memory that refers to a tag.
 
-    :param pages: With the column ``head``.
-    :param slabs: ``None`` if slab objects are not needed.
+    :param pages: All pages, with the column ``head``.
+    :param slabs: All slabs; ``None`` if slab objects are not needed.
     :raises PageOwnerError: if this kernel has no tags
     """
     table = read_tag_table(kernel)
@@ -189,7 +191,7 @@ def read_tagged(kernel: Kernel, pages: Pages, slabs: Slabs | None) -> Tagged:
         problems.append(f"the tags of {extensions.missing} slab objects are not in the dump")
     tags = tags_of(kernel, table)
     number = table.number(references)
-    # Free pages have no tag; a reference in them is damaged.
+    # Free pages have no tag; a reference in a free page is damaged.
     row = np.flatnonzero(number >= 0)
     of_percpu = table.number(percpu)
     known = of_percpu >= 0
@@ -207,7 +209,7 @@ def read_tagged(kernel: Kernel, pages: Pages, slabs: Slabs | None) -> Tagged:
 
 
 def tags_of_objects(kernel: Kernel, pages: Pages, slabs: Slabs, objects: Array) -> list[str | None]:
-    """Format the tag of each of some slab objects; ``None`` for none."""
+    """Format the tags of slab objects, given by index; ``None`` for an object without a tag."""
     extensions = None
     if page_references(kernel) is not None:
         extensions = read_object_extensions(kernel, pages, slabs, objects)
@@ -237,7 +239,7 @@ def _of_pages(kernel: Kernel, pages: Pages) -> Array:
 
 
 def _sizes(pages: Pages, rows: Array, references: Array) -> Array:
-    """Find the sizes, in base pages, of the allocations that begin at *rows*."""
+    """Return the number of base pages of each allocation, given by the row of its first page."""
     head = pages["head"]
     compound = np.bincount(head, minlength=len(pages))[rows]
     alone = head == np.arange(len(pages))

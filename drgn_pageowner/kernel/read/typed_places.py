@@ -30,7 +30,7 @@ __all__ = ("TypedPlaces",)
 
 
 class TypedPlaces:
-    """Finder of the place of each word, and of the offset in it."""
+    """Maps words of memory to places (nodes and variables) and offsets in them."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class TypedPlaces:
         rows = self._rows(
             kernel, reader, first[which] + page.astype(np.uint64) * np.uint64(self._size)
         )
-        # Constants, which are not scanned.
+        # Ignore variables in pages of constants, which are not scanned.
         rows[(rows >= 0) & (source[rows] == -1)] = -1
         self._piece_of = which
         self._piece_at = page * self._size + start - in_page[which]
@@ -110,7 +110,7 @@ class TypedPlaces:
         return node
 
     def variable_at(self, address: int) -> tuple[int, Type] | None:
-        """Get address and type of the variable that has the byte at *address*."""
+        """Get address and type of the variable that contains *address*; ``None`` if none does."""
         inside = np.uint64(address) - self.addresses < self._sizes.astype(np.uint64)
         found = np.flatnonzero(inside)
         if not len(found):
@@ -121,7 +121,10 @@ class TypedPlaces:
 
     def canonical(self, target: Array) -> Array:
         """
-        Replace each of *target* that is a record by the first record of its allocation: ``int64``.
+        Replace each record among nodes by the first record of its allocation.
+
+        :param target: Nodes of the heap.
+        :return: ``int64``, in the shape of *target*.
         """
         result = target.astype(np.int64)
         records = np.flatnonzero((result >= 0) & (result < self._records))
@@ -133,8 +136,10 @@ class TypedPlaces:
         Find the places of words.
 
         :param node: ``int64``: the node that each word is part of, or -1.
-        :param row: Row of the page; *byte* is the offset in the page.
-        :return: Place, and the offset in it, in bytes (-1 if unknown): ``int64``.
+        :param row: ``int64``: row of the page that contains the word.
+        :param byte: ``int64``: offset of the word in that page, in bytes.
+        :return: ``int64``: place of each word; and the offset of the word in its place, in bytes,
+            or -1 if unknown.
         """
         place = self.canonical(node)
         offset = np.full(len(node), -1, np.int64)

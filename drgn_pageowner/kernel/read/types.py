@@ -29,20 +29,20 @@ _LINKS = frozenset({
     "rb_root_cached", "rb_root_linked", "rb_node_linked", "plist_head", "plist_node",
     "callback_head", "rcu_head",
 })  # fmt: skip
-# Heads of lists that their elements take for one of them.
+# Heads of lists that are cast to the type of the list's elements.
 _HEADS = {"sk_buff_head": "sk_buff", "sk_buff_list": "sk_buff"}
 # Trees whose entries have different types, depending on the owner of the tree.
 _MIXED = frozenset({"xa_node", "radix_tree_node", "maple_node", "xarray", "idr_layer"})
 # Pointers to these types point to the memmap.
 _MEMMAP = frozenset({"page", "folio", "slab", "ptdesc", "zpdesc", "zsdesc", "net_iov"})
-# Contents of registers, of user space: no references of the kernel's.
+# Types that contain saved registers, which are not references by the kernel.
 _REGISTERS = frozenset({
     "fpregs_state", "fregs_state", "fxregs_state", "swregs_state", "xregs_state",
     "user_fpsimd_state",
 })  # fmt: skip
 # Integer types for physical addresses, which may be wider than a word or an int.
 _PHYSICAL = frozenset({"phys_addr_t", "dma_addr_t", "resource_size_t"})
-# On a 32-bit kernel, they are an int or contain one.
+# Integer types that are as wide as a word, although on 32-bit kernels they are, or contain, an int.
 _WORD_NAMES = frozenset({"atomic_long_t", "uintptr_t"})
 # Arrays are expanded element by element up to this size, in words, and structures in arrays count
 # as members up to this number of elements.
@@ -97,7 +97,7 @@ _CACHE_TYPES = {
     "PACKET": "packet_sock",
     "vmap_area": "vmap_area",
 }
-# Caches whose objects are arrays: of this structure.
+# Prefixes of names of caches whose objects are arrays, and the structure that each is an array of.
 _CACHE_ARRAYS = {"biovec-": "bio_vec", "sgpool-": "scatterlist"}
 
 # The bits of WordUse as plain integers, which are combined for every member.
@@ -134,7 +134,7 @@ class DwarfTypes:
     def __init__(self, kernel: Kernel, caches: Sequence[str], sizes: Array) -> None:
         """
         :param caches: Names of the slab caches.
-        :param sizes: ``object_size`` of each, in bytes: ``int64``; 0 if it has no slabs.
+        :param sizes: ``int64``: ``object_size`` of each cache, in bytes; 0 if it has no slabs.
         """
         self._kernel = kernel
         self.word = kernel.word.itemsize
@@ -161,7 +161,7 @@ class DwarfTypes:
         return self._types[number]
 
     def repeats(self, number: int) -> bool:
-        """Return whether it is an array of unknown length."""
+        """Return whether the type with number *number* is an array of unknown length."""
         return self._repeats[number]
 
     def number(self, type_: Type, *, repeat: bool = False) -> int:
@@ -269,7 +269,7 @@ class DwarfTypes:
         if kind == TypeKind.POINTER:
             return _ADDRESS, self.number(type_.type, repeat=True)
         if kind in _SCALARS and facts.size:
-            # Of bytes, strings, numbers there are arrays.
+            # A pointer to bytes or numbers usually points to an array of them.
             return _ADDRESS, self.number(target, repeat=True)
         return _ADDRESS | (_LEARN if kind == TypeKind.VOID else 0), -1
 
@@ -298,7 +298,7 @@ class DwarfTypes:
             if member.bit_field_size is not None or member.bit_offset % 8:
                 continue
             offset = member.bit_offset // 8
-            # An array without a length in the middle only marks the place.
+            # An array without a length that is not the last member only marks an offset.
             painter.ends = index == len(members) - 1 or type_.kind == TypeKind.UNION
             self._add_member(painter, offset, member)
         if tag in _LINKS:
@@ -409,7 +409,7 @@ class DwarfTypes:
 
 
 class _Painter:
-    """The words of a type, which are assembled from its members."""
+    """Assembles the layout of a type from its members."""
 
     def __init__(self, size: int, word: int) -> None:
         self.size, self._word = size, word
@@ -460,14 +460,14 @@ class _Painter:
         both = before & now
         # A word that can be a pointer to several types has no known target type.
         differ = both & (aim != new_aim)
-        # It points to the memmap only if all alternatives do.
+        # A word of a union is a pointer to the memmap only if it is one in all alternatives.
         keep = np.where(both, use & new_use, use | new_use) & np.uint8(_MEMMAP_POINTER)
         aim[:] = np.where(differ, -1, np.where(now, new_aim, aim))
         use[:] = ((use | new_use) & ~np.uint8(_MEMMAP_POINTER)) | keep
         use[differ] &= ~np.uint8(_LEARN)
 
     def link(self) -> None:
-        """Mark all its addresses as pointing to links of the same kind."""
+        """Mark all address words of the type as pointers to links of the same kind."""
         self.aim[:] = -1
         self.use[self.use & np.uint8(1) != 0] = _ADDRESS | _LEARN
 
@@ -509,7 +509,7 @@ def _unnamed(type_: Type) -> Type:
 
 
 def _typedefs(type_: Type) -> list[str]:
-    """Return the names of the typedefs for it."""
+    """Return the names of the typedefs that *type_* resolves through, outermost first."""
     names = []
     while type_.kind == TypeKind.TYPEDEF:
         names.append(type_.name)

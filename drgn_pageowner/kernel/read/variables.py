@@ -23,16 +23,16 @@ __all__ = ("VariableList", "find_variables")
 
 @dataclass
 class VariableList:
-    """Variables, a row each; per-CPU variables have a row for each CPU."""
+    """Table of variables; a per-CPU variable has one row for each CPU."""
 
     names: list[str] = field(default_factory=list)
     """drgn expressions: ``prog["init_task"]``, ``per_cpu(prog["runqueues"], 1)``."""
     type: list[int] = field(default_factory=list)
-    """Numbers of :class:`DwarfTypes`."""
+    """Type numbers in :class:`DwarfTypes`."""
     address: list[int] = field(default_factory=list)
     """Virtual addresses."""
     size: list[int] = field(default_factory=list)
-    """In bytes."""
+    """Sizes in bytes."""
 
     def columns(self) -> tuple[Array, Array, Array]:
         """Return type (``int32``), address (``uint64``) and size (``int64``) as arrays."""
@@ -74,7 +74,10 @@ def _variable(
     kernel: Kernel, name: str, address: int, regions: list[tuple[str, int, int]]
 ) -> tuple[Object | None, str]:
     """
-    Find the variable *name* at *address*; return it with its drgn expression, if drgn finds it.
+    Find the variable *name* at *address*.
+
+    :return: The variable, or ``None`` if drgn does not find it; and the drgn expression that was
+        tried last.
     """
     text = f'prog["{name}"]'
     found = _at(kernel, name, address, None)
@@ -108,7 +111,7 @@ def _objects(kernel: Kernel) -> Iterator[tuple[str, int, int]]:
 
 
 class _PerCpuPlaces:
-    """Locations of the copies of per-CPU variables."""
+    """Finds the addresses of the copies of per-CPU variables."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._start = symbol_address(kernel.prog, "__per_cpu_start") or 0
@@ -126,8 +129,9 @@ class _PerCpuPlaces:
 
     def copies(self, address: int) -> Iterator[tuple[int, int]]:
         """
-        Return the CPU and the address of every copy of the per-CPU variable at *address*; empty if
-        it is not one.
+        Yield the CPU and the address of every copy of a per-CPU variable.
+
+        Nothing is yielded if the variable at *address* is not a per-CPU variable.
         """
         if self._start <= address < self._end:
             # See cpu_variable() of kernel/linux/percpu.py.

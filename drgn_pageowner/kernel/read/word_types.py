@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Say of words in which member of which object they lie, as drgn evaluates it."""
+"""Find the type and the drgn expression of words: the member of the object that contains each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NUMBERS = ("PFN", "physical address")
 
 
 class WordTypes:
-    """Adds to words the places, types and expressions of drgn."""
+    """Fills in place, type and drgn expression of each :class:`Word` that was found."""
 
     def __init__(self, kernel: Kernel, heap: Heap, reader: HeapReader) -> None:
         self._kernel, self._heap = kernel, heap
@@ -36,14 +36,15 @@ class WordTypes:
 
     @property
     def types(self) -> HeapTypes | None:
-        """The types of the heap's nodes, once they were inferred."""
+        """The inferred types of the heap's nodes; ``None`` until they have been inferred."""
         return self._heap.typing.inferred if self._heap.typing is not None else None
 
     def add(self, word: Word, row: int, byte: int) -> Word:
         """
-        Add what is known of a word of a page.
+        Return *word* with place, type and expression filled in, as far as they are known.
 
-        :param row: Row of the page; *byte* is the offset in it.
+        :param row: Row of the page that contains the word.
+        :param byte: Offset of the word in that page, in bytes.
         """
         word = replace(word, expression=self._plain(word), leads_to=self.name(word))
         types, places = self.types, self._places
@@ -67,7 +68,7 @@ class WordTypes:
 
     def add_to_struct_page(self, word: Word, start: int) -> Word:
         """
-        Add what is known of a word of a ``struct page``.
+        Return *word*, which is in a ``struct page``, with type and expression filled in.
 
         :param start: Address of the ``struct page``.
         """
@@ -78,18 +79,18 @@ class WordTypes:
         return word if named is None else replace(word, expression=named[0], type=named[1])
 
     def add_to_stack(self, word: Word) -> Word:
-        """Add what is known of a word of a stack."""
+        """Return *word*, which is in a stack, with expression and type of the target filled in."""
         return replace(word, expression=self._plain(word), leads_to=self.name(word))
 
     def _plain(self, word: Word) -> str | None:
-        """The expression for a word of unknown type; ``None`` for a register."""
+        """Return the drgn expression for a word of unknown type; ``None`` for a register."""
         if word.address is None:
             return None
         name = "unsigned long" if word.by in _NUMBERS else "void *"
         return f'Object(prog, "{name}", address={word.address:#x})'
 
     def name(self, word: Word) -> str | None:
-        """The type of what a word leads to."""
+        """Return the name of the type of the target, and the offset of the type if it is not 0."""
         if word.by == "struct page":
             return "struct page"
         if self.types is None or self._places is None:
@@ -115,7 +116,11 @@ class WordTypes:
         return name + path, type_.type_name()
 
     def _finds(self, name: str, address: int) -> bool:
-        """Whether drgn finds a variable of a CPU where it is; of others that is known."""
+        """
+        Return whether drgn evaluates the expression *name* to a variable at *address*.
+
+        Only expressions for per-CPU variables are evaluated; for others the result is true.
+        """
         if not name.startswith("per_cpu("):
             return True
         variable, _, cpu = name.removeprefix("per_cpu(").rpartition(", ")
@@ -138,7 +143,7 @@ class WordTypes:
             return None
         start = word.address - word.offset
         if word.place < self._heap.first_object:
-            # Pages of an area are not one after another in the direct map.
+            # The pages of a vmalloc area are not contiguous in the direct map.
             start = self._areas.get(word.place, start)
         type_ = places.types.type_of(number)
         layout = types.table.layout(number)
@@ -154,8 +159,8 @@ def object_at(kernel: Kernel, reader: HeapReader, address: int) -> Object | None
     """
     Get the object at an address with its inferred type.
 
-    :param reader: Of a heap whose types were inferred.
-    :return: Reference; ``None`` if the type is unknown.
+    :param reader: Reader of a heap whose types were inferred.
+    :return: Reference object; ``None`` if the type is unknown.
     """
     places, typing = reader.typed, reader.heap.typing
     types = typing.inferred if typing is not None else None

@@ -28,7 +28,7 @@ __all__ = ("WordFinder",)
 
 
 class WordFinder:
-    """Finder of words; it reads nodes again to locate the words."""
+    """Finds the words in some nodes of a heap that refer to other nodes, by reading them again."""
 
     def __init__(self, reader: HeapReader) -> None:
         self._reader = reader
@@ -76,9 +76,9 @@ class WordFinder:
 
     def _task(self, what: str) -> str:
         """
-        The address of the ``task_struct`` that ``task:PID`` names.
+        Return the address of the ``task_struct`` that ``task:PID`` names.
 
-        :raises UsageError: if that is not a number
+        :raises UsageError: if PID is not a number
         :raises PageOwnerError: if there is no such task
         """
         digits = what.removeprefix("task:")
@@ -204,7 +204,7 @@ class WordFinder:
                 yield self._types.add_to_struct_page(word, where - offset)
 
     def _first_memmap(self, pfn: int) -> int:
-        """The address of some ``struct page`` of the section that *pfn* is in."""
+        """Return the address of any ``struct page`` of the section that contains *pfn*."""
         section = section_of(self._kernel, pfn)
         return section.memmap if section is not None else 0
 
@@ -280,7 +280,7 @@ class WordFinder:
 
 
 class _PerCpu:
-    """Names for the contents of the first per-CPU chunk: variables and allocations."""
+    """Names addresses in the first per-CPU chunk by variable and CPU."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -294,7 +294,7 @@ class _PerCpu:
             offset = address - unit
             if 0 <= offset < self._size:
                 try:
-                    # KASLR also relocated the symbols.
+                    # KASLR relocates __per_cpu_start and the per-CPU symbols by the same offset.
                     symbol = self._kernel.prog.symbol(self._start + offset)
                     return f"{symbol.name}+{self._start + offset - symbol.address:#x} of CPU {cpu}"
                 except LookupError:

@@ -24,7 +24,7 @@ _MOST = (1 << 63) - 1
 
 
 def read_allocinfo(file: TextFile) -> Tags:
-    """Read the tags of a text, in its order."""
+    """Read the allocation tags and their counters from a text, in the order of the text."""
     damage, places, numbers, inaccurate = Damage(), list[Tag](), list[tuple[int, int]](), []
     version, line = "", 0
     for piece in file.pieces(b"", damage):

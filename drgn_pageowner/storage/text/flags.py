@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the masks of flags from numbers that a text prints beside the flags' names."""
+"""Find the bits of flags from texts that print a mask next to the names of its flags."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ _MOST_EQUATIONS = 400
 
 def gfp_masks(texts: Mapping[int, str]) -> list[tuple[int, str]]:
     """
-    Find the mask of every name for which it follows from *texts*, those with most bits first.
+    Find the masks of gfp flags from texts, sorted by descending number of bits.
+
+    Names whose mask cannot be determined are omitted.
 
     ``format_flags()`` of lib/vsprintf.c clears the bits of each name before it looks for the next
     one, so the masks of the printed names add up to the number.
 
-    :param texts: Gfp masks -> the output of ``%pGg``.
+    :param texts: Output of ``%pGg`` by gfp mask.
     """
     sums: dict[frozenset[str], int] = {}
     for value, text in texts.items():
@@ -44,7 +46,7 @@ def gfp_masks(texts: Mapping[int, str]) -> list[tuple[int, str]]:
 
 
 def _differences(sums: Mapping[frozenset[str], int]) -> dict[frozenset[str], int]:
-    """Return the differences between each equation and the equations that it contains."""
+    """Subtract each equation from the equations whose names include all of its names."""
     equations = sorted(sums.items(), key=lambda equation: len(equation[0]))[:_MOST_EQUATIONS]
     found = {}
     for index, (few, low) in enumerate(equations):
@@ -58,7 +60,8 @@ def split_page_flags(text: str) -> tuple[list[str], dict[str, int]]:
     """
     Split the output of ``%pGp`` into flags and fields.
 
-    :param text: ``"referenced|uptodate|node=0|zone=1|lastcpupid=0xffff"``.
+    :param text: For example ``"referenced|uptodate|node=0|zone=1|lastcpupid=0xffff"``.
+    :return: Names of the flags; and the value of each field by its name.
     """
     names, fields = [], {}
     for part in text.split("|") if text else []:
@@ -75,10 +78,12 @@ def split_page_flags(text: str) -> tuple[list[str], dict[str, int]]:
 
 def page_flag_bits(texts: Mapping[int, str]) -> list[tuple[int, str]]:
     """
-    Find the mask of every page flag for which it follows from *texts*: the one bit that is set in
-    exactly the numbers that are printed with the name.
+    Find the masks of page flags from texts.
 
-    :param texts: Page flags -> the output of ``%pGp``.
+    The mask of a flag is the one bit that is set in all values that are printed with its name, and
+    in no other values. Flags whose bit is not unique are omitted.
+
+    :param texts: Output of ``%pGp`` by the value of ``page.flags``.
     """
     of_name: dict[str, list[int]] = {}
     everything = [(value, frozenset(split_page_flags(text)[0])) for value, text in texts.items()]

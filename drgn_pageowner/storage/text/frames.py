@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stacks of a text, interned."""
+"""Parse the stacks of a text; each distinct frame and stack is stored once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drgn_pageowner.model.stacks import Frame, Stacks
 
 __all__ = ("TextFrames", "TextStacks", "TextSymbols")
 
-# "%pS", with "[<%p>] " in front of it until about v4.9.
+# "%pS", preceded by "[<%p>] " until about v4.9.
 _FRAME = re.compile(
     r" (?:\[<(?P<address>[0-9a-f]+)>\] )?"
     r"(?:(?P<name>[^\s+]+)\+(?P<offset>0x[0-9a-f]+)/(?P<size>0x[0-9a-f]+)"
@@ -24,7 +24,7 @@ _FRAME = re.compile(
 
 
 class TextSymbols:
-    """A ``Symbolizer`` for the frames of a text."""
+    """Implements ``Symbolizer`` for the frames of a text."""
 
     def __init__(self, frames: dict[int, Frame]) -> None:
         self._frames = frames
@@ -39,7 +39,7 @@ class TextSymbols:
 
 @dataclass
 class TextFrames:
-    """The distinct frames of a text."""
+    """Parses the frames of a text, and stores each distinct frame once."""
 
     def __post_init__(self) -> None:
         self._of_line: dict[str, int | None] = {}
@@ -51,8 +51,10 @@ class TextFrames:
 
     def pc(self, line: str) -> int | None:
         """
-        Return the PC of the frame in *line*, or a number that identifies the frame if the text
-        prints no addresses; this is the same in every text. ``None`` if *line* is not a frame.
+        Return the PC of the frame in *line*; ``None`` if *line* is not a frame.
+
+        If the text prints no addresses, the PC is a number computed from the frame, which is the
+        same for the same frame in every text.
         """
         if line not in self._of_line:
             self._of_line[line] = self._new(line)
@@ -88,11 +90,11 @@ class TextFrames:
         return pc
 
     def symbols(self) -> TextSymbols:
-        """Return a symbolizer for the PCs."""
+        """Return a symbolizer for the PCs that :meth:`pc` returned."""
         return TextSymbols(self.by_pc)
 
     def modules(self) -> list[str]:
-        """Return the names of the modules that contain any frame."""
+        """Return the names of the modules that any of the frames is in."""
         return sorted({frame.module for frame in self.by_pc.values() if frame.module is not None})
 
     def format(self) -> str:
@@ -101,7 +103,7 @@ class TextFrames:
 
 
 class TextStacks:
-    """The distinct stacks of a text, numbered from 0."""
+    """Parses the stacks of a text, and numbers the distinct stacks from 0."""
 
     def __init__(self, frames: TextFrames) -> None:
         self.frames = frames
@@ -137,7 +139,9 @@ class TextStacks:
 
     def table(self) -> Stacks:
         """
-        Return all stacks; since the text has no handles, the handle of each is its number plus 1.
+        Return all stacks.
+
+        The handle of each stack is its number plus 1, because the text has no handles.
         """
         offsets, pcs = self.offsets_and_pcs(range(len(self)))
         handles = np.arange(1, len(self) + 1, dtype=np.uint32)

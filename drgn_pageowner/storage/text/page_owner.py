@@ -58,16 +58,17 @@ Columns = dict[str, Array]
 
 
 class _Reader:
-    """Reader of one text, piece by piece."""
+    """Accumulates the records of a text that is read in pieces."""
 
     def __init__(self) -> None:
         self.names = TextNames()
         self.bodies = Bodies(self.names)
         self.damage = Damage()
         self.lost = 0
-        """Number of records with an unreadable line that is required."""
+        """Number of records that were dropped because a required line cannot be parsed."""
         self.shape: dict[str, bool] | None = None
-        """Which parts of :data:`_OPTIONAL` the text has, and whether its PFNs are in hex."""
+        """Whether the text has each part of :data:`_OPTIONAL`, and whether its PFNs are in hex;
+        ``None`` before the first record."""
         self.parts: list[Columns] = []
         self._line = 1
         self._flags = Interned(self._flags_of)
@@ -124,7 +125,7 @@ class _Reader:
     def _block_types(self, groups: dict[str, Sequence[bytes]]) -> list[int]:
         texts = groups["pageblock_migratetype"]
         if self.shape is not None and self.shape["fallback"]:
-            # A number, until v4.5.
+            # The migratetype is printed as a number until v4.5.
             return [int(text) if text.isdigit() and len(text) < 4 else -1 for text in texts]
         types: list[int] = self._types.all(texts)
         return types
@@ -138,7 +139,7 @@ class _Reader:
         return self.names.lettered(text.decode()) if _LETTERS.fullmatch(text) else -1
 
     def _sane(self, groups: dict[str, Sequence[bytes]], columns: Columns) -> Array:
-        """Return which records are complete and have the first one's format."""
+        """Return whether each record is complete and has the same format as the first record."""
         assert self.shape is not None
         sane = columns.pop("_flags_known")
         sane &= (columns["order"] <= _HUGE_ORDER) & (columns["pfn"] >= 0) & (columns["block"] >= 0)
@@ -149,7 +150,7 @@ class _Reader:
 
     def _gaps(self, piece: bytes, sane: Array) -> None:
         """
-        Count the lines that belong to no record, and the unreadable lines in records.
+        Count the lines that are not part of a record, and the unreadable lines in records.
 
         :param sane: Whether each record is kept.
         """
@@ -161,7 +162,7 @@ class _Reader:
             for index in bad if kept else ():
                 self.damage.add(first + index)
             if not kept:
-                # One of the first two lines.
+                # One of the record's first two lines cannot be parsed.
                 self.damage.add(line)
             line += match.group(0).count(b"\n")
             position = match.end()
@@ -177,7 +178,7 @@ class _Reader:
 
 
 def _integer(text: bytes, base: int) -> int:
-    """Parse a number; return -1 if it is not one in this base, or too large."""
+    """Parse a number; return -1 if *text* is not a number in this base, or is too large."""
     try:
         value = int(text, base)
     except ValueError:
@@ -192,8 +193,8 @@ def first_line_columns(
     Convert the fields of first lines to columns.
 
     :param groups: The groups that :data:`FIRST_LINE` matched.
-    :param shape: Which groups the text has.
-    :param names: Gets the names of flags.
+    :param shape: Whether the text has each group, by name.
+    :param names: Collects the names of gfp flags.
     """
     columns = {
         "order": numbers(groups["order"], np.uint8),
@@ -258,7 +259,7 @@ def _formats(shape: dict[str, bool], bodies: Bodies) -> TextFormats:
 
 def read_page_owner(file: TextFile, facts: Facts) -> tuple[Snapshot, Bodies]:
     """
-    Read the records of a text, in its order.
+    Read the records of a text, in the order of the text.
 
     :param facts: Facts about the kernel that are known without the records.
     """

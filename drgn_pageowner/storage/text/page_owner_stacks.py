@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The files of /sys/kernel/debug/page_owner_stacks: show_stacks (v6.9), show_handles and
+"""Read the files of /sys/kernel/debug/page_owner_stacks: show_stacks (v6.9), show_handles and
 show_stacks_handles (v6.19)."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STACK = re.compile(
 
 
 class _Reader:
-    """Reader of one text, piece by piece."""
+    """Accumulates the stacks of a text that is read in pieces."""
 
     def __init__(self) -> None:
         self.stacks = TextStacks(TextFrames())
@@ -62,8 +62,8 @@ class _Reader:
 
     def drop_odd(self) -> None:
         """
-        Drop stacks that lack a part which the first stack has, because a line of theirs is
-        unreadable.
+        Drop stacks that lack the handle or the number of pages, which the first stack has, because
+        the line could not be parsed.
         """
         if not self.numbers:
             return
@@ -80,8 +80,9 @@ class _Reader:
 
 def read_page_owner_stacks(file: TextFile, facts: Facts) -> tuple[Snapshot, StackList]:
     """
-    Read the stacks of a text: as records with a row per stack, and as a list in the order of the
-    text.
+    Read the stacks of a text.
+
+    :return: Records, one row per stack; and the list of stacks in the order of the text.
 
     :param facts: Facts about the kernel that are known without the stacks.
     """

@@ -31,7 +31,7 @@ _SLAB = "Slab cache page"
 
 
 def numbers(texts: Sequence[bytes], dtype: Any) -> Array:
-    """Convert decimal numbers."""
+    """Convert decimal numbers to an array of *dtype*."""
     return np.array(list(map(int, texts)), dtype)
 
 
@@ -41,7 +41,7 @@ def comms(texts: Sequence[bytes]) -> Array:
 
 
 class Interned:
-    """Converter that converts each distinct value once."""
+    """Applies a conversion to many values, but only once to each distinct value."""
 
     def __init__(self, convert: Callable[[Any], Any]) -> None:
         self._convert = convert
@@ -57,17 +57,17 @@ class Interned:
 
 @dataclass
 class TextNames:
-    """Tables of the names that a text uses instead of numbers."""
+    """Collects the names that a text prints instead of numbers, and assigns numbers to them."""
 
     gfp: dict[int, str] = field(default_factory=dict)
     page_flags: dict[int, str] = field(default_factory=dict)
     migratetypes: list[str] = field(default_factory=list)
     migrate_reasons: list[str] = field(default_factory=list)
     letters: bool = False
-    """Whether page flags are letters."""
+    """Whether page flags are printed as letters (v3.19 to v4.5)."""
 
     def number(self, names: list[str], name: str) -> int:
-        """Return the index of *name* in *names*, to which it is appended if it is new."""
+        """Return the index of *name* in the list *names*; append it if the list lacks it."""
         if name not in names:
             names.append(name)
         return names.index(name)
@@ -79,13 +79,21 @@ class TextNames:
         return self.number(self.migratetypes, name)
 
     def lettered(self, letters: str) -> int:
-        """Convert the letters that v3.19 to v4.5 print to page flags, with our own bit numbers."""
+        """
+        Convert the letters that v3.19 to v4.5 print for page flags to a mask.
+
+        Bit numbers are indices in :data:`_LETTERS`, not those of the kernel.
+        """
         self.letters = True
         return sum(1 << bit for bit, letter in enumerate(letters) if letter != " ")
 
     def field_of_flags(self, flags: Array, name: str) -> Array | None:
         """
-        Return the value of the field *name* in the texts of *flags*; ``None`` if any lacks it.
+        Return the value of a field for each of *flags*, from the text printed for these flags.
+
+        :param flags: Values of ``page.flags``.
+        :param name: Name of the field, such as ``"node"``.
+        :return: ``None`` if the text of any of *flags* lacks the field.
         """
         fields = {
             value: split_page_flags(text)[1].get(name) for value, text in self.page_flags.items()
@@ -96,7 +104,7 @@ class TextNames:
         return np.array([fields[value] for value in values.tolist()], np.int64)[inverse]
 
     def names(self) -> Names:
-        """Return the tables of names, as far as they follow from the text."""
+        """Return the tables of names, as far as they can be derived from the text."""
         flags = page_flag_bits(self.page_flags)
         if self.letters:
             flags = [(1 << bit, name) for bit, name in enumerate(_LETTERS)]
@@ -113,7 +121,7 @@ class TextNames:
 
 @dataclass
 class _Body:
-    """The lines of a record below its first."""
+    """Parsed lines of a record after its first line."""
 
     stack: int
     reason: int
@@ -121,7 +129,7 @@ class _Body:
     kind: int
     lines: int
     bad: Sequence[int] = ()
-    """Indices of the unreadable lines."""
+    """Indices of the lines that could not be parsed."""
 
     @property
     def damaged(self) -> int:
@@ -130,39 +138,40 @@ class _Body:
 
 
 class Bodies:
-    """Parser of the lines below the first; each distinct text is parsed once."""
+    """Parses the lines of records after the first line (bodies); each distinct body only once."""
 
     def __init__(self, names: TextNames) -> None:
         self.stacks = TextStacks(TextFrames())
         self.memcgs: list[Memcg] = []
         self.reasons = False
-        """Whether any page was migrated."""
+        """Whether any record says that its page was migrated."""
         self.charges = False
-        """Whether any page was charged."""
+        """Whether any record says that its page was charged to a memory cgroup."""
         self._names = names
         self._bodies: dict[bytes, int] = {}
         self._all: list[_Body] = []
 
     def numbers(self, texts: Sequence[bytes]) -> Array:
-        """Return a number for each of *texts*: ``int64``."""
+        """Return the number of the body with each of *texts*: ``int64``."""
         for text in set(texts) - self._bodies.keys():
             self._bodies[text] = len(self._all)
             self._all.append(self._body(text))
         return np.array(list(map(self._bodies.__getitem__, texts)), np.int64)
 
     def column(self, bodies: Array, name: str, dtype: Any) -> Array:
-        """Return the member *name* of each of *bodies*."""
+        """Return the attribute *name* of each body, given by number, as an array of *dtype*."""
         values = np.array([getattr(body, name) for body in self._all], dtype)
         return values[bodies] if len(values) else np.zeros(len(bodies), dtype)
 
     def bad_lines(self, body: int) -> Sequence[int]:
-        """Return the indices of unreadable lines of a body."""
+        """Return the indices of the lines of a body that could not be parsed."""
         return self._all[body].bad
 
     def columns(self, bodies: Array, *, reasons: bool) -> dict[str, Array]:
         """
-        Return the columns that follow from *bodies*.
+        Return the columns of records whose values are in the bodies.
 
+        :param bodies: Number of each record's body.
         :param reasons: Whether this kernel prints why a page was migrated.
         """
         result = {"handle": (self.column(bodies, "stack", np.int64) + 1).astype(np.uint32)}
@@ -191,7 +200,7 @@ class Bodies:
         return body
 
     def _charge(self, line: str, body: _Body) -> bool:
-        """Parse the line of a memory cgroup; return whether *line* is one."""
+        """Parse *line* as the line of a memory cgroup; return whether it is such a line."""
         if line == _SLAB:
             body.kind = MemcgKind.SLAB
         elif line.startswith(_CHARGED):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A text that a kernel printed as the commands' :class:`~drgn_pageowner.model.session.Session`."""
+"""Implement :class:`~drgn_pageowner.model.session.Session` for texts that a kernel printed."""
 
 from __future__ import annotations
 
@@ -35,19 +35,25 @@ if TYPE_CHECKING:
 __all__ = ("TextSession",)
 
 _PAGE_SIZE = 4096
-# Entry code of x86, where pages always have 4096 bytes.
+# Names of entry code of x86, by which texts of that architecture are recognized. Its pages always
+# have 4096 bytes.
 _X86 = re.compile(
     r"entry_SYSCALL_\w+|entry_INT80_\w+|asm_exc_\w+|x64_sys_call|__(x64|ia32)_sys_\w+"
 )
 
 
 class TextSession:
-    """A session on a text. Questions that the text cannot answer raise an error of one line."""
+    """
+    Session on a text that a kernel printed.
+
+    Methods for data that the text does not contain raise an error of one line.
+    """
 
     def __init__(self, path: str, kind: str, page_size: int | None = None) -> None:
         """
-        :param kind: Of :data:`~drgn_pageowner.storage.text.source.KINDS`.
-        :param page_size: Page size of the machine, in bytes, which no text contains.
+        :param path: Path of the text.
+        :param kind: Kind of text: a key of :data:`~drgn_pageowner.storage.text.source.KINDS`.
+        :param page_size: Page size of the machine, in bytes, because texts do not contain it.
         :raises PageOwnerError: if *path* cannot be read
         """
         self.path = path
@@ -131,7 +137,7 @@ class TextSession:
         return ()
 
     def modules(self) -> list[str]:
-        """Return the names of modules that occur in the text; there may be others."""
+        """Return the names of the modules that the text mentions; more may have been loaded."""
         if self._kind == "allocinfo":
             return sorted({tag.module for tag in self._tags.places if tag.module is not None})
         snapshot = self._read[0]

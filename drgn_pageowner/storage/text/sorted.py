@@ -17,8 +17,9 @@ from drgn_pageowner.storage.text.source import Damage, TextFile
 
 __all__ = ("read_sorted",)
 
-# Pages are missing before v5.13, "allocated by" before v5.19, the colon where --cull leaves the
-# stack out: such a group has no blank line after it. Until v5.6 it did not take PFNs away.
+# page_owner_sort does not print pages before v5.13, and not "allocated by" before v5.19. The colon
+# is missing if --cull omits the stack; such a group is not followed by a blank line. Until v5.6
+# page_owner_sort did not remove the lines with PFNs.
 _GROUP = re.compile(
     rb"^(\d{1,15}) times(?:, (\d{1,15}) pages)?(?:, PID (-?\d{1,10}))?(?:, TGID (-?\d{1,10}))?"
     rb"(, task_comm_name: [\s\S]{0,15}?)?(?:, allocated by [A-Z ]+)?(?: \((?:UN)?RELEASED\))?"
@@ -39,8 +40,10 @@ Columns = dict[str, Array]
 
 def read_sorted(file: TextFile, facts: Facts) -> tuple[Snapshot, Bodies]:
     """
-    Read the groups of a text, a row each; the columns ``allocations`` and ``pages`` have the size
-    of each group. What --cull left out has no column.
+    Read the groups of a text: one row per group.
+
+    The columns ``allocations`` and ``pages`` have the number of records and of base pages in each
+    group. Data that --cull omitted from the text have no column.
 
     :param facts: Facts about the kernel that are known without the records.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A text file: its kind, its contents in pieces, and a count of unreadable lines."""
+"""Recognize a text file, read it in pieces, and count its unreadable lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = {
     "page_owner": "/sys/kernel/debug/page_owner",
     "stacks": "a file of /sys/kernel/debug/page_owner_stacks",
 }
-"""Kinds of text -> their descriptions."""
+"""Description of each kind of text."""
 
 _SIGNS = {
     "allocinfo": re.compile(rb"^allocinfo - version: ", re.MULTILINE),
@@ -36,9 +36,10 @@ _PIECE = 1 << 24
 
 def kind_of_text(path: str) -> str | None:
     """
-    Find the kind of the text *path*, of :data:`KINDS`; ``None`` if it is none of them.
+    Recognize the kind of the text file *path*.
 
-    :raises PageOwnerError: if it cannot be read
+    :return: A key of :data:`KINDS`; ``None`` if the file is not a text of a known kind.
+    :raises PageOwnerError: if the file cannot be read
     """
     try:
         with open(path, "rb") as file:
@@ -55,11 +56,11 @@ def kind_of_text(path: str) -> str | None:
 
 @dataclass
 class Damage:
-    """Lines of a text that could not be parsed."""
+    """Counts the lines of a text that could not be parsed."""
 
     lines: int = 0
     first: int = 0
-    """Number of the first of :attr:`lines`, from 1 on."""
+    """Line number of the first such line; lines are numbered from 1."""
     cut: bool = False
     """Whether the text ends in the middle of a line."""
 
@@ -113,7 +114,7 @@ class TextFile:
 
         :param first: Beginning of a record's first line; a newline if records are only separated by
             blank lines.
-        :param damage: Gets a note if the text ends in the middle of a line.
+        :param damage: ``damage.cut`` is set if the text ends in the middle of a line.
         """
         data, begin = self._data, 0
         mark = b"\n" + first
