@@ -45,6 +45,7 @@ from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.heap import Heap, Inventory, LeakSearch
 from drgn_pageowner.model.info import Consistency
+from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.records import Snapshot
 
@@ -170,6 +171,7 @@ def report(inputs: ReportInputs) -> Report:
     )
 
 
+@kept
 def _leaks(heap: Heap | LeakSearch, classes: Array, memory: MemoryReader | None) -> Leaks:
     if isinstance(heap, LeakSearch):
         return find_leaks(heap)
@@ -179,6 +181,7 @@ def _leaks(heap: Heap | LeakSearch, classes: Array, memory: MemoryReader | None)
     return find_leaks(leak_search(found, prints=prints))
 
 
+@kept
 def _of_records(records: Snapshot) -> dict[str, Any]:
     by_stack = top(records, ["stack"], limit=_STACKS)
     tops = {"stack": replace(by_stack, groups=by_stack.groups[:_LISTED])}
@@ -193,6 +196,7 @@ def _of_records(records: Snapshot) -> dict[str, Any]:
     }
 
 
+@kept
 def _of_pages(inventory: Inventory, classes: Array) -> dict[str, Any]:
     owners = owner_table(inventory, classes)
     return {

@@ -57,6 +57,7 @@ from drgn_pageowner.commands.arguments import (
 )
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.heap import LeakSearch
+from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.leaks import leaks_text, suspects_text
@@ -171,6 +172,7 @@ def _first(result: Leaks, limit: int | None) -> Leaks:
     return replace(result, groups=result.groups[:limit], slab=slab)
 
 
+@kept
 def search(session: Session, *, slab: bool, types: bool = True) -> LeakSearch:
     """
     Search for memory that nothing reaches, or return what a saved search found.

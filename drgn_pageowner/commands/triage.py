@@ -30,6 +30,7 @@ from drgn_pageowner.commands.arguments import count
 from drgn_pageowner.commands.parts import Outcome, Part, files_of, run_part
 from drgn_pageowner.commands.report import read
 from drgn_pageowner.errors import INTERNAL, PageOwnerError, UsageError
+from drgn_pageowner.model.kept import keeping_results
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import progress, warn
@@ -99,11 +100,12 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         _write(directory, _index(None, [], sum_up(None), error.exit_status, str(error)))
         raise
     outcomes: list[Outcome] = []
-    for part in progress(PARTS, description="triage", total=len(PARTS), unit=" part"):
-        outcomes.append(run_part(part, session, directory))
-        verdicts = _verdicts(outcomes, args.min_pages)
-        # Rewrite the index after each part, in case a later one is OOM-killed.
-        _write(directory, _index(facts, outcomes, verdicts, None))
+    with keeping_results():
+        for part in progress(PARTS, description="triage", total=len(PARTS), unit=" part"):
+            outcomes.append(run_part(part, session, directory))
+            verdicts = _verdicts(outcomes, args.min_pages)
+            # Rewrite the index after each part, in case a later one is OOM-killed.
+            _write(directory, _index(facts, outcomes, verdicts, None))
     status = _status(verdicts, outcomes)
     _write(directory, _index(facts, outcomes, verdicts, status))
     crashed = [o.error for o in outcomes if o.status == "crashed" and o.error is not None]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +20,7 @@ from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import read_records
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.kept import kept_as
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.page import PageInfo
 from drgn_pageowner.model.pages import Memory
@@ -71,7 +72,11 @@ class ProgramSession:
         return {self._name: self}
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
-        return self._ask(lambda kernel: read_records(kernel, columns=columns, freed=freed))
+        wanted = None if columns is None else frozenset(columns)
+        return self._once(
+            ("records", wanted, freed),
+            lambda kernel: read_records(kernel, columns=wanted, freed=freed),
+        )
 
     def stack_list(self) -> StackList:
         from drgn_pageowner.kernel.linux.page_owner_stacks import read_stack_list
@@ -105,7 +110,8 @@ class ProgramSession:
         return self._ask(read)
 
     def memory(self, columns: Iterable[str]) -> Memory:
-        return self._ask(lambda kernel: read_all_pages(kernel, columns=columns))
+        wanted = frozenset(columns)
+        return self._once(("pages", wanted), lambda kernel: read_all_pages(kernel, columns=wanted))
 
     def inventory(self) -> Inventory:
         return self._inventory_reader().inventory
@@ -221,6 +227,12 @@ class ProgramSession:
         from drgn_pageowner.kernel.read.page import page_report
 
         return self._ask(lambda kernel: page_report(kernel, what))
+
+    def _once(self, key: tuple[Hashable, ...], question: Callable[[Kernel], T]) -> T:
+        """Answer *question*; of a dump once, as long as results are kept."""
+        if self.is_live():
+            return self._ask(question)
+        return kept_as((id(self), *key), self, lambda: self._ask(question))
 
     def _ask(self, question: Callable[[Kernel], T]) -> T:
         """

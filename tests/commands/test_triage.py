@@ -7,17 +7,24 @@ import argparse
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from asking import ask
 from conftest import Dump
 
+from drgn_pageowner.analysis import report
+from drgn_pageowner.analysis.account import account
+from drgn_pageowner.analysis.leaks import reach, suspects
 from drgn_pageowner.commands import triage
 from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.kernel.read import pages
 from drgn_pageowner.kernel.session import ProgramSession
 
 # Parts that need an extra, and are skipped without it.
@@ -46,9 +53,37 @@ def run_said(dump: Dump, directory: Path, **options: Any) -> tuple[int, str]:
     return triage.run(args, ProgramSession(dump.prog), out), out.getvalue()
 
 
-def test_leaks_are_found(dump_named: Callable[[str], Dump], tmp_path: Path) -> None:
+@contextmanager
+def counting(monkeypatch: pytest.MonkeyPatch, *functions: tuple[ModuleType, str]) -> Iterator[Any]:
+    """Count the calls of functions, by their names."""
+    calls: Counter[str] = Counter()
+
+    def counted(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def count(*args: Any, **more: Any) -> Any:
+            calls[name] += 1
+            return function(*args, **more)
+
+        return count
+
+    with monkeypatch.context() as patch:
+        for module, name in functions:
+            patch.setattr(module, name, counted(getattr(module, name), name))
+        yield calls
+
+
+def test_leaks_are_found(
+    dump_named: Callable[[str], Dump], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dump = dump_named("linux-6.12/traps")
-    status, said = run_said(dump, tmp_path / "out")
+    with counting(
+        monkeypatch,
+        (account, "_Counters"), (reach, "_allocations"), (reach, "find_references"),
+        (report, "zone_summaries"), (suspects, "_signs"), (pages, "find_sections"),
+    ) as calls:  # fmt: skip
+        status, said = run_said(dump, tmp_path / "out")
+    # Pages are read for the inventory, for frag, for the snapshot, and to say what was left out.
+    assert calls.pop("find_sections") <= 4
+    assert set(calls.values()) == {1}
     assert status == 3
     assert said.startswith("found leak: ")
     found = index(tmp_path / "out")

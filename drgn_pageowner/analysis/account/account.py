@@ -11,6 +11,7 @@ import numpy as np
 from drgn_pageowner.analysis.account.page_class import PageClass, classes_of_records, page_classes
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
+from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import PageState
 
 __all__ = ("Account", "ClassCount", "Counter", "ZoneCounts", "account")
@@ -81,8 +82,11 @@ def account(inventory: Inventory, classes: Array | None = None) -> Account:
     :param classes: The result of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`,
         if already known.
     """
-    if classes is None:
-        classes = page_classes(inventory)
+    return _account(inventory, page_classes(inventory) if classes is None else classes)
+
+
+@kept
+def _account(inventory: Inventory, classes: Array) -> Account:
     facts = inventory.memory.pages.facts
     counts = np.bincount(classes, minlength=len(PageClass))
     counts[PageClass.ABSENT] = 0

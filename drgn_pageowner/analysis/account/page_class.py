@@ -11,6 +11,7 @@ from drgn_pageowner.analysis.owners.allocator import is_allocation_function, pla
 from drgn_pageowner.analysis.owners.stack_table import StackTable, kinds_of_stacks, per_stack
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
+from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
@@ -225,6 +226,11 @@ def page_classes(inventory: Inventory) -> Array:
 
     :return: ``uint8``, a row per page: :class:`PageClass`.
     """
+    # Without records, reading the heap adds to what is known of pages.
+    return _page_classes(inventory) if inventory.records is None else _kept_classes(inventory)
+
+
+def _page_classes(inventory: Inventory) -> Array:
     pages, records = inventory.memory.pages, inventory.records
     table = np.full(len(PageState), PageClass.OTHER, np.uint8)
     for state, value in _OF_STATE.items():
@@ -251,3 +257,6 @@ def page_classes(inventory: Inventory) -> Array:
         result[rows] = value
     result[inventory.buffers] = PageClass.BUFFERS
     return result
+
+
+_kept_classes = kept(_page_classes)

@@ -15,6 +15,7 @@ from drgn_pageowner.analysis.owners.group import AGES, age_bands
 from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_names
 from drgn_pageowner.model.arrays import Array, distinct
 from drgn_pageowner.model.heap import Inventory
+from drgn_pageowner.model.kept import kept
 
 __all__ = (
     "NO_RECORD",
@@ -83,6 +84,7 @@ class OwnerTable:
         return f"({PageClass(code - len(self.names)).label}, no record)"
 
 
+@kept
 def owner_table(inventory: Inventory, classes: Array) -> OwnerTable:
     """
     Find the allocator of every page.

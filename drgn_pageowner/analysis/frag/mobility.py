@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array, cover, distinct
+from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.pages import FREE_STATES, MOVABLE_STATES, Memory, PageState
 from drgn_pageowner.model.records import Snapshot
@@ -128,6 +129,7 @@ def migratetype_number(names: tuple[str, ...] | list[str], name: str) -> int:
     return lowered.index(name.lower()) if name.lower() in lowered else -1
 
 
+@kept
 def overlay(memory: Memory, records: Snapshot | None) -> Overlay:
     """
     Join *records* to the pages that they cover.

@@ -30,6 +30,7 @@ from drgn_pageowner.analysis.owners.stack_table import StackTable, with_stack
 from drgn_pageowner.analysis.types.exact import ReferenceWords, find_references
 from drgn_pageowner.model.arrays import Array, Groups, ascending, ranges
 from drgn_pageowner.model.heap import Evidence, Heap, Reachability, Role
+from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import PageState
 
 __all__ = ("Graph", "Reach", "reach")
@@ -165,8 +166,11 @@ def reach(
     :param classes: The result of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`,
         if already known.
     """
-    if classes is None:
-        classes = page_classes(heap.inventory)
+    return _marked(heap, page_classes(heap.inventory) if classes is None else classes)
+
+
+@kept
+def _marked(heap: Heap, classes: Array) -> Reach:
     allocation = _allocations(heap)
     found = _reach(heap, classes, allocation)
     if not heap.recorded:
@@ -186,17 +190,17 @@ def _reach(heap: Heap, classes: Array, allocation: Array) -> Reach:
     source, target = (node[ends] for ends in _edges(heap, references))
     weak = np.zeros(heap.nodes, bool)
     weak[node[heap.bookkeeping]] = True
-    kept = (source != target) & ~weak[source]
+    good = (source != target) & ~weak[source]
     candidates = role == Role.CANDIDATE
-    kept &= ~(_made_by(heap, candidates, _is_mirror)[source] & (target < heap.first_object))
+    good &= ~(_made_by(heap, candidates, _is_mirror)[source] & (target < heap.first_object))
     # The memory of loaded modules is a root, so these are remains of unloaded modules. Tags of
     # pages and objects refer to them; their contents do not keep anything allocated.
     left = _made_by(heap, candidates, _is_module_memory)
     role[left[: len(role)]] = Role.ACCOUNTED
-    kept &= ~left[source]
+    good &= ~left[source]
     own = np.zeros(heap.nodes, bool)
     own[source[source == target]] = True
-    source, target = source[kept], target[kept]
+    source, target = source[good], target[good]
     forward = Graph(source, target, heap.nodes)
     parent = np.full(heap.nodes, -1, np.int32)
     roots = np.concatenate(
@@ -260,10 +264,10 @@ def _evidence(
         return np.zeros(heap.nodes, np.uint8)
     result = np.full(heap.nodes, Evidence.WORDS, np.uint8)
     source, target = (node[ends] for ends in _pointer_edges(heap, references.exact))
-    kept = (source != target) & ~weak[source]
+    good = (source != target) & ~weak[source]
     parent = np.full(heap.nodes, -1, np.int32)
     parent[roots] = roots
-    _mark(Graph(source[kept], target[kept], heap.nodes), roots, parent)
+    _mark(Graph(source[good], target[good], heap.nodes), roots, parent)
     result[parent >= 0] = Evidence.TYPES
     _, none = _pointer_edges(heap, ~references.counts)
     result[node[none][lost[node[none]]]] = Evidence.TYPES
@@ -284,7 +288,8 @@ def _allocations(heap: Heap) -> Array:
     record = np.where(rows >= 0, heap.inventory.record_of_row[rows], -1)
     pairs = np.unique(area[record >= 0] * np.int64(len(records)) + result[record[record >= 0]])
     joined = _joined(pairs // len(records), pairs % len(records), len(areas), len(records))
-    return joined[result]
+    heads: Array = joined[result]
+    return heads
 
 
 def _joined(area: Array, head: Array, areas: int, heads: int) -> Array:

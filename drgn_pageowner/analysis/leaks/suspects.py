@@ -17,6 +17,8 @@ from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.model.arrays import Array, Groups, distinct, sums
 from drgn_pageowner.model.heap import Inventory
+from drgn_pageowner.model.kept import kept
+from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
 __all__ = ("Suspect", "Suspects", "largest_of", "suspects")
@@ -102,10 +104,14 @@ def suspects(inventory: Inventory, classes: Array | None = None) -> Suspects:
     records = inventory.records
     if records is None or not len(records):
         return Suspects(0, np.zeros(0, np.int64), _nobody)
+    classes = page_classes(inventory) if classes is None else classes
+    return _suspects(inventory, records, classes)
+
+
+@kept
+def _suspects(inventory: Inventory, records: Snapshot, classes: Array) -> Suspects:
     pages = inventory.memory.pages
     rows = np.maximum(pages.rows(records["pfn"]), 0)
-    if classes is None:
-        classes = page_classes(inventory)
     chosen = np.flatnonzero(np.isin(classes[rows], UNACCOUNTED))
     stacks = Groups.of(records.stack[chosen])
     signs = _signs(inventory, chosen, stacks)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Results that several parts of one answer need, computed once.
+
+``triage`` runs a dozen commands on one dump. While :func:`keeping_results` is entered, a function
+with the decorator :func:`kept` is called once for the same arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ("keeping_results", "kept", "kept_as")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_RESULTS: ContextVar[dict[Hashable, tuple[Any, Any]] | None] = ContextVar("results", default=None)
+
+
+@contextmanager
+def keeping_results() -> Iterator[None]:
+    """Keep results until the block ends; inside of another such block, until that ends."""
+    if _RESULTS.get() is not None:
+        yield
+        return
+    token = _RESULTS.set({})
+    try:
+        yield
+    finally:
+        _RESULTS.reset(token)
+
+
+def kept_as(key: Hashable, alive: Any, compute: Callable[[], T]) -> T:
+    """
+    Return the result of *compute*, which is kept under *key* if results are kept.
+
+    :param alive: Objects whose ``id()`` is part of *key*: they must not be freed meanwhile.
+    """
+    results = _RESULTS.get()
+    if results is None:
+        return compute()
+    if key not in results:
+        results[key] = (alive, compute())
+    result: T = results[key][1]
+    return result
+
+
+def kept(function: Callable[P, T]) -> Callable[P, T]:
+    """
+    Decorate a function of objects that do not change, whose result does not either.
+
+    Arguments are the same if they are the same objects, or equal texts, numbers or truth values.
+    """
+
+    @functools.wraps(function)
+    def once(*args: P.args, **more: P.kwargs) -> T:
+        key = (
+            function.__module__,
+            function.__qualname__,
+            tuple(map(_identity, args)),
+            tuple((name, _identity(value)) for name, value in sorted(more.items())),
+        )
+        return kept_as(key, (args, more), lambda: function(*args, **more))
+
+    return once
+
+
+def _identity(value: Any) -> Hashable:
+    plain = value is None or isinstance(value, str | int | bool)
+    return (type(value), value) if plain else id(value)

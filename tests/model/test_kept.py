@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Results that are computed once for several parts of an answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from drgn_pageowner.model.kept import keeping_results, kept, kept_as
+
+CALLS: list[object] = []
+
+
+@kept
+def described(thing: list[int], name: str = "", *, flag: bool = False) -> tuple[int, str, bool]:
+    CALLS.append(thing)
+    return len(thing), name, flag
+
+
+@pytest.fixture(autouse=True)
+def _no_calls() -> None:
+    CALLS.clear()
+
+
+def test_the_same_arguments_are_computed_once() -> None:
+    thing, equal = [1], [1]
+    with keeping_results():
+        first = described(thing, "a")
+        assert described(thing, "a") is first
+        assert len(CALLS) == 1
+        # Equal is not the same: it may change.
+        described(equal, "a")
+        described(thing, "b")
+        described(thing, "a", flag=True)
+        described(thing, "a", flag=False)
+        assert len(CALLS) == 5
+
+
+def test_nothing_is_kept_outside() -> None:
+    thing = [1]
+    described(thing)
+    described(thing)
+    with keeping_results():
+        described(thing)
+    described(thing)
+    assert len(CALLS) == 4
+
+
+def test_an_inner_block_keeps_for_the_outer_one() -> None:
+    thing = [1]
+    with keeping_results():
+        with keeping_results():
+            described(thing)
+        described(thing)
+    assert len(CALLS) == 1
+
+
+def test_what_raises_is_not_kept() -> None:
+    def fail() -> int:
+        CALLS.append(1)
+        raise ValueError("no result")
+
+    with keeping_results():
+        for _ in range(2):
+            with pytest.raises(ValueError, match="no result"):
+                kept_as("key", None, fail)
+    assert len(CALLS) == 2
+
+
+def test_arguments_stay_alive_so_that_no_other_object_gets_their_identity() -> None:
+    with keeping_results():
+        for number in range(50):
+            assert described([0] * number)[0] == number
