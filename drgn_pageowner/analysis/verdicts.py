@@ -229,8 +229,11 @@ def _amount(groups: Sequence[LeakGroup], size: int) -> str:
 
 
 def _largest(group: LeakGroup) -> str:
+    owner = group.allocator
+    if not group.stack and group.fingerprint is not None:
+        owner = f"memory with this in it: {group.fingerprint.text}"
     return (
-        f"Largest: {group.allocator}, {pages_size(group.bytes)} in {group.allocations:,} of "
+        f"Largest: {owner}, {pages_size(group.bytes)} in {group.allocations:,} of "
         f"{group.of_stack:,} allocations, {group.verdict}, confidence {group.confidence}."
     )
 

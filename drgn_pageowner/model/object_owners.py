@@ -33,6 +33,10 @@ class ObjectOwners:
     stacks: Stacks
     symbolizer: Symbolizer
     page_size: int
+    memcg: Array
+    """``int32``, a row per object: index in :attr:`memcgs`; -1 if it is charged to none."""
+    memcgs: Sequence[str] = ()
+    """Paths of the memory cgroups that objects are charged to, by ``slabobj_ext.objcg`` (v6.10)."""
     problems: Sequence[str] = field(default_factory=list)
     """One line per part that could not be read."""
 

@@ -21,6 +21,9 @@ def slab_table(result: SlabTop) -> Iterator[str]:
     rows = []
     for group in result.groups:
         who = [word(group.owner or "(not kept)"), *(f"  {frame}" for frame in group.stack)]
+        if group.memcgs:
+            charged = [f"{word(path)} ({count:,})" for path, count in group.memcgs.items()]
+            who.append(f"  charged to {', '.join(charged[:3])}")
         rows.append(
             [
                 pages_size(group.bytes),
@@ -47,7 +50,7 @@ def slab_csv(result: SlabTop) -> Iterator[str]:
     """Yield a header and one row per group; frames are separated by ``;``."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["cache", "owner", "objects", "bytes", "tag", "pids", "frames"])
+    writer.writerow(["cache", "owner", "objects", "bytes", "tag", "pids", "frames", "memcgs"])
     for group in result.groups:
         cells = [
             group.cache,
@@ -57,6 +60,7 @@ def slab_csv(result: SlabTop) -> Iterator[str]:
             group.tag,
             ";".join(map(str, group.pids)),
             ";".join(map(str, group.stack)),
+            ";".join(group.memcgs),
         ]
         writer.writerow(csv_row(cells))
     yield text.getvalue()

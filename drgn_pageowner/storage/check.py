@@ -65,6 +65,11 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "slab_objects": {"allocated": "b1"},
     "slab_sheaves": {"address": "u8"},
+    "slab_owners": {"tag": "i4", "handle": "u4", "pid": "i4", "memcg": "i4"},
+    "slab_stacks": {"handle": "u4", "depth": "i4"},
+    "slab_pcs": {"pc": "u8"},
+    "slab_frames": {"pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT},
+    "slab_tags": _PLACES,
     "areas": {"start": "u8", "size": "u8", "pages": "i8", "kind": TEXT},
     "area_pages": {"row": "i8"},
     "leaks": {

@@ -185,7 +185,7 @@ def _load(
             panic_message=None,
             now_ns=latest(facts.now_ns, rows),
             layout=_layout(known["layout"], file.names),
-            formats=restore(TextFormats, known["formats"]) if wanted is None else None,
+            formats=restore(TextFormats | None, known["formats"]) if wanted is None else None,
         ),
         names=names,
         columns=rows,

@@ -15,6 +15,7 @@ from drgn_pageowner.model.session import Session
 from drgn_pageowner.storage.container import Columns, write_container
 from drgn_pageowner.storage.leaks import search_tables
 from drgn_pageowner.storage.machine import PAGE_COLUMNS, inventory_tables, memory_tables
+from drgn_pageowner.storage.object_owners import object_owner_tables
 from drgn_pageowner.storage.plain import as_json
 from drgn_pageowner.storage.records import BASIC_COLUMNS, record_tables, stack_list_tables
 from drgn_pageowner.storage.tags import tag_tables
@@ -119,6 +120,7 @@ def save(
         tables |= more
         documents |= about
         saved.problems += inventory.problems
+        _add_object_owners(session, saved, tables, documents, len(inventory.slabs))
     if search is None:
         saved.unavailable["leaks"] = _WITHOUT_LEAKS
     elif (found := saved.attempt("leaks", lambda: _searched(search, records[0]))) is not None:
@@ -140,6 +142,31 @@ def save(
     }
     saved.size = write_container(path, records, tables, documents, head)
     return saved
+
+
+def _add_object_owners(
+    session: Session,
+    saved: Saved,
+    tables: dict[str, Columns],
+    documents: dict[str, Any],
+    objects: int,
+) -> None:
+    """
+    Add the owners of slab objects, which only ``top --slab`` and ``account --slab`` need.
+
+    :param objects: Number of slab objects that the inventory has.
+    """
+    try:
+        owners = session.object_owners()
+    except PageOwnerError as error:
+        saved.unavailable["slab_owners"] = str(error)
+        return
+    if len(owners.slabs) != objects:
+        saved.unavailable["slab_owners"] = "slabs came and went while a running kernel was saved"
+        return
+    more, about = object_owner_tables(owners)
+    tables |= more
+    documents |= about
 
 
 def _searched(search: Callable[[], LeakSearch], records: Columns) -> LeakSearch:

@@ -194,7 +194,16 @@ class SnapshotSession:
         return found if slab else replace(found, lost=None)
 
     def object_owners(self) -> ObjectOwners:
-        self._only_memory_knows("where objects are")
+        from drgn_pageowner.storage.object_owners import load_object_owners
+
+        self._needs("inventory")
+        self._needs("slab_owners")
+        if "slab_owners" not in self._file:
+            raise PageOwnerError(
+                f"{self.path} was saved by an earlier drgn-pageowner, without the owners of slab "
+                "objects: save it again"
+            )
+        return load_object_owners(self._file, self.inventory().slabs, self._facts.page_size)
 
     def slab_objects(self, objects: Array) -> ObjectFacts:
         self._only_memory_knows("where objects are")

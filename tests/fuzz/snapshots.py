@@ -79,7 +79,7 @@ def take_apart(path: Path) -> SnapshotParts:
         piece = bytes(file._piece(name))
         try:
             tables[name] = pa.ipc.open_stream(pa.py_buffer(piece)).read_all()
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, OSError):
             documents[name] = file.document(name)
     rows = pq.read_table(str(path), memory_map=False, read_dictionary=["comm"])
     allocated = file.head["allocated"]

@@ -93,7 +93,9 @@ def everything_in(path: Path) -> list[object]:
     found: list[object] = [column.tobytes() for column in columns.values()]
     found += [file.names, {k: v for k, v in file.head.items() if k != "parts"}]
     for part in file.head["parts"]:
-        if part in ("names", "records", "memory", "inventory", "leaks_of"):
+        if part in (
+            "names", "records", "memory", "inventory", "slab_owners_of", "leaks_of", "fingerprints",
+        ):  # fmt: skip
             found.append(file.document(part))
         else:
             columns = file.table(part)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,6 +31,9 @@ class SlabGroup:
     """The most frequent stack of the objects; empty if none is recorded."""
     pids: list[int]
     """The tasks that allocated most of them, at most 8."""
+    memcgs: dict[str, int] = field(default_factory=dict)
+    """Paths of the memory cgroups that most of them are charged to, and the number of objects; at
+    most 8."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ def _group(
     text = owners.tags.text(tag) if owners.tags is not None else None
     pids, of_pid = np.unique(owners.pid[objects], return_counts=True)
     order = np.argsort(-of_pid, kind="stable")
+    memcgs, charged = np.unique(owners.memcg[objects], return_counts=True)
+    by_charge = np.argsort(-charged, kind="stable")
     return SlabGroup(
         cache=cache,
         owner=text or (allocator_name(stack) or None),
@@ -121,4 +126,9 @@ def _group(
         tag=text,
         stack=stack,
         pids=[int(pid) for pid in pids[order] if pid >= 0][:8],
+        memcgs={
+            owners.memcgs[int(memcgs[place])]: int(charged[place])
+            for place in by_charge[:9].tolist()
+            if memcgs[place] >= 0
+        },
     )

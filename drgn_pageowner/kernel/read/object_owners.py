@@ -61,10 +61,18 @@ def read_object_owners(kernel: Kernel) -> ObjectOwners:
     _mark_free(kernel, memory.pages, free)
     problems = [*memory.problems, *slabs.problems]
     tag, tags = np.full(len(slabs), -1, np.int32), None
+    charged: Array | None = None
     if page_references(kernel) is not None:
         tagged = read_tagged(kernel, memory.pages, slabs)
-        tag, tags = tagged.object_tag, tagged.tags
+        tag, tags, charged = tagged.object_tag, tagged.tags, tagged.object_memcg
         problems += tagged.problems
+    else:
+        extensions = read_object_extensions(kernel, memory.pages, slabs)
+        charged = extensions.objcg if extensions is not None else None
+    memcgs = MemcgTable(kernel)
+    memcg = np.full(len(slabs), -1, np.int32)
+    if charged is not None:
+        memcg = memcgs.columns(np.where(slabs.allocated, charged, 0).astype(np.uint64))[0]
     handle, pid, stacks = _stacks(kernel, memory.pages, slabs, problems)
     return ObjectOwners(
         slabs=slabs,
@@ -75,6 +83,8 @@ def read_object_owners(kernel: Kernel) -> ObjectOwners:
         stacks=stacks,
         symbolizer=load_kallsyms(kernel),
         page_size=kernel.page_size,
+        memcg=memcg,
+        memcgs=[memcg.path for memcg in memcgs.memcgs],
         problems=list(dict.fromkeys(problems)),
     )
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from drgn_pageowner.kernel.read.inventory import InventoryReader
 from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model.heap import LOST, Role
 from drgn_pageowner.model.pages import PageState
+from drgn_pageowner.storage.session import SnapshotSession
 
 WITHOUT = [get for get in profiling() if "owner-off" in _dump_id(get)]
 
@@ -120,3 +122,36 @@ def test_what_the_module_lost_is_found(get: Callable[[], Dump]) -> None:
         assert '"GET /po_owners/" at +0x0' in texts
         said = [leak["fingerprint"]["text"] for leak in answer["slab"]]
         assert sum("[po_owners]" in text for text in said) >= 5
+
+
+def test_a_snapshot_has_leaks_and_owners_without_records(
+    dump_named: Callable[[str], Dump], tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow", reason="snapshots need pyarrow (the extra parquet)")
+    for name in ("linux-7.2-profiling/owner-off-tags", "linux-5.10/owner-off"):
+        session = ProgramSession(dump_named(name).prog)
+        path = tmp_path / "saved.parquet"
+        assert ask(session, f"save --leaks {path}")[0] == 0
+        saved = SnapshotSession(str(path))
+        for question in ("leaks --slab --format json", "top --slab --format json"):
+            assert ask(session, question)[:2] == ask(saved, question)[:2], (name, question)
+        status = ask(saved, "list --limit 3")[0]
+        assert status == (0 if "tags" in name else 1)
+        twice = tmp_path / "again.parquet"
+        assert ask(saved, f"save --leaks {twice}")[0] == 0
+        saved = SnapshotSession(str(twice))
+        assert ask(saved, "leaks --slab --format json") == ask(
+            SnapshotSession(str(path)), "leaks --slab --format json"
+        )
+
+
+def test_objects_are_charged_to_the_cgroup_that_the_module_ran_in(
+    dump_named: Callable[[str], Dump],
+) -> None:
+    dump = dump_named("linux-7.2-profiling/owner-off-tags")
+    answer = json.loads(ask(ProgramSession(dump.prog), "leaks --slab --format json")[1])
+    charged = [
+        leak for leak in answer["slab"] if (leak["tag"] or "").endswith("func:po_lose_account")
+    ] or [leak for leak in answer["slab"] if leak["cache"].startswith("kmalloc-cg-512")]
+    assert charged
+    assert all(leak["memcgs"] == {"/alpha": leak["objects"]} for leak in charged)
