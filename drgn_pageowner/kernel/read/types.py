@@ -267,6 +267,10 @@ class DwarfTypes:
                 return _ADDRESS | _LEARN, -1
             return _ADDRESS, self.number(type_.type)
         if kind == TypeKind.POINTER:
+            inner = self._facts(target.type)
+            if inner.kind in _STRUCTURES and inner.plain.tag in _LINKS:
+                # The end of a list: it leads to a member of whatever is linked last.
+                return _ADDRESS, -1
             return _ADDRESS, self.number(type_.type, repeat=True)
         if kind in _SCALARS and facts.size:
             # A pointer to bytes or numbers usually points to an array of them.

@@ -170,7 +170,7 @@ def test_damage_anywhere_is_survived(
     for analysis in (
         lambda: account(session.inventory()),
         lambda: suspects(session.inventory()),
-        lambda: find_leaks(reach(session.heap()), everything=True),
+        lambda: find_leaks(reach(session.heap(types=True)), everything=True),
         lambda: page_type_info(overlay_of(session.memory(()), session.snapshot(None))),
     ):
         said = ""
