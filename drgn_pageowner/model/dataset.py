@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The tables of a dataset: many snapshots as plain Parquet, which any engine reads.
+The tables of a dataset: many snapshots in plain Parquet files, which any query engine can read.
 
-:data:`DATASET` describes them; what is written, what ``sql`` expects, and the tables of
-docs/dataset.md (``python docs/tables.py``) follow from it.
+:data:`DATASET` describes the tables. The writer of datasets, the command ``sql`` and the tables in
+docs/dataset.md (``python docs/tables.py``) are derived from it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = (
 )
 
 DATASET_SCHEMA = 1
-"""Version of the tables; a reader takes every dataset that has no greater one. Later versions may
-add tables and columns, which are null in what was written before."""
+"""Version of the tables; a reader accepts datasets with this version or an earlier one. Later
+versions may add tables and columns; these columns are null for snapshots written before."""
 
 PARTITIONS = ("kernel", "day")
 """Names of the hive partitions: release of the kernel, and day of the crash (UTC)."""
@@ -56,7 +56,7 @@ def sql_type(column: Any) -> str:
 
 
 def _table(text: str) -> tuple[DatasetField, ...]:
-    """Make fields of lines ``name type meaning``."""
+    """Parse lines of the form ``name type meaning`` to fields."""
     return tuple(
         DatasetField(*line.split(maxsplit=2)) for line in text.strip().splitlines() if line.strip()
     )
@@ -235,7 +235,7 @@ _TABLES: Mapping[str, tuple[DatasetField, ...]] = {
 DATASET: Mapping[str, tuple[DatasetField, ...]] = {
     name: (_SNAPSHOT, *fields) for name, fields in _TABLES.items()
 }
-"""The columns of every table, in order. Hive partitions are none of them."""
+"""The columns of every table, in order, without the hive partitions."""
 
 # Name of a function without a symbol.
 _UNKNOWN = "?"
@@ -243,9 +243,9 @@ _UNKNOWN = "?"
 
 def frame_line(frame: Frame, name: str | None) -> bytes:
     """
-    Return the part of a stack's ID that stands for *frame*.
+    Return the bytes by which *frame* contributes to the ID of its stack.
 
-    :param name: Name of its function without what compilers append.
+    :param name: Name of the function without suffixes that compilers append; ``None`` if unknown.
     """
     line = f"{frame.module or ''}:{_UNKNOWN if name is None else name}\n"
     return line.encode("utf-8", "surrogateescape")
@@ -255,11 +255,11 @@ def stack_id(lines: Sequence[bytes]) -> str:
     """
     Return the ID of a stack: a hash of the names of its functions and modules, innermost first.
 
-    Addresses, offsets, sizes and the suffixes that compilers append are no part of it, so that a
-    stack has the same ID whatever KASLR, the host and the build are.
+    Addresses, offsets, sizes and suffixes that compilers append are not hashed, so a stack has the
+    same ID regardless of KASLR, host and build.
 
-    :param lines: :func:`frame_line` of its frames.
-    :return: 16 hexadecimal digits; the empty string for no frames.
+    :param lines: :func:`frame_line` of each frame.
+    :return: 16 hexadecimal digits; the empty string if there are no frames.
     """
     return hashlib.blake2b(b"".join(lines), digest_size=8).hexdigest() if lines else ""
 

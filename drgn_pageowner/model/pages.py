@@ -89,7 +89,7 @@ MOVABLE_STATES = (
 DUMPED_STATES = (
     PageState.KERNEL, PageState.SLAB, PageState.LARGE_KMALLOC, PageState.TABLE,
 )  # fmt: skip
-"""States of a page that is in the dump at every dump level."""
+"""States of pages that makedumpfile excludes at no dump level."""
 
 
 @dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Interned stack traces and the frames that their PCs name."""
+"""Distinct stack traces of a snapshot, and the frames that their PCs resolve to."""
 
 from __future__ import annotations
 

@@ -121,7 +121,12 @@ class MalformedError(ValueError):
 
 
 def require(condition: Any, what: str) -> None:
-    """Check a condition. ¶ :raises MalformedError: unless *condition*"""
+    """
+    Check a condition.
+
+    :param what: Name of the data, for the error message.
+    :raises MalformedError: if *condition* is false
+    """
     if not condition:
         raise MalformedError(what)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Datasets as tables of DuckDB: views over their Parquet files, of which only what a query needs is
-read.
+Provide datasets as tables of DuckDB: views of their Parquet files, from which a query
+reads only the columns and row groups that it needs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from drgn_pageowner.storage.dataset import Dataset
 
 __all__ = ("add_views", "open_database", "stream")
 
-# A query must not read anything but the tables: no file, no network, no extension.
+# A query must read nothing except the tables: no other files, no network, no extensions.
 _CONFIG = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -49,9 +49,9 @@ def open_database(datasets: Sequence[Dataset] = ()) -> Any:
     allowed = ", ".join(_text(_directory(dataset)) for dataset in datasets)
     database.execute(f"SET allowed_directories = [{allowed}]")
     database.execute("SET enable_external_access = false")
-    # It would be drawn on standard output.
+    # The progress bar would be printed on standard output.
     database.execute("SET enable_progress_bar = false")
-    # Nothing that a query says can change that.
+    # Prevent queries from changing the configuration.
     database.execute("SET lock_configuration = true")
     return database
 
@@ -63,9 +63,10 @@ def add_views(
     others: Mapping[str, Any] | None = None,
 ) -> None:
     """
-    Make a view of each of *tables*: the rows of all datasets, and those of *others*.
+    Create a view for each of *tables*, with the rows of all datasets and of *others*.
 
-    :param others: More rows, by table: what DuckDB can register (a ``pyarrow.dataset.Dataset``).
+    :param others: Additional rows, by table: objects that DuckDB can register
+        (``pyarrow.dataset.Dataset``).
     """
     for table in tables:
         parts = [_scan(dataset, files) for dataset in datasets if (files := _files(dataset, table))]
@@ -81,7 +82,10 @@ def add_views(
 
 
 def _files(dataset: Dataset, table: str) -> list[str] | str | None:
-    """Return what DuckDB is to read: a pattern, or the files where it cannot look for them."""
+    """
+    Return the files of a table for DuckDB: a glob pattern, or a list of paths if DuckDB cannot
+    search for them itself.
+    """
     place = dataset.place
     if not place.is_local:
         return [place.url(f"{table}/{entry.path}") for entry in place.files(table)] or None
@@ -110,7 +114,7 @@ def _directory(dataset: Dataset) -> str:
 
 
 def _text(value: str) -> str:
-    """*value* as a literal of SQL."""
+    """Quote *value* as an SQL literal."""
     return "'" + value.replace("'", "''") + "'"
 
 
@@ -131,12 +135,12 @@ def _register(database: Any, dataset: Dataset) -> None:
 
 def stream(schema: Any, batches: Callable[[Collection[str]], Any]) -> Any:
     """
-    Make a table whose rows are made while they are read, one snapshot after another.
+    Create a table whose rows are generated while they are read, one snapshot at a time.
 
     :param schema: ``pyarrow.Schema``
-    :param batches: Takes the names of the columns that are read; yields ``pyarrow.RecordBatch``
-        of *schema*, in which other columns may be null.
-    :return: What DuckDB takes for a ``pyarrow.dataset.Dataset``.
+    :param batches: Function that takes the names of the columns that are read, and yields
+        ``pyarrow.RecordBatch`` objects of *schema*, in which other columns may be null.
+    :return: ``pyarrow.dataset.Dataset`` that DuckDB can register.
     """
     pa = extra("pyarrow", "sql", "sql")
     ds = extra("pyarrow.dataset", "sql", "sql")
@@ -145,7 +149,7 @@ def stream(schema: Any, batches: Callable[[Collection[str]], Any]) -> Any:
         def scanner(self, columns: Any = None, filter: Any = None, **_: Any) -> Any:  # noqa: A002
             wanted = set(schema.names if columns is None else columns)
             if filter is not None:
-                # Columns that are only compared are not among the others.
+                # *columns* lacks the columns that only occur in the filter.
                 text = str(filter)
                 wanted |= {name for name in schema.names if name in text}
             reader = pa.RecordBatchReader.from_batches(schema, batches(wanted))

@@ -2,9 +2,9 @@
 """
 A dataset: a directory of plain Parquet files, one for each table of each snapshot.
 
-``TABLE/kernel=RELEASE/day=YYYY-MM-DD/SNAPSHOT.parquet``. The name follows from the contents of the
-dump, so that writing a snapshot twice replaces it. ``meta`` is written last: a snapshot that has it
-is complete.
+Files are named ``TABLE/kernel=RELEASE/day=YYYY-MM-DD/SNAPSHOT.parquet``. SNAPSHOT is derived from
+the contents of the dump, so writing a snapshot again replaces its files. The table ``meta`` is
+written last, so a snapshot that has this table is complete.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ __all__ = ("MARKER", "Dataset", "Partition", "dataset_file")
 MARKER = "dataset.json"
 _KEY = "drgn_pageowner_dataset"
 _NEEDS = "a dataset"
-# What Hive, Spark, DuckDB and Arrow take for null.
+# Value of a partition that Hive, Spark, DuckDB and Arrow read as null.
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _LEVEL = 6
 _ROWS = 1 << 20
-# Neighbours differ by little.
+# Columns to delta-encode, because values in adjacent rows are close together.
 _DIFFERENCES = frozenset(("pfn", "pageblock", "ts_nsec", "free_ts_nsec", "age_ns"))
 
 
 @dataclass(frozen=True)
 class Partition:
-    """The directories that the files of a snapshot are in."""
+    """The hive partition of a snapshot, which determines the directories of its files."""
 
     kernel: str | None
     """Release of the kernel."""
@@ -44,7 +44,7 @@ class Partition:
 
     @property
     def path(self) -> str:
-        """``kernel=.../day=...``; characters that a file's name should not have are ``%XX``."""
+        """The directories, ``kernel=.../day=...``; special characters are written as ``%XX``."""
         return "/".join(
             f"{name}={_NULL if value is None else quote(value, safe='')}"
             for name, value in (("kernel", self.kernel), ("day", self.day))
@@ -52,16 +52,16 @@ class Partition:
 
 
 class Dataset:
-    """A dataset that is there, or that is about to be."""
+    """Reads and writes a dataset, which may not exist yet."""
 
     def __init__(self, where: str | Place) -> None:
         """
         :param where: A directory or a URL.
-        :raises PageOwnerError: if it is of a later version, or cannot be read
+        :raises PageOwnerError: if the dataset has a later version, or cannot be read
         """
         self.place = Place(where) if isinstance(where, str) else where
         self.exists = self._check()
-        """Whether anything was written to it."""
+        """Whether the dataset exists."""
 
     def _check(self) -> bool:
         text = self.place.read(MARKER)
@@ -89,15 +89,15 @@ class Dataset:
 
     def create(self) -> None:
         """
-        Mark it as a dataset.
+        Create the marker file that makes the directory a dataset.
 
-        :raises PageOwnerError: if it cannot be written, or holds something else
+        :raises PageOwnerError: if it cannot be written, or the directory contains other files
         """
         if self.exists:
             return
         if self.place.is_directory() and (files := self.place.files()):
             strange = [entry.path for entry in files if entry.path.split("/")[0] not in DATASET]
-            # Another process may have begun it a moment ago.
+            # Another process may have created the marker in the meantime.
             if strange and strange != [MARKER]:
                 raise PageOwnerError(
                     f"{self.place.name} is not empty and no dataset (it has {strange[0]}): "
@@ -111,8 +111,8 @@ class Dataset:
         Write the tables of a snapshot, ``meta`` last.
 
         :param tables: ``pyarrow.Table`` by name.
-        :return: Bytes written.
-        :raises PageOwnerError: if one cannot be written
+        :return: Number of bytes written.
+        :raises PageOwnerError: if a file cannot be written
         """
         self.create()
         total = 0
@@ -123,7 +123,7 @@ class Dataset:
         return total
 
     def has(self, partition: Partition, id_: str) -> bool:
-        """Return whether the snapshot *id_* is there, complete."""
+        """Return whether the dataset contains the whole snapshot with ID *id_*."""
         return self.place.exists(dataset_file("meta", partition, id_))
 
     def ids(self, table: str = "meta") -> set[str]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Identify a dump by what is in it, without symbols and without drgn.
+Identify a dump by its contents, without symbols and without drgn.
 
-VMCOREINFO is plain text near the beginning of all formats that dumps have: the notes of an ELF
-core, the header of makedumpfile's format, and the flattened form of either.
+All dump formats have VMCOREINFO as plain text near the beginning: in the notes of an ELF core, in
+the header of makedumpfile's format, and in the flattened form of both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 __all__ = ("DumpIdentity", "identify", "new_id")
 
-# The notes of a machine with thousands of CPUs have about a megabyte.
+# Number of bytes to search for VMCOREINFO. The notes of a machine with thousands of CPUs have about
+# a megabyte.
 _HEAD = 8 << 20
 _FIRST_LINE = b"OSRELEASE="
 _TEXT = re.compile(rb"(?:[\w().+-]+=[^\0\n]*\n)+")
@@ -26,12 +27,12 @@ _BUILD_ID = re.compile(r"[0-9a-f]{16,64}")
 
 @dataclass(frozen=True)
 class DumpIdentity:
-    """The contents of a dump, as far as its headers tell."""
+    """Facts that identify a dump, from its headers."""
 
     id: str
-    """16 hexadecimal digits that follow from VMCOREINFO, the time of the crash and the size."""
+    """ID of 16 hexadecimal digits, derived from VMCOREINFO, the time of the crash and the size."""
     size: int
-    """Bytes of the file."""
+    """Size of the file, in bytes."""
     release: str | None
     """``OSRELEASE``; ``None`` if there is no VMCOREINFO."""
     build_id: str | None
@@ -39,16 +40,16 @@ class DumpIdentity:
     crash_time: int | None
     """``CRASHTIME``, in seconds since 1970; a hypervisor's dump has none."""
     is_dump: bool
-    """Whether the file begins as a dump does."""
+    """Whether the file begins with the signature of a dump."""
 
 
 def identify(file: BinaryIO, size: int) -> DumpIdentity:
     """
     Identify the dump in *file*.
 
-    :param file: Open for reading bytes, and able to seek.
-    :param size: Its size in bytes.
-    :raises OSError: if it cannot be read
+    :param file: Seekable file, open for reading bytes.
+    :param size: Size of the file, in bytes.
+    :raises OSError: if the file cannot be read
     """
     head = file.read(_HEAD)
     info = _vmcoreinfo(head)
@@ -61,7 +62,7 @@ def identify(file: BinaryIO, size: int) -> DumpIdentity:
     digest = hashlib.blake2b(info, digest_size=8)
     digest.update(size.to_bytes(8, "little"))
     if not info or crash_time is None:
-        # Two dumps of one boot may have the same size: only their contents differ.
+        # Two dumps of the same boot may have the same size, so hash some of their contents, too.
         for place in _places(size):
             file.seek(place)
             digest.update(file.read(_SAMPLE))
@@ -77,7 +78,7 @@ def identify(file: BinaryIO, size: int) -> DumpIdentity:
 
 
 def new_id(*parts: object) -> str:
-    """Return an ID of 16 hexadecimal digits for what has no dump, made of *parts*."""
+    """Return an ID of 16 hexadecimal digits, derived from *parts*, for data not from a dump."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files and directories here or in an object store: a path or a URL (``s3://``, ``gs://``)."""
+"""Access files by path or URL: local ones, and those in object stores (``s3://``, ``gs://``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NEEDS = "reading from and writing to object stores"
 
 
 def is_url(path: str) -> bool:
-    """Return whether *path* is a URL, and not a path of this machine."""
+    """Return whether *path* is a URL rather than a path of the local file system."""
     return _URL.match(path) is not None
 
 
@@ -31,20 +31,20 @@ class Entry:
     """A file in a directory."""
 
     path: str
-    """Relative to the directory that was listed, with ``/`` in between."""
+    """Path relative to the directory that was listed, with ``/`` as separator."""
     size: int
-    """Bytes."""
+    """Size in bytes."""
 
 
 class Place:
-    """A directory or a file, and the file system that has it."""
+    """Path or URL of a directory or a file, with the file system that contains it."""
 
     def __init__(self, where: str) -> None:
         """
         :raises PageOwnerError: if no file system is known for the URL
         """
         self.name = where
-        """As it was given."""
+        """The path or URL, as the user wrote it."""
         self.scheme = urlsplit(where).scheme.lower() if is_url(where) else "file"
         self._fs: Any = None
         if self.scheme == "file":
@@ -55,35 +55,35 @@ class Place:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a path of this machine."""
+        """Whether the place is in the local file system."""
         return self._fs is None
 
     @property
     def file_system(self) -> Any:
-        """Its ``pyarrow.fs.FileSystem``."""
+        """The ``pyarrow.fs.FileSystem`` that contains the place."""
         return (
             extra("pyarrow.fs", "parquet", _NEEDS).LocalFileSystem() if self.is_local else self._fs
         )
 
     def path(self, relative: str = "") -> str:
-        """Return the path of a file under it, on its file system."""
+        """Return the path on the file system of a file below this directory."""
         return f"{self.root}/{relative}" if relative else self.root
 
     def url(self, relative: str = "") -> str:
-        """Return the name that a URL or path of a file under it has."""
+        """Return the URL or local path of a file below this directory."""
         return self.path(relative) if self.is_local else f"{self.scheme}://{self.path(relative)}"
 
     def exists(self, relative: str = "") -> bool:
-        """Return whether there is such a file or directory."""
+        """Return whether a file or directory below this directory exists."""
         return self._info(relative) is not None
 
     def is_directory(self) -> bool:
-        """Return whether it is a directory."""
+        """Return whether the place is a directory."""
         info = self._info("")
         return info is not None and not info.is_file
 
     def size(self, relative: str = "") -> int | None:
-        """Return the bytes of a file; ``None`` if there is none."""
+        """Return the size of a file in bytes; ``None`` if the file does not exist."""
         info = self._info(relative)
         return info.size if info is not None and info.is_file else None
 
@@ -95,9 +95,9 @@ class Place:
 
     def files(self, relative: str = "") -> list[Entry]:
         """
-        List all files under it, in the order of their paths; none if there is no such directory.
+        List all files below a directory, sorted by path; empty if the directory does not exist.
 
-        Files whose names begin with a dot are not complete yet.
+        Files whose names begin with a dot are omitted, because they are not complete yet.
         """
         fs = extra("pyarrow.fs", "parquet", _NEEDS)
         root = self.path(relative)
@@ -114,7 +114,7 @@ class Place:
         )
 
     def read(self, relative: str = "") -> bytes | None:
-        """Return the bytes of a file; ``None`` if there is none."""
+        """Return the contents of a file; ``None`` if the file does not exist."""
         if not self.exists(relative):
             return None
         with self._errors("read"), self.file_system.open_input_stream(self.path(relative)) as file:
@@ -123,15 +123,15 @@ class Place:
 
     @contextmanager
     def opened(self, relative: str = "") -> Iterator[Any]:
-        """Open a file for reading at any place."""
+        """Open a file for reading with random access."""
         with self._errors("read"), self.file_system.open_input_file(self.path(relative)) as file:
             yield file
 
     def write(self, relative: str, data: bytes | memoryview) -> None:
         """
-        Write a file as a whole, and the directories that it is in: a reader sees all of it or none.
+        Write a file atomically, so that readers never see a part of it; create its directories.
 
-        :raises PageOwnerError: if it cannot be written
+        :raises PageOwnerError: if the file cannot be written
         """
         path = self.path(relative)
         if self.is_local:
@@ -142,7 +142,7 @@ class Place:
             except OSError as error:
                 raise cannot_write(path, error) from error
             return
-        # An object is there when the request that sends it ends.
+        # An object store shows an object only when its upload has completed.
         with self._errors("write"), self._fs.open_output_stream(path) as stream:
             stream.write(data)
 
@@ -172,7 +172,7 @@ def _file_system(where: str, scheme: str) -> tuple[Any, str]:
 
 
 def _s3(fs: Any, query: dict[str, list[str]]) -> Any:
-    """Return S3; the endpoint is that of the URL, or of the AWS tools' environment."""
+    """Return the S3 file system, with the endpoint of the URL or of the AWS environment."""
     environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     options: dict[str, Any] = {name: values[0] for name, values in query.items()}
     if environment and "endpoint_override" not in options:

@@ -57,7 +57,7 @@ class Numbers:
         return places, np.concatenate([record, of_marked, records[0], records[1]]), pair
 
     def _marked(self, data: Array) -> tuple[Array, Array]:
-        """Find words that are physical addresses with the mark, and their records."""
+        """Find physical addresses that have the bit *mark* set; return indices and records."""
         if not self._mark:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         place = np.flatnonzero(data - self._mark < self._end << self._shift)

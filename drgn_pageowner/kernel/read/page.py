@@ -54,7 +54,7 @@ _STATES = {
 
 
 class _Reporter:
-    """Decoders for pages of a kernel, and the problems with one page."""
+    """Decodes ``struct page`` and related data, and collects the problems with one page."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
