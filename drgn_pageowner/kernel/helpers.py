@@ -83,15 +83,16 @@ def read_inventory(prog: Program) -> Inventory:
     return inventory.InventoryReader(Kernel.of(prog).reading()).inventory
 
 
-def read_heap(prog: Program) -> Heap:
+def read_heap(prog: Program, *, types: bool = False) -> Heap:
     """
     Find every pointer from one allocation of the kernel to another.
 
+    :param types: Also read what the types of allocations are inferred from, as ``leaks`` does.
     :raises PageOwnerError: if this kernel has no records, or the dump lacks memory that is needed
     """
     from drgn_pageowner.kernel.read import heap
 
-    return heap.HeapReader(Kernel.of(prog).reading()).heap
+    return heap.HeapReader(Kernel.of(prog).reading(), types=types).heap
 
 
 def page_ext(page: Object) -> Object:

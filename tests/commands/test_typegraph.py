@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -49,6 +50,18 @@ def test_what_is_inferred_without_the_names_of_caches_is_right(dump: Dump, answe
     assert checked["right_objects"] >= 0.999 * checked["named_objects"], checked["wrong"]
     wrong = sum(objects for _, _, objects in checked["wrong"])
     assert checked["right_objects"] + wrong == checked["named_objects"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["linux-5.10/owner-off", "linux-6.12-noowner/kdump", "linux-7.2-profiling/owner-off-tags"],
+)
+def test_types_need_no_records(dump_named: Callable[[str], Dump], name: str) -> None:
+    out = dump_named(name).run("typegraph", "--check", "--format", "json", check=True).stdout
+    found = json.loads(out)
+    assert found["typed_objects"] > 0.75 * found["objects"]
+    checked = found["accuracy"]
+    assert checked["right_objects"] >= 0.999 * checked["named_objects"] > 0, checked["wrong"]
 
 
 def test_top_has_the_same_groups(one_dump: Dump) -> None:

@@ -97,6 +97,8 @@ _CACHE_TYPES = {
     "PACKET": "packet_sock",
     "vmap_area": "vmap_area",
 }
+# Caches whose objects may be smaller than their structure, or much larger.
+_TRUNCATED = frozenset({"task_struct", "kmem_cache", "mm_struct"})
 # Prefixes of names of caches whose objects are arrays, and the structure that each is an array of.
 _CACHE_ARRAYS = {"biovec-": "bio_vec", "sgpool-": "scatterlist"}
 
@@ -393,9 +395,9 @@ class DwarfTypes:
             return -1
         own = _size(self._types[number])
         if tag == name:
-            # A cache made by KMEM_CACHE(), or one whose objects are smaller than the structure:
-            # task_struct without unused registers, kmem_cache without absent nodes.
-            return number
+            # A cache made by KMEM_CACHE(). What its structure ends with may be of many elements, or
+            # of less than it has room for: unused registers, absent nodes.
+            return number if own <= size < 2 * own or name in _TRUNCATED else -1
         # Other kernels may have a different structure of that name.
         return number if own <= size < own + 2 * self.word else -1
 
