@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Modules at the top level that any room may import; they import nothing of the package but
 # each other.
-BASE = {"errors", "escape", "extras", "progress", "units"}
+BASE = {"elf", "errors", "escape", "extras", "progress", "units"}
 # Modules at the top level that join the rooms; no room imports them.
 DOORS = {"__init__", "__main__", "cli", "plugin", "shell", "sources"}
 
@@ -51,7 +51,8 @@ ALLOWED = {
     },
     "render": {"model", "analysis"},
     "storage": {"model"},
-    "commands": {"model", "analysis", "render", "storage"},
+    "fleet": {"model", "analysis", "render", "storage"},
+    "commands": {"model", "analysis", "render", "storage", "fleet"},
 }
 
 

@@ -42,7 +42,8 @@ COMMANDS = {
     "report": "write a post-mortem as one HTML page, as Markdown or JSON",
     "triage": "run everything into a folder, with verdicts and an exit status for scripts",
     "save": "save a snapshot that every command reads instead of the dump (-S)",
-    "sql": "query a dump, or any number of snapshots, with SQL",
+    "sql": "query a dump, any number of snapshots, or datasets, with SQL",
+    "fleet": "decode many dumps into a dataset, on one machine or many",
 }
 """Every command, and what it does in one line. Each is the module of its name in this package."""
 

@@ -24,7 +24,7 @@ from drgn_pageowner.analysis.report import report
 from drgn_pageowner.commands.arguments import add_destination, report_problems
 from drgn_pageowner.commands.leaks import search
 from drgn_pageowner.commands.report import read
-from drgn_pageowner.errors import UsageError, internal_error
+from drgn_pageowner.errors import PageOwnerError, UsageError, internal_error
 from drgn_pageowner.model.dataset import day_of
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -43,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--dataset", metavar="DIR|URL", help="add the snapshot to this dataset instead"
     )
+    parser.add_argument(
+        "--dump-name", metavar="NAME",
+        help="what the dataset calls the dump (default: its path)",
+    )  # fmt: skip
     parser.add_argument("--leaks", action="store_true", help="search for leaks, too")
     parser.add_argument("--source", action="store_true", help="save source lines of stacks, too")
 
@@ -85,9 +89,11 @@ def _into_dataset(
     found = report(inputs)
     for error in found.errors:
         warn(internal_error(error))
-    source = getattr(args, "core", None) or next(iter(session.members()))
+    source = args.dump_name or getattr(args, "core", None) or next(iter(session.members()))
     origins = Origins(**dump, tool=__version__, source=source)
     tables, lacking = dataset_tables(session, found, inputs.inventory, origins)
+    if not {"records", "pages"} & tables.keys():
+        raise PageOwnerError(f"neither records nor pages can be read: {lacking['records']}")
     crash_time = found.crash.crash_time if found.crash is not None else None
     partition = Partition(facts.release or None, day_of(crash_time))
     size = dataset.write(tables, partition, origins.id)

@@ -126,6 +126,24 @@ class Dataset:
         """Return whether the dataset contains the whole snapshot with ID *id_*."""
         return self.place.exists(dataset_file("meta", partition, id_))
 
+    def rows(self, table: str, partition: Partition, id_: str) -> list[dict[str, Any]]:
+        """
+        Read the rows of *table* of one snapshot; none if it has no such file.
+
+        :raises PageOwnerError: if it is damaged
+        """
+        path = dataset_file(table, partition, id_)
+        data = self.place.read(path)
+        if data is None:
+            return []
+        pa = extra("pyarrow", "parquet", _NEEDS)
+        pq = extra("pyarrow.parquet", "parquet", _NEEDS)
+        try:
+            rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(data)).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise PageOwnerError(f"{self.place.url(path)} is damaged: remove it") from error
+        return rows
+
     def ids(self, table: str = "meta") -> set[str]:
         """Return the IDs of the snapshots that have a file of *table*."""
         return {

@@ -11,17 +11,17 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 __all__ = ("DumpIdentity", "identify", "new_id")
 
-# Number of bytes to search for VMCOREINFO. The notes of a machine with thousands of CPUs have about
-# a megabyte.
-_HEAD = 8 << 20
+# VMCOREINFO ends within the first of these; the notes of thousands of CPUs have some megabytes.
+_HEADS = (1 << 17, 1 << 20, 16 << 20)
 _FIRST_LINE = b"OSRELEASE="
 _TEXT = re.compile(rb"(?:[\w().+-]+=[^\0\n]*\n)+")
 _SAMPLES, _SAMPLE = 16, 4096
 _KINDS = (b"\x7fELF", b"KDUMP   ", b"DISKDUMP", b"makedumpfile\0")
+_ELF, _ET_CORE = b"\x7fELF", 4
 _BUILD_ID = re.compile(r"[0-9a-f]{16,64}")
 
 
@@ -40,7 +40,9 @@ class DumpIdentity:
     crash_time: int | None
     """``CRASHTIME``, in seconds since 1970; a hypervisor's dump has none."""
     is_dump: bool
-    """Whether the file begins with the signature of a dump."""
+    """Whether the file begins as a dump does."""
+    is_core: bool
+    """Whether nothing speaks against a dump of a kernel: not so of a vmlinux, or a program."""
 
 
 def identify(file: BinaryIO, size: int) -> DumpIdentity:
@@ -51,8 +53,12 @@ def identify(file: BinaryIO, size: int) -> DumpIdentity:
     :param size: Size of the file, in bytes.
     :raises OSError: if the file cannot be read
     """
-    head = file.read(_HEAD)
-    info = _vmcoreinfo(head)
+    head, info = b"", b""
+    for length in _HEADS:
+        head += file.read(length - len(head))
+        info = _vmcoreinfo(head)
+        if len(head) < length or (info and not head.endswith(info)):
+            break
     values: dict[str, str] = {}
     for line in info.decode(errors="replace").split("\n"):
         key, equals, value = line.partition("=")
@@ -74,7 +80,13 @@ def identify(file: BinaryIO, size: int) -> DumpIdentity:
         build_id=build_id if _BUILD_ID.fullmatch(build_id) else None,
         crash_time=crash_time,
         is_dump=head.startswith(_KINDS),
+        is_core=not head.startswith(_ELF) or _elf_type(head) == _ET_CORE,
     )
+
+
+def _elf_type(head: bytes) -> int:
+    order: Literal["little", "big"] = "big" if head[5:6] == b"\2" else "little"
+    return int.from_bytes(head[16:18], order)
 
 
 def new_id(*parts: object) -> str:

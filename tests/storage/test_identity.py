@@ -17,7 +17,7 @@ def of(data: bytes) -> DumpIdentity:
 
 
 def made(info: bytes, contents: bytes = b"x" * 100_000) -> bytes:
-    return b"\x7fELF" + bytes(60) + info + b"\0" + contents
+    return b"\x7fELF\2\1" + bytes(10) + b"\4\0" + bytes(46) + info + b"\0" + contents
 
 
 def test_the_headers_of_a_dump(dump: Dump) -> None:

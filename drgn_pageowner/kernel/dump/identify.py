@@ -8,7 +8,7 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from drgn_pageowner.kernel.dump.elf import ET_CORE, ET_REL, Elf
+from drgn_pageowner.elf import ET_CORE, ET_REL, Elf
 
 __all__ = ("not_a_dump", "not_symbols")
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import drgn
 from drgn import FaultError, Program
 
+from drgn_pageowner.elf import Elf
 from drgn_pageowner.errors import PageOwnerError, UsageError, one_line
-from drgn_pageowner.kernel.dump.elf import Elf
 from drgn_pageowner.kernel.dump.identify import not_symbols
 from drgn_pageowner.kernel.dump.vmcoreinfo import vmcoreinfo
 from drgn_pageowner.progress import warn

@@ -14,7 +14,7 @@ from subprocess import CompletedProcess
 import pytest
 from conftest import Dump, run_cli
 
-from drgn_pageowner.kernel.dump.elf import Elf
+from drgn_pageowner.elf import Elf
 from drgn_pageowner.kernel.dump.identify import not_a_dump, not_symbols
 
 VMWARE = "vmss2core"

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Prove that an ingest loses nothing: many dumps, some of them bad, and processes that are killed.
+
+  python benchmarks/ingest.py DIRECTORY --dumps 200 --kills 20 --restarts 2
+
+Copies of the bundled dumps get a crash time of their own each. Some are cut off, some are of a
+kernel whose symbols are nowhere, some are no dumps, some the same as others; of some the process
+hangs, of some it takes all memory (by a sitecustomize.py of this script). While they are ingested,
+workers are killed at random, and the ingest itself is killed and started again. In the end every
+dump has to be in the dataset exactly once, or among the runs with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / "testdata/.cache"
+KERNELS = (
+    "linux-5.10/kdump", "linux-6.1/kdump", "linux-6.12/kdump", "linux-7.2/kdump",
+    "linux-6.12-arm64/kdump", "linux-6.12-i386/traps", "linux-6.12-noowner/kdump",
+    "linux-7.2-arm64-16k/kdump",
+)  # fmt: skip
+SITECUSTOMIZE = """
+import sys, time
+words = " ".join(sys.orig_argv)
+if "--core" in words and "-hangs/" in words:
+    time.sleep(3600)
+if "--core" in words and "-greedy/" in words:
+    hoard = []
+    while True:
+        hoard.append(bytearray(64 << 20))
+        hoard[-1][::4096] = b"x" * len(hoard[-1][::4096])
+        time.sleep(0.05)
+"""
+# In every 50 dumps; the rest are good.
+BAD = {"cut": 3, "unknown": 3, "nodump": 2, "same": 2, "hangs": 1, "greedy": 1}
+EXPECTED = {
+    "good": {"ok"}, "same": {"ok"}, "cut": {"ok", "failed"}, "unknown": {"no symbols"},
+    "nodump": {"unreadable"}, "hangs": {"timeout"}, "greedy": {"memory"},
+}  # fmt: skip
+
+
+def kinds(number: int) -> list[str]:
+    """Return what is wrong with each of *number* dumps."""
+    fifty = [kind for kind, times in BAD.items() for _ in range(times)]
+    fifty += ["good"] * (50 - len(fifty))
+    random.shuffle(fifty)
+    return [fifty[place % 50] for place in range(number)]
+
+
+def make(directory: Path, number: int) -> dict[str, str]:
+    """Write the dumps; return what is wrong with each path."""
+    result: dict[str, str] = {}
+    first_good: bytes | None = None
+    for place, kind in enumerate(kinds(number)):
+        name = KERNELS[place % len(KERNELS)]
+        data = (CACHE / name / "vmcore").read_bytes()
+        stamp = re.search(rb"CRASHTIME=(\d+)\n", data)
+        assert stamp is not None
+        length = len(stamp.group(1))
+        text = str(int(stamp.group(1)) + 1 + place).zfill(length)[-length:].encode()
+        if length < 4:
+            # A virtual machine without a clock: few digits, all of which are used.
+            text = str(place % 10**length).zfill(length).encode()
+        data = data.replace(stamp.group(), b"CRASHTIME=" + text + b"\n")
+        if kind == "cut":
+            data = data[: len(data) * random.randrange(20, 95) // 100]
+        elif kind == "unknown":
+            data = re.sub(rb"BUILD-ID=(.)", lambda m: b"BUILD-ID=" + bytes([m[1][0] ^ 1]), data)
+        elif kind == "nodump":
+            data = random.randbytes(1 << 16)
+        elif kind == "same" and first_good is not None:
+            data = first_good
+        elif kind in ("good", "same") and first_good is None:
+            first_good = data
+        path = directory / f"{place:04}-{kind}" / "vmcore"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+        result[str(path)] = kind
+    return result
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the worker processes of an ingest, without what dask needs beside them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (entry / "cmdline").read_bytes()
+        except (OSError, ValueError):
+            continue
+        if parent == pid and b"spawn_main" in command:
+            found.append(int(entry.name))
+    return found
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--dumps", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=20, help="workers to kill")
+    parser.add_argument("--restarts", type=int, default=2, help="times to kill the ingest itself")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--options", default="", help="more options of fleet ingest")
+    args = parser.parse_args()
+    random.seed(args.seed)
+    dumps, dataset = args.directory / "dumps", args.directory / "dataset"
+    shutil.rmtree(args.directory, ignore_errors=True)
+    made = make(dumps, args.dumps)
+    (args.directory / "site").mkdir()
+    (args.directory / "site/sitecustomize.py").write_text(SITECUSTOMIZE)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (str(args.directory / "site"), os.environ.get("PYTHONPATH")))
+        ),
+        "XDG_CACHE_HOME": str(args.directory / "cache"),
+    }
+    command = [
+        sys.executable, "-m", "drgn_pageowner", "fleet", "ingest", str(dumps / "*/vmcore"), "-o",
+        str(dataset), "--symbols-store", str(CACHE), "--format", "json", *args.options.split(),
+    ]  # fmt: skip
+    start, killed, status = time.monotonic(), 0, None
+    for turn in range(args.restarts + 1):
+        last = turn == args.restarts
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+            goal = args.dumps * (turn + 1) // (args.restarts + 1)
+            while (status := process.poll()) is None:
+                time.sleep(random.uniform(1, 6))
+                if killed < args.kills and (pids := workers_of(process.pid)):
+                    os.kill(random.choice(pids), signal.SIGKILL)
+                    killed += 1
+                there = len(list(dataset.glob("runs/*/*/*.parquet")))
+                if not last and there >= goal:
+                    process.kill()
+                    print(f"killed the ingest after {there} dumps, and {killed} workers so far")
+            output = process.stdout.read() if process.stdout is not None else b""
+    print(f"{args.dumps} dumps, {killed} workers killed, {time.monotonic() - start:.0f} s")
+    summary = json.loads(output)
+    print({name: value for name, value in summary.items() if name != "failed"})
+
+    wrong = check(dataset, made)
+    print("\n".join(wrong) if wrong else "every dump is there exactly once, or failed for a reason")
+    return 1 if wrong or status not in (0, 1) else 0
+
+
+def check(dataset: Path, made: dict[str, str]) -> list[str]:
+    """Compare the dataset with what each of the dumps *made* should have become."""
+    import duckdb
+
+    rows = duckdb.sql(f"select dump, status, reason from '{dataset}/runs/*/*/*.parquet'").fetchall()
+    told = {dump: (state, reason) for dump, state, reason in rows}
+    wrong = [f"{d} is told of twice" for d, n in Counter(d for d, *_ in rows).items() if n > 1]
+    done: Counter[str] = Counter()
+    for dump, kind in made.items():
+        state, reason = told.get(dump, ("missing", None))
+        done[f"{kind}: {state}"] += 1
+        # Of dumps that are the same, one is told of.
+        if state == "missing" and kind in ("same", "good"):
+            continue
+        if state not in EXPECTED[kind] or (state != "ok" and not reason):
+            wrong.append(f"{dump}: {state} ({reason})")
+    same = [kind for kind in made.values() if kind in ("good", "same")]
+    if len(made) - len(told) != same.count("same") - (same[0] == "same"):
+        wrong.append(f"{len(made) - len(told)} dumps are not told of")
+    ok = sum(state == "ok" for state, _ in told.values())
+    for table in ("meta", "records", "pages"):
+        files = duckdb.sql(
+            f"select snapshot, count(distinct filename) n from "
+            f"read_parquet('{dataset}/{table}/*/*/*.parquet', filename = true) group by all"
+        ).fetchall()
+        few = len(files) != ok if table == "meta" else len(files) > ok
+        if few or any(number != 1 for _, number in files):
+            wrong.append(f"{table} has {len(files)} snapshots, and {ok} dumps were read")
+    print(dict(sorted(done.items())))
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())

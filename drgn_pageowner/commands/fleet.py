@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Decode many dumps into a dataset, on one machine or many.
+
+  fleet ingest 'dumps/*/vmcore' --symbols-store /srv/debug -o DATASET
+  fleet ingest @list.txt s3://dumps/2026/ --scheduler tcp://head:8786 -o s3://fleet/dataset
+
+WHERE is a dump, a directory, a pattern, a URL, or @FILE with one of these on each line. Every dump
+is a job of its own: its symbols are found by the build ID of its kernel, and it is decoded, judged
+and written in a process that has a limit of time and memory. What is in the dataset already is
+skipped, so that an ingest that was interrupted goes on where it was; several at once do no harm.
+Jobs run on dask.distributed (pip install 'drgn-pageowner[fleet]'); docs/fleet.md tells more.
+
+exit status: 0 all dumps are in the dataset; 1 some are not (a line for each says why); 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from typing import TextIO
+
+from drgn_pageowner.commands.arguments import count
+from drgn_pageowner.errors import UsageError
+from drgn_pageowner.model.session import Session
+from drgn_pageowner.progress import warn
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_SECONDS, _MEMORY = 1800, "8G"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    views = parser.add_subparsers(dest="view", metavar="VIEW", required=True)
+    one = views.add_parser("ingest", help="decode dumps into a dataset")
+    one.add_argument("where", metavar="WHERE", nargs="+", help="dumps: see above")
+    one.add_argument(
+        "-o", "--dataset", metavar="DIR|URL", required=True, help="the dataset to write to"
+    )
+    one.add_argument(
+        "--symbols-store", metavar="DIR", action="append", default=[],
+        help="look for vmlinux files there (by build ID; packed ones, and the layouts of "
+        "distributions); may be repeated. /usr/lib/debug and $DEBUGINFOD_URLS are tried, too",
+    )  # fmt: skip
+    one.add_argument("--no-leaks", action="store_true", help="do not search for leaks: faster")
+    one.add_argument(
+        "--jobs", metavar="N", type=count,
+        help="at most N at once on this machine (default: one per CPU, as far as memory suffices)",
+    )  # fmt: skip
+    one.add_argument(
+        "--scheduler", metavar="ADDRESS",
+        help="use the workers of this dask scheduler (tcp://HOST:PORT) instead of this machine",
+    )  # fmt: skip
+    one.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=_SECONDS,
+        help="limit of the time for one dump (default: %(default)s)",
+    )  # fmt: skip
+    one.add_argument(
+        "--memory", metavar="SIZE", type=size, default=_MEMORY,
+        help="limit of the memory for one dump, as in 500M or 8G (default: %(default)s)",
+    )  # fmt: skip
+    one.add_argument(
+        "--scratch", metavar="DIR",
+        help="directory for copies of dumps that are in an object store (default: $TMPDIR)",
+    )  # fmt: skip
+    one.add_argument(
+        "--retry-failed", action="store_true", help="try again what failed in an earlier ingest"
+    )
+    one.add_argument(
+        "--format", choices=("table", "json"), default="table",
+        help="what to print (default: %(default)s)",
+    )  # fmt: skip
+
+
+def size(text: str) -> int:
+    """Convert ``"500M"`` or ``"8G"`` to bytes."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: give a number and K, M, G or T")
+    return int(float(match.group(1)) * _UNITS[match.group(2).lower()])
+
+
+def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    return _ingest(args, out)
+
+
+def _ingest(args: argparse.Namespace, out: TextIO) -> int:
+    from drgn_pageowner.fleet.dumps import find_dumps
+    from drgn_pageowner.fleet.ingest import ingest
+    from drgn_pageowner.fleet.job import Job
+    from drgn_pageowner.render.fleet import IngestSummary, ingest_json, ingest_text
+    from drgn_pageowner.storage.dataset import Dataset
+    from drgn_pageowner.storage.places import Place, is_url
+
+    if args.timeout <= 0 or args.memory <= 0:
+        raise UsageError("--timeout and --memory take numbers greater than 0")
+    if args.jobs == 0:
+        raise UsageError("--jobs takes a number greater than 0")
+    dumps = find_dumps(args.where)
+    if not dumps:
+        raise UsageError(f"there are no dumps in {', '.join(args.where)}")
+    place = Place(args.dataset)
+    Dataset(place).create()
+    where = args.dataset if is_url(args.dataset) else place.root
+    symbols = [os.path.abspath(path) for path in getattr(args, "symbols", None) or ()]
+    stores = [os.path.abspath(path) for path in (*args.symbols_store, "/usr/lib/debug", "/boot")]
+    jobs = [
+        Job(
+            dump=dump if is_url(dump) else os.path.abspath(dump),
+            dataset=where,
+            symbols=symbols,
+            stores=stores,
+            seconds=args.timeout,
+            memory=args.memory,
+            leaks=not args.no_leaks,
+            scratch=args.scratch,
+            retry_failed=args.retry_failed,
+        )
+        for dump in dumps
+    ]
+    done = ingest(jobs, scheduler=args.scheduler, most_jobs=args.jobs)
+    for one in done.failed:
+        warn(f"{one.dump}: {one.status}: {one.reason}")
+    if any(one.earlier for one in done.failed):
+        warn("some of these failed in an earlier ingest and were not tried again: --retry-failed")
+    summary = IngestSummary(
+        done.numbers(), [one.summary() for one in done.failed], done.seconds, done.per_minute,
+        done.workers, done.peak_bytes,
+    )  # fmt: skip
+    text = ingest_json(summary) if args.format == "json" else ingest_text(summary, args.dataset)
+    out.writelines(text)
+    return 1 if done.failed else 0

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Ingest one dump: a worker identifies it, finds its symbols, and runs ``save --dataset`` in a process
+of its own, which has a limit of time and of memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import IO, Any
+
+from drgn_pageowner.errors import INTERNAL, PageOwnerError
+from drgn_pageowner.fleet.dumps import identity_of, on_this_machine
+from drgn_pageowner.fleet.symbols import NoSymbolsError, SymbolStore, fits
+from drgn_pageowner.model.dataset import day_of
+from drgn_pageowner.render.dataset import rows_table
+from drgn_pageowner.storage.dataset import Dataset, Partition
+from drgn_pageowner.storage.identity import new_id
+
+__all__ = ("FAILURES", "Job", "Run", "note_lost", "run_job")
+
+FAILURES = ("failed", "timeout", "memory", "lost", "no symbols", "unreadable")
+"""Every status that a job can end with, besides ``"ok"`` and ``"present"``."""
+
+# What another attempt could change if nothing else does; symbols may be there the next time.
+_FINAL = ("failed", "timeout", "memory", "unreadable")
+_ATTEMPTS = 2
+_POLL_SECONDS = 0.1
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The instructions for one dump, as they are sent to a worker."""
+
+    dump: str
+    """Path or URL."""
+    dataset: str
+    symbols: Sequence[str] = ()
+    """Paths of files with symbols: those that fit are used."""
+    stores: Sequence[str] = ()
+    """Directories to look for symbols in."""
+    cache: str | None = None
+    seconds: float = 1800.0
+    """Limit of an attempt's time."""
+    memory: int = 8 << 30
+    """Limit of an attempt's resident memory, in bytes."""
+    leaks: bool = True
+    scratch: str | None = None
+    retry_failed: bool = False
+    """Whether to try again what failed in an earlier ingest."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The outcome of a job: a row of the table ``runs``."""
+
+    dump: str
+    status: str
+    """``"ok"``, ``"present"`` (it was in the dataset), or one of :data:`FAILURES`."""
+    reason: str | None = None
+    snapshot: str = ""
+    dump_bytes: int | None = None
+    release: str | None = None
+    build_id: str | None = None
+    symbols: str | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    worker: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
+    earlier: bool = False
+    """Whether it failed in an earlier ingest, and was not tried again."""
+    partition: Partition = field(default_factory=lambda: Partition(None, None))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the members that say why it failed."""
+        names = ("dump", "status", "reason", "snapshot", "release", "build_id", "attempts")
+        return {name: getattr(self, name) for name in names}
+
+    def row(self, tool: str) -> dict[str, Any]:
+        """Return its row of the table."""
+        row = asdict(self)
+        del row["partition"], row["earlier"]
+        return {**row, "finished": datetime.now(UTC), "tool": tool}
+
+
+def run_job(job: Job) -> Run:
+    """Ingest a dump, and note how that went in the table ``runs``; no failure raises anything."""
+    try:
+        return _run(job)
+    except PageOwnerError as error:
+        # Nothing is known of the dump, or the dataset cannot be written.
+        run = Run(job.dump, "unreadable", str(error), new_id("unreadable", job.dump))
+        return _noted(job, run)
+
+
+def _run(job: Job) -> Run:
+    identity = identity_of(job.dump)
+    partition = Partition(identity.release, day_of(identity.crash_time))
+    run = Run(
+        job.dump, "ok", None, identity.id, identity.size, identity.release, identity.build_id,
+        partition=partition,
+    )  # fmt: skip
+    dataset = Dataset(job.dataset)
+    if dataset.has(partition, identity.id):
+        return replace(run, status="present")
+    if not job.retry_failed and (reason := _failed_before(dataset, run)) is not None:
+        return replace(run, status=reason[0], reason=reason[1], earlier=True)
+    if not identity.is_dump:
+        return _noted(job, replace(run, status="unreadable", reason="it begins like no dump"))
+    try:
+        run = replace(run, symbols=_symbols(job, identity.build_id, identity.release))
+    except NoSymbolsError as error:
+        return _noted(job, replace(run, status="no symbols", reason=str(error)))
+    with on_this_machine(job.dump, job.scratch) as path:
+        while run.attempts < _ATTEMPTS:
+            run = _attempt(job, replace(run, attempts=run.attempts + 1), path)
+            if run.status == "ok":
+                break
+    return _noted(job, run)
+
+
+def _symbols(job: Job, build_id: str | None, release: str | None) -> str:
+    store = SymbolStore([*map(os.path.abspath, job.stores)], job.cache)
+    given = [path for path in job.symbols if fits(path, build_id, release)]
+    return given[0] if given else store.find(build_id, release)
+
+
+def _failed_before(dataset: Dataset, run: Run) -> tuple[str, str | None] | None:
+    """Return the status and the reason of an earlier ingest that failed; else ``None``."""
+    from drgn_pageowner import __version__
+
+    [row] = dataset.rows("runs", run.partition, run.snapshot) or [{}]
+    if row.get("status") in _FINAL and row.get("tool") == __version__:
+        return row["status"], row["reason"]
+    return None
+
+
+def _noted(job: Job, run: Run) -> Run:
+    """Write *run* to the table ``runs``."""
+    from drgn_pageowner import __version__
+
+    try:
+        dataset = Dataset(job.dataset)
+        rows = rows_table("runs", [run.row(__version__)])
+        dataset.write({"runs": rows}, run.partition, run.snapshot)
+    except PageOwnerError as error:
+        return replace(run, status="failed", reason=str(error)) if run.status == "ok" else run
+    return run
+
+
+def _attempt(job: Job, run: Run, path: str) -> Run:
+    """Run ``save --dataset`` in a process of its own."""
+    command = [
+        sys.executable, "-m", "drgn_pageowner", "--core", path, "--main-symbols",
+        *(("--symbols", run.symbols) if run.symbols else ()),
+        "save", "--dataset", job.dataset, "--dump-name", job.dump,
+        *(("--leaks",) if job.leaks else ()),
+    ]  # fmt: skip
+    start = time.monotonic()
+    with tempfile.TemporaryFile() as said:
+        status, peak, stopped = _limited(command, said, job.seconds, job.memory)
+        said.seek(0)
+        lines = said.read().decode(errors="replace").splitlines()
+    run = replace(run, seconds=round(time.monotonic() - start, 3), peak_bytes=peak)
+    if stopped is not None:
+        limit = f"{job.seconds:g} s" if stopped == "timeout" else f"{job.memory:,} bytes"
+        return replace(run, status=stopped, reason=f"it took more than {limit}")
+    if status == 0:
+        return replace(run, status="ok", reason=None)
+    return replace(run, status="failed", reason=_reason(status, lines))
+
+
+def _reason(status: int, lines: Sequence[str]) -> str:
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    last = lines[-1].removeprefix("drgn-pageowner: ") if lines else "no reason given"
+    return f"{last} (exit status {status})" if status == INTERNAL or not lines else last
+
+
+def _limited(
+    command: Sequence[str], said: IO[bytes], seconds: float, memory: int
+) -> tuple[int, int, str | None]:
+    """
+    Run *command* until it ends, or takes too much time or memory.
+
+    :return: Exit status (negative: signal), most resident memory in bytes, and ``"timeout"`` or
+        ``"memory"`` if it was stopped for that.
+    """
+    parent = os.getpid()
+
+    def prepare() -> None:
+        # A worker that is killed takes its job with it.
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    with open(os.devnull, "rb") as nothing:
+        process = subprocess.Popen(
+            command, stdin=nothing, stdout=subprocess.DEVNULL, stderr=said, preexec_fn=prepare,
+            start_new_session=True,
+        )  # fmt: skip
+    deadline, stopped = time.monotonic() + seconds, None
+    try:
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            if stopped is None:
+                if time.monotonic() > deadline:
+                    stopped = "timeout"
+                elif _private_bytes(process.pid) > memory:
+                    stopped = "memory"
+                if stopped is not None:
+                    process.kill()
+            time.sleep(_POLL_SECONDS)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_maxrss * 1024, stopped
+
+
+def _private_bytes(pid: int) -> int:
+    """Return the resident memory of a process that no file backs."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            words = [line.split() for line in file if line.startswith(("RssAnon:", "RssShmem:"))]
+    except (OSError, ValueError):
+        return 0
+    return sum(int(line[1]) for line in words) * 1024
+
+
+def note_lost(job: Job, reason: str) -> Run:
+    """Note that no worker lived long enough to run *job*: the next ingest tries it again."""
+    try:
+        identity = identity_of(job.dump)
+    except PageOwnerError as error:
+        return Run(job.dump, "unreadable", str(error))
+    run = Run(
+        job.dump, "lost", reason, identity.id, identity.size, identity.release, identity.build_id,
+        attempts=1, partition=Partition(identity.release, day_of(identity.crash_time)),
+    )  # fmt: skip
+    return _noted(job, run)
