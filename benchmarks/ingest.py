@@ -115,6 +115,9 @@ def main() -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--dumps", type=int, default=200)
     parser.add_argument("--kills", type=int, default=20, help="workers to kill")
+    parser.add_argument(
+        "--every", type=float, default=10, help="a worker is killed every so many seconds"
+    )
     parser.add_argument("--restarts", type=int, default=2, help="times to kill the ingest itself")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--options", default="", help="more options of fleet ingest")
@@ -142,7 +145,7 @@ def main() -> int:
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
             goal = args.dumps * (turn + 1) // (args.restarts + 1)
             while (status := process.poll()) is None:
-                time.sleep(random.uniform(1, 6))
+                time.sleep(random.uniform(0.2, 1.8) * args.every)
                 if killed < args.kills and (pids := workers_of(process.pid)):
                     os.kill(random.choice(pids), signal.SIGKILL)
                     killed += 1

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="limit of the time for one dump (default: %(default)s)",
     )  # fmt: skip
     one.add_argument(
-        "--memory", metavar="SIZE", type=size, default=_MEMORY,
+        "--memory", metavar="SIZE", type=memory_size, default=_MEMORY,
         help="limit of the memory for one dump, as in 500M or 8G (default: %(default)s)",
     )  # fmt: skip
     one.add_argument(
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def size(text: str) -> int:
+def memory_size(text: str) -> int:
     """Convert ``"500M"`` or ``"8G"`` to bytes."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.extras import extra
-from drgn_pageowner.fleet.job import Job, Run, note_lost, run_job
+from drgn_pageowner.fleet.job import IngestRun, Job, note_lost, run_job
 from drgn_pageowner.progress import warn
 
 __all__ = ("Ingest", "ingest")
@@ -31,7 +31,7 @@ _SHARE = 0.8
 class Ingest:
     """The outcome of an ingest."""
 
-    runs: list[Run] = field(default_factory=list)
+    runs: list[IngestRun] = field(default_factory=list)
     seconds: float = 0.0
     workers: int = 0
     """Most workers that there were."""
@@ -46,7 +46,7 @@ class Ingest:
         return result
 
     @property
-    def failed(self) -> list[Run]:
+    def failed(self) -> list[IngestRun]:
         """The dumps that are not in the dataset."""
         return [run for run in self.runs if run.status not in ("ok", "present")]
 
@@ -84,7 +84,7 @@ def ingest(jobs: Sequence[Job], *, scheduler: str | None, most_jobs: int | None)
     return result
 
 
-def _finished(client: Any, jobs: Sequence[Job]) -> Iterator[Run]:
+def _finished(client: Any, jobs: Sequence[Job]) -> Iterator[IngestRun]:
     """Yield the outcome of every job, in the order in which they end."""
     distributed = extra("distributed", "fleet", "fleet ingest")
     waiting = distributed.as_completed(raise_errors=False)

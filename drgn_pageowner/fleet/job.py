@@ -27,7 +27,7 @@ from drgn_pageowner.render.dataset import rows_table
 from drgn_pageowner.storage.dataset import Dataset, Partition
 from drgn_pageowner.storage.identity import new_id
 
-__all__ = ("FAILURES", "Job", "Run", "note_lost", "run_job")
+__all__ = ("FAILURES", "IngestRun", "Job", "note_lost", "run_job")
 
 FAILURES = ("failed", "timeout", "memory", "lost", "no symbols", "unreadable")
 """Every status that a job can end with, besides ``"ok"`` and ``"present"``."""
@@ -63,7 +63,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Run:
+class IngestRun:
     """The outcome of a job: a row of the table ``runs``."""
 
     dump: str
@@ -95,20 +95,20 @@ class Run:
         return {**row, "finished": datetime.now(UTC), "tool": tool}
 
 
-def run_job(job: Job) -> Run:
+def run_job(job: Job) -> IngestRun:
     """Ingest a dump, and note how that went in the table ``runs``; no failure raises anything."""
     try:
         return _run(job)
     except PageOwnerError as error:
         # Nothing is known of the dump, or the dataset cannot be written.
-        run = Run(job.dump, "unreadable", str(error), new_id("unreadable", job.dump))
+        run = IngestRun(job.dump, "unreadable", str(error), new_id("unreadable", job.dump))
         return _noted(job, run)
 
 
-def _run(job: Job) -> Run:
+def _run(job: Job) -> IngestRun:
     identity = identity_of(job.dump)
     partition = Partition(identity.release, day_of(identity.crash_time))
-    run = Run(
+    run = IngestRun(
         job.dump, "ok", None, identity.id, identity.size, identity.release, identity.build_id,
         partition=partition,
     )  # fmt: skip
@@ -137,7 +137,7 @@ def _symbols(job: Job, build_id: str | None, release: str | None) -> str:
     return given[0] if given else store.find(build_id, release)
 
 
-def _failed_before(dataset: Dataset, run: Run) -> tuple[str, str | None] | None:
+def _failed_before(dataset: Dataset, run: IngestRun) -> tuple[str, str | None] | None:
     """Return the status and the reason of an earlier ingest that failed; else ``None``."""
     from drgn_pageowner import __version__
 
@@ -147,7 +147,7 @@ def _failed_before(dataset: Dataset, run: Run) -> tuple[str, str | None] | None:
     return None
 
 
-def _noted(job: Job, run: Run) -> Run:
+def _noted(job: Job, run: IngestRun) -> IngestRun:
     """Write *run* to the table ``runs``."""
     from drgn_pageowner import __version__
 
@@ -160,7 +160,7 @@ def _noted(job: Job, run: Run) -> Run:
     return run
 
 
-def _attempt(job: Job, run: Run, path: str) -> Run:
+def _attempt(job: Job, run: IngestRun, path: str) -> IngestRun:
     """Run ``save --dataset`` in a process of its own."""
     command = [
         sys.executable, "-m", "drgn_pageowner", "--core", path, "--main-symbols",
@@ -243,13 +243,13 @@ def _private_bytes(pid: int) -> int:
     return sum(int(line[1]) for line in words) * 1024
 
 
-def note_lost(job: Job, reason: str) -> Run:
+def note_lost(job: Job, reason: str) -> IngestRun:
     """Note that no worker lived long enough to run *job*: the next ingest tries it again."""
     try:
         identity = identity_of(job.dump)
     except PageOwnerError as error:
-        return Run(job.dump, "unreadable", str(error))
-    run = Run(
+        return IngestRun(job.dump, "unreadable", str(error))
+    run = IngestRun(
         job.dump, "lost", reason, identity.id, identity.size, identity.release, identity.build_id,
         attempts=1, partition=Partition(identity.release, day_of(identity.crash_time)),
     )  # fmt: skip

@@ -83,7 +83,7 @@ def test_totals_are_those_of_all_rows() -> None:
 def test_the_format_for_people_is_called_table(command: str) -> None:
     action = OPTIONS[command].get("--format")
     if action is None:
-        assert command in ("triage", "save")
+        assert command in ("triage", "save", "fleet")
         return
     assert action.choices is not None
     # That of allocinfo is the kernel's own.
@@ -102,7 +102,7 @@ def test_the_format_for_people_is_called_table(command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_answer_can_go_to_a_file(command: str) -> None:
     assert ("-o" in OPTIONS[command]) == ("--output" in OPTIONS[command])
-    assert ("-o" in OPTIONS[command]) or command == "triage"
+    assert ("-o" in OPTIONS[command]) or command in ("triage", "fleet")
 
 
 @pytest.mark.parametrize(
