@@ -14,11 +14,17 @@ there is, the more types: give the modules' files with -s, too.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TextIO
 
+import numpy as np
+
+from drgn_pageowner.analysis.leaks.fingerprint import fingerprints
 from drgn_pageowner.analysis.leaks.links import explain_node
 from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.commands.arguments import WHAT, add_output, add_types, targets_of
+from drgn_pageowner.model.fingerprint import Fingerprint
+from drgn_pageowner.model.heap import HeapTarget
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.links import why_text
@@ -39,5 +45,15 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     marked = reach(heap)
     for target in targets:
         result = explain_node(marked, target, session.words, everything=args.all)
+        result = replace(result, fingerprint=_fingerprint(session, target))
         out.writelines(json_text(result) if args.format == "json" else why_text(result))
     return status
+
+
+def _fingerprint(session: Session, target: HeapTarget) -> Fingerprint | None:
+    """Read the contents of a page, slab object or per-CPU allocation."""
+    if target.node is None:
+        return None
+    kinds = np.zeros(1, np.int64)
+    _, found = fingerprints(session.contents(np.array([target.node])), kinds, session.memory_at)
+    return found[0] if found else None

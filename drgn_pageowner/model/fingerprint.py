@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -43,7 +42,8 @@ _HALVES = {
 }
 
 
-class Clue(NamedTuple):
+@dataclass(frozen=True)
+class Clue:
     """A word or a text in memory that hints at the owner of that memory."""
 
     offset: int

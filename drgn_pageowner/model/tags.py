@@ -178,7 +178,7 @@ def allocation_sizes(rows: Array, compound: Array, followers: Array, pfns: Array
     run = np.maximum(end - rows, 1)
     # The largest power of two that fits, and that the PFN is aligned to.
     order = np.frexp(run.astype(np.float64))[1] - 1
-    aligned = np.where(pfns > 0, np.log2((pfns & -pfns).astype(np.float64)), 62).astype(np.int64)
+    aligned = np.where(pfns > 0, np.log2(np.maximum(pfns & -pfns, 1)), 62).astype(np.int64)
     block = np.int64(1) << np.minimum(order, aligned)
     result: Array = np.where(compound > 0, compound, block)
     return result

@@ -10,8 +10,8 @@ from drgn_pageowner.analysis.leaks.owners import CONFIDENCES, LeakOwner, leak_ow
 from drgn_pageowner.analysis.leaks.suspects import Suspect
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.escape import word
-from drgn_pageowner.model.fingerprint import Fingerprint
 from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.render.fingerprint import fingerprint_text
 from drgn_pageowner.render.table import ages, are, counted, pages_size, table
 
 __all__ = ("leaks_text", "pfns_text", "suspects_text", "tasks_text")
@@ -120,26 +120,8 @@ def _group(group: LeakGroup, result: Leaks, facts: Facts) -> Iterator[str]:
         yield f"  tag: {word(group.tag)}\n"
     yield f"  pages: {pfns_text(group.pfns)}\n"
     if group.fingerprint is not None:
-        yield from _content(group.fingerprint, group.allocations, dump=not group.stack)
+        yield from fingerprint_text(group.fingerprint, group.allocations, dump=not group.stack)
     yield from (f"    {frame}\n" for frame in group.stack)
-
-
-def _content(found: Fingerprint, number: int, *, dump: bool) -> Iterator[str]:
-    """
-    Yield what the content of memory says of its owner.
-
-    :param number: How many allocations or objects there are.
-    :param dump: Whether to dump the first bytes of an example.
-    """
-    share = f" ({found.shared:,} of {number:,})" if found.shared < number else ""
-    yield f"  content: {word(found.text)}{share}, such as {found.example:#x}\n"
-    if not dump or found.zero:
-        return
-    data = bytes.fromhex(found.bytes)
-    for offset in range(0, len(data), 16):
-        row = data[offset : offset + 16]
-        letters = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)
-        yield f"    {offset:04x}  {row.hex(' ', 4):35}  {letters}\n"
 
 
 def tasks_text(tasks: Sequence[Task]) -> str:
@@ -186,7 +168,7 @@ def _slab(leaks: Sequence[SlabLeak], limit: int | None, *, stacks: bool) -> Iter
             yield f"  charged to: {', '.join(paths)}\n"
         if leak.fingerprint is not None:
             known = leak.tag is not None or leak.stack is not None
-            yield from _content(leak.fingerprint, leak.objects, dump=not known)
+            yield from fingerprint_text(leak.fingerprint, leak.objects, dump=not known)
         if leak.stack is None:
             continue
         if leak.pids:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.leaks.links import Hop, References, Why
 from drgn_pageowner.escape import word
+from drgn_pageowner.render.fingerprint import fingerprint_text
 
 __all__ = ("refs_text", "why_text")
 
@@ -19,6 +20,8 @@ def why_text(result: Why) -> Iterator[str]:
     for number, chain in enumerate(result.others, 2):
         yield f"  chain {number} of {len(result.others) + 1}, as short:\n"
         yield from _chain_lines(chain)
+    if result.fingerprint is not None:
+        yield from fingerprint_text(result.fingerprint, 1, dump=True)
 
 
 def refs_text(result: References) -> Iterator[str]:

@@ -13,6 +13,7 @@ from drgn_pageowner.analysis.account.page_class import PageClass
 from drgn_pageowner.analysis.leaks.reach import Reach
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.fingerprint import Fingerprint
 from drgn_pageowner.model.heap import HeapTarget, Reachability, Role, Word
 
 __all__ = ("Hop", "References", "Why", "WordSearch", "explain_node", "references")
@@ -81,6 +82,8 @@ class Why:
     """The words from a root to the page."""
     others: list[list[Hop]] = field(default_factory=list)
     """With all chains: the others that are as short."""
+    fingerprint: Fingerprint | None = None
+    """The clues to its owner in its contents; ``None`` if it cannot be read."""
 
 
 @dataclass(frozen=True)

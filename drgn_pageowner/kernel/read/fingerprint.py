@@ -62,8 +62,8 @@ def read_contents(reader: HeapReader, nodes: Array) -> Contents:
         zero[chosen] = known & ~words.any(axis=1)
         for piece, column, token in tokens.find(words, addresses[chosen], sizes[chosen]):
             offset = starts[piece] + column * reader.word
-            parts.append(np.stack([piece + first, offset, token]))
-    piece, offset, token = np.concatenate([np.zeros((3, 0), np.int64), *parts], axis=1)
+            parts.append(np.stack([piece + first, offset, token]).astype(np.int32))
+    piece, offset, token = np.concatenate([np.zeros((3, 0), np.int32), *parts], axis=1)
     order = np.lexsort((token, offset, piece))
     return Contents(
         address=addresses,

@@ -155,3 +155,19 @@ def test_objects_are_charged_to_the_cgroup_that_the_module_ran_in(
     ] or [leak for leak in answer["slab"] if leak["cache"].startswith("kmalloc-cg-512")]
     assert charged
     assert all(leak["memcgs"] == {"/alpha": leak["objects"]} for leak in charged)
+
+
+def test_why_says_what_is_in_lost_memory(dump_named: Callable[[str], Dump]) -> None:
+    dump = dump_named("linux-7.2-profiling/owner-off-compressed")
+    session = ProgramSession(dump.prog)
+    [pfn, *_] = [f["pfn"] for f in dump.facts() if f.get("how") == "text_page"]
+    [item, *_] = [f["va"] for f in dump.facts() if f.get("how") == "item"]
+    page = json.loads(ask(session, f"why pfn:{pfn} --format json")[1])
+    assert page["verdict"] == "unreachable"
+    assert page["fingerprint"]["clues"][0] == {
+        "offset": 0, "kind": "text", "text": "GET /po_owners/",
+    }  # fmt: skip
+    assert bytes.fromhex(page["fingerprint"]["bytes"]).startswith(b"GET /po_owners/")
+    text = ask(session, f"why {item}")[1]
+    assert "address of po_owners_ops [po_owners] at +0x10" in text
+    assert "POWo" in text or "OPWo" in text
