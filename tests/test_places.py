@@ -32,6 +32,7 @@ SEVERAL = {
     "analysis/owners/test_filters.py": "select, and the options that it is given",
     "analysis/test_scale.py": "how the work of all of analysis/ grows with its input",
     "commands/test_width.py": "all commands in narrow terminals",
+    "commands/test_guesses.py": "what people type first, of all commands",
     "kernel/read/test_record_columns.py": "records, and model/columns",
     "kernel/read/test_tag_records.py": "records made of allocation tags, on dumps that have such",
     "kernel/test_layouts.py": "compiled layouts of other kernels",

@@ -48,6 +48,34 @@ COMMANDS = {
 """Every command, and what it does in one line. Each is the module of its name in this package."""
 
 
+_WORDS = {
+    "owner": "list or top", "dump": "list", "records": "list", "show": "list or page",
+    "sort": "top", "page_owner_sort": "top", "stacks": "list --format stacks, or top",
+    "alloc": "top", "allocations": "top", "usage": "account", "meminfo": "account",
+    "kmem": "page for one page, account for all, top --slab for slab caches",
+    "slab": "top --slab", "slabtop": "top --slab", "slabinfo": "account --slab",
+    "findleaks": "leaks", "leak": "leaks", "kmemleak": "leaks", "whatis": "page", "pfn": "page",
+    "whattype": "page", "search": "refs", "rd": "page", "buddyinfo": "frag buddyinfo",
+    "pagetypeinfo": "frag pagetypeinfo", "extfrag": "frag extfrag", "fragmentation": "frag",
+    "compare": "diff", "snapshot": "save", "query": "sql", "html": "report", "log": "report",
+    "ps": "top --by process", "mod": "top --by driver", "help": "--help",
+}  # fmt: skip
+"""Words that other tools have, and the command that does the same here."""
+
+_OPTIONS = {
+    "--cull": "--by", "--group": "--by", "--group-by": "--by", "--key": "--by",
+    "--name": "--comm", "--task": "--comm", "--process": "--comm", "--command": "--comm",
+    "--head": "--limit", "--top": "--limit", "--count": "--limit", "--lines": "--limit",
+    "--function": "--stack-contains", "--func": "--stack-contains", "--symbol": "--stack-contains",
+    "--caller": "--stack-contains", "--grep": "--stack-contains", "--filter": "--stack-contains",
+    "--json": "--format json", "--csv": "--format csv", "--text": "--format table",
+    "--verbose": "--stacks", "--callgraph": "--format folded", "--flamegraph": "--format folded",
+    "--older": "--min-age", "--newer": "--max-age", "--size": "--min-size", "--vmlinux": "-s",
+    "--vmcore": "-c", "--dump": "-c",
+}  # fmt: skip
+"""Options that other tools have, and the option that does the same here."""
+
+
 def _load(name: str) -> Command:
     """Import the module of a command."""
     return cast(Command, import_module(f"{__name__}.{name}"))
@@ -123,6 +151,15 @@ class CommandParser(argparse.ArgumentParser):
             place += 2 if _takes_next(word, known) else 1
         return None
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.dest != "command" or value in self._commands or not self._commands:
+            super()._check_value(action, value)
+            return
+        near = difflib.get_close_matches(value, COMMANDS, 3)
+        known = _WORDS.get(value.lower()) or " or ".join(near)
+        hint = f"try {known}" if known else f"known are {', '.join(COMMANDS)}"
+        self.error(f"no command {value!r}: {hint}")
+
     def error(self, message: str) -> NoReturn:
         """
         Report what is wrong with the arguments.
@@ -177,7 +214,9 @@ def _unrecognized(
 ) -> str:
     """Return the message about unknown arguments, with options of similar names."""
     options = [*command._option_string_actions, *parser._option_string_actions]
-    near = difflib.get_close_matches(unknown[0].partition("=")[0], options, 3)
+    name = unknown[0].partition("=")[0]
+    other = _OPTIONS.get(name)
+    near = [other] if other else difflib.get_close_matches(name, options, 3)
     hint = f"; did you mean {' or '.join(near)}?" if near and unknown[0].startswith("-") else ""
     return f"unrecognized arguments: {' '.join(unknown)}{hint}"
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from conftest import ROOT, Dump
 
 README = (ROOT / "README.md").read_text()
 
 
-def test_readme_shows_what_make_demo_prints(one_dump: Dump) -> None:
+def test_readme_shows_what_make_demo_prints(
+    one_dump: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     blocks = re.findall(r"```\n\$ drgn-pageowner -c vmcore -s vmlinux (.*)\n([^`]*)```", README)
     [(command, shown)] = blocks
     assert f"vmlinux {command}\n" in (ROOT / "Makefile").read_text()

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What a user of crash, perf, page_owner_sort, git or drgn types first.
+
+Each is answered, or refused in a line that leads to what answers it. docs/guesses.md lists them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Callable
+
+import pytest
+from conftest import ROOT, Dump
+
+from drgn_pageowner.cli import build_parser
+from drgn_pageowner.commands import run_command
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.session import ProgramSession
+
+# What is typed, the exit status, and a pattern of what is said.
+GUESSES = (
+    ("top", 0, r"^pages +size +share"),
+    ("top -n 3", 0, r"^3 of "),
+    ("top -n3", 0, r"^3 of "),
+    ("top --limit=3", 0, r"^3 of "),
+    ("--limit 3 top", 0, r"^3 of "),
+    ("top --color never -n 1", 0, r"^1 of "),
+    ("top --by function -n 2", 0, r"\ballocator\b"),
+    ("top --by task -n 2", 0, r"\bcomm\b"),
+    ("top --by process -n 2", 0, r"^ *pages"),
+    ("top --by driver -n 2", 0, r"^ *pages"),
+    ("top --sort size -n 2", 0, r"^2 of "),
+    ("top --sort count -n 2", 0, r"^2 of "),
+    ("top --min-size 1M", 0, r"MiB"),
+    ("top --min-pages 100", 0, r"^ *pages"),
+    ("top --stack-contains leak -n 2", 0, r"po_leak"),
+    ("top --skip 3 -n 2", 0, r"^2 of "),
+    ("top --depth 2 -n 2", 0, r"^2 of "),
+    ("top --comm nosuchtask", 0, r"no record has comm 'nosuchtask'"),
+    ("top --module po_leek", 0, r"no record has module 'po_leek'; near: .*po_leak"),
+    ("top --zone DMA33", 2, r"this kernel has .*DMA32"),
+    ("top --cull=stacktrace", 2, r"--cull=stacktrace; did you mean --by\?"),
+    ("top --name init", 2, r"did you mean --comm\?"),
+    ("top --json", 2, r"did you mean --format json\?"),
+    ("top --groupby comm", 2, r"see drgn-pageowner top --help"),
+    ("leaks -n 2", 0, r"are lost, by \d+ owners"),
+    ("leaks 1", 0, r"^#1 "),
+    ("leaks po_leak_order", 0, r"^#1 .*po_leak_order"),
+    ("leaks nothing_of_that_name", 2, r"no owner 'nothing_of_that_name'"),
+    ("leaks --module po_leak -n 1", 0, r"po_leak"),
+    ("leaks --confidence certain", 2, r"none of high, medium, low"),
+    ("list -n 2", 0, r"^2 records"),
+    ("page pfn:0x1000", 0, r"^pfn|^page"),
+    ("page nonsense", 2, r"nonsense"),
+    ("account", 0, r"^class +pages"),
+    ("kmem -i", 2, r"no command 'kmem': try page"),
+    ("slabtop", 2, r"try top --slab"),
+    ("findleaks", 2, r"try leaks"),
+    ("buddyinfo", 2, r"try frag buddyinfo"),
+    ("tpo", 2, r"try top"),
+    ("frobnicate", 2, r"known are info, list, top"),
+    ("frag why --order 9 --gfp GFP_KERNEL", 0, r"would (succeed|fail)"),
+    ("frag sideways", 2, r"no view 'sideways': known are"),
+)
+
+
+@pytest.fixture(scope="module")
+def session(dump_named: Callable[[str], Dump]) -> ProgramSession:
+    return ProgramSession.of(dump_named("linux-6.12/traps").prog)
+
+
+@pytest.mark.parametrize(("guess", "status", "said"), GUESSES, ids=[g[0] for g in GUESSES])
+def test_a_guess_is_answered_or_led_on(
+    session: ProgramSession, guess: str, status: int, said: str
+) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(err):
+        try:
+            args = build_parser().parse_args(shlex.split(guess))
+            found = run_command(args, session, out)
+        except PageOwnerError as error:
+            found = error.exit_status
+            err.write(str(error))
+    text = out.getvalue() + err.getvalue()
+    assert found == status, text
+    assert re.search(said, text, re.MULTILINE), text
+    if status == 2:
+        assert len(err.getvalue().splitlines()) == 1
+
+
+def test_the_documentation_has_every_guess() -> None:
+    text = (ROOT / "docs/guesses.md").read_text()
+    assert len(GUESSES) >= 40
+    for guess, _, _ in GUESSES:
+        assert f"`{guess}`" in text, guess
