@@ -59,6 +59,7 @@ from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.heap import LeakSearch
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.session import Session
+from drgn_pageowner.progress import warn
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.leaks import leaks_text, suspects_text
 
@@ -114,6 +115,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         return _suspects(args, session, out, limit)
     found = search(session, slab=args.slab, types=not args.no_types)
     report_problems(found.inventory.problems)
+    if args.no_types and found.evidence is not None and found.evidence.any():
+        warn("this snapshot's search inferred types: only the dump can be searched without them")
     result = find_leaks(found, everything=args.all)
     facts = found.records.facts
     wanted = LeakFilter(

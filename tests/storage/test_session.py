@@ -140,6 +140,14 @@ def test_leaks_and_source_lines_are_saved_on_demand(
     assert "save it with --leaks" in err
 
 
+def test_a_saved_search_is_not_done_again_without_types(trap_dump: Dump, saved: Saved) -> None:
+    snapshot = SnapshotSession(str(saved(trap_dump)))
+    status, out, err = ask(snapshot, "leaks --no-types")
+    assert (status, out) == ask(snapshot, "leaks")[:2]
+    assert "without" in err
+    assert "without" not in ask(snapshot, "leaks")[2]
+
+
 def test_several_snapshots_are_for_commands_that_read_several(
     trap_dump: Dump, dump_named: Callable[[str], Dump], saved: Saved
 ) -> None:
