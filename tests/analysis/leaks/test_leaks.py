@@ -190,8 +190,9 @@ def test_a_group_says_who_and_when(dump: Dump, answer: Any) -> None:
         assert (task["comm"], task["alive"]) == ("insmod", False)
         assert group["oldest_ns"] <= group["newest_ns"] < answer["now_ns"]
     text = dump.run("leaks", check=True).stdout
-    assert "po_leak_single+" in text
-    assert text.startswith(f"{answer['lost_allocations']:,} allocations of ")
+    assert "po_leak_single" in text
+    assert text.startswith(f"{answer['lost_pages']:,} pages ")
+    assert f"in {answer['lost_allocations']:,} allocations are lost" in text
 
 
 def test_slab_objects_that_held_them_are_found(dump: Dump, answer: Any) -> None:
