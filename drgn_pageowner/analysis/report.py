@@ -8,8 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from drgn_pageowner.analysis.account.account import Account, account
-from drgn_pageowner.analysis.account.page_class import page_classes
+from drgn_pageowner.analysis.account.holders import HOLDERS, Holders, holders
+from drgn_pageowner.analysis.account.page_class import PageClass, page_classes
 from drgn_pageowner.analysis.account.page_owners import (
     AgeBand,
     ClassOwners,
@@ -41,7 +44,7 @@ from drgn_pageowner.analysis.owners.flame import Flame, flame
 from drgn_pageowner.analysis.owners.group import Top, columns_for, top
 from drgn_pageowner.analysis.owners.summary import consistency
 from drgn_pageowner.errors import PageOwnerError, internal_error
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, sums
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.heap import Heap, Inventory, LeakSearch
 from drgn_pageowner.model.info import Consistency
@@ -57,6 +60,8 @@ _LISTED = 100
 _OWNERS_OF_CLASS = 12
 _OWNERS_OF_CELL = 3
 _CELLS = 4096
+# Memory of processes.
+_PRIVATE = (PageClass.ANON, PageClass.HUGETLB, PageClass.ZSMALLOC)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ class ReportInputs:
     """Changes since an earlier dump, by stack."""
     problems: Sequence[str] = ()
     """One line per part that could not be read."""
+    name: str | None = None
+    """The name of the dump's file; ``None`` for a running kernel."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,8 @@ class Report:
     """The allocators of every class."""
     tops: Mapping[str, Top] = field(default_factory=dict)
     """By ``allocator``, ``stack``, ``comm`` and ``module``, as far as this kernel records them."""
+    holders: Mapping[str, Holders] = field(default_factory=dict)
+    """By ``process`` and ``driver``, as far as this kernel records them."""
     flame: Flame | None = None
     ages: list[AgeBand] | None = None
     leaks: Leaks | None = None
@@ -129,6 +138,8 @@ class Report:
     """The kernel's own counts of pages per stack compared with the records, where it has them."""
     problems: Sequence[str] = ()
     """One line per part that could not be read or computed."""
+    name: str | None = None
+    """The name of the dump's file; ``None`` for a running kernel."""
     errors: Sequence[Exception] = ()
     """Internal errors, each of which is one of :attr:`problems` as well."""
 
@@ -157,6 +168,7 @@ def report(inputs: ReportInputs) -> Report:
         classes = cache(lambda: page_classes(inventory))
         add("use of pages", lambda: _of_pages(inventory, classes()))
         if inventory.records is not None:
+            add("processes and drivers", lambda: _of_holders(inventory, classes()))
             add("suspects", lambda: {"suspects": suspects(inventory, classes())})
         if heap is not None:
             add("leaks", lambda: {"leaks": _leaks(heap, classes(), inputs.memory)})
@@ -167,8 +179,44 @@ def report(inputs: ReportInputs) -> Report:
         diff=inputs.diff,
         problems=problems,
         errors=errors,
-        **parts,
+        name=inputs.name,
+        **(parts | _marked(parts, inputs, classes if inventory is not None else None)),
     )
+
+
+def _marked(
+    parts: Mapping[str, Any], inputs: ReportInputs, classes: Callable[[], Array] | None
+) -> dict[str, Any]:
+    """Note in the flame graph which pages of a stack are lost, and which are of processes."""
+    whole: Flame | None = parts.get("flame")
+    if whole is None:
+        return {}
+    lost: dict[int, int] = {}
+    leaks: Leaks | None = parts.get("leaks")
+    for group in leaks.lost_groups if leaks is not None else ():
+        lost[group.handle] = lost.get(group.handle, 0) + group.pages
+    private: dict[int, int] = {}
+    inventory, records = inputs.inventory, inputs.records
+    if inventory is not None and records is not None and classes is not None and len(records):
+        rows = np.maximum(inventory.memory.pages.rows(records["pfn"]), 0)
+        mine = np.flatnonzero(np.isin(classes()[rows], _PRIVATE) & (records.stack >= 0))
+        pages = sums(records.stack[mine], records.pages[mine], len(records.stacks))
+        private = dict(zip(records.stacks.handles.tolist(), pages.tolist(), strict=True))
+    stacks = [
+        replace(stack, lost=lost.get(stack.handle, 0), process=private.get(stack.handle, 0))
+        for stack in whole.stacks
+    ]
+    return {"flame": replace(whole, stacks=stacks)}
+
+
+def _of_holders(inventory: Inventory, classes: Array) -> dict[str, Any]:
+    records, found = inventory.records, {}
+    assert records is not None
+    for by in HOLDERS:
+        # Not every kernel records who allocated.
+        if by == "driver" or "pid" in records:
+            found[by] = holders(records, inventory, classes, by, limit=_LISTED)
+    return {"holders": found}
 
 
 @kept

@@ -13,7 +13,7 @@ from drgn_pageowner.analysis.leaks.leaks import Leaks
 from drgn_pageowner.analysis.leaks.suspects import Suspect, largest_of
 from drgn_pageowner.analysis.owners.group import Top
 from drgn_pageowner.analysis.report import Frag, Report
-from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES, Verdict, judge
+from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES, Verdict, headline, judge
 
 __all__ = ("Finding", "Triage", "sum_up")
 
@@ -43,6 +43,14 @@ class Triage:
     fragmentation: dict[str, Any] | None
     unreadable: list[str]
     """One line per part that could not be read or answered."""
+    headline: str | None = None
+    """The answer in one sentence; ``None`` where the dump gave none."""
+    dump: str | None = None
+    """The name of the dump's file."""
+    build_id: str | None = None
+    """Build ID of the kernel, in hex."""
+    crash_time: int | None = None
+    """Seconds since 1970, UTC."""
     holes: str | None = None
     """The memory that the search for leaks could not read, in words; ``None`` if it read all of
     it."""
@@ -82,6 +90,10 @@ def sum_up(
         owners=_owners(report.tops["allocator"]) if "allocator" in report.tops else None,
         fragmentation=_zones(report.frag) if report.frag is not None else None,
         unreadable=unreadable,
+        headline=headline(report, min_pages=min_pages),
+        dump=report.name,
+        build_id=report.crash.build_id if report.crash is not None else None,
+        crash_time=report.crash.crash_time if report.crash is not None else None,
         holes=report.leaks.holes if report.leaks is not None else None,
     )
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from drgn_pageowner.analysis.account.page_class import PageClass
 from drgn_pageowner.analysis.frag.alloc_check import COSTLY_ORDER, AllocCheck, AllocVerdict
 from drgn_pageowner.analysis.leaks.leaks import LeakGroup, Leaks
+from drgn_pageowner.analysis.leaks.owners import leak_owners
 from drgn_pageowner.analysis.leaks.suspects import largest_of
 from drgn_pageowner.analysis.owners.allocator import allocator_name
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.units import pages_size, share
 
-__all__ = ("LEVELS", "MIN_LEAKED_PAGES", "Verdict", "judge")
+__all__ = ("LEVELS", "MIN_LEAKED_PAGES", "Verdict", "by_severity", "headline", "judge")
 
 LEVELS = ("bad", "warning", "note", "good")
 """Levels of verdicts, worst first."""
@@ -80,6 +81,53 @@ def judge(report: Report, *, min_pages: int = MIN_LEAKED_PAGES) -> list[Verdict]
     ]
 
 
+def by_severity(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Sort verdicts: findings first, then by level, the worst first."""
+    return sorted(verdicts, key=lambda one: (one.finding is None, LEVELS.index(one.level)))
+
+
+def headline(report: Report, *, min_pages: int = MIN_LEAKED_PAGES) -> str:
+    """
+    Answer in one sentence what is wrong with the memory of a machine.
+
+    :param min_pages: As in :func:`judge`.
+    """
+    verdicts = judge(report, min_pages=min_pages)
+    parts = [
+        _leak_in_short(report) if one.finding == "leak" else one.text.rstrip(".")
+        for one in by_severity(verdicts)
+        if one.finding is not None
+    ]
+    if report.diff is not None and report.diff.leak is not None:
+        change = report.diff.leak
+        name = allocator_name(change.stack) or "(no stack)"
+        rate = change.pages_per_hour
+        speed = pages_size(round((rate or 0) * report.facts.page_size))
+        parts.append(f"{name} is growing" + (f" by {speed} an hour" if rate else ""))
+    if parts:
+        return "; ".join(parts) + "."
+    doubts = [one for one in verdicts if one.level == "warning"]
+    if doubts:
+        return f"Nothing is certain to be wrong with memory, but: {doubts[0].text}"
+    if report.leaks is None:
+        return "No problem of memory was found; leaks were not searched for."
+    return "No problem of memory was found."
+
+
+def _leak_in_short(report: Report) -> str:
+    """Return ``"1.0 MiB leaked by leak_orders [leaky]"``."""
+    assert report.leaks is not None
+    sure = [group for group in report.leaks.lost_groups if group.confidence == "high"]
+    size = pages_size(sum(group.pages for group in sure) * report.facts.page_size)
+    owners = leak_owners(sure, "allocator")
+    modules = {next((f.module for f in group.stack if f.module), None) for group in sure}
+    if len(owners) > 1 and len(modules) == 1 and None not in modules:
+        return f"{size} leaked by {len(owners)} functions of the module {modules.pop()}"
+    others = len(owners) - 1
+    more = f" and {others} other function{'s' * (others != 1)}" if others else ""
+    return f"{size} leaked by {owners[0].owner}{more}"
+
+
 def _crash(report: Report) -> Iterator[Verdict]:
     facts = report.facts
     if facts.live:
@@ -92,7 +140,7 @@ def _crash(report: Report) -> Iterator[Verdict]:
         yield Verdict(
             "crash",
             "bad",
-            f"The kernel panicked: {reason}",
+            f"The kernel panicked: {reason.rstrip('.')}.",
             by,
             finding="out of memory" if starved else None,
         )

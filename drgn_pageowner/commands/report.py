@@ -153,4 +153,10 @@ def read(
             else None
         ),
         problems=[*problems, *known],
+        name=None if facts.live else _name_of(session),
     )
+
+
+def _name_of(session: Session) -> str:
+    """Return the name of the dump's file, with its directory: most dumps are called vmcore."""
+    return "/".join(PurePath(next(iter(session.members()))).parts[-2:])

@@ -65,3 +65,5 @@ class Crash:
     oom: Oom = field(default_factory=lambda: Oom(None, None))
     log: Sequence[LogLine] = ()
     """The last lines of the kernel log."""
+    build_id: str | None = None
+    """Build ID of the kernel, in hex."""

@@ -64,7 +64,7 @@ def test_ages_are_those_of_all_records(result: Report) -> None:
 def test_verdicts_say_how_it_died_and_what_leaks(dump: Dump, result: Report) -> None:
     found = judge(result)
     assert {verdict.level for verdict in found} <= set(LEVELS)
-    assert found[0].text == "The kernel panicked: sysrq triggered crash"
+    assert found[0].text == "The kernel panicked: sysrq triggered crash."
     [leak, *_] = [verdict for verdict in found if verdict.area == "leaks"]
     if "traps" in dump.name:
         assert leak.level == "bad"

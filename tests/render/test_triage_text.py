@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drgn_pageowner.analysis.triage import Finding, Triage
@@ -34,6 +34,24 @@ def test_findings_come_first_and_warnings_next() -> None:
         "found leak: Pages are leaked. Largest: f.\n"
         "warning: A zone is not well. Look.\n"
         "out/index.json has the verdicts and names the files beside it\n"
+    )
+
+
+def test_it_is_ten_lines_at_most_and_ends_with_the_answer() -> None:
+    verdicts = [LEAK, *([WARNING] * 9), *([NOTE] * 3)]
+    result = replace(
+        Triage([Finding("leak", "f")], verdicts, {}, None, None, {"zones": []}, []),
+        headline="4.0 KiB leaked by f.",
+        dump="web01/vmcore",
+        build_id="abcd",
+        crash_time=1_800_000_000,
+    )
+    failed = tuple(Outcome(name, "failed", name) for name in ("leaks", "info", "tasks"))
+    lines = list(triage_text(result, failed, Path("out/index.json")))
+    assert len(lines) <= 10
+    assert lines[3] == "7 more of these are in out/index.json\n"
+    assert lines[-2] == (
+        "answer: 4.0 KiB leaked by f. (web01/vmcore, 2027-01-15 08:00:00 UTC, build ID abcd)\n"
     )
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass
 from drgn_pageowner.analysis.frag.blockmap import BlockMap
 from drgn_pageowner.analysis.frag.blocks import BlockTable
-from drgn_pageowner.analysis.owners.group import AGES, age_bands
 from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_names
 from drgn_pageowner.model.arrays import Array, distinct
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.kept import kept
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.units import age
 
 __all__ = (
     "NO_RECORD",
@@ -52,7 +54,7 @@ class AgeBand:
     """Memory of about the same age."""
 
     age: str
-    """A label of :data:`~drgn_pageowner.analysis.owners.group.AGES`."""
+    """Its bounds: ``"10-30 s"``. The bands are chosen for the uptime."""
     allocations: int
     pages: int
     """Base pages; the sum of :attr:`classes`."""
@@ -143,13 +145,13 @@ def ages_by_class(inventory: Inventory, classes: Array) -> list[AgeBand]:
         return []
     rows = inventory.memory.pages.rows(records["pfn"])
     kinds = np.where(rows >= 0, classes[rows], PageClass.UNKNOWN).astype(np.int64)
-    shape = (len(AGES), len(PageClass))
-    band = age_bands(records)
+    names, band = _bands(records)
+    shape = (len(names), len(PageClass))
     key = band * shape[1] + kinds
     pages = np.bincount(key, records.pages, shape[0] * shape[1]).reshape(shape).astype(np.int64)
-    allocations = np.bincount(band, minlength=len(AGES))
+    allocations = np.bincount(band, minlength=len(names))
     result = []
-    for number, (_, name) in enumerate(AGES):
+    for number, name in enumerate(names):
         order = np.argsort(-pages[number], kind="stable")
         of_class = {
             PageClass(kind).label: int(pages[number, kind])
@@ -158,6 +160,51 @@ def ages_by_class(inventory: Inventory, classes: Array) -> list[AgeBand]:
         }
         result.append(AgeBand(name, int(allocations[number]), int(pages[number].sum()), of_class))
     return result
+
+
+# Bounds of ages that people think in, in milliseconds.
+_BOUNDS = tuple(
+    1000 * second // 10
+    for second in (
+        1, 2, 5, 10, 20, 50, 100, 200, 300, 600, 1200, 3000, 6000, 18000, 36000, 108000, 216000,
+        432000, 864000, 1728000, 6048000, 12096000, 25920000, 77760000, 157680000, 315360000,
+    )
+)  # fmt: skip
+_MOST_BANDS = 8
+
+
+def _bands(records: Snapshot) -> tuple[list[str], Array]:
+    """
+    Divide the uptime into bands of age.
+
+    :return: Their names, youngest first, and ``int64``, a row per record: its band.
+    """
+    now = np.uint64(records.facts.now_ns or 0)
+    # Parts of a second matter to those who are up for seconds.
+    least = 1000 if now >= 10**10 else 0
+    bounds = [ms for ms in _BOUNDS if ms >= least and ms * 10**6 < int(now)]
+    bounds = bounds[-(_MOST_BANDS - 1) :]
+    limits = np.array([ms * 10**6 for ms in bounds], np.uint64)
+    ages = now - np.minimum(records["ts_nsec"], now)
+    names = [_bound(ms) for ms in bounds]
+    if not names:
+        return [f"up to {age(int(now))}"], np.zeros(len(records), np.int64)
+    between = [_between(one, other) for one, other in pairwise(names)]
+    labels = [f"< {names[0]}", *between, f"> {names[-1]}"]
+    return labels, np.searchsorted(limits, ages, "right").astype(np.int64)
+
+
+def _between(one: str, other: str) -> str:
+    """Return ``"1-2 s"`` or ``"30 s - 1 min"``."""
+    (number, unit), unit_of_other = one.split(), other.split()[1]
+    return f"{number}-{other}" if unit == unit_of_other else f"{one} - {other}"
+
+
+def _bound(ms: int) -> str:
+    for unit, scale in (("d", 86400000), ("h", 3600000), ("min", 60000), ("s", 1000)):
+        if ms >= scale:
+            return f"{ms / scale:g} {unit}"
+    return f"{ms} ms"
 
 
 def owners_of_cells(

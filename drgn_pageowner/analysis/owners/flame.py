@@ -25,6 +25,10 @@ class FlameStack:
     """Indices in :attr:`Flame.functions`, innermost first."""
     allocator: int
     """Index in :attr:`frames`; the frames before it are functions of the memory manager."""
+    lost: int = 0
+    """Base pages that no root reaches."""
+    process: int = 0
+    """Base pages of anonymous memory and huge pages of processes."""
 
 
 @dataclass(frozen=True)

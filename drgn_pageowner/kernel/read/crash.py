@@ -82,6 +82,7 @@ def read_crash(kernel: Kernel) -> Crash:
             log=[line for line in lines if _OOM.search(line.text)][-_OOM_LINES:],
         ),
         log=lines[-_LOG_LINES:],
+        build_id=read("the build ID", lambda: _build_id(kernel)),
     )
 
 
@@ -103,6 +104,15 @@ def _text(raw: bytes) -> str:
 def _crash_time(kernel: Kernel) -> int | None:
     # crash_save_vmcoreinfo() of kernel/vmcore_info.c appends it when the kernel crashes.
     return kernel.vmcoreinfo.integer("CRASHTIME")
+
+
+def _build_id(kernel: Kernel) -> str | None:
+    # VMCOREINFO has it since v5.9.
+    known = kernel.vmcoreinfo.text("BUILD-ID")
+    if known:
+        return known
+    built = kernel.prog.main_module().build_id
+    return built.hex() if built is not None else None
 
 
 def _hardware(kernel: Kernel) -> str | None:

@@ -8,10 +8,11 @@ the page defines them for light and dark mode.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
-from drgn_pageowner.analysis.account.page_owners import NO_RECORD, ClassOwners
+from drgn_pageowner.analysis.account.page_owners import NO_RECORD, AgeBand, ClassOwners
 from drgn_pageowner.analysis.owners.flame import Flame
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.escape import escaped
@@ -125,7 +126,31 @@ def _ages(report: Report) -> dict[str, Any]:
     if rest:
         counts = [sum(band.classes.get(kind, 0) for kind in rest) for band in bands]
         traces.append(_bar(f"{len(rest)} others", names, counts, size, "role:unknown", False))
-    return {"data": traces, "layout": _bars("age at the time of the dump", "MiB")}
+    layout = _bars("age at the time of the dump", "MiB")
+    layout["yaxis2"] = {
+        "title": {"text": "% of it, up to this age"}, "overlaying": "y", "side": "right",
+        "range": [0, 105], "tickmode": "array", "tickvals": [0, 25, 50, 75, 100],
+        "fixedrange": True, "showgrid": False,
+    }  # fmt: skip
+    return {"data": [*traces, _cumulative(bands)], "layout": layout}
+
+
+def _cumulative(bands: Sequence[AgeBand]) -> dict[str, Any]:
+    """Return the line of the share of memory that is at most as old as each band."""
+    whole = sum(band.pages for band in bands)
+    sums = list(accumulate(band.pages for band in bands))
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": "up to this age",
+        "x": [band.age for band in bands],
+        "y": [100 * pages / whole for pages in sums],
+        "yaxis": "y2",
+        "customdata": [[share(pages, whole)] for pages in sums],
+        "hovertemplate": "%{fullData.name}: %{customdata[0]}<extra></extra>",
+        "line": {"color": "role:text", "width": 2},
+        "marker": {"color": "role:text", "size": 6},
+    }
 
 
 def _free(frag: Frag, report: Report) -> dict[str, Any]:
@@ -228,7 +253,14 @@ def _flame(flame: Flame) -> dict[str, Any]:
     return {
         "functions": [escaped(function) for function in flame.functions],
         "stacks": [
-            [stack.pages, stack.allocations, stack.allocator, stack.frames]
+            [
+                stack.pages,
+                stack.allocations,
+                stack.allocator,
+                stack.frames,
+                stack.lost,
+                stack.process,
+            ]
             for stack in flame.stacks
         ],
         "others": [flame.other_stacks, flame.other_pages, flame.other_allocations],

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from drgn_pageowner.analysis.report import Report
-from drgn_pageowner.analysis.verdicts import judge
+from drgn_pageowner.analysis.verdicts import by_severity, headline, judge
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.escape import escaped
 from drgn_pageowner.render.jsonable import json_document
@@ -89,13 +89,19 @@ class HtmlRenderer:
     def __call__(self, report: Report) -> Iterator[str]:
         from drgn_pageowner import __version__
 
+        verdicts, crash = by_severity(judge(report)), list(crash_rows(report))
         yield self._jinja.get_template("report.html.j2").render(
             report=report,
             facts=report.facts,
             title=title_of(report),
-            verdicts=judge(report),
+            verdicts=verdicts,
+            headline=headline(report),
+            worst=verdicts[0].level if verdicts[0].finding is not None else "good",
+            when=next((value for name, value in crash if name == "crashed at"), None),
+            build_id=report.crash.build_id if report.crash is not None else None,
+            leaked=report.leaks is not None and report.leaks.lost_pages > 0,
             machine=list(machine_rows(report)),
-            crash=list(crash_rows(report)),
+            crash=crash,
             read=list(coverage_rows(report)),
             log=log_text(report),
             oom_log=log_text(report, oom=True),

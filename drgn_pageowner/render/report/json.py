@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from drgn_pageowner.analysis.report import Frag, Report
-from drgn_pageowner.analysis.verdicts import judge
+from drgn_pageowner.analysis.verdicts import headline, judge
 from drgn_pageowner.render.jsonable import json_text, jsonable
 from drgn_pageowner.render.top import top_object
 
@@ -26,12 +26,15 @@ def report_object(report: Report) -> dict[str, Any]:
         "kernel": kernel,
         "crash": report.crash,
         "modules": report.modules,
+        "dump": report.name,
+        "headline": headline(report),
         "verdicts": judge(report),
         "account": report.account,
         "owners": report.owners,
         "top": {
             key: top_object(top, lambda frame: [str(frame)]) for key, top in report.tops.items()
         },
+        "holders": report.holders,
         "flame": report.flame,
         "ages": report.ages,
         "leaks": report.leaks,

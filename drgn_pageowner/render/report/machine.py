@@ -11,7 +11,7 @@ from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.render.info import STATES
 from drgn_pageowner.render.table import age, pages_size, seconds
 
-__all__ = ("NO_HOST", "coverage_rows", "crash_rows", "log_text", "machine_rows")
+__all__ = ("NO_HOST", "coverage_rows", "crash_rows", "crash_time_text", "log_text", "machine_rows")
 
 NO_HOST = ("", "(none)")
 """Host names that mean that none was set."""
@@ -50,10 +50,9 @@ def crash_rows(report: Report) -> Iterator[tuple[str, str]]:
         yield "state", "running"
     elif facts.panic_message:
         yield "died of", facts.panic_message
-    # Without a real-time clock, a machine starts in 1970; a time far in the future is damaged.
-    if crash.crash_time is not None and 10**9 < crash.crash_time < 1 << 36:
-        when = datetime.fromtimestamp(crash.crash_time, UTC)
-        yield "crashed at", f"{when:%Y-%m-%d %H:%M:%S} UTC"
+    when = crash_time_text(crash.crash_time)
+    if when is not None:
+        yield "crashed at", when
     if facts.now_ns is not None:
         yield "up for", f"{age(facts.now_ns)} ({seconds(facts.now_ns)} s)"
     if crash.task is not None:
@@ -62,6 +61,18 @@ def crash_rows(report: Report) -> Iterator[tuple[str, str]]:
         words = ", ".join(f"{taint.letter}: {taint.meaning}" for taint in crash.taints)
         yield "tainted", f"{crash.tainted} ({words})" if crash.taints else "no"
     yield "killed for memory", _oom(crash)
+
+
+def crash_time_text(crash_time: int | None) -> str | None:
+    """
+    Format the time of a crash; ``None`` if it is not known.
+
+    :param crash_time: Seconds since 1970, UTC.
+    """
+    # Without a real-time clock, a machine starts in 1970; a time far in the future is damaged.
+    if crash_time is None or not 10**9 < crash_time < 1 << 36:
+        return None
+    return f"{datetime.fromtimestamp(crash_time, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _oom(crash: Crash) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.account.page_class import PageClass
 from drgn_pageowner.analysis.report import Report
-from drgn_pageowner.analysis.verdicts import judge
+from drgn_pageowner.analysis.verdicts import by_severity, headline, judge
 from drgn_pageowner.escape import escaped
 from drgn_pageowner.render.report.html import environment, title_of
 from drgn_pageowner.render.report.machine import coverage_rows, crash_rows, log_text, machine_rows
@@ -39,7 +39,9 @@ class MarkdownRenderer:
         yield self._jinja.get_template("report.md.j2").render(
             report=report,
             title=title_of(report),
-            verdicts=judge(report),
+            verdicts=by_severity(judge(report)),
+            headline=headline(report),
+            build_id=report.crash.build_id if report.crash is not None else None,
             machine=list(machine_rows(report)),
             crash=list(crash_rows(report)),
             read=list(coverage_rows(report)),

@@ -6,13 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from drgn_pageowner.analysis.account.holders import Holder, Holders
 from drgn_pageowner.analysis.compare.diff import Change, Diff
 from drgn_pageowner.analysis.leaks.leaks import LeakGroup, Leaks
+from drgn_pageowner.analysis.leaks.owners import LeakOwner, leak_owners
 from drgn_pageowner.analysis.owners.allocator import allocator_name
 from drgn_pageowner.analysis.owners.group import Group, Top
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.render.blockmap import CELL_CLASSES, cell_class
+from drgn_pageowner.render.holders import classes_text, holder_text
 from drgn_pageowner.render.leaks import pfns_text, tasks_text
 from drgn_pageowner.render.table import age, ages, pages_size, share
 from drgn_pageowner.render.text import kernel_text
@@ -20,6 +23,8 @@ from drgn_pageowner.render.text import kernel_text
 __all__ = ("Row", "Table", "TableCell", "tables")
 
 _LEAKS = 200
+# Groups of an owner whose evidence is given.
+_GROUPS = 4
 _CHANGES = 100
 
 
@@ -86,6 +91,7 @@ def tables(report: Report) -> dict[str, Table]:
     found: list[Table] = []
     if report.account is not None:
         found += _account(report)
+    found += [_holders(one, report.facts) for one in report.holders.values()]
     found += [_top(key, top, report.facts) for key, top in _in_order(report)]
     if report.leaks is not None:
         found.append(_leaks(report.leaks, report.facts))
@@ -125,6 +131,54 @@ def _account(report: Report) -> Iterator[Table]:
         ]
         headers = ("cache", "pages", "size", "share of slab")
         yield Table("caches", "Slab caches", headers, (1, 2, 3), listed, len(listed))
+
+
+_HOLDER_TITLES = {
+    "process": "Processes, each with all its threads",
+    "driver": "Drivers: modules, each with the memory that it lies in",
+}
+_CLASSES = 48
+
+
+def _holders(result: Holders, facts: Facts) -> Table:
+    grouped = any(one.cgroup is not None for one in result.holders)
+    rows = []
+    for one in result.holders:
+        oldest = None
+        if result.now_ns is not None and one.oldest_ns is not None:
+            oldest = result.now_ns - one.oldest_ns
+        cells = [
+            TableCell(holder_text(one, result.by)),
+            number(one.pages),
+            size(one.pages, facts),
+            part(one.pages, result.pages),
+            TableCell(classes_text(one.classes, facts.page_size, _CLASSES)),
+            TableCell(ages(one.oldest_ns, one.newest_ns, result.now_ns), oldest),
+        ]
+        if grouped:
+            charged = one.cgroup_pages
+            cells.append(TableCell(one.cgroup or "-"))
+            cells.append(TableCell("-") if charged is None else size(charged, facts))
+        rows.append(Row(cells, _all_classes(one, facts)))
+    columns = [result.by, "pages", "size", "share", "holds", "age"]
+    numeric = [1, 2, 3, 5]
+    if grouped:
+        columns += ["cgroup", "charged to it"]
+        numeric.append(7)
+    note = "By who allocated it, in all classes; the share is that of all recorded pages."
+    if result.threads_apart:
+        note += " This kernel does not record the process of a thread: threads are apart."
+    title = _HOLDER_TITLES[result.by]
+    return Table(result.by, title, columns, numeric, rows, result.number_of_holders, note)
+
+
+def _all_classes(one: Holder, facts: Facts) -> list[str]:
+    """Return everything that a holder has in one sentence, if it is more than one thing."""
+    if len(one.classes) < 2:
+        return []
+    return [
+        ", ".join(f"{kind} {pages_size(n * facts.page_size)}" for kind, n in one.classes.items())
+    ]
 
 
 _TOPS = {
@@ -172,47 +226,54 @@ def _group(key: str, group: Group, top: Top, facts: Facts) -> Row:
 
 
 def _leaks(leaks: Leaks, facts: Facts) -> Table:
-    rows = [_leak(group, leaks, facts) for group in leaks.groups[:_LEAKS]]
-    columns = ("allocator", "pages", "size", "allocations", "of its stack", "age", "confidence",
-               "verdict", "handle")  # fmt: skip
+    owners = leak_owners(leaks.groups, "allocator")
+    rows = [_leak(owner, leaks, facts) for owner in owners[:_LEAKS]]
+    columns = ("owner", "pages", "size", "allocations", "stacks", "age", "confidence", "verdict")
     note = (
         f"{leaks.reachable_pages:,} pages that somebody must hold are reachable, "
         f"{leaks.accounted_pages:,} are held otherwise (processes, files, page tables, stacks)."
     )
-    return Table("leaks", "Leaked and known only by PFN", columns, (1, 2, 3, 4, 5, 8), rows,
-                 len(leaks.groups), note)  # fmt: skip
+    return Table("leaks", "Leaked and known only by PFN", columns, (1, 2, 3, 4, 5), rows,
+                 len(owners), note)  # fmt: skip
 
 
 _CONFIDENCE = {"high": 2, "medium": 1, "low": 0}
 
 
-def _leak(group: LeakGroup, leaks: Leaks, facts: Facts) -> Row:
+def _leak(owner: LeakOwner, leaks: Leaks, facts: Facts) -> Row:
     oldest = None
-    if leaks.now_ns is not None and group.oldest_ns is not None:
-        oldest = leaks.now_ns - group.oldest_ns
-    notes = ["; ".join(group.reasons)]
-    if group.tasks:
-        notes.append(f"by {tasks_text(group.tasks)}")
-    if group.tag is not None:
-        notes.append(f"tag {group.tag}")
-    if group.fingerprint is not None:
-        notes.append(f"content: {group.fingerprint.text}")
-    notes.append(pfns_text(group.pfns))
+    if leaks.now_ns is not None and owner.oldest_ns is not None:
+        oldest = leaks.now_ns - owner.oldest_ns
+    notes = [note for group in owner.groups[:_GROUPS] for note in _about(group)]
+    largest = max(owner.groups, key=lambda group: group.pages)
+    verdict = owner.verdict + (f" and {owner.verdicts - 1} more" if owner.verdicts > 1 else "")
     return Row(
         [
-            name(group.allocator),
-            number(group.pages),
-            size(group.pages, facts),
-            number(group.allocations),
-            number(group.of_stack),
-            TableCell(ages(group.oldest_ns, group.newest_ns, leaks.now_ns), oldest),
-            TableCell(group.confidence, _CONFIDENCE[group.confidence]),
-            TableCell(group.verdict),
-            TableCell(str(group.handle or "-"), group.handle),
+            name(owner.owner),
+            number(owner.pages),
+            size(owner.pages, facts),
+            number(owner.allocations),
+            number(len({group.handle for group in owner.groups})),
+            TableCell(ages(owner.oldest_ns, owner.newest_ns, leaks.now_ns), oldest),
+            TableCell(owner.confidence, _CONFIDENCE[owner.confidence]),
+            TableCell(verdict),
         ],
-        notes,
-        [str(frame) for frame in group.stack],
+        list(dict.fromkeys(notes)),
+        [str(frame) for frame in largest.stack],
     )
+
+
+def _about(group: LeakGroup) -> Iterator[str]:
+    """Yield the evidence about a group of lost allocations, a sentence each."""
+    yield "; ".join(group.reasons)
+    if group.tasks:
+        yield f"by {tasks_text(group.tasks)}"
+    if group.tag is not None:
+        yield f"tag {group.tag}"
+    if group.fingerprint is not None:
+        yield f"content: {group.fingerprint.text}"
+    handle = f"handle {group.handle}: " if group.handle else ""
+    yield f"{handle}{pfns_text(group.pfns)}"
 
 
 def _changes(diff: Diff, facts: Facts) -> Table:
@@ -249,8 +310,9 @@ def _change(change: Change, facts: Facts) -> Row:
 def _ages(report: Report) -> Table:
     bands = report.ages or []
     whole = sum(band.pages for band in bands)
-    rows = []
+    rows, so_far = [], 0
     for place, band in enumerate(bands):
+        so_far += band.pages
         most = ", ".join(
             f"{kind} {pages_size(pages * report.facts.page_size)}"
             for kind, pages in list(band.classes.items())[:4]
@@ -260,12 +322,13 @@ def _ages(report: Report) -> Table:
             number(band.pages),
             size(band.pages, report.facts),
             part(band.pages, whole),
+            part(so_far, whole),
             number(band.allocations),
             TableCell(most or "-"),
         ]
         rows.append(Row(cells))
-    columns = ("age", "pages", "size", "share", "allocations", "most of it")
-    return Table("ages", "Age of what is allocated", columns, (0, 1, 2, 3, 4), rows, len(rows))
+    columns = ("age", "pages", "size", "share", "up to here", "allocations", "most of it")
+    return Table("ages", "Age of what is allocated", columns, (0, 1, 2, 3, 4, 5), rows, len(rows))
 
 
 def _frag(frag: Frag, facts: Facts) -> Iterator[Table]:

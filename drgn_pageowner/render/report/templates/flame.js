@@ -13,6 +13,7 @@ page.ready(() => {
   const search = document.getElementById("flame-search");
   const only = document.getElementById("flame-only");
   const reverse = document.getElementById("flame-reverse");
+  const views = [...document.querySelectorAll("input[name=flame-view]")];
   const reset = document.getElementById("flame-reset");
   const HOT = ["role:hot", "role:hot2", "role:hot3", "role:hot4"];
   let matched = new Set();
@@ -22,15 +23,26 @@ page.ready(() => {
   let selected;
   let nodes = [];
 
+  const view = () => views.find((one) => one.checked)?.value || "all";
+  /** The pages of a stack that the view shows. */
+  const amount = ([pages, , , , lost, own]) =>
+    view() === "leaked" ? lost : view() === "kernel" ? pages - own : pages;
+  const NAMES = { all: "all stacks", kernel: "all but process memory", leaked: "leaked" };
+
   const label = (node) => node.name !== undefined ? node.name : flame.functions[node.f];
 
   /** All stacks as a tree: callers first, or reversed from the allocator to its callers. */
   const build = () => {
     const make = (f, parent) => ({ f, parent, pages: 0, allocations: 0, mm: false, children: new Map() });
     const root = make(-1);
-    root.name = only.checked && matched.size ? "stacks that match" : "all stacks";
+    root.name = only.checked && matched.size ? "stacks that match" : NAMES[view()];
     const stacks = only.checked && matched.size ? stacksMatched : flame.stacks;
-    for (const [pages, allocations, allocator, frames] of stacks) {
+    for (const stack of stacks) {
+      const [, , allocator, frames] = stack;
+      const pages = amount(stack);
+      // How many allocations a part of a stack has is not known.
+      const allocations = pages === stack[0] ? stack[1] : 0;
+      if (!pages) continue;
       let node = root;
       node.pages += pages;
       node.allocations += allocations;
@@ -51,7 +63,7 @@ page.ready(() => {
       }
     }
     const [others, pages, allocations] = flame.others;
-    if (others && stacks === flame.stacks) {
+    if (others && stacks === flame.stacks && view() === "all") {
       const rest = make(-2, root);
       Object.assign(rest, { name: `${page.number(others)} smaller stacks`, pages, allocations });
       root.children.set(-2, rest);
@@ -91,19 +103,21 @@ page.ready(() => {
   };
 
   // A text may not say how many allocations there are.
-  const many = (node) => flame.allocations === null ? "" :
+  const many = (node) => flame.allocations === null || view() !== "all" ? "" :
     `${page.number(node.allocations)} allocations`;
   const words = (node) => `${label(node)}: ${page.size(node.pages)} ` +
     `(${page.percent(node.pages, flame.pages)}) ${many(node)}`.trimEnd();
 
   const draw = () => {
-    const width = Math.max(place.clientWidth - 24, 200);
+    const width = Math.max(page.width(place) - 24, 200);
     let depth;
     [nodes, depth] = visible(width);
     const ids = new Map(nodes.map((node, index) => [node, String(index)]));
     const texts = nodes.map((node) => {
       const room = Math.floor((width * node.pages / (zoomed.pages || 1) - 8) / CHARACTER);
-      const text = label(node);
+      const size = page.size(node.pages);
+      const text = label(node).length + size.length + 2 <= room
+        ? `${label(node)}  ${size}` : label(node);
       return room < 3 ? "" : text.length <= room ? text : text.slice(0, room - 1) + "\u2026";
     });
     const data = [{
@@ -188,7 +202,7 @@ page.ready(() => {
   };
 
   const sayFound = (wanted) => {
-    const pages = stacksMatched.reduce((sum, stack) => sum + stack[0], 0);
+    const pages = stacksMatched.reduce((sum, stack) => sum + amount(stack), 0);
     found.textContent = matched.size
       ? `${page.number(matched.size)} functions match; through them ${page.size(pages)} ` +
         `(${page.percent(pages, flame.pages)}) in ${page.number(stacksMatched.length)} stacks.`
@@ -230,6 +244,7 @@ page.ready(() => {
   search.addEventListener("input", look);
   only.addEventListener("change", () => { build(); look(); });
   reverse.addEventListener("change", () => { build(); look(); });
+  views.forEach((one) => one.addEventListener("change", () => { build(); look(); }));
   reset.addEventListener("click", () => zoom(tree));
   only.disabled = true;
   build();

@@ -49,7 +49,7 @@ page.ready(() => {
 
     const draw = () => {
       // Cells as large as fit into a low rectangle; a row is a round number of them.
-      const room = Math.max(place.clientWidth - LEFT - 12, 160);
+      const room = Math.max(page.width(place) - LEFT - 12, 160);
       const wanted = Math.min(Math.max(Math.sqrt(room * 300 / zone.cells.length), 5), 18);
       const step = room / wanted < 32 ? 4 : 16;
       columns = Math.max(Math.floor(room / wanted / step), 1) * step;

@@ -60,6 +60,26 @@ for (const block of document.querySelectorAll("[data-block]")) {
       show();
     });
   }
+  // On paper nothing opens: all leaks, and the stacks of the largest rows.
+  const UNFOLDED = 5;
+  page.printing((on) => {
+    if (on) {
+      state.before = state.all;
+      state.all = state.all || block.dataset.block === "leaks";
+    } else {
+      state.all = state.before;
+    }
+    show();
+    const most = block.dataset.block === "leaks" ? rows.length : UNFOLDED;
+    [...body.rows].forEach((row, place) => row.querySelectorAll("details").forEach((details) => {
+      if (on) {
+        details.dataset.open = details.open ? "yes" : "";
+        details.open = details.open || place < most;
+      } else {
+        details.open = Boolean(details.dataset.open);
+      }
+    }));
+  });
   more.addEventListener("click", () => { state.all = true; show(); });
   count.parentElement.append(more);
   show();

@@ -4,6 +4,8 @@ const report = JSON.parse(document.getElementById("report-data").textContent);
 const page = {
   charts: [],
   waiting: [],
+  printers: [],
+  onPaper: false,
   plotOptions: { displayModeBar: false, responsive: false, scrollZoom: false },
 
   /** The colour that CSS has for a role, in light or in dark. */
@@ -24,12 +26,17 @@ const page = {
     return value;
   },
 
+  /** The width of a place; on paper, where it is not laid out yet, that of A4 or Letter. */
+  width(place) {
+    return page.onPaper ? Math.min(place.clientWidth, 690) : place.clientWidth;
+  },
+
   /** What all figures look like; as wide as their place. */
   layout(place, own) {
     const axis = { gridcolor: "role:line", linecolor: "role:strong-line", zerolinecolor: "role:line" };
     return page.coloured({
       autosize: false,
-      width: place.clientWidth,
+      width: page.width(place),
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "role:text" },
@@ -85,16 +92,27 @@ const page = {
     draw();
   },
 
+  /** Call change(true) before the page is printed, and change(false) afterwards. */
+  printing(change) {
+    page.printers.push(change);
+  },
+
+  print(on) {
+    if (on === page.onPaper) return;
+    page.onPaper = on;
+    for (const change of page.printers) change(on);
+    page.redraw();
+  },
+
   redraw() {
     for (const draw of page.charts) draw();
   },
 };
 
-for (const query of ["(prefers-color-scheme: dark)", "print"]) {
-  matchMedia(query).addEventListener("change", page.redraw);
-}
-addEventListener("beforeprint", page.redraw);
-addEventListener("afterprint", page.redraw);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", page.redraw);
+matchMedia("print").addEventListener("change", (event) => page.print(event.matches));
+addEventListener("beforeprint", () => page.print(true));
+addEventListener("afterprint", () => page.print(false));
 let resizing;
 let drawnWidth = innerWidth;
 addEventListener("resize", () => {
