@@ -156,10 +156,8 @@ def _holders(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         inventory = None
         warn(f"what the pages are used for is not known: {error}")
     columns = columns_for_holders(by) | wanted.columns()
-    # The rows of a running kernel's inventory are those of one reading.
-    records = None if inventory is None else inventory.records
-    if records is None or wanted.columns() - records.columns.keys():
-        records = session.snapshot(columns)
+    # An inventory's records have no memory cgroups, which are in another place.
+    records = session.snapshot(columns)
     report_problems(records.problems)
     chosen = select(records, wanted)
     report_problems(absent(records, wanted, chosen))

@@ -44,7 +44,7 @@ __all__ = (
 )
 
 INVENTORY_COLUMNS = (
-    "pfn", "order", "handle", "ts_nsec", "pid", "tgid", "comm", "memcg", "migratetype", "tag",
+    "pfn", "order", "handle", "ts_nsec", "pid", "tgid", "comm", "migratetype", "tag",
 )  # fmt: skip
 """The columns of :attr:`Inventory.records`."""
 

@@ -237,7 +237,7 @@ def test_a_folder_in_use_is_left_alone(
 def test_what_is_no_folder(one_dump: Dump, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file/below"):
-        with pytest.raises(UsageError, match="no directory"):
+        with pytest.raises(UsageError, match="not a directory"):
             run(one_dump, path)
     with pytest.raises(PageOwnerError, match="cannot write"):
         run(one_dump, Path("/proc/nowhere"))

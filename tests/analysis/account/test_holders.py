@@ -12,7 +12,7 @@ import pytest
 from asking import ask
 from conftest import Dump
 
-from drgn_pageowner.analysis.account.holders import Holders, holders
+from drgn_pageowner.analysis.account.holders import Holders, columns_for_holders, holders
 from drgn_pageowner.analysis.account.page_class import PageClass, page_classes
 from drgn_pageowner.model.heap import AreaKind, record_of_row
 
@@ -77,7 +77,8 @@ def test_a_driver_has_the_memory_that_it_lies_in(found: Any) -> None:
 def test_what_is_charged_to_a_cgroup_is_the_sum_over_everybody(
     dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
 ) -> None:
-    records = live(dump_named("linux-6.12/traps")).inventory().records
+    session = live(dump_named("linux-6.12/traps"))
+    records = session.snapshot(columns_for_holders("process"))
     result = holders(records, None, None, "process")
     known = [one for one in result.holders if one.cgroup is not None]
     assert known
