@@ -7,6 +7,7 @@ from drgn import Object
 from drgn.helpers.linux.cpumask import cpu_online_mask, cpu_possible_mask
 
 from drgn_pageowner.kernel.dump.bulk import find_object
+from drgn_pageowner.kernel.dump.damage import unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel, once, once_per_reading
 
 __all__ = ("online_cpus", "online_nodes", "possible_cpus")
@@ -18,7 +19,11 @@ def possible_cpus(kernel: Kernel) -> tuple[int, ...]:
     offsets = find_object(kernel.prog, "__per_cpu_offset")
     cpus: list[int] = []
     with kernel.tolerate("the mask of possible CPUs cannot be read: CPU 0 is taken", gap=True):
-        cpus = _bits(cpu_possible_mask(kernel.prog).bits)
+        try:
+            cpus = _bits(cpu_possible_mask(kernel.prog).bits)
+        except LookupError as error:
+            # The symbols do not describe it: that is no damage.
+            unless_mistaken(error)
     return tuple(cpu for cpu in cpus if offsets is None or cpu < offsets.type_.length) or (0,)
 
 
