@@ -43,7 +43,7 @@ COMMANDS = {
     "triage": "run everything into a folder, with verdicts and an exit status for scripts",
     "save": "save a snapshot that every command reads instead of the dump (-S)",
     "sql": "query a dump, any number of snapshots, or datasets, with SQL",
-    "fleet": "decode many dumps into a dataset, on one machine or many",
+    "fleet": "decode many dumps into a dataset, and report on all of them",
 }
 """Every command, and what it does in one line. Each is the module of its name in this package."""
 
@@ -136,7 +136,7 @@ class CommandParser(argparse.ArgumentParser):
         before, behind = words[:place], words[place + 1 :]
         ours, theirs = self._option_string_actions, command._option_string_actions
         moved, before = _split(before, theirs, ours)
-        hoisted, behind = _split(behind, ours, theirs)
+        hoisted, behind = _split(behind, ours, _with_views(command))
         return [*before, *hoisted, words[place], *moved, *behind]
 
     def _place_of_command(self, words: Sequence[str]) -> int | None:
@@ -170,6 +170,16 @@ class CommandParser(argparse.ArgumentParser):
 
 
 _Options = Mapping[str, argparse.Action]
+
+
+def _with_views(command: CommandParser) -> _Options:
+    """Return the options of *command*, and those of its views, if it has parsers for such."""
+    known = dict(command._option_string_actions)
+    for action in command._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for view in action.choices.values():
+                known |= view._option_string_actions
+    return known
 
 
 def _option(word: str, known: _Options) -> str | None:

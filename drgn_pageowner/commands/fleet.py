@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Decode many dumps into a dataset, on one machine or many.
+Decode many dumps into a dataset, on one machine or many, and ask all of them.
 
   fleet ingest 'dumps/*/vmcore' --symbols-store /srv/debug -o DATASET
   fleet ingest @list.txt s3://dumps/2026/ --scheduler tcp://head:8786 -o s3://fleet/dataset
+  fleet report DATASET OUT.html    kernels, findings, stacks, hosts, regressions
+  fleet top DATASET leaks          one question: kernels, findings, leaks, growth, hosts, ...
+  fleet diff DATASET --kernel 6.1.170 6.1.176
+                                   pages per dump, from one kernel to another
 
 WHERE is a dump, a directory, a pattern, a URL, or @FILE with one of these on each line. Every dump
 is a job of its own: its symbols are found by the build ID of its kernel, and it is decoded, judged
@@ -19,16 +23,29 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from itertools import pairwise
 from typing import TextIO
 
-from drgn_pageowner.commands.arguments import count
-from drgn_pageowner.errors import UsageError
+from drgn_pageowner.commands.arguments import add_limit, count, limit_of
+from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.fleet.questions import (
+    DIFFS,
+    QUESTIONS,
+    TOTALS,
+    Answer,
+    ask_dataset,
+    kernels_of,
+)
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
+from drgn_pageowner.render.fleet_report import FleetSection, fleet_html
+from drgn_pageowner.render.query import query_json, query_table
+from drgn_pageowner.storage.dataset import MARKER, Dataset
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _SECONDS, _MEMORY = 1800, "8G"
+_ROWS, _ROWS_OF_REPORT = 20, 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +84,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--retry-failed", action="store_true", help="try again what failed in an earlier ingest"
     )
-    one.add_argument(
+    _add_format(one)
+    two = views.add_parser("top", help="answer a question over all dumps of a dataset")
+    _add_dataset(two)
+    two.add_argument(
+        "question", metavar="QUESTION", nargs="?", default="leaks", choices=list(QUESTIONS),
+        help=f"one of {', '.join(QUESTIONS)} (default: %(default)s)",
+    )  # fmt: skip
+    three = views.add_parser("diff", help="compare two kernels, in pages per dump")
+    _add_dataset(three)
+    three.add_argument(
+        "--kernel",
+        dest="kernels",
+        metavar=("BEFORE", "AFTER"),
+        nargs=2,
+        required=True,
+        help="releases of kernels",
+    )
+    three.add_argument(
+        "--by", choices=list(DIFFS), default="allocator",
+        help="what to compare (default: %(default)s)",
+    )  # fmt: skip
+    for parser_ in (two, three):
+        add_limit(parser_, "rows", "20")
+        _add_format(parser_)
+    four = views.add_parser("report", help="write one HTML page about all dumps of a dataset")
+    _add_dataset(four)
+    four.add_argument("output", metavar="OUT.html", help="the file to write (-: standard output)")
+    add_limit(four, "rows of every table", "50")
+    # It goes to the file as it is.
+    four.set_defaults(format="html")
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="DATASET", help="directory or URL")
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--format", choices=("table", "json"), default="table",
         help="what to print (default: %(default)s)",
     )  # fmt: skip
@@ -82,7 +136,64 @@ def memory_size(text: str) -> int:
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
-    return _ingest(args, out)
+    views = {"ingest": _ingest, "top": _top, "diff": _diff, "report": _report}
+    return views[args.view](args, out)
+
+
+def _opened(where: str) -> Dataset:
+    dataset = Dataset(where)
+    if not dataset.exists:
+        raise PageOwnerError(f"{where} is no dataset: it has no {MARKER}")
+    return dataset
+
+
+def _top(args: argparse.Namespace, out: TextIO) -> int:
+    asked = {args.question: QUESTIONS[args.question]}
+    answer = ask_dataset(_opened(args.dataset), asked, limit_of(args, _ROWS))[args.question]
+    _print(args, answer, out)
+    return 0
+
+
+def _diff(args: argparse.Namespace, out: TextIO) -> int:
+    dataset = _opened(args.dataset)
+    known = kernels_of(dataset)
+    for release in args.kernels:
+        if release not in known:
+            raise UsageError(
+                f"there are no dumps of {release}: there are some of {', '.join(known) or 'none'}"
+            )
+    before, after = args.kernels
+    values = {"before": before, "after": after}
+    _print(args, ask_dataset(dataset, {"": DIFFS[args.by]}, limit_of(args, _ROWS), values)[""], out)
+    return 0
+
+
+def _print(args: argparse.Namespace, answer: Answer, out: TextIO) -> None:
+    render = query_json if args.format == "json" else query_table
+    out.writelines(render(answer.names, answer.rows))
+
+
+def _report(args: argparse.Namespace, out: TextIO) -> int:
+    dataset, limit = _opened(args.dataset), limit_of(args, _ROWS_OF_REPORT)
+    answers = ask_dataset(dataset, QUESTIONS, limit)
+    sections = [
+        FleetSection(name, QUESTIONS[name].title, answer.names, answer.rows)
+        for name, answer in answers.items()
+    ]
+    kernels = kernels_of(dataset)
+    # From one kernel to the next: the last three.
+    for before, after in pairwise(kernels[-3:]):
+        values = {"before": before, "after": after}
+        change = ask_dataset(dataset, {"": DIFFS["allocator"]}, limit, values)[""]
+        place = change.names.index("change")
+        rows = [row for row in change.rows if row[place] is not None and row[place] > 0]
+        name, title = f"from-{len(sections)}", f"What holds more in {after} than in {before}"
+        sections.append(FleetSection(name, title, change.names, rows, "Pages are per dump."))
+    totals = ask_dataset(dataset, {"": TOTALS}, None)[""]
+    numbers = list(zip(totals.names, totals.rows[0], strict=True))
+    subtitle = f"All dumps of {dataset.place.name}; made by drgn-pageowner."
+    out.writelines(fleet_html("Memory of a fleet", subtitle, numbers, sections))
+    return 0
 
 
 def _ingest(args: argparse.Namespace, out: TextIO) -> int:
@@ -90,7 +201,6 @@ def _ingest(args: argparse.Namespace, out: TextIO) -> int:
     from drgn_pageowner.fleet.ingest import ingest
     from drgn_pageowner.fleet.job import Job
     from drgn_pageowner.render.fleet import IngestSummary, ingest_json, ingest_text
-    from drgn_pageowner.storage.dataset import Dataset
     from drgn_pageowner.storage.places import Place, is_url
 
     if args.timeout <= 0 or args.memory <= 0:

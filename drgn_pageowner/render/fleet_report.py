@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Write what is known of a fleet as one HTML page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from drgn_pageowner.escape import word
+from drgn_pageowner.extras import extra
+
+__all__ = ("FleetSection", "fleet_html")
+
+_DUMPS = ("dump", "worst_dump", "example_dump")
+
+
+@dataclass(frozen=True)
+class FleetSection:
+    """A table of the page."""
+
+    id: str
+    title: str
+    names: Sequence[str]
+    """Names of the columns."""
+    rows: Sequence[Sequence[Any]]
+    note: str = ""
+
+    @property
+    def right(self) -> set[int]:
+        """Columns of numbers."""
+        return {
+            column
+            for column in range(len(self.names))
+            if any(isinstance(row[column], int | float | Decimal) for row in self.rows)
+        }
+
+
+def fleet_html(
+    title: str, subtitle: str, numbers: Sequence[tuple[str, int]], sections: Sequence[FleetSection]
+) -> Iterator[str]:
+    """
+    Yield a page that needs no other file and no network.
+
+    :param numbers: What is said first: names and numbers.
+    """
+    jinja2 = extra("jinja2", "report", "fleet report")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("drgn_pageowner.render.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    shown = [
+        {
+            "id": section.id,
+            "title": section.title,
+            "note": section.note,
+            "names": section.names,
+            "right": section.right,
+            "rows": [
+                [_cell(name, value) for name, value in zip(section.names, row, strict=True)]
+                for row in section.rows
+            ],
+        }
+        for section in sections
+    ]
+    yield environment.get_template("fleet.html.j2").render(
+        title=title,
+        subtitle=subtitle,
+        numbers=[(name, f"{number:,}") for name, number in numbers],
+        sections=shown,
+        dumps=_DUMPS,
+    )
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(word(str(item)) for item in value)
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return f"{value:,}"
+    # Part of a command that can be copied.
+    return shlex.quote(word(str(value))) if name in _DUMPS else word(str(value))
