@@ -210,11 +210,25 @@ def explain_node(
             return _every_chain(reach, start, words, Why(
                 target.what, target.pfn, _name(reach, node), verdict, explanation, []
             ))  # fmt: skip
-        for here, there in pairwise(reach.chain(start)):
+        for here, there in pairwise(_chosen(reach, start)):
             chain += [_hop(reach, word) for word in _between(reach, words, here, there)[:1]]
     elif verdict == Reachability.PFN_ONLY.label:
         chain = references(reach, target, words, 1, numbers_only=True).references
     return Why(target.what, target.pfn, _name(reach, node), verdict, explanation, chain)
+
+
+def _chosen(reach: Reach, node: int) -> list[int]:
+    """Return a shortest path from a root, from another than a task's stack if there is one."""
+    path = reach.chain(node)
+    if not _is_stack(reach, path[0]):
+        return path
+    others = reach.shortest(node, _MOST_CHAINS)
+    return next((other for other in others if not _is_stack(reach, other[0])), path)
+
+
+def _is_stack(reach: Reach, node: int) -> bool:
+    first = reach.heap.first_root
+    return node >= first and reach.heap.roots[node - first].startswith("stack of ")
 
 
 def _between(reach: Reach, words: WordSearch, here: int, there: int) -> list[Word]:
