@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.errors import PageOwnerError, one_line
+from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import STORED
@@ -78,7 +79,9 @@ def _table(columns: Mapping[str, Any]) -> Any:
             text = values.dtype.kind == "S"
             array = pa.array(values.tolist(), pa.binary()) if text else pa.array(values)
         else:
-            array = pa.array(values, pa.string()).dictionary_encode()
+            # Names with bytes that are no UTF-8 are escaped.
+            plain = [None if text is None else without_surrogates(text) for text in values]
+            array = pa.array(plain, pa.string()).dictionary_encode()
         arrays.append(array)
         fields.append(pa.field(name, array.type, nullable=bool(array.null_count)))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))

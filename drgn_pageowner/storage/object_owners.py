@@ -14,7 +14,7 @@ from drgn_pageowner.model.stacks import Frame, Stacks
 from drgn_pageowner.model.tags import Tags
 from drgn_pageowner.storage.check import require, within
 from drgn_pageowner.storage.container import Columns, Container
-from drgn_pageowner.storage.plain import restore
+from drgn_pageowner.storage.plain import as_json, restore
 from drgn_pageowner.storage.records import frame_table, read_frames
 from drgn_pageowner.storage.tags import place_table, tag_places
 
@@ -41,7 +41,8 @@ def object_owner_tables(owners: ObjectOwners) -> tuple[dict[str, Columns], dict[
     }
     if owners.tags is not None:
         tables["slab_tags"] = place_table(owners.tags.places)
-    return tables, {_DOCUMENT: {"memcgs": list(owners.memcgs), "problems": list(owners.problems)}}
+    known = {"memcgs": list(owners.memcgs), "problems": list(owners.problems)}
+    return tables, {_DOCUMENT: as_json(known)}
 
 
 def load_object_owners(file: Container, slabs: Slabs, page_size: int) -> ObjectOwners:

@@ -429,7 +429,8 @@ def _known_by_number(
         # Those without a stack have nothing in common that would tell how many are known by chance.
         often &= stacks.values >= 0
         alone = np.flatnonzero(named & (records.stack < 0))
-        chosen.append(known_by_holder(alone, source[told], target[told], chance[size]))
+        holders, pages = source[told], target[told]
+        chosen.append(known_by_holder(alone, holders, pages, chance[size], heap.first_root))
     for number in np.flatnonzero(often).tolist():
         every = all_lost[stacks.rows(number)]
         if _at_least(int(hits[number]), chance[size[every]]) < _UNLIKELY:

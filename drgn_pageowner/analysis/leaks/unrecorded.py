@@ -75,7 +75,9 @@ def pages_behind(found: Reach) -> Array:
     return result
 
 
-def known_by_holder(candidates: Array, source: Array, target: Array, chance: Array) -> Array:
+def known_by_holder(
+    candidates: Array, source: Array, target: Array, chance: Array, first_root: int
+) -> Array:
     """
     Return those of *candidates* that are hardly known by chance, each for itself.
 
@@ -84,11 +86,13 @@ def known_by_holder(candidates: Array, source: Array, target: Array, chance: Arr
 
     :param candidates: Records: ``int64``.
     :param source: Nodes that have a PFN or physical address; *target* are the records.
+    :param first_root: The node of root 0.
     :param chance: A row per record: the probability that some word is its PFN by chance.
     """
     wanted = np.zeros(len(chance), bool)
     wanted[candidates] = True
-    among = wanted[target]
+    # A root is too large for that to mean anything.
+    among = wanted[target] & (source < first_root)
     pairs = np.unique(np.stack([source[among], target[among]]), axis=1)
     _, inverse, counts = np.unique(pairs[0], return_inverse=True, return_counts=True)
     several = np.zeros(len(chance), bool)
