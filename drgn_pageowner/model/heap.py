@@ -21,6 +21,7 @@ from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.pages import FREE_STATES, Memory, Pages
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.types import Typing
+from drgn_pageowner.units import pages_size
 
 __all__ = (
     "INVENTORY_COLUMNS",
@@ -82,6 +83,13 @@ class Slabs:
 
     def __len__(self) -> int:
         return int(self.start[-1])
+
+    def __repr__(self) -> str:
+        used, size = int(self.allocated.sum()), int((self.size * self.objects).sum())
+        return (
+            f"<Slabs: {len(self.row):,} of {len(self.caches):,} caches, {len(self):,} objects "
+            f"({pages_size(size)}), {used:,} of them allocated>"
+        )
 
     def slab_of(self, objects: Array) -> Array:
         """Return the index of the slab that contains each object, given by its index."""
@@ -186,6 +194,15 @@ class Inventory:
     """Those problems that hide references. Memory that is referenced only from the missing parts
     is wrongly reported as lost."""
 
+    def __repr__(self) -> str:
+        records = "no records" if self.records is None else f"{len(self.records):,} records"
+        pages = self.memory.pages
+        return (
+            f"<Inventory: {len(pages):,} pages ({pages_size(len(pages) * pages.facts.page_size)}), "
+            f"{records}, {len(self.slabs):,} slab objects, {len(self.areas):,} vmalloc areas, "
+            f"{len(self.tasks):,} tasks, {len(self.modules):,} modules>"
+        )
+
 
 @dataclass
 class PerCpu:
@@ -251,6 +268,15 @@ class Heap:
     """``int32``: records whose first page has never been on a list since boot. A free block is on a
     free list by its first page, so these pages belong to a larger block that was split while it
     was allocated. Filled in only if :attr:`recorded` is false."""
+
+    def __repr__(self) -> str:
+        size = self.inventory.memory.pages.facts.page_size
+        return (
+            f"<Heap: {len(self.records):,} records, {len(self.slabs):,} slab objects, "
+            f"{len(self.percpu):,} per-CPU allocations, {len(self.roots):,} roots; "
+            f"{len(self.target):,} pointers between them, in {self.pages_read:,} pages read "
+            f"({pages_size(self.pages_read * size)})>"
+        )
 
     @property
     def slabs(self) -> Slabs:

@@ -15,6 +15,7 @@ import numpy as np
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.kinds import Kind
+from drgn_pageowner.units import pages_size
 
 __all__ = (
     "DUMPED_STATES",
@@ -123,6 +124,10 @@ class Pages:
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
+
+    def __repr__(self) -> str:
+        size = pages_size(len(self) * self.facts.page_size)
+        return f"<Pages: {len(self):,} ({size}); columns {', '.join(self.columns)}>"
 
     def __getitem__(self, column: str) -> Array:
         return self.columns[column]
@@ -234,6 +239,15 @@ class Memory:
     extfrag_format: str = "%d.%03d "
     """The printf format of this kernel for the values in ``extfrag_index``."""
     problems: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        size = self.pages.facts.page_size
+        populated = [zone for zone in self.zones if zone.populated]
+        free = sum(zone.free_pages for zone in populated)
+        return (
+            f"<Memory: {len(self.pages):,} pages ({pages_size(len(self.pages) * size)}) in "
+            f"{len(populated)} zones, {free:,} free ({pages_size(free * size)})>"
+        )
 
     def block_types(self, blocks: Array, zones: Array | int) -> Array:
         """

@@ -21,6 +21,7 @@ from drgn_pageowner.model.columns import STORED, Form, documentation
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks, Symbolizer
 from drgn_pageowner.model.tags import Tags
+from drgn_pageowner.units import pages_size
 
 __all__ = (
     "Memcg",
@@ -89,6 +90,15 @@ nanoseconds of ``local_clock()``.
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
+
+    def __repr__(self) -> str:
+        release = f" of Linux {self.facts.release}" if self.facts.release else ""
+        pages = int(self.pages.sum()) if self.says_pages() else 0
+        size = f", {pages:,} pages ({pages_size(pages * self.facts.page_size)})" if pages else ""
+        return (
+            f"<Snapshot{release}: {len(self):,} records{size}, {len(self.stacks):,} stacks; "
+            f"columns {', '.join(self.columns)}>"
+        )
 
     def __contains__(self, column: str) -> bool:
         return column in self.columns

@@ -113,7 +113,7 @@ def test_search_finds_the_planted_allocators(wide: Opened) -> None:
     for planted in ("po_leak_kmalloc_large", "po_frag_comb"):
         wide.page.fill("#flame-search", planted)
         [found] = wide.texts("#flame-found")
-        assert re.search(r"^1 functions match; through them \d", found)
+        assert re.search(r"^1 function matches; through it \d", found)
         [match] = wide.texts("#flame-matches button")
         assert match.startswith(planted)
     wide.page.fill("#flame-search", "no_such_function")

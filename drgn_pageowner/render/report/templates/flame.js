@@ -204,7 +204,7 @@ page.ready(() => {
   const sayFound = (wanted) => {
     const pages = stacksMatched.reduce((sum, stack) => sum + amount(stack), 0);
     found.textContent = matched.size
-      ? `${page.number(matched.size)} functions match; through them ${page.size(pages)} ` +
+      ? `${page.number(matched.size)} function${matched.size === 1 ? " matches; through it" : "s match; through them"} ${page.size(pages)} ` +
         `(${page.percent(pages, flame.pages)}) in ${page.number(stacksMatched.length)} stacks.`
       : `No function has \u201c${wanted}\u201d in its name.`;
     const nodesFound = [...matched].map(widest).filter(Boolean)
