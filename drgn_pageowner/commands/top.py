@@ -8,6 +8,7 @@ Show who owns the memory: records in groups, largest first.
   top --by process                 each process with all its threads, in all classes of memory
   top --by driver                  each module, in all classes of memory
   top --module nf_tables --min-age 1h
+  top --module nf_tables --drgn    the lines that get this answer in drgn's shell
   top --slab                       slab objects by cache and owner
   top --slab --by type             slab objects by cache and C type, inferred from pointers
   top --format folded | flamegraph.pl > owners.svg
@@ -42,7 +43,7 @@ from drgn_pageowner.commands.arguments import (
     report_problems,
     sort_keys,
 )
-from drgn_pageowner.commands.output import write_bytes
+from drgn_pageowner.commands.output import unescaped, write_bytes
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -101,10 +102,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show the owners of slab objects instead, by cache and owner, or by cache and C type "
         "with --by type (table, json, csv)",
     )
+    parser.add_argument(
+        "--drgn",
+        action="store_true",
+        help="print the lines that get the same answer in drgn's shell or a script instead",
+    )
     add_filters(parser)
 
 
+_DRGN = """\
+from drgn_pageowner import snapshot
+from drgn_pageowner.analysis.owners.group import top
+from drgn_pageowner.analysis.owners.select import Filter, select
+wanted = {wanted}
+records = select(snapshot(prog, columns={columns}, freed={freed}), wanted)
+for group in top(records, {by}, sort={sort}, limit={limit}).groups:
+    print(group.pages, group.bytes, group.key)
+"""
+"""The lines of ``--drgn``."""
+
+
+def _drgn(args: argparse.Namespace, out: TextIO) -> int:
+    """:raises UsageError: if the lines would not give the same answer"""
+    least = any(getattr(args, name, None) for name in ("min_pages", "min_size"))
+    if args.slab or args.skip or args.depth is not None or least or set(args.by) & set(HOLDERS):
+        raise UsageError("--drgn: of records by --by, with --sort, --limit and filters")
+    wanted = filter_of(args)
+    lines = _DRGN.format(
+        wanted=wanted,
+        columns=sorted(columns_for(args.by) | wanted.columns()),
+        freed=args.freed,
+        by=args.by,
+        sort=args.sort,
+        limit=limit_of(args, _LIMIT),
+    )
+    verbatim = out if args.format != "table" else unescaped(out)
+    verbatim.write(lines)
+    return 0
+
+
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        return _drgn(args, out)
     if args.slab:
         return _slab(args, session, out)
     if any(key in HOLDERS for key in args.by):
