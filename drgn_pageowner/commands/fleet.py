@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import TextIO
 
@@ -33,6 +34,7 @@ from drgn_pageowner.fleet.questions import (
     QUESTIONS,
     TOTALS,
     Answer,
+    Question,
     ask_dataset,
     kernels_of,
 )
@@ -163,8 +165,8 @@ def _diff(args: argparse.Namespace, out: TextIO) -> int:
                 f"there are no dumps of {release}: there are some of {', '.join(known) or 'none'}"
             )
     before, after = args.kernels
-    values = {"before": before, "after": after}
-    _print(args, ask_dataset(dataset, {"": DIFFS[args.by]}, limit_of(args, _ROWS), values)[""], out)
+    asked = {"": replace(DIFFS[args.by], values={"before": before, "after": after})}
+    _print(args, ask_dataset(dataset, asked, limit_of(args, _ROWS))[""], out)
     return 0
 
 
@@ -173,23 +175,29 @@ def _print(args: argparse.Namespace, answer: Answer, out: TextIO) -> None:
     out.writelines(render(answer.names, answer.rows))
 
 
+def _section(name: str, question: Question, answer: Answer) -> FleetSection:
+    if question.values is None:
+        return FleetSection(name, question.title, answer.names, answer.rows)
+    place = answer.names.index("change")
+    rows = [row for row in answer.rows if row[place] is not None and row[place] > 0]
+    return FleetSection(name, question.title, answer.names, rows, "Pages are per dump.")
+
+
 def _report(args: argparse.Namespace, out: TextIO) -> int:
     dataset, limit = _opened(args.dataset), limit_of(args, _ROWS_OF_REPORT)
-    answers = ask_dataset(dataset, QUESTIONS, limit)
-    sections = [
-        FleetSection(name, QUESTIONS[name].title, answer.names, answer.rows)
-        for name, answer in answers.items()
-    ]
-    kernels = kernels_of(dataset)
     # From one kernel to the next: the last three.
-    for before, after in pairwise(kernels[-3:]):
-        values = {"before": before, "after": after}
-        change = ask_dataset(dataset, {"": DIFFS["allocator"]}, limit, values)[""]
-        place = change.names.index("change")
-        rows = [row for row in change.rows if row[place] is not None and row[place] > 0]
-        name, title = f"from-{len(sections)}", f"What holds more in {after} than in {before}"
-        sections.append(FleetSection(name, title, change.names, rows, "Pages are per dump."))
-    totals = ask_dataset(dataset, {"": TOTALS}, None)[""]
+    changes = {
+        f"in-{after}": replace(
+            DIFFS["allocator"],
+            title=f"What holds more in {after} than in {before}",
+            values={"before": before, "after": after},
+        )
+        for before, after in pairwise(kernels_of(dataset)[-3:])
+    }
+    asked = {**QUESTIONS, **changes}
+    answers = ask_dataset(dataset, {**asked, "": TOTALS}, limit)
+    totals = answers.pop("")
+    sections = [_section(name, asked[name], answer) for name, answer in answers.items()]
     numbers = list(zip(totals.names, totals.rows[0], strict=True))
     subtitle = f"All dumps of {dataset.place.name}; made by drgn-pageowner."
     out.writelines(fleet_html("Memory of a fleet", subtitle, numbers, sections))

@@ -24,7 +24,7 @@ from drgn_pageowner.fleet.dumps import identity_of, on_this_machine
 from drgn_pageowner.fleet.symbols import NoSymbolsError, SymbolStore, fits
 from drgn_pageowner.model.dataset import day_of
 from drgn_pageowner.render.dataset import rows_table
-from drgn_pageowner.storage.dataset import Dataset, Partition
+from drgn_pageowner.storage.dataset import Dataset, Partition, dataset_file
 from drgn_pageowner.storage.identity import new_id
 
 __all__ = ("FAILURES", "IngestRun", "Job", "note_lost", "run_job")
@@ -114,6 +114,9 @@ def _run(job: Job) -> IngestRun:
     )  # fmt: skip
     dataset = Dataset(job.dataset)
     if dataset.has(partition, identity.id):
+        # Whoever wrote it may have been killed before that was noted.
+        if not dataset.place.exists(dataset_file("runs", partition, identity.id)):
+            _noted(job, run)
         return replace(run, status="present")
     if not job.retry_failed and (reason := _failed_before(dataset, run)) is not None:
         return replace(run, status=reason[0], reason=reason[1], earlier=True)

@@ -24,6 +24,8 @@ class Question:
     tables: Sequence[str]
     """Names of the tables that it reads."""
     sql: str
+    values: Mapping[str, str] | None = None
+    """Parameters of the query."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,17 @@ TOTALS = Question(
 )  # fmt: skip
 """Numbers of the whole dataset."""
 
+# Columns that the questions read.
+_COLUMNS = {
+    "meta": ("snapshot", "release", "hostname", "crash_time", "source"),
+    "leaks": ("snapshot", "kind", "confidence", "pages", "allocations", "allocator", "stack_id"),
+    "verdicts": ("snapshot", "finding", "level", "text"),
+    "suspects": ("snapshot", "stack_id", "allocator", "pages", "pages_per_hour", "score"),
+    "stacks": ("snapshot", "stack_id", "allocator", "pages"),
+    "frag": ("snapshot", "healthy", "verdict"),
+    "runs": ("status", "reason", "release", "build_id", "dump"),
+}
+
 _DIFF = """
     with dumps as (select count(*) filter (release = $before) as before,
                    count(*) filter (release = $after) as after from meta),
@@ -185,28 +198,42 @@ def ask_dataset(
     dataset: Dataset,
     questions: Mapping[str, Question],
     limit: int | None,
-    values: Mapping[str, str] | None = None,
 ) -> dict[str, Answer]:
     """
     Answer *questions*.
 
     :param limit: Most rows of each answer; ``None`` for all.
-    :param values: Parameters of the queries.
     :raises PageOwnerError: if a file of the dataset cannot be read
     """
     database = open_database([dataset])
-    add_views(database, [dataset], sorted({t for q in questions.values() for t in q.tables}))
+    tables = sorted({t for q in questions.values() for t in q.tables})
+    add_views(database, [dataset], tables)
+    if len(questions) > 1:
+        _keep(database, dataset, tables)
     result = {}
     for name, question in questions.items():
         query = question.sql if limit is None else f"from ({question.sql}) limit {limit}"
         try:
-            cursor = database.execute(query, dict(values)) if values else database.execute(query)
+            values = dict(question.values) if question.values else None
+            cursor = database.execute(query, values) if values else database.execute(query)
             columns = [column[0] for column in cursor.description]
             result[name] = Answer(columns, cursor.fetchall())
         except Exception as error:
             message = " ".join(str(error).split("\n\n")[0].split())
             raise PageOwnerError(f"{dataset.place.name} cannot be asked: {message}") from error
     return result
+
+
+def _keep(database: Any, dataset: Dataset, tables: Sequence[str]) -> None:
+    """Read the columns that questions need once, and not all files for each question."""
+    try:
+        for table in tables:
+            columns = ", ".join(_COLUMNS[table])
+            database.execute(f"CREATE TABLE main.{table} AS SELECT {columns} FROM temp.{table}")
+            database.execute(f"DROP VIEW temp.{table}")
+    except Exception as error:
+        message = " ".join(str(error).split("\n\n")[0].split())
+        raise PageOwnerError(f"{dataset.place.name} cannot be asked: {message}") from error
 
 
 def kernels_of(dataset: Dataset) -> list[str]:

@@ -116,6 +116,12 @@ def test_good_and_bad_dumps(
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "--retry-failed" in capsys.readouterr().err
 
+    # An ingest that was killed before it noted what it had written is told of by the next one.
+    [noted] = [p for p in dataset.glob("runs/*/*/*.parquet") if p.stem == rows[0]["snapshot"]]
+    noted.unlink()
+    assert fleet(*arguments)[1]["statuses"]["present"] == 3
+    assert noted.exists()
+
 
 def test_limits_of_time_and_memory(tmp_path: Path, dumps: Path, symbols: Path) -> None:
     for options, status in ((("--timeout", "0.2"), "timeout"), (("--memory", "20M"), "memory")):
