@@ -106,6 +106,7 @@ class _Stream:
         self._by_class = by_class and table == "pages"
         self._found = 0
         self._why: PageOwnerError | None = None
+        self._mistake: Exception | None = None
         self._said: set[str] = set()
 
     def table(self) -> Any:
@@ -129,6 +130,10 @@ class _Stream:
                     self._said.add(name)
                     warn(f"{name} has no {self._table}: {error}")
                 continue
+            except Exception as error:
+                # DuckDB would make a message of it: that of a mistake in the query.
+                self._mistake = error
+                raise
             self._found += 1
             yield from rows.to_batches()
 
@@ -140,7 +145,13 @@ class _Stream:
         return conform(made, self._schema)
 
     def check(self) -> None:
-        """:raises PageOwnerError: if rows were wanted, and no snapshot has any"""
+        """
+        Raise the exception that ended the stream.
+
+        :raises PageOwnerError: if rows were wanted, and no snapshot has any
+        """
+        if self._mistake is not None:
+            raise self._mistake
         if self._why is not None and not self._found:
             raise self._why
 

@@ -136,7 +136,7 @@ class _PerCpuPlaces:
         if self._start <= address < self._end:
             # See cpu_variable() of kernel/linux/percpu.py.
             for cpu, unit in self._units:
-                yield cpu, unit + address - self._start
+                yield cpu, unit + address - self._start & self._mask
         elif any(start <= address < end for start, end in self._modules):
             for cpu, offset in self._offsets:
                 yield cpu, address + offset & self._mask

@@ -4,7 +4,7 @@ Read /sys/kernel/debug/page_owner: the output of ``print_page_owner()`` of v3.19
 
 The formats of v3.19 and v4.6 are described with
 :func:`~drgn_pageowner.kernel.linux.formats.read_text_formats`; one regular expression matches all
-    of them.
+of them.
 """
 
 from __future__ import annotations
