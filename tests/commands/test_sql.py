@@ -85,13 +85,17 @@ def pages_by_allocator(dump: Dump) -> Counter[str]:
 def test_the_readmes_questions_are_answered(fleet: dict[str, Dump], queries: list[str]) -> None:
     assert len(fleet) == 2 * MACHINES
     session = open_snapshots(list(fleet))
-    grown, by_module, largest = (sql(session, query) for query in queries)
+    grown, by_module, largest, by_allocator = (sql(session, query) for query in queries)
 
     held = {dump: pages_by_allocator(dump) for dump in set(fleet.values())}
     growth: Counter[str] = Counter()
     for path, dump in fleet.items():
         for allocator, pages in held[dump].items():
             growth[allocator] += pages if "traps" in path else -pages
+    everywhere: Counter[str] = Counter()
+    for dump in fleet.values():
+        everywhere.update(held[dump])
+    assert {row["allocator"]: row["sum(pages)"] for row in by_allocator} == everywhere
     assert [row["grown"] for row in grown] == [pages for _, pages in growth.most_common(5)]
     assert grown[0]["allocator"] == growth.most_common(1)[0][0]
     assert all(row["grown"] == growth[row["allocator"]] for row in grown)
