@@ -11,6 +11,7 @@ import numpy as np
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.model.heap import LeakSearch
 from drgn_pageowner.model.kernel import Names
+from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.storage.container import Columns, write_container
 from drgn_pageowner.storage.leaks import search_tables
@@ -84,7 +85,7 @@ def save(
             )
         basic = session.snapshot(BASIC_COLUMNS, freed=True)
         if source:
-            session.add_source_lines(everything, np.unique(everything.stacks.pcs).tolist())
+            source = saved.attempt("source", lambda: _add_source(session, everything)) is not None
         records, more, about = record_tables(everything, basic.problems, source=source)
         tables |= more
         documents |= about
@@ -167,6 +168,12 @@ def _add_object_owners(
     more, about = object_owner_tables(owners)
     tables |= more
     documents |= about
+
+
+def _add_source(session: Session, records: Snapshot) -> Snapshot:
+    """Fill in the source lines of all stacks of *records*, and return *records*."""
+    session.add_source_lines(records, np.unique(records.stacks.pcs).tolist())
+    return records
 
 
 def _searched(search: Callable[[], LeakSearch], records: Columns) -> LeakSearch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.model.stacks import SourceFrame
 
@@ -17,12 +18,18 @@ def source_frames(kernel: Kernel, pcs: Iterable[int]) -> dict[int, list[SourceFr
 
     :param pcs: Return addresses, as in the stack depot.
     :return: PC -> its frames; PCs that DWARF does not cover are left out.
+    :raises PageOwnerError: if drgn has no stack traces for the architecture
     """
     result: dict[int, list[SourceFrame]] = {}
     for pc in sorted({int(pc) for pc in pcs}):
         frames = []
         # A return address is after the call; drgn looks up the line of the call.
-        for frame in kernel.prog.stack_trace_from_pcs([pc]):
+        try:
+            trace = kernel.prog.stack_trace_from_pcs([pc])
+        except NotImplementedError as error:
+            # i386, for one.
+            raise PageOwnerError(f"drgn finds no source lines of this kernel: {error}") from error
+        for frame in trace:
             try:
                 filename, line, _ = frame.source()
             except LookupError:
