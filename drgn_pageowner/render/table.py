@@ -157,7 +157,6 @@ def _grid(
         tablefmt="plain",
         disable_numparse=True,
         colalign=["right" if column in right else "left" for column in chosen],
-        preserve_whitespace=False,
     )
     lines = [line.rstrip() for line in text.split("\n")]
     if below:
