@@ -153,6 +153,7 @@ def test_filters_and_sorting(tagged: Dump) -> None:
 
 
 def test_a_snapshot_answers_the_same(tagged: Dump, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="a snapshot is saved")
     session = ProgramSession(tagged.prog)
     path = tmp_path / "saved.parquet"
     assert ask(session, f"save {path}")[0] == 0

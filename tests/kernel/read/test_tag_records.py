@@ -116,6 +116,7 @@ def test_filters_and_groups_by_tag(tagged: Dump, rows: Snapshot) -> None:
 
 
 def test_a_snapshot_keeps_the_tags(tagged: Dump, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="a snapshot is saved")
     session = ProgramSession(tagged.prog)
     path = tmp_path / "tags.parquet"
     assert ask(session, f"save {path}")[0] == 0
