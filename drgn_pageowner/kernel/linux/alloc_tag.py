@@ -373,7 +373,7 @@ class PageReferences:
         """
         number = indices.astype(np.int64) - _ID_FIRST
         in_kernel = number < self.kernel_count
-        base = np.where(in_kernel, self.kernel_tags, self.module_tags).astype(np.uint64)
+        base = np.where(in_kernel, np.uint64(self.kernel_tags), np.uint64(self.module_tags))
         place = np.where(in_kernel, number, number - self.kernel_count)
         result = base + (place * self.size).astype(np.uint64)
         result[number < 0] = 0
