@@ -83,9 +83,9 @@ def _load(name: str) -> Command:
 
 class CommandParser(argparse.ArgumentParser):
     """
-    A parser that reports an error in one line; ``--help`` has the rest.
+    An argument parser that reports errors in one line and refers to ``--help``.
 
-    The parser of a command loads that command when it is chosen, and no other.
+    The module of a command is imported when that command is chosen.
     """
 
     def __init__(self, *, command: str | None = None, **kwargs: Any) -> None:
@@ -124,7 +124,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def _in_order(self, words: list[str]) -> list[str]:
         """
-        Move the options of the program before the command, and those of the command behind it.
+        Reorder arguments: options of the program before the command, those of the command after it.
 
         The command is the first word that names one and is not the value of an option.
         """
@@ -183,7 +183,11 @@ def _with_views(command: CommandParser) -> _Options:
 
 
 def _option(word: str, known: _Options) -> str | None:
-    """Return the option of *known* that *word* is, with or without a value of its own."""
+    """
+    Return the name of the option in *word*, which may contain the option's value as well.
+
+    :return: ``None`` if it is none of the options *known*.
+    """
     if not word.startswith("-") or word == "-":
         return None
     name = word.partition("=")[0] if word.startswith("--") else word[:2]

@@ -181,7 +181,8 @@ def search(session: Session, *, slab: bool, types: bool = True) -> LeakSearch:
     Search for memory that nothing reaches, or return what a saved search found.
 
     :param slab: Whether to search for slab objects, too.
-    :param types: Whether to infer types, and take no number of what has a type for a pointer.
+    :param types: Whether to infer types, so that numbers in objects of a known type are not taken
+        for pointers.
     """
     saved = session.saved_search(slab=slab)
     if saved is not None:

@@ -75,12 +75,20 @@ def for_people(out: TextIO, *, colour: bool = False) -> TextIO:
 
 
 def escaping(out: TextIO) -> TextIO:
-    """Return a stream to *out* for text in a format of the kernel's, whose lines stay whole."""
+    """
+    Return a stream to *out* for text in a format of the kernel.
+
+    What is not printable is escaped; lines are not broken.
+    """
     return cast(TextIO, _Escaping(unescaped(out)))
 
 
 def unescaped(out: TextIO) -> TextIO:
-    """Return the stream behind :func:`for_people`, for text of our own that has colours."""
+    """
+    Return the stream to which :func:`for_people` and :func:`escaping` write.
+
+    It takes text with escape sequences for colours.
+    """
     return out._out if isinstance(out, _Escaping) else out
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Show what grows: read a running kernel's records every few seconds, and print which groups have more
-pages than the time before, and than at the start; largest growth first.
+Show what grows: read a running kernel's records every few seconds, and print the groups that have
+gained pages since the previous reading, and their growth since the first; largest growth first.
 
   watch                            by allocation stack, every 5 seconds, until Ctrl-C
   watch --interval 1m --by allocator --limit 3
   watch --count 2 --format json    the first reading and two more, an object a line
 
-The last table (of JSON: the last object) is a summary: the last reading compared with the first.
+The last table, or the last JSON object, is a summary that compares the last reading with the first.
 """
 
 from __future__ import annotations

@@ -153,7 +153,11 @@ class SymbolStore:
     def _usable(
         self, path: str, folder: str, build_id: str | None, release: str | None
     ) -> str | None:
-        """Return *path*, or that of its unpacked copy, if it has the symbols of the kernel."""
+        """
+        Return the path of a file with the kernel's symbols: *path*, or its unpacked copy.
+
+        :return: ``None`` if the file is not that of the kernel.
+        """
         if not path.endswith(_PACKED):
             return path if fits(path, build_id, release) else None
         target = os.path.join(folder, "vmlinux")
@@ -173,7 +177,7 @@ class SymbolStore:
         return None
 
     def _may_be(self, path: str, build_id: str | None) -> bool:
-        """Return whether *path* may be of the kernel: a packed file is only unpacked once."""
+        """Return whether *path* may be the kernel's; if not, it need not be unpacked."""
         if build_id is None or not path.endswith(_PACKED):
             return True
         known = self._index().get(_stamp(path))

@@ -50,9 +50,10 @@ class RowTexts:
         """
         Append a column.
 
-        :param key: Name of *values*; those of one name are the same.
+        :param key: Name of *values*. Columns with the same name must have the same values, whose
+            distinct values are found only once.
         :param values: Shape ``(rows,)``.
-        :param text: Called once per distinct value, if there are few.
+        :param text: Formats a value; called once per distinct value, if there are few.
         """
         if not self._rows:
             return
@@ -102,10 +103,11 @@ class RowTexts:
 
 def _codes(values: Array) -> tuple[list[Any], Array | None]:
     """
-    Find the distinct ones of *values*, of which there is at least one.
+    Find the distinct values of a column that has at least one row.
 
-    :return: Values, and which of them each row has; ``None`` if there is only one, or if the values
-        are those of the rows.
+    :return: The distinct values, and the index of each row's value in them. The index is ``None``
+        if all rows have the same value, and if most rows have different ones: then the values are
+        returned as they are, one for each row.
     """
     changes = np.flatnonzero(values[1:] != values[:-1]) + 1
     if not len(changes):
@@ -130,7 +132,11 @@ def _differ(values: Array) -> bool:
 
 
 def _distinct_names(names: Array) -> tuple[Array, Array]:
-    """As :func:`distinct`, for task names: numbers are compared faster than texts."""
+    """
+    Find distinct task names, as :func:`distinct` does.
+
+    The 16 bytes of a name are compared as two numbers, which is faster than comparing texts.
+    """
     halves = np.ascontiguousarray(names).view(np.uint64).reshape(-1, 2)
     (_, first), (seconds, second) = distinct(halves[:, 0]), distinct(halves[:, 1])
     found, codes = distinct(first.reshape(-1) * np.int64(len(seconds)) + second.reshape(-1))
@@ -140,7 +146,11 @@ def _distinct_names(names: Array) -> tuple[Array, Array]:
 
 
 def _joined(left: CodedTexts, right: CodedTexts) -> CodedTexts | None:
-    """Join two columns; ``None`` if there are too many different pairs."""
+    """
+    Concatenate the texts of two columns, row by row.
+
+    :return: ``None`` if there could be too many different pairs of texts.
+    """
     if left.codes is right.codes:
         return CodedTexts(left.codes, list(map(add, left.texts, right.texts)))
     if len(left.texts) * len(right.texts) > _MOST_JOINED:

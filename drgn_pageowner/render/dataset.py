@@ -38,7 +38,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Origins:
-    """The dump that a snapshot is of, as far as the kernel's memory does not tell."""
+    """Facts about the origin of a snapshot that are not in the kernel's memory."""
 
     id: str
     """ID of the snapshot."""
@@ -84,7 +84,7 @@ def rows_table(table: str, rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _clean(value: Any) -> Any:
-    """*value* without bytes that UTF-8 does not have."""
+    """Return *value* with bytes that are not valid UTF-8 escaped, also in names inside lists."""
     if isinstance(value, str):
         return without_surrogates(value)
     if isinstance(value, list | tuple):
@@ -170,7 +170,7 @@ def _meta(session: Session, found: Report, records: Any, origins: Origins) -> Ro
 
 
 def _milliseconds(seconds: int | None) -> int | None:
-    """*seconds* since 1970 in milliseconds; ``None`` for what no clock says."""
+    """Convert *seconds* since 1970 to milliseconds; ``None`` if the time is impossible."""
     return seconds * 1000 if seconds is not None and 0 <= seconds < 1 << 40 else None
 
 

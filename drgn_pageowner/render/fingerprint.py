@@ -13,7 +13,7 @@ __all__ = ("fingerprint_text",)
 
 def fingerprint_text(found: Fingerprint, number: int, *, dump: bool) -> Iterator[str]:
     """
-    Yield what the content of memory says of its owner.
+    Yield lines about the clues to an owner in the content of memory.
 
     :param number: How many allocations or objects there are.
     :param dump: Whether to dump the first bytes of an example.

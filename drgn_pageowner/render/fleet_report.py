@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Write what is known of a fleet as one HTML page."""
+"""Render the answers to questions about a fleet as one HTML page."""
 
 from __future__ import annotations
 

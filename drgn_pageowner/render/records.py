@@ -157,7 +157,11 @@ class _Assembly:
         texts.column(self._key(rows, column), values, cell)
 
     def _key(self, rows: Snapshot, column: Column) -> str:
-        """Name the values of *column*: a column and its text have the same."""
+        """
+        Return a name for the values of *column*.
+
+        Columns that are formatted from the same stored values have the same name.
+        """
         changed = column.form in (Form.PAGES, Form.PAGEBLOCK, Form.ZONE)
         return column.name if changed else column.of or column.name
 

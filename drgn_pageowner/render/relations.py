@@ -30,7 +30,7 @@ __all__ = ("EVERYTHING", "PAGES", "RELATIONS", "relation", "stack_id_of")
 
 
 class _Everything:
-    """Contains every name."""
+    """Container that claims to contain every name: it stands for all columns."""
 
     def __contains__(self, name: object) -> bool:
         return True
@@ -135,7 +135,7 @@ _OF_STACK: Mapping[str, Callable[[StackTable], Array]] = {
 
 
 def _record_columns(wanted: Container[str]) -> frozenset[str] | None:
-    """Return the columns that the columns *wanted* are made of; ``None`` for all there are."""
+    """Return the record columns that are needed for the SQL columns *wanted*; ``None`` for all."""
     if wanted is EVERYTHING:
         return None
     needed = {column.of or column.name for column in FIELDS if column.name in wanted}

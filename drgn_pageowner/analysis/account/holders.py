@@ -72,7 +72,7 @@ class Holders:
 
 @dataclass
 class _Found:
-    """The holders, by number."""
+    """Holders that were found, in the order of their numbers."""
 
     code: Array
     """``int64``, a row per record."""
@@ -154,7 +154,11 @@ def holders(
 
 
 def _processes(records: Snapshot, inventory: Inventory | None) -> _Found:
-    """:raises UsageError: if the records do not say who allocated"""
+    """
+    Number the process of each record.
+
+    :raises UsageError: if the records do not contain the process that allocated
+    """
     column = "tgid" if "tgid" in records else "pid"
     if column not in records:
         raise UsageError(records.lacks("pid"))
@@ -226,7 +230,12 @@ def _times(
 
 
 def _cgroups(records: Snapshot, code: Array) -> dict[int, tuple[str, int]]:
-    """Return the memory cgroup that most of each holder is charged to, and what that has in all."""
+    """
+    Find the memory cgroup that most pages of each holder are charged to.
+
+    :param code: Number of the holder of each record.
+    :return: Number of a holder -> the path of the memory cgroup, and all base pages charged to it.
+    """
     if "memcg" not in records or not len(records):
         return {}
     memcg = records["memcg"].astype(np.int64)

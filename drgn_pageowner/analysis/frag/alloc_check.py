@@ -126,7 +126,7 @@ def gfp_mask(flags: Sequence[str], names: Names) -> int:
 
 
 def _highest_zone(mask: int, names: Names) -> int:
-    """``gfp_zone()`` of include/linux/gfp.h."""
+    """Return the highest zone for a gfp mask, as ``gfp_zone()`` of include/linux/gfp.h does."""
     known = {name: value for value, name in names.gfp_flags}
 
     def has(flag: str) -> bool:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-CMA areas: pages that are allocated, pages that others use, and pages that cannot be migrated out.
+Count the pages of CMA areas.
+
+They are allocated by ``cma_alloc()``, free, or used by ordinary allocations until then. Of the
+latter, the pages that cannot be migrated out are listed.
 """
 
 from __future__ import annotations

@@ -22,16 +22,17 @@ def fingerprints(
     contents: Contents, kinds: Array, read: Callable[[Array, int], Sequence[bytes]]
 ) -> tuple[Array, list[Fingerprint]]:
     """
-    Give each piece of memory its fingerprint.
+    Compute the fingerprint of each piece of memory.
 
-    What other pieces have at the same offset, too, makes a fingerprint: what one piece alone has is
-    mostly what somebody left there before. Pieces that share nothing in this way are compared by
-    the clues that they have anywhere.
+    A fingerprint consists of the clues that several pieces have at the same offset. A clue that
+    only one piece has is usually a leftover of an earlier use of the memory, and is ignored. A
+    piece without any shared clue is compared by all of its clues, whatever their offsets.
 
-    :param kinds: ``int64``, shape ``(n,)``: pieces of two kinds have no fingerprint in common.
-    :param read: Takes addresses and a number of bytes; returns that of the memory at each.
-    :return: ``int32``, shape ``(n,)``: its fingerprint, -1 for what is not in the dump; and the
-        fingerprints, those that most share first.
+    :param kinds: ``int64``, shape ``(n,)``: kind of each piece. Pieces of different kinds never
+        have the same fingerprint.
+    :param read: Takes addresses and a number of bytes; returns the contents at each address.
+    :return: ``int32``, shape ``(n,)``: the index of each piece's fingerprint, -1 if the piece is
+        not in the dump; and the fingerprints, those of most pieces first.
     """
     number = len(contents.there)
     width = np.int64(len(contents.tokens) + 1)

@@ -317,7 +317,7 @@ def _in_order(groups: list[LeakGroup]) -> list[LeakGroup]:
         return 1 if group.verdict == Reachability.PFN_ONLY.label else 2
 
     def content(group: LeakGroup) -> str:
-        """Tell apart what has no stack."""
+        """Return text that tells groups without a stack apart; empty for groups with a stack."""
         known = group.handle == 0 and group.fingerprint is not None
         return f"{group.fingerprint.example:x}" if known and group.fingerprint else ""
 
@@ -338,18 +338,23 @@ def _in_order(groups: list[LeakGroup]) -> list[LeakGroup]:
 
 
 class _Of(NamedTuple):
-    """The stack of a group."""
+    """Facts about the allocation stack of a group."""
 
     number: int
     allocations: int
-    """Those of all groups."""
+    """Allocations of this stack in all groups."""
     gone: bool
-    """Whether a module in it is gone."""
+    """Whether the stack contains a module that was unloaded."""
     freed_init: bool
 
 
 def _group(found: LeakSearch, rows: Array, verdict: int, sizes: Array, of: _Of) -> LeakGroup:
-    """:param sizes: Base pages of each of *rows*."""
+    """
+    Describe the allocations *rows*, which have the same stack and verdict, as a group.
+
+    :param sizes: Number of base pages of each of *rows*.
+    :param of: Facts about their stack.
+    """
     records, inventory = found.records, found.inventory
     stack = of.number
     frames = records.stack_frames(stack)

@@ -157,12 +157,16 @@ def _hop(reach: Reach, word: Word) -> Hop:
 
 
 def _counts(reach: Reach, word: Word) -> tuple[bool, bool]:
-    """Whether a word can be a reference by its type, and whether that is sure."""
+    """
+    Return whether a word can be a reference, and whether a type that is certain decides that.
+
+    Without types, every word can be one.
+    """
     return reach.references.counts_word(word) if reach.references is not None else (True, False)
 
 
 def _best(reach: Reach, words: list[Word]) -> list[Word]:
-    """Those of *words* that are references; the ones of known types first."""
+    """Return those of *words* that can be references, words with a known type first."""
     kept = [word for word in words if _counts(reach, word)[0]]
     return sorted(kept, key=lambda word: (not _counts(reach, word)[1], word.type is None))
 
@@ -218,7 +222,11 @@ def explain_node(
 
 
 def _chosen(reach: Reach, node: int) -> list[int]:
-    """Return a shortest path from a root, from another than a task's stack if there is one."""
+    """
+    Return a shortest path from a root to *node*.
+
+    If there are several, a path that does not begin at the stack of a task is preferred.
+    """
     path = reach.chain(node)
     if not _is_stack(reach, path[0]):
         return path
@@ -232,7 +240,7 @@ def _is_stack(reach: Reach, node: int) -> bool:
 
 
 def _between(reach: Reach, words: WordSearch, here: int, there: int) -> list[Word]:
-    """The words of one node that lead to another, the best first."""
+    """Return the words of node *here* that refer to node *there*, the most certain first."""
     found = words(_members(reach, here), _members(reach, there), limit=_ENOUGH)
     return _best(reach, found)
 
@@ -241,7 +249,8 @@ def _every_chain(reach: Reach, node: int, words: WordSearch, why: Why) -> Why:
     """
     Find every shortest chain to *node*.
 
-    Of the words of a root each begins a chain of its own: they are of different variables.
+    If several words of a root refer to the second node, each begins a chain of its own, because
+    they may belong to different variables.
     """
     steps: dict[tuple[int, int], list[Hop]] = {}
     chains: list[list[Hop]] = []

@@ -294,11 +294,11 @@ def _allocations(heap: Heap) -> Array:
 
 def _joined(area: Array, head: Array, areas: int, heads: int) -> Array:
     """
-    Join everything that an area maps to one allocation, whose head is the lowest of all.
+    Merge all allocations that one area maps into one, represented by the lowest of their heads.
 
-    :param area: ``int64``, shape ``(n,)``: an area that maps an allocation.
+    :param area: ``int64``, shape ``(n,)``: number of an area that maps an allocation.
     :param head: ``int64``, shape ``(n,)``: the head of that allocation.
-    :return: ``int32``, shape ``(heads,)``: the head that each stands for now.
+    :return: ``int32``, shape ``(heads,)``: for each head, the head of the merged allocation.
     """
     result = np.arange(heads, dtype=np.int32)
     while True:
@@ -477,7 +477,18 @@ def _identifiers(heap: Heap) -> Array:
 
 
 def _judge(source: Array, target: Array, own: Array, lost: Array, verdict: Array) -> None:
-    """Set the verdicts of lost nodes by the edges between them."""
+    """
+    Set, in *verdict*, the verdict of each lost node, by the references between lost nodes.
+
+    A node is held by itself if it is in a ring of references or between two rings, or if only it
+    refers to itself; else it is only reachable from unreachable if a lost node refers to it; else
+    unreachable.
+
+    :param source: Node that contains each reference.
+    :param target: Node that each reference refers to.
+    :param own: Whether each node refers to itself: ``bool``.
+    :param lost: Whether no root reaches a node: ``bool``, an element for each node.
+    """
     inside = lost[source] & lost[target]
     source, target = source[inside], target[inside]
     nodes = np.flatnonzero(lost)

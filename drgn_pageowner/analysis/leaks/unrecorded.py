@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tell by pages alone what else records tell: parts of one block, and numbers that are pages."""
+"""Find, without page_owner records, the pages of one block, and the PFNs that are references."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ _UNLIKELY = 0.05
 
 def followers(heap: Heap) -> Array:
     """
-    Find the records that are of one allocation with the record before, if that is next to them.
+    Find the records that belong to the same allocation as the record before them.
 
-    Pages that were never on a list are the rest of a block. Of what ``cma_alloc()`` returned, its
-    callers keep the first page and the number of pages.
+    These are pages that were never on a list, because such a page is part of a block whose first
+    page is another one, and the pages of ``cma_alloc()``, whose callers store the address of the
+    first page only. A record only belongs to the record before if their pages are adjacent.
 
-    :return: ``int64``, ascending.
+    :return: Indices of records: ``int64``, ascending.
     """
     if heap.recorded:
         return np.zeros(0, np.int64)
@@ -40,14 +41,15 @@ def followers(heap: Heap) -> Array:
 
 def pages_behind(found: Reach) -> Array:
     """
-    Find single pages that are the rest of a block whose first page is held.
+    Find single pages that belong to a split block whose first page is reachable.
 
-    ``alloc_pages_exact()`` splits a block, of which only the first page's address is kept. Records
-    tell by time which pages these are; without them, pages that nothing points at, which follow one
-    that is held, where a block of that size can begin. They have one tag, or there are two of
-    them at least if they have none.
+    ``alloc_pages_exact()`` splits a block, and its callers store the address of the first page
+    only. page_owner's timestamps show which pages were allocated together. Without them, pages
+    count as the rest of a block if nothing refers to them, if they follow a reachable page at
+    which a block of that size can begin, and if all have the same allocation tag; without tags,
+    there must be at least two of them.
 
-    :return: ``bool``, a row per record.
+    :return: ``bool``, an element for each record: whether its page is such a page.
     """
     heap, records = found.heap, found.heap.records
     number = len(records)
@@ -79,15 +81,16 @@ def known_by_holder(
     candidates: Array, source: Array, target: Array, chance: Array, first_root: int
 ) -> Array:
     """
-    Return those of *candidates* that are hardly known by chance, each for itself.
+    Return the *candidates* whose PFN is unlikely to be stored somewhere by chance.
 
-    Few PFNs of their size are words by chance, or what holds the number holds that of another of
-    them, too.
+    Either few PFNs of about that size occur as words by chance, or the node that contains the PFN
+    contains the PFN of another candidate, too.
 
-    :param candidates: Records: ``int64``.
-    :param source: Nodes that have a PFN or physical address; *target* are the records.
-    :param first_root: The node of root 0.
-    :param chance: A row per record: the probability that some word is its PFN by chance.
+    :param candidates: Indices of records whose PFN or physical address is stored: ``int64``.
+    :param source: Node that contains each such number.
+    :param target: Record that each number refers to, in the order of *source*.
+    :param first_root: Number of the first node that is a root.
+    :param chance: For each record, the probability that a word equals its PFN by chance.
     """
     wanted = np.zeros(len(chance), bool)
     wanted[candidates] = True

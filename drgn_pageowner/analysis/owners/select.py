@@ -163,7 +163,11 @@ def _known(name: str, names: Mapping[str, int], what: str) -> str:
 
 
 def _texts_of(snapshot: Snapshot, column: Column, value: Any) -> Sequence[str]:
-    """Return the texts that a pattern for *column* may match."""
+    """
+    Return the texts of *value*, a value of *column*.
+
+    A pattern selects the value if it matches one of them.
+    """
     if column.form is Form.COMM:
         return (comm_text(value),)
     if column.form is Form.TAG:

@@ -41,12 +41,12 @@ class ReferenceWords:
         page."""
 
     def _of_cache(self, place: Array) -> Array:
-        """Whether each of *place* is an object of a slab cache of one type: ``bool``."""
+        """Return whether each of *place* is an object of a cache with one type only: ``bool``."""
         result: Array = np.isin(self.types.by[place], (TypedBy.CACHE, TypedBy.CONSENSUS))
         return result
 
     def counts_word(self, word: Word) -> tuple[bool, bool]:
-        """Whether a word can be a reference, and whether a type that is sure says so."""
+        """Return whether a word can be a reference, and whether a certain type decides that."""
         place = np.array([max(word.place, 0)], np.int64)
         offset = np.array([word.offset if word.place >= 0 else -1], np.int64)
         use, sure = self.uses(place, offset)
@@ -60,12 +60,12 @@ class ReferenceWords:
 
     def uses(self, place: Array, offset: Array) -> tuple[Array, Array]:
         """
-        What words can be.
+        Return the possible meanings of words, as far as the types of their nodes are certain.
 
-        :param place: ``int32``, shape ``(n,)``: node or variable; *offset* is that of the word in
-            it, in bytes, or -1.
-        :return: :class:`WordUse` (``uint8``), and whether the type of the place is sure and has the
-            word (``bool``).
+        :param place: ``int32``, shape ``(n,)``: node or variable that contains each word.
+        :param offset: ``int64``, shape ``(n,)``: offset of the word in it, in bytes; -1 if unknown.
+        :return: Flags of :class:`WordUse` (``uint8``); and whether the type of the node or variable
+            is certain and contains the word (``bool``).
         """
         exact = self.types.exact[place] & (offset >= 0)
         number = np.where(exact, self.types.type[place], -1).astype(np.int64)

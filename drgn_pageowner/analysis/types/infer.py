@@ -347,9 +347,10 @@ class _Inference:
 
     def _without_weak(self, votes: _Votes) -> _Votes:
         """
-        Leave out pointers to bytes or numbers where pointers to structures lead, too.
+        Leave out the votes of pointers to bytes or numbers for nodes that pointers to structures
+        refer to, too.
 
-        What begins with a name is no string.
+        For example, a structure that begins with a name is not a string.
         """
         weak = self.slots.scalar[votes.type]
         if not weak.any():

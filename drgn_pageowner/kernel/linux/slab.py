@@ -369,7 +369,11 @@ def _length(section: Section) -> int:
 
 
 def _shift_in_counters(type_: Type, field: TypeMember, little_endian: bool) -> int:
-    """Get the lowest bit of a bit field of ``struct slab`` in the value of its ``counters``."""
+    """
+    Return the position of a bit field of ``struct slab`` in the integer ``slab.counters``.
+
+    :return: Number of the field's lowest bit.
+    """
     counters = type_.member("counters")
     place = int(field.bit_offset - counters.bit_offset)
     if little_endian:

@@ -304,7 +304,13 @@ def _slab(reporter: _Reporter, target: Target, head_pfn: int) -> dict[str, Any] 
 
 
 def _typed(kernel: Kernel, found: dict[str, Any]) -> tuple[str, str] | None:
-    """Get what drgn evaluates to the word of an object, and the type by its cache's name."""
+    """
+    Make a drgn expression for the word at an address in a slab object.
+
+    :param found: Facts about the address and the object.
+    :return: The expression, and the name of the object's type, which the name of its slab cache
+        implies; ``None`` if it implies none.
+    """
     types = read_types(kernel, [found["cache"]], np.array([found["object_size"]]))
     number = int(types.cache_types()[0])
     if number < 0:
