@@ -7,8 +7,8 @@ Show why a page is not free: the shortest chain of pointers from a root to it, i
   why task:123                     the task_struct of a process
   why --all pfn:0x1234             every chain that is as short
 
-Where a type is known, a line begins with what drgn's shell evaluates to the pointer. The more DWARF
-there is, the more types: give the modules' files with -s, too.
+Where a type is known, a line begins with the expression of the pointer for drgn's shell. The more
+DWARF there is, the more types: give the modules' files with -s, too.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def _flag(joined: Overlay, flags: Array, name: str) -> Array:
 
 def _reasons(joined: Overlay, rows: Array) -> dict[str, Array]:
     """
-    Return, for each reason, which of *rows* cannot be migrated because of it: ``bool`` arrays.
+    Return, for each reason, whether it keeps each of *rows* from being migrated: ``bool``.
     """
     pages = joined.memory.pages
     state, flags = pages.state[rows], pages["flags"][rows].astype(np.uint64)

@@ -295,7 +295,8 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
 
 def _owners(found: LeakSearch) -> Array:
     """
-    Number the owners of records: a stack (or the tag that stands for one), or else what they hold.
+    Number the owner of each record: its stack (or allocation tag), or else its fingerprint and
+    order.
 
     :return: ``int64``, a row per record.
     """
@@ -412,7 +413,7 @@ def _group(found: LeakSearch, rows: Array, verdict: int, sizes: Array, of: _Of) 
 
 
 def _tag(records: Snapshot, rows: Array) -> Tag | None:
-    """Return the allocation tag that most of *rows* bear."""
+    """Return the allocation tag that most of *rows* have; ``None`` if most have no tag."""
     if "tag" not in records or records.tags is None:
         return None
     tags, counts = np.unique(records["tag"][rows], return_counts=True)

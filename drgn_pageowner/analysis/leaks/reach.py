@@ -233,14 +233,14 @@ def _reach(heap: Heap, classes: Array, allocation: Array) -> Reach:
 
 
 def _edges(heap: Heap, references: ReferenceWords | None) -> tuple[Array, Array]:
-    """Return both ends of the edges to mark by: ``int32``."""
+    """Return the source and the target node of each edge to mark by: two ``int32`` arrays."""
     if references is None or heap.typing is None:
         return heap.holder, heap.target
     return _pointer_edges(heap, references.counts)
 
 
 def _pointer_edges(heap: Heap, chosen: Array) -> tuple[Array, Array]:
-    """Return both ends of the edges that some of the pointers are: ``int32``."""
+    """Return the source and target nodes (``int32``) of the pointers *chosen*, each pair once."""
     assert heap.typing is not None
     pointers, variables = heap.typing.pointers, heap.typing.variables
     place, target = pointers.place[chosen], pointers.target[chosen]
@@ -259,7 +259,7 @@ def _evidence(
     roots: Array,
     lost: Array,
 ) -> Array:
-    """Tell what types decided: ``uint8``, a row per node, :class:`Evidence`."""
+    """Return whether types decided the verdict of a node: :class:`Evidence`, a row per node."""
     if references is None:
         return np.zeros(heap.nodes, np.uint8)
     result = np.full(heap.nodes, Evidence.WORDS, np.uint8)
@@ -365,7 +365,11 @@ def _is_module_memory(table: StackTable) -> Array:
 
 
 def _mark(graph: Graph, frontier: Array, parent: Array) -> None:
-    """Set *parent* of every node that can be reached from *frontier*, breadth first."""
+    """
+    Set, in place, *parent* of every node that *frontier* reaches and that has none (-1) yet.
+
+    The search is breadth first, so that parents form shortest paths.
+    """
     while len(frontier):
         source, target = graph.neighbours(frontier)
         fresh = parent[target] < 0
@@ -507,7 +511,12 @@ def _judge(source: Array, target: Array, own: Array, lost: Array, verdict: Array
 
 
 def _peeled(source: Array, target: Array, within: Array) -> Array:
-    """Return the nodes that remain after repeatedly removing nodes without an incoming edge."""
+    """
+    Remove nodes without an incoming edge from *within* until every node left has one.
+
+    :param source: Node at which each edge begins; *target* is the node at which it ends.
+    :return: The nodes that are left: ``bool``, a row per node, as *within*, which is not changed.
+    """
     graph = Graph(source, target, len(within))
     degree = np.bincount(target, minlength=len(within))
     left = within.copy()

@@ -276,7 +276,7 @@ class _Inference:
 
     def _along(self, fresh: Array) -> Array:
         """
-        Follow lists whose elements have one type, to the end.
+        Give the type of *fresh* to the untyped elements that follow them in linked lists.
 
         :return: Nodes that got a type: ``int64``.
         """
