@@ -14,6 +14,8 @@ NEWEST := $(shell for v in 3.14 3.13 3.12; do \
 PARALLEL := -n 2 --dist loadfile
 # What other versions of Python and of packages change is seen on a few of the dumps.
 FEW := DRGN_PAGEOWNER_FEW_DUMPS=1
+# Random damage is tested with one set of versions.
+OTHERS := $(PARALLEL) --ignore=tests/fuzz
 
 # Hides drgn from the tests that must not need it.
 WITHOUT_DRGN := PYTHONPATH=tests/without_drgn$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -57,12 +59,12 @@ check-without-drgn: .venv/installed
 
 # The oldest versions of everything that pyproject.toml allows.
 check-oldest: .venv-oldest/installed
-	$(FEW) .venv-oldest/bin/pytest -q $(PARALLEL)
+	$(FEW) .venv-oldest/bin/pytest -q $(OTHERS)
 
 check-newest:
 ifneq ($(NEWEST),)
 	$(MAKE) .venv-newest/installed
-	$(FEW) .venv-newest/bin/pytest -q $(PARALLEL)
+	$(FEW) .venv-newest/bin/pytest -q $(OTHERS)
 else
 	@echo "no Python newer than $(PYTHON) here: not tested with one"
 endif
