@@ -84,7 +84,7 @@ class SymbolStore:
         """
         Return the path of a file with the kernel's debugging symbols.
 
-        :param build_id: ``BUILD-ID`` of VMCOREINFO, in hex; of kernels before v5.9 there is none.
+        :param build_id: ``BUILD-ID`` of VMCOREINFO, in hex; kernels before v5.9 have none.
         :param release: ``OSRELEASE`` of VMCOREINFO.
         :raises NoSymbolsError: if there is none
         """

@@ -36,7 +36,9 @@ def find_allocations(pages: Pages, tagged: Array | None = None) -> tuple[Array, 
     first = own & ~np.isin(pages.state, _NOT_ALLOCATED)
     followers = own & (pages.state == PageState.NOREF)
     if tagged is not None:
-        # Pages that were allocated with a reference count of 0 ("frozen" pages, v6.14) have a tag.
+        # A page with a reference count of 0 is the first page of an allocation if it has a tag: it
+        # was allocated "frozen", as first done in Linux kernel commit 9aec2fb0fd5e ("slab: allocate
+        # frozen pages") (in v6.14).
         first |= tagged & own & followers
         followers &= ~tagged
     # A block does not continue after a hole in memory.

@@ -261,7 +261,7 @@ COLUMNS = (
         Origin.ENTRY, "bool",
     ),
     # 7cd12b4abfd2 ("mm, page_owner: track and print last migrate reason") (in v4.6). An int before
-    # v4.19.
+    # 6b4c54e3787b ("mm/page_owner.c: reduce page_owner structure size") (in v4.15).
     Column(
         "last_migrate_reason", "reason of the last migration (`enum migrate_reason`)",
         Origin.MEMBER, "int16", Form.MIGRATE_REASON, since="v4.6", none=-1,
@@ -281,7 +281,7 @@ COLUMNS = (
         "stack", "frames of the allocation's stack as the kernel prints them, innermost first",
         Origin.SHOWN, form=Form.STACK, of="handle",
     ),
-    # "mm/page_owner: record and dump free_pid and free_tgid" (in v6.8).
+    # 1b5c65b64cd4 ("mm/page_owner: record and dump free_pid and free_tgid") (in v6.8).
     Column(
         "free_pid", "thread that freed it last", Origin.MEMBER, "int32", since="v6.8"
     ),

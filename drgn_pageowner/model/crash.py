@@ -36,8 +36,9 @@ class Oom:
     """Activity of the out-of-memory killer: counts, and its lines in the kernel log."""
 
     kills: int | None
-    """Number of processes killed since boot (``oom_kill`` of ``/proc/vmstat``, v4.13); ``None`` if
-    it cannot be read."""
+    """Number of processes killed since boot, ``oom_kill`` of ``/proc/vmstat``; ``None`` if it
+    cannot be read. Added in Linux kernel commit 8e675f7af507 ("mm/oom_kill: count global and memory
+    cgroup oom kills") (in v4.13)."""
     victims: int | None
     """Number of tasks that were being killed at the time of the dump (``oom_victims``)."""
     log: Sequence[LogLine] = ()

@@ -36,7 +36,9 @@ class ObjectOwners:
     memcg: Array
     """``int32``, a row per object: index in :attr:`memcgs`; -1 if it is charged to none."""
     memcgs: Sequence[str] = ()
-    """Paths of the memory cgroups that objects are charged to, by ``slabobj_ext.objcg`` (v6.10)."""
+    """Paths of the memory cgroups that objects are charged to, from ``slabobj_ext.objcg``. Added in
+    Linux kernel commit 21c690a349ba ("mm: introduce slabobj_ext to support slab object extensions")
+    (in v6.10)."""
     problems: Sequence[str] = field(default_factory=list)
     """One line per part that could not be read."""
 

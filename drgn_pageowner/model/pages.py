@@ -55,8 +55,8 @@ class PageState(Kind):
     """Allocated by the kernel, for a use that is not marked in ``struct page``."""
     SLAB = 7, "slab"
     LARGE_KMALLOC = 8, "large kmalloc"
-    """A large kmalloc allocation, on kernels that have a page type for it (since v6.14);
-    :data:`KERNEL` on others."""
+    """A large kmalloc allocation, on kernels that have a page type for it: v7.2 has one
+    (``PGTY_large_kmalloc``), v6.12 has none. :data:`KERNEL` on others."""
     TABLE = 9, "page table"
     """A page table."""
     ANON = 10, "anonymous"

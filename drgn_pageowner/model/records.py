@@ -67,8 +67,9 @@ columns that this kernel does not record or that were not requested.
 
 {documentation()}
 
-Before v4.8 the kernel has no stack handles; ``handle`` is then assigned by this package: from 1, in
-the order of the stacks' PCs. Values of ``memcg`` are indices in :attr:`memcgs`. Times are
+Before Linux kernel commit f2ca0b557107 ("mm/page_owner: use stackdepot to store stacktrace") (in
+v4.8) the kernel has no stack handles. ``handle`` is then assigned by this package: numbers from 1,
+in the order of the stacks' PCs. Values of ``memcg`` are indices in :attr:`memcgs`. Times are
 nanoseconds of ``local_clock()``.
 """
 

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocation tags of memory allocation profiling: the source lines that allocate memory."""
+"""
+Allocation tags of memory allocation profiling: the source lines that allocate memory.
+
+They were added in Linux kernel commit 22d407b164ff ("lib: add allocation tagging support for memory
+allocation profiling") (in v6.10).
+"""
 
 from __future__ import annotations
 

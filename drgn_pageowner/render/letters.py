@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Print page flags as page_owner did until v4.6: as letters, and "Fallback"."""
+"""Print page flags as page_owner did before v4.6: as letters, and "Fallback"."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _LETTERS = (
     ("A", ("active",)),
     ("S", ("slab",)),
     ("W", ("writeback",)),
-    # PageCompound(). Before v4.4, this included a flag "tail"; only heads have records.
+    # PageCompound(). Tail pages had a page flag before Linux kernel commit 1d798ca3f164 ("mm: make
+    # compound_head() robust") (in v4.4); only head pages have records.
     ("C", ("head", "tail", "compound")),
     ("B", ("swapcache",)),
     ("M", ("mappedtodisk",)),

@@ -36,7 +36,8 @@ class DumpIdentity:
     release: str | None
     """``OSRELEASE``; ``None`` if there is no VMCOREINFO."""
     build_id: str | None
-    """``BUILD-ID`` of VMCOREINFO (v5.9), in hex."""
+    """``BUILD-ID`` of VMCOREINFO, in hexadecimal. Added in Linux kernel commit 0935288c6e00
+    ("kdump: append kernel build-id string to VMCOREINFO") (in v5.9)."""
     crash_time: int | None
     """``CRASHTIME``, in seconds since 1970; a hypervisor's dump has none."""
     is_dump: bool

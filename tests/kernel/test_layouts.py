@@ -90,13 +90,13 @@ def test_sums_are_those_of_the_text(layout: Layout) -> None:
     [
         ("linux-3.19-FLATMEM", "struct page_ext", None, {"trace_entries"}),
         ("linux-4.6-SPARSEMEM_VMEMMAP", "struct page_ext", None, {"last_migrate_reason"}),
-        ("linux-4.8-SPARSEMEM", "struct page_ext", "slabs (v4.6 to v5.17)", {"handle"}),
-        ("linux-4.9-FLATMEM", "struct page_owner", "slabs (v4.6 to v5.17)", {"handle"}),
-        ("backport-4.18-SPARSEMEM_VMEMMAP", "struct page_owner", "slabs (v4.6 to v5.17)", {"pid"}),
+        ("linux-4.8-SPARSEMEM", "struct page_ext", "slabs (v4.6 to v6.0)", {"handle"}),
+        ("linux-4.9-FLATMEM", "struct page_owner", "slabs (v4.6 to v6.0)", {"handle"}),
+        ("backport-4.18-SPARSEMEM_VMEMMAP", "struct page_owner", "slabs (v4.6 to v6.0)", {"pid"}),
         (
             "backport-5.15-extra-SPARSEMEM_VMEMMAP",
             "struct page_owner",
-            "slabs with extra bits (v5.18 to v6.2)",
+            "slabs with extra bits (v6.1 to v6.2)",
             {"comm"},
         ),
         ("linux-6.8-SPARSEMEM_VMEMMAP", "struct page_owner", "pools (v6.3 to v6.8)", {"free_pid"}),

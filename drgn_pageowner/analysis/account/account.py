@@ -285,7 +285,8 @@ class _Counters:
         )  # fmt: skip
 
     def _vmalloc(self, number: int) -> Counter | None:
-        # A per-node counter since Linux v6.19.
+        # A per-node counter since Linux kernel commit b9ec0ed90706 ("mm: vmalloc: streamline
+        # vmalloc memory accounting") (in v7.1).
         pages = self._sum("nr_vmalloc_pages", "NR_VMALLOC")
         if pages is None:
             return None

@@ -28,8 +28,9 @@ class Holder:
     """The memory of one process, with all its threads, or of one module."""
 
     key: str | int | None
-    """The process ID (``tgid``; the ``pid`` of the thread before v5.18), or the name of the module;
-    ``None`` for memory that no module asked for."""
+    """The process ID, or the name of the module; ``None`` for memory that no module asked for. The
+    process ID is the ``tgid`` of the records; if they have none (see
+    :attr:`Holders.threads_apart`), it is the ``pid`` of the thread."""
     name: str | None
     """The name of the task or module; ``None`` where the kernel does not record it."""
     pages: int

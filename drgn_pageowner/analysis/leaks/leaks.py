@@ -120,7 +120,8 @@ class LeakGroup:
     module_gone: bool
     """Whether a frame of the stack has no symbol because its module was unloaded."""
     tag: str | None = None
-    """The allocation tag that most of it bears, as /proc/allocinfo prints it (v6.10)."""
+    """The allocation tag that most of its allocations have, as /proc/allocinfo prints it; ``None``
+    without tags (:mod:`drgn_pageowner.model.tags`)."""
     fingerprint: Fingerprint | None = None
     """What the content of most of it says of its owner; ``None`` of what is reachable."""
     by_types: int | None = None
@@ -143,11 +144,12 @@ class SlabLeak:
     """The stack that allocated them, if ``slub_debug=U`` recorded it."""
     pids: list[int] = field(default_factory=list)
     tag: str | None = None
-    """Their allocation tag, of a kernel that has tags (v6.10)."""
+    """Their allocation tag, as /proc/allocinfo prints it; ``None`` for a kernel without tags."""
     fingerprint: Fingerprint | None = None
     """What the content of most of them says of their owner."""
     memcgs: dict[str, int] = field(default_factory=dict)
-    """Paths of the memory cgroups that they are charged to, and the objects of each (v6.10)."""
+    """Path of a memory cgroup -> number of the objects that are charged to it. Empty if the kernel
+    has no ``struct slabobj_ext``."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,10 @@ _RANGES = re.compile(r"_*(cma_alloc|alloc_contig)\w*")
 # The clock is coarse if more than one in this many records shares its timestamp with a record of
 # another stack. On the bundled guests, which ran under TCG, it is 0.4 to 8 in 1,000.
 _COARSE = 1000
-# Nanoseconds within which __set_page_owner_handle() writes the records of one block, each with a
-# time of its own until v6.8. On linux-6.1/traps neighbouring records are 0.48 ms apart at most.
+# Nanoseconds within which __set_page_owner_handle() writes the records of the pages of one block.
+# Each record had its own timestamp until Linux kernel commit ea4b5b33bf8a ("mm,page_owner: update
+# metadata for tail pages") (in v6.9). In the dump linux-6.1/traps, adjacent records of a block are
+# 0.48 ms apart at most.
 _SOON_NS = 10**6
 
 
@@ -35,9 +37,10 @@ def merge_split(records: Snapshot, followers: Array | None = None) -> Array:
     one allocation.
 
     Records that follow one another belong together if they have the same stack, were made in the
-    same nanosecond and begin where a block of that size can. If the kernel records no time, or
-    takes a new timestamp for every page (until v6.8), their stack must also contain a function that
-    splits; if its clock is coarse, the stack must allocate nothing else.
+    same nanosecond, and each begins at a multiple of its size. If the kernel records no time, or
+    takes a new timestamp for every page (until Linux kernel commit ea4b5b33bf8a ("mm,page_owner:
+    update metadata for tail pages") (in v6.9)), their stack must also contain a function that
+    splits allocations. If the kernel's clock is coarse, no other allocation may have that stack.
 
     :param records: Allocated records in PFN order, with ``pfn``, ``order``, ``handle``.
     :param followers: Those that are known to follow another one, where rows are no records of

@@ -28,8 +28,9 @@ class CompoundPages:
         Get the PFN of the head of each page.
 
         :param pfns: PFNs of the pages: ``int64``, shape ``(n,)``.
-        :param words: ``page.compound_head`` (``compound_info`` since v7.1) of the pages, shape
-            ``(n,)``; bit 0 is set in tail pages.
+        :param words: ``page.compound_head`` of the pages, shape ``(n,)``; bit 0 is set in tail
+            pages. Renamed to ``compound_info`` in Linux kernel commit d50569612c29 ("mm: rename the
+            'compound_head' field in the 'struct page' to 'compound_info'") (in v7.1).
         :return: ``int64``, shape ``(n,)``: PFN of the head; the page's own PFN if it is not a tail,
             or if its head is in no memmap.
         """

@@ -18,7 +18,7 @@ _MIGRATED = rb"\0(Page has been migrated, last migrate reason: %s\n)\0"
 _CHARGED = rb"\0(Charged %sto %smemcg %s\n)\0"
 _SLAB = rb"\0(Slab cache page\n)\0"
 # The format of a frame in snprint_stack_trace(), now stack_trace_snprint(), of kernel/stacktrace.c.
-# Until about v4.9, the address comes first.
+# In v3.19 it begins with the address; in v4.9 it does not.
 _FRAME = rb"\0%\*c((?:\[<%p>\] )?%pS\n)\0"
 
 
@@ -34,7 +34,12 @@ def read_only_data(kernel: Kernel) -> bytes:
 
 @once
 def extfrag_format(kernel: Kernel) -> str:
-    """Get the format of an index in ``extfrag_show_print()`` of mm/vmstat.c; wider since v5.14."""
+    """
+    Get the format of a fragmentation index in ``extfrag_show_print()`` of mm/vmstat.c.
+
+    Changed in Linux kernel commit a997058679fb ("mm: vmstat.c: make extfrag_index show more
+    pretty") (in v5.16).
+    """
     return "%2d.%03d " if b"\0%2d.%03d \0" in read_only_data(kernel) else "%d.%03d "
 
 
@@ -61,10 +66,23 @@ def _by_layout(members: Collection[str], in_page_ext: bool) -> TextFormats:
     """
     Get the formats of the mainline kernel whose ``struct page_owner`` has the given members.
 
-    They changed in v4.6, v4.9, v5.11, v5.13, v5.18 and v6.9.
+    They changed in these Linux kernel commits:
+
+    - 60f30350fd69 ("mm, page_owner: print migratetype of page and pageblock, symbolic flags") and
+      7cd12b4abfd2 ("mm, page_owner: track and print last migrate reason") (in v4.6);
+    - 9cc7e96aa846 ("mm/page_owner: record timestamp and pid") (in v5.11);
+    - 866b48526217 ("mm/page_owner: record the timestamp of all pages during free") (in v5.13);
+    - 23efd0804c0a ("vsprintf: Make %pGp print the hex value") (in v5.16);
+    - bf215eab785a ("mm/page_owner.c: record tgid"), 865ed6a32786 ("mm/page_owner: record task
+      command name") and fcf8935832b8 ("mm/page_owner: print memcg information") (in v5.18);
+    - b459f0905eec ("mm/page_owner: remove free_ts from page_owner output") (in v6.7).
+
+    v6.1 prints the PFN in decimal, v6.12 in hexadecimal.
 
     :param members: Names of the members of ``struct page_owner``.
-    :param in_page_ext: Whether records are in ``struct page_ext`` itself (until v4.8).
+    :param in_page_ext: Whether records are in ``struct page_ext`` itself, as until Linux kernel
+        commit 9300d8dfd287 ("mm/page_owner: don't define fields on struct page_ext by
+        hard-coding") (in v4.9).
     """
     migrated = "Page has been migrated, last migrate reason: %s\n"
     frame = " [<%p>] %pS\n" if in_page_ext else " %pS\n"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 __all__ = ("gfp_flags_before_table",)
 
-# The bits of include/linux/gfp.h that did not change before v4.6.
+# The bits of include/linux/gfp.h that are the same in v3.19 and v4.5.
 _SAME = {
     "__GFP_DMA": 0x01,
     "__GFP_HIGHMEM": 0x02,
@@ -55,12 +55,14 @@ _SINCE_4_4 = {
 
 def gfp_flags_before_table(reclaimable_first: bool) -> list[tuple[int, str]]:
     """
-    List ``(mask, name)`` of every gfp flag of a kernel before v4.6.
+    List ``(mask, name)`` of every gfp flag of a kernel without a table of these names.
 
-    The order is that of the table ``gfpflag_names``, which kernels have since v4.6.
+    The order is that of the table ``gfpflag_names``, which was added in Linux kernel commit
+    edf14cdbf9a0 ("mm, printk: introduce new format string for flags") (in v4.6).
 
     :param reclaimable_first: Whether ``MIGRATE_RECLAIMABLE`` comes before ``MIGRATE_MOVABLE``, as
-        before v4.4, when other flags had other values as well.
+        before Linux kernel commit 016c13daa5c9 ("mm, page_alloc: use masks and shifts when
+        converting GFP flags to migrate types") (in v4.4). That version changed gfp flags, too.
     """
     bits = {**_SAME, **(_BEFORE_4_4 if reclaimable_first else _SINCE_4_4)}
     reclaim = bits["__GFP_WAIT"] if reclaimable_first else bits["__GFP_RECLAIM"]

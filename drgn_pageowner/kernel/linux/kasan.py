@@ -17,8 +17,12 @@ __all__ = ("Shadow", "find_shadow", "quarantine")
 
 # KASAN_GRANULE_SIZE of mm/kasan/kasan.h: 1 << KASAN_SHADOW_SCALE_SHIFT.
 _SCALE_SHIFT = 3
-# KASAN_SLAB_FREE and KASAN_SLAB_FREE_META of mm/kasan/kasan.h. Before v5.11 these were called
-# KASAN_KMALLOC_FREE and, since v5.8, KASAN_KMALLOC_FREETRACK.
+# KASAN_SLAB_FREE and KASAN_SLAB_FREE_META of mm/kasan/kasan.h. The first was called
+# KASAN_KMALLOC_FREE until Linux kernel commit 06bc4cf6cdde ("kasan: give better names to shadow
+# values") (in v5.19). The second was added as KASAN_KMALLOC_FREETRACK in e4b7818b9aa8 ("kasan:
+# record and print the free track") (in v5.9), renamed to KASAN_SLAB_FREETRACK in 06bc4cf6cdde, and
+# to its present name in a5989d4ed40c ("kasan: improve free meta storage in Generic KASAN") (in
+# v6.8).
 _FREED = (0xFB, 0xFA)
 
 

@@ -61,8 +61,9 @@ def find_kfence(kernel: Kernel) -> KfencePool | None:
             rows = _metadata(kernel, metadata, dtype, start)
     if rows is None or not len(rows):
         return None
-    # An object that waits for an RCU grace period (KFENCE_OBJECT_RCU_FREEING, since Linux v6.12)
-    # may still be read.
+    # An object that waits for an RCU grace period may still be read. This state was added in Linux
+    # kernel commit c36be0cdf63d ("kfence: save freeing stack trace at calling time instead of
+    # freeing time") (in v6.12).
     names = ("KFENCE_OBJECT_ALLOCATED", "KFENCE_OBJECT_RCU_FREEING")
     kept = [states[name] for name in names if name in states]
     # The first two pages are guard pages, and so is the page after each object's page.

@@ -37,15 +37,16 @@ class MemcgTable:
         self.unknown = 0
         """Number of distinct values that point to neither a mem_cgroup nor an obj_cgroup."""
         self.in_doubt: set[str] = set()
-        """Paths of memory cgroups for which :attr:`Memcg.printed` is uncertain. It is correct for
-        v6.12.114, whose ``print_page_owner_memcg()`` has a bug that a later release may have
-        fixed."""
+        """Paths of memory cgroups for which :attr:`Memcg.printed` is uncertain: it is computed for
+        ``print_page_owner_memcg()`` of v6.12.114, which has a bug that a later release may have
+        fixed (see ``_printed()``)."""
         self._by_pointer: dict[int, int] = {}
         self._by_memcg: dict[int, int] = {}
 
     def columns(self, memcg_data: Array) -> tuple[Array, Array]:
         """
-        Decode ``page.memcg_data`` (``page.mem_cgroup`` before v5.11).
+        Decode ``page.memcg_data``, which was ``page.mem_cgroup`` before Linux kernel commit
+        bcfe06bf2622 ("mm: memcontrol: Use helpers to read page's memcg data") (in v5.11).
 
         :param memcg_data: ``uint64``, shape ``(n,)``.
         :return: ``memcg`` (``int32``: index in :attr:`memcgs`, or -1) and ``memcg_kind``
@@ -71,9 +72,10 @@ class MemcgTable:
         """
         Decode a ``struct mem_cgroup *`` or a ``struct obj_cgroup *``.
 
-        Which of the two the pointer is depends on the kernel and the page (always an obj_cgroup
-        since v7.1). If the css at the pointer belongs to the memory controller, the pointer is a
-        mem_cgroup.
+        Which of the two the pointer is depends on the kernel and the page. Since Linux kernel
+        commit f1cf8d2f36dc ("mm: memcontrol: eliminate the problem of dying memory cgroup for LRU
+        folios") (in v7.1) it is always an obj_cgroup. Without looking at the version: if the css at
+        the pointer belongs to the memory controller, the pointer is a mem_cgroup.
 
         :return: Index in :attr:`memcgs`; -1 if the pointer is neither.
         """
@@ -102,11 +104,13 @@ class MemcgTable:
         """
         Return whether ``print_page_owner_memcg()`` prints the mem_cgroup at *address*.
 
-        Since v6.12.114 ("mm/page_owner: use memcg_data snapshot to avoid TOCTOU in
-        print_page_owner_memcg()") the function treats every value as an obj_cgroup, which is wrong
-        in v6.12. It reads css.refcnt instead of objcg->memcg, prints nothing if the result is 0
-        (the root cgroup), and oopses otherwise. A later 6.12 release may have fixed this. Only the
-        code of the function would show it, so these memory cgroups are added to :attr:`in_doubt`.
+        The stable release v6.12.114 has the backported commit "mm/page_owner: use memcg_data
+        snapshot to avoid TOCTOU in print_page_owner_memcg()". Since then the function treats every
+        value as an obj_cgroup, which is correct in v7.2 and wrong in v6.12: it reads ``css.refcnt``
+        instead of ``objcg->memcg``, prints nothing if the result is 0 (the root cgroup), and oopses
+        otherwise. A later 6.12 release may have fixed this, which only the machine code of the
+        function would show. Memory cgroups that are not printed are therefore added to
+        :attr:`in_doubt`.
         """
         if self._objcg is None or not _takes_all_for_objcg(self._kernel):
             return True

@@ -58,7 +58,9 @@ def _migratetypes(kernel: Kernel) -> list[str]:
     names = _strings(kernel, "migratetype_names")
     if names:
         return names
-    # Before v4.6 page_owner printed numbers; take the names from the enum.
+    # Before Linux kernel commit 60f30350fd69 ("mm, page_owner: print migratetype of page and
+    # pageblock, symbolic flags") (in v4.6), page_owner printed numbers. Take the names from the
+    # enum.
     prefix = "MIGRATE_"
     special = {"CMA": "CMA", "HIGHATOMIC": "HighAtomic"}
     by_value = {

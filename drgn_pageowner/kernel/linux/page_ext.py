@@ -42,7 +42,8 @@ def page_owner_state(kernel: Kernel) -> str:
     inited = find_object(kernel.prog, "page_owner_inited")
     if inited is None:
         return "absent"
-    # A bool before "mm, page_owner: convert page_owner_inited to static key" (in v4.6).
+    # A bool in v4.4; a static key in v4.6, since the Linux kernel commit titled "mm, page_owner:
+    # convert page_owner_inited to static key".
     enabled = inited.key.enabled.counter if has_member(inited.type_, "key") else inited
     try:
         return "on" if enabled else "off"

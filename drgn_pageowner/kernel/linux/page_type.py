@@ -88,7 +88,12 @@ def _bits_of_macros(kernel: Kernel) -> dict[str, int]:
 
 
 def _has_memcg_data(kernel: Kernel) -> bool:
-    """Return whether the kernel is v5.11 or later, where memcg_data replaces PG_kmemcg."""
+    """
+    Return whether ``struct page`` has ``memcg_data``, which replaces the page type ``kmemcg``.
+
+    Since Linux kernel commits bcfe06bf2622 ("mm: memcontrol: Use helpers to read page's memcg
+    data") and 18b2db3b0385 ("mm: Convert page kmemcg type to a page memcg flag") (both in v5.11).
+    """
     page = kernel.prog.type("struct page")
     if has_member(page, "memcg_data"):
         return True

@@ -348,7 +348,13 @@ def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section
 
 
 def _usage_bitmap_offset(kernel: Kernel) -> int | None:
-    """Get the offset of the pageblock bitmap in ``struct mem_section_usage`` (since v5.3)."""
+    """
+    Get the offset of the pageblock bitmap in ``struct mem_section_usage``, in bytes.
+
+    :return: ``None`` for a kernel before Linux kernel commit f1eca35a0dc7 ("mm/sparsemem:
+        introduce struct mem_section_usage") (in v5.3), where ``struct mem_section`` has a pointer
+        to the bitmap.
+    """
     usage = find_type(kernel.prog, "struct mem_section_usage")
     return None if usage is None else usage.member("pageblock_flags").offset
 
@@ -393,8 +399,8 @@ def page_ext_stride(kernel: Kernel) -> int:
 
 
 def _read_page_ext_size(kernel: Kernel) -> int:
-    # A variable since "mm, page_owner: fix off-by-one error in __set_page_owner_handle()" (in
-    # v5.4).
+    # A variable since the Linux kernel commit titled "mm, page_owner: fix off-by-one error in
+    # __set_page_owner_handle()" (in v5.4).
     stride = find_object(kernel.prog, "page_ext_size")
     if stride is not None:
         return _or_zero(stride)

@@ -112,7 +112,9 @@ def depot_layout(kernel: Kernel) -> DepotLayout:
     else:
         member = "slabindex"
         extra = has_member(parts, "extra")
-        name = "slabs with extra bits (v5.18 to v6.2)" if extra else "slabs (v4.6 to v5.17)"
+        # Linux kernel commit 83a4f1ef45a9 ("stackdepot: reserve 5 extra bits in
+        # depot_stack_handle_t") (in v6.1).
+        name = "slabs with extra bits (v6.1 to v6.2)" if extra else "slabs (v4.6 to v6.0)"
     pool_shift, pool_bits = _bit_field(parts, member)
     offset_shift, offset_bits = _bit_field(parts, "offset")
     return DepotLayout(
@@ -172,7 +174,8 @@ def _pool_addresses(kernel: Kernel, ahead: int = 0) -> Array:
         number = int(index) + 1
     else:
         number = int(used)
-    # The variable is an array; since Linux v7.0, it is a pointer to one.
+    # An array; since Linux kernel commit ed4f142f72a9 ("stackdepot: make max number of pools
+    # boot-time configurable") (in v6.17), a pointer to an array.
     if hasattr(pools.type_, "length") and pools.type_.kind.name == "ARRAY":
         address = int(pools.address_ or 0)
     else:
@@ -199,8 +202,9 @@ def depot_pools(kernel: Kernel) -> tuple[Array, int]:
 
     :return: Addresses of the pools (``uint64``), and the size of a pool in bytes.
     """
-    # Until Linux v6.7, the next pool is already in the array; since v6.8 it is in a variable
-    # ("lib/stackdepot: store next pool pointer in new_pool").
+    # The pool that will be used next is in the array after those in use; since Linux kernel commit
+    # a5d21f71715a ("lib/stackdepot: store next pool pointer in new_pool") (in v6.8), it is in a
+    # variable instead.
     pools = _pool_addresses(kernel, ahead=1)
     following = find_object(kernel.prog, "new_pool", "lib/stackdepot.c")
     if following is not None:

@@ -35,8 +35,9 @@ from drgn_pageowner.model.pages import Pages
 
 __all__ = ("TaskStack", "VmapAreas", "read_vmap_areas", "task_stacks", "thread_size")
 
-# VM_MAP of include/linux/vmalloc.h: a macro, unchanged since v2.6.12. It marks areas made by
-# vmap(), whose array of pages may have been freed by the caller.
+# VM_MAP of include/linux/vmalloc.h: a macro, so it is not in DWARF; unchanged since Linux kernel
+# commit 1da177e4c3f4 ("Linux-2.6.12-rc2"). It marks areas made by vmap(), whose array of pages may
+# have been freed by the caller.
 _VM_MAP = 0x4
 # VM_ALLOC of include/linux/vmalloc.h, which is unchanged as well. An area with this flag that has
 # no array of pages is a chunk of per-CPU memory (pcpu_get_vm_areas()).
@@ -85,7 +86,8 @@ def thread_size(kernel: Kernel) -> int:
     if union is not None and union.is_complete():
         # The type is complete if KASAN or the architecture uses it; "stack" is an array.
         return int(sizeof(union.member("stack").type))
-    # INIT_TASK_DATA() of the linker script; named after init_task before v6.10.
+    # Symbols of INIT_TASK_DATA() in the linker script, renamed in Linux kernel commit 8f69cba096b5
+    # ("x86: Rename __{start,end}_init_task to __{start,end}_init_stack") (in v6.10).
     for name in ("init_stack", "init_task"):
         start = symbol_address(kernel.prog, f"__start_{name}")
         end = symbol_address(kernel.prog, f"__end_{name}")
@@ -247,8 +249,9 @@ def _rows(pages: Pages, pfns: Array) -> Array:
 def _vmap_areas(kernel: Kernel, problems: list[str]) -> list[Object]:
     """Get the ``struct vmap_area *`` of every area in use."""
     type_, subject = "struct vmap_area", "the list of vmalloc areas"
-    # Linux kernel commit d093602919ad ("mm: vmalloc: remove global vmap_area_root rb-tree") (in
-    # v6.9) made one list for each node; there are no more than nr_cpu_ids, or 128 before v6.11.
+    # One list for each node since Linux kernel commit d093602919ad ("mm: vmalloc: remove global
+    # vmap_area_root rb-tree") (in v6.9). The number of nodes is that of possible CPUs, but at most
+    # 128: 8f33a2ff3072 ("mm: vmalloc: set nr_nodes based on CPUs in a system") (in v6.9).
     lone = find_object(kernel.prog, "single", "mm/vmalloc.c")
     if lone is None:
         head = kernel.prog["vmap_area_list"].address_of_()

@@ -22,8 +22,8 @@ def read_allocations(kernel: Kernel, pages: Pages) -> Snapshot:
     """
     Find all page allocations from the state of each ``struct page``, and return them as records.
 
-    If an allocation has an allocation tag (v6.10), its stack is one frame, the function of the tag;
-    otherwise it has no stack.
+    If an allocation has an allocation tag (:mod:`drgn_pageowner.model.tags`), its stack is one
+    frame, the function of the tag; otherwise it has no stack.
 
     :param pages: All pages, with the column ``head``.
     :return: Snapshot with the columns ``pfn``, ``order``, ``handle``, ``allocated``, and, if this

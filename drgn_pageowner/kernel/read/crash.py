@@ -32,7 +32,8 @@ _OOM = re.compile(
 
 # The letters of Documentation/admin-guide/tainted-kernels.rst, by bit. The kernel's own table
 # (taint_flags) has letters since Linux kernel commit 7fd8329ba502 ("taint/module: Clean up global
-# and module taint flags handling") (in v4.10), and words since v6.10.
+# and module taint flags handling") (in v4.10), and words since 2f183c68345a ("kernel/panic: add
+# verbose logging of kernel taints in backtraces") (in v6.11).
 _TAINTS = (
     ("P", "a proprietary module was loaded"),
     ("F", "a module was loaded by force"),
@@ -107,7 +108,8 @@ def _crash_time(kernel: Kernel) -> int | None:
 
 
 def _build_id(kernel: Kernel) -> str | None:
-    # VMCOREINFO has it since v5.9.
+    # In VMCOREINFO since Linux kernel commit 0935288c6e00 ("kdump: append kernel build-id string to
+    # VMCOREINFO") (in v5.9).
     known = kernel.vmcoreinfo.text("BUILD-ID")
     if known:
         return known

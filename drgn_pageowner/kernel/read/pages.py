@@ -134,8 +134,9 @@ class _Reader:
         """
         Report pages that are missing from the dump although no dump level excludes them.
 
-        A makedumpfile that is older than the kernel may misinterpret struct pages; version 1.7.2,
-        for example, treats pages with a page type of v6.12 and later as user memory.
+        A makedumpfile that is older than the kernel may misinterpret struct pages. Version 1.7.2,
+        for example, treats pages that have a page type as user memory if the kernel has Linux
+        kernel commit 4ffca5a96678 ("mm: support only one page_type per page") (in v6.12).
         """
         contents = self._kernel.contents
         if contents is None or not len(contents.excluded):

@@ -15,7 +15,7 @@ from drgn_pageowner.model.stacks import Frame, Stacks
 
 __all__ = ("TextFrames", "TextStacks", "TextSymbols")
 
-# "%pS", preceded by "[<%p>] " until about v4.9.
+# "%pS", preceded by "[<%p>] " in v3.19 and not in v4.9.
 _FRAME = re.compile(
     r" (?:\[<(?P<address>[0-9a-f]+)>\] )?"
     r"(?:(?P<name>[^\s+]+)\+(?P<offset>0x[0-9a-f]+)/(?P<size>0x[0-9a-f]+)"

@@ -2,9 +2,8 @@
 """
 Read /sys/kernel/debug/page_owner: the output of ``print_page_owner()`` of v3.19 to v7.2.
 
-The formats of v3.19 and v4.6 are described with
-:func:`~drgn_pageowner.kernel.linux.formats.read_text_formats`; one regular expression matches all
-of them.
+``_by_layout()`` of ``drgn_pageowner/kernel/linux/formats.py`` lists the commits that changed the
+format. One regular expression matches all of these formats.
 """
 
 from __future__ import annotations
@@ -125,7 +124,8 @@ class _Reader:
     def _block_types(self, groups: dict[str, Sequence[bytes]]) -> list[int]:
         texts = groups["pageblock_migratetype"]
         if self.shape is not None and self.shape["fallback"]:
-            # The migratetype is printed as a number until v4.5.
+            # The migratetype is a number until Linux kernel commit 60f30350fd69 ("mm, page_owner:
+            # print migratetype of page and pageblock, symbolic flags") (in v4.6).
             return [int(text) if text.isdigit() and len(text) < 4 else -1 for text in texts]
         types: list[int] = self._types.all(texts)
         return types

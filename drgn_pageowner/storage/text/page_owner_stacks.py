@@ -1,6 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read the files of /sys/kernel/debug/page_owner_stacks: show_stacks (v6.9), show_handles and
-show_stacks_handles (v6.19)."""
+"""
+Read the files show_stacks, show_handles and show_stacks_handles of
+/sys/kernel/debug/page_owner_stacks.
+
+The first was added in Linux kernel commit 765973a09803 ("mm,page_owner: display all stacks and
+their count") (in v6.9), the others in 3b52b9e31a86 ("mm/page_owner: add debugfs file
+'show_handles'") and 5513cfbcf4da ("mm/page_owner: add debugfs file 'show_stacks_handles'") (both in
+v6.19).
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ __all__ = ("Bodies", "Interned", "TextNames", "comms", "numbers")
 # The order that enum migratetype has since Linux kernel commit 016c13daa5c9 ("mm, page_alloc: use
 # masks and shifts when converting GFP flags to migrate types") (in v4.4).
 _MIGRATETYPES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "CMA", "Isolate")
-# Flags for which print_page_owner() printed a letter from v3.19 to v4.5.
+# Flags for which print_page_owner() printed a letter until Linux kernel commit 60f30350fd69 ("mm,
+# page_owner: print migratetype of page and pageblock, symbolic flags") (in v4.6).
 _LETTERS = ("locked", "error", "referenced", "uptodate", "dirty", "lru", "active", "slab",
             "writeback", "compound", "swapcache", "mappedtodisk")  # fmt: skip
 _MIGRATED = "Page has been migrated, last migrate reason: "
@@ -64,7 +65,7 @@ class TextNames:
     migratetypes: list[str] = field(default_factory=list)
     migrate_reasons: list[str] = field(default_factory=list)
     letters: bool = False
-    """Whether page flags are printed as letters (v3.19 to v4.5)."""
+    """Whether the text has letters for page flags, as before v4.6 (see ``_LETTERS``)."""
 
     def number(self, names: list[str], name: str) -> int:
         """Return the index of *name* in the list *names*; append it if the list lacks it."""
@@ -80,9 +81,9 @@ class TextNames:
 
     def lettered(self, letters: str) -> int:
         """
-        Convert the letters that v3.19 to v4.5 print for page flags to a mask.
+        Convert the letters that kernels before v4.6 print for page flags to a mask.
 
-        Bit numbers are indices in :data:`_LETTERS`, not those of the kernel.
+        Bit numbers are indices in ``_LETTERS``, not those of the kernel.
         """
         self.letters = True
         return sum(1 << bit for bit, letter in enumerate(letters) if letter != " ")

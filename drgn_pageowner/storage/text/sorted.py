@@ -17,9 +17,11 @@ from drgn_pageowner.storage.text.source import Damage, TextFile
 
 __all__ = ("read_sorted",)
 
-# page_owner_sort does not print pages before v5.13, and not "allocated by" before v5.19. The colon
-# is missing if --cull omits the stack; such a group is not followed by a blank line. Until v5.6
-# page_owner_sort did not remove the lines with PFNs.
+# page_owner_sort prints the number of pages since Linux kernel commit f7df2b1cf03a
+# ("tools/vm/page_owner_sort.c: count and sort by mem") (in v5.16), and "allocated by" since
+# f09654bb8812 ("tools/vm/page_owner_sort.c: provide allocator labelling and update --cull and
+# --sort options") (in v5.19). The colon is missing if --cull omits the stack; such a group is not
+# followed by a blank line. Old versions of page_owner_sort do not remove the lines with PFNs.
 _GROUP = re.compile(
     rb"^(\d{1,15}) times(?:, (\d{1,15}) pages)?(?:, PID (-?\d{1,10}))?(?:, TGID (-?\d{1,10}))?"
     rb"(, task_comm_name: [\s\S]{0,15}?)?(?:, allocated by [A-Z ]+)?(?: \((?:UN)?RELEASED\))?"
