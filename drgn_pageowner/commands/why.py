@@ -7,8 +7,10 @@ Show why a page is not free: the shortest chain of pointers from a root to it, i
   why task:123                     the task_struct of a process
   why --all pfn:0x1234             every chain that is as short
 
-Where a type is known, a line begins with the expression of the pointer for drgn's shell. The more
-DWARF there is, the more types: give the modules' files with -s, too.
+Above each word is what drgn's shell evaluates to where the word leads: paste it there. The more
+DWARF there is, the more types: give the modules' files with -s, too. Of a page that a process has
+mapped, the entry of the page table is shown; of a page of a file or a pipe, what has its struct
+page.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         return status
     marked = reach(heap)
     for target in targets:
-        result = explain_node(marked, target, session.words, everything=args.all)
+        result = explain_node(
+            marked, target, session.words, mappings=session.mappings, everything=args.all
+        )
         result = replace(result, fingerprint=_fingerprint(session, target))
         out.writelines(json_text(result) if args.format == "json" else why_text(result))
     return status

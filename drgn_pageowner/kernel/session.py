@@ -175,6 +175,9 @@ class ProgramSession:
             lambda _: self._word_finder().words(sources, targets, numbers=numbers, limit=limit)
         )
 
+    def mappings(self, target: HeapTarget, limit: int = 1 << 30) -> list[Word]:
+        return self._ask(lambda _: self._word_finder().mappings(target, limit))
+
     def typed_object(self, address: int) -> Object:
         """
         Get a reference object at *address* with the type that was inferred for it.

@@ -225,6 +225,10 @@ class PerCpu:
         return cls(empty, empty, np.zeros(0, np.int64))
 
 
+PROCESS_PAGES = "pages of processes and files"
+"""Name of the root that has the ``struct page`` of every page of a process or file."""
+
+
 @dataclass
 class Heap:
     """
@@ -299,6 +303,13 @@ class Heap:
         return self.first_percpu + len(self.percpu)
 
     @property
+    def process_pages(self) -> int:
+        """The node of the root :data:`PROCESS_PAGES`; -1 if there is none."""
+        if PROCESS_PAGES not in self.roots:
+            return -1
+        return self.first_root + list(self.roots).index(PROCESS_PAGES)
+
+    @property
     def nodes(self) -> int:
         return self.first_root + len(self.roots)
 
@@ -309,8 +320,8 @@ class Word:
 
     kind: str
     """The kind of memory that contains it: ``"kernel image"``, ``"per-CPU"``, ``"boot memory"``,
-    ``"stack"``, ``"register"``, ``"slab object"``, ``"page"``, ``"module"``, ``"vmalloc"`` or
-    ``"struct page"``."""
+    ``"stack"``, ``"register"``, ``"slab object"``, ``"page"``, ``"module"``, ``"vmalloc"``,
+    ``"struct page"`` or ``"page table"``."""
     name: str
     """The symbol, task, cache or page that contains the word, and the offset of the word in it."""
     node: int
@@ -322,7 +333,7 @@ class Word:
     value: int
     by: str = "address"
     """How it refers to the node: ``"address"``, ``"struct page"``, ``"per-CPU pointer"``,
-    ``"PFN"`` or ``"physical address"``."""
+    ``"PFN"``, ``"physical address"`` or ``"page table entry"``."""
     place: int = -1
     """Number of the node or variable that contains the word (see
     :attr:`drgn_pageowner.model.types.Pointers.place`); -1 if unknown, or if the heap was read
@@ -336,6 +347,15 @@ class Word:
     """The type of the object or variable that contains it."""
     leads_to: str | None = None
     """The type of the target."""
+    width: int | None = None
+    """Size of the word in bytes, if that is not the size of an address: of a 32-bit PFN, or an
+    entry of a page table."""
+    target_expression: str | None = None
+    """The drgn expression for an address in the target: for a PFN or a pointer to a ``struct
+    page``, the address of the page; for a per-CPU pointer, that of CPU 0's copy. ``None`` for a
+    register."""
+    cpu: int | None = None
+    """The CPU whose copy of per-CPU memory contains it."""
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,15 @@ class Session(Protocol):
         """
         ...
 
+    def mappings(self, target: HeapTarget, limit: int = 1 << 30) -> list[Word]:
+        """
+        Return the entries of page tables of processes that map a page.
+
+        :param target: A page that is a node of the heap.
+        :param limit: Maximum number of entries.
+        """
+        ...
+
     def losses(self) -> Sequence[str]:
         """
         Return one line for each missing or damaged part, which says what is unknown because of it.

@@ -45,9 +45,9 @@ def _chain_lines(chain: Sequence[Hop]) -> Iterator[str]:
 
 
 def _hop_lines(hop: Hop, indent: str) -> Iterator[str]:
-    """Yield the word: as drgn evaluates it, and where it is."""
-    if hop.type is not None and hop.expression is not None:
-        yield f"{indent}{word(hop.expression)}\n"
+    """Yield the word: what drgn evaluates to where it leads, and where it is."""
+    if hop.target_expression is not None:
+        yield f"{indent}{word(hop.target_expression)}\n"
     yield f"{indent}{_place(hop)}"
     yield f" {word(hop.target_type)}\n" if hop.target_type is not None else "\n"
 

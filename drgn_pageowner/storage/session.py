@@ -222,6 +222,9 @@ class SnapshotSession:
     ) -> list[Word]:
         self._only_memory_knows("who points to whom")
 
+    def mappings(self, target: HeapTarget, limit: int = 1 << 30) -> list[Word]:
+        self._only_memory_knows("what maps a page")
+
     def page(self, what: str) -> PageInfo:
         from drgn_pageowner.storage.machine import PAGE_COLUMNS
         from drgn_pageowner.storage.page import page_info

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
@@ -16,11 +17,21 @@ from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.fingerprint import Fingerprint
 from drgn_pageowner.model.heap import HeapTarget, Reachability, Role, Word
 
-__all__ = ("Hop", "References", "Why", "WordSearch", "explain_node", "references")
+__all__ = (
+    "Hop",
+    "MappingSearch",
+    "References",
+    "Why",
+    "WordSearch",
+    "explain_node",
+    "references",
+)
 
 
 # Words from one node to another that are looked at, to find one whose type is known.
 _ENOUGH = 256
+# Classes of pages that processes may have mapped.
+_MAPPED = (PageClass.ANON, PageClass.FILE, PageClass.BUFFERS, PageClass.SHMEM, PageClass.HUGETLB)
 # Chains that are as short as the shortest; a page can have thousands.
 _MOST_CHAINS = 64
 
@@ -31,6 +42,12 @@ class WordSearch(Protocol):
     def __call__(
         self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
     ) -> list[Word]: ...
+
+
+class MappingSearch(Protocol):
+    """A function that finds the entries of page tables of processes that map a page."""
+
+    def __call__(self, target: HeapTarget, limit: int = 1 << 30) -> list[Word]: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,7 @@ class Hop:
     value: int
     """The word."""
     by: str
-    """Its meaning: ``"address"``, ``"struct page"``, ``"PFN"``, ``"physical address"``."""
+    """Its meaning: :attr:`Word.by`."""
     allocator: str | None
     """The allocator of the page that contains the word."""
     leads_to: str
@@ -64,6 +81,9 @@ class Hop:
     """The type of what it leads to, if it is known."""
     exact: bool = False
     """Whether a type that is sure says that the word is a reference."""
+    target_expression: str | None = None
+    """What drgn evaluates to an address in what the word leads to; in a chain, in the same object,
+    page or copy of per-CPU memory as the next word. ``None`` for a register."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +167,29 @@ def _hop(reach: Reach, word: Word) -> Hop:
         by=word.by,
         allocator=_allocator(reach, word.node),
         leads_to=_name(reach, word.target),
-        reachable=bool(reach.parent[of] >= 0),
+        reachable=bool(reach.parent[of] >= 0) or word.kind == "page table",
         counts=counts and not weak,
         expression=word.expression,
         type=word.type,
         target_type=word.leads_to,
         exact=counts and sure,
+        target_expression=word.target_expression,
     )
+
+
+def _linked(reach: Reach, chain: Sequence[Word]) -> list[Hop]:
+    """Describe the words of a chain, each with the expression for where the next one is."""
+    hops = []
+    following: list[Word | None] = [*chain[1:], None]
+    for word, after in zip(chain, following[: len(chain)], strict=True):
+        hop = _hop(reach, word)
+        if after is not None and word.by == "struct page" and after.kind == "struct page":
+            # It leads to the struct page, and not to what is in the page.
+            hop = replace(hop, target_expression=hop.expression)
+        elif after is not None and word.by == "per-CPU pointer" and after.cpu is not None:
+            hop = replace(hop, target_expression=f"per_cpu_ptr({hop.expression}, {after.cpu})")
+        hops.append(hop)
+    return hops
 
 
 def _counts(reach: Reach, word: Word) -> tuple[bool, bool]:
@@ -193,12 +229,18 @@ def _verdict(reach: Reach, node: int) -> tuple[str, str]:
 
 
 def explain_node(
-    reach: Reach, target: HeapTarget, words: WordSearch, *, everything: bool = False
+    reach: Reach,
+    target: HeapTarget,
+    words: WordSearch,
+    *,
+    mappings: MappingSearch | None = None,
+    everything: bool = False,
 ) -> Why:
     """
     Find the shortest chain from a root to a page or slab object.
 
     :param words: Finds the words of the chain.
+    :param mappings: Finds what maps a page into processes, if that may be what holds it.
     :param everything: Find all chains that are as short, up to some dozens.
     """
     node = target.node
@@ -206,19 +248,121 @@ def explain_node(
         return Why(target.what, target.pfn, f"page pfn:{target.pfn:#x}", "not allocated",
                    target.state, [])  # fmt: skip
     verdict, explanation = _verdict(reach, node)
-    chain: list[Hop] = []
-    if verdict in (Reachability.REACHABLE.label, "root"):
-        first = reach.heap.first_object
-        start = int(reach.allocation[node]) if node < first else node
+    start = int(reach.allocation[node]) if node < reach.heap.first_object else node
+    why = Why(target.what, target.pfn, _name(reach, node), verdict, explanation, [])
+    if verdict == Reachability.REACHABLE.label:
         if everything:
-            return _every_chain(reach, start, words, Why(
-                target.what, target.pfn, _name(reach, node), verdict, explanation, []
-            ))  # fmt: skip
-        for here, there in pairwise(_chosen(reach, start)):
-            chain += [_hop(reach, word) for word in _between(reach, words, here, there)[:1]]
-    elif verdict == Reachability.PFN_ONLY.label:
-        chain = references(reach, target, words, 1, numbers_only=True).references
-    return Why(target.what, target.pfn, _name(reach, node), verdict, explanation, chain)
+            return _every_chain(reach, start, words, why)
+        return replace(why, chain=_linked(reach, _along(reach, words, _chosen(reach, start))))
+    if verdict == Reachability.PFN_ONLY.label:
+        return replace(why, chain=_linked(reach, _by_number(reach, start, words)))
+    if verdict in ("root", "accounted for"):
+        chains = _of_process(reach, target, start, words, mappings, everything=everything)
+        return replace(why, chain=chains[0], others=chains[1:]) if chains else why
+    return why
+
+
+def _along(reach: Reach, words: WordSearch, path: list[int]) -> list[Word]:
+    """Return the most certain word of each step of *path*."""
+    return [word for pair in pairwise(path) for word in _between(reach, words, *pair)[:1]]
+
+
+def _by_number(reach: Reach, node: int, words: WordSearch) -> list[Word]:
+    """Find the words that lead from a root to the PFN or physical address of *node*."""
+    path = _from_number(reach, node)
+    if not path:
+        return []
+    heap, members = reach.heap, _members(reach, path[0])
+    sources = np.unique(heap.pfn_holder[np.isin(heap.pfn_target, members)])
+    numbers = [
+        word for word in words(sources, members, numbers=True, limit=_ENOUGH) if _is_number(word)
+    ]
+    if not numbers:
+        return []
+    best = min(numbers, key=lambda word: _doubt(reach, word))
+    before: list[Word] = []
+    if reach.parent[_node_of(reach, best)] >= 0:
+        before = _along(reach, words, _chosen(reach, _node_of(reach, best)))
+    return [*before, best, *_along(reach, words, path)]
+
+
+def _is_number(word: Word) -> bool:
+    return word.by in ("PFN", "physical address")
+
+
+def _node_of(reach: Reach, word: Word) -> int:
+    """Return the node of the allocation that contains *word*."""
+    return int(reach.allocation[word.node]) if word.node < reach.heap.first_object else word.node
+
+
+def _doubt(reach: Reach, word: Word) -> tuple[bool, bool, bool]:
+    """Order numbers: those that can be one and that something reaches come first."""
+    counts, sure = _counts(reach, word)
+    return not counts, bool(reach.parent[_node_of(reach, word)] < 0), not sure
+
+
+def _from_number(reach: Reach, node: int) -> list[int]:
+    """
+    Return the shortest path to *node* from a node whose PFN is known; empty if there is none.
+
+    Nodes that only such a node reaches count as known by PFN, too.
+    """
+    heap, (source, target) = reach.heap, reach.edges
+    known = np.zeros(heap.nodes, bool)
+    known[reach.allocation[heap.pfn_target]] = True
+    following: dict[int, int] = {node: -1}
+    frontier = np.array([node])
+    while len(frontier):
+        found = frontier[known[frontier]]
+        if len(found):
+            path = [int(found[0])]
+            while following[path[-1]] >= 0:
+                path.append(following[path[-1]])
+            return path
+        step = np.isin(target, frontier) & (reach.verdict[source] == Reachability.PFN_ONLY)
+        before = []
+        for of, to in zip(source[step].tolist(), target[step].tolist(), strict=True):
+            if of not in following:
+                following[of] = to
+                before.append(of)
+        frontier = np.array(before, np.int64)
+    return []
+
+
+def _of_process(
+    reach: Reach,
+    target: HeapTarget,
+    node: int,
+    words: WordSearch,
+    mappings: MappingSearch | None,
+    *,
+    everything: bool,
+) -> list[list[Hop]]:
+    """
+    Find what holds a page that is not held by addresses alone: a page of a process or of a file, or
+    one that is a root itself.
+
+    :param everything: Find all mappings, up to some dozens.
+    :return: Chains. The first one is what tells most: that an anonymous page is mapped; of other
+        pages, a chain of pointers.
+    """
+    heap = reach.heap
+    if node >= heap.first_object:
+        return []
+    row = int(heap.inventory.memory.pages.rows(heap.records["pfn"][node : node + 1])[0])
+    kind = reach.classes[row] if row >= 0 else PageClass.UNKNOWN
+    # What is on a stack now is not what holds it, if there is something else.
+    stacks = [one for one in range(heap.first_root, heap.nodes) if _is_stack(reach, one)]
+    path = reach.chain_around(node, [heap.process_pages, *stacks])
+    path = path or reach.chain_around(node, [heap.process_pages])
+    pointers = [_linked(reach, _along(reach, words, path))]
+    mapped: list[list[Hop]] = []
+    if mappings is not None and (kind in _MAPPED or reach.role[node] == Role.ROOT):
+        found = mappings(target, _MOST_CHAINS if everything else 1)
+        mapped = [_linked(reach, [word]) for word in found]
+    chains = [*mapped, *pointers] if kind == PageClass.ANON else [*pointers, *mapped]
+    chains = [chain for chain in chains if chain]
+    return chains if everything else chains[:1]
 
 
 def _chosen(reach: Reach, node: int) -> list[int]:
@@ -252,40 +396,37 @@ def _every_chain(reach: Reach, node: int, words: WordSearch, why: Why) -> Why:
     If several words of a root refer to the second node, each begins a chain of its own, because
     they may belong to different variables.
     """
-    steps: dict[tuple[int, int], list[Hop]] = {}
+    steps: dict[tuple[int, int], list[Word]] = {}
     chains: list[list[Hop]] = []
     for path in reach.shortest(node, _MOST_CHAINS):
-        hops: list[list[Hop]] = []
+        found: list[list[Word]] = []
         for pair in pairwise(path):
             if pair not in steps:
-                steps[pair] = [_hop(reach, word) for word in _between(reach, words, *pair)]
-            hops.append(steps[pair])
-        if all(hops):
-            rest = [step[0] for step in hops[1:]]
-            chains += [[first, *rest] for first in hops[0][: _MOST_CHAINS - len(chains)]]
+                steps[pair] = _between(reach, words, *pair)
+            found.append(steps[pair])
+        if all(found):
+            rest = [step[0] for step in found[1:]]
+            firsts = found[0][: _MOST_CHAINS - len(chains)] if found else []
+            chains += [_linked(reach, [first, *rest]) for first in firsts]
     return replace(why, chain=chains[0] if chains else [], others=chains[1:])
 
 
-def references(
-    reach: Reach, target: HeapTarget, words: WordSearch, limit: int, *, numbers_only: bool = False
-) -> References:
+def references(reach: Reach, target: HeapTarget, words: WordSearch, limit: int) -> References:
     """
     Find every word that refers to a page or slab object.
 
     :param limit: The largest number of words to return.
-    :param numbers_only: Only PFNs and physical addresses.
     """
     node = target.node
     if node is None:
         return References(target.what, target.pfn, f"page pfn:{target.pfn:#x}", target.state, [])
     heap = reach.heap
     members = _members(reach, node)
-    sources = [heap.pfn_holder[np.isin(heap.pfn_target, members)]]
-    if not numbers_only:
-        sources.append(heap.holder[np.isin(heap.target, members)])
-    found = words(np.unique(np.concatenate(sources)), members, numbers=True, limit=limit)
-    if numbers_only:
-        found = [word for word in found if word.by in ("PFN", "physical address")]
+    sources = np.concatenate([
+        heap.pfn_holder[np.isin(heap.pfn_target, members)],
+        heap.holder[np.isin(heap.target, members)],
+    ])  # fmt: skip
+    found = words(np.unique(sources), members, numbers=True, limit=limit)
     verdict, _ = _verdict(reach, node)
     return References(
         target.what, target.pfn, _name(reach, node), verdict, [_hop(reach, w) for w in found]

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -115,13 +115,43 @@ class Reach:
     """Source and target nodes of the edges used for marking: ``int32``."""
     evidence: Array
     """``uint8``, a row per node: :class:`Evidence`."""
+    _without: dict[tuple[int, ...], Array] = field(default_factory=dict, repr=False)
 
     def chain(self, node: int) -> list[int]:
         """Return the shortest path of nodes from a root to *node*, which must be reachable."""
-        result = [node]
-        while self.parent[result[-1]] not in (result[-1], -1):
-            result.append(int(self.parent[result[-1]]))
-        return result[::-1]
+        return _path(self.parent, node)
+
+    def chain_around(self, node: int, roots: Sequence[int]) -> list[int]:
+        """
+        Return the shortest path of nodes to *node* that does not begin at one of *roots*, nor at
+        *node* itself; empty if there is none.
+
+        A path whose last step is from memory that was allocated is preferred: a root that has a
+        pointer to a page of a file is a per-CPU batch of pages on their way to a list.
+        """
+        source, target = self.edges
+        parent = self._parents_without(tuple(roots))
+        holders = source[(target == node) & (source != node)]
+        paths = [_path(parent, holder) for holder in holders[parent[holders] >= 0].tolist()]
+        paths = [path for path in paths if node not in path]
+        if not paths:
+            return []
+        best = min(paths, key=lambda path: (path[-1] >= self.heap.first_root, len(path)))
+        return [*best, node]
+
+    def _parents_without(self, without: tuple[int, ...]) -> Array:
+        """Mark once more without some roots: :attr:`parent` of every node then."""
+        found = self._without.get(without)
+        if found is None:
+            found = np.full(self.heap.nodes, -1, np.int32)
+            every = np.flatnonzero(self.parent == np.arange(self.heap.nodes))
+            roots = every[~np.isin(every, without)].astype(np.int32)
+            found[roots] = roots
+            kept = ~np.isin(self.edges[0], without)
+            graph = Graph(self.edges[0][kept], self.edges[1][kept], self.heap.nodes)
+            _mark(graph, roots, found)
+            self._without[without] = found
+        return found
 
     def shortest(self, node: int, limit: int) -> Iterator[list[int]]:
         """
@@ -153,6 +183,14 @@ class Reach:
             return
         for of in before[len(path) - 1].get(path[-1], ()):
             yield from self._paths([*path, of], before)
+
+
+def _path(parent: Array, node: int) -> list[int]:
+    """Return the path from a root to *node* along *parent*."""
+    result = [node]
+    while parent[result[-1]] not in (result[-1], -1):
+        result.append(int(parent[result[-1]]))
+    return result[::-1]
 
 
 def reach(

@@ -12,7 +12,10 @@ from drgn import Program
 from drgn_pageowner.kernel.dump.bulk import read_bulk
 from drgn_pageowner.model.arrays import Array, ascending
 
-__all__ = ("Format", "PageTables")
+__all__ = ("Format", "PageTables", "TableEntry")
+
+# So many tables are read at a time where most of the entries are of no interest.
+_BATCH = 1024
 
 # _PAGE_PRESENT on x86, PTE_VALID on arm64; it is the same bit in every format.
 _PRESENT = 1 << 0
@@ -44,6 +47,18 @@ class Format(NamedTuple):
         """Get the format of tables with the same entries that map addresses of *number* bits."""
         whole, rest = divmod(number - self.page_shift, self.bits[0])
         return self._replace(bits=(self.bits[0],) * whole + ((rest,) if rest else ()))
+
+
+class TableEntry(NamedTuple):
+    """An entry of a page table that maps a page."""
+
+    root: int
+    """Index of the address space among those that were searched."""
+    address: int
+    """Virtual address that the entry maps the page at."""
+    place: int
+    """Physical address of the entry."""
+    value: int
 
 
 class PageTables:
@@ -151,6 +166,51 @@ class PageTables:
         pages = self._whole_tables(0, frontier).ravel()
         pages = self._targets(pages[(pages & np.uint64(_PRESENT)) != 0]) >> self._format.page_shift
         return ascending(np.concatenate(found)), ascending(pages)
+
+    def mappings(
+        self, roots: Array, plausible: Callable[[Array], Array], end: int, pfn: int, limit: int
+    ) -> list[TableEntry]:
+        """
+        Find the entries that map a page, or a large page that contains it, in several address
+        spaces.
+
+        :param roots: Physical addresses of the top-level tables: ``int64``, shape ``(n,)``.
+        :param plausible: As in :meth:`trees`.
+        :param end: Entries of top-level tables for virtual addresses from here on are ignored.
+        :param pfn: PFN of the page.
+        :param limit: The largest number of entries to return.
+        """
+        format_, top = self._format, len(self._format.bits) - 1
+        tables, base, owner = roots, np.zeros(len(roots), np.int64), np.arange(len(roots))
+        found: list[TableEntry] = []
+        for level in range(top, -1, -1):
+            shift = format_.shift(level)
+            pages = 1 << (shift - format_.page_shift)
+            below = [np.zeros((3, 0), np.int64)]
+            for start in range(0, len(tables), _BATCH):
+                mine = slice(start, start + _BATCH)
+                entries = self._whole_tables(level, tables[mine])
+                index = np.arange(entries.shape[1], dtype=np.int64)
+                address = base[mine][:, None] + (index << shift)
+                place = tables[mine][:, None] + index * format_.entry.itemsize
+                of = np.broadcast_to(owner[mine][:, None], entries.shape)
+                table = self._is_table(entries) & (address < end)
+                if not level:
+                    table[:] = False
+                target = self._targets(entries)
+                leaf = ((entries & np.uint64(_PRESENT)) != 0) & ~table & (address < end)
+                # The address bits below a large page are flags of the entry.
+                leaf &= target >> format_.page_shift & -pages == pfn & -pages
+                for row in np.argwhere(leaf)[: limit - len(found)].tolist():
+                    at = tuple(row)
+                    inside = (pfn & (pages - 1)) << format_.page_shift
+                    found.append(TableEntry(int(of[at]), int(address[at]) + inside,
+                                       int(place[at]), int(entries[at])))  # fmt: skip
+                below.append(np.stack([target[table], address[table], of[table]]))
+            tables, base, owner = np.concatenate(below, axis=1)
+            known = plausible(tables)
+            tables, base, owner = tables[known], base[known], owner[known]
+        return found
 
     def mapped(self, start: int, end: int) -> tuple[Array, Array]:
         """

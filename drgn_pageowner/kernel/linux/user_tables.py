@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+from drgn import Object
 
 from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
@@ -15,7 +17,26 @@ from drgn_pageowner.kernel.linux.tasks import every_task
 from drgn_pageowner.kernel.linux.translate import direct_phys
 from drgn_pageowner.model.arrays import Array
 
-__all__ = ("read_user_tables",)
+__all__ = ("Mapping", "find_mappings", "read_user_tables")
+
+
+class Mapping(NamedTuple):
+    """A mapping of a page in the address space of a process."""
+
+    task: Object
+    """``struct task_struct *`` of a task that has the address space."""
+    address: int
+    """Virtual address of the page in the process."""
+    place: int
+    """Physical address of the entry of the page table."""
+    value: int
+    """The entry."""
+    size: int
+    """Size of an entry, in bytes."""
+    mask: int
+    """Mask of the physical address in an entry."""
+    phys: int
+    """Physical address of the page."""
 
 
 def read_user_tables(
@@ -38,24 +59,77 @@ def read_user_tables(
     format_ = arch_of(kernel).page_table_format(kernel)
     if format_ is None:
         return none, none
-    roots: dict[int, int] = {}
-    lost = end = 0
-    for task in every_task(kernel, problems):
-        try:
-            for mm in (task.mm, task.active_mm):
-                if mm and int(mm) not in roots:
-                    roots[int(mm)] = direct_phys(kernel, int(mm.pgd))
-                    end = max(end, int(mm.task_size))
-        except (ValueError, *DAMAGE) as error:
-            unless_mistaken(error)
-            lost += 1
-    if lost:
-        problems.append(f"page tables of {lost} tasks are unknown: what only they map looks lost")
+    roots, end = _roots(kernel, problems)
     shift = kernel.page_shift
-    pgds = np.array(sorted(set(roots.values())), np.int64)
+    pgds = np.array(sorted(set(roots)), np.int64)
     pgds = pgds[plausible(pgds >> shift)]
     if not len(pgds):
         return none, none
     tables = PageTables(kernel.prog, format_, int(pgds[0]))
     found, mapped = tables.trees(pgds, lambda addresses: plausible(addresses >> shift), end)
     return found >> shift, mapped
+
+
+def _roots(kernel: Kernel, problems: list[str]) -> tuple[dict[int, Object], int]:
+    """
+    Get the physical address of the top-level table of every address space and a task that has it,
+    and the end of the largest address space.
+    """
+    roots: dict[int, Object] = {}
+    known: set[int] = set()
+    lost: set[int] = set()
+    end = 0
+    tasks = every_task(kernel, problems)
+    # A kernel thread borrows the address space of a process (active_mm).
+    for task, member in [*((one, "mm") for one in tasks), *((one, "active_mm") for one in tasks)]:
+        try:
+            mm = task.member_(member).read_()
+            if mm and int(mm) not in known:
+                known.add(int(mm))
+                roots.setdefault(direct_phys(kernel, int(mm.pgd)), task)
+                end = max(end, int(mm.task_size))
+        except (ValueError, *DAMAGE) as error:
+            unless_mistaken(error)
+            lost.add(int(task))
+    if lost:
+        problems.append(
+            f"page tables of {len(lost)} tasks are unknown: what only they map looks lost"
+        )
+    return roots, end
+
+
+def find_mappings(
+    kernel: Kernel, plausible: Callable[[Array], Array], pfn: int, limit: int
+) -> list[Mapping]:
+    """
+    Find the entries of page tables of processes that map a page.
+
+    :param plausible: As in :func:`read_user_tables`.
+    :param pfn: PFN of the page.
+    :param limit: The largest number of entries to find.
+    :return: Empty if the format of the tables is not known.
+    """
+    format_ = arch_of(kernel).page_table_format(kernel)
+    if format_ is None:
+        return []
+    roots, end = _roots(kernel, [])
+    shift = kernel.page_shift
+    pgds = np.array(sorted(roots), np.int64)
+    pgds = pgds[plausible(pgds >> shift)]
+    if not len(pgds):
+        return []
+    tables = PageTables(kernel.prog, format_, int(pgds[0]))
+    found = tables.mappings(pgds, lambda at: plausible(at >> shift), end, pfn, limit)
+    size, mask = format_.entry.itemsize, format_.address
+    return [
+        Mapping(
+            roots[int(pgds[one.root])],
+            one.address,
+            one.place,
+            one.value,
+            size,
+            mask,
+            pfn << shift,
+        )
+        for one in found
+    ]

@@ -36,7 +36,13 @@ from drgn_pageowner.kernel.read.places import AllocationPages, PointerList
 from drgn_pageowner.kernel.read.pointers import Resolver, objects_at
 from drgn_pageowner.kernel.read.typed_places import TypedPlaces
 from drgn_pageowner.model.arrays import Array, ascending
-from drgn_pageowner.model.heap import Heap, Inventory, Metadata, record_of_row
+from drgn_pageowner.model.heap import (
+    PROCESS_PAGES,
+    Heap,
+    Inventory,
+    Metadata,
+    record_of_row,
+)
 from drgn_pageowner.model.pages import FREE_STATES, NO_ZONE, Pages, PageState
 from drgn_pageowner.progress import progress
 
@@ -50,7 +56,7 @@ _CONSTANTS = (
     ("__start_rodata", "__start_ro_after_init"),
     ("__end_ro_after_init", "__end_rodata"),
 )
-_ROOTS = ("kernel image", "boot memory", "pages without a record", "pages of processes and files",
+_ROOTS = ("kernel image", "boot memory", "pages without a record", PROCESS_PAGES,
           "slab bookkeeping")  # fmt: skip
 _SCANNED = (PageState.RESERVED, PageState.KERNEL, PageState.NOREF, PageState.LARGE_KMALLOC,
             PageState.SLAB, PageState.NETPP)  # fmt: skip

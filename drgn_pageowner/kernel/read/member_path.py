@@ -84,17 +84,19 @@ def _unaliased(type_: Type) -> Type:
 
 
 def object_expression(
-    kernel: Kernel, type_: Type, address: int, offset: int
+    kernel: Kernel, type_: Type, address: int, offset: int, width: int | None = None
 ) -> tuple[str, str] | None:
     """
     Make a drgn expression for a word in an object.
 
     :param address: Virtual address of the object.
     :param offset: Offset of the word in the object, in bytes.
+    :param width: Size of the word in bytes; by default, that of an address.
     :return: The expression, and the name of the type; ``None`` if the word is not a member, or if
         drgn finds a different type by that name.
     """
-    path = member_path(type_, offset, kernel.word.itemsize)
+    word = width or kernel.word.itemsize
+    path = member_path(type_, offset, word)
     if path is None:
         return None
     name = type_.type_name()
@@ -105,6 +107,6 @@ def object_expression(
         return None
     if known is None or sizeof(known) != sizeof(type_):
         return None
-    if member_path(known, offset, kernel.word.itemsize) != path:
+    if member_path(known, offset, word) != path:
         return None
     return f'Object(prog, "{name}", address={address:#x}){path}', name

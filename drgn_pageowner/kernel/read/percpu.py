@@ -49,6 +49,7 @@ class PerCpuNodes:
         self._cpu_of_row = np.full(number_of_rows, -1, np.int32)
         self.allocations = PerCpu.none()
         self._cpus: tuple[int, ...] = ()
+        self._base = self._units = np.zeros(0, np.uint64)
         self._clusters: list[Array] = []
         self._stride = 1
         self._starts = self._ends = self._hidden = np.zeros(0, np.int64)
@@ -56,6 +57,7 @@ class PerCpuNodes:
             return
         self._cpus = chunks.cpus
         self._hidden = chunks.hidden
+        self._base, self._units = chunks.base, chunks.units
         pointers = chunks.base + chunks.units[0] - np.uint64(chunks.shift)
         # Truncate to the width of the kernel's addresses.
         self._pointers = pointers & np.uint64((1 << 8 * word_size) - 1)
@@ -160,3 +162,10 @@ class PerCpuNodes:
         pointer = int(self.allocations.pointer[number])
         cpu = self._cpus[int(self._cpu_of_row[row])]
         return f"per-CPU memory {pointer:#x} + {inside:#x} of CPU {cpu}"
+
+    def copy(self, row: int, offset: int) -> tuple[int, int]:
+        """Get the CPU whose copy a byte in a page of a chunk is in, and its virtual address."""
+        which = int(self._cpu_of_row[row])
+        inside = int(self._page_of_row[row]) * self._page_size + offset
+        start = int(self._base[int(self.chunk_of_row[row])]) + int(self._units[which])
+        return self._cpus[which], start + inside

@@ -327,8 +327,9 @@ class DwarfTypes:
             painter.put(offset, self._of_facts(facts))
             self._add_parts(painter, offset, member.type)
         elif facts.size:
-            use = self._of_number(facts, member.name or "")
-            if use & _NUMBER and not (use == _NUMBER or _LIKE_NUMBERS.search(member.name or "")):
+            name = member.name or ""
+            use = self._of_number(facts, name)
+            if use & _NUMBER and not (facts.typedefs & _PHYSICAL or _LIKE_NUMBERS.search(name)):
                 use |= _UNNAMED
             painter.paint(offset, facts.size, use)
 

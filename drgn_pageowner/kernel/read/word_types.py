@@ -11,15 +11,19 @@ from drgn.helpers.linux.percpu import per_cpu
 
 from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.user_tables import Mapping
 from drgn_pageowner.kernel.read.heap import HeapReader
 from drgn_pageowner.kernel.read.member_path import member_path, object_expression
+from drgn_pageowner.kernel.read.target_expression import TargetExpressions
 from drgn_pageowner.kernel.read.typed_places import TypedPlaces
 from drgn_pageowner.model.heap import Heap, Word
 from drgn_pageowner.model.types import HeapTypes
 
 __all__ = ("WordTypes", "object_at", "word_at")
 
-_NUMBERS = ("PFN", "physical address")
+_NUMBERS = ("PFN", "physical address", "page table entry")
+_INTEGERS = {4: "unsigned int", 8: "unsigned long long"}
+"""Names of integer types by size in bytes."""
 
 
 class WordTypes:
@@ -28,6 +32,7 @@ class WordTypes:
     def __init__(self, kernel: Kernel, heap: Heap, reader: HeapReader) -> None:
         self._kernel, self._heap = kernel, heap
         self._places: TypedPlaces | None = reader.typed
+        self._targets = TargetExpressions(kernel)
         self._areas = {
             int(heap.inventory.record_of_row[area.rows[0]]): area.start
             for area in heap.inventory.areas
@@ -41,52 +46,65 @@ class WordTypes:
 
     def add(self, word: Word, row: int, byte: int) -> Word:
         """
-        Return *word* with place, type and expression filled in, as far as they are known.
+        Return *word* with place, type and expressions filled in, as far as they are known.
 
         :param row: Row of the page that contains the word.
         :param byte: Offset of the word in that page, in bytes.
         """
-        word = replace(word, expression=self._plain(word), leads_to=self.name(word))
+        word = replace(word, leads_to=self.name(word))
         types, places = self.types, self._places
         if types is None or places is None:
-            return word
-        at = np.array([row], np.int64), np.array([byte], np.int64)
+            return self._expressed(word, None)
+        inside = byte % self._kernel.word.itemsize
+        at = np.array([row], np.int64), np.array([byte - inside], np.int64)
         found, offsets = places.places(np.array([word.node], np.int64), *at)
         place, offset = int(found[0]), int(offsets[0])
         word = replace(word, place=place, offset=offset)
         number = int(types.type[place]) if offset >= 0 else -1
         if number < 0:
-            return word
-        named = (
-            self._of_variable(places, place - self._heap.nodes, number, offset)
-            if place >= self._heap.nodes
-            else self._of_object(types, places, word, number)
-        )
-        if named is None:
-            return word
-        return replace(word, expression=named[0], type=named[1])
+            return self._expressed(word, None)
+        offset += inside
+        if place >= self._heap.nodes:
+            variable = place - self._heap.nodes
+            return self._expressed(word, self._of_variable(places, word, variable, number, offset))
+        return self._expressed(word, self._of_object(types, places, word, number, offset))
 
     def add_to_struct_page(self, word: Word, start: int) -> Word:
         """
-        Return *word*, which is in a ``struct page``, with type and expression filled in.
+        Return *word*, which is in a ``struct page``, with type and expressions filled in.
 
         :param start: Address of the ``struct page``.
         """
-        word = replace(word, expression=self._plain(word), leads_to=self.name(word))
+        word = replace(word, leads_to=self.name(word))
         assert word.address is not None
         type_ = self._kernel.prog.type("struct page")
         named = object_expression(self._kernel, type_, start, word.address - start)
-        return word if named is None else replace(word, expression=named[0], type=named[1])
+        return self._expressed(word, named)
 
     def add_to_stack(self, word: Word) -> Word:
-        """Return *word*, which is in a stack, with expression and type of the target filled in."""
-        return replace(word, expression=self._plain(word), leads_to=self.name(word))
+        """Return *word*, which is in a stack, with expressions and type of the target filled in."""
+        return self._expressed(replace(word, leads_to=self.name(word)), None)
+
+    def add_to_table(self, word: Word, mapping: Mapping) -> Word:
+        """Return *word*, an entry of a page table of a process, with expressions filled in."""
+        word = replace(word, expression=self._plain(word))
+        if word.expression is None:
+            return word
+        return replace(word, target_expression=self._targets.of_mapping(mapping, word.expression))
+
+    def _expressed(self, word: Word, named: tuple[str, str] | None) -> Word:
+        """Return *word* with expressions; *named* is that of the word and its type, if known."""
+        expression, type_ = named if named is not None else (self._plain(word), word.type)
+        word = replace(word, expression=expression, type=type_)
+        return replace(word, target_expression=self._targets.of(word))
 
     def _plain(self, word: Word) -> str | None:
         """Return the drgn expression for a word of unknown type; ``None`` for a register."""
         if word.address is None:
             return None
-        name = "unsigned long" if word.by in _NUMBERS else "void *"
+        name = "void *"
+        if word.by in _NUMBERS:
+            name = _INTEGERS.get(word.width or 0, "unsigned long")
         return f'Object(prog, "{name}", address={word.address:#x})'
 
     def name(self, word: Word) -> str | None:
@@ -104,15 +122,15 @@ class WordTypes:
         return f"{name} +{origin:#x}" if origin else name
 
     def _of_variable(
-        self, places: TypedPlaces, variable: int, number: int, offset: int
+        self, places: TypedPlaces, word: Word, variable: int, number: int, offset: int
     ) -> tuple[str, str] | None:
         type_ = places.types.type_of(number)
-        path = member_path(type_, offset, self._kernel.word.itemsize)
+        path = member_path(type_, offset, word.width or self._kernel.word.itemsize)
         if path is None:
             return None
         name, address = places.variables.names[variable], int(places.addresses[variable])
         if not self._finds(name, address):
-            return object_expression(self._kernel, type_, address, offset)
+            return object_expression(self._kernel, type_, address, offset, word.width)
         return name + path, type_.type_name()
 
     def _finds(self, name: str, address: int) -> bool:
@@ -134,14 +152,14 @@ class WordTypes:
             return False
 
     def _of_object(
-        self, types: HeapTypes, places: TypedPlaces, word: Word, number: int
+        self, types: HeapTypes, places: TypedPlaces, word: Word, number: int, offset: int
     ) -> tuple[str, str] | None:
         assert word.address is not None
         origin = int(types.origin[word.place])
-        inside = word.offset - origin
+        inside = offset - origin
         if inside < 0:
             return None
-        start = word.address - word.offset
+        start = word.address - offset
         if word.place < self._heap.first_object:
             # The pages of a vmalloc area are not contiguous in the direct map.
             start = self._areas.get(word.place, start)
@@ -151,7 +169,7 @@ class WordTypes:
         if layout.repeat and layout.size:
             base += inside // layout.size * layout.size
             inside %= layout.size
-        named = object_expression(self._kernel, type_, base, inside)
+        named = object_expression(self._kernel, type_, base, inside, word.width)
         return None if named is None else (named[0], layout.name)
 
 

@@ -15,8 +15,14 @@ from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.linux.percpu import first_chunk
 from drgn_pageowner.kernel.linux.sections import section_of
 from drgn_pageowner.kernel.linux.slab_track import object_addresses
-from drgn_pageowner.kernel.linux.tasks import every_task
-from drgn_pageowner.kernel.linux.translate import direct_map, image_range, kernel_phys
+from drgn_pageowner.kernel.linux.tasks import comm_of, every_task
+from drgn_pageowner.kernel.linux.translate import (
+    direct_map,
+    direct_map_end,
+    image_range,
+    kernel_phys,
+)
+from drgn_pageowner.kernel.linux.user_tables import Mapping, find_mappings
 from drgn_pageowner.kernel.read.address import resolve
 from drgn_pageowner.kernel.read.heap import HeapReader
 from drgn_pageowner.kernel.read.word_types import WordTypes
@@ -109,6 +115,38 @@ class WordFinder:
             if len(found) >= limit:
                 break
         return found
+
+    def mappings(self, target: HeapTarget, limit: int = 1 << 30) -> list[Word]:
+        """
+        Find the entries of page tables of processes that map a page.
+
+        :param target: A record, not a slab object.
+        :param limit: The largest number of words.
+        """
+        assert target.node is not None
+        plausible = self._reader.reader.may_be_tables
+        found = find_mappings(self._kernel, plausible, target.pfn, limit)
+        return [self._entry(target.node, mapping) for mapping in found]
+
+    def _entry(self, node: int, mapping: Mapping) -> Word:
+        comm, pid = comm_of(mapping.task), int(mapping.task.pid)
+        row = self._row(mapping.place // self._size)
+        holder = int(self._heap.inventory.record_of_row[row]) if row >= 0 else -1
+        address: int | None = self._direct + mapping.place
+        if mapping.place >= direct_map_end(self._kernel) - self._direct:
+            # In HIGHMEM the kernel has no address for it.
+            address = None
+        word = Word(
+            "page table",
+            f"page table of {comm} (pid {pid}) for {mapping.address:#x}",
+            holder if holder >= 0 else self._heap.first_root,
+            node,
+            address,
+            mapping.value,
+            "page table entry",
+            width=mapping.size,
+        )
+        return self._types.add_to_table(word, mapping)
 
     def _all_words(self, sources: Array, wanted: Array, numbers: bool) -> Iterator[Word]:
         chosen = np.zeros(self._heap.nodes, bool)
@@ -215,24 +253,48 @@ class WordFinder:
             return "struct page" if self._reader.resolver.is_struct_page(value) else "address"
         end = self._pages.facts.max_pfn
         marked = value >= 1 << 63
-        # A larger number consists of two 32-bit PFNs.
-        return "physical address" if marked or end <= value < end * self._size else "PFN"
+        # Another number consists of two 32-bit PFNs.
+        physical = end <= value < end * self._size and value % self._size == 0
+        return "physical address" if marked or physical else "PFN"
 
     def _word(self, node: int, target: int, pfn: int, offset: int, value: int) -> Word:
         heap = self._heap
+        row = self._row(pfn)
+        by, value, half, width = self._meaning(value, target)
+        offset += half
         address = self._direct + pfn * self._size + offset
+        cpu = None
         if node >= heap.first_root:
             kind, name, address = self._place_of_root(pfn, offset, address)
         elif node >= heap.first_percpu:
-            row = int(self._pages.rows(np.array([pfn]))[0])
             kind, name = "per-CPU", self._reader.percpu.name(node, row, offset)
+            cpu, address = self._reader.percpu.copy(row, offset)
         elif node >= heap.first_object:
             kind, name = "slab object", self._object_name(node - heap.first_object, address)
         else:
-            kind, name = self._place_of_record(pfn, offset)
-        word = Word(kind, name, node, target, address, value, self._by(value, target))
-        row = int(self._pages.rows(np.array([pfn]))[0])
+            kind, name, address = self._place_of_record(pfn, offset, address)
+        word = Word(kind, name, node, target, address, value, by, width=width, cpu=cpu)
         return self._types.add(word, row, offset)
+
+    def _row(self, pfn: int) -> int:
+        """Return the row of a page; -1 if it has none."""
+        return int(self._pages.rows(np.array([pfn]))[0])
+
+    def _meaning(self, value: int, target: int) -> tuple[str, int, int, int | None]:
+        """
+        Return how a word refers to a node.
+
+        :return: :attr:`Word.by`; the word, and 0 and ``None``, or of a word that consists of two
+            32-bit PFNs, the one that refers to the node, its offset in the word, and its size.
+        """
+        by = self._by(value, target)
+        if by != "PFN" or value < 1 << 32:
+            return by, value, 0, None
+        low, high = value & 0xFFFFFFFF, value >> 32
+        row = self._row(low)
+        is_low = row >= 0 and int(self._heap.inventory.record_of_row[row]) == target
+        # The low half comes first: page_owner's supported dumps are little-endian.
+        return (by, low, 0, 4) if is_low else (by, high, 4, 4)
 
     def _object_name(self, number: int, address: int) -> str:
         slabs, one = self._heap.slabs, np.array([number])
@@ -240,21 +302,23 @@ class WordFinder:
         cache = slabs.caches[int(slabs.cache[slabs.slab_of(one)[0]])]
         return f"{cache} object {start:#x} + {address - start:#x}"
 
-    def _place_of_record(self, pfn: int, offset: int) -> tuple[str, str]:
-        row = int(self._pages.rows(np.array([pfn]))[0])
+    def _place_of_record(self, pfn: int, offset: int, address: int) -> tuple[str, str, int]:
+        row = self._row(pfn)
         for area in self._heap.inventory.areas:
-            inside = np.flatnonzero(area.rows == row)
-            if not len(inside):
+            pages = np.flatnonzero(area.rows == row)
+            if not len(pages):
                 continue
-            address = area.start + int(inside[0]) * self._size + offset
+            address = area.start + int(pages[0]) * self._size + offset
             if area.kind == AreaKind.MODULE:
-                return "module", self._symbol(address) or f"{area.text} {address:#x}"
-            return "vmalloc", f"{area.text} {area.start:#x} + {address - area.start:#x}"
+                return "module", self._symbol(address) or f"{area.text} {address:#x}", address
+            inside = address - area.start
+            return "vmalloc", f"{area.text} {area.start:#x} + {inside:#x}", address
         record = int(self._heap.inventory.record_of_row[row])
         head = int(self._heap.records["pfn"][record])
         if self._heap.inventory.metadata[row] == Metadata.PERCPU:
-            return "per-CPU", f"per-CPU memory pfn:{pfn:#x} + {offset:#x}"
-        return "page", f"page pfn:{head:#x} + {(pfn - head) * self._size + offset:#x}"
+            return "per-CPU", f"per-CPU memory pfn:{pfn:#x} + {offset:#x}", address
+        inside = (pfn - head) * self._size + offset
+        return "page", f"page pfn:{head:#x} + {inside:#x}", address
 
     def _place_of_root(self, pfn: int, offset: int, address: int) -> tuple[str, str, int]:
         row = int(self._pages.rows(np.array([pfn]))[0])

@@ -176,6 +176,9 @@ class TextSession:
     ) -> list[Word]:
         self._does_not_say("who points to whom")
 
+    def mappings(self, target: HeapTarget, limit: int = 1 << 30) -> list[Word]:
+        self._does_not_say("what maps a page")
+
     def page(self, what: str) -> PageInfo:
         self._does_not_say("the state of pages")
 

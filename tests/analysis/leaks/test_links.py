@@ -135,11 +135,15 @@ def test_what_is_not_held_by_addresses_is_said(dump: Dump) -> None:
     )
     assert by_number["verdict"] == by_phys["verdict"] == "known only by PFN"
     assert by_half["verdict"] == "known only by PFN"
-    assert by_number["chain"][0]["by"] == by_half["chain"][0]["by"] == "PFN"
+    assert by_number["chain"][-1]["by"] == by_half["chain"][-1]["by"] == "PFN"
     # A number may be there by chance as well.
-    assert by_phys["chain"][0]["by"] in ("PFN", "physical address")
+    assert by_phys["chain"][-1]["by"] in ("PFN", "physical address")
+    assert all(found["chain"][0]["kind"] in ROOTS for found in (by_number, by_half, by_phys))
     assert mapped["verdict"] == "root"
+    assert [hop["by"] for hop in mapped["chain"]] == ["page table entry"]
     assert piped["verdict"] == "accounted for"
+    assert piped["chain"][0]["kind"] in ROOTS
+    assert piped["chain"][-1]["by"] == "struct page"
     assert (lost["verdict"], lost["chain"]) == ("unreachable", [])
 
 

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Pages of processes found in page tables, against where the processes said that they are."""
+
+from __future__ import annotations
+
+import numpy as np
+from conftest import Dump
+
+from drgn_pageowner.kernel.linux.tasks import comm_of
+from drgn_pageowner.kernel.linux.user_tables import find_mappings
+from drgn_pageowner.model.arrays import Array
+
+
+def test_what_a_process_touched_is_mapped_where_it_said(dump: Dump) -> None:
+    facts = [fact for fact in dump.facts() if fact["kind"] in ("anon", "thp")]
+    chosen = facts[:4]
+    assert {fact["kind"] for fact in chosen} == {"anon", "thp"}
+    for fact in chosen:
+        # A page in the middle of a huge page is mapped by the same entry.
+        for page in (0, 5) if fact["kind"] == "thp" else (0,):
+            pfn = int(fact["pfn"]) + page
+            address = int(fact["va"], 16) + page * dump.linux.page_size
+            found = find_mappings(dump.linux, everything, pfn, 100)
+            [mine] = [one for one in found if one.address == address]
+            assert int(mine.task.tgid) == int(fact["pid"])
+            assert comm_of(mine.task) == fact["comm"]
+            assert mine.phys == pfn << dump.linux.page_shift
+            assert mine.value == int.from_bytes(
+                dump.prog.read(mine.place, mine.size, physical=True), "little"
+            )
+
+
+def everything(pfns: Array) -> Array:
+    return np.ones(len(pfns), bool)
+
+
+def test_a_page_of_the_kernel_is_mapped_by_no_process(one_dump: Dump) -> None:
+    modules = [int(fact["pfn"]) for fact in one_dump.facts() if fact["kind"] == "module"]
+    assert find_mappings(one_dump.linux, everything, modules[0], 100) == []
