@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The ``drgn.plugins`` entry point: ``%pageowner COMMAND`` in the drgn shell.
+The ``drgn.plugins`` entry point: ``%pageowner COMMAND`` and ``pageowner_type()`` in the drgn shell.
 
 drgn loads this at every start. Only the names of the commands are imported then; the rest follows
 when a command is run, or when a dump needs it.
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from drgn import Architecture, Program, ProgramFlags
+from drgn import Architecture, Object, Program, ProgramFlags
 from drgn.commands import CommandError, argument, command
 
 from drgn_pageowner.commands import COMMANDS, CommandParser, add_commands, run_command
@@ -32,10 +32,42 @@ def drgn_prog_set(prog: Program) -> None:
     """
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
+    _add_helpers()
     if prog.platform is not None and prog.platform.arch == Architecture.I386:
         from drgn_pageowner.kernel.dump.i386 import read_through_page_tables
 
         read_through_page_tables(prog)
+
+
+def _add_helpers() -> None:
+    """
+    Add ``pageowner_type()`` to ``drgn.helpers.linux``.
+
+    The shell, ``drgn -e`` and ``from drgn.helpers.linux import *`` take the names in its
+    ``__all__``.
+    """
+    from drgn.helpers import linux
+
+    name = "pageowner_type"
+    if name not in linux.__all__:
+        linux.__all__.append(name)
+        setattr(linux, name, _pageowner_type)
+
+
+def _pageowner_type(*args: Any) -> Object:
+    """
+    Get the object at an address, with its inferred type: ``pageowner_type([prog, ]address)``.
+
+    The first call reads the kernel's memory, which takes seconds.
+
+    :param address: Virtual address: of a slab object, a page, per-CPU memory that was allocated, or
+        a variable; or of any byte in it.
+    :return: Reference of the inferred type: ``struct dentry``; of an array, the element.
+    :raises LookupError: if the type is unknown
+    """
+    from drgn_pageowner.shell import pageowner_type
+
+    return pageowner_type(*args)
 
 
 @contextmanager

@@ -8,11 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import drgn
 import pytest
 from conftest import Dump
+from drgn.cli import default_globals
+from drgn.helpers import linux
+from drgn.helpers.linux.pid import find_task
 
-import drgn_pageowner.plugin  # noqa: F401 - registers the command
 from drgn_pageowner.commands import COMMANDS
+from drgn_pageowner.plugin import drgn_prog_set  # registers the command, too
 
 run_command = pytest.importorskip("drgn.commands").run_command
 CommandError = pytest.importorskip("drgn.commands").CommandError
@@ -76,3 +80,20 @@ def test_the_shell_has_the_commands_of_the_command_line(one_dump: Dump) -> None:
     commands = pytest.importorskip("drgn.commands").DEFAULT_COMMAND_NAMESPACE
     text = commands.lookup(one_dump.prog, "pageowner").format_help()
     assert ", ".join(COMMANDS) in " ".join(text.split())
+
+
+def test_the_shell_knows_types_by_a_name_that_is_there(one_dump: Dump) -> None:
+    prog = one_dump.prog
+    drgn_prog_set(prog)
+    names = default_globals(prog)
+    task = find_task(prog, 1)
+    drgn.set_default_prog(prog)
+    try:
+        found = eval(f"pageowner_type({int(task) + 8:#x})", names)
+    finally:
+        drgn.set_default_prog(None)
+    assert found.type_.type_name() == "struct task_struct"
+    assert found.address_ == int(task)
+    assert eval(f"pageowner_type(prog, {int(task):#x})", names).address_ == int(task)
+    drgn_prog_set(prog)
+    assert linux.__all__.count("pageowner_type") == 1
