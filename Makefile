@@ -14,7 +14,7 @@ NEWEST := $(shell for v in 3.14 3.13 3.12; do \
 PARALLEL := -n 2 --dist loadfile
 # What other versions of Python and of packages change is seen on a few of the dumps.
 FEW := DRGN_PAGEOWNER_FEW_DUMPS=1
-# Random damage is tested with one set of versions.
+# What other versions do not change (tests marked `once`, random damage) is tested with one set.
 OTHERS := $(PARALLEL) --ignore=tests/fuzz
 
 # Hides drgn from the tests that must not need it.

@@ -4,7 +4,8 @@ The real dumps of testdata/, each unpacked and opened once.
 
 ``DRGN_PAGEOWNER_DUMPS=DIR`` tests other dumps as well: every directory of DIR that holds
 ``vmcore``, ``vmlinux`` and ``truth/`` as testdata/README.md describes them.
-``DRGN_PAGEOWNER_FEW_DUMPS=1`` takes a few of the bundled ones, which differ most.
+``DRGN_PAGEOWNER_FEW_DUMPS=1`` takes a few of the bundled ones, which differ most, and leaves out
+tests marked ``once``. Tests marked ``one_of_a_kernel`` take one dump of each kernel.
 """
 
 from __future__ import annotations
@@ -62,11 +63,28 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if WITHOUT_DRGN and is_test and needs_drgn(collection_path) else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs neither a dump nor drgn as ``quick``."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """
+    Mark what needs neither a dump nor drgn as ``quick``, and leave out what markers say.
+
+    ``one_of_a_kernel`` leaves out the dumps of :data:`_SECOND`, ``once`` the whole test where other
+    versions are tested with a few dumps.
+    """
+    left_out = []
     for item in items:
         if is_quick(item):
             item.add_marker("quick")
+        second = item.get_closest_marker("one_of_a_kernel") and _names_of(item) & _SECOND
+        if second or (_ONLY_FEW and item.get_closest_marker("once")):
+            left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _names_of(item: pytest.Item) -> set[str]:
+    """The names of the dumps that a test is run with."""
+    called = getattr(item, "callspec", None)
+    return set() if called is None else {_dump_id(value) for value in called.params.values()}
 
 
 class Dump:
@@ -184,11 +202,17 @@ def _others() -> list[Dump]:
 
 
 _FEW = ("linux-5.10/noleak", "linux-6.12/traps", "linux-7.2-arm64-16k/kdump")
+_ONLY_FEW = bool(os.environ.get("DRGN_PAGEOWNER_FEW_DUMPS"))
+# Of the kernels of these there is another dump that has more in it.
+_SECOND = {
+    "linux-5.10/kdump", "linux-5.10/noleak", "linux-6.1/kdump", "linux-6.12/kdump",
+    "linux-6.12-arm64/kdump", "linux-7.2/kdump",
+}  # fmt: skip
 
 # Dumps of kernels whose page_owner was on.
 DUMPS: list[Callable[[], Dump]] = [
     functools.partial(bundled, name)
-    for name in (_FEW if os.environ.get("DRGN_PAGEOWNER_FEW_DUMPS") else _UNPACK["names"]())
+    for name in (_FEW if _ONLY_FEW else _UNPACK["names"]())
     if "noowner" not in name and "owner-off" not in name
 ] + [functools.partial(lambda other: other, other) for other in _others()]
 
@@ -213,7 +237,7 @@ def profiling() -> list[Callable[[], Dump]]:
 
 def _dump_id(get: Callable[[], Dump]) -> str:
     # pytest 8.0 asks for the ID of no dump, where a list of dumps is empty.
-    return str(get.args[0]) if isinstance(get, functools.partial) else "none"
+    return str(get.args[0]) if isinstance(get, functools.partial) and get.args else "none"
 
 
 @pytest.fixture(scope="session", params=DUMPS, ids=_dump_id)

@@ -13,6 +13,8 @@ from subprocess import CompletedProcess
 import pytest
 from conftest import Dump
 
+pytestmark = pytest.mark.once
+
 Cli = Callable[..., "CompletedProcess[str]"]
 ALL = (("info",), ("list",), ("top",), ("page", "pfn:1000"))
 

@@ -27,6 +27,8 @@ from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.render.jsonable import json_document
 from drgn_pageowner.render.table import csv_cell
 
+pytestmark = pytest.mark.once
+
 # A formula, a new title of the terminal's window, a C1 control, a carriage return, text from right
 # to left, a line feed and a byte that is not UTF-8; as long as a task name.
 HOSTILE = b"=\x1b]0;p\x07\x9b\r\xe2\x80\xae\n\xff"

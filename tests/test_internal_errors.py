@@ -14,6 +14,8 @@ from conftest import ROOT, Dump
 
 from drgn_pageowner.commands import COMMANDS
 
+pytestmark = pytest.mark.once
+
 ERRORS = (
     AttributeError("'Snapshot' object has no attribute 'pagse'"),
     NameError("name 'recrods' is not defined"),

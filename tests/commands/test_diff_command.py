@@ -16,6 +16,8 @@ from conftest import ROOT, Dump
 from drgn_pageowner import read_inventory
 from drgn_pageowner.analysis.account.account import account
 
+pytestmark = pytest.mark.once
+
 Cli = Callable[..., "CompletedProcess[str]"]
 
 

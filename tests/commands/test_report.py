@@ -16,6 +16,8 @@ from conftest import ROOT, Dump, run_cli
 from drgn_pageowner.commands import Session
 from drgn_pageowner.kernel.session import ProgramSession
 
+pytestmark = pytest.mark.once
+
 DRIP = ROOT / "testdata/linux-6.12/drip"
 NEEDS = pytest.mark.skipif(
     find_spec("jinja2") is None or find_spec("plotly") is None,

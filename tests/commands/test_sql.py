@@ -21,6 +21,8 @@ from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.storage.save import save
 from drgn_pageowner.storage.session import SnapshotSession, open_snapshots
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("pyarrow", reason="sql needs pyarrow (the extra sql)")
 pytest.importorskip("duckdb", reason="sql needs duckdb (the extra sql)")
 

@@ -27,6 +27,8 @@ from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel.read import pages
 from drgn_pageowner.kernel.session import ProgramSession
 
+pytestmark = pytest.mark.once
+
 # Parts that need an extra, and are skipped without it.
 EXTRAS = ("report", "ticket", "snapshot")
 
@@ -137,6 +139,7 @@ def test_a_guest_that_holds_what_it_has_is_not_accused(
     assert parts(tmp_path)["frag"]["status"] == "ok"
 
 
+@pytest.mark.one_of_a_kernel
 def test_verdicts_are_those_of_the_report(
     dump: Dump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,8 @@ from conftest import ROOT
 from drgn_pageowner.cli import build_parser
 from drgn_pageowner.commands.completion import command_parsers
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("sphinx", reason="the manual needs Sphinx (the extra docs)")
 pytest.importorskip("myst_parser", reason="the manual needs myst-parser (the extra docs)")
 

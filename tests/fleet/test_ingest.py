@@ -20,6 +20,8 @@ from conftest import ROOT, Dump
 
 from drgn_pageowner.cli import main
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("distributed", reason="fleet ingest needs dask.distributed (the extra fleet)")
 pytest.importorskip("duckdb", reason="sql needs duckdb (the extra sql)")
 

@@ -15,6 +15,8 @@ from drgn_pageowner.render.debugfs import debugfs_text
 from drgn_pageowner.render.records import RECORD_FIELDS, records_csv, records_json, records_table
 from drgn_pageowner.render.top import top_csv, top_json, top_table
 
+pytestmark = pytest.mark.one_of_a_kernel
+
 
 def test_json_lines_have_every_field_and_the_columns_values(dump: Dump) -> None:
     snapshot = dump.snapshot

@@ -18,6 +18,8 @@ from conftest import ROOT, Dump
 from drgn_pageowner.storage import files
 from drgn_pageowner.storage.files import replacing
 
+pytestmark = pytest.mark.once
+
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
 
 

@@ -87,6 +87,7 @@ def test_a_snapshot_saved_again_is_the_same_file(
     assert again.read_bytes() == saved(trap_dump).read_bytes()
 
 
+@pytest.mark.one_of_a_kernel
 def test_a_snapshot_is_small(dump: Dump, saved: Saved) -> None:
     size = dump.snapshot.facts.layout["page_ext_size"] * dump.snapshot.coverage["covered"]
     assert saved(dump).stat().st_size * 10 <= size

@@ -23,6 +23,8 @@ from drgn_pageowner.storage.session import open_file
 from drgn_pageowner.storage.text import source
 from drgn_pageowner.storage.text.flags import gfp_masks, page_flag_bits
 
+pytestmark = pytest.mark.once
+
 LAYOUTS: dict[str, Any] = runpy.run_path(str(ROOT / "tests/layouts/build.py"))
 DEBUGFS = "sys/kernel/debug"
 STACKS = f"{DEBUGFS}/page_owner_stacks"

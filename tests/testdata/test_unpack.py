@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.once
+
 UNPACK = ROOT / "testdata/unpack.py"
 DUMP = "linux-6.1/kdump"
 

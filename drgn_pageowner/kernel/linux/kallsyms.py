@@ -294,7 +294,7 @@ def _own_regions(kernel: Kernel) -> bool:
     the PC, and took the end of the module's text as the end of the last symbol. Types and symbols
     did not change, so this is determined from the version.
     """
-    return kernel.vmcoreinfo.release.major >= 7
+    return kernel.vmcoreinfo.release[:2] >= (7, 2)
 
 
 def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, int], ...]:

@@ -23,6 +23,8 @@ from drgn_pageowner.model.heap import LOST, Role
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.storage.session import SnapshotSession
 
+pytestmark = pytest.mark.once
+
 WITHOUT = [get for get in profiling() if "owner-off" in _dump_id(get)]
 
 

@@ -24,6 +24,8 @@ from drgn_pageowner.model.pages import PageState
 sys.path.insert(0, str(Path(__file__).parent))
 from incomplete import Kdump, flatten
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def whole(dump_named: Callable[[str], Dump]) -> Dump:

@@ -17,6 +17,8 @@ from conftest import Dump, run_cli
 from drgn_pageowner.elf import Elf
 from drgn_pageowner.kernel.dump.identify import not_a_dump, not_symbols
 
+pytestmark = pytest.mark.once
+
 VMWARE = "vmss2core"
 INSTEAD = "kdump, virsh dump --memory-only"
 

@@ -20,6 +20,8 @@ from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.dump.truncated import check_headers, keep_to_the_file
 from drgn_pageowner.model.pages import PageState
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def cut(dump_named: Callable[[str], Dump], tmp_path_factory: pytest.TempPathFactory) -> Path:

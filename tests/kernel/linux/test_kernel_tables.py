@@ -15,6 +15,8 @@ from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.kernel_tables import _roots, kernel_tables
 from drgn_pageowner.kernel.linux.translate import kernel_pfns, page_tables
 
+pytestmark = pytest.mark.once
+
 # Where a kernel allocates tables that only other tables lead to.
 MAKERS = ("phys_pud_init", "vmemmap_populate", "init_espfix_ap", "vmemmap_remap", "spp_getpage")
 

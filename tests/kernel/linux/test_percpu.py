@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from conftest import Dump
 from drgn import Object
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from drgn_pageowner.kernel.linux.percpu import PerCpuChunks, _chunks, read_chunks
 from drgn_pageowner.kernel.read.heap import HeapReader
+
+pytestmark = pytest.mark.one_of_a_kernel
 
 
 def chunks_of(dump: Dump) -> PerCpuChunks:

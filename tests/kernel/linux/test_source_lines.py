@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Dump
 
+pytestmark = pytest.mark.once
+
 
 def test_without_source_lines_the_rest_is_saved(
     dump_named: Callable[[str], Dump], tmp_path: Path

@@ -17,6 +17,8 @@ from drgn_pageowner.kernel.read.inventory import InventoryReader
 from drgn_pageowner.kernel.read.numbers import Numbers
 from drgn_pageowner.model.heap import Metadata
 
+pytestmark = pytest.mark.one_of_a_kernel
+
 MARK = 1 << 63
 
 

@@ -19,6 +19,8 @@ from drgn_pageowner.kernel.linux.translate import direct_map
 from drgn_pageowner.kernel.linux.zones import huge_page_order
 from drgn_pageowner.kernel.read.page import page_report
 
+pytestmark = pytest.mark.one_of_a_kernel
+
 
 def facts(dump: Dump, kind: str, **wanted: str) -> list[dict[str, str]]:
     """The lines of the guest's ``facts`` that begin with *kind*."""
