@@ -48,12 +48,12 @@ def snapshot(
     Decode the page_owner records of *prog*.
 
     :param columns: Columns to decode, of
-        :data:`~drgn_pageowner.kernel.read.records.ALL_COLUMNS`; all by default. Fewer is faster:
-        without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
-        ``allocated`` are always there.
+        :data:`~drgn_pageowner.kernel.read.records.ALL_COLUMNS`; all by default. Fewer columns
+        take less time: the memmap is only read for columns of ``struct page``. ``pfn``, ``order``
+        and ``allocated`` are always decoded.
     :param freed: Also keep the records of freed pages (column ``allocated``).
-    :raises PageOwnerError: if the dump cannot answer: no CONFIG_PAGE_OWNER, page_owner off,
-        or the tables that lead to the records cannot be read
+    :raises PageOwnerError: if the kernel has no CONFIG_PAGE_OWNER, page_owner is off, or the
+        tables needed to find the records cannot be read
     """
     return read_records(Kernel.of(prog).reading(), columns=columns, freed=freed)
 
@@ -65,7 +65,7 @@ def read_memory(prog: Program, *, columns: Iterable[str] = ()) -> Memory:
     :param columns: Columns of :class:`~drgn_pageowner.model.pages.Pages` besides ``state``,
         ``zone`` and ``free_order``: of ``flags``, ``refcount``, ``mapcount``, ``mapping``,
         ``head``.
-    :raises PageOwnerError: if the dump does not hold ``mem_section``
+    :raises PageOwnerError: if ``mem_section`` is not in the dump
     """
     from drgn_pageowner.kernel.read import pages
 
@@ -101,7 +101,7 @@ def page_ext(page: Object) -> Object:
 
     :param page: ``struct page *``
     :return: ``struct page_ext *``; ``NULL`` if the page has none.
-    :raises FaultError: if the dump does not hold ``mem_section``
+    :raises FaultError: if ``mem_section`` is not in the dump
     """
     kernel = Kernel.of(page.prog_)
     pfn = int(memmap_pfns(kernel, np.array([int(page)], np.uint64))[0])

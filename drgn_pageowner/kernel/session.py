@@ -232,15 +232,22 @@ class ProgramSession:
         return self._ask(lambda kernel: page_report(kernel, what))
 
     def _once(self, key: tuple[Hashable, ...], question: Callable[[Kernel], T]) -> T:
-        """Answer *question*; of a dump once, as long as results are kept."""
+        """
+        Return the result of *question*, as :meth:`_ask` does.
+
+        For a dump, *question* is called only once while results are kept
+        (:func:`~drgn_pageowner.model.kept.kept_as`).
+
+        :param key: Distinguishes this question from all others.
+        """
         if self.is_live():
             return self._ask(question)
         return kept_as((id(self), *key), self, lambda: self._ask(question))
 
     def _ask(self, question: Callable[[Kernel], T]) -> T:
         """
-        Call *question*, with new caches if the kernel is running. If memory of a running kernel is
-        freed during the call, it is made once more.
+        Call *question*, with new caches if the kernel is running. If the call fails because a
+        running kernel freed memory, *question* is called once more.
 
         :raises PageOwnerError: instead of drgn's own exceptions, in one line
         """
@@ -263,7 +270,7 @@ class ProgramSession:
         """
         Call *question*; if that fails, first report the pages that are missing from the file.
 
-        :raises PageOwnerError: as :func:`_in_one_line`
+        :raises PageOwnerError: instead of drgn's own exceptions, in one line
         """
         try:
             return _in_one_line(question)

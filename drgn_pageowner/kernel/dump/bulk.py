@@ -163,7 +163,7 @@ def readable(
             return None
 
     best, good = b"", 0
-    # The whole range is known to fail.
+    # Number of granules in the range. A read of all of them is known to fail.
     bad = 1 + -(-max(size - first, 0) // granule)
     step = 1 + max(promised - first, 0) // granule
     while bad - good > 1 or not good:

@@ -61,7 +61,7 @@ class KdumpLayout(NamedTuple):
 
     @property
     def bitmap(self) -> int:
-        """Return the offset of the first bitmap, of pages that exist, in bytes."""
+        """Return the offset of the first bitmap, which marks the pages that exist, in bytes."""
         return (1 + self.sub_header_blocks) * self.block_size
 
     @property
@@ -89,8 +89,8 @@ def kdump_layout(header: bytes) -> KdumpLayout | None:
         if len(header) < place + 16:
             continue
         status, block, sub_header, bitmap = struct.unpack_from("<IiiI", header, place)
-        # At the offset for 64-bit kernels, the file of a 32-bit kernel has a number of pages and
-        # zeroes, which this check rejects.
+        # Try the offset for 64-bit kernels first. There, the file of a 32-bit kernel has a number
+        # of pages and zeroes, which this check rejects.
         if 512 <= block <= 1 << 20 and block & (block - 1) == 0 and 0 < sub_header < 1 << 20:
             return KdumpLayout(version, word, status, block, sub_header, bitmap)
     return None
@@ -153,7 +153,8 @@ class _Pages:
         self.excluded.add(exists[:common] & ~listed[:common], first)
         own = np.flatnonzero(listed)
         if self._part is not None:
-            # The bitmaps are of the whole dump, but a part has only the descriptors of its pages.
+            # In a split dump, the bitmaps describe the whole dump, but each file has only the
+            # descriptors of its own pages.
             own = own[(own >= self._part[0] - first) & (own < self._part[1] - first)]
         file.seek(self._place)
         data = file.read(len(own) * _DESCRIPTOR.itemsize)
@@ -251,7 +252,8 @@ def _segments(file: BinaryIO) -> tuple[int, Array, Array, Array, Array] | None:
         names = ["type", "offset", "virtual", "physical", "in_file", "in_memory"]
         formats, offsets = [word] * 6, [0, 4, 8, 12, 16, 20]
     if number == _PN_XNUM:
-        # The number of segments is in sh_info of the first section header.
+        # There are too many segments for e_phnum, so their number is in sh_info of the first
+        # section header.
         file.seek(sections + (44 if wide else 28))
         data = file.read(4)
         number = struct.unpack(order + "I", data)[0] if len(data) == 4 else 0

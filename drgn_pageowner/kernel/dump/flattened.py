@@ -130,7 +130,7 @@ def rearranged(path: str) -> IO[bytes] | None:
     :raises PageOwnerError: if the file cannot be read, or there is no space for the temporary file
     """
     if not os.path.isfile(path):
-        # Opening it will report the error.
+        # drgn reports the error when it opens the file.
         return None
     try:
         with open(path, "rb") as file:

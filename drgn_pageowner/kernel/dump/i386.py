@@ -95,7 +95,7 @@ class _VirtualMemory:
         self._prog = prog
         self._shift = format_.page_shift
         self._tables = PageTables(prog, format_, root)
-        # A running guest may change its page tables.
+        # Cache no translations of a running guest, which may change its page tables.
         keep = 0 if prog.flags & ProgramFlags.IS_LIVE else _MOST_REGIONS
         self._region = functools.lru_cache(keep)(self._read_region)
 

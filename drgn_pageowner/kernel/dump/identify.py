@@ -51,7 +51,8 @@ _MACHINES = (
     _Magic(0, b"QFI\xfb", "a disk image of QEMU (qcow2), which may have a state of a machine in it",
            f"load that (loadvm), then {_TAKE_A_DUMP}"),
     _Magic(0, b"KDMV", "a disk image of VMware (VMDK)", "pass the dump that lies on it"),
-    # Signatures of a suspended and of a snapshotted machine's .vmss and .vmsn.
+    # Signatures of VMware's files with the state of a suspended machine (.vmss) or of a snapshot
+    # (.vmsn).
     *(
         _Magic(0, magic, "a state of a machine that VMware saved (.vmss, .vmsn)",
                "vmss2core -N6 {} and the .vmem beside it, and pass what that writes")

@@ -49,8 +49,8 @@ class ProgramOptions:
     log_level: str = "error"
     """Level of drgn's log messages to print, such as "warning", or "none"."""
     for_others: bool = False
-    """Whether symbol files that do not match are no mistake, because they may belong to other dumps
-    that are opened with the same options."""
+    """Whether symbol files that do not match the dump cause no warning, because they may belong to
+    other dumps that are opened with the same options."""
 
 
 def open_program(options: ProgramOptions) -> Program:
@@ -131,7 +131,7 @@ def _is_wide_i386(path: str) -> bool:
         with open(path, "rb") as file:
             header = file.read(20)
     except OSError:
-        # Opening it will report the error.
+        # drgn reports the error when it opens the file.
         return False
     # ELFCLASS64, and e_machine EM_386.
     return header.startswith(b"\x7fELF\x02") and header[18:20] == b"\x03\0"

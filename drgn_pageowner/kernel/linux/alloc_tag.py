@@ -389,8 +389,8 @@ def page_references(kernel: Kernel) -> PageReferences | None:
     if not found.compressed:
         operations = find_object(kernel.prog, "page_alloc_tagging_ops")
         return PageReferences(offset=int(operations.offset)) if operations is not None else None
-    # Linux kernel commit 4835f747d334 ("alloc_tag: support for page allocation tag compression")
-    # (in v6.13).
+    # Page flags can have tag indices since Linux kernel commit 4835f747d334 ("alloc_tag: support
+    # for page allocation tag compression") (in v6.13).
     tags, modules = kernel.prog["kernel_tags"], find_object(kernel.prog, "module_tags")
     has_modules = modules is not None and has_member(modules.type_, "start_addr")
     return PageReferences(

@@ -239,8 +239,8 @@ def _core_symbols(kernel: Kernel) -> _CoreSymbols | None:
     if marker_count > 1 and markers[1] == 0:
         markers = read_array(kernel.prog, markers_at, kernel.word, marker_count)
     longest = _name_length(kernel)
-    # The last marker is the offset of the last names, at most 256. The table of names ends before
-    # the kernel image does.
+    # The last marker is the offset of the last group of names, which has at most 256 names. The
+    # table of names ends before the kernel image does.
     size = min(int(markers.max()), count * longest) + 256 * (longest + 2)
     image = image_range(kernel)
     room = image[1] - names_at if image is not None and image[0] <= names_at < image[1] else size
@@ -308,8 +308,8 @@ def _module_ranges(module: Object, own_regions: bool) -> tuple[tuple[int, int, i
     type_ = module.type_.type
     ranges: list[tuple[int, int, int]] = []
     if has_member(type_, "mem"):
-        # Linux kernel commit ac3b43283923 ("module: replace module_layout with module_memory")
-        # (in v6.4).
+        # module.mem was added in Linux kernel commit ac3b43283923 ("module: replace module_layout
+        # with module_memory") (in v6.4).
         regions = [(int(region.base), int(region.size)) for region in module.mem]
         if own_regions:
             return tuple(

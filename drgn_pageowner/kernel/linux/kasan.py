@@ -78,7 +78,8 @@ def quarantine(kernel: Kernel) -> list[int]:
 @once
 def find_shadow(kernel: Kernel) -> Shadow | None:
     """Find the shadow memory of generic KASAN; ``None`` if this kernel has no generic KASAN."""
-    # In mm/kasan/generic.c and shadow.c. Tag-based KASAN has a shadow of another scale.
+    # Symbols of mm/kasan/generic.c and shadow.c. Tag-based KASAN lacks the first one, and its
+    # shadow has a different scale.
     names = ("__asan_load8", "kasan_early_shadow_page")
     if any(symbol_address(kernel.prog, name) is None for name in names):
         return None
@@ -88,7 +89,8 @@ def find_shadow(kernel: Kernel) -> Shadow | None:
     if place is None:
         return None
     shadow = Shadow(kernel.prog, *place)
-    # The first bytes of a global variable are accessible, so their shadow is 0.
+    # Check the location with a global variable: its first bytes are accessible, so their shadow
+    # byte must be 0.
     known = int(kernel.prog["init_mm"].address_of_())
     try:
         return shadow if kernel.prog.read(shadow.address(known), 1) == b"\0" else None

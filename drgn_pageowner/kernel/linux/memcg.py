@@ -74,8 +74,8 @@ class MemcgTable:
 
         Which of the two the pointer is depends on the kernel and the page. Since Linux kernel
         commit f1cf8d2f36dc ("mm: memcontrol: eliminate the problem of dying memory cgroup for LRU
-        folios") (in v7.1) it is always an obj_cgroup. Without looking at the version: if the css at
-        the pointer belongs to the memory controller, the pointer is a mem_cgroup.
+        folios") (in v7.1) it is always an obj_cgroup. The version is not needed to tell them apart:
+        if the css at the pointer belongs to the memory controller, it is a mem_cgroup.
 
         :return: Index in :attr:`memcgs`; -1 if the pointer is neither.
         """

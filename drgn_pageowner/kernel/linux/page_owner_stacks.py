@@ -36,8 +36,8 @@ def read_stack_list(kernel: Kernel) -> StackList:
     first = find_object(kernel.prog, "stack_list", _FILE)
     record = find_type(kernel.prog, "struct stack_record")
     if first is None or record is None or not has_member(record, "count"):
-        # Linux kernel commit 217b2119b9e2 ("mm,page_owner: implement the tracking of the stacks
-        # count") (in v6.9).
+        # The list was added in Linux kernel commit 217b2119b9e2 ("mm,page_owner: implement the
+        # tracking of the stacks count") (in v6.9).
         raise PageOwnerError(
             "this kernel's page_owner has no list of stacks (it has since v6.9): top --by stack "
             "counts the pages of each"

@@ -144,7 +144,8 @@ class StateDecoder:
 
         :param plain: Which pages have no page type, have references and are not tails: ``bool``.
         """
-        # Most pages are free or used by the kernel, and have neither a mapping nor the lru flag.
+        # Look only at pages with a mapping or the lru flag. Most pages have neither, because they
+        # are free or used by the kernel.
         where = np.flatnonzero(plain & ((rows["mapping"] != 0) | self._has(flags, "lru")))
         mapping, flags = rows["mapping"][where], flags[where]
         kind = mapping & np.uint64(MAPPING_FLAGS)

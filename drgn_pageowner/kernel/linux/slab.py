@@ -257,7 +257,8 @@ def _ready(kernel: Kernel, cache: Object) -> tuple[list[int], list[int], list[in
     name = name_of(cache.name)
     cost = "the CPUs' free objects of {} cannot be read: some look allocated"
     with kernel.tolerate(cost, of=name):
-        # Until Linux kernel commit 32c894c7274b ("slab: remove struct kmem_cache_cpu") (in v7.0).
+        # Removed in Linux kernel commit 32c894c7274b ("slab: remove struct kmem_cache_cpu") (in
+        # v7.0).
         if has_member(type_, "cpu_slab") and cache.cpu_slab:
             for cpu in online_cpus(kernel):
                 head = int(cpu_pointer(kernel, cache.cpu_slab, cpu).freelist)
@@ -293,8 +294,8 @@ def _sheaves(kernel: Kernel, cache: Object) -> Iterator[Object]:
 def _barns(kernel: Kernel, cache: Object) -> Iterator[Object]:
     type_ = cache.type_.type
     for node, _ in online_nodes(kernel):
-        # Linux kernel commit 5ba6bc27b1f9 ("slab: decouple pointer to barn from kmem_cache_node")
-        # (in v7.1).
+        # kmem_cache.per_node was added in Linux kernel commit 5ba6bc27b1f9 ("slab: decouple pointer
+        # to barn from kmem_cache_node") (in v7.1).
         if has_member(type_, "per_node"):
             barn = cache.per_node[node].barn
         else:

@@ -60,6 +60,6 @@ def track_offset(kernel: Kernel, cache: Object) -> int:
 
     :param cache: ``struct kmem_cache *``
     """
-    # As in get_info_end(), tracks follow the free pointer, if that is outside of the object.
+    # As in get_info_end(): if the free pointer is outside of the object, the tracks follow it.
     outside = int(cache.offset) >= int(cache.inuse)
     return int(cache.offset) + kernel.word.itemsize if outside else int(cache.inuse)

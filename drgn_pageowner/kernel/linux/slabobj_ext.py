@@ -115,7 +115,8 @@ def _vectors(kernel: Kernel, pages: Pages, slabs: Slabs, size: int) -> tuple[Arr
     :return: Address of the array (``uint64``; 0 if the slab has none), and distance between two
         elements in bytes (``int64``); a row per slab in each.
     """
-    # Linux kernel commit 7a8e71bc619d ("mm/slab: use stride to access slabobj_ext") (in v7.0).
+    # slab.stride was added in Linux kernel commit 7a8e71bc619d ("mm/slab: use stride to access
+    # slabobj_ext") (in v7.0). Before, the distance is the size of the structure.
     dtype = struct_dtype(
         kernel.prog,
         slab_type(kernel),

@@ -27,7 +27,7 @@ def source_frames(kernel: Kernel, pcs: Iterable[int]) -> dict[int, list[SourceFr
         try:
             trace = kernel.prog.stack_trace_from_pcs([pc])
         except NotImplementedError as error:
-            # i386, for one.
+            # drgn has no stack traces for i386, for example.
             raise PageOwnerError(f"drgn finds no source lines of this kernel: {error}") from error
         for frame in trace:
             try:

@@ -95,11 +95,11 @@ def depot_layout(kernel: Kernel) -> DepotLayout:
             "no union handle_parts in the debugging symbols: this vmlinux has no DWARF for "
             "lib/stackdepot.c, so stacks cannot be read"
         ) from error
-    # Linux kernel commit 961c949b012f ("lib/stackdepot: rename slab to pool") (in v6.3).
+    # Renamed in Linux kernel commit 961c949b012f ("lib/stackdepot: rename slab to pool") (in v6.3).
     pools = "stack_pools" if find_object(kernel.prog, "stack_pools") is not None else "stack_slabs"
     bias = 0
     if has_member(parts, "pool_index_plus_1"):
-        # Linux kernel commit a6c1d9cb9a68 ("stackdepot: rename pool_index to
+        # Renamed in Linux kernel commit a6c1d9cb9a68 ("stackdepot: rename pool_index to
         # pool_index_plus_1") (in v6.9).
         member, bias, name = "pool_index_plus_1", 1, "pools, index + 1 (since v6.9)"
     elif has_member(parts, "pool_index"):
@@ -112,8 +112,8 @@ def depot_layout(kernel: Kernel) -> DepotLayout:
     else:
         member = "slabindex"
         extra = has_member(parts, "extra")
-        # Linux kernel commit 83a4f1ef45a9 ("stackdepot: reserve 5 extra bits in
-        # depot_stack_handle_t") (in v6.1).
+        # Extra bits were added in Linux kernel commit 83a4f1ef45a9 ("stackdepot: reserve 5 extra
+        # bits in depot_stack_handle_t") (in v6.1).
         name = "slabs with extra bits (v6.1 to v6.2)" if extra else "slabs (v4.6 to v6.0)"
     pool_shift, pool_bits = _bit_field(parts, member)
     offset_shift, offset_bits = _bit_field(parts, "offset")
@@ -182,7 +182,8 @@ def _pool_addresses(kernel: Kernel, ahead: int = 0) -> Array:
         address = int(pools)
     most = _most_pools(kernel)
     if not 0 <= number <= most:
-        # Take the whole array; the pointers after the last pool are null.
+        # The number of pools is damaged. Read the whole array; pointers after the last pool are
+        # null.
         number = most
     return read_array(kernel.prog, address, kernel.word, min(number + ahead, most))
 
@@ -286,7 +287,8 @@ def read_stacks(kernel: Kernel, handles: Array) -> tuple[Stacks, Array]:
     count = None
     if counts:
         count = np.concatenate(counts)[by_handle]
-        # The count starts at 1; page_owner's dummy stacks have none.
+        # The count is one more than the number of pages. That of page_owner's dummy stacks is
+        # saturated, which means that their pages are not counted.
         count = np.where(count == _REFCOUNT_SATURATED, -1, count - 1)
     stacks = Stacks(
         handles[position],

@@ -22,7 +22,7 @@ def possible_cpus(kernel: Kernel) -> tuple[int, ...]:
         try:
             cpus = _bits(cpu_possible_mask(kernel.prog).bits)
         except LookupError as error:
-            # The symbols do not describe it: that is no damage.
+            # The debugging symbols do not describe the mask, which is not damage: report nothing.
             unless_mistaken(error)
     return tuple(cpu for cpu in cpus if offsets is None or cpu < offsets.type_.length) or (0,)
 
@@ -38,8 +38,8 @@ def online_cpus(kernel: Kernel) -> tuple[int, ...]:
     have empty lists and counters, because these are drained then, so they do no harm.
     """
     possible = possible_cpus(kernel)
-    # Linux kernel commit e797bda3fd29 ("smp/hotplug: Track booted once CPUs in a cpumask") (in
-    # v5.4).
+    # Added in Linux kernel commit e797bda3fd29 ("smp/hotplug: Track booted once CPUs in a cpumask")
+    # (in v5.4).
     booted = find_object(kernel.prog, "cpus_booted_once_mask")
     online: set[int] = set()
     for mask in (cpu_online_mask(kernel.prog), booted):

@@ -110,6 +110,7 @@ def _ask_drgn(kernel: Kernel, first: int, number: int, size: int) -> Array:
     :param first: Number of the first virtual page.
     :param number: Number of pages.
     :param size: Page size, in bytes.
+    :return: ``int64``, shape ``(number,)``; -1 where nothing is mapped.
     """
     low, high = (_pfn_or_none(kernel, page * size) for page in (first, first + number - 1))
     if low >= 0 and high - low == number - 1:

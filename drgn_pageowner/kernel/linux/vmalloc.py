@@ -208,7 +208,9 @@ def read_vmap_areas(
                 bookkeeping.append(int(vm))
             if not vm or (not vm.pages and int(vm.flags) & (_VM_MAP | _VM_ALLOC)):
                 start, end = int(vmap.va_start), int(vmap.va_end)
-                # A driver's own mapping is not larger than memory.
+                # The area has no list of pages, so ask the page tables which pages it maps. A
+                # mapping of memory is not larger than memory; a larger one is garbage or maps a
+                # device.
                 if 0 < (end - start) // size <= len(pages):
                     pfns = kernel_pfns(kernel, start, (end - start) // size)
                     areas.append(Area(start, end - start, AreaKind.VMAP, _rows(pages, pfns)))

@@ -59,7 +59,8 @@ def find_bookkeeping(kernel: Kernel) -> Bookkeeping:
     for name, file in _CACHES:
         cache = find_object(kernel.prog, name, file)
         with suppress_damage():
-            # A cache may be merged with others of the same size.
+            # Skip a cache that was merged with others of the same size, because not all of its
+            # objects are bookkeeping.
             if cache is not None and cache and int(cache.refcount) == 1:
                 found.caches.append(int(cache))
     for name, file in _ARRAYS:

@@ -130,13 +130,13 @@ def _command_line(kernel: Kernel) -> str:
 
 
 def _crashed_task(kernel: Kernel) -> tuple[int, str]:
-    # Since Linux kernel commit 1717f2096b54 ("panic, x86: Fix re-entrance problem due to panic on
-    # NMI") (in v4.5); -1 where nobody panicked.
+    # panic_cpu was added in Linux kernel commit 1717f2096b54 ("panic, x86: Fix re-entrance problem
+    # due to panic on NMI") (in v4.5). It is -1 if no CPU called panic().
     panic_cpu = find_object(kernel.prog, "panic_cpu")
     if panic_cpu is not None and int(panic_cpu.counter) >= 0:
         task = cpu_variable(kernel, "runqueues", int(panic_cpu.counter)).curr
         return int(task.pid), _text(task.comm.string_())
-    # drgn does not find it if KASLR relocated the per-CPU variables.
+    # drgn does not find the crashed thread if KASLR relocated the per-CPU variables.
     thread = kernel.prog.crashed_thread()
     return int(thread.tid), _text(thread.object.comm.string_())
 
@@ -158,7 +158,15 @@ def _taints(kernel: Kernel, mask: int) -> list[Taint]:
 
 
 def _taint(kernel: Kernel, table: Object | None, bit: int) -> Taint:
-    """Get a taint; :data:`_TAINTS` has its meaning if it has the same letter as *table*."""
+    """
+    Get the letter and the meaning of a taint.
+
+    The meaning is taken from :data:`_TAINTS` if *table* has the same letter for this bit, otherwise
+    from *table*.
+
+    :param table: The kernel's ``taint_flags``, if it has this table.
+    :param bit: Number of the bit in ``tainted_mask``.
+    """
     known = _TAINTS[bit] if bit < len(_TAINTS) else None
     letter, words = known if known is not None else ("?", f"flag {bit}")
     if table is None or bit >= len(table):

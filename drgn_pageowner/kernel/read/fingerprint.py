@@ -47,7 +47,7 @@ def read_bytes(kernel: Kernel, addresses: Array, size: int) -> list[bytes]:
 
 def read_contents(reader: HeapReader, nodes: Array) -> Contents:
     """
-    Find the clues to their owners in the contents of nodes of a heap.
+    Search the contents of heap nodes for clues to the owners of the nodes.
 
     :param nodes: ``int64``, shape ``(n,)``: nodes that are records, slab objects or per-CPU memory.
     """

@@ -147,8 +147,9 @@ class HeapReader:
         """
         Return *inventory* with records made from the state of each ``struct page``.
 
-        These records have no stacks, from which the use of some pages would be known. Therefore the
-        page tables of processes, the pages mapped by them, and areas of unloaded modules are
+        The stacks of page_owner's records show that a page is a page table of a process, mapped
+        into a process, or memory of a module. The records made here have no stacks, so the page
+        tables of processes, the pages mapped by them, and the areas of unloaded modules are
         searched for.
         """
         pages = self.reader.pages
@@ -284,7 +285,7 @@ class HeapReader:
         for rows in self._constants():
             source[rows] = -1
         source[self._crash_kernel()] = -1
-        # Of stacks, only the live part is scanned.
+        # Pages of stacks are scanned separately, and only the part that is in use.
         for rows in self._irq_stacks():
             source[rows] = -1
         return source
@@ -370,7 +371,7 @@ class HeapReader:
             self.reader.free_objects.collect(rows, data)
             if self._unrecorded:
                 self._find_vmcoreinfo(rows, data)
-            # Most words are zero.
+            # Leave out zero words, which are most of the words.
             place_of = np.flatnonzero(data != 0)
             data = data[place_of]
             chosen = np.flatnonzero(data >= self.resolver.lowest)
@@ -384,8 +385,8 @@ class HeapReader:
             chosen, target, pair = numbers.find(data)
             place = place_of[chosen]
             node = self.nodes_of_words(rows, place)
-            # The image has tables of ascending 32-bit numbers, such as symbol offsets and unwinding
-            # data.
+            # Ignore pairs of 32-bit PFNs in the kernel image, because it has tables of ascending
+            # 32-bit numbers, such as symbol offsets and unwinding data.
             good = (node >= 0) & ~(pair & (node == self.first_root + _IMAGE))
             offset = self._offsets(rows, place, node)
             self._numbers.append(np.stack([node[good], target[good], offset[good]]))
@@ -530,7 +531,12 @@ class HeapReader:
             self._add_unplaced(source, known)
 
     def struct_page_words(self) -> Iterator[tuple[Array, Array, Array]]:
-        """Yield address, node and value of possible pointers in each section's memmap."""
+        """
+        Yield the words in each section's memmap that may be pointers.
+
+        :return: For each section, the virtual address of each word (``uint64``), the node of the
+            page that its ``struct page`` describes (``int64``), and its value (``uint64``).
+        """
         size = self._kernel.struct_page_size
         per_page = size // self.word
         for section in find_sections(self._kernel):
@@ -541,7 +547,8 @@ class HeapReader:
             bulk = read_bulk(self._kernel.prog, section.memmap, number * size)
             data = words(self._kernel.prog, bulk.data)
             place = np.flatnonzero(data >= self.resolver.lowest)
-            # The first word is flags; the second word of a tail page points to its head page.
+            # Leave out words that are not references: the first word, which has the page flags, and
+            # the second word of a tail page, which points to its head page.
             which = place % per_page
             tail = (which == 1) & ((data[place] & np.uint64(1)) != 0)
             node = self._struct_page_node[row + place // per_page]
@@ -551,7 +558,12 @@ class HeapReader:
             yield addresses, node[kept], data[place]
 
     def stack_words(self, stack: TaskStack) -> tuple[int, Array]:
-        """Get the address of the live part of a stack, and its words followed by registers."""
+        """
+        Get the words of the part of a stack that is in use, and the task's registers.
+
+        :return: Virtual address of the first word; and the words, followed by the registers:
+            ``uint64``.
+        """
         end = stack.start + stack.size
         live = -(-stack.live // self.word) * self.word
         bulk = read_bulk(self._kernel.prog, live, end - live)

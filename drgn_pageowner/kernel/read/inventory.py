@@ -92,7 +92,7 @@ class InventoryReader:
         )
 
     def _metadata_rows(self) -> Array:
-        """Get the :class:`Metadata` of every page."""
+        """Get the :class:`Metadata` of every page: ``uint8``, a row for each page."""
         found = np.zeros(len(self.pages), np.uint8)
         tables = self.pages.rows(kernel_tables(self.kernel, self.may_be_tables))
         found[tables[tables >= 0]] = Metadata.TABLE
@@ -109,7 +109,7 @@ class InventoryReader:
             found[self.rows_of(address, length)] = Metadata.PERCPU
         image = self._image
         if image is not None:
-            # Pages in the middle of the image may have been freed.
+            # Pages of the image that were freed after boot, such as init memory, are not reserved.
             rows = self.rows_of(image[0], image[1] - image[0])
             found[rows[self.pages.state[rows] == PageState.RESERVED]] = Metadata.IMAGE
         for stack in self.stacks:

@@ -34,7 +34,7 @@ def read_facts(kernel: Kernel) -> Facts:
         min_low_pfn, max_pfn = pfn_limits(kernel, problems)
         zones = find_zones(kernel, problems)
     except PageOwnerError as error:
-        # The other facts still describe the machine and its crash.
+        # Continue without PFN limits and zones; the other facts still describe the machine.
         problems.append(str(error))
     facts = Facts(
         release=name_of(kernel.prog["UTS_RELEASE"]),

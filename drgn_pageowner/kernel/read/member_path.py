@@ -13,7 +13,7 @@ from drgn_pageowner.kernel.dump.kernel import Kernel
 __all__ = ("member_path", "object_expression")
 
 _STRUCTURES = (TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS)
-# Structures nest no deeper; what does is garbage.
+# Maximum plausible depth of nested structures and arrays.
 _DEEPEST = 32
 
 

@@ -88,9 +88,12 @@ def _markers(words: Array) -> Array:
     """
     Find the ends of empty lists in hash tables: ``bool``, the shape of *words*.
 
-    NULLS_MARKER() of include/linux/list_nulls.h is ``1 | number << 1``, where number is that of the
-    bucket, as in the kernel's tables of TCP sockets. A long run of odd numbers, two apart, consists
-    of no PFNs.
+    The kernel's tables of TCP sockets, for example, mark the end of the list of each bucket with
+    NULLS_MARKER() of include/linux/list_nulls.h: ``1 | number << 1``, where *number* is the index
+    of the bucket. Empty buckets therefore contain odd numbers that increase by two. A long run of
+    such words is taken for a hash table, not for PFNs.
+
+    :param words: ``uint64``, in the order of their addresses.
     """
     step = np.diff(words) == 2
     step &= (words[1:] & np.uint64(1)) != 0
@@ -98,6 +101,6 @@ def _markers(words: Array) -> Array:
     start, end = edges[::2], edges[1::2]
     long = end - start >= _SHORTEST_TABLE
     result = np.zeros(len(words), bool)
-    # Of n steps there are n + 1 words.
+    # A run of n steps has n + 1 words.
     result[ranges(start[long], (end - start)[long] + 1)] = True
     return result

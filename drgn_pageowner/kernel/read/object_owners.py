@@ -142,9 +142,11 @@ def _stacks(
     kernel: Kernel, pages: Pages, slabs: Slabs, problems: list[str], chosen: Array | None = None
 ) -> tuple[Array, Array, Stacks]:
     """
-    Read handle and pid of every object's allocation, and the stacks of the handles.
+    Read the handle and pid of every object's allocation, and the stacks of the handles.
 
     :param chosen: ``bool``, a row per object: the requested objects; all by default.
+    :return: ``depot_stack_handle_t`` (``uint32``; 0 if unknown) and pid (``int32``; -1 if unknown),
+        a row per object in each; and the stacks.
     """
     chosen = slabs.allocated if chosen is None else slabs.allocated & chosen
     handle, pid = np.zeros(len(slabs), np.uint32), np.full(len(slabs), -1, np.int32)

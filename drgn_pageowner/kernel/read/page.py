@@ -133,7 +133,7 @@ class _Reporter:
 
 _NO_REFERENCE = "free, on a per-CPU list or being freed"
 _NOT_RECORDED = "in use, owner not recorded"
-# If such a page has a tag, it is allocated.
+# States that do not tell whether the page is allocated. If it has a tag, it is.
 _UNRECORDED = (_NO_REFERENCE, _NOT_RECORDED)
 
 

@@ -113,7 +113,7 @@ class _Reader:
         self._note_missing(pages)
         free = self._free_lists(pages)
         threshold = find_object(self._kernel.prog, "sysctl_extfrag_threshold")
-        # Linux kernel commit e3aa7df331bc ("mm: page_alloc: defrag_mode") (in v6.15).
+        # Added in Linux kernel commit e3aa7df331bc ("mm: page_alloc: defrag_mode") (in v6.15).
         defrag = find_object(self._kernel.prog, "defrag_mode", "mm/page_alloc.c")
         zones = read_zone_stats(self._kernel)
         return Memory(

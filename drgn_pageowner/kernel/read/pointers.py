@@ -61,9 +61,10 @@ class Resolver:
         self._records = record_of_row
         self.first_object = first_object
         self.allocations: AllocationPages | None = None
-        """The pages of every allocation in order; set later."""
+        """The pages of every allocation, in order. Set by :class:`HeapReader` after
+        construction."""
         self.percpu: PerCpuNodes | None = None
-        """The allocations of per-CPU memory; set later."""
+        """The allocations of per-CPU memory. Set by :class:`HeapReader` after construction."""
         self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
         self._direct = direct_map(kernel)
         self._end = direct_map_end(kernel)

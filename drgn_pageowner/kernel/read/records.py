@@ -63,9 +63,9 @@ def read_records(
     """
     Decode the page_owner records; if there are none, make records from allocation tags.
 
-    :param columns: Columns to decode, of :data:`ALL_COLUMNS`; all by default. Fewer is faster:
-        without columns of ``struct page`` the memmap is not read. ``pfn``, ``order`` and
-        ``allocated`` are always there.
+    :param columns: Columns to decode, of :data:`ALL_COLUMNS`; all by default. Fewer columns
+        take less time: the memmap is only read for columns of ``struct page``. ``pfn``, ``order``
+        and ``allocated`` are always decoded.
     :param freed: Also keep the records of freed pages (column ``allocated``).
     :raises PageOwnerError: if the kernel has no CONFIG_PAGE_OWNER, page_owner is off, or the tables
         needed to find the records cannot be read
@@ -281,7 +281,7 @@ class _PageColumns:
             flags = rows["flags"][pfn - first]
             self._flag_columns(flags, part)
             if self._memcg:
-                # In a tail page, this word is the folio's number of pages.
+                # In a tail page, the word at memcg_data is the folio's number of pages.
                 chosen = rows[pfn - first]
                 head = (compound_words(self._kernel, chosen) & 1) == 0
                 part["memcg_data"] = chosen["memcg_data"] * head
@@ -302,7 +302,11 @@ class _PageColumns:
                 part[name] = value.astype(STORED[name].dtype)
 
     def take_tags(self, result: dict[str, Array]) -> Tags | None:
-        """Replace the references in column ``tag`` by indices of tags, and return the tags."""
+        """
+        Replace the addresses in column ``tag`` of *result* by indices of tags.
+
+        :return: The tags; ``None`` if *result* has no such column.
+        """
         references = result.pop("tag", None)
         if references is None:
             return None
@@ -311,7 +315,11 @@ class _PageColumns:
         return tags_of(self._kernel, table)
 
     def finish(self, result: dict[str, Array]) -> tuple[Memcg, ...]:
-        """Turn ``memcg_data`` into columns; return the memory cgroups they refer to."""
+        """
+        Replace ``memcg_data`` in *result* by the columns ``memcg`` and ``memcg_kind``.
+
+        :return: The memory cgroups, sorted by path, that column ``memcg`` has indices of.
+        """
         data = result.pop("memcg_data", None)
         if data is None:
             return ()

@@ -106,24 +106,25 @@ _CACHE_ARRAYS = {"biovec-": "bio_vec", "sgpool-": "scatterlist"}
 _NOTHING, _ADDRESS, _NUMBER = int(WordUse.NOTHING), int(WordUse.ADDRESS), int(WordUse.NUMBER)
 _MEMMAP_POINTER, _LEARN = int(WordUse.MEMMAP), int(WordUse.LEARN)
 _UNNAMED = int(WordUse.UNNAMED)
-# What members are called that have PFNs or physical addresses, without having a type of their own.
+# Words in the names of members that contain PFNs or physical addresses although they have a plain
+# integer type.
 _LIKE_NUMBERS = re.compile(
     r"pfn|phys|paddr|addr|dma|page|frame|base|start|end|pgd|cr3|private|data"
 )
 
 
 class _Facts(NamedTuple):
-    """What is needed of the type of a member, asked of drgn once."""
+    """Properties of a member's type, which are cached because asking drgn takes long."""
 
     plain: Type
-    """Without qualifiers and typedefs."""
+    """The type without qualifiers and typedefs."""
     place: int
-    """The address of drgn's internal type."""
+    """Address of drgn's internal structure of the type, which identifies the type."""
     kind: TypeKind
     size: int
-    """In bytes; 0 for a type without a size."""
+    """Size in bytes; 0 for a type without a size."""
     typedefs: frozenset[str]
-    """The names of the typedefs for it."""
+    """Names of the typedefs that the type was declared by."""
 
 
 class DwarfTypes:
@@ -235,7 +236,11 @@ class DwarfTypes:
     # --- words --------------------------------------------------------------------------------
 
     def _flatten(self, type_: Type) -> Layout:
-        """Determine the words of a type; for an array of unknown length, those of one element."""
+        """
+        Determine the :class:`Layout` of a type: what each of its words can refer to.
+
+        For an array of unknown length, this is the layout of one element.
+        """
         return self._of_facts(self._facts(type_))
 
     def _of_facts(self, facts: _Facts) -> Layout:
@@ -271,7 +276,8 @@ class DwarfTypes:
         if kind == TypeKind.POINTER:
             inner = self._facts(target.type)
             if inner.kind in _STRUCTURES and inner.plain.tag in _LINKS:
-                # The end of a list: it leads to a member of whatever is linked last.
+                # A pointer to the last link of a list. Its target is a member of the last structure
+                # on the list, whose type is not known.
                 return _ADDRESS, -1
             return _ADDRESS, self.number(type_.type, repeat=True)
         if kind in _SCALARS and facts.size:
@@ -281,9 +287,10 @@ class DwarfTypes:
 
     def _of_number(self, facts: _Facts, name: str) -> int:
         """
-        Determine what an integer can refer to.
+        Determine the :class:`WordUse` of an integer.
 
-        :param name: Name of the member.
+        :param facts: Properties of its type.
+        :param name: Name of the member; empty if it is not a member.
         """
         integer = facts.kind == TypeKind.INT
         if facts.typedefs & _PHYSICAL or ("pfn" in name and integer):
@@ -334,7 +341,12 @@ class DwarfTypes:
             painter.paint(offset, facts.size, use)
 
     def _add_parts(self, painter: _Painter, offset: int, type_: Type) -> None:
-        """Record the structures that a member consists of."""
+        """
+        Add the structures that a member consists of, nested ones included, to the painter's parts.
+
+        :param offset: Offset of the member in the type that is assembled, in bytes.
+        :param type_: Type of the member.
+        """
         facts = self._facts(type_)
         plain = facts.plain
         if facts.kind == TypeKind.ARRAY:
@@ -396,10 +408,11 @@ class DwarfTypes:
             return -1
         own = _size(self._types[number])
         if tag == name:
-            # A cache made by KMEM_CACHE(). What its structure ends with may be of many elements, or
-            # of less than it has room for: unused registers, absent nodes.
+            # The cache was made by KMEM_CACHE(). Its objects are larger than the structure if that
+            # ends with an array whose length is not declared, and smaller if the kernel leaves out
+            # unused elements at the end (_TRUNCATED).
             return number if own <= size < 2 * own or name in _TRUNCATED else -1
-        # Other kernels may have a different structure of that name.
+        # The sizes must match, because other kernels may have a different structure of that name.
         return number if own <= size < own + 2 * self.word else -1
 
     def _merged(self) -> set[str]:
@@ -427,7 +440,7 @@ class _Painter:
         self.ends = True
 
     def paint(self, offset: int, size: int, use: int) -> None:
-        """Add *use* to the words that overlap *size* bytes at *offset*."""
+        """Add *use* (:class:`WordUse`) to all words that overlap *size* bytes at *offset*."""
         if use and size:
             first, last = offset // self._word, -(-(offset + size) // self._word)
             mine = slice(first, last)
@@ -436,7 +449,12 @@ class _Painter:
             self.use[mine] |= np.uint8(use)
 
     def point(self, offset: int, use: int, aim: int) -> None:
-        """Add a pointer to the type *aim* at *offset*."""
+        """
+        Add a pointer at *offset*.
+
+        :param use: :class:`WordUse` of the pointer.
+        :param aim: Number of the type that it points to; -1 if unknown.
+        """
         word, rest = divmod(offset, self._word)
         if rest or word >= len(self.use) or self.use[word] & _ADDRESS:
             pointer = np.array([use], np.uint8), np.array([aim], np.int32)

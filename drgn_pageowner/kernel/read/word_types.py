@@ -206,9 +206,9 @@ def word_at(kernel: Kernel, reader: HeapReader, address: int) -> tuple[str, str]
     """
     Name the word at an address by the member of the object that it is part of.
 
-    :param reader: Of a heap whose types were inferred.
-    :return: What drgn evaluates to the word, and the type of the object; ``None`` if the type is
-        unknown, or if the word is no member.
+    :param reader: Reader of a heap whose types were inferred.
+    :return: A drgn expression for the word, and the name of the object's type; ``None`` if the type
+        is unknown, or if the word is no member.
     """
     found = object_at(kernel, reader, address)
     if found is None or found.address_ is None:

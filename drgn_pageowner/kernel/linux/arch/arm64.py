@@ -26,7 +26,12 @@ _IDMAP_BITS = 48
 
 
 class Arm64(Arch):
-    """Facts about arm64. Page tables with LPA2, which VMCOREINFO does not show, need drgn."""
+    """
+    Facts about arm64.
+
+    Page tables with LPA2 have another format, which VMCOREINFO does not show. They are left to
+    drgn's page table walker.
+    """
 
     stack_pointer = "cpu_context.sp"
     irq_stack_pointers = ("irq_stack_ptr",)
@@ -42,8 +47,8 @@ class Arm64(Arch):
         return table.with_address_bits(va_bits)
 
     def table_roots(self, kernel: Kernel, format_: Format) -> Iterator[tuple[Format, int]]:
-        # The tables of KPTI's entry trampoline, the table in TTBR0 while user space is not mapped,
-        # and the ID map.
+        # tramp_pg_dir is the table of KPTI's entry trampoline, reserved_pg_dir is in TTBR0 while
+        # user space is not mapped, and idmap_pg_dir maps virtual to equal physical addresses.
         t0sz = find_object(kernel.prog, "idmap_t0sz")
         for name in ("tramp_pg_dir", "reserved_pg_dir", "idmap_pg_dir"):
             address = symbol_address(kernel.prog, name)
