@@ -19,7 +19,7 @@ _NOT_ALLOCATED = (
 
 def find_allocations(pages: Pages, tagged: Array | None = None) -> tuple[Array, Array]:
     """
-    Find every allocation of whole pages that is neither free, reserved nor a slab.
+    Find every allocation of whole pages, except reserved pages and slabs.
 
     An allocation is a compound page, a single page, or a higher-order block that was allocated
     without ``__GFP_COMP``. The first page of such a block has references, and the pages that follow

@@ -150,7 +150,7 @@ class Column:
     none: int | None = None
     """The value that means "none" (``null`` in JSON)."""
     none_if: str = ""
-    """The condition under which a record has that value."""
+    """The condition under which a record has the value :attr:`none`."""
     listed: bool = True
     """Whether ``list --format json`` prints the column."""
     key: str = ""
@@ -222,17 +222,19 @@ COLUMNS = (
         "zone", "zone (`enum zone_type`)", Origin.PAGE, "uint8", Form.ZONE, key="zone",
         criterion=Criterion("zone", Match.NAMES, "in these zones"),
     ),
-    # 9cc7e96aa846 ("mm/page_owner: record timestamp and pid") (in v5.11).
+    # Added in Linux kernel commit 9cc7e96aa846 ("mm/page_owner: record timestamp and pid") (in
+    # v5.11).
     Column(
         "pid", "thread that allocated it", Origin.MEMBER, "int32", since="v5.11", key="pid",
         criterion=Criterion("pid", Match.NUMBERS, "allocated by these threads"), word="pid",
     ),
-    # bf215eab785a ("mm/page_owner.c: record tgid") (in v5.18).
+    # Added in Linux kernel commit bf215eab785a ("mm/page_owner.c: record tgid") (in v5.18).
     Column(
         "tgid", "process that allocated it", Origin.MEMBER, "int32", since="v5.18", key="tgid",
         criterion=Criterion("tgid", Match.NUMBERS, "allocated by these processes"), word="tgid",
     ),
-    # 865ed6a32786 ("mm/page_owner: record task command name") (in v5.18).
+    # Added in Linux kernel commit 865ed6a32786 ("mm/page_owner: record task command name") (in
+    # v5.18).
     Column(
         "comm", "name of the task that allocated it", Origin.MEMBER, "S16", Form.COMM,
         since="v5.18", key="comm",
@@ -244,12 +246,14 @@ COLUMNS = (
         "ts_nsec", "time of the allocation", Origin.MEMBER, "uint64", Form.TIME, since="v5.11",
         word="ts",
     ),
-    # 866b48526217 ("mm/page_owner: record the timestamp of all pages during free") (in v5.13).
+    # Added in Linux kernel commit 866b48526217 ("mm/page_owner: record the timestamp of all pages
+    # during free") (in v5.13).
     Column(
         "free_ts_nsec", "time of the last free before that, or of the free", Origin.MEMBER,
         "uint64", Form.TIME, since="v5.13", word="free_ts",
     ),
-    # f2ca0b557107 ("mm/page_owner: use stackdepot to store stacktrace") (in v4.8).
+    # Added in Linux kernel commit f2ca0b557107 ("mm/page_owner: use stackdepot to store
+    # stacktrace") (in v4.8).
     Column(
         "handle", "`depot_stack_handle_t` of the allocation's stack (v4.8); before, when records "
         "held the stacks themselves, a number that drgn-pageowner assigns, counting from 1, the "
@@ -260,8 +264,9 @@ COLUMNS = (
         "allocated", "false only with `--freed`: the page was freed, and this is its last owner",
         Origin.ENTRY, "bool",
     ),
-    # 7cd12b4abfd2 ("mm, page_owner: track and print last migrate reason") (in v4.6). An int before
-    # 6b4c54e3787b ("mm/page_owner.c: reduce page_owner structure size") (in v4.15).
+    # Added in Linux kernel commit 7cd12b4abfd2 ("mm, page_owner: track and print last migrate
+    # reason") (in v4.6). An int before 6b4c54e3787b ("mm/page_owner.c: reduce
+    # page_owner structure size") (in v4.15).
     Column(
         "last_migrate_reason", "reason of the last migration (`enum migrate_reason`)",
         Origin.MEMBER, "int16", Form.MIGRATE_REASON, since="v4.6", none=-1,
@@ -281,20 +286,22 @@ COLUMNS = (
         "stack", "frames of the allocation's stack as the kernel prints them, innermost first",
         Origin.SHOWN, form=Form.STACK, of="handle",
     ),
-    # 1b5c65b64cd4 ("mm/page_owner: record and dump free_pid and free_tgid") (in v6.8).
+    # Added in Linux kernel commit 1b5c65b64cd4 ("mm/page_owner: record and dump free_pid and
+    # free_tgid") (in v6.8).
     Column(
         "free_pid", "thread that freed it last", Origin.MEMBER, "int32", since="v6.8"
     ),
     Column(
         "free_tgid", "process that freed it last", Origin.MEMBER, "int32", since="v6.8"
     ),
-    # 8974558f49a6 ("mm, page_owner, debug_pagealloc: save and dump freeing stack trace") (in v5.4).
+    # Added in Linux kernel commit 8974558f49a6 ("mm, page_owner, debug_pagealloc: save and dump
+    # freeing stack trace") (in v5.4).
     Column(
         "free_handle", "`depot_stack_handle_t` of the stack that freed it last", Origin.MEMBER,
         "uint32", Form.HANDLE, since="v5.4",
     ),
-    # 22d407b164ff ("lib: add allocation tagging support for memory allocation profiling") (in
-    # v6.10).
+    # Added in Linux kernel commit 22d407b164ff ("lib: add allocation tagging support for memory
+    # allocation profiling") (in v6.10).
     Column(
         "tag", "allocation tag: the place in the source that allocates", Origin.TAG, "int32",
         Form.TAG, since="v6.10", none=-1, none_if="it has none", key="tag",

@@ -106,7 +106,7 @@ class DumpContents:
     format: str
     """``"kdump"`` or ``"ELF"``."""
     page_size: int
-    """In bytes."""
+    """The kernel's page size, in bytes."""
     listed: PfnRanges
     """Pages that the file should have according to its tables."""
     present: PfnRanges

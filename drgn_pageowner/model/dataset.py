@@ -51,7 +51,7 @@ def sql_type(column: Any) -> str:
     """Return the type of a record column in SQL and in a dataset: the same for every kernel."""
     if column.form.is_text:
         return "string"
-    # PFNs, pids, orders and handles all fit.
+    # int64 has room for PFNs, pids, orders and handles of every kernel.
     return column.dtype if column.dtype in ("bool", "uint64") else "int64"
 
 

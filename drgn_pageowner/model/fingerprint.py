@@ -21,8 +21,8 @@ _SHOWN = 3
 _SHORTEST = 4
 """Minimum length of a text; shorter runs of printable bytes are taken for binary data."""
 
-# include/linux/poison.h, include/linux/spinlock_types_raw.h, include/uapi/linux/magic.h,
-# include/linux/elf.h.
+# Magic numbers and poison values of include/linux/poison.h, include/linux/spinlock_types_raw.h,
+# include/uapi/linux/magic.h, include/linux/elf.h.
 _NUMBERS = {
     0xDEAD000000000100: "LIST_POISON1",
     0xDEAD000000000122: "LIST_POISON2",
@@ -138,7 +138,7 @@ def find_text(words: Array) -> tuple[Array, Array, Array]:
     data = np.ascontiguousarray(words).view(np.uint8).reshape(number, width, -1)
     letters = (data >= 0x20) & (data < 0x7F)
     letters |= (data == 0x0A) | (data == 0x0D) | (data == 0x09)
-    # The bytes after the text in its last word are zero.
+    # A text may end in the middle of a word, if the other bytes of that word are zero.
     before = np.logical_and.accumulate(letters, axis=2)
     full = before[:, :, -1]
     count = before.sum(axis=2)

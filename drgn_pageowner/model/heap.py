@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The use of every page, and the graph of pointers between allocations. No drgn object survives.
+The use of every page, and the graph of pointers between allocations. Contains no drgn objects.
 
 An :class:`Inventory` has the data that determine the use of each page; a :class:`Heap` adds a graph
 of pointers, whose nodes are records, slab objects and roots.
@@ -112,12 +112,12 @@ class AreaKind(Kind):
 
 @dataclass(frozen=True)
 class Area:
-    """A ``struct vm_struct``: pages that are mapped one after another."""
+    """A ``struct vm_struct``: a range of virtual addresses and the pages that it maps, in order."""
 
     start: int
     """First virtual address."""
     size: int
-    """In bytes, without the guard page."""
+    """Size in bytes, without the guard page."""
     kind: AreaKind
     rows: Array
     """``int64``: row of each of its pages in :class:`Pages`; -1 for a page without a
@@ -191,8 +191,8 @@ class Inventory:
     included."""
     problems: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
-    """Those problems that hide references. Memory that is referenced only from the missing parts
-    is wrongly reported as lost."""
+    """One line per part that could not be read and that may contain references. Memory that is
+    referenced only from these parts is wrongly reported as lost."""
 
     def __repr__(self) -> str:
         records = "no records" if self.records is None else f"{len(self.records):,} records"
@@ -253,10 +253,10 @@ class Heap:
     """``int32``, a row for each word that equals the PFN or the physical address of a record's
     page: the node that contains the word."""
     pfn_target: Array
-    """``int32``: the record."""
+    """``int32``, a row for each of these words: the record that the page belongs to."""
     pfn_offset: Array
-    """``int32``: offset of the word in its slab object, in bytes; -1 if it is not in a slab
-    object."""
+    """``int32``, a row for each of these words: its offset in the slab object that contains it, in
+    bytes; -1 if it is not in a slab object."""
     pages_read: int = 0
     """Number of base pages whose words were read."""
     pages_missing: int = 0
@@ -366,7 +366,7 @@ class HeapTarget:
     """The name, as the user wrote it."""
     pfn: int
     node: int | None
-    """``None`` for a free page, a page of boot memory, or a free object."""
+    """Number of the node; ``None`` for a free page, a page of boot memory, or a free object."""
     state: str
     """The state of the page or object in words, if it is not a node."""
 
@@ -396,10 +396,10 @@ class Evidence(enum.IntEnum):
     """The evidence for a verdict (values of :attr:`LeakSearch.evidence`)."""
 
     UNTYPED = 0
-    """Words that equal its address; no types were inferred."""
+    """Words that equal the address of the record's page. No types were inferred."""
     WORDS = 1
-    """Words that equal its address, in memory whose type is unknown, so that they may not be
-    pointers."""
+    """Words that equal the address of the record's page and are in memory of unknown type, so it is
+    not certain that they are pointers."""
     TYPES = 2
     """Types that are certain. A reachable record is reached by members that are pointers; a lost
     record has no such reference, and words that equal its address are known not to be pointers."""
@@ -428,7 +428,11 @@ class LostObjects:
 
 @dataclass
 class LeakSearch:
-    """Result of a search for leaks, as saved in a snapshot, which does not have the memory."""
+    """
+    Result of a search for leaks, as it is saved in a snapshot.
+
+    A snapshot does not contain the memory, so the search cannot be made again.
+    """
 
     inventory: Inventory
     records: Snapshot
@@ -441,13 +445,14 @@ class LeakSearch:
     pages_missing: int
     """Number of base pages of kernel memory that are not in the dump."""
     number_chance: list[float]
-    """:attr:`drgn_pageowner.analysis.leaks.reach.Reach.number_chance`."""
+    """Probability that some word equals a PFN by chance; element *k* is for PFNs from ``2^k``
+    on."""
     lost: LostObjects | None = None
     evidence: Array | None = None
     """``uint8``, a row per record: :class:`Evidence`; ``None`` for snapshots saved by versions
     without it."""
     recorded: bool = True
-    """:attr:`Heap.recorded`."""
+    """Whether :attr:`records` are page_owner records, as :attr:`Heap.recorded`."""
     fingerprint: Array = field(default_factory=lambda: np.zeros(0, np.int32))
     """``int32``, a row per record: index in :attr:`fingerprints`; -1 if it has none. Empty if
     fingerprints were not requested."""

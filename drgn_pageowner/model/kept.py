@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Results that several parts of one answer need, computed once.
+Cache results that several commands on the same dump need.
 
-``triage`` runs a dozen commands on one dump. While :func:`keeping_results` is entered, a function
-with the decorator :func:`kept` is called once for the same arguments.
+``triage``, for example, runs a dozen commands on one dump. In a ``with`` block of
+:func:`keeping_results`, a function with the decorator :func:`kept` is called only once for the same
+arguments.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _RESULTS: ContextVar[dict[Hashable, tuple[Any, Any]] | None] = ContextVar("resul
 
 @contextmanager
 def keeping_results() -> Iterator[None]:
-    """Keep results until the block ends; inside of another such block, until that ends."""
+    """Cache results until the ``with`` block ends; if blocks are nested, until the outer one
+    ends."""
     if _RESULTS.get() is not None:
         yield
         return
@@ -37,9 +39,10 @@ def keeping_results() -> Iterator[None]:
 
 def kept_as(key: Hashable, alive: Any, compute: Callable[[], T]) -> T:
     """
-    Return the result of *compute*, which is kept under *key* if results are kept.
+    Return the result of *compute*; in a block of :func:`keeping_results`, call it once per *key*.
 
-    :param alive: Objects whose ``id()`` is part of *key*: they must not be freed meanwhile.
+    :param alive: Objects whose ``id()`` is part of *key*. They are stored with the result, so that
+        no other object can get the same ``id()``.
     """
     results = _RESULTS.get()
     if results is None:
@@ -52,9 +55,10 @@ def kept_as(key: Hashable, alive: Any, compute: Callable[[], T]) -> T:
 
 def kept(function: Callable[P, T]) -> Callable[P, T]:
     """
-    Decorate a function of objects that do not change, whose result does not either.
+    Decorate a function so that its results are cached in a block of :func:`keeping_results`.
 
-    Arguments are the same if they are the same objects, or equal texts, numbers or truth values.
+    Neither its arguments nor its result may be modified. Two arguments are the same if they are
+    equal strings, integers or booleans, or if they are the same object.
     """
 
     @functools.wraps(function)

@@ -43,7 +43,7 @@ class BitField(NamedTuple):
     shift: int
     width: int
     base: int
-    """10 or 16: how the kernel prints it."""
+    """Base in which the kernel prints the value: 10 or 16."""
 
     def of(self, flags: Array) -> Array:
         """Return the value of the field in each element of *flags*."""

@@ -34,8 +34,9 @@ class PageRecord:
     migratetype: int
     """The migratetype that *gfp_mask* asked for."""
     handle: int | None
-    """``None`` before Linux kernel commit f2ca0b557107 ("mm/page_owner: use stackdepot to store
-    stacktrace") (in v4.8), where the stack is stored in the record itself."""
+    """``depot_stack_handle_t``; ``None`` before Linux kernel commit f2ca0b557107 ("mm/page_owner:
+    use stackdepot to store stacktrace") (in v4.8), where the stack is stored in the record
+    itself."""
     stack: Sequence[Frame]
     free_handle: int | None = None
     free_stack: Sequence[Frame] = ()

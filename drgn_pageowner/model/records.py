@@ -53,12 +53,13 @@ class Memcg(NamedTuple):
     inode: int
     """Inode number of the cgroup's directory."""
     printed: bool = True
-    """Whether /sys/kernel/debug/page_owner names it for a page that is charged to it directly."""
+    """Whether /sys/kernel/debug/page_owner prints its name for a page that is charged to it
+    directly."""
 
 
 @dataclass
 class Snapshot:
-    # The table is that of drgn_pageowner.model.columns.
+    # documentation() makes the table of columns from drgn_pageowner.model.columns.
     __doc__ = f"""
 Page_owner records as columns.
 

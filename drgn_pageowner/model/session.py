@@ -105,9 +105,9 @@ class Session(Protocol):
 
     def contents(self, nodes: Array) -> Contents:
         """
-        Return the clues to their owners that are in the contents of some nodes.
+        Search the contents of heap nodes for clues to the owners of the nodes.
 
-        :param nodes: Node numbers of the heap.
+        :param nodes: Numbers of the nodes: ``int64``.
         """
         ...
 
@@ -116,7 +116,7 @@ class Session(Protocol):
         ...
 
     def target(self, what: str) -> HeapTarget:
-        """Return the heap's node that *what* names."""
+        """Return the node of the heap that the user's argument *what* names."""
         ...
 
     def words(
@@ -151,9 +151,12 @@ class Session(Protocol):
 
     def typed_word(self, address: int) -> tuple[str, str] | None:
         """
-        Name the word at *address*: what drgn evaluates to it, and the type of its object.
+        Find the member that contains the word at *address*.
 
-        Types must have been inferred before, of the heap with types.
+        The types of the nodes of ``heap(types=True)`` must have been inferred before.
+
+        :return: A drgn expression for the word, and the name of the type of the object that
+            contains it; ``None`` if the type is unknown, or if the word is no member.
         """
         ...
 

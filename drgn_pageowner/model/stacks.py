@@ -34,7 +34,8 @@ class Frame(NamedTuple):
 
     pc: int
     name: str | None
-    """``None`` if no symbol contains the PC, as in a module that was unloaded."""
+    """Name of the function; ``None`` if no symbol contains the PC, as in a module that was
+    unloaded."""
     offset: int
     """Offset of the PC in the function, in bytes; -1 if only the function is known, as for an
     allocation tag."""
@@ -147,7 +148,7 @@ class StackList:
     """``int64``, shape ``(n + 1,)``: stack ``i`` is ``pcs[offsets[i]:offsets[i + 1]]``; ``None``
     if a text does not say."""
     pcs: Array
-    """``uint64``."""
+    """``uint64``: PCs of all stacks, one stack after another, innermost frame first."""
     symbolizer: Symbolizer
     threshold: int = 0
     """``page_owner_pages_threshold``: ``show_stacks`` omits stacks with fewer pages."""

@@ -44,7 +44,7 @@ class Tag(NamedTuple):
     filename: str
     lineno: int
     module: str | None
-    """``None`` for the kernel itself."""
+    """Name of the module; ``None`` for the kernel itself."""
     function: str
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ class TagSums:
 
     page_allocations: Array
     pages: Array
-    """Base pages."""
+    """Number of base pages."""
     objects: Array
     object_bytes: Array
     percpu_allocations: Array

@@ -63,10 +63,10 @@ class Layout:
     """Offset (in bytes) and type number of each member that is a structure, nested ones
     included."""
     repeat: bool = False
-    """Whether it is an array of unknown length."""
+    """Whether the type is an array of unknown length; the layout is that of one element."""
     flexible: int = -1
-    """Offset of the array of unknown length that it ends with, in bytes; -1 if it has none. The
-    array may begin before the end of the structure."""
+    """Offset of the flexible array member that the structure ends with, in bytes; -1 if it has
+    none. The array may begin before the end of the structure."""
 
 
 class TypeTable(Protocol):
