@@ -2,11 +2,17 @@
 """
 Find the owners of a Linux kernel's memory: page_owner records of a vmcore or a running kernel.
 
-:func:`snapshot` decodes everything in bulk; the other helpers are in the style of
-:mod:`drgn.helpers.linux`, one page at a time. They need drgn; a :class:`Snapshot` does not.
-:func:`read_memory` reads every page and free list, :func:`read_inventory` what tells their use, and
-:func:`read_heap` who points to whom; :mod:`drgn_pageowner.analysis` works on what they return.
-:func:`pageowner_type` tells the type of what is at an address.
+These functions read data in bulk:
+
+- :func:`snapshot` decodes all page_owner records;
+- :func:`read_memory` reads every page and every free list;
+- :func:`read_inventory` also reads the data that determine the use of every page;
+- :func:`read_heap` also finds every pointer from one allocation of the kernel to another.
+
+The functions of :mod:`drgn_pageowner.analysis` take the objects that they return, which do not need
+drgn. The other helpers are in the style of :mod:`drgn.helpers.linux`: they take one page at a time
+and return drgn objects. :func:`pageowner_type` returns the object at an address with its inferred
+type.
 """
 
 from __future__ import annotations

@@ -28,21 +28,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     :return: Exit status.
     """
-    # Import late, so that Ctrl-C ends a command without a traceback from the start.
+    # Import modules inside of this block, so that Ctrl-C never prints a traceback.
     try:
         import gc
 
-        # Arrays and strings form no reference cycles, and the process ends soon.
+        # Garbage collection costs time and frees nothing: arrays and strings form no reference
+        # cycles.
         gc.disable()
         arguments = sys.argv[1:] if arguments is None else arguments
-        # Accepted anywhere among the arguments, so that it can be appended to a command that
-        # failed.
+        # Accept --traceback anywhere among the arguments, so that it can be appended to a command
+        # that failed.
         words = [word for word in arguments if word != _TRACEBACK]
         with _noting_interrupts() as interrupts:
             try:
                 return _main(words, interrupts)
             except Exception as error:
-                # A library that is being imported may turn it into an ImportError.
+                # A library that is being imported may turn KeyboardInterrupt into an ImportError.
                 if interrupts:
                     return _INTERRUPTED
                 if len(words) < len(arguments):
@@ -56,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _noting_interrupts() -> Iterator[list[int]]:
-    """Note SIGINT in a list as well, because some code swallows the :exc:`KeyboardInterrupt`."""
+    """
+    Record SIGINT while a ``with`` block runs, because some code swallows :exc:`KeyboardInterrupt`.
+
+    :return: A list, to which the number of the signal is appended whenever it arrives.
+    """
     import signal
 
     noted: list[int] = []
@@ -95,8 +100,8 @@ def _said(error: Exception) -> int:
         _drop_output()
         return 0
     if isinstance(error, OSError):
-        # Errors about other files become a PageOwnerError where those are opened: this is about
-        # standard output.
+        # Errors of all other files are converted to PageOwnerError where the files are opened, so
+        # this is an error of standard output.
         reason = error.strerror or error
         warn(
             f"cannot write the answer: {reason}"
@@ -128,7 +133,8 @@ def _main(arguments: Sequence[str], interrupts: Sequence[int]) -> int:
     with paged(sys.stdout, wanted=args.pager and args.command != "watch") as out:
         status = run_command(args, session_of(args), out, opener_of(args))
         out.flush()
-    # Ctrl-C is the normal end of watch; for other commands the exception was swallowed on the way.
+    # Ctrl-C is the normal end of watch. Other commands were interrupted, and some code swallowed
+    # the exception.
     return _INTERRUPTED if interrupts and args.command != "watch" else status
 
 

@@ -19,7 +19,8 @@ INTERNAL = 4
 
 class PageOwnerError(Exception):
     """
-    Raised if the dump cannot answer the question (exit status 1).
+    Raised if a command cannot be carried out, for example because data are missing in the dump
+    (exit status 1).
 
     The message is one line that says what is wrong, in which object, and what
     to do next.
@@ -29,15 +30,17 @@ class PageOwnerError(Exception):
 
 
 class UsageError(PageOwnerError):
-    """Raised if the question itself is wrong: an unknown value or argument (exit status 2)."""
+    """Raised for an unknown or invalid argument (exit status 2)."""
 
     exit_status = 2
 
 
 def internal_error(error: BaseException) -> str:
     """
-    Describe an unexpected exception, which is a bug in this program, in one line. It names the
-    innermost frame in this package, or the frame that raised it if there is none.
+    Describe an unexpected exception, which is a bug in this program, in one line.
+
+    The line names the innermost frame of this package in the traceback, or, if there is none, the
+    frame that raised the exception.
     """
     place = ""
     frame, ours = error.__traceback__, False
@@ -76,4 +79,4 @@ NO_RECORDS = {
     "off": "page_owner is compiled in but was off when this kernel ran: boot with page_owner=on "
     "on the kernel command line to have records (leaks, account and top --slab answer without)",
 }
-"""Why a kernel has no records, by :attr:`Facts.page_owner`, and what to do."""
+"""Messages for kernels without records, by :attr:`Facts.page_owner`: the reason, and what to do."""

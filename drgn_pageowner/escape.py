@@ -19,10 +19,10 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 def escaped(text: str) -> str:
     r"""
-    Return *text* with what is not printable as ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``.
+    Return *text* with unprintable characters written as ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``.
 
-    Line feeds and tabs stay. A byte that was not UTF-8 (a surrogate of ``surrogateescape``) is
-    written as ``\xNN``.
+    Line feeds and tabs are not changed. A byte that was not UTF-8 (a surrogate of
+    ``surrogateescape``) is written as ``\xNN``.
     """
     if text.isascii():
         return _ASCII_CONTROLS.sub(_escape_match, text)
@@ -31,8 +31,8 @@ def escaped(text: str) -> str:
 
 def word(text: str) -> str:
     """
-    Escape *text* for use within a line or a cell: like :func:`escaped`, but line feeds and tabs as
-    well.
+    Escape *text* for use within a line or a cell: as :func:`escaped` does, and line feeds and tabs,
+    too.
     """
     if text.isprintable():
         return text

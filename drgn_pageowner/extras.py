@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Libraries that only some users need."""
+"""Import libraries that are not installed by default."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ def extra(module: str, name: str, what: str) -> Any:
     """
     Import a library that is not installed by default.
 
-    :param name: The extra of this package that installs it.
-    :param what: What it is needed for, in words that a sentence can begin with.
-    :raises PageOwnerError: if it is not installed
+    :param module: Name of the library's module.
+    :param name: Name of the extra of this package that installs the library.
+    :param what: Purpose for which the library is needed: the subject of the error message.
+    :return: The module.
+    :raises PageOwnerError: if the library is not installed
     """
     try:
         return import_module(module)

@@ -28,7 +28,8 @@ def drgn_prog_set(prog: Program) -> None:
     """
     Prepare a program that drgn has just opened.
 
-    drgn calls this. Without this, it cannot translate virtual addresses of i386.
+    drgn calls this hook of plugins. For an i386 kernel, it makes drgn able to translate virtual
+    addresses.
     """
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
@@ -73,10 +74,10 @@ def _pageowner_type(*args: Any) -> Object:
 @contextmanager
 def _any_bytes(stream: Any) -> Iterator[None]:
     """
-    Temporarily make *stream* write surrogates as the bytes they stand for.
+    Make *stream* write surrogates as the bytes that they stand for, until the ``with`` block ends.
 
-    The kernel's own text has names as they are in memory; drgn opens pipes and files in a way that
-    makes writing such a name fail.
+    Task names in memory may have any bytes, and the kernel's text contains them unchanged. Without
+    this, writing such a name to a pipe or file that drgn opened fails.
     """
     if not hasattr(stream, "reconfigure"):
         yield
@@ -86,7 +87,7 @@ def _any_bytes(stream: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        # Changing it back flushes the stream, which fails for a pipe whose reader has exited.
+        # Restoring the encoding flushes the stream, which fails for a pipe whose reader has exited.
         with suppress(OSError, ValueError):
             stream.reconfigure(**before)
 
@@ -117,7 +118,7 @@ def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs:
     except PageOwnerError as error:
         raise CommandError(word(str(error))) from None
     except OSError:
-        # An error of the pipe or file that the output goes to; drgn reports it.
+        # The output cannot be written to its pipe or file; drgn reports that.
         raise
     except SystemExit:
         # --help was printed; do not leave the shell.

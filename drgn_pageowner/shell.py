@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Helpers for drgn's shell that need more than the kernel's own structures: an analysis."""
+"""Helpers for drgn's shell that need an analysis of the whole memory."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ __all__ = ("pageowner_type",)
 @takes_program_or_default
 def pageowner_type(prog: Program, address: int) -> Object:
     """
-    Get the object at an address, with the type that pointers, its slab cache or its variable tell.
+    Get the object at an address with its inferred type.
 
-    The first call reads the kernel's memory and infers the types of everything, which takes
-    seconds; all calls after it use the result.
+    The type is inferred from the types of the pointers to the object, the name of its slab cache,
+    or the type of the variable. The first call reads the kernel's memory and infers all types,
+    which takes seconds; later calls use the result.
 
-    :param address: Virtual address: of a slab object, a page, per-CPU memory that was allocated, or
-        a variable; or of any byte in it.
-    :return: Reference of the inferred type: ``struct dentry``; of an array, the element.
+    :param address: Virtual address of any byte of a slab object, a page, an allocation of per-CPU
+        memory, or a variable.
+    :return: Reference object of the inferred type, such as ``struct dentry``; for an array, the
+        element that contains the address.
     :raises LookupError: if the type is unknown
-    :raises PageOwnerError: if this kernel has no records, or the dump does not hold what it takes
+    :raises PageOwnerError: if memory that is needed to find the types is not in the dump
     """
     session = ProgramSession.of(prog)
     infer_types(session.heap(types=True))

@@ -45,7 +45,7 @@ class _Later:
 
 def session_of(args: argparse.Namespace) -> Session:
     """
-    Open the session that the options name.
+    Return the session that the options name, which is opened on first use.
 
     See :func:`~drgn_pageowner.commands.options.add_program_options`.
     """
@@ -89,8 +89,9 @@ def program_options(args: argparse.Namespace) -> ProgramOptions:
 
 def opener_of(args: argparse.Namespace) -> Opener:
     """
-    Return a function that opens a dump by its path, with the other options of *args*; or a snapshot
-    or a text.
+    Return a function that opens another dump, a snapshot or a text by its path.
+
+    Dumps are opened with the symbol files and other options of *args*.
     """
 
     def open_dump(path: str) -> Session:
@@ -103,8 +104,11 @@ def opener_of(args: argparse.Namespace) -> Opener:
 
 def opener_beside(prog: Program) -> Opener:
     """
-    Return a function as :func:`opener_of` does, for a shell that has opened *prog*; the symbols of
-    *prog* are tried for the other dump.
+    Return a function that opens another dump, a snapshot or a text by its path, in drgn's shell.
+
+    The symbols of *prog* are used for another dump if they match.
+
+    :param prog: The program that the shell has opened.
     """
     from drgn_pageowner.kernel.dump.open import open_beside
     from drgn_pageowner.kernel.session import ProgramSession

@@ -19,17 +19,19 @@ __all__ = ("find_dumps", "identity_of", "on_this_machine")
 
 _LIST = "@"
 _COPY = 16 << 20
-# Files in directories that are no dumps; what is named itself is always tried.
+# Suffixes of files that are skipped in directories, because they are not dumps. A file that the
+# user names is never skipped.
 _OTHERS = (".parquet", ".txt", ".log", ".json", ".html", ".md", ".ko", ".debug", ".sha256", ".py")
 
 
 def find_dumps(wheres: Sequence[str]) -> list[str]:
     """
-    Find the dumps that *wheres* name, each once.
+    Find the dumps that the user named.
 
-    :param wheres: Paths and URLs of dumps, and of directories, in which all files are looked at
-        that may be dumps; patterns with ``*``, ``?``, ``[...]`` and ``**``; and ``@FILE``, a list
-        of these with one on each line.
+    :param wheres: Paths or URLs of dumps; paths or URLs of directories, which are searched for
+        dumps; patterns with ``*``, ``?``, ``[...]`` and ``**``; or ``@FILE``, a file with any of
+        these, one on each line.
+    :return: Paths and URLs of the dumps, without duplicates.
     :raises PageOwnerError: if a list or a directory cannot be read
     :raises UsageError: if a pattern matches nothing
     """
@@ -75,13 +77,13 @@ def _in_store(where: str) -> list[str]:
 
 
 def _query(where: str) -> str:
-    """Return the options of a URL, which hold for all files under it."""
+    """Return the query string of a URL with its ``?``: options of the object store."""
     _, mark, query = where.partition("?")
     return mark + query
 
 
 def _in_directory(where: str) -> list[str]:
-    """Return the files under *where* that begin as dumps do."""
+    """Return the paths of the files under the directory *where* that begin like dumps."""
     found = []
     for folder, folders, names in os.walk(where):
         folders.sort()
@@ -92,7 +94,7 @@ def _in_directory(where: str) -> list[str]:
             try:
                 identity = identity_of(path)
             except (OSError, PageOwnerError):
-                # It is named among those that cannot be read.
+                # Keep the file, so that the ingest reports that it cannot be read.
                 found.append(path)
                 continue
             if identity.is_dump and identity.is_core:
@@ -104,13 +106,13 @@ def identity_of(where: str) -> DumpIdentity:
     """
     Identify the dump *where*, a path or a URL.
 
-    :raises PageOwnerError: if it is no regular file, or cannot be read
+    :raises PageOwnerError: if *where* is not a regular file, or cannot be read
     """
     place = Place(where)
     if place.is_local:
         try:
             if not os.path.isfile(place.root):
-                # A pipe would wait for a writer, and a device has no end.
+                # Do not open it: opening a pipe would wait for a writer, and a device has no end.
                 os.stat(place.root)
                 raise PageOwnerError(f"{where} is no regular file")
             with open(place.root, "rb") as file:
@@ -127,10 +129,13 @@ def identity_of(where: str) -> DumpIdentity:
 @contextmanager
 def on_this_machine(where: str, scratch: str | None = None) -> Iterator[str]:
     """
-    Yield a path of the dump *where*: its own, or that of a copy that is removed afterwards.
+    Yield a path in the local file system of the dump *where*.
 
-    :param scratch: Directory for copies of what is in an object store.
-    :raises PageOwnerError: if it cannot be copied
+    A dump in an object store is copied to this machine, and the copy is removed when the ``with``
+    block ends.
+
+    :param scratch: Directory for the copy; the system's directory for temporary files by default.
+    :raises PageOwnerError: if the dump cannot be copied
     """
     place = Place(where)
     if place.is_local:

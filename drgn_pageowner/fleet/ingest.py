@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Ingest many dumps on the workers of dask.distributed: of this machine, or of a cluster."""
+"""Ingest many dumps with dask.distributed, on workers on this machine or of a cluster."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from drgn_pageowner.progress import warn
 
 __all__ = ("Ingest", "ingest")
 
-# A worker that dies while it runs a job is seldom the job's fault: that has a process of its own.
+# Number of workers that may die while they run a job, before dask gives the job up. The job is
+# seldom the reason, because the dump is decoded in a process of its own.
 _LOST_WORKERS = 3
 _SUBMISSIONS = 2
 _STARTS = 5
-# Part of the memory that is free which jobs may fill.
+# Fraction of the available memory that jobs may use.
 _SHARE = 0.8
 
 
@@ -34,12 +35,12 @@ class Ingest:
     runs: list[IngestRun] = field(default_factory=list)
     seconds: float = 0.0
     workers: int = 0
-    """Most workers that there were."""
+    """Largest number of workers at any time."""
     peak_bytes: int = 0
-    """Most memory of a job."""
+    """Largest resident memory of any job, in bytes."""
 
     def numbers(self) -> dict[str, int]:
-        """Return how many dumps ended with each status."""
+        """Return the number of dumps with each status: status -> number."""
         result: dict[str, int] = {}
         for run in self.runs:
             result[run.status] = result.get(run.status, 0) + 1
@@ -47,12 +48,12 @@ class Ingest:
 
     @property
     def failed(self) -> list[IngestRun]:
-        """The dumps that are not in the dataset."""
+        """The outcomes of the jobs whose dumps are not in the dataset."""
         return [run for run in self.runs if run.status not in ("ok", "present")]
 
     @property
     def per_minute(self) -> float:
-        """Dumps decoded per minute."""
+        """Number of dumps decoded per minute, including those that failed."""
         decoded = sum(run.attempts > 0 for run in self.runs)
         return 60 * decoded / self.seconds if self.seconds else 0.0
 
@@ -63,7 +64,7 @@ def ingest(jobs: Sequence[Job], *, scheduler: str | None, most_jobs: int | None)
 
     :param scheduler: Address of a dask scheduler (``tcp://HOST:PORT``); ``None`` to start workers
         on this machine.
-    :param most_jobs: Limit of workers on this machine; ``None`` for one per CPU.
+    :param most_jobs: Maximum number of workers on this machine; ``None`` for one per CPU.
     :raises PageOwnerError: if dask.distributed is not installed, or there is no scheduler
     """
     result, start = Ingest(), time.monotonic()
@@ -85,7 +86,11 @@ def ingest(jobs: Sequence[Job], *, scheduler: str | None, most_jobs: int | None)
 
 
 def _finished(client: Any, jobs: Sequence[Job]) -> Iterator[IngestRun]:
-    """Yield the outcome of every job, in the order in which they end."""
+    """
+    Run all jobs, and yield the outcome of each as soon as the job ends.
+
+    :param client: ``distributed.Client``.
+    """
     distributed = extra("distributed", "fleet", "fleet ingest")
     waiting = distributed.as_completed(raise_errors=False)
     of_key: dict[str, tuple[Job, int]] = {}
@@ -115,7 +120,7 @@ def _why_lost(future: Any) -> str:
 
 
 def _shown(futures: Iterable[Any], total: int) -> Iterator[Any]:
-    """Yield *futures*, with a progress bar if stderr is a terminal."""
+    """Yield *futures* as they complete, with a progress bar on stderr if it is a terminal."""
     if not sys.stderr.isatty():
         yield from futures
         return
@@ -126,10 +131,18 @@ def _shown(futures: Iterable[Any], total: int) -> Iterator[Any]:
 
 @contextmanager
 def _client(scheduler: str | None, most_jobs: int | None, jobs: int) -> Iterator[tuple[Any, Any]]:
-    """Yield a ``distributed.Client``, and the cluster that was started for it, if one was."""
+    """
+    Yield a ``distributed.Client``, and the ``LocalCluster`` that was started on this machine.
+
+    The cluster is ``None`` if *scheduler* is given.
+
+    :param most_jobs: Maximum number of workers on this machine; ``None`` for one per CPU.
+    :param jobs: Number of jobs.
+    """
     dask = extra("dask", "fleet", "fleet ingest")
     distributed = extra("distributed", "fleet", "fleet ingest")
-    # Workers that are killed and connections that close are what it is made for.
+    # Do not print messages about workers that are killed and connections that close: dask handles
+    # these cases by itself.
     for name in ("distributed", "tornado", "asyncio", "bokeh"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     settings = {
@@ -151,7 +164,8 @@ def _client(scheduler: str | None, most_jobs: int | None, jobs: int) -> Iterator
                     warn(f"the scheduler at {scheduler} has no workers yet: waiting for one")
                 yield client, None
             return
-        # Two at first: how many fit is known when the memory of one is.
+        # Start two workers. The number of workers that fit into memory is known when the first job
+        # has ended.
         cluster = _local_cluster(distributed, min(2, _most_workers(most_jobs, jobs)))
         try:
             with distributed.Client(cluster) as client:
@@ -162,7 +176,11 @@ def _client(scheduler: str | None, most_jobs: int | None, jobs: int) -> Iterator
 
 
 def _local_cluster(distributed: Any, workers: int) -> Any:
-    """Start *workers* processes; one that is killed while it starts is started again."""
+    """
+    Start a ``LocalCluster`` with *workers* processes; if that fails, try it again a few times.
+
+    :raises PageOwnerError: if it fails every time
+    """
     why = ""
     for _ in range(_STARTS):
         try:
@@ -184,7 +202,7 @@ def _most_workers(most_jobs: int | None, jobs: int) -> int:
 
 
 def _fitting(limit: int, peak: int) -> int:
-    """Return how many jobs of *peak* bytes fit into the memory that is free, at most *limit*."""
+    """Return how many jobs of *peak* bytes fit into the available memory; at most *limit*."""
     try:
         with open("/proc/meminfo") as file:
             known = dict(line.split(":", 1) for line in file)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Ingest one dump: a worker identifies it, finds its symbols, and runs ``save --dataset`` in a process
-of its own, which has a limit of time and of memory.
+Ingest one dump into a dataset.
+
+A worker identifies the dump, finds the kernel's symbols, and runs ``save --dataset`` in a separate
+process with limited time and memory.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ __all__ = ("FAILURES", "IngestRun", "Job", "note_lost", "run_job")
 FAILURES = ("failed", "timeout", "memory", "lost", "no symbols", "unreadable")
 """Every status that a job can end with, besides ``"ok"`` and ``"present"``."""
 
-# What another attempt could change if nothing else does; symbols may be there the next time.
+# Statuses after which a dump is not tried again by a later ingest of the same version. A dump
+# without symbols is tried again, because its symbols may have been installed since.
 _FINAL = ("failed", "timeout", "memory", "unreadable")
 _ATTEMPTS = 2
 _POLL_SECONDS = 0.1
@@ -45,21 +48,21 @@ class Job:
     """The instructions for one dump, as they are sent to a worker."""
 
     dump: str
-    """Path or URL."""
+    """Path or URL of the dump."""
     dataset: str
     symbols: Sequence[str] = ()
-    """Paths of files with symbols: those that fit are used."""
+    """Paths of files with symbols. The first file that matches the dump's kernel is used."""
     stores: Sequence[str] = ()
-    """Directories to look for symbols in."""
+    """Directories to search for symbols."""
     cache: str | None = None
     seconds: float = 1800.0
-    """Limit of an attempt's time."""
+    """Maximum duration of an attempt, in seconds."""
     memory: int = 8 << 30
-    """Limit of an attempt's resident memory, in bytes."""
+    """Maximum resident memory of an attempt that no file backs, in bytes."""
     leaks: bool = True
     scratch: str | None = None
     retry_failed: bool = False
-    """Whether to try again what failed in an earlier ingest."""
+    """Whether to try a dump again that failed in an earlier ingest."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class IngestRun:
 
     dump: str
     status: str
-    """``"ok"``, ``"present"`` (it was in the dataset), or one of :data:`FAILURES`."""
+    """``"ok"``, ``"present"`` (the dump was in the dataset already), or one of :data:`FAILURES`."""
     reason: str | None = None
     snapshot: str = ""
     dump_bytes: int | None = None
@@ -80,27 +83,35 @@ class IngestRun:
     peak_bytes: int = 0
     worker: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     earlier: bool = False
-    """Whether it failed in an earlier ingest, and was not tried again."""
+    """Whether the dump failed in an earlier ingest, and was not tried again."""
     partition: Partition = field(default_factory=lambda: Partition(None, None))
 
     def summary(self) -> dict[str, Any]:
-        """Return the members that say why it failed."""
+        """Return the members that explain a failure, by name."""
         names = ("dump", "status", "reason", "snapshot", "release", "build_id", "attempts")
         return {name: getattr(self, name) for name in names}
 
     def row(self, tool: str) -> dict[str, Any]:
-        """Return its row of the table."""
+        """
+        Return the row of the table ``runs`` for this outcome: column -> value.
+
+        :param tool: Version of this program.
+        """
         row = asdict(self)
         del row["partition"], row["earlier"]
         return {**row, "finished": datetime.now(UTC), "tool": tool}
 
 
 def run_job(job: Job) -> IngestRun:
-    """Ingest a dump, and note how that went in the table ``runs``; no failure raises anything."""
+    """
+    Ingest a dump, write the outcome to the table ``runs``, and return it.
+
+    Failures are reported in :attr:`IngestRun.status`, not raised.
+    """
     try:
         return _run(job)
     except PageOwnerError as error:
-        # Nothing is known of the dump, or the dataset cannot be written.
+        # The dump cannot be identified, or the dataset cannot be read.
         run = IngestRun(job.dump, "unreadable", str(error), new_id("unreadable", job.dump))
         return _noted(job, run)
 
@@ -114,7 +125,7 @@ def _run(job: Job) -> IngestRun:
     )  # fmt: skip
     dataset = Dataset(job.dataset)
     if dataset.has(partition, identity.id):
-        # Whoever wrote it may have been killed before that was noted.
+        # The worker that wrote the snapshot may have been killed before it wrote the table "runs".
         if not dataset.place.exists(dataset_file("runs", partition, identity.id)):
             _noted(job, run)
         return replace(run, status="present")
@@ -141,7 +152,11 @@ def _symbols(job: Job, build_id: str | None, release: str | None) -> str:
 
 
 def _failed_before(dataset: Dataset, run: IngestRun) -> tuple[str, str | None] | None:
-    """Return the status and the reason of an earlier ingest that failed; else ``None``."""
+    """
+    Return the status and the reason of an earlier failure that makes another attempt useless.
+
+    :return: ``None`` if the dump was not tried by this version of the program, or may succeed now.
+    """
     from drgn_pageowner import __version__
 
     [row] = dataset.rows("runs", run.partition, run.snapshot) or [{}]
@@ -151,7 +166,8 @@ def _failed_before(dataset: Dataset, run: IngestRun) -> tuple[str, str | None] |
 
 
 def _noted(job: Job, run: IngestRun) -> IngestRun:
-    """Write *run* to the table ``runs``."""
+    """Write *run* to the table ``runs``, and return it; if that fails, an ``"ok"`` becomes
+    ``"failed"``."""
     from drgn_pageowner import __version__
 
     try:
@@ -164,7 +180,11 @@ def _noted(job: Job, run: IngestRun) -> IngestRun:
 
 
 def _attempt(job: Job, run: IngestRun, path: str) -> IngestRun:
-    """Run ``save --dataset`` in a process of its own."""
+    """
+    Run ``save --dataset`` in a separate process, and return *run* with the outcome.
+
+    :param path: Path of the dump in the local file system.
+    """
     command = [
         sys.executable, "-m", "drgn_pageowner", "--core", path, "--main-symbols",
         *(("--symbols", run.symbols) if run.symbols else ()),
@@ -196,15 +216,18 @@ def _limited(
     command: Sequence[str], said: IO[bytes], seconds: float, memory: int
 ) -> tuple[int, int, str | None]:
     """
-    Run *command* until it ends, or takes too much time or memory.
+    Run *command*, and kill it if it takes too much time or memory.
 
-    :return: Exit status (negative: signal), most resident memory in bytes, and ``"timeout"`` or
-        ``"memory"`` if it was stopped for that.
+    :param said: File to which the command's stderr is written.
+    :param seconds: Maximum duration, in seconds.
+    :param memory: Maximum resident memory that no file backs, in bytes.
+    :return: Exit status (negative: number of the signal that killed it); maximum resident memory,
+        in bytes; and ``"timeout"`` or ``"memory"`` if it exceeded that limit, otherwise ``None``.
     """
     parent = os.getpid()
 
     def prepare() -> None:
-        # A worker that is killed takes its job with it.
+        # Let the kernel kill the process if its worker is killed.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
@@ -237,7 +260,7 @@ def _limited(
 
 
 def _private_bytes(pid: int) -> int:
-    """Return the resident memory of a process that no file backs."""
+    """Return the resident memory of a process that no file backs, in bytes; 0 if unknown."""
     try:
         with open(f"/proc/{pid}/status") as file:
             words = [line.split() for line in file if line.startswith(("RssAnon:", "RssShmem:"))]
@@ -247,7 +270,11 @@ def _private_bytes(pid: int) -> int:
 
 
 def note_lost(job: Job, reason: str) -> IngestRun:
-    """Note that no worker lived long enough to run *job*: the next ingest tries it again."""
+    """
+    Write the outcome ``"lost"`` to the table ``runs`` for a job that no worker finished.
+
+    The next ingest tries the dump again.
+    """
     try:
         identity = identity_of(job.dump)
     except PageOwnerError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Questions over a dataset, by name: SQL of ``fleet top``, ``fleet diff`` and ``fleet report``."""
+"""Named SQL queries on a dataset, for ``fleet top``, ``fleet diff`` and ``fleet report``."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ __all__ = ("DIFFS", "QUESTIONS", "TOTALS", "Answer", "Question", "ask_dataset", 
 
 @dataclass(frozen=True)
 class Question:
-    """A query with a name."""
+    """An SQL query with a heading."""
 
     title: str
-    """Heading of its answer."""
+    """Heading of the result."""
     tables: Sequence[str]
     """Names of the tables that it reads."""
     sql: str
     values: Mapping[str, str] | None = None
-    """Parameters of the query."""
+    """Values of the query's parameters, by name."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Rows of a query."""
+    """Result of a query."""
 
     names: Sequence[str]
     """Names of the columns."""
     rows: Sequence[Sequence[Any]]
 
 
-# The dump in which a stack, host or kernel is worst, whose own report tells the rest.
+# Columns named worst_dump and example_dump have the path of one dump for each row, so that the user
+# can open that dump for details.
 QUESTIONS: Mapping[str, Question] = {
     "kernels": Question(
         "Kernels", ("meta", "leaks", "verdicts"), """
@@ -130,7 +131,7 @@ QUESTIONS: Mapping[str, Question] = {
         from runs where status <> 'ok' group by status, reason order by dumps desc, reason""",
     ),
 }  # fmt: skip
-"""Every question, by its name."""
+"""Every query of ``fleet top`` and ``fleet report``, by name."""
 
 TOTALS = Question(
     "In all", ("meta", "leaks", "verdicts"), """
@@ -142,9 +143,9 @@ TOTALS = Question(
         (select coalesce(sum(pages), 0)::bigint from leaks where kind = 'pages')
             as "leaked pages\"""",
 )  # fmt: skip
-"""Numbers of the whole dataset."""
+"""Query for the totals of the whole dataset."""
 
-# Columns that the questions read.
+# Columns that the queries read, by table.
 _COLUMNS = {
     "meta": ("snapshot", "release", "hostname", "crash_time", "source"),
     "leaks": ("snapshot", "kind", "confidence", "pages", "allocations", "allocator", "stack_id"),
@@ -190,8 +191,8 @@ DIFFS: Mapping[str, Question] = {
         ),
     ),
 }  # fmt: skip
-"""Pages per dump of every allocator or stack in the dumps of two kernels. Functions between the two
-have other names in other releases, so that few stacks are the same."""
+"""Queries of ``fleet diff``: pages per dump of every allocator, or of every stack, in the dumps of
+two kernels. Names of functions change from release to release, so few stacks occur in both."""
 
 
 def ask_dataset(
@@ -200,9 +201,11 @@ def ask_dataset(
     limit: int | None,
 ) -> dict[str, Answer]:
     """
-    Answer *questions*.
+    Run queries on a dataset.
 
-    :param limit: Most rows of each answer; ``None`` for all.
+    :param questions: The queries, by name.
+    :param limit: Maximum number of rows of each result; ``None`` for all rows.
+    :return: The result of each query, by name.
     :raises PageOwnerError: if a file of the dataset cannot be read
     """
     database = open_database([dataset])
@@ -225,7 +228,8 @@ def ask_dataset(
 
 
 def _keep(database: Any, dataset: Dataset, tables: Sequence[str]) -> None:
-    """Read the columns that questions need once, and not all files for each question."""
+    """Copy the columns that queries need into memory, so that all queries read the files only
+    once."""
     try:
         for table in tables:
             columns = ", ".join(_COLUMNS[table])
@@ -237,13 +241,13 @@ def _keep(database: Any, dataset: Dataset, tables: Sequence[str]) -> None:
 
 
 def kernels_of(dataset: Dataset) -> list[str]:
-    """Return the releases of the kernels in *dataset*, oldest versions first."""
+    """Return the kernel releases in *dataset*, lowest version first."""
     question = Question("", ("meta",), "select distinct release from meta where release <> ''")
     rows = ask_dataset(dataset, {"": question}, None)[""].rows
     return sorted((row[0] for row in rows), key=_version)
 
 
 def _version(release: str) -> list[tuple[int, str]]:
-    """Return what to sort a release by: numbers as numbers, the rest as text."""
+    """Return a sort key for a kernel release, which compares its numbers as numbers."""
     parts = re.findall(r"\d+|[^\d.-]+", release)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]

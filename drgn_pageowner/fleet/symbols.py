@@ -24,8 +24,8 @@ from drgn_pageowner.storage.files import replacing
 
 __all__ = ("NoSymbolsError", "SymbolStore", "cache_directory", "fits")
 
-# Where a kernel's debugging symbols are, relative to a directory of symbols. The first are those of
-# build IDs, which all distributions have.
+# Paths of a kernel's debugging symbols, relative to a directory with symbols. _BY_ID has the paths
+# by build ID, which are the same in all distributions; _BY_RELEASE those by kernel release.
 _BY_ID = (
     ".build-id/{head}/{tail}.debug",
     "lib/debug/.build-id/{head}/{tail}.debug",
@@ -41,7 +41,7 @@ _BY_RELEASE = (
     "usr/lib/debug/lib/modules/{release}/vmlinux",
     # Fedora, RHEL (kernel-debuginfo).
     "usr/lib/debug/usr/lib/modules/{release}/vmlinux",
-    # SUSE (kernel-*-debuginfo) has a suffix, .debug.
+    # SUSE (kernel-*-debuginfo), with the suffix .debug.
     "usr/lib/modules/{release}/vmlinux",
     "lib/modules/{release}/vmlinux",
     "lib/modules/{release}/build/vmlinux",
@@ -53,29 +53,29 @@ _BY_RELEASE = (
 )
 _PACKED = (".xz", ".gz", ".zst", ".bz2")
 _SUFFIXES = ("", ".debug", *_PACKED, *(f".debug{suffix}" for suffix in _PACKED))
-# Names that a walk through a directory looks at.
+# Names of files that may contain symbols, in a recursive search of a directory.
 _NAME = re.compile(r"vmlinux.*|vmlinuz?-?.*\.debug(\.(xz|gz|zst|bz2))?|[0-9a-f]{38}\.debug")
 _SECONDS = 600
 _PIECE = 1 << 20
 
 
 class NoSymbolsError(PageOwnerError):
-    """There are no symbols of a kernel in any of the places."""
+    """Raised if the symbols of a kernel are neither in a directory nor on a server."""
 
 
 def cache_directory() -> str:
-    """Return the directory of what is kept between runs (``$XDG_CACHE_HOME/drgn-pageowner``)."""
+    """Return the directory of files cached between runs: ``$XDG_CACHE_HOME/drgn-pageowner``."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(base, "drgn-pageowner")
 
 
 class SymbolStore:
-    """Directories with debugging symbols, and a cache of what was found and unpacked."""
+    """Finds debugging symbols in directories and on servers, and caches the results."""
 
     def __init__(self, directories: Sequence[str], cache: str | None = None) -> None:
         """
-        :param directories: Where to look, in this order.
-        :param cache: Directory for what is unpacked or downloaded; all processes share it.
+        :param directories: Directories to search, in this order.
+        :param cache: Directory for unpacked and downloaded files, which all processes share.
         """
         self._directories = [os.path.abspath(path) for path in directories]
         self._cache = os.path.join(cache or cache_directory(), "symbols")
@@ -86,7 +86,7 @@ class SymbolStore:
 
         :param build_id: ``BUILD-ID`` of VMCOREINFO, in hex; kernels before v5.9 have none.
         :param release: ``OSRELEASE`` of VMCOREINFO.
-        :raises NoSymbolsError: if there is none
+        :raises NoSymbolsError: if no such file is found
         """
         name = build_id or f"release-{release}"
         folder = os.path.join(self._cache, name.replace("/", "_"))
@@ -94,7 +94,7 @@ class SymbolStore:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
             raise PageOwnerError(f"cannot write {folder}: {error.strerror or error}") from error
-        # Of several workers, one unpacks; the others wait for it.
+        # If several workers need the same file, one unpacks it and the others wait.
         with _locked(os.path.join(folder, "lock")):
             known = self._known(folder, build_id)
             if known is not None:
@@ -165,7 +165,7 @@ class SymbolStore:
             with _unpacked(path) as source, replacing(target) as file:
                 shutil.copyfileobj(source, file, _PIECE)
         except (OSError, EOFError, lzma.LZMAError, ValueError, PageOwnerError):
-            # A damaged file is none; others may be there.
+            # Ignore a damaged file, because another file may have the symbols.
             return None
         elf = Elf.read(target)
         if elf is not None and elf.build_id is not None:
@@ -177,7 +177,11 @@ class SymbolStore:
         return None
 
     def _may_be(self, path: str, build_id: str | None) -> bool:
-        """Return whether *path* may be the kernel's; if not, it need not be unpacked."""
+        """
+        Return whether a file may have the symbols of the kernel with this build ID.
+
+        False only for a packed file that was unpacked before and had another build ID.
+        """
         if build_id is None or not path.endswith(_PACKED):
             return True
         known = self._index().get(_stamp(path))
@@ -197,7 +201,12 @@ class SymbolStore:
             _write(os.path.join(self._cache, "packed.json"), known)
 
     def _download(self, folder: str, build_id: str | None) -> str | None:
-        """Ask the servers of ``$DEBUGINFOD_URLS``."""
+        """
+        Download the symbols from a server in ``$DEBUGINFOD_URLS``.
+
+        :param folder: Directory to download to.
+        :return: Path of the downloaded file; ``None`` if no server has the symbols.
+        """
         if build_id is None:
             return None
         target = os.path.join(folder, "vmlinux")
@@ -217,7 +226,11 @@ class SymbolStore:
 
 
 def fits(path: str, build_id: str | None, release: str | None) -> bool:
-    """Return whether the ELF file *path* has the DWARF of the kernel."""
+    """
+    Return whether the ELF file *path* has the DWARF of a kernel.
+
+    :param build_id: Build ID of the kernel; ``None`` if unknown, then *release* is compared.
+    """
     elf = Elf.read(path)
     if elf is None or not elf.has_dwarf:
         return False
@@ -227,7 +240,7 @@ def fits(path: str, build_id: str | None, release: str | None) -> bool:
 
 
 def _has_banner(path: str, release: str) -> bool:
-    """Return whether the file has ``linux_banner`` of *release*."""
+    """Return whether the file contains the text of ``linux_banner`` for *release*."""
     banner = f"Linux version {release} ".encode()
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
@@ -251,7 +264,7 @@ def _stamp(path: str) -> str:
 
 @contextmanager
 def _unpacked(path: str) -> Iterator[Any]:
-    """Open a packed file for reading what is in it."""
+    """Open a compressed file for reading its uncompressed contents."""
     openers: dict[str, Callable[[str], Any]] = {
         ".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open,
     }  # fmt: skip

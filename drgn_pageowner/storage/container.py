@@ -46,7 +46,8 @@ _LEVEL = 9
 # TASK_COMM_LEN.
 _COMM = 16
 _NEEDS = "reading and saving snapshots"
-# Columns that records in every file have. _ALWAYS: columns of records that were read from memory.
+# _LEAST: columns that the records in every file have. _ALWAYS: columns that records have if they
+# were read from memory and not from a text.
 _LEAST = frozenset(("pfn", "order", "allocated", "handle"))
 _ALWAYS = _LEAST | {
     "gfp_mask",
@@ -79,7 +80,7 @@ def _table(columns: Mapping[str, Any]) -> Any:
             text = values.dtype.kind == "S"
             array = pa.array(values.tolist(), pa.binary()) if text else pa.array(values)
         else:
-            # Names with bytes that are no UTF-8 are escaped.
+            # Bytes of names that are not UTF-8 are escaped.
             plain = [None if text is None else without_surrogates(text) for text in values]
             array = pa.array(plain, pa.string()).dictionary_encode()
         arrays.append(array)

@@ -15,7 +15,8 @@ from typing import BinaryIO, Literal
 
 __all__ = ("DumpIdentity", "identify", "new_id")
 
-# VMCOREINFO ends within the first of these; the notes of thousands of CPUs have some megabytes.
+# Numbers of bytes to read from the start of a dump: the next one is tried if VMCOREINFO does not
+# end within the previous one, because the notes of thousands of CPUs take several megabytes.
 _HEADS = (1 << 17, 1 << 20, 16 << 20)
 _FIRST_LINE = b"OSRELEASE="
 _TEXT = re.compile(rb"(?:[\w().+-]+=[^\0\n]*\n)+")
@@ -41,9 +42,10 @@ class DumpIdentity:
     crash_time: int | None
     """``CRASHTIME``, in seconds since 1970; a hypervisor's dump has none."""
     is_dump: bool
-    """Whether the file begins as a dump does."""
+    """Whether the file begins with the signature of a dump format or of ELF."""
     is_core: bool
-    """Whether nothing speaks against a dump of a kernel: not so of a vmlinux, or a program."""
+    """Whether the file may be a dump; false for an ELF file that is not a core dump, such as a
+    vmlinux or a program."""
 
 
 def identify(file: BinaryIO, size: int) -> DumpIdentity:

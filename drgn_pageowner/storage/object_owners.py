@@ -24,7 +24,12 @@ _DOCUMENT = "slab_owners_of"
 
 
 def object_owner_tables(owners: ObjectOwners) -> tuple[dict[str, Columns], dict[str, Any]]:
-    """Return a row per slab object, and the stacks and tags that the rows refer to."""
+    """
+    Convert the owners of slab objects to tables: a row per slab object, and the stacks and tags
+    that the rows refer to.
+
+    :return: Tables by name, and documents by name.
+    """
     free = ~owners.slabs.allocated
     columns: Columns = {}
     for name, none in (("tag", -1), ("handle", 0), ("pid", -1), ("memcg", -1)):
@@ -46,7 +51,7 @@ def object_owner_tables(owners: ObjectOwners) -> tuple[dict[str, Columns], dict[
 
 
 def load_object_owners(file: Container, slabs: Slabs, page_size: int) -> ObjectOwners:
-    """Load the argument of :func:`object_owner_tables`."""
+    """Load the owners of slab objects from the tables of :func:`object_owner_tables`."""
     with file.checked():
         return _load(file, slabs, page_size)
 

@@ -49,6 +49,8 @@ class _SavedSymbols:
 
     def symbolize(self, pcs: Array) -> list[Frame]:
         """
+        Return the frame that was saved for each PC.
+
         :param pcs: ``uint64``, shape ``(n,)``.
         """
         if self._frames is None:

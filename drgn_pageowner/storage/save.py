@@ -183,7 +183,7 @@ def _searched(search: Callable[[], LeakSearch], records: Columns) -> LeakSearch:
     :raises PageOwnerError: if the records changed during the search
     """
     found = search()
-    # Without records, the search has rows of its own.
+    # Without page_owner records, the search found allocations from the state of pages instead.
     if found.recorded and not np.array_equal(np.sort(found.records["pfn"]), records["pfn"]):
         raise PageOwnerError(
             "records came and went during the search: save what a running kernel dumps instead"

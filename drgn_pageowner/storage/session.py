@@ -168,8 +168,10 @@ class SnapshotSession:
 
     def dump(self) -> dict[str, Any] | None:
         """
-        Return the ``id`` of the dump that it was saved of, its ``size`` in bytes and the
-        ``build_id`` of the kernel; ``None`` if it was saved of something else.
+        Return the identity of the dump that the file was saved from.
+
+        :return: ``id`` of the dump, its ``size`` in bytes and the ``build_id`` of its kernel;
+            ``None`` if the file was not saved from a dump, or does not say so.
         """
         known = self._file.head.get("dump")
         if known is None:
@@ -261,7 +263,11 @@ class _Several(SnapshotSession):
 
 
 class DatasetSession(SnapshotSession):
-    """A dataset, for commands that take what is :attr:`dataset` of each of :meth:`members`."""
+    """
+    Session on a dataset, for the commands ``sql`` and ``fleet``, which read its :attr:`dataset`.
+
+    All other methods raise an error of one line.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.path = dataset.place.name

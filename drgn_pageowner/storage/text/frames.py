@@ -31,6 +31,8 @@ class TextSymbols:
 
     def symbolize(self, pcs: Array) -> list[Frame]:
         """
+        Return the frame that was parsed for each PC.
+
         :param pcs: ``uint64``, shape ``(n,)``.
         """
         known = self._frames

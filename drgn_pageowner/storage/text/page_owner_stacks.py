@@ -49,7 +49,8 @@ class _Reader:
             frames, handle, pages, _ = match.groups()
             end = match.end()
             if handle is None and pages is None:
-                # Not a stack: the line at fault is the one after the lines that can be frames.
+                # These lines are not a complete stack. Count the lines that look like frames, and
+                # the line after them, which cannot be parsed.
                 end = piece.index(b"\n", end) + 1 if end < len(piece) and frames else end
                 if end == position:
                     end = piece.index(b"\n", position) + 1

@@ -28,8 +28,8 @@ _SIGNS = {
     "page_owner": re.compile(rb"^Page allocated via order \d", re.MULTILINE),
     "stacks": re.compile(rb"^(?:nr_base_pages|handle): -?\d+\r?$", re.MULTILINE),
 }
-# A stack has at most 16 frames, so the first few kilobytes show the kind, even if a few lines of a
-# shell precede them.
+# Number of bytes from the start of a text by which its kind is recognized. A stack has at most 16
+# frames, so this is enough even if a few lines of a shell precede the first record.
 _HEAD = 1 << 16
 _PIECE = 1 << 24
 
