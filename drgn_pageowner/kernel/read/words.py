@@ -253,7 +253,8 @@ class WordFinder:
             return "struct page" if self._reader.resolver.is_struct_page(value) else "address"
         end = self._pages.facts.max_pfn
         marked = value >= 1 << 63
-        # A number that is neither a PFN nor the physical address of a page consists of two 32-bit PFNs.
+        # A number that is neither a PFN nor the physical address of a page consists of two 32-bit
+        # PFNs.
         physical = end <= value < end * self._size and value % self._size == 0
         return "physical address" if marked or physical else "PFN"
 
