@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -33,5 +35,12 @@ def progress(items: Iterable[T], *, description: str, total: int, unit: str) -> 
 
 
 def warn(message: str) -> None:
-    """Print *message* on one line on stderr."""
-    print(f"drgn-pageowner: {word(message)}", file=sys.stderr)
+    """Print *message* on one line on stderr; a terminal breaks it between words."""
+    line = f"drgn-pageowner: {word(message)}"
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size((80, 24)).columns
+        line = textwrap.fill(
+            line, max(width, 40), subsequent_indent="  ", break_on_hyphens=False,
+            break_long_words=False,
+        )  # fmt: skip
+    print(line, file=sys.stderr)

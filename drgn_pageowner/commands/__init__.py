@@ -15,13 +15,14 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import groupby
 from typing import Any, NoReturn, TextIO, cast
 
 from drgn_pageowner.commands.output import escaping, for_people, output_to
 from drgn_pageowner.commands.session import Command, Opener
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.session import Session
-from drgn_pageowner.render.terminal import wants_colour
+from drgn_pageowner.render.terminal import columns, fold, wants_colour
 
 __all__ = ("COMMANDS", "Command", "CommandParser", "Session", "add_commands", "run_command")
 
@@ -81,6 +82,18 @@ def _load(name: str) -> Command:
     return cast(Command, import_module(f"{__name__}.{name}"))
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help no wider than the terminal; the indented lines of a description stay lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = groupby(text.splitlines(), lambda line: bool(line) and not line[0].isspace())
+        lines: list[str] = []
+        for prose, some in paragraphs:
+            # One paragraph, or examples and empty lines.
+            lines += [" ".join(some)] if prose else some
+        return "\n".join(part for line in lines for part in fold(indent + line, columns()))
+
+
 class CommandParser(argparse.ArgumentParser):
     """
     An argument parser that reports errors in one line and refers to ``--help``.
@@ -89,7 +102,7 @@ class CommandParser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, command: str | None = None, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", _Help)
         super().__init__(**kwargs)
         self._command = command
         self._commands: dict[str, CommandParser] = {}

@@ -139,7 +139,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     if args.group:
         owners, stacks = _named(owners, args.group), True
         result = replace(result, slab=None)
-    out.writelines(leaks_text(result, owners, facts, limit, stacks=stacks))
+    out.writelines(leaks_text(result, owners, facts, limit, stacks=stacks, by=args.by))
     return 0
 
 

@@ -7,13 +7,26 @@ from collections.abc import Iterator
 
 from drgn_pageowner.analysis.account.account import Account, ClassCount
 from drgn_pageowner.escape import word
-from drgn_pageowner.render.table import pages_size, share, table
+from drgn_pageowner.render.table import are, counted, pages_size, share, table
 
 __all__ = ("account_text",)
 
+# Classes in the first line.
+_LARGEST = 3
+
 
 def account_text(result: Account, *, zones: bool, caches: bool) -> Iterator[str]:
-    """Yield one row per class, and notes on how the kernel's counters differ."""
+    """
+    Yield the largest classes in words, one row per class, and notes on how the kernel's counters
+    differ.
+    """
+    if result.classes:
+        size = result.classes[0].bytes // result.classes[0].pages
+        largest = ", ".join(
+            f"{row.name} {pages_size(row.bytes)} ({share(row.pages, result.present)})"
+            for row in result.classes[:_LARGEST]
+        )
+        yield f"{pages_size(result.present * size)} of memory; the largest classes: {largest}\n\n"
     rows: list[list[str]] = []
     notes: list[str] = []
     for row in result.classes:
@@ -28,13 +41,13 @@ def account_text(result: Account, *, zones: bool, caches: bool) -> Iterator[str]
                 f"{row.pages:,}",
                 pages_size(row.bytes),
                 share(row.pages, result.present),
-                f"{counter.pages:,}{mark}" if counter is not None else "-",
+                f"{counter.pages:,}" if counter is not None else "-",
                 f"{counter.difference:+,}" if counter is not None else "-",
-                counter.name if counter is not None else "-",
+                f"{counter.name}{mark}" if counter is not None else "-",
             ]
         )
-    headers = ["class", "pages", "size", "share", "the kernel's", "difference", "counter"]
-    yield table(rows, headers, right=(1, 2, 3, 4, 5), spare=("share", "size")) + "\n"
+    headers = ["class", "pages", "size", "share", "the kernel's", "off by", "counter"]
+    yield table(rows, headers, right=(1, 2, 3, 4, 5), spare=("share",)) + "\n"
     yield from notes
     whole = "every one of them" if result.accounted == result.present else f"{result.accounted:,}"
     yield f"{result.present:,} pages present, {whole} in one class"
@@ -50,9 +63,9 @@ def _note(row: ClassCount, number: int) -> str:
     assert counter is not None
     parts = []
     if counter.uncounted:
-        parts.append(f"{counter.uncounted:,} of these pages are not in it")
+        parts.append(f"{counter.uncounted:,} of these pages {are(counter.uncounted)} not in it")
     if counter.others:
-        parts.append(f"{counter.others:,} pages of other classes are")
+        parts.append(f"{counted(counter.others, 'page')} of other classes {are(counter.others)}")
     return f"[{number}] {counter.name}: {counter.note}: {', '.join(parts)}\n"
 
 

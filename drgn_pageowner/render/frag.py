@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -11,11 +12,15 @@ from drgn_pageowner.analysis.frag.blocks import Run
 from drgn_pageowner.analysis.frag.cma import CmaReport
 from drgn_pageowner.analysis.frag.contiguity import Blocker, Contiguity
 from drgn_pageowner.analysis.frag.culprits import Culprit, Culprits
+from drgn_pageowner.analysis.frag.mobility import Mobility
 from drgn_pageowner.analysis.frag.zone_summary import ZoneSummary
+from drgn_pageowner.analysis.leaks.owners import without_offset
 from drgn_pageowner.escape import word
 from drgn_pageowner.model.kernel import Facts, Names
-from drgn_pageowner.render.table import age, pages_size, share, table
+from drgn_pageowner.render.table import age, ages, are, counted, pages_size, share, table
 from drgn_pageowner.render.text import comm_text, gfp_text, name_at
+
+_UNMOVABLE = Mobility.UNMOVABLE.label
 
 __all__ = (
     "alloc_check_text",
@@ -57,12 +62,14 @@ def summary_text(zones: Sequence[ZoneSummary], facts: Facts) -> Iterator[str]:
         if count
     ]  # fmt: skip
     yield table(blocks, ("node", "zone", "type", "blocks", "mixed"), right=(0, 3, 4))
-    for zone in zones:
-        if zone.polluted:
-            yield (
-                f"node {zone.node}, zone {zone.zone}: {zone.polluted} Movable and CMA pageblocks "
-                "have unmovable pages in them (frag culprits says whose)\n"
-            )
+    polluted = [
+        f"{zone.polluted} in {zone.zone} of node {zone.node}" for zone in zones if zone.polluted
+    ]
+    if polluted:
+        yield (
+            f"\nMovable and CMA pageblocks with unmovable pages in them: {', '.join(polluted)} "
+            "(frag culprits says whose)\n"
+        )
 
 
 def _block_size(order: int, facts: Facts) -> str:
@@ -71,6 +78,7 @@ def _block_size(order: int, facts: Facts) -> str:
 
 def contiguity_text(result: Contiguity, facts: Facts) -> Iterator[str]:
     """Yield the aligned blocks of every size, and the owners of unmovable pages in them."""
+    yield from _contiguity_headline(result, facts)
     rows = [
         (_block_size(size.order, facts), size.order,
          "all" if size.zone is None else f"{size.zone} of node {size.node}",
@@ -79,11 +87,24 @@ def contiguity_text(result: Contiguity, facts: Facts) -> Iterator[str]:
         for size in result.sizes
     ]  # fmt: skip
     headers = ("block", "order", "zone", "blocks", "free", "movable", "blocked", "unknown",
-               "by 1", "by 2-8", "by 9-64", "by more", "unmovable pages", "for half")  # fmt: skip
+               "by 1 page", "by 2-8 pages", "by 9-64 pages", "by more pages", "unmovable pages",
+               "pages to free half")  # fmt: skip
     yield table(rows, headers, right=(0, 1, *range(3, 14)), keys=3) + "\n"
     for title, blockers in (("kind", result.kinds), ("allocator", result.allocators)):
         yield f"blocked by {title}\n"
         yield _blockers_table(blockers, title, facts) + "\n"
+
+
+def _contiguity_headline(result: Contiguity, facts: Facts) -> Iterator[str]:
+    """Say how many of the smallest blocks, those of a pageblock's size, can be had."""
+    for size in result.sizes:
+        if size.zone is None and size.order == facts.pageblock_order:
+            yield (
+                f"{size.blocked:,} of {counted(size.blocks, 'block')} of "
+                f"{_block_size(size.order, facts)} {'has' if size.blocked == 1 else 'have'} "
+                f"unmovable pages; {size.free:,} {are(size.free)} free, "
+                f"{size.movable:,} could be emptied\n\n"
+            )
 
 
 def _blockers_table(blockers: Sequence[Blocker], title: str, facts: Facts) -> str:
@@ -106,7 +127,8 @@ def culprits_text(result: Culprits, facts: Facts, *, stacks: bool) -> Iterator[s
 
     :param stacks: Whether to show whole stacks.
     """
-    yield f"{result.blocked:,} of {result.blocks:,} pageblocks hold unmovable pages\n\n"
+    verb = "holds" if result.blocked == 1 else "hold"
+    yield f"{result.blocked:,} of {counted(result.blocks, 'pageblock')} {verb} unmovable pages\n\n"
     yield from _culprits(result.blocking, facts, stacks, "in movable")
     if result.reverse:
         yield "\nmovable pages in Unmovable and Reclaimable pageblocks\n\n"
@@ -116,18 +138,14 @@ def culprits_text(result: Culprits, facts: Facts, *, stacks: bool) -> Iterator[s
 def _culprits(found: Sequence[Culprit], facts: Facts, stacks: bool, column: str) -> Iterator[str]:
     rows = []
     for culprit in found:
-        ages = "-"
-        if facts.now_ns is not None and culprit.oldest_ns is not None:
-            ages = f"{age(max(facts.now_ns - (culprit.newest_ns or 0), 0))} - " + age(
-                max(facts.now_ns - culprit.oldest_ns, 0)
-            )
-        owner = culprit.allocator
+        owner = without_offset(culprit.allocator)
         if stacks:
             owner = "\n".join(map(str, culprit.stack)) or owner
         row = [culprit.blocks, culprit.only_blocker, f"{culprit.pages:,}"]
         if column:
             row.append(f"{culprit.in_movable:,}")
-        rows.append([*row, ages, culprit.kind, culprit.handle or "-", owner])
+        span = ages(culprit.oldest_ns, culprit.newest_ns, facts.now_ns)
+        rows.append([*row, span, culprit.kind, culprit.handle or "-", owner])
     headers = ["blocks", "only blocker", "pages", *([column] if column else [])]
     yield table(
         rows,
@@ -141,6 +159,7 @@ def explain_text(block: int, runs: Sequence[Run], facts: Facts) -> Iterator[str]
     """Yield the contents of one pageblock, in PFN order."""
     first = block << facts.pageblock_order
     yield f"pageblock {block}: pfn {first:#x} to {first + (1 << facts.pageblock_order) - 1:#x}\n"
+    yield f"{_mobilities(runs)}\n\n"
     rows = [
         (f"pfn:{run.pfn:#x}", sum(r.pages for r in alike), "-" if run.order is None else run.order,
          run.state, run.mobility, run.migratetype or "-", age(run.age_ns),
@@ -152,6 +171,21 @@ def explain_text(block: int, runs: Sequence[Run], facts: Facts) -> Iterator[str]
     headers = ("pfn", "pages", "order", "state", "mobility", "asked for", "age", "task", "handle",
                "allocator")  # fmt: skip
     yield table(rows, headers, right=(1, 2, 6), spare=("handle", "asked for"))
+
+
+def _mobilities(runs: Sequence[Run]) -> str:
+    """Return the pages of every mobility, and what the unmovable ones are, most first."""
+    pages: Counter[str] = Counter()
+    unmovable: Counter[str] = Counter()
+    for run in runs:
+        pages[run.mobility] += run.pages
+        if run.mobility == _UNMOVABLE:
+            unmovable[run.state] += run.pages
+    parts = []
+    for mobility, number in pages.most_common():
+        states = ", ".join(f"{count:,} {state}" for state, count in unmovable.most_common())
+        parts.append(f"{number:,} {mobility}" + (f" ({states})" * (mobility == _UNMOVABLE)))
+    return f"{counted(sum(pages.values()), 'page')}: {', '.join(parts)}"
 
 
 def _alike(runs: Sequence[Run]) -> Iterator[list[Run]]:
@@ -205,6 +239,13 @@ def cma_text(reports: Sequence[CmaReport], names: Names) -> Iterator[str]:
     if not reports:
         yield "this kernel has no CMA area\n"
         return
+    for r in reports:
+        yield (
+            f"{r.name}: {r.allocated:,} of {counted(r.pages, 'page')} {are(r.allocated)} taken, "
+            f"{len(r.stuck):,} cannot be migrated out; at most "
+            f"{counted(r.longest_allocatable_run, 'page')} in a row can be had now\n"
+        )
+    yield "\n"
     rows = [
         (r.name, f"pfn:{r.start_pfn:#x}", f"{r.pages:,}", f"{r.allocated:,}", f"{r.free:,}",
          f"{r.lent:,}", f"{r.movable:,}", f"{r.longest_bitmap_run:,}",

@@ -26,16 +26,25 @@ def leaks_text(
     limit: int | None,
     *,
     stacks: bool = False,
+    by: str = "allocator",
 ) -> Iterator[str]:
     """
     Yield the answer in one line, then one line per owner.
 
     :param owners: What to show of *result*: some or all of its groups, summed up.
+    :param by: The key of ``LEAK_KEYS`` that they are summed up by.
     :param stacks: Whether to describe the groups of each owner, with their stacks.
     """
-    yield _headline(result, facts)
+    yield _headline(result, facts, by)
     if result.holes is not None:
         yield f"not all of memory could be searched, so these may be held: {result.holes}\n"
+    every = leak_owners(result.groups, by)
+    if len(owners) < len(every):
+        yield (
+            f"{len(owners):,} of {counted(len(every), _noun(by))} "
+            f"{'matches' if len(owners) == 1 else 'match'}, with "
+            f"{counted(sum(owner.pages for owner in owners), 'page')}\n"
+        )
     shown = owners[:limit]
     if shown:
         yield "\n"
@@ -53,9 +62,13 @@ def leaks_text(
         yield from _slab(result.slab, limit, stacks=stacks)
 
 
-def _headline(result: Leaks, facts: Facts) -> str:
+def _noun(by: str) -> str:
+    return "owner" if by == "allocator" else by
+
+
+def _headline(result: Leaks, facts: Facts, by: str) -> str:
     """Say how much is lost, by how many owners, and how sure that is."""
-    lost = leak_owners(result.lost_groups, "allocator")
+    lost = leak_owners(result.lost_groups, by)
     known = (
         f"{counted(result.by_number_pages, 'page')} {are(result.by_number_pages)} known only by "
         f"PFN, {counted(result.reachable_pages, 'page')} {are(result.reachable_pages)} reachable"
@@ -72,7 +85,7 @@ def _headline(result: Leaks, facts: Facts) -> str:
         f"{counted(result.lost_pages, 'page')} "
         f"({pages_size(result.lost_pages * facts.page_size)}) in "
         f"{counted(result.lost_allocations, 'allocation')} {verb} lost, by "
-        f"{counted(len(lost), 'owner')}; confidence: {', '.join(sure)}. {known}\n"
+        f"{counted(len(lost), _noun(by))}; confidence: {', '.join(sure)}. {known}\n"
     )
 
 

@@ -20,10 +20,10 @@ def slab_table(result: SlabTop) -> Iterator[str]:
     """Yield one row per group, with the owner and, if known, the stack."""
     rows = []
     for group in result.groups:
-        who = [word(group.owner or "(not kept)"), *(f"  {frame}" for frame in group.stack)]
+        more = list(map(str, group.stack))
         if group.memcgs:
             charged = [f"{word(path)} ({count:,})" for path, count in group.memcgs.items()]
-            who.append(f"  charged to {', '.join(charged[:3])}")
+            more.append(f"charged to {', '.join(charged[:3])}")
         rows.append(
             [
                 pages_size(group.bytes),
@@ -31,12 +31,13 @@ def slab_table(result: SlabTop) -> Iterator[str]:
                 f"{group.objects:,}",
                 word(group.cache),
                 ", ".join(map(str, group.pids[:3])) or "-",
-                "\n".join(who),
+                word(group.owner or "(not kept)"),
+                "\n".join(more),
             ]
         )
-    headers = ["size", "share", "objects", "cache", "pid", "owner"]
+    headers = ["size", "share", "objects", "cache", "pid", "owner", "stack"]
     if rows:
-        yield table(rows, headers, right=range(3)) + "\n"
+        yield table(rows, headers, right=range(3), below=True) + "\n"
     shown = sum(group.bytes for group in result.groups)
     yield (
         f"{len(result.groups):,} of {result.number_of_groups:,} groups shown: "
@@ -75,17 +76,18 @@ def slab_account_text(caches: SlabTop, by_owner: SlabTop) -> Iterator[str]:
     """
     rows = []
     for cache in caches.groups:
+        owners = [group for group in by_owner.groups if group.cache == cache.cache]
+        alone = word(owners[0].owner or "(not kept)") if len(owners) == 1 else ""
         rows.append(
             [
                 pages_size(cache.bytes),
                 share(cache.bytes, caches.bytes),
                 f"{cache.objects:,}",
                 word(cache.cache),
-                "",
+                alone,
             ]
         )
-        owners = [group for group in by_owner.groups if group.cache == cache.cache]
-        for group in owners[:_OWNERS]:
+        for group in owners[:_OWNERS] if not alone else ():
             size = pages_size(group.bytes)
             rows.append([size, "", f"{group.objects:,}", "", word(group.owner or "(not kept)")])
         if len(owners) > _OWNERS:

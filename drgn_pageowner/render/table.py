@@ -27,16 +27,19 @@ def table(
     *,
     spare: Sequence[str] = (),
     keys: int = 1,
+    below: bool = False,
 ) -> str:
     """
     Format *rows* under *headers*, no wider than the terminal.
 
-    Of a table that is too wide, a last column of stacks is printed below the rows, as perf does,
-    and headers get several lines; then it loses the columns *spare* and names are shortened in
-    their middle; then it is broken into several tables.
+    Of a table that is too wide, a last column of several lines a cell is printed below the rows, as
+    perf prints stacks, and headers get several lines; then it loses the columns *spare* and names
+    are shortened in their middle; then it is broken into several tables.
 
     :param right: The columns that are set to the right, by number. The others are texts.
     :param spare: Headers of the columns that can be left out, in that order.
+    :param below: Print the last column of a table that is too wide below the rows, even if its
+        cells have a line each.
     :param keys: The number of columns, from the first on, that every one of several tables has.
     """
     cells = [[str(cell).split("\n") for cell in row] for row in rows]
@@ -46,11 +49,11 @@ def table(
     width = columns()
     numbers = [column in right for column in range(len(headers))]
     chosen = list(range(len(headers)))
-    below: list[Sequence[str]] = []
+    last: list[Sequence[str]] = []
     if sum(_widths(bodies, names)) + 2 * (len(headers) - 1) > width:
         names = [header.split(" ") for header in headers]
-        if any(len(row[-1]) > 1 for row in cells):
-            below = [row[-1] for row in cells]
+        if below or any(len(row[-1]) > 1 for row in cells):
+            last = [row[-1] for row in cells]
             chosen.pop()
     widths = _widths(bodies, names)
     for least, unwanted in ((_SHORT_NAME, ("", *spare)), (_SHORTEST_NAME, ("",))):
@@ -59,12 +62,11 @@ def table(
                 chosen.remove(list(headers).index(header))
             limits = _limits(widths, names, chosen, numbers, width, least)
             if limits is not None:
-                return _grid(cells, names, chosen, limits, right, below)
+                return _grid(cells, names, chosen, limits, right, last)
     parts = _parts(widths, names, chosen, numbers, width, keys)
-    last = len(parts) - 1
     return "\n".join(
-        _grid(cells, names, part, limits, right, below if number == last else ())
-        for number, (part, limits) in enumerate(parts)
+        _grid(cells, names, part, limits, right, last if number == len(parts) else ())
+        for number, (part, limits) in enumerate(parts, 1)
     )
 
 
@@ -166,7 +168,7 @@ def _grid(
         room = columns() - len(_INDENT)
         for number, more in zip(heights, below, strict=True):
             mixed += lines[position : position + number]
-            mixed += [_INDENT + shortened(line, room) for line in more]
+            mixed += [_INDENT + shortened(line, room) for line in more if line]
             position += number
         lines = mixed
     return "\n".join(lines) + "\n"

@@ -73,7 +73,7 @@ def fold(line: str, width: int) -> list[str]:
         return [line]
     indent = len(line) - len(line.lstrip(" "))
     gap = _GAP.search(line, indent)
-    text_at = gap.end() if gap is not None and gap.end() <= width * 2 // 5 else indent + 2
+    text_at = gap.end() if gap is not None and gap.end() <= width // 2 else indent + 2
     hanging = " " * min(text_at, width // 2)
     longest = width - len(hanging)
     words = [shortened(word, longest) for word in line[indent:].split(" ")]

@@ -8,48 +8,49 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from drgn_pageowner.analysis.leaks.owners import without_offset
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.analysis.owners.group import Group, Top
 from drgn_pageowner.escape import word
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.jsonable import json_document
-from drgn_pageowner.render.table import ages, csv_row, pages_size, share, table
+from drgn_pageowner.render.table import ages, counted, csv_row, pages_size, share, table
 from drgn_pageowner.render.text import gfp_text
 
 __all__ = ("key_text", "top_csv", "top_json", "top_object", "top_table")
 
 
 def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
-    """Yield one row per group, and the share of the whole that is shown."""
+    """
+    Yield one row per group, the share of the whole that is shown, and the stacks of the groups if
+    these are made by stack.
+    """
     keys = [key for key in result.by if key != "stack"]
     by_stack = "stack" in result.by
-    headers = ["pages", "size", "share", "allocations", "age", *keys, "handle"]
-    headers.append("stack" if by_stack else "largest owner")
-    rows = []
-    for group in result.groups:
-        owner = "\n".join(
-            [line for frame in group.stack for line in snapshot.frame_lines(frame)]
-            if by_stack
-            else [str(allocator_of(group.stack) or "-")]
-        )
-        rows.append(
-            [
-                f"{group.pages:,}",
-                pages_size(group.bytes),
-                share(group.pages, result.pages),
-                f"{group.allocations:,}" if group.allocations is not None else "-",
-                ages(group.oldest_ns, group.newest_ns, result.now_ns),
-                *(key_text(group, key, snapshot) for key in keys),
-                str(group.handle) if group.handle else "-",
-                owner or "(no stack)",
-            ]
-        )
+    # The number leads from a row to its stack.
+    number = ["#"] if by_stack else []
+    headers = [*number, "pages", "size", "share", "allocations", "age", *keys, "handle"]
+    headers.append("owner" if by_stack else "largest owner")
+    rows = [
+        [
+            *([str(place)] if by_stack else []),
+            f"{group.pages:,}",
+            pages_size(group.bytes),
+            share(group.pages, result.pages),
+            f"{group.allocations:,}" if group.allocations is not None else "-",
+            ages(group.oldest_ns, group.newest_ns, result.now_ns),
+            *(key_text(group, key, snapshot) for key in keys),
+            str(group.handle) if group.handle else "-",
+            _owner(group),
+        ]
+        for place, group in enumerate(result.groups, 1)
+    ]
     # The largest owner of one allocator is that.
     repeated = ["largest owner"] if "allocator" in keys else []
     if rows:
-        spare = (*repeated, "handle", "share", "size")
-        yield table(rows, headers, right=range(4), spare=spare) + "\n"
+        spare = (*repeated, "handle", "share", "allocations", "age")
+        yield table(rows, headers, right=range(4 + by_stack), spare=spare) + "\n"
     shown = sum(group.pages for group in result.groups)
     yield (
         f"{len(result.groups):,} of {result.number_of_groups:,} groups shown: "
@@ -58,6 +59,24 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
         + (f" in {result.allocations:,} allocations" if result.allocations is not None else "")
         + "\n"
     )
+    if by_stack:
+        yield from _stacks(result, snapshot)
+
+
+def _owner(group: Group) -> str:
+    allocator = allocator_of(group.stack)
+    if allocator is None:
+        return "-" if group.stack else "(no stack)"
+    return without_offset(str(allocator))
+
+
+def _stacks(result: Top, snapshot: Snapshot) -> Iterator[str]:
+    """Yield the stack of every group, below the number of its row."""
+    for place, group in enumerate(result.groups, 1):
+        handle = f" (handle {group.handle})" if group.handle else ""
+        yield f"\n#{place} {counted(group.pages, 'page')}, {pages_size(group.bytes)}{handle}\n"
+        lines = [line for frame in group.stack for line in snapshot.frame_lines(frame)]
+        yield from (f"    {line}\n" for line in lines or ["(no stack)"])
 
 
 def key_text(group: Group, key: str, snapshot: Snapshot) -> str:

@@ -31,7 +31,7 @@ def cache_types_text(result: TypeShares) -> Iterator[str]:
     ]
     headers = ["size", "objects", "typed", "bytes", "sure", "unclear", "cache", "types"]
     if rows:
-        yield table(rows, headers, right=range(6)) + "\n"
+        yield table(rows, headers, right=range(6), spare=("sure", "bytes", "unclear")) + "\n"
     yield from _totals(result)
 
 
@@ -52,7 +52,8 @@ def type_groups_text(result: TypeShares) -> Iterator[str]:
     ]
     headers = ["size", "share", "objects", "for", "against", "cache", "type", "known by"]
     if rows:
-        yield table(rows, headers, right=range(5)) + "\n"
+        spare = ("known by", "for", "against")
+        yield table(rows, headers, right=range(5), spare=spare) + "\n"
     yield f"{len(result.groups):,} of {result.number_of_groups:,} groups shown\n"
     yield from _totals(result)
 

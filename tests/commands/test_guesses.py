@@ -23,7 +23,7 @@ from drgn_pageowner.kernel.session import ProgramSession
 
 # What is typed, the exit status, and a pattern of what is said.
 GUESSES = (
-    ("top", 0, r"^pages +size +share"),
+    ("top", 0, r"^ *# +pages +size"),
     ("top -n 3", 0, r"^3 of "),
     ("top -n3", 0, r"^3 of "),
     ("top --limit=3", 0, r"^3 of "),
@@ -36,7 +36,7 @@ GUESSES = (
     ("top --sort size -n 2", 0, r"^2 of "),
     ("top --sort count -n 2", 0, r"^2 of "),
     ("top --min-size 1M", 0, r"MiB"),
-    ("top --min-pages 100", 0, r"^ *pages"),
+    ("top --min-pages 100", 0, r"^ *# +pages"),
     ("top --stack-contains leak -n 2", 0, r"po_leak"),
     ("top --skip 3 -n 2", 0, r"^2 of "),
     ("top --depth 2 -n 2", 0, r"^2 of "),

@@ -82,3 +82,35 @@ def test_nothing_starts_for_an_error(tmp_path: Path) -> None:
         os.close(leader)
     assert result.returncode != 0
     assert not (tmp_path / "started").exists()
+
+
+def test_a_command_whose_reader_has_seen_enough_has_answered(tmp_path: Path) -> None:
+    record = (
+        "Page allocated via order 0, mask 0xcc0(GFP_KERNEL), pid 1, tgid 1 (init), ts 5 ns\n"
+        "PFN {pfn:#x} type Unmovable Block 0 type Unmovable Flags 0x0()\n f+0x1/0x2\n\n"
+    )
+    text = tmp_path / "page_owner.txt"
+    text.write_text("".join(record.format(pfn=pfn) for pfn in range(20_000)))
+    leader, follower = pty.openpty()
+    try:
+        result = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "drgn_pageowner",
+                "-S",
+                str(text),
+                "--page-size",
+                "4096",
+                "list",
+            ],
+            stdout=follower,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PAGER": "true"},
+            timeout=60,
+        )
+    finally:
+        os.close(follower)
+        os.close(leader)
+    assert (result.returncode, result.stderr) == (0, "")

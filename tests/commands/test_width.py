@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 from asking import ask
 from conftest import Dump
 
+from drgn_pageowner.cli import build_parser
 from drgn_pageowner.commands import COMMANDS
+from drgn_pageowner.progress import warn
 
 # The kernel's own files (frag buddyinfo, ...) are as wide as the kernel makes them.
 LINES = (
@@ -63,3 +67,34 @@ def test_no_line_is_wider_than_columns(
     assert status == 0
     assert said
     assert [one for one in said.splitlines() if len(one) > columns] == []
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_no_line_of_help_is_wider(
+    command: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([*command.split(), "--help"])
+    # argparse breaks no groups and no lists of choices: those of the usage.
+    _, text = capsys.readouterr().out.split("\n\n", 1)
+    lines = [line for line in text.splitlines() if len(line) > columns]
+    assert [line for line in lines if not line.startswith("  --format {")] == []
+
+
+def test_a_terminal_breaks_messages_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    message = " ".join(["words"] * 30)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    warn(message)
+    said = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, said.splitlines())) <= 60
+    assert said.split() == ["drgn-pageowner:", *message.split()]
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    warn(message)
+    assert sys.stderr.getvalue().count("\n") == 1  # type: ignore[attr-defined]

@@ -21,9 +21,12 @@ RESULT = Account(
 
 def test_a_counter_that_differs_has_a_note() -> None:
     lines = "".join(account_text(RESULT, zones=False, caches=False)).splitlines()
-    assert lines[3].split() == ["slab", "8", "32.0", "KiB", "40.0", "%", "9", "[1]", "+0", "Slab"]
+    assert lines[0] == (
+        "80.0 KiB of memory; the largest classes: free 48.0 KiB (60.0 %), slab 32.0 KiB (40.0 %)"
+    )
+    assert lines[5].split() == ["slab", "8", "32.0", "KiB", "40.0", "%", "9", "+0", "Slab", "[1]"]
     assert lines[-2] == (
-        "[1] Slab: it counts large kmalloc too: 1 of these pages are not in it, 2 pages of other "
+        "[1] Slab: it counts large kmalloc too: 1 of these pages is not in it, 2 pages of other "
         "classes are"
     )
     assert lines[-1] == "20 pages present, every one of them in one class"

@@ -39,10 +39,10 @@ def test_a_summary_says_first_what_is_wrong() -> None:
     memory = joined(MACHINE, *RECORDS)
     lines = "".join(summary_text(zone_summaries(memory, block_table(memory)), facts(12)))
     assert lines.startswith(
-        "node 0, zone Normal: 1 movable pageblocks have unmovable pages in them\n\n"
+        "node 0, zone Normal: 1 movable pageblock has unmovable pages in it\n\n"
     )
     assert lines.endswith(
-        "node 0, zone Normal: 1 Movable and CMA pageblocks have unmovable pages in them (frag "
+        "\nMovable and CMA pageblocks with unmovable pages in them: 1 in Normal of node 0 (frag "
         "culprits says whose)\n"
     )
 
@@ -51,6 +51,9 @@ def test_contiguity_has_a_row_for_every_size() -> None:
     memory = joined(MACHINE, *RECORDS)
     lines = list(contiguity_text(contiguity(memory, block_table(memory)), facts(12)))
     numbers = "3 1 1 1 0 0 1 0 0 2 2"
+    assert lines.pop(0) == (
+        "1 of 3 blocks of 16.0 KiB has unmovable pages; 1 is free, 1 could be emptied\n\n"
+    )
     assert lines[0].splitlines()[2].split() == ["16.0", "KiB", "2", "all", *numbers.split()]
     assert "other kernel" in lines[2]
     assert "one+0x10/0x100" in lines[4]
@@ -59,7 +62,7 @@ def test_contiguity_has_a_row_for_every_size() -> None:
 def test_culprits_show_ages_and_whole_stacks() -> None:
     found = culprits(joined(MACHINE, *RECORDS))
     short = "".join(culprits_text(found, facts(), stacks=False))
-    assert short.startswith("1 of 3 pageblocks hold unmovable pages\n")
+    assert short.startswith("1 of 3 pageblocks holds unmovable pages\n")
     assert "1.0 s - 60.0 s" in short
     assert "alloc_pages" not in short
     assert "alloc_pages+0x10/0x100" in "".join(culprits_text(found, facts(), stacks=True))
@@ -68,7 +71,8 @@ def test_culprits_show_ages_and_whole_stacks() -> None:
 def test_runs_of_one_owner_are_one_line() -> None:
     lines = list(explain_text(1, explain_block(joined(MACHINE, *RECORDS), 1), facts()))
     assert lines[0] == "pageblock 1: pfn 0x4 to 0x7\n"
-    rows = lines[1].splitlines()[2:]
+    assert lines[1] == "4 pages: 2 unmovable (2 kernel), 2 free\n\n"
+    rows = lines[2].splitlines()[2:]
     assert [row.split()[:2] for row in rows] == [["pfn:0x4", "2"], ["pfn:0x6", "2"]]
     assert "cat (7)" in rows[0]
 

@@ -142,5 +142,9 @@ def _verdict(zone: Zone, stats: ZoneStats, memory: Memory, polluted: int) -> str
             f"{unusable / 10:.0f} % of free memory is in blocks smaller than order {order}"
         )
     if polluted * block > zone.present // _POLLUTED:
-        parts.append(f"{polluted} movable pageblocks have unmovable pages in them")
+        parts.append(
+            "1 movable pageblock has unmovable pages in it"
+            if polluted == 1
+            else f"{polluted} movable pageblocks have unmovable pages in them"
+        )
     return "; ".join(parts) or NOTHING_WRONG

@@ -30,7 +30,7 @@ def summary(machine: Machine) -> ZoneSummary:
         (Machine(".a" * 8, extfrag_threshold=700),
          "100 % of free memory is in blocks smaller than order 2"),
         (Machine("...." "k...", free={0: 2, 6: 1}),
-         "1 movable pageblocks have unmovable pages in them"),
+         "1 movable pageblock has unmovable pages in it"),
     ],
 )  # fmt: skip
 def test_a_zone_says_what_is_wrong(machine: Machine, verdict: str) -> None:
