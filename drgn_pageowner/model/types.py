@@ -17,8 +17,10 @@ from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.kinds import Kind
 
 __all__ = (
+    "Counted",
     "HeapTypes",
     "Layout",
+    "MemberReader",
     "Pointers",
     "TypeTable",
     "TypedBy",
@@ -69,6 +71,34 @@ class Layout:
     none. The array may begin before the end of the structure."""
 
 
+@dataclass(frozen=True)
+class Counted:
+    """
+    An array of which a structure's members tell how many elements are in use.
+
+    The elements in use are the first ones; or, of a ring, those from the index *tail* on, up to
+    that before *head*, modulo the number of all elements. What the others contain are old values.
+    """
+
+    type: int
+    """Number of the structure's type."""
+    array: int
+    """Offset of the array in the structure, or of a pointer to it, in bytes."""
+    pointed: bool
+    """Whether there is a pointer to the array, rather than the array itself."""
+    length: int | tuple[int, int]
+    """Number of elements; or offset and size, in bytes, of the member that has it."""
+    used: tuple[int, int]
+    """Offset and size of the member that has the number of elements in use; of a ring, that of
+    *head*."""
+    tail: tuple[int, int] | None = None
+    """Of a ring: offset and size of *tail*."""
+    stride: int | tuple[int, int] = 0
+    """Size of an element in bytes; or offset and size of the member that has it."""
+    last_index: bool = False
+    """Whether :attr:`length` is the largest index instead of the number of elements."""
+
+
 class TypeTable(Protocol):
     """The C types of a kernel, numbered in the order in which they are first used."""
 
@@ -92,6 +122,25 @@ class TypeTable(Protocol):
         Return whether each slab cache has objects of several types (kmalloc, merged caches).
 
         :return: ``bool``, a row per cache.
+        """
+        ...
+
+    def counted(self) -> Sequence[Counted]:
+        """Return the arrays of structures of this kernel that may be in use only in part."""
+        ...
+
+
+class MemberReader(Protocol):
+    """A function that reads an unsigned integer of each of some places."""
+
+    def __call__(self, place: Array, offset: Array, size: int) -> tuple[Array, Array]:
+        """
+        Read integers.
+
+        :param place: ``int64``, shape ``(n,)``: nodes or variables; see :class:`Pointers`.
+        :param offset: ``int64``: offset in the place, in bytes.
+        :param size: Size of the integers: 1, 2, 4 or 8 bytes.
+        :return: The integers (``int64``), and whether they could be read (``bool``).
         """
         ...
 
@@ -196,5 +245,7 @@ class Typing:
     table: TypeTable
     variables: Variables
     pointers: Pointers
+    read: MemberReader | None = None
+    """Reads members of places; ``None`` if memory cannot be read."""
     inferred: HeapTypes | None = None
     """The inferred types; ``None`` until they have been inferred."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from drgn_pageowner.analysis.types.infer import Slots, infer_types
+from drgn_pageowner.analysis.types.infer import infer_types
+from drgn_pageowner.analysis.types.slots import Slots
+from drgn_pageowner.analysis.types.unused import UnusedParts
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import Heap, Word
 from drgn_pageowner.model.types import HeapTypes, TypedBy, WordUse
@@ -24,13 +26,15 @@ class ReferenceWords:
         self.types = types
         self._slots = Slots(types.table)
         pointers = heap.typing.pointers
+        self.unused = UnusedParts(heap, types, self._slots)
+        unused = self.unused.has(pointers.place, pointers.offset)
         use, sure = self.uses(pointers.place, pointers.offset.astype(np.int64))
         address = use & np.uint8(WordUse.ADDRESS) != 0
         # A pointer to a struct page leads to no content of a page.
         address &= (use & np.uint8(WordUse.MEMMAP) == 0) | (pointers.at < 0)
-        self.counts: Array = ~sure | address
+        self.counts: Array = (~sure | address) & ~unused
         """``bool``, a row per pointer: whether it can be one."""
-        self.exact: Array = sure & address
+        self.exact: Array = sure & address & ~unused
         """``bool``, a row per pointer: whether it is one by a type that is sure."""
         use, sure = self.uses(heap.pfn_holder, heap.pfn_offset.astype(np.int64))
         number = use & np.uint8(WordUse.NUMBER) != 0
@@ -49,6 +53,8 @@ class ReferenceWords:
         """Return whether a word can be a reference, and whether a certain type decides that."""
         place = np.array([max(word.place, 0)], np.int64)
         offset = np.array([word.offset if word.place >= 0 else -1], np.int64)
+        if self.unused.has(place, offset)[0]:
+            return False, True
         use, sure = self.uses(place, offset)
         if not sure[0]:
             return True, False
@@ -73,8 +79,6 @@ class ReferenceWords:
         inside = np.where(offset >= 0, offset - self.types.origin[place], -1)
         slot = self._slots.of(number, inside)
         sure = slot >= 0
-        if not len(self._slots.use):
-            return np.zeros(len(place), np.uint8), sure
         return np.where(sure, self._slots.use[np.maximum(slot, 0)], 0).astype(np.uint8), sure
 
 

@@ -8,9 +8,16 @@ from collections.abc import Callable
 import numpy as np
 from drgn import Type
 
+from drgn_pageowner.kernel.dump.bulk import byte_order, gather
 from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
-from drgn_pageowner.kernel.linux.translate import image_range, kernel_phys
+from drgn_pageowner.kernel.linux.slab_track import object_addresses
+from drgn_pageowner.kernel.linux.translate import (
+    direct_map,
+    direct_map_end,
+    image_range,
+    kernel_phys,
+)
 from drgn_pageowner.kernel.read.inventory import InventoryReader
 from drgn_pageowner.kernel.read.percpu import PerCpuNodes
 from drgn_pageowner.kernel.read.places import (
@@ -51,6 +58,8 @@ class TypedPlaces:
         """
         self._pages, self._percpu, self._resolver = pages, percpu, resolver
         self._slabs = inventory.slabs
+        self._kernel, self._inventory = kernel, inventory
+        self._rows_of = reader.pages
         self._nodes, self._boot = nodes, boot
         self._size = inventory.memory.pages.facts.page_size
         self._records = resolver.first_object
@@ -174,4 +183,54 @@ class TypedPlaces:
         nodes = np.minimum(found.place, self._nodes - 1)
         good = allocated(nodes) & allocated(found.target)
         columns = (found.place, found.offset, found.target, found.at)
-        return Typing(self.types, self.variables, Pointers(*(column[good] for column in columns)))
+        kept = Pointers(*(column[good] for column in columns))
+        return Typing(self.types, self.variables, kept, self.read)
+
+    def read(self, place: Array, offset: Array, size: int) -> tuple[Array, Array]:
+        """
+        Read an unsigned integer of each of some places.
+
+        It implements :class:`~drgn_pageowner.model.types.MemberReader`. Per-CPU allocations are not
+        read, because each has several copies.
+        """
+        address, known = self._addresses(place)
+        values = np.zeros(len(place), np.int64)
+        there = np.zeros(len(place), bool)
+        dtype = np.dtype(f"{byte_order(self._kernel.prog)}u{size}")
+        chosen = np.flatnonzero(known)
+        at = address[chosen] + offset[chosen].astype(np.uint64)
+        found, good = gather(self._kernel.prog, at, dtype)
+        values[chosen], there[chosen] = found.astype(np.int64), good
+        return values, there
+
+    def _addresses(self, place: Array) -> tuple[Array, Array]:
+        """Return the virtual address of each place (``uint64``), and whether it is known."""
+        result = np.zeros(len(place), np.uint64)
+        variable = np.flatnonzero(place >= self._nodes)
+        result[variable] = self.addresses[place[variable] - self._nodes]
+        first_percpu = self._records + len(self._slabs)
+        objects = np.flatnonzero((place >= self._records) & (place < first_percpu))
+        if len(objects):
+            mine = place[objects] - self._records
+            result[objects] = object_addresses(self._kernel, self._rows_of, self._slabs, mine)
+        records = np.flatnonzero(place < self._records)
+        if len(records):
+            result[records] = self._record_addresses()[place[records]]
+        return result, result > 0
+
+    def _record_addresses(self) -> Array:
+        """
+        Return the virtual address of each record's memory: ``uint64``, that in its vmalloc area if
+        it is the first one there; 0 in HIGHMEM.
+        """
+        assert self._inventory.records is not None
+        direct = direct_map(self._kernel)
+        pfns = self._inventory.records["pfn"].astype(np.uint64)
+        result: Array = pfns * np.uint64(self._size) + np.uint64(direct)
+        result[result >= np.uint64(direct_map_end(self._kernel))] = 0
+        for area in self._inventory.areas:
+            if len(area.rows) and area.rows[0] >= 0:
+                first = int(self._inventory.record_of_row[area.rows[0]])
+                if first >= 0:
+                    result[first] = area.start
+        return result

@@ -14,8 +14,9 @@ from drgn_pageowner.kernel.dump.bulk import find_type
 from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.slab import slab_caches
+from drgn_pageowner.kernel.read.counted import counted_arrays
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.types import Layout, WordUse
+from drgn_pageowner.model.types import Counted, Layout, WordUse
 
 __all__ = ("DwarfTypes", "read_types")
 
@@ -148,6 +149,7 @@ class DwarfTypes:
         self._by_name: dict[tuple[str, int, bool], int] = {}
         self._flat: dict[int, Layout] = {}
         self._known: dict[int, _Facts] = {}
+        self._counted: Sequence[Counted] | None = None
         self._cache_types, self._shared = self._of_caches(caches, sizes)
 
     def __len__(self) -> int:
@@ -158,6 +160,11 @@ class DwarfTypes:
 
     def shared_caches(self) -> Array:
         return self._shared
+
+    def counted(self) -> Sequence[Counted]:
+        if self._counted is None:
+            self._counted = tuple(counted_arrays(self))
+        return self._counted
 
     def type_of(self, number: int) -> Type:
         """Get drgn's type object; for an array of unknown length, that of an element."""

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Find the parts of arrays that are not in use: what is there are old values, not references."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drgn_pageowner.analysis.types.slots import Slots
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Heap
+from drgn_pageowner.model.types import Counted, HeapTypes
+
+__all__ = ("UnusedParts",)
+
+
+class UnusedParts:
+    """
+    The unused parts of arrays of which other members tell how much is in use.
+
+    Only structures whose type is certain count.
+    """
+
+    def __init__(self, heap: Heap, types: HeapTypes, slots: Slots) -> None:
+        """
+        :param heap: Read with types.
+        """
+        assert heap.typing is not None
+        self._heap, self._types, self._slots = heap, types, slots
+        self._pointers, self._read = heap.typing.pointers, heap.typing.read
+        parts = [np.zeros((3, 0), np.int64)]
+        if self._read is not None:
+            in_order = np.argsort(types.type, kind="stable")
+            in_order = in_order[types.exact[in_order]]
+            for array in types.table.counted():
+                parts.append(self._of(array, in_order))
+        place, start, end = np.concatenate(parts, axis=1)
+        order = np.lexsort((start, place))
+        self._key, self._end = (place[order] << 32) | start[order], end[order]
+
+    def __len__(self) -> int:
+        return len(self._key)
+
+    def has(self, place: Array, offset: Array) -> Array:
+        """
+        Return whether words are in an unused part: ``bool``.
+
+        :param place: ``int32``, shape ``(n,)``: node or variable that contains each word.
+        :param offset: ``int64``: offset of the word in it, in bytes; -1 if unknown.
+        """
+        if not len(self._key):
+            return np.zeros(len(place), bool)
+        key = (place.astype(np.int64) << 32) | np.maximum(offset, 0)
+        before = np.maximum(np.searchsorted(self._key, key, "right") - 1, 0)
+        same = self._key[before] >> 32 == place
+        result: Array = (
+            same & (key >= self._key[before]) & (offset < self._end[before]) & (offset >= 0)
+        )
+        return result
+
+    def _of(self, array: Counted, in_order: Array) -> Array:
+        """Return place, start and end of the unused parts: ``int64``, shape ``(3, n)``."""
+        place, base = self._structures(array.type, in_order)
+        if not len(place):
+            return np.zeros((3, 0), np.int64)
+        used, good = self._member(place, base, array.used)
+        length, known = self._member(place, base, array.length)
+        stride, also = self._member(place, base, array.stride)
+        good &= known & also & (stride > 0)
+        length = length + array.last_index
+        start = used
+        if array.tail is not None:
+            tail, known = self._member(place, base, array.tail)
+            # Both are counters that overflow.
+            bits = 8 * array.used[1]
+            used = (used - tail) & ((1 << bits) - 1)
+            good &= known & (length & (length - 1) == 0)
+            start = start & np.maximum(length - 1, 0)
+        good &= (used >= 0) & (used <= length) & (length > 0) & (length * stride < 1 << 31)
+        at = base + array.array
+        if array.pointed:
+            row = self._pointers_at(place, at)
+            good &= row >= 0
+            place, at = self._pointers.target[row].astype(np.int64), self._pointers.at[row]
+            at = at.astype(np.int64)
+            good &= at >= 0
+        place, at, start, used, length, stride = (
+            column[good] for column in (place, at, start, used, length, stride)
+        )
+        # The unused part of a ring may continue at its beginning.
+        end = start + length - used
+        rest = np.maximum(end - length, 0)
+        parts = [
+            np.stack([place, at + start * stride, at + np.minimum(end, length) * stride]),
+            np.stack([place, at, at + rest * stride]),
+        ]
+        found = np.concatenate(parts, axis=1)
+        return found[:, found[2] > found[1]]
+
+    def _member(
+        self, place: Array, base: Array, member: int | tuple[int, int]
+    ) -> tuple[Array, Array]:
+        """Return a number of each structure, and whether it is known."""
+        if isinstance(member, int):
+            return np.full(len(place), member, np.int64), np.ones(len(place), bool)
+        assert self._read is not None
+        return self._read(place, base + member[0], member[1])
+
+    def _structures(self, number: int, in_order: Array) -> tuple[Array, Array]:
+        """
+        Find the structures of a type: in places of that type, or of one that has it as a member.
+
+        :param in_order: Places whose type is certain, ordered by type.
+        :return: Place, and offset of the structure in it: ``int64``.
+        """
+        types = self._types.type[in_order]
+        self._slots.need(np.unique(types))
+        self._slots.need(np.array([number]))
+        _, outer, offset = self._slots.containers(np.array([number], np.int64))
+        places, bases = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for of, at in set(zip(outer.tolist(), offset.tolist(), strict=True)):
+            first, end = np.searchsorted(types, [of, of + 1])
+            if first == end or self._slots.repeat[of]:
+                continue
+            mine = in_order[first:end]
+            places.append(mine)
+            bases.append(self._types.origin[mine].astype(np.int64) + at)
+        place, base = np.concatenate(places), np.concatenate(bases)
+        # Each allocation of per-CPU memory is one place, but has several copies.
+        heap = self._heap
+        good = (place < heap.first_percpu) | (place >= heap.nodes)
+        return place[good], base[good]
+
+    def _pointers_at(self, place: Array, offset: Array) -> Array:
+        """Return the index of the pointer at each offset; -1 for none."""
+        first = np.searchsorted(self._pointers.place, place)
+        end = np.searchsorted(self._pointers.place, place, "right")
+        result = np.full(len(place), -1, np.int64)
+        # A place has few pointers; those of each are in the order of offsets.
+        low, high = first.copy(), end.copy()
+        offsets = self._pointers.offset
+        while (low < high).any():
+            middle = (low + high) // 2
+            less = (low < high) & (offsets[np.minimum(middle, len(offsets) - 1)] < offset)
+            low = np.where(less, middle + 1, low)
+            high = np.where(~less & (low < high), middle, high)
+        found = (low < end) & (offsets[np.minimum(low, max(len(offsets) - 1, 0))] == offset)
+        result[found] = low[found]
+        return result
