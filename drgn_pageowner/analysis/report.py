@@ -121,9 +121,10 @@ class Report:
     owners: list[ClassOwners] | None = None
     """The allocators of every class."""
     tops: Mapping[str, Top] = field(default_factory=dict)
-    """By ``allocator``, ``stack``, ``comm`` and ``module``, as far as this kernel records them."""
+    """Largest groups of records by ``allocator``, ``stack``, ``comm`` and ``module``, as far as
+    this kernel records these."""
     holders: Mapping[str, Holders] = field(default_factory=dict)
-    """By ``process`` and ``driver``, as far as this kernel records them."""
+    """Largest holders by ``process`` and ``driver``, as far as this kernel records these."""
     flame: Flame | None = None
     ages: list[AgeBand] | None = None
     leaks: Leaks | None = None
@@ -187,7 +188,13 @@ def report(inputs: ReportInputs) -> Report:
 def _marked(
     parts: Mapping[str, Any], inputs: ReportInputs, classes: Callable[[], Array] | None
 ) -> dict[str, Any]:
-    """Note in the flame graph which pages of a stack are lost, and which are of processes."""
+    """
+    Add to the flame graph how many pages of each stack are lost, and how many belong to processes.
+
+    :param parts: Parts of the report that were computed, by name.
+    :param classes: Function that returns the class of every page; ``None`` if it is not known.
+    :return: The flame graph as ``{"flame": ...}``; empty if there is none.
+    """
     whole: Flame | None = parts.get("flame")
     if whole is None:
         return {}
@@ -223,7 +230,8 @@ def _of_holders(inventory: Inventory, classes: Array) -> dict[str, Any]:
 def _leaks(heap: Heap | LeakSearch, classes: Array, memory: MemoryReader | None) -> Leaks:
     if isinstance(heap, LeakSearch):
         return find_leaks(heap)
-    # Classes of pages without a record are told with what is in the heap.
+    # Without page_owner records, reach() computes the classes anew, because the heap adds to what
+    # is known.
     found = reach(heap, classes if heap.recorded else None)
     prints = fingerprints_of(found, memory) if memory is not None else NO_FINGERPRINTS
     return find_leaks(leak_search(found, prints=prints))

@@ -25,14 +25,14 @@ class Finding:
     """A problem of the machine that counts as found."""
 
     kind: str
-    """:attr:`Verdict.finding`."""
+    """Kind of the problem: :attr:`Verdict.finding`."""
     text: str
-    """One line."""
+    """The problem in one line."""
 
 
 @dataclass(frozen=True)
 class Triage:
-    """The member ``verdicts`` of the index; ``None`` where the dump could not answer."""
+    """The member ``verdicts`` of the index of a triage; values that are unknown are ``None``."""
 
     findings: list[Finding]
     all: list[Verdict]
@@ -44,7 +44,7 @@ class Triage:
     unreadable: list[str]
     """One line per part that could not be read or answered."""
     headline: str | None = None
-    """The answer in one sentence; ``None`` where the dump gave none."""
+    """Summary in one sentence; ``None`` if the dump could not be judged."""
     dump: str | None = None
     """The name of the dump's file."""
     build_id: str | None = None
@@ -70,7 +70,7 @@ def sum_up(
     """
     Judge *report* and summarize it.
 
-    :param report: ``None`` while there is none.
+    :param report: Report on the machine; ``None`` if it is not ready yet, or could not be made.
     :param problems: Problems of the dump that parts of the triage reported, a line each.
     :param min_pages: A leak counts as found from this many base pages on.
     """

@@ -19,10 +19,10 @@ __all__ = ("Account", "ClassCount", "Counter", "ZoneCounts", "account")
 
 @dataclass(frozen=True)
 class Counter:
-    """The kernel's own counter of a class. Everything is in base pages."""
+    """The kernel's own counter of a class of pages. All numbers are in base pages."""
 
     name: str
-    """Its name in ``/proc/meminfo`` or ``/proc/vmstat``."""
+    """Name of the counter in ``/proc/meminfo`` or ``/proc/vmstat``."""
     pages: int
     uncounted: int
     """Pages of the class that the counter leaves out."""
@@ -36,22 +36,22 @@ class Counter:
 
 @dataclass(frozen=True)
 class ClassCount:
-    """One class."""
+    """The pages of one class, and the kernel's counter of them."""
 
     name: str
     """Label of a :class:`PageClass`."""
     pages: int
-    """Base pages."""
+    """Number of base pages."""
     bytes: int
     counter: Counter | None
     """``None`` where the kernel has no counter for it."""
     slab_caches: list[tuple[str, int]] | None = None
-    """Pages of every cache, most first; only for the class slab."""
+    """Name and number of pages of every slab cache, largest first; only for the class slab."""
 
 
 @dataclass(frozen=True)
 class ZoneCounts:
-    """One zone."""
+    """The pages of one zone, by class."""
 
     node: int
     zone: str
@@ -68,7 +68,7 @@ class Account:
     present: int
     """Sum of the zones' ``present_pages``."""
     accounted: int
-    """Sum of the classes; equal to :attr:`present` unless the dump is incomplete."""
+    """Number of pages in all classes; equal to :attr:`present` unless the dump is incomplete."""
     unknown: int
     """Accounted pages whose ``struct page`` is not in the dump."""
     classes: list[ClassCount]
@@ -104,7 +104,7 @@ def _account(inventory: Inventory, classes: Array) -> Account:
             )
         )
     return Account(
-        # If the zones of a node cannot be read, at least its pages are known.
+        # The zones of a node may be unreadable although its pages are known.
         present=max(sum(zone.present for zone in facts.zones), int(counts.sum())),
         accounted=int(counts.sum()),
         unknown=int(counts[PageClass.UNKNOWN]),
@@ -155,7 +155,7 @@ class _Counters:
         self._counts = counts
 
     def of(self, number: int) -> Counter | None:
-        """Return the counter of a class, or ``None``."""
+        """Return the counter of the class with number *number*; ``None`` if the kernel has none."""
         rules = {
             PageClass.FREE: self._free,
             PageClass.FREE_PCP: self._free_pcp,

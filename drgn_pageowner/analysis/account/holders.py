@@ -20,7 +20,7 @@ from drgn_pageowner.model.records import Snapshot
 __all__ = ("HOLDERS", "Holder", "Holders", "columns_for_holders", "holders")
 
 HOLDERS = ("process", "driver")
-"""The kinds of holders."""
+"""Kinds of holders by which memory can be summed up."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Holder:
     name: str | None
     """The name of the task or module; ``None`` where the kernel does not record it."""
     pages: int
-    """Base pages."""
+    """Number of base pages."""
     bytes: int
     allocations: int | None
     """Number of records; ``None`` if a text was read that does not say."""
@@ -45,7 +45,7 @@ class Holder:
     alive: bool | None = None
     """Whether the process exists, or the module is loaded; ``None`` where that is not known."""
     now: str | None = None
-    """The name of the process with this ID now, if it is another one."""
+    """Current name of the process with this ID, if it differs from :attr:`name`."""
     cgroup: str | None = None
     """The memory cgroup that most of the memory of the process is charged to."""
     cgroup_pages: int | None = None
@@ -57,18 +57,18 @@ class Holders:
     """The largest holders."""
 
     by: str
-    """Of :data:`HOLDERS`."""
+    """Kind of the holders: an element of :data:`HOLDERS`."""
     holders: list[Holder]
     number_of_holders: int
-    """Holders, shown or not."""
+    """Number of holders in all, including those that are not in :attr:`holders`."""
     pages: int
-    """Base pages of all of them."""
+    """Number of base pages of all holders."""
     bytes: int
     allocations: int | None
     now_ns: int | None
     threads_apart: bool = False
-    """Whether threads could not be put together: records have no ``tgid``. Added in Linux kernel
-    commit bf215eab785a ("mm/page_owner.c: record tgid") (in v5.18)."""
+    """Whether every thread counts as a process, because the records have no ``tgid``. Added in
+    Linux kernel commit bf215eab785a ("mm/page_owner.c: record tgid") (in v5.18)."""
 
 
 @dataclass
@@ -102,10 +102,10 @@ def holders(
     Sum up *records* by process or driver.
 
     :param records: Allocated records, or some of them.
-    :param inventory: ``None`` if only records are known.
+    :param inventory: The use of every page; ``None`` if only records are known.
     :param classes: ``uint8``, a row per page of *inventory*.
-    :param by: Of :data:`HOLDERS`.
-    :raises UsageError: if the records do not have what it takes
+    :param by: An element of :data:`HOLDERS`.
+    :raises UsageError: if the records lack columns that are needed for this
     """
     found = _processes(records, inventory) if by == "process" else _drivers(records)
     if inventory is not None and classes is not None:
@@ -156,7 +156,7 @@ def holders(
 
 def _processes(records: Snapshot, inventory: Inventory | None) -> _Found:
     """
-    Number the process of each record.
+    Assign a number to the process of each record.
 
     :raises UsageError: if the records do not contain the process that allocated
     """
@@ -167,7 +167,7 @@ def _processes(records: Snapshot, inventory: Inventory | None) -> _Found:
     names: list[str | None] = [None] * len(ids)
     if "comm" in records and len(records):
         comms, which = distinct(records["comm"])
-        # The name of the process is that of its first thread, if that has allocated.
+        # Take the name of a process from a record of its main thread, if there is one.
         leads = records["pid"] == records[column] if "pid" in records else np.ones(len(code), bool)
         pairs, first = np.unique(code * len(comms) + which, return_inverse=True)
         weight = np.bincount(first.reshape(-1), minlength=len(pairs))
@@ -190,7 +190,8 @@ def _count_pages(
     """
     Count the pages of every holder in every class.
 
-    :param modules: Whether the memory that a module lies in is its own, whoever loaded it.
+    :param modules: Whether holders are modules. The memory with the code and data of a module then
+        counts as the module's own, whoever loaded it.
     """
     rows = record_of_row(inventory.memory.pages, records)
     code = np.where(rows >= 0, np.append(found.code, -1)[rows], -1)
@@ -225,7 +226,7 @@ def _times(
     newest = np.zeros(number, np.uint64)
     np.minimum.at(oldest, code, records["ts_nsec"])
     np.maximum.at(newest, code, records["ts_nsec"])
-    # A module whose own memory alone is known has no record.
+    # A module that has only its own code and data has no record, and so no times.
     oldest[oldest > newest] = 0
     return oldest.tolist(), newest.tolist()
 

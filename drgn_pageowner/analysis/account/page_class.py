@@ -44,7 +44,7 @@ class PageClass(Kind):
     SHMEM = 7, "shmem"
     TABLE = 8, "page tables"
     STACK = 9, "kernel stacks"
-    """Stacks of tasks, and those kept for the next task."""
+    """Stacks of tasks, and free stacks that are cached for new tasks."""
     VMALLOC = 10, "vmalloc"
     MODULE = 11, "modules"
     """vmalloc memory of loaded modules."""
@@ -141,7 +141,7 @@ _OF_FUNCTION = (
     ),
     # kernel/fork.c
     (PageClass.STACK, re.compile(r"alloc_thread_stack_node")),
-    # mm/vmalloc.c: the kind of the area is more precise.
+    # mm/vmalloc.c. If the area is known, its kind is used instead, which is more precise.
     (
         PageClass.VMALLOC,
         re.compile(r"_*vmalloc(_(node|area_node|node_range))?|vm_area_alloc_pages"),
@@ -168,7 +168,8 @@ def classes_of_stacks(table: StackTable) -> Array:
     # A function that allocates stacks of tasks may be inlined into its caller.
     for_task = np.array([name in _STACK_ALLOCATORS for name in plain], bool)[table.code]
     result[(result == PageClass.VMALLOC) & table.any(for_task)] = PageClass.STACK
-    # Without CONFIG_VMAP_STACK, and where the compiler inlined alloc_thread_stack_node().
+    # Stacks of tasks without CONFIG_VMAP_STACK, or if the compiler inlined
+    # alloc_thread_stack_node().
     others = [name is not None and not is_allocation_function(name) for name in plain]
     first = table.first(np.array(others, bool)[table.code])
     result[(place < 0) & (first >= 0) & np.append(for_task, False)[first]] = PageClass.STACK
@@ -226,7 +227,8 @@ def page_classes(inventory: Inventory) -> Array:
 
     :return: ``uint8``, a row per page: :class:`PageClass`.
     """
-    # Without records, reading the heap adds to what is known of pages.
+    # Without records, do not cache the result, because reading the heap finds the use of more
+    # pages.
     return _page_classes(inventory) if inventory.records is None else _kept_classes(inventory)
 
 

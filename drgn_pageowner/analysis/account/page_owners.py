@@ -41,11 +41,12 @@ class ClassOwners:
     name: str
     """Label of a :class:`PageClass`."""
     pages: int
-    """Base pages; the sum of :attr:`owners` and :attr:`other_pages`."""
+    """Number of base pages; the sum of :attr:`owners` and :attr:`other_pages`."""
     owners: list[tuple[str, int]]
-    """Allocator and base pages, most first. One of them may be :data:`NO_RECORD`."""
+    """Name of the allocator and number of base pages, largest first. A name may be
+    :data:`NO_RECORD`."""
     other_owners: int
-    """Allocators that are not in :attr:`owners`."""
+    """Number of allocators that are not in :attr:`owners`."""
     other_pages: int
 
 
@@ -57,7 +58,7 @@ class AgeBand:
     """Its bounds: ``"10-30 s"``. The bands are chosen for the uptime."""
     allocations: int
     pages: int
-    """Base pages; the sum of :attr:`classes`."""
+    """Number of base pages; the sum of :attr:`classes`."""
     classes: dict[str, int]
     """Class -> base pages, most first."""
 
@@ -113,7 +114,7 @@ def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
     """
     Sum up the allocators of every class, most pages first.
 
-    :param limit: Number of allocators of a class to name; the rest is summed up.
+    :param limit: Maximum number of allocators to list for a class; the others are summed up.
     """
     shape = (len(PageClass), table.number)
     key = table.classes.astype(np.int64) * table.number + table.code
@@ -139,7 +140,8 @@ def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
 
 
 def ages_by_class(inventory: Inventory, classes: Array) -> list[AgeBand]:
-    """Sum records up by age, youngest first; empty where this kernel records no times."""
+    """Count pages by age of their records, youngest first; empty if this kernel records no
+    times."""
     records = inventory.records
     if records is None or "ts_nsec" not in records or records.facts.now_ns is None:
         return []
@@ -162,7 +164,7 @@ def ages_by_class(inventory: Inventory, classes: Array) -> list[AgeBand]:
     return result
 
 
-# Bounds of ages that people think in, in milliseconds.
+# Round numbers of seconds, minutes, hours and days as bounds of age bands, in milliseconds.
 _BOUNDS = tuple(
     1000 * second // 10
     for second in (
@@ -180,7 +182,7 @@ def _bands(records: Snapshot) -> tuple[list[str], Array]:
     :return: Their names, youngest first, and ``int64``, a row per record: its band.
     """
     now = np.uint64(records.facts.now_ns or 0)
-    # Parts of a second matter to those who are up for seconds.
+    # Bands shorter than a second are only used if the machine was up for less than 10 s.
     least = 1000 if now >= 10**10 else 0
     bounds = [ms for ms in _BOUNDS if ms >= least and ms * 10**6 < int(now)]
     bounds = bounds[-(_MOST_BANDS - 1) :]
@@ -215,7 +217,7 @@ def owners_of_cells(
 
     :param block: ``int64``, a row per page: number of its pageblock.
     :param maps: Of :func:`~drgn_pageowner.analysis.frag.blockmap.block_map`.
-    :param limit: Number of allocators to name for a cell.
+    :param limit: Maximum number of allocators to list for a cell.
     :return: For every cell of every map, allocators and base pages, most first.
     """
     if not maps:

@@ -43,7 +43,7 @@ class Amount:
     allocations: int | None
     """``None`` for a class of pages, which has no allocations."""
     pages: int
-    """Base pages."""
+    """Number of base pages."""
     bytes: int
 
     def __add__(self, other: Amount) -> Amount:
@@ -121,7 +121,11 @@ def columns_for_diff(by: Sequence[str]) -> frozenset[str]:
 
 
 def check_sort(sort: Sequence[str], by: Sequence[str]) -> None:
-    """:raises UsageError: if changes by *by* cannot be sorted by *sort*"""
+    """
+    Check that changes by the keys *by* can be sorted by *sort*.
+
+    :raises UsageError: if they cannot
+    """
     for word in sort:
         name = word.lstrip("+-")
         if name not in (*SORT_KEYS, *by):
@@ -146,7 +150,7 @@ def diff(
     :param relation: Of :func:`~drgn_pageowner.analysis.compare.kinship.relate`.
     :param by: Keys, of :data:`~drgn_pageowner.analysis.owners.group.GROUP_KEYS`.
     :param sort: Of :data:`SORT_KEYS` and *by*; ``-`` in front reverses.
-    :param limit: The largest number of changes to return.
+    :param limit: Maximum number of changes to return.
     :raises UsageError: if a key is unknown, or one of the kernels does not record it
     """
     changes, same = _changes(before, after, relation, by)

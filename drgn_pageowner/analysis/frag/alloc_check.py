@@ -34,7 +34,7 @@ COSTLY_ORDER = 3
 that."""
 
 
-# Names in common use that are in no kernel's table, or only in that of some.
+# Common names of combinations of gfp flags that the tables of some or all kernels lack.
 _COMPOSED = {
     "GFP_HIGHUSER_MOVABLE": ("GFP_HIGHUSER", "__GFP_MOVABLE"),
     "GFP_HIGHUSER": ("GFP_USER", "__GFP_HIGHMEM"),
@@ -89,7 +89,8 @@ class BlockToFree:
     """Movable and reclaimable pages, which compaction or reclaim could remove."""
     unmovable: int
     owners: list[tuple[str, int | None, int]]
-    """Allocator, handle and pages of the unmovable ones, most first."""
+    """Allocator, stack handle and number of pages of each owner of unmovable pages, largest
+    first."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def alloc_check(
     :param flags: Names of gfp flags.
     :param node: Preferred node of the allocation; the first node by default.
     :param limit: Number of cheapest blocks to return; with 0 they are not searched for.
-    :raises UsageError: if the order, a flag or the node is none of this kernel's
+    :raises UsageError: if the order, a flag or the node does not exist in this kernel
     """
     memory, facts = joined.memory, joined.memory.pages.facts
     names = memory.pages.names

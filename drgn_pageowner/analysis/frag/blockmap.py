@@ -39,7 +39,8 @@ class MapCell:
     unmovable: int
     unknown: int
     absent: int
-    """Pages of the cell; the six numbers add up to all of its pages."""
+    """Number of pages without memory. This and the five numbers before it add up to all pages of
+    the cell."""
     polluted: int
     """Number of Movable and CMA blocks in the cell with an unmovable page other than boot
     memory."""

@@ -34,7 +34,7 @@ class BlockTable:
     """``int32``: unmovable pages of boot memory, which was allocated before pageblocks had
     types."""
     pages: int
-    """Pages of a block."""
+    """Number of pages in a pageblock."""
 
     def polluted(self, types: Sequence[str]) -> Array:
         """

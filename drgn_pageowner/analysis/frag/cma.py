@@ -2,8 +2,8 @@
 """
 Count the pages of CMA areas.
 
-They are allocated by ``cma_alloc()``, free, or used by ordinary allocations until then. Of the
-latter, the pages that cannot be migrated out are listed.
+A page of a CMA area is allocated by ``cma_alloc()``, free, or used by an ordinary allocation. Pages
+of ordinary allocations that cannot be migrated out of the area are listed.
 """
 
 from __future__ import annotations

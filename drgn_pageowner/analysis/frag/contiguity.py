@@ -71,7 +71,7 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
     """
     Count aligned blocks from pageblock order up to 1 GiB.
 
-    :param limit: How many allocators to name for each size.
+    :param limit: Maximum number of allocators to list for each size.
     """
     facts = joined.memory.pages.facts
     largest = (_LARGEST // facts.page_size).bit_length() - 1

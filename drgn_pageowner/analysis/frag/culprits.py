@@ -110,7 +110,7 @@ def culprits(
     :param by: ``"stack"``, or ``"allocator"`` for all stacks of one function together.
 
     :param sort: ``"blocks"``, ``"only"`` or ``"pages"``.
-    :param limit: The largest number of owners in each list.
+    :param limit: Maximum number of owners in each list.
     """
     names = list(joined.memory.pages.names.migratetypes)
     unmovable = np.flatnonzero(joined.mobility == Mobility.UNMOVABLE)

@@ -13,8 +13,8 @@ from drgn_pageowner.model.fingerprint import Clue, Contents, Fingerprint
 __all__ = ("EXAMPLE_BYTES", "fingerprints")
 
 EXAMPLE_BYTES = 128
-"""Bytes of an example that are kept."""
-# Clues of a fingerprint, from the lowest offset on.
+"""Number of bytes of an example that are stored."""
+# Maximum number of clues in a fingerprint; those at the lowest offsets are kept.
 _MOST_CLUES = 24
 
 
@@ -48,7 +48,8 @@ def fingerprints(
     alone = ~sharing[piece]
     compared = np.where(alone, pair % width - width, pair)
     _, once = np.unique(piece * (np.int64(1) << 40) + compared, return_index=True)
-    # Sums of hashes do not depend on an order; what is compared is in a piece once.
+    # The key of a piece is the sum of the hashes of its clues, so it does not depend on their
+    # order. Each clue that is compared occurs once in a piece.
     key = np.zeros(number, np.uint64)
     np.add.at(key, piece[once], _mix(compared[once].astype(np.uint64)))
     key[contents.zero] = 1

@@ -49,7 +49,8 @@ __all__ = (
 
 
 class MemoryReader(Protocol):
-    """Reads what is in memory: a :class:`~drgn_pageowner.model.session.Session`."""
+    """The methods of a :class:`~drgn_pageowner.model.session.Session` that read contents of
+    memory."""
 
     def contents(self, nodes: Array) -> Contents: ...
 
@@ -57,9 +58,9 @@ class MemoryReader(Protocol):
 
 
 NO_FINGERPRINTS: tuple[Array, Sequence[Fingerprint]] = (np.zeros(0, np.int32), ())
-"""What :func:`fingerprints_of` returns is this, where nothing is read."""
+"""Result of :func:`fingerprints_of` if no contents of memory are read."""
 MOST_TASKS = 10
-"""The largest number of tasks of a group."""
+"""Maximum number of tasks that are listed for a group."""
 _PERCPU = "per-CPU memory"
 # If an allocation is younger than this, the only pointer to it may still be in a register.
 # Everything that the modules of the bundled guests leaked is older than 11 s.
@@ -97,7 +98,7 @@ class LeakGroup:
     """Label of a :class:`~drgn_pageowner.model.heap.Reachability`."""
     allocations: int
     pages: int
-    """Base pages."""
+    """Number of base pages."""
     bytes: int
     pfns: list[int]
     """First PFN of every record; a split allocation has several."""
@@ -123,10 +124,12 @@ class LeakGroup:
     """The allocation tag that most of its allocations have, as /proc/allocinfo prints it; ``None``
     without tags (:mod:`drgn_pageowner.model.tags`)."""
     fingerprint: Fingerprint | None = None
-    """What the content of most of it says of its owner; ``None`` of what is reachable."""
+    """Clues to the owner in the contents of most of its allocations; ``None`` for reachable
+    memory."""
     by_types: int | None = None
-    """Allocations whose verdict rests on types that are sure: reached by pointers of such types
-    alone; or lost, and the words that equal their address are numbers. ``None`` without types."""
+    """Number of allocations whose verdict is decided by types that are certain: they are reached by
+    members that are pointers, or they are lost and words that equal their address are known to be
+    numbers. ``None`` without types."""
 
 
 @dataclass(frozen=True)
@@ -139,14 +142,14 @@ class SlabLeak:
     objects: int
     bytes: int
     addresses: list[int]
-    """Virtual addresses."""
+    """Virtual addresses of the objects."""
     stack: list[Frame] | None
     """The stack that allocated them, if ``slub_debug=U`` recorded it."""
     pids: list[int] = field(default_factory=list)
     tag: str | None = None
     """Their allocation tag, as /proc/allocinfo prints it; ``None`` for a kernel without tags."""
     fingerprint: Fingerprint | None = None
-    """What the content of most of them says of their owner."""
+    """Clues to the owner in the contents of most of the objects."""
     memcgs: dict[str, int] = field(default_factory=dict)
     """Path of a memory cgroup -> number of the objects that are charged to it. Empty if the kernel
     has no ``struct slabobj_ext``."""
@@ -167,7 +170,8 @@ class Leaks:
     """Allocations that are known only by PFN."""
     by_number_pages: int
     accounted_pages: int
-    """Pages of records that are held without an address: processes, files, page tables, stacks."""
+    """Number of pages of records that are in use without a pointer to them: memory of processes and
+    files, page tables, stacks."""
     now_ns: int | None
     slab: list[SlabLeak] | None = None
     pages_missing: int = 0
@@ -222,9 +226,9 @@ def leak_search(
 
 def fingerprints_of(reach: Reach, session: MemoryReader) -> tuple[Array, Sequence[Fingerprint]]:
     """
-    Read what is in the lost pages.
+    Compute fingerprints of the lost pages from their contents.
 
-    :param session: Reads it.
+    :param session: Reads the contents of memory.
     :return: ``int32``, a row per record: its fingerprint, or -1; and the fingerprints.
     """
     number = len(reach.heap.records)
@@ -236,7 +240,7 @@ def fingerprints_of(reach: Reach, session: MemoryReader) -> tuple[Array, Sequenc
     result = np.full(number, -1, np.int32)
     kinds = reach.verdict[heads].astype(np.int64) << 8 | reach.heap.records["order"][heads]
     result[heads], found = fingerprints(session.contents(heads), kinds, session.memory_at)
-    # All records of an allocation are told by the first one.
+    # All records of an allocation have the fingerprint of the first one.
     return result[reach.allocation], found
 
 
@@ -297,8 +301,8 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
 
 def _owners(found: LeakSearch) -> Array:
     """
-    Number the owner of each record: its stack (or allocation tag), or else its fingerprint and
-    order.
+    Assign a number to the owner of each record: its stack (or allocation tag), otherwise its
+    fingerprint and order.
 
     :return: ``int64``, a row per record.
     """
@@ -320,7 +324,7 @@ def _in_order(groups: list[LeakGroup]) -> list[LeakGroup]:
         return 1 if group.verdict == Reachability.PFN_ONLY.label else 2
 
     def content(group: LeakGroup) -> str:
-        """Return text that tells groups without a stack apart; empty for groups with a stack."""
+        """Return text that distinguishes groups without a stack; empty for groups with a stack."""
         known = group.handle == 0 and group.fingerprint is not None
         return f"{group.fingerprint.example:x}" if known and group.fingerprint else ""
 
@@ -375,7 +379,7 @@ def _group(found: LeakSearch, rows: Array, verdict: int, sizes: Array, of: _Of) 
     gone = of.gone or (
         tag is not None and tag.module is not None and tag.module not in inventory.modules
     )
-    # Of what has no stack nothing tells how many there are in all.
+    # Without a stack, the total number of allocations of this owner is unknown.
     in_all = of.allocations if stack >= 0 or found.recorded else allocations
     signs = _Signs(
         share=allocations / max(in_all, 1),
@@ -424,7 +428,8 @@ def _tag(records: Snapshot, rows: Array) -> Tag | None:
 
 
 def _commonest(prints: Sequence[Fingerprint], numbers: Array, rows: Array) -> Fingerprint | None:
-    """Return the fingerprint that most of *rows* have, and how many of them have it."""
+    """Return the most frequent fingerprint of *rows*; :attr:`Fingerprint.shared` is its number of
+    rows."""
     if not len(numbers):
         return None
     found, counts = np.unique(numbers[rows], return_counts=True)
@@ -436,7 +441,8 @@ def _commonest(prints: Sequence[Fingerprint], numbers: Array, rows: Array) -> Fi
 
 
 def _by_types(found: LeakSearch, rows: Array) -> int | None:
-    """Count the allocations among *rows* whose verdict types decided; ``None`` without types."""
+    """Count the allocations among *rows* whose verdict was decided by types; ``None`` without
+    types."""
     if found.evidence is None or not (found.evidence != Evidence.UNTYPED).any():
         return None
     return len(np.unique(found.allocation[rows[found.evidence[rows] == Evidence.TYPES]]))
@@ -549,7 +555,8 @@ def lost_objects(
 
     :param describe: Takes numbers of slab objects (``int64``); returns what is known of their
         allocation.
-    :param session: Reads what is in them, if that is wanted.
+    :param session: Reads the contents of the objects, for fingerprints; ``None`` for no
+        fingerprints.
     """
     heap = reach.heap
     verdict = reach.verdict[heap.first_object : heap.first_percpu]
@@ -580,7 +587,8 @@ def group_objects(caches: Sequence[str], lost: LostObjects) -> list[SlabLeak]:
     else what is in them.
     """
     facts = lost.facts
-    # The numbers of tags, stacks and fingerprints do not meet.
+    # The kind of the number is part of the key, because numbers of tags, stacks and fingerprints
+    # overlap.
     kind = np.where(facts.tag >= 0, 0, np.where(facts.stack >= 0, 1, 2))
     owner = np.choose(kind, (facts.tag, facts.stack, lost.fingerprint)).astype(np.int64)
     columns = (lost.cache.astype(np.int64), lost.verdict.astype(np.int64), kind, owner)

@@ -28,11 +28,11 @@ __all__ = (
 )
 
 
-# Words from one node to another that are looked at, to find one whose type is known.
+# Maximum number of words from one node to another that are examined to find one of known type.
 _ENOUGH = 256
 # Classes of pages that processes may have mapped.
 _MAPPED = (PageClass.ANON, PageClass.FILE, PageClass.BUFFERS, PageClass.SHMEM, PageClass.HUGETLB)
-# Chains that are as short as the shortest; a page can have thousands.
+# Maximum number of shortest chains to return; a page can have thousands.
 _MOST_CHAINS = 64
 
 
@@ -61,29 +61,29 @@ class Hop:
     address: int | None
     """Virtual address of the word; ``None`` for a register."""
     value: int
-    """The word."""
+    """Value of the word."""
     by: str
-    """Its meaning: :attr:`Word.by`."""
+    """How the word refers to its target: :attr:`Word.by`."""
     allocator: str | None
     """The allocator of the page that contains the word."""
     leads_to: str
     reachable: bool
     """Whether the memory that contains the word is itself reachable."""
     counts: bool
-    """Whether the word keeps its target alive; bookkeeping does not, nor does a number of an object
-    whose type is sure."""
+    """Whether the word keeps its target alive. False for bookkeeping, and for a word that is a
+    number according to a type that is certain."""
     expression: str | None = None
-    """What drgn evaluates to the word: ``prog["init_net"].ipv4.fib_table_hash``; ``None`` for a
-    register."""
+    """drgn expression for the word, such as ``prog["init_net"].ipv4.fib_table_hash``; ``None`` for
+    a register."""
     type: str | None = None
-    """The type of what the word lies in, if it is known."""
+    """The type of the object or variable that contains the word, if it is known."""
     target_type: str | None = None
-    """The type of what it leads to, if it is known."""
+    """The type of the target, if it is known."""
     exact: bool = False
-    """Whether a type that is sure says that the word is a reference."""
+    """Whether the word is a reference according to a type that is certain."""
     target_expression: str | None = None
-    """What drgn evaluates to an address in what the word leads to; in a chain, in the same object,
-    page or copy of per-CPU memory as the next word. ``None`` for a register."""
+    """drgn expression for an address in the target. In a chain, the next word is in the same
+    object, page or copy of per-CPU memory as this address. ``None`` for a register."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Why:
     what: str
     pfn: int
     name: str
-    """The page or the slab object, and who allocated it."""
+    """Description of the page or slab object, and its allocator."""
     verdict: str
     """Label of a :class:`~drgn_pageowner.model.heap.Reachability`; or ``"root"``,
     ``"accounted for"``, ``"not allocated"``."""
@@ -101,7 +101,7 @@ class Why:
     chain: list[Hop]
     """The words from a root to the page."""
     others: list[list[Hop]] = field(default_factory=list)
-    """With all chains: the others that are as short."""
+    """Other chains of the same length, if all chains were requested."""
     fingerprint: Fingerprint | None = None
     """The clues to its owner in its contents; ``None`` if it cannot be read."""
 
@@ -178,13 +178,17 @@ def _hop(reach: Reach, word: Word) -> Hop:
 
 
 def _linked(reach: Reach, chain: Sequence[Word]) -> list[Hop]:
-    """Describe the words of a chain, each with the expression for where the next one is."""
+    """
+    Convert the words of a chain to hops.
+
+    The :attr:`Hop.target_expression` of each hop locates the object that contains the next word.
+    """
     hops = []
     following: list[Word | None] = [*chain[1:], None]
     for word, after in zip(chain, following[: len(chain)], strict=True):
         hop = _hop(reach, word)
         if after is not None and word.by == "struct page" and after.kind == "struct page":
-            # It leads to the struct page, and not to what is in the page.
+            # The word points to the struct page, not into the page.
             hop = replace(hop, target_expression=hop.expression)
         elif after is not None and word.by == "per-CPU pointer" and after.cpu is not None:
             hop = replace(hop, target_expression=f"per_cpu_ptr({hop.expression}, {after.cpu})")
@@ -239,9 +243,10 @@ def explain_node(
     """
     Find the shortest chain from a root to a page or slab object.
 
-    :param words: Finds the words of the chain.
-    :param mappings: Finds what maps a page into processes, if that may be what holds it.
-    :param everything: Find all chains that are as short, up to some dozens.
+    :param words: Function that finds the words of the chain.
+    :param mappings: Function that finds the page table entries that map a page into processes;
+        ``None`` if they are not to be searched.
+    :param everything: Whether to find all chains of that length, up to some dozens.
     """
     node = target.node
     if node is None:
@@ -263,7 +268,7 @@ def explain_node(
 
 
 def _along(reach: Reach, words: WordSearch, path: list[int]) -> list[Word]:
-    """Return the most certain word of each step of *path*."""
+    """Return, for each step of a path of nodes, the word that most likely is the reference."""
     return [word for pair in pairwise(path) for word in _between(reach, words, *pair)[:1]]
 
 
@@ -296,7 +301,11 @@ def _node_of(reach: Reach, word: Word) -> int:
 
 
 def _doubt(reach: Reach, word: Word) -> tuple[bool, bool, bool]:
-    """Order numbers: those that can be one and that something reaches come first."""
+    """
+    Return a sort key for words that equal a PFN or a physical address.
+
+    Words that can be such a number, and that are in reachable memory, come first.
+    """
     counts, sure = _counts(reach, word)
     return not counts, bool(reach.parent[_node_of(reach, word)] < 0), not sure
 
@@ -339,19 +348,19 @@ def _of_process(
     everything: bool,
 ) -> list[list[Hop]]:
     """
-    Find what holds a page that is not held by addresses alone: a page of a process or of a file, or
-    one that is a root itself.
+    Find the reasons why a page is in use that is not kept by pointers alone: a page of a process or
+    of a file, or a page that is a root itself.
 
-    :param everything: Find all mappings, up to some dozens.
-    :return: Chains. The first one is what tells most: that an anonymous page is mapped; of other
-        pages, a chain of pointers.
+    :param everything: Whether to find all mappings, up to some dozens.
+    :return: Chains of words, the most useful one first: for an anonymous page, a page table entry
+        that maps it; for other pages, a chain of pointers.
     """
     heap = reach.heap
     if node >= heap.first_object:
         return []
     row = int(heap.inventory.memory.pages.rows(heap.records["pfn"][node : node + 1])[0])
     kind = reach.classes[row] if row >= 0 else PageClass.UNKNOWN
-    # What is on a stack now is not what holds it, if there is something else.
+    # Prefer other references to those on stacks, which are only temporary.
     stacks = [one for one in range(heap.first_root, heap.nodes) if _is_stack(reach, one)]
     path = reach.chain_around(node, [heap.process_pages, *stacks])
     path = path or reach.chain_around(node, [heap.process_pages])
@@ -415,7 +424,7 @@ def references(reach: Reach, target: HeapTarget, words: WordSearch, limit: int) 
     """
     Find every word that refers to a page or slab object.
 
-    :param limit: The largest number of words to return.
+    :param limit: Maximum number of words to return.
     """
     node = target.node
     if node is None:

@@ -42,7 +42,7 @@ def without_offset(function: str) -> str:
 
 def _function(group: LeakGroup) -> str:
     if group.stack:
-        # A function may allocate in several places.
+        # Leave out the offset, because a function may allocate in several places.
         return without_offset(group.allocator)
     if group.tag is not None:
         return group.tag
@@ -62,7 +62,7 @@ LEAK_KEYS: Mapping[str, Callable[[LeakGroup], str]] = {
 @dataclass(frozen=True)
 class LeakFilter:
     """
-    Criteria that select groups of leaks. Every one that is given must hold.
+    Criteria that select groups of leaks. A group must match every criterion that is given.
 
     Names are patterns (``*``, ``?``, ``[...]``). Of several patterns, one must match.
     """
@@ -75,7 +75,7 @@ class LeakFilter:
     stack_contains: Sequence[str] = ()
     """Parts of the names of functions, all of which must be in the stack."""
     confidence: Sequence[str] = ()
-    """Of :data:`CONFIDENCES`."""
+    """Elements of :data:`CONFIDENCES`, one of which must be the confidence of the group."""
     min_age_ns: int | None = None
     """Nanoseconds since the newest allocation of the group."""
     max_age_ns: int | None = None
@@ -128,7 +128,7 @@ class LeakOwner:
     """The confidence of most of its pages."""
     allocations: int
     pages: int
-    """Base pages."""
+    """Number of base pages."""
     bytes: int
     oldest_ns: int | None
     newest_ns: int | None
@@ -144,7 +144,8 @@ def leak_owners(groups: Sequence[LeakGroup], by: str, *, min_pages: int = 0) -> 
     """
     Sum up *groups* by their owner.
 
-    :param by: Of :data:`LEAK_KEYS`. Lost, known by PFN and reachable memory are not added up.
+    :param by: A key of :data:`LEAK_KEYS`. Lost memory, memory known by PFN and reachable memory of
+        one owner are summed up separately.
     :param min_pages: Base pages that an owner must have.
     :return: Lost memory first, then what is known by PFN; within them the largest first.
     :raises UsageError: if there is no such key

@@ -36,13 +36,13 @@ from drgn_pageowner.model.pages import PageState
 __all__ = ("Graph", "Reach", "reach")
 
 
-# Allocates memory to which the kernel itself drops the pointer when it crashes:
+# Function that allocates memory to which the kernel itself drops the pointer when it crashes:
 # crash_save_vmcoreinfo() goes on with a copy in the crash kernel's memory.
 _FORGOTTEN_AT_CRASH = "crash_save_vmcoreinfo_init"
 
 
-# Allocates the requests of block devices. Their lists of pages mirror those of their bios and
-# remain when a request is done, so they do not keep pages allocated.
+# Functions that allocate the requests of block devices. Their lists of pages mirror those of their
+# bios and remain when a request is done, so they do not keep pages allocated.
 _MIRRORS = re.compile(r"blk_mq_alloc_(map_and_)?r\w+")
 
 
@@ -55,7 +55,8 @@ _MODULE_LOADERS = re.compile(r"module_memory_alloc|move_module|layout_and_alloca
 # Prior probability that a word equals a PFN by chance, and its weight in pages. On the bundled
 # guests it is 0.001 to 0.04 for PFNs from 16,384 on, where most pages are.
 _USUAL, _FEWEST = 0.02, 20
-# For more PFNs than this the binomial distribution is as good as a step.
+# For more PFNs than this, the probability is not computed: more than 1.5 times the expected number
+# of hits counts as unlikely, anything less as likely.
 _MANY = 60
 # The significance level: hits that are less likely than this are taken for references.
 _UNLIKELY = 0.05
@@ -126,8 +127,9 @@ class Reach:
         Return the shortest path of nodes to *node* that does not begin at one of *roots*, nor at
         *node* itself; empty if there is none.
 
-        A path whose last step is from memory that was allocated is preferred: a root that has a
-        pointer to a page of a file is a per-CPU batch of pages on their way to a list.
+        A path whose last step begins in allocated memory is preferred to one that begins in a root,
+        because a root that points to a page of a file usually is a per-CPU batch of pages that will
+        be added to a list.
         """
         source, target = self.edges
         parent = self._parents_without(tuple(roots))
@@ -140,7 +142,8 @@ class Reach:
         return [*best, node]
 
     def _parents_without(self, without: tuple[int, ...]) -> Array:
-        """Mark once more without some roots: :attr:`parent` of every node then."""
+        """Mark the graph again without the roots *without*, and return :attr:`parent` of that
+        marking."""
         found = self._without.get(without)
         if found is None:
             found = np.full(self.heap.nodes, -1, np.int32)
@@ -157,7 +160,7 @@ class Reach:
         """
         Yield every path of nodes from a root to *node* that is as short as :meth:`chain`.
 
-        :param limit: The largest number of paths.
+        :param limit: Maximum number of paths.
         """
         source, target = self.edges
         layers = [np.array([node])]
@@ -271,7 +274,8 @@ def _reach(heap: Heap, classes: Array, allocation: Array) -> Reach:
 
 
 def _edges(heap: Heap, references: ReferenceWords | None) -> tuple[Array, Array]:
-    """Return the source and the target node of each edge to mark by: two ``int32`` arrays."""
+    """Return the source and the target node of each edge that marking follows: two ``int32``
+    arrays."""
     if references is None or heap.typing is None:
         return heap.holder, heap.target
     return _pointer_edges(heap, references.counts)
@@ -297,7 +301,7 @@ def _evidence(
     roots: Array,
     lost: Array,
 ) -> Array:
-    """Return whether types decided the verdict of a node: :class:`Evidence`, a row per node."""
+    """Return the evidence for the verdict of each node: :class:`Evidence`, a row per node."""
     if references is None:
         return np.zeros(heap.nodes, np.uint8)
     result = np.full(heap.nodes, Evidence.WORDS, np.uint8)
@@ -345,7 +349,7 @@ def _joined(area: Array, head: Array, areas: int, heads: int) -> Array:
         if (result[head] == lowest[area]).all():
             return result
         np.minimum.at(result, head, lowest[area])
-        # Those joined before follow their head.
+        # Heads that were merged before get the head of their head.
         result = result[result]
 
 
@@ -362,7 +366,7 @@ def _roles(heap: Heap, classes: Array) -> Array:
     role[with_stack(records, candidates, _is_forgotten)] = Role.ACCOUNTED
     role[with_stack(records, candidates, _is_early)] = Role.ROOT
     role[np.isin(kind, (PageClass.BOOT, PageClass.PERCPU, PageClass.MODULE))] = Role.ROOT
-    # The page tables of a process hold what it has mapped. (A page type is a negative mapcount.)
+    # Page tables keep pages that are mapped into a process. (A page type is a negative mapcount.)
     mapped = np.flatnonzero((pages["mapcount"] >= 0) & (pages.state == PageState.KERNEL))
     users = heap.inventory.record_of_row[mapped]
     users = users[users >= 0]
@@ -395,7 +399,7 @@ def _is_module_memory(table: StackTable) -> Array:
     def named(pattern: re.Pattern[str]) -> Array:
         return table.marks(lambda f: pattern.fullmatch(plain_name(f.name or "")) is not None)
 
-    # A frame and the one that called it.
+    # Find a frame of one function whose caller is a frame of the other.
     inner, outer = named(_MODULE_MEMORY), named(_MODULE_LOADERS)
     called = np.append(outer[1:], False)
     called[table.ends[table.ends > table.starts] - 1] = False
@@ -468,7 +472,7 @@ def _known_by_number(
     hits = stacks.sums(named[all_lost])
     often = 2 * hits > stacks.counts
     if not heap.recorded:
-        # Those without a stack have nothing in common that would tell how many are known by chance.
+        # Leave out allocations without a stack: the number of chance hits is only judged per stack.
         often &= stacks.values >= 0
         alone = np.flatnonzero(named & (records.stack < 0))
         holders, pages = source[told], target[told]
@@ -495,9 +499,9 @@ def _identifiers(heap: Heap) -> Array:
     """
     Find PFN-like words that are object identifiers, not page references: ``bool``, a row per word.
 
-    If a member of objects of one type is a PFN, it is one in nearly all objects, and a different
-    one in each. Inode numbers equal PFNs only in some objects; limits equal the same PFN in all
-    objects.
+    If a member of a structure contains PFNs, nearly all objects of that type have a PFN there, and
+    each object a different one. In contrast, inode numbers equal PFNs in some objects only, and a
+    limit equals the same PFN in all objects.
     """
     slabs = heap.slabs
     result = np.zeros(len(heap.pfn_holder), bool)

@@ -33,8 +33,10 @@ _SOON_NS = 10**6
 
 def merge_split(records: Snapshot, followers: Array | None = None) -> Array:
     """
-    Number the allocations; ``alloc_pages_exact()``, for example, leaves a record for every page of
-    one allocation.
+    Assign each record the number of its allocation.
+
+    Some allocations have several records: ``alloc_pages_exact()``, for example, leaves a record for
+    every page.
 
     Records that follow one another belong together if they have the same stack, were made in the
     same nanosecond, and each begins at a multiple of its size. If the kernel records no time, or
@@ -43,8 +45,9 @@ def merge_split(records: Snapshot, followers: Array | None = None) -> Array:
     splits allocations. If the kernel's clock is coarse, no other allocation may have that stack.
 
     :param records: Allocated records in PFN order, with ``pfn``, ``order``, ``handle``.
-    :param followers: Those that are known to follow another one, where rows are no records of
-        page_owner: :func:`~drgn_pageowner.analysis.leaks.unrecorded.followers`.
+    :param followers: Indices of rows that belong to the same allocation as the row before, if the
+        rows are not page_owner records: result of
+        :func:`~drgn_pageowner.analysis.leaks.unrecorded.followers`.
     :return: ``int64``, a row per record: ascending numbers from 0 on.
     """
     if not len(records):

@@ -41,7 +41,7 @@ class Suspect:
     handle: int
     allocations: int
     pages: int
-    """Base pages."""
+    """Number of base pages."""
     bytes: int
     score: int
     """The number of reasons."""
@@ -60,8 +60,8 @@ class Suspects(Sequence[Suspect]):
 
     def __init__(self, number: int, pages: Array, make: Callable[[int], Suspect]) -> None:
         """
-        :param pages: ``int64``, shape ``(number,)``: base pages of each.
-        :param make: Makes the suspect of a place.
+        :param pages: ``int64``, shape ``(number,)``: number of base pages of each suspect.
+        :param make: Function that takes an index and returns the suspect.
         """
         self._number = number
         self._pages = pages
@@ -137,13 +137,14 @@ class _Signs:
     """The signs of a leak of some stacks: arrays with an element per stack."""
 
     periods: Array
-    """``int64``: of how many periods there are allocations, if that is a sign; or else 0."""
+    """``int64``: number of periods with allocations, if it is large enough to be a sign; otherwise
+    0."""
     old: Array
-    """``bool``: most of it is old."""
+    """``bool``: whether most of the stack's memory is old."""
     orphans: Array
-    """``bool``: the tasks that allocated it are gone."""
+    """``bool``: whether the tasks that allocated it have exited."""
     gone: Array
-    """``bool``: a module is gone."""
+    """``bool``: whether a module in the stack was unloaded."""
     times: tuple[Array, Array] | None
     """``int64``: ``ts_nsec`` of the oldest and of the newest allocation."""
 
@@ -172,8 +173,8 @@ def _signs(inventory: Inventory, rows: Array, stacks: Groups) -> _Signs:
     """
     Look for the signs of leaks.
 
-    :param rows: Records.
-    :param stacks: Their stacks.
+    :param rows: Indices of the records.
+    :param stacks: The records grouped by stack.
     """
     records, now = inventory.records, inventory.memory.pages.facts.now_ns
     assert records is not None

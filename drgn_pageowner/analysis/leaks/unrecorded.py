@@ -65,7 +65,7 @@ def pages_behind(found: Reach) -> Array:
     pfn, stack = records["pfn"], records.stack
     behind[:1] = False
     behind[1:] &= single[:-1] & (pfn[1:] == pfn[:-1] + 1) & (stack[1:] == stack[:-1])
-    # Those that are known to be of one block are in the run, too.
+    # Pages that are known to belong to the block are part of the run, too.
     behind[1:] |= (found.allocation[1:] == found.allocation[:-1]) & (records["order"][1:] == 0)
     run = np.cumsum(~behind) - 1
     first = np.flatnonzero(~behind)
@@ -94,7 +94,7 @@ def known_by_holder(
     """
     wanted = np.zeros(len(chance), bool)
     wanted[candidates] = True
-    # A root is too large for that to mean anything.
+    # Do not count roots, which are so large that they contain many numbers.
     among = wanted[target] & (source < first_root)
     pairs = np.unique(np.stack([source[among], target[among]]), axis=1)
     _, inverse, counts = np.unique(pairs[0], return_inverse=True, return_counts=True)

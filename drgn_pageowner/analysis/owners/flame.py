@@ -14,11 +14,11 @@ __all__ = ("Flame", "FlameStack", "flame")
 
 @dataclass(frozen=True)
 class FlameStack:
-    """One stack."""
+    """A stack of a flame graph."""
 
     handle: int
     pages: int
-    """Base pages."""
+    """Number of base pages."""
     allocations: int | None
     """``None`` if a text was read that does not contain it."""
     frames: list[int]

@@ -71,7 +71,7 @@ class Group:
     allocations: int | None
     """``None`` if a text was read that does not say."""
     pages: int
-    """Base pages."""
+    """Number of base pages."""
     bytes: int
     oldest_ns: int | None
     """``ts_nsec`` of the oldest record; ``None`` where the kernel has none."""
@@ -167,7 +167,7 @@ def top(
     :param by: Keys, of :data:`GROUP_KEYS`.
     :param sort: Names from :data:`SORT_KEYS` and *by*; ``-`` in front reverses. Numbers of pages
         and allocations sort largest first, everything else smallest first.
-    :param limit: The greatest number of groups to return.
+    :param limit: Maximum number of groups to return.
     :param depth: Compare only that many frames of each stack, counted from the innermost.
     :param skip: Leave out that many of the innermost frames first.
     :param min_pages: Base pages that a group must have to be returned.
@@ -255,7 +255,7 @@ def _cut(snapshot: Snapshot, depth: int | None, skip: int) -> Array:
     Return every record's stack number, the same for stacks with the same frames.
 
     :param depth: The number of frames to compare; ``None`` for all.
-    :param skip: The number of frames to leave out before.
+    :param skip: Number of innermost frames to leave out first.
     """
     end = None if depth is None else skip + depth
     stacks = snapshot.stack

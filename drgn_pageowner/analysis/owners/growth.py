@@ -89,7 +89,7 @@ class Watch:
     def __init__(self, by: Sequence[str] = ("stack",), *, limit: int | None = None) -> None:
         """
         :param by: Keys, of :data:`drgn_pageowner.analysis.owners.group.GROUP_KEYS`.
-        :param limit: The greatest number of groups to return of each round.
+        :param limit: Maximum number of groups to return of each round.
         """
         self.by = list(by)
         self.rounds = 0

@@ -22,7 +22,7 @@ from drgn_pageowner.model.stacks import Frame
 
 __all__ = ("CRITERIA", "Filter", "absent", "contained", "select")
 
-# Names that are offered for one that is nowhere.
+# Maximum number of similar names to suggest for an unknown name.
 _NEAR = 4
 
 CRITERIA: Mapping[str, Column] = {
@@ -55,7 +55,11 @@ class Filter:
     """Whether to select records of freed pages instead of allocated ones."""
 
     def __post_init__(self) -> None:
-        """:raises UsageError: if there is no such criterion"""
+        """
+        Check that all criteria in :attr:`where` exist.
+
+        :raises UsageError: if one does not
+        """
         for name in self.where:
             if name not in CRITERIA:
                 raise UsageError(f"cannot select by {name!r}: known are {', '.join(CRITERIA)}")
@@ -98,7 +102,11 @@ def _numbers(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array
 
 
 def _nodes(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
-    """:raises UsageError: if a node does not exist"""
+    """
+    Return which records are on one of the given nodes: ``bool``, a row per record.
+
+    :raises UsageError: if a node does not exist
+    """
     zones = snapshot.facts.zones
     # A text has the numbers of nodes, but no list of nodes.
     nodes = sorted({zone.node for zone in zones} or np.unique(snapshot[column.name]).tolist())
@@ -115,7 +123,11 @@ def _range(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
 
 
 def _pfns(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
-    """:raises PageOwnerError: if the range begins beyond memory"""
+    """
+    Return which records overlap the given PFN range: ``bool``, a row per record.
+
+    :raises PageOwnerError: if the range begins beyond memory
+    """
     first, last = values
     # A text does not say where memory ends.
     if 0 < snapshot.facts.max_pfn <= first:
@@ -128,7 +140,11 @@ def _pfns(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:
 
 
 def _names(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Array:
-    """:raises UsageError: if a name is unknown to this kernel"""
+    """
+    Return which records have one of the given names: ``bool``, a row per record.
+
+    :raises UsageError: if a name is unknown to this kernel
+    """
     names, zones = snapshot.names, snapshot.facts.zones
     if column.form is Form.ZONE and not zones:
         raise UsageError(snapshot.lacks("the names of zones"))
@@ -141,7 +157,11 @@ def _names(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Array:
 
 
 def _flags(snapshot: Snapshot, column: Column, values: Sequence[str]) -> Array:
-    """:raises UsageError: if a flag is unknown to this kernel"""
+    """
+    Return which records have all of the given gfp flags: ``bool``, a row per record.
+
+    :raises UsageError: if a flag is unknown to this kernel
+    """
     by_name = {name: flag for flag, name in snapshot.names.gfp_flags}
     flags = np.uint32(0)
     for name in values:

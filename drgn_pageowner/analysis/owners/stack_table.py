@@ -104,7 +104,7 @@ def allocator_codes(table: StackTable) -> Array:
     """
     others = table.marks(lambda f: f.name is None or not is_allocation_function(f.name))
     place = table.first(others)
-    # If all are functions of the memory manager, the outermost.
+    # If all frames are functions of the memory manager, take the outermost.
     place = np.where(place < 0, table.ends - 1, place)
     result: Array = np.full(len(table), -1, np.int64)
     filled = np.flatnonzero(table.ends > table.starts)

@@ -141,7 +141,11 @@ def top_tags(
 
 
 def check_tag_keys(by: Sequence[str], sort: Sequence[str]) -> None:
-    """:raises UsageError: if tags cannot be grouped by *by* or sorted by *sort*"""
+    """
+    Check that tags can be grouped by the keys *by*, and the groups be sorted by *sort*.
+
+    :raises UsageError: if they cannot
+    """
     for key in by:
         if key not in TAG_KEYS:
             raise UsageError(f"cannot group tags by {key!r}: known are {', '.join(TAG_KEYS)}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tell references from numbers: which words of what has a sure type can be pointers."""
+"""Find the words that can be references, among words in memory whose type is certain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ("ReferenceWords", "find_references")
 
 
 class ReferenceWords:
-    """The words of a heap that can be references, as far as types tell."""
+    """The words of a heap that can be references according to the inferred types."""
 
     def __init__(self, heap: Heap, types: HeapTypes) -> None:
         """
@@ -30,22 +30,25 @@ class ReferenceWords:
         unused = self.unused.has(pointers.place, pointers.offset)
         use, sure = self.uses(pointers.place, pointers.offset.astype(np.int64))
         address = use & np.uint8(WordUse.ADDRESS) != 0
-        # A pointer to a struct page leads to no content of a page.
+        # A member that is a pointer to a struct page cannot point into the contents of a page.
         address &= (use & np.uint8(WordUse.MEMMAP) == 0) | (pointers.at < 0)
         self.counts: Array = (~sure | address) & ~unused
-        """``bool``, a row per pointer: whether it can be one."""
+        """``bool``, a row per element of :attr:`Typing.pointers`: whether the word can be a
+        pointer."""
         self.exact: Array = sure & address & ~unused
-        """``bool``, a row per pointer: whether it is one by a type that is sure."""
+        """``bool``, a row per element of :attr:`Typing.pointers`: whether the word is a pointer
+        according to a type that is certain."""
         use, sure = self.uses(heap.pfn_holder, heap.pfn_offset.astype(np.int64))
         number = use & np.uint8(WordUse.NUMBER) != 0
-        # The kernel's own structures call their PFNs so.
+        # In objects of a cache with one type, a member that contains PFNs has a name that says so.
         number &= (use & np.uint8(WordUse.UNNAMED) == 0) | ~self._of_cache(heap.pfn_holder)
         self.numbers: Array = ~sure | number
         """``bool``, a row per word of :attr:`Heap.pfn_holder`: whether it can be a number of a
         page."""
 
     def _of_cache(self, place: Array) -> Array:
-        """Return whether each of *place* is an object of a cache with one type only: ``bool``."""
+        """Return whether each place is an object of a slab cache with objects of one type:
+        ``bool``."""
         result: Array = np.isin(self.types.by[place], (TypedBy.CACHE, TypedBy.CONSENSUS))
         return result
 
@@ -84,7 +87,7 @@ class ReferenceWords:
 
 def find_references(heap: Heap) -> ReferenceWords | None:
     """
-    Infer the types of *heap*, and find the words that can be references by them.
+    Infer the types of *heap*, and find the words that can be references according to these types.
 
     :return: ``None`` for a heap that was read without types.
     """

@@ -20,7 +20,8 @@ from drgn_pageowner.model.types import HeapTypes, TypedBy, WordUse
 
 __all__ = ("infer_types",)
 
-# After this many rounds, nodes that keep gaining and losing a type are left without one.
+# _MOST_ROUNDS: maximum number of rounds. _UNSETTLED: after this many rounds, a node that loses its
+# type remains without one, because some nodes would gain and lose a type forever.
 _MOST_ROUNDS, _UNSETTLED = 40, 6
 # A node gets a type if at least this share of the typed pointers to it agree.
 _AGREED = 0.9
@@ -31,7 +32,8 @@ _SAME_CACHE, _FEW = 0.95, 3
 # it.
 _LEARNED = 0.98
 _AT_LEAST = 4
-# Where so many nodes at most get a type in each of so many steps, they may be a list's.
+# If a step after this many steps gives a type to at most this many nodes, these may be elements of
+# linked lists. The lists are then followed to their ends, not by one element per step.
 _CHAIN = 8
 # Pointers farther inside a node than this are not used to determine its type.
 _FARTHEST = 1 << 18
@@ -141,7 +143,8 @@ class _Inference:
         # A pointer to its own node adds no information.
         good = (aim >= 0) & (at >= 0) & (at < _FARTHEST) & (place != target)
         self.slots.need(aim[good])
-        # A pointer to a pointer into the middle of a node refers to a member.
+        # A pointer to an array of unknown length only says something about its node if it points to
+        # the start of the node; otherwise it points to a member.
         good[good] = (at[good] == 0) | ~self.slots.repeat[aim[good]]
         return slot, _Votes.of(target[good], aim[good], at[good])
 
