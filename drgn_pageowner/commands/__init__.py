@@ -46,7 +46,7 @@ COMMANDS = {
     "sql": "query a dump, any number of snapshots, or datasets, with SQL",
     "fleet": "decode many dumps into a dataset, and report on all of them",
 }
-"""Every command, and what it does in one line. Each is the module of its name in this package."""
+"""Every command, with a one-line description. The module of a command has its name."""
 
 
 _WORDS = {
@@ -61,7 +61,7 @@ _WORDS = {
     "compare": "diff", "snapshot": "save", "query": "sql", "html": "report", "log": "report",
     "ps": "top --by process", "mod": "top --by driver", "help": "--help",
 }  # fmt: skip
-"""Words that other tools have, and the command that does the same here."""
+"""Names of commands in other tools -> the command of this program that does the same."""
 
 _OPTIONS = {
     "--cull": "--by", "--group": "--by", "--group-by": "--by", "--key": "--by",
@@ -74,7 +74,7 @@ _OPTIONS = {
     "--older": "--min-age", "--newer": "--max-age", "--size": "--min-size", "--vmlinux": "-s",
     "--vmcore": "-c", "--dump": "-c",
 }  # fmt: skip
-"""Options that other tools have, and the option that does the same here."""
+"""Options of other tools -> the option of this program that does the same."""
 
 
 def _load(name: str) -> Command:
@@ -186,7 +186,7 @@ _Options = Mapping[str, argparse.Action]
 
 
 def _with_views(command: CommandParser) -> _Options:
-    """Return the options of *command*, and those of its views, if it has parsers for such."""
+    """Return the options of *command*, including those of its subcommands (views)."""
     known = dict(command._option_string_actions)
     for action in command._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -197,9 +197,9 @@ def _with_views(command: CommandParser) -> _Options:
 
 def _option(word: str, known: _Options) -> str | None:
     """
-    Return the name of the option in *word*, which may contain the option's value as well.
+    Return the name of the option in *word*, which may also contain the option's value.
 
-    :return: ``None`` if it is none of the options *known*.
+    :return: ``None`` if *word* is not one of the options *known*.
     """
     if not word.startswith("-") or word == "-":
         return None
@@ -208,7 +208,7 @@ def _option(word: str, known: _Options) -> str | None:
 
 
 def _takes_next(word: str, known: _Options) -> bool:
-    """Return whether the word behind *word* is the value of an option."""
+    """Return whether *word* is an option whose value is the next word."""
     name = _option(word, known)
     # A value may follow the option in the same word: --limit=3, -n3.
     return name is not None and name == word and known[name].nargs != 0
@@ -216,10 +216,10 @@ def _takes_next(word: str, known: _Options) -> bool:
 
 def _split(words: Sequence[str], wanted: _Options, others: _Options) -> tuple[list[str], list[str]]:
     """
-    Take the options *wanted* out of *words*, with their values.
+    Separate the options *wanted* and their values from the other words.
 
-    :param others: Options that stay, those that both have included.
-    :return: What was taken, and the rest.
+    :param others: Options that are not separated, even if they are in *wanted* as well.
+    :return: The separated options and values, and the other words.
     """
     taken: list[str] = []
     rest: list[str] = []
@@ -271,7 +271,7 @@ def run_command(
     """
     args.open_session = open_session
     with output_to(getattr(args, "output", None), out) as stream:
-        # Without a format it is a summary.
+        # A command without --format prints a summary for people.
         format_ = getattr(args, "format", "table")
         if format_ != "table":
             if format_ == "text":

@@ -39,7 +39,7 @@ __all__ = (
 T = TypeVar("T")
 
 WHAT = "pfn:N, phys:A, task:PID, or an address"
-"""What :func:`targets_of` takes."""
+"""Description of the arguments that :func:`targets_of` accepts."""
 
 _UNITS_NS = {
     "ns": 1,
@@ -133,7 +133,7 @@ def add_least(parser: argparse._ActionsContainer, rows: str) -> None:
     """
     Add ``--min-pages`` and ``--min-size``: see :func:`least_pages`.
 
-    :param rows: Rows of what they limit.
+    :param rows: Name of the rows that the options select.
     """
     parser.add_argument(
         "--min-pages", type=count, default=0, metavar="N", help=f"{rows} of at least N pages"
@@ -145,7 +145,7 @@ def add_least(parser: argparse._ActionsContainer, rows: str) -> None:
 
 
 def least_pages(args: argparse.Namespace, page_size: int) -> int:
-    """Return the number of base pages that a row must have."""
+    """Return the minimum number of base pages of a row, from ``--min-pages`` or ``--min-size``."""
     pages: int = max(args.min_pages, -(-args.min_size // page_size))
     return pages
 
@@ -163,13 +163,13 @@ _CONVERTERS: Mapping[Match, _Converter] = {
     Match.FLAGS: (lambda text: [name for name in _FLAGS.split(text) if name], "LIST"),
     Match.PATTERNS: (listed(str), "LIST"),
 }
-"""How the value of a filter's option is converted, and what ``--help`` calls it."""
+"""Function that converts the value of a filter's option, and its name in ``--help``."""
 
 _RANGES = (Match.RANGE, Match.PFNS)
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add the options that :func:`filter_of` makes a filter of."""
+    """Add the options of filters, from which :func:`filter_of` makes a :class:`Filter`."""
     group = parser.add_argument_group(
         "filters", "A record must pass all that are given. LISTs are comma-separated."
     )
@@ -231,13 +231,13 @@ def filter_of(args: argparse.Namespace) -> Filter:
     )
 
 
-# Other words for keys that people look for.
+# Synonyms of keys.
 _KEYS = {"function": "allocator", "size": "pages", "bytes": "pages", "count": "allocations",
          "task": "comm"}  # fmt: skip
 
 
 def _key(text: str) -> str:
-    """Return the key that *text* is another word for, or *text* itself."""
+    """Return the key of which *text* is a synonym, or *text* itself."""
     reverse = text.startswith("-")
     name = text.removeprefix("-")
     return f"{'-' * reverse}{_KEYS.get(name, name)}"
@@ -290,7 +290,7 @@ def add_limit(parser: argparse.ArgumentParser, rows: str, default: str) -> None:
 
 def limit_of(args: argparse.Namespace, default: int | None) -> int | None:
     """
-    Return the greatest number of rows to show, or ``None`` for all.
+    Return the maximum number of rows to show, or ``None`` for all.
 
     :param default: The limit if ``--limit`` is not given.
     """
@@ -307,7 +307,7 @@ def add_output(parser: argparse.ArgumentParser, *formats: str) -> None:
     """
     parser.add_argument(
         "--format",
-        # The former name of this format in some commands.
+        # "text" is the former name of the format "table" in some commands.
         type=lambda name: "table" if name == "text" and name not in formats else name,
         choices=formats,
         default=formats[0],
@@ -332,7 +332,7 @@ def add_destination(
     :return: The group of arguments of which only one may be given.
     """
     group = parser.add_mutually_exclusive_group(required=required)
-    # Without a default of its own, it leaves the value of -o alone if it is not given.
+    # With argparse.SUPPRESS, a missing OUT does not overwrite the value of -o.
     group.add_argument(dest, nargs="?", default=argparse.SUPPRESS, metavar="OUT", help=help_)
     group.add_argument("-o", "--output", dest=dest, metavar="OUT", help="the same")
     return group
@@ -355,7 +355,7 @@ def targets_of(names: Sequence[str], session: Session) -> tuple[list[HeapTarget]
         try:
             found.append(session.target(name))
         except PageOwnerError as error:
-            # Continue with the rest.
+            # Continue with the other arguments.
             warn(str(error))
             status = max(status, error.exit_status)
     return found, status

@@ -130,7 +130,8 @@ def _check(args: argparse.Namespace, wanted: Filter) -> None:
 
 
 def _named(name: str, answer: Callable[[], T]) -> T:
-    """Return the result of *answer*; add the name of the dump to errors that lack it."""
+    """Return the result of *answer*; if it raises an error, add the name of the dump to the
+    message."""
     try:
         return answer()
     except PageOwnerError as error:
@@ -142,7 +143,8 @@ def _named(name: str, answer: Callable[[], T]) -> T:
 def _records(
     sessions: tuple[Session, Session], names: tuple[str, str], columns: frozenset[str]
 ) -> tuple[Snapshot, Snapshot, Relation]:
-    """Read the records of both, name their frames alike, and find out how they are related."""
+    """Read the records of both dumps, use the same symbols for both, and find out how they are
+    related."""
     found = []
     for name, session in zip(names, sessions, strict=True):
         snapshot = _named(name, partial(session.snapshot, columns))

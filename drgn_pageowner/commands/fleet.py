@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_dataset(four)
     four.add_argument("output", metavar="OUT.html", help="the file to write (-: standard output)")
     add_limit(four, "rows of every table", "50")
-    # It goes to the file as it is.
+    # The page is written to the file unchanged.
     four.set_defaults(format="html")
 
 

@@ -62,15 +62,15 @@ from drgn_pageowner.render.vmstat import (
     unusable_text,
 )
 
-# Views in the format of a file of the kernel's.
+# Views that print in the format of a file of the kernel.
 _OF_THE_KERNEL = ("buddyinfo", "pagetypeinfo", "extfrag")
 _LIMIT = 20
-# Views in the format of a file of the kernel's.
+# Views that print in the format of a file of the kernel.
 _OF_THE_KERNEL = ("buddyinfo", "pagetypeinfo", "extfrag")
 _MAP_CELLS = 64 * 64
 
 Answer = tuple[Any, Iterator[str]]
-"""A result for JSON, and the same as text for people."""
+"""A result as an object for JSON, and as lines of text."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,10 +121,10 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         if len(answers) > 1:
             out.write(f"=== {view} ===\n")
         if view == "map":
-            # Its colours are escape sequences.
+            # The colours of the map are escape sequences, which must not be escaped.
             unescaped(out).writelines(text)
         else:
-            # The kernel's own files have lines of their own width.
+            # Lines in the format of the kernel's own files are not wrapped.
             (escaping(out) if view in _OF_THE_KERNEL else out).writelines(text)
         if len(answers) > 1:
             out.write("\n")

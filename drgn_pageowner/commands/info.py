@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             records = session.snapshot(("handle", "ts_nsec"), freed=True)
             info = summarize(records, session.modules(), facts.panic_message)
         except PageOwnerError as error:
-            # What machine it was and how it died can be told even so.
+            # The machine and the crash can be described even without page_owner.
             answered = False
             problems = list(facts.problems)
             if not str(error).endswith(tuple(problems)):

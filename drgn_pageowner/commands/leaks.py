@@ -151,9 +151,10 @@ def _confidence(text: str) -> str:
 
 def _named(owners: Sequence[LeakOwner], names: Sequence[str]) -> list[LeakOwner]:
     """
-    Return the owners that *names* give by number or by a part of their names.
+    Return the owners that the user selected.
 
-    :raises UsageError: if a name is that of none
+    :param names: Number of a line in the table, or part of an owner's name.
+    :raises UsageError: if a name matches no owner
     """
     found: list[LeakOwner] = []
     for name in names:
@@ -178,7 +179,7 @@ def _first(result: Leaks, limit: int | None) -> Leaks:
 @kept
 def search(session: Session, *, slab: bool, types: bool = True) -> LeakSearch:
     """
-    Search for memory that nothing reaches, or return what a saved search found.
+    Search for memory that nothing reaches, or return the result of a saved search.
 
     :param slab: Whether to search for slab objects, too.
     :param types: Whether to infer types, so that numbers in objects of a known type are not taken

@@ -18,7 +18,7 @@ __all__ = ("escaping", "for_people", "output_to", "unescaped", "write_bytes")
 
 
 class _Escaping:
-    """A stream that escapes whatever could change how a terminal shows the rest."""
+    """A stream that escapes unprintable characters, which could change the state of a terminal."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -34,7 +34,7 @@ class _Escaping:
 
 
 class _Folding(_Escaping):
-    """A stream that breaks long lines at the width of the terminal, too, and may colour them."""
+    """A stream that also wraps lines at the width of the terminal, and may colour them."""
 
     def __init__(self, out: TextIO, width: int, colour: bool) -> None:
         super().__init__(out)
@@ -53,7 +53,7 @@ class _Folding(_Escaping):
 
     def flush(self) -> None:
         if self._begun:
-            # Whoever flushes in the middle of a line wants to see it.
+            # Write the beginning of a line as well, because the caller asked to flush it.
             self._out.write(escaped(self._begun))
             self._begun = ""
         self._out.flush()
@@ -67,7 +67,7 @@ def for_people(out: TextIO, *, colour: bool = False) -> TextIO:
     """
     Return a stream to *out* for text that people read.
 
-    What is not printable is escaped, and lines that are wider than the terminal are broken.
+    Unprintable characters are escaped, and lines that are wider than the terminal are wrapped.
 
     :param colour: Whether to colour severities and modules.
     """
@@ -78,7 +78,7 @@ def escaping(out: TextIO) -> TextIO:
     """
     Return a stream to *out* for text in a format of the kernel.
 
-    What is not printable is escaped; lines are not broken.
+    Unprintable characters are escaped; lines are not wrapped.
     """
     return cast(TextIO, _Escaping(unescaped(out)))
 
@@ -87,7 +87,7 @@ def unescaped(out: TextIO) -> TextIO:
     """
     Return the stream to which :func:`for_people` and :func:`escaping` write.
 
-    It takes text with escape sequences for colours.
+    Text with escape sequences for colours must be written to this stream.
     """
     return out._out if isinstance(out, _Escaping) else out
 
@@ -154,7 +154,7 @@ def write_bytes(data: bytes, out: TextIO) -> None:
     """
     Write a binary format.
 
-    :raises UsageError: if *out* takes no bytes, or is a terminal
+    :raises UsageError: if *out* is a terminal, or accepts only text
     """
     buffer = getattr(out, "buffer", None)
     if buffer is None or out.isatty():

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         try:
             info = session.page(what)
         except PageOwnerError as error:
-            # Continue with the rest.
+            # Continue with the other arguments.
             warn(str(error))
             status = max(status, error.exit_status)
             continue
@@ -53,7 +53,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 
 
 def _with_type(info: PageInfo, session: Session) -> PageInfo:
-    """Return *info* with the inferred type of its slab object, if its cache does not tell one."""
+    """Return *info* with the inferred type of its slab object, if its cache does not imply a
+    type."""
     slab = info.slab
     if slab is None or slab.get("type") is not None or not slab["allocated"]:
         return info

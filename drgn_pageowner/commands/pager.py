@@ -13,7 +13,8 @@ from typing import Any, TextIO, cast
 __all__ = ("paged", "pager_command")
 
 _DEFAULT = "less"
-# git's: leave if the answer fits on one screen, show colours, do not clear the screen at the end.
+# Options of less, as git sets them: exit if the text fits on one screen, show colours, do not clear
+# the screen at the end.
 _LESS = "FRX"
 
 
@@ -21,7 +22,7 @@ def pager_command() -> list[str] | None:
     """
     Return the pager to run and its arguments: ``PAGER``, or ``less``.
 
-    :return: ``None`` if ``PAGER`` is empty or ``cat``: there is to be none.
+    :return: ``None`` if ``PAGER`` is empty or ``cat``, which means that no pager is wanted.
     """
     wanted = os.environ.get("PAGER")
     try:
@@ -52,7 +53,7 @@ class _Paged:
                     env={"LESS": _LESS, "LV": "-c", **os.environ},
                 )
             except OSError:
-                # There is no such pager: the answer matters more.
+                # The pager cannot be started: print without it.
                 self._failed = True
         if self._process is None or self._process.stdin is None:
             return self._out
@@ -72,7 +73,7 @@ class _Paged:
         return getattr(self._out, name)
 
     def wait(self) -> None:
-        """Wait until the reader has left the pager."""
+        """Wait until the user has quit the pager."""
         if self._process is None:
             return
         try:
@@ -85,7 +86,7 @@ class _Paged:
                 self._process.wait()
                 return
             except KeyboardInterrupt:
-                # The pager decides what that key does.
+                # Ctrl-C is handled by the pager.
                 continue
 
 
@@ -104,7 +105,7 @@ def paged(out: TextIO, *, wanted: bool) -> Iterator[TextIO]:
     try:
         yield cast(TextIO, stream)
     except BrokenPipeError:
-        # The reader has seen enough.
+        # The user quit the pager before the end of the output.
         pass
     finally:
         stream.wait()

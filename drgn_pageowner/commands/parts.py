@@ -26,7 +26,7 @@ _TRACEBACK = ".traceback"
 
 @dataclass(frozen=True)
 class Part:
-    """A command and the files that it writes, or a step in between."""
+    """A command and the files that it writes, or a step without a command."""
 
     name: str
     words: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Part:
     files: tuple[str, ...] = ()
     """Names of files that the command writes itself; it is run once for each."""
     step: Callable[[Session], Any] | None = None
-    """Runs instead of a command; :attr:`Outcome.result` is what it returns."""
+    """Function to call instead of a command; its result becomes :attr:`Outcome.result`."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Outcome:
         return self.warnings + failed
 
     def entry(self) -> dict[str, Any]:
-        """Return its entry of the index."""
+        """Return the entry of this part in the index."""
         entry = {**vars(self), "seconds": round(self.seconds, 3)}
         del entry["result"]
         return entry
@@ -83,7 +83,7 @@ def run_part(part: Part, session: Session, directory: Path) -> Outcome:
         with redirect_stderr(said):
             _run(part, session, directory, outcome)
     except PageOwnerError as error:
-        # An extra that is not installed.
+        # A library of an extra is not installed.
         missing = isinstance(error.__context__, ImportError)
         _failed(outcome, "skipped" if missing else "failed", str(error), error.exit_status)
     except OSError as error:
@@ -109,7 +109,7 @@ def _failed(outcome: Outcome, status: str, error: str, exit_status: int) -> None
 
 
 def _crashed(outcome: Outcome, error: Exception, directory: Path) -> None:
-    """Note an internal error, and save its traceback."""
+    """Record an internal error in *outcome*, and save its traceback in *directory*."""
     _failed(outcome, "crashed", internal_error(error), INTERNAL)
     path = directory / f"{outcome.name}{_TRACEBACK}"
     try:
@@ -124,7 +124,7 @@ def _crashed(outcome: Outcome, error: Exception, directory: Path) -> None:
 def _run(part: Part, session: Session, directory: Path, outcome: Outcome) -> None:
     if part.step is not None:
         outcome.result = part.step(session)
-        # A report contains what could be answered, and the errors of the rest.
+        # A report contains the parts that could be computed, and the errors of the others.
         for error in getattr(outcome.result, "errors", ())[:1]:
             _crashed(outcome, error, directory)
     for name in part.files:

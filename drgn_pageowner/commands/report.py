@@ -72,7 +72,11 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 
 
 def _renderer(kind: str) -> Callable[[Report], Iterator[str]]:
-    """Return the renderer; called first, so that a missing package is an early error."""
+    """
+    Return the function that renders a report in the format *kind*.
+
+    It is called before anything is read, so that a missing library is reported at once.
+    """
     if kind == "json":
         from drgn_pageowner.render.report.json import report_json
 
@@ -130,7 +134,7 @@ def read(
         problems.append("leaks were not searched for: --no-leaks")
     on = facts.page_owner not in NO_RECORDS
     heap = attempt("leaks", lambda: _heap(session, slab)) if leaks else None
-    # Without records, the heap's inventory has what the buddy allocator gave out instead.
+    # Without page_owner records, the heap's inventory has allocations found from the struct pages.
     inventory = (
         heap.inventory if heap is not None and on else attempt("use of pages", session.inventory)
     )
@@ -158,5 +162,6 @@ def read(
 
 
 def _name_of(session: Session) -> str:
-    """Return the name of the dump's file, with its directory: most dumps are called vmcore."""
+    """Return the name of the dump's file and its directory, because most dumps are called
+    vmcore."""
     return "/".join(PurePath(next(iter(session.members()))).parts[-2:])

@@ -72,7 +72,7 @@ def _into_file(
     report_problems(f"{part} could not be saved: {why}" for part, why in saved.lacking.items())
     text = f"{path}: {saved.records:,} records, {saved.pages:,} pages, {saved.size:,} bytes"
     if is_stdout(path):
-        # The file itself is what goes there.
+        # Standard output is used for the file itself, so print the text on stderr.
         warn(text)
     else:
         out.write(f"{text}\n")
@@ -109,7 +109,7 @@ def _into_dataset(
 
 
 def _identity(args: argparse.Namespace) -> DumpIdentity | None:
-    """Return what the headers of the dump say; ``None`` of what is no file."""
+    """Return the identity of the dump from its headers; ``None`` if the dump is not a file."""
     core = getattr(args, "core", None)
     if core is None:
         return None
@@ -117,7 +117,7 @@ def _identity(args: argparse.Namespace) -> DumpIdentity | None:
         with open(core, "rb") as file:
             return identify(file, os.fstat(file.fileno()).st_size)
     except OSError:
-        # Opening it as a dump says what is wrong.
+        # The error is reported when the file is opened as a dump.
         return None
 
 

@@ -67,7 +67,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         cursor = database.execute(statement)
         names, rows = [column[0] for column in cursor.description], cursor.fetchall()
     except duckdb.Error as error:
-        # What ended the query may be a table that is not there.
+        # The query may have failed because the rows of a table cannot be read; report that error
+        # instead.
         for one in streams:
             one.check()
         raise UsageError(_one_line(str(error))) from error
@@ -89,13 +90,14 @@ def _statement(database: Any, query: str) -> Any:
 
 
 def _named(query: str, tables: Collection[str]) -> Sequence[str]:
-    """Return the *tables* that *query* names, so that only those are made."""
+    """Return those of *tables* whose names occur in *query*, so that only these are made."""
     words = set(re.findall(r"\w+", query.lower()))
     return [name for name in tables if name in words]
 
 
 class _Stream:
-    """The rows of all snapshots and dumps, made one after another while they are read."""
+    """A table with the rows of all snapshots and dumps, which are generated while the query reads
+    them."""
 
     def __init__(self, table: str, members: Mapping[str, Session], *, by_class: bool) -> None:
         """
@@ -110,7 +112,7 @@ class _Stream:
         self._said: set[str] = set()
 
     def table(self) -> Any:
-        """Return what DuckDB registers."""
+        """Return the ``pyarrow.dataset.Dataset`` to register in DuckDB."""
         if self._table == "pages" and not self._by_class:
             self._schema = schema_of({"snapshot": "string", **PAGES})
         else:
@@ -131,7 +133,7 @@ class _Stream:
                     warn(f"{name} has no {self._table}: {error}")
                 continue
             except Exception as error:
-                # DuckDB would make a message of it: that of a mistake in the query.
+                # Keep the exception, because DuckDB would report it as an error in the query.
                 self._mistake = error
                 raise
             self._found += 1
@@ -157,5 +159,6 @@ class _Stream:
 
 
 def _one_line(message: str) -> str:
-    """Return DuckDB's message without the drawing and the advice after its first empty line."""
+    """Return the first paragraph of DuckDB's message, without the excerpt of the query, in one
+    line."""
     return " ".join(message.split("\n\n")[0].split())

@@ -123,7 +123,12 @@ for group in top(records, {by}, sort={sort}, limit={limit}).groups:
 
 
 def _drgn(args: argparse.Namespace, out: TextIO) -> int:
-    """:raises UsageError: if the lines would not give the same answer"""
+    """
+    Print the Python lines that compute the same result in drgn's shell.
+
+    :return: Exit status.
+    :raises UsageError: if the options have no equivalent in these lines
+    """
     least = any(getattr(args, name, None) for name in ("min_pages", "min_size"))
     if args.slab or args.skip or args.depth is not None or least or set(args.by) & set(HOLDERS):
         raise UsageError("--drgn: of records by --by, with --sort, --limit and filters")
@@ -191,11 +196,11 @@ def _holders(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     try:
         inventory = session.inventory()
     except PageOwnerError as error:
-        # A text of page_owner, for example.
+        # The session has no pages: it is a text of page_owner, for example.
         inventory = None
         warn(f"what the pages are used for is not known: {error}")
     columns = columns_for_holders(by) | wanted.columns()
-    # An inventory's records have no memory cgroups, which are in another place.
+    # The records of an inventory have no memory cgroups, so read the records again.
     records = session.snapshot(columns)
     report_problems(records.problems)
     chosen = select(records, wanted)

@@ -147,7 +147,7 @@ def _only_one(directory: Path) -> Iterator[None]:
 
 def _prepare(directory: Path, *, force: bool) -> None:
     """
-    Remove what an earlier triage left there.
+    Remove the files of an earlier triage from *directory*.
 
     :raises UsageError: if *directory* is not empty
     :raises PageOwnerError: if it cannot be written
@@ -182,7 +182,11 @@ def _index(
     status: int | None,
     error: str | None = None,
 ) -> dict[str, Any]:
-    """Return the document of docs/formats.md; *status* is ``None`` while parts are missing."""
+    """
+    Return the contents of index.json, which docs/formats.md documents.
+
+    :param status: Exit status of the triage; ``None`` while parts are missing.
+    """
     from drgn_pageowner import __version__
 
     members = ("release", "version", "hostname", "arch", "page_owner", "now_ns", "live",
@@ -200,7 +204,7 @@ def _index(
 
 
 def _write(directory: Path, index: dict[str, Any]) -> None:
-    """Replace the index as a whole: a reader finds the old one or the new one."""
+    """Write the index atomically, so that readers never see a part of it."""
     try:
         with replacing(directory / INDEX) as file:
             for piece in json_text(index):

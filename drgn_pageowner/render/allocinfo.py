@@ -24,7 +24,7 @@ _UNSIGNED = 1 << 64
 def allocinfo_text(tags: Tags) -> Iterator[str]:
     """Yield the text as ``allocinfo_show()`` of lib/alloc_tag.c prints it."""
     rows = tags.shown().tolist()
-    # The header is printed with the first tag.
+    # The kernel prints the header together with the first tag, so not if there are no tags.
     if not rows:
         return
     yield _HEADER.format(tags.version)

@@ -20,26 +20,27 @@ from drgn_pageowner.model.arrays import Array, distinct
 
 __all__ = ("CodedTexts", "RowTexts", "joined_frames")
 
-# Joining two columns must cost less than another piece in each row: no sorting.
+# Maximum number of combinations of the texts of two columns that are merged. Merging must take less
+# time than joining one more column, so it may not sort.
 _MOST_JOINED = 1 << 16
 _SAMPLE = 512
 
 
 @dataclass
 class CodedTexts:
-    """A column of texts, of which there are few."""
+    """A column with few distinct texts."""
 
     codes: Array
-    """``int64``, shape ``(n,)``: which of :attr:`texts` each row has."""
+    """``int64``, shape ``(n,)``: index in :attr:`texts` of each row's text."""
     texts: list[str]
 
 
 Piece = str | CodedTexts | list[str]
-"""The same text in every row; or few different texts; or a text for each row."""
+"""A column: one text for all rows, a column with few distinct texts, or a text for each row."""
 
 
 class RowTexts:
-    """Makes the text of some rows, piece by piece from left to right."""
+    """Accumulates the columns of some rows from left to right, and joins them to text."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -67,7 +68,7 @@ class RowTexts:
             self.append(CodedTexts(codes, texts))
 
     def append(self, piece: Piece) -> None:
-        """Append a piece, joined to the one before if that is cheap."""
+        """Append a column; merge it with the column before if both have few distinct texts."""
         last = self._pieces[-1] if self._pieces else None
         if isinstance(piece, str) and isinstance(last, str):
             self._pieces[-1] = last + piece
@@ -112,7 +113,7 @@ def _codes(values: Array) -> tuple[list[Any], Array | None]:
     changes = np.flatnonzero(values[1:] != values[:-1]) + 1
     if not len(changes):
         return values[:1].tolist(), None
-    # Most neighbours have most in common.
+    # Compare adjacent rows first, because most of them have the same value.
     starts = np.concatenate([[0], changes])
     heads = values[starts]
     if len(heads) * 2 > len(values) and _differ(values):

@@ -13,7 +13,7 @@ __all__ = ("CELL_CLASSES", "cell_class", "map_text")
 
 _COLUMNS = 64
 
-# Character, ANSI colour, meaning.
+# Kind of cell -> character, ANSI colour and meaning.
 _LEGEND = {
     "free": (".", "90", "all free"),
     "movable": ("m", "32", "free and movable pages only"),
@@ -30,7 +30,7 @@ CELL_CLASSES = {name: meaning for name, (_, _, meaning) in _LEGEND.items()}
 
 
 def cell_class(cell: MapCell) -> str:
-    """Return the kind of *cell*, of :data:`CELL_CLASSES`."""
+    """Return the kind of *cell*: a key of :data:`CELL_CLASSES`."""
     here = cell.free + cell.movable + cell.reclaimable + cell.unmovable
     if cell.polluted:
         return "polluted"
@@ -54,7 +54,7 @@ def map_text(maps: Sequence[BlockMap], *, colour: bool) -> Iterator[str]:
         character, code, _ = _LEGEND[name]
         return f"\033[{code}m{character}\033[0m" if colour else character
 
-    # A PFN stands in front of the cells.
+    # Each line begins with a PFN.
     room = columns() - 13
     per_line = next((n for n in (_COLUMNS, _COLUMNS // 2) if n <= room), _COLUMNS // 4)
     for zone in maps:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Make the tables of a dataset of one snapshot: what was decoded, and what was found in it."""
+"""Make the tables of a dataset for one snapshot: decoded data, and results of analyses."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Origins:
     source: str | None = None
     """Path of the dump."""
     size: int | None = None
-    """Bytes of its file."""
+    """Size of the dump's file, in bytes."""
     build_id: str | None = None
-    """Of the kernel, in hex."""
+    """Build ID of the kernel, in hexadecimal."""
 
 
 def arrow_schema(table: str) -> Any:
@@ -74,7 +74,7 @@ def schema_of(columns: Mapping[str, str]) -> Any:
 
 
 def rows_table(table: str, rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Make a ``pyarrow.Table`` of *rows*; columns that they lack are null."""
+    """Convert *rows* to a ``pyarrow.Table``; missing columns become null."""
     pa, schema = extra("pyarrow", "parquet", "a dataset"), arrow_schema(table)
     columns = [
         pa.array([_clean(row.get(name)) for row in rows], schema.field(name).type)
@@ -96,11 +96,11 @@ def dataset_tables(
     session: Session, found: Report, inventory: Inventory | None, origins: Origins
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """
-    Make all tables but ``runs``.
+    Make all tables of a snapshot, except ``runs``.
 
-    :param found: What was found in the same memory.
-    :param inventory: Its pages, if they could be read.
-    :return: Tables by name, and the reasons why others are not there.
+    :param found: Report on the same dump.
+    :param inventory: The use of every page; ``None`` if it could not be read.
+    :return: Tables by name; and, for tables that could not be made, the reason by name.
     """
 
     def of_session(name: str) -> Callable[[], Any]:
@@ -130,7 +130,8 @@ def _rows(table: str, rows: Sequence[Row], origins: Origins) -> Any:
 
 
 def conform(made: Any, schema: Any) -> Any:
-    """Return a ``pyarrow.Table`` with the columns of *schema*; what it lacks is null."""
+    """Return *made* as a ``pyarrow.Table`` with the columns of *schema*; missing ones become
+    null."""
     pa = extra("pyarrow", "parquet", "a dataset")
     columns = [
         made.column(name).cast(schema.field(name).type)

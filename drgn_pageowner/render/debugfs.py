@@ -81,7 +81,11 @@ def _piece(rows: Snapshot, stacks: Callable[[int], str]) -> str:
 
 
 class _Fields:
-    """The arguments of the formats in ``print_page_owner()``, by the words before them."""
+    """
+    Formats the arguments of the printf formats in ``print_page_owner()``.
+
+    An argument is recognized by the word before its conversion in the format.
+    """
 
     def __init__(self, rows: Snapshot, texts: RowTexts) -> None:
         self._rows = rows
@@ -89,7 +93,13 @@ class _Fields:
         self._columns = RecordColumns(rows)
 
     def add(self, before: str, conversion: re.Match[str], earlier: str) -> None:
-        """Append the text of one conversion."""
+        """
+        Append the text of one conversion, for every row.
+
+        :param before: Text of the format between the conversion before and this one.
+        :param conversion: Match of the conversion, such as ``%#lx``.
+        :param earlier: All text of the format before the conversion.
+        """
         rows, names = self._rows, self._rows.names
         word = re.split(r"[\s(,]", before.removesuffix("0x").rstrip(" (,"))[-1]
         flags_format = conversion.group(4)
@@ -113,7 +123,7 @@ class _Fields:
             self._texts.column(f"{word} of the format", values, text)
 
     def _add_text(self, word: str, earlier: str) -> None:
-        """Append what ``%s`` prints."""
+        """Append the text of a ``%s`` conversion, for every row."""
         rows, names = self._rows, self._rows.names
         if " Flags " in earlier:
             letter = earlier.partition(" Flags ")[2].count("%s")
@@ -132,7 +142,7 @@ class _Fields:
 
 
 def _add_format(texts: RowTexts, format_: str, fields: _Fields) -> None:
-    """Append what a printf format prints of each row."""
+    """Append the text of a printf format, for every row."""
     position = 0
     for conversion in _CONVERSION.finditer(format_):
         before = format_[position : conversion.start()]

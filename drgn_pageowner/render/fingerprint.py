@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Render what the contents of memory say of its owner."""
+"""Render clues to the owner of memory from its contents."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ("fingerprint_text",)
 
 def fingerprint_text(found: Fingerprint, number: int, *, dump: bool) -> Iterator[str]:
     """
-    Yield lines about the clues to an owner in the content of memory.
+    Yield lines about the clues to an owner in the contents of memory.
 
-    :param number: How many allocations or objects there are.
+    :param number: Number of allocations or objects that have the fingerprint.
     :param dump: Whether to dump the first bytes of an example.
     """
     share = f" ({found.shared:,} of {number:,})" if found.shared < number else ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Print what an ingest did."""
+"""Render the outcome of an ingest as text or JSON."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class IngestSummary:
     """The numbers of an ingest."""
 
     numbers: Mapping[str, int]
-    """Status -> dumps that ended with it."""
+    """Status -> number of dumps with this status."""
     failed: Sequence[Mapping[str, Any]]
-    """Members of the runs that failed."""
+    """Summaries of the runs that failed."""
     seconds: float
     per_minute: float
-    """Dumps decoded per minute."""
+    """Number of dumps decoded per minute."""
     workers: int
     peak_bytes: int
-    """Most memory of a job."""
+    """Largest resident memory of any job, in bytes."""
 
 
 def ingest_json(summary: IngestSummary) -> Iterator[str]:
-    """Yield the summary as one object."""
+    """Yield the summary as one JSON object."""
     yield from json_text(
         {
             "dumps": sum(summary.numbers.values()),
@@ -46,7 +46,7 @@ def ingest_json(summary: IngestSummary) -> Iterator[str]:
 
 
 def ingest_text(summary: IngestSummary, dataset: str) -> Iterator[str]:
-    """Yield the summary for people: what failed, grouped by reason, and how fast it was."""
+    """Yield the summary as text: failed dumps grouped by reason, and the rate of the ingest."""
     numbers = ", ".join(f"{number:,} {status}" for status, number in summary.numbers.items())
     yield (
         f"{word(dataset)}: {numbers}; {summary.seconds:.0f} s, {summary.per_minute:.1f} dumps a "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Render the answers to questions about a fleet as one HTML page."""
+"""Render the results of queries on a dataset as one HTML page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FleetSection:
 
     @property
     def right(self) -> set[int]:
-        """Columns of numbers."""
+        """Indices of the columns that contain numbers."""
         return {
             column
             for column in range(len(self.names))
@@ -44,7 +44,7 @@ def fleet_html(
     """
     Yield a page that needs no other file and no network.
 
-    :param numbers: What is said first: names and numbers.
+    :param numbers: Totals at the top of the page: name and number of each.
     """
     jinja2 = extra("jinja2", "report", "fleet report")
     environment = jinja2.Environment(
@@ -82,5 +82,5 @@ def _cell(name: str, value: Any) -> str:
         return ", ".join(word(str(item)) for item in value)
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return f"{value:,}"
-    # Part of a command that can be copied.
+    # The cell can be copied into a shell command.
     return shlex.quote(word(str(value))) if name in _DUMPS else word(str(value))

@@ -14,7 +14,7 @@ from drgn_pageowner.render.terminal import columns
 
 __all__ = ("classes_text", "holder_text", "holders_csv", "holders_table")
 
-# The columns beside what a process holds in a narrow table.
+# Width of the columns other than "classes" in a narrow table, in characters.
 _OTHERS = 44
 _LEAST = 32
 _NOBODY = {"driver": "(no module)", "process": "(unknown)"}
@@ -37,9 +37,9 @@ def holder_text(holder: Holder, by: str) -> str:
 
 def classes_text(classes: Mapping[str, int], page_size: int, room: int) -> str:
     """
-    Format what a holder has most of: ``"anonymous 1.0 MiB, slab 32.0 KiB, 2 more"``.
+    Format the largest classes of a holder: ``"anonymous 1.0 MiB, slab 32.0 KiB, 2 more"``.
 
-    :param room: Characters; the first class is there in any case.
+    :param room: Maximum number of characters; the first class is printed even if it has more.
     """
     parts = [f"{kind} {pages_size(pages * page_size)}" for kind, pages in classes.items()]
     for number in range(len(parts), 0, -1):

@@ -47,7 +47,7 @@ def _rows(info: Info) -> Iterator[tuple[str, str]]:
         yield from _page_owner(info, text)
     known = set(NO_RECORDS.values())
     for problem in info.problems:
-        # The line about page_owner says that.
+        # Problems in the line about page_owner are not repeated.
         if problem not in known:
             yield "problem", problem
     if not info.problems:

@@ -63,7 +63,8 @@ def json_document(value: Any, **options: Any) -> str:
 
 
 def _valid(value: Any) -> Any:
-    """Return *value* with everything replaced that JSON does not have."""
+    """Return *value* with NaN, infinities and lone surrogates replaced, as :func:`json_document`
+    says."""
     if isinstance(value, str):
         return without_surrogates(value)
     if isinstance(value, float):

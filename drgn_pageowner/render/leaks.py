@@ -31,8 +31,8 @@ def leaks_text(
     """
     Yield the answer in one line, then one line per owner.
 
-    :param owners: What to show of *result*: some or all of its groups, summed up.
-    :param by: The key of ``LEAK_KEYS`` that they are summed up by.
+    :param owners: The owners to list: all or some groups of *result*, summed up.
+    :param by: The key of ``LEAK_KEYS`` by which they are summed up.
     :param stacks: Whether to describe the groups of each owner, with their stacks.
     """
     yield _headline(result, facts, by)
@@ -67,7 +67,7 @@ def _noun(by: str) -> str:
 
 
 def _headline(result: Leaks, facts: Facts, by: str) -> str:
-    """Say how much is lost, by how many owners, and how sure that is."""
+    """Return a sentence with the amount of lost memory, the number of owners and the confidence."""
     lost = leak_owners(result.lost_groups, by)
     known = (
         f"{counted(result.by_number_pages, 'page')} {are(result.by_number_pages)} known only by "
@@ -89,7 +89,7 @@ def _headline(result: Leaks, facts: Facts, by: str) -> str:
     )
 
 
-# Verdicts in a table.
+# Short forms of verdicts, for tables.
 _SHORT = {
     "only reachable from unreachable": "behind unreachable",
     "held by nothing but itself": "ring",

@@ -45,7 +45,7 @@ def _chain_lines(chain: Sequence[Hop]) -> Iterator[str]:
 
 
 def _hop_lines(hop: Hop, indent: str) -> Iterator[str]:
-    """Yield the word: what drgn evaluates to where it leads, and where it is."""
+    """Yield the lines of a word: the drgn expression for its target, and its location."""
     if hop.target_expression is not None:
         yield f"{indent}{word(hop.target_expression)}\n"
     yield f"{indent}{_place(hop)}"

@@ -28,7 +28,7 @@ def page_owner_stacks_text(listed: StackList, format_: str) -> Iterator[str]:
     """
     Yield the text of one of the files, stack by stack.
 
-    :param format_: Of :data:`FILES`.
+    :param format_: A key of :data:`FILES`.
     :raises PageOwnerError: if *listed* comes from a text that lacks a part of it
     """
     parts = FILES[format_]

@@ -27,7 +27,7 @@ def pprof(result: Top, snapshot: Snapshot, weight: str) -> bytes:
 
     The keys other than the stack become labels, and so does the handle.
 
-    :param weight: The sample type that is shown first: of
+    :param weight: Default sample type: an element of
         :data:`~drgn_pageowner.render.stacks.WEIGHTS`.
     :raises PageOwnerError: if protobuf is not installed
     """

@@ -30,7 +30,7 @@ def _plain(value: Any) -> Any:
 
 
 def query_json(names: Sequence[str], rows: Rows) -> Iterator[str]:
-    """Yield one object per line."""
+    """Yield one JSON object per row, each on one line."""
     for row in rows:
         yield json_document(dict(zip(names, map(_plain, row), strict=True))) + "\n"
 
@@ -45,7 +45,7 @@ def query_csv(names: Sequence[str], rows: Rows) -> Iterator[str]:
 
 
 def query_table(names: Sequence[str], rows: Rows) -> Iterator[str]:
-    """Yield a table: numbers to the right, elements of a list under one another."""
+    """Yield a table with numbers aligned to the right, and elements of a list below one another."""
     right = [
         column
         for column in range(len(names))

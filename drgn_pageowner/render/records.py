@@ -85,7 +85,7 @@ class RecordColumns:
         return lambda value: None if value == none else text(value)
 
     def lists(self, rows: Snapshot, column: Column) -> list[Any]:
-        """Return *column* of *rows* as Python values: numbers or texts, ``None`` for none."""
+        """Return the values of *column* as a list of numbers or strings; ``None`` for no value."""
         values, text = self.numbers(rows, column), self.text(column)
         if values is None:
             return [None] * len(rows)
@@ -108,10 +108,11 @@ def _stack_texts(
     snapshot: Snapshot, text: Callable[[list[str]], str], separator: str
 ) -> dict[int, str]:
     """
-    Symbolize every stack that is used, all at once.
+    Format the stacks of all records.
 
-    :param text: Makes the text of the lines of one frame.
-    :return: The texts of the frames of each stack, joined, by its handle; 0 for no stack.
+    :param text: Function that takes the lines of a frame and returns its text.
+    :param separator: Text between two frames.
+    :return: ``depot_stack_handle_t`` -> text of the stack; handle 0 is for records without a stack.
     """
     numbers = ascending(snapshot.stack)
     frames = StackTable.of(snapshot, numbers)
@@ -122,14 +123,14 @@ def _stack_texts(
 
 
 class _Assembly:
-    """Puts the fields of rows together, in one way of quoting."""
+    """Appends fields of records to :class:`RowTexts`, quoted for JSON or for CSV."""
 
     def __init__(
         self, snapshot: Snapshot, quote: Callable[[Any], str], stacks: Mapping[int, str]
     ) -> None:
         """
-        :param quote: Makes a cell of a value or a text.
-        :param stacks: The quoted stacks, by their handle; 0 for no stack.
+        :param quote: Function that quotes a value.
+        :param stacks: Handle -> quoted text of the stack; handle 0 is for no stack.
         """
         self._columns = RecordColumns(snapshot)
         self._quote = quote
@@ -191,7 +192,7 @@ def records_json(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _csv_text(value: Any) -> str:
-    """Return a cell as :mod:`csv` writes it among others."""
+    """Return a value quoted as :mod:`csv` quotes a cell."""
     text = io.StringIO()
     csv.writer(text).writerow((csv_cell(value), 0))
     return text.getvalue()[: -len(",0\r\n")]
@@ -217,7 +218,7 @@ def records_csv(snapshot: Snapshot) -> Iterator[str]:
         yield texts.text()
 
 
-# What a narrow table does without.
+# Columns that are left out first if the table is too wide.
 _SPARE = ("handle", "memcg", "node", "migratetype")
 
 

@@ -145,7 +145,7 @@ def _record_columns(wanted: Container[str]) -> frozenset[str] | None:
         needed.add("ts_nsec")
     if "zone" in needed:
         needed.add("node")
-    # Of a text that sums records up.
+    # The rows of some texts are sums of several records.
     return frozenset((*needed, "order", "allocations"))
 
 
@@ -289,7 +289,7 @@ def relation(table: str, source: Session, name: str, wanted: Container[str] = EV
     Make one of the tables of :data:`RELATIONS`, a ``pyarrow.Table``.
 
     :param name: Value of the column ``snapshot``.
-    :param wanted: Names of the columns that are needed; others may lack.
+    :param wanted: Names of the columns that are needed; other columns may be missing.
     :raises PageOwnerError: if *source* lacks the data for the table
     """
     pa = extra("pyarrow", "sql", "sql")

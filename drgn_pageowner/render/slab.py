@@ -71,8 +71,8 @@ def slab_account_text(caches: SlabTop, by_owner: SlabTop) -> Iterator[str]:
     """
     Yield every cache with its largest owners.
 
-    :param caches: By cache alone.
-    :param by_owner: All groups, by cache and owner.
+    :param caches: Objects grouped by cache alone.
+    :param by_owner: Objects grouped by cache and owner; all groups.
     """
     rows = []
     for cache in caches.groups:

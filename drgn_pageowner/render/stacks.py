@@ -18,7 +18,7 @@ from drgn_pageowner.render.top import key_text
 __all__ = ("WEIGHTS", "Call", "calls", "folded", "key_frames", "speedscope")
 
 WEIGHTS = ("pages", "allocations")
-"""The weights of a stack."""
+"""Names of the weights that a stack can have."""
 
 _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
@@ -28,7 +28,7 @@ class Call(NamedTuple):
 
     name: str
     filename: str = ""
-    """Empty unless source lines were asked for."""
+    """Source file; empty unless source lines were requested."""
     line: int = 0
 
 
@@ -73,7 +73,7 @@ def folded(result: Top, snapshot: Snapshot, weight: str) -> Iterator[str]:
     """
     Yield one line per stack: its functions from the root on, separated by ``;``, and its weight.
 
-    :param weight: Of :data:`WEIGHTS`.
+    :param weight: An element of :data:`WEIGHTS`.
     """
     lines: dict[str, int] = {}
     for path, amount in _merged(result, snapshot, weight).items():
@@ -87,7 +87,7 @@ def speedscope(result: Top, snapshot: Snapshot, weight: str) -> Iterator[str]:
     """
     Yield one JSON object: a sampled profile of bytes or allocations.
 
-    :param weight: Of :data:`WEIGHTS`.
+    :param weight: An element of :data:`WEIGHTS`.
     """
     from drgn_pageowner import __version__
 

@@ -79,7 +79,7 @@ _INDENT = "    "
 
 
 def _widths(bodies: Sequence[int], names: Sequence[Sequence[str]]) -> list[int]:
-    """Return the widths of columns, from those of their cells and headers."""
+    """Return the width of each column: that of its widest cell or word of the header."""
     return [max(body, *map(len, name)) for body, name in zip(bodies, names, strict=True)]
 
 
@@ -94,13 +94,13 @@ def _limits(
     """
     Find how far names must be shortened for the table to fit.
 
-    :return: Column -> its greatest width; ``None`` if the table cannot be made to fit.
+    :return: Index of the column -> its maximum width; ``None`` if the table cannot be made to fit.
     """
     limits = {column: widths[column] for column in chosen}
     excess = sum(limits.values()) + 2 * (len(chosen) - 1) - width
     texts = [column for column in chosen if not numbers[column]]
     while excess > 0:
-        # The widest one first: short names say more per character.
+        # Shorten the widest column first, because a short name loses more by being shortened.
         column = max(texts, key=lambda c: limits[c], default=None)
         least = max(shortest, *(len(line) for line in names[column or 0]))
         if column is None or limits[column] <= least:
@@ -118,7 +118,8 @@ def _parts(
     width: int,
     keys: int,
 ) -> list[tuple[list[int], dict[int, int]]]:
-    """Share the columns out to as few tables as possible, all of which have the first *keys*."""
+    """Split the columns into as few tables as possible, each of which has the first *keys*
+    columns."""
     parts: list[tuple[list[int], dict[int, int]]] = []
     first = list(chosen[:keys])
     part = list(first)

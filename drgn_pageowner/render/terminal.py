@@ -2,8 +2,8 @@
 """
 Fit text to the width of the terminal, and colour it.
 
-The width is ``COLUMNS`` if that is set, else the terminal's own, and 80 where there is neither: an
-answer is read in a terminal sooner or later, also if it goes to a file first.
+The width is ``COLUMNS`` if that is set, otherwise that of the terminal. It is 80 if the output is
+not a terminal, because a file is usually read in a terminal later.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 __all__ = ("columns", "fold", "paint", "shortened", "wants_colour")
 
 _ELLIPSIS = "..."
-# Narrower than this, nothing fits.
+# Minimum width that is used, because no table fits into less.
 _LEAST = 40
 
-# Between the name of a line and its text.
+# Two or more spaces between the name at the start of a line and its text.
 _GAP = re.compile(r"\S {2,}(?=\S)")
 
 _RED, _YELLOW, _GREEN, _CYAN = "31", "33", "32", "36"
@@ -57,7 +57,7 @@ def shortened(text: str, width: int) -> str:
     if width <= len(_ELLIPSIS):
         return text[:width]
     kept = width - len(_ELLIPSIS)
-    # The end tells more: it has the offset, the module or the file's name.
+    # Keep more of the end, which has the offset, the module or the file name.
     first = kept // 2
     return text[:first] + _ELLIPSIS + text[len(text) - (kept - first) :]
 

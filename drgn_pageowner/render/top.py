@@ -28,7 +28,7 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
     """
     keys = [key for key in result.by if key != "stack"]
     by_stack = "stack" in result.by
-    # The number leads from a row to its stack.
+    # The number of a row is repeated above its stack.
     number = ["#"] if by_stack else []
     headers = [*number, "pages", "size", "share", "allocations", "age", *keys, "handle"]
     headers.append("owner" if by_stack else "largest owner")
@@ -46,7 +46,7 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
         ]
         for place, group in enumerate(result.groups, 1)
     ]
-    # The largest owner of one allocator is that.
+    # Leave out the column "largest owner", which would repeat the allocator.
     repeated = ["largest owner"] if "allocator" in keys else []
     if rows:
         spare = (*repeated, "handle", "share", "allocations", "age")

@@ -21,7 +21,7 @@ class _Outcome(Protocol):
     error: str | None
 
 
-# Of ten lines in all.
+# Maximum numbers of lines for findings, warnings and failed parts, of ten lines in all.
 _WRONG, _NOTES, _TROUBLES = 3, 2, 1
 
 

@@ -12,7 +12,7 @@ from drgn_pageowner.model.pages import Memory
 __all__ = ("buddyinfo_text", "extfrag_text", "pagetypeinfo_text", "unusable_text")
 
 _LONGEST_LIST = 100000
-"""``pagetypeinfo_showfree_print()`` stops counting there."""
+"""Number of blocks at which ``pagetypeinfo_showfree_print()`` stops counting."""
 
 
 def _populated(memory: Memory) -> Iterator[tuple[int, Zone]]:

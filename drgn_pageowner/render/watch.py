@@ -15,7 +15,7 @@ __all__ = ("watch_json", "watch_table")
 
 
 def watch_json(result: Round, page_size: int) -> Iterator[str]:
-    """Yield one object on one line; docs/formats.md documents its members."""
+    """Yield one JSON object on one line; docs/formats.md documents its members."""
     yield json_document(jsonable(result)) + "\n"
 
 

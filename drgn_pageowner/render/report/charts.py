@@ -136,7 +136,7 @@ def _ages(report: Report) -> dict[str, Any]:
 
 
 def _cumulative(bands: Sequence[AgeBand]) -> dict[str, Any]:
-    """Return the line of the share of memory that is at most as old as each band."""
+    """Return a plotly trace: for each age band, the share of memory that is at most that old."""
     whole = sum(band.pages for band in bands)
     sums = list(accumulate(band.pages for band in bands))
     return {

@@ -59,7 +59,11 @@ def _missing(package: str) -> str:
 
 
 def _plotly() -> str:
-    """:raises PageOwnerError: if plotly is not installed"""
+    """
+    Return the JavaScript of plotly.
+
+    :raises PageOwnerError: if plotly is not installed
+    """
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
@@ -117,7 +121,7 @@ class HtmlRenderer:
 
 
 def _compressed(script: str) -> str:
-    """Compress with gzip, without a time, and encode in base64."""
+    """Return *script* compressed with gzip, without a timestamp, and encoded in base64."""
     return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
@@ -126,7 +130,7 @@ def _hash(script: str) -> str:
 
 
 def _data(data: Any) -> str:
-    """Dump JSON without characters that are special in HTML."""
+    """Serialize *data* to JSON, escaping the characters that are special in HTML."""
     text = json_document(data, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

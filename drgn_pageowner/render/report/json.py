@@ -49,7 +49,7 @@ def report_object(report: Report) -> dict[str, Any]:
 
 
 def _frag(frag: Frag) -> dict[str, Any]:
-    """Join the cells of the map with their owners."""
+    """Return the fragmentation part as an object, in which each cell of the map has its owners."""
     maps = []
     for zone in frag.maps:
         one = jsonable(zone.map)

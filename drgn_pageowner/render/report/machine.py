@@ -14,7 +14,7 @@ from drgn_pageowner.render.table import age, pages_size, seconds
 __all__ = ("NO_HOST", "coverage_rows", "crash_rows", "crash_time_text", "log_text", "machine_rows")
 
 NO_HOST = ("", "(none)")
-"""Host names that mean that none was set."""
+"""Default host names, which mean that no host name was set."""
 
 
 def machine_rows(report: Report) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from drgn_pageowner.render.report.tables import Table, TableCell, tables
 
 __all__ = ("MarkdownRenderer",)
 
-# Limit for rows; a table with a row for every class of pages fits.
+# Maximum number of rows of a table: enough for a table with a row for every class of pages.
 _ROWS = len(PageClass)
 _STACKS = 5
 _LOG_LINES = 20
@@ -26,7 +26,7 @@ _SPECIAL = re.compile(r"[\\`*<>#|~&]|(?<![A-Za-z0-9_])_|_(?![A-Za-z0-9_])|\](?=[
 
 
 class MarkdownRenderer:
-    """Renders the text."""
+    """Renders a report as Markdown."""
 
     def __init__(self) -> None:
         """:raises PageOwnerError: if Jinja2 is not installed"""
@@ -60,7 +60,7 @@ def escape(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Quote a name of the kernel's as code."""
+    """Format a name from the kernel as Markdown code."""
     text = escaped(text).replace("\n", " ").replace("|", "\\|")
     fence = "`"
     while fence in text:
@@ -70,12 +70,12 @@ def code(text: str) -> str:
 
 
 def cells(row: Sequence[TableCell]) -> str:
-    """Return a row of a table."""
+    """Return a row of a Markdown table."""
     texts = [code(cell.text) if cell.code else escape(cell.text) for cell in row]
     return f"| {' | '.join(texts)} |"
 
 
 def rule(table: Table) -> str:
-    """Return the line under the header, which aligns numbers to the right."""
+    """Return the line below the header of a Markdown table, which aligns numbers to the right."""
     marks = ["---:" if column in table.numeric else "---" for column in range(len(table.columns))]
     return f"| {' | '.join(marks)} |"

@@ -23,25 +23,25 @@ from drgn_pageowner.render.text import kernel_text
 __all__ = ("Row", "Table", "TableCell", "tables")
 
 _LEAKS = 200
-# Groups of an owner whose evidence is given.
+# Maximum number of groups of an owner for which the evidence is listed.
 _GROUPS = 4
 _CHANGES = 100
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell."""
+    """A cell of a table."""
 
     text: str
     value: float | str | None = None
     """The sort key; the text itself if there is none."""
     code: bool = False
-    """A name of the kernel's."""
+    """Whether the text is a name from the kernel, to be shown as code."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row."""
+    """A row of a table."""
 
     cells: Sequence[TableCell]
     notes: Sequence[str] = ()
@@ -52,16 +52,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One table."""
+    """A table of the report."""
 
     name: str
     title: str
     columns: Sequence[str]
     numeric: Sequence[int]
-    """Columns that hold numbers."""
+    """Indices of the columns that contain numbers."""
     rows: Sequence[Row]
     whole: int = 0
-    """The number of rows before the smallest ones were left out."""
+    """Number of rows before the smallest ones were omitted."""
     note: str = ""
     notes: Sequence[str] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ def number(value: int | None) -> TableCell:
 
 
 def name(text: str | None) -> TableCell:
-    """Return a cell with a name of the kernel's."""
+    """Return a cell with a name from the kernel."""
     return TableCell(text if text else "-", code=bool(text))
 
 
@@ -173,7 +173,8 @@ def _holders(result: Holders, facts: Facts) -> Table:
 
 
 def _all_classes(one: Holder, facts: Facts) -> list[str]:
-    """Return everything that a holder has in one sentence, if it is more than one thing."""
+    """Return one sentence with all classes of a holder's memory; empty if there is only one
+    class."""
     if len(one.classes) < 2:
         return []
     return [
