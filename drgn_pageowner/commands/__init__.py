@@ -2,10 +2,10 @@
 """
 The commands, one file each: arguments, one analysis, one renderer.
 
-:data:`COMMANDS` registers them: the command line, ``%pageowner`` in the drgn shell and the table in
-    README.md are made from it, and a command is loaded when it is chosen. Commands get their data
-    from the :class:`Session` that is passed to them. This module is loaded whenever drgn starts, so
-    it imports as little as possible.
+:data:`COMMANDS` registers them. The command line, ``%pageowner`` in the drgn shell and the table in
+README.md are made from it. The module of a command is imported when the command is chosen. Commands
+get their data from the :class:`Session` that is passed to them. This module is loaded whenever drgn
+starts, so it imports as little as possible.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from drgn_pageowner.render.terminal import columns, fold, wants_colour
 __all__ = ("COMMANDS", "Command", "CommandParser", "Session", "add_commands", "run_command")
 
 COMMANDS = {
-    "info": "check whether page_owner is there, on, complete and consistent",
+    "info": "check whether page_owner is compiled in, on, complete and consistent",
     "list": "list every record, filtered; also as the kernel's own page_owner text",
     "top": "show who owns the memory: records grouped by stack, allocator, task, order, ...",
     "watch": "show what grows in a running kernel, read every few seconds",
     "page": "describe one page: owner, stacks, state, file or process",
-    "allocinfo": "show how much every place in the source allocates, and what bears its tag",
-    "account": "tell what every page is used for, beside the kernel's own counters",
+    "allocinfo": "show bytes and calls of every source line that allocates, and the memory found",
+    "account": "show what every page is used for, next to the kernel's own counters",
     "leaks": "find allocated pages that nothing can reach, and who allocated them",
-    "why": "show the chain of pointers that keeps a page, in names",
+    "why": "show why a page is not free: the chain of pointers to it, with types and members",
     "refs": "show who points at a page directly",
     "typegraph": "show what C types the slab objects have, inferred from the pointers to them",
     "diff": "compare two dumps: growth by stack, allocator, class, task, ...",
     "frag": "explain fragmentation: zones, culprits, contiguity, CMA, one allocation",
     "report": "write a post-mortem as one HTML page, as Markdown or JSON",
-    "triage": "run everything into a folder, with verdicts and an exit status for scripts",
+    "triage": "run all analyses into a directory, with verdicts and an exit status for scripts",
     "save": "save a snapshot that every command reads instead of the dump (-S)",
     "sql": "query a dump, any number of snapshots, or datasets, with SQL",
     "fleet": "decode many dumps into a dataset, and report on all of them",

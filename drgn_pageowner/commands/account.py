@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Tell what every page is used for: each is in exactly one class, beside the kernel's own counter.
+Show what every page is used for: the pages of each class, next to the kernel's own counter. Every
+page is in exactly one class.
 
   account                          the whole machine
   account --zones                  every zone as well

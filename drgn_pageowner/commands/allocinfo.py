@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Allocation tags: bytes and calls of every place in the source that allocates (v6.10).
+Show allocation tags: bytes and calls of every source line that allocates memory (since v6.10).
 
-  allocinfo                        the largest, and what really bears their tags
+  allocinfo                        the largest tags, and the memory found with each
   allocinfo --format text          the text of /proc/allocinfo
   allocinfo --by module,function --sort calls
   allocinfo --file 'drivers/net/*' --limit 0
   allocinfo --sort difference      where counters and memory do not agree
 
-"found" is what there is in memory: pages, slab objects and per-CPU memory that refer to the tag.
+"found" is the memory that refers to the tag: pages, slab objects and per-CPU memory.
 """
 
 from __future__ import annotations

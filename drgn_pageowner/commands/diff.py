@@ -8,10 +8,10 @@ Compare two dumps: who has more memory, who has less, and how fast it grows.
   diff BEFORE AFTER --by allocator,comm --sort change
   diff BEFORE AFTER --module nf_tables
 
-The first line names the stack that has grown most among memory that no class explains: none of
-processes, files or slabs. If both dumps are of one boot, growth is also given per hour. Stacks of
-two boots are matched by the names and offsets of their frames, of two kernels by names. If -s is
-given several times, each dump takes the one that fits.
+The first line names the stack that has grown most among memory that no class explains:
+pages outside processes, files, slabs and other known uses. If both dumps are of one boot, growth is
+also given per hour. Stacks of two boots are matched by the names and offsets of their frames,
+stacks of two kernels by the names. If -s is given several times, each dump uses the file that fits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Decode many dumps into a dataset, on one machine or many, and ask all of them.
+Decode many dumps into a dataset, on one machine or many, and query the results.
 
   fleet ingest 'dumps/*/vmcore' --symbols-store /srv/debug -o DATASET
   fleet ingest @list.txt s3://dumps/2026/ --scheduler tcp://head:8786 -o s3://fleet/dataset
@@ -10,10 +10,10 @@ Decode many dumps into a dataset, on one machine or many, and ask all of them.
                                    pages per dump, from one kernel to another
 
 WHERE is a dump, a directory, a pattern, a URL, or @FILE with one of these on each line. Every dump
-is a job of its own: its symbols are found by the build ID of its kernel, and it is decoded, judged
-and written in a process that has a limit of time and memory. What is in the dataset already is
-skipped, so that an ingest that was interrupted goes on where it was; several at once do no harm.
-Jobs run on dask.distributed (pip install 'drgn-pageowner[fleet]'); docs/fleet.md tells more.
+is a job: its symbols are found by the build ID of its kernel, and it is decoded, searched for leaks
+and written in a separate process with limited time and memory. Dumps that are in the dataset
+already are skipped, so an interrupted ingest can be continued; several ingests may run at the same
+time. Jobs run on dask.distributed (pip install 'drgn-pageowner[fleet]'); docs/fleet.md has more.
 
 exit status: 0 all dumps are in the dataset; 1 some are not (a line for each says why); 2 usage.
 """
@@ -185,7 +185,7 @@ def _section(name: str, question: Question, answer: Answer) -> FleetSection:
 
 def _report(args: argparse.Namespace, out: TextIO) -> int:
     dataset, limit = _opened(args.dataset), limit_of(args, _ROWS_OF_REPORT)
-    # From one kernel to the next: the last three.
+    # Compare each of the last three kernels with the one before.
     changes = {
         f"in-{after}": replace(
             DIFFS["allocator"],

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Check whether page_owner is there and on, what was found, and how far it can be trusted.
+Show whether page_owner is compiled in and on, what was found, and how complete and consistent it
+is.
 """
 
 from __future__ import annotations

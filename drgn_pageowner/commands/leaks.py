@@ -2,21 +2,23 @@
 """
 Find allocated pages that nothing can reach, and who allocated them.
 
-  leaks                            one line per owner, those that lost most first
+  leaks                            one line per owner, most lost memory first
   leaks 1 2                        the first two in full: stacks, tasks, PFNs (--stacks: all)
   leaks --by module                also stack, allocator, task or tag
   leaks --confidence high --module e1000e --min-size 1M
   leaks --all                      reachable allocations as well
   leaks --slab                     unreachable slab objects as well
-  leaks --no-types                 take every word for a pointer that can be one
+  leaks --no-types                 treat every word that may be a pointer as one
   leaks --suspects                 stacks that look like a leak: growing, owner gone, ...
 
-Without page_owner, allocations are told by the pages themselves, and groups are made by allocation
-tag (v6.10), or else by what is in the lost memory: addresses of symbols and objects, text, numbers.
+Without page_owner, allocations are found from the struct pages, and grouped by allocation tag
+(since v6.10) or by the contents of the lost memory: addresses of symbols and objects, text,
+numbers.
 
 A verdict is one of: unreachable; only reachable from unreachable (in the table: behind
-unreachable); held by nothing but itself (ring); known only by PFN (PFN only: reachable memory has
-its number, but no address of it); reachable. "+1" says that there is one more among the groups.
+unreachable); held by nothing but itself (ring); known only by PFN (PFN only: reachable memory
+contains the page's number, but not its address); reachable. "+1" means that the owner's groups have
+one more verdict.
 """
 
 from __future__ import annotations

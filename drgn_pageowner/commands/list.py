@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-List the records: each is one allocation.
+List the records of page_owner: each is one allocation.
 
   list --format debugfs            the text of /sys/kernel/debug/page_owner
-  list --format stacks             that of page_owner_stacks/show_stacks; or handles, stacks_handles
-  list --format json               one JSON object a line
+  list --format stacks             the text of page_owner_stacks/show_stacks
+  list --format handles            that of show_handles; stacks_handles: that of show_stacks_handles
+  list --format json               one JSON object per line
   list --comm 'kworker*' --order 2- --stack-contains alloc_skb
   list --freed --pfn 0x1000-0x1fff the last owners of these pages
 """

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Describe one page, however it is named.
+Describe one page, given by PFN, physical address or virtual address.
 
   page pfn:0x1234                  a page frame number
   page phys:0x1234000              a physical address
   page 0xffff888001234560          a virtual address, of whatever kind: struct page, direct map,
                                    vmalloc, module, page_owner record or slab object
-  page --types 0xffff888001234560  infer the type of a slab object whose cache does not tell it, too
+  page --types 0xffff888001234560  infer the type of a slab object, if its cache does not imply it
 """
 
 from __future__ import annotations

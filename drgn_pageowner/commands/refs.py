@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Show who points at a page directly: words that are an address in it or of its struct page, or its
-PFN.
+Show who points at a page directly: words that contain an address in the page, the address of its
+struct page, or its PFN.
 
   refs pfn:0x1234                  a page frame number
   refs 0xffff888001234560          an address: also of a slab object

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Write a post-mortem of a machine's memory to look at, to keep and to mail.
+Write a post-mortem report of a machine's memory, as one file.
 
-  report OUT.html                  one page that needs no other file and no network
+  report OUT.html                  one HTML page that needs no other file and no network
   report OUT.md                    the same findings as text, for a ticket
-  report OUT.json                  all numbers of the page
+  report OUT.json                  all numbers of the HTML page
   report --format md               to standard output
   report --before MONDAY OUT.html  with the changes since an earlier dump or snapshot
 """

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Save a snapshot, which every command reads instead of the dump (-S): at once, without debugging
+Save a snapshot, which every command reads instead of the dump (-S): quickly, without debugging
 symbols and without drgn.
 
   save OUT.parquet                 records, stacks, pages, free lists, zones
-  save --leaks OUT.parquet         and what leaks finds
-  save --source OUT.parquet        and the source lines of all stacks
+  save --leaks OUT.parquet         also the result of leaks
+  save --source OUT.parquet        also the source lines of all stacks
   save --leaks --dataset DIR       add it to a dataset of many snapshots (sql, fleet)
 
-The file is a Parquet file: any program that reads those sees the records. A dataset is a directory,
-or a URL of an object store (s3://BUCKET/PATH), of Parquet files that any engine reads;
-docs/dataset.md describes its tables. Saving the same dump into it again replaces what is there.
+The file is a Parquet file: any program that reads Parquet can read the records. A dataset is a
+directory, or a URL of an object store (s3://BUCKET/PATH), of Parquet files; docs/dataset.md
+describes its tables. Saving the same dump into a dataset again replaces its rows.
 """
 
 from __future__ import annotations

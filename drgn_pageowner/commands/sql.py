@@ -8,8 +8,8 @@ Query a dump, any number of snapshots, or datasets, with SQL (DuckDB).
 
 Tables: records, stacks, pages, zones, tags, meta; each has a column snapshot that names the file.
 A dataset (save --dataset, fleet ingest) has more: leaks, suspects, frag, verdicts, runs.
-sql "describe records" shows the columns of one; docs/formats.md and docs/dataset.md say what they
-are. Rows are read while the query runs, and only the columns that it needs.
+sql "describe records" shows the columns of a table; docs/formats.md and docs/dataset.md explain
+them. Rows are read while the query runs, and only the columns that it needs.
 """
 
 from __future__ import annotations

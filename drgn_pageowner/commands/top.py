@@ -8,7 +8,7 @@ Show who owns the memory: records in groups, largest first.
   top --by process                 each process with all its threads, in all classes of memory
   top --by driver                  each module, in all classes of memory
   top --module nf_tables --min-age 1h
-  top --module nf_tables --drgn    the lines that get this answer in drgn's shell
+  top --module nf_tables --drgn    the lines that print this in drgn's shell
   top --slab                       slab objects by cache and owner
   top --slab --by type             slab objects by cache and C type, inferred from pointers
   top --format folded | flamegraph.pl > owners.svg

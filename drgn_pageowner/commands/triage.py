@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Run everything and write it into a folder, for scripts.
+Run all analyses and write the results into a directory, for scripts.
 
   triage DIR                       info, account, top, leaks, suspects, frag, report, snapshot
 
 DIR/index.json has the verdicts and the outcome of every part; the text and the JSON of each part
-are beside it. If a part fails, that is recorded, and the others still run.
+are in the same directory. If a part fails, its error is recorded, and the others still run.
 
-exit status: 0 nothing was found; 1 the dump cannot answer (unreadable: the parts that could be
-answered are in DIR); 2 usage; 3 something was found: leaks, out of memory,
+exit status: 0 nothing was found; 1 the dump lacks data (unreadable: the parts that did not
+need it are in DIR); 2 usage; 3 something was found: leaks, out of memory,
 fragmentation; 4 nothing was found, but a part of triage itself failed.
 """
 
@@ -60,7 +60,8 @@ PARTS = (
          {"table": "allocators.txt", "json": "allocators.json"}),
     Part("tasks", ("top", "--by", "comm", "--limit", "200"),
          {"table": "tasks.txt", "json": "tasks.json"}),
-    # This way, the index has verdicts even if the search for leaks runs out of memory.
+    # Judge the pages before the search for leaks, so that the index has verdicts even if the search
+    # runs out of memory.
     Part("pages", step=_judge_pages),
     Part("leaks", ("leaks", "--slab", "--limit", "0"),
          {"table": "leaks.txt", "json": "leaks.json"}),

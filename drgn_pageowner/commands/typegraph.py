@@ -2,12 +2,12 @@
 """
 Show what types the slab objects have: bytes by C type and cache, inferred from pointers.
 
-  typegraph                        every cache: how much of it has a type, and which
-  typegraph --by type              by type: what kmalloc-512 really is
-  typegraph --check                compare with the caches whose name tells the type
+  typegraph                        every cache: the share with a type, and the largest types
+  typegraph --by type              by type: what kmalloc-512 consists of
+  typegraph --check                compare with the caches whose name implies the type
 
-The types of variables, of caches with a known name, and of members of structures tell the types of
-what they point to. The more DWARF there is, the more types: give the modules' files with -s, too.
+The types of variables, of slab objects with a known cache, and of members of structures imply the
+types of their targets. More DWARF gives more types: pass the modules' files with -s, too.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ gained pages since the previous reading, and their growth since the first; large
 
   watch                            by allocation stack, every 5 seconds, until Ctrl-C
   watch --interval 1m --by allocator --limit 3
-  watch --count 2 --format json    the first reading and two more, an object a line
+  watch --count 2 --format json    the first reading and two more, one object per line
 
 The last table, or the last JSON object, is a summary that compares the last reading with the first.
 """

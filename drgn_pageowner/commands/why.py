@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Show why a page is not free: the shortest chain of pointers from a root to it, in members.
+Show why a page is not free: the shortest chain of pointers from a root to it, with the types and
+members that contain the pointers.
 
   why pfn:0x1234                   a page frame number
   why 0xffff888001234560           an address: also of a slab object, or in a vmalloc area
   why task:123                     the task_struct of a process
-  why --all pfn:0x1234             every chain that is as short
+  why --all pfn:0x1234             every chain of this length
 
-Above each word is what drgn's shell evaluates to where the word leads: paste it there. The more
-DWARF there is, the more types: give the modules' files with -s, too. Of a page that a process has
-mapped, the entry of the page table is shown; of a page of a file or a pipe, what has its struct
-page.
+Above each word is the drgn expression for its target, to paste into drgn's shell. More DWARF gives
+more types: pass the modules' files with -s, too. For a page mapped into a process, the page table
+entry is shown; for a page of a file or a pipe, the word that points to its struct page.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The text of many rows, put together from columns.
+Format many rows as text, column by column.
 
-No loop formats one row after another: each distinct text of a column is made once, columns with
-few distinct texts are joined to one, and what is left is interleaved and joined at once.
+No loop formats one row after another. Each distinct value of a column is formatted once; adjacent
+columns with few distinct texts are merged; the remaining columns are interleaved and joined.
 """
 
 from __future__ import annotations

@@ -45,9 +45,9 @@ def json_text(value: Any) -> Iterator[str]:
 
 def json_document(value: Any, **options: Any) -> str:
     """
-    Return *value* as JSON that every parser takes: without NaN, infinities and lone surrogates.
+    Return *value* as JSON that every parser accepts: without NaN, infinities and lone surrogates.
 
-    Such numbers become ``null``, and bytes that are not UTF-8 the text ``\\xNN``.
+    NaN and infinities become ``null``, and bytes that are not UTF-8 become the text ``\\xNN``.
 
     :param value: A value of types that :mod:`json` knows.
     :param options: Options of :func:`json.dumps`.

@@ -2,8 +2,8 @@
 """
 Records as JSON lines, CSV and a table.
 
-No loop formats one row after another: :mod:`~drgn_pageowner.render.assemble` puts them together
-from columns, in which each distinct text is made once.
+No loop formats one row after another: :mod:`~drgn_pageowner.render.assemble` joins the columns,
+in which each distinct value is formatted once.
 """
 
 from __future__ import annotations

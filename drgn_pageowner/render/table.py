@@ -32,15 +32,18 @@ def table(
     """
     Format *rows* under *headers*, no wider than the terminal.
 
-    Of a table that is too wide, a last column of several lines a cell is printed below the rows, as
-    perf prints stacks, and headers get several lines; then it loses the columns *spare* and names
-    are shortened in their middle; then it is broken into several tables.
+    A table that is too wide is changed step by step until it fits:
 
-    :param right: The columns that are set to the right, by number. The others are texts.
-    :param spare: Headers of the columns that can be left out, in that order.
-    :param below: Print the last column of a table that is too wide below the rows, even if its
-        cells have a line each.
-    :param keys: The number of columns, from the first on, that every one of several tables has.
+    1. The last column is printed below the rows, as perf prints stacks, if a cell of it has several
+       lines or *below* is true. Headers are wrapped.
+    2. The columns *spare* are left out, and long names are shortened in the middle.
+    3. The columns are split into several tables.
+
+    :param right: Indices of the columns that are aligned to the right.
+    :param spare: Headers of the columns that can be left out, in this order.
+    :param below: Whether to print the last column of a table that is too wide below the rows, even
+        if each of its cells has one line.
+    :param keys: Number of leading columns that are repeated in each table if the table is split.
     """
     cells = [[str(cell).split("\n") for cell in row] for row in rows]
     bodies = [max((len(line) for row in cells for line in row[c]), default=0)
@@ -71,8 +74,8 @@ def table(
 
 
 _Cells = Sequence[Sequence[Sequence[str]]]
-# A name is shortened to no less than the first while there are columns that can be left out, and
-# to no less than the second at all.
+# Minimum widths of shortened names, in characters: the first as long as there are columns that can
+# be left out, the second otherwise.
 _SHORT_NAME = 28
 _SHORTEST_NAME = 16
 _INDENT = "    "

@@ -109,8 +109,8 @@ def frame_text(frame_format: str) -> Callable[[Frame], str]:
     """
     Return a function that prints a frame as ``stack_trace_snprint()`` of kernel/stacktrace.c does.
 
-    :param frame_format: With ``%pS``, and ``%p`` for the PC itself; if a text was read, with its
-        number of digits (``%08p``).
+    :param frame_format: Format with ``%pS`` for the symbol, and ``%p`` for the PC. If a text was
+        read, ``%p`` has the number of digits of its addresses (``%08p``).
     """
     template = frame_format.replace("%pS", "{0}").replace("%p", "{0.pc:016x}")
     return _POINTER.sub(r"{0.pc:\1x}", template).format

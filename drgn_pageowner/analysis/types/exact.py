@@ -43,8 +43,8 @@ class ReferenceWords:
         # In objects of a cache with one type, a member that contains PFNs has a name that says so.
         number &= (use & np.uint8(WordUse.UNNAMED) == 0) | ~self._of_cache(heap.pfn_holder)
         self.numbers: Array = ~sure | number
-        """``bool``, a row per word of :attr:`Heap.pfn_holder`: whether it can be a number of a
-        page."""
+        """``bool``, a row per word of :attr:`Heap.pfn_holder`: whether the word can be a
+        PFN."""
 
     def _of_cache(self, place: Array) -> Array:
         """Return whether each place is an object of a slab cache with objects of one type:

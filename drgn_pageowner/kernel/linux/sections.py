@@ -134,8 +134,8 @@ def _end_of_nodes(kernel: Kernel) -> int:
 
 def _highest_ever(kernel: Kernel) -> int:
     """
-    Get the first PFN after the highest section that ever existed; 0 if this kernel does not have
-    it.
+    Get the first PFN after the highest section that ever existed; 0 if this kernel does not
+    record it.
     """
     try:
         # The variable is raised when a section is added, and never lowered. Added in Linux kernel
