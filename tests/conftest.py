@@ -94,6 +94,10 @@ class Dump:
         self.name = name
         self.kernel = name.split("/")[0].removeprefix("linux-").split("-")[0]
         """The version: "6.12"."""
+        self.bundled = name.startswith("linux-")
+        self.drift = 1 if self.bundled else 6
+        """How many times as much as in bundled dumps may change between text and dump: kernels with
+        KASAN or with pages of 64 KiB are slow, and a quarantine gives back objects all the time."""
         self.vmcore = directory / "vmcore"
         self.vmlinux = vmlinux
         self.truth_directory = directory / "truth"

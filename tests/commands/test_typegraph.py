@@ -49,7 +49,9 @@ def test_sums_of_groups_are_those_of_caches(answer: Any) -> None:
 def test_what_is_inferred_without_the_names_of_caches_is_right(dump: Dump, answer: Any) -> None:
     checked = answer["accuracy"]
     assert checked["certain_objects"] > 0.5 * answer["objects"]
-    assert checked["named_objects"] > 0.6 * checked["certain_objects"]
+    # With kmemleak a third of the objects are its own, which trees and lists of no type lead to.
+    least = 0.6 if dump.bundled else 0.3
+    assert checked["named_objects"] > least * checked["certain_objects"]
     assert checked["right_objects"] >= 0.999 * checked["named_objects"], checked["wrong"]
     wrong = sum(objects for _, _, objects in checked["wrong"])
     assert checked["right_objects"] + wrong == checked["named_objects"]

@@ -90,7 +90,8 @@ def test_a_snapshot_saved_again_is_the_same_file(
 @pytest.mark.one_of_a_kernel
 def test_a_snapshot_is_small(dump: Dump, saved: Saved) -> None:
     size = dump.snapshot.facts.layout["page_ext_size"] * dump.snapshot.coverage["covered"]
-    assert saved(dump).stat().st_size * 10 <= size
+    # The fewer pages there are, the more the rest counts.
+    assert saved(dump).stat().st_size * (10 if dump.bundled else 5) <= size
 
 
 @pytest.mark.parametrize(

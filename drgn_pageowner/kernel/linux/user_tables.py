@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,11 +11,11 @@ from drgn import Object
 
 from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
-from drgn_pageowner.kernel.dump.pgtable import PageTables
+from drgn_pageowner.kernel.dump.pgtable import Format, PageTables
 from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.tasks import every_task
 from drgn_pageowner.kernel.linux.translate import direct_phys
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ascending
 
 __all__ = ("Mapping", "find_mappings", "read_user_tables")
 
@@ -52,8 +52,8 @@ def read_user_tables(
     :param plausible: Function that takes PFNs (``int64``) and returns which of them may be page
         tables (``bool``).
     :param problems: List of messages, to which a line is added if address spaces cannot be read.
-    :return: PFNs of the page tables, and PFNs of the mapped pages: ``int64``, ascending. Both are
-        empty if the format of the tables is not known.
+    :return: PFNs of the page tables, without top-level tables in slabs, and PFNs of the mapped
+        pages: ``int64``, ascending. Both are empty if the format of the tables is not known.
     """
     none = np.zeros(0, np.int64)
     format_ = arch_of(kernel).page_table_format(kernel)
@@ -61,13 +61,31 @@ def read_user_tables(
         return none, none
     roots, end = _roots(kernel, problems)
     shift = kernel.page_shift
-    pgds = np.array(sorted(set(roots)), np.int64)
-    pgds = pgds[plausible(pgds >> shift)]
+    pgds = _plausible_roots(roots, format_, plausible)
     if not len(pgds):
         return none, none
     tables = PageTables(kernel.prog, format_, int(pgds[0]))
     found, mapped = tables.trees(pgds, lambda addresses: plausible(addresses >> shift), end)
-    return found >> shift, mapped
+    pfns = ascending(found >> shift)
+    return pfns[plausible(pfns)], mapped
+
+
+def _plausible_roots(
+    roots: Iterable[int], format_: Format, plausible: Callable[[Array], Array]
+) -> Array:
+    """
+    Choose those of the physical addresses *roots* that may be top-level tables.
+
+    Where such a table is smaller than a page, ``pgd_alloc()`` takes it from a slab cache (on arm64
+    with pages of 64 KiB and addresses of 48 bits, for example): *plausible*, which knows pages that
+    are nothing but a table, is not asked then.
+
+    :return: ``int64``, ascending.
+    """
+    result = np.array(sorted(root for root in set(roots) if root >= 0), np.int64)
+    if format_.bits[-1] < format_.bits[0]:
+        return result
+    return result[plausible(result >> format_.page_shift)]
 
 
 def _roots(kernel: Kernel, problems: list[str]) -> tuple[dict[int, Object], int]:
@@ -114,8 +132,7 @@ def find_mappings(
         return []
     roots, end = _roots(kernel, [])
     shift = kernel.page_shift
-    pgds = np.array(sorted(roots), np.int64)
-    pgds = pgds[plausible(pgds >> shift)]
+    pgds = _plausible_roots(roots, format_, plausible)
     if not len(pgds):
         return []
     tables = PageTables(kernel.prog, format_, int(pgds[0]))

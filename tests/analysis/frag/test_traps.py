@@ -42,6 +42,8 @@ def facts(dump: Dump) -> Facts:
         if fact.get("name") == "po_frag":
             pages[fact["what"]].append((int(fact["pfn"]), int(fact["order"])))
     assert "missed" not in pages
+    if not dump.bundled and not set(pages) - {"pinned"}:
+        pytest.skip("po_frag found no room in this guest")
     # Where a guest has much memory, none of its pages goes into the CMA area.
     optional = set() if dump.name.startswith("linux-") else {"pinned"}
     assert set(pages) | optional == {"block", "single", "pair", "comb", "hole", "pinned"} | optional
