@@ -15,12 +15,17 @@ from drgn_pageowner.model.types import Counted, Layout, Pointers, Typing, Variab
 
 A, N, L = int(WordUse.ADDRESS), 0, int(WordUse.ADDRESS | WordUse.LEARN)
 HEAD, LEAF, OUTER, VOID, ARRAY, OTHER, BATCH, BATCHES, PIPE = range(9)
+UNION, LISTED, LEAVES = range(9, 12)
 
 
 def layout(name: str, *words: tuple[int, int], parts: Sequence[tuple[int, int]] = (),
-           repeat: bool = False) -> Layout:  # fmt: skip
+           repeat: bool = False, choices: Sequence[tuple[int, int]] = ()) -> Layout:  # fmt: skip
     use, aim = np.array(words).reshape(-1, 2).T
-    return Layout(name, 8 * len(words), use.astype(np.uint8), aim.astype(np.int32), parts, repeat)
+    use, aim = use.astype(np.uint8), aim.astype(np.int32)
+    return Layout(name, 8 * len(words), use, aim, parts, repeat, choices=choices)
+
+
+REPEATED = {LEAF: LEAVES}
 
 
 class Table:
@@ -39,6 +44,10 @@ class Table:
         layout("struct batches", (N, -1), (N, -1), (A, -1), (A, -1), (A, -1),
                parts=[(8, BATCH)]),
         layout("struct pipe", (N, -1), (A, -1)),
+        # A pointer to a leaf, a listed or an other; what begins with the head of a list.
+        layout("struct union", (A, -1), choices=[(0, LEAF), (0, LISTED), (0, OTHER)]),
+        layout("struct listed", (L, -1), (L, -1)),
+        layout("struct leaf []", (N, -1), (A, LEAF), repeat=True),
     )  # fmt: skip
     COUNTED = (
         Counted(BATCH, array=8, pointed=False, length=3, used=(0, 4), stride=8),
@@ -50,6 +59,9 @@ class Table:
 
     def layout(self, number: int) -> Layout:
         return self.LAYOUTS[number]
+
+    def repeated(self, number: int) -> int:
+        return REPEATED[number]
 
     def counted(self) -> Sequence[Counted]:
         return self.COUNTED

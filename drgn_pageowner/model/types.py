@@ -69,6 +69,9 @@ class Layout:
     flexible: int = -1
     """Offset of the flexible array member that the structure ends with, in bytes; -1 if it has
     none. The array may begin before the end of the structure."""
+    choices: Sequence[tuple[int, int]] = ()
+    """Offset (in bytes) and type number of each pointer of a union whose alternatives point to
+    different types."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,10 @@ class TypeTable(Protocol):
 
         :return: ``bool``, a row per cache.
         """
+        ...
+
+    def repeated(self, number: int) -> int:
+        """Return the number of the type that is an array of unknown length of a type."""
         ...
 
     def counted(self) -> Sequence[Counted]:
@@ -204,6 +211,9 @@ class TypedBy(Kind):
     """The name of its slab cache."""
     CONSENSUS = 4, "the cache's other objects"
     VARIABLE = 5, "variable"
+    CONTENT = 6, "what is in it"
+    """One of the pointers to it is of a union. Of the types that these may point to, only one
+    agrees with the pointers in the node."""
 
 
 @dataclass

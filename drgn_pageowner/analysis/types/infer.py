@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drgn_pageowner.analysis.types.contents import Candidates, evidence
 from drgn_pageowner.analysis.types.slots import Slots
 from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import Heap
@@ -35,6 +36,11 @@ _AT_LEAST = 4
 # If a step after this many steps gives a type to at most this many nodes, these may be elements of
 # linked lists. The lists are then followed to their ends, not by one element per step.
 _CHAIN = 8
+# A type is certain if so many pointers in a node agree with it, and none disagrees.
+_ENOUGH = 2
+# What is a member of more types than this (struct mutex) is no element of an array: a pointer to it
+# leads to the first member of something.
+_MANY_CONTAINERS = 16
 # Pointers farther inside a node than this are not used to determine its type.
 _FARTHEST = 1 << 18
 
@@ -79,6 +85,7 @@ class _Inference:
         self.learned = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.first = np.searchsorted(self.pointers.place, np.arange(places + 1))
         self.banned = np.zeros(places, bool)
+        self.content = np.zeros(places, np.int32)
         self.conflicts = 0
         self.room = self._room()
         slabs = heap.slabs
@@ -432,6 +439,74 @@ class _Inference:
         result: Array = is_object & (size <= room) & (2 * size > room)
         return result
 
+    def _evidence(self, candidates: Candidates) -> tuple[Array, Array]:
+        return evidence(candidates, self.pointers, self.first, self.slots, self.type, self.origin)
+
+    def _of_choices(self) -> Array:
+        """
+        Give types to nodes that pointers of a union lead to: to each the only type of its
+        alternatives that agrees with what is in the node.
+
+        :return: The nodes that have a type now: ``int64``.
+        """
+        pointers = self.pointers
+        slot, _ = self._votes_of(np.arange(len(pointers)))
+        words, types = self.slots.choices()
+        first, end = (np.searchsorted(words, slot, side) for side in ("left", "right"))
+        free = (self.type[pointers.target] < 0) & ~self.banned[pointers.target]
+        rows = np.flatnonzero((slot >= 0) & (end > first) & free & (pointers.at >= 0))
+        count = (end - first)[rows]
+        which, type_ = np.repeat(rows, count), types[ranges(first[rows], count)]
+        keys = np.stack([pointers.target[which], type_, pointers.at[which]]).astype(np.int64)
+        node, type_, at = np.unique(keys, axis=1)
+        self.slots.need(np.unique(type_))
+        size = self.slots.size[type_]
+        fits = ~self.slots.repeat[type_] & (size > 0) & (at == 0) & self._fits(node, type_)
+        node, type_, at, size = node[fits], type_[fits], at[fits], size[fits]
+        good, bad = self._evidence(Candidates(node, type_, at, at, at + size))
+        agrees = (bad == 0) & (good > 0)
+        node, type_, good = node[agrees], type_[agrees], good[agrees]
+        _, index, number = np.unique(node, return_index=True, return_counts=True)
+        index = index[number == 1]
+        node = node[index]
+        self.type[node], self.origin[node] = type_[index], 0
+        self.by[node] = TypedBy.CONTENT
+        self.content[node] = good[index]
+        result: Array = node
+        return result
+
+    def _arrays(self) -> Array:
+        """
+        Find the nodes that are arrays of the type that was inferred for one element: behind it,
+        all pointers agree with further elements.
+
+        :return: The nodes that have another type now: ``int64``.
+        """
+        by_pointers = np.isin(self.by, (TypedBy.POINTERS, TypedBy.LEARNED))
+        node = np.flatnonzero(by_pointers[: self.heap.nodes])
+        type_, origin = self.type[node].astype(np.int64), self.origin[node].astype(np.int64)
+        self.slots.need(np.unique(type_))
+        size, room = self.slots.size[type_], self.room[node]
+        fits = ~self.slots.repeat[type_] & (size > 0) & (size % self.table.word == 0)
+        fits &= origin + 2 * size <= room
+        different, which = np.unique(type_, return_inverse=True)
+        index, _, _ = self.slots.containers(different)
+        fits &= (np.bincount(index, minlength=len(different)) <= _MANY_CONTAINERS)[which]
+        node, type_, origin, size, room = (
+            column[fits] for column in (node, type_, origin, size, room)
+        )
+        end = room - (room - origin) % np.maximum(size, 1)
+        good, bad = self._evidence(Candidates(node, type_, origin, origin + size, end, repeat=True))
+        chosen = (bad == 0) & (good > 0)
+        node, type_ = node[chosen], type_[chosen]
+        self.content[node] = good[chosen]
+        for number in np.unique(type_).tolist():
+            mine = node[type_ == number]
+            self.type[mine] = self.table.repeated(number)
+        self.slots.need(np.unique(self.type[node]))
+        result: Array = node
+        return result
+
     def run(self) -> HeapTypes:
         fresh = np.flatnonzero(self.type >= 0)
         rounds = 0
@@ -447,6 +522,8 @@ class _Inference:
                     break
             fresh = np.flatnonzero((before != self.type) & (self.type >= 0))
             fresh = np.union1d(fresh, changed[self.type[changed] >= 0])
+        self.spread(self._of_choices())
+        self.spread(self._arrays())
         votes = self.all_votes()
         self.of_fixed(votes)
         return HeapTypes(
@@ -475,6 +552,8 @@ class _Inference:
         doubtful = against > 0.1 * (for_ + against)
         sure[first:end] = by_cache[first:end] & ~doubtful[self.cache_of]
         others = (self.by == TypedBy.POINTERS) & (self.against == 0) & (self.votes >= 2)
+        # Several pointers in it agree, and none disagrees.
+        others |= (self.content >= _ENOUGH) & (self.against == 0)
         sure |= others
         # A variable without pointers needs no layout.
         self.slots.need(self.type[: heap.nodes])

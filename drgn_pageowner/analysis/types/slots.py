@@ -43,6 +43,7 @@ class Slots:
         self.aim = self._aim[0]
         """``int32``: the type that it points to, or -1."""
         self._containers: tuple[Array, Array, Array] | None = None
+        self._choices: list[tuple[int, int]] = []
 
     def need(self, types: Array) -> None:
         """Read the layouts of *types*, unless known; -1 stands for none."""
@@ -74,6 +75,9 @@ class Slots:
             self.scalar[number] = layout.repeat and not layout.parts and not pointers.any()
             self._use.append(layout.use)
             self._aim.append(layout.aim)
+            self._choices += [
+                (self._next + offset // self._table.word, type_) for offset, type_ in layout.choices
+            ]
             self._next += len(layout.use)
             self._parts += [(part, number, offset) for offset, part in set(layout.parts)]
         self.use, self.aim = np.concatenate(self._use), np.concatenate(self._aim)
@@ -96,6 +100,15 @@ class Slots:
         word = np.where(self.repeat[which], word % np.maximum(number, 1), word)
         good = known & (word < number) & (offset % self._table.word == 0)
         return np.where(good, self.base[which] + word, -1)
+
+    def choices(self) -> tuple[Array, Array]:
+        """
+        Return the words that are pointers of a union to different types.
+
+        :return: Index of the word, ascending, and each of its types: ``int64``.
+        """
+        found = np.array(sorted(self._choices), np.int64).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
 
     def containers(self, types: Array) -> tuple[Array, Array, Array]:
         """

@@ -161,6 +161,9 @@ class DwarfTypes:
     def shared_caches(self) -> Array:
         return self._shared
 
+    def repeated(self, number: int) -> int:
+        return self.number(self._types[number], repeat=True)
+
     def counted(self) -> Sequence[Counted]:
         if self._counted is None:
             self._counted = tuple(counted_arrays(self))
@@ -217,7 +220,9 @@ class DwarfTypes:
             parts = [*flat.parts]
             if type_.kind in _STRUCTURES and not repeat:
                 parts = [part for part in parts if part[1] != number]
-            found = Layout(name, flat.size, flat.use, flat.aim, parts, repeat, flat.flexible)
+            found = Layout(
+                name, flat.size, flat.use, flat.aim, parts, repeat, flat.flexible, flat.choices
+            )
             self._layouts[number] = found
         return found
 
@@ -443,6 +448,7 @@ class _Painter:
         self.use = np.zeros(size // word, np.uint8)
         self.aim = np.full(size // word, -1, np.int32)
         self.parts: list[tuple[int, int]] = []
+        self.choices: set[tuple[int, int]] = set()
         self.flexible = -1
         self.ends = True
 
@@ -492,6 +498,10 @@ class _Painter:
         both = before & now
         # A word that can be a pointer to several types has no known target type.
         differ = both & (aim != new_aim)
+        for at in np.flatnonzero(differ).tolist():
+            found = {int(aim[at]), int(new_aim[at])} - {-1}
+            self.choices |= {((first + at) * self._word, number) for number in found}
+        self.choices |= {(offset + at, number) for at, number in layout.choices}
         # A word of a union is a pointer to the memmap only if it is one in all alternatives.
         keep = np.where(both, use & new_use, use | new_use) & np.uint8(_MEMMAP_POINTER)
         aim[:] = np.where(differ, -1, np.where(now, new_aim, aim))
@@ -506,7 +516,10 @@ class _Painter:
     def layout(self, name: str) -> Layout:
         if 0 <= self.flexible < self.size:
             self.paint(self.flexible, self.size - self.flexible, _ADDRESS | _NUMBER)
-        return Layout(name, self.size, self.use, self.aim, self.parts, flexible=self.flexible)
+        choices = sorted(self.choices)
+        return Layout(
+            name, self.size, self.use, self.aim, self.parts, flexible=self.flexible, choices=choices
+        )
 
 
 def _empty(name: str) -> Layout:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from handtyped import HEAD, LEAF, OTHER, OUTER, VOID, made
+from handtyped import HEAD, LEAF, LEAVES, LISTED, OTHER, OUTER, UNION, VOID, made
 
 from drgn_pageowner.analysis.types.infer import infer_types
 from drgn_pageowner.analysis.types.shares import check_types, type_shares
@@ -103,3 +103,33 @@ def test_the_shares_of_caches_and_types_add_up() -> None:
     checked = check_types(graph, infer_types(graph, names=False))
     assert (checked.certain_objects, checked.named_objects, checked.right_objects) == (3, 2, 2)
     assert checked.wrong == []
+
+
+def test_what_is_in_it_tells_which_type_of_a_union_it_has() -> None:
+    # An empty list: both words lead to its head, which is not what a leaf or an other has.
+    lists = [(1, 0, 1, 0), (1, 8, 1, 0)]
+    found = infer_types(made([(16, 1)], [(-1, 0, 1, 0), *lists], variables=[UNION]))
+    assert types_of(found, 1) == [(LISTED, 0)]
+    assert found.by[1] == TypedBy.CONTENT
+    # A leaf: its second word leads to one, and so does nothing of the others.
+    chain = [(-1, 0, 1, 0), (1, 8, 2, 0), (-2, 0, 2, 0)]
+    found = infer_types(made([(16, 2)], chain, variables=[UNION, HEAD]))
+    assert types_of(found, 2) == [(LEAF, 0), (LEAF, 0)]
+    # Nothing is in it that would tell.
+    found = infer_types(made([(16, 1)], [(-1, 0, 1, 0)], variables=[UNION]))
+    assert types_of(found, 1) == [(-1, 0)]
+
+
+def test_pointers_behind_the_first_element_tell_an_array() -> None:
+    first, last = (-1, 0, 1, 0), (-2, 0, 2, 0)
+    elements = [(1, 8 + 16 * i, 2, 0) for i in range(1, 4)]
+    heap = made([(64, 1), (16, 1)], [first, last, *elements], variables=[HEAD, HEAD])
+    found = infer_types(heap)
+    assert types_of(found, 2) == [(LEAVES, 0), (LEAF, 0)]
+    assert found.exact[1]
+    # A leaf has no pointer in its first word.
+    heap = made([(64, 1), (16, 1)], [first, last, *elements, (1, 32, 2, 0)], variables=[HEAD] * 2)
+    assert types_of(infer_types(heap), 1) == [(LEAF, 0)]
+    # No pointer behind the first element: there may be anything.
+    heap = made([(64, 1), (16, 1)], [first, last, (1, 8, 2, 0)], variables=[HEAD, HEAD])
+    assert types_of(infer_types(heap), 1) == [(LEAF, 0)]

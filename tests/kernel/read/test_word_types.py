@@ -44,8 +44,8 @@ PATTERNS = {
     "phys_only": "phys_to_virt(",
     "user": "follow_phys(",
     # work
-    "pipe": ".private_data",
-    "socket": "",
+    "pipe": "struct pipe_buffer",
+    "socket": ".sk_receive_queue.",
     "cache": ".slots[",
     # po_owners, apart from names that po_leak has, too
     "items": 'prog["item_list"].',
