@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ("ET_CORE", "ET_REL", "Elf")
+__all__ = ("ET_CORE", "ET_REL", "LAYOUT_SECTION", "Elf")
 
 ET_REL, ET_CORE = 1, 4
+LAYOUT_SECTION = ".drgn_pageowner.layout"
+"""Section that layout packs have: JSON with ``format`` and ``release``."""
 _SHT_NOBITS = 8
 _SHT_NOTE, _PT_NOTE = 7, 4
 _NT_GNU_BUILD_ID = 3
@@ -33,6 +35,8 @@ class Elf:
     (``.gnu_debuglink``); ``None`` if the file has no such link."""
     has_dwarf: bool
     """Whether the file has the contents of a section ``.debug_info`` or ``.zdebug_info``."""
+    is_layout: bool
+    """Whether the file is a layout pack: it has a section :data:`LAYOUT_SECTION`."""
     of_a_process: bool
     """Whether the file has a note about a process, as core dumps of processes do."""
 
@@ -78,6 +82,7 @@ def _read(file: BinaryIO) -> Elf | None:
         build_id=ids[0] if ids else None,
         debug_link=found.split(b"\0", 1)[0].decode() if found else None,
         has_dwarf=".debug_info" in names or ".zdebug_info" in names,
+        is_layout=LAYOUT_SECTION in names,
         of_a_process=any(owner == b"CORE\0" and number == _NT_PRPSINFO
                          for owner, number, _ in notes),
     )  # fmt: skip

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Modules at the top level that any room may import; they import nothing of the package but
 # each other.
-BASE = {"elf", "errors", "escape", "extras", "progress", "units"}
+BASE = {"cache", "elf", "errors", "escape", "extras", "progress", "units"}
 # Modules at the top level that join the rooms; no room imports them.
 DOORS = {"__init__", "__main__", "cli", "plugin", "shell", "sources"}
 
@@ -25,9 +25,10 @@ DOORS = {"__init__", "__main__", "cli", "plugin", "shell", "sources"}
 ALLOWED = {
     "model": set(),
     "kernel.dump": {"model"},
+    "kernel.layout": {"model", "kernel.dump"},
     "kernel.linux": {"model", "kernel.dump"},
     "kernel.read": {"model", "kernel.dump", "kernel.linux"},
-    "kernel": {"model", "kernel.dump", "kernel.linux", "kernel.read"},
+    "kernel": {"model", "kernel.dump", "kernel.layout", "kernel.linux", "kernel.read"},
     "analysis.owners": {"model"},
     "analysis.frag": {"model", "analysis.owners"},
     "analysis.account": {"model", "analysis.owners", "analysis.frag"},

@@ -138,6 +138,7 @@ def _run(job: Job) -> IngestRun:
     except NoSymbolsError as error:
         return _noted(job, replace(run, status="no symbols", reason=str(error)))
     with on_this_machine(job.dump, job.scratch) as path:
+        run = replace(run, symbols=_lighter(job, run, path))
         while run.attempts < _ATTEMPTS:
             run = _attempt(job, replace(run, attempts=run.attempts + 1), path)
             if run.status == "ok":
@@ -149,6 +150,29 @@ def _symbols(job: Job, build_id: str | None, release: str | None) -> str:
     store = SymbolStore([*map(os.path.abspath, job.stores)], job.cache)
     given = [path for path in job.symbols if fits(path, build_id, release)]
     return given[0] if given else store.find(build_id, release)
+
+
+def _lighter(job: Job, run: IngestRun, path: str) -> str | None:
+    """
+    Return the path of the layout pack to use instead of ``run.symbols``.
+
+    The first job of a kernel makes the pack of it, for all that follow.
+
+    :param path: The dump on this machine.
+    :return: ``run.symbols`` if the kernel has no build ID, or its pack cannot be made.
+    """
+    if run.symbols is None or run.build_id is None or run.symbols in job.symbols:
+        return run.symbols
+
+    def make(pack: str) -> bool:
+        command = [
+            sys.executable, "-m", "drgn_pageowner", "--core", path, "--main-symbols",
+            "--symbols", str(run.symbols), "layout", "-o", pack,
+        ]  # fmt: skip
+        with tempfile.TemporaryFile() as said:
+            return _limited(command, said, job.seconds, job.memory)[0] == 0
+
+    return SymbolStore([], job.cache).layout(run.build_id, make) or run.symbols
 
 
 def _failed_before(dataset: Dataset, run: IngestRun) -> tuple[str, str | None] | None:

@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from drgn_pageowner.cache import cache_directory, layout_path
 from drgn_pageowner.elf import Elf
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.storage.files import replacing
 
-__all__ = ("NoSymbolsError", "SymbolStore", "cache_directory", "fits")
+__all__ = ("NoSymbolsError", "SymbolStore", "fits")
 
 # Paths of a kernel's debugging symbols, relative to a directory with symbols. _BY_ID has the paths
 # by build ID, which are the same in all distributions; _BY_RELEASE those by kernel release.
@@ -63,12 +64,6 @@ class NoSymbolsError(PageOwnerError):
     """Raised if the symbols of a kernel are neither in a directory nor on a server."""
 
 
-def cache_directory() -> str:
-    """Return the directory of files cached between runs: ``$XDG_CACHE_HOME/drgn-pageowner``."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(base, "drgn-pageowner")
-
-
 class SymbolStore:
     """Finds debugging symbols in directories and on servers, and caches the results."""
 
@@ -78,7 +73,8 @@ class SymbolStore:
         :param cache: Directory for unpacked and downloaded files, which all processes share.
         """
         self._directories = [os.path.abspath(path) for path in directories]
-        self._cache = os.path.join(cache or cache_directory(), "symbols")
+        self._base = cache or cache_directory()
+        self._cache = os.path.join(self._base, "symbols")
 
     def find(self, build_id: str | None, release: str | None) -> str:
         """
@@ -88,6 +84,8 @@ class SymbolStore:
         :param release: ``OSRELEASE`` of VMCOREINFO.
         :raises NoSymbolsError: if no such file is found
         """
+        if build_id is not None and fits(pack := layout_path(build_id, self._base), build_id, None):
+            return pack
         name = build_id or f"release-{release}"
         folder = os.path.join(self._cache, name.replace("/", "_"))
         try:
@@ -108,6 +106,28 @@ class SymbolStore:
                 )
             _write(os.path.join(folder, "found.json"), {"path": found})
             return found
+
+    def layout(self, build_id: str, make: Callable[[str], bool]) -> str | None:
+        """
+        Return the path of the kernel's layout pack, which is made if there is none.
+
+        :param build_id: ``BUILD-ID`` of VMCOREINFO, in hex.
+        :param make: Function that writes the pack to a path, and returns whether it could.
+        :return: ``None`` if it cannot be made.
+        """
+        path = layout_path(build_id, self._base)
+        if fits(path, build_id, None):
+            return path
+        folder = os.path.join(self._cache, build_id)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.makedirs(folder, exist_ok=True)
+            with _locked(os.path.join(folder, "lock")):
+                good = fits(path, build_id, None) or (make(path) and fits(path, build_id, None))
+        except OSError:
+            # It saves time, and nothing depends on it.
+            return None
+        return path if good else None
 
     def _known(self, folder: str, build_id: str | None) -> str | None:
         try:

@@ -204,6 +204,11 @@ class ProgramSession:
             self._finder = WordFinder(reader)
         return self._finder
 
+    def layout_pack(self) -> bytes:
+        from drgn_pageowner.kernel.layout.pack import layout_pack
+
+        return self._ask(lambda kernel: layout_pack(kernel.prog))
+
     def losses(self) -> Sequence[str]:
         contents = self._kernel.contents if not self.is_live() else None
         if contents is None:

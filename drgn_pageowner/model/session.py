@@ -141,6 +141,14 @@ class Session(Protocol):
         """
         ...
 
+    def layout_pack(self) -> bytes:
+        """
+        Return the layout pack of the kernel: an ELF file with its types, variables and symbols.
+
+        :raises PageOwnerError: if this session has no debugging symbols
+        """
+        ...
+
     def losses(self) -> Sequence[str]:
         """
         Return one line for each missing or damaged part, which says what is unknown because of it.

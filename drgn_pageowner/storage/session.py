@@ -210,6 +210,12 @@ class SnapshotSession:
     def slab_objects(self, objects: Array) -> ObjectFacts:
         self._only_memory_knows("where objects are")
 
+    def layout_pack(self) -> bytes:
+        raise PageOwnerError(
+            f"{self.path} is a snapshot, without the types of its kernel: write the layout pack of "
+            "a dump (-c)"
+        )
+
     def contents(self, nodes: Array) -> Contents:
         self._only_memory_knows("what is in pages")
 

@@ -82,7 +82,7 @@ def dumps(tmp_path: Path, data: bytes) -> Path:
 
 
 def test_good_and_bad_dumps(
-    tmp_path: Path, dumps: Path, symbols: Path, dump_named: Callable[[str], Dump],
+    tmp_path: Path, dumps: Path, data: bytes, symbols: Path, dump_named: Callable[[str], Dump],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     dataset = tmp_path / "fleet"
@@ -109,6 +109,14 @@ def test_good_and_bad_dumps(
         assert sql(dataset, QUESTION.format(row["snapshot"])) == [{"pages": kept}]
     runs = sql(dataset, "select status, count(*) n from runs group by all")
     assert {row["status"]: row["n"] for row in runs}["ok"] == 2
+
+    # Later dumps of the kernel need no vmlinux: the first has left its layout.
+    layouts = {row["symbols"] for row in sql(dataset, "select symbols from runs where attempts")}
+    assert [Path(path).parent.name for path in layouts] == ["layouts"]
+    newest = tmp_path / "newest"
+    newest.write_bytes(at(data, 2))
+    assert fleet(newest, "-o", dataset, "--no-leaks")[0] == 0
+    assert len(sql(dataset, "select distinct snapshot from records")) == 3
 
     # What is there is skipped, and what failed is not tried again.
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("records/**/*.parquet")}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import drgn
 from drgn import FaultError, Program
 
+from drgn_pageowner.cache import layout_path
 from drgn_pageowner.elf import Elf
 from drgn_pageowner.errors import PageOwnerError, UsageError, one_line
 from drgn_pageowner.kernel.dump.identify import not_symbols
@@ -47,7 +48,9 @@ def load_symbols(prog: Program, options: ProgramOptions) -> None:
     try:
         prog.load_debug_info(paths or None, **default)
     except drgn.MissingDebugInfoError as error:
-        if not _has_kernel_symbols(prog) and not _load_beside(prog, options, release):
+        if not _has_kernel_symbols(prog) and not (
+            _load_beside(prog, options, release) or _load_layout(prog, options)
+        ):
             raise PageOwnerError(_missing_symbols(prog, options, release)) from error
         logging.getLogger("drgn").info("%s", error)
     except Exception as error:
@@ -143,6 +146,22 @@ def _load_beside(prog: Program, options: ProgramOptions, release: str) -> bool:
                     if _has_kernel_symbols(prog):
                         return True
     return False
+
+
+def _load_layout(prog: Program, options: ProgramOptions) -> bool:
+    """
+    Load the layout pack that was kept of this kernel.
+
+    :return: Whether there is one.
+    """
+    build_id = prog.main_module().build_id
+    if options.symbols or build_id is None:
+        return False
+    path = layout_path(build_id.hex())
+    if not os.path.isfile(path):
+        return False
+    _load_main(prog, [path])
+    return _has_kernel_symbols(prog)
 
 
 def _load_main(prog: Program, paths: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from drgn_pageowner.kernel.dump.damage import (
 )
 from drgn_pageowner.kernel.dump.kernel import Kernel, once
 from drgn_pageowner.kernel.linux.arch import arch_of
-from drgn_pageowner.kernel.linux.kallsyms import module_regions
+from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms, module_regions
 from drgn_pageowner.kernel.linux.memmap import member
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.sections import memmap_pfns
@@ -226,9 +226,9 @@ def read_vmap_areas(
             if start in owners:
                 kind, name = AreaKind.STACK, owners[start]
             else:
-                kind, name = _use_of_area(vm, start, number * size, modules, stack_size)
+                kind, name = _use_of_area(kernel, vm, start, number * size, modules, stack_size)
             areas.append(Area(start, number * size, kind, rows, name))
-            if kind == AreaKind.VMALLOC and _caller(vm).startswith(_MODULE_LOADERS):
+            if kind == AreaKind.VMALLOC and _caller(kernel, vm).startswith(_MODULE_LOADERS):
                 left.append(start)
         except DAMAGE as error:
             unless_mistaken(error)
@@ -299,29 +299,40 @@ def _module_at(modules: list[tuple[int, int, str]], start: int, size: int) -> st
 
 
 def _use_of_area(
-    vm: Object, start: int, size: int, modules: list[tuple[int, int, str]], stack_size: int
+    kernel: Kernel,
+    vm: Object,
+    start: int,
+    size: int,
+    modules: list[tuple[int, int, str]],
+    stack_size: int,
 ) -> tuple[AreaKind, str]:
     """Return the kind and the name of an area that is not the stack of any task."""
     module = _module_at(modules, start, size)
     if module is not None:
         return AreaKind.MODULE, module
     # A stack without a task is cached for the next task.
-    cached = size == stack_size and _is_stack(vm)
+    cached = size == stack_size and _is_stack(kernel, vm)
     return AreaKind.CACHED_STACK if cached else AreaKind.VMALLOC, ""
 
 
-def _is_stack(vm: Object) -> bool:
+def _is_stack(kernel: Kernel, vm: Object) -> bool:
     """Return whether a ``struct vm_struct *`` was allocated as a stack of a task."""
     # The compiler may inline any of alloc_thread_stack_node() and its callers.
     starts = ("alloc_thread_stack", "dup_task_struct", "copy_process", "kernel_clone", "_do_fork",
               "fork_idle", "create_io_thread")  # fmt: skip
-    return _caller(vm).startswith(starts)
+    return _caller(kernel, vm).startswith(starts)
 
 
-def _caller(vm: Object) -> str:
+def _caller(kernel: Kernel, vm: Object) -> str:
     """Return the name of the function that allocated an area: ``vm_struct.caller``, or ``""``."""
     try:
-        return str(vm.prog_.symbol(int(vm.caller)).name)
+        caller = int(vm.caller)
     except DAMAGE as error:
         unless_mistaken(error)
         return ""
+    try:
+        return str(kernel.prog.symbol(caller).name)
+    except LookupError:
+        # A layout pack has no functions.
+        [frame] = load_kallsyms(kernel).symbolize(np.array([caller], np.uint64))
+        return frame.name or ""

@@ -162,6 +162,9 @@ class TextSession:
     def slab_objects(self, objects: Array) -> ObjectFacts:
         self._does_not_say("where objects are")
 
+    def layout_pack(self) -> bytes:
+        self._does_not_say("the layout of the kernel")
+
     def contents(self, nodes: Array) -> Contents:
         self._does_not_say("what is in pages")
 
