@@ -40,6 +40,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "frag": ("frag", "drgn_pageowner.commands.frag.zone_summaries"),
     "report": ("report --format json", "drgn_pageowner.analysis.report.reach"),
     "save": ("save {out}", "drgn_pageowner.storage.save.record_tables"),
+    "layout": ("layout {out}", "drgn_pageowner.kernel.layout.pack.ElfFile"),
     "sql": ("sql {query}", "drgn_pageowner.render.relations.page_classes"),
     "page": ("page pfn:0x1000", "drgn_pageowner.commands.page.page_text"),
 }

@@ -42,7 +42,7 @@ LINES = (
     "sql from/**/stacks",
 )
 # These print no table: files, a running kernel, allocation tags that this dump does not have.
-WITHOUT = {"watch", "report", "triage", "save", "allocinfo", "fleet"}
+WITHOUT = {"layout", "watch", "report", "triage", "save", "allocinfo", "fleet"}
 
 
 def test_every_command_is_here() -> None:
