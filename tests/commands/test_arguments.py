@@ -83,7 +83,7 @@ def test_totals_are_those_of_all_rows() -> None:
 def test_the_format_for_people_is_called_table(command: str) -> None:
     action = OPTIONS[command].get("--format")
     if action is None:
-        assert command in ("triage", "save", "fleet")
+        assert command in ("triage", "save", "layout", "fleet")
         return
     assert action.choices is not None
     # That of allocinfo is the kernel's own.
