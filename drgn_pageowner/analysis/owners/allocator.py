@@ -40,6 +40,8 @@ _ALLOCATION_FUNCTIONS = re.compile(
             r"kmalloc\w*|kzalloc\w*|kcalloc\w*|do_kmalloc\w*|krealloc\w*|refill_\w*sheaf\w*",
             r"alloc_(full|empty)_sheaf|kmem_cache_(prefill|refill)_sheaf|memcg_alloc_\w+",
             r"refill_objects|pcs_\w+|slab_post_alloc_hook|account_slab",
+            # mm/kasan/: stacks of slab objects begin where KASAN saves them
+            r"kasan_(save|set)_\w+|kasan_k\w*alloc\w*|kasan_slab_alloc|poison_k\w*alloc\w*",
             # mm/util.c
             r"kvmalloc\w*|kvzalloc\w*|kvcalloc|kvrealloc\w*|kmemdup\w*|kstrdup\w*|memdup_\w+",
             # mm/vmalloc.c
