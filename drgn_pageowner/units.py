@@ -1,9 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Format sizes, shares and durations for people."""
+"""Format numbers, sizes, shares and durations for people."""
 
 from __future__ import annotations
 
-__all__ = ("age", "pages_size", "share")
+__all__ = ("age", "are", "counted", "have", "pages_size", "share")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun: ``"1 page"``, ``"2,000 pages"``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def are(number: int) -> str:
+    """Return the verb that goes with a number of things: ``"is"`` or ``"are"``."""
+    return "is" if number == 1 else "are"
+
+
+def have(number: int) -> str:
+    """Return the verb that goes with a number of things: ``"has"`` or ``"have"``."""
+    return "has" if number == 1 else "have"
 
 
 def pages_size(size: int) -> str:

@@ -133,7 +133,7 @@ class Report:
     frag: Frag | None = None
     diff: Diff | None = None
     """Changes since an earlier dump, by stack."""
-    coverage: Mapping[str, object] = field(default_factory=dict)
+    coverage: Mapping[str, Any] = field(default_factory=dict)
     """Base pages whose records could be read, and those whose records could not."""
     consistency: Consistency | None = None
     """The kernel's own counts of pages per stack compared with the records, where it has them."""

@@ -19,7 +19,7 @@ from drgn_pageowner.analysis.leaks.owners import leak_owners
 from drgn_pageowner.analysis.leaks.suspects import largest_of
 from drgn_pageowner.analysis.owners.allocator import allocator_name
 from drgn_pageowner.analysis.report import Frag, Report
-from drgn_pageowner.units import pages_size, share
+from drgn_pageowner.units import are, counted, pages_size, share
 
 __all__ = ("LEVELS", "MIN_LEAKED_PAGES", "Verdict", "by_severity", "headline", "judge")
 
@@ -166,7 +166,9 @@ def _oom(report: Report) -> Iterator[Verdict]:
     elif oom.kills == 0:
         yield Verdict("oom", "good", "No process was killed for lack of memory.")
     if oom.victims:
-        text = f"{oom.victims:,} tasks were being killed for lack of memory at that moment."
+        were = "was" if oom.victims == 1 else "were"
+        killed = f"{counted(oom.victims, 'task')} {were} being killed"
+        text = f"{killed} for lack of memory at that moment."
         yield Verdict("oom", "bad", text, finding=finding)
 
 
@@ -177,8 +179,10 @@ def _owners(report: Report) -> Iterator[Verdict]:
             f"{row.name} {pages_size(row.bytes)} ({share(row.pages, present)})"
             for row in report.account.classes[:4]
         ]
+        most = sum(row.pages for row in report.account.classes[: len(parts)]) * 2 > present
+        what = "Most of the" if most else "The largest parts of the"
         yield Verdict(
-            "owners", "note", f"Most of the {pages_size(present * size)} are: {', '.join(parts)}."
+            "owners", "note", f"{what} {pages_size(present * size)} are: {', '.join(parts)}."
         )
     top = report.tops.get("allocator")
     if top is not None and top.groups:
@@ -189,7 +193,7 @@ def _owners(report: Report) -> Iterator[Verdict]:
             "note",
             f"The largest owner by its records is {first.key['allocator'] or '(no stack)'}: "
             f"{pages_size(first.bytes)} "
-            + (f"in {number:,} allocations " if number is not None else "")
+            + (f"in {counted(number, 'allocation')} " if number is not None else "")
             + f"({share(first.pages, top.pages)} of what is recorded).",
         )
     yield from _hidden(report)
@@ -206,13 +210,15 @@ def _hidden(report: Report) -> Iterator[Verdict]:
             continue
         much = row.pages * 100 > _MUCH * report.account.present
         size = report.facts.page_size
-        most = ", ".join(f"{name} {pages_size(pages * size)}" for name, pages in row.owners[:3])
+        first = row.owners[:3]
+        most = sum(pages for _, pages in first) * 2 > row.pages
+        owners = ", ".join(f"{name} {pages_size(pages * size)}" for name, pages in first)
         yield Verdict(
             "owners",
             "warning" if much else "note",
             f"{pages_size(row.pages * size)} ({share(row.pages, report.account.present)}) are of "
             "drivers and other kernel code, which /proc/meminfo does not show.",
-            f"Most of it: {most}.",
+            f"{'Most of it' if most else 'The largest owners'}: {owners}.",
         )
 
 
@@ -229,7 +235,7 @@ def _leaks(report: Report, min_pages: int) -> Iterator[Verdict]:
         yield Verdict(
             "leaks",
             "warning",
-            f"{_amount(lost, size)} may be leaked: no chain of addresses leads to them from "
+            f"{_amount(lost, size)} may be leaked: no chain of addresses leads there from "
             "anything in use.",
             f"{_largest(lost[0])} {_because(lost[0], leaks)}.",
         )
@@ -245,8 +251,9 @@ def _leaks(report: Report, min_pages: int) -> Iterator[Verdict]:
         yield Verdict(
             "leaks",
             "note",
-            f"{leaks.by_number_pages:,} more pages ({pages_size(leaks.by_number_pages * size)}) "
-            "are known only by their PFN: that may be enough for their owner.",
+            f"{counted(leaks.by_number_pages, 'more page')} "
+            f"({pages_size(leaks.by_number_pages * size)}) {are(leaks.by_number_pages)} known only "
+            "by PFN: that may be enough for the owner.",
         )
 
 
@@ -259,12 +266,15 @@ def _because(group: LeakGroup, leaks: Leaks) -> str:
 
 def _leaked(sure: Sequence[LeakGroup], leaks: Leaks, size: int, min_pages: int) -> Verdict:
     found = sum(group.pages for group in sure) >= min_pages
+    verb, them = ("is", "it") if sum(group.pages for group in sure) == 1 else ("are", "them")
     more = leaks.lost_pages - sum(group.pages for group in sure)
-    doubtful = f" {more:,} more pages may be leaked, with less confidence." if more > 0 else ""
+    doubtful = ""
+    if more > 0:
+        doubtful = f" {counted(more, 'more page')} may be leaked, with less confidence."
     return Verdict(
         "leaks",
         "bad" if found else "warning",
-        f"{_amount(sure, size)} are leaked: nothing in use leads to them.",
+        f"{_amount(sure, size)} {verb} leaked: nothing in use leads to {them}.",
         _largest(sure[0]) + doubtful,
         finding="leak" if found else None,
     )
@@ -273,7 +283,8 @@ def _leaked(sure: Sequence[LeakGroup], leaks: Leaks, size: int, min_pages: int) 
 def _amount(groups: Sequence[LeakGroup], size: int) -> str:
     pages = sum(group.pages for group in groups)
     allocations = sum(group.allocations for group in groups)
-    return f"{pages:,} pages ({pages_size(pages * size)}) in {allocations:,} allocations"
+    number = counted(allocations, "allocation")
+    return f"{counted(pages, 'page')} ({pages_size(pages * size)}) in {number}"
 
 
 def _largest(group: LeakGroup) -> str:
@@ -282,7 +293,7 @@ def _largest(group: LeakGroup) -> str:
         owner = f"memory with this in it: {group.fingerprint.text}"
     return (
         f"Largest: {owner}, {pages_size(group.bytes)} in {group.allocations:,} of "
-        f"{group.of_stack:,} allocations, {group.verdict}, confidence {group.confidence}."
+        f"{counted(group.of_stack, 'allocation')}, {group.verdict}, confidence {group.confidence}."
     )
 
 
@@ -299,8 +310,8 @@ def _hogs(report: Report) -> Iterator[Verdict]:
         yield Verdict(
             "leaks",
             "warning",
-            f"{largest.allocator} has {largest.pages:,} pages, {share(largest.pages, present)} of "
-            "memory, that no class explains.",
+            f"{largest.allocator} holds {counted(largest.pages, 'page')}, "
+            f"{share(largest.pages, present)} of memory, and looks like a leak.",
             f"{'; '.join(largest.reasons).capitalize()}.",
             finding="hog",
         )
@@ -312,7 +323,7 @@ def _growth(report: Report) -> Iterator[Verdict]:
         return
     change, size = report.diff.leak, report.facts.page_size
     if change is None:
-        yield Verdict("growth", "good", "None of the memory that no class explains has grown.")
+        yield Verdict("growth", "good", "No memory of drivers and other kernel code has grown.")
         return
     rate = change.pages_per_hour
     fast = f", {pages_size(round(rate * size))} an hour" if rate is not None else ""
@@ -320,9 +331,9 @@ def _growth(report: Report) -> Iterator[Verdict]:
         "growth",
         "warning",
         f"{allocator_name(change.stack) or '(no stack)'} has grown by "
-        f"{pages_size(change.growth.bytes)}{fast}: the largest growth among memory that no class "
-        "explains.",
-        f"{change.before.pages:,} pages before, {change.after.pages:,} after.",
+        f"{pages_size(change.growth.bytes)}{fast}: the largest growth in memory of drivers and "
+        "other kernel code.",
+        f"{counted(change.before.pages, 'page')} before, {change.after.pages:,} after.",
     )
 
 
@@ -354,7 +365,7 @@ def _failures(frag: Frag) -> Iterator[Verdict]:
             "frag",
             "bad",
             "No zone that the kernel allocates from has as much free memory as its min watermark: "
-            f"{free:,} pages are free.",
+            f"{counted(free, 'page')} {are(free)} free.",
             finding="watermark",
         )
     costly = _best(frag.checks, COSTLY_ORDER)
@@ -382,9 +393,9 @@ def _culprit(frag: Frag) -> Iterator[Verdict]:
         yield Verdict(
             "frag",
             "note",
-            f"{frag.culprits.blocked:,} of {frag.culprits.blocks:,} pageblocks hold unmovable "
-            "pages.",
-            f"The most widespread allocator is {one.allocator}: {one.pages:,} pages in "
+            f"{frag.culprits.blocked:,} of {counted(frag.culprits.blocks, 'pageblock')} "
+            f"{'holds' if frag.culprits.blocked == 1 else 'hold'} unmovable pages.",
+            f"The most widespread allocator is {one.allocator}: {counted(one.pages, 'page')} in "
             f"{one.blocks:,} of these pageblocks, alone in {one.only_blocker:,}.",
         )
 

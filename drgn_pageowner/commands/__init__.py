@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from itertools import groupby
 from typing import Any, NoReturn, TextIO, cast
@@ -87,12 +88,30 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     """Help no wider than the terminal; the indented lines of a description stay lines."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        paragraphs = groupby(text.splitlines(), lambda line: bool(line) and not line[0].isspace())
         lines: list[str] = []
-        for prose, some in paragraphs:
-            # One paragraph, or examples and empty lines.
-            lines += [" ".join(some)] if prose else some
-        return "\n".join(part for line in lines for part in fold(indent + line, columns()))
+        for prose, some in groupby(text.splitlines(), lambda line: line[:1].strip() != ""):
+            if prose:
+                lines += textwrap.wrap(" ".join(some), columns())
+                continue
+            for example in _examples(some):
+                lines += fold(example, columns())
+        return "\n".join(indent + line for line in lines)
+
+
+# What is indented so far is the text of an example, and not an example.
+_TEXT = " " * 20
+
+
+def _examples(lines: Iterable[str]) -> list[str]:
+    """Join the lines of a text that stands beside its example."""
+    found: list[str] = []
+    for line in lines:
+        before = found[-1] if found else ""
+        if line.startswith(_TEXT) and (before.startswith(_TEXT) or "  " in before.strip()):
+            found[-1] = f"{before} {line.strip()}"
+        else:
+            found.append(line)
+    return found
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -8,10 +8,11 @@ Compare two dumps: who has more memory, who has less, and how fast it grows.
   diff BEFORE AFTER --by allocator,comm --sort change
   diff BEFORE AFTER --module nf_tables
 
-The first line names the stack that has grown most among memory that no class explains:
-pages outside processes, files, slabs and other known uses. If both dumps are of one boot, growth is
-also given per hour. Stacks of two boots are matched by the names and offsets of their frames,
-stacks of two kernels by the names. If -s is given several times, each dump uses the file that fits.
+The first line names the stack that has grown most in memory of drivers and other kernel code:
+pages outside processes, files, slabs, page tables, stacks and the like. If both dumps are of one
+boot, growth is also given per hour. Stacks of two boots are matched by the names and offsets of
+their frames, stacks of two kernels by the names. If -s is given several times, each dump uses the
+file that fits.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from drgn_pageowner.commands.arguments import (
     report_problems,
 )
 from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -102,6 +104,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             args.by,
             sort=args.sort,
             limit=limit,
+            inventories=_inventories(sessions),
         )
     out.writelines(json_text(result) if args.format == "json" else diff_text(result))
     return 0
@@ -115,7 +118,24 @@ def compare(before: Session, after: Session) -> Diff:
     """
     columns = columns_for_diff(["stack"])
     one, two, relation = _records((before, after), ("the earlier dump", "the dump"), columns)
-    return diff(one, two, relation)
+    return diff(one, two, relation, inventories=_inventories((before, after)))
+
+
+def _inventories(
+    sessions: tuple[Session, Session],
+) -> tuple[Inventory | None, Inventory | None]:
+    """Return all pages of both, so that the leak is what ``account`` counts as such; or none."""
+
+    def of(session: Session) -> Inventory | None:
+        try:
+            return session.inventory()
+        except PageOwnerError:
+            # A text of page_owner, for example.
+            return None
+
+    before, after = of(sessions[0]), of(sessions[1])
+    # The classes of one and the stacks of the other would not be comparable.
+    return (before, after) if before is not None and after is not None else (None, None)
 
 
 def _check(args: argparse.Namespace, wanted: Filter) -> None:
@@ -183,4 +203,5 @@ def _relation_and_leak(
     except PageOwnerError as error:
         warn(f"whether both are of one boot is not known: {error}")
         return Relation(False, False, "one of them has no records", None, records=False), None
-    return relation, diff(before, after, relation, limit=0).leak
+    found = diff(before, after, relation, limit=0, inventories=_inventories(sessions))
+    return relation, found.leak

@@ -15,6 +15,7 @@ import argparse
 from dataclasses import replace
 from typing import TextIO
 
+from drgn_pageowner.analysis.account.page_use import page_use
 from drgn_pageowner.analysis.types.infer import infer_types
 from drgn_pageowner.commands.arguments import add_output
 from drgn_pageowner.errors import PageOwnerError
@@ -31,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="infer the types of all objects, for slab objects whose cache does not tell theirs",
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="leave out the class that account counts the page in, for which all pages are read",
+    )
     add_output(parser, "table", "json")
 
 
@@ -46,10 +52,28 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             warn(str(error))
             status = max(status, error.exit_status)
             continue
+        if not args.quick:
+            info = _with_class(info, session)
         if args.types:
             info = _with_type(info, session)
         out.writelines((page_json if args.format == "json" else page_text)(info))
     return status
+
+
+def _with_class(info: PageInfo, session: Session) -> PageInfo:
+    """Return *info* with the class of the page, and a state that fits, if pages can be read."""
+    try:
+        found = page_use(session.inventory(), info.pfn)
+    except PageOwnerError:
+        # A damaged dump: what else is known of the page is worth printing.
+        return info
+    if found is None:
+        return info
+    state = info.state
+    if found.free != state.startswith("free"):
+        # The struct page alone tells neither pages of per-CPU lists nor those behind the first.
+        state = "free: on a per-CPU list" if found.free else "allocated by the kernel"
+    return replace(info, use=found.name, area=found.area, state=state)
 
 
 def _with_type(info: PageInfo, session: Session) -> PageInfo:

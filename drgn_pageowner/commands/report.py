@@ -17,6 +17,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from drgn_pageowner.analysis.report import Report, ReportInputs, report
+from drgn_pageowner.analysis.verdicts import headline
 from drgn_pageowner.commands.arguments import add_destination
 from drgn_pageowner.commands.diff import compare
 from drgn_pageowner.commands.leaks import search
@@ -27,6 +28,7 @@ from drgn_pageowner.errors import (
     UsageError,
     internal_error,
 )
+from drgn_pageowner.escape import word
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 
@@ -66,6 +68,9 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     before = args.open_session(args.before) if args.before else None
     found = report(read(session, leaks=not args.no_leaks, before=before))
     out.writelines(render(found))
+    if path != "-":
+        answer = headline(found)
+        print(f"{word(path)}: {word(answer)}" if answer else word(path))
     for error in found.errors:
         warn(internal_error(error))
     return INTERNAL if found.errors else 0

@@ -34,6 +34,7 @@ from drgn_pageowner.storage.files import is_stdout
 from drgn_pageowner.storage.identity import DumpIdentity, identify, new_id
 from drgn_pageowner.storage.save import save
 from drgn_pageowner.storage.session import SnapshotSession
+from drgn_pageowner.units import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +71,10 @@ def _into_file(
     saved = save(session, path, source=args.source, search=leaks, dump=_dump_of(session, identity))
     report_problems(saved.problems)
     report_problems(f"{part} could not be saved: {why}" for part, why in saved.lacking.items())
-    text = f"{path}: {saved.records:,} records, {saved.pages:,} pages, {saved.size:,} bytes"
+    text = (
+        f"{path}: {counted(saved.records, 'record')}, {counted(saved.pages, 'page')}, "
+        f"{saved.size:,} bytes"
+    )
     if is_stdout(path):
         # Standard output is used for the file itself, so print the text on stderr.
         warn(text)
@@ -103,8 +107,8 @@ def _into_dataset(
     )
     records = len(tables["records"]) if "records" in tables else 0
     out.write(
-        f"{dataset.place.name}: snapshot {origins.id} of {facts.release}: {records:,} records, "
-        f"{size:,} bytes\n"
+        f"{dataset.place.name}: snapshot {origins.id} of {facts.release}: "
+        f"{counted(records, 'record')}, {size:,} bytes\n"
     )
 
 

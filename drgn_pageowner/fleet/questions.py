@@ -73,7 +73,7 @@ QUESTIONS: Mapping[str, Question] = {
         group by stack_id order by pages desc, stack_id""",
     ),
     "growth": Question(
-        "Stacks that grow and that no class explains", ("meta", "suspects"), """
+        "Stacks of drivers and other kernel code that grow", ("meta", "suspects"), """
         select stack_id, any_value(allocator) as allocator, sum(pages)::bigint as pages,
             round(median(pages_per_hour), 1) as pages_per_hour,
             count(distinct snapshot) as dumps, count(distinct hostname) as hosts,

@@ -189,6 +189,9 @@ class Inventory:
     """The kernel's counters, summed over zones and nodes, by the name of their enumerator
     (``"NR_FILE_PAGES"``) or variable (``"nr_vmalloc_pages"``). Per-CPU differences are
     included."""
+    stacks: Sequence[Area] = ()
+    """Stacks of tasks in the direct map: all of them without ``CONFIG_VMAP_STACK``. There are none
+    in a saved snapshot."""
     problems: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
     """One line per part that could not be read and that may contain references. Memory that is

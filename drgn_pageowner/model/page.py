@@ -83,6 +83,11 @@ class PageInfo:
     memcg: str | None = None
     state: str = ""
     """Use of the page in words: free, slab, anonymous, page cache, page table, ..."""
+    use: str | None = None
+    """The class that the command ``account`` counts the page in; ``None`` if that is not known."""
+    area: str | None = None
+    """The stack or module that the page is part of: ``"stack of sh (pid 7)"``; ``None`` for
+    none."""
     slab: Mapping[str, Any] | None = None
     """Members ``cache``, ``object``, ``offset``, ``allocated``, ``type``, ``expression``, and
     ``tag`` if this kernel has tags; ``None`` if the page is not in a slab."""

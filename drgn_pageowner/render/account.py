@@ -50,7 +50,7 @@ def account_text(result: Account, *, zones: bool, caches: bool) -> Iterator[str]
     yield table(rows, headers, right=(1, 2, 3, 4, 5), spare=("share",)) + "\n"
     yield from notes
     whole = "every one of them" if result.accounted == result.present else f"{result.accounted:,}"
-    yield f"{result.present:,} pages present, {whole} in one class"
+    yield f"{counted(result.present, 'page')} present, {whole} in one class"
     yield f"; of {result.unknown:,} the dump has no struct page\n" if result.unknown else "\n"
     if caches:
         yield from _caches(result)

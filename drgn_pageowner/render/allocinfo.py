@@ -11,7 +11,7 @@ from dataclasses import fields
 from drgn_pageowner.analysis.owners.tags import TagGroup, TagTop
 from drgn_pageowner.escape import word
 from drgn_pageowner.model.tags import Tags
-from drgn_pageowner.render.table import csv_row, pages_size, table
+from drgn_pageowner.render.table import counted, csv_row, pages_size, table
 
 __all__ = ("allocinfo_text", "tags_csv", "tags_table")
 
@@ -66,9 +66,9 @@ def tags_table(result: TagTop) -> Iterator[str]:
     shown = sum(group.bytes for group in result.groups)
     found = f", {pages_size(result.found_bytes or 0)} found" if known else ""
     yield (
-        f"{len(result.groups):,} of {result.number_of_groups:,} groups shown: "
+        f"{len(result.groups):,} of {counted(result.number_of_groups, 'group')} shown: "
         f"{pages_size(shown)} of {pages_size(result.bytes)} "
-        f"in {result.calls:,} allocations{found}\n"
+        f"in {counted(result.calls, 'allocation')}{found}\n"
     )
 
 

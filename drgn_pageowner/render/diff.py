@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from drgn_pageowner.analysis.compare.diff import Change, Diff, Side
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.escape import word
-from drgn_pageowner.render.table import age, pages_size, seconds, table
+from drgn_pageowner.render.table import age, counted, pages_size, seconds, table
 from drgn_pageowner.render.text import kernel_text
 
 __all__ = ("diff_text",)
+
+_WHOSE = "drivers and other kernel code"
 
 
 def diff_text(result: Diff) -> Iterator[str]:
@@ -34,13 +36,17 @@ def _headline(result: Diff) -> str:
     if not result.relation.records:
         return "growth by stack is not known: one of them has no records\n"
     if change is None:
-        return "none of the memory that no class explains has grown\n"
+        return f"no memory of {_WHOSE} has grown\n"
     allocator = allocator_of(change.stack)
     return (
-        f"largest growth among memory that no class explains: {_signed(change.growth.pages)} pages "
-        f"({_size(change.growth.bytes)}) in {_signed(change.growth.allocations)} allocations of "
+        f"largest growth in memory of {_WHOSE}: {_grown(change.growth.pages, 'page')} "
+        f"({_size(change.growth.bytes)}) in {_grown(change.growth.allocations, 'allocation')} of "
         f"{allocator or '(no stack)'}{_rate(change)}\n"
     )
+
+
+def _grown(number: int | None, noun: str) -> str:
+    return f"{_signed(number)} {noun}{'' if number in (1, -1) else 's'}"
 
 
 def _rate(change: Change) -> str:
@@ -51,11 +57,13 @@ def _rate(change: Change) -> str:
 
 def _side(name: str, side: Side) -> str:
     total = side.total
-    records = f" in {total.allocations:,} allocations" if total.allocations is not None else ""
+    records = ""
+    if total.allocations is not None:
+        records = f" in {counted(total.allocations, 'allocation')}"
     return (
-        f"{name + ':':7} {kernel_text(side.release)} {side.hostname}".rstrip()
+        f"{name + ':':8} {kernel_text(side.release)} {side.hostname}".rstrip()
         + (f", up {seconds(side.now_ns)} s, " if side.release or side.now_ns is not None else ", ")
-        + f"{total.pages:,} pages ({pages_size(total.bytes)}){records}\n"
+        + f"{counted(total.pages, 'page')} ({pages_size(total.bytes)}){records}\n"
     )
 
 
@@ -91,7 +99,7 @@ def _summary(result: Diff) -> str:
     changed = sum(result.states.values()) - result.states["same"]
     return (
         f"\n{len(result.changes):,} of {changed:,} changes shown ({states or 'no groups'}): "
-        f"{_signed(result.growth.pages)} pages ({_size(result.growth.bytes)}) in all\n"
+        f"{_grown(result.growth.pages, 'page')} ({_size(result.growth.bytes)}) in all\n"
     )
 
 

@@ -254,11 +254,11 @@ def cma_text(reports: Sequence[CmaReport], names: Names) -> Iterator[str]:
     ]  # fmt: skip
     headers = ("area", "start", "pages", "taken", "free", "lent", "movable", "longest not taken",
                "longest to be had", "stuck")  # fmt: skip
-    yield table(rows, headers, right=range(2, 10))
+    yield table(rows, headers, right=range(2, 10), spare=("start",))
     stuck = [
         (r.name, f"pfn:{page.pfn:#x}", ", ".join(page.why), page.state, page.refcount,
          page.mapcount, _reason(page.last_migrate_reason, names), age(page.age_ns),
-         page.handle or "-", page.allocator or "-")
+         page.handle or "-", without_offset(page.allocator or "-"))
         for r in reports
         for page in r.stuck
     ]  # fmt: skip
@@ -266,7 +266,8 @@ def cma_text(reports: Sequence[CmaReport], names: Names) -> Iterator[str]:
         yield "\npages that cannot be migrated\n"
         heads = ("area", "pfn", "why", "state", "references", "mappings", "last migrated for",
                  "age", "handle", "allocator")  # fmt: skip
-        yield table(stuck, heads, right=(4, 5, 7), spare=("handle", "state"), keys=2)
+        spare = ("handle", "state", "last migrated for", "mappings")
+        yield table(stuck, heads, right=(4, 5, 7), spare=spare, keys=2)
 
 
 def _reason(reason: int | None, names: Names) -> str:

@@ -11,7 +11,7 @@ from drgn_pageowner.errors import NO_RECORDS
 from drgn_pageowner.escape import word
 from drgn_pageowner.model.info import Info
 from drgn_pageowner.render.jsonable import json_document
-from drgn_pageowner.render.table import age, pages_size, seconds
+from drgn_pageowner.render.table import age, counted, have, pages_size, seconds
 
 __all__ = ("STATES", "info_json", "info_table")
 
@@ -87,7 +87,7 @@ def _machine(info: Info) -> Iterator[tuple[str, str]]:
         "memory",
         "unknown"
         if not nodes
-        else f"{memory:,} pages of {facts.page_size} bytes present "
+        else f"{counted(memory, 'page')} of {facts.page_size} bytes present "
         f"({pages_size(memory * facts.page_size)}) on {nodes} node{'s' * (nodes != 1)}, "
         f"{facts.memory_model}",
     )
@@ -97,10 +97,11 @@ def _machine(info: Info) -> Iterator[tuple[str, str]]:
 def _records(info: Info, *, freed: bool) -> str:
     parts = []
     if info.records is not None:
-        parts.append(f"{info.records:,} allocations")
+        parts.append(counted(info.records, "allocation"))
     if info.pages is not None:
-        parts.append(f"{info.pages:,} pages ({pages_size(info.pages * info.facts.page_size)})")
-    parts.append(f"{info.stacks:,} stacks")
+        size = pages_size(info.pages * info.facts.page_size)
+        parts.append(f"{counted(info.pages, 'page')} ({size})")
+    parts.append(counted(info.stacks, "stack"))
     return ", ".join(parts) + (f"; {info.freed_records:,} freed" if freed else "")
 
 
@@ -109,7 +110,8 @@ def _coverage(info: Info) -> Iterator[tuple[str, str]]:
     yield (
         "coverage",
         (
-            f"{coverage['covered']:,} pages have a page_ext, {coverage['uncovered']:,} have none, "
+            f"{counted(coverage['covered'], 'page')} {have(coverage['covered'])} a page_ext, "
+            f"{coverage['uncovered']:,} {have(coverage['uncovered'])} none, "
             f"{coverage['missing']:,} could not be read"
         ),
     )
@@ -117,8 +119,8 @@ def _coverage(info: Info) -> Iterator[tuple[str, str]]:
     yield (
         "page_ext marks",
         (
-            f"{marked:,} pages allocated ({marked - (info.pages or 0):+,} against the records), "
-            f"{coverage['freed']:,} freed"
+            f"{counted(marked, 'page')} allocated "
+            f"({marked - (info.pages or 0):+,} against the records), {coverage['freed']:,} freed"
         ),
     )
 
@@ -142,12 +144,13 @@ def _depot(info: Info) -> Iterator[tuple[str, str]]:
         "consistency",
         (
             f"the kernel's count equals ours for {consistency.equal:,} of "
-            f"{consistency.stacks:,} stacks ({consistency.kernel_pages:,} pages by the kernel, "
+            f"{counted(consistency.stacks, 'stack')} "
+            f"({counted(consistency.kernel_pages, 'page')} by the kernel, "
             f"{consistency.our_pages:,} by us)"
         ),
     )
     for handle, kernel, ours in consistency.different[:5]:
-        yield "", f"handle {handle}: {kernel:,} pages by the kernel, {ours:,} by us"
+        yield "", f"handle {handle}: {counted(kernel, 'page')} by the kernel, {ours:,} by us"
 
 
 def info_json(info: Info) -> Iterator[str]:

@@ -168,7 +168,7 @@ def _slab(leaks: Sequence[SlabLeak], limit: int | None, *, stacks: bool) -> Iter
         return
     for leak in leaks[:limit]:
         yield (
-            f"\n{leak.verdict}: {leak.objects:,} objects ({pages_size(leak.bytes)}) of "
+            f"\n{leak.verdict}: {counted(leak.objects, 'object')} ({pages_size(leak.bytes)}) of "
             f"{word(leak.cache)}\n"
         )
         yield f"  objects: {' '.join(f'{address:#x}' for address in leak.addresses[:4])}"
@@ -249,18 +249,23 @@ def _short_reason(reason: str) -> str:
     return next((short for start, short in _REASONS.items() if reason.startswith(start)), reason)
 
 
+def _rate(pages_per_hour: float | None) -> str:
+    return "-" if pages_per_hour is None else f"{pages_per_hour:,.0f}"
+
+
 def _suspects_table(found: Sequence[Suspect], facts: Facts) -> str:
+    rates = any(suspect.pages_per_hour is not None for suspect in found)
     rows = [
         [
             f"{suspect.pages:,}",
             pages_size(suspect.bytes),
             f"{suspect.allocations:,}",
-            "-" if suspect.pages_per_hour is None else f"{suspect.pages_per_hour:,.0f}",
+            *[_rate(suspect.pages_per_hour)] * rates,
             word(without_offset(suspect.allocator)),
             ages(suspect.oldest_ns, suspect.newest_ns, facts.now_ns),
             ", ".join(map(_short_reason, suspect.reasons)),
         ]
         for suspect in found
     ]
-    headers = ["pages", "size", "allocations", "pages/h", "owner", "age", "reasons"]
-    return table(rows, headers, right=(0, 1, 2, 3), spare=("size", "allocations", "pages/h"))
+    headers = ["pages", "size", "allocations", *["pages/h"] * rates, "owner", "age", "reasons"]
+    return table(rows, headers, right=range(3 + rates), spare=("allocations", "size"))

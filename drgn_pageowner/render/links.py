@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from drgn_pageowner.analysis.leaks.links import Hop, References, Why
 from drgn_pageowner.escape import word
 from drgn_pageowner.render.fingerprint import fingerprint_text
+from drgn_pageowner.render.table import counted
 
 __all__ = ("refs_text", "why_text")
 
@@ -15,7 +16,9 @@ __all__ = ("refs_text", "why_text")
 def why_text(result: Why) -> Iterator[str]:
     """Yield the chain, one line per word."""
     yield f"{result.what}: {result.name}\n"
-    yield f"  {result.verdict}: {result.explanation}\n"
+    # Objects of a slab page are allocated, not the page.
+    known = "" if result.explanation.startswith("a slab page: ") else f"{result.verdict}: "
+    yield f"  {known}{result.explanation}\n"
     yield from _chain_lines(result.chain)
     for number, chain in enumerate(result.others, 2):
         yield f"  chain {number} of {len(result.others) + 1}, as short:\n"
@@ -27,7 +30,9 @@ def why_text(result: Why) -> Iterator[str]:
 def refs_text(result: References) -> Iterator[str]:
     """Yield one line per word."""
     yield f"{result.what}: {result.name}\n"
-    yield f"  {result.verdict}; {len(result.references):,} words name it\n"
+    number = len(result.references)
+    names = "names" if number == 1 else "name"
+    yield f"  {result.verdict}; {counted(number, 'word')} {names} it\n"
     for hop in result.references:
         note = "" if hop.reachable else " (nothing reaches this)"
         if not hop.counts:

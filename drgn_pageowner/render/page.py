@@ -13,7 +13,7 @@ from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.page import PageInfo, PageRecord
 from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.jsonable import json_document
-from drgn_pageowner.render.table import age, seconds
+from drgn_pageowner.render.table import age, counted, seconds
 from drgn_pageowner.render.text import comm_text, gfp_text, name_at, page_flags_text, texts_of_forms
 
 __all__ = ("page_json", "page_text")
@@ -42,6 +42,8 @@ def page_text(info: PageInfo) -> Iterator[str]:
 
 def _place(info: PageInfo) -> Iterator[tuple[str, str]]:
     yield "page", f"pfn:{info.pfn:#x} (asked for: {info.what}, a {info.kind})"
+    if info.use is not None:
+        yield "class", f"{info.use}: {info.area}" if info.area is not None else info.use
     yield "phys", f"{info.phys:#x}"
     if info.struct_page is not None:
         yield "struct page", f"{info.struct_page:#x}"
@@ -59,7 +61,7 @@ def _state(info: PageInfo) -> Iterator[tuple[str, str]]:
     if info.flags is not None:
         yield "flags", _flags(info) or ""
     if info.refcount is not None:
-        mapped = "" if info.mapcount is None else f", mapped {info.mapcount} times"
+        mapped = "" if info.mapcount is None else f", mapped {counted(info.mapcount, 'time')}"
         yield "references", f"{info.refcount}{mapped}"
     if info.head_pfn is not None:
         order = "unknown" if info.compound_order is None else info.compound_order
@@ -95,7 +97,8 @@ def _tags_and_slab(info: PageInfo) -> Iterator[tuple[str, str]]:
 
 def _record(record: PageRecord, names: Names) -> Iterator[tuple[str, str]]:
     yield "record", "allocated" if record.allocated else "freed: this is the last owner"
-    base = f"order {record.order} ({1 << record.order} pages) at pfn:{record.head_pfn:#x}"
+    pages = counted(1 << record.order, "page")
+    base = f"order {record.order} ({pages}) at pfn:{record.head_pfn:#x}"
     yield "allocation", base
     yield "gfp mask", f"{record.gfp_mask:#x}({gfp_text(record.gfp_mask, names)})"
     yield "migratetype", name_at(names.migratetypes, record.migratetype)
@@ -159,8 +162,9 @@ def page_json(info: PageInfo) -> Iterator[str]:
     result = {
         name: value
         for name, value in asdict(info).items()
-        if name not in ("names", "record", "flags", "pageblock_migratetype")
+        if name not in ("names", "record", "flags", "pageblock_migratetype", "use")
     }
+    result["class"] = info.use
     result["flags"] = _flags(info)
     result["pageblock_migratetype"] = _migratetype(info)
     result["record"] = _record_json(info.record, info.names) if info.record is not None else None

@@ -24,7 +24,7 @@ from drgn_pageowner.model.columns import FIELDS, Column, Form
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.render.assemble import RowTexts, joined_frames
 from drgn_pageowner.render.jsonable import json_document
-from drgn_pageowner.render.table import age, csv_cell, table
+from drgn_pageowner.render.table import age, counted, csv_cell, table
 from drgn_pageowner.render.text import mapped, texts_of_forms
 
 __all__ = ("RECORD_FIELDS", "RecordColumns", "records_csv", "records_json", "records_table")
@@ -253,9 +253,9 @@ def records_table(snapshot: Snapshot) -> Iterator[str]:
     if rows:
         yield table(rows, headers, right=(0, 1, 4, 6, 9, 10), spare=_SPARE) + "\n"
     if snapshot.says_pages():
-        yield f"{len(snapshot):,} records, {int(snapshot.pages.sum()):,} pages\n"
+        yield f"{counted(len(snapshot), 'record')}, {counted(int(snapshot.pages.sum()), 'page')}\n"
     else:
-        yield f"{len(snapshot):,} records\n"
+        yield f"{counted(len(snapshot), 'record')}\n"
 
 
 def _shown(value: Any) -> str:

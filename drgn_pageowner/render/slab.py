@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from drgn_pageowner.analysis.owners.slab import SlabTop
 from drgn_pageowner.escape import word
-from drgn_pageowner.render.table import csv_row, pages_size, share, table
+from drgn_pageowner.render.table import are, counted, csv_row, have, pages_size, share, table
 
 __all__ = ("slab_account_text", "slab_csv", "slab_table")
 
@@ -40,10 +40,11 @@ def slab_table(result: SlabTop) -> Iterator[str]:
         yield table(rows, headers, right=range(3), below=True) + "\n"
     shown = sum(group.bytes for group in result.groups)
     yield (
-        f"{len(result.groups):,} of {result.number_of_groups:,} groups shown: "
-        f"{pages_size(shown)} of {pages_size(result.bytes)} in {result.objects:,} allocated "
-        f"objects, {result.with_owner:,} of which have an owner; {result.free_objects:,} objects "
-        "are free\n"
+        f"{len(result.groups):,} of {counted(result.number_of_groups, 'group')} shown: "
+        f"{pages_size(shown)} of {pages_size(result.bytes)} in "
+        f"{counted(result.objects, 'allocated object')}, {result.with_owner:,} of which "
+        f"{have(result.with_owner)} an owner; {counted(result.free_objects, 'object')} "
+        f"{are(result.free_objects)} free\n"
     )
 
 
@@ -99,7 +100,7 @@ def slab_account_text(caches: SlabTop, by_owner: SlabTop) -> Iterator[str]:
     if rows:
         yield table(rows, headers, right=range(3)) + "\n"
     yield (
-        f"{len(caches.groups):,} of {caches.number_of_groups:,} caches shown; "
-        f"{pages_size(caches.bytes)} in {caches.objects:,} allocated objects, "
-        f"{by_owner.with_owner:,} of which have an owner\n"
+        f"{len(caches.groups):,} of {counted(caches.number_of_groups, 'cache')} shown; "
+        f"{pages_size(caches.bytes)} in {counted(caches.objects, 'allocated object')}, "
+        f"{by_owner.with_owner:,} of which {have(by_owner.with_owner)} an owner\n"
     )

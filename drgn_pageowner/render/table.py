@@ -8,11 +8,11 @@ from typing import Any
 
 from drgn_pageowner.escape import word
 from drgn_pageowner.render.terminal import columns, shortened
-from drgn_pageowner.units import age, pages_size, share
+from drgn_pageowner.units import age, are, counted, have, pages_size, share
 
 __all__ = (
-    "age", "ages", "are", "counted", "csv_cell", "csv_row", "pages_size", "seconds", "share",
-    "table",
+    "age", "ages", "are", "counted", "csv_cell", "csv_row", "have", "pages_size", "seconds",
+    "share", "table",
 )  # fmt: skip
 
 # First characters that make a spreadsheet evaluate a cell. A tab or a carriage return does so too,
@@ -176,16 +176,6 @@ def _grid(
             position += number
         lines = mixed
     return "\n".join(lines) + "\n"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number and its noun: ``"1 page"``, ``"2,000 pages"``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def are(number: int) -> str:
-    """Return the verb that goes with a number of things: ``"is"`` or ``"are"``."""
-    return "is" if number == 1 else "are"
 
 
 def csv_row(values: Iterable[Any]) -> list[Any]:

@@ -53,10 +53,10 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
         yield table(rows, headers, right=range(4 + by_stack), spare=spare) + "\n"
     shown = sum(group.pages for group in result.groups)
     yield (
-        f"{len(result.groups):,} of {result.number_of_groups:,} groups shown: "
-        f"{shown:,} of {result.pages:,} pages ({share(shown, result.pages)}), "
+        f"{len(result.groups):,} of {counted(result.number_of_groups, 'group')} shown: "
+        f"{shown:,} of {counted(result.pages, 'page')} ({share(shown, result.pages)}), "
         f"{pages_size(shown * snapshot.facts.page_size)} of {pages_size(result.bytes)}"
-        + (f" in {result.allocations:,} allocations" if result.allocations is not None else "")
+        + ("" if result.allocations is None else f" in {counted(result.allocations, 'allocation')}")
         + "\n"
     )
     if by_stack:

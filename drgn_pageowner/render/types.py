@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from drgn_pageowner.analysis.types.shares import TypeShares
 from drgn_pageowner.escape import word
-from drgn_pageowner.render.table import csv_row, pages_size, share, table
+from drgn_pageowner.render.table import counted, csv_row, have, pages_size, share, table
 
 __all__ = ("cache_types_text", "type_groups_csv", "type_groups_text")
 
@@ -54,17 +54,18 @@ def type_groups_text(result: TypeShares) -> Iterator[str]:
     if rows:
         spare = ("known by", "for", "against")
         yield table(rows, headers, right=range(5), spare=spare) + "\n"
-    yield f"{len(result.groups):,} of {result.number_of_groups:,} groups shown\n"
+    yield f"{len(result.groups):,} of {counted(result.number_of_groups, 'group')} shown\n"
     yield from _totals(result)
 
 
 def _totals(result: TypeShares) -> Iterator[str]:
     yield (
-        f"{result.typed_objects:,} of {result.objects:,} allocated objects have a type "
+        f"{result.typed_objects:,} of {counted(result.objects, 'allocated object')} "
+        f"{have(result.typed_objects)} a type "
         f"({share(result.typed_objects, result.objects)}), {pages_size(result.typed_bytes)} of "
         f"{pages_size(result.bytes)} ({share(result.typed_bytes, result.bytes)}); "
-        f"{result.exact_objects:,} for sure; {result.conflicts:,} nodes have none because pointers "
-        "to them disagree\n"
+        f"{result.exact_objects:,} for sure; {counted(result.conflicts, 'node')} "
+        f"{have(result.conflicts)} none because pointers disagree\n"
     )
     checked = result.accuracy
     if checked is None:

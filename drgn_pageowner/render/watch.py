@@ -9,7 +9,7 @@ from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.analysis.owners.growth import Growth, Round, RoundKind
 from drgn_pageowner.escape import word
 from drgn_pageowner.render.jsonable import json_document, jsonable
-from drgn_pageowner.render.table import age, pages_size, seconds, table
+from drgn_pageowner.render.table import age, counted, pages_size, seconds, table
 
 __all__ = ("watch_json", "watch_table")
 
@@ -22,8 +22,8 @@ def watch_json(result: Round, page_size: int) -> Iterator[str]:
 def watch_table(result: Round, page_size: int) -> Iterator[str]:
     """Yield one line with the totals, then one row per group."""
     now = (
-        f"at {seconds(result.now_ns)} s: {result.pages:,} pages in "
-        f"{result.allocations:,} allocations"
+        f"at {seconds(result.now_ns)} s: {counted(result.pages, 'page')} in "
+        f"{counted(result.allocations, 'allocation')}"
     )
     if result.kind is RoundKind.FIRST:
         yield f"first round {now}\n\n"
@@ -39,7 +39,7 @@ def watch_table(result: Round, page_size: int) -> Iterator[str]:
         headers = ["grown", "size", "pages/s", "since start", "pages/s", "pages", "rounds"]
         headers += [*keys, "handle", "stack" if "stack" in result.by else "largest owner"]
         yield table(rows, headers, right=range(7))
-    yield f"{len(rows):,} of {result.number_of_groups:,} groups that have grown shown\n\n"
+    yield f"{len(rows):,} of {counted(result.number_of_groups, 'group')} with growth shown\n\n"
 
 
 def _row(group: Growth, result: Round, page_size: int) -> list[str]:

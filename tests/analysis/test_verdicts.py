@@ -100,7 +100,7 @@ def test_pages_of_less_confidence_are_counted_apart() -> None:
     young = [Record(120, ["alloc_pages", "young"], ts_nsec=NOW - 1)]
     [leak] = of_area(judge(judged(HEALTHY, *leaked(20), *young, held=0)), "leaks")
     assert leak.text.startswith("20 pages")
-    assert leak.detail.endswith("1 more pages may be leaked, with less confidence.")
+    assert leak.detail.endswith("1 more page may be leaked, with less confidence.")
 
 
 @pytest.mark.parametrize(("pages", "kinds"), [(7, ["hog"]), (6, [])])
@@ -113,7 +113,7 @@ def test_one_suspected_stack_with_5_percent_of_memory_is_a_hog(
     assert found(verdicts) == kinds
     if kinds:
         [hog] = [verdict for verdict in verdicts if verdict.finding]
-        assert "7 pages, 5.5 % of memory, that no class explains" in hog.text
+        assert "holds 7 pages, 5.5 % of memory, and looks like a leak" in hog.text
         assert "he tasks that allocated most of it are gone" in hog.detail
 
 
@@ -195,3 +195,31 @@ def test_a_triage_has_the_same_verdicts_and_their_findings() -> None:
     assert triage.unreadable == ["one line"]
     assert triage.answered
     assert not sum_up(None).answered
+
+
+def test_most_is_said_of_a_majority_alone() -> None:
+    def said(machine: Machine) -> list[str]:
+        return [verdict.text for verdict in of_area(judge(judged(machine)), "owners")]
+
+    assert any(text.startswith("Most of the 512.0 KiB are: ") for text in said(HEALTHY))
+    # The largest four of eight classes have half of it.
+    even = Machine("".join(letter * 16 for letter in ".pksafrt"))
+    assert any(text.startswith("The largest parts of the 512.0 KiB are: ") for text in said(even))
+    assert not any("Most" in text for text in said(even))
+
+
+@pytest.mark.parametrize(("largest", "start"), [(3, "Most of it: "), (1, "The largest owners: ")])
+def test_most_of_the_drivers_memory_is_a_majority(largest: int, start: str) -> None:
+    records = [Record(64 + i, ["alloc_pages", "one"]) for i in range(largest)]
+    records += [Record(80 + i, ["alloc_pages", f"other_{i}"]) for i in range(6)]
+    machine = Machine("." * 64 + "k" * largest + "." * (16 - largest) + "k" * 6 + "." * 42)
+    details = [verdict.detail for verdict in of_area(judge(judged(machine, *records)), "owners")]
+    assert any(detail.startswith(start) for detail in details if detail)
+
+
+def test_one_page_is_one_page() -> None:
+    [leak] = of_area(judge(judged(HEALTHY, *leaked(1), held=0)), "leaks")
+    assert leak.text.startswith("1 page (4.0 KiB) in 1 allocation ")
+    one = replace(STARVED, pages="." + "k" * 127, free={})
+    texts = [verdict.text for verdict in judge(judged(one))]
+    assert any(text.endswith("1 page is free.") for text in texts)

@@ -36,7 +36,7 @@ def test_a_round_says_what_has_grown_and_how_fast() -> None:
     )
     row = "+10 40.0 KiB 5.0 +20 - 30 2/2 5 f+0x10/0x100"
     assert lines[3].split() == row.split()
-    assert lines[4] == "1 of 1 groups that have grown shown"
+    assert lines[4] == "1 of 1 group with growth shown"
 
 
 def test_json_is_one_line() -> None:

@@ -7,12 +7,21 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from drgn_pageowner.analysis.account.account import Account
-from drgn_pageowner.analysis.account.page_class import UNACCOUNTED_COLUMNS, unaccounted_records
+from drgn_pageowner.analysis.account.page_class import (
+    UNACCOUNTED,
+    UNACCOUNTED_COLUMNS,
+    page_classes,
+    unaccounted_records,
+)
 from drgn_pageowner.analysis.compare.kinship import Relation, stack_identities
 from drgn_pageowner.analysis.owners.allocator import plain_name
 from drgn_pageowner.analysis.owners.group import Group, columns_for, top
 from drgn_pageowner.errors import UsageError
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
@@ -141,6 +150,7 @@ def diff(
     *,
     sort: Sequence[str] = ("growth",),
     limit: int | None = None,
+    inventories: tuple[Inventory | None, Inventory | None] = (None, None),
 ) -> Diff:
     """
     Compare the records of two snapshots, group by group.
@@ -151,6 +161,8 @@ def diff(
     :param by: Keys, of :data:`~drgn_pageowner.analysis.owners.group.GROUP_KEYS`.
     :param sort: Of :data:`SORT_KEYS` and *by*; ``-`` in front reverses.
     :param limit: Maximum number of changes to return.
+    :param inventories: All pages of both machines, where known: the leak is then looked for in the
+        classes that ``account`` counts, else in those that stacks tell.
     :raises UsageError: if a key is unknown, or one of the kernels does not record it
     """
     changes, same = _changes(before, after, relation, by)
@@ -158,7 +170,7 @@ def diff(
         by,
         (_side(before), _side(after)),
         relation,
-        _leak(before, after, relation),
+        _leak((before, after), inventories, relation),
         _sorted(changes, sort, by)[:limit],
         _states(changes, same),
     )
@@ -221,11 +233,28 @@ def _side(snapshot: Snapshot) -> Side:
     return Side(facts.release, facts.hostname, facts.now_ns, total)
 
 
-def _leak(before: Snapshot, after: Snapshot, relation: Relation) -> Change | None:
-    of_nobody = [snapshot.select(unaccounted_records(snapshot)) for snapshot in (before, after)]
+def _leak(
+    snapshots: tuple[Snapshot, Snapshot],
+    inventories: tuple[Inventory | None, Inventory | None],
+    relation: Relation,
+) -> Change | None:
+    of_nobody = [
+        snapshot.select(_of_nobody(snapshot, inventory))
+        for snapshot, inventory in zip(snapshots, inventories, strict=True)
+    ]
     changes, _ = _changes(of_nobody[0], of_nobody[1], relation, ["stack"])
     first = _sorted(changes, ["growth"], ["stack"])[:1]
     return first[0] if first and first[0].growth.bytes > 0 else None
+
+
+def _of_nobody(records: Snapshot, inventory: Inventory | None) -> Array:
+    """Find the records of drivers and other kernel code: ``bool``, a row per record."""
+    if inventory is None:
+        return unaccounted_records(records)
+    rows = inventory.memory.pages.rows(records["pfn"])
+    classes = page_classes(inventory)[np.maximum(rows, 0)]
+    result: Array = (rows >= 0) & np.isin(classes, UNACCOUNTED)
+    return result
 
 
 def _changes(

@@ -30,6 +30,7 @@ from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.model.tags import Tag
+from drgn_pageowner.units import are, counted
 
 __all__ = (
     "MOST_TASKS",
@@ -73,6 +74,10 @@ _FEW = 0.1
 # may be stored without the search recognizing it. The share is at most 0.47 on the bundled 64-bit
 # guests, and 0.86 on the i386 guest.
 _COMMON = 0.5
+
+
+def _missing(pages: int) -> str:
+    return f"{counted(pages, 'page')} of kernel memory {are(pages)} not in the dump"
 
 
 @dataclass(frozen=True)
@@ -183,11 +188,7 @@ class Leaks:
     @property
     def holes(self) -> str | None:
         """Return the memory that could not be searched, in words; ``None`` if all of it was."""
-        missing = (
-            f"{self.pages_missing:,} pages of kernel memory are not in the dump"
-            if self.pages_missing
-            else ""
-        )
+        missing = _missing(self.pages_missing) if self.pages_missing else ""
         return "; ".join(filter(None, [missing, *self.gaps])) or None
 
     @property
@@ -496,7 +497,7 @@ class _Signs:
     def doubts(self) -> list[str]:
         found = []
         if self.missing_pages:
-            found.append(f"{self.missing_pages:,} pages of kernel memory are not in the dump")
+            found.append(_missing(self.missing_pages))
         if self.gaps:
             found.append("the dump lacks memory that may hold it")
         if self.age is not None and self.age < _IN_FLIGHT_NS:

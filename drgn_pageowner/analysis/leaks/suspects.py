@@ -11,11 +11,11 @@ from typing import overload
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import UNACCOUNTED, page_classes
-from drgn_pageowner.analysis.leaks.leaks import MOST_TASKS, Task, owners_of
+from drgn_pageowner.analysis.leaks.leaks import Task, owners_of
 from drgn_pageowner.analysis.leaks.unnamed import module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.analysis.owners.stack_table import StackTable
-from drgn_pageowner.model.arrays import Array, Groups, distinct, sums
+from drgn_pageowner.model.arrays import Array, Groups
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.records import Snapshot
@@ -95,7 +95,7 @@ def largest_of(found: Sequence[Suspect]) -> Suspect | None:
 
 def suspects(inventory: Inventory, classes: Array | None = None) -> Suspects:
     """
-    Rank the stacks of memory that no class explains.
+    Rank the stacks of memory of drivers and other kernel code.
 
     A stack is suspected if it grows steadily, if its allocations are old, if the tasks that
     allocated have exited, or if its module was unloaded. The result is sorted by number of reasons,
@@ -214,21 +214,13 @@ def _signs_of_time(
 
 
 def _orphans(inventory: Inventory, rows: Array, stacks: Groups) -> Array:
-    """Find the stacks most of whose largest tasks are gone: ``bool``, a row per stack."""
+    """Find the stacks whose tasks have exited, by most of their records: ``bool``, one a stack."""
     records = inventory.records
     assert records is not None
     if "pid" not in records or not len(stacks):
         return np.zeros(len(stacks), bool)
-    pids, pid = distinct(records["pid"][rows])
-    tasks = Groups.of(stacks.inverse * np.int64(len(pids)) + pid)
-    stack, pid = tasks.values // len(pids), tasks.values % len(pids)
-    in_order = np.lexsort((pid, -tasks.counts, stack))
-    rank = np.arange(len(tasks)) - np.searchsorted(stack, stack)
-    largest = in_order[rank < MOST_TASKS]
-    dead = ~np.isin(pids, list(inventory.tasks))[pid[largest]]
-    counts = tasks.counts[largest]
-    everything = sums(stack[largest], counts, len(stacks))
-    result: Array = 2 * sums(stack[largest], counts * dead, len(stacks)) > everything
+    dead = ~np.isin(records["pid"][rows], list(inventory.tasks))
+    result: Array = 2 * stacks.sums(dead) > stacks.counts
     return result
 
 

@@ -35,6 +35,7 @@ from drgn_pageowner.kernel.linux.formats import read_only_data
 from drgn_pageowner.kernel.linux.topology import possible_cpus
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.tags import UNKNOWN, Profiling, Tag
+from drgn_pageowner.units import counted
 
 __all__ = (
     "PageReferences",
@@ -199,7 +200,7 @@ def add_unlisted(kernel: Kernel, table: TagTable, references: Array) -> TagTable
     chosen = np.flatnonzero(named | kept)
     lost = len(unknown) - len(chosen)
     if lost:
-        problems.append(f"{lost} references lead to no allocation tag: damaged")
+        problems.append(f"{counted(lost, 'reference')} to no allocation tag: damaged")
     if len(chosen):
         problems.append(
             f"{len(chosen)} tags are of modules that are gone; memory of theirs is still allocated"

@@ -14,6 +14,7 @@ from drgn_pageowner.kernel.linux.page_ext import page_owner_state
 from drgn_pageowner.kernel.linux.stackdepot import read_stacks
 from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.stacks import StackList
+from drgn_pageowner.units import counted
 
 __all__ = ("read_stack_list",)
 
@@ -47,7 +48,7 @@ def read_stack_list(kernel: Kernel) -> StackList:
     stacks, bad = read_stacks(kernel, np.unique(handles))
     number = stacks.index(handles)
     if len(bad):
-        problems.append(f"{len(bad)} stacks of page_owner's list are not in the stack depot")
+        problems.append(f"the stack depot lacks {counted(len(bad), 'stack')} of page_owner's list")
         handles, number = handles[number >= 0], number[number >= 0]
     depths = stacks.depths()[number]
     offsets = np.zeros(len(number) + 1, np.int64)
@@ -116,5 +117,5 @@ def _handles(kernel: Kernel, records: list[int], problems: list[str]) -> Array:
         except FaultError:
             missing += 1
     if missing:
-        problems.append(f"{missing} stacks of page_owner's list are not in the dump")
+        problems.append(f"the dump lacks {counted(missing, 'stack')} of page_owner's list")
     return np.array(found, np.uint32)

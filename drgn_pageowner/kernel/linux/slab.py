@@ -34,6 +34,7 @@ from drgn_pageowner.kernel.linux.translate import direct_map
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import Slabs
 from drgn_pageowner.model.pages import Pages, PageState
+from drgn_pageowner.units import counted
 
 __all__ = ("read_cache", "read_slabs", "slab_caches", "slab_type")
 
@@ -59,7 +60,7 @@ def read_slabs(kernel: Kernel, pages: Pages) -> tuple[Slabs, FreeObjects]:
     known = index >= 0
     lost = int(len(known) - known.sum())
     if lost:
-        problems.append(f"{lost} slabs belong to no slab cache: their objects are not looked at")
+        problems.append(f"{counted(lost, 'slab')} of no slab cache: no object there is looked at")
     rows, index, freelists, counts = (
         column[known] for column in (head_rows, index, freelists, counts)
     )
@@ -69,7 +70,9 @@ def read_slabs(kernel: Kernel, pages: Pages) -> tuple[Slabs, FreeObjects]:
     fits = np.maximum(room, 0) // of_cache[index, 0]
     wrong = int(np.count_nonzero(counts > fits))
     if wrong:
-        problems.append(f"{wrong} slabs claim more objects than there is room for: damaged")
+        problems.append(
+            f"{counted(wrong, 'slab')} with more objects than there is room for: damaged"
+        )
         counts = np.minimum(counts, fits)
     columns = _Columns(
         cache=index,

@@ -7,6 +7,7 @@ from drgn import Object
 
 from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.units import counted
 
 __all__ = ("comm_of", "every_task")
 
@@ -39,7 +40,9 @@ def every_task(kernel: Kernel, problems: list[str]) -> list[Object]:
         ):
             found[int(thread)] = thread
     if broken:
-        problems.append(f"the threads of {len(broken)} tasks cannot be listed: {broken[0]}")
+        problems.append(
+            f"the threads of {counted(len(broken), 'task')} cannot be listed: {broken[0]}"
+        )
     return list(found.values())
 
 

@@ -16,6 +16,7 @@ from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.tasks import every_task
 from drgn_pageowner.kernel.linux.translate import direct_phys
 from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.units import counted
 
 __all__ = ("Mapping", "find_mappings", "read_user_tables")
 
@@ -111,7 +112,8 @@ def _roots(kernel: Kernel, problems: list[str]) -> tuple[dict[int, Object], int]
             lost.add(int(task))
     if lost:
         problems.append(
-            f"page tables of {len(lost)} tasks are unknown: what only they map looks lost"
+            f"page tables of {counted(len(lost), 'task')} are unknown: what they alone map looks "
+            "lost"
         )
     return roots, end
 

@@ -32,6 +32,7 @@ from drgn_pageowner.kernel.linux.translate import kernel_pfns
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import Area, AreaKind
 from drgn_pageowner.model.pages import Pages
+from drgn_pageowner.units import counted
 
 __all__ = ("TaskStack", "VmapAreas", "read_vmap_areas", "task_stacks", "thread_size")
 
@@ -119,7 +120,7 @@ def task_stacks(kernel: Kernel, problems: list[str]) -> list[TaskStack]:
             seen.add(stack.start)
             found.append(stack)
     if lost:
-        problems.append(f"{lost} tasks cannot be read: their stacks are unknown")
+        problems.append(f"stacks are unknown: {counted(lost, 'task')} cannot be read")
     return found
 
 

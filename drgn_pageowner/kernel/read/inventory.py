@@ -34,6 +34,7 @@ from drgn_pageowner.kernel.read.records import read_records
 from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import (
     INVENTORY_COLUMNS,
+    Area,
     AreaKind,
     Inventory,
     Metadata,
@@ -87,6 +88,7 @@ class InventoryReader:
             modules=module_names(kernel),
             tasks={stack.pid: stack.comm for stack in self.stacks},
             counters=read_counters(kernel, memory.zones),
+            stacks=self._direct_stacks(),
             problems=kernel.problems(problems, slabs.problems),
             gaps=list(dict.fromkeys([*lost, *kernel.gaps])),
         )
@@ -117,6 +119,16 @@ class InventoryReader:
         for area in self.vmap.areas:
             if area.kind in (AreaKind.STACK, AreaKind.CACHED_STACK):
                 found[area.rows[area.rows >= 0]] = Metadata.STACK
+        return found
+
+    def _direct_stacks(self) -> list[Area]:
+        """Get the stacks of tasks that are in the direct map or the kernel image."""
+        found = []
+        for stack in self.stacks:
+            rows = self.rows_of(stack.start, stack.size)
+            if len(rows):
+                name = f"{stack.comm} (pid {stack.pid})"
+                found.append(Area(stack.start, stack.size, AreaKind.STACK, rows, name))
         return found
 
     def may_be_tables(self, pfns: Array) -> Array:

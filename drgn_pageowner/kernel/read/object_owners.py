@@ -43,6 +43,7 @@ from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.object_owners import ObjectOwners
 from drgn_pageowner.model.pages import Pages, PageState
 from drgn_pageowner.model.stacks import Stacks
+from drgn_pageowner.units import counted
 
 __all__ = ("read_object_facts", "read_object_owners")
 
@@ -197,7 +198,7 @@ def _depot_stacks(kernel: Kernel, handles: Array, problems: list[str]) -> Stacks
         problems.append(f"stacks of slab objects are unknown: no stack depot can be read ({error})")
         return Stacks.empty()
     if len(lost):
-        problems.append(f"{len(lost)} stacks of slab objects are not in the stack depot")
+        problems.append(f"the stack depot lacks {counted(len(lost), 'stack')} of slab objects")
     return stacks
 
 

@@ -48,6 +48,7 @@ from drgn_pageowner.model.records import Memcg, Snapshot, latest
 from drgn_pageowner.model.stacks import Stacks
 from drgn_pageowner.model.tags import Tags, tag_stacks
 from drgn_pageowner.progress import progress
+from drgn_pageowner.units import counted, have
 
 __all__ = ("ALL_COLUMNS", "read_records")
 
@@ -372,12 +373,13 @@ def _problems(counts: OwnerCounts, pages: _PageColumns) -> list[str]:
         )
     if counts.bad_order:
         problems.append(
-            f"{counts.bad_order} records have an impossible order: each is counted as one page"
+            f"{counted(counts.bad_order, 'record')} {have(counts.bad_order)} an impossible order: "
+            "each is counted as one page"
         )
     if pages.missing:
         problems.append(
-            f"{pages.missing} records have no readable struct page: their flags, zone and memory "
-            "cgroup are unknown"
+            f"{counted(pages.missing, 'record')} {have(pages.missing)} no readable struct page: "
+            "flags, zone and memory cgroup are unknown"
         )
     if pages.unknown_memcgs:
         problems.append(
@@ -395,6 +397,6 @@ def _problems(counts: OwnerCounts, pages: _PageColumns) -> list[str]:
 def _bad_handles(columns: dict[str, Array], bad: Array) -> str:
     records = int(np.isin(columns["handle"], bad).sum()) if "handle" in columns else 0
     return (
-        f"{len(bad)} stack handles (of {records} records) are not in the stack depot: "
-        "their stacks are unknown"
+        f"stacks are unknown: the stack depot lacks {counted(len(bad), 'handle')} "
+        f"(of {counted(records, 'record')})"
     )

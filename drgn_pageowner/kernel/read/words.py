@@ -72,7 +72,7 @@ class WordFinder:
             record = int(self._heap.inventory.record_of_row[row])
             return HeapTarget(what, page.pfn, record if record >= 0 else None, state)
         if page.address is None:
-            return HeapTarget(what, page.pfn, None, "slab: give the address of an object")
+            return HeapTarget(what, page.pfn, None, "a slab page: give the address of an object")
         address = self._direct + page.pfn * self._size + page.address % self._size
         node = int(self._reader.resolver.targets(np.array([address], np.uint64))[0])
         if node < 0:

@@ -23,7 +23,7 @@ from drgn_pageowner.render.report.machine import (
     machine_rows,
 )
 from drgn_pageowner.render.report.tables import tables
-from drgn_pageowner.render.table import pages_size, share
+from drgn_pageowner.render.table import counted, pages_size, share
 
 __all__ = ("HtmlRenderer", "environment", "title_of")
 
@@ -148,16 +148,17 @@ def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
     size = report.facts.page_size
     present = sum(zone.present for zone in report.facts.zones)
     if present:
-        yield "Memory", pages_size(present * size), f"{present:,} pages"
+        yield "Memory", pages_size(present * size), counted(present, "page")
     if report.frag is not None:
         free = sum(zone.free for zone in report.frag.zones)
         yield "Free", pages_size(free * size), f"{share(free, present)} of memory"
     top = report.tops.get("stack")
     if top is not None:
-        remark = f"{top.number_of_groups:,} stacks"
+        remark = counted(top.number_of_groups, "stack")
         if top.allocations is not None:
-            remark = f"{top.allocations:,} allocations, {remark}"
+            remark = f"{counted(top.allocations, 'allocation')}, {remark}"
         yield "Recorded by page_owner", pages_size(top.bytes), remark
     if report.leaks is not None:
         lost = report.leaks.lost_pages
-        yield "Leaked", pages_size(lost * size), f"{report.leaks.lost_allocations:,} allocations"
+        number = counted(report.leaks.lost_allocations, "allocation")
+        yield "Leaked", pages_size(lost * size), number

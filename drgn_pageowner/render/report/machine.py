@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from drgn_pageowner.analysis.report import Report
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.render.info import STATES
-from drgn_pageowner.render.table import age, pages_size, seconds
+from drgn_pageowner.render.table import age, counted, have, pages_size, seconds
 
 __all__ = ("NO_HOST", "coverage_rows", "crash_rows", "crash_time_text", "log_text", "machine_rows")
 
@@ -33,7 +33,7 @@ def machine_rows(report: Report) -> Iterator[tuple[str, str]]:
     if nodes:
         yield (
             "memory",
-            f"{pages_size(present * facts.page_size)} ({present:,} pages of "
+            f"{pages_size(present * facts.page_size)} ({counted(present, 'page')} of "
             f"{facts.page_size:,} bytes) on {nodes} node{'s' * (nodes != 1)}",
         )
     yield "page_owner", STATES[facts.page_owner]
@@ -77,7 +77,9 @@ def crash_time_text(crash_time: int | None) -> str | None:
 
 def _oom(crash: Crash) -> str:
     kills, victims = crash.oom.kills, crash.oom.victims
-    text = "unknown" if kills is None else f"{kills:,} processes since boot"
+    text = "unknown"
+    if kills is not None:
+        text = f"{kills:,} {'process' if kills == 1 else 'processes'} since boot"
     return f"{text}, {victims:,} at that moment" if victims is not None else text
 
 
@@ -85,15 +87,17 @@ def coverage_rows(report: Report) -> Iterator[tuple[str, str]]:
     """Yield facts about the completeness of the records."""
     coverage, same = report.coverage, report.consistency
     if coverage:
+        covered, uncovered = coverage["covered"], coverage["uncovered"]
         yield (
             "page_ext",
-            f"{coverage['covered']:,} pages have one, {coverage['uncovered']:,} have none, "
-            f"{coverage['missing']:,} could not be read",
+            f"{counted(covered, 'page')} {have(covered)} one, "
+            f"{uncovered:,} {have(uncovered)} none, {coverage['missing']:,} could not be read",
         )
     if same is not None:
         yield (
             "kernel's counts",
-            f"{same.equal:,} of {same.stacks:,} stacks have the pages that the kernel counted "
+            f"{same.equal:,} of {counted(same.stacks, 'stack')} {have(same.equal)} the pages that "
+            f"the kernel counted "
             f"({same.kernel_pages:,} by the kernel, {same.our_pages:,} by their records)",
         )
 

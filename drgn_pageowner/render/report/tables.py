@@ -17,7 +17,7 @@ from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.render.blockmap import CELL_CLASSES, cell_class
 from drgn_pageowner.render.holders import classes_text, holder_text
 from drgn_pageowner.render.leaks import pfns_text, tasks_text
-from drgn_pageowner.render.table import age, ages, pages_size, share
+from drgn_pageowner.render.table import age, ages, are, counted, pages_size, share
 from drgn_pageowner.render.text import kernel_text
 
 __all__ = ("Row", "Table", "TableCell", "tables")
@@ -231,8 +231,9 @@ def _leaks(leaks: Leaks, facts: Facts) -> Table:
     rows = [_leak(owner, leaks, facts) for owner in owners[:_LEAKS]]
     columns = ("owner", "pages", "size", "allocations", "stacks", "age", "confidence", "verdict")
     note = (
-        f"{leaks.reachable_pages:,} pages that somebody must hold are reachable, "
-        f"{leaks.accounted_pages:,} are held otherwise (processes, files, page tables, stacks)."
+        f"{counted(leaks.reachable_pages, 'page')} that somebody must hold "
+        f"{are(leaks.reachable_pages)} reachable, {leaks.accounted_pages:,} "
+        f"{are(leaks.accounted_pages)} held otherwise (processes, files, page tables, stacks)."
     )
     return Table("leaks", "Leaked and known only by PFN", columns, (1, 2, 3, 4, 5), rows,
                  len(owners), note)  # fmt: skip
@@ -284,7 +285,8 @@ def _changes(diff: Diff, facts: Facts) -> Table:
     between = f", {age(abs(known.elapsed_ns))} apart" if known.elapsed_ns is not None else ""
     note = (
         f"In pages, by stack. Before: {kernel_text(diff.before.release)}, "
-        f"{diff.before.total.pages:,} pages; after: {diff.after.total.pages:,} pages. "
+        f"{counted(diff.before.total.pages, 'page')}; "
+        f"after: {counted(diff.after.total.pages, 'page')}. "
         f"{'One boot' if known.same_boot else 'Not one boot'} ({known.why}){between}."
     )
     whole = sum(diff.states.values()) - diff.states.get("same", 0)
@@ -328,7 +330,7 @@ def _ages(report: Report) -> Table:
             TableCell(most or "-"),
         ]
         rows.append(Row(cells))
-    columns = ("age", "pages", "size", "share", "up to here", "allocations", "most of it")
+    columns = ("age", "pages", "size", "share", "up to here", "allocations", "largest classes")
     return Table("ages", "Age of what is allocated", columns, (0, 1, 2, 3, 4, 5), rows, len(rows))
 
 

@@ -191,7 +191,7 @@ def test_torn_counters_and_garbage_references(tagged: Dump) -> None:
     assert len(more.address) == len(table.address)
     assert more.problems == [
         *table.problems,
-        "3 references lead to no allocation tag: damaged",
+        "3 references to no allocation tag: damaged",
     ]
 
 

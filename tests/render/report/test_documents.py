@@ -71,7 +71,7 @@ def test_the_crash_is_a_fact_a_row(result: Report) -> None:
     assert rows["crashed at"] == "2023-11-14 22:13:20 UTC"
     assert rows["by task"] == "cat (pid 7)"
     assert rows["tainted"] == "4096 (O: externally-built module)"
-    assert rows["killed for memory"] == "1 processes since boot, 0 at that moment"
+    assert rows["killed for memory"] == "1 process since boot, 0 at that moment"
     assert dict(machine_rows(result))["modules"] == "mod"
     assert log_text(result, oom=True) == "[    1.000000] Killed process 7 (cat)\n"
 
