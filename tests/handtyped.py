@@ -15,7 +15,7 @@ from drgn_pageowner.model.types import Counted, Layout, Pointers, Typing, Variab
 
 A, N, L = int(WordUse.ADDRESS), 0, int(WordUse.ADDRESS | WordUse.LEARN)
 HEAD, LEAF, OUTER, VOID, ARRAY, OTHER, BATCH, BATCHES, PIPE = range(9)
-UNION, LISTED, LEAVES = range(9, 12)
+UNION, LISTED, LEAVES, FREED = range(9, 13)
 
 
 def layout(name: str, *words: tuple[int, int], parts: Sequence[tuple[int, int]] = (),
@@ -25,6 +25,8 @@ def layout(name: str, *words: tuple[int, int], parts: Sequence[tuple[int, int]] 
     return Layout(name, 8 * len(words), use, aim, parts, repeat, choices=choices)
 
 
+CODE = (0xFFFFFFFF81000000, 0xFFFFFFFF82000000)
+"""Where the kernel's functions are."""
 REPEATED = {LEAF: LEAVES}
 
 
@@ -48,6 +50,8 @@ class Table:
         layout("struct union", (A, -1), choices=[(0, LEAF), (0, LISTED), (0, OTHER)]),
         layout("struct listed", (L, -1), (L, -1)),
         layout("struct leaf []", (N, -1), (A, LEAF), repeat=True),
+        # A number, and a struct rcu_head.
+        layout("struct freed", (N, -1), (L | int(WordUse.CALLBACK), -1), (L, -1)),
     )  # fmt: skip
     COUNTED = (
         Counted(BATCH, array=8, pointed=False, length=3, used=(0, 4), stride=8),
@@ -124,5 +128,6 @@ def made(
         values = [value or 0 for value in got]
         return np.array(values, np.int64), np.array([value is not None for value in got])
 
-    typing = Typing(table, known, Pointers(*columns), read)
+    code = np.array([CODE], np.uint64)
+    typing = Typing(table, known, Pointers(*columns), read, code)
     return dataclasses.replace(base, typing=typing)

@@ -47,6 +47,9 @@ class WordUse(enum.IntFlag):
     member."""
     UNNAMED = 16
     """An integer of a structure whose name and type do not suggest a :attr:`NUMBER`: ``ino``."""
+    CALLBACK = 32
+    """The link of a ``struct rcu_head``. It is one only while the next word, the function to call,
+    is set: the kernel initializes neither of them before ``call_rcu()``."""
 
 
 @dataclass(frozen=True)
@@ -257,5 +260,8 @@ class Typing:
     pointers: Pointers
     read: MemberReader | None = None
     """Reads members of places; ``None`` if memory cannot be read."""
+    code: Array = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
+    """``uint64``, shape ``(n, 2)``: first address, and that after the last, of the code of the
+    kernel and of each module."""
     inferred: HeapTypes | None = None
     """The inferred types; ``None`` until they have been inferred."""

@@ -233,7 +233,8 @@ def _reach(heap: Heap, classes: Array, allocation: Array) -> Reach:
     weak[node[heap.bookkeeping]] = True
     good = (source != target) & ~weak[source]
     candidates = role == Role.CANDIDATE
-    good &= ~(_made_by(heap, candidates, _is_mirror)[source] & (target < heap.first_object))
+    mirrors = _made_by(heap, candidates, _is_mirror)
+    good &= ~(mirrors[source] & (target < heap.first_object))
     # The memory of loaded modules is a root, so these are remains of unloaded modules. Tags of
     # pages and objects refer to them; their contents do not keep anything allocated.
     left = _made_by(heap, candidates, _is_module_memory)
@@ -259,7 +260,8 @@ def _reach(heap: Heap, classes: Array, allocation: Array) -> Reach:
     lost[held] = False
     # A record that is not the first of its allocation is not a node.
     lost[: len(heap.records)] &= allocation == np.arange(len(heap.records))
-    chance, known = _known_by_number(heap, node, lost, parent, role, references)
+    told = ~mirrors[node[heap.pfn_holder]]
+    chance, known = _known_by_number(heap, node, lost, parent, role, references, told)
     by_number = _closure(forward, known, lost)
     verdict[by_number] = Reachability.PFN_ONLY
     lost[by_number] = False
@@ -440,6 +442,7 @@ def _known_by_number(
     parent: Array,
     role: Array,
     references: ReferenceWords | None,
+    told: Array,
 ) -> tuple[list[float], Array]:
     """
     Find lost allocations whose PFN or physical address is stored in reachable memory.
@@ -448,11 +451,12 @@ def _known_by_number(
     not be stored anywhere; lost allocations of one stack count only if their PFNs occur more often
     than that.
 
+    :param told: Whether each word of :attr:`Heap.pfn_holder` may be a reference: ``bool``.
     :return: :attr:`Reach.number_chance`, and the nodes that were found.
     """
     source, target = node[heap.pfn_holder], node[heap.pfn_target]
     # Code that stores a PFN stores the first one of an allocation.
-    told = (heap.pfn_target == target) & (parent[source] >= 0) & ~_identifiers(heap)
+    told = told & (heap.pfn_target == target) & (parent[source] >= 0) & ~_identifiers(heap)
     if references is not None:
         told &= references.numbers
     known = ascending(target[told & lost[target]])

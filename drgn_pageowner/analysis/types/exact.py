@@ -26,9 +26,10 @@ class ReferenceWords:
         self.types = types
         self._slots = Slots(types.table)
         pointers = heap.typing.pointers
-        self.unused = UnusedParts(heap, types, self._slots)
-        unused = self.unused.has(pointers.place, pointers.offset)
         use, sure = self.uses(pointers.place, pointers.offset.astype(np.int64))
+        callbacks = np.flatnonzero(sure & (use & np.uint8(WordUse.CALLBACK) != 0))
+        self.unused = UnusedParts(heap, types, self._slots, callbacks)
+        unused = self.unused.has(pointers.place, pointers.offset)
         address = use & np.uint8(WordUse.ADDRESS) != 0
         # A member that is a pointer to a struct page cannot point into the contents of a page.
         address &= (use & np.uint8(WordUse.MEMMAP) == 0) | (pointers.at < 0)

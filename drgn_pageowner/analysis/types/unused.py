@@ -20,9 +20,11 @@ class UnusedParts:
     Only structures whose type is certain count.
     """
 
-    def __init__(self, heap: Heap, types: HeapTypes, slots: Slots) -> None:
+    def __init__(self, heap: Heap, types: HeapTypes, slots: Slots, callbacks: Array) -> None:
         """
         :param heap: Read with types.
+        :param callbacks: Rows of the pointers that are the link of a ``struct rcu_head``:
+            ``int64``.
         """
         assert heap.typing is not None
         self._heap, self._types, self._slots = heap, types, slots
@@ -33,6 +35,7 @@ class UnusedParts:
             in_order = in_order[types.exact[in_order]]
             for array in types.table.counted():
                 parts.append(self._of(array, in_order))
+            parts.append(self._of_callbacks(callbacks))
         place, start, end = np.concatenate(parts, axis=1)
         order = np.lexsort((start, place))
         self._key, self._end = (place[order] << 32) | start[order], end[order]
@@ -95,6 +98,35 @@ class UnusedParts:
         ]
         found = np.concatenate(parts, axis=1)
         return found[:, found[2] > found[1]]
+
+    def _of_callbacks(self, rows: Array) -> Array:
+        """
+        Return the links of the ``struct rcu_head`` that were not given to ``call_rcu()``: columns
+        as :meth:`_of` returns them.
+
+        What follows a link that is in use is the function; or, of ``kvfree_rcu()``, the offset of
+        the link in the object, or, since Linux kernel commit 04a522b7da3d ("rcu: Refactor
+        kvfree_call_rcu() and high-level helpers") (in v6.3), the object itself.
+        """
+        code = self._heap.typing.code if self._heap.typing is not None else np.zeros((0, 2))
+        if not len(code) or not len(rows):
+            return np.zeros((3, 0), np.int64)
+        word = self._types.table.word
+        place = self._pointers.place[rows].astype(np.int64)
+        offset = self._pointers.offset[rows].astype(np.int64)
+        # Each allocation of per-CPU memory has several copies.
+        own = (place < self._heap.first_percpu) | (place >= self._heap.nodes)
+        place, offset = place[own], offset[own]
+        assert self._read is not None
+        function, known = self._read(place, offset + word, word)
+        address = function.astype(np.uint64)
+        order = np.argsort(code[:, 0])
+        which = np.searchsorted(code[order, 0], address, "right") - 1
+        called = (which >= 0) & (address < code[order, 1][np.maximum(which, 0)])
+        row = self._pointers_at(place, offset + word)
+        itself = (row >= 0) & (self._pointers.target[np.maximum(row, 0)] == place)
+        stale = known & ~called & ~itself & (function != offset)
+        return np.stack([place, offset, offset + word])[:, stale]
 
     def _member(
         self, place: Array, base: Array, member: int | tuple[int, int]

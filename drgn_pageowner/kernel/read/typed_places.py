@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from drgn import Type
 
-from drgn_pageowner.kernel.dump.bulk import byte_order, gather
+from drgn_pageowner.kernel.dump.bulk import byte_order, gather, symbol_address
 from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.slab_track import object_addresses
@@ -30,7 +30,7 @@ from drgn_pageowner.kernel.read.pointers import Resolver
 from drgn_pageowner.kernel.read.types import read_types
 from drgn_pageowner.kernel.read.variables import find_variables
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import Inventory
+from drgn_pageowner.model.heap import AreaKind, Inventory
 from drgn_pageowner.model.types import Pointers, Typing, Variables
 
 __all__ = ("TypedPlaces",)
@@ -184,7 +184,22 @@ class TypedPlaces:
         good = allocated(nodes) & allocated(found.target)
         columns = (found.place, found.offset, found.target, found.at)
         kept = Pointers(*(column[good] for column in columns))
-        return Typing(self.types, self.variables, kept, self.read)
+        return Typing(self.types, self.variables, kept, self.read, self._code())
+
+    def _code(self) -> Array:
+        """Return where the code of the kernel and of modules is: ``uint64``, shape ``(n, 2)``."""
+        found = [
+            (area.start, area.start + area.size)
+            for area in self._inventory.areas
+            if area.kind == AreaKind.MODULE
+        ]
+        start, end = (symbol_address(self._kernel.prog, name) for name in ("_stext", "_etext"))
+        if start is None or end is None:
+            # Without the kernel's own code, most functions are unknown.
+            found = []
+        else:
+            found.append((start, end))
+        return np.array(found, np.uint64).reshape(-1, 2)
 
     def read(self, place: Array, offset: Array, size: int) -> tuple[Array, Array]:
         """

@@ -30,6 +30,8 @@ _LINKS = frozenset({
     "rb_root_cached", "rb_root_linked", "rb_node_linked", "plist_head", "plist_node",
     "callback_head", "rcu_head",
 })  # fmt: skip
+# struct rcu_head is a macro for the latter.
+_CALLBACKS = frozenset({"rcu_head", "callback_head"})
 # Heads of lists that are cast to the type of the list's elements.
 _HEADS = {"sk_buff_head": "sk_buff", "sk_buff_list": "sk_buff"}
 # Trees whose entries have different types, depending on the owner of the tree.
@@ -106,7 +108,7 @@ _CACHE_ARRAYS = {"biovec-": "bio_vec", "sgpool-": "scatterlist"}
 # The bits of WordUse as plain integers, which are combined for every member.
 _NOTHING, _ADDRESS, _NUMBER = int(WordUse.NOTHING), int(WordUse.ADDRESS), int(WordUse.NUMBER)
 _MEMMAP_POINTER, _LEARN = int(WordUse.MEMMAP), int(WordUse.LEARN)
-_UNNAMED = int(WordUse.UNNAMED)
+_UNNAMED, _CALLBACK = int(WordUse.UNNAMED), int(WordUse.CALLBACK)
 # Words in the names of members that contain PFNs or physical addresses although they have a plain
 # integer type.
 _LIKE_NUMBERS = re.compile(
@@ -328,6 +330,8 @@ class DwarfTypes:
             self._add_member(painter, offset, member)
         if tag in _LINKS:
             painter.link()
+        if tag in _CALLBACKS:
+            painter.use[0] |= np.uint8(_CALLBACK)
         if tag in _MIXED:
             painter.use &= ~np.uint8(_LEARN)
         return painter.layout(name)
@@ -459,6 +463,7 @@ class _Painter:
             mine = slice(first, last)
             if use & _ADDRESS:
                 self.aim[mine][self.use[mine] & np.uint8(_ADDRESS) != 0] = -1
+                self.use[mine] &= ~np.uint8(_CALLBACK)
             self.use[mine] |= np.uint8(use)
 
     def point(self, offset: int, use: int, aim: int) -> None:
@@ -503,9 +508,10 @@ class _Painter:
             self.choices |= {((first + at) * self._word, number) for number in found}
         self.choices |= {(offset + at, number) for at, number in layout.choices}
         # A word of a union is a pointer to the memmap only if it is one in all alternatives.
-        keep = np.where(both, use & new_use, use | new_use) & np.uint8(_MEMMAP_POINTER)
+        everywhere = np.uint8(_MEMMAP_POINTER | _CALLBACK)
+        keep = np.where(both, use & new_use, use | new_use) & everywhere
         aim[:] = np.where(differ, -1, np.where(now, new_aim, aim))
-        use[:] = ((use | new_use) & ~np.uint8(_MEMMAP_POINTER)) | keep
+        use[:] = ((use | new_use) & ~everywhere) | keep
         use[differ] &= ~np.uint8(_LEARN)
 
     def link(self) -> None:

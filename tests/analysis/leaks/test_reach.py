@@ -37,6 +37,14 @@ def test_what_a_module_allocates_while_it_is_loaded_is_judged() -> None:
     assert found.verdict[2] == Reachability.REACHABLE
 
 
+def test_requests_of_block_devices_know_no_page_by_number() -> None:
+    stack = ["alloc_pages", "blk_mq_alloc_map_and_rqs", "blk_mq_alloc_set_map_and_rqs"]
+    for held_by, verdict in ((stack, Reachability.UNREACHABLE), (OWNER, Reachability.PFN_ONLY)):
+        inventory = Machine("k.k").inventory(Record(0, held_by), Record(2, ["alloc_pages", "f"]))
+        found = reach(heap(inventory, [(-1, 0)], numbers=[(0, 1)]))
+        assert found.verdict[1] == verdict
+
+
 def test_pages_that_a_driver_can_migrate_are_not_judged() -> None:
     inventory = Machine("k.k").inventory(Record(0, OWNER), Record(2, OWNER))
     inventory.memory.pages.state[2] = PageState.DRIVER_MOVABLE

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from handtyped import BATCH, BATCHES, LEAF, PIPE, made
+from handtyped import BATCH, BATCHES, CODE, FREED, LEAF, PIPE, made
 
 from drgn_pageowner.analysis.types.exact import ReferenceWords
 from drgn_pageowner.analysis.types.infer import infer_types
@@ -68,3 +68,29 @@ def test_where_nothing_is_counted_nothing_is_unused() -> None:
     found = ReferenceWords(heap, infer_types(heap)).unused
     assert len(found) == 0
     assert not found.has(np.array([1]), np.array([0])).any()
+
+
+@pytest.mark.parametrize(
+    ("function", "counts"),
+    [(CODE[0] + 16, True), (CODE[1], False), (0, False), (8, True), (1 << 40, False)],
+)
+def test_a_link_counts_while_there_is_a_function_to_call(function: int, counts: bool) -> None:
+    # An object of which kfree_rcu() has the offset of the link: 8.
+    numbers = {(-1, 16): np.uint64(function).astype(np.int64).item()}
+    heap = made([(16, 1)], [(-1, 8, 1, 0)], variables=[FREED], numbers=numbers)
+    assert counted(heap) == [(-1, 8)] * counts
+
+
+def test_a_link_counts_in_an_object_that_is_to_be_freed_itself() -> None:
+    pointers = [(1, 8, 2, 0), (1, 16, 1, 0)]
+    for rows in (pointers, pointers[:1]):
+        heap = made(
+            [(32, 1), (16, 1)], rows, names=[FREED, LEAF], shared=[False, False],
+            numbers={(1, 16): -(1 << 46)},
+        )  # fmt: skip
+        assert ((1, 8) in counted(heap)) == (len(rows) == 2)
+
+
+def test_a_link_that_cannot_be_read_further_counts() -> None:
+    heap = made([(16, 1)], [(-1, 8, 1, 0)], variables=[FREED])
+    assert counted(heap) == [(-1, 8)]
