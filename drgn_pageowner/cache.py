@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The directory of files cached between runs: symbols that were found, and layout packs."""
+"""The directory of files that are cached between runs: symbols and layout packs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def cache_directory() -> str:
 
 def layout_path(build_id: str, cache: str | None = None) -> str:
     """
-    Return the path at which the layout pack of a kernel is kept; there may be none.
+    Return the path of a kernel's layout pack in the cache; the file may not exist.
 
     :param build_id: ``BUILD-ID`` of VMCOREINFO, in hex.
     :param cache: Directory to use instead of :func:`cache_directory`.

@@ -130,7 +130,7 @@ def _main(arguments: Sequence[str], interrupts: Sequence[int]) -> int:
 
     args = build_parser().parse_args(arguments)
     _use_surrogates(sys.stdout)
-    # A reader who leaves the pager early has seen enough.
+    # If the user quits the pager early, the exit status is 0.
     status = 0
     with paged(sys.stdout, wanted=args.pager and args.command != "watch") as out:
         status = run_command(args, session_of(args), out, opener_of(args))

@@ -35,7 +35,9 @@ def progress(items: Iterable[T], *, description: str, total: int, unit: str) -> 
 
 
 def warn(message: str) -> None:
-    """Print *message* on one line on stderr; a terminal breaks it between words."""
+    """
+    Print *message* on stderr: on one line, or on a terminal wrapped between words to its width.
+    """
     line = f"drgn-pageowner: {word(message)}"
     if sys.stderr.isatty():
         width = shutil.get_terminal_size((80, 24)).columns

@@ -85,7 +85,7 @@ def _load(name: str) -> Command:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help no wider than the terminal; the indented lines of a description stay lines."""
+    """Format help to the width of the terminal; indented lines of a description are not joined."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines: list[str] = []
@@ -98,12 +98,12 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return "\n".join(indent + line for line in lines)
 
 
-# What is indented so far is the text of an example, and not an example.
+# A line of help with at least this indentation continues the description of an example.
 _TEXT = " " * 20
 
 
 def _examples(lines: Iterable[str]) -> list[str]:
-    """Join the lines of a text that stands beside its example."""
+    """Join the lines of each example's description, which is to the right of the example."""
     found: list[str] = []
     for line in lines:
         before = found[-1] if found else ""

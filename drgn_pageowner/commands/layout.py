@@ -4,11 +4,11 @@ Write a layout pack: the types, variables and symbols of this kernel, without th
 vmlinux.
 
   layout OUT.debug                 a file of some 300 KB, to use with -s instead of the vmlinux
-  layout --keep                    keep it for later dumps of this kernel, which then need no -s
+  layout --keep                    store it for later dumps of this kernel, which then need no -s
 
-All commands answer from it what they answer with the vmlinux, except for source lines (--source).
-It is an ELF file with the kernel's build ID, so drgn takes it for debugging symbols, too, also from
-a directory of such (.build-id/).
+All commands give the same answers with it as with the vmlinux, except for source lines (--source).
+It is an ELF file with the kernel's build ID, so drgn can use it as debugging symbols, also from a
+directory of debugging symbols (.build-id/).
 """
 
 from __future__ import annotations

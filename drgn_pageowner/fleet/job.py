@@ -154,11 +154,11 @@ def _symbols(job: Job, build_id: str | None, release: str | None) -> str:
 
 def _lighter(job: Job, run: IngestRun, path: str) -> str | None:
     """
-    Return the path of the layout pack to use instead of ``run.symbols``.
+    Return the path of the kernel's layout pack, to use instead of ``run.symbols``.
 
-    The first job of a kernel makes the pack of it, for all that follow.
+    The first job of a kernel makes the pack; later jobs use it.
 
-    :param path: The dump on this machine.
+    :param path: Path of the dump on this machine.
     :return: ``run.symbols`` if the kernel has no build ID, or its pack cannot be made.
     """
     if run.symbols is None or run.build_id is None or run.symbols in job.symbols:

@@ -109,11 +109,11 @@ class SymbolStore:
 
     def layout(self, build_id: str, make: Callable[[str], bool]) -> str | None:
         """
-        Return the path of the kernel's layout pack, which is made if there is none.
+        Return the path of the kernel's layout pack in the cache; make the pack if there is none.
 
         :param build_id: ``BUILD-ID`` of VMCOREINFO, in hex.
-        :param make: Function that writes the pack to a path, and returns whether it could.
-        :return: ``None`` if it cannot be made.
+        :param make: Function that writes the pack to a path, and returns whether it succeeded.
+        :return: ``None`` if the pack cannot be made.
         """
         path = layout_path(build_id, self._base)
         if fits(path, build_id, None):
@@ -125,7 +125,7 @@ class SymbolStore:
             with _locked(os.path.join(folder, "lock")):
                 good = fits(path, build_id, None) or (make(path) and fits(path, build_id, None))
         except OSError:
-            # It saves time, and nothing depends on it.
+            # A pack only saves time, so the job continues without.
             return None
         return path if good else None
 

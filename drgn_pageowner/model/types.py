@@ -73,34 +73,34 @@ class Layout:
     """Offset of the flexible array member that the structure ends with, in bytes; -1 if it has
     none. The array may begin before the end of the structure."""
     choices: Sequence[tuple[int, int]] = ()
-    """Offset (in bytes) and type number of each pointer of a union whose alternatives point to
-    different types."""
+    """Offset (in bytes) and target type (number) of each pointer in a union that has pointers to
+    different types at this offset."""
 
 
 @dataclass(frozen=True)
 class Counted:
     """
-    An array of which a structure's members tell how many elements are in use.
+    An array in a structure that has a member with the number of array elements in use.
 
-    The elements in use are the first ones; or, of a ring, those from the index *tail* on, up to
-    that before *head*, modulo the number of all elements. What the others contain are old values.
+    The first elements are in use. In a ring buffer, the elements from index *tail* to *head* - 1
+    are in use, modulo the length of the array. The other elements contain old values.
     """
 
     type: int
     """Number of the structure's type."""
     array: int
-    """Offset of the array in the structure, or of a pointer to it, in bytes."""
+    """Offset in the structure of the array, or of a pointer to it, in bytes."""
     pointed: bool
-    """Whether there is a pointer to the array, rather than the array itself."""
+    """Whether the structure contains a pointer to the array instead of the array."""
     length: int | tuple[int, int]
-    """Number of elements; or offset and size, in bytes, of the member that has it."""
+    """Number of elements; or offset and size, in bytes, of the member with this number."""
     used: tuple[int, int]
-    """Offset and size of the member that has the number of elements in use; of a ring, that of
-    *head*."""
+    """Offset and size, in bytes, of the member with the number of elements in use; for a ring
+    buffer, of *head*."""
     tail: tuple[int, int] | None = None
-    """Of a ring: offset and size of *tail*."""
+    """Offset and size of *tail*, in bytes; ``None`` if the array is not a ring buffer."""
     stride: int | tuple[int, int] = 0
-    """Size of an element in bytes; or offset and size of the member that has it."""
+    """Size of an element in bytes; or offset and size of the member with this size."""
     last_index: bool = False
     """Whether :attr:`length` is the largest index instead of the number of elements."""
 
@@ -132,7 +132,8 @@ class TypeTable(Protocol):
         ...
 
     def repeated(self, number: int) -> int:
-        """Return the number of the type that is an array of unknown length of a type."""
+        """Return the number of the type "array of unknown length" with elements of type
+        *number*."""
         ...
 
     def counted(self) -> Sequence[Counted]:
@@ -141,7 +142,7 @@ class TypeTable(Protocol):
 
 
 class MemberReader(Protocol):
-    """A function that reads an unsigned integer of each of some places."""
+    """A function that reads one unsigned integer in each of several nodes or variables."""
 
     def __call__(self, place: Array, offset: Array, size: int) -> tuple[Array, Array]:
         """
@@ -215,8 +216,8 @@ class TypedBy(Kind):
     CONSENSUS = 4, "the cache's other objects"
     VARIABLE = 5, "variable"
     CONTENT = 6, "what is in it"
-    """One of the pointers to it is of a union. Of the types that these may point to, only one
-    agrees with the pointers in the node."""
+    """A pointer in a union points to the node, and only one of the union's target types agrees with
+    the pointers in the node."""
 
 
 @dataclass
@@ -259,9 +260,9 @@ class Typing:
     variables: Variables
     pointers: Pointers
     read: MemberReader | None = None
-    """Reads members of places; ``None`` if memory cannot be read."""
+    """Function that reads members; ``None`` if the dump's memory is not available."""
     code: Array = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
-    """``uint64``, shape ``(n, 2)``: first address, and that after the last, of the code of the
-    kernel and of each module."""
+    """``uint64``, shape ``(n, 2)``: start and end address of the code of the kernel and of each
+    module."""
     inferred: HeapTypes | None = None
     """The inferred types; ``None`` until they have been inferred."""

@@ -11,14 +11,14 @@ from drgn_pageowner.render.table import are, counted, pages_size, share, table
 
 __all__ = ("account_text",)
 
-# Classes in the first line.
+# Number of classes in the first line.
 _LARGEST = 3
 
 
 def account_text(result: Account, *, zones: bool, caches: bool) -> Iterator[str]:
     """
-    Yield the largest classes in words, one row per class, and notes on how the kernel's counters
-    differ.
+    Yield a line that names the largest classes, one row per class, and notes on differences from
+    the kernel's counters.
     """
     if result.classes:
         size = result.classes[0].bytes // result.classes[0].pages

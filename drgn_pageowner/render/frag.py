@@ -96,7 +96,7 @@ def contiguity_text(result: Contiguity, facts: Facts) -> Iterator[str]:
 
 
 def _contiguity_headline(result: Contiguity, facts: Facts) -> Iterator[str]:
-    """Say how many of the smallest blocks, those of a pageblock's size, can be had."""
+    """Yield a sentence with the number of blocks of a pageblock's size that are blocked."""
     for size in result.sizes:
         if size.zone is None and size.order == facts.pageblock_order:
             yield (
@@ -174,7 +174,10 @@ def explain_text(block: int, runs: Sequence[Run], facts: Facts) -> Iterator[str]
 
 
 def _mobilities(runs: Sequence[Run]) -> str:
-    """Return the pages of every mobility, and what the unmovable ones are, most first."""
+    """
+    Return a sentence with the number of pages of every mobility, and the kinds of the unmovable
+    pages, most first.
+    """
     pages: Counter[str] = Counter()
     unmovable: Counter[str] = Counter()
     for run in runs:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Compare what is in nodes with types that these may have."""
+"""Compare the pointers in nodes with the types that the nodes may have."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ __all__ = ("Candidates", "evidence")
 
 @dataclass(frozen=True)
 class Candidates:
-    """Types that nodes may have: columns of one row per node and type."""
+    """Types that nodes may have: columns with one row per node and possible type."""
 
     node: Array
-    """``int64``"""
+    """``int64``: number of the node."""
     type: Array
-    """``int64``"""
+    """``int64``: number of the type."""
     origin: Array
     """``int64``: offset in the node at which the type begins, in bytes."""
     start: Array
-    """``int64``: offset in the node of the first byte to compare; *end* is that after the last."""
+    """``int64``: offset in the node of the first byte to compare."""
     end: Array
+    """``int64``: offset in the node of the byte after the last one to compare."""
     repeat: bool = False
-    """Whether each is an array of the type."""
+    """Whether each node is an array of the type, rather than one element."""
 
 
 def evidence(
@@ -40,17 +41,20 @@ def evidence(
     origins: Array,
 ) -> tuple[Array, Array]:
     """
-    Count the pointers in nodes that agree with types, and those that do not.
+    Count the pointers in nodes that agree with the candidates' types, and those that disagree.
 
-    A pointer agrees if the type has a pointer there, to what is known to have the type that it
-    points to, to a ``struct page`` if it is one to that, or, as the head of an empty list, to
-    itself. It disagrees if the type has no pointer there, or one to another type. Other pointers
-    tell nothing.
+    A pointer in a node agrees if the type has a pointer member at its offset, and if the target of
+    the pointer is known to have the target type of the member; or if both are pointers to a
+    ``struct page``; or if the pointer points to itself, as the head of an empty list does. It
+    disagrees if the type has no pointer at its offset, or one to a type that the target does not
+    have. All other pointers are not counted.
 
-    :param first: ``int64``: index of the first pointer of each place, and of the end.
-    :param types: Type of each place, as far as it is known: ``int32``; -1 if unknown.
-    :param origins: Offset at which it begins in the place, in bytes: ``int32``.
-    :return: Two columns, a row per candidate: ``int64``.
+    :param first: ``int64``: index in *pointers* of the first pointer of each place; the last
+        element is the number of pointers.
+    :param types: Type number of each place: ``int32``; -1 if unknown.
+    :param origins: Offset in each place at which its type begins, in bytes: ``int32``.
+    :return: Number of pointers that agree, and number that disagree, for each candidate:
+        ``int64``.
     """
     number = len(candidates.node)
     none = np.zeros(number, np.int64)
@@ -74,7 +78,7 @@ def evidence(
     to_page, page = at < 0, use & np.uint8(WordUse.MEMMAP) != 0
     bad = (use & np.uint8(WordUse.ADDRESS) == 0) | (page & ~to_page) | ((aim >= 0) & to_page)
     itself = (use & np.uint8(WordUse.LEARN) != 0) & (target == node[which]) & (at == offset)
-    # What a node has of pointers to itself is compared with the type that it may have.
+    # The target of a pointer into the node itself is taken to have the candidate type.
     own = (target == node[which]) & (not candidates.repeat)
     there = np.where(own, of, types[target]).astype(np.int64)
     begins = np.where(own, candidates.origin[which], origins[target]).astype(np.int64)
@@ -89,12 +93,13 @@ def evidence(
 
 def _agree(aim: Array, at: Array, type_: Array, origin: Array, slots: Slots) -> tuple[Array, Array]:
     """
-    Return whether pointers to *aim* lead to what has this type or such a member, and whether the
-    type of what is there is known: ``bool``.
+    Return whether the target of each pointer has the type *aim*, or a member of this type, at the
+    address to which the pointer points; and whether the target's type is known: ``bool``.
 
-    :param at: Offset in the target that each pointer leads to, in bytes.
-    :param type_: Type of the target, or -1.
-    :param origin: Offset at which that begins in the target.
+    :param aim: Target type of each pointer, according to the type that contains the pointer.
+    :param at: Offset in the target to which each pointer points, in bytes.
+    :param type_: Known type of the target, or -1.
+    :param origin: Offset in the target at which its known type begins, in bytes.
     """
     slots.need(np.unique(type_))
     slots.need(np.unique(aim))

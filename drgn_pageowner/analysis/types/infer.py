@@ -36,10 +36,10 @@ _AT_LEAST = 4
 # If a step after this many steps gives a type to at most this many nodes, these may be elements of
 # linked lists. The lists are then followed to their ends, not by one element per step.
 _CHAIN = 8
-# A type is certain if so many pointers in a node agree with it, and none disagrees.
+# A type is certain if at least this many pointers in the node agree with it, and none disagrees.
 _ENOUGH = 2
-# What is a member of more types than this (struct mutex) is no element of an array: a pointer to it
-# leads to the first member of something.
+# A type that is a member of more types than this (for example struct mutex) is not taken for the
+# element of an array: a pointer to it probably points to the first member of another structure.
 _MANY_CONTAINERS = 16
 # Pointers farther inside a node than this are not used to determine its type.
 _FARTHEST = 1 << 18
@@ -444,10 +444,10 @@ class _Inference:
 
     def _of_choices(self) -> Array:
         """
-        Give types to nodes that pointers of a union lead to: to each the only type of its
-        alternatives that agrees with what is in the node.
+        Give types to the targets of pointers in unions. A target gets a type if it is the only one
+        of the union's target types that agrees with the pointers inside the target.
 
-        :return: The nodes that have a type now: ``int64``.
+        :return: The nodes that got a type: ``int64``.
         """
         pointers = self.pointers
         slot, _ = self._votes_of(np.arange(len(pointers)))
@@ -477,10 +477,10 @@ class _Inference:
 
     def _arrays(self) -> Array:
         """
-        Find the nodes that are arrays of the type that was inferred for one element: behind it,
-        all pointers agree with further elements.
+        Find the nodes that are larger than their type and are arrays of it: all pointers after the
+        first element agree with further elements.
 
-        :return: The nodes that have another type now: ``int64``.
+        :return: The nodes whose type was changed to an array: ``int64``.
         """
         by_pointers = np.isin(self.by, (TypedBy.POINTERS, TypedBy.LEARNED))
         node = np.flatnonzero(by_pointers[: self.heap.nodes])

@@ -27,7 +27,7 @@ class Slots:
         self._table = table
         self._number: dict[int, int] = {}
         self._parts: list[tuple[int, int, int]] = []
-        # The first word is of no type.
+        # Word 0 belongs to no type.
         self._use: list[Array] = [np.zeros(1, np.uint8)]
         self._aim: list[Array] = [np.full(1, -1, np.int32)]
         self._next = 1
@@ -41,7 +41,7 @@ class Slots:
         self.scalar = np.zeros(0, bool)
         """``bool``, a row per type: whether it is an array of bytes or numbers."""
         self.aim = self._aim[0]
-        """``int32``: the type that it points to, or -1."""
+        """``int32``, a row per word: number of the type that it points to, or -1."""
         self._containers: tuple[Array, Array, Array] | None = None
         self._choices: list[tuple[int, int]] = []
 
@@ -103,9 +103,10 @@ class Slots:
 
     def choices(self) -> tuple[Array, Array]:
         """
-        Return the words that are pointers of a union to different types.
+        Return the words of unions that are pointers to a different type in each alternative.
 
-        :return: Index of the word, ascending, and each of its types: ``int64``.
+        :return: Index of the word, ascending, and number of a target type: ``int64``; one row for
+            each target type of a word.
         """
         found = np.array(sorted(self._choices), np.int64).reshape(-1, 2)
         return found[:, 0], found[:, 1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Find the parts of arrays that are not in use: what is there are old values, not references."""
+"""Find the unused parts of arrays, whose words are old values and not references."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ("UnusedParts",)
 
 class UnusedParts:
     """
-    The unused parts of arrays of which other members tell how much is in use.
+    The unused parts of arrays, if other members of the structure show how much is in use.
 
-    Only structures whose type is certain count.
+    Only structures whose type is certain are used.
     """
 
     def __init__(self, heap: Heap, types: HeapTypes, slots: Slots, callbacks: Array) -> None:
         """
-        :param heap: Read with types.
-        :param callbacks: Rows of the pointers that are the link of a ``struct rcu_head``:
-            ``int64``.
+        :param heap: A heap that was read with types.
+        :param callbacks: ``int64``: rows of those pointers that are the link (``next``) of a
+            ``struct rcu_head``.
         """
         assert heap.typing is not None
         self._heap, self._types, self._slots = heap, types, slots
@@ -45,7 +45,7 @@ class UnusedParts:
 
     def has(self, place: Array, offset: Array) -> Array:
         """
-        Return whether words are in an unused part: ``bool``.
+        Return whether each word is in an unused part: ``bool``.
 
         :param place: ``int32``, shape ``(n,)``: node or variable that contains each word.
         :param offset: ``int64``: offset of the word in it, in bytes; -1 if unknown.
@@ -61,7 +61,12 @@ class UnusedParts:
         return result
 
     def _of(self, array: Counted, in_order: Array) -> Array:
-        """Return place, start and end of the unused parts: ``int64``, shape ``(3, n)``."""
+        """
+        Find the unused parts of an array in all structures that have it.
+
+        :return: Place, and offsets of the start and of the end in the place, in bytes: ``int64``,
+            shape ``(3, n)``.
+        """
         place, base = self._structures(array.type, in_order)
         if not len(place):
             return np.zeros((3, 0), np.int64)
@@ -73,7 +78,7 @@ class UnusedParts:
         start = used
         if array.tail is not None:
             tail, known = self._member(place, base, array.tail)
-            # Both are counters that overflow.
+            # Both head and tail are counters that may wrap around.
             bits = 8 * array.used[1]
             used = (used - tail) & ((1 << bits) - 1)
             good &= known & (length & (length - 1) == 0)
@@ -131,7 +136,12 @@ class UnusedParts:
     def _member(
         self, place: Array, base: Array, member: int | tuple[int, int]
     ) -> tuple[Array, Array]:
-        """Return a number of each structure, and whether it is known."""
+        """
+        Return the value of a member in each structure (``int64``), and whether it is known.
+
+        :param member: A constant, which is returned for all structures; or offset and size of the
+            member, in bytes.
+        """
         if isinstance(member, int):
             return np.full(len(place), member, np.int64), np.ones(len(place), bool)
         assert self._read is not None
@@ -139,7 +149,8 @@ class UnusedParts:
 
     def _structures(self, number: int, in_order: Array) -> tuple[Array, Array]:
         """
-        Find the structures of a type: in places of that type, or of one that has it as a member.
+        Find the structures of type *number*: places of this type, or members of places of other
+        types.
 
         :param in_order: Places whose type is certain, ordered by type.
         :return: Place, and offset of the structure in it: ``int64``.
@@ -157,17 +168,17 @@ class UnusedParts:
             places.append(mine)
             bases.append(self._types.origin[mine].astype(np.int64) + at)
         place, base = np.concatenate(places), np.concatenate(bases)
-        # Each allocation of per-CPU memory is one place, but has several copies.
+        # Leave out per-CPU memory: an allocation is one place, but has several copies.
         heap = self._heap
         good = (place < heap.first_percpu) | (place >= heap.nodes)
         return place[good], base[good]
 
     def _pointers_at(self, place: Array, offset: Array) -> Array:
-        """Return the index of the pointer at each offset; -1 for none."""
+        """Return the index of the pointer at each offset of a place; -1 if there is no pointer."""
         first = np.searchsorted(self._pointers.place, place)
         end = np.searchsorted(self._pointers.place, place, "right")
         result = np.full(len(place), -1, np.int64)
-        # A place has few pointers; those of each are in the order of offsets.
+        # Binary search for all rows at once: the pointers of a place are in the order of offsets.
         low, high = first.copy(), end.copy()
         offsets = self._pointers.offset
         while (low < high).any():

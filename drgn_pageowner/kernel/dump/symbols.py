@@ -150,9 +150,9 @@ def _load_beside(prog: Program, options: ProgramOptions, release: str) -> bool:
 
 def _load_layout(prog: Program, options: ProgramOptions) -> bool:
     """
-    Load the layout pack that was kept of this kernel.
+    Load this kernel's layout pack from the cache.
 
-    :return: Whether there is one.
+    :return: Whether there is a pack and it was loaded.
     """
     build_id = prog.main_module().build_id
     if options.symbols or build_id is None:

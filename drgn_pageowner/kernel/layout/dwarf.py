@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Write drgn's types and variables as DWARF 4, of one unit and without duplicates."""
+"""Write drgn's types and variables as DWARF 4: one compilation unit, without duplicates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drgn import Object, Qualifiers, Type, TypeKind, TypeMember
 
 __all__ = ("DwarfWriter",)
 
-# Figure 18 ff. of "DWARF Debugging Information Format", version 4.
+# Codes from figure 18 and the following ones of "DWARF Debugging Information Format", version 4.
 _CHILDREN = {True: 1, False: 0}
 (_ARRAY, _CLASS, _ENUMERATION, _PARAMETER, _MEMBER, _POINTER, _UNIT, _STRUCTURE, _SUBROUTINE,
  _TYPEDEF, _UNION, _VARIADIC, _SUBRANGE, _BASE, _CONST, _ENUMERATOR, _VARIABLE, _VOLATILE,
@@ -44,15 +44,16 @@ _QUALIFIERS = (
 )
 
 _Attribute = tuple[int, int, "int | str | bytes"]
-"""An attribute's name, its form and its value; the value of ``DW_FORM_ref4`` is a type number."""
+"""Name, form and value of an attribute; the value of a ``DW_FORM_ref4`` is a type number."""
 
 
 class DwarfWriter:
     """
-    A unit that grows by every type and variable that is added.
+    A compilation unit, to which types, variables and functions are added.
 
-    Structures of the same name and size whose members have the same names and offsets count as one
-    type, even if they were declared in several files; so do all other types that are spelled alike.
+    Structures of the same name and size whose members have the same names and offsets are written
+    once, even if they are declared in several files; so are all other types with the same C
+    declaration.
     """
 
     def __init__(self, order: str, address_size: int) -> None:
@@ -66,12 +67,12 @@ class DwarfWriter:
         self._files: dict[str, int] = {}
         self._info = bytearray(11)
         self._fixups: list[tuple[int, int]] = []
-        """Position of a reference in :attr:`_info`, and number of the type that it is to."""
+        """Position of a reference in :attr:`_info`, and number of the type that it refers to."""
         self._numbers: dict[object, int] = {}
         self._by_pointer: dict[tuple[int, int], int] = {}
         self._types: list[Type] = []
         self._placed: dict[int, int] = {}
-        """Number of a type -> the offset of its entry."""
+        """Number of a type -> offset of its entry in :attr:`_info`."""
         self._open: list[int] = []
         """Numbers of types that were referred to, and may not have been written yet."""
         self._declared: set[str] = set()
@@ -83,13 +84,13 @@ class DwarfWriter:
 
     def add_type(self, type_: Type, file: str | None = None) -> None:
         """
-        Add a type by which it can be found by its name.
+        Add a type, so that it can be looked up by name.
 
         :param file: The source file that declares it, if the name is not unique.
         """
         number = self._number(type_)
         if file is not None:
-            # Another of the same name and size may have the number.
+            # Write it even if an equal type of another file has the same number.
             self._write(type_, file)
         elif number not in self._placed:
             self._placed[number] = len(self._info)
@@ -99,7 +100,7 @@ class DwarfWriter:
         """
         Add a variable.
 
-        :param address: Its address in the file that it comes from.
+        :param address: Address in the vmlinux, without KASLR.
         :param file: The source file that defines it, if the name is not unique.
         """
         location = bytes([_OP_ADDR]) + self._address(address)
@@ -118,7 +119,7 @@ class DwarfWriter:
         """
         Add a function.
 
-        :param address: Its address in the file that it comes from.
+        :param address: Address in the vmlinux, without KASLR.
         """
         attributes: list[_Attribute] = [
             (_NAME, _STRP, name),
@@ -128,8 +129,9 @@ class DwarfWriter:
 
     def _address(self, address: int) -> bytes:
         size = self._address_size
-        # Per-CPU variables of x86-64 began at 0 before Linux kernel commit 9d7de2aa8b41
-        # ("x86/percpu/64: Use relative percpu offsets") (in v6.15): addresses may wrap.
+        # The address less the KASLR offset may be negative for per-CPU variables of x86-64, which
+        # began at 0 before Linux kernel commit 9d7de2aa8b41 ("x86/percpu/64: Use relative percpu
+        # offsets") (in v6.15).
         within = address & (1 << 8 * size) - 1
         return within.to_bytes(size, "little" if self._order == "<" else "big")
 
@@ -137,7 +139,8 @@ class DwarfWriter:
         """
         Write all types that were referred to.
 
-        :return: The names of structures, unions and enums of which there is only a declaration.
+        :return: The names of structures, unions and enums that were written as declarations,
+            because the types that were added have no definitions of them.
         """
         while self._open:
             number = self._open.pop()
@@ -174,7 +177,7 @@ class DwarfWriter:
         return bytes(out + b"\0")
 
     def _line(self) -> bytes:
-        """Return a line table without lines: only the names of files are needed."""
+        """Return a line table without lines: DWARF entries refer to its list of file names."""
         # minimum_instruction_length, maximum_operations_per_instruction, default_is_stmt,
         # line_base, line_range, opcode_base, and no directories.
         header = bytes([1, 1, 1, 0, 1, 1]) + b"\0"
@@ -221,7 +224,7 @@ class DwarfWriter:
         return [(_DECL_FILE, _UDATA, self._files.setdefault(file, len(self._files) + 1))]
 
     def _reference(self, type_: Type) -> list[_Attribute]:
-        """Return the attribute of an entry that is of a type: none for ``void``."""
+        """Return the attributes of an entry that refer to its type: an empty list for ``void``."""
         if type_.kind == TypeKind.VOID and not type_.qualifiers:
             return []
         return [(_TYPE, _REF4, self._number(type_))]
@@ -229,7 +232,7 @@ class DwarfWriter:
     # --- types --------------------------------------------------------------------------------
 
     def _number(self, type_: Type) -> int:
-        """Return the number of a type; equal ones have the same."""
+        """Return the number of a type. Equal types have the same number."""
         place = (int(type_._ptr), int(type_.qualifiers.value))
         number = self._by_pointer.get(place)
         if number is None:
@@ -242,7 +245,7 @@ class DwarfWriter:
         return number
 
     def _key(self, type_: Type) -> object:
-        """Return what two types have in common that count as one."""
+        """Return a key that is the same for types that are written once."""
         kind = type_.kind
         if type_.qualifiers:
             return "qualified", type_.qualifiers, self._number(type_.unqualified())
@@ -297,7 +300,7 @@ class DwarfWriter:
         elif kind == TypeKind.FUNCTION:
             self._write_function(type_, _SUBROUTINE, [])
         elif kind == TypeKind.VOID:
-            # A name of its own is not C, but "void" can be looked up.
+            # In DWARF, void has no entry; this entry makes it possible to look up "void".
             self._entry(_BASE, False, [(_NAME, _STRP, "void"), (_BYTE_SIZE, _UDATA, 0)])
         else:
             self._write_base(type_)

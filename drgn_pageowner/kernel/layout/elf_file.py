@@ -47,7 +47,7 @@ _SYMBOL = {
 
 @dataclass(frozen=True)
 class ElfSection:
-    """A section header, with the section's contents where a file is to be written."""
+    """A section header; for a file to be written, also the contents of the section."""
 
     name: str
     type: int
@@ -65,7 +65,7 @@ class ElfSection:
 
 
 class ElfFile:
-    """An ELF file that is mapped into memory; its contents are read where they are asked for."""
+    """An ELF file that is mapped into memory; contents are only read when they are requested."""
 
     def __init__(self, path: str) -> None:
         """
@@ -103,14 +103,14 @@ class ElfFile:
         return found
 
     def section(self, name: str) -> ElfSection | None:
-        """Find a section that has contents by its name."""
+        """Find a section by name, among those that have contents in the file."""
         return next((s for s in self.sections if s.name == name and s.type != SHT_NOBITS), None)
 
     def contents(self, section: ElfSection) -> bytes:
         """
-        Read the contents of a section, unpacked.
+        Read the contents of a section, and decompress them.
 
-        :raises PageOwnerError: if they are packed by something else than zlib, or damaged
+        :raises PageOwnerError: if the contents are damaged, or compressed otherwise than by zlib
         """
         data = self.data[section.offset : section.offset + section.size]
         if not section.flags & _SHF_COMPRESSED:
@@ -145,7 +145,7 @@ def names_of(symbols: Array, strings: bytes) -> list[bytes]:
 
 
 def packed(section: ElfSection, elf: ElfFile) -> ElfSection:
-    """Return a section whose contents are packed by zlib, if that makes them smaller."""
+    """Return the section with its contents compressed by zlib, if this makes them smaller."""
     fields = elf.order + ("IIQQ" if elf.wide else "III")
     middle = (0,) if elf.wide else ()
     head = struct.pack(fields, _ELFCOMPRESS_ZLIB, *middle, len(section.data), section.align)
@@ -157,15 +157,15 @@ def packed(section: ElfSection, elf: ElfFile) -> ElfSection:
 
 def write_elf(elf: ElfFile, sections: list[ElfSection]) -> bytes:
     """
-    Return an ELF file for the machine of *elf* with other sections.
+    Return the contents of an ELF file for the machine of *elf* with *sections*.
 
-    :param sections: All sections but the first, which is empty, and ``.shstrtab``. A section of
-        :data:`SHT_NOBITS` keeps its size.
+    :param sections: All sections except the empty first one and ``.shstrtab``, which are added. A
+        section of type :data:`SHT_NOBITS` keeps its size.
     """
     header = list(elf.header)
     fields = elf.order + _SECTION_HEADER[elf.wide]
     out = bytearray(struct.calcsize(elf.order + _ELF_HEADER[elf.wide]))
-    # drgn takes from them how far KASLR moved the kernel.
+    # drgn needs the program headers to compute the KASLR offset.
     segments = _segments(elf)
     header[5], header[10] = len(out), len(segments)
     out += b"".join(segments)
@@ -193,7 +193,7 @@ def write_elf(elf: ElfFile, sections: list[ElfSection]) -> bytes:
 
 
 def _segments(elf: ElfFile) -> list[bytes]:
-    """Return the program headers of what is loaded, without contents in the file."""
+    """Return the program headers of type PT_LOAD, changed to have no contents in the file."""
     offset, size, number = elf.header[5], elf.header[9], elf.header[10]
     fields = elf.order + ("IIQQQQQQ" if elf.wide else "IIIIIIII")
     found = []

@@ -2,8 +2,9 @@
 """
 Make a layout pack: an ELF file with the DWARF of a kernel's types and variables and its symbols.
 
-It has the build ID of the kernel, so drgn takes it for the kernel's debugging symbols. Left out are
-functions, whose names are in the dump's own kallsyms, with their inlined calls and lines.
+It has the build ID of the kernel, so drgn accepts it as the kernel's debugging symbols. Most
+functions are left out, with their inlined calls and source lines; the names of functions are in the
+dump's kallsyms.
 """
 
 from __future__ import annotations
@@ -46,21 +47,22 @@ from drgn_pageowner.model.arrays import Array
 __all__ = ("layout_pack",)
 
 _KEYWORDS = ("struct ", "union ", "enum ", "")
-# Functions that libdrgn looks up itself: linux_kernel_get_vmemmap_address().
+# Functions that libdrgn looks up, in linux_kernel_get_vmemmap_address().
 _OF_DRGN = ("vmemmap_populate",)
 _UNDERSCORE = ord("_")
 _STB_LOCAL = 0
 _SHN_LORESERVE = 0xFF00
-# Symbols that the build makes: of exports (include/linux/export-internal.h), of constants, and the
-# mapping symbols of the assembler.
+# Prefixes of symbols that the build generates: for exports (include/linux/export-internal.h), for
+# constants, and the mapping symbols of the assembler.
 _MADE = (b"__ksymtab_", b"__kstrtab_", b"__kstrtabns_", b"__crc_", b"__flags_", b".L", b"$", b".")
 
 
 def layout_pack(prog: Program) -> bytes:
     """
-    Return the layout pack of the kernel of *prog*, which has its DWARF: an ELF file.
+    Make the layout pack of the kernel of *prog*, whose DWARF must be loaded.
 
-    :raises PageOwnerError: if its vmlinux has no build ID, or cannot be read
+    :return: The contents of an ELF file.
+    :raises PageOwnerError: if the vmlinux has no build ID, or cannot be read
     """
     main = prog.main_module()
     path = main.debug_file_path
@@ -104,9 +106,10 @@ def layout_pack(prog: Program) -> bytes:
 
 def _debug_strings(elf: ElfFile) -> set[bytes]:
     """
-    Return every string of DWARF: among them are the names of all types and variables.
+    Return all strings of DWARF. Among them are the names of all types and variables.
 
-    The linker may merge a name with the end of another: the parts after every ``_`` are included.
+    The linker may store a name as the end of a longer string, so the part after every ``_`` of a
+    string is also returned.
     """
     section = elf.section(".debug_str")
     found = set(elf.contents(section).split(b"\0")) if section is not None else set()
@@ -116,15 +119,19 @@ def _debug_strings(elf: ElfFile) -> set[bytes]:
 
 
 def _short() -> Iterator[str]:
-    """Yield the names that may be in no string table, because they are as short as an offset."""
+    """
+    Yield all lower-case names of up to three characters. DWARF may have such names inline instead
+    of in a string table.
+    """
     for length in (1, 2, 3):
         yield from map("".join, product(ascii_lowercase + "_", repeat=length))
 
 
 def _own_names() -> set[str]:
     """
-    Return the names of types, functions, variables and source files in the code of this program and
-    of the helpers of drgn.
+    Return all words of the string constants in the code of drgn_pageowner/kernel/ and of drgn's
+    helpers. Among them are the names of the types, functions, variables and source files that this
+    code looks up.
     """
     found = set(_OF_DRGN)
     for package in ("drgn_pageowner.kernel", "drgn.helpers.linux"):
@@ -152,7 +159,7 @@ def _constants(constants: Iterable[object]) -> Iterator[str]:
 
 
 def _add_all(prog: Program, dwarf: DwarfWriter, names: Iterable[str], bias: int) -> None:
-    """Add the types, the variables and the enums with the constants that *names* are of."""
+    """Add the types and variables named in *names*, and the enums with constants named so."""
     variables: list[tuple[str, Object]] = []
     for name in sorted(names):
         if not name.isidentifier():
@@ -166,7 +173,8 @@ def _add_all(prog: Program, dwarf: DwarfWriter, names: Iterable[str], bias: int)
         variable = _variable(prog, name)
         if variable is not None:
             variables.append((name, variable))
-    # drgn finds what comes first: the types that are looked up by their names.
+    # Add variables after all types: drgn finds the first of several types of the same name, which
+    # is the one that was looked up by name above.
     for name, variable in variables:
         dwarf.add_variable(name, variable, int(variable.address_ or 0) - bias, None)
 
@@ -187,7 +195,7 @@ def _add_of_files(prog: Program, dwarf: DwarfWriter, names: Iterable[str], bias:
 
 
 def _add_declared(prog: Program, dwarf: DwarfWriter) -> None:
-    """Add the definitions of types of which only declarations were referred to so far."""
+    """Add the definitions of types that other types refer to by declarations."""
     seen: set[str] = set()
     while more := dwarf.write_references() - seen:
         seen |= more
@@ -199,7 +207,7 @@ def _add_declared(prog: Program, dwarf: DwarfWriter) -> None:
 
 
 def _add_functions(prog: Program, dwarf: DwarfWriter, names: Iterable[str], bias: int) -> None:
-    """Add the functions that *names* are of."""
+    """Add the functions named in *names*."""
     for name in sorted(names):
         if name.isidentifier():
             try:
@@ -212,7 +220,7 @@ def _add_functions(prog: Program, dwarf: DwarfWriter, names: Iterable[str], bias
 
 @contextmanager
 def _only_dwarf(prog: Program) -> Iterator[None]:
-    """Switch off drgn's finder of objects that are not the kernel's, such as ``PAGE_SIZE``."""
+    """Use only DWARF to find objects: without drgn's constants, such as ``PAGE_SIZE``."""
     before = prog.enabled_object_finders()
     prog.set_enabled_object_finders(["dwarf"])
     try:
@@ -241,7 +249,7 @@ def _variable(prog: Program, name: str, file: str | None = None) -> Object | Non
 
 def _image_sections(elf: ElfFile) -> list[tuple[int, ElfSection]]:
     """
-    Return the sections of the kernel's image, without their contents except for notes.
+    Return the sections of the kernel's image (``SHF_ALLOC``). Only notes keep their contents.
 
     :return: The number of each section in *elf*, and the section.
     """
@@ -259,7 +267,10 @@ def _image_sections(elf: ElfFile) -> list[tuple[int, ElfSection]]:
 
 
 def _wanted(symbols: Array, names: list[bytes], mine: set[bytes]) -> list[int]:
-    """Return the indices of the symbols to keep, which are all of data, in their order."""
+    """
+    Return the indices of the symbols to keep, in ascending order: symbols of data, and those named
+    in *mine*.
+    """
     kinds = (symbols["info"] & 0xF).tolist()
     return [
         index
@@ -274,10 +285,10 @@ def _symbol_sections(
     elf: ElfFile, symbols: Array, names: list[bytes], places: Array, before: int
 ) -> list[ElfSection]:
     """
-    Return ``.symtab`` and ``.strtab``.
+    Make the sections ``.symtab`` and ``.strtab``.
 
-    :param places: The new number of every section.
-    :param before: Number of sections that come before, without the first.
+    :param places: New section number, indexed by the section number in *elf*.
+    :param before: Number of sections before ``.symtab``, not counting the empty first one.
     """
     table = np.zeros(len(symbols) + 1, symbols.dtype)
     table[1:] = symbols

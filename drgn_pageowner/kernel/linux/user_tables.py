@@ -75,11 +75,11 @@ def _plausible_roots(
     roots: Iterable[int], format_: Format, plausible: Callable[[Array], Array]
 ) -> Array:
     """
-    Choose those of the physical addresses *roots* that may be top-level tables.
+    Select those of the physical addresses *roots* that may be addresses of top-level page tables.
 
-    Where such a table is smaller than a page, ``pgd_alloc()`` takes it from a slab cache (on arm64
-    with pages of 64 KiB and addresses of 48 bits, for example): *plausible*, which knows pages that
-    are nothing but a table, is not asked then.
+    If a top-level table is smaller than a page, ``pgd_alloc()`` allocates it from a slab cache (for
+    example on arm64 with pages of 64 KiB and addresses of 48 bits). *plausible*, which expects
+    tables that fill a page, is not called then.
 
     :return: ``int64``, ascending.
     """

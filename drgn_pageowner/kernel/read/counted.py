@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Describe the arrays of which a count tells how much is in use; the rest has old pointers."""
+"""Describe the arrays whose number of elements in use is in another member of the structure."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _RULES = (
     _Rule("mmu_gather_batch", "pages", "nr", "max"),
     # scm_fp_copy() of net/core/scm.c.
     _Rule("scm_fp_list", "fp", "count"),
-    # remove_element() of mm/mempool.c. The typedef mempool_t was that of a struct mempool_s before
-    # v7.0.
+    # remove_element() of mm/mempool.c. The structure is called mempool_s in v6.12 and mempool in
+    # v7.2; mempool_t is a typedef of it in both.
     _Rule("mempool", "elements", "curr_nr", "min_nr"),
     _Rule("mempool_s", "elements", "curr_nr", "min_nr"),
     # pipe_occupancy() of include/linux/pipe_fs_i.h. Added in Linux kernel commit 8cefc107ca54
@@ -52,7 +52,7 @@ _RULES = (
 
 
 def counted_arrays(types: DwarfTypes) -> Iterator[Counted]:
-    """Yield the arrays that the structures of this kernel have."""
+    """Yield those arrays of the list that this kernel's structures have."""
     for rule in _RULES:
         number = types.find(f"struct {rule.tag}")
         if number >= 0:
@@ -62,7 +62,7 @@ def counted_arrays(types: DwarfTypes) -> Iterator[Counted]:
 
 
 def _counted(type_: Type, number: int, rule: _Rule) -> Counted | None:
-    """Return the array that *rule* is about; ``None`` if this kernel has other members."""
+    """Return the array described by *rule*; ``None`` if this kernel has other members."""
     try:
         array = type_.member(rule.array)
         used = _place(type_, rule.used)
@@ -89,7 +89,7 @@ def _counted(type_: Type, number: int, rule: _Rule) -> Counted | None:
 
 def _place(type_: Type, name: str) -> tuple[int, int]:
     """
-    Return offset and size of a member.
+    Return offset and size of a member, in bytes.
 
     :raises LookupError: if there is no such member
     """

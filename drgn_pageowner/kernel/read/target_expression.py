@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Make drgn expressions for the addresses that words refer to."""
+"""Make drgn expressions for the targets of words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ __all__ = ("TargetExpressions",)
 
 class TargetExpressions:
     """
-    Makes the expression for an address in the target of a word from that for the word.
+    Makes drgn expressions for addresses in the targets of words, from the expressions for the
+    words.
 
     Where drgn does not know the direct map (i386) or the memmap (SPARSEMEM without a vmemmap), its
     helpers are replaced by arithmetic.
@@ -41,7 +42,10 @@ class TargetExpressions:
             self._knows_memmap = False
 
     def of(self, word: Word) -> str | None:
-        """Return the expression, made from :attr:`Word.expression`; ``None`` if that is."""
+        """
+        Return the expression for an address in the target of *word*; ``None`` if there is no
+        expression for the word itself (:attr:`Word.expression`), or for its target.
+        """
         expression = word.expression
         if expression is None:
             return None
@@ -61,7 +65,7 @@ class TargetExpressions:
         """
         Return the expression for the address of a page that a page table of a process maps.
 
-        :param expression: Of the entry of the page table.
+        :param expression: Expression for the page table entry.
         """
         if self._knows_direct:
             mm = "mm" if mapping.task.mm else "active_mm"

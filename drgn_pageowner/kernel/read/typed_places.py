@@ -203,10 +203,10 @@ class TypedPlaces:
 
     def read(self, place: Array, offset: Array, size: int) -> tuple[Array, Array]:
         """
-        Read an unsigned integer of each of some places.
+        Read one unsigned integer in each place: a
+        :class:`~drgn_pageowner.model.types.MemberReader`.
 
-        It implements :class:`~drgn_pageowner.model.types.MemberReader`. Per-CPU allocations are not
-        read, because each has several copies.
+        Integers in per-CPU allocations are not read, because each allocation has several copies.
         """
         address, known = self._addresses(place)
         values = np.zeros(len(place), np.int64)
@@ -235,8 +235,10 @@ class TypedPlaces:
 
     def _record_addresses(self) -> Array:
         """
-        Return the virtual address of each record's memory: ``uint64``, that in its vmalloc area if
-        it is the first one there; 0 in HIGHMEM.
+        Return the virtual address of each record's memory: ``uint64``.
+
+        :return: The address in the direct map; the start of the vmalloc area if the record is the
+            first of an area; 0 for HIGHMEM.
         """
         assert self._inventory.records is not None
         direct = direct_map(self._kernel)
