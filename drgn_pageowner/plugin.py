@@ -61,9 +61,10 @@ def _pageowner_type(*args: Any) -> Object:
 
     The first call reads the kernel's memory, which takes seconds.
 
-    :param address: Virtual address: of a slab object, a page, per-CPU memory that was allocated, or
-        a variable; or of any byte in it.
-    :return: Reference of the inferred type: ``struct dentry``; of an array, the element.
+    :param address: Virtual address of any byte of a slab object, a page, an allocation of per-CPU
+        memory, or a variable.
+    :return: Reference object of the inferred type, such as ``struct dentry``; for an array, the
+        element that contains the address.
     :raises LookupError: if the type is unknown
     """
     from drgn_pageowner.shell import pageowner_type

@@ -74,11 +74,11 @@ class ReportInputs:
     heap: Heap | LeakSearch | None = None
     """The graph of pointers, or the saved result of a search in it."""
     memory: MemoryReader | None = None
-    """Reads what is in lost pages; ``None`` if only a saved search is there."""
+    """Reads the contents of lost pages; ``None`` if there is only a saved search."""
     inventory: Inventory | None = None
-    """The use of every page; the inventory of :attr:`heap`, if that is one of records."""
+    """The use of every page; the same object as in :attr:`heap` if that has page_owner records."""
     records: Snapshot | None = None
-    """The records of :attr:`inventory`, or the allocations that bear a tag."""
+    """The records of :attr:`inventory`, or the allocations with an allocation tag."""
     diff: Diff | None = None
     """Changes since an earlier dump, by stack."""
     problems: Sequence[str] = ()

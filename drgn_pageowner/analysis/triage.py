@@ -22,7 +22,7 @@ _OWNERS = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem of the machine that counts as found."""
+    """A problem of the machine, for which ``triage`` ends with exit status 3."""
 
     kind: str
     """Kind of the problem: :attr:`Verdict.finding`."""

@@ -48,7 +48,7 @@ _SUCCESS = (AllocVerdict.SUCCEEDS, AllocVerdict.WAKES_KSWAPD)
 
 @dataclass(frozen=True)
 class Verdict:
-    """One sentence."""
+    """One statement about the memory of a machine, and its severity."""
 
     area: str
     """``"crash"``, ``"oom"``, ``"owners"``, ``"leaks"``, ``"growth"``, ``"frag"`` or

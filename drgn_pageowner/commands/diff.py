@@ -124,7 +124,10 @@ def compare(before: Session, after: Session) -> Diff:
 def _inventories(
     sessions: tuple[Session, Session],
 ) -> tuple[Inventory | None, Inventory | None]:
-    """Return all pages of both, so that the leak is what ``account`` counts as such; or none."""
+    """
+    Return all pages of both, to find the leak by the classes of ``account``; or ``None`` twice, if
+    one of them has no pages.
+    """
 
     def of(session: Session) -> Inventory | None:
         try:
@@ -197,7 +200,10 @@ def _by_class(
 def _relation_and_leak(
     sessions: tuple[Session, Session], names: tuple[str, str]
 ) -> tuple[Relation, Change | None]:
-    """Return how the dumps are related and the leak, as far as both have records."""
+    """
+    Return how the dumps are related, and :attr:`Diff.leak`. If one of them has no records, the
+    leak is ``None``.
+    """
     try:
         before, after, relation = _records(sessions, names, columns_for_diff(["stack"]))
     except PageOwnerError as error:

@@ -61,17 +61,21 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 
 
 def _with_class(info: PageInfo, session: Session) -> PageInfo:
-    """Return *info* with the class of the page, and a state that fits, if pages can be read."""
+    """
+    Return *info* with the class of the page, and with the state corrected to agree with the class.
+    If not all pages can be read, *info* is not changed.
+    """
     try:
         found = page_use(session.inventory(), info.pfn)
     except PageOwnerError:
-        # A damaged dump: what else is known of the page is worth printing.
+        # The dump is damaged; the other facts about the page are still printed.
         return info
     if found is None:
         return info
     state = info.state
     if found.free != state.startswith("free"):
-        # The struct page alone tells neither pages of per-CPU lists nor those behind the first.
+        # From its struct page alone, page_report() can recognize neither pages on per-CPU lists nor
+        # pages of an allocation without __GFP_COMP other than the first.
         state = "free: on a per-CPU list" if found.free else "allocated by the kernel"
     return replace(info, use=found.name, area=found.area, state=state)
 

@@ -132,7 +132,8 @@ def _dump_of(session: Session, identity: DumpIdentity | None) -> dict[str, Any]:
     [member] = session.members().values()
     if isinstance(member, SnapshotSession) and (known := member.dump()) is not None:
         return known
-    # A running kernel, a guest, or a snapshot of before: its clock is that of this reading.
+    # A running kernel, a guest, or a snapshot without an ID: derive a new ID, from the time of this
+    # reading among others.
     facts, crash = session.facts(), session.crash()
     id_ = new_id(facts.release, facts.version, facts.hostname, facts.now_ns, crash.crash_time,
                  crash.command_line)  # fmt: skip

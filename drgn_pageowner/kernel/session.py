@@ -207,7 +207,7 @@ class ProgramSession:
     def layout_pack(self) -> bytes:
         from drgn_pageowner.kernel.layout.pack import layout_pack
 
-        # An error in DWARF is none in the dump.
+        # Do not convert exceptions, because errors in DWARF are not damage of the dump.
         return layout_pack(self._kernel.prog)
 
     def losses(self) -> Sequence[str]:

@@ -48,8 +48,8 @@ class WordUse(enum.IntFlag):
     UNNAMED = 16
     """An integer of a structure whose name and type do not suggest a :attr:`NUMBER`: ``ino``."""
     CALLBACK = 32
-    """The link of a ``struct rcu_head``. It is one only while the next word, the function to call,
-    is set: the kernel initializes neither of them before ``call_rcu()``."""
+    """The link (``next``) of a ``struct rcu_head``. It is only a reference if the next word is set
+    to the function to call, because both words are uninitialized before ``call_rcu()``."""
 
 
 @dataclass(frozen=True)

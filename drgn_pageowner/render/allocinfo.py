@@ -32,7 +32,7 @@ def allocinfo_text(tags: Tags) -> Iterator[str]:
     marks = tags.inaccurate.tolist() if tags.version != "1.0" else [False] * len(tags)
     for row in rows:
         mark = _INACCURATE if marks[row] else ""
-        # "%12lli %8llu "
+        # The kernel's format is "%12lli %8llu ".
         yield f"{counts[row]:12} {calls[row] % _UNSIGNED:8} {tags.places[row]}{mark} \n"
 
 

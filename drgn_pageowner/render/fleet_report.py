@@ -19,7 +19,7 @@ _DUMPS = ("dump", "worst_dump", "example_dump")
 
 @dataclass(frozen=True)
 class FleetSection:
-    """A table of the page."""
+    """A section of the HTML page: a heading and a table."""
 
     id: str
     title: str

@@ -146,7 +146,12 @@ def _grid(
     right: Collection[int],
     below: Sequence[Sequence[str]],
 ) -> str:
-    """Format the columns *chosen*, with *below* between the rows."""
+    """
+    Format the columns *chosen* as one table.
+
+    :param limits: Index of a column -> its maximum width, in characters.
+    :param below: Lines to print below each row; empty for none.
+    """
     from tabulate import tabulate
 
     def fitted(row: Sequence[Sequence[str]]) -> list[str]:

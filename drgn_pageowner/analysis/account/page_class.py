@@ -177,7 +177,8 @@ def classes_of_stacks(table: StackTable) -> Array:
 
 
 def _class_of_function(name: str | None) -> int:
-    """Return the :class:`PageClass` of pages that a function allocates; -1 if it does not tell."""
+    """Return the :class:`PageClass` of pages that a function allocates; -1 if the function does not
+    show it."""
     if name is None:
         return -1
     return next((int(kind) for kind, pattern in _OF_FUNCTION if pattern.fullmatch(name)), -1)

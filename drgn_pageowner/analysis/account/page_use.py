@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Say what one page is used for, in the words of the accounting of all."""
+"""Find the use of one page: the class in which ``account`` counts it."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Diff:
-    """Everything that changed."""
+    """All changes between two snapshots."""
 
     by: list[str]
     before: Side
@@ -114,7 +114,7 @@ class Diff:
     growth: Amount
     """The growth of all groups together."""
     leak: Change | None
-    """The largest growth, by stack, among memory that no class explains."""
+    """The stack that grew most in memory of drivers and other kernel code; ``None`` if none did."""
     states: dict[str, int]
     """State -> number of groups, and ``"same"``: those that did not change."""
     changes: list[Change]
@@ -161,8 +161,8 @@ def diff(
     :param by: Keys, of :data:`~drgn_pageowner.analysis.owners.group.GROUP_KEYS`.
     :param sort: Of :data:`SORT_KEYS` and *by*; ``-`` in front reverses.
     :param limit: Maximum number of changes to return.
-    :param inventories: All pages of both machines, where known: the leak is then looked for in the
-        classes that ``account`` counts, else in those that stacks tell.
+    :param inventories: All pages of both machines, where known. They give the class of each page,
+        to find :attr:`Diff.leak`; otherwise, classes are derived from the stacks.
     :raises UsageError: if a key is unknown, or one of the kernels does not record it
     """
     changes, same = _changes(before, after, relation, by)

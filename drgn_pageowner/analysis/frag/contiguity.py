@@ -20,7 +20,7 @@ _BOUNDS = (1, 8, 64)
 
 @dataclass(frozen=True)
 class BlockSize:
-    """The aligned blocks of one size in one zone, or in all."""
+    """The aligned blocks of one size in one zone, or in all zones together."""
 
     order: int
     node: int | None

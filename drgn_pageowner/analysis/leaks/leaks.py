@@ -82,7 +82,7 @@ def _missing(pages: int) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """A task that allocated some of a group."""
+    """A task that made some of the allocations of a group."""
 
     pid: int
     comm: str | None
@@ -152,7 +152,8 @@ class SlabLeak:
     """The stack that allocated them, if ``slub_debug=U`` recorded it."""
     pids: list[int] = field(default_factory=list)
     tag: str | None = None
-    """Their allocation tag, as /proc/allocinfo prints it; ``None`` for a kernel without tags."""
+    """Allocation tag of the objects, as /proc/allocinfo prints it; ``None`` for a kernel without
+    tags."""
     fingerprint: Fingerprint | None = None
     """Clues to the owner in the contents of most of the objects."""
     memcgs: dict[str, int] = field(default_factory=dict)

@@ -19,7 +19,8 @@ _SPLITTERS = re.compile(
     r"_*(make_alloc_exact|alloc_pages_exact|split_page|alloc_large_system_hash|"
     r"dma_(direct_)?alloc|cma_alloc|alloc_contig|vdso_setup_data_pages)\w*"
 )
-# These migrate other pages away first, page by page, so their timestamps are spread out.
+# Functions that first migrate other pages away, one by one, so that the timestamps of their records
+# are spread out.
 _RANGES = re.compile(r"_*(cma_alloc|alloc_contig)\w*")
 # The clock is coarse if more than one in this many records shares its timestamp with a record of
 # another stack. On the bundled guests, which ran under TCG, it is 0.4 to 8 in 1,000.

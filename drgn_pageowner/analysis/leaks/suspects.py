@@ -56,7 +56,7 @@ class Suspect:
 
 
 class Suspects(Sequence[Suspect]):
-    """Suspected stacks; each is only looked at in detail when it is asked for."""
+    """Suspected stacks. The details of each are computed when it is accessed."""
 
     def __init__(self, number: int, pages: Array, make: Callable[[int], Suspect]) -> None:
         """
@@ -214,7 +214,9 @@ def _signs_of_time(
 
 
 def _orphans(inventory: Inventory, rows: Array, stacks: Groups) -> Array:
-    """Find the stacks whose tasks have exited, by most of their records: ``bool``, one a stack."""
+    """
+    Find the stacks for which the tasks of most records have exited: ``bool``, a row per stack.
+    """
     records = inventory.records
     assert records is not None
     if "pid" not in records or not len(stacks):

@@ -101,7 +101,8 @@ def module_name(frames: list[Frame]) -> str:
 
 
 def kind_of_frame(frame: Frame) -> str | None:
-    """Return ``"slab"`` or ``"vmalloc"`` if ``page_owner_sort`` tells it by *frame*."""
+    """Return ``"slab"`` or ``"vmalloc"`` if ``page_owner_sort`` assigns this type because of
+    *frame*."""
     if frame.name is not None:
         if _SLAB.match(frame.name):
             return "slab"

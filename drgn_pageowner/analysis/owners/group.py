@@ -423,4 +423,4 @@ _LABELS: Mapping[Form, Callable[[Snapshot, Any], Any]] = {
         (zone.name for zone in snapshot.facts.zones if zone.type == number), int(number)
     ),
 }
-"""Functions that label a group by its value; other values are numbers."""
+"""Functions that format the key of a group, by form; keys of other forms remain numbers."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Distinct stacks as arrays, so that a question about a frame is asked once for each PC.
+Distinct stacks as arrays, so that a property of a frame is computed once for each PC.
 
-Machines of a terabyte have some 100,000 stacks of some 10,000 PCs: no Python runs per stack here.
+A machine with a terabyte of memory has about 100,000 stacks with 10,000 distinct PCs, so nothing
+here loops over stacks in Python.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class StackTable:
 
     @classmethod
     def of_frames(cls, stacks: Sequence[Sequence[Frame]]) -> StackTable:
-        """Make a table of stacks that are at hand as frames."""
+        """Make a table of stacks that are given as lists of frames."""
         frames = [frame for stack in stacks for frame in stack]
         lengths = np.array([len(stack) for stack in stacks], np.int64)
         return cls(frames, np.arange(len(frames)), lengths)

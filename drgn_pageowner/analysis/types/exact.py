@@ -20,7 +20,7 @@ class ReferenceWords:
 
     def __init__(self, heap: Heap, types: HeapTypes) -> None:
         """
-        :param heap: Read with types.
+        :param heap: A heap that was read with types.
         """
         assert heap.typing is not None
         self.types = types

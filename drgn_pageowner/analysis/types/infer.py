@@ -552,7 +552,7 @@ class _Inference:
         doubtful = against > 0.1 * (for_ + against)
         sure[first:end] = by_cache[first:end] & ~doubtful[self.cache_of]
         others = (self.by == TypedBy.POINTERS) & (self.against == 0) & (self.votes >= 2)
-        # Several pointers in it agree, and none disagrees.
+        # A type is also certain if several pointers in the node agree with it, and none disagrees.
         others |= (self.content >= _ENOUGH) & (self.against == 0)
         sure |= others
         # A variable without pointers needs no layout.
@@ -568,7 +568,7 @@ def infer_types(heap: Heap, *, names: bool = True) -> HeapTypes:
     """
     Infer the types of the nodes of *heap*.
 
-    :param heap: Read with types.
+    :param heap: A heap that was read with types.
     :param names: Whether to use the types that the names of slab caches imply. The result with them
         is cached in
         :attr:`~drgn_pageowner.model.types.Typing.inferred`.

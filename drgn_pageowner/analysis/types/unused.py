@@ -106,12 +106,15 @@ class UnusedParts:
 
     def _of_callbacks(self, rows: Array) -> Array:
         """
-        Return the links of the ``struct rcu_head`` that were not given to ``call_rcu()``: columns
-        as :meth:`_of` returns them.
+        Find the links of those ``struct rcu_head`` that were not passed to ``call_rcu()``. These
+        links have old values.
 
-        What follows a link that is in use is the function; or, of ``kvfree_rcu()``, the offset of
-        the link in the object, or, since Linux kernel commit 04a522b7da3d ("rcu: Refactor
-        kvfree_call_rcu() and high-level helpers") (in v6.3), the object itself.
+        The word after the link of an ``rcu_head`` that was passed to ``call_rcu()`` is the address
+        of a function. For ``kvfree_rcu()`` it is the offset of the ``rcu_head`` in the object or,
+        since Linux kernel commit 04a522b7da3d ("rcu: Refactor kvfree_call_rcu() and high-level
+        helpers") (in v6.3), the address of the object.
+
+        :return: Columns as :meth:`_of` returns them.
         """
         code = self._heap.typing.code if self._heap.typing is not None else np.zeros((0, 2))
         if not len(code) or not len(rows):

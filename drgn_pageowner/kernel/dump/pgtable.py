@@ -14,7 +14,7 @@ from drgn_pageowner.model.arrays import Array, ascending
 
 __all__ = ("Format", "PageTables", "TableEntry")
 
-# So many tables are read at a time where most of the entries are of no interest.
+# Number of tables to read at a time if most of their entries are not needed.
 _BATCH = 1024
 
 # _PAGE_PRESENT on x86, PTE_VALID on arm64; it is the same bit in every format.

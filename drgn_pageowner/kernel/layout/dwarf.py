@@ -310,7 +310,8 @@ class DwarfWriter:
         tags = [tag for qualifier, tag in _QUALIFIERS if type_.qualifiers & qualifier]
         inner = self._reference(type_.unqualified())
         for tag in tags[:-1]:
-            # The next entry follows this one; its reference is known without a number.
+            # The next entry begins where this one ends, so the reference -1 is replaced by that
+            # offset.
             self._entry(tag, False, [(_TYPE, _REF4, -1)])
             self._fixups.pop()
             self._open.pop()

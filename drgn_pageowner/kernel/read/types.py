@@ -30,7 +30,7 @@ _LINKS = frozenset({
     "rb_root_cached", "rb_root_linked", "rb_node_linked", "plist_head", "plist_node",
     "callback_head", "rcu_head",
 })  # fmt: skip
-# struct rcu_head is a macro for the latter.
+# rcu_head is a macro that expands to callback_head.
 _CALLBACKS = frozenset({"rcu_head", "callback_head"})
 # Heads of lists that are cast to the type of the list's elements.
 _HEADS = {"sk_buff_head": "sk_buff", "sk_buff_list": "sk_buff"}

@@ -27,7 +27,7 @@ _INTEGERS = {4: "unsigned int", 8: "unsigned long long"}
 
 
 class WordTypes:
-    """Fills in place, type and drgn expression of each :class:`Word` that was found."""
+    """Adds the place, the type and the drgn expression to each :class:`Word` that was found."""
 
     def __init__(self, kernel: Kernel, heap: Heap, reader: HeapReader) -> None:
         self._kernel, self._heap = kernel, heap

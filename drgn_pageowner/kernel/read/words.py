@@ -285,8 +285,9 @@ class WordFinder:
         """
         Return how a word refers to a node.
 
-        :return: :attr:`Word.by`; the word, and 0 and ``None``, or of a word that consists of two
-            32-bit PFNs, the one that refers to the node, its offset in the word, and its size.
+        :return: :attr:`Word.by`, value, offset in the word, and size. For a word that consists of
+            two 32-bit PFNs, these are the value, the offset and the size of the PFN that refers to
+            the node; otherwise they are *value*, 0 and ``None``.
         """
         by = self._by(value, target)
         if by != "PFN" or value < 1 << 32:
