@@ -6,6 +6,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +83,22 @@ def test_top_has_the_same_groups(one_dump: Dump) -> None:
     text = one_dump.run(*top, "--limit", "3", check=True).stdout
     assert f"3 of {found['number_of_groups']:,} groups shown" in text
     assert "struct dentry" in one_dump.run("typegraph", check=True).stdout
+
+
+def cpu_time(dump: Dump, *words: str) -> float:
+    """Of a process of its own, user and system, in seconds."""
+    command = [sys.executable, "-m", "drgn_pageowner", "-c", str(dump.vmcore),
+               "-s", str(dump.vmlinux), *words]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_types_cost_less_than_the_search_without_them(dump_named: Callable[[str], Dump]) -> None:
+    # The bundled dump with most memory: 1 GiB.
+    dump = dump_named("linux-6.12-sparsemem/kdump")
+    assert cpu_time(dump, "leaks") <= 2 * cpu_time(dump, "leaks", "--no-types")
 
 
 def test_other_keys_are_for_records(one_dump: Dump) -> None:

@@ -102,6 +102,8 @@ _CACHE_TYPES = {
 }
 # Caches whose objects may be smaller than their structure, or much larger.
 _TRUNCATED = frozenset({"task_struct", "kmem_cache", "mm_struct"})
+# Caches of zsmalloc's pools, whose objects are handles (create_cache() of mm/zsmalloc.c).
+_HANDLES = "zs_handle"
 # Prefixes of names of caches whose objects are arrays, and the structure that each is an array of.
 _CACHE_ARRAYS = {"biovec-": "bio_vec", "sgpool-": "scatterlist"}
 
@@ -416,6 +418,8 @@ class DwarfTypes:
         for prefix, element in _CACHE_ARRAYS.items():
             if name.startswith(prefix):
                 return self.find(f"struct {element}", repeat=True)
+        if name.partition("-")[0] == _HANDLES:
+            return self.find("unsigned long")
         # Per-cgroup caches are named CACHE(ID:CGROUP) before Linux kernel commit 9855609bde03 ("mm:
         # memcg/slab: use a single set of kmem_caches for all accounted allocations") (in v5.9).
         tag = _CACHE_TYPES.get(name.partition("(")[0], name)

@@ -112,3 +112,22 @@ def test_numbers_are_told_apart_by_their_members(one_dump: Dump) -> None:
     block = types.layout(types.find("struct zone"))
     pfn = use(one_dump, block, "struct zone", "zone_start_pfn")
     assert pfn == WordUse.NUMBER
+
+
+def test_names_of_caches_tell_types(one_dump: Dump) -> None:
+    prog, word = one_dump.prog, one_dump.linux.word.itemsize
+    caches = {
+        "dentry": ("struct dentry", prog.type("struct dentry").size),
+        "zs_handle-zswap1": ("unsigned long", word),
+        "biovec-64": ("struct bio_vec []", 64 * prog.type("struct bio_vec").size),
+        # Of another size, of an unknown name, and of kmalloc().
+        "sighand_cache": (None, 24),
+        "po_owners_item": (None, 160),
+        "kmalloc-8": (None, 8),
+    }
+    types = read_types(
+        one_dump.linux, list(caches), np.array([size for _, size in caches.values()])
+    )
+    found = types.cache_types().tolist()
+    names = [types.layout(number).name if number >= 0 else None for number in found]
+    assert names == [name for name, _ in caches.values()]
