@@ -2,17 +2,19 @@
 """
 Find the owners of a Linux kernel's memory: page_owner records of a vmcore or a running kernel.
 
-These functions read data in bulk:
+In drgn's shell, ``%pageowner COMMAND`` runs the commands (``%pageowner --help``), and ``%pageowner
+COMMAND --drgn`` prints the lines of Python that get the same answer. They begin with these::
 
-- :func:`snapshot` decodes all page_owner records;
-- :func:`read_memory` reads every page and every free list;
-- :func:`read_inventory` also reads the data that determine the use of every page;
-- :func:`read_heap` also finds every pointer from one allocation of the kernel to another.
+    from drgn_pageowner import page_owner_stack, read_inventory, read_heap, snapshot
+    records = snapshot(prog)              # every record, in NumPy arrays: records["pfn"], ...
+    page_owner_stack(page)                # the stack that allocated a struct page *
+    read_inventory(prog)                  # every page, and what tells its use
+    read_heap(prog)                       # who points to whom
 
-The functions of :mod:`drgn_pageowner.analysis` take the objects that they return, which do not need
-drgn. The other helpers are in the style of :mod:`drgn.helpers.linux`: they take one page at a time
-and return drgn objects. :func:`pageowner_type` returns the object at an address with its inferred
-type.
+:func:`page_ext`, :func:`page_owner`, :func:`page_owner_free_stack` and :func:`for_each_page_owner`
+are in the style of :mod:`drgn.helpers.linux`, one page at a time; :func:`read_memory` reads every
+page and free list; :func:`pageowner_type` tells the type of what is at an address.
+:mod:`drgn_pageowner.analysis` works on what the others return, and needs no drgn.
 """
 
 from __future__ import annotations
@@ -73,3 +75,8 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, those included that are imported on first use."""
+    return [*__all__, "__doc__", "__name__", "__version__"]

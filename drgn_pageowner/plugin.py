@@ -19,6 +19,7 @@ from drgn import Architecture, Object, Program, ProgramFlags
 from drgn.commands import CommandError, argument, command
 
 from drgn_pageowner.commands import COMMANDS, CommandParser, add_commands, run_command
+from drgn_pageowner.completer import complete_in_shell
 from drgn_pageowner.errors import PageOwnerError
 
 _DESCRIPTION = "show who owns the memory, from page_owner records"
@@ -33,6 +34,7 @@ def drgn_prog_set(prog: Program) -> None:
     """
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
+    complete_in_shell(prog)
     _add_helpers()
     if prog.platform is not None and prog.platform.arch == Architecture.I386:
         from drgn_pageowner.kernel.dump.i386 import read_through_page_tables

@@ -29,6 +29,17 @@ def test_the_plugin_costs_no_numpy_when_drgn_starts() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_dir_has_the_public_names_and_no_others() -> None:
+    names = [name for name in dir(drgn_pageowner) if not name.startswith("__")]
+    assert names == sorted(drgn_pageowner.__all__)
+
+
+def test_the_docstring_names_every_function() -> None:
+    said = drgn_pageowner.__doc__ or ""
+    functions = [name for name in drgn_pageowner.__all__ if name[0].islower()]
+    assert [name for name in functions if name not in said] == []
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         _ = drgn_pageowner.nothing  # type: ignore[attr-defined]

@@ -135,6 +135,12 @@ class CommandParser(argparse.ArgumentParser):
             command.add_arguments(self)
             self._command = None
 
+    def command(self, name: str) -> CommandParser:
+        """Return the parser of a command, with its arguments."""
+        found = self._commands[name]
+        found.load()
+        return found
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does, with the command's arguments."""
         self.load()

@@ -17,6 +17,7 @@ from typing import TextIO
 from drgn_pageowner.analysis.account.account import account
 from drgn_pageowner.analysis.owners.slab import top_slab
 from drgn_pageowner.commands.arguments import add_limit, add_output, limit_of, report_problems
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
 from drgn_pageowner.errors import NO_RECORDS
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -36,10 +37,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slab", action="store_true", help="show slab objects by cache and owner instead"
     )
     add_limit(parser, "groups of --slab", f"{_LIMIT}, or all in json")
+    add_drgn(parser)
     add_output(parser, "table", "json")
 
 
+_DRGN = """\
+from drgn_pageowner import read_inventory
+from drgn_pageowner.analysis.account.account import account
+for row in account(read_inventory(prog)).classes:
+    print(row.pages, row.bytes, row.name)
+"""
+
+
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        refuse(args, {"slab": False, "zones": False, "caches": False})
+        return print_lines(_DRGN, args, out)
     if args.slab:
         return _slab(args, session, out)
     inventory = session.inventory()

@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 from drgn_pageowner.analysis.frag.alloc_check import alloc_check
@@ -40,6 +40,7 @@ from drgn_pageowner.commands.arguments import (
     listed,
     report_problems,
 )
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
 from drgn_pageowner.commands.output import escaping, unescaped
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.session import Session
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one or several of " + ", ".join(VIEWS) + ", or all (default: summary)",
     )  # fmt: skip
     parser.add_argument("--explain", metavar="BLOCK|pfn:N", help="one pageblock, page by page")
+    add_drgn(parser)
     add_output(parser, "table", "json")
     add_limit(parser, "culprits, allocators or blocks", str(_LIMIT))
     parser.add_argument(
@@ -99,13 +101,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     why.add_argument("--node", type=integer, metavar="N", help="that the allocation prefers")
 
 
+_DRGN = """\
+from drgn_pageowner import read_memory, snapshot
+from drgn_pageowner.analysis.frag.mobility import overlay
+{imports}
+memory = read_memory(prog, columns={columns})
+records = snapshot(prog, columns=["handle", "migratetype", "ts_nsec", "last_migrate_reason"])
+joined = overlay(memory, records)
+{loop}
+"""
+_BLOCKS = "from drgn_pageowner.analysis.frag.blocks import block_table"
+_VIEW_LINES = {
+    "summary": (
+        f"{_BLOCKS}\nfrom drgn_pageowner.analysis.frag.zone_summary import zone_summaries",
+        """\
+for zone in zone_summaries(joined, block_table(joined)):
+    print(zone.node, zone.zone, zone.free, zone.largest_free_run, zone.polluted, zone.verdict)""",
+    ),
+    "contiguity": (
+        f"{_BLOCKS}\nfrom drgn_pageowner.analysis.frag.contiguity import contiguity",
+        """\
+for size in contiguity(joined, block_table(joined)).sizes:
+    print(size.order, size.node, size.zone, size.blocks, size.free, size.movable, size.blocked)""",
+    ),
+    "culprits": (
+        "from drgn_pageowner.analysis.frag.culprits import culprits",
+        """\
+for one in culprits(joined, by={by!r}, sort={sort!r}, limit={limit}).blocking:
+    print(one.blocks, one.only_blocker, one.pages, one.allocator)""",
+    ),
+    "cma": (
+        "from drgn_pageowner.analysis.frag.cma import cma_report",
+        """\
+for area in cma_report(joined):
+    print(area.name, area.pages, area.allocated, area.longest_allocatable_run, len(area.stuck))""",
+    ),
+    "why": (
+        "from drgn_pageowner.analysis.frag.alloc_check import alloc_check",
+        """\
+check = alloc_check(joined, {order}, {gfp}, {node})
+print(check.verdict)
+for zone in check.zones:
+    print(zone.node, zone.zone, zone.free, zone.usable, zone.verdict)""",
+    ),
+}
+"""What ``--drgn`` imports and prints of a view."""
+
+
+def _drgn(args: argparse.Namespace, out: TextIO) -> int:
+    """:raises UsageError: if the lines would not give the same answer"""
+    views = args.view or ["summary"]
+    _check_views([view for view in views if view != "all"])
+    if len(views) > 1 or views[0] not in _VIEW_LINES or args.explain is not None:
+        raise UsageError(f"--drgn: of one of these views: {', '.join(_VIEW_LINES)}")
+    if args.by == "tag" or (views == ["why"] and args.order is None):
+        raise UsageError("--drgn: not by tag, and why needs --order")
+    imports, loop = _VIEW_LINES[views[0]]
+    lines = _DRGN.format(
+        imports=imports,
+        columns=["flags", "refcount", "mapcount", "head"] if views == ["cma"] else [],
+        loop=loop.format(
+            by=args.by, sort=args.sort, limit=limit_of(args, _LIMIT), order=args.order,
+            gfp=_flags(args), node=args.node,
+        ),
+    )  # fmt: skip
+    return print_lines(lines, args, out)
+
+
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        return _drgn(args, out)
     views = args.view or (["summary"] if args.explain is None else [])
     if "all" in views:
         views = [view for view in VIEWS if view != "why" or args.order is not None]
-    for view in views:
-        if view not in VIEWS:
-            raise UsageError(f"no view {view!r}: known are {', '.join(VIEWS)} and all")
+    _check_views(views)
     joined = _read(session, views, args.explain is not None, args.by)
     report_problems(joined.memory.problems)
     colour = wants_colour(getattr(args, "color", "auto"), out)
@@ -129,6 +198,13 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         if len(answers) > 1:
             out.write("\n")
     return 0
+
+
+def _check_views(views: Sequence[str]) -> None:
+    """:raises UsageError: if there is no such view"""
+    for view in views:
+        if view not in VIEWS:
+            raise UsageError(f"no view {view!r}: known are {', '.join(VIEWS)} and all")
 
 
 def _read(session: Session, views: list[str], explain: bool, by: str = "stack") -> Overlay:
@@ -233,11 +309,14 @@ def _culprits(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer
     return result, culprits_text(result, facts, stacks=args.stacks)
 
 
+def _flags(args: argparse.Namespace) -> list[str]:
+    return [flag for part in args.gfp for flag in re.split(r"[|]", part) if flag]
+
+
 def _why(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
     if args.order is None:
         raise UsageError("frag why needs --order: 2^order pages are asked for")
-    flags = [flag for part in args.gfp for flag in re.split(r"[|]", part) if flag]
-    check = alloc_check(joined, args.order, flags, args.node, limit=_at_most(args))
+    check = alloc_check(joined, args.order, _flags(args), args.node, limit=_at_most(args))
     return check, alloc_check_text(check, joined.memory.pages.names)
 
 

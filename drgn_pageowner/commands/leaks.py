@@ -57,6 +57,7 @@ from drgn_pageowner.commands.arguments import (
     listed,
     report_problems,
 )
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.heap import LeakSearch
 from drgn_pageowner.model.kept import kept
@@ -108,10 +109,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_least(chosen, "owners")
     add_types(parser)
     add_limit(parser, "owners", f"{_LIMIT}, or all groups in json")
+    add_drgn(parser)
     add_output(parser, "table", "json")
 
 
+_DRGN = """\
+from drgn_pageowner import read_heap
+from drgn_pageowner.analysis.leaks.leaks import find_leaks, leak_search
+from drgn_pageowner.analysis.leaks.owners import LeakFilter, leak_owners
+from drgn_pageowner.analysis.leaks.reach import reach
+found = leak_search(reach(read_heap(prog, types={types})))
+result = find_leaks(found, everything={everything})
+wanted = {wanted}
+groups = [group for group in result.groups if wanted.takes(group, result.now_ns)]
+for owner in leak_owners(groups, {by!r})[:{limit}]:
+    print(owner.pages, owner.allocations, owner.verdict, owner.confidence, owner.owner)
+"""
+_DRGN_SUSPECTS = """\
+from drgn_pageowner import read_inventory
+from drgn_pageowner.analysis.leaks.suspects import suspects
+for suspect in suspects(read_inventory(prog))[:{limit}]:
+    print(suspect.pages, suspect.allocations, suspect.allocator, "; ".join(suspect.reasons))
+"""
+
+
+def _drgn(args: argparse.Namespace, out: TextIO) -> int:
+    refuse(args, {"slab": False, "stacks": False, "group": [], "min-pages": 0, "min-size": 0})
+    limit = limit_of(args, _LIMIT)
+    if args.suspects:
+        return print_lines(_DRGN_SUSPECTS.format(limit=limit), args, out)
+    lines = _DRGN.format(
+        types=not args.no_types, everything=args.all, wanted=_wanted(args), by=args.by, limit=limit
+    )
+    return print_lines(lines, args, out)
+
+
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        return _drgn(args, out)
     limit = limit_of(args, None if args.format == "json" else _LIMIT)
     if args.suspects:
         return _suspects(args, session, out, limit)
@@ -121,15 +156,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         warn("this snapshot's search inferred types: only the dump can be searched without them")
     result = find_leaks(found, everything=args.all)
     facts = found.records.facts
-    wanted = LeakFilter(
-        module=args.module,
-        comm=args.comm,
-        pid=args.pid,
-        stack_contains=args.stack_contains,
-        confidence=args.confidence,
-        min_age_ns=args.min_age,
-        max_age_ns=args.max_age,
-    )
+    wanted = _wanted(args)
     groups = [group for group in result.groups if wanted.takes(group, result.now_ns)]
     owners = leak_owners(groups, args.by, min_pages=least_pages(args, facts.page_size))
     if args.format == "json":
@@ -143,6 +170,18 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         result = replace(result, slab=None)
     out.writelines(leaks_text(result, owners, facts, limit, stacks=stacks, by=args.by))
     return 0
+
+
+def _wanted(args: argparse.Namespace) -> LeakFilter:
+    return LeakFilter(
+        module=args.module,
+        comm=args.comm,
+        pid=args.pid,
+        stack_contains=args.stack_contains,
+        confidence=args.confidence,
+        min_age_ns=args.min_age,
+        max_age_ns=args.max_age,
+    )
 
 
 def _confidence(text: str) -> str:

@@ -24,6 +24,7 @@ from drgn_pageowner.commands.arguments import (
     limit_of,
     report_problems,
 )
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.debugfs import debugfs_text
@@ -32,6 +33,7 @@ from drgn_pageowner.render.records import records_csv, records_json, records_tab
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_drgn(parser)
     add_output(parser, "table", "debugfs", *FILES, "json", "csv")
     add_limit(parser, "records", "all")
     parser.add_argument(
@@ -42,7 +44,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_filters(parser)
 
 
+_DRGN = """\
+from drgn_pageowner import snapshot
+from drgn_pageowner.analysis.owners.select import Filter, select
+wanted = {wanted}
+records = select(snapshot(prog, freed={freed}), wanted){first}
+for pfn, order, stack in zip(records["pfn"], records["order"], records.stack):
+    print(hex(pfn), order, *records.stack_frames(stack), sep="\\n  ")
+"""
+
+
+def _drgn(args: argparse.Namespace, out: TextIO) -> int:
+    refuse(args, {"source": False})
+    limit = limit_of(args, None)
+    first = "" if limit is None else f".first({limit})"
+    lines = _DRGN.format(wanted=filter_of(args), freed=args.freed, first=first)
+    return print_lines(lines, args, out)
+
+
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        return _drgn(args, out)
     if args.format in FILES:
         return _list_stacks(args, session, out)
     snapshot = session.snapshot(None, freed=args.freed)

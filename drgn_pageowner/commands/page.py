@@ -18,7 +18,8 @@ from typing import TextIO
 from drgn_pageowner.analysis.account.page_use import page_use
 from drgn_pageowner.analysis.types.infer import infer_types
 from drgn_pageowner.commands.arguments import add_output
-from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
+from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.page import PageInfo
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -37,10 +38,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out the class that account counts the page in, for which all pages are read",
     )
+    add_drgn(parser)
     add_output(parser, "table", "json")
 
 
+_DRGN = """\
+from drgn.helpers.linux.mm import pfn_to_page
+from drgn_pageowner import page_owner, page_owner_stack
+page = pfn_to_page(prog, {pfn:#x})
+print(page_owner(page))
+print(page_owner_stack(page))
+"""
+
+
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        refuse(args, {"types": False})
+        if len(args.what) > 1:
+            raise UsageError("--drgn: of one page")
+        return print_lines(_DRGN.format(pfn=session.page(args.what[0]).pfn), args, out)
     status = 0
     if args.types:
         infer_types(session.heap(types=True))

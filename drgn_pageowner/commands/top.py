@@ -43,7 +43,8 @@ from drgn_pageowner.commands.arguments import (
     report_problems,
     sort_keys,
 )
-from drgn_pageowner.commands.output import unescaped, write_bytes
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
+from drgn_pageowner.commands.output import write_bytes
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -102,11 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show the owners of slab objects instead, by cache and owner, or by cache and C type "
         "with --by type (table, json, csv)",
     )
-    parser.add_argument(
-        "--drgn",
-        action="store_true",
-        help="print the lines that get the same answer in drgn's shell or a script instead",
-    )
+    add_drgn(parser)
     add_filters(parser)
 
 
@@ -122,6 +119,26 @@ for group in top(records, {by}, sort={sort}, limit={limit}).groups:
 """The lines of ``--drgn``."""
 
 
+_DRGN_SLAB = """\
+from drgn_pageowner.analysis.owners.slab import top_slab
+from drgn_pageowner.kernel.session import ProgramSession
+for group in top_slab(ProgramSession.of(prog).object_owners(), limit={limit}).groups:
+    print(group.objects, group.bytes, group.cache, group.owner)
+"""
+_DRGN_HOLDERS = """\
+from drgn_pageowner import read_inventory, snapshot
+from drgn_pageowner.analysis.account.holders import holders
+from drgn_pageowner.analysis.account.page_class import page_classes
+from drgn_pageowner.analysis.owners.select import Filter, select
+wanted = {wanted}
+inventory = read_inventory(prog)
+records = select(snapshot(prog, columns={columns}), wanted)
+result = holders(records, inventory, page_classes(inventory), {by!r}, limit={limit})
+for holder in result.holders:
+    print(holder.pages, holder.bytes, holder.name)
+"""
+
+
 def _drgn(args: argparse.Namespace, out: TextIO) -> int:
     """
     Print the Python lines that compute the same result in drgn's shell.
@@ -130,9 +147,18 @@ def _drgn(args: argparse.Namespace, out: TextIO) -> int:
     :raises UsageError: if the options have no equivalent in these lines
     """
     least = any(getattr(args, name, None) for name in ("min_pages", "min_size"))
-    if args.slab or args.skip or args.depth is not None or least or set(args.by) & set(HOLDERS):
+    if args.skip or args.depth is not None or least or (args.slab and args.by != ["stack"]):
         raise UsageError("--drgn: of records by --by, with --sort, --limit and filters")
     wanted = filter_of(args)
+    if args.slab:
+        return print_lines(_DRGN_SLAB.format(limit=limit_of(args, _LIMIT)), args, out)
+    if set(args.by) & set(HOLDERS):
+        by = args.by[0]
+        columns = sorted(columns_for_holders(by) | wanted.columns())
+        lines = _DRGN_HOLDERS.format(
+            wanted=wanted, columns=columns, by=by, limit=limit_of(args, _LIMIT)
+        )
+        return print_lines(lines, args, out)
     lines = _DRGN.format(
         wanted=wanted,
         columns=sorted(columns_for(args.by) | wanted.columns()),
@@ -141,9 +167,7 @@ def _drgn(args: argparse.Namespace, out: TextIO) -> int:
         sort=args.sort,
         limit=limit_of(args, _LIMIT),
     )
-    verbatim = out if args.format != "table" else unescaped(out)
-    verbatim.write(lines)
-    return 0
+    return print_lines(lines, args, out)
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:

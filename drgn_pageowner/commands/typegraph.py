@@ -19,6 +19,7 @@ from typing import TextIO
 from drgn_pageowner.analysis.types.infer import infer_types
 from drgn_pageowner.analysis.types.shares import check_types, type_shares
 from drgn_pageowner.commands.arguments import add_limit, add_output, limit_of, report_problems
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.types import cache_types_text, type_groups_text
@@ -39,10 +40,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="infer once more without the names of caches, and compare",
     )
     add_limit(parser, "rows", f"{_LIMIT}, or all in json")
+    add_drgn(parser)
     add_output(parser, "table", "json")
 
 
+_DRGN = """\
+from drgn_pageowner import read_heap
+from drgn_pageowner.analysis.types.infer import infer_types
+from drgn_pageowner.analysis.types.shares import type_shares
+heap = read_heap(prog, types=True)
+result = type_shares(heap, infer_types(heap), limit={limit})
+{loop}
+"""
+_LOOPS = {
+    "cache": """\
+for one in result.caches:
+    print(one.bytes, one.objects, one.typed_objects, one.cache, *one.types)""",
+    "type": """\
+for one in result.groups:
+    print(one.bytes, one.objects, one.cache, one.type)""",
+}
+
+
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        refuse(args, {"check": False})
+        lines = _DRGN.format(limit=limit_of(args, _LIMIT), loop=_LOOPS[args.by])
+        return print_lines(lines, args, out)
     heap = session.heap(types=True)
     report_problems(heap.inventory.problems)
     limit = limit_of(args, None if args.format == "json" else _LIMIT)

@@ -25,6 +25,8 @@ from drgn_pageowner.analysis.leaks.fingerprint import fingerprints
 from drgn_pageowner.analysis.leaks.links import explain_node
 from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.commands.arguments import WHAT, add_output, add_types, targets_of
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
+from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.fingerprint import Fingerprint
 from drgn_pageowner.model.heap import HeapTarget
 from drgn_pageowner.model.session import Session
@@ -36,10 +38,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="+", metavar="WHAT", help=WHAT)
     parser.add_argument("--all", action="store_true", help="show every chain that is as short")
     add_types(parser)
+    add_drgn(parser)
     add_output(parser, "table", "json")
 
 
+_DRGN = """\
+from drgn_pageowner.analysis.leaks.links import explain_node
+from drgn_pageowner.analysis.leaks.reach import reach
+from drgn_pageowner.kernel.session import ProgramSession
+session = ProgramSession.of(prog)
+marked = reach(session.heap(types={types}))
+target = session.target({what!r})
+result = explain_node(marked, target, session.words, mappings=session.mappings)
+print(result.verdict)
+for hop in result.chain:
+    print(hop.expression, hop.kind)
+"""
+
+
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        refuse(args, {"all": False})
+        if len(args.what) > 1:
+            raise UsageError("--drgn: of one page or object")
+        lines = _DRGN.format(types=not args.no_types, what=args.what[0])
+        return print_lines(lines, args, out)
     heap = session.heap(types=not args.no_types)
     targets, status = targets_of(args.what, session)
     if not targets:

@@ -16,6 +16,7 @@ from drgn.helpers.common.prog import takes_program_or_default
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.kallsyms import name_module_symbols
 from drgn_pageowner.kernel.linux.memmap import Memmap
 from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
 from drgn_pageowner.kernel.linux.sections import memmap_pfns, page_ext_stride, section_of
@@ -186,6 +187,7 @@ def _stack(page: Object, member: str) -> StackTrace | None:
     if not owner:
         return None
     prog = page.prog_
+    name_module_symbols(Kernel.of(prog))
     if member == "handle" and (trace := record_trace(owner)) is not None:
         return prog.stack_trace_from_pcs(trace)
     try:

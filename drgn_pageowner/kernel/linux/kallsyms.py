@@ -12,7 +12,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
-from drgn import FaultError, Object
+from drgn import FaultError, Object, Program, Symbol, SymbolBinding, SymbolKind
 
 from drgn_pageowner.kernel.dump.bulk import (
     byte_order,
@@ -32,7 +32,14 @@ from drgn_pageowner.kernel.linux.translate import image_range
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.stacks import Frame
 
-__all__ = ("Kallsyms", "load_kallsyms", "module_names", "module_regions", "modules_percpu")
+__all__ = (
+    "Kallsyms",
+    "load_kallsyms",
+    "module_names",
+    "module_regions",
+    "modules_percpu",
+    "name_module_symbols",
+)
 
 _SHN_UNDEF = 0
 # Maximum plausible number of symbols; a kernel has about 200,000.
@@ -469,3 +476,32 @@ def load_kallsyms(kernel: Kernel) -> Kallsyms:
         with kernel.tolerate("the symbols of module {} cannot be read: it has no names", of=name):
             modules.append(_module_symbols(kernel, module))
     return Kallsyms(core, modules)
+
+
+_FINDER = "pageowner modules"
+
+
+def name_module_symbols(kernel: Kernel) -> None:
+    """
+    Let drgn name addresses in modules whose debugging symbols it does not have.
+
+    The modules' own symbol tables are asked after all other symbol finders of the program.
+    """
+    prog = kernel.prog
+    if _FINDER in prog.registered_symbol_finders():
+        return
+
+    def find(_: Program, name: str | None, address: int | None, one: bool) -> list[Symbol]:
+        if address is None:
+            return []
+        [frame] = load_kallsyms(kernel.reading()).symbolize(np.array([address], np.uint64))
+        if frame.name is None or frame.module is None or name not in (None, frame.name):
+            return []
+        return [
+            Symbol(
+                frame.name, address - frame.offset, frame.size, SymbolBinding.GLOBAL,
+                SymbolKind.FUNC,
+            )
+        ]  # fmt: skip
+
+    prog.register_symbol_finder(_FINDER, find, enable_index=-1)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``--drgn``: the lines of Python that get a command's answer in drgn's shell or a script."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import TextIO
+
+from drgn_pageowner.commands.output import unescaped
+from drgn_pageowner.errors import UsageError
+
+__all__ = ("add_drgn", "print_lines", "refuse")
+
+
+def add_drgn(parser: argparse.ArgumentParser) -> None:
+    """Add ``--drgn``."""
+    parser.add_argument(
+        "--drgn",
+        action="store_true",
+        help="print the lines that get the same answer in drgn's shell or a script instead",
+    )
+
+
+def refuse(args: argparse.Namespace, options: Mapping[str, object]) -> None:
+    """
+    Refuse options with which the lines would not give the same answer.
+
+    :param options: Name of an option -> its default.
+    :raises UsageError: if one of them has another value
+    """
+    given = [
+        f"--{name}"
+        for name, default in options.items()
+        if getattr(args, name.replace("-", "_")) != default
+    ]
+    if given:
+        raise UsageError(f"--drgn: there are no such lines with {', '.join(given)}")
+
+
+def print_lines(lines: str, args: argparse.Namespace, out: TextIO) -> int:
+    """Print *lines*, which must not be broken at the width of the terminal."""
+    (out if args.format != "table" else unescaped(out)).write(lines)
+    return 0

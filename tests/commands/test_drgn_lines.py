@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The lines of ``--drgn`` run, and give the same answer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from asking import ask
+from conftest import Dump
+
+
+def lines_and_answer(session: Any, dump: Dump, command: str) -> tuple[list[str], Any]:
+    """Run the lines of *command*, and the command itself: what the lines print, and its JSON."""
+    status, lines, error = ask(session, f"{command} --drgn")
+    assert status == 0, error
+    assert max(map(len, lines.splitlines())) < 200
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(lines, {"prog": dump.prog})
+    status, said, error = ask(session, f"{command} --format json")
+    assert status == 0, error
+    found = [json.loads(line) for line in said.splitlines()] if command[:4] in LINED else None
+    return printed.getvalue().splitlines(), found or json.loads(said)
+
+
+# These print an object a line.
+LINED = ("list", "page")
+
+# A command, and the lines that its JSON makes.
+ANSWERS: dict[str, Callable[[Any], list[str]]] = {
+    "account": lambda a: [f"{c['pages']} {c['bytes']} {c['name']}" for c in a["classes"]],
+    "leaks --suspects --limit 5": lambda a: [
+        f"{s['pages']} {s['allocations']} {s['allocator']} {'; '.join(s['reasons'])}"
+        for s in a["suspects"]
+    ],
+    "typegraph --limit 7": lambda a: [
+        " ".join(map(str, (c["bytes"], c["objects"], c["typed_objects"], c["cache"], *c["types"])))
+        for c in a["caches"]
+    ],
+    "typegraph --by type --limit 7": lambda a: [
+        f"{g['bytes']} {g['objects']} {g['cache']} {g['type']}" for g in a["groups"]
+    ],
+    "frag": lambda a: [
+        f"{z['node']} {z['zone']} {z['free']} {z['largest_free_run']} {z['polluted']} "
+        f"{z['verdict']}"
+        for z in a["zones"]
+    ],
+    "frag contiguity": lambda a: [
+        f"{s['order']} {s['node']} {s['zone']} {s['blocks']} {s['free']} {s['movable']} "
+        f"{s['blocked']}"
+        for s in a["sizes"]
+    ],
+    "frag culprits --sort pages --limit 5": lambda a: [
+        f"{c['blocks']} {c['only_blocker']} {c['pages']} {c['allocator']}" for c in a["blocking"]
+    ],
+    "frag cma": lambda a: [
+        f"{r['name']} {r['pages']} {r['allocated']} {r['longest_allocatable_run']} "
+        f"{len(r['stuck'])}"
+        for r in a["areas"]
+    ],
+    "frag why --order 9 --gfp GFP_KERNEL|__GFP_COMP": lambda a: [
+        a["verdict"],
+        *(f"{z['node']} {z['zone']} {z['free']} {z['usable']} {z['verdict']}" for z in a["zones"]),
+    ],
+    "top --slab --limit 6": lambda a: [
+        f"{g['objects']} {g['bytes']} {g['cache']} {g['owner']}" for g in a["groups"]
+    ],
+    "top --by process --limit 6": lambda a: [
+        f"{h['pages']} {h['bytes']} {h['name']}" for h in a["holders"]
+    ],
+    "top --by driver --limit 6 --module po_leak": lambda a: [
+        f"{h['pages']} {h['bytes']} {h['name']}" for h in a["holders"]
+    ],
+    "why task:1": lambda a: [
+        a["verdict"], *(f"{h['expression']} {h['kind']}" for h in a["chain"])
+    ],
+    "refs task:1 --limit 9": lambda a: [
+        a["verdict"], *(f"{h['expression']} {h['kind']}" for h in a["references"])
+    ],
+    "list --module po_leak --limit 4": lambda records: [
+        line
+        for record in records
+        for line in (f"{record['pfn']:#x}", f"  {record['order']}",
+                     *(f"  {frame}" for frame in record["stack"]))
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ANSWERS)
+def test_the_lines_of_a_command_give_its_answer(
+    command: str, dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
+) -> None:
+    dump = dump_named("linux-6.12/traps")
+    printed, answer = lines_and_answer(live(dump), dump, command)
+    expected = ANSWERS[command](answer)
+    assert expected
+    assert printed == expected
+
+
+def test_the_lines_of_leaks_find_the_same_groups(
+    dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
+) -> None:
+    dump = dump_named("linux-6.12/traps")
+    command = "leaks --limit 0 --by stack --module po_leak --confidence high"
+    printed, answer = lines_and_answer(live(dump), dump, command)
+    owners: dict[int, list[int]] = {}
+    for group in answer["groups"]:
+        pages, allocations = owners.get(group["handle"], [0, 0])
+        owners[group["handle"]] = [pages + group["pages"], allocations + group["allocations"]]
+    assert owners
+    assert sorted([int(n) for n in line.split()[:2]] for line in printed) == sorted(owners.values())
+
+
+def test_the_lines_of_a_page_print_its_record_and_stack(
+    dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
+) -> None:
+    dump = dump_named("linux-6.12/traps")
+    session = live(dump)
+    _, said, _ = ask(session, "list --module po_leak --limit 1 --format json")
+    pfn = json.loads(said)["pfn"]
+    printed, [page] = lines_and_answer(session, dump, f"page pfn:{pfn:#x}")
+    text = " ".join(printed)
+    record = page["record"]
+    for name in ("order", "gfp_mask", "handle", "ts_nsec", "pid"):
+        assert re.search(rf"\.{name} = \([\w ]+\){record[name]}\b", text), name
+    frames = [line for line in printed if re.match(r"#\d+ ", line)]
+    names = [re.sub(r"[+/].*", "", frame) for frame in record["stack"]]
+    # Frames of modules are named, too.
+    assert [name for name in names if not any(name in frame for frame in frames)] == []
+    assert any("po_hold_" in frame for frame in frames)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--by allocator",
+        "--by comm,order --sort allocations --limit 5",
+        "--module po_leak --min-age 1s --stack-contains leak --gfp GFP_KERNEL",
+        "--freed --pfn 0x1000-0x2000",
+    ],
+)
+def test_the_lines_give_the_same_answer(
+    options: str, dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
+) -> None:
+    dump = dump_named("linux-6.12/traps")
+    status, lines, _ = ask(live(dump), f"top {options} --drgn")
+    assert status == 0
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(lines, {"prog": dump.prog})
+    more = "" if "--limit" in options else " --limit 20"
+    status, said, _ = ask(live(dump), f"top {options}{more} --format json")
+    assert status == 0
+    groups = json.loads(said)["groups"]
+    assert groups
+    assert printed.getvalue().splitlines() == [
+        f"{group['pages']} {group['bytes']} {group['key']}" for group in groups
+    ]
+
+
+def test_what_has_no_lines_is_refused(
+    dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
+) -> None:
+    session = live(dump_named("linux-6.12/traps"))
+    for command in (
+        "top --skip 1", "top --min-pages 3", "top --slab --by type", "leaks --slab",
+        "leaks po_leak_order", "frag map", "frag sideways", "frag --explain 0", "account --slab",
+        "list --source", "page --types pfn:0x1000", "why pfn:1 pfn:2",
+    ):  # fmt: skip
+        status, _, error = ask(session, f"{command} --drgn")
+        assert status == 2
+        assert "--drgn" in error or "no view" in error
