@@ -7,17 +7,23 @@ symbols and without drgn.
   save --leaks OUT.parquet         also the result of leaks
   save --source OUT.parquet        also the source lines of all stacks
   save --leaks --dataset DIR       add it to a dataset of many snapshots (sql, fleet)
+  save --redact OUT.parquet        without the names of this site, to send away
 
 The file is a Parquet file: any program that reads Parquet can read the records. A dataset is a
 directory, or a URL of an object store (s3://BUCKET/PATH), of Parquet files; docs/dataset.md
 describes its tables. Saving the same dump into a dataset again replaces its rows.
+
+--redact replaces the names of processes, hosts and cgroups, equal names by equal words, and leaves
+out the kernel log and contents of memory; docs/redact.md says what is kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import secrets
 from functools import partial
+from pathlib import Path
 from typing import Any, TextIO
 
 from drgn_pageowner.analysis.report import report
@@ -32,9 +38,13 @@ from drgn_pageowner.render.dataset import Origins, dataset_tables
 from drgn_pageowner.storage.dataset import Dataset, Partition
 from drgn_pageowner.storage.files import is_stdout
 from drgn_pageowner.storage.identity import DumpIdentity, identify, new_id
+from drgn_pageowner.storage.redact import redacted
 from drgn_pageowner.storage.save import save
 from drgn_pageowner.storage.session import SnapshotSession
 from drgn_pageowner.units import counted
+
+_LEAST_KEY = 16
+"""Least size of the key of --redact-key, in bytes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,12 +60,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--leaks", action="store_true", help="search for leaks, too")
     parser.add_argument("--source", action="store_true", help="save source lines of stacks, too")
+    parser.add_argument(
+        "--redact",
+        action="store_true",
+        help="replace the names of processes, hosts and cgroups, by other ones each time",
+    )
+    parser.add_argument(
+        "--redact-key", metavar="FILE",
+        help="replace them by the same ones each time, which depend on the contents of FILE",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    # Arrow's own allocator takes 10 MB more, which a capture kernel may not have.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if len(session.members()) > 1:
         raise UsageError(f"{len(session.members())} snapshots: save reads one at a time")
     identity = _identity(args)
+    if _redact(args):
+        session = redacted(session, _key(args.redact_key))
     if args.dataset is not None:
         _into_dataset(args, session, identity, out)
     else:
@@ -93,7 +116,7 @@ def _into_dataset(
     found = report(inputs)
     for error in found.errors:
         warn(internal_error(error))
-    source = args.dump_name or getattr(args, "core", None) or next(iter(session.members()))
+    source = args.dump_name or _source(args, session)
     origins = Origins(**dump, tool=__version__, source=source)
     tables, lacking = dataset_tables(session, found, inputs.inventory, origins)
     if not {"records", "pages"} & tables.keys():
@@ -110,6 +133,30 @@ def _into_dataset(
         f"{dataset.place.name}: snapshot {origins.id} of {facts.release}: "
         f"{counted(records, 'record')}, {size:,} bytes\n"
     )
+
+
+def _redact(args: argparse.Namespace) -> bool:
+    return args.redact or args.redact_key is not None
+
+
+def _source(args: argparse.Namespace, session: Session) -> str:
+    """Return the name of the dump in the dataset: its path, which may contain a host's name."""
+    if _redact(args):
+        return "(redacted)"
+    return getattr(args, "core", None) or next(iter(session.members()))
+
+
+def _key(path: str | None) -> bytes:
+    """Return the key that is in a file; a random one if no file is given."""
+    if path is None:
+        return secrets.token_bytes(32)
+    try:
+        key = Path(path).read_bytes()
+    except OSError as error:
+        raise PageOwnerError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(key) < _LEAST_KEY:
+        raise UsageError(f"{path}: a key has at least {_LEAST_KEY} bytes, or names can be guessed")
+    return key
 
 
 def _identity(args: argparse.Namespace) -> DumpIdentity | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,16 +76,54 @@ def _table(columns: Mapping[str, Any]) -> Any:
     pa = _pyarrow()
     arrays, fields = [], []
     for name, values in columns.items():
-        if isinstance(values, np.ndarray):
-            text = values.dtype.kind == "S"
-            array = pa.array(values.tolist(), pa.binary()) if text else pa.array(values)
-        else:
-            # Bytes of names that are not UTF-8 are escaped.
-            plain = [None if text is None else without_surrogates(text) for text in values]
-            array = pa.array(plain, pa.string()).dictionary_encode()
+        array = _of_numpy(values) if isinstance(values, np.ndarray) else _of_texts(values)
         arrays.append(array)
         fields.append(pa.field(name, array.type, nullable=bool(array.null_count)))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+# pyarrow.array() would import pandas where that is installed, and dictionary_encode() would load
+# another library of Arrow: 30 MB more than a capture kernel may have. Arrays are made of buffers.
+
+
+def _of_numpy(values: Array) -> Any:
+    """Convert numbers, or names of at most 16 bytes, to an Arrow array."""
+    pa = _pyarrow()
+    values, count = np.ascontiguousarray(values), len(values)
+    if values.dtype.kind == "S":
+        lengths = np.char.str_len(values)
+        offsets = np.zeros(count + 1, np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+        rows = values.view(np.uint8).reshape(count, -1) if count else np.zeros((0, 1), np.uint8)
+        text = rows[np.arange(rows.shape[1]) < lengths[:, None]].tobytes()
+        return pa.Array.from_buffers(
+            pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(text)], 0
+        )
+    if values.dtype == bool:
+        data = np.packbits(values, bitorder="little")
+    else:
+        data = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    type_ = pa.from_numpy_dtype(values.dtype.newbyteorder("="))
+    return pa.Array.from_buffers(type_, count, [None, pa.py_buffer(data)], 0)
+
+
+def _of_texts(values: Sequence[str | None]) -> Any:
+    """Convert strings to an Arrow array with a dictionary; bytes that are not UTF-8 are escaped."""
+    pa = _pyarrow()
+    codes: dict[str, int] = {}
+    indices = np.array(
+        [-1 if text is None else codes.setdefault(text, len(codes)) for text in values], np.int32
+    )
+    there = indices >= 0
+    texts = [without_surrogates(text).encode() for text in codes]
+    offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    dictionary = pa.Array.from_buffers(
+        pa.string(), len(texts), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(texts))], 0
+    )
+    valid = None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
+    numbers = pa.py_buffer(np.where(there, indices, 0).astype(np.int32))
+    coded = pa.Array.from_buffers(pa.int32(), len(indices), [valid, numbers], int((~there).sum()))
+    return pa.DictionaryArray.from_arrays(coded, dictionary)
 
 
 def _array(column: Any) -> Array:
@@ -113,7 +151,7 @@ def _compressed(data: bytes) -> bytes:
 def _stream(columns: Mapping[str, Any]) -> bytes:
     pa = _pyarrow()
     table, sink = _table(columns), pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", _LEVEL))
+    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", _LEVEL), use_threads=False)
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     data: bytes = sink.getvalue().to_pybytes()

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,3 +147,47 @@ def test_dataclasses_come_back_from_json() -> None:
     assert restore(Facts, as_json(facts)).zones == facts.zones
     assert restore(Facts, {**as_json(facts), "added_later": 1}) == restore(Facts, as_json(facts))
     assert restore(dict[int, tuple[int, ...]], {"0": [1, 2]}) == {0: (1, 2)}
+
+
+def test_arrays_are_those_of_pyarrow() -> None:
+    comms = np.array([b"init", b"", b"sixteen bytes...", b"a\0b"], "S16")
+    every = {
+        "text": ["a", None, "\udcff", "a", ""],
+        "none": [None, None],
+        "numbers": np.arange(5, dtype=np.int16)[::2],
+        "big": np.array([1, 2], ">u4"),
+        "flags": np.array([True, False, True] * 5),
+        "comm": comms,
+        "empty": np.zeros(0, "S16"),
+        "nothing": [],
+    }
+    for name, values in every.items():
+        made = container._table({name: values}).column(0).combine_chunks()
+        made.validate(full=True)
+        if isinstance(values, list):
+            wanted = [None if one is None else container.without_surrogates(one) for one in values]
+            assert made.type == pa.dictionary(pa.int32(), pa.string())
+        else:
+            wanted = values.tolist()
+        assert made.to_pylist() == wanted, name
+        assert made.null_count == wanted.count(None)
+
+
+def test_a_snapshot_takes_little_memory(one_dump: Dump, tmp_path: Path) -> None:
+    # What no file backs: the rest are libraries, which need not stay in memory.
+    code = (
+        "import sys\n"
+        "from drgn_pageowner.cli import main\n"
+        "status = main(sys.argv[1:])\n"
+        "assert 'pandas' not in sys.modules\n"
+        "text = open('/proc/self/status').read()\n"
+        "print(text[text.index('RssAnon'):].split()[1])\n"
+        "sys.exit(status)\n"
+    )
+    pack = tmp_path / "layout.debug"
+    assert one_dump.run("layout", pack).returncode == 0
+    words = ["-c", one_dump.vmcore, "--main-symbols", "-s", pack, "save", tmp_path / "out.parquet"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout.split()[-1]) < 100 << 10

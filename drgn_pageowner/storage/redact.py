@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Replace the names of a site in what a session answers, before it is saved."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.crash import Crash, Oom
+from drgn_pageowner.model.fingerprint import Clue, Contents, Fingerprint
+from drgn_pageowner.model.heap import Area, Heap, Inventory, LeakSearch
+from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.object_facts import ObjectFacts
+from drgn_pageowner.model.object_owners import ObjectOwners
+from drgn_pageowner.model.pages import Memory
+from drgn_pageowner.model.records import Memcg, Snapshot
+from drgn_pageowner.model.session import Session
+
+__all__ = ("RedactedSession", "Redactor", "redacted")
+
+T = TypeVar("T")
+
+# TASK_COMM_LEN, without the terminating NUL.
+_COMM = 15
+_DIGITS = 10
+# Threads that the kernel names without the names of devices, workqueues or files. A process that
+# gives itself such a name keeps it.
+_KERNEL_THREADS = re.compile(
+    r"(swapper|ksoftirqd|migration|cpuhp|idle_inject|rcuc|rcuop|rcuog|rcuos|watchdog)/\d+"
+    r"|(kswapd|kcompactd)\d+|kworker/(u?\d+:\d+H?|R)"
+    r"|swapper|kthreadd|khugepaged|ksmd|kdevtmpfs|oom_reaper|khungtaskd|rcu_sched|rcu_preempt|rcu_gp"
+    r"|rcu_par_gp|rcu_tasks_kthre|rcu_tasks_rude_|rcu_tasks_trace|kauditd|writeback|kblockd"
+)
+# Cgroups that systemd and Kubernetes have on every machine.
+_CGROUPS = frozenset({"", "init.scope", "system.slice", "user.slice", "machine.slice", "kubepods",
+                      "kubepods.slice", "docker", "lxc"})  # fmt: skip
+# The cache of a memory cgroup is CACHE(ID:CGROUP) before Linux kernel commit 9855609bde03 ("mm:
+# memcg/slab: use a single set of kmem_caches for all accounted allocations") (in v5.9).
+_CGROUP_CACHE = re.compile(r"(.*\(\d+:)(.*)(\))")
+_OF_A_TASK = re.compile(r"(stack of )?(.*)( \(pid -?\d+\))", re.DOTALL)
+# Parameters of the kernel about memory and crashes, which keep their values.
+_PARAMETERS = frozenset({
+    "page_owner", "crashkernel", "slub_debug", "slab_debug", "slab_nomerge", "slub_nomerge",
+    "hugepages", "hugepagesz", "default_hugepagesz", "transparent_hugepage", "movablecore",
+    "kernelcore", "cma", "hugetlb_cma", "mem", "numa", "numa_balancing", "kasan",
+    "kfence.sample_interval",
+    "debug_pagealloc", "init_on_alloc", "init_on_free", "page_poison", "panic", "panic_on_oops",
+    "sysctl.vm.mem_profiling", "cgroup_disable", "swapaccount", "maxcpus", "nr_cpus", "log_buf_len",
+    "stack_depot_disable", "kmemleak", "memtest", "movable_node", "memory_hotplug.memmap_on_memory",
+})  # fmt: skip
+
+
+class Redactor:
+    """Replaces names: equal names by equal words, which do not tell the name without the key."""
+
+    def __init__(self, key: bytes) -> None:
+        """
+        :param key: Key of the hash; with the same key, a name is replaced by the same word in every
+            snapshot.
+        """
+        self._key = hashlib.blake2b(key).digest()
+        self.known: dict[str, str] = {}
+        """The names of tasks and hosts replaced so far, and their replacements."""
+
+    def _word(self, kind: str, name: str) -> str:
+        data = f"{kind}\0{name}".encode(errors="surrogateescape")
+        digest = hashlib.blake2b(data, key=self._key, digest_size=_DIGITS // 2)
+        return f"{kind}-{digest.hexdigest()}"
+
+    def task(self, comm: str) -> str:
+        """Return the replacement of a comm; those of the kernel's own threads are kept."""
+        if not comm or _KERNEL_THREADS.fullmatch(comm):
+            return comm
+        word = self._word("task", comm)
+        assert len(word) <= _COMM
+        self.known[comm] = word
+        return word
+
+    def host(self, name: str) -> str:
+        """Return the replacement of a host name."""
+        if not name:
+            return name
+        word = self._word("host", name)
+        self.known[name] = word
+        return word
+
+    def cgroup(self, path: str) -> str:
+        """Return the replacement of a path of a cgroup, component by component."""
+        return "/".join(
+            name if name in _CGROUPS else self._word("cgroup", name) for name in path.split("/")
+        )
+
+    def cache(self, name: str) -> str:
+        """Return the name of a slab cache, with that of a cgroup in it replaced."""
+        match = _CGROUP_CACHE.fullmatch(name)
+        return f"{match[1]}{self.cgroup(match[2])}{match[3]}" if match is not None else name
+
+    def of_a_task(self, text: str) -> str:
+        """Replace the comm in ``"comm (pid 7)"`` and in ``"stack of comm (pid 7)"``."""
+        match = _OF_A_TASK.fullmatch(text)
+        if match is None:
+            return text
+        return f"{match[1] or ''}{self.task(match[2])}{match[3]}"
+
+    def comms(self, column: Array) -> Array:
+        """
+        Replace all comms of a column.
+
+        :param column: ``S16``, shape ``(n,)``.
+        """
+        names, which = np.unique(column, return_inverse=True)
+        words = [
+            self.task(name.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+            for name in names.tolist()
+        ]
+        result: Array = np.array(words, column.dtype)[which] if words else column
+        return result
+
+    def text(self, line: str) -> str:
+        """Replace the names of tasks and hosts that are known by now in a line of text."""
+        names = [name for name in self.known if len(name) > 1]
+        if not names:
+            return line
+        every = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+        return re.sub(rf"(?<![\w-])(?:{every})(?![\w-])", lambda m: self.known[m[0]], line)
+
+    def clue(self, kind: str, text: str) -> str:
+        """Replace the text of a clue: a text from memory, or the name of a cache."""
+        return self._word("text", text) if kind == "text" else self.cache(text)
+
+    def command_line(self, line: str) -> str:
+        """Replace the values of parameters, except for those about memory and crashes."""
+        words = []
+        for word in line.split():
+            name, equals, value = word.partition("=")
+            kept = name in _PARAMETERS or not equals
+            words.append(word if kept else f"{name}={self._word('value', value)}")
+        return " ".join(words)
+
+
+class RedactedSession:
+    """
+    A session whose names of tasks, hosts and cgroups are replaced, and whose texts are left out.
+
+    What it does not define itself is answered by the session that it wraps: code, symbols, modules,
+    addresses and numbers are not changed.
+    """
+
+    def __init__(self, session: Session, key: bytes) -> None:
+        """
+        :param key: Key of the replacements, see :class:`Redactor`.
+        """
+        self._session = session
+        self._redactor = Redactor(key)
+        self._known: dict[int, tuple[object, object]] = {}
+        """What was redacted already, by the identity of the original."""
+        self._asked = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def _once(self, original: T, redact: Callable[[T], T]) -> T:
+        """Return what *redact* makes of *original*, the same object every time."""
+        known = self._known.get(id(original))
+        if known is None:
+            known = self._known[id(original)] = original, redact(original)
+        return cast(T, known[1])
+
+    def _lines(self, lines: Iterable[str]) -> list[str]:
+        return [self._text(line) for line in lines]
+
+    def _text(self, line: str) -> str:
+        """Redact a line, once all names of tasks and hosts are known."""
+        if not self._asked:
+            self._asked = True
+            self._redactor.host(self._session.facts().hostname)
+            try:
+                records = self._session.snapshot(("comm",), freed=True)
+            except PageOwnerError:
+                # Without records, the tasks are what is known.
+                records = None
+            if records is not None and "comm" in records:
+                self._redactor.comms(records["comm"])
+            try:
+                for comm in self._session.inventory().tasks.values():
+                    self._redactor.task(comm)
+            except PageOwnerError:
+                # What needs it says so itself.
+                pass
+        return self._redactor.text(line)
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        return self._once(self._session.facts(), self._facts)
+
+    def _facts(self, facts: Facts) -> Facts:
+        return replace(
+            facts,
+            hostname=self._redactor.host(facts.hostname),
+            panic_message=self._text(facts.panic_message) if facts.panic_message else None,
+            problems=self._lines(facts.problems),
+        )
+
+    def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
+        return self._once(self._session.snapshot(columns, freed=freed), self._records)
+
+    def _records(self, records: Snapshot) -> Snapshot:
+        columns = dict(records.columns)
+        if "comm" in columns:
+            columns["comm"] = self._redactor.comms(columns["comm"])
+        return replace(
+            records,
+            facts=self._once(records.facts, self._facts),
+            columns=columns,
+            memcgs=[self._memcg(memcg) for memcg in records.memcgs],
+            problems=self._lines(records.problems),
+        )
+
+    def _memcg(self, memcg: Memcg) -> Memcg:
+        path = self._redactor.cgroup(memcg.path)
+        name = path.rpartition("/")[2] if memcg.path.endswith(memcg.name) and memcg.name else ""
+        return memcg._replace(path=path, name=name or self._redactor.cgroup(memcg.name))
+
+    def memory(self, columns: Iterable[str]) -> Memory:
+        return self._once(self._session.memory(columns), self._memory)
+
+    def _memory(self, memory: Memory) -> Memory:
+        pages = replace(memory.pages, facts=self._once(memory.pages.facts, self._facts))
+        return replace(memory, pages=pages, problems=self._lines(memory.problems))
+
+    def inventory(self) -> Inventory:
+        return self._once(self._session.inventory(), self._inventory)
+
+    def _inventory(self, inventory: Inventory) -> Inventory:
+        records, slabs = inventory.records, inventory.slabs
+        return replace(
+            inventory,
+            memory=self._once(inventory.memory, self._memory),
+            records=self._once(records, self._records) if records is not None else None,
+            slabs=replace(
+                slabs,
+                caches=[self._redactor.cache(name) for name in slabs.caches],
+                problems=self._lines(slabs.problems),
+            ),
+            areas=[self._area(area) for area in inventory.areas],
+            tasks={pid: self._redactor.task(comm) for pid, comm in inventory.tasks.items()},
+            problems=self._lines(inventory.problems),
+            gaps=self._lines(inventory.gaps),
+        )
+
+    def _area(self, area: Area) -> Area:
+        return replace(area, name=self._redactor.of_a_task(area.name))
+
+    def heap(self, *, types: bool = False) -> Heap:
+        return self._once(self._session.heap(types=types), self._heap)
+
+    def _heap(self, heap: Heap) -> Heap:
+        return replace(
+            heap,
+            inventory=self._once(heap.inventory, self._inventory),
+            records=self._once(heap.records, self._records),
+            roots=[self._redactor.of_a_task(root) for root in heap.roots],
+        )
+
+    def saved_search(self, *, slab: bool) -> LeakSearch | None:
+        found = self._session.saved_search(slab=slab)
+        return self._once(found, self._search) if found is not None else None
+
+    def _search(self, found: LeakSearch) -> LeakSearch:
+        lost = found.lost
+        return replace(
+            found,
+            inventory=self._once(found.inventory, self._inventory),
+            records=self._once(found.records, self._records),
+            fingerprints=[self._fingerprint(one) for one in found.fingerprints],
+            lost=None if lost is None else replace(
+                lost,
+                facts=self._object_facts(lost.facts),
+                fingerprints=[self._fingerprint(one) for one in lost.fingerprints],
+            ),
+        )  # fmt: skip
+
+    def _fingerprint(self, one: Fingerprint) -> Fingerprint:
+        clues = [
+            Clue(clue.offset, clue.kind, self._redactor.clue(clue.kind, clue.text))
+            for clue in one.clues
+        ]
+        return replace(one, clues=clues, bytes="")
+
+    def object_owners(self) -> ObjectOwners:
+        owners = self._session.object_owners()
+        return replace(
+            owners,
+            memcgs=[self._redactor.cgroup(path) for path in owners.memcgs],
+            problems=self._lines(owners.problems),
+        )
+
+    def slab_objects(self, objects: Array) -> ObjectFacts:
+        return self._object_facts(self._session.slab_objects(objects))
+
+    def _object_facts(self, facts: ObjectFacts) -> ObjectFacts:
+        return replace(facts, memcgs=[self._redactor.cgroup(path) for path in facts.memcgs])
+
+    def contents(self, nodes: Array) -> Contents:
+        found = self._session.contents(nodes)
+        return replace(
+            found, tokens=[(kind, self._redactor.clue(kind, text)) for kind, text in found.tokens]
+        )
+
+    def memory_at(self, addresses: Array, size: int) -> Sequence[bytes]:
+        return [b""] * len(addresses)
+
+    def losses(self) -> Sequence[str]:
+        return self._lines(self._session.losses())
+
+    def crash(self) -> Crash:
+        crash = self._session.crash()
+        line, task = crash.command_line, crash.task
+        return replace(
+            crash,
+            command_line=self._redactor.command_line(line) if line is not None else None,
+            task=(task[0], self._redactor.task(task[1])) if task is not None else None,
+            oom=Oom(crash.oom.kills, crash.oom.victims),
+            log=(),
+        )
+
+    def members(self) -> Mapping[str, Session]:
+        return self._session.members()
+
+
+def redacted(session: Session, key: bytes) -> Session:
+    """
+    Return a session that answers as *session* does, with the names of the site replaced.
+
+    :param key: Key of the replacements, see :class:`Redactor`.
+    """
+    return cast(Session, RedactedSession(session, key))
