@@ -44,7 +44,7 @@ COMMANDS = {
     "report": "write a post-mortem as one HTML page, as Markdown or JSON",
     "triage": "run all analyses into a directory, with verdicts and an exit status for scripts",
     "save": "save a snapshot that every command reads instead of the dump (-S)",
-    "layout": "write what is needed of a vmlinux, to use instead of it",
+    "layout": "write a small file with types and symbols, to use instead of the vmlinux",
     "sql": "query a dump, any number of snapshots, or datasets, with SQL",
     "fleet": "decode many dumps into a dataset, and report on all of them",
 }

@@ -52,12 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="sort by these (default: bytes): "
         + ", ".join(TAG_SORT_KEYS)
-        + ", or what is grouped by; - in front reverses (write --sort=-calls)",
+        + ", or keys of --by; - in front reverses (write --sort=-calls)",
     )
     add_limit(parser, "groups", f"{_LIMIT}, or all in json and csv")
-    parser.add_argument(
-        "--unused", action="store_true", help="also tags that nothing is allocated of"
-    )
+    parser.add_argument("--unused", action="store_true", help="show tags without allocations, too")
     add_output(parser, "table", "text", "json", "csv")
     filters = parser.add_argument_group(
         "filters", "A tag must pass all that are given. LISTs are comma-separated; * ? [] match."

@@ -268,7 +268,7 @@ def add_types(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-types",
         action="store_true",
-        help="infer no types of objects: every word is a pointer that can be one",
+        help="do not infer types: treat every word that may be a pointer as one",
     )
 
 

@@ -60,7 +60,7 @@ _LIMIT = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("before", metavar="BEFORE", help="a dump")
     parser.add_argument(
-        "after", metavar="AFTER", nargs="?", help="another (default: the one of -c, -k or --qemu)"
+        "after", metavar="AFTER", nargs="?", help="another dump (default: that of -c, -k or --qemu)"
     )
     add_by(parser, "; or by class")
     parser.add_argument(

@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directory for copies of dumps that are in an object store (default: $TMPDIR)",
     )  # fmt: skip
     one.add_argument(
-        "--retry-failed", action="store_true", help="try again what failed in an earlier ingest"
+        "--retry-failed", action="store_true", help="try dumps again that failed earlier"
     )
     _add_format(one)
     two = views.add_parser("top", help="answer a question over all dumps of a dataset")

@@ -93,12 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--stacks", action="store_true", help="culprits: whole stacks")
     why = parser.add_argument_group("why")
-    why.add_argument("--order", type=integer, metavar="N", help="of the allocation")
+    why.add_argument("--order", type=integer, metavar="N", help="order of the allocation")
     why.add_argument(
         "--gfp", type=listed(str), default=["GFP_KERNEL"], metavar="FLAGS",
-        help="comma-separated or with | between (default: GFP_KERNEL)",
+        help="its gfp flags: comma-separated, or with | (default: GFP_KERNEL)",
     )  # fmt: skip
-    why.add_argument("--node", type=integer, metavar="N", help="that the allocation prefers")
+    why.add_argument("--node", type=integer, metavar="N", help="its preferred node")
 
 
 _DRGN = """\

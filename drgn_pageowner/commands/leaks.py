@@ -73,8 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="show reachable allocations as well")
     parser.add_argument("--slab", action="store_true", help="find unreachable slab objects as well")
     parser.add_argument(
-        "--suspects", action="store_true", help="show what looks like a leak, without a search"
-    )
+        "--suspects", action="store_true",
+        help="show stacks that look like a leak, without a search",
+    )  # fmt: skip
     parser.add_argument(
         "group",
         nargs="*",
@@ -104,8 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with this in the name of a function in the stack; repeated: with all of them",
     )  # fmt: skip
     add_list("--confidence", listed(_confidence), f"of {', '.join(CONFIDENCES)}")
-    chosen.add_argument("--min-age", type=duration, metavar="TIME", help="all of it this old")
-    chosen.add_argument("--max-age", type=duration, metavar="TIME", help="none of it older")
+    chosen.add_argument("--min-age", type=duration, metavar="TIME", help="all at least this old")
+    chosen.add_argument("--max-age", type=duration, metavar="TIME", help="all at most this old")
     add_least(chosen, "owners")
     add_types(parser)
     add_limit(parser, "owners", f"{_LIMIT}, or all groups in json")

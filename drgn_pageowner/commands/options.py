@@ -70,7 +70,7 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
     advanced.add_argument(
         "--architecture",
         metavar="ARCH",
-        help="if it cannot be told from the dump",
+        help="architecture of the kernel, if the dump does not show it",
     )
     advanced.add_argument("--vmcoreinfo", metavar="PATH", help="file to use for VMCOREINFO")
     advanced.add_argument(
@@ -80,8 +80,9 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
         help="of the machine that a text is of, which does not say it (default: 4096)",
     )
     parser.add_argument(
-        "--log-level", choices=_LEVELS, default="error", help="of drgn (default: %(default)s)"
-    )
+        "--log-level", choices=_LEVELS, default="error",
+        help="drgn's messages (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "-q",
         "--quiet",

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--types",
         action="store_true",
-        help="infer the types of all objects, for slab objects whose cache does not tell theirs",
+        help="infer the type of a slab object, if its cache does not imply it",
     )
     parser.add_argument(
         "--quick",

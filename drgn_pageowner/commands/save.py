@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dump-name", metavar="NAME",
-        help="what the dataset calls the dump (default: its path)",
+        help="name of the dump in the dataset (default: its path)",
     )  # fmt: skip
     parser.add_argument("--leaks", action="store_true", help="search for leaks, too")
     parser.add_argument("--source", action="store_true", help="save source lines of stacks, too")

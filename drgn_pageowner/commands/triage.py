@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min-pages", type=count, default=MIN_LEAKED_PAGES, metavar="N",
-        help="fewer leaked pages in all do not count as found (default: %(default)s)",
+        help="minimum number of leaked pages that count as found (default: %(default)s)",
     )  # fmt: skip
 
 

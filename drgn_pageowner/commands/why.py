@@ -36,7 +36,7 @@ from drgn_pageowner.render.links import why_text
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="+", metavar="WHAT", help=WHAT)
-    parser.add_argument("--all", action="store_true", help="show every chain that is as short")
+    parser.add_argument("--all", action="store_true", help="show every chain of the same length")
     add_types(parser)
     add_drgn(parser)
     add_output(parser, "table", "json")

@@ -80,7 +80,8 @@ class SymbolStore:
         """
         Return the path of a file with the kernel's debugging symbols.
 
-        :param build_id: ``BUILD-ID`` of VMCOREINFO, in hex; kernels before v5.9 have none.
+        :param build_id: ``BUILD-ID`` of VMCOREINFO, in hex; ``None`` before Linux kernel commit
+            0935288c6e00 ("kdump: append kernel build-id string to VMCOREINFO") (in v5.9).
         :param release: ``OSRELEASE`` of VMCOREINFO.
         :raises NoSymbolsError: if no such file is found
         """

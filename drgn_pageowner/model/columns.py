@@ -193,8 +193,8 @@ COLUMNS = (
         word="mask",
     ),
     Column(
-        "gfp_flags", "names of the flags in the gfp mask (before v4.6, which has no table of "
-        "names, those of v4.6)", Origin.SHOWN, "uint32", Form.GFP, of="gfp_mask",
+        "gfp_flags", "names of the flags in the gfp mask (kernels before v4.6 have no table of "
+        "names; the names of v4.6 are used)", Origin.SHOWN, "uint32", Form.GFP, of="gfp_mask",
     ),
     Column(
         "migratetype", "migratetype that the gfp mask asked for", Origin.GFP_MASK, "uint8",
@@ -249,15 +249,15 @@ COLUMNS = (
     # Added in Linux kernel commit 866b48526217 ("mm/page_owner: record the timestamp of all pages
     # during free") (in v5.13).
     Column(
-        "free_ts_nsec", "time of the last free before that, or of the free", Origin.MEMBER,
-        "uint64", Form.TIME, since="v5.13", word="free_ts",
+        "free_ts_nsec", "time of the last free of the page: before this allocation, or, of a freed "
+        "page, after it", Origin.MEMBER, "uint64", Form.TIME, since="v5.13", word="free_ts",
     ),
     # Added in Linux kernel commit f2ca0b557107 ("mm/page_owner: use stackdepot to store
     # stacktrace") (in v4.8).
     Column(
-        "handle", "`depot_stack_handle_t` of the allocation's stack (v4.8); before, when records "
-        "held the stacks themselves, a number that drgn-pageowner assigns, counting from 1, the "
-        "same for every command on a dump", Origin.MEMBER, "uint32", Form.HANDLE,
+        "handle", "`depot_stack_handle_t` of the allocation's stack (since v4.8); on older "
+        "kernels, whose records contain the stack, a number that drgn-pageowner assigns: from 1 "
+        "on, the same for every command on a dump", Origin.MEMBER, "uint32", Form.HANDLE,
         criterion=Criterion("handle", Match.NUMBERS, "with these stack depot handles"),
     ),
     Column(
@@ -280,7 +280,7 @@ COLUMNS = (
         ),
     ),
     Column(
-        "memcg_kind", "how it is charged (`MemcgKind`)", Origin.PAGE, "uint8", listed=False
+        "memcg_kind", "kind of the charge (`MemcgKind`)", Origin.PAGE, "uint8", listed=False
     ),
     Column(
         "stack", "frames of the allocation's stack as the kernel prints them, innermost first",
@@ -303,19 +303,19 @@ COLUMNS = (
     # Added in Linux kernel commit 22d407b164ff ("lib: add allocation tagging support for memory
     # allocation profiling") (in v6.10).
     Column(
-        "tag", "allocation tag: the place in the source that allocates", Origin.TAG, "int32",
+        "tag", "allocation tag: the source line that allocates", Origin.TAG, "int32",
         Form.TAG, since="v6.10", none=-1, none_if="it has none", key="tag",
         criterion=Criterion(
             "tag", Match.PATTERNS, "with these allocation tags (FILE:LINE func:F; * ? [] match)"
         ),
     ),
     Column(
-        "fallback", "whether the pageblock is not of the migratetype that was asked for: of a text "
-        "that says no more (before v4.6)", Origin.TEXT, "bool", listed=False,
+        "fallback", "whether the pageblock has another migratetype than the allocation asked for; "
+        "only for texts of kernels before v4.6", Origin.TEXT, "bool", listed=False,
     ),
     Column(
-        "allocations", "number of records that a row stands for: of a text that sums them up, and "
-        "may have a column `pages`, too", Origin.TEXT, "int64", listed=False,
+        "allocations", "number of records in the row; only for texts with sums, which may have a "
+        "column `pages`, too", Origin.TEXT, "int64", listed=False,
     ),
 )  # fmt: skip
 """Every column, in the order of the fields in JSON and CSV."""

@@ -104,9 +104,9 @@ _TABLES: Mapping[str, tuple[DatasetField, ...]] = {
             if column.form is not Form.STACK
         ),
         *_table("""
-            allocations int64 allocations that a row stands for (of a text that sums them up)
+            allocations int64 number of allocations in the row: 1, unless a text with sums was read
             bytes int64 bytes of the allocation
-            age_ns int64 `now_ns` less `ts_nsec`
+            age_ns int64 `now_ns` minus `ts_nsec`
         """),
         *_ALLOCATOR,
         _STACK,
@@ -115,9 +115,9 @@ _TABLES: Mapping[str, tuple[DatasetField, ...]] = {
         *_table("""
             handle int64 `depot_stack_handle_t`
             allocations int64 records of allocated pages
-            pages int64 base pages that they hold
-            bytes int64 the same in bytes
-            kernel_pages int64 base pages by the kernel's own counter (v6.9)
+            pages int64 base pages of these records
+            bytes int64 bytes of these records
+            kernel_pages int64 base pages by the kernel's own counter (since v6.9)
         """),
         *_ALLOCATOR,
         *_table("""
@@ -130,29 +130,29 @@ _TABLES: Mapping[str, tuple[DatasetField, ...]] = {
     "pages": _table("""
         node int64 NUMA node
         zone string zone
-        class string use of the pages, as `account` names it
+        class string use of the pages: a class of `account`
         pages int64 base pages
-        bytes int64 the same in bytes
+        bytes int64 bytes of these pages
     """),
     "zones": _table("""
         node int64 NUMA node
         zone string zone
         start_pfn int64 first PFN
         spanned int64 base pages from its first to its last
-        present int64 base pages that there are
+        present int64 `present_pages`: base pages without holes
         managed int64 base pages that the buddy allocator manages
-        free_pages int64 NR_FREE_PAGES
-        free_cma int64 NR_FREE_CMA_PAGES
+        free_pages int64 `NR_FREE_PAGES`: free base pages
+        free_cma int64 `NR_FREE_CMA_PAGES`: free base pages in CMA areas
         pcp int64 base pages in per-CPU lists
-        watermark_min int64 base pages
-        watermark_low int64 base pages
-        watermark_high int64 base pages
-        free_blocks list<int64> free blocks of every order
+        watermark_min int64 min watermark, in base pages
+        watermark_low int64 low watermark, in base pages
+        watermark_high int64 high watermark, in base pages
+        free_blocks list<int64> number of free blocks of each order, from 0
     """),
     "leaks": (
         *_table("""
-            kind string `pages`: nothing reaches them; `slab`: objects that nothing reaches
-            verdict string how they were lost, as `leaks` says it
+            kind string `pages` or `slab`: whether pages or slab objects are lost
+            verdict string verdict of `leaks`
             confidence string `high`, `medium` or `low`
             cache string slab cache
             pages int64 base pages
@@ -160,7 +160,7 @@ _TABLES: Mapping[str, tuple[DatasetField, ...]] = {
             allocations int64 allocations or objects
             handle int64 `depot_stack_handle_t`
             allocator string first frame that is not the memory manager's own
-            tag string allocation tag (v6.10)
+            tag string allocation tag (since v6.10)
             reasons list<string> reasons for the confidence
         """),
         _STACK,
@@ -169,12 +169,12 @@ _TABLES: Mapping[str, tuple[DatasetField, ...]] = {
         *_table("""
             allocator string first frame that is not the memory manager's own
             handle int64 `depot_stack_handle_t`
-            score int64 how much it looks like a leak
+            score int64 number of reasons
             pages int64 base pages
             bytes int64 the same in bytes
             allocations int64 allocations
-            pages_per_hour double growth since boot
-            reasons list<string> why it is suspected
+            pages_per_hour double growth between the oldest and the newest allocation
+            reasons list<string> signs of a leak
         """),
         _STACK,
     ),
@@ -183,21 +183,21 @@ _TABLES: Mapping[str, tuple[DatasetField, ...]] = {
         zone string zone
         managed int64 base pages that the buddy allocator manages
         free int64 free base pages
-        free_cma int64 those of CMA
-        largest_free_run int64 base pages
+        free_cma int64 free base pages in CMA areas
+        largest_free_run int64 length of the longest run of free pages, in base pages
         polluted int64 pageblocks that hold pages of another mobility
         costly_index int64 `extfrag_index` of order 3, in thousandths
-        healthy bool whether nothing is wrong with its free memory
-        verdict string what is wrong with it
+        healthy bool whether the zone has no problems
+        verdict string problems of the zone, in words
     """),
     "verdicts": _table("""
         area string `crash`, `oom`, `owners`, `leaks`, `growth`, `frag`, `unread` or `rule`
         level string `bad`, `warning`, `note` or `good`
-        finding string kind of finding, if it is a reason to look at the machine
-        text string sentence
-        detail string sentence that explains it
+        finding string kind of finding, if the verdict is one
+        text string the verdict in one sentence
+        detail string explanation
         rule string name of the rule that matched
-        link string where its cause is described
+        link string URL or file that describes the cause
         pages int64 base pages that the rule matched
     """),
     "tags": _table("""
@@ -210,24 +210,24 @@ _TABLES: Mapping[str, tuple[DatasetField, ...]] = {
         calls int64 calls by the kernel's counter
         inaccurate bool whether the kernel calls the counter inaccurate
         listed bool whether /proc/allocinfo lists it
-        pages int64 base pages that bear it
-        objects int64 slab objects that bear it
-        object_bytes int64 their bytes
-        percpu_bytes int64 bytes of per-CPU memory that bear it
+        pages int64 base pages with this tag
+        objects int64 slab objects with this tag
+        object_bytes int64 bytes of these objects
+        percpu_bytes int64 bytes of per-CPU memory with this tag
     """),
     "runs": _table("""
         status string `ok`, `failed`, `timeout`, `memory`, `lost`, `no symbols` or `unreadable`
-        reason string what went wrong, in one line
+        reason string reason of a failure, in one line
         dump string path of the dump
-        dump_bytes int64 its size
+        dump_bytes int64 size of the dump, in bytes
         release string `OSRELEASE` of VMCOREINFO
         build_id string `BUILD-ID` of VMCOREINFO, in hex
         symbols string path of the vmlinux
-        attempts int64 how often it was tried
-        seconds double time of the last attempt
-        peak_bytes int64 most memory that the last attempt had, resident
-        worker string where that ran
-        finished time when it ended
+        attempts int64 number of attempts
+        seconds double duration of the last attempt
+        peak_bytes int64 maximum resident memory of the last attempt, in bytes
+        worker string worker that made the last attempt
+        finished time end of the last attempt
         tool string version of drgn-pageowner
     """),
 }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Print page flags as page_owner did before v4.6: as letters, and "Fallback"."""
+"""Print page flags as page_owner did before Linux kernel commit 60f30350fd69 ("mm, page_owner:
+print migratetype of page and pageblock, symbolic flags") (in v4.6): as letters, and "Fallback"."""
 
 from __future__ import annotations
 

@@ -65,7 +65,8 @@ class TextNames:
     migratetypes: list[str] = field(default_factory=list)
     migrate_reasons: list[str] = field(default_factory=list)
     letters: bool = False
-    """Whether the text has letters for page flags, as before v4.6 (see ``_LETTERS``)."""
+    """Whether the text has letters for page flags, as before Linux kernel commit 60f30350fd69 ("mm,
+    page_owner: print migratetype of page and pageblock, symbolic flags") (in v4.6)."""
 
     def number(self, names: list[str], name: str) -> int:
         """Return the index of *name* in the list *names*; append it if the list lacks it."""
@@ -81,7 +82,7 @@ class TextNames:
 
     def lettered(self, letters: str) -> int:
         """
-        Convert the letters that kernels before v4.6 print for page flags to a mask.
+        Convert the letters that a text has for page flags (:attr:`letters`) to a mask.
 
         Bit numbers are indices in ``_LETTERS``, not those of the kernel.
         """
