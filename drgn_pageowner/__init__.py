@@ -3,18 +3,20 @@
 Find the owners of a Linux kernel's memory: page_owner records of a vmcore or a running kernel.
 
 In drgn's shell, ``%pageowner COMMAND`` runs the commands (``%pageowner --help``), and ``%pageowner
-COMMAND --drgn`` prints the lines of Python that get the same answer. They begin with these::
+COMMAND --drgn`` prints lines of Python that compute the same result. They begin with these
+functions::
 
     from drgn_pageowner import page_owner_stack, read_inventory, read_heap, snapshot
     records = snapshot(prog)              # every record, in NumPy arrays: records["pfn"], ...
     page_owner_stack(page)                # the stack that allocated a struct page *
-    read_inventory(prog)                  # every page, and what tells its use
-    read_heap(prog)                       # who points to whom
+    read_inventory(prog)                  # every page, and the data that determine its use
+    read_heap(prog)                       # all pointers between allocations
 
 :func:`page_ext`, :func:`page_owner`, :func:`page_owner_free_stack` and :func:`for_each_page_owner`
 are in the style of :mod:`drgn.helpers.linux`, one page at a time; :func:`read_memory` reads every
-page and free list; :func:`pageowner_type` tells the type of what is at an address.
-:mod:`drgn_pageowner.analysis` works on what the others return, and needs no drgn.
+page and free list; :func:`pageowner_type` returns the object at an address with its inferred type.
+The functions of :mod:`drgn_pageowner.analysis` take the objects that these functions return, and do
+not need drgn.
 """
 
 from __future__ import annotations
@@ -78,5 +80,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, those included that are imported on first use."""
+    """Return the public names, including those that are imported on first use."""
     return [*__all__, "__doc__", "__name__", "__version__"]

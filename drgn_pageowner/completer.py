@@ -2,8 +2,8 @@
 """
 Complete ``%pageowner`` in drgn's shell: commands, options, and values such as names of modules.
 
-drgn's own completer knows Python names alone, and has no interface for commands; it is asked for
-every other line.
+drgn's own completer only knows Python names, and has no interface for commands. It is still used
+for all other lines.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 __all__ = ("complete_in_shell", "completions")
 
 _COMMAND = "%pageowner"
-# Metavars of the names of files.
+# Metavars of arguments that are names of files.
 _FILES = ("AFTER", "BEFORE", "DIR", "DUMP", "FILE", "OUT", "PATH")
 
 
 def completions(line: str, session: Session | None = None) -> list[str]:
     """
-    Return the words that the last word of *line* may become.
+    Return the possible completions of the last word of *line*.
 
-    :param line: What was typed so far, ``%pageowner`` first; it ends where the cursor is.
-    :param session: Where names of modules, zones and tasks come from.
+    :param line: The line up to the cursor; its first word is ``%pageowner``.
+    :param session: Source of the names of modules, zones and tasks; ``None`` for no such names.
     """
     from drgn_pageowner.commands import COMMANDS, CommandParser, add_commands
 
@@ -66,7 +66,8 @@ def _takes_value(command: CommandParser, option: str) -> bool:
 
 
 def _values(command: CommandParser, option: str, word: str, session: Session | None) -> list[str]:
-    """Return the values of *option*, the last of a list, that begin as *word* does."""
+    """Return the values of *option* that complete *word*; of a list, the last element is
+    completed."""
     action = command._option_string_actions.get(option)
     if action is None:
         return []
@@ -77,7 +78,7 @@ def _values(command: CommandParser, option: str, word: str, session: Session | N
     first, comma, last = word.rpartition(",")
     known = _KNOWN.get(action.dest)
     found: Iterable[str] = ()
-    # The dump may lack what is needed: then there is nothing to suggest.
+    # If the dump lacks the data for the values, nothing is suggested.
     with suppress(Exception):
         found = known(command, session) if known is not None else ()
     return [f"{first}{comma}{one}" for one in _starting(last, dict.fromkeys(found))]
@@ -140,15 +141,15 @@ _KNOWN: Mapping[str, Callable[[Any, Any], Iterable[str]]] = {
     "sort": _sort_keys,
     "confidence": _confidences,
 }
-"""Attribute of an option -> its values."""
+"""Attribute of an option in the parsed arguments -> function that returns its values."""
 
 
 def complete_in_shell(prog: Program) -> None:
     """
-    Make the shell that *prog* is opened for complete ``%pageowner``.
+    Add the completion of ``%pageowner`` to the shell that opened *prog*.
 
-    Nothing happens in a program that is not drgn's shell, or in a version of drgn whose completer
-    is another one.
+    Nothing is changed if the program is not drgn's shell, or if its version of drgn has a different
+    completer.
     """
     if "drgn.cli" not in sys.modules:
         return
@@ -175,9 +176,10 @@ def complete_in_shell(prog: Program) -> None:
 
 def _ends(line: str, text: str, prog: Program) -> list[str]:
     """
-    Return what *text* may become.
+    Return the possible completions of *text*.
 
-    :param text: The end of *line* that readline replaces: its words end at any punctuation.
+    :param text: The end of *line* that readline replaces. It is shorter than the last word if this
+        contains punctuation.
     """
     session: Session | None = None
     with suppress(Exception):
@@ -187,7 +189,7 @@ def _ends(line: str, text: str, prog: Program) -> list[str]:
     try:
         found = completions(line, session)
     except Exception:
-        # An exception would be lost in readline, and the line is still the user's.
+        # readline would ignore the exception. Suggest nothing; the user can continue typing.
         return []
     kept = len(line.split(" ")[-1]) - len(text)
     ends = [one[kept:] for one in found]

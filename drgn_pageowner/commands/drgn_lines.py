@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``--drgn``: the lines of Python that get a command's answer in drgn's shell or a script."""
+"""``--drgn``: print lines of Python that compute a command's result in drgn's shell or a script."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def add_drgn(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drgn",
         action="store_true",
-        help="print the lines that get the same answer in drgn's shell or a script instead",
+        help="print instead the Python lines that compute this in drgn's shell or a script",
     )
 
 
 def refuse(args: argparse.Namespace, options: Mapping[str, object]) -> None:
     """
-    Refuse options with which the lines would not give the same answer.
+    Check that no option is given with which the lines would compute something else.
 
     :param options: Name of an option -> its default.
     :raises UsageError: if one of them has another value
@@ -39,6 +39,6 @@ def refuse(args: argparse.Namespace, options: Mapping[str, object]) -> None:
 
 
 def print_lines(lines: str, args: argparse.Namespace, out: TextIO) -> int:
-    """Print *lines*, which must not be broken at the width of the terminal."""
+    """Print *lines* without wrapping them at the width of the terminal."""
     (out if args.format != "table" else unescaped(out)).write(lines)
     return 0

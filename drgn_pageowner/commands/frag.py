@@ -145,11 +145,16 @@ for zone in check.zones:
     print(zone.node, zone.zone, zone.free, zone.usable, zone.verdict)""",
     ),
 }
-"""What ``--drgn`` imports and prints of a view."""
+"""Name of a view -> two parts of the lines that ``--drgn`` prints: imports, and the loop."""
 
 
 def _drgn(args: argparse.Namespace, out: TextIO) -> int:
-    """:raises UsageError: if the lines would not give the same answer"""
+    """
+    Print the Python lines that compute the same view in drgn's shell.
+
+    :return: Exit status.
+    :raises UsageError: if there are no such lines for the options
+    """
     views = args.view or ["summary"]
     _check_views([view for view in views if view != "all"])
     if len(views) > 1 or views[0] not in _VIEW_LINES or args.explain is not None:

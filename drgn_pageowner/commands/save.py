@@ -7,14 +7,14 @@ symbols and without drgn.
   save --leaks OUT.parquet         also the result of leaks
   save --source OUT.parquet        also the source lines of all stacks
   save --leaks --dataset DIR       add it to a dataset of many snapshots (sql, fleet)
-  save --redact OUT.parquet        without the names of this site, to send away
+  save --redact OUT.parquet        without names that identify this site, to send to others
 
 The file is a Parquet file: any program that reads Parquet can read the records. A dataset is a
 directory, or a URL of an object store (s3://BUCKET/PATH), of Parquet files; docs/dataset.md
 describes its tables. Saving the same dump into a dataset again replaces its rows.
 
 --redact replaces the names of processes, hosts and cgroups, equal names by equal words, and leaves
-out the kernel log and contents of memory; docs/redact.md says what is kept.
+out the kernel log and contents of memory; docs/redact.md lists what is kept.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from drgn_pageowner.storage.session import SnapshotSession
 from drgn_pageowner.units import counted
 
 _LEAST_KEY = 16
-"""Least size of the key of --redact-key, in bytes."""
+"""Minimum size of the key of --redact-key, in bytes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,16 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redact",
         action="store_true",
-        help="replace the names of processes, hosts and cgroups, by other ones each time",
+        help="replace the names of processes, hosts and cgroups; by other words in each snapshot",
     )
     parser.add_argument(
         "--redact-key", metavar="FILE",
-        help="replace them by the same ones each time, which depend on the contents of FILE",
+        help="replace the same names, by words that depend only on the contents of FILE",
     )  # fmt: skip
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
-    # Arrow's own allocator takes 10 MB more, which a capture kernel may not have.
+    # Arrow's default allocator needs 10 MB more, which a capture kernel may not have.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if len(session.members()) > 1:
         raise UsageError(f"{len(session.members())} snapshots: save reads one at a time")
@@ -140,14 +140,17 @@ def _redact(args: argparse.Namespace) -> bool:
 
 
 def _source(args: argparse.Namespace, session: Session) -> str:
-    """Return the name of the dump in the dataset: its path, which may contain a host's name."""
+    """
+    Return the name of the dump in the dataset: its path, or ``"(redacted)"`` if names are replaced,
+    because the path may contain the name of the host.
+    """
     if _redact(args):
         return "(redacted)"
     return getattr(args, "core", None) or next(iter(session.members()))
 
 
 def _key(path: str | None) -> bytes:
-    """Return the key that is in a file; a random one if no file is given."""
+    """Return the key in the file *path*; a random key if *path* is ``None``."""
     if path is None:
         return secrets.token_bytes(32)
     try:

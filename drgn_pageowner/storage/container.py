@@ -82,8 +82,9 @@ def _table(columns: Mapping[str, Any]) -> Any:
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
-# pyarrow.array() would import pandas where that is installed, and dictionary_encode() would load
-# another library of Arrow: 30 MB more than a capture kernel may have. Arrays are made of buffers.
+# Arrow arrays are made from buffers, to save 30 MB of memory, which a capture kernel may not have:
+# pyarrow.array() would import pandas if it is installed, and dictionary_encode() would load another
+# library of Arrow.
 
 
 def _of_numpy(values: Array) -> Any:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Replace the names of a site in what a session answers, before it is saved."""
+"""
+Replace names that identify a site (tasks, hosts, cgroups) in the data of a session, before they are
+saved.
+"""
 
 from __future__ import annotations
 
@@ -30,22 +33,22 @@ T = TypeVar("T")
 # TASK_COMM_LEN, without the terminating NUL.
 _COMM = 15
 _DIGITS = 10
-# Threads that the kernel names without the names of devices, workqueues or files. A process that
-# gives itself such a name keeps it.
+# Names of kernel threads that do not contain the name of a device, a workqueue or a file. These
+# names are not replaced, even if a process has given itself such a name.
 _KERNEL_THREADS = re.compile(
     r"(swapper|ksoftirqd|migration|cpuhp|idle_inject|rcuc|rcuop|rcuog|rcuos|watchdog)/\d+"
     r"|(kswapd|kcompactd)\d+|kworker/(u?\d+:\d+H?|R)"
     r"|swapper|kthreadd|khugepaged|ksmd|kdevtmpfs|oom_reaper|khungtaskd|rcu_sched|rcu_preempt|rcu_gp"
     r"|rcu_par_gp|rcu_tasks_kthre|rcu_tasks_rude_|rcu_tasks_trace|kauditd|writeback|kblockd"
 )
-# Cgroups that systemd and Kubernetes have on every machine.
+# Cgroups with the same names on every machine: those of systemd, Kubernetes, Docker and LXC.
 _CGROUPS = frozenset({"", "init.scope", "system.slice", "user.slice", "machine.slice", "kubepods",
                       "kubepods.slice", "docker", "lxc"})  # fmt: skip
 # The cache of a memory cgroup is CACHE(ID:CGROUP) before Linux kernel commit 9855609bde03 ("mm:
 # memcg/slab: use a single set of kmem_caches for all accounted allocations") (in v5.9).
 _CGROUP_CACHE = re.compile(r"(.*\(\d+:)(.*)(\))")
 _OF_A_TASK = re.compile(r"(stack of )?(.*)( \(pid -?\d+\))", re.DOTALL)
-# Parameters of the kernel about memory and crashes, which keep their values.
+# Kernel parameters about memory and crashes, whose values are not replaced.
 _PARAMETERS = frozenset({
     "page_owner", "crashkernel", "slub_debug", "slab_debug", "slab_nomerge", "slub_nomerge",
     "hugepages", "hugepagesz", "default_hugepagesz", "transparent_hugepage", "movablecore",
@@ -58,7 +61,8 @@ _PARAMETERS = frozenset({
 
 
 class Redactor:
-    """Replaces names: equal names by equal words, which do not tell the name without the key."""
+    """Replaces names by words: equal names by equal words, from which the name cannot be derived
+    without the key."""
 
     def __init__(self, key: bytes) -> None:
         """
@@ -75,7 +79,7 @@ class Redactor:
         return f"{kind}-{digest.hexdigest()}"
 
     def task(self, comm: str) -> str:
-        """Return the replacement of a comm; those of the kernel's own threads are kept."""
+        """Return the replacement of a task name; names of kernel threads are returned unchanged."""
         if not comm or _KERNEL_THREADS.fullmatch(comm):
             return comm
         word = self._word("task", comm)
@@ -92,18 +96,19 @@ class Redactor:
         return word
 
     def cgroup(self, path: str) -> str:
-        """Return the replacement of a path of a cgroup, component by component."""
+        """Return the path of a cgroup with every component replaced."""
         return "/".join(
             name if name in _CGROUPS else self._word("cgroup", name) for name in path.split("/")
         )
 
     def cache(self, name: str) -> str:
-        """Return the name of a slab cache, with that of a cgroup in it replaced."""
+        """Return the name of a slab cache; if it contains the name of a cgroup, this is
+        replaced."""
         match = _CGROUP_CACHE.fullmatch(name)
         return f"{match[1]}{self.cgroup(match[2])}{match[3]}" if match is not None else name
 
     def of_a_task(self, text: str) -> str:
-        """Replace the comm in ``"comm (pid 7)"`` and in ``"stack of comm (pid 7)"``."""
+        """Replace the task name in ``"comm (pid 7)"`` and in ``"stack of comm (pid 7)"``."""
         match = _OF_A_TASK.fullmatch(text)
         if match is None:
             return text
@@ -111,7 +116,7 @@ class Redactor:
 
     def comms(self, column: Array) -> Array:
         """
-        Replace all comms of a column.
+        Replace all task names of a column.
 
         :param column: ``S16``, shape ``(n,)``.
         """
@@ -124,7 +129,7 @@ class Redactor:
         return result
 
     def text(self, line: str) -> str:
-        """Replace the names of tasks and hosts that are known by now in a line of text."""
+        """Replace the names in :attr:`known` in a line of text."""
         names = [name for name in self.known if len(name) > 1]
         if not names:
             return line
@@ -132,11 +137,11 @@ class Redactor:
         return re.sub(rf"(?<![\w-])(?:{every})(?![\w-])", lambda m: self.known[m[0]], line)
 
     def clue(self, kind: str, text: str) -> str:
-        """Replace the text of a clue: a text from memory, or the name of a cache."""
+        """Return the text of a clue with a text from memory, or the name of a cgroup, replaced."""
         return self._word("text", text) if kind == "text" else self.cache(text)
 
     def command_line(self, line: str) -> str:
-        """Replace the values of parameters, except for those about memory and crashes."""
+        """Replace the values of the kernel's parameters, except for :data:`_PARAMETERS`."""
         words = []
         for word in line.split():
             name, equals, value = word.partition("=")
@@ -147,27 +152,27 @@ class Redactor:
 
 class RedactedSession:
     """
-    A session whose names of tasks, hosts and cgroups are replaced, and whose texts are left out.
+    A session in which names of tasks, hosts and cgroups are replaced, and texts are left out.
 
-    What it does not define itself is answered by the session that it wraps: code, symbols, modules,
-    addresses and numbers are not changed.
+    It wraps another session, and passes calls of all other methods to that session: code, symbols,
+    modules, addresses and numbers are not changed.
     """
 
     def __init__(self, session: Session, key: bytes) -> None:
         """
-        :param key: Key of the replacements, see :class:`Redactor`.
+        :param key: Key of the hash; see :class:`Redactor`.
         """
         self._session = session
         self._redactor = Redactor(key)
         self._known: dict[int, tuple[object, object]] = {}
-        """What was redacted already, by the identity of the original."""
+        """``id()`` of an object -> the object, and its redacted copy."""
         self._asked = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
     def _once(self, original: T, redact: Callable[[T], T]) -> T:
-        """Return what *redact* makes of *original*, the same object every time."""
+        """Return the result of *redact* for *original*; the same object on every call."""
         known = self._known.get(id(original))
         if known is None:
             known = self._known[id(original)] = original, redact(original)
@@ -177,14 +182,14 @@ class RedactedSession:
         return [self._text(line) for line in lines]
 
     def _text(self, line: str) -> str:
-        """Redact a line, once all names of tasks and hosts are known."""
+        """Redact a line of text. The first call collects all names of tasks and hosts before."""
         if not self._asked:
             self._asked = True
             self._redactor.host(self._session.facts().hostname)
             try:
                 records = self._session.snapshot(("comm",), freed=True)
             except PageOwnerError:
-                # Without records, the tasks are what is known.
+                # Without records, only the names of running tasks are known.
                 records = None
             if records is not None and "comm" in records:
                 self._redactor.comms(records["comm"])
@@ -192,7 +197,7 @@ class RedactedSession:
                 for comm in self._session.inventory().tasks.values():
                     self._redactor.task(comm)
             except PageOwnerError:
-                # What needs it says so itself.
+                # Methods that need the inventory report the error.
                 pass
         return self._redactor.text(line)
 
@@ -338,8 +343,8 @@ class RedactedSession:
 
 def redacted(session: Session, key: bytes) -> Session:
     """
-    Return a session that answers as *session* does, with the names of the site replaced.
+    Return a session with the data of *session*, in which names that identify the site are replaced.
 
-    :param key: Key of the replacements, see :class:`Redactor`.
+    :param key: Key of the hash; see :class:`Redactor`.
     """
     return cast(Session, RedactedSession(session, key))

@@ -483,9 +483,9 @@ _FINDER = "pageowner modules"
 
 def name_module_symbols(kernel: Kernel) -> None:
     """
-    Let drgn name addresses in modules whose debugging symbols it does not have.
+    Register a symbol finder with drgn for modules without debugging symbols.
 
-    The modules' own symbol tables are asked after all other symbol finders of the program.
+    It uses the modules' symbol tables in the dump, and is called after all other symbol finders.
     """
     prog = kernel.prog
     if _FINDER in prog.registered_symbol_finders():

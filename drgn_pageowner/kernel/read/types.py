@@ -102,7 +102,8 @@ _CACHE_TYPES = {
 }
 # Caches whose objects may be smaller than their structure, or much larger.
 _TRUNCATED = frozenset({"task_struct", "kmem_cache", "mm_struct"})
-# Caches of zsmalloc's pools, whose objects are handles (create_cache() of mm/zsmalloc.c).
+# Prefix of the names of zsmalloc's caches whose objects are handles (create_cache() of
+# mm/zsmalloc.c).
 _HANDLES = "zs_handle"
 # Prefixes of names of caches whose objects are arrays, and the structure that each is an array of.
 _CACHE_ARRAYS = {"biovec-": "bio_vec", "sgpool-": "scatterlist"}
