@@ -6,16 +6,22 @@ from __future__ import annotations
 import numpy as np
 from conftest import Dump
 
+from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.linux.tasks import comm_of
 from drgn_pageowner.kernel.linux.user_tables import find_mappings
 from drgn_pageowner.model.arrays import Array
 
 
 def test_what_a_process_touched_is_mapped_where_it_said(dump: Dump) -> None:
-    facts = [fact for fact in dump.facts() if fact["kind"] in ("anon", "thp")]
-    chosen = facts[:4]
+    facts = dump.facts()
+    chosen = [fact for kind in ("anon", "thp") for fact in facts if fact["kind"] == kind][:1]
+    chosen += [fact for fact in facts if fact["kind"] == "thp"]
     assert {fact["kind"] for fact in chosen} == {"anon", "thp"}
-    huge = dump.snapshot["pfn"][dump.snapshot["order"] >= 3].tolist()
+    try:
+        huge = dump.snapshot["pfn"][dump.snapshot["order"] >= 3].tolist()
+    except PageOwnerError:
+        # A kernel without records.
+        huge = []
     for fact in chosen:
         # A page in the middle of a huge page is mapped by the same entry. With base pages of 64 KiB
         # the guests have no huge pages.
