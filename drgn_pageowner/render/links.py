@@ -21,7 +21,8 @@ def why_text(result: Why) -> Iterator[str]:
     yield f"  {known}{result.explanation}\n"
     yield from _chain_lines(result.chain)
     for number, chain in enumerate(result.others, 2):
-        yield f"  chain {number} of {len(result.others) + 1}, as short:\n"
+        equal = ", as short" if len(chain) == len(result.chain) else ""
+        yield f"  chain {number} of {len(result.others) + 1}{equal}:\n"
         yield from _chain_lines(chain)
     if result.fingerprint is not None:
         yield from fingerprint_text(result.fingerprint, 1, dump=True)

@@ -352,8 +352,8 @@ def _of_process(
     of a file, or a page that is a root itself.
 
     :param everything: Whether to find all mappings, up to some dozens.
-    :return: Chains of words, the most useful one first: for an anonymous page, a page table entry
-        that maps it; for other pages, a chain of pointers.
+    :return: Chains of words, the most useful one first: for an anonymous or hugetlb page, a page
+        table entry that maps it; for other pages, a chain of pointers.
     """
     heap = reach.heap
     if node >= heap.first_object:
@@ -369,7 +369,8 @@ def _of_process(
     if mappings is not None and (kind in _MAPPED or reach.role[node] == Role.ROOT):
         found = mappings(target, _MOST_CHAINS if everything else 1)
         mapped = [_linked(reach, [word]) for word in found]
-    chains = [*mapped, *pointers] if kind == PageClass.ANON else [*pointers, *mapped]
+    private = kind in (PageClass.ANON, PageClass.HUGETLB)
+    chains = [*mapped, *pointers] if private else [*pointers, *mapped]
     chains = [chain for chain in chains if chain]
     return chains if everything else chains[:1]
 
