@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Time questions over a dataset of many snapshots that are made of real ones.
+Measure queries on a dataset of many snapshots, which are made from real ones.
 
   python benchmarks/fleet.py make DATASET --of REAL --snapshots 1000 --records 27000
   python benchmarks/fleet.py ask DATASET
 
-REAL is a dataset of real dumps (`fleet ingest`, or `save --dataset`). Each snapshot that is made
-has as many of the records of one of them, chosen at random, with a host, a day and an ID of its
-own; its other tables are those of the real one. `ask` runs the same question with `sql`, with
-DuckDB alone and with pandas, each in a process of its own, and compares times, memory and answers.
+REAL is a dataset of real dumps (`fleet ingest`, or `save --dataset`). Each made snapshot has the
+given number of records, chosen at random from a real one, and its own host, day and ID; its other
+tables are copied. `ask` runs the same query with `sql`, with DuckDB alone and with pandas, each in
+a separate process, and compares times, memory and results.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def make(where: str, real: str, snapshots: int, records: int, seed: int) -> None
 
 
 def measure(command: list[str]) -> tuple[float, float, float, str]:
-    """Run *command*; return its seconds, those of CPUs, its most memory in MB, and its output."""
+    """Run *command*; return its elapsed time and CPU time in seconds, its maximum memory in MB, and
+    its output."""
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Prove that an ingest loses nothing: many dumps, some of them bad, and processes that are killed.
+Test that an ingest loses no dump, with many dumps, some of them bad, and with killed processes.
 
   python benchmarks/ingest.py DIRECTORY --dumps 200 --kills 20 --restarts 2
 
-Copies of the bundled dumps get a crash time of their own each. Some are cut off, some are of a
-kernel whose symbols are nowhere, some are no dumps, some the same as others; of some the process
-hangs, of some it takes all memory (by a sitecustomize.py of this script). While they are ingested,
-workers are killed at random, and the ingest itself is killed and started again. In the end every
-dump has to be in the dataset exactly once, or among the runs with its reason.
+Each copy of a bundled dump gets its own crash time. Some copies are cut off, some have no symbols,
+some are not dumps, and some are duplicates; for some, the process hangs, or uses all memory (by a
+sitecustomize.py of this script). While they are ingested, workers are killed at random, and the
+ingest itself is killed and started again. In the end every dump has to be in the dataset exactly
+once, or among the runs with its reason.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if "--core" in words and "-greedy/" in words:
         hoard[-1][::4096] = b"x" * len(hoard[-1][::4096])
         time.sleep(0.05)
 """
-# In every 50 dumps; the rest are good.
+# Number of dumps of each kind in every 50; the rest are good.
 BAD = {"cut": 3, "unknown": 3, "nodump": 2, "same": 2, "hangs": 1, "greedy": 1}
 EXPECTED = {
     "good": {"ok"}, "same": {"ok"}, "cut": {"ok", "failed"}, "unknown": {"no symbols"},
@@ -54,7 +54,7 @@ EXPECTED = {
 
 
 def kinds(number: int) -> list[str]:
-    """Return what is wrong with each of *number* dumps."""
+    """Return the kind of defect of each of *number* dumps."""
     fifty = [kind for kind, times in BAD.items() for _ in range(times)]
     fifty += ["good"] * (50 - len(fifty))
     random.shuffle(fifty)
@@ -62,7 +62,7 @@ def kinds(number: int) -> list[str]:
 
 
 def make(directory: Path, number: int) -> dict[str, str]:
-    """Write the dumps; return what is wrong with each path."""
+    """Write the dumps; return path -> kind of defect."""
     result: dict[str, str] = {}
     first_good: bytes | None = None
     for place, kind in enumerate(kinds(number)):
@@ -73,7 +73,8 @@ def make(directory: Path, number: int) -> dict[str, str]:
         length = len(stamp.group(1))
         text = str(int(stamp.group(1)) + 1 + place).zfill(length)[-length:].encode()
         if length < 4:
-            # A virtual machine without a clock: few digits, all of which are used.
+            # The dump of a virtual machine without a clock has few digits for the time; use all of
+            # them.
             text = str(place % 10**length).zfill(length).encode()
         data = data.replace(stamp.group(), b"CRASHTIME=" + text + b"\n")
         if kind == "cut":
@@ -94,7 +95,7 @@ def make(directory: Path, number: int) -> dict[str, str]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Return the worker processes of an ingest, without what dask needs beside them."""
+    """Return the worker processes of an ingest, without the other processes of dask."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -164,7 +165,7 @@ def main() -> int:
 
 
 def check(dataset: Path, made: dict[str, str]) -> list[str]:
-    """Compare the dataset with what each of the dumps *made* should have become."""
+    """Compare the dataset with the expected outcome of each dump in *made*."""
     import duckdb
 
     rows = duckdb.sql(f"select dump, status, reason from '{dataset}/runs/*/*/*.parquet'").fetchall()
@@ -174,7 +175,7 @@ def check(dataset: Path, made: dict[str, str]) -> list[str]:
     for dump, kind in made.items():
         state, reason = told.get(dump, ("missing", None))
         done[f"{kind}: {state}"] += 1
-        # Of dumps that are the same, one is told of.
+        # Only one of several equal dumps is listed.
         if state == "missing" and kind in ("same", "good"):
             continue
         if state not in EXPECTED[kind] or (state != "ok" and not reason):

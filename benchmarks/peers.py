@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What our commands are measured against; run.py starts this in processes of its own."""
+"""Programs that our commands are compared with; run.py starts them in separate processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def open_dump(core: str, symbols: str) -> drgn.Program:
 
 
 def per_page(prog: drgn.Program) -> dict[str, float]:
-    """One page after another with drgn objects, as scripts do; and all of them in bulk."""
+    """Measure reading pages one by one with drgn objects, as scripts do, and all of them in
+    bulk."""
     from drgn.helpers.linux.mm import pfn_to_page
 
     from drgn_pageowner import page_owner, snapshot
@@ -37,7 +38,7 @@ def per_page(prog: drgn.Program) -> dict[str, float]:
 
 
 def marking(prog: drgn.Program) -> dict[str, float]:
-    """To read what the search for leaks reads, and to search it."""
+    """Measure reading the data for the search for leaks, and the search itself."""
     import numpy as np
 
     from drgn_pageowner.analysis.leaks.reach import reach
@@ -73,7 +74,8 @@ def marking(prog: drgn.Program) -> dict[str, float]:
 
 
 def saved(core: str, symbols: str) -> dict[str, float]:
-    """To have all records ready: from the dump, once it is open and all in all; from a snapshot."""
+    """Measure loading all records: from an open dump, from a dump including opening it, and from a
+    snapshot."""
     import tempfile
     from pathlib import Path
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What our commands cost, as ratios against something in the same run on the same dump.
+Measure time and memory of our commands, relative to other programs in the same run on the same
+dump.
 
     benchmarks/run.py                               the bundled dump of Linux 6.12
     benchmarks/run.py --core VMCORE --symbols VMLINUX    any other, say of an 8 GiB guest
@@ -27,10 +28,10 @@ sys.path.insert(0, str(HERE.parent / "testdata"))
 
 
 class Cost(NamedTuple):
-    """The best of several runs of one process."""
+    """Time and memory of the fastest of several runs of a process."""
 
     seconds: float
-    """Elapsed."""
+    """Elapsed time."""
     peak: int
     """Largest resident set, in bytes."""
     output: int
@@ -38,7 +39,7 @@ class Cost(NamedTuple):
 
 
 def measure(command: list[str], runs: int) -> Cost:
-    """Run *command* *runs* times with the page cache warm; the fastest counts."""
+    """Run *command* *runs* times with a warm page cache; return the cost of the fastest run."""
     best: Cost | None = None
     for number in range(runs + 1):
         start = time.perf_counter()
@@ -62,7 +63,7 @@ Ranges = list[tuple[int, int]]
 
 
 def ranges_of(core: Path, symbols: Path) -> tuple[Ranges, Ranges]:
-    """``(address, size)`` of every page_ext array, and of every memmap."""
+    """Return ``(address, size)`` of every page_ext array, and of every memmap."""
     import drgn
 
     from drgn_pageowner.kernel.dump.kernel import Kernel

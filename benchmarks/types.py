@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What is known of types on real dumps, how often that is right, and what it changes for `leaks`.
+Measure the inference of types on real dumps: coverage, accuracy, and the effect on `leaks`.
 
     benchmarks/types.py                          every bundled dump
     benchmarks/types.py linux-6.12/traps ...     some of them
@@ -43,7 +43,8 @@ class Run(NamedTuple):
 
 
 class Accused(NamedTuple):
-    """What `leaks` says of what the guest's modules lost and hold, in pages and objects."""
+    """Numbers of pages and objects that the guest's modules lost or hold, and that `leaks`
+    reports."""
 
     lost: int
     found: int
@@ -52,7 +53,7 @@ class Accused(NamedTuple):
 
 
 def run(directory: Path, vmlinux: Path, *words: str, runs: int = 1) -> Run:
-    """Run a command *runs* times; the one that took the least CPU time counts."""
+    """Run a command *runs* times; return the run that used the least CPU time."""
     command = [sys.executable, "-m", "drgn_pageowner", "-c", str(directory / "vmcore"),
                "-s", str(vmlinux), *words, "--format", "json"]  # fmt: skip
     best: Run | None = None
@@ -71,13 +72,13 @@ def run(directory: Path, vmlinux: Path, *words: str, runs: int = 1) -> Run:
 
 
 def facts(directory: Path) -> list[dict[str, str]]:
-    """Return what the guest's modules said of what they lost and hold."""
+    """Return the facts that the guest's modules logged about lost and held memory."""
     path = directory / "truth/facts"
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     found = [dict(w.split("=", 1) for w in line.split()[1:] if "=" in w) for line in lines]
     found = [fact for fact in found if "what" in fact]
     if not any(fact.get("how") == "percpu_alloc" for fact in found):
-        # An earlier po_leak lost what it was to hold by every other per-CPU pointer.
+        # An earlier version of po_leak lost every other per-CPU pointer that it should have kept.
         pages = [f for f in found if (f["what"], f.get("how")) == ("held", "percpu")]
         for fact in pages[1::2]:
             fact["what"] = "leaked"
@@ -85,7 +86,7 @@ def facts(directory: Path) -> list[dict[str, str]]:
 
 
 def accused(answer: Any, said: list[dict[str, str]]) -> Accused:
-    """Compare an answer of `leaks --slab` with what the modules said."""
+    """Compare the output of `leaks --slab` with the facts of the modules."""
     groups = [group for group in answer["groups"] if group["verdict"] in LOST]
     pages = {pfn for group in groups for pfn in group["pfns"]}
     objects = {address for leak in answer["slab"] for address in leak["addresses"]}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Who freed this page last, and who has it now: for a use-after-free that hit a whole page.
+Print who freed a page last, and who owns it now, to debug a use-after-free of a page.
 
     drgn -c vmcore contrib/last_free.py 0xffff888003a41000
 """

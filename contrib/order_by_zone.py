@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-How many pages each zone holds in allocations of each order: where the large ones sit.
+Print the number of pages in allocations of each order, for each zone.
 
     drgn -c vmcore contrib/order_by_zone.py
 """

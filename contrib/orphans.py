@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Pages that tasks allocated for the kernel and left behind when they ended: old leaks hide here.
+Print kernel memory whose allocating tasks have exited, by stack; this may include old leaks.
 
     drgn -c vmcore contrib/orphans.py [NUMBER OF STACKS]
 """

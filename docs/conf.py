@@ -20,14 +20,14 @@ exclude_patterns = ["generated/api/modules.rst", "generated/readme.md"]
 suppress_warnings = ["ref.python"]
 
 highlight_language = "none"
-# Two hyphens are two hyphens.
+# Do not replace two hyphens by a dash.
 smartquotes = False
 html_theme = "alabaster"
 html_theme_options = {"page_width": "75rem", "sidebar_width": "17rem"}
 html_show_copyright = False
 myst_heading_anchors = 3
 
-# Every module has its page of the API: its public names, by their docstrings.
+# Write an API page for every module, with the docstrings of its public names.
 apidoc_modules = [
     {
         "path": "../drgn_pageowner",

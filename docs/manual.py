@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Sphinx extension: pages of the manual that are made from something else.
+Sphinx extension that generates pages of the manual.
 
-Before a build it writes into ``generated/``: a page for every command and one for what they have
-in common, from the parser of the command line; and the texts of other directories, with links that
-work here. Man pages are made from the pages of the commands, too.
+Before a build, it writes into ``generated/``: a page for every command and one for the common
+options, from the parser of the command line; and texts from other directories, with adapted links.
+Man pages are made from the pages of the commands, too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TEXTS = {
     "testdata/README.md": "testdata",
     "tests/layouts/README.md": "layouts",
 }
-"""Texts of other directories, and their names in the manual."""
+"""Paths of texts in other directories -> their names in the manual."""
 
 _ALSO = f"""See also
 --------
@@ -60,7 +60,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def write_pages(directory: Path) -> None:
-    """Write all pages into *directory*, but leave those alone that would stay as they are."""
+    """Write all pages into *directory*; files that would not change are not written."""
     parser = build_parser()
     pages = {f"commands/{PROGRAM}.rst": _page(parser, PROGRAM, _common(parser))}
     for name, command in command_parsers(parser).items():
@@ -79,9 +79,10 @@ def write_pages(directory: Path) -> None:
 
 def links_for_manual(text: str, directory: str) -> str:
     """
-    Return the Markdown *text* with links between pages of the manual; others become plain text.
+    Return the Markdown *text* with links adapted to the manual; links to other files become plain
+    text.
 
-    :param directory: Where *text* is in the repository: its links are relative to that.
+    :param directory: Directory of *text* in the repository, to which its links are relative.
     """
 
     def mend(match: re.Match[str]) -> str:
@@ -109,21 +110,22 @@ def _mend_links(app: Sphinx, name: str, content: list[str]) -> None:
 def _mend_help(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Show the docstring of a command's module, which is its description in --help, as that is."""
+    """Show the docstring of a command's module as --help does, because it is not reST."""
     in_commands = name.rpartition(".")[0] == "drgn_pageowner.commands"
     if what == "module" and in_commands and hasattr(obj, "run"):
         lines[:] = _description("\n".join(lines)).split("\n")
 
 
 def _keep_builtins(app: Sphinx, doctree: nodes.document) -> None:
-    """Keep ``bytes`` in a signature from being linked to some attribute of that name."""
+    """Prevent ``bytes`` in a signature from being linked to an attribute of that name."""
     for node in list(doctree.findall(pending_xref)):
         if node.get("refdomain") == "py" and hasattr(builtins, str(node.get("reftarget"))):
             node.replace_self(node.children)
 
 
 def _link_man_pages(app: Sphinx, doctree: nodes.document, name: str) -> None:
-    """Make links of what the pages of the commands, all in one directory, call each other."""
+    """Convert references between the man pages of commands to links; all pages are in one
+    directory."""
     if app.builder.format == "html":
         for node in list(doctree.findall(manpage)):
             link = nodes.reference("", "", node.deepcopy(), refuri=f"{node['page']}.html")
@@ -155,7 +157,7 @@ def _page(parser: argparse.ArgumentParser, title: str, more: list[str]) -> str:
 
 
 def _common(parser: argparse.ArgumentParser) -> list[str]:
-    """Return what the page of the program has besides its options."""
+    """Return the text of the program's man page, without its options."""
     commands = "".join(
         f":manpage:`{PROGRAM}-{name}(1)`\n   {_escape(summary)}\n\n"
         for name, summary in _summaries(parser).items()
@@ -183,7 +185,7 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _names(action: argparse.Action) -> str:
-    """Return how *action* is written on the command line: its options and what they take."""
+    """Return the options of *action* and their arguments, as on the command line."""
     metavar = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
     if action.choices is not None and action.metavar is None:
         metavar = "{" + ",".join(map(str, action.choices)) + "}"
@@ -194,7 +196,7 @@ def _names(action: argparse.Action) -> str:
 
 
 def _summaries(parser: argparse.ArgumentParser) -> dict[str, str]:
-    """Return what every command does, in one line each."""
+    """Return a line for every command, with its description."""
     return {
         choice.dest: choice.help or ""
         for action in parser._actions
@@ -204,7 +206,7 @@ def _summaries(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 
 def _description(text: str) -> str:
-    """Turn a description for ``--help`` into reST: what is indented there is shown as it is."""
+    """Convert a description for ``--help`` to reST; indented lines become literal blocks."""
     paragraphs = []
     for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
         lines = paragraph.split("\n")
@@ -221,7 +223,7 @@ def _literal(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Return *text* so that reST prints it as it is."""
+    """Escape *text* for reST."""
     return re.sub(r"([\\*`|_])", r"\\\1", text)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Write the tables of README.md and docs/ that follow from the code: `python docs/tables.py`.
+Write the tables of README.md and docs/ that are generated from the code: `python docs/tables.py`.
 
 A table stands between `<!-- NAME: made by docs/tables.py -->` and the next `<!-- end -->`.
 """
@@ -25,7 +25,7 @@ _TABLE = re.compile(
 
 
 def with_tables(text: str) -> str:
-    """Return the Markdown *text* with its tables as they should be."""
+    """Return the Markdown *text* with its generated tables updated."""
     return _TABLE.sub(
         lambda match: match["begin"] + "\n" + TABLES[match["name"]]() + "\n" + match["end"], text
     )
@@ -101,7 +101,7 @@ _VALUES = {
     Form.MEMCG: "path",
     Form.STACK: "list of texts",
 }
-"""What JSON has of a column, by its form; a number of the others."""
+"""Form of a column -> type of its values in JSON; the values of other forms are numbers."""
 
 
 def _code(text: str) -> str:
@@ -121,7 +121,7 @@ def dataset() -> str:
 
 
 TABLES = {"commands": commands, "options": options, "fields": fields, "dataset": dataset}
-"""The functions that make each table."""
+"""Name of a table -> function that generates it."""
 
 
 def files() -> list[Path]:

@@ -44,13 +44,13 @@ def unpack(name: str, cache: Path = CACHE) -> Path:
 
 def install(source: Path, target: Path, fill: Callable[[BinaryIO, Path], None]) -> None:
     """
-    Make *target* from *source*, unless it was made from a file with the same contents before.
+    Make *target* from *source*, unless it exists and was made from a file with the same contents.
 
     Only one process at a time does so, the others wait for it. *target* is complete whenever it
-    exists: it is made under another name, and renamed. The digest of *source* is kept beside it;
-    modification times would not do, because every checkout sets its own.
+    exists: it is made under another name, and renamed. The digest of *source* is stored next to it;
+    modification times cannot be used, because every checkout sets new ones.
 
-    :param fill: Writes the contents of the opened *source* to a path, where nothing exists yet.
+    :param fill: Function that writes the contents of the opened *source* to a new path.
     """
     if not source.exists():
         return
@@ -62,7 +62,7 @@ def install(source: Path, target: Path, fill: Callable[[BinaryIO, Path], None]) 
         lock.seek(0)
         if target.exists() and lock.read() == digest:
             return
-        # Until the new target is in place, nothing may say that it is.
+        # Remove the old digest before the new target is in place.
         lock.truncate(0)
         packed.seek(0)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:

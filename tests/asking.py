@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Commands asked in this process: a session is opened once."""
+"""Run commands in this process, on a session that is opened once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Answer = tuple[int, str, str]
 
 def ask(session: Session, line: str, open_session: Opener | None = None) -> Answer:
     """
-    What a command says: exit status, stdout, stderr.
+    Run a command; return exit status, stdout and stderr.
 
-    :param open_session: For commands that are given paths of other dumps.
+    :param open_session: Opens other dumps, for commands with paths as arguments.
     """
     parser = CommandParser(prog="drgn-pageowner")
     add_commands(parser)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The real dumps of testdata/, each unpacked and opened once.
+Fixtures for the real dumps of testdata/, each unpacked and opened once.
 
 ``DRGN_PAGEOWNER_DUMPS=DIR`` tests other dumps as well: every directory of DIR that holds
 ``vmcore``, ``vmlinux`` and ``truth/`` as testdata/README.md describes them.
-``DRGN_PAGEOWNER_FEW_DUMPS=1`` takes a few of the bundled ones, which differ most, and leaves out
-tests marked ``once``. Tests marked ``one_of_a_kernel`` take one dump of each kernel.
+``DRGN_PAGEOWNER_FEW_DUMPS=1`` uses only the few bundled dumps that differ most, and skips tests
+marked ``once``. Tests marked ``one_of_a_kernel`` use one dump of each kernel.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from drgn_pageowner.kernel.dump.kernel import Kernel
     from drgn_pageowner.kernel.session import ProgramSession
 
-# Tables that are not the subject of a test have the room that they like.
+# A wide terminal, for tests that are not about the width of tables.
 os.environ["COLUMNS"] = "400"
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,17 +58,17 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out the files that cannot even be imported without drgn."""
+    """Ignore the test files that cannot be imported without drgn."""
     is_test = collection_path.match("test_*.py")
     return True if WITHOUT_DRGN and is_test and needs_drgn(collection_path) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
-    Mark what needs neither a dump nor drgn as ``quick``, and leave out what markers say.
+    Mark tests that need neither a dump nor drgn as ``quick``, and deselect tests by their markers.
 
-    ``one_of_a_kernel`` leaves out the dumps of :data:`_SECOND`, ``once`` the whole test where other
-    versions are tested with a few dumps.
+    ``one_of_a_kernel`` deselects the dumps in :data:`_SECOND`; ``once`` deselects the test if
+    ``DRGN_PAGEOWNER_FEW_DUMPS`` is set.
     """
     left_out = []
     for item in items:
@@ -82,22 +82,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _names_of(item: pytest.Item) -> set[str]:
-    """The names of the dumps that a test is run with."""
+    """Return the names of the dumps that a test is run with."""
     called = getattr(item, "callspec", None)
     return set() if called is None else {_dump_id(value) for value in called.params.values()}
 
 
 class Dump:
-    """A dump, its symbols, and what its kernel printed just before."""
+    """A dump, its symbols, and the files that its kernel printed just before."""
 
     def __init__(self, name: str, directory: Path, vmlinux: Path) -> None:
         self.name = name
         self.kernel = name.split("/")[0].removeprefix("linux-").split("-")[0]
-        """The version: "6.12"."""
+        """Kernel version: "6.12"."""
         self.bundled = name.startswith("linux-")
         self.drift = 1 if self.bundled else 6
-        """How many times as much as in bundled dumps may change between text and dump: kernels with
-        KASAN or with pages of 64 KiB are slow, and a quarantine gives back objects all the time."""
+        """Factor for the number of changes between text and dump, relative to bundled dumps:
+        kernels with KASAN or with pages of 64 KiB are slow, and the quarantine frees objects all
+        the time."""
         self.vmcore = directory / "vmcore"
         self.vmlinux = vmlinux
         self.truth_directory = directory / "truth"
@@ -106,11 +107,12 @@ class Dump:
         return self.name
 
     def truth(self, path: str) -> bytes:
-        """What the file *path* (no leading slash) of the guest said."""
+        """Return the contents of the file *path* (without leading slash) of the guest."""
         return (self.truth_directory / path).read_bytes()
 
     def facts(self) -> list[dict[str, str]]:
-        """What the guest's own programs and modules said: a dictionary a line."""
+        """Return the facts that the guest's own programs and modules logged: a dictionary per
+        line."""
         lines = self.truth("facts").decode(errors="surrogateescape").splitlines()
         return [
             {"kind": line.split()[0], **dict(w.split("=", 1) for w in line.split()[1:] if "=" in w)}
@@ -135,7 +137,7 @@ class Dump:
 
     @functools.cached_property
     def snapshot(self) -> Snapshot:
-        """Everything, freed records included."""
+        """Return all records, including those of freed pages."""
         from drgn_pageowner import snapshot
 
         return snapshot(self.prog, freed=True)
@@ -143,7 +145,8 @@ class Dump:
     def run(
         self, *args: object, check: bool = False, **kwargs: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Our command line on this dump: in this process, which has it open, where it can be."""
+        """Run our command line on this dump, in this process if possible, because the dump is open
+        here."""
         command = ["-c", self.vmcore, "-s", self.vmlinux, *args]
         if kwargs or "--source" in args:
             return run_cli(*command, check=check, **kwargs)
@@ -173,7 +176,7 @@ class Dump:
             except SystemExit as end:
                 status = int(end.code or 0)
             finally:
-                # main() does without.
+                # main() disables garbage collection.
                 gc.enable()
         printed = out.getvalue().decode(errors="surrogateescape")
         return subprocess.CompletedProcess(command, status, printed, err.getvalue())
@@ -207,7 +210,7 @@ def _others() -> list[Dump]:
 
 _FEW = ("linux-5.10/noleak", "linux-6.12/traps", "linux-7.2-arm64-16k/kdump")
 _ONLY_FEW = bool(os.environ.get("DRGN_PAGEOWNER_FEW_DUMPS"))
-# Of the kernels of these there is another dump that has more in it.
+# Dumps of kernels that have another dump with more features.
 _SECOND = {
     "linux-5.10/kdump", "linux-5.10/noleak", "linux-6.1/kdump", "linux-6.12/kdump",
     "linux-6.12-arm64/kdump", "linux-7.2/kdump",
@@ -227,7 +230,7 @@ def traps() -> list[Callable[[], Dump]]:
 
 
 def leak_free() -> list[Callable[[], Dump]]:
-    """Dumps of such guests with po.leak=0: what the others leak is held."""
+    """Dumps of such guests with po.leak=0, in which the memory is held instead of leaked."""
     return [get for get in DUMPS if "noleak" in _dump_id(get)]
 
 
@@ -240,20 +243,20 @@ def profiling() -> list[Callable[[], Dump]]:
 
 
 def _dump_id(get: Callable[[], Dump]) -> str:
-    # pytest 8.0 asks for the ID of no dump, where a list of dumps is empty.
+    # pytest 8.0 calls this without a dump if the list of dumps is empty.
     return str(get.args[0]) if isinstance(get, functools.partial) and get.args else "none"
 
 
 @pytest.fixture(scope="session", params=DUMPS, ids=_dump_id)
 def dump(request: pytest.FixtureRequest) -> Dump:
-    """Every dump with page_owner on, one after another."""
+    """Yield every dump with page_owner on, one after another."""
     got: Dump = request.param()
     return got
 
 
 @pytest.fixture(scope="session")
 def one_dump() -> Dump:
-    """One dump, for what does not depend on the kernel."""
+    """Return one dump, for tests that do not depend on the kernel."""
     return bundled("linux-6.12/kdump")
 
 
@@ -269,7 +272,7 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def live() -> Callable[[Dump], ProgramSession]:
-    """A dump's session, for commands that are asked in this process."""
+    """Return a function that returns a dump's session, for commands in this process."""
     from drgn_pageowner.kernel.session import ProgramSession
 
     return functools.cache(lambda dump: ProgramSession(dump.prog))
@@ -279,7 +282,8 @@ def live() -> Callable[[Dump], ProgramSession]:
 def saved(
     tmp_path_factory: pytest.TempPathFactory, live: Callable[[Dump], ProgramSession]
 ) -> Callable[[Dump], Path]:
-    """A dump's snapshot, saved once for all tests; with leaks, where the guest knows of some."""
+    """Return a function that returns a dump's snapshot, saved once for all tests; with leaks, if
+    the guest has any."""
     pytest.importorskip("pyarrow", reason="snapshots need pyarrow (the extra parquet)")
     directory = tmp_path_factory.mktemp("snapshots")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Damage that is laid over a dump: other bytes at some places, holes at others."""
+"""Simulate damage of a dump: changed bytes, and missing memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from drgn_pageowner.kernel.linux.translate import (
 
 
 class Patch(NamedTuple):
-    """What a dump shall have at a virtual address."""
+    """Bytes that a dump should have at a virtual address."""
 
     address: int
     data: bytes
-    """The bytes; with :attr:`missing` only their number counts."""
+    """The bytes; if :attr:`missing`, only their number is used."""
     missing: bool = False
-    """Whether the dump shall lack them."""
+    """Whether the bytes should be missing."""
     what: str = ""
-    """For people."""
+    """Description for messages."""
 
     def __str__(self) -> str:
         value = f"-{len(self.data)}" if self.missing else self.data.hex()
@@ -43,7 +43,7 @@ class Patch(NamedTuple):
 
 
 def overlay(prog: drgn.Program, address: int, data: bytes, physical: bool = False) -> None:
-    """From now on *prog* has *data* at the virtual (or physical) *address*."""
+    """Make *prog* read *data* at the virtual (or physical) *address*."""
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         return data[offset : offset + count]
@@ -52,7 +52,7 @@ def overlay(prog: drgn.Program, address: int, data: bytes, physical: bool = Fals
 
 
 def hole(prog: drgn.Program, address: int, size: int, physical: bool = False) -> None:
-    """From now on *prog* has nothing at the virtual (or physical) *address*."""
+    """Make reads of *prog* at the virtual (or physical) *address* fail."""
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         raise FaultError("not in the dump", address)
@@ -61,8 +61,8 @@ def hole(prog: drgn.Program, address: int, size: int, physical: bool = False) ->
 
 
 def apply(prog: drgn.Program, patches: Iterable[Patch]) -> None:
-    """Lay *patches* over *prog*, under every address that their memory has."""
-    # All addresses first: damaged page tables lead nowhere.
+    """Apply *patches* to *prog*, at every address of their memory."""
+    # Find all addresses first, because damaged page tables cannot be walked.
     aliases = [(patch, _aliases(prog, patch)) for patch in patches]
     for patch, addresses in aliases:
         for address, physical in addresses:
@@ -74,7 +74,8 @@ def apply(prog: drgn.Program, patches: Iterable[Patch]) -> None:
 
 
 def _aliases(prog: drgn.Program, patch: Patch) -> list[tuple[int, bool]]:
-    """``(address, physical)`` of the memory of *patch*: as given, physical, direct map, image."""
+    """Return ``(address, physical)`` of the memory of *patch*: as given, physical, direct map,
+    image."""
     found = {(patch.address, False)}
     try:
         phys = kernel_phys(Kernel(prog), patch.address)

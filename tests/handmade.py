@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Model objects typed by hand, for tests that need neither drgn nor a dump.
+Hand-made model objects, for tests that need neither drgn nor a dump.
 
 A machine has a single zone from PFN 0 on, and pageblocks of 4 pages unless a test says otherwise.
 """
@@ -68,7 +68,7 @@ class Record:
 
     pfn: int
     stack: Sequence[str]
-    """Frames, innermost first, as :func:`frame` takes them."""
+    """Frames, innermost first, as arguments of :func:`frame`."""
     order: int = 0
     ts_nsec: int = SECOND
     pid: int = 1
@@ -80,7 +80,7 @@ class Record:
 
 def snapshot(*records: Record, times: bool = True, known: Facts | None = None) -> Snapshot:
     """
-    A snapshot of allocated records. The first distinct stack has handle 1, the next one 2, ...
+    Return a snapshot of allocated records. Distinct stacks have the handles 1, 2, ...
 
     :param times: Whether this kernel records times, pids and task names.
     """
@@ -114,14 +114,14 @@ def snapshot(*records: Record, times: bool = True, known: Facts | None = None) -
 
 @dataclass
 class Machine:
-    """The memory of a machine, a character a page, as :data:`STATES` has them."""
+    """The memory of a machine: one character per page, a key of :data:`STATES`."""
 
     pages: str
     blocks: Sequence[int] = ()
-    """Migratetype of every pageblock; Movable if there are fewer."""
+    """Migratetype of every pageblock; missing ones are Movable."""
     watermarks: tuple[int, int, int] = (1, 2, 3)
     free: Mapping[int, int] = field(default_factory=dict)
-    """First page of a free block -> its order; single free pages need not be named."""
+    """First page of a free block -> its order; single free pages can be left out."""
     lowmem_reserve: Sequence[int] = (0,)
     extfrag_threshold: int = 500
 
@@ -247,10 +247,10 @@ def heap(
     missing: int = 0,
 ) -> Heap:
     """
-    A graph of the records and one root, which is the last node.
+    Return a graph of the records and one root, which is the last node.
 
     :param edges: ``(holder, target)``; -1 is the root.
-    :param numbers: The same, for words that are a PFN.
+    :param numbers: The same for words that contain a PFN.
     """
     assert inventory.records is not None
     root = len(inventory.records)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Heaps with types, made by hand, for tests that need neither drgn nor a dump."""
+"""Hand-made heaps with types, for tests that need neither drgn nor a dump."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def layout(name: str, *words: tuple[int, int], parts: Sequence[tuple[int, int]] 
 
 
 CODE = (0xFFFFFFFF81000000, 0xFFFFFFFF82000000)
-"""Where the kernel's functions are."""
+"""Address of the kernel's functions."""
 REPEATED = {LEAF: LEAVES}
 
 
 class Table:
-    """Types made by hand."""
+    """Hand-made types."""
 
     word = 8
     LAYOUTS = (
@@ -41,12 +41,14 @@ class Table:
         layout("struct holder", (L, -1)),
         layout("struct leaf * []", (A, LEAF), repeat=True),
         layout("struct other", (N, -1), (N, -1)),
-        # A count, and room for three pointers; one with such a member; a ring that is pointed to.
+        # A structure with a count and an array of three pointers; one with such a member; one with
+        # a pointer to a ring buffer.
         layout("struct batch", (N, -1), (A, -1), (A, -1), (A, -1)),
         layout("struct batches", (N, -1), (N, -1), (A, -1), (A, -1), (A, -1),
                parts=[(8, BATCH)]),
         layout("struct pipe", (N, -1), (A, -1)),
-        # A pointer to a leaf, a listed or an other; what begins with the head of a list.
+        # A union of pointers to a leaf, a listed or an other; a structure that begins with a list
+        # head.
         layout("struct union", (A, -1), choices=[(0, LEAF), (0, LISTED), (0, OTHER)]),
         layout("struct listed", (L, -1), (L, -1)),
         layout("struct leaf []", (N, -1), (A, LEAF), repeat=True),
@@ -87,12 +89,12 @@ def made(
     numbers: Mapping[tuple[int, int], int] | None = None,
 ) -> Heap:
     """
-    A heap of one record, the objects of caches, a root, and variables.
+    Return a heap of one record, the objects of caches, a root, and variables.
 
-    :param sizes: Of each cache: the size of its objects, and their number.
+    :param sizes: Size and number of the objects of each cache.
     :param pointers: Place, offset, target, and offset in the target. Object *i* is node 1 + i;
         variable *i* is place -1 - i.
-    :param numbers: ``(place, offset)`` -> what a member has, of all that can be read.
+    :param numbers: ``(place, offset)`` -> value of a member; other members cannot be read.
     """
     base = heap(Machine("k" + "s" * len(sizes)).inventory(Record(0, ["owner"])), [])
     number = np.array([objects for _, objects in sizes], np.int64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Dumps that change while they are read, as a running kernel does."""
+"""Simulate a running kernel: dumps that change while they are read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from drgn_pageowner.kernel.read import records as reader
 
 
 def fresh_program(dump: Dump) -> drgn.Program:
-    """A program of its own, for a test to change."""
+    """Return a separate program, which a test may change."""
     prog = drgn.Program()
     prog.set_core_dump(str(dump.vmcore))
     prog.load_debug_info([str(dump.vmlinux)], main=True)
@@ -24,18 +24,18 @@ def fresh_program(dump: Dump) -> drgn.Program:
 
 
 def taken_for_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on every program is one that runs."""
+    """Make every program look like a running kernel."""
     for module in (kernel, live, reader, session):
         monkeypatch.setattr(module, "is_live", lambda prog: True)
 
 
 class Changing:
-    """Memory that says something else from reading to reading, until it is told to rest."""
+    """Memory with different contents at each reading, until :meth:`rest` is called."""
 
     def __init__(self, prog: drgn.Program, address: int, versions: Sequence[bytes | None]) -> None:
         """
-        :param versions: What is there at each reading, and from the last on; all of the same size;
-            ``None``: nothing.
+        :param versions: Contents at each reading, the last one also for all later readings; all of
+            the same size; ``None`` if the read should fail.
         """
         self.readings = 0
         self._versions = versions
@@ -44,7 +44,7 @@ class Changing:
         prog.add_memory_segment(address, size, self._read)
 
     def rest(self) -> None:
-        """From now on it is what it was at first."""
+        """Restore the first contents permanently."""
         self._versions = [self._original]
 
     def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
@@ -56,7 +56,7 @@ class Changing:
 
 
 class Computed:
-    """Memory whose content a function says at every reading."""
+    """Memory whose contents are returned by a function at every reading."""
 
     def __init__(
         self, prog: drgn.Program, address: int, size: int, content: Callable[[], bytes]

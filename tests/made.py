@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Ten records of a kernel that does not exist, for tests that need neither a dump nor drgn."""
+"""Ten records of a fictitious kernel, for tests that need neither a dump nor drgn."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ ROWS: tuple[tuple[Any, ...], ...] = (
 
 
 class _Symbols:
-    """A ``Symbolizer`` of :data:`FUNCTIONS`, each of which has 0x100 bytes."""
+    """A ``Symbolizer`` for :data:`FUNCTIONS`, each of which has 0x100 bytes."""
 
     def symbolize(self, pcs: Any) -> list[Frame]:
         return [self._frame(pc) for pc in pcs.tolist()]
@@ -144,7 +144,7 @@ def made_tags() -> Tags:
 
 
 class MadeSession:
-    """A session that knows nothing but the ten records."""
+    """A session with only the ten records."""
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         records = made_records()

@@ -2,9 +2,9 @@
 """
 Find the tests that need neither a dump nor drgn: they get the marker ``quick``.
 
-A test is quick if its file imports, when it is loaded, nothing of drgn, of drgn_pageowner/kernel
-or of what opens dumps, and if it takes no fixture that does. One that starts something which needs
-drgn says so itself, by the marker ``drgn``.
+A test is quick if its file does not import drgn, drgn_pageowner/kernel or code that opens dumps
+when it is loaded, and if it uses no such fixture. Tests that start a program which needs drgn have
+the marker ``drgn``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ("is_quick", "needs_drgn")
 
 TESTS = Path(__file__).resolve().parent
 DUMP_FIXTURES = {"dump", "one_dump", "dump_named", "live", "saved"}
-# Names of conftest.py that stand for dumps.
+# Names in conftest.py that refer to dumps.
 DUMP_NAMES = {"conftest.DUMPS", "conftest.bundled", "conftest.leak_free", "conftest.traps"}
 
 

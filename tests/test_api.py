@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The public names."""
+"""Test the public names of the package."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The picture of docs/architecture.md: imports run one way, and only kernel/ needs drgn."""
+"""Check the imports against docs/architecture.md: they have one direction, and only kernel/ needs
+drgn."""
 
 from __future__ import annotations
 
@@ -14,14 +15,13 @@ from conftest import ROOT
 PACKAGE = ROOT / "drgn_pageowner"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Modules at the top level that any room may import; they import nothing of the package but
-# each other.
+# Modules at the top level that every part may import; they only import each other.
 BASE = {"cache", "elf", "errors", "escape", "extras", "progress", "units"}
-# Modules at the top level that join the rooms; no room imports them.
+# Modules at the top level that connect the parts; no part imports them.
 DOORS = {"__init__", "__main__", "cli", "completer", "plugin", "shell", "sources"}
 
-# Room -> the rooms that it may import besides itself and BASE. A room not listed is not allowed
-# to exist: every module of the package has a place in this picture.
+# Part of the package -> parts that it may import besides itself and BASE. Every module must belong
+# to one of these parts.
 ALLOWED = {
     "model": set(),
     "kernel.dump": {"model"},
@@ -62,7 +62,7 @@ def name_of(path: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    """The room that a module of the package (named without the package) belongs to."""
+    """Return the part to which a module of the package (named without the package) belongs."""
     package = (PACKAGE / module.replace(".", "/")).is_dir()
     parts = module.split(".") if package else module.split(".")[:-1]
     inner = ".".join(parts[:2])
@@ -70,7 +70,7 @@ def room_of(module: str) -> str:
 
 
 def may_import(room: str, target: str) -> bool:
-    """Whether a module of *room* may import the module *target*."""
+    """Return whether a module of the part *room* may import the module *target*."""
     other = room_of(target)
     if not other:
         return target in BASE
@@ -83,7 +83,7 @@ def may_import(room: str, target: str) -> bool:
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that *path* imports, also inside functions and for type checking."""
+    """Return every module that *path* imports, also inside functions and for type checking."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -166,7 +166,7 @@ def test_everything_but_the_kernel_room_imports_without_drgn() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# Entry points that modules of a kind have in common, and the one idea behind each.
+# Names that several modules define on purpose, and their common meaning.
 SHARED_NAMES = {
     "add_arguments": "every command",
     "run": "every command",
@@ -174,7 +174,7 @@ SHARED_NAMES = {
 
 
 def public_definitions(path: Path) -> set[str]:
-    """The classes and functions at the top of a module whose names have no underscore in front."""
+    """Return the public classes and functions of a module."""
     return {
         node.name
         for node in ast.parse(path.read_text()).body
@@ -183,7 +183,7 @@ def public_definitions(path: Path) -> set[str]:
 
 
 def defined_twice(definitions: dict[str, set[str]]) -> dict[str, list[str]]:
-    """Name -> the modules that define it, of names that several of *definitions* have."""
+    """Return each name that several of *definitions* define -> these modules."""
     modules: dict[str, list[str]] = {}
     for module, names in definitions.items():
         for name in names - SHARED_NAMES.keys():

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command line as a process; other tests ask it in theirs, with the dump open already."""
+"""Test the command line as a separate process; other tests run it in their own process, with an
+open dump."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def test_an_interrupt_ends_a_command_from_its_first_moment_on(
         "import sys; print(flush=True); from drgn_pageowner.cli import main; "
         "sys.exit(main(sys.argv[1:]))"
     )
-    # Of all commands the one that takes longest before it prints: it cannot have answered by then.
+    # The command that runs longest before it prints, so that it is interrupted before its output.
     command = ["-c", str(one_dump.vmcore), "-s", str(one_dump.vmlinux), "triage"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *command, str(tmp_path / "out")],
@@ -63,7 +64,7 @@ def test_an_interrupt_ends_a_command_from_its_first_moment_on(
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    # Python itself ends by the signal while it imports our first module.
+    # During the import of the first module, Python itself is killed by the signal.
     assert process.returncode in (130, -signal.SIGINT), err
     assert out == ""
     if process.returncode == 130:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Completion behind ``%pageowner``: what it suggests, and drgn's own shell on a terminal."""
+"""Test the completion of ``%pageowner``: the suggestions, and drgn's shell on a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from drgn_pageowner.completer import completions
         ("%pageowner fleet inge", ["ingest"]),
         ("%pageowner top --nothing-like-it", []),
         ("%pageowner top --nothing=x", []),
-        # Without a dump, there is nothing to suggest.
+        # Without a dump, no names are suggested.
         ("%pageowner top --module po_", []),
     ],
 )
@@ -65,7 +65,7 @@ def test_values_come_from_the_dump(
 
 
 class Shell:
-    """drgn's shell on a terminal."""
+    """drgn's shell on a pseudo-terminal."""
 
     def __init__(self, dump: Dump, home: Path) -> None:
         self._leader, follower = pty.openpty()
@@ -74,7 +74,7 @@ class Shell:
             stdin=follower,
             stdout=follower,
             stderr=follower,
-            # The plain prompt of Python 3.13, too.
+            # Use the plain prompt in Python 3.13 and later, too.
             env={**os.environ, "HOME": str(home), "XDG_STATE_HOME": str(home), "TERM": "dumb",
                  "PYTHON_BASIC_REPL": "1", "COLUMNS": "80"},
         )  # fmt: skip
@@ -85,7 +85,7 @@ class Shell:
         os.write(self._leader, text.encode())
 
     def until(self, wanted: str, seconds: float = 60) -> str:
-        """Read until *wanted* is there."""
+        """Read output until it contains *wanted*."""
         end = time.monotonic() + seconds
         while wanted not in self._said:
             assert time.monotonic() < end, self._said
@@ -109,7 +109,7 @@ def test_tab_completes_in_drgns_shell(dump_named: Callable[[str], Dump], tmp_pat
         said = shell.until("groups shown")
         assert "%pageowner top --module po_leak -n 1" in said
         assert "1 of " in said
-        # Python is completed as before.
+        # Python names are completed as before.
         shell.until(">>> ")
         shell.send("prog.main_mod\t")
         shell.until("prog.main_module(")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Bad input: one clear line on stderr, the documented exit status, no traceback."""
+"""Test bad input: one line on stderr, the documented exit status, no traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALL = (("info",), ("list",), ("top",), ("page", "pfn:1000"))
 
 
 def said(result: CompletedProcess[str], status: int) -> str:
-    """The one line that *result* says on stderr."""
+    """Return the only line that *result* has on stderr."""
     assert result.returncode == status, result.stderr
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Names that somebody chose to mislead whoever reads them, through every command and format."""
+"""Test names that could mislead readers or change a terminal, in every command and format."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ pytestmark = pytest.mark.once
 # A formula, a new title of the terminal's window, a C1 control, a carriage return, text from right
 # to left, a line feed and a byte that is not UTF-8; as long as a task name.
 HOSTILE = b"=\x1b]0;p\x07\x9b\r\xe2\x80\xae\n\xff"
-# What a person sees of it.
+# The escaped form for people.
 SHOWN = r"=\x1b]0;p\x07\x9b\x0d\u202e\x0a\xff"
 
 
 def _string_at(value: drgn.Object) -> int:
-    """Address of a string, which may be an array or behind a pointer."""
+    """Return the address of a string, which may be an array or a pointer."""
     if value.type_.kind == drgn.TypeKind.POINTER:
         return int(value)
     return int(value.address_ or 0)
@@ -66,7 +66,7 @@ def _patches(dump: Dump, prog: drgn.Program) -> Iterator[Patch]:
 
 @pytest.fixture(scope="module")
 def hostile() -> ProgramSession:
-    """A dump with leaks in which many names are :data:`HOSTILE`."""
+    """Return a dump with leaks in which many names are :data:`HOSTILE`."""
     dump = bundled("linux-6.12/traps")
     prog = fresh_program(dump)
     apply(prog, list(_patches(dump, prog)))
@@ -74,7 +74,7 @@ def hostile() -> ProgramSession:
 
 
 def harmless(text: str) -> bool:
-    """Whether *text* does nothing to a terminal."""
+    """Return whether *text* has no characters that affect a terminal."""
     return all(c.isprintable() or c in "\n\t" for c in text)
 
 
@@ -118,7 +118,7 @@ def test_what_people_read_is_escaped(hostile: ProgramSession, line: str) -> None
     out = _asked(hostile, line)
     assert harmless(out)
     if "comm" in line:
-        # Functions of folded stacks have ; between them.
+        # In folded stacks, ; separates functions.
         assert (SHOWN.replace(";", ":") if "folded" in line else SHOWN) in out
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A mistake in this program is an internal error in one line, and no damage of the dump."""
+"""Test that a bug in this program is reported as an internal error in one line, not as damage of
+the dump."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ ERRORS = (
     ValueError("shapes (3,) and (4,) are not aligned"),
     ZeroDivisionError("division by zero"),
 )
-# What a command is asked, and a function that it cannot do without.
+# Command -> its arguments, and a function that it always calls.
 PLACES: dict[str, tuple[str, str]] = {
     "info": ("info", "drgn_pageowner.commands.info.summarize"),
     "list": ("list", "drgn_pageowner.commands.list.select"),
@@ -54,8 +55,8 @@ def plant(monkeypatch: pytest.MonkeyPatch, place: str, error: Exception) -> None
 
 
 def test_every_command_is_here() -> None:
-    # watch reads running kernels only; test_triage.py has what becomes of a part of triage; fleet
-    # opens no dump itself.
+    # watch only reads running kernels; parts of triage are tested in test_triage.py; fleet does not
+    # open dumps itself.
     assert PLACES.keys() == COMMANDS.keys() - {"watch", "triage", "fleet"}
 
 
@@ -66,7 +67,7 @@ def test_a_mistake_in_a_command_is_an_internal_error(
     line, place = PLACES[command]
     for module in {"save": ["pyarrow"], "sql": ["duckdb", "pyarrow"]}.get(command, []):
         pytest.importorskip(module)
-    # The heap is read once for all of them.
+    # The heap is read once for all these commands.
     words = [word.format(vmcore=one_dump.vmcore, out=tmp_path / "out",
                          query="select * from pages limit 1") if "{" in word else word
              for word in line.split()]  # fmt: skip
@@ -178,7 +179,8 @@ def test_in_drgns_shell_it_is_one_line_too(
 
 
 def test_damage_is_never_caught_without_sparing_mistakes() -> None:
-    """``except DAMAGE`` alone would take a mistake in this program for a damaged dump."""
+    """Check every ``except DAMAGE``, because without a call of unless_mistaken() it would hide bugs
+    in this program."""
     for path in sorted((ROOT / "drgn_pageowner").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.ExceptHandler) or "DAMAGE" not in ast.dump(

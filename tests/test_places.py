@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every test file is where its module is: tests/A/test_B.py tests drgn_pageowner/A/B.py."""
+"""Check the names of test files: tests/A/test_B.py tests drgn_pageowner/A/B.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TESTS = ROOT / "tests"
 PACKAGE = ROOT / "drgn_pageowner"
 FILES = sorted(TESTS.rglob("test_*.py"))
 
-# Directories whose tests are of something outside of the package, or of several of its parts.
+# Directories with tests of something outside of the package, or of several of its parts.
 OTHERS = {
     "browser": "the report's page in a browser",
     "contrib": "contrib/",
@@ -20,7 +20,7 @@ OTHERS = {
     "fuzz": "all commands on damaged dumps",
     "testdata": "testdata/",
 }
-# Files that are of several modules, or named after what several of them do.
+# Test files for several modules, or named after a common feature.
 SEVERAL = {
     "analysis/account/test_counts.py": "sums by class, counter and owner",
     "analysis/compare/test_changes.py": "diff and kinship on records typed by hand",
@@ -54,9 +54,9 @@ def place(path: Path) -> str:
 
 def modules_for(path: Path) -> list[Path]:
     """
-    Return the modules that the test file *path* may be of.
+    Return the modules that the test file *path* may test.
 
-    test_diff_command.py is of diff.py: two test files cannot have the same name.
+    test_diff_command.py tests diff.py, because two test files cannot have the same name.
     """
     words = path.stem.removeprefix("test_").split("_")
     names = ["_".join(words[:n]) for n in range(1, len(words) + 1)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``%pageowner`` in the drgn shell."""
+"""Test ``%pageowner`` in the drgn shell."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_is_wrong_is_a_command_error(
         run_command(one_dump.prog, line)
     except CommandError:
         return
-    # A page that cannot be found is said on stderr; the others are answered.
+    # An unknown page is reported on stderr; the others are described.
     assert "drgn-pageowner: " in capfd.readouterr().err
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Types of addresses in drgn's shell, against what drgn's own helpers find."""
+"""Compare types of addresses in drgn's shell with the objects of drgn's helpers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def test_an_address_has_the_type_that_drgn_knows(get: type[Dump]) -> None:
     dump: Dump = get()
     prog = dump.prog
     task = find_task(prog, 1)
-    # The cache's objects may be smaller than the structure: the machine's registers end it.
+    # The cache's objects may be smaller than the structure, because the kernel leaves out unused
+    # registers at its end.
     for byte in (0, 1, 8, prog.type("struct task_struct").member("mm").offset):
         found = pageowner_type(prog, int(task) + byte)
         assert found.type_.type_name() == "struct task_struct"

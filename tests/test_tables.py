@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The tables of README.md and docs/ say what the code says."""
+"""Check that the generated tables of README.md and docs/ are up to date."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Prove that a running kernel is read rightly, from the inside and from the host.
+Test reading a running kernel, from inside the guest and from its host.
 
     live.py 6.12 7.2
     live.py --work DIR 6.12
 
-Builds each kernel (as recipe.py does; what is in --work is used again) and a root file system
-with this Python and this package, boots it under QEMU, runs the commands in it with -k and on the
-host with --qemu, and compares what they say with what the kernel said just before and after.
+Builds each kernel (as recipe.py does; what is in --work is used again) and a root file system with
+this Python and this package, boots it under QEMU, runs the commands in it with -k and on the host
+with --qemu, and compares their output with the kernel's own files, read just before and after.
 Prints a line for every comparison; the exit status is 1 if one fails. Needs what recipe.py needs,
 and the package in this Python; no root, no KVM.
 """
@@ -37,7 +37,7 @@ WATCH = "watch --interval 5 --count 2 --format json"
 
 
 class LiveGuest(Guest):
-    """A guest that does what it is told, and keeps what was said in files."""
+    """A guest that runs shell commands, and stores their output in files."""
 
     number = 0
 
@@ -50,12 +50,12 @@ class LiveGuest(Guest):
         return int(self.line.rpartition(":")[2])
 
     def po(self, name: str, arguments: str) -> int:
-        """Our command line in the guest; what it says is NAME and NAME.err afterwards."""
+        """Run our command line in the guest, with its output in the files NAME and NAME.err."""
         return self.do(f"po {arguments} > {name} 2> {name}.err")
 
 
 class Host:
-    """Our command line on the host, on the guest while it runs."""
+    """Runs our command line on the host, on the running guest."""
 
     def __init__(self, guest: LiveGuest, build: Path, out: Path) -> None:
         self._options = ["--qemu", guest.monitor_path, "-s", build / "vmlinux"]
@@ -90,7 +90,7 @@ def boot(version: str, build: Path, directory: Path) -> LiveGuest:
 
 
 def inside(guest: LiveGuest) -> dict[str, tuple[int, int]]:
-    """Run the commands in the guest, between two readings of what the kernel says."""
+    """Run the commands in the guest, between two readings of the kernel's files."""
     status: dict[str, tuple[int, int]] = {}
 
     def between(name: str, path: str, arguments: str) -> None:
@@ -102,7 +102,8 @@ def inside(guest: LiveGuest) -> dict[str, tuple[int, int]]:
     status["info"] = guest.po("info", "info --format json"), 0
     guest.do("clock > clock")
     between("list", OWNER, "list --format debugfs")
-    # Without what the reader itself holds: the kernel counted before it began, and after its end.
+    # Leave out the memory of the reader itself, because the kernel's counts are from before its
+    # start and after its end.
     guest.do("clock > top-clock")
     until = "--until $(cat top-clock)"
     between("top", f"{OWNER}_stacks/show_stacks", f"top --limit 0 --format json {until}")
@@ -113,7 +114,7 @@ def inside(guest: LiveGuest) -> dict[str, tuple[int, int]]:
 
 
 def changing(guest: LiveGuest) -> dict[str, tuple[int, int]]:
-    """Run the commands while the guest is busy; and as users run them who should not."""
+    """Run the commands while the guest is busy, and as an unprivileged user."""
     status: dict[str, tuple[int, int]] = {}
     guest.do("(while usleep 20000; do ls -l /python/lib/*; done > /dev/null 2>&1) & churn=$!")
     for command in ("info", "list --format json", "account", "frag culprits", "leaks"):
@@ -133,14 +134,14 @@ def changing(guest: LiveGuest) -> dict[str, tuple[int, int]]:
 
 
 def from_host(guest: LiveGuest, host: Host) -> dict[str, tuple[int, int]]:
-    """The same from the host, on the guest while it runs."""
+    """Run the commands on the host, on the running guest."""
     status: dict[str, tuple[int, int]] = {}
     guest.do("clock > host-clock")
     guest.do(f"cat {OWNER} > host-list.before")
     status["host-list"] = host.po("host-list", "list --format debugfs"), 0
     guest.do(f"cat {OWNER} > host-list.after")
     guest.do(DRIP)
-    # Emulated, on a machine that has other work too, the guest's seconds are long.
+    # The guest is emulated on a busy machine, so its clock may be slow.
     status["host-watch"] = host.po("host-watch", WATCH.replace("5", "20")), 0
     guest.do("rmmod po_drip")
     for command in ("info", "top --by allocator", "frag summary", "account --format json"):
@@ -165,7 +166,7 @@ def prove(version: str, work: Path) -> Iterator[check.Check]:
         guest.do("dmesg > dmesg")
         fetch(guest, directory / "vdb", out)
         yield from compare(out, steady, hosted)
-        # The disk of a guest that has grown many records is full of their texts.
+        # With many records, their texts fill the guest's disk.
         guest.do("rm -f *")
         busy = changing(guest)
         fetch(guest, directory / "vdb", out)
@@ -197,8 +198,8 @@ def compare(
         )
         return check.owner_texts(name, before, ours, after, float(text(clock)))
 
-    # What the reader itself takes while it reads, 64 MB: its memory (70 to 90 MiB with what it
-    # shares, say the benchmarks), and the files that it loads.
+    # Allow 64 MB for the reader: its memory (70 to 90 MiB including shared memory, according to the
+    # benchmarks), and the files that it loads.
     slack = 16384
     yield check.answers("in the guest, status", out, steady)
     yield owner("list", "clock")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a running kernel said of itself, and what we said meanwhile: comparisons, with numbers."""
+"""Compare our output on a running kernel with the kernel's own files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LEAK = "po_drip_leak_one+"
 
 
 class Check(NamedTuple):
-    """A comparison: what it is of, whether it came out well, and the numbers."""
+    """A comparison: its subject, whether it succeeded, and the numbers."""
 
     name: str
     good: bool
@@ -28,12 +28,12 @@ class Check(NamedTuple):
 
 def owner_texts(name: str, before: bytes, ours: bytes, after: bytes, clock: float) -> Check:
     """
-    Records in three texts of page_owner, of which the second is ours.
+    Compare the records of three texts of page_owner, of which the second is ours.
 
-    Those that the kernel prints alike before and after, and that are older than *clock* (seconds,
-    read before the first), must be the same in ours; and ours has no older ones that the kernel
-    did not print. Page flags are no part of a record: those of a slab (``workingset``: partial) or
-    of a forked process's page may have been others for a moment.
+    Records that are the same in both texts of the kernel, and older than *clock* (seconds, read
+    before the first text), must be the same in our text, and our text must have no other records
+    that old. Page flags are ignored, because they may change temporarily: those of slabs
+    (``workingset`` marks partial slabs), or of pages of a process that forks.
     """
     one, mine, two = map(_records, (before, ours, after))
     limit = int(clock * 10**9)
@@ -58,7 +58,7 @@ def owner_texts(name: str, before: bytes, ours: bytes, after: bytes, clock: floa
 
 
 def _records(text: bytes) -> dict[tuple[int, int], bytes]:
-    """PFN and timestamp -> text of the record."""
+    """Return PFN and timestamp -> text of the record."""
     result = {}
     for record in text.split(b"\n\n"):
         stamp, pfn = _STAMP.search(record), _PFN.search(record)
@@ -68,7 +68,8 @@ def _records(text: bytes) -> dict[tuple[int, int], bytes]:
 
 
 def top_stacks(before: str, ours: str, after: str) -> Check:
-    """Pages by stack: ``page_owner_stacks/show_stacks`` and ``top --format json``."""
+    """Compare the pages of each stack in ``page_owner_stacks/show_stacks`` and ``top --format
+    json``."""
     one, two = _stacks(before), _stacks(after)
     groups = {
         "".join(f" {frame}\n" for frame in group["stack"]): group["pages"]
@@ -77,8 +78,8 @@ def top_stacks(before: str, ours: str, after: str) -> Check:
     steady = {stack: pages for stack, pages in one.items() if two.get(stack) == pages}
     off = {stack: abs(groups.get(stack, 0) - pages) for stack, pages in steady.items()}
     equal = sum(not pages for pages in off.values())
-    # The process that reads the kernel's text has page tables and memory of its own, each time as
-    # many, and is not there in between.
+    # The process that reads the kernel's text has the same amount of memory each time, and does not
+    # exist in between.
     pages = sum(steady.values())
     return Check(
         "top",
@@ -98,10 +99,10 @@ def _stacks(text: str) -> dict[str, int]:
 
 def counters(name: str, before: str, ours: str, after: str, slack: int) -> Check:
     """
-    Texts of the same lines of numbers, of which the second is ours.
+    Compare three texts with the same lines of numbers, of which the second is ours.
 
-    Every line's sum, weighted by the size of an order where it is of free blocks, lies between
-    those before and after, or *slack* pages beside.
+    The sum of each line (in pages, for lines of free blocks) must be between those of the first and
+    the third text, with a tolerance of *slack* pages.
     """
     one, mine, two = map(_sums, (before, ours, after))
     off = {
@@ -124,17 +125,17 @@ def _sums(text: str) -> dict[str, int]:
         words = re.fullmatch(r"(Node.*?[A-Za-z]\w*)((?: +\d+)+) *", line)
         if words:
             numbers = [int(word) for word in words[2].split()]
-            # Free blocks are by order; pageblocks by migratetype have fewer columns.
+            # Lines of free blocks have a column per order; lines of pageblocks have fewer columns.
             by_order = len(numbers) > 8
             total = sum(n << order if by_order else n for order, n in enumerate(numbers))
             key = words[1] + (" pages" if by_order else " blocks")
-            # /proc/pagetypeinfo counts mixed pageblocks behind pageblocks.
+            # /proc/pagetypeinfo prints mixed pageblocks after all pageblocks.
             result[f"{key} mixed" if key in result else key] = total
     return result
 
 
 def account(ours: str, slack: int) -> Check:
-    """Every page is in one class, and what the kernel counts meanwhile is not far off."""
+    """Check that every page is in one class, and that the kernel's counters differ little."""
     result = json.loads(ours)
     pages = sum(row["pages"] for row in result["classes"])
     counted = {
@@ -152,8 +153,8 @@ def account(ours: str, slack: int) -> Check:
 
 def watch(name: str, ours: str, log: str) -> Check:
     """
-    The leak is shown by the second round, and grows as the module says that it does: but for
-    what it drips in the second that a reading may take in an emulated guest.
+    Check that the leak is shown by the second round, and grows at the rate of the module; a reading
+    in an emulated guest may take a second, so the pages leaked in a second are tolerated.
     """
     said = [(int(m[3]), int(m[2])) for m in _DRIPPED.finditer(log)]
     rounds = [json.loads(line) for line in ours.splitlines()]
@@ -178,7 +179,8 @@ def watch(name: str, ours: str, log: str) -> Check:
 
 
 def _leaked(said: Sequence[tuple[int, int]], now_ns: int) -> float:
-    """Pages that the module had leaked then, by the two lines of its log that are next to it."""
+    """Return the number of pages that the module had leaked at this time, from the two nearest
+    lines of its log."""
     before = max((one for one in said if one[0] <= now_ns), default=(now_ns, 0))
     after = min((one for one in said if one[0] > now_ns), default=before)
     if after[0] == before[0]:
@@ -188,9 +190,9 @@ def _leaked(said: Sequence[tuple[int, int]], now_ns: int) -> float:
 
 def answers(name: str, directory: Path, statuses: dict[str, tuple[int, int]]) -> Check:
     """
-    Commands ended with the status that they should, and none with a traceback.
+    Check that commands ended with the expected status, and without a traceback.
 
-    :param statuses: Name of the command's output -> status, and what it should be.
+    :param statuses: Name of the command's output -> its exit status and the expected one.
     """
     wrong = [
         f"{command}: status {status}" for command, (status, right) in statuses.items()
@@ -199,7 +201,7 @@ def answers(name: str, directory: Path, statuses: dict[str, tuple[int, int]]) ->
     lines = []
     for command in statuses:
         said = (directory / f"{command}.err").read_text(errors="replace").splitlines()
-        # Progress and what drgn says apart, there is one line for everything that is wrong.
+        # Except for progress and messages of drgn, every error must be one line.
         wrong += [f"{command}: {line}" for line in said if "Traceback" in line]
         lines += [line for line in said if "changed while" in line]
     return Check(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The root file system of a guest that has this Python and this package inside."""
+"""Make the root file system of a guest with this Python and this package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recipe import RECIPE, TESTDATA, run
 
 __all__ = ("make_root",)
 
-# Of the standard library: what nothing here imports.
+# Parts of the standard library that are not needed.
 _LEFT_OUT = ("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages",
              "config-*", "*.a")  # fmt: skip
 
@@ -23,7 +23,7 @@ def make_root(build: Path, image: Path) -> Path:
     """
     Make an ext2 *image*: busybox, Python, the package with what it needs, kernel modules.
 
-    :param build: Of the kernel; its vmlinux gets in with all its DWARF.
+    :param build: Build directory of the kernel; its vmlinux is included with all DWARF.
     """
     root = image.parent / "root"
     shutil.rmtree(root, ignore_errors=True)
@@ -38,7 +38,7 @@ def make_root(build: Path, image: Path) -> Path:
     _python(root)
     megabytes = sum(path.lstat().st_size for path in root.rglob("*")) >> 20
     image.unlink(missing_ok=True)
-    # What the commands say is kept there too; the image is a sparse file.
+    # The output of commands is stored in the image, too, which is a sparse file.
     size = f"{megabytes * 5 // 4 + 1024}M"
     run("mke2fs", "-q", "-t", "ext2", "-b", "4096", "-E", "root_owner=0:0", "-d", root, image, size)
     shutil.rmtree(root)
@@ -46,7 +46,8 @@ def make_root(build: Path, image: Path) -> Path:
 
 
 def _python(root: Path) -> None:
-    """This interpreter, its standard library, and every shared library that either needs."""
+    """Yield the files of this interpreter, its standard library, and the shared libraries that they
+    need."""
     library = Path(sysconfig.get_path("stdlib"))
     home = root / "python/lib" / library.name
     shutil.copytree(library, home, ignore=shutil.ignore_patterns(*_LEFT_OUT))
@@ -65,6 +66,6 @@ def _python(root: Path) -> None:
 
 
 def _libraries(path: Path) -> list[Path]:
-    """Shared libraries that an ELF file is loaded with, its loader too."""
+    """Return the shared libraries that an ELF file needs, including its loader."""
     listing = subprocess.run(["ldd", path], text=True, capture_output=True, check=False).stdout
     return [Path(name) for name in re.findall(r"(?:=> |^\s)(/\S+) \(", listing, re.M)]

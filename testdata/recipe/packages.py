@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Debian packages of any suite and architecture, and the programs of a guest out of them."""
+"""Download Debian packages of any suite and architecture, and collect programs for a guest from
+them."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def run(*command: Any, **kwargs: Any) -> subprocess.CompletedProcess[str]:
 
 
 def debian_mirrors() -> list[str]:
-    """The deb lines for this machine's own mirrors: main archive and security."""
+    """Return the deb lines for this machine's own mirrors: main archive and security."""
     policy = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(SIGNED_BY)", "Created-By: Packages"],
         check=True, text=True, capture_output=True,
@@ -115,7 +116,7 @@ def find_library(root: Path, name: str) -> Path:
     for path in root.rglob(name):
         if path.is_file() and not path.is_symlink():
             return path
-        # A link that is absolute points out of the unpacked packages.
+        # An absolute link points outside of the unpacked packages.
         target = path.parent / path.readlink().name
         if target.exists():
             return target

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Feed our debugfs text of the bundled dumps to their kernels' own page_owner_sort.
+Run the kernels' own page_owner_sort on our debugfs text of the bundled dumps.
 
     page_owner_sort.py [--work DIR]
 
 Builds page_owner_sort from each kernel's source package (tools/mm or tools/vm), runs it over the
-text that the kernel printed and over ours, sorted and culled by everything it knows, and compares:
-the answers must be equal when the records that changed in between are left out of both. Its output,
-read with -S, must have as many records and pages as its input.
+text that the kernel printed and over ours, with all its sort and cull options, and compares:
+without the records that changed in between, the outputs must be equal. Its output, read with -S,
+must have as many records and pages as its input.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def records(text: bytes) -> list[bytes]:
 
 
 def totals(text: Path) -> tuple[int | None, int]:
-    """Records and pages of a text, as -S reads it."""
+    """Return the number of records and pages of a text, as -S reads it."""
     rows = open_file(str(text)).snapshot(None)
     return rows.count(), int(rows.pages.sum())
 

@@ -7,7 +7,7 @@ them.
     pair.py --work DIR           the dumps, and whether `diff` finds the leak and its rate in them
     pair.py --work DIR --pack    the same, and the files of testdata/linux-6.12/drip
 
-Every way to compare them must give one answer: the dumps, the snapshots that `save` makes of
+All ways to compare them must give the same result: two dumps, the snapshots that `save` makes of
 them, and one of each. Needs what recipe.py needs; what is in --work is used again.
 """
 
@@ -35,12 +35,13 @@ _DRIPPED = re.compile(r"po_drip: dripped allocations=(\d+) pages=(\d+) ns=(\d+)"
 
 
 def take_pair(work: Path, directory: Path) -> dict[str, Any]:
-    """Write DIRECTORY/before and DIRECTORY/after; return what the module said."""
+    """Write DIRECTORY/before and DIRECTORY/after; return the log of the module."""
     build = build_kernel(VERSION, work)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     make_initramfs(VERSION, work, build, directory / "initramfs.gz", kexec=False)
-    # Without ACPI the kernel must be told where QEMU's fw_cfg is, for its vmcoreinfo.
+    # Without ACPI, the kernel needs the address of QEMU's fw_cfg as a parameter, for its
+    # vmcoreinfo.
     append = "console=ttyS0 panic=-1 page_owner=on qemu_fw_cfg.ioport=12@0x510:0:1:4 po.work=drip"
     guest = Guest(
         [
@@ -70,7 +71,7 @@ def take_pair(work: Path, directory: Path) -> dict[str, Any]:
 
 
 def po(directory: Path, *arguments: object) -> str:
-    """What our command line answers; names of files in *directory* are without it."""
+    """Return the output of our command line, with *directory* removed from file names."""
     command = [sys.executable, "-m", "drgn_pageowner", *map(str, arguments)]
     print("+", *command, file=sys.stderr, flush=True)
     return subprocess.run(
@@ -84,7 +85,7 @@ def check(what: str, right: bool, detail: str) -> bool:
 
 
 def prove(directory: Path, symbols: Path, truth: dict[str, Any]) -> bool:
-    """Whether every comparison finds the leak, its size and its rate."""
+    """Return whether every comparison finds the leak, its size and its rate."""
     for name in TIMES:
         po(directory, "-c", name, "-s", symbols, "save", f"{name}.parquet")
     answers = {}
@@ -112,7 +113,7 @@ def prove(directory: Path, symbols: Path, truth: dict[str, Any]) -> bool:
 
 
 def module_rate(truth: dict[str, Any]) -> float:
-    """Pages an hour, by what the module said first and last."""
+    """Return the growth in pages per hour, from the first and last line of the module's log."""
     first, last = truth["dripped"][0], truth["dripped"][-1]
     return (last["pages"] - first["pages"]) * 3600e9 / (last["ns"] - first["ns"])
 

@@ -7,8 +7,8 @@ Make the dumps of testdata/ from Debian's kernel sources.
     recipe.py --work DIR --stop-after dump linux-6.12/kdump
     recipe.py --list
 
-Needs a Debian machine (see README.md for the packages), no root, no KVM. What was made once in
---work (sources, kernels) is used again.
+Needs a Debian machine (see README.md for the packages), no root, no KVM. Existing results in --work
+(sources, kernels) are used again.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ TEST_FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What differs between the machines: a table of dumps.toml."""
+    """Facts that differ between architectures: a table of dumps.toml."""
 
     config: str
-    """What the kernel's configuration has besides kernel.config."""
+    """File with the kernel's configuration in addition to kernel.config."""
     make: str
     """``ARCH`` of the kernel's Makefile."""
     debian: str
-    """Debian's name of it."""
+    """Debian's name of the architecture."""
     gnu: str
-    """The prefix of its compiler and binutils, without the last dash."""
+    """Prefix of the names of compiler and binutils, without the last dash."""
     image: str
-    """The kernel that boots, in the build directory."""
+    """Path of the bootable kernel in the build directory."""
     loader: str
-    """The dynamic linker's file name."""
+    """File name of the dynamic linker."""
     console: str
     crashkernel: str
-    """How much memory the capture kernel gets."""
+    """Memory of the capture kernel: the value of crashkernel=."""
     qemu: list[str]
-    """The command, without what every guest has."""
+    """QEMU command, without the options of all guests."""
     xen: bool = True
     """Whether Debian's kexec needs the libraries of Xen."""
     fw_cfg: str = ""
-    """What the kernel must be told to find QEMU's fw_cfg, for its vmcoreinfo."""
+    """Kernel parameter with the address of QEMU's fw_cfg, for its vmcoreinfo."""
 
     @property
     def cross(self) -> str:
@@ -83,10 +83,10 @@ def architecture(version: str) -> Architecture:
 def fetch_source(version: str, work: Path) -> Path:
     kernel = CONFIG["kernels"][version]
     name = kernel["source"].partition("=")[0]
-    # make resolves links, and what it calls the sources is what recipe/cc looks for.
+    # Resolve links as make does, because recipe/cc compares the path of the sources.
     tree = (work / "src" / name).resolve()
     if not tree.exists():
-        # The source packages are of all architectures.
+        # Source packages are the same for all architectures.
         [deb] = download(work, kernel["suites"], "amd64", kernel["source"])
         unpacked = work / "apt" / name
         run("dpkg-deb", "-x", deb, unpacked)
@@ -98,7 +98,7 @@ def fetch_source(version: str, work: Path) -> Path:
 
 
 def fetch_makedumpfile(version: str, work: Path) -> Path:
-    """A directory with a makedumpfile that knows this kernel, its libraries and ld.so."""
+    """Return a directory with a makedumpfile that supports this kernel, its libraries and ld.so."""
     arch = architecture(version)
     tail = CONFIG["kernels"][version].get("tail", "page.compound_head")
     tools = work / f"makedumpfile-{arch.debian}-{tail}"
@@ -113,7 +113,8 @@ def fetch_makedumpfile(version: str, work: Path) -> Path:
 
 
 def fetch_tools(version: str, work: Path) -> Path:
-    """A directory with busybox, and in kexec/ kexec with its libraries and ld.so."""
+    """Return a directory with busybox, and with kexec/, which has kexec, its libraries and
+    ld.so."""
     arch = architecture(version)
     tools = work / f"tools-{arch.debian}"
     if not tools.exists():
@@ -143,7 +144,8 @@ def kernel_make(version: str, work: Path) -> list[str]:
 
 
 def fragment(version: str) -> str:
-    """Its configuration: what all have, its architecture's, its own ``config`` and symbols."""
+    """Return a kernel's configuration: the common one, that of the architecture, and the kernel's
+    own."""
     kernel = CONFIG["kernels"][version]
     parts = ["kernel.config", architecture(version).config, *kernel.get("config", ())]
     text = "".join((RECIPE / part).read_text() for part in parts)
@@ -212,8 +214,9 @@ def make_disk(image: Path, guest: Path) -> Path:
     shutil.copy(image, kernel)
     header = kernel.read_bytes()[:0x264]
     if header[0x202:0x206] == b"HdrS":
-        # kexec for i386 believes that a kernel needs no more memory than its file is long, and lays
-        # other things where it unpacks itself: make the file as long as its header's init_size.
+        # kexec for i386 assumes that a kernel needs no more memory than the size of its file, and
+        # places other data where the kernel unpacks itself. Therefore, extend the file to init_size
+        # of its header.
         os.truncate(kernel, max(kernel.stat().st_size, struct.unpack_from("<I", header, 0x260)[0]))
     shutil.copy(guest / "initramfs.gz", root / "initramfs.gz")
     disk = guest / "vda"
@@ -226,7 +229,7 @@ class Guest:
     """A QEMU guest: its console, and its monitor."""
 
     line = ""
-    """What :meth:`wait_for` waited for."""
+    """The line that :meth:`wait_for` found."""
 
     def __init__(self, command: list[str], directory: Path) -> None:
         self.monitor_path = directory / "qmp"
@@ -238,7 +241,7 @@ class Guest:
         )  # fmt: skip
 
     def wait_for(self, text: str, seconds: float) -> bool:
-        """Whether the guest said so before it ended."""
+        """Return whether the guest printed such a line before it ended."""
         assert self.process.stdout
         timer = threading.Timer(seconds, self.process.kill)
         timer.start()
@@ -266,7 +269,7 @@ class Guest:
                         sys.exit(f"QEMU refused {name}: {answer['error']['desc']}")
 
     def plug(self, dimms: list[dict[str, int]]) -> None:
-        """Add memory to the guest, which runs on."""
+        """Add memory to the running guest."""
         for number, dimm in enumerate(dimms):
             backend, device = f"dimm{number}-memory", f"dimm{number}"
             memory = {"qom-type": "memory-backend-ram", "id": backend, "size": dimm["mb"] << 20}
@@ -291,7 +294,8 @@ class Guest:
 def take_dump(version: str, work: Path, guest: Path, mode: str, memory: int, append: str,
               scenario: str, buffer: int, qemu: list[str],
               dimms: list[dict[str, int]]) -> tuple[Path, Path]:  # fmt: skip
-    """Boot the guest and take its dump; return the dump and the archive of the truth."""
+    """Boot the guest and take its dump; return the dump, and the archive of the kernel's own
+    files."""
     arch = architecture(version)
     image = work / "build" / version / arch.image
     shutil.rmtree(guest, ignore_errors=True)
@@ -300,11 +304,11 @@ def take_dump(version: str, work: Path, guest: Path, mode: str, memory: int, app
         version, work, work / "build" / version, guest / "initramfs.gz", kexec=mode == "kdump"
     )
     make_disk(image, guest)
-    # One disk for the truth, one for the dump.
+    # One disk for the kernel's own files, one for the dump.
     for disk, size in (("vdb", (buffer + 2) << 20), ("vdc", 1 << 31)):
         with (guest / disk).open("wb") as file:
             file.truncate(size)
-    # The last crashkernel= counts: a dump's own is in append.
+    # The kernel uses the last crashkernel=, so a value in append overrides this one.
     crash = f"crashkernel={arch.crashkernel}" if mode == "kdump" else arch.fw_cfg
     options = f"console={arch.console} panic=-1 {crash} {append} "
     options += f"po.dump={mode} po.buffer={buffer} po.work={scenario}"
@@ -317,7 +321,8 @@ def take_dump(version: str, work: Path, guest: Path, mode: str, memory: int, app
     for disk in ("vda", "vdb", "vdc"):
         command += ["-drive", f"file={guest / disk},format=raw,if=virtio,cache=unsafe"]
     core = guest / "vmcore"
-    # Where KASLR puts the kernel in the middle, there is no room for the capture kernel: again.
+    # If KASLR places the kernel in the middle of memory, there is no room for the capture kernel:
+    # try again.
     for _ in range(5):
         vm = Guest(command, guest)
         if dimms and vm.wait_for("HOTPLUG", 900):
@@ -343,7 +348,7 @@ def take_dump(version: str, work: Path, guest: Path, mode: str, memory: int, app
 
 
 def unflatten(flattened: Path, core: Path) -> None:
-    """What ``makedumpfile -R`` does, for any architecture: (offset, size, bytes)..., big-endian."""
+    """Rearrange a flattened dump as ``makedumpfile -R`` does, for any architecture."""
     with flattened.open("rb") as source, core.open("wb") as out:
         header = source.read(4096)
         if not header.startswith(b"makedumpfile\0"):
@@ -368,9 +373,9 @@ def compress(path: Path, out: Path) -> None:
 
 def pack_vmlinux(version: str, build: Path, out: Path) -> None:
     """
-    The debugging symbols alone: what the dump has in its memory is not kept twice.
+    Write a vmlinux with only the debugging symbols, without data that the dump contains.
 
-    dwz first, which wants all DWARF sections; then away with those that no test reads.
+    First run dwz, which needs all DWARF sections; then remove sections that no test needs.
     """
     whole, slim = build / "vmlinux.dwz", build / "vmlinux.slim"
     run("dwz", "-l", "none", "-L", "none", "-o", whole, build / "vmlinux")
@@ -394,7 +399,8 @@ def pack_modules(build: Path, out: Path) -> None:
 
 
 def pack_dump(core: Path, truth: Path, out: Path) -> None:
-    """xz of the whole dump, whose pages are not compressed: a quarter of what LZO pages take."""
+    """Compress the whole dump with xz. Its pages are not compressed, which needs a quarter of the
+    space of LZO-compressed pages."""
     compress(core, out / "vmcore.xz")
     with tarfile.open(truth) as tar:
         tar.getmembers()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a report is made of: the parts agree with each other and with the commands."""
+"""Check that the parts of a report agree with each other and with the commands."""
 
 from __future__ import annotations
 

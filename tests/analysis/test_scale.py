@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-How the work of an analysis grows with its input, counted in calls and in elements of arrays.
+Check how the work of an analysis grows with its input, measured in function calls and array
+elements.
 
-Nothing may run in Python per record or per stack, and no whole array may be gone through once per
-stack or per area. Seconds would tell, too, but not on a busy machine.
+No Python code may run once per record or stack, and no array may be scanned once per stack or area.
+Times are not measured, because they depend on the load of the machine.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ COUNTED = (
     "append", "argsort", "bincount", "concatenate", "cumsum", "flatnonzero", "isin", "lexsort",
     "repeat", "searchsorted", "unique", "where",
 )  # fmt: skip
-"""The functions of NumPy whose elements are counted."""
+"""Functions of NumPy whose array elements are counted."""
 
 
 class Work:
-    """Counts what is done while it is entered."""
+    """Context manager that counts calls and elements."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.calls = 0
-        """Functions called, of Python and of C."""
+        """Number of function calls, of Python and of C."""
         self.elements = 0
-        """Elements that the functions :data:`COUNTED` were given."""
+        """Number of array elements passed to the functions in :data:`COUNTED`."""
         for name in COUNTED:
             patch.setattr(np, name, self._counting(getattr(np, name)))
 
@@ -69,13 +70,14 @@ class Work:
 
 
 def stack(number: int) -> list[str]:
-    """Another stack for each number below 4096, of the same few functions."""
+    """Return a stack of the same few functions, which is different for each number below 4096."""
     digits = [FUNCTIONS[number >> shift & 15] for shift in (0, 4, 8)]
     return ["alloc_pages", *digits, "kthread"]
 
 
 def machine(stacks: int, *, areas: int = 0) -> Inventory:
-    """Two records of each stack, young enough not to be suspected; areas of two pages each."""
+    """Return a machine with two records per stack, too young to be suspected, and areas of two
+    pages each."""
     number = 2 * stacks
     records = [Record(pfn, stack(pfn // 2), ts_nsec=NOW - SECOND) for pfn in range(number)]
     mapped = [
@@ -97,7 +99,7 @@ def used(inventory: Inventory) -> Account:
 
 
 def leaks(inventory: Inventory) -> Leaks:
-    """All is held by the only root."""
+    """Find leaks in a heap whose only root points to all records."""
     records = len(records_of(inventory))
     every, root = np.arange(records, dtype=np.int32), np.full(records, records, np.int32)
     return find_leaks(reach(replace(heap(inventory, []), holder=root, target=every)))
@@ -118,8 +120,8 @@ QUESTIONS: dict[str, Callable[[Inventory], object]] = {
 def work(
     question: Callable[[Inventory], object], patch: pytest.MonkeyPatch, inventory: Inventory
 ) -> tuple[int, int]:
-    """Return the calls and the elements that an answer takes."""
-    # The first answer fills caches.
+    """Return the number of calls and of elements that a question needs."""
+    # The first call fills caches.
     question(inventory)
     with Work(patch) as counted:
         question(inventory)
@@ -142,7 +144,7 @@ def test_nothing_goes_through_everything_for_each_area(
     _, none = work(QUESTIONS[name], monkeypatch, machine(400))
     _, few = work(QUESTIONS[name], monkeypatch, machine(400, areas=50))
     _, many = work(QUESTIONS[name], monkeypatch, machine(400, areas=200))
-    # Each area costs some elements for its own pages.
+    # Each area needs some elements for its own pages.
     assert many - none < 5 * max(few - none, 1000)
     assert many < 3 * none
 
@@ -150,7 +152,7 @@ def test_nothing_goes_through_everything_for_each_area(
 def test_a_suspect_is_only_made_to_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(stacks: int) -> int:
         inventory = machine(stacks)
-        # Nobody is alive.
+        # All tasks have exited.
         inventory.tasks = {}
         assert len(suspects(inventory)) == stacks
         return work(lambda one: suspects(one)[:20], monkeypatch, inventory)[0]

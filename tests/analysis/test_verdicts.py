@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The judge, on reports whose parts are typed by hand."""
+"""Test verdicts on hand-made reports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STARVED = replace(HEALTHY, watermarks=(70, 80, 90))
 def judged(
     machine: Machine = HEALTHY, *records: Record, held: int | None = None, missing: int = 0
 ) -> Report:
-    """A report of *machine*, whose first *held* records (all, by default) are reachable."""
+    """Return a report of *machine*, whose first *held* records (all, by default) are reachable."""
     inventory = machine.inventory(*records, tasks={1: "init"})
     edges = [(-1, i) for i in range(len(records) if held is None else held)]
     graph = heap(inventory, edges, missing=missing)
@@ -107,7 +107,7 @@ def test_pages_of_less_confidence_are_counted_apart() -> None:
 def test_one_suspected_stack_with_5_percent_of_memory_is_a_hog(
     pages: int, kinds: list[str]
 ) -> None:
-    # 128 pages are present; the records' task is gone.
+    # 128 pages are present; the task of the records has exited.
     records = leaked(pages, pid=7)
     verdicts = judge(judged(HEALTHY, *records))
     assert found(verdicts) == kinds
@@ -120,10 +120,10 @@ def test_one_suspected_stack_with_5_percent_of_memory_is_a_hog(
 @pytest.mark.parametrize(
     ("machine", "kinds"),
     [
-        # The dump's own watermark decides.
+        # The threshold is the dump's own watermark.
         (STARVED, ["watermark"]),
         (Machine(".k" * 64), ["fragmentation"]),
-        # Neither enough memory, nor an index above the dump's own threshold.
+        # There is too little memory, and the index is below the dump's own threshold.
         (Machine(".k" * 64, watermarks=(61, 62, 63), extfrag_threshold=995), []),
         (HEALTHY, []),
     ],

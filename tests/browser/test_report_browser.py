@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The page of a report in a real browser, without a network."""
+"""Test the HTML page of a report in a real browser, without a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-# Of a machine that has other things to do.
+# Long enough for a busy machine.
 PATIENCE_MS = 240_000
 
 pytestmark = pytest.mark.skipif(
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Opened:
-    """The page, and what it said and asked for."""
+    """An open page, with its messages and requests."""
 
     def __init__(self, page: Any, url: str) -> None:
         self.page = page
@@ -48,7 +48,8 @@ class Opened:
         page.wait_for_selector("html[data-drawn]", state="attached")
 
     def until(self, expression: str) -> None:
-        """Wait for it; Playwright's own way needs eval(), which the page's policy forbids."""
+        """Wait until a condition is true. Playwright's own function needs eval(), which the page's
+        policy forbids."""
         end = time.monotonic() + PATIENCE_MS / 1000
         while not self.page.evaluate(expression):
             assert time.monotonic() < end, expression
@@ -59,7 +60,7 @@ class Opened:
         return found
 
     def bars(self) -> list[str]:
-        """The functions of the flame graph that are drawn."""
+        """Return the drawn functions of the flame graph."""
         labels: list[str] = self.page.evaluate(
             "document.getElementById('chart-flame').data[0].labels"
         )
@@ -75,7 +76,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def numbers() -> dict[str, Any]:
-    """What the report says as JSON."""
+    """Return the report as JSON."""
     said = bundled("linux-6.12/traps").run("report", "--format", "json", check=True).stdout
     found: dict[str, Any] = json.loads(said)
     return found
@@ -161,7 +162,7 @@ def test_a_bar_is_zoomed_into_by_click_and_by_keyboard(wide: Opened) -> None:
     assert wide.bars()[0] == "all stacks"
     for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
         wide.page.keyboard.press(key)
-    # The root, its first child, the one beside that.
+    # Select the root, then its first child, then the next child.
     assert wide.texts("#flame-selected")[0].startswith("entry_SYSCALL_64_after_hwframe: ")
     wide.page.keyboard.press("Enter")
     assert wide.bars()[0] == "entry_SYSCALL_64_after_hwframe"
@@ -179,7 +180,7 @@ def test_the_first_screen_has_the_answer(wide: Opened) -> None:
     )
     order = ["bad", "warning", "note", "good"]
     assert levels == sorted(levels, key=order.index)
-    # What is fine is folded.
+    # Good verdicts are collapsed.
     assert not wide.page.locator("[data-level=good].verdict").first.is_visible()
     wide.page.click(".fine > summary")
     assert wide.page.locator("[data-level=good].verdict").first.is_visible()
@@ -210,7 +211,7 @@ def test_views_of_the_flame_graph_are_those_of_json(wide: Opened, numbers: dict[
         values = wide.page.evaluate("document.getElementById('chart-flame').data[0].values")
         assert values[0] == pages
     assert "po_leak_kmalloc_large [po_leak]" in wide.bars()
-    # Bars that have room say how much they are.
+    # Bars that are wide enough show their size.
     texts = wide.page.evaluate("document.getElementById('chart-flame').data[0].text")
     assert texts[0] == "leaked  1.2 MiB"
     wide.page.check("input[name=flame-view][value=all]")

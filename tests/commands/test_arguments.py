@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Options that mean the same in every command, of ten records."""
+"""Test options that all commands share, on ten records."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_limit_is_a_number_from_0_up(command: str) -> None:
 def test_a_limit_of_0_is_none(question: str, rows: int | None) -> None:
     status, out, err = ask(SESSION, question)
     if rows is None:
-        # These records have no formats of a kernel.
+        # These records have no printf formats of a kernel.
         assert (status, out) == (1, "")
     else:
         assert (status, err) == (0, "")
@@ -86,7 +86,7 @@ def test_the_format_for_people_is_called_table(command: str) -> None:
         assert command in ("triage", "save", "layout", "fleet")
         return
     assert action.choices is not None
-    # That of allocinfo is the kernel's own.
+    # allocinfo has the kernel's own text format.
     assert command == "allocinfo" or "text" not in action.choices
     if command == "report":
         with pytest.raises(UsageError, match="--format"):

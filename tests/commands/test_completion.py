@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Completion in real shells: a line is typed into one, with a TAB at its end."""
+"""Test completion in real shells: type a line with a TAB at its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from drgn_pageowner.commands.completion import SHELLS, command_parsers
 
 pytest.importorskip("shtab", reason="completion needs shtab (the extra completion)")
 
-# What is typed before the TAB, and what is on the command line after it.
+# Text before the TAB, and the command line after it.
 TYPED = [
     ("tri", "triage"),
     ("-c CORE -s SYMBOLS acco", "-c CORE -s SYMBOLS account"),
@@ -33,7 +33,7 @@ TYPED = [
 ]
 IDS = [typed.replace(" ", "_") for typed, _ in TYPED]
 
-# The function stands for the program, and says what it is called with.
+# The function replaces the program, and prints its arguments.
 START = {
     "bash": (
         ["bash", "--norc", "--noprofile", "-i"],
@@ -56,7 +56,7 @@ def shell(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def directory(shell: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the script for the shell, and a file whose name can be completed."""
+    """Make a directory with the script for the shell, and a file whose name can be completed."""
     path = tmp_path_factory.mktemp(shell)
     (path / "script").write_text(run_cli("--print-completion", shell, check=True).stdout)
     (path / "vmcore").touch()
@@ -66,7 +66,7 @@ def directory(shell: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("typed", "completed"), TYPED, ids=IDS)
 def test_a_tab_completes(shell: str, directory: Path, typed: str, completed: str) -> None:
     if shell == "fish":
-        # It completes a line without a terminal, and answers with the last word.
+        # The program completes a line without a terminal, and prints the last word.
         program = f"source script; complete -C 'drgn-pageowner {typed}'"
         lines = subprocess.check_output(
             ["fish", "--no-config", "-c", program], cwd=directory, text=True
@@ -80,8 +80,9 @@ def type_into(shell: str, directory: Path, typed: str, wanted: str) -> str:
     """
     Type the arguments *typed* and a TAB into an interactive *shell*.
 
-    :param wanted: What the line should then have; it is waited for before the line is entered.
-    :return: The arguments that the program got.
+    :param wanted: Text that the line should contain after the TAB; waited for before the line is
+        entered.
+    :return: The arguments of the program.
     """
     command, start = START[shell]
     environment = {**os.environ, "TERM": "dumb", "PS1": "$ ", "HISTFILE": "/dev/null"}

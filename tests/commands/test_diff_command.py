@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``diff`` on the command line and in the drgn shell."""
+"""Test ``diff`` on the command line and in the drgn shell."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ DRIP = ROOT / "testdata/linux-6.12/drip"
 
 
 def test_a_leak_is_first_with_its_growth_and_rate() -> None:
-    """Two snapshots of one guest, before and after a module leaked; without drgn."""
+    """Compare two snapshots of a guest, before and after a module leaked, without drgn."""
     pytest.importorskip("pyarrow")
     truth = json.loads((DRIP / "truth.json").read_text())
     words = ["diff", str(DRIP / "before.parquet"), str(DRIP / "after.parquet")]
@@ -133,7 +133,7 @@ def test_a_leak_is_first_with_its_growth_and_rate() -> None:
     first, last = truth["dripped"][0], truth["dripped"][-1]
     rate = (last["pages"] - first["pages"]) * 3600e9 / (last["ns"] - first["ns"])
     assert leak["pages_per_hour"] == pytest.approx(rate, rel=0.03)
-    # The function that took pages and gave them back has not grown.
+    # A function that allocated pages and freed them has not grown.
     assert "po_drip_noise_one" not in str(result["changes"])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The lines of ``--drgn`` run, and give the same answer."""
+"""Check that the lines of ``--drgn`` run, and compute the same result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from conftest import Dump
 
 
 def lines_and_answer(session: Any, dump: Dump, command: str) -> tuple[list[str], Any]:
-    """Run the lines of *command*, and the command itself: what the lines print, and its JSON."""
+    """Run the lines of *command*, and the command; return the output of the lines, and the JSON of
+    the command."""
     status, lines, error = ask(session, f"{command} --drgn")
     assert status == 0, error
     assert max(map(len, lines.splitlines())) < 200
@@ -29,10 +30,10 @@ def lines_and_answer(session: Any, dump: Dump, command: str) -> tuple[list[str],
     return printed.getvalue().splitlines(), found or json.loads(said)
 
 
-# These print an object a line.
+# Commands that print one JSON object per line.
 LINED = ("list", "page")
 
-# A command, and the lines that its JSON makes.
+# Command -> function that converts its JSON to the expected lines.
 ANSWERS: dict[str, Callable[[Any], list[str]]] = {
     "account": lambda a: [f"{c['pages']} {c['bytes']} {c['name']}" for c in a["classes"]],
     "leaks --suspects --limit 5": lambda a: [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Questions over a dataset of two kernels: tables, JSON, the report."""
+"""Test queries on a dataset of two kernels: tables, JSON, the report."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_report_has_all_of_it(dataset: Path, tmp_path: Path) -> None:
         assert f">{question.title}</h2>" in text
     assert "What holds more in 6.12." in text
     assert "drgn-pageowner -c /dumps/linux-6.1/traps report OUT.html" in text
-    # It needs nothing from anywhere.
+    # The page has no references to other files.
     assert not re.search(r"(src|href)=\"(?!#)", text)
     assert "http" not in text
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``frag`` as people and programs run it."""
+"""Test ``frag`` on the command line, as text and JSON."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_node_and_flags_choose_the_zones(dump_named: Callable[[str], Dump]) -> N
     only = answer(dump, "why", "--order", "3", "--node", "1", "--gfp", "GFP_KERNEL|__GFP_THISNODE")
     assert [zone["node"] for zone in only["zones"]] == [1]
     movable = answer(dump, "why", "--order", "3", "--gfp", "GFP_HIGHUSER_MOVABLE")
-    # Movable allocations may use CMA memory, others not.
+    # Only movable allocations may use CMA memory.
     assert movable["zones"][1]["usable"] > answer(dump, "why", "--order", "3")["zones"][1]["usable"]
 
 

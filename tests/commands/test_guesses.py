@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What a user of crash, perf, page_owner_sort, git or drgn types first.
+Test command lines that users of crash, perf, page_owner_sort, git or drgn may try first.
 
-Each is answered, or refused in a line that leads to what answers it. docs/guesses.md lists them.
+Each works, or fails with a line that suggests the right command. docs/guesses.md lists them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from drgn_pageowner.commands import run_command
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.session import ProgramSession
 
-# What is typed, the exit status, and a pattern of what is said.
+# Command line, exit status, and pattern of the output.
 GUESSES = (
     ("top", 0, r"^ *# +pages +size"),
     ("top -n 3", 0, r"^3 of "),

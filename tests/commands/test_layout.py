@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`layout` writes the file that -s takes."""
+"""Check that `layout` writes a file for -s."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from conftest import Dump
 
 @pytest.fixture(scope="module")
 def path(one_dump: Dump, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A layout pack that the command has written."""
+    """Return the path of a layout pack written by the command."""
     path = tmp_path_factory.mktemp("layout") / "layout.debug"
     written = one_dump.run("layout", path)
     assert (written.returncode, written.stderr) == (0, "")

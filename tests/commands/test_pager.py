@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Long answers in a pager, on a terminal of the test's own."""
+"""Test long output in a pager, on a pseudo-terminal."""
 
 from __future__ import annotations
 

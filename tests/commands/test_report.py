@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``report`` as people and scripts run it."""
+"""Test ``report`` on the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEEDS = pytest.mark.skipif(
 
 
 def answer(session: Session, line: str) -> str:
-    """What a command prints; nothing on stderr."""
+    """Return the output of a command; fail if it prints on stderr."""
     status, out, err = ask(session, line)
     assert (status, err) == (0, "")
     return out

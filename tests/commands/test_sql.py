@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""SQL over a dump and over a fleet of snapshots: the README's own questions."""
+"""Test SQL on a dump and on many snapshots, with the queries of README.md."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def sql(session: Any, query: str) -> list[dict[str, Any]]:
 
 
 class Renamed(SnapshotSession):
-    """A snapshot as if it were of another machine."""
+    """A snapshot with the name of another machine."""
 
     def __init__(self, path: str, hostname: str) -> None:
         super().__init__(path)
@@ -56,7 +56,7 @@ class Renamed(SnapshotSession):
 def fleet(
     tmp_path_factory: pytest.TempPathFactory, dump_named: Callable[[str], Dump], saved: Saved
 ) -> dict[str, Dump]:
-    """Ten machines, each saved 14 seconds after boot and 28: path -> the dump it is of."""
+    """Save ten machines, each 14 and 28 seconds after boot; return path -> original dump."""
     directory, result = tmp_path_factory.mktemp("fleet"), {}
     kernels = ("5.10", "6.1", "6.12", "7.2")
     for number in range(MACHINES):
@@ -70,7 +70,7 @@ def fleet(
 
 @pytest.fixture(scope="module")
 def queries() -> list[str]:
-    """The queries of the README's section on fleets."""
+    """Return the queries in the README's section on fleets."""
     section = (ROOT / "README.md").read_text().split("## A fleet of machines")[1].split("\n## ")[0]
     return re.findall(r"sql \"(.*?)\"", section, re.DOTALL)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``triage``: a folder that says what was found, and an exit status that says whether."""
+"""Test ``triage``: the files in its directory, and its exit status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from drgn_pageowner.kernel.session import ProgramSession
 
 pytestmark = pytest.mark.once
 
-# Parts that need an extra, and are skipped without it.
+# Parts that are skipped if their extra is not installed.
 EXTRAS = ("report", "ticket", "snapshot")
 
 
@@ -44,12 +44,12 @@ def parts(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def run(dump: Dump, directory: Path, **options: Any) -> int:
-    """As the command line does, in this process."""
+    """Run a command line in this process."""
     return run_said(dump, directory, **options)[0]
 
 
 def run_said(dump: Dump, directory: Path, **options: Any) -> tuple[int, str]:
-    """The exit status, and what is printed."""
+    """Run a command line; return the exit status and the output."""
     args = argparse.Namespace(**{"force": False, "min_pages": 16, **options}, directory=directory)
     out = io.StringIO()
     return triage.run(args, ProgramSession(dump.prog), out), out.getvalue()
@@ -83,8 +83,8 @@ def test_leaks_are_found(
         (report, "zone_summaries"), (suspects, "_signs"), (pages, "find_sections"),
     ) as calls:  # fmt: skip
         status, said = run_said(dump, tmp_path / "out")
-    # Pages are read for the inventory, for frag, for the snapshot and the owners of slab objects in
-    # it, and to say what was left out.
+    # Pages are read for the inventory, for frag, for the snapshot and its owners of slab objects,
+    # and to find missing pages.
     assert calls.pop("find_sections") <= 5
     assert set(calls.values()) == {1}
     assert status == 3
@@ -107,7 +107,7 @@ def test_leaks_are_found(
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Only these parts, as JSON: what the others do is tested elsewhere."""
+    """Run only some parts, as JSON; the others are tested elsewhere."""
     chosen = [
         part if part.step is not None else replace(part, formats={"json": f"{part.name}.json"})
         for part in triage.PARTS
@@ -133,7 +133,7 @@ def test_a_guest_that_holds_what_it_has_is_not_accused(
     assert run(dump_named("linux-5.10/noleak"), tmp_path) == 0
     found = index(tmp_path)
     assert found["verdicts"]["findings"] == []
-    # Linux 5.10 records no task names: one part that failed stops nothing.
+    # Linux 5.10 records no task names, so this part fails; the other parts still run.
     assert parts(tmp_path)["tasks"]["status"] == "failed"
     assert "comm" in parts(tmp_path)["tasks"]["error"]
     assert parts(tmp_path)["frag"]["status"] == "ok"
@@ -261,7 +261,7 @@ def test_what_an_earlier_triage_left_is_removed(tmp_path: Path) -> None:
         (tmp_path / name).write_text("old")
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    # Whoever may write there must not choose what is written over.
+    # A link in the directory must not make triage overwrite another file.
     (tmp_path / "report.html").symlink_to(victim)
     triage._prepare(tmp_path, force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "victim"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Types of slab objects in real dumps, against the caches whose name tells the type."""
+"""Compare types of slab objects in real dumps with the types that names of caches imply."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def test_sums_of_groups_are_those_of_caches(answer: Any) -> None:
 def test_what_is_inferred_without_the_names_of_caches_is_right(dump: Dump, answer: Any) -> None:
     checked = answer["accuracy"]
     assert checked["certain_objects"] > 0.5 * answer["objects"]
-    # With kmemleak a third of the objects are its own, which trees and lists of no type lead to.
+    # With kmemleak, a third of the objects are its own, which are referred to by untyped trees and
+    # lists.
     least = 0.6 if dump.bundled else 0.3
     assert checked["named_objects"] > least * checked["certain_objects"]
     assert checked["right_objects"] >= 0.999 * checked["named_objects"], checked["wrong"]
@@ -86,7 +87,7 @@ def test_top_has_the_same_groups(one_dump: Dump) -> None:
 
 
 def cpu_time(dump: Dump, *words: str) -> float:
-    """Of a process of its own, user and system, in seconds."""
+    """Return the CPU time of a separate process, user and system, in seconds."""
     command = [sys.executable, "-m", "drgn_pageowner", "-c", str(dump.vmcore),
                "-s", str(dump.vmlinux), *words]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -96,7 +97,7 @@ def cpu_time(dump: Dump, *words: str) -> float:
 
 
 def test_types_cost_less_than_the_search_without_them(dump_named: Callable[[str], Dump]) -> None:
-    # The bundled dump with most memory: 1 GiB.
+    # The bundled dump with the most memory: 1 GiB.
     dump = dump_named("linux-6.12-sparsemem/kdump")
     assert cpu_time(dump, "leaks") <= 2 * cpu_time(dump, "leaks", "--no-types")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``watch`` on a real dump whose stacks grow from reading to reading, as a running kernel's do."""
+"""Test ``watch`` on a real dump whose records are changed between readings."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ ROOM = 8 * PAGES_A_SECOND
 
 
 class Leaking:
-    """A program in which one stack gets :data:`PAGES_A_SECOND` more pages every round."""
+    """A program in which one stack gains :data:`PAGES_A_SECOND` pages every round."""
 
     def __init__(self, dump: Dump) -> None:
         self.prog = fresh_program(dump)
         self.round = 0
         self.leaked = [PAGES_A_SECOND * number for number in range(9)]
-        """Pages at every round."""
+        """Number of leaked pages in every round."""
         records = dump.snapshot.select(dump.snapshot["allocated"])
         single = np.flatnonzero((records["order"] == 0) & (records["handle"] != 0))
         chosen = records.select(single[len(single) // 2 :][:1])
@@ -56,7 +56,7 @@ class Leaking:
         Computed(self.prog, place, len(self._free), self._content)
 
     def _room(self, dump: Dump, allocated_bit: int) -> int:
-        """Address of the page_ext of :data:`ROOM` pages of which none is allocated."""
+        """Return the address of the page_ext of :data:`ROOM` consecutive free pages."""
         kernel = Kernel.of(self.prog)
         layout, dtype = page_ext_layout(kernel), owner_dtype(kernel)
         for section in find_sections(kernel):
@@ -70,14 +70,14 @@ class Leaking:
 
     def _content(self) -> bytes:
         number = self.leaked[self.round]
-        # The kernel's clock goes on by a second.
+        # The kernel's clock advances by a second.
         self._leak["ts_nsec"] = self._now_ns + self.round * 10**9
         stride = self._leak.dtype.itemsize
         return self._leak.tobytes() * number + self._free[number * stride :]
 
 
 class Session(ProgramSession):
-    """Goes on to the next round whenever it is read."""
+    """A session in which every reading starts the next round."""
 
     def __init__(self, leaking: Leaking, *, interrupt_at: int = -1) -> None:
         super().__init__(leaking.prog)
@@ -103,7 +103,7 @@ def leaking(one_dump: Dump) -> Leaking:
 
 @pytest.fixture
 def watch(leaking: Leaking, monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """Runs the command; returns what it says."""
+    """Return a function that runs the command and returns its output."""
     taken_for_live(monkeypatch)
 
     def run(*arguments: str, interrupt_at: int = -1) -> str:

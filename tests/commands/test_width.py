@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""No command prints a line that is wider than the terminal."""
+"""Check that no command prints lines wider than the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from drgn_pageowner.cli import build_parser
 from drgn_pageowner.commands import COMMANDS
 from drgn_pageowner.progress import warn
 
-# The kernel's own files (frag buddyinfo, ...) are as wide as the kernel makes them.
+# Commands with tables. Output in the format of kernel files (frag buddyinfo, ...) may be wider.
 LINES = (
     "info",
     "list --limit 50",
@@ -41,7 +41,7 @@ LINES = (
     "diff OTHER OTHER --by allocator",
     "sql from/**/stacks",
 )
-# These print no table: files, a running kernel, allocation tags that this dump does not have.
+# Commands without tables here: they write files, or need a running kernel or allocation tags.
 WITHOUT = {"layout", "watch", "report", "triage", "save", "allocinfo", "fleet"}
 
 
@@ -77,7 +77,7 @@ def test_no_line_of_help_is_wider(
     monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit):
         build_parser().parse_args([*command.split(), "--help"])
-    # argparse breaks no groups and no lists of choices: those of the usage.
+    # argparse does not wrap groups and lists of choices in the usage.
     _, text = capsys.readouterr().out.split("\n\n", 1)
     lines = [line for line in text.splitlines() if len(line) > columns]
     assert [line for line in lines if not line.startswith("  --format {")] == []

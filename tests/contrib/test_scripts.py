@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every script of contrib/, run by drgn as its first lines say."""
+"""Run every script of contrib/ with drgn, as its first lines describe."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The manual: what is made from the command line's parser and from texts of other directories."""
+"""Test the pages of the manual that are generated from the parser and from other directories."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MANUAL: dict[str, Any] = runpy.run_path(str(ROOT / "docs/manual.py"))
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Man pages by name, built without the pages of the API, which would need drgn."""
+    """Return the man pages by name, built without the API pages, which would need drgn."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("man")
     settings = runpy.run_path(str(ROOT / "docs/conf.py"))
     (source / "conf.py").write_text(

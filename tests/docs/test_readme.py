@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""README.md shows what the program prints."""
+"""Check that README.md shows the output of the program."""
 
 from __future__ import annotations
 

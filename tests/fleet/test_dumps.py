@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What names dumps: paths, directories, patterns, lists."""
+"""Test names of dumps: paths, directories, patterns, lists."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""An ingest of good and bad dumps: here, on a scheduler with two workers, and from S3."""
+"""Test ingesting good and bad dumps: locally, on a scheduler with two workers, and from S3."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def symbols(dump_named: Callable[[str], Dump]) -> Path:
 
 
 def at(data: bytes, seconds: int) -> bytes:
-    """*data* as if the machine had crashed some *seconds* later."""
+    """Return *data* with a time of the crash some *seconds* later."""
     return re.sub(
         rb"CRASHTIME=(\d+)", lambda m: b"CRASHTIME=%d" % (int(m[1]) + seconds), data, count=1
     )
@@ -110,7 +110,7 @@ def test_good_and_bad_dumps(
     runs = sql(dataset, "select status, count(*) n from runs group by all")
     assert {row["status"]: row["n"] for row in runs}["ok"] == 2
 
-    # Later dumps of the kernel need no vmlinux: the first has left its layout.
+    # Later dumps of the kernel need no vmlinux, because the first one has written the layout pack.
     layouts = {row["symbols"] for row in sql(dataset, "select symbols from runs where attempts")}
     assert [Path(path).parent.name for path in layouts] == ["layouts"]
     newest = tmp_path / "newest"
@@ -118,7 +118,7 @@ def test_good_and_bad_dumps(
     assert fleet(newest, "-o", dataset, "--no-leaks")[0] == 0
     assert len(sql(dataset, "select distinct snapshot from records")) == 3
 
-    # What is there is skipped, and what failed is not tried again.
+    # Dumps in the dataset are skipped, and failed ones are not tried again.
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("records/**/*.parquet")}
     status, again = fleet(*arguments)
     assert status == 1
@@ -126,7 +126,7 @@ def test_good_and_bad_dumps(
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "--retry-failed" in capsys.readouterr().err
 
-    # An ingest that was killed before it noted what it had written is told of by the next one.
+    # If an ingest was killed before it wrote the table "runs", the next one adds the row.
     [noted] = [p for p in dataset.glob("runs/*/*/*.parquet") if p.stem == rows[0]["snapshot"]]
     noted.unlink()
     assert fleet(*arguments)[1]["statuses"]["present"] == 3
@@ -192,7 +192,7 @@ def test_no_scheduler_is_one_line(
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of an S3 server on this machine."""
+    """Return a client of an S3 server on this machine."""
     moto = pytest.importorskip("moto.server", reason="an object store to test with needs moto")
     boto3 = pytest.importorskip("boto3")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
@@ -224,7 +224,7 @@ def test_dumps_and_dataset_in_an_object_store(
     arguments = ("s3://dumps/today", "--symbols-store", symbols, "-o", dataset, "--no-leaks")
     status, said = fleet(*arguments)
     assert (status, said["statuses"]) == (0, {"ok": 2}), capsys.readouterr().err
-    # A snapshot that was mailed goes there as well.
+    # A snapshot file can be added to the dataset, too.
     other = saved(dump_named("linux-5.10/kdump"))
     assert main(["-S", str(other), "save", "--dataset", dataset]) == 0
     capsys.readouterr()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Symbols by build ID: layouts of distributions, packed files, the cache, debuginfod."""
+"""Test finding symbols by build ID: paths of distributions, compressed files, the cache,
+debuginfod."""
 
 from __future__ import annotations
 
@@ -88,7 +89,7 @@ def test_every_layout_is_found(
     assert elf is not None
     assert elf.build_id == ID
     assert (found == str(path)) is not suffix.startswith(".")
-    # The cache answers when the packed file is gone.
+    # The cached file is found if the compressed file was removed.
     if suffix:
         path.unlink()
     assert SymbolStore([str(tmp_path / "store")], str(tmp_path / "cache")).find(ID, None) == found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What of a kernel's memory can be damaged: fields of its structures, found by DWARF."""
+"""Find the fields of a kernel's structures that can be damaged, by DWARF."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_pools
 from drgn_pageowner.kernel.linux.translate import direct_map, image_range, kernel_pfns
 from drgn_pageowner.model.pages import PageState
 
-# Without these no record can be found or read: a dump that lacks them may be refused.
+# Variables without which no record can be found; a dump without them may be refused.
 VITAL = ("mem_section", "__highest_present_section_nr", "page_owner_ops", "page_owner_inited",
          "page_ext_size", "min_low_pfn", "max_pfn")  # fmt: skip
 _VARIABLES = (
@@ -59,16 +59,16 @@ class Leaf(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """Structures of one kind."""
+    """Structures of one type, and how to find them."""
 
     name: str
     leaves: Sequence[Leaf]
     addresses: Sequence[int]
     vital: bool = False
-    """Whether a dump whose structure is damaged need not be answered at all."""
+    """Whether commands may fail if such a structure is damaged."""
     records: Callable[[int], tuple[int, int]] = field(default=lambda address: _none(address))
-    """PFNs, first and behind the last, whose records may differ if the structure at this
-    address is damaged."""
+    """Function that returns the first PFN and the PFN after the last one whose records may differ
+    if the structure at an address is damaged."""
 
 
 def _none(address: int) -> tuple[int, int]:
@@ -80,7 +80,7 @@ def _all(address: int) -> tuple[int, int]:
 
 
 def families(dump: Dump) -> list[Family]:
-    """All that can be damaged of *dump*."""
+    """Return all families of *dump*."""
     return _families(dump.name, dump)
 
 
@@ -92,7 +92,7 @@ def _families(name: str, dump: Dump) -> list[Family]:
 
 
 def leaves(type_: Type, depth: int = 8) -> Iterator[Leaf]:
-    """Every leaf of *type_*; of long arrays some elements."""
+    """Yield every leaf of *type_*; of long arrays only some elements."""
     type_ = _unaliased(type_)
     if type_.kind in (TypeKind.STRUCT, TypeKind.UNION) and type_.is_complete():
         if depth:
@@ -130,7 +130,7 @@ def _unaliased(type_: Type) -> Type:
 
 
 def _some(type_: Type, *names: str) -> list[Leaf]:
-    """The leaves of *type_* below its members *names*; all without *names*."""
+    """Return the leaves of *type_* below its members *names*; all leaves without *names*."""
     starts = tuple(f".{name}" for name in names)
     return [leaf for leaf in leaves(type_) if not names or leaf.path.startswith(starts)]
 
@@ -200,7 +200,7 @@ def _table_of_sections(prog: Program, sections: list[Section], word: int) -> Ite
     size = type_.size
     pages = sections[0].end_pfn - sections[0].start_pfn
     table = prog["mem_section"][0]
-    # The first root is all that these guests need.
+    # These guests only use the first root.
     dynamic = table.type_.kind == TypeKind.POINTER
     root = int(table) if dynamic else int(prog["mem_section"].address_ or 0)
     rows = [root + section.start_pfn // pages * size for section in sections]
@@ -225,7 +225,7 @@ def _word(prog: Program) -> int:
 
 
 def _structures(prog: Program) -> Iterator[Family]:
-    """Structures that our code and drgn's helpers walk."""
+    """Return the structures that our code and drgn's helpers walk."""
     nodes = list(for_each_online_pgdat(prog))
     yield _family(prog, "struct pglist_data", nodes, "node_", "per_cpu_nodestats", "vm_stat")
     zones = [zone.address_of_() for node in nodes for zone in node.node_zones]
@@ -281,7 +281,7 @@ def _family(prog: Program, name: str, objects: Sequence[Object], *members: str) 
 
 
 def _xa_nodes(prog: Program) -> list[Object]:
-    """The nodes of the tree of PIDs."""
+    """Yield the nodes of the tree of PIDs."""
     found = []
     waiting = [int(prog["init_pid_ns"].idr.idr_rt.xa_head)]
     while waiting:
@@ -338,14 +338,15 @@ def _depot(dump: Dump) -> Iterator[Family]:
 
 
 def _words(prog: Program) -> Iterator[Family]:
-    """Words of pages by their use, and of the kernel image: free pointers, page tables, ..."""
+    """Return words of pages by their use, and of the kernel image: free pointers, page tables,
+    ..."""
     pages = read_memory(prog).pages
     size = int(prog["PAGE_SIZE"])
     base, word = direct_map(Kernel(prog)), _word(prog)
     words = [Leaf(f"+ {at:#x}", at, word) for at in range(0, size, word)]
     random = np.random.default_rng(1)
     every = np.arange(len(pages))
-    # What is in the page_ext arrays has families of its own, which know whose records it is.
+    # The page_ext arrays have separate families, which know the affected records.
     stride = page_ext_layout(Kernel(prog)).stride
     records = np.concatenate([
         kernel_pfns(Kernel(prog), s.page_ext, -(-(s.end_pfn - s.start_pfn) * stride // size) + 1)
@@ -370,7 +371,7 @@ def _words(prog: Program) -> Iterator[Family]:
 
 
 def read(prog: Program, address: int, size: int) -> bytes | None:
-    """What is at *address* now."""
+    """Return the bytes at *address*."""
     try:
         return bytes(prog.read(address, size))
     except (FaultError, drgn.OutOfBoundsError, ValueError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Dump files with other bytes in them, or cut off, through the real command line."""
+"""Run the real command line on dump files with changed bytes, or cut off."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _HEADERS = 8192
 
 
 class Change(NamedTuple):
-    """What is done to a file."""
+    """A change of a file."""
 
     size: int
-    """Of the file: it is cut off there."""
+    """Size at which the file is cut off."""
     bytes: tuple[tuple[int, int], ...] = ()
-    """Offset and new value of bytes."""
+    """Offset and new value of each changed byte."""
 
     def __str__(self) -> str:
         return ",".join([str(self.size), *(f"{at}:{value}" for at, value in self.bytes)])
@@ -45,12 +45,12 @@ class Change(NamedTuple):
 
 
 def changes(dump: Dump, seed: int) -> Iterator[tuple[Change, str]]:
-    """Endless changes of the file of *dump*, each with a command to run on it."""
+    """Yield changes of the file of *dump* without end, each with a command to run on it."""
     random = np.random.default_rng(seed)
     size = dump.vmcore.stat().st_size
     while True:
         if random.random() < 0.3:
-            # Anywhere in the file, and anywhere in its headers and tables.
+            # Change bytes anywhere in the file, and others in its headers and tables.
             change = Change(int(random.integers(0, size if random.random() < 0.6 else 1 << 19)))
         else:
             end = (_HEADERS, 1 << 19, size)[int(random.integers(0, 3))]
@@ -62,7 +62,7 @@ def changes(dump: Dump, seed: int) -> Iterator[tuple[Change, str]]:
 
 @contextmanager
 def changed(dump: Dump, change: Change, directory: Path) -> Iterator[Path]:
-    """The file of *dump* with *change*, for a while."""
+    """Yield the path of the file of *dump* with *change*; it is removed afterwards."""
     path = directory / "vmcore"
     shutil.copy(dump.vmcore, path)
     with path.open("r+b") as file:

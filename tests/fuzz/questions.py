@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every damaged dump is asked: each command in each of its forms, and the helpers."""
+"""Commands to run on every damaged dump: each command in each of its forms, and the helpers."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ from drgn_pageowner.storage.session import SnapshotSession
 
 __all__ = ("COMMANDS", "QUESTIONS", "ask")
 
-# A PFN of a page that is free, of a file, anonymous, of a slab, a page table or the kernel's,
-# as chance will have it.
+# PFNs of pages with various uses: free, file, anonymous, slab, page table, kernel.
 _PFNS = (0x10, 0x1000, 0x1234, 0x2400, 0x3456, 0x5000, 0x8001, 0xC0DE)
 COMMANDS = (
     "info",
@@ -63,7 +62,7 @@ COMMANDS = (
 
 
 def _helpers(prog: Program) -> None:
-    """The helpers of the API on a few pages, and on every record."""
+    """Call the helpers of the API for a few pages, and for every record."""
     memmap = Memmap(Kernel(prog))
     for pfn in _PFNS:
         if memmap.section(pfn) is None:
@@ -80,7 +79,7 @@ def _helpers(prog: Program) -> None:
 
 
 def _saved(prog: Program) -> None:
-    """Whatever a damaged dump says, what was saved of it can be read again."""
+    """Check that a snapshot of a damaged dump can be read again."""
     with tempfile.TemporaryDirectory() as directory:
         path = f"{directory}/saved.parquet"
         save(ProgramSession(prog), path)
@@ -95,7 +94,7 @@ def _saved(prog: Program) -> None:
             try:
                 read()
             except PageOwnerError as error:
-                # What was not there to be saved is no damage of the file.
+                # An error about a part that was not saved is not damage of the file.
                 if str(error).startswith(path):
                     raise AssertionError(str(error)) from error
 
@@ -112,7 +111,7 @@ QUESTIONS = (*COMMANDS, *_CALLS)
 
 def ask(prog: Program, question: str) -> str:
     """
-    Put one of :data:`QUESTIONS`.
+    Run one of :data:`QUESTIONS`.
 
     :return: What was printed.
     :raises PageOwnerError: if it is refused
@@ -127,7 +126,7 @@ def ask(prog: Program, question: str) -> str:
     out = io.StringIO()
     status = run_command(args, ProgramSession(prog), out)
     text = out.getvalue()
-    # Task names are bytes; what leaves us must be text, but for those.
+    # Except for task names, which may be any bytes, the output must be text.
     text.encode("utf-8", "surrogateescape")
     if "--format json" in question and status == 0:
         lines = text.splitlines() if question.startswith("list") else [text]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Damage real dumps at random, for as long as you like, and say what became of it.
+Damage real dumps at random for a given time, and print the outcomes.
 
   run.py --minutes 30 --seed 1               fields of structures, and files, of every dump
   run.py --minutes 5 --dumps linux-6.1/traps --only fields
@@ -9,7 +9,7 @@ Damage real dumps at random, for as long as you like, and say what became of it.
   run.py --dump linux-6.1/traps --patch 0xffffffff81cf2810=00 --ask info     one input again
   run.py --dump linux-6.1/traps --snapshot 1/42 --ask info                   one snapshot again
 
-Prints how many inputs there were and how they ended, and for each fault what runs it again.
+Prints the number of inputs and their outcomes, and for each fault the command that repeats it.
 Exit status: 0 without faults.
 """
 
@@ -25,7 +25,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-# Processes are forked: no thread may hold a lock then.
+# Processes are forked, so no other thread may exist that holds a lock.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 sys.dont_write_bytecode = True
@@ -87,7 +87,8 @@ class Report:
 
 
 def _where(detail: str) -> str:
-    """What makes two faults the same: the innermost line of ours, and the exception's name."""
+    """Return a key that is the same for equal faults: the innermost line of this package, and the
+    exception's name."""
     ours = [line.strip() for line in detail.splitlines() if "drgn_pageowner/" in line]
     last = detail.strip().splitlines()[-1]
     if ours:
@@ -96,7 +97,7 @@ def _where(detail: str) -> str:
 
 
 def _fields(dump: Dump, report: Report, seed: int, examples: int, until: float) -> None:
-    """*examples* damaged dumps, or as many as there is time for."""
+    """Test *examples* damaged dumps, or as many as there is time for."""
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -123,7 +124,7 @@ def _fields(dump: Dump, report: Report, seed: int, examples: int, until: float) 
 
 
 def _files(dump: Dump, report: Report, seed: int, examples: int, until: float) -> None:
-    """*examples* damaged files, or as many as there is time for."""
+    """Test *examples* damaged files, or as many as there is time for."""
     with tempfile.TemporaryDirectory() as directory:
         for change, command in itertools.islice(changes(dump, seed), examples):
             if time.monotonic() > until:
@@ -134,7 +135,7 @@ def _files(dump: Dump, report: Report, seed: int, examples: int, until: float) -
 
 
 def _snapshots(dump: Dump, report: Report, seed: int, examples: int, until: float) -> None:
-    """*examples* changed snapshots, or as many as there is time for."""
+    """Test *examples* changed snapshots, or as many as there is time for."""
     with tempfile.TemporaryDirectory() as directory:
         parts = _saved(dump, Path(directory))
         for number in range(examples):
@@ -158,7 +159,7 @@ def _snapshot(
     try:
         write(changed, path)
     except (ArrowException, ValueError, TypeError, AttributeError, OverflowError) as error:
-        # Not every change can be written.
+        # Some changes cannot be written as Parquet.
         return f"{what}: {error}", []
     return what, judge_snapshot(path, asked or questions)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Snapshots with other types, numbers, lengths and nesting in them, and the right checksums.
+Make snapshots with changed types, numbers, lengths and nesting, and correct checksums.
 
-Bit flips do not get past checksums: this takes a snapshot apart, changes something in its
-documents, tables or records, and writes a valid Parquet file again.
+Checksums detect flipped bits. Therefore, this module reads a snapshot, changes its documents,
+tables or records, and writes a valid Parquet file again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _NUMBERS = (0, 1, -1, 2, 7, 127, -128, 255, 32767, 65535, 1 << 20, (1 << 31) - 1
 
 
 class SnapshotParts(NamedTuple):
-    """What a snapshot is made of."""
+    """The parts of a snapshot."""
 
     head: dict[str, Any]
     documents: dict[str, Any]
@@ -72,7 +72,7 @@ class SnapshotParts(NamedTuple):
 
 
 def take_apart(path: Path) -> SnapshotParts:
-    """Read everything of a snapshot, unchecked."""
+    """Read all parts of a snapshot without checking them."""
     file = container.Container(str(path))
     documents, tables = {}, {}
     for name in file.head["parts"]:
@@ -91,12 +91,12 @@ def take_apart(path: Path) -> SnapshotParts:
     return SnapshotParts(head, documents, tables, [rows.slice(0, allocated), rows.slice(allocated)])
 
 
-# Members of the head that are made when it is written.
+# Members of the head that are computed when it is written.
 _WRITTEN = ("parts", "allocated", "columns")
 
 
 class _Raw(NamedTuple):
-    """A piece as it is written."""
+    """The bytes of a piece of the file."""
 
     data: bytes
 
@@ -114,7 +114,7 @@ def _piece(value: Any) -> bytes:
 
 
 def write(parts: SnapshotParts, path: Path) -> None:
-    """Write a snapshot whose checksums are right, whatever it says."""
+    """Write a snapshot with correct checksums, even if its contents are invalid."""
     index, position, pieces = {}, 4, []
     for name, value in {**parts.tables, **parts.documents}.items():
         piece = _piece(value)
@@ -155,9 +155,9 @@ def mutated(
     parts: SnapshotParts, seed: int, number: int
 ) -> tuple[SnapshotParts, str, tuple[str, ...]]:
     """
-    Change *parts*: always the same for a *seed* and a *number*.
+    Change *parts*; the change only depends on *seed* and *number*.
 
-    :return: The parts, what was done, and what to ask.
+    :return: The changed parts, a description of the change, and the commands to run.
     """
     random = np.random.default_rng((seed, number))
     changed = SnapshotParts(
@@ -195,7 +195,7 @@ def _mutate(parts: SnapshotParts, random: np.random.Generator) -> str:
 def _hostile_document(random: np.random.Generator) -> Any:
     kind = int(random.integers(0, 5))
     if kind == 0:
-        # As many empty lists as a few kilobytes can say.
+        # A few kilobytes that are decompressed to very many empty lists.
         text = b"[" + b"[]," * 30_000_000 + b"0]"
         return _Raw(container._compressed(text))
     if kind == 1:
@@ -209,7 +209,7 @@ def _hostile_document(random: np.random.Generator) -> Any:
 
 
 def _nodes(value: Any, path: str = "") -> Iterator[tuple[Any, Any, str]]:
-    """Every container of a document, a key in it, and where that is."""
+    """Return every container of a document, a key in it, and its path."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in list(items):
         yield value, key, f"{path}[{key!r}]"
@@ -219,7 +219,7 @@ def _nodes(value: Any, path: str = "") -> Iterator[tuple[Any, Any, str]]:
 
 def _mutate_json(value: dict[str, Any], random: np.random.Generator) -> str:
     nodes = list(_nodes(value))
-    # What is near the top matters most.
+    # Prefer containers near the top of the document.
     nodes.sort(key=lambda node: node[2].count("["))
     place = int(len(nodes) * random.random() ** 3)
     if not nodes:
@@ -351,7 +351,7 @@ def _mutate_parts(parts: SnapshotParts, random: np.random.Generator) -> str:
 
 
 def judge_snapshot(path: Path, questions: tuple[str, ...]) -> list[Outcome]:
-    """Ask *path*, each question in a process of its own with limits on memory and time."""
+    """Run commands on *path*, each in a separate process with limited memory and time."""
     return [_judge(path, question) for question in questions]
 
 
@@ -376,7 +376,7 @@ def _judge(path: Path, question: str) -> Outcome:
     if not said:
         return Outcome(question, "fault", f"ended with status {status}", usage.ru_utime)
     kind, detail = json.loads(said)
-    # Its largest size begins with what this process has; in KiB.
+    # The maximum size (in KiB) includes the memory that this process had at the fork.
     taken = max(usage.ru_maxrss * 1024 - resident, 0)
     if taken > LIMIT_BYTES:
         return Outcome(question, "fault", f"took {taken >> 20} MiB", usage.ru_utime)
@@ -394,7 +394,7 @@ def _ask(path: Path, question: str) -> tuple[str, str]:
     last = (lines or [""])[-1]
     if status not in (0, 1, 2) or (status and not last.startswith("drgn-pageowner: ")):
         return "fault", f"exit status {status}\n{err.getvalue()[-2500:]}"
-    # The kernel's own text has its names as they are.
+    # The kernel's own text contains names unchanged.
     if "\x1b" in out.getvalue() and "debugfs" not in question:
         return "fault", "an escape sequence was printed"
     if status == 0 and "--format json" in question:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Hypothesis strategies: damage that no kernel would do to itself."""
+"""Hypothesis strategies for damaged dumps."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _KINDS = ("zero", "ones", "one", "flip", "more", "misaligned", "random", "huge",
 
 @dataclass(frozen=True)
 class Input:
-    """A damaged dump, and what it is asked."""
+    """A damaged dump, and the commands to run on it."""
 
     dump: str
     patches: tuple[Patch, ...]
     questions: tuple[str, ...]
     vital: bool
-    """Whether refusing to answer is right."""
+    """Whether commands may fail."""
     lost: tuple[tuple[int, int], ...]
-    """PFNs, first and behind the last, whose records may differ."""
+    """PFN ranges ``(first, end)`` whose records may differ."""
 
     def command(self) -> str:
-        """What runs this input again."""
+        """Return the command that repeats this input."""
         parts = [f"--dump {self.dump}", *(f"--patch {patch}" for patch in self.patches)]
         return " ".join([*parts, *(f"--ask '{question}'" for question in self.questions)])
 
@@ -41,8 +41,8 @@ def inputs(draw: st.DrawFn, dump: Dump, questions: int, most: int = 3) -> Input:
     """
     A damaged *dump*.
 
-    :param questions: How many to ask it.
-    :param most: At most so many fields are damaged.
+    :param questions: Number of commands to run.
+    :param most: Maximum number of damaged fields.
     """
     patches, lost, vital = [], [], False
     for _ in range(draw(st.integers(1, most))):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A few files with other bytes in them, or cut off, the same at every run; run.py does more."""
+"""Test a few changed or cut-off files, the same in every run; run.py tests more."""
 
 from __future__ import annotations
 

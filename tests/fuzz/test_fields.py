@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A few damaged dumps, the same at every run; run.py does as many as you like."""
+"""Test a few damaged dumps, the same in every run; run.py tests more."""
 
 from __future__ import annotations
 

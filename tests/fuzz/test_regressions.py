@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Faults that were found by damaging dumps, each once more."""
+"""Test for faults that were found earlier by damaging dumps."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def _zone(prog: Program) -> Object:
     return prog["node_data"][0].node_zones[1]
 
 
-# What is damaged, with what (None: with its own address), and what is asked.
+# Damaged object, new value (None: its own address), and command.
 ANSWERED: list[tuple[Place, int | None, str]] = [
-    # Loops as long as a counter says.
+    # Counters that limit loops.
     (lambda prog: prog["nr_node_ids"], 0x7FFFFFFF, "frag"),
     (lambda prog: prog["nr_cpu_ids"], 0xFFFFFFFF, "account"),
     (lambda prog: prog["cma_area_count"], 0xFFFFFFFF, "frag"),
     (lambda prog: prog["hugetlb_max_hstate"], 0x7FFFFFFF, "account"),
     (lambda prog: prog["hstates"][0].order, 0xFFFFFFFF, "account"),
-    # Arrays as long as a counter says.
+    # Counters that determine the size of arrays.
     (lambda prog: prog["max_pfn"], 0x7FFFFFFFFFFFFFFF, "frag"),
     (lambda prog: prog["max_pfn"], 0, "top --by zone"),
     (lambda prog: prog["max_pfn"], None, "leaks"),
-    # Where memory is, but not all of it.
+    # A value inside of memory, but not at its end.
     (lambda prog: prog["max_pfn"], 0x4000, "list --format json"),
     (lambda prog: prog["min_low_pfn"], 0x9000, "list --format json"),
     (lambda prog: prog["__highest_present_section_nr"], 0x7FFFFFFFFFFFFFFF, "info"),
@@ -58,12 +58,12 @@ ANSWERED: list[tuple[Place, int | None, str]] = [
     (lambda prog: prog["pcpu_base_addr"], 1, "account"),
     (lambda prog: prog["mem_section"][0][1].usage, 0xFFFFFFFFFFFFFFFF, "account"),
     (lambda prog: prog["mem_section"][0][1].usage, 0xFFFFFFFFFFFFFFFF, "saved"),
-    # Rings.
+    # Lists that become rings.
     (lambda prog: _module(prog).list.next, None, "top --by module"),
     (lambda prog: _task(prog).tasks.next, None, "leaks --all"),
     (lambda prog: _cache(prog).list.next, None, "leaks --slab"),
     (lambda prog: prog["iomem_resource"].child.sibling, None, "account"),
-    # Divisors, shifts and names.
+    # Values used as divisors or shifts, and names.
     (lambda prog: _cache(prog).size, 0, "leaks --slab"),
     (lambda prog: _cache(prog).size, 0xFFFFFFFF, "leaks --slab"),
     (lambda prog: _zone(prog).name, 0x10, "frag"),
@@ -96,7 +96,7 @@ def test_damage_that_costs_no_record_is_answered(
 
 
 def _without(dump: Dump, name: str) -> Patch:
-    """The page that a variable is in is missing."""
+    """Remove the page that contains a variable."""
     address = int(dump.prog[name].address_ or 0)
     return Patch(address & -4096, bytes(4096), missing=True)
 

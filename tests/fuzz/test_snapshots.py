@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A few changed snapshots, the same at every run; run.py does more. And each fault found, again."""
+"""Test a few changed snapshots, the same in every run (run.py tests more), and all faults found
+earlier."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def test_a_changed_snapshot_is_answered_or_refused_in_a_line(
 
 
 def changed(parts: SnapshotParts, **tables: Any) -> SnapshotParts:
-    """*parts* with other tables, documents, or records."""
+    """Return *parts* with some tables, documents or records replaced."""
     documents = {name: tables.pop(name) for name in list(tables) if name in parts.documents}
     records = tables.pop("rows", parts.records)
     head = tables.pop("head", parts.head)
@@ -59,7 +60,7 @@ def changed(parts: SnapshotParts, **tables: Any) -> SnapshotParts:
 
 
 def asked(parts: SnapshotParts, path: Path, question: str) -> str:
-    """What becomes of *question*: "answered" or "refused", and never anything else."""
+    """Return the outcome of a command: "answered" or "refused"; fail for any other."""
     write(parts, path)
     [outcome] = judge_snapshot(path, (question,))
     assert outcome.kind != "fault", outcome.detail
@@ -125,7 +126,7 @@ def test_facts_that_no_kernel_has(
 
 
 def test_a_small_document_that_is_large(parts: SnapshotParts, tmp_path: Path) -> None:
-    # Some 40 KB of zstd, 90 MB of JSON, and 3 GB of lists.
+    # About 40 KB of zstd become 90 MB of JSON and 3 GB of lists.
     text = b'{"x": [' + b"[]," * 30_000_000 + b"0]}"
     packed = container._compressed(text)
     assert len(packed) < 50_000
@@ -193,7 +194,7 @@ def test_records_of_other_types(parts: SnapshotParts, tmp_path: Path) -> None:
             parts, rows=[with_column(part, name, make(len(part))) for part in parts.records]
         )
 
-    # As text of fixed width, as many bytes for each record as the longest name has.
+    # As fixed-width text, every record would need as many bytes as the longest name.
     long = of("comm", lambda n: pa.array([b"x" * 300] * n).dictionary_encode())
     assert asked(long, path, "list") == "refused"
     times = of("comm", lambda n: pa.array([0] * n, pa.timestamp("ns")))

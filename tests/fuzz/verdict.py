@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a damaged dump was answered as it should be, in a process that may crash or hang."""
+"""Judge the output of commands on a damaged dump, in a process that may crash or hang."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from drgn_pageowner.kernel.linux.page_owner import OWNER_MEMBERS
 __all__ = ("LIMIT_BYTES", "LIMIT_SECONDS", "Outcome", "judge", "limit_memory", "memory_in_use")
 
 LIMIT_BYTES = 2 << 30
-# Of CPU time: a machine that is busy is no hang.
+# CPU time, so that a busy machine is not mistaken for a hang.
 LIMIT_SECONDS = 20
-# One page, or nothing: what is asked for may be what is damaged.
+# Commands about one page, which may fail because this page is damaged.
 _ABOUT_A_PAGE = ("page", "why", "refs", "frag --explain", "helpers")
 
 
 class Outcome(NamedTuple):
-    """What became of one question."""
+    """Outcome of one command."""
 
     question: str
     kind: str
@@ -55,9 +55,10 @@ def judge(
     limit: int = LIMIT_SECONDS,
 ) -> list[Outcome]:
     """
-    Put *questions* to *dump* with *patches* laid over it, and compare its records.
+    Run *questions* on *dump* with *patches* applied, and compare its records with those of the
+    intact dump.
 
-    :param vital: Whether refusing to answer is right.
+    :param vital: Whether commands may fail.
     :param lost: PFN ranges whose records may differ.
     """
     whole = dump.snapshot
@@ -80,13 +81,14 @@ def judge(
 
 
 def memory_in_use() -> tuple[int, int]:
-    """Bytes of address space and of resident memory that this process has, and a child inherits."""
+    """Return the bytes of address space and of resident memory that this process has, and that a
+    child inherits."""
     total, resident = Path("/proc/self/statm").read_text().split()[:2]
     return int(total) * resource.getpagesize(), int(resident) * resource.getpagesize()
 
 
 def limit_memory() -> None:
-    """Let a child that was just forked take :data:`LIMIT_BYTES` more than it began with."""
+    """Limit a child that was just forked to :data:`LIMIT_BYTES` more than it began with."""
     limit = memory_in_use()[0] + LIMIT_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -114,7 +116,7 @@ def _outcomes(said: bytes, questions: tuple[str, ...], status: int) -> list[Outc
                 continue
         rest.append(line)
     if len(found) <= len(questions):
-        # The one that it died of; what the process left behind says where.
+        # The question during which the process died; its last output shows where.
         question = (*questions, "records")[len(found)]
         by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         how = "hangs" if by in (None, signal.SIGPROF) else f"killed by signal {by}"
@@ -130,7 +132,7 @@ def _answer(
     pipe: int,
     limit: int,
 ) -> None:
-    # The traceback goes to the pipe, also from within C; then the signal kills.
+    # Write the traceback to the pipe, even from within C code; then the signal kills the process.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     faulthandler.register(signal.SIGPROF, file=pipe, all_threads=False, chain=True)
     apply(prog, patches)
@@ -159,9 +161,10 @@ def _one(
         if "\n" in text or not text:
             return "fault", f"not one line: {text!r}"
         allowed = vital or isinstance(error, UsageError) or question.startswith(_ABOUT_A_PAGE)
-        # Not every kernel has what every command shows.
+        # A kernel may lack the feature that the command shows.
         allowed |= text.startswith("this kernel")
-        # The last net holds what should have been looked at before.
+        # This message is for exceptions that were not handled where they should be, so it counts as
+        # a fault.
         allowed &= "makes no sense" not in text
         if not allowed and error.__cause__ is not None:
             text += "\n" + "".join(traceback.format_exception(error.__cause__))

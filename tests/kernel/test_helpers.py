@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The helpers in drgn's style."""
+"""Test the helpers in drgn's style."""
 
 from __future__ import annotations
 

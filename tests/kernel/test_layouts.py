@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Layouts of kernels that are not among the real dumps: tests/layouts says what they are."""
+"""Test compiled layouts of kernels without a real dump; see tests/layouts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BUILD: dict[str, Any] = runpy.run_path(str(ROOT / "tests/layouts/build.py"))
 
 
 class Layout(Dump):
-    """A compiled layout, and what its kernel would have printed."""
+    """A compiled layout, and the text that its kernel would have printed."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory.name, directory, directory / "vmlinux")
@@ -68,7 +68,7 @@ def test_the_formats_come_from_the_dump_and_are_mainlines(layout: Layout) -> Non
     if layout.name.startswith("linux-"):
         members = layout.snapshot.facts.layout["members"]
         in_page_ext = layout.snapshot.facts.layout["record"] == "struct page_ext"
-        # Only those that print memory cgroups have these strings.
+        # Only layouts that print memory cgroups have these strings.
         ours = formats._by_layout(members, in_page_ext)
         assert ours._replace(charged=None, slab_cache_page=None, from_dump=True) == found
 
@@ -118,7 +118,7 @@ def test_helpers_find_the_stacks_of_the_snapshot(layout: Layout) -> None:
         trace = page_owner_stack(layout.memmap.page(int(rows["pfn"][row])))
         pcs = rows.stacks[int(rows.stack[row])].tolist()
         if int(rows["handle"][row]) == 0:
-            # The first stack of v6.8 has handle 0, which also says "none".
+            # In v6.8, the first stack has handle 0, which also means "none".
             assert layout.name.startswith("linux-6.8-")
             continue
         assert trace is not None
@@ -172,7 +172,7 @@ def test_the_command_line_opens_them_too() -> None:
     result = layout.run("list", "--format", "debugfs")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == layout.text
-    # A command that needs more than there is says so in a line.
+    # A command that needs missing data fails with one line.
     result = layout.run("account")
     assert result.returncode == 1
     assert re.fullmatch(r"drgn-pageowner: [^\n]+ has no member [^\n]+\n", result.stderr)
@@ -194,7 +194,7 @@ def test_the_sources_are_those_of_the_bundle(tmp_path: Path) -> None:
     name = "linux-4.4-FLATMEM"
     fresh = Layout(_BUILD["build"](tmp_path, name))
     assert fresh.print_records() == fresh.text
-    # Where the code lies is the compiler's choice.
+    # Addresses of code depend on the compiler.
     addresses = re.compile(r"\[<\w+>\]|\+0x\w+/0x\w+")
     assert addresses.sub("", fresh.text) == addresses.sub("", compiled(name).text)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The decoder against the kernel's own /sys/kernel/debug/page_owner, byte for byte."""
+"""Compare our text with the kernel's own /sys/kernel/debug/page_owner, byte for byte."""
 
 from __future__ import annotations
 
@@ -42,17 +42,16 @@ def without_flags(record: bytes) -> bytes:
 
 
 def text_read_ns(dump: Dump) -> int:
-    """When the kernel began to print its text, on the clock of the records."""
-    # The first record that the reading itself made is stamped with the records' own clock; the
-    # guest's CLOCK_MONOTONIC is within some ms of it.
+    """Return the time at which the kernel began to print its text, on the clock of the records."""
+    # The guest's CLOCK_MONOTONIC may differ from the clock of the records by some milliseconds.
     return int(dump.truth("clock-before")) - 50 * 10**6
 
 
 def changed_since(dump: Dump, pfns: set[int]) -> set[int]:
     """
-    Those of *pfns* whose record proves by its timestamps that it changed after the text.
+    Return those of *pfns* whose timestamps show that the record changed after the text.
 
-    Linux 5.10 has no timestamps, so nothing can be proved of them: any of them may have.
+    Linux 5.10 has no timestamps, so all of *pfns* are returned.
     """
     snapshot = dump.snapshot
     if "ts_nsec" not in snapshot:
@@ -76,14 +75,13 @@ def test_every_record_is_the_kernels_byte_for_byte(
     only_kernels = set(kernels) - set(ours)
     different = {pfn(record) for record in only_ours | only_kernels}
     unexplained = different - changed_since(dump, different)
-    # A slab page goes to and from a list of partial slabs without being allocated or freed, and a
-    # new or locked page goes from a CPU's batch to a list of the LRU's: that changes flags of it,
-    # which no timestamp says.
+    # Page flags may change without a timestamp: if a slab is added to or removed from a list of
+    # partial slabs, and if a page moves from a per-CPU batch to an LRU list.
     alike = set(map(without_flags, only_ours)) & set(map(without_flags, only_kernels))
     batched = {
         without_flags(record) for record in only_ours if b"|mlocked" in record or b"|lru" in record
     }
-    # SLUB marks slabs on these lists with workingset.
+    # SLUB marks slabs on lists of partial slabs with workingset.
     batched |= {
         without_flags(record) for record in only_ours | only_kernels if b"(workingset|" in record
     }
@@ -129,7 +127,9 @@ def test_memory_cgroups_are_printed_as_the_kernel_does(
     if dump.name.startswith("linux-"):
         assert any(line.startswith(b"Charged (via objcg) to memcg") for line in truth)
     if dump.kernel in ("6.1", "6.12"):
-        # Since v7.1 what was charged to a cgroup that is gone belongs to its parent.
+        # Since Linux kernel commit f1cf8d2f36dc ("mm: memcontrol: eliminate the problem of dying
+        # memory cgroup for LRU folios") (in v7.1), pages charged to a removed cgroup belong to its
+        # parent.
         assert any(b"offline memcg gone" in line for line in truth)
 
 
@@ -174,7 +174,7 @@ def test_pages_per_stack_are_show_stacks(dump: Dump) -> None:
         text = "\n".join(f" {frame}" for frame in group.stack).encode()
         if number in touched or text not in truth:
             continue
-        # A page that was freed, and allocated by another since, leaves no trace of its first owner.
+        # If a page was freed and allocated again, its record does not show the first owner.
         different += abs(truth[text] - group.pages)
         compared += 1
     assert compared > 100

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Compiled layouts: what kernels that cannot be built any more would have left in memory.
+Compile layouts of kernels that can no longer be built.
 
 A layout is one of versions/*.h. With main.c it becomes a program that has its kernel's structures
 and symbols, fills them, prints the page_owner file that this kernel would print, and dumps its own
@@ -54,13 +54,13 @@ LAYOUTS = {
     "backport-active": (SPARSEMEM,),
     "backport-5.15-extra": (SPARSEMEM_VMEMMAP,),
 }
-"""Layout -> the memory models that it is compiled for."""
+"""Layout -> memory models for which it is compiled."""
 
 NAMES = [f"{layout}-{model}" for layout, models in LAYOUTS.items() for model in models]
 
 
 def compiler() -> str | None:
-    """The C compiler, if this machine has one that can make the programs."""
+    """Return the C compiler; ``None`` if this machine has none that can build the programs."""
     return shutil.which("cc") if os.uname().machine == "x86_64" else None
 
 
@@ -72,7 +72,7 @@ def build(directory: Path, name: str) -> Path:
     command = [
         compiler() or "cc", "-g", "-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-no-pie",
         "-D_GNU_SOURCE", f"-DMEMORY_MODEL={model}", f'-DLAYOUT="versions/{layout}.h"',
-        # The paths in the DWARF are the kernel's: relative to here.
+        # The paths in DWARF must be those of the kernel, relative to this directory.
         "-I.", "-Wl,--build-id=sha1", "-Wl,-T,rodata.ld", "main.c", "-o", target / "vmlinux",
     ]  # fmt: skip
     subprocess.run(command, check=True, cwd=HERE)
@@ -82,7 +82,7 @@ def build(directory: Path, name: str) -> Path:
 
 
 def pack(directory: Path, names: Iterable[str]) -> None:
-    """Write the bundle."""
+    """Write the archive of all layouts."""
     with tarfile.open(BUNDLE, "w:xz", preset=6) as tar:
         for kind in ("vmlinux", "page_owner", "vmcore"):
             for name in names:
@@ -94,7 +94,8 @@ def pack(directory: Path, names: Iterable[str]) -> None:
 
 
 def unpack(cache: Path = CACHE) -> Path:
-    """Unpack the bundle into *cache*, once; return *cache*, which has a directory for each."""
+    """Unpack the archive into *cache*, if necessary; return *cache*, which has a directory for each
+    layout."""
     _INSTALL(BUNDLE, cache, _fill)
     return cache
 
@@ -111,7 +112,8 @@ def _fill(packed: BinaryIO, directory: Path) -> None:
 
 
 def check(directory: Path, name: str) -> bool:
-    """Whether ``list --format debugfs`` prints of a layout what the layout itself printed."""
+    """Return whether ``list --format debugfs`` prints the same text for a layout as the layout's
+    program."""
     target = directory / name
     ours = subprocess.run(
         [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocations told from pages that are typed by hand."""
+"""Test finding allocations in hand-made pages."""
 
 from __future__ import annotations
 

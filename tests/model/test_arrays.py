@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Operations on arrays, against what they are short for."""
+"""Compare operations on arrays with plain NumPy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_runs_cover_rows_up_to_the_end() -> None:
 @pytest.mark.parametrize(
     "values, kind",
     [
-        # last_migrate_reason of a damaged record beside -1: the difference is no int16.
+        # last_migrate_reason of a damaged record, and -1: the difference does not fit into int16.
         ([0x7FFF, -1, 3, -1], "i2"),
         ([-0x8000, 0x7FFF, 0], "i2"),
         ([-128, 127, 0, 127], "i1"),

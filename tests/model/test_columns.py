@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The table of record columns, and what follows from it."""
+"""Test the table of record columns, and the data derived from it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_field_that_is_only_shown_is_made_of_a_stored_column() -> None:
 
 
 def test_the_fields_of_json_are_stable() -> None:
-    """Fields may be added to the documented ones; none is renamed, removed or moved."""
+    """Check that documented fields are not renamed, removed or moved; new ones may be added."""
     documented = (
         "pfn", "order", "pages", "gfp_mask", "gfp_flags", "migratetype", "pageblock",
         "pageblock_migratetype", "page_flags", "node", "zone", "pid", "tgid", "comm", "ts_nsec",

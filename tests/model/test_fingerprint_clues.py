@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Clues in words that are typed by hand."""
+"""Test finding clues in hand-made words."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the shell shows of objects that hold arrays: counts and units, on one line."""
+"""Test the repr of objects with arrays: counts and units, on one line."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Results that are computed once for several parts of an answer."""
+"""Test caching of results that several parts need."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_same_arguments_are_computed_once() -> None:
         first = described(thing, "a")
         assert described(thing, "a") is first
         assert len(CALLS) == 1
-        # Equal is not the same: it may change.
+        # An equal object is not the same object, because it may be modified later.
         described(equal, "a")
         described(thing, "b")
         described(thing, "a", flag=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The accounting as text, from a result typed by hand."""
+"""Test the accounting as text, from a hand-made result."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Rows of text that are put together from columns, compared with a row after another."""
+"""Compare text assembled from columns with text formatted row by row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = np.array([b"init", b"kworker/0:1-events_lon", b"kworker/0:1-events", b""
 
 
 def columns(rows: int) -> dict[str, Array]:
-    """Columns of every kind: constant, few values, runs, all different, names, signed."""
+    """Return columns of every kind: constant, few values, runs, all different, names, signed."""
     return {
         "constant": np.full(rows, 7, np.uint8),
         "few": RANDOM.integers(0, 5, rows).astype(np.uint16),
@@ -39,7 +39,7 @@ def test_rows_are_what_formatting_each_gives(rows: int) -> None:
         texts.append(f"{name}=")
         texts.column(name, values, str)
         texts.append(" (")
-        # The same values in other words.
+        # The same values in another format.
         texts.column(name, values, repr)
         texts.append(")")
     texts.append("\n")

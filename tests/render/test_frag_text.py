@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Fragmentation as text, from machines typed by hand."""
+"""Test fragmentation as text, from hand-made machines."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""page_owner as a whole as text and JSON, typed by hand."""
+"""Test ``info`` as text and JSON, from a hand-made result."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Values as JSON."""
+"""Test converting values to JSON."""
 
 from __future__ import annotations
 

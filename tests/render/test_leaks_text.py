@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Leaks and suspects as text, from results typed by hand."""
+"""Test leaks and suspects as text, from hand-made results."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Ten records as JSON, CSV and tables; test_records.py has those of real dumps."""
+"""Test ten records as JSON, CSV and tables; test_records.py tests real dumps."""
 
 from __future__ import annotations
 

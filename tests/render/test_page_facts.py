@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Facts about a page, made by hand."""
+"""Test hand-made facts about a page."""
 
 from __future__ import annotations
 

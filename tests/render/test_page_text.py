@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One page as text and JSON, typed by hand."""
+"""Test one hand-made page as text and JSON."""
 
 from __future__ import annotations
 

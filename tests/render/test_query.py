@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Rows of a query as JSON, CSV and a table."""
+"""Test rows of a query as JSON, CSV and a table."""
 
 from __future__ import annotations
 

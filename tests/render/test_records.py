@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``list`` and ``top`` as other programs read them."""
+"""Test the output of ``list`` and ``top`` for other programs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The page, the text and the JSON of a report: the same numbers, nothing foreign, nothing alive."""
+"""Test that HTML, Markdown and JSON of a report have the same numbers, and that the HTML has no
+foreign scripts."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ EVIL = "</script><img src=x onerror=alert(1)>|`*[x](javascript:alert(1))\udcff\x
 
 
 class Page(HTMLParser):
-    """What a browser would see: elements, tables, scripts."""
+    """The elements, tables and scripts of the page, as a browser parses it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -92,7 +93,8 @@ def text_of(result: Report) -> str:
 
 
 def leaks_by_owner(whole: dict[str, Any]) -> list[dict[str, Any]]:
-    """The groups of leaks, summed up as the page does: by function, those known by PFN last."""
+    """Return the groups of leaks, summed up as in the page: by function, those known by PFN
+    last."""
     found: dict[tuple[bool, str], dict[str, Any]] = {}
     for group in whole["leaks"]["groups"]:
         name = re.sub(r"\+0x[0-9a-f]+/0x[0-9a-f]+", "", group["allocator"])
@@ -179,7 +181,7 @@ def test_nothing_is_loaded(html: str, page: Page) -> None:
     style = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
     assert len(style) == 1
     assert not re.search(r"url\(|@import|https?:", style[0])
-    # Plotly itself has addresses that only maps of the earth would load; it is packed.
+    # Plotly contains URLs, which only maps of the earth would load; it is compressed.
     assert not re.search(r"https?:|fetch\(|XMLHttpRequest|import\(", html)
 
 
@@ -203,7 +205,7 @@ def test_the_same_dump_makes_the_same_page(traps: Report, html: str) -> None:
 
 
 def evil(result: Report) -> Report:
-    """*result* from a machine that somebody hostile had."""
+    """Return *result* with names that an attacker could have chosen."""
     assert result.leaks is not None
     assert result.flame is not None
     assert result.crash is not None
@@ -247,7 +249,7 @@ def test_names_of_a_hostile_machine_are_inert(traps: Report, page: Page) -> None
     assert seen.scripts[1:] == page.scripts[1:]
     data = json.loads(seen.scripts[0])
     assert not set("<>&") & set(seen.scripts[0])
-    # plotly reads some of HTML in what it shows.
+    # plotly interprets some HTML in labels.
     for label in data["figures"]["treemap"]["data"][0]["labels"]:
         assert "<" not in label
     assert "\x1b" not in text
@@ -269,7 +271,7 @@ def test_names_of_a_hostile_machine_are_inert_in_markdown(traps: Report) -> None
 
 
 def large(result: Report) -> Report:
-    """*result* as it would be on a machine of 8 GiB: everything at its limit."""
+    """Return *result* as on a machine with 8 GiB, with all lists at their limits."""
     assert result.flame is not None
     assert result.frag is not None
     assert result.leaks is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Formats for other programs, read by readers that share nothing with the writers."""
+"""Test formats for other programs with independent parsers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def total(dump: Dump, live: Any, *options: str) -> dict[str, int]:
 
 @pytest.fixture(params=traps(), ids=lambda get: get.args[0])
 def dump(request: pytest.FixtureRequest) -> Dump:
-    """One dump of every kernel."""
+    """Yield one dump of every kernel."""
     got: Dump = request.param()
     return got
 
@@ -66,7 +66,7 @@ def test_a_speedscope_profile_adds_up(dump: Dump, live: Any) -> None:
 
 
 def wire(data: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a message of protobuf: number, and integer or bytes."""
+    """Yield the fields of a protobuf message: number, and integer or bytes."""
     position = 0
 
     def varint() -> int:
@@ -92,7 +92,7 @@ def wire(data: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def packed(data: bytes) -> list[int]:
-    # As a message with one field each.
+    # Parse packed values like a message with one field each.
     values, value, shift = [], 0, 0
     for byte in data:
         value |= (byte & 0x7F) << shift
@@ -104,7 +104,7 @@ def packed(data: bytes) -> list[int]:
 
 
 class Profile:
-    """What profile.proto says, by its field numbers."""
+    """A profile, parsed by the field numbers of profile.proto."""
 
     def __init__(self, data: bytes) -> None:
         fields: dict[int, list[Any]] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tables that fit the terminal, on rows typed by hand."""
+"""Test fitting tables to the terminal, with hand-made rows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_numbers_are_never_cut(width: int) -> None:
     text = table(rows, headers, right=range(21))
     assert max(map(len, text.splitlines())) <= width
     assert all(cell in text.split() for row in rows for cell in row)
-    # Every part of the table says which rows these are.
+    # Every part of the table has the key columns.
     parts = text.split("\n\n")
     assert len(parts) > 1
     assert all(part.splitlines()[-1].split()[0] == "2" for part in parts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Text that fits the terminal."""
+"""Test fitting text to the terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_prose_is_broken_between_words(width: int) -> None:
     words = " ".join(lines).split()
     assert words[:-1] == line.split()[:-1]
     assert words[-1].startswith("x")
-    # What follows stands below the text, not below its name.
+    # The following lines are below the text, not below its name.
     assert all(part.startswith(" " * 12 + "word") for part in lines[1:-1])
 
 
@@ -62,5 +62,5 @@ def test_colour_is_for_terminals() -> None:
 def test_severities_and_modules_are_painted() -> None:
     assert paint("bad: it leaks") == "\033[31mbad\033[0m: it leaks"
     assert paint("    f+0x1/0x2 [mod]") == "    f+0x1/0x2 \033[36m[mod]\033[0m"
-    # The marks of footnotes are no modules.
+    # Footnote marks are not modules.
     assert paint("slab  12 [3]  badly") == "slab  12 [3]  badly"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Groups of records as table, JSON and CSV, from records typed by hand."""
+"""Test groups of hand-made records as table, JSON and CSV."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The few lines of a triage, from a result typed by hand."""
+"""Test the text of a triage, from a hand-made result."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``frag buddyinfo``, ``pagetypeinfo`` and ``extfrag`` against what the kernel printed."""
+"""Compare ``frag buddyinfo``, ``pagetypeinfo`` and ``extfrag`` with the kernel's own files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def lines(text: Iterator[str]) -> list[str]:
 
 def moved(ours: list[str], theirs: list[str]) -> int:
     """
-    By how many pages two texts of free blocks differ; everything else must be equal.
+    Return the number of pages by which two texts of free blocks differ; everything else must be
+    equal.
 
     The k-th number of a line counts blocks of order k.
     """
@@ -56,7 +57,7 @@ def moved(ours: list[str], theirs: list[str]) -> int:
     for our, their in zip(ours, theirs, strict=True):
         if our == their:
             continue
-        # Numbers of more digits take blanks away.
+        # Numbers with more digits replace blanks.
         assert re.sub(r" *\d+ ", "#", our) == re.sub(r" *\d+ ", "#", their)
         pages += abs(
             sum(
@@ -67,14 +68,14 @@ def moved(ours: list[str], theirs: list[str]) -> int:
     return pages
 
 
-# Between the reading of /proc and the crash the guest's helper allocates and frees a little: it
-# opens the next files, and writes what it read to a disk.
+# Between reading /proc and the crash, the guest allocates and frees a few pages: it opens other
+# files, and writes them to a disk.
 MOVED = 96
 
 
 def may_move(joined: Overlay) -> int:
     """
-    Pages that free lists may have lost or gained since the kernel's text.
+    Return the number of pages that free lists may have lost or gained since the kernel's text.
 
     Reading /proc/pagetypeinfo empties the per-CPU lists; a CPU that then allocates a page takes
     many at once (480 of 16 KB on arm64).
@@ -95,7 +96,7 @@ def test_pagetypeinfo_is_the_kernels(dump: Dump, joined: Overlay) -> None:
     free = [index for index, line in enumerate(truth) if ", type " in line]
     assert moved([ours[i] for i in free], [truth[i] for i in free]) <= may_move(joined) * dump.drift
     rest = [index for index in range(len(truth)) if index not in free]
-    # Pageblocks and mixed blocks do not move with single pages.
+    # Single pages do not change the numbers of pageblocks and mixed blocks.
     assert [ours[i] for i in rest] == [truth[i] for i in rest]
     assert any("mixed" in line for line in truth)
 
@@ -109,7 +110,7 @@ def test_extfrag_is_the_kernels(dump: Dump, joined: Overlay, name: str) -> None:
     for our, their in zip(ours, truth, strict=True):
         assert re.sub(r"[\d.]+", "", our) == re.sub(r"[\d.]+", "", their)
         values = [[float(word) for word in line.split() if "." in word] for line in (our, their)]
-        # A handful of pages that moved are some thousandths of free memory.
+        # A few moved pages are some thousandths of free memory.
         assert np.allclose(values[0], values[1], atol=0.002 if dump.bundled else 0.05)
         assert len(our) == len(their)
 
@@ -128,7 +129,7 @@ def test_every_free_block_was_found_on_its_list(joined: Overlay) -> None:
 
 
 def test_page_states_are_those_of_kpageflags(dump: Dump, joined: Overlay) -> None:
-    """/proc/kpageflags: the kernel's own word on every page."""
+    """Compare the states of all pages with /proc/kpageflags."""
     flags = np.frombuffer(dump.truth("proc/kpageflags"), np.uint64)
     pages = joined.memory.pages
     pfns = pages.all_pfns()
@@ -138,17 +139,17 @@ def test_page_states_are_those_of_kpageflags(dump: Dump, joined: Overlay) -> Non
     # KPF_BUDDY 10, KPF_ANON 12, KPF_HUGE 17, KPF_SLAB 7, KPF_PGTABLE 26 (include/uapi).
     for bit, value in ((12, 10), (17, 13), (7, 7), (26, 9)):
         kernels = (flags >> np.uint64(bit)) & np.uint64(1) != 0
-        # Anonymous pages of huge pages of hugetlb are said to be both.
+        # /proc/kpageflags marks anonymous hugetlb pages as both.
         ours = state == value
         if bit == 12:
             ours |= (state == 13) & kernels
         if bit == 7:
-            # The kernel calls pages of KFENCE's pool slabs, too.
+            # The kernel marks pages of KFENCE's pool as slabs, too.
             pool = find_kfence(dump.linux)
             if pool is not None:
                 start = pool.start - direct_map(dump.linux) >> dump.linux.page_shift
                 kernels &= (pfns < start) | (pfns >= start + (pool.size >> dump.linux.page_shift))
-            # Older kernels say it of the head of a slab only.
+            # Older kernels only mark the head page of a slab.
             kernels |= ours & (pages["head"][: len(pfns)] != np.arange(len(pfns)))
         different = int((ours != kernels).sum())
         most = dump.drift * max(64, 0.01 * int(kernels.sum()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Rounds of growth as text, typed by hand."""
+"""Test hand-made rounds of growth as text."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The file itself: other programs read its records; what is not a snapshot is said in one line."""
+"""Test the file format: other programs can read the records; other files are refused in one
+line."""
 
 from __future__ import annotations
 
@@ -89,7 +90,7 @@ def test_a_file_cut_off(one_dump: Dump, saved: Saved, tmp_path: Path, share: flo
 
 
 def everything_in(path: Path) -> list[object]:
-    """All that a file holds, in the order of its parts."""
+    """Return all contents of a file, in the order of its parts."""
     file = container.Container(str(path))
     columns = file.records(sorted(file.names), freed=True)
     found: list[object] = [column.tobytes() for column in columns.values()]
@@ -109,7 +110,7 @@ def test_a_damaged_file_is_refused_or_right(one_dump: Dump, saved: Saved, tmp_pa
     data, path = saved(one_dump).read_bytes(), tmp_path / "damaged.parquet"
     right = everything_in(saved(one_dump))
     chance, refusals = random.Random(1), 0
-    # Half of them in the footer, which tells where everything is.
+    # Half of them are in the footer, which has the positions of all parts.
     places = [chance.randrange(len(data)) for _ in range(60)]
     places += [chance.randrange(len(data) - 12_000, len(data)) for _ in range(60)]
     for place in places:
@@ -174,7 +175,7 @@ def test_arrays_are_those_of_pyarrow() -> None:
 
 
 def test_a_snapshot_takes_little_memory(one_dump: Dump, tmp_path: Path) -> None:
-    # What no file backs: the rest are libraries, which need not stay in memory.
+    # Count only anonymous memory; the rest is libraries, which need not stay in memory.
     code = (
         "import sys\n"
         "from drgn_pageowner.cli import main\n"

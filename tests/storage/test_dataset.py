@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Datasets: what is written, and what other engines read of it."""
+"""Test datasets: writing them, and reading them with other engines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def dataset(
     saved: Callable[[Dump], Path],
     live: Any,
 ) -> Path:
-    """A dataset of two dumps, one of them by way of its snapshot."""
+    """Return a dataset of two dumps, one of which was added from its snapshot file."""
     path = tmp_path_factory.mktemp("datasets") / "fleet"
     first, second = map(dump_named, NAMES)
     sessions = (live(first), SnapshotSession(str(saved(second))))
@@ -132,7 +132,7 @@ def test_stacks_have_the_same_id_in_every_boot(
         for path in paths
     ]
     common = ids[0].keys() & ids[1].keys()
-    # KASLR moved one of the two kernels; most stacks of boot are in both.
+    # Only one of the two kernels was relocated by KASLR; most stacks of the boot are in both.
     assert len(common) > 200
     assert all(ids[0][one] == ids[1][one] for one in common)
     assert len({tuple(names) for names in ids[0].values()}) >= len(ids[0]) - 5

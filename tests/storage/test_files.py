@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A file is written as a whole, and what was there keeps what it is."""
+"""Test that files are written atomically, and that an existing file keeps its properties."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(path: Path | str, data: bytes = b"new") -> None:
 
 
 def only(directory: Path, *names: str) -> None:
-    """No temporary file is left."""
+    """Check that no temporary file is left."""
     assert sorted(os.listdir(directory)) == sorted(names)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The ID of a dump follows from what is in it."""
+"""Test that the ID of a dump depends on its contents."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_time_of_the_crash_tells_dumps_apart() -> None:
     assert first.crash_time == 1700000000
     assert first.build_id == "00112233445566778899aabbccddeeff00112233"
     assert first.id != second.id
-    # The contents are no part of it.
+    # With a time of the crash, the other contents have no effect.
     assert of(made(INFO + b"CRASHTIME=1700000000\n", b"y" * 100_000)).id == first.id
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What `save --redact` replaces, and what it keeps."""
+"""Test which names `save --redact` replaces, and which it keeps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def dump(dump_named: Callable[[str], Dump]) -> Dump:
 def file(
     dump: Dump, live: Callable[[Dump], ProgramSession], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The redacted snapshot of a dump, with leaks."""
+    """Return the redacted snapshot of a dump, with leaks."""
     folder = tmp_path_factory.mktemp("redact")
     (folder / "key").write_bytes(b"a key of the site")
     path = folder / "redacted.parquet"
@@ -45,7 +45,7 @@ def file(
 
 
 def everything(path: Path) -> str:
-    """All texts of a snapshot: names in tables, documents and the head."""
+    """Return all texts of a snapshot: names in tables, documents and the head."""
     import pyarrow.parquet as pq
 
     file = Container(str(path))
@@ -65,10 +65,10 @@ def test_no_name_of_the_site_is_left(dump: Dump, file: Path, saved: Any) -> None
     text, before = everything(file), everything(saved(dump))
     every = {"worker-alpha", "worker-beta", "ld-linux-x86-64", "busybox", "insmod"}
     names = every & set(re.findall(r"[\w-]+", before))
-    # These are not parts of names of functions, modules or caches.
+    # Names of tasks that are not parts of names of functions, modules or caches.
     assert len(names) >= 3
     assert not names & set(re.findall(r"[\w-]+", text))
-    # The names of the cgroups, the log, and values of the command line.
+    # Names of cgroups, text of the log, and values of the command line.
     for name in ("/alpha", "/beta", "sysrq: Trigger a crash", "ttyS0", "po.work=traps"):
         assert name in before, name
         assert name not in text, name

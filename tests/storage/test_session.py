@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A snapshot answers what the dump answers, byte for byte, without the dump and without drgn."""
+"""Test that commands print the same for a snapshot as for the dump, byte for byte, without the dump
+and without drgn."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ QUESTIONS = (
 
 
 def _named_alike(answer: Answer, text: str) -> Answer:
-    """Return *answer* with the name of the file that *text* is of: a report names what it read."""
+    """Return *answer* with the file name that is in *text*, because a report contains the name of
+    its input."""
     name = re.search(r'^ "dump": .*$', text, re.MULTILINE)
     if name is None:
         return answer
@@ -66,7 +68,7 @@ def test_a_snapshot_answers_as_the_dump_does(
     dump = get()
     snapshot = SnapshotSession(str(saved(dump)))
     facts = dump.snapshot.facts
-    # Memory need not begin at 0.
+    # Memory may begin at another PFN than 0.
     block = (facts.min_low_pfn >> facts.pageblock_order) + 20
     for question in (text.format(block=block) for text in QUESTIONS):
         status, out, err = ask(snapshot, question)
@@ -90,7 +92,7 @@ def test_a_snapshot_saved_again_is_the_same_file(
 @pytest.mark.one_of_a_kernel
 def test_a_snapshot_is_small(dump: Dump, saved: Saved) -> None:
     size = dump.snapshot.facts.layout["page_ext_size"] * dump.snapshot.coverage["covered"]
-    # The fewer pages there are, the more the rest counts.
+    # With few pages, the fixed size of the file is a larger share.
     assert saved(dump).stat().st_size * (10 if dump.bundled else 5) <= size
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Texts of kernels read instead of dumps: held to the texts themselves, and to the dumps."""
+"""Test reading texts of kernels: compare with the texts, and with the dumps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.once
 LAYOUTS: dict[str, Any] = runpy.run_path(str(ROOT / "tests/layouts/build.py"))
 DEBUGFS = "sys/kernel/debug"
 STACKS = f"{DEBUGFS}/page_owner_stacks"
-# What page_owner_sort of 6.1 and of 7.2 writes of this layout's text, by options.
+# Layout for whose text tests/ contains the output of page_owner_sort of 6.1 and of 7.2, by options.
 SORTED_OF = "linux-6.8-SPARSEMEM_VMEMMAP"
 
 
@@ -52,7 +52,7 @@ def written(path: Path, data: bytes) -> Path:
 
 @pytest.fixture
 def example(dump_named: Callable[[str], Dump]) -> bytes:
-    """The first records of 6.12."""
+    """Return the first records of the text of 6.12."""
     text = dump_named("linux-6.12/kdump").truth(f"{DEBUGFS}/page_owner")
     return text[: text.index(b"\n\n", 100_000) + 2]
 
@@ -82,7 +82,7 @@ def test_its_columns_are_those_of_the_dump(dump: Dump) -> None:
     assert columns >= {"pfn", "order", "gfp_mask", "allocated"}
     same = np.ones(len(text), bool)
     if "ts_nsec" in text:
-        # The others were allocated anew between text and dump.
+        # The other pages were allocated again between text and dump.
         same = text["ts_nsec"] == own["ts_nsec"]
     else:
         same = (text["order"] == own["order"]) & (text["gfp_mask"] == own["gfp_mask"])
@@ -114,7 +114,7 @@ def test_the_stacks_are_printed_as_the_kernel_prints_them(
     theirs = path.read_bytes()
     assert ask(open_file(str(path)), f"list --format {format_}")[:2] == (0, theirs.decode())
     ours = dump.run("list", "--format", format_, check=True).stdout.encode()
-    # Reading the files has changed a few stacks by a few pages.
+    # Reading the files changed a few stacks by a few pages.
     one, two = (Counter(text.split(b"\n\n")) for text in (ours, theirs))
     assert (one & two).total() > 0.9 * two.total()
     order = [entry for entry in ours.split(b"\n\n") if entry in two]
@@ -229,7 +229,7 @@ def test_a_damaged_line_costs_itself(example: bytes, tmp_path: Path, line: int) 
     right, found = (read(written(tmp_path / "text", text)) for text in (example, damaged))
     number = 1 + sum(record.count(b"\n") + 2 for record in records[:20]) + line
     if line < 2:
-        # Without the first two lines there is no record; its stack is nobody's.
+        # Without its first two lines, a record is dropped, including its stack.
         assert found["pfn"].tolist() == np.delete(right["pfn"], 20).tolist()
         assert line == 0 or "1 record of the text had a line" in found.problems[1]
         first = number if line == 0 else number - 1
@@ -376,7 +376,7 @@ def test_masks_follow_from_numbers_and_names() -> None:
         (0x2, "Q"),
         (0x100, "Z"),
     ]
-    # Never seen apart: neither is known.
+    # Two names that always occur together cannot be determined.
     assert gfp_masks({0x30: "X|Y"}) == []
     flags = {0x21: "a|node=2", 0x23: "a|b|node=2", 0x42: "b|node=4", 0x40: "node=4"}
     assert page_flag_bits(flags) == [(2, "b")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Unpacking the bundled dumps from several processes at once."""
+"""Test unpacking the bundled dumps from several processes at once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.once
 UNPACK = ROOT / "testdata/unpack.py"
 DUMP = "linux-6.1/kdump"
 
-# Waits for its standard input to end, so that all processes start at the same moment; then says
-# what it finds where install() has just returned.
+# Waits for its standard input to end, so that all processes start at the same moment; then prints
+# the contents of the directory when install() has returned.
 RACER = """
 import runpy, sys, time
 from pathlib import Path
@@ -41,7 +41,7 @@ print("".join((target / str(number)).read_text() for number in range(20)))
 
 
 def race(code: str, *args: object, processes: int = 2) -> list[str]:
-    """Run *code* in several processes at once; return what each of them printed."""
+    """Run *code* in several processes at once; return the output of each."""
     command = [sys.executable, "-c", code, *map(str, args)]
     racers = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every page in one class, and every class beside what the kernel itself counted."""
+"""Check that every page is in one class, and that classes agree with the kernel's own counters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL = [
         for name in ("linux-5.10/owner-off", "linux-6.12-noowner/kdump")
     ),
 ]
-# Of /proc/meminfo, in kB.
+# Lines of /proc/meminfo, in kB.
 MEMINFO = {
     "Slab": "Slab",
     "AnonPages": "AnonPages",
@@ -68,7 +68,7 @@ def test_classes_are_what_the_kernel_counts(get: Any) -> None:
         if counter is None:
             continue
         counted += 1
-        # Upper page tables and stacks of nobody are told by records.
+        # Upper-level page tables and stacks without a task are only recognized by records.
         if "noowner" in dump.name or "off" in dump.name:
             assert abs(counter["difference"]) <= max(0.01 * counter["pages"], 300), row
         else:
@@ -83,7 +83,7 @@ def test_counters_are_the_kernels_own(dump: Dump) -> None:
         counter = row["counter"]
         if counter is not None and counter["name"] in MEMINFO:
             kilobytes = said[MEMINFO[counter["name"]]]
-            # The guest's last steps come after its text.
+            # The guest allocated memory after it saved the text.
             assert abs(counter["pages"] * size - kilobytes) <= 256 * dump.drift, counter
 
 
@@ -119,7 +119,7 @@ def test_stacks_are_the_tasks(dump: Dump) -> None:
     inventory = read_inventory(dump.prog)
     stacks = [area for area in inventory.areas if area.kind == AreaKind.STACK]
     if find_object(dump.prog, "cached_stacks") is None:
-        # No CONFIG_VMAP_STACK: they are in no area.
+        # Without CONFIG_VMAP_STACK, stacks are not in vmalloc areas.
         assert not stacks
         assert len(inventory.tasks) > 20
         return

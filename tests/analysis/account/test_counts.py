@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Sums by class, counter and owner on a machine typed by hand."""
+"""Test sums by class, counter and owner on a hand-made machine."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The memory of processes and drivers, against the records, the account and the guests' facts."""
+"""Compare the memory of processes and drivers with the records, the account and the guests'
+facts."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ def test_a_process_has_what_its_threads_allocated(found: Any) -> None:
     assert result.threads_apart == ("tgid" not in records)
     largest = result.holders[0]
     mine = records[column] == largest.key
-    # A page that is free, although its record says otherwise, belongs to nobody.
+    # A free page whose record says that it is allocated is not counted.
     assert 0.99 <= largest.pages / int(records.pages[mine].sum()) <= 1
     assert largest.allocations == int(mine.sum())
     for one in result.holders:

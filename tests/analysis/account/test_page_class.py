@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Classes of pages on machines typed by hand."""
+"""Test classes of pages on hand-made machines."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def test_memory_of_graphics_drivers_is_what_the_kernel_counts() -> None:
 
 
 def test_tables_of_the_kernel_are_a_class_of_their_own() -> None:
-    """Marked ones are in the kernel's counter of page tables."""
+    """Pages that are marked as page tables are in the kernel's counter."""
     inventory = Machine("ttkr").inventory(
         Record(2, ["alloc_pages", "owner"]), counters={"NR_PAGETABLE": 2}
     )
-    # One of the marked ones, one of none, one of boot memory.
+    # Page tables: one that is marked, one that is not, and one in boot memory.
     for row in (1, 2, 3):
         inventory.metadata[row] = Metadata.TABLE
     found = account(inventory)

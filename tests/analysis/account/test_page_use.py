@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``page`` says what ``account`` counts, about pages of every class of every dump."""
+"""Check that ``page`` prints the class in which ``account`` counts a page, for all classes of all
+dumps."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def test_a_stack_has_its_task(
     status, said, _ = ask(session, f"page {stack.start:#x}")
     assert status == 0
     assert f"class kernel stacks: stack of {stack.comm} (pid 1)" in " ".join(said.split())
-    # Without all pages, this is left out.
+    # With --quick, not all pages are read, so the class is left out.
     status, said, _ = ask(session, f"page {stack.start:#x} --quick")
     assert status == 0
     assert "kernel stacks" not in said

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Two snapshots typed by hand, compared."""
+"""Compare two hand-made snapshots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def compared(before: Snapshot, after: Snapshot, **options: object) -> Diff:
 
 
 def boot(number: int) -> list[Record]:
-    """What both dumps of a boot have."""
+    """Return the records that both dumps of a boot have."""
     return [Record(1000 + i, CACHE, ts_nsec=SECOND + i) for i in range(number)]
 
 
@@ -83,7 +83,7 @@ def test_the_headline_names_what_no_class_explains() -> None:
 
 
 def test_the_classes_of_pages_count_more_than_their_stacks() -> None:
-    # The stack does not tell that these are page tables; the pages do.
+    # Only the state of the pages shows that these are page tables, not the stack.
     machine = Machine("kttt" + "." * 12)
     before = machine.inventory(Record(0, DRIVER))
     after = machine.inventory(Record(0, DRIVER), *(Record(i, ["fill_tables"]) for i in (1, 2, 3)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What changed between two real dumps, on real records."""
+"""Compare real dumps, and records made from real ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def compare(before: Snapshot, after: Snapshot, *by: str) -> Diff:
 
 
 def with_more(snapshot: Snapshot, rows: Array, seconds: int) -> Snapshot:
-    """*snapshot* so much later: with copies of *rows*, at PFNs and times of their own."""
+    """Return *snapshot* at a later time, with copies of *rows* that have new PFNs and times."""
     now = (snapshot.facts.now_ns or 0) + seconds * 10**9
     columns = {name: np.concatenate([c, c[rows]]) for name, c in snapshot.columns.items()}
     added = slice(len(snapshot), None)
@@ -63,7 +63,7 @@ def test_two_boots_of_one_kernel_are_told_apart_and_their_stacks_matched(
     assert result.relation.same_build
     assert not result.relation.same_boot
     assert all(change.pages_per_hour is None for change in result.changes)
-    # KASLR moved them apart: PCs are the same by chance only, yet most stacks are found again.
+    # KASLR offsets differ, so PCs are only equal by chance; most stacks must match nevertheless.
     assert np.isin(before.stacks.pcs, after.stacks.pcs).mean() < 0.1
     states = result.states
     matched = states["same"] + states["grown"] + states["shrunk"] + states["changed"]
@@ -88,8 +88,8 @@ def test_stacks_of_two_builds_are_matched_by_function(dump_named: Callable[[str]
     result = compare(before, after)
     assert not result.relation.same_build
     assert "different kernels" in result.relation.why
-    # prep_new_page() and __alloc_pages() there, __alloc_pages_noprof() and others here: what is
-    # compared is who asked. More than half of all pages have a stack of the other kernel.
+    # Functions of the page allocator differ between the kernels, so stacks are compared from the
+    # allocator on. More than half of all pages have a stack that matches one of the other kernel.
     new = sum(change.after.pages for change in result.changes if change.state == "new")
     assert new < 0.5 * result.after.total.pages
     allocators = {c.key["allocator"]: c for c in compare(before, after, "allocator").changes}
@@ -133,7 +133,7 @@ def test_growth_in_one_boot_has_a_rate(dump_named: Callable[[str], Dump], kernel
 
 
 def stack_with(snapshot: Snapshot, function: str) -> int:
-    """The number of a stack with *function* in it."""
+    """Return the number of a stack that contains *function*."""
     return next(
         int(number)
         for number in np.unique(snapshot.stack).tolist()
@@ -170,7 +170,7 @@ def test_a_module_that_has_gone_since_still_has_its_name(
     before = records(dump_named("linux-6.12/traps"))
 
     class Unloaded:
-        """Names what *before* does, but for one module."""
+        """A symbolizer that returns the names of *before*, except those of one module."""
 
         def symbolize(self, pcs: Array) -> list[Frame]:
             return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocations from free lists typed by hand."""
+"""Test allocations from hand-made free lists."""
 
 from __future__ import annotations
 

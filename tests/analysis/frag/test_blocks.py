@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Pageblocks of a machine typed by hand: counts, types, runs."""
+"""Test counts, types and runs of the pageblocks of a hand-made machine."""
 
 from __future__ import annotations
 

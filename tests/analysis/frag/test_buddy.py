@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel's own indices, worked out by hand."""
+"""Compare the kernel's fragmentation indices with values computed by hand."""
 
 from __future__ import annotations
 

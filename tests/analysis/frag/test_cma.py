@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A CMA area typed by hand."""
+"""Test a hand-made CMA area."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_pages_are_taken_free_lent_or_stuck() -> None:
     memory.cma = (CmaArea("area", 0, 8, 0, np.array([True, True, *[False] * 6])),)
     memory.pages["flags"][:] = 2
     memory.pages["mapcount"][4:8] = 0
-    # Mapped once, and once more referenced.
+    # A page that is mapped once, and has one more reference.
     memory.pages["refcount"][5] = 2
     [area] = cma_report(overlay(memory, inventory.records))
     assert (area.allocated, area.free, area.lent, area.movable) == (2, 2, 4, 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Owners of unmovable pages on a machine typed by hand."""
+"""Test the owners of unmovable pages on a hand-made machine."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocations that only a pageblock of another type could serve, with and without defrag_mode."""
+"""Test allocations that need a pageblock of another type, with and without defrag_mode."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORDER = 3
 
 @pytest.fixture(scope="module")
 def mixed() -> Memory:
-    """Memory whose free blocks of order 3 are all Movable, in pageblocks that are not free."""
+    """Return memory whose free blocks of order 3 are all Movable, in partly used pageblocks."""
     memory = read_all_pages(bundled("linux-7.2/traps").linux)
     free, facts = memory.free, memory.pages.facts
     movable = migratetype_number(list(memory.pages.names.migratetypes), "Movable")
@@ -31,13 +31,14 @@ def mixed() -> Memory:
 @pytest.mark.parametrize(
     ("flags", "plain", "with_defrag_mode"),
     [
-        # May reclaim and compact: does both before it takes a part of another type's pageblock.
+        # The allocation may reclaim and compact; it does both before it takes a part of another
+        # type's pageblock.
         ("GFP_KERNEL", "succeeds", "reclaims first"),
-        # Cannot wait, but wakes kswapd.
+        # The allocation cannot wait, but wakes kswapd.
         ("GFP_ATOMIC", "succeeds", "wakes kswapd"),
-        # Neither.
+        # The allocation can neither wait nor wake kswapd.
         ("__GFP_HIGH", "succeeds", "fragmentation"),
-        # Of the very type that is free.
+        # The allocation has the type of the free blocks.
         ("GFP_HIGHUSER_MOVABLE", "succeeds", "succeeds"),
     ],
 )
@@ -56,6 +57,7 @@ def test_a_free_pageblock_of_another_type_may_be_claimed(mixed: Memory) -> None:
 
 
 def test_the_kernel_says_whether_it_is_on() -> None:
-    # Off by default; kernels before v6.15 have none.
+    # defrag_mode is off by default, and was added in Linux kernel commit e3aa7df331bc ("mm:
+    # page_alloc: defrag_mode") (in v6.15).
     assert read_all_pages(bundled("linux-7.2/traps").linux).defrag_mode is False
     assert read_all_pages(bundled("linux-6.12/traps").linux).defrag_mode is False

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Fragmentation against what a guest module did: po_frag of testdata/recipe/modules says which pages
-it kept in which pageblocks, which holes it left, and which pages it pinned.
+Compare the analysis of fragmentation with the facts of the module po_frag
+(testdata/recipe/modules): the pages that it kept in pageblocks, the holes that it left, and the
+pages that it pinned.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
 
 @dataclass
 class Facts:
-    """What the guest said of its pages: ``what`` -> ``(pfn, order)``."""
+    """The guest's facts about its pages: ``what`` -> ``(pfn, order)``."""
 
     pages: dict[str, list[tuple[int, int]]]
 
@@ -44,7 +45,7 @@ def facts(dump: Dump) -> Facts:
     assert "missed" not in pages
     if not dump.bundled and not set(pages) - {"pinned"}:
         pytest.skip("po_frag found no room in this guest")
-    # Where a guest has much memory, none of its pages goes into the CMA area.
+    # In a guest with much memory, none of the module's pages is in the CMA area.
     optional = set() if dump.name.startswith("linux-") else {"pinned"}
     assert set(pages) | optional == {"block", "single", "pair", "comb", "hole", "pinned"} | optional
     return Facts(pages)
@@ -77,7 +78,7 @@ def test_culprits_are_the_functions_that_kept_pages(
     assert found["pages"] == len(mine)
     assert found["blocks"] == len(blocks(dump, mine))
     assert found["only_blocker"] == len(blocks(dump, mine) - blocks(dump, others))
-    # Every pageblock that it took is Movable.
+    # All pageblocks that the module used are Movable.
     assert found["in_movable"] == len(mine)
     assert found["kind"] == "drivers"
     assert what in {"single", "pair"} or found["only_blocker"] == found["blocks"]
@@ -100,10 +101,10 @@ def test_contiguity_names_the_same_blockers(
         of_size = [a for a in views["contiguity"]["allocators"] if a["order"] == size]
         named = [a for a in of_size if f"po_frag_{what}+" in a["name"]]
         if size > order and not named:
-            # The end of a zone is no whole block.
+            # The block at the end of a zone is not complete.
             continue
         [found] = named
-        # Blocks at the edge of a zone are none: all of these are whole up to the kernel's own.
+        # Incomplete blocks at the edge of a zone are not counted, so there may be fewer.
         assert found["blocks"] <= len(blocks(dump, mine, size))
         if size == order:
             assert found["pages"] == len(mine)
@@ -131,7 +132,7 @@ def test_nothing_else_blocks_the_blocks(dump: Dump, facts: Facts, joined: Overla
 def test_holes_are_the_free_blocks_that_were_left(
     dump: Dump, facts: Facts, joined: Overlay
 ) -> None:
-    """Between pages that stay: each hole is one free block of its order, or was taken since."""
+    """Each hole between allocated pages is a free block of its order, or was allocated since."""
     order = dump.snapshot.facts.pageblock_order
     whole = set()
     for pfn, size in facts.pages["hole"]:
@@ -143,12 +144,12 @@ def test_holes_are_the_free_blocks_that_were_left(
         if run.state == "free" and run.pages == 1 << size:
             assert (run.pfn, run.order) == (pfn, size)
             whole.add(size)
-    # Whoever allocates next takes the small ones first.
+    # Later allocations use the small holes first.
     assert whole >= set(range(3, 9))
 
 
 def test_what_is_pinned_in_the_cma_area_is_found(dump: Dump, facts: Facts, views: Any) -> None:
-    # Pages that went into pipes have a reference that no mapping explains too.
+    # Pages in pipes also have a reference that is not from a mapping.
     piped = {int(f["pfn"]) for f in dump.facts() if f.get("how") == "pipe"}
     found = {}
     for area in views["cma"]["areas"]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Verdicts on zones typed by hand."""
+"""Test verdicts on hand-made zones."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Chains and references in a graph typed by hand."""
+"""Test chains and references in hand-made graphs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def marked() -> Reach:
 
 
 def words(sources: Array, targets: Array, *, numbers: bool = False, limit: int = 9) -> list[Word]:
-    """A word for every edge: at 0x1000 times its holder."""
+    """Return a word for every edge, at address 0x1000 times the number of its holder."""
     return [
         Word("page" if a < 4 else "kernel image", f"node {a}", a, b, 0x1000 * a, 0x2000 * b)
         for a, b in ((4 if a < 0 else a, b) for a, b in EDGES)
@@ -42,7 +42,7 @@ def test_the_chain_leads_from_a_root_to_the_page() -> None:
 
 
 def test_a_chain_to_a_number_begins_at_a_root() -> None:
-    # Node 0 has the PFN of node 1, which has the address of node 2.
+    # Node 0 contains the PFN of node 1, which contains the address of node 2.
     records = [Record(2 * i, ["alloc_pages", f"f{i}"]) for i in range(30)]
     machine = Machine("k." * 30).inventory(*records, tasks={1: "init"})
     found = reach(heap(machine, [(-1, 0), (1, 2)], numbers=[(0, 1)]))

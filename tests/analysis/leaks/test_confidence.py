@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Groups of leaks and their reasons, on graphs typed by hand."""
+"""Test groups of leaks and their reasons, on hand-made graphs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ ROOT = -1
 def group(
     *records: Record, held: int = 0, tasks: dict[int, str] | None = None, missing: int = 0
 ) -> LeakGroup:
-    """Return the only group of lost pages, of which the first *held* are held after all."""
+    """Return the only group of lost pages of a graph, in which the first *held* records are
+    reachable."""
     inventory = Machine("k." * len(records)).inventory(*records, tasks=tasks)
     found = find_leaks(reach(heap(inventory, [(ROOT, i) for i in range(held)], missing=missing)))
     assert found.pages_missing == missing
@@ -44,7 +45,7 @@ def test_everything_that_a_stack_allocated_is_one_group() -> None:
     [
         ({}, False, None, True),
         ({9: "sh"}, True, None, False),
-        # exec() gives a task another name.
+        # exec() renames a task.
         ({9: "httpd"}, True, "httpd", False),
     ],
 )
@@ -80,5 +81,6 @@ def test_a_doubt_costs_confidence() -> None:
     holes = group(*pages(1), tasks={9: "sh"}, missing=7)
     assert holes.confidence == "low"
     assert "7 pages of kernel memory are not in the dump" in holes.reasons
-    # A hole concerns everything: what it held looks lost.
+    # Missing memory lowers the confidence of all groups, because memory that only it refers to
+    # looks lost.
     assert group(*pages(1), missing=7).confidence == "low"

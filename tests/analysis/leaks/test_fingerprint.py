@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory grouped by clues that are typed by hand."""
+"""Test grouping memory by hand-made clues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ TOKENS = [("symbol", "ops"), ("page", ""), ("text", "item-")]
 def grouped(
     *pieces: Sequence[tuple[int, int]] | None, kinds: Sequence[int] | None = None
 ) -> tuple[list[int], list[Fingerprint]]:
-    """Fingerprints of pieces with clues (offset, token); ``None`` for one that cannot be read."""
+    """Return the fingerprints of pieces of memory, given by their clues (offset, token); ``None``
+    for an unreadable piece."""
     rows = [(n, o, t) for n, clues in enumerate(pieces) for o, t in clues or ()]
     piece, offset, token = np.array(rows or np.zeros((0, 3)), np.int32).reshape(-1, 3).T
     contents = Contents(
@@ -38,7 +39,7 @@ def grouped(
 
 
 def test_what_several_have_at_one_offset_makes_a_group() -> None:
-    # What one alone has was left there before.
+    # Clues of only one piece are ignored.
     numbers, found = grouped([(16, 0), (40, 1)], [(16, 0)], [(16, 0)], [])
     assert numbers == [0, 0, 0, 1]
     assert [(f.shared, f.zero, f.text) for f in found] == [

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The search for leaks against what guest modules and programs did: po_leak, po_leakgone and work of
-testdata/recipe say what became of every page.
+Compare the search for leaks with the facts of the modules po_leak and po_leakgone and of the
+program work (testdata/recipe), which log the state of every page.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drgn_pageowner.analysis.leaks.reach import _at_least
 from drgn_pageowner.kernel.dump.bulk import word_dtype
 from drgn_pageowner.kernel.linux.translate import direct_map
 
-# Found by number, or by nothing but that.
+# Pages that are referred to by PFN or physical address.
 BY_NUMBER = {"pfn_only", "phys_only", "pfn32"}
 LOST = {"unreachable", "only reachable from unreachable", "held by nothing but itself"}
 
@@ -38,12 +38,12 @@ def answer(dump: Dump) -> Any:
 
 @pytest.fixture(scope="module")
 def verdicts(answer: Any) -> dict[int, str]:
-    """Of every head PFN that was judged."""
+    """Return head PFN -> verdict, for every record that was judged."""
     return {pfn: group["verdict"] for group in answer["groups"] for pfn in group["pfns"]}
 
 
 def facts(dump: Dump, what: str) -> dict[str, list[tuple[int, int]]]:
-    """How -> ``(pfn, order)``."""
+    """Return the way of holding or leaking -> ``(pfn, order)`` of the pages."""
     found: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for fact in dump.facts():
         if fact.get("what") == what and "pfn" in fact:
@@ -53,25 +53,25 @@ def facts(dump: Dump, what: str) -> dict[str, list[tuple[int, int]]]:
 
 def drops_pointers(dump: Dump) -> bool:
     """
-    Whether po_leak has no pointer to the per-CPU memory that it allocated.
+    Return whether po_leak has no pointers to the per-CPU memory that it allocated.
 
-    It stored them in a variable that it never read again: gcc left that out, and what was to be
-    held is lost. What says "percpu_alloc" was built later.
+    An earlier version stored them in a variable that it never read, which gcc optimized away, so
+    memory that should be held is lost. Later versions log "percpu_alloc".
     """
     return "percpu_alloc" not in facts(dump, "held")
 
 
 def held(dump: Dump) -> dict[str, list[tuple[int, int]]]:
-    """How -> what is held in this way: ``(pfn, order)``."""
+    """Return the way of holding -> ``(pfn, order)`` of the held pages."""
     found = facts(dump, "held")
     if drops_pointers(dump):
-        # Every other one is in a per-CPU variable.
+        # Only every other page is referred to by a per-CPU variable.
         found["percpu"] = found["percpu"][::2]
     return found
 
 
 def lost(dump: Dump) -> dict[str, list[tuple[int, int]]]:
-    """How -> what is lost in this way: ``(pfn, order)``."""
+    """Return the way of leaking -> ``(pfn, order)`` of the lost pages."""
     found = facts(dump, "leaked")
     if drops_pointers(dump):
         found["percpu"] = facts(dump, "held")["percpu"][1::2]
@@ -100,11 +100,11 @@ def test_nobody_who_holds_a_page_is_accused(dump: Dump, verdicts: dict[int, str]
     assert len(ways) >= 15
     for how, pages in ways.items():
         for pfn, _ in pages:
-            # What processes and files have is not judged at all.
+            # Pages of processes and files are not judged.
             allowed = {"reachable"} | ({"known only by PFN"} if how in BY_NUMBER else set())
             assert verdicts.get(pfn, "reachable") in allowed, (how, hex(pfn))
     for how in BY_NUMBER:
-        # A stale address may lead to one of them, too.
+        # A stale address may point to one of them.
         found = [verdicts[pfn] for pfn, _ in ways[how]]
         assert found.count("known only by PFN") >= len(found) - 1
     for how in ways.keys() - {"pipe", "cache", "socket", "user"}:
@@ -120,7 +120,7 @@ def test_what_was_leaked_is_found(dump: Dump, verdicts: dict[int, str]) -> None:
     for pages in leaked.values():
         for pfn, order in pages:
             total[verdicts[pfn] in LOST] += 1 << order
-    # Words of 32 bits that were never written are addresses by chance, where no type is known.
+    # In memory of unknown type, stale 32-bit words may equal addresses by chance.
     least = 0.9 if word_dtype(dump.prog).itemsize < 8 else 0.99 if dump.bundled else 0.95
     assert total[True] >= least * (total[True] + total[False])
 
@@ -136,7 +136,7 @@ def test_types_find_more_and_accuse_none_that_is_found_without(
     assert {group["by_types"] for group in untyped["groups"]} == {None}
     objects = {a for leak in untyped["slab"] for a in leak["addresses"]}
     assert objects == {a for leak in answer["slab"] for a in leak["addresses"]}
-    # Most of what is held is reached by pointers of types that are sure.
+    # Most held memory is reached by pointers whose types are certain.
     held = [group for group in answer["groups"] if group["verdict"] == "reachable"]
     assert sum(group["by_types"] for group in held) > 0
     if word_dtype(dump.prog).itemsize == 4:
@@ -148,7 +148,7 @@ def test_every_leaking_function_is_accused(wide: Dump, answer: Any) -> None:
     accused = " ".join(g["allocator"] for g in answer["groups"] if g["verdict"] in LOST)
     for name in ("single", "order", "ring", "tree", "lru_ring", "kmalloc_large", "object", "exact"):
         assert f"po_leak_{name}+" in accused
-    # The stacks of a module that is gone have no symbols, or those of what is there now.
+    # Stacks of an unloaded module have no symbols, or those of a module that is at the address now.
     gone = {pfn for pfn, _ in facts(wide, "leaked")["gone"]}
     for group in answer["groups"]:
         if gone & set(group["pfns"]):
@@ -168,7 +168,7 @@ def test_shapes_are_told_apart(wide: Dump, verdicts: dict[int, str]) -> None:
 
 
 def test_nobody_else_is_accused(dump: Dump, answer: Any) -> None:
-    """Besides po_gone, a module of the same guest that was unloaded with its pages."""
+    """po_gone, another module of the guest, was unloaded without freeing its pages."""
     ours = {pfn for pages in lost(dump).values() for pfn, _ in pages}
     gone = {int(f["pfn"]) for f in dump.facts() if f.get("name") == "po_gone"}
     for group in answer["groups"]:
@@ -206,12 +206,13 @@ def test_slab_objects_that_held_them_are_found(dump: Dump, answer: Any) -> None:
         if f.get("what") == "lostobj"
     }
     assert len(wanted) == 16
-    # The live part of a stack may have stale words too.
+    # The live part of a stack may contain stale words, too.
     assert len(wanted & places) >= 13
-    # slub_debug=U,kmalloc-256 keeps who allocated an object.
+    # slub_debug=U,kmalloc-256 records the task and the stack of each allocation.
     randomized = any(leak["cache"].startswith("kmalloc-rnd-") for leak in answer["slab"])
     if randomized or b"slub_debug" not in dump.truth("proc/cmdline"):
-        # With CONFIG_RANDOM_KMALLOC_CACHES no cache has this name alone.
+        # With CONFIG_RANDOM_KMALLOC_CACHES, there are several caches of this name with different
+        # suffixes.
         return
     [tracked] = [leak for leak in answer["slab"] if leak["cache"] == "kmalloc-256"]
     assert any("po_leak_object+" in frame for frame in tracked["stack"])
@@ -226,7 +227,7 @@ def test_per_cpu_memory_that_was_lost_is_found_and_none_that_is_held(
         assert found == []
         return
     pages = lost(dump)["percpu"]
-    # A copy of each points to a page, which is all that does.
+    # The only pointer to each of these pages is in a copy of the lost per-CPU memory.
     assert sum(leak["objects"] for leak in found) == len(pages) == 4
     assert {verdicts[pfn] for pfn, _ in pages} == {"only reachable from unreachable"}
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Chains of pointers, followed by hand: every word must be where ``why`` says, and lead there."""
+"""Follow the chains of ``why``: every word must be at the printed address, and point to the next
+one."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from drgn_pageowner.kernel.linux.memmap import Memmap
 from drgn_pageowner.kernel.linux.translate import kernel_phys
 
 ROOTS = {"kernel image", "module", "per-CPU", "boot memory", "stack", "register", "struct page"}
-# What the last word must be, and what must be on the way.
+# Pattern for the last word of a chain, and for a word before it.
 PATTERNS = {
     "array": ("address", "module"),
     "interior": ("address", "module"),
@@ -57,13 +58,14 @@ def why(dump: Dump, *pfn: int) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def chains(dump: Dump) -> dict[str, Any]:
-    """How -> what ``why`` says of the first page that is held so."""
+    """Return the way of holding -> output of ``why`` for the first page that is held in this
+    way."""
     found = why(dump, *(pfns(dump, how)[0] for how in PATTERNS))
     return dict(zip(PATTERNS, found, strict=True))
 
 
 def pfn_of(dump: Dump, address: int) -> int:
-    """The page that a kernel address is in, by drgn alone where it can tell."""
+    """Return the PFN of a kernel address, computed by drgn if it can."""
     prog = dump.prog
     size = dump.snapshot.facts.page_size
     if find_object(prog, "vmemmap") is None:
@@ -77,7 +79,7 @@ def pfn_of(dump: Dump, address: int) -> int:
 
 
 def record_of(dump: Dump, pfn: int) -> int:
-    """The head PFN of the allocated record that covers *pfn*."""
+    """Return the head PFN of the allocated record that covers *pfn*."""
     snapshot = dump.snapshot
     covers = snapshot["allocated"] & (snapshot["pfn"] <= pfn)
     covers &= pfn < snapshot["pfn"] + snapshot.pages
@@ -104,7 +106,7 @@ def test_a_chain_is_true(dump: Dump, chains: dict[str, Any], how: str) -> None:
         else:
             target = pfn_of(dump, following["address"])
         if following is not None and following["kind"] == "vmalloc":
-            # Another page of the same area, maybe.
+            # The value may point to another page of the same area.
             assert hop["value"] == pytest.approx(hop["value"], abs=1 << 20)
             continue
         value = pfn_of(dump, hop["value"])
@@ -114,7 +116,7 @@ def test_a_chain_is_true(dump: Dump, chains: dict[str, Any], how: str) -> None:
 
 
 def copy_of(dump: Dump, pointer: int, name: str) -> int:
-    """The page of the copy that the CPU in *name* has of what a per-CPU pointer leads to."""
+    """Return the PFN of the copy of per-CPU memory for the CPU in *name*."""
     cpu = int(name.rpartition(" of CPU ")[2])
     return pfn_of(dump, int(per_cpu_ptr(Object(dump.prog, "void *", value=pointer), cpu)))
 
@@ -136,7 +138,7 @@ def test_what_is_not_held_by_addresses_is_said(dump: Dump) -> None:
     assert by_number["verdict"] == by_phys["verdict"] == "known only by PFN"
     assert by_half["verdict"] == "known only by PFN"
     assert by_number["chain"][-1]["by"] == by_half["chain"][-1]["by"] == "PFN"
-    # A number may be there by chance as well.
+    # The number may also occur elsewhere by chance.
     assert by_phys["chain"][-1]["by"] in ("PFN", "physical address")
     assert all(found["chain"][0]["kind"] in ROOTS for found in (by_number, by_half, by_phys))
     assert mapped["verdict"] == "root"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The search for leaks against po_owners, which holds and loses memory of every kind.
+Compare the search for leaks with the module po_owners, which holds and loses memory of every kind.
 
-Its guests are made by the recipe: see ``DRGN_PAGEOWNER_DUMPS`` in conftest.py.
+Its dumps are made by the recipe; see ``DRGN_PAGEOWNER_DUMPS`` in conftest.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def facts(dump: Dump, what: str) -> list[dict[str, str]]:
 
 
 def test_per_cpu_memory_is_told_from_what_is_held(dump: Dump, answer: Any) -> None:
-    """Of the first chunk and of others, with and without pages that it points to."""
+    """Test per-CPU memory of the first chunk and of others, with and without pages that it points
+    to."""
     found = {
         address
         for leak in answer["slab"]
@@ -59,6 +60,6 @@ def test_nobody_else_is_accused(dump: Dump, answer: Any) -> None:
     accused = {
         pfn for group in answer["groups"] if group["verdict"] in LOST for pfn in group["pfns"]
     }
-    # po_gone was unloaded with its pages.
+    # po_gone was unloaded without freeing its pages.
     gone = {int(f["pfn"]) for f in facts(dump, "pages") if f["name"] == "po_gone"}
     assert accused <= gone | {int(f["pfn"]) for f in facts(dump, "leaked")}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What reaches what, on graphs typed by hand."""
+"""Test reachability on hand-made graphs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_what_is_left_of_a_module_is_needed_and_holds_nothing() -> None:
 
 def test_what_a_module_allocates_while_it_is_loaded_is_judged() -> None:
     stack = ["alloc_pages", "module_init", "do_one_initcall", "do_init_module", "load_module"]
-    # Nor is code that something else than a module needs.
+    # Memory for code that does not belong to a module is judged, too.
     other = ["__vmalloc_node_range", "execmem_alloc", "bpf_jit_alloc_exec"]
     inventory = Machine("kkkk").inventory(Record(0, stack), Record(1, other), Record(2, OWNER))
     found = reach(heap(inventory, [(-1, 1), (1, 2)]))
@@ -54,7 +54,8 @@ def test_pages_that_a_driver_can_migrate_are_not_judged() -> None:
 
 def test_a_page_that_only_lost_per_cpu_memory_holds_is_lost() -> None:
     inventory = Machine("k.k").inventory(Record(0, OWNER), Record(2, OWNER))
-    # Nodes: two records, two per-CPU allocations, the root. The second allocation is held.
+    # Nodes: two records, two per-CPU allocations, the root. The second per-CPU allocation is
+    # reachable.
     graph = dataclasses.replace(
         heap(inventory, []),
         percpu=PerCpu(

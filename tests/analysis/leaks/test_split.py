@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocations that were split, as records typed by hand."""
+"""Test split allocations, on hand-made records."""
 
 from __future__ import annotations
 

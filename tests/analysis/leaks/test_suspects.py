@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Suspects among records typed by hand."""
+"""Test suspects among hand-made records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_stack_that_allocates_all_the_time_grows_at_a_rate() -> None:
 
 
 def test_a_burst_has_no_rate() -> None:
-    # 100 pages in 99 us are 3,636,363,636 pages an hour, which nobody sees in an hour.
+    # 100 pages in 99 us would be 3,636,363,636 pages an hour, so no rate is given for a burst.
     burst = spread(100, NOW // 3, NOW // 3 + 99_000)
     found = only(*burst)
     assert found is not None

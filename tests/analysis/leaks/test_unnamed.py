@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Frames without a symbol, typed by hand."""
+"""Test hand-made frames without a symbol."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ LOADING = ["do_one_initcall", "do_init_module", "load_module"]
     [
         # A function of a loaded module, called by its init code.
         (["alloc_pages", "f [mod]", INIT, *LOADING], True, False),
-        # Two functions of init code, in whatever pages, behind a function of the module.
+        # Two functions of init code, in any pages, called before a function of the module.
         (["alloc_pages", "f [mod]", CORE, INIT, *LOADING], True, False),
-        # The init function itself allocated: the module may be loaded.
+        # The init function itself allocated memory; the module may still be loaded.
         (["alloc_pages", INIT, *LOADING], True, False),
         (["alloc_pages", SAME_PAGE, INIT, *LOADING], True, False),
-        # do_one_initcall() is inlined.
+        # do_one_initcall() may be inlined.
         (["alloc_pages", INIT, "do_init_module"], True, False),
-        # A function in another section, and no function of a loaded module: it was unloaded.
+        # A function in another section, but no function of a loaded module: the module was
+        # unloaded.
         (["alloc_pages", CORE, INIT, *LOADING], True, True),
-        # Not called to load a module.
+        # The caller does not load a module.
         (["alloc_pages", CORE, "kthread"], False, True),
         (["alloc_pages", CORE], False, True),
         (["alloc_pages", "f [mod]", "kthread"], False, False),
@@ -37,7 +38,7 @@ LOADING = ["do_one_initcall", "do_init_module", "load_module"]
 def test_init_code_is_told_from_a_module_that_is_gone(
     stack: list[str], freed: bool, gone: bool
 ) -> None:
-    # Between others, which it must not be mixed up with.
+    # Frames of other stacks must not have an effect.
     others = [frames("alloc_pages", CORE, "kthread"), frames(INIT, "do_init_module"), frames()]
     table = StackTable.of_frames([*others, frames(*stack), *others])
     assert table.any(freed_init(table)).tolist() == [False, True, False, freed, False, True, False]

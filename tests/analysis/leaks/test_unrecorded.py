@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Leaks of kernels without records: what modules lost is found, what they hold is not accused."""
+"""Test leaks of kernels without records: memory that modules lost is found, and held memory is not
+reported."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ WITHOUT = [get for get in profiling() if "owner-off" in _dump_id(get)]
 
 
 def lost_pages(found: Reach) -> Any:
-    """Which pages are lost: ``bool``, a row per page."""
+    """Return which pages are lost: ``bool``, a row per page."""
     number = len(found.heap.records)
     lost = (found.role == Role.CANDIDATE) & np.isin(found.verdict[:number], LOST)
     record = found.heap.inventory.record_of_row
@@ -49,12 +50,12 @@ def test_the_verdicts_are_nearly_those_of_records(get: Callable[[], Dump]) -> No
     assert not found.heap.recorded
     alone = lost_pages(found)
     both = np.count_nonzero(recorded & alone)
-    # On i386 many PFNs are words by chance, and records tell by stack which are.
+    # On i386, many PFNs equal words by chance, which can only be judged per stack, with records.
     assert both >= (0.85 if "i386" in dump.name else 0.93) * np.count_nonzero(recorded)
     assert np.count_nonzero(alone & ~recorded) <= 8
     truth = [(f["what"], int(f["pfn"], 0)) for f in dump.facts() if "pfn" in f and "what" in f]
     held = reader.pages.rows(np.array([pfn for what, pfn in truth if what == "held"]))
-    # Per-CPU memory that was lost points to these, which is what nothing else does.
+    # Only lost per-CPU memory points to these pages.
     assert np.count_nonzero(alone[held]) <= np.count_nonzero(recorded[held])
     records, row = reader.inventory.records, found.heap.inventory.record_of_row
     assert records is not None
@@ -112,7 +113,7 @@ def test_what_the_module_lost_is_found(get: Callable[[], Dump]) -> None:
     for what in ("held", "heldobj", "heldpercpu"):
         assert pages[what, False], what
         assert not pages[what, True], what
-    # What the kernel itself seems to have lost.
+    # Memory that the kernel itself seems to have lost.
     module = {int(fact["pfn"]) for fact in dump.facts() if "pfn" in fact}
     assert sum(not module & {*group["pfns"]} for group in groups) <= 2
     if dump.has_truth("proc/allocinfo"):

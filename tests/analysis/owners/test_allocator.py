@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The function that asked for memory, in stacks as kernels save them."""
+"""Test finding the allocator in stacks of real kernels."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ PAGE = "set_page_owner post_alloc_hook get_page_from_freelist __alloc_pages_nopr
             "getname_flags",
         ),
         ("kasan_save_stack kasan_set_track __kasan_slab_alloc kmem_cache_alloc fork", "fork"),
-        # What tests KASAN is no part of it.
+        # The tests of KASAN are not part of KASAN.
         ("kasan_save_stack kasan_save_track __kasan_kmalloc kasan_strings", "kasan_strings"),
-        # All of it is the memory manager's.
+        # All frames are functions of the memory manager.
         ("prep_new_page get_page_from_freelist new_slab", "new_slab"),
         ("", ""),
     ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Filters of ten records; test_select.py holds them to the kernel's own text."""
+"""Test filters on ten records; test_select.py compares them with the kernel's own text."""
 
 from __future__ import annotations
 

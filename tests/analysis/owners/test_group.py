@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Groups of ten records, whose sums can be checked by hand."""
+"""Test groups of ten records, whose sums can be checked by hand."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_a_summary_counts_allocated_and_freed_records() -> None:
 
 def test_the_kernels_counts_are_compared() -> None:
     records = made_records()
-    # Of the stacks 11, 22, 33 and 44; 0 is what the kernel has not counted.
+    # Counts of the stacks 11, 22, 33 and 44; 0 means that the kernel did not count.
     records.stacks.counts = np.array([2, 17, 11, 0], np.int64)
     found = consistency(records)
     assert found is not None

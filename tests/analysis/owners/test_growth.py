@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Readings of a running kernel, made by hand."""
+"""Test hand-made readings of a running kernel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drgn_pageowner.model.records import Snapshot
 
 
 def reading(rows: list[int], seconds: int) -> Snapshot:
-    """Return the records of *rows*, read at a time."""
+    """Return the records of *rows* as a reading at a given time."""
     records = made_records().select(rows)  # type: ignore[arg-type]
     records.facts = replace(records.facts, now_ns=seconds * SECOND)
     return records
@@ -53,5 +53,5 @@ def test_a_limit_leaves_the_number_of_groups() -> None:
     result = watch.add(reading([0, 1, 2, 3, 4], 1))
     assert [group.key["pid"] for group in result.groups] == [1]
     assert result.number_of_groups == 4
-    # The clock stood still.
+    # There is no rate if the clock stood still.
     assert result.groups[0].pages_per_second is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every filter against a plain reading of the kernel's own text."""
+"""Compare every filter with records parsed from the kernel's own text."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def parse(text: str) -> Record:
 
 @pytest.fixture(scope="module")
 def text(one_dump: Dump) -> list[Record]:
-    # A task name that does not end is no line end either.
+    # Split at blank lines only, because task names may contain other line ends.
     raw = one_dump.truth("sys/kernel/debug/page_owner").decode(errors="surrogateescape")
     return [parse(record) for record in raw.split("\n\n") if record]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Types that pointers tell, on graphs typed by hand."""
+"""Test inferring types from pointers, on hand-made graphs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drgn_pageowner.model.types import HeapTypes, TypedBy
 
 
 def types_of(found: HeapTypes, number: int) -> list[tuple[int, int]]:
-    """Type and offset of the first objects."""
+    """Return type and offset of the first objects."""
     return [(int(found.type[1 + i]), int(found.origin[1 + i])) for i in range(number)]
 
 
@@ -20,7 +20,7 @@ def test_types_run_along_a_list_from_a_variable() -> None:
     found = infer_types(made([(16, 10)], chain, variables=[HEAD]))
     assert types_of(found, 10) == [(LEAF, 0)] * 10
     assert found.votes[1:11].tolist() == [1] * 10
-    # One pointer is no certainty.
+    # One pointer does not make a type certain.
     assert not found.exact[1:11].any()
 
 
@@ -31,7 +31,7 @@ def test_two_pointers_that_agree_make_a_type_sure() -> None:
 
 
 def test_a_member_s_pointer_tells_what_has_the_member() -> None:
-    # Somebody says that it is a struct outer; others that there is a leaf at 8.
+    # One pointer is to a struct outer; others are to a leaf at offset 8.
     pointers = [(-1, 0, 1, 8), (-2, 0, 1, 8), (-3, 0, 1, 0)]
     table = made([(32, 1)], pointers, variables=[HEAD, HEAD, VOID], names=[OUTER], shared=[False])
     found = infer_types(table)
@@ -41,7 +41,7 @@ def test_a_member_s_pointer_tells_what_has_the_member() -> None:
 
 
 def test_pointers_that_disagree_leave_it_unknown_and_are_counted() -> None:
-    # HEAD's second word leads to a struct head, its first to a leaf: at the same place.
+    # The second word of HEAD points to a struct head, its first to a leaf, at the same address.
     found = infer_types(made([(64, 1)], [(-1, 0, 1, 0), (-1, 8, 1, 0)], variables=[HEAD]))
     assert types_of(found, 1) == [(-1, 0)]
     assert found.conflicts == 1
@@ -70,7 +70,7 @@ def test_objects_of_a_cache_are_what_the_others_are() -> None:
 
 
 def test_what_a_void_pointer_leads_to_is_learned() -> None:
-    # Five holders lead to leaves; what four of them lead to is known.
+    # Five holders point to leaves; the type of four of these is known.
     variables = [VOID] * 5 + [HEAD] * 4
     pointers = [(-1 - i, 0, 1 + i, 0) for i in range(5)]
     pointers += [(-6 - i, 0, 1 + i, 0) for i in range(4)]
@@ -78,7 +78,7 @@ def test_what_a_void_pointer_leads_to_is_learned() -> None:
     assert types_of(found, 5) == [(LEAF, 0)] * 5
     assert found.by[5] == TypedBy.LEARNED
     assert not found.exact[5]
-    # One that leads to something else, and nothing is learned.
+    # If one points to another type, nothing is learned.
     pointers[0] = (-1, 0, 6, 0)
     mixed = made([(16, 5), (16, 1)], pointers, variables=variables, names=[-1, OTHER],
                  shared=[True, False])  # fmt: skip
@@ -106,16 +106,17 @@ def test_the_shares_of_caches_and_types_add_up() -> None:
 
 
 def test_what_is_in_it_tells_which_type_of_a_union_it_has() -> None:
-    # An empty list: both words lead to its head, which is not what a leaf or an other has.
+    # An empty list: both words point to the head itself, which does not agree with a leaf or an
+    # other.
     lists = [(1, 0, 1, 0), (1, 8, 1, 0)]
     found = infer_types(made([(16, 1)], [(-1, 0, 1, 0), *lists], variables=[UNION]))
     assert types_of(found, 1) == [(LISTED, 0)]
     assert found.by[1] == TypedBy.CONTENT
-    # A leaf: its second word leads to one, and so does nothing of the others.
+    # A leaf: its second word points to a leaf, which does not agree with the other types.
     chain = [(-1, 0, 1, 0), (1, 8, 2, 0), (-2, 0, 2, 0)]
     found = infer_types(made([(16, 2)], chain, variables=[UNION, HEAD]))
     assert types_of(found, 2) == [(LEAF, 0), (LEAF, 0)]
-    # Nothing is in it that would tell.
+    # The object contains no pointers.
     found = infer_types(made([(16, 1)], [(-1, 0, 1, 0)], variables=[UNION]))
     assert types_of(found, 1) == [(-1, 0)]
 
@@ -127,9 +128,9 @@ def test_pointers_behind_the_first_element_tell_an_array() -> None:
     found = infer_types(heap)
     assert types_of(found, 2) == [(LEAVES, 0), (LEAF, 0)]
     assert found.exact[1]
-    # A leaf has no pointer in its first word.
+    # The first word is a pointer, which does not agree with a leaf.
     heap = made([(64, 1), (16, 1)], [first, last, *elements, (1, 32, 2, 0)], variables=[HEAD] * 2)
     assert types_of(infer_types(heap), 1) == [(LEAF, 0)]
-    # No pointer behind the first element: there may be anything.
+    # Without pointers after the first element, the type of the rest is unknown.
     heap = made([(64, 1), (16, 1)], [first, last, (1, 8, 2, 0)], variables=[HEAD, HEAD])
     assert types_of(infer_types(heap), 1) == [(LEAF, 0)]

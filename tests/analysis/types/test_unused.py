@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Parts of arrays that are not in use, of structures made by hand and of a dump."""
+"""Test unused parts of arrays, in hand-made structures and in a dump."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from drgn_pageowner.model.heap import Heap
 
 
 def counted(heap: Heap) -> list[tuple[int, int]]:
-    """Place and offset of the words that count; -1 is the first variable."""
+    """Return place and offset of the words that are references; place -1 is the first variable."""
     assert heap.typing is not None
     pointers = heap.typing.pointers
     good = ReferenceWords(heap, infer_types(heap)).counts
@@ -52,7 +52,7 @@ def test_a_ring_is_in_use_from_tail_to_head(head: int, tail: int, used: list[int
 
 
 def test_nothing_is_said_of_a_structure_that_is_not_sure() -> None:
-    # One pointer tells the type of the object that has the count.
+    # One pointer determines the type of the object with the count.
     pointers = [(1, 8 * (1 + i), 2 + i, 0) for i in range(3)]
     heap = made([(32, 1), (16, 3)], pointers, names=[-1, LEAF], numbers={(1, 0): 0})
     assert len(counted(heap)) == 3
@@ -75,7 +75,7 @@ def test_where_nothing_is_counted_nothing_is_unused() -> None:
     [(CODE[0] + 16, True), (CODE[1], False), (0, False), (8, True), (1 << 40, False)],
 )
 def test_a_link_counts_while_there_is_a_function_to_call(function: int, counts: bool) -> None:
-    # An object of which kfree_rcu() has the offset of the link: 8.
+    # An object passed to kfree_rcu(), which stores the offset of the link: 8.
     numbers = {(-1, 16): np.uint64(function).astype(np.int64).item()}
     heap = made([(16, 1)], [(-1, 8, 1, 0)], variables=[FREED], numbers=numbers)
     assert counted(heap) == [(-1, 8)] * counts

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Make incomplete dumps of a whole one: what a full disk, a cut-off copy or ``--split`` leaves.
+Make incomplete dumps from a whole one, as left by a full disk, an interrupted copy or ``--split``.
 
 The dumps of testdata/ are of 64-bit kernels and store pages uncompressed, unless stated otherwise.
 """
@@ -33,11 +33,11 @@ class Kdump:
 
     @property
     def rows(self) -> NDArray[np.void]:
-        """The page descriptors, which may be written to."""
+        """The page descriptors, as a writable array."""
         return np.frombuffer(self.data, DESCRIPTOR, len(self.pfns), self.layout.descriptors)
 
     def full_disk(self, kept: int) -> bytes:
-        """The file as makedumpfile leaves it when only *kept* pages could be written."""
+        """Return the file as makedumpfile leaves it if only *kept* pages could be written."""
         struct.pack_into("<I", self.data, _STATUS[self.layout.word], self.layout.status | 8)
         rows = self.rows.copy()
         end = max(
@@ -50,7 +50,7 @@ class Kdump:
         return bytes(self.data[:end])
 
     def without(self, pfns: NDArray[np.int64]) -> bytes:
-        """The file as a makedumpfile writes it that takes *pfns* for pages to be left out."""
+        """Return the file as written by a makedumpfile that excludes *pfns*."""
         kept = ~np.isin(self.pfns, pfns)
         rows = self.rows[kept].copy()
         bits = np.zeros(self.layout.bitmap_bytes * 8, np.uint8)
@@ -64,7 +64,7 @@ class Kdump:
         return bytes(self.data)
 
     def part(self, first: int, last: int) -> bytes:
-        """One file of ``makedumpfile --split``: that of the PFNs from *first* up to *last*."""
+        """Return one file of ``makedumpfile --split``, with the PFNs from *first* to *last*."""
         own = (self.pfns >= first) & (self.pfns < last)
         rows = self.rows[own].copy()
         start = self.layout.descriptors
@@ -84,7 +84,7 @@ class Kdump:
         return bytes(head) + rows.tobytes() + b"".join(pieces)
 
     def elf(self, incomplete: bool = False) -> bytes:
-        """An ELF core of the same pages, with the physical segments of /proc/vmcore."""
+        """Return an ELF core of the same pages, with the physical segments of /proc/vmcore."""
         size = self.layout.block_size
         second = struct.unpack_from("<6Q", self.data, size + 32)
         notes = bytes(self.data[second[2] : second[2] + second[3]])
@@ -107,7 +107,7 @@ class Kdump:
 
 
 def flatten(data: bytes, piece: int = 1 << 16) -> bytes:
-    """*data* in makedumpfile's flattened format."""
+    """Return *data* in makedumpfile's flattened format."""
     text = [b"makedumpfile\0".ljust(4096, b"\0")]
     for place in range(0, len(data), piece):
         part = data[place : place + piece]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reading around what a dump lacks."""
+"""Test reading ranges with missing pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ PAGE = 16
 
 
 class Holes:
-    """A program whose memory lacks pages; a fault names the first of them, or where it began."""
+    """A program with missing pages; a fault has the address of the first missing byte, or of the
+    start of the read."""
 
     def __init__(self, gone: set[int], exact: bool) -> None:
         self._gone = gone

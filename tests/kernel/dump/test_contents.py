@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A dump file's tables against the pages that can really be read from it."""
+"""Compare a dump file's tables with the pages that can be read from it."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_ranges_are_sets() -> None:
 def lossy(
     whole: Dump, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[Path, int]]:
-    """A file that lacks pages, by the way in which it lost them; and the number of those pages."""
+    """Return a file that lost pages in a given way, and the number of lost pages."""
     folder = tmp_path_factory.mktemp("lossy")
 
     def make(way: str) -> tuple[Path, int]:
@@ -170,7 +170,8 @@ def test_every_loss_is_said_with_its_number_of_pages(
 
 
 def documents(whole: Dump, path: Path, folder: Path) -> dict[str, Any]:
-    """What triage says of the dump *path*, and what the snapshot that it saved says."""
+    """Return the index of a triage of the dump *path*, and the JSON of the snapshot that it
+    saved."""
     result = run_cli("-c", path, "-s", whole.vmlinux, "triage", folder)
     index = json.loads((folder / "index.json").read_text())
     saved = folder / "snapshot.parquet"
@@ -197,7 +198,7 @@ def test_nothing_is_called_leaked_where_memory_is_missing(
     ]
     assert "may be leaked" in leaks["text"]
     assert f"{lost:,} of" in leaks["detail"]
-    # Nothing was found, and nobody can tell: 1, unless something else was found.
+    # 1, because leaks cannot be judged, unless something else was found.
     assert said["status"] == (3 if said["index"]["found"] else 1)
     assert not any(finding["kind"] == "leak" for finding in said["index"]["verdicts"]["findings"])
     groups = said["leaks"]["groups"]
@@ -234,7 +235,7 @@ def test_pages_that_no_level_leaves_out_are_said_to_be_missing(
     info = run_cli(*options, "info", check=True)
     assert line in info.stdout
     assert line in info.stderr
-    # Whatever happens to many caches takes one line.
+    # Problems of many caches are summed up in one line.
     kept = run_cli(*options, "save", "--leaks", saved, check=True).stderr
     assert line in kept
     assert len(kept.splitlines()) < 12
@@ -248,7 +249,7 @@ def test_pages_that_no_level_leaves_out_are_said_to_be_missing(
 def test_what_is_left_without_mem_section_is_told(
     whole: Dump, kdump: Kdump, tmp_path: Path
 ) -> None:
-    """The root of mem_section lies at the end of memory, and so of the file."""
+    """mem_section is at the end of memory, and therefore at the end of the file."""
     path = tmp_path / "cut"
     path.write_bytes(kdump.data[: len(kdump.data) * 49 // 50])
     result = run_cli("-c", path, "-s", whole.vmlinux, "info", "--format", "json")

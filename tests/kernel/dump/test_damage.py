@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Dumps that lack memory or hold garbage: everything else still comes out."""
+"""Test that dumps with missing memory or garbage are read as far as possible."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from drgn_pageowner.model.pages import PageState
 
 @pytest.fixture
 def fresh(one_dump: Dump) -> drgn.Program:
-    """A program of its own, for a test to damage."""
+    """Return a separate program, which a test may damage."""
     prog = drgn.Program()
     prog.set_core_dump(str(one_dump.vmcore))
     prog.load_debug_info([str(one_dump.vmlinux)], main=True)
@@ -94,7 +94,7 @@ def test_an_array_of_another_section_is_told_and_costs_that_one_nothing(
     first, second = find_sections(Kernel(fresh))[:2]
     number = second.start_pfn // (second.end_pfn - second.start_pfn)
     pointer = fresh["mem_section"][0][number].page_ext
-    # What is stored is biased by the section's first PFN.
+    # The stored pointer is biased by the section's first PFN.
     biased = int(pointer) - second.page_ext + first.page_ext
     overlay(fresh, int(pointer.address_ or 0), (biased & (1 << 64) - 1).to_bytes(8, "little"))
     assert find_sections(Kernel(fresh))[1].page_ext == first.page_ext
@@ -151,7 +151,7 @@ KERNEL_STATES = (PageState.SLAB, PageState.RESERVED, PageState.KERNEL, PageState
 def test_damage_anywhere_is_survived(
     one_dump: Dump, fresh: drgn.Program, kind: str, seed: int
 ) -> None:
-    """Every analysis of kernel memory answers, or says in one line why it cannot."""
+    """Every analysis succeeds, or fails with one line that gives the reason."""
     random = np.random.default_rng(seed)
     pages = read_memory(one_dump.prog).pages
     chosen = np.flatnonzero(np.isin(pages.state, KERNEL_STATES))

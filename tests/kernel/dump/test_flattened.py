@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Flattened dumps: a file in pieces reads as the file it was made of."""
+"""Test that a flattened dump reads as the original file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drgn_pageowner.kernel.dump.flattened import Flattened, rearranged
 
 
 def flatten(data: bytes, sizes: list[int], *, end: bool = True, shuffle: int = 0) -> bytes:
-    """Write *data* as makedumpfile -F does, in pieces of *sizes*, again and again."""
+    """Return *data* in the format of makedumpfile -F, in pieces of *sizes*, which are repeated."""
     pieces = []
     position = number = 0
     while position < len(data):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Kernel addresses of i386, of which drgn does not follow the page tables."""
+"""Test kernel addresses of i386, whose page tables drgn cannot walk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_image_and_a_module_are_what_the_guest_said(i386: Dump) -> None:
     prog = i386.prog
     banner = prog.read_c_string(prog.symbol("linux_banner").address)
     assert banner == i386.truth("proc/version")
-    # A module is in the vmalloc area: no direct map has it.
+    # Modules are in the vmalloc area, not in the direct map.
     names = {module.name.string_().decode() for module in for_each_module(prog)}
     assert names == {line.split()[0] for line in i386.truth("proc/modules").decode().splitlines()}
     assert "po_leak" in names
@@ -33,7 +33,7 @@ def test_a_read_faults_where_the_mapping_ends(i386: Dump) -> None:
     prog, problems = i386.prog, list[str]()
     area = next(area for area in _vmap_areas(Kernel(prog), problems) if area.vm and area.vm.pages)
     assert not problems
-    # The last page of an area is its guard, which nothing maps.
+    # The last page of an area is an unmapped guard page.
     guard = int(area.va_end) - 4096
     assert len(prog.read(guard - 100, 100)) == 100
     for address, size in ((guard - 100, 5000), (guard, 8), (guard + 8, 1)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A file that is not a dump, or has no symbols, is called what it is, with what to run."""
+"""Test messages about files that are not dumps, or have no symbols."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_dump_is_not_called_something_else(one_dump: Dump) -> None:
     assert not_symbols(str(one_dump.vmlinux), "6.12") is None
 
 
-# What -s takes.
+# Files for -s.
 
 
 def test_a_directory_for_symbols(one_dump: Dump, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_symbols_that_are_of_nothing_in_the_dump_are_named(
     result = run_cli("-c", one_dump.vmcore, *both, "info")
     assert result.returncode == 0
     assert f"{other} was not used: it is not this kernel's vmlinux" in result.stderr
-    # Of two dumps each takes its own.
+    # Each of two dumps uses its own symbols.
     result = run_cli("-c", one_dump.vmcore, *both, "diff", one_dump.vmcore)
     assert "was not used" not in result.stderr
 
@@ -228,8 +228,8 @@ def test_a_kdump_without_vmcoreinfo(one_dump: Dump, tmp_path: Path) -> None:
     path = tmp_path / "vmcore"
     shutil.copy(one_dump.vmcore, path)
     with path.open("r+b") as file:
-        # Offset and size of VMCOREINFO in struct kdump_sub_header, and of the notes, where it is
-        # once more.
+        # Offset and size of VMCOREINFO in struct kdump_sub_header, and of the notes, which contain
+        # it, too.
         file.seek(4096 + 32)
         file.write(bytes(32))
     line = said(run_cli("-c", path, "-s", one_dump.vmlinux, "info"))

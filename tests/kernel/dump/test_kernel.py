@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Facts about a kernel: established once for a dump, once for each reading of what runs."""
+"""Test that facts about a kernel are computed once per dump, or once per reading of a running
+kernel."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from drgn_pageowner.kernel.session import ProgramSession
 
 @pytest.fixture
 def established() -> list[str]:
-    """Names of the facts that were computed, in order."""
+    """Return the names of the computed facts, in order."""
     return []
 
 
@@ -106,7 +107,7 @@ READERS = (
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each of :data:`READERS` was called."""
+    """Count the calls of each of :data:`READERS`."""
     counts: Counter[str] = Counter()
 
     def counted(module: ModuleType, name: str) -> None:
@@ -142,7 +143,7 @@ def test_facts_do_not_keep_the_program(one_dump: Dump) -> None:
         session.crash()
         list(itertools.islice(for_each_page_owner(prog), 3))
         del session, prog
-        # Without a cycle of references nothing waits for the garbage collector.
+        # The program is freed without the garbage collector, because there is no reference cycle.
         assert Probe.freed
     finally:
         gc.enable()
@@ -170,7 +171,7 @@ def test_a_new_section_is_seen_by_the_next_reading(
     taken_for_live(monkeypatch)
     kernel = Kernel.of(fresh_program(one_dump)).reading()
     known = find_sections(kernel)
-    # Memory hotplug takes the last section away.
+    # Simulate memory hotplug, which removes the last section.
     original = sections._sparsemem_sections
     monkeypatch.setattr(sections, "_sparsemem_sections", lambda *args: [*original(*args)][:-1])
     assert find_sections(kernel) == known

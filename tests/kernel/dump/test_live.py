@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Real dumps whose memory changes between two readings: what a running kernel does."""
+"""Test real dumps whose memory changes between two readings, as that of a running kernel does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def fresh(one_dump: Dump) -> drgn.Program:
 
 @pytest.fixture
 def change(fresh: drgn.Program) -> Iterator[Change]:
-    """Makes memory change, for the time of a test."""
+    """Return a function that makes memory change during a test."""
     made = []
 
     def make(address: int, versions: Sequence[bytes | None]) -> Changing:
@@ -51,13 +51,14 @@ def change(fresh: drgn.Program) -> Iterator[Change]:
 
 @pytest.fixture
 def running(fresh: drgn.Program, monkeypatch: pytest.MonkeyPatch) -> drgn.Program:
-    """A program that is taken for a running kernel."""
+    """Return a program that is treated as a running kernel."""
     taken_for_live(monkeypatch)
     return fresh
 
 
 def records(prog: drgn.Program, number: int) -> tuple[Section, int, int, bytes]:
-    """Of *number* entries of page_ext in the middle: section, first PFN, address, bytes."""
+    """Return *number* entries of page_ext in the middle of a section: section, first PFN, address,
+    bytes."""
     layout = page_ext_layout(Kernel(prog))
     section = find_sections(Kernel(prog))[1]
     address = section.page_ext + 5000 * layout.stride
@@ -65,7 +66,7 @@ def records(prog: drgn.Program, number: int) -> tuple[Section, int, int, bytes]:
 
 
 def torn(entries: bytes) -> bytes:
-    """As if their owner had written half of them."""
+    """Return *entries* as if the kernel had written half of each."""
     return bytes(byte ^ 0xFF if index % 8 >= 4 else byte for index, byte in enumerate(entries))
 
 
@@ -121,7 +122,7 @@ def test_what_never_rests_is_counted_and_the_others_come_out(
     decoded = snapshot(running, freed=True)
     assert memory.readings == 3
     assert decoded.coverage["live"]["page_ext"] == {"changed": 50, "unstable": 50, "vanished": 0}
-    # A torn order may make a record one of a block that begins before.
+    # Because of a torn order, a record may appear to belong to an earlier block.
     assert same_records(decoded, one_dump.snapshot, outside=range(first, first + 50))
 
 
@@ -156,7 +157,7 @@ def test_memory_that_is_taken_away_meanwhile_is_counted(
     first = section.start_pfn + (page - section.page_ext) // layout.stride
     gone = range(first, first + vanished)
     assert same_records(decoded, one_dump.snapshot, outside=gone)
-    # The first and the last of them are half there.
+    # Only half of the first and of the last entry is missing.
     assert not np.isin(decoded["pfn"], gone[1:-1]).any()
     assert any(f"{vanished} vanished" in line for line in decoded.problems)
 

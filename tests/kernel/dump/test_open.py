@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Opening the running kernel: what is in the way is said in one line, with what to do."""
+"""Test the messages of one line if the running kernel cannot be opened."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page tables read whole, against drgn's walk of them, page by page."""
+"""Compare reading whole page tables with drgn's walk, page by page."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_ranges_of_every_mapping_are_what_drgn_finds(dump: Dump) -> None:
     ]
     for area in itertools.islice(for_each_vmap_area(prog), 0, None, 7):
         start, end = int(area.va_start), int(area.va_end)
-        # With the guard page, which nothing maps.
+        # Includes the guard page, which is not mapped.
         ranges.append((start, min((end - start) // size + 1, 100)))
     for address, number in ranges:
         expected = by_drgn(dump, address, number)

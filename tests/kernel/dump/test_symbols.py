@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A module whose description is damaged costs its own symbols, not the dump."""
+"""Test that a damaged module only costs its own symbols."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drgn_pageowner.kernel.linux.translate import kernel_phys
 
 
 def patched(dump: Dump, address: int, value: int, path: Path) -> Path:
-    """A copy of *dump* with another word at the virtual *address*."""
+    """Return the path of a copy of *dump* with a changed word at the virtual *address*."""
     file = Kdump(dump.vmcore)
     pfn, offset = divmod(kernel_phys(Kernel.of(dump.prog), address), 4096)
     place = int(file.rows["offset"][np.searchsorted(file.pfns, pfn)]) + offset
@@ -32,7 +32,7 @@ def test_the_kernels_own_symbols_do_without_the_modules(
     dump = dump_named("linux-6.12/traps")
     modules = dump.prog["modules"].address_of_()
     module = next(iter(list_for_each_entry("struct module", modules, "list")))
-    # As many notes as the words of the module itself say: drgn runs out of memory.
+    # A huge number of notes in the module makes drgn run out of memory.
     path = patched(dump, int(module.notes_attrs.address_of_()), int(module), tmp_path / "vmcore")
     words = ("top", "--limit", "3")
     result = run_cli("-c", path, "-s", dump.vmlinux, *words)

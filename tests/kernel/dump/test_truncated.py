@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""kdump files that are cut off: what is left is read as it was, what is not is said."""
+"""Test kdump files that are cut off: the remaining pages are read, and the lost ones reported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.once
 
 @pytest.fixture(scope="module")
 def cut(dump_named: Callable[[str], Dump], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two thirds of a dump."""
+    """Return a dump cut off at two thirds."""
     path = tmp_path_factory.mktemp("cut") / "vmcore"
     shutil.copy(dump_named("linux-7.2/kdump").vmcore, path)
     with path.open("r+b") as file:

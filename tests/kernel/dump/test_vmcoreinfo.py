@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""VMCOREINFO notes typed by hand, and those of dumps."""
+"""Test hand-made VMCOREINFO notes, and those of dumps."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A layout pack has the types and variables of its vmlinux; commands answer the same with it."""
+"""Test that a layout pack has the types and variables of its vmlinux, and that commands print the
+same with it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from drgn_pageowner.kernel.layout.elf_file import ElfFile, names_of
 from drgn_pageowner.kernel.layout.pack import layout_pack
 from drgn_pageowner.kernel.session import ProgramSession
 
-# Per-CPU variables from 0 on; and the newest kernel, of another architecture.
+# A kernel whose per-CPU variables begin at address 0, and the newest kernel, of another
+# architecture.
 _DUMPS = ("linux-5.10/noleak", "linux-7.2-arm64-16k/kdump")
 
 
@@ -29,7 +31,7 @@ def packed(
     request: pytest.FixtureRequest, dump_named: Callable[[str], Dump],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Dump, Path, Program]:  # fmt: skip
-    """A dump, its layout pack, and the dump opened with that."""
+    """Return a dump, its layout pack, and the dump opened with the pack."""
     dump = dump_named(request.param)
     path = tmp_path_factory.mktemp("layout") / "pack.debug"
     path.write_bytes(layout_pack(dump.prog))
@@ -37,7 +39,7 @@ def packed(
 
 
 def described(type_: Type) -> Any:
-    """Everything that drgn knows of a type, without the types that it refers to."""
+    """Return all properties of a type in drgn, without those of the types that it refers to."""
     members = [
         (one.name, one.bit_offset, one.bit_field_size, one.type.type_name())
         for one in getattr(type_, "members", None) or ()
@@ -80,7 +82,7 @@ def test_every_variable_is_at_its_place(packed: tuple[Dump, Path, Program]) -> N
         except LookupError:
             continue
         if wanted.absent_ or wanted.address_ is None:
-            # The compiler has optimized it away.
+            # The compiler optimized the variable away.
             continue
         found = prog.variable(name)
         assert (found.address_, found.type_.type_name()) == (
@@ -127,7 +129,7 @@ def test_the_file(packed: tuple[Dump, Path, Program]) -> None:
     assert (ours.build_id, ours.has_dwarf, ours.is_layout) == (theirs.build_id, True, True)
     assert not theirs.is_layout
     assert path.stat().st_size < 500_000
-    # Of a pack, the pack is itself.
+    # The layout pack of a program that was opened with a pack is the same pack.
     assert layout_pack(prog) == path.read_bytes()
     symbols, strings = ElfFile(str(path)).symbols()
     assert b"page_owner_ops" in names_of(symbols, strings)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocation tags: counters, and the pages, slab objects and per-CPU memory that bear them."""
+"""Test allocation tags: counters, and the pages, slab objects and per-CPU memory with a tag."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MOVED = 8
 
 @pytest.fixture(scope="module", params=profiling(), ids=_dump_id)
 def tagged(request: pytest.FixtureRequest) -> Dump:
-    """Every dump of a kernel that has tags."""
+    """Yield every dump of a kernel with allocation tags."""
     dump: Dump = request.param()
     if not dump.has_truth(ALLOCINFO):
         pytest.skip("profiling was off for good")
@@ -58,7 +58,7 @@ def test_the_text_is_the_kernels(tagged: Dump) -> None:
     different = [(one, two) for one, two in zip(ours, theirs, strict=True) if one != two]
     assert len(different) <= _MOVED
     for one, two in different:
-        # The same tag; other numbers.
+        # The same tag with different counters.
         assert one[22:] == two[22:]
 
 
@@ -73,7 +73,7 @@ def test_what_bears_a_tag_is_what_the_kernel_counts(use: TagUse) -> None:
     assert found is not None
     calls = found.page_allocations + found.objects + found.percpu_allocations
     different = (found_bytes(use) != tags.bytes) | (calls != tags.calls)
-    # Counted without ever being called: this kernel's counter of compaction_alloc() is no counter.
+    # Bytes without calls: this kernel's counter of compaction_alloc() is wrong.
     odd = (tags.bytes != 0) & (tags.calls == 0)
     assert np.flatnonzero(different & tags.listed & ~odd).tolist() == []
     assert np.count_nonzero(odd & tags.listed) <= 1
@@ -83,7 +83,7 @@ def test_what_bears_a_tag_is_what_the_kernel_counts(use: TagUse) -> None:
 
 
 def test_what_the_module_holds_and_loses_has_its_tags(tagged: Dump, use: TagUse) -> None:
-    """The guest's module says where it allocated what."""
+    """Compare with the guest's module, which logs the source line of each of its allocations."""
     functions: dict[str, Counter[str]] = {}
     for fact in tagged.facts():
         if fact.get("name") != "po_owners" or "line" not in fact:
@@ -98,7 +98,7 @@ def test_what_the_module_holds_and_loses_has_its_tags(tagged: Dump, use: TagUse)
     compared = 0
     for function, counts in functions.items():
         rows = [n for n, tag in enumerate(use.tags.places) if tag.function == function]
-        # What vmalloc() and vmap() got of pages has a tag of theirs.
+        # Pages allocated by vmalloc() and vmap() have tags of these functions.
         if not rows or function.startswith(("po_lose_v", "po_keep_v")):
             continue
         assert found.pages[rows].sum() >= counts["pages"], function
@@ -148,7 +148,7 @@ def test_filters_and_sorting(tagged: Dump) -> None:
     assert err.endswith("cannot group tags by 'comm': known are tag, file, module, function")
     assert ask(session, "allocinfo --sort pages")[0] == 2
     everything = json.loads(ask(session, "allocinfo --unused --format json")[1])
-    # Two of one place are one group.
+    # Two tags with the same source line are one group.
     assert sum(group["tags"] for group in everything["groups"]) == everything["tags"] > 1000
 
 
@@ -205,8 +205,9 @@ def test_tags_that_are_not_in_the_dump(tagged: Dump) -> None:
 
 
 def test_sizes_of_blocks_that_are_not_compound() -> None:
-    """A page with a reference count, and those without one that follow it."""
-    # Row 0: alone; 4: order 2; 8: compound of 4; 12: order 1, as its PFN is not aligned to more.
+    """A block is a page with a reference count, and the following pages without."""
+    # Row 0: single page; 4: order 2; 8: compound page of 4; 12: order 1, because its PFN is only
+    # aligned to 2.
     followers = np.zeros(24, bool)
     followers[[5, 6, 7, 15, 16, 17, 18]] = True
     rows = np.array([0, 4, 8, 14], np.int64)

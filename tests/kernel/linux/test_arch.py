@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is of one architecture is in kernel/linux/arch/, and nowhere else above kernel/dump/."""
+"""Test that code for one architecture is only in kernel/linux/arch/ and kernel/dump/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from drgn_pageowner.kernel.linux.translate import direct_map, image_range, kerne
 from drgn_pageowner.kernel.linux.vmalloc import _stack_pointer
 
 KERNEL = ROOT / "drgn_pageowner" / "kernel"
-# Names that only one architecture's kernel, or only drgn for one architecture, has.
+# Names that only exist in one architecture's kernel, or in drgn for one architecture.
 NAMES = re.compile(
     r"Architecture\.|pgtable_l5_enabled|sme_me_mask|VA_BITS|X86_PAE|__brk_limit|cpu_context|"
     r"irq_stack_backing_store|exception_stacks|irq_stack_ptr"
@@ -73,7 +73,7 @@ def test_one_line_registers_an_architecture(
     monkeypatch.setitem(arch._KNOWN, platform.arch, Made())
     kernel = Kernel(one_dump.prog)
     assert direct_map(kernel) == direct_map(kernel) == 0x1000
-    # drgn walks the page tables instead, and finds the same.
+    # drgn walks the page tables instead, with the same result.
     assert kernel_pfns(kernel, expected[0], 5).tolist() == pfns
     assert _stack_pointer(kernel, one_dump.prog["init_task"].address_of_()) == 0
     assert asked == ["direct map", "page tables"]
@@ -100,7 +100,7 @@ def test_dumps_have_the_format_of_their_architecture(
     assert format_ is not None
     assert format_.page_shift == kernel.page_shift
     assert bits is None or format_.bits == bits
-    # The page tables lead to the kernel image, where its own symbols say that it is.
+    # The page tables map the kernel image at the addresses of its symbols.
     image = image_range(kernel)
     assert image is not None
     assert kernel_pfns(kernel, image[0], 1)[0] >= 0

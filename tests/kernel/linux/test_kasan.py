@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-KASAN's shadow and KFENCE's pool, of kernels that have them.
+Test KASAN's shadow and KFENCE's pool.
 
-Their guests are made by the recipe: see ``DRGN_PAGEOWNER_DUMPS`` in conftest.py.
+The dumps are made by the recipe; see ``DRGN_PAGEOWNER_DUMPS`` in conftest.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def test_the_shadow_is_an_eighth_of_memory(dump: Dump) -> None:
     inventory = InventoryReader(dump.linux).inventory
     pages = int(np.count_nonzero(inventory.metadata == Metadata.SHADOW))
     present = sum(zone.present for zone in inventory.memory.pages.facts.zones)
-    # That of vmalloc areas and modules besides.
+    # The shadow of vmalloc areas and modules is included.
     assert present / 8 <= pages <= present / 6
 
 
@@ -60,7 +60,7 @@ def test_objects_of_kfence_are_nodes_and_no_slabs(dump: Dump) -> None:
     assert (nodes >= reader.first_object).all()
     slabs = reader.heap.slabs
     assert slabs.allocated[nodes - reader.first_object].all()
-    # A word behind the object is in it no more.
+    # A word after the object is not in it.
     assert (slabs.size[slabs.slab_of(nodes - reader.first_object)] <= size).all()
     free = pool.address[~pool.allocated & (pool.cache != 0)]
     nodes = reader.resolver.targets(free)
@@ -68,16 +68,17 @@ def test_objects_of_kfence_are_nodes_and_no_slabs(dump: Dump) -> None:
 
 
 def test_freed_objects_are_free_in_the_quarantine_too(dump: Dump) -> None:
-    """The kernel counts what is in the quarantine as in use: there are far fewer here."""
+    """The kernel counts objects in the quarantine as in use, so its number is much larger than
+    ours."""
     slabs = HeapReader(dump.linux).heap.slabs
     number = list(slabs.caches).index("kmalloc-4k")
     objects = np.flatnonzero(slabs.cache[slabs.slab_of(np.arange(len(slabs)))] == number)
-    # Buffers that were freed again.
+    # Buffers that were freed.
     assert np.count_nonzero(slabs.allocated[objects]) < 0.5 * len(objects)
 
 
 def test_lost_slab_objects_are_few(dump: Dump) -> None:
-    """Freed ones that nothing points to are not taken for leaks."""
+    """Freed objects without references are not reported as leaks."""
     found = json.loads(dump.run("leaks", "--slab", "--format", "json", check=True).stdout)["slab"]
     lost = {int(f["obj_pfn"]) for f in dump.facts() if f.get("what") == "lostobj"}
     base, size = direct_map(dump.linux), dump.linux.page_size
@@ -92,7 +93,7 @@ def test_lost_slab_objects_are_few(dump: Dump) -> None:
 
 
 def test_the_metadata_of_kfence_vouches_for_nothing(dump: Dump) -> None:
-    """It has the address of every object."""
+    """kfence_metadata contains the address of every object."""
     pool = find_kfence(dump.linux)
     assert pool is not None
     reader = HeapReader(dump.linux)

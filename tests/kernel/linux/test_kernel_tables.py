@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page tables of the kernel, against a walk of them entry by entry."""
+"""Compare the kernel's page tables with a walk, entry by entry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drgn_pageowner.kernel.linux.translate import kernel_pfns, page_tables
 
 pytestmark = pytest.mark.once
 
-# Where a kernel allocates tables that only other tables lead to.
+# Functions that allocate page tables to which only other tables refer.
 MAKERS = ("phys_pud_init", "vmemmap_populate", "init_espfix_ap", "vmemmap_remap", "spp_getpage")
 
 
@@ -27,7 +27,7 @@ def in_memory(dump: Dump) -> Any:
 
 
 def walked(dump: Dump) -> set[int]:
-    """PFNs of all tables."""
+    """Return the PFNs of all tables."""
     prog, seen = dump.prog, set()
     format_ = arch_of(dump.linux).page_table_format(dump.linux)
     assert format_ is not None
@@ -73,7 +73,7 @@ def test_what_a_range_is_mapped_to_is_the_same_page_by_page(dump: Dump) -> None:
             p + i for p, n in zip(pfns.tolist(), numbers.tolist(), strict=True) for i in range(n)
         }
         singles = kernel_pfns(dump.linux, first, number)
-        # A large page is told whole.
+        # A large page is returned with all its pages.
         assert set(singles[singles >= 0].tolist()) <= every
         assert len(pfns) <= number
 

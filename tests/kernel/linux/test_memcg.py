@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory cgroups of pages."""
+"""Test memory cgroups of pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from drgn_pageowner.kernel.read.records import read_records
 def test_text_that_the_version_does_not_settle_is_said_to_be_in_doubt(
     dump_named: Callable[[str], Dump], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bug of 6.12.114 may be mended in a later 6.12."""
+    """The bug of v6.12.114 may be fixed in a later v6.12.y."""
     whole = dump_named("linux-6.12/kdump")
     plain = read_records(Kernel.of(whole.prog), columns=("memcg",))
     assert not any("own text names" in line for line in plain.problems)

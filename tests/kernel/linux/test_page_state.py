@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page types that the bundled kernels do not have."""
+"""Test page types that the bundled kernels do not have."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from drgn_pageowner.model.pages import PageState
 
 
 def test_pages_of_a_page_pool_are_told_by_their_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The number of PGTY_netpp is the dump's: any that no other type has.
+    # Use a number for PGTY_netpp that no other type has.
     real = page_type.enumerators
 
     def with_netpp(prog: object, name: str) -> dict[str, int]:
         return {**real(prog, name), "PGTY_netpp": 0xEE}  # type: ignore[arg-type]
 
     monkeypatch.setattr(page_type, "enumerators", with_netpp)
-    # Nothing that is known of the kernel already.
+    # Use a new Kernel, without cached facts.
     decoder = StateDecoder(Kernel(bundled("linux-7.2/kdump").prog))
     rows = np.zeros(2, decoder.dtype)
     rows["refcount"] = 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Allocations of per-CPU memory against what the kernel counts of them."""
+"""Compare allocations of per-CPU memory with the kernel's counters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_what_is_not_allocated_is_what_each_chunk_says_is_free(dump: Dump) -> No
 
 
 def test_a_slab_caches_per_cpu_part_is_one_allocation(dump: Dump) -> None:
-    """Its pointer leads to the allocation, and so does the address of any CPU's copy."""
+    """The per-CPU pointer and the addresses of all copies belong to the same allocation."""
     prog = dump.prog
     reader = HeapReader(dump.linux)
     percpu = reader.percpu
@@ -62,7 +62,7 @@ def test_what_is_freed_belongs_to_nobody(dump: Dump) -> None:
     gaps = 0
     for number, base in enumerate(chunks.base.tolist()):
         mine = chunks.chunk == number
-        # Behind every allocation that none follows at once.
+        # The ends of allocations that are not directly followed by another one.
         free = np.setdiff1d(chunks.end[mine], chunks.start[mine])
         free = free[free < chunks.pages[number] * dump.snapshot.facts.page_size]
         addresses = np.uint64(base) + chunks.units[0] + free.astype(np.uint64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory that was added, is offline or went away, against the guest's /sys/devices/system."""
+"""Compare memory that was added, offlined or removed with the guest's /sys/devices/system."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK_SIZE = "sys/devices/system/memory/block_size_bytes"
 
 @pytest.fixture(scope="module")
 def blocks(dump: Dump) -> dict[int, str]:
-    """State of every memory block, by number; of a guest that memory was added to."""
+    """Return the state of every memory block, by number, of a guest to which memory was added."""
     if not dump.has_truth(BLOCK_SIZE):
         pytest.skip("this guest did not say what its memory blocks are")
     root = dump.truth_directory / "sys/devices/system/memory"
@@ -53,7 +53,7 @@ def test_sections_are_the_memory_blocks(dump: Dump, blocks: dict[int, str]) -> N
     for number, section in sections.items():
         assert section.online == (blocks[number] == "online"), number
         assert bool(section.page_ext) == section.online, number
-    # A hole between them, where a DIMM was taken out or never was.
+    # There is a hole, where a DIMM was removed or never plugged in.
     assert len(sections) < max(sections) + 1
 
 
@@ -73,7 +73,7 @@ def test_offline_memory_has_no_pages_and_no_records(dump: Dump, blocks: dict[int
 
 
 def test_pages_of_memory_that_was_added_are_in_records(dump: Dump, blocks: dict[int, str]) -> None:
-    # What the guest booted with is below 4 GB.
+    # The memory at boot is below 4 GB.
     size = dump.snapshot.facts.page_size
     first_added = (4 << 30) // size
     added = [s for s in sections_of(dump).values() if s.online and s.start_pfn >= first_added]
@@ -87,14 +87,16 @@ def test_pages_of_memory_that_was_added_are_in_records(dump: Dump, blocks: dict[
             set(pfns[(pfns >= section.start_pfn) & (pfns < section.end_pfn)].tolist())
             for pfns in (recorded, printed)
         )
-        # The kernel's text is a moment older; what nobody has asked for yet has no record.
+        # The kernel's text is a moment older than the dump; pages that were never allocated have no
+        # record.
         assert len(ours ^ kernels) <= 0.005 * len(kernels), section
         counts.append(len(kernels))
     assert max(counts) > 100
 
 
 def test_what_is_not_contiguous_is_found_by_its_area(dump: Dump, blocks: dict[int, str]) -> None:
-    # Memory was in pieces when it was added: some memmaps and page_ext arrays are in vmalloc areas.
+    # Memory was fragmented when DIMMs were added, so some memmaps and page_ext arrays are in
+    # vmalloc areas.
     kernel = dump.linux
     reader, sections = InventoryReader(kernel), find_sections(kernel)
     areas = {area.start: area for area in reader.inventory.areas}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One slab object, where drgn cannot find it: against drgn, where it can."""
+"""Compare the look-up of a slab object with that of drgn, on dumps where drgn supports it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Source lines, on an architecture that drgn has no stack traces for."""
+"""Test source lines on an architecture without stack traces in drgn."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Pages of processes found in page tables, against where the processes said that they are."""
+"""Compare the pages found in page tables of processes with the facts of the processes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The size of a kernel stack, of kernels whose DWARF has ``union thread_union``."""
+"""Test the size of a kernel stack, also if DWARF has ``union thread_union``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_stack_has_as_many_pages_as_its_area(dump: Dump) -> None:
     assert size % dump.linux.page_size == 0
     stacks = vmalloc.task_stacks(dump.linux, [])
     assert {stack.size for stack in stacks} == {size}
-    # The stack pointers of tasks that sleep are near the top of their stacks.
+    # The stack pointers of sleeping tasks are near the top of their stacks.
     assert any(stack.start < stack.live < stack.start + size for stack in stacks)
 
 
@@ -24,7 +24,7 @@ def test_a_stack_has_as_many_pages_as_its_area(dump: Dump) -> None:
 def test_the_union_tells_it_where_there_is_one(
     one_dump: Dump, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in kernels with KASAN: "stack" is an array of unsigned long."""
+    """In kernels with KASAN, "stack" of the union is an array of unsigned long."""
     prog = one_dump.prog
     word = prog.type("unsigned long")
     stack = TypeMember(prog.array_type(word, size // word.size), "stack")

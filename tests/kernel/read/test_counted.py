@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Counts of arrays that a dump has, against what drgn says of the same structures."""
+"""Compare the counts of arrays in a dump with the structures in drgn."""
 
 from __future__ import annotations
 

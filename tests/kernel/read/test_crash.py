@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How the machine died, beside what its kernel said of itself."""
+"""Compare facts about the crash with the files that the kernel printed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def test_machine_and_log(dump: Dump) -> None:
     assert crash.cpus == 2
     assert crash.task == (1, "truth")
     assert crash.command_line == dump.truth("proc/cmdline").decode().strip()
-    # arm64 says afterwards how it starts the capture kernel.
+    # On arm64, the log continues with the start of the capture kernel.
     [panic] = [line for line in crash.log[-4:] if line.level == 0]
     assert panic.text == "Kernel panic - not syncing: sysrq triggered crash"
     assert len(crash.log) == 60
     assert [line.ts_nsec for line in crash.log] == sorted(line.ts_nsec for line in crash.log)
     assert crash.crash_time is not None
     if dump.prog["init_uts_ns"].name.machine.string_() == b"aarch64":
-        # These guests have no clock: they began in 1970.
+        # These guests have no real-time clock, so they began in 1970.
         assert crash.crash_time == pytest.approx(local_clock_ns(dump.linux) / 10**9, abs=2)
     else:
         # The recipe was not run before 2026.
@@ -37,7 +37,8 @@ def test_machine_and_log(dump: Dump) -> None:
 
 def test_modules_from_outside_taint(dump: Dump) -> None:
     crash = read_crash(dump.linux)
-    # With profiling, 6.12 warns when a module is unloaded whose allocations are still there.
+    # With memory allocation profiling, v6.12 warns if a module is unloaded whose allocations still
+    # exist.
     warned = "profiling" in dump.name
     assert crash.tainted == 1 << 12 | (warned << 9)
     assert sorted(taint.letter for taint in crash.taints) == ["O", "W"][: 1 + warned]
@@ -59,11 +60,12 @@ def test_processes_killed_for_memory(dump: Dump) -> None:
 
 
 def test_the_clock_is_that_of_the_run_queues(dump: Dump) -> None:
-    """Variables of CPUs are found, with KASLR too: their clock stops short of the last message."""
+    """Per-CPU variables are found, even with KASLR: the run queues' clock is just before the last
+    message."""
     now, last = local_clock_ns(dump.linux), read_crash(dump.linux).log[-1].ts_nsec
     assert now is not None
     if now == last:
-        # That of i386 is jiffies.
+        # On i386, the clock is jiffies.
         cpus = for_each_online_cpu(dump.prog)
         assert now in [int(cpu_variable(dump.linux, "runqueues", cpu).clock) for cpu in cpus]
     assert abs(now - last) < 10**8

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which memory vouches for what, and words that name pages by number."""
+"""Test references between allocations, and words that contain PFNs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_physical_address_with_the_mark_names_its_page(reader: InventoryReader
 
 
 def test_pools_of_the_stack_depot_are_no_leaks_the_next_one_included(dump: Dump) -> None:
-    """Every page that the depot allocated is in one of its pools."""
+    """All pages that the depot allocated are in its pools."""
     reader = InventoryReader(dump.linux)
     records = reader.inventory.records
     assert records is not None
@@ -85,7 +85,7 @@ def test_what_lies_beside_a_hidden_part_is_looked_at(reader: InventoryReader) ->
 
 
 def test_pages_that_kvfree_rcu_keeps_vouch_for_nothing() -> None:
-    """Of every CPU as many as it says; they are bookkeeping in the heap."""
+    """For every CPU, the number is that of its counter; the pages are bookkeeping in the heap."""
     found = 0
     for name in ("linux-6.1/traps", "linux-6.12/traps", "linux-7.2/traps"):
         dump = bundled(name)

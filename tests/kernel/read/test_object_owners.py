@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The owners of slab objects: tags, and the stacks that slab debugging keeps."""
+"""Test the owners of slab objects: tags, and the stacks that slab debugging records."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from drgn_pageowner.kernel.session import ProgramSession
 
 @pytest.fixture(scope="module", params=profiling(), ids=_dump_id)
 def tagged(request: pytest.FixtureRequest) -> Dump:
-    """Every dump of a kernel that has tags."""
+    """Yield every dump of a kernel with allocation tags."""
     dump: Dump = request.param()
     if not dump.has_truth("proc/allocinfo"):
         pytest.skip("profiling was off for good")
@@ -40,7 +40,8 @@ def test_free_objects_are_those_that_a_search_finds(dump_named: Callable[[str], 
 
 
 def test_facts_of_some_objects_are_those_of_all(dump_named: Callable[[str], Dump]) -> None:
-    # The track has the stack itself in 5.10, and a handle since 5.19.
+    # The track contains the stack before Linux kernel commit 5cf909c553e9 ("mm/slub: use stackdepot
+    # to save stack trace in objects") (in v5.19), and a handle since then.
     for name in ("linux-5.10/traps", "linux-6.12/traps"):
         kernel = dump_named(name).linux
         owners = read_object_owners(kernel)

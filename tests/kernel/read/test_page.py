@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``page`` against what the guest's programs said of their own pages."""
+"""Compare ``page`` with the facts that the guest's programs logged about their pages."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.one_of_a_kernel
 
 
 def facts(dump: Dump, kind: str, **wanted: str) -> list[dict[str, str]]:
-    """The lines of the guest's ``facts`` that begin with *kind*."""
+    """Return the lines of the guest's ``facts`` that begin with *kind*."""
     found = []
     for line in dump.truth("facts").decode().splitlines():
         word, *pairs = line.split()
         values = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-        # A process whose page was reclaimed says pfn=0.
+        # If the page was reclaimed, the process logged pfn=0.
         if word == kind and wanted.items() <= values.items() and values.get("pfn") != "0":
             found.append(values)
     return found
@@ -36,7 +36,7 @@ def facts(dump: Dump, kind: str, **wanted: str) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def own(dump: Dump) -> Dump:
-    """A dump whose guest ran our programs."""
+    """Return a dump whose guest ran our programs."""
     if not dump.name.startswith("linux-"):
         pytest.skip("only our guests say what their pages are")
     return dump
@@ -44,7 +44,7 @@ def own(dump: Dump) -> Dump:
 
 @pytest.fixture
 def known(own: Dump) -> Dump:
-    """A dump whose files and slabs this drgn knows: those of 7.2 it does since 0.1."""
+    """Return a dump whose files and slabs this version of drgn supports; 7.2 needs drgn 0.1."""
     version = tuple(map(int, drgn.__version__.split(".")[:2]))
     if own.kernel == "7.2" and version < (0, 1):
         pytest.skip("this drgn is older than Linux 7.2")
@@ -67,7 +67,7 @@ def test_anonymous_pages_name_the_process_and_its_address(own: Dump, kind: str) 
 
 def test_page_cache_names_the_file_and_the_place_in_it(known: Dump) -> None:
     lines = facts(known, "file")
-    # That of the disk may have had to go where memory is short.
+    # The page of the file on disk may have been reclaimed if memory is low.
     expected = {"/tmp/shared.bin"} | ({"/mnt/data/numbers.txt"} if "kdump" in known.name else set())
     assert {line["path"] for line in lines} >= expected
     for line in lines:
@@ -97,8 +97,8 @@ def test_pages_of_modules_have_their_stack_and_order(own: Dump) -> None:
         assert info.record.head_pfn == int(line["pfn"])
         modules = {frame.module for frame in info.record.stack}
         nameless = [frame for frame in info.record.stack if frame.name is None]
-        # Code of a module that is gone has no name any more, as in the kernel's own text.
-        # Another module may lie there now, and its symbols are what the kernel prints then.
+        # Code of an unloaded module has no name, as in the kernel's own text. If another module is
+        # at the address now, the kernel prints symbols of that module.
         assert line["name"] in modules if line["name"] == "po_holder" else nameless or modules
 
 

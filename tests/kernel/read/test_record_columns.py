@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the reader returns has the types that the table of columns says."""
+"""Test that the columns of the reader have the dtypes in the table of columns."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Records with their allocation tags, and allocations that only a tag tells of."""
+"""Test records with allocation tags, and allocations that are only known by a tag."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from drgn_pageowner.storage.session import open_file
 
 @pytest.fixture(scope="module", params=profiling(), ids=_dump_id)
 def tagged(request: pytest.FixtureRequest) -> Dump:
-    """Every dump of a kernel that has tags."""
+    """Yield every dump of a kernel with allocation tags."""
     dump: Dump = request.param()
     if not dump.has_truth("proc/allocinfo"):
         pytest.skip("profiling was off for good")
@@ -59,7 +59,7 @@ def test_a_record_and_a_tag_are_one_row(tagged: Dump, rows: Snapshot) -> None:
     known = rows["tag"] >= 0
     assert known.mean() > 0.85
     assert set(rows.columns) >= {"pid", "ts_nsec", "handle", "tag"}
-    # The function of the tag is one of the stack, unless the compiler made it a part of another.
+    # The function of the tag is in the stack, unless the compiler inlined it.
     assert rows.tags is not None
     functions = [tag.function for tag in rows.tags.places]
     pairs = set(zip(rows["tag"][known].tolist(), rows.stack[known].tolist(), strict=True))
@@ -80,7 +80,7 @@ def test_rows_without_page_owner_come_from_tags(tagged: Dump, rows: Snapshot) ->
     assert (rows["pfn"] % rows.pages == 0).all()
     ends = rows["pfn"] + rows.pages
     assert (ends[:-1] <= rows["pfn"][1:]).all()
-    # The guest's module says what it allocated, and of which order.
+    # The guest's module logs its allocations and their orders.
     place = {pfn: row for row, pfn in enumerate(rows["pfn"].tolist())}
     checked = 0
     for fact in tagged.facts():
@@ -135,7 +135,7 @@ def test_page_names_the_tag_of_a_page_and_of_an_object(tagged: Dump) -> None:
         if fact.get("name") != "po_owners" or pages + objects > 40:
             continue
         if fact.get("what") == "leaked" and fact["func"] in ("po_lose_block", "po_lose_compound"):
-            # Its last page: a tail, or one that follows the first without a reference.
+            # The last page of the allocation: a tail page, or one without a reference count.
             pfn = int(fact["pfn"]) + (1 << int(fact["order"])) - 1
             info = page_report(tagged.linux, f"pfn:{pfn}")
             assert f"func:{fact['func']}" in (info.tag or "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Layouts of types, against what drgn says of their members."""
+"""Compare layouts of types with the members in drgn."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_pointers_have_the_type_of_their_targets(one_dump: Dump) -> None:
         assert types.layout(int(dentry.aim[offset // word])).name == target
         assert dentry.use[offset // word] == WordUse.ADDRESS
     assert use(one_dump, dentry, "struct dentry", "d_fsdata") == LINK
-    # Two integers in a word are no address: d_flags and d_seq.
+    # Two integers in a word are not an address: d_flags and d_seq.
     assert use(one_dump, dentry, "struct dentry", "d_flags") == WordUse.NOTHING
     assert one_dump.prog.type("struct dentry").member("d_name").offset in [
         offset for offset, part in dentry.parts if part == types.find("struct qstr")
@@ -58,7 +58,7 @@ def test_where_words_have_32_bits_integers_are_no_addresses(
     page = WordUse.ADDRESS | WordUse.MEMMAP
     assert vector.use.tolist() == [page, WordUse.NOTHING, WordUse.NOTHING]
     assert (vector.name, vector.repeat) == ("struct bio_vec []", True)
-    # page_link is unsigned long; dma_address has a type of its own.
+    # page_link is an unsigned long; dma_address is a dma_addr_t.
     entry = types.layout(types.find("struct scatterlist"))
     assert entry.use[0] == WordUse.ADDRESS | WordUse.NUMBER
     assert use(dump, entry, "struct scatterlist", "offset") == WordUse.NOTHING
@@ -71,7 +71,7 @@ def test_an_array_at_the_end_may_begin_before_the_end(one_dump: Dump) -> None:
     word = one_dump.linux.word.itemsize
     assert 0 < queue.flexible < queue.size
     assert (queue.use[queue.flexible // word :] & WordUse.ADDRESS != 0).all()
-    # One of length 0 in the middle is a mark.
+    # An array of length 0 in the middle only marks an offset.
     packet = types.layout(types.find("struct sk_buff"))
     assert packet.flexible == -1
     head = one_dump.prog.type("struct sk_buff").member("head").offset
@@ -120,7 +120,7 @@ def test_names_of_caches_tell_types(one_dump: Dump) -> None:
         "dentry": ("struct dentry", prog.type("struct dentry").size),
         "zs_handle-zswap1": ("unsigned long", word),
         "biovec-64": ("struct bio_vec []", 64 * prog.type("struct bio_vec").size),
-        # Of another size, of an unknown name, and of kmalloc().
+        # Caches with another object size, with an unknown name, and of kmalloc().
         "sighand_cache": (None, 24),
         "po_owners_item": (None, 160),
         "kmalloc-8": (None, 8),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What ``why`` says of each hop is evaluated by drgn, and must give the next one."""
+"""Evaluate the expressions of ``why`` with drgn; each must give the next hop."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from drgn_pageowner.kernel.linux.memmap import Memmap
 from drgn_pageowner.kernel.linux.translate import kernel_phys
 from drgn_pageowner.kernel.session import ProgramSession
 
-# How the last hop that has its type, or the first, is written, of each way to hold a page or object
-# that the guest has. "" is for what has no type.
+# Start of the expression of the last typed hop (or of the first hop), for each way in which the
+# guest holds a page or object. "" means that no hop has a type.
 PATTERNS = {
     # po_leak
     "array": 'prog["array"][',
@@ -47,7 +47,7 @@ PATTERNS = {
     "pipe": "struct pipe_buffer",
     "socket": ".sk_receive_queue.",
     "cache": ".slots[",
-    # po_owners, apart from names that po_leak has, too
+    # po_owners, without names that po_leak has, too
     "items": 'prog["item_list"].',
     "ring": 'prog["ring"]',
     "nodes": 'prog["tree"].rb_node',
@@ -67,7 +67,7 @@ PATTERNS = {
     "single": 'prog["dropped"][',
     "tree": 'prog["dropped"][',
 }
-# The member of a fact that tells where what is held is.
+# Kind of fact -> its member with the address or PFN.
 WHERE = {"held": "pfn", "heldobj": "va", "heldarea": "va", "heldpercpu": "cpu0"}
 VERDICTS = {
     "pfn_only": "known only by PFN",
@@ -81,18 +81,18 @@ VERDICTS = {
 
 
 class Held(NamedTuple):
-    """What the guest holds in one way."""
+    """Memory that the guest holds in one way."""
 
     how: str
     what: str
     start: int
-    """Address; of a page, its PFN."""
+    """Virtual address; for a page, its PFN."""
     size: int
-    """Size in bytes; of a page, number of pages."""
+    """Size in bytes; for a page, number of pages."""
 
 
 def held(dump: Dump) -> list[Held]:
-    """The first and the last of everything that the guest holds in each way."""
+    """Return the first and the last piece of memory that the guest holds in each way."""
     every: dict[tuple[str, str], list[Held]] = {}
     for fact in dump.facts():
         what = fact.get("what", "")
@@ -102,7 +102,7 @@ def held(dump: Dump) -> list[Held]:
         size = 1 << int(fact.get("order", "0")) if what == "held" else int(fact["size"])
         every.setdefault((what, fact["how"]), []).append(Held(fact["how"], what, start, size))
     if ("held", "percpu_alloc") not in every and ("held", "percpu") in every:
-        # Of an earlier po_leak: gcc optimized away where every second one was stored.
+        # In an earlier po_leak, gcc optimized away the variable with every second pointer.
         every["held", "percpu"] = every["held", "percpu"][::2]
     return [one for group in every.values() for one in (group[0], group[-1])]
 
@@ -119,7 +119,7 @@ def dump(request: pytest.FixtureRequest) -> Dump:
 
 @pytest.fixture(scope="module")
 def prog(dump: Dump) -> Program:
-    """The dump, with the DWARF of its modules."""
+    """Return the program of the dump, with the DWARF of its modules."""
     directory = dump.vmlinux.parent / "modules"
     modules = [*directory.glob("po_leak.ko"), *directory.glob("po_owners.ko")]
     symbols = (str(dump.vmlinux), *map(str, modules))
@@ -128,7 +128,7 @@ def prog(dump: Dump) -> Program:
 
 @pytest.fixture(scope="module")
 def chains(dump: Dump, prog: Program) -> list[tuple[Held, Any]]:
-    """What ``why`` says of everything that is held."""
+    """Return the output of ``why`` for all held memory."""
     every = held(dump)
     words = " ".join(
         f"pfn:{one.start}" if one.what == "held" else f"{one.start:#x}" for one in every
@@ -144,7 +144,7 @@ def chains(dump: Dump, prog: Program) -> list[tuple[Held, Any]]:
 
 
 def evaluated(prog: Program, expression: str) -> Object:
-    """What drgn's shell makes of it."""
+    """Evaluate an expression as drgn's shell does."""
     return eval(expression, default_globals(prog))
 
 
@@ -155,17 +155,17 @@ def pfn_of(prog: Program, address: int) -> int:
 
 
 def is_in_the_same(prog: Program, value: int, place: int) -> bool:
-    """Whether two addresses are in one slab object, or in one page or area."""
+    """Return whether two addresses are in the same slab object, page or area."""
     try:
         one, other = slab_object_info(prog, value), slab_object_info(prog, place)
     except (FaultError, ValueError, NotImplementedError):
-        # Of i386 drgn has no such helper.
+        # drgn lacks this helper for i386.
         one = other = None
     if one is not None and other is not None:
         return bool(one.address == other.address)
     if abs(value - place) < 16 * Kernel.of(prog).page_size:
         return True
-    # The one is an address of the direct map, the other one of an area.
+    # One address is in the direct map, the other in a vmalloc area.
     return pfn_of(prog, value) == pfn_of(prog, place)
 
 
@@ -205,7 +205,7 @@ def test_each_hop_evaluates_to_the_next(
 
 
 def is_of(prog: Program, address: int, one: Held) -> bool:
-    """Whether an address is of what is held."""
+    """Return whether an address is in the held memory."""
     if one.what == "held":
         # Several pages that were mapped or allocated together are one allocation.
         size = Kernel.of(prog).page_size
@@ -217,7 +217,7 @@ def is_of(prog: Program, address: int, one: Held) -> bool:
         return any(pfn_of(prog, at) in pages for at in start)
     if one.start <= address < one.start + one.size:
         return True
-    # The page of an area by its address in the direct map.
+    # A page of a vmalloc area, by its address in the direct map.
     return one.what == "heldarea" and pfn_of(prog, address) == pfn_of(prog, one.start)
 
 
@@ -227,15 +227,16 @@ def test_each_way_is_written_as_in_the_source(
     for one, found in chains[::2]:
         expressions = " ".join(hop["target_expression"] or "" for hop in found["chain"])
         wanted = PATTERNS[one.how]
-        # drgn does not know the direct map of i386: what uses it is written as arithmetic.
+        # drgn does not know the direct map of i386, so expressions use arithmetic.
         known = has_dwarf(prog) if "prog[" in wanted else not wanted.endswith("(") or knows(prog)
-        # Where nothing is dropped, a table has it, too, and a process may map a page of a file.
+        # If nothing is dropped, the table refers to the page, too; and a process may map a page of
+        # a file.
         others = ('prog["dropped"][', *(("follow_phys(",) if one.how == "cache" else ()))
         assert not known or any(word in expressions for word in (wanted, *others)), one
 
 
 def knows(prog: Program) -> bool:
-    """Whether drgn knows the direct map."""
+    """Return whether drgn knows the direct map."""
     try:
         return bool(pfn_to_virt(prog, 0))
     except NotImplementedError:
@@ -243,7 +244,7 @@ def knows(prog: Program) -> bool:
 
 
 def has_dwarf(prog: Program) -> bool:
-    """Whether the module's own variables have a type: those of some bundled modules have none."""
+    """Return whether the module's variables have a type; some bundled modules have no DWARF."""
     try:
         return bool(prog.variable("content_list").type_.type_name() == "struct list_head")
     except LookupError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A report of a machine typed by hand: its tables, its JSON and its Markdown say the same."""
+"""Test that tables, JSON and Markdown of a report of a hand-made machine agree."""
 
 from __future__ import annotations
 
