@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,15 @@ __all__ = (
     "distinct",
     "grouped",
     "ranges",
+    "slices",
     "sums",
 )
 
 
 Array = NDArray[Any]
+
+# Elements of an array that are processed at once, if the intermediate results are larger.
+_PIECE = 1 << 20
 
 
 def ascending(values: Array) -> Array:
@@ -97,6 +102,16 @@ def ranges(starts: Array, lengths: Array) -> Array:
     ends = np.cumsum(lengths)
     result: Array = np.arange(int(lengths.sum())) + np.repeat(starts - (ends - lengths), lengths)
     return result
+
+
+def slices(length: int, piece: int = _PIECE) -> Iterator[slice]:
+    """
+    Yield slices of at most *piece* elements that together cover an array of *length* elements.
+
+    Intermediate results of an operation on one slice at a time are small, whatever the length.
+    """
+    for start in range(0, length, piece):
+        yield slice(start, min(start + piece, length))
 
 
 def sums(groups: Array, weights: Array, number: int) -> Array:

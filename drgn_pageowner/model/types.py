@@ -202,6 +202,17 @@ class Pointers:
     def __len__(self) -> int:
         return len(self.place)
 
+    def span(self, places: Array) -> tuple[Array, Array]:
+        """
+        Find the pointers in each of *places*.
+
+        :return: Index of the first of them, and their number: ``int64``, a row per place.
+        """
+        # NumPy would convert the whole column to a wider type of *places*.
+        wanted = places.astype(self.place.dtype)
+        first = np.searchsorted(self.place, wanted)
+        return first, np.searchsorted(self.place, wanted, "right") - first
+
 
 class TypedBy(Kind):
     """The evidence for the type of a node (values of :attr:`HeapTypes.by`)."""

@@ -35,7 +35,6 @@ class Candidates:
 def evidence(
     candidates: Candidates,
     pointers: Pointers,
-    first: Array,
     slots: Slots,
     types: Array,
     origins: Array,
@@ -49,8 +48,6 @@ def evidence(
     disagrees if the type has no pointer at its offset, or one to a type that the target does not
     have. All other pointers are not counted.
 
-    :param first: ``int64``: index in *pointers* of the first pointer of each place; the last
-        element is the number of pointers.
     :param types: Type number of each place: ``int32``; -1 if unknown.
     :param origins: Offset in each place at which its type begins, in bytes: ``int32``.
     :return: Number of pointers that agree, and number that disagree, for each candidate:
@@ -62,8 +59,8 @@ def evidence(
         return none, none
     slots.need(candidates.type)
     node = candidates.node
-    count = first[node + 1] - first[node]
-    rows, which = ranges(first[node], count), np.repeat(np.arange(number), count)
+    first, count = pointers.span(node)
+    rows, which = ranges(first, count), np.repeat(np.arange(number), count)
     offset = pointers.offset[rows].astype(np.int64)
     chosen = (offset >= candidates.start[which]) & (offset < candidates.end[which])
     rows, which, offset = rows[chosen], which[chosen], offset[chosen]

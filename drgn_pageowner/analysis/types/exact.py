@@ -8,7 +8,7 @@ import numpy as np
 from drgn_pageowner.analysis.types.infer import infer_types
 from drgn_pageowner.analysis.types.slots import Slots
 from drgn_pageowner.analysis.types.unused import UnusedParts
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.heap import Heap, Word
 from drgn_pageowner.model.types import HeapTypes, TypedBy, WordUse
 
@@ -26,7 +26,7 @@ class ReferenceWords:
         self.types = types
         self._slots = Slots(types.table)
         pointers = heap.typing.pointers
-        use, sure = self.uses(pointers.place, pointers.offset.astype(np.int64))
+        use, sure = self.uses(pointers.place, pointers.offset)
         callbacks = np.flatnonzero(sure & (use & np.uint8(WordUse.CALLBACK) != 0))
         self.unused = UnusedParts(heap, types, self._slots, callbacks)
         unused = self.unused.has(pointers.place, pointers.offset)
@@ -39,7 +39,7 @@ class ReferenceWords:
         self.exact: Array = sure & address & ~unused
         """``bool``, a row per element of :attr:`Typing.pointers`: whether the word is a pointer
         according to a type that is certain."""
-        use, sure = self.uses(heap.pfn_holder, heap.pfn_offset.astype(np.int64))
+        use, sure = self.uses(heap.pfn_holder, heap.pfn_offset)
         number = use & np.uint8(WordUse.NUMBER) != 0
         # In objects of a cache with one type, a member that contains PFNs has a name that says so.
         number &= (use & np.uint8(WordUse.UNNAMED) == 0) | ~self._of_cache(heap.pfn_holder)
@@ -73,17 +73,22 @@ class ReferenceWords:
         Return the possible meanings of words, as far as the types of their nodes are certain.
 
         :param place: ``int32``, shape ``(n,)``: node or variable that contains each word.
-        :param offset: ``int64``, shape ``(n,)``: offset of the word in it, in bytes; -1 if unknown.
+        :param offset: Integers, shape ``(n,)``: offset of the word in it, in bytes; -1 if unknown.
         :return: Flags of :class:`WordUse` (``uint8``); and whether the type of the node or variable
             is certain and contains the word (``bool``).
         """
-        exact = self.types.exact[place] & (offset >= 0)
-        number = np.where(exact, self.types.type[place], -1).astype(np.int64)
-        self._slots.need(number)
-        inside = np.where(offset >= 0, offset - self.types.origin[place], -1)
-        slot = self._slots.of(number, inside)
-        sure = slot >= 0
-        return np.where(sure, self._slots.use[np.maximum(slot, 0)], 0).astype(np.uint8), sure
+        use, sure = np.zeros(len(place), np.uint8), np.zeros(len(place), bool)
+        for rows in slices(len(place)):
+            exact = np.flatnonzero(self.types.exact[place[rows]] & (offset[rows] >= 0))
+            exact += rows.start
+            mine = place[exact]
+            number = self.types.type[mine].astype(np.int64)
+            self._slots.need(number)
+            slot = self._slots.of(number, offset[exact].astype(np.int64) - self.types.origin[mine])
+            known = slot >= 0
+            use[exact[known]] = self._slots.use[slot[known]]
+            sure[exact[known]] = True
+        return use, sure
 
 
 def find_references(heap: Heap) -> ReferenceWords | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from drgn_pageowner.analysis.types.contents import Candidates, evidence
 from drgn_pageowner.analysis.types.slots import Slots
-from drgn_pageowner.model.arrays import Array, ranges
+from drgn_pageowner.model.arrays import Array, ranges, slices
 from drgn_pageowner.model.heap import Heap
 from drgn_pageowner.model.types import HeapTypes, TypedBy, WordUse
 
@@ -83,7 +83,6 @@ class _Inference:
         self.against = np.zeros(places, np.int32)
         self.fixed = np.zeros(places, bool)
         self.learned = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        self.first = np.searchsorted(self.pointers.place, np.arange(places + 1))
         self.banned = np.zeros(places, bool)
         self.content = np.zeros(places, np.int32)
         self.conflicts = 0
@@ -104,12 +103,15 @@ class _Inference:
         """Return the size of each node, in bytes: ``int64``; 0 for a root."""
         heap = self.heap
         room = np.zeros(heap.nodes, np.int64)
+        pointers = self.pointers
         # The records of a vmalloc area are one place, which extends to the last offset that a
         # pointer refers to.
         size = heap.inventory.memory.pages.facts.page_size
         room[: heap.first_object] = heap.records.pages * size
-        known = self.pointers.at >= 0
-        np.maximum.at(room, self.pointers.target[known], self.pointers.at[known] + 1)
+        for rows in slices(len(pointers)):
+            target, at = pointers.target[rows], pointers.at[rows]
+            farther = at >= room[target]
+            np.maximum.at(room, target[farther], at[farther].astype(np.int64) + 1)
         slabs = heap.slabs
         room[heap.first_object : heap.first_percpu] = np.repeat(slabs.size, slabs.objects)
         room[heap.first_percpu : heap.first_root] = heap.percpu.size
@@ -127,25 +129,29 @@ class _Inference:
     # --- votes --------------------------------------------------------------------------------
 
     def all_votes(self) -> _Votes:
-        """Return the votes of all typed nodes, and set :attr:`slot` for all pointers."""
-        self.slot, votes = self._votes_of(np.arange(len(self.pointers)))
+        """Return the votes of all typed nodes, and set :attr:`slot`."""
+        typed = np.flatnonzero(self.type >= 0)
+        self.slot, votes = self._votes_of(ranges(*self.pointers.span(typed)))
         return votes
 
-    def _votes_of(self, chosen: Array) -> tuple[Array, _Votes]:
+    def _votes_of(self, chosen: Array) -> tuple[tuple[Array, Array], _Votes]:
         """
-        Return the votes of some of the pointers.
+        Return the votes of some of the pointers, all of which are in typed places.
 
-        :return: The index of the word that each pointer is in its type (-1 for none), and the
-            votes.
+        :return: Indices of those pointers that are in a word of the type of their place, with the
+            index of that word: ``int64``; and the votes.
         """
         pointers = self.pointers
-        place, target = pointers.place[chosen], pointers.target[chosen]
+        place = pointers.place[chosen]
         types = self.type[place].astype(np.int64)
         self.slots.need(types)
         offset = pointers.offset[chosen].astype(np.int64)
         offset = np.where(offset >= 0, offset - self.origin[place], -1)
         slot = self.slots.of(types, offset)
-        aim = np.where(slot >= 0, self.slots.aim[np.maximum(slot, 0)], -1)
+        known = slot >= 0
+        chosen, place, slot = chosen[known], place[known], slot[known]
+        target = pointers.target[chosen]
+        aim = self.slots.aim[slot]
         at = pointers.at[chosen].astype(np.int64)
         # A pointer to its own node adds no information.
         good = (aim >= 0) & (at >= 0) & (at < _FARTHEST) & (place != target)
@@ -153,7 +159,7 @@ class _Inference:
         # A pointer to an array of unknown length only says something about its node if it points to
         # the start of the node; otherwise it points to a member.
         good[good] = (at[good] == 0) | ~self.slots.repeat[aim[good]]
-        return slot, _Votes.of(target[good], aim[good], at[good])
+        return (chosen, slot), _Votes.of(target[good], aim[good], at[good])
 
     def spread(self, fresh: Array) -> None:
         """
@@ -165,15 +171,13 @@ class _Inference:
             step += 1
             if step > _CHAIN and len(fresh) <= _CHAIN:
                 fresh = np.union1d(fresh, self._along(fresh))
-            first = self.first[fresh]
-            chosen = ranges(first, self.first[fresh + 1] - first)
-            slot, votes = self._votes_of(chosen)
+            slot, votes = self._votes_of(ranges(*self.pointers.span(fresh)))
             node, type_, origin, explained, total = self.decide(votes)
             free = (self.type[node] < 0) & ~self.banned[node] & (explained >= _AGREED * total)
             fresh = node[free]
             self.type[fresh], self.origin[fresh] = type_[free], origin[free]
             self.by[fresh] = TypedBy.POINTERS
-            fresh = np.union1d(fresh, self._like_siblings(chosen, slot))
+            fresh = np.union1d(fresh, self._like_siblings(*slot))
 
     def _along(self, fresh: Array) -> Array:
         """
@@ -376,17 +380,18 @@ class _Inference:
         targets all have one type, and add them to :attr:`learned`.
         """
         pointers, slots = self.pointers, self.slots
-        slot, target = self.slot, pointers.target
-        typed = (slot >= 0) & (pointers.at >= 0) & (self.type[target] >= 0)
-        typed &= slots.use[np.maximum(slot, 0)] & np.uint8(WordUse.LEARN) != 0
-        chosen = np.flatnonzero(typed)
-        node = target[chosen]
+        chosen, slot = self.slot
+        typed = slots.use[slot] & np.uint8(WordUse.LEARN) != 0
+        chosen, slot = chosen[typed], slot[typed]
+        typed = (pointers.at[chosen] >= 0) & (self.type[pointers.target[chosen]] >= 0)
+        chosen, slot = chosen[typed], slot[typed]
+        node = pointers.target[chosen]
         inside = (pointers.at[chosen] - self.origin[node]).astype(np.int64)
         type_ = self.type[node].astype(np.int64)
         self.slots.need(type_)
         good = (inside >= 0) & (inside < np.minimum(slots.size[type_], _FARTHEST))
         good &= ~slots.repeat[type_]
-        key = (slot[chosen][good] << 40) | (type_[good] << 18) | inside[good]
+        key = (slot[good] << 40) | (type_[good] << 18) | inside[good]
         claims, counts = np.unique(key, return_counts=True)
         of = claims >> 40
         total = np.zeros(len(slots.use), np.int64)
@@ -403,11 +408,11 @@ class _Inference:
         Give untyped targets of learned members the type of the other targets of these members.
 
         :param chosen: Indices of pointers: ``int64``.
-        :param slot: Index of the word that each of them is in its type, or -1.
+        :param slot: Index of the word that each of them is in its type.
         :return: The nodes that have a type now: ``int64``.
         """
         number, at = self.learned
-        known = (slot >= 0) & (slot < len(number))
+        known = slot < len(number)
         chosen, slot = chosen[known], slot[known]
         node, type_ = self.pointers.target[chosen], number[slot]
         free = (type_ >= 0) & (self.type[node] < 0) & ~self.banned[node]
@@ -440,7 +445,7 @@ class _Inference:
         return result
 
     def _evidence(self, candidates: Candidates) -> tuple[Array, Array]:
-        return evidence(candidates, self.pointers, self.first, self.slots, self.type, self.origin)
+        return evidence(candidates, self.pointers, self.slots, self.type, self.origin)
 
     def _of_choices(self) -> Array:
         """
@@ -450,13 +455,15 @@ class _Inference:
         :return: The nodes that got a type: ``int64``.
         """
         pointers = self.pointers
-        slot, _ = self._votes_of(np.arange(len(pointers)))
+        typed = np.flatnonzero(self.type >= 0)
+        (rows, slot), _ = self._votes_of(ranges(*self.pointers.span(typed)))
         words, types = self.slots.choices()
         first, end = (np.searchsorted(words, slot, side) for side in ("left", "right"))
-        free = (self.type[pointers.target] < 0) & ~self.banned[pointers.target]
-        rows = np.flatnonzero((slot >= 0) & (end > first) & free & (pointers.at >= 0))
-        count = (end - first)[rows]
-        which, type_ = np.repeat(rows, count), types[ranges(first[rows], count)]
+        target = pointers.target[rows]
+        free = (self.type[target] < 0) & ~self.banned[target]
+        chosen = (end > first) & free & (pointers.at[rows] >= 0)
+        rows, first, count = rows[chosen], first[chosen], (end - first)[chosen]
+        which, type_ = np.repeat(rows, count), types[ranges(first, count)]
         keys = np.stack([pointers.target[which], type_, pointers.at[which]]).astype(np.int64)
         node, type_, at = np.unique(keys, axis=1)
         self.slots.need(np.unique(type_))
@@ -517,7 +524,7 @@ class _Inference:
             self.consensus()
             if not len(changed) and (before == self.type).all():
                 self.learn()
-                self._like_siblings(np.arange(len(self.pointers)), self.slot)
+                self._like_siblings(*self.slot)
                 if (before == self.type).all():
                     break
             fresh = np.flatnonzero((before != self.type) & (self.type >= 0))

@@ -39,6 +39,8 @@ class UnusedParts:
         place, start, end = np.concatenate(parts, axis=1)
         order = np.lexsort((start, place))
         self._key, self._end = (place[order] << 32) | start[order], end[order]
+        self._partly = np.zeros(len(types.type), bool)
+        self._partly[place] = True
 
     def __len__(self) -> int:
         return len(self._key)
@@ -48,14 +50,17 @@ class UnusedParts:
         Return whether each word is in an unused part: ``bool``.
 
         :param place: ``int32``, shape ``(n,)``: node or variable that contains each word.
-        :param offset: ``int64``: offset of the word in it, in bytes; -1 if unknown.
+        :param offset: Integers: offset of the word in it, in bytes; -1 if unknown.
         """
-        if not len(self._key):
-            return np.zeros(len(place), bool)
-        key = (place.astype(np.int64) << 32) | np.maximum(offset, 0)
+        result = np.zeros(len(place), bool)
+        if not len(self._key) or not len(place):
+            return result
+        mine = np.flatnonzero(self._partly[place])
+        place, offset = place[mine].astype(np.int64), offset[mine].astype(np.int64)
+        key = (place << 32) | np.maximum(offset, 0)
         before = np.maximum(np.searchsorted(self._key, key, "right") - 1, 0)
         same = self._key[before] >> 32 == place
-        result: Array = (
+        result[mine] = (
             same & (key >= self._key[before]) & (offset < self._end[before]) & (offset >= 0)
         )
         return result

@@ -10,12 +10,14 @@ but its tables point past its end.
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.contents import DumpContents, PfnRanges, RangeBuilder
 
 __all__ = ("KDUMP_SIGNATURE", "KdumpLayout", "elf_contents", "kdump_contents", "kdump_layout")
@@ -36,6 +38,9 @@ _DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("
 _BITMAP_BYTES = 1 << 20
 """Number of bytes of a bitmap that are processed at once. They stand for 8 Mi pages, whose
 descriptors take 192 MiB."""
+
+_MOST_EXTENTS = 1 << 20
+"""Maximum number of stored parts of a sparse file that are looked for."""
 
 _PT_LOAD = 1
 _PN_XNUM = 0xFFFF
@@ -211,16 +216,70 @@ def elf_contents(file: BinaryIO, page_size: int) -> DumpContents | None:
     there = np.clip(size - offset, 0, in_file)
     first = -(-physical // page_size)
     listed = PfnRanges.union(first, (physical + in_file) // page_size)
+    present = PfnRanges.union(first, (physical + there) // page_size)
     exists = PfnRanges.union(first, (physical + np.maximum(in_memory, in_file)) // page_size)
     return DumpContents(
         format="ELF",
         page_size=page_size,
         listed=listed,
-        present=PfnRanges.union(first, (physical + there) // page_size),
+        present=present,
         excluded=exists.minus(listed),
+        zero=present.minus(_stored(file, offset, physical, there, page_size)),
         incomplete=bool(flags & _ELF_INCOMPLETE),
         size=size,
     )
+
+
+def _stored(
+    file: BinaryIO, offset: Array, physical: Array, sizes: Array, page_size: int
+) -> PfnRanges:
+    """
+    Find the pages of segments of which any byte is stored in the file, not in a hole of it.
+
+    :param offset: Offset of each segment in the file, in bytes: ``int64``; *physical* is its
+        physical address, and *sizes* the size of what is in the file.
+    """
+    start, end = _extents(file)
+    # Each pair of a segment and an extent that overlap; extents are ascending and disjoint.
+    low = np.searchsorted(end, offset, "right")
+    number = np.maximum(np.searchsorted(start, offset + sizes) - low, 0)
+    segment, extent = np.repeat(np.arange(len(offset)), number), ranges(low, number)
+    first = np.maximum(start[extent] - offset[segment], 0) + physical[segment]
+    last = np.minimum(end[extent] - offset[segment], sizes[segment]) + physical[segment]
+    return PfnRanges.union(first // page_size, -(-last // page_size))
+
+
+def _extents(file: BinaryIO) -> tuple[Array, Array]:
+    """
+    Find the parts of a sparse file that are stored: start and end of each (``int64``), ascending.
+
+    If the file system does not tell, or there are very many, the rest of the file is one part.
+    """
+    size = file.seek(0, 2)
+    found: list[tuple[int, int]] = []
+    place = 0
+    try:
+        descriptor = file.fileno()
+        before = os.lseek(descriptor, 0, os.SEEK_CUR)
+        try:
+            while place < size and len(found) < _MOST_EXTENTS:
+                start = os.lseek(descriptor, place, os.SEEK_DATA)
+                place = os.lseek(descriptor, start, os.SEEK_HOLE)
+                found.append((start, place))
+        finally:
+            # The file object buffers what is at its own position.
+            os.lseek(descriptor, before, os.SEEK_SET)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            # Only a hole is left.
+            place = size
+        else:
+            # Not a file of the operating system, or of a file system that does not tell.
+            found, place = [], 0
+    if place < size:
+        found.append((place, size))
+    parts = np.array(found, np.int64).reshape(-1, 2)
+    return parts[:, 0], parts[:, 1]
 
 
 def _segments(file: BinaryIO) -> tuple[int, Array, Array, Array, Array] | None:

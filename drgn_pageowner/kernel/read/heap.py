@@ -362,6 +362,9 @@ class HeapReader:
         source = self.source
         wanted = np.flatnonzero(source != -1)
         self._pages_read = len(wanted)
+        contents = self._kernel.contents
+        if contents is not None and len(contents.zero):
+            wanted = wanted[~contents.zero.has(self._pages.pfns(wanted))]
         pieces = list(self.pieces(wanted))
         batches = list(_batches(pieces))
         numbers = self.numbers

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +95,44 @@ def test_an_elf_core_has_the_pages_of_its_segments(kdump: Kdump) -> None:
     marked = contents_of_bytes(kdump.elf(incomplete=True)[: -10 * 4096 - 1])
     assert marked.incomplete
     assert len(marked.lost) == 11
+
+
+def test_holes_of_a_sparse_elf_core_are_zero_pages(tmp_path: Path) -> None:
+    block, path = 1 << 16, tmp_path / "core"
+    # Segments of 8 and of 4 blocks of the file system, which share a block in the file.
+    sizes, physical = (8 * block - 4096, 4 * block), (0x100000, 0x10000000)
+    offsets = (block, block + sizes[0])
+    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 4, 62, 1, 0, 64, 0, 0, 64,
+                         56, 2, 0, 0, 0)  # fmt: skip
+    for at, start, size in zip(offsets, physical, sizes, strict=True):
+        header += struct.pack("<IIQQQQQQ", 1, 7, at, 0, start, size, size, 0)
+    stored = (1, 2, 5, 8)
+    with path.open("wb") as file:
+        file.write(header)
+        for number in stored:
+            file.seek(number * block)
+            file.write(b"x" * block)
+        file.truncate(sum(sizes) + block)
+    with path.open("rb") as file:
+        if os.lseek(file.fileno(), 0, os.SEEK_HOLE) == path.stat().st_size:
+            pytest.skip("this file system has no holes")
+        found = elf_contents(file, 4096)
+        file.seek(100)
+        assert file.read() == path.read_bytes()[100:]
+    assert found is not None
+    memory = path.read_bytes()
+    pfns = pfns_of(found.present)
+    places = {
+        (start + offset) // 4096: at + offset
+        for at, start, size in zip(offsets, physical, sizes, strict=True)
+        for offset in range(0, size, 4096)
+    }
+    assert pfns == sorted(places)
+    empty = [pfn for pfn in pfns if not any(memory[places[pfn] : places[pfn] + 4096])]
+    assert pfns_of(found.zero) == empty
+    assert len(empty) == (sum(sizes) - len(stored) * block) // 4096
+    # A file object that is no file of the operating system has no holes.
+    assert not len(contents_of_bytes(memory).zero)
 
 
 def test_garbage_is_no_dump() -> None:
