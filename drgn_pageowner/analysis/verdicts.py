@@ -253,7 +253,7 @@ def _leaks(report: Report, min_pages: int) -> Iterator[Verdict]:
             "note",
             f"{counted(leaks.by_number_pages, 'more page')} "
             f"({pages_size(leaks.by_number_pages * size)}) {are(leaks.by_number_pages)} known only "
-            "by PFN: that may be enough for the owner.",
+            "by PFN: their owner may refer to them in this way.",
         )
 
 
@@ -407,6 +407,6 @@ def _unread(report: Report) -> Verdict:
     return Verdict(
         "unread",
         "warning",
-        f"{number} thing{'s' * (number != 1)} could not be read or found out.",
+        f"{number} fact{'s' * (number != 1)} could not be read or determined.",
         report.problems[0] + (f" (and {number - 1} more, below)" if number > 1 else ""),
     )

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     else:
         before, after, relation = _records(sessions, names, columns)
         if "handle" in wanted.where and not relation.addresses:
-            raise UsageError("--handle: a text does not say the handles of the other")
+            raise UsageError("--handle: a text has no handles of the kernel")
         if "handle" in wanted.where and not relation.same_boot:
             raise UsageError(f"--handle: handles are of one boot, but {relation.why}")
         result = diff(

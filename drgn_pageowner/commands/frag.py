@@ -158,7 +158,7 @@ def _drgn(args: argparse.Namespace, out: TextIO) -> int:
     views = args.view or ["summary"]
     _check_views([view for view in views if view != "all"])
     if len(views) > 1 or views[0] not in _VIEW_LINES or args.explain is not None:
-        raise UsageError(f"--drgn: of one of these views: {', '.join(_VIEW_LINES)}")
+        raise UsageError(f"--drgn: only for one of these views: {', '.join(_VIEW_LINES)}")
     if args.by == "tag" or (views == ["why"] and args.order is None):
         raise UsageError("--drgn: not by tag, and why needs --order")
     imports, loop = _VIEW_LINES[views[0]]

@@ -58,7 +58,7 @@ for hop in result.references:
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     if args.drgn:
         if len(args.what) > 1:
-            raise UsageError("--drgn: of one page or object")
+            raise UsageError("--drgn: only for one page or object")
         lines = _DRGN.format(
             types=not args.no_types, what=args.what[0], limit=limit_of(args, _LIMIT) or sys.maxsize
         )

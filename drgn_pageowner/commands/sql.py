@@ -82,10 +82,10 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 def _statement(database: Any, query: str) -> Any:
     statements = database.extract_statements(query)
     if len(statements) != 1:
-        raise UsageError(f"sql takes one statement, and these are {len(statements)}")
+        raise UsageError(f"sql takes one statement, not {len(statements)}")
     kind = str(statements[0].type).rpartition(".")[2]
     if kind not in _QUERIES:
-        raise UsageError(f"sql only queries, and this is {kind}: begin with select, from or with")
+        raise UsageError(f"sql only queries, but this is {kind}: begin with select, from or with")
     return statements[0]
 
 

@@ -148,7 +148,7 @@ def _drgn(args: argparse.Namespace, out: TextIO) -> int:
     """
     least = any(getattr(args, name, None) for name in ("min_pages", "min_size"))
     if args.skip or args.depth is not None or least or (args.slab and args.by != ["stack"]):
-        raise UsageError("--drgn: of records by --by, with --sort, --limit and filters")
+        raise UsageError("--drgn: only for records, with --by, --sort, --limit and filters")
     wanted = filter_of(args)
     if args.slab:
         return print_lines(_DRGN_SLAB.format(limit=limit_of(args, _LIMIT)), args, out)

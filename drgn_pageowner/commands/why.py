@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     if args.drgn:
         refuse(args, {"all": False})
         if len(args.what) > 1:
-            raise UsageError("--drgn: of one page or object")
+            raise UsageError("--drgn: only for one page or object")
         lines = _DRGN.format(types=not args.no_types, what=args.what[0])
         return print_lines(lines, args, out)
     heap = session.heap(types=not args.no_types)

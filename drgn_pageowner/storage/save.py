@@ -185,9 +185,7 @@ def _searched(search: Callable[[], LeakSearch], records: Columns) -> LeakSearch:
     found = search()
     # Without page_owner records, the search found allocations from the state of pages instead.
     if found.recorded and not np.array_equal(np.sort(found.records["pfn"]), records["pfn"]):
-        raise PageOwnerError(
-            "records came and went during the search: save what a running kernel dumps instead"
-        )
+        raise PageOwnerError("records changed during the search: save a dump of the kernel instead")
     return found
 
 

@@ -183,7 +183,7 @@ class SnapshotSession:
             return {name: known[name] for name in ("id", "size", "build_id")}
 
     def heap(self, *, types: bool = False) -> Heap:
-        self._only_memory_knows("who points to whom")
+        self._only_memory_knows("the pointers between allocations")
 
     def typed_word(self, address: int) -> tuple[str, str] | None:
         self._only_memory_knows("the types of objects")
@@ -208,7 +208,7 @@ class SnapshotSession:
         return load_object_owners(self._file, self.inventory().slabs, self._facts.page_size)
 
     def slab_objects(self, objects: Array) -> ObjectFacts:
-        self._only_memory_knows("where objects are")
+        self._only_memory_knows("the addresses of objects")
 
     def layout_pack(self) -> bytes:
         raise PageOwnerError(
@@ -217,21 +217,21 @@ class SnapshotSession:
         )
 
     def contents(self, nodes: Array) -> Contents:
-        self._only_memory_knows("what is in pages")
+        self._only_memory_knows("the contents of memory")
 
     def memory_at(self, addresses: Array, size: int) -> Sequence[bytes]:
-        self._only_memory_knows("what is in pages")
+        self._only_memory_knows("the contents of memory")
 
     def target(self, what: str) -> HeapTarget:
-        self._only_memory_knows("who points to whom")
+        self._only_memory_knows("the pointers between allocations")
 
     def words(
         self, sources: Array, targets: Array, *, numbers: bool = False, limit: int = 1 << 30
     ) -> list[Word]:
-        self._only_memory_knows("who points to whom")
+        self._only_memory_knows("the pointers between allocations")
 
     def mappings(self, target: HeapTarget, limit: int = 1 << 30) -> list[Word]:
-        self._only_memory_knows("what maps a page")
+        self._only_memory_knows("the page tables of processes")
 
     def page(self, what: str) -> PageInfo:
         from drgn_pageowner.storage.machine import PAGE_COLUMNS
@@ -249,8 +249,8 @@ class SnapshotSession:
 
     def _only_memory_knows(self, what: str) -> NoReturn:
         raise PageOwnerError(
-            f"{self.path} is a snapshot, and only the memory itself knows {what}: ask the dump "
-            "(-c) that it was made of"
+            f"{self.path} is a snapshot, which does not contain {what}: use the dump (-c) that it "
+            "was saved from"
         )
 
 

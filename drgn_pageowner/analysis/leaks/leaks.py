@@ -396,7 +396,7 @@ def _group(found: LeakSearch, rows: Array, verdict: int, sizes: Array, of: _Of) 
     confidence, reasons = _confidence(verdict, signs)
     by_types = _by_types(found, rows)
     if by_types and Reachability(verdict) in LOST:
-        reasons.append(f"words that equal an address of {by_types:,} are no pointers by their type")
+        reasons.append(f"words that equal an address of {by_types:,} are numbers by their type")
     return LeakGroup(
         verdict=Reachability(verdict).label,
         allocations=allocations,
@@ -502,13 +502,13 @@ class _Signs:
         if self.gaps:
             found.append("the dump lacks memory that may hold it")
         if self.age is not None and self.age < _IN_FLIGHT_NS:
-            found.append("allocated in the last second: somebody may have been about to store it")
+            found.append("allocated in the last second: the only pointer may be in a register")
         if self.share < _FEW:
             found.append("more than 9 in 10 allocations of this stack are held")
         if self.chance >= _COMMON:
             found.append(
-                f"{self.chance:.0%} of such PFNs are words by chance: who holds one by that is "
-                "not known"
+                f"{self.chance:.0%} of such PFNs are words by chance: references by PFN "
+                "cannot be recognized"
             )
         return found
 

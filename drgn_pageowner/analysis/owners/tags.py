@@ -246,7 +246,7 @@ def _why(
         reasons.append("marked inaccurate: some of it was allocated without room for the tag")
     if difference and not reasons:
         if counted and not calls:
-            reasons.append("its counter is wrong: it has bytes in no allocation")
+            reasons.append("its counter is wrong: it has bytes, but no allocations")
         else:
             reasons.append("not known: allocated or freed while the dump was taken, or damaged")
     return "; ".join(reasons) or None

@@ -180,7 +180,7 @@ def _cache_numbers(caches: list[Cache], pointers: Array) -> Array:
 
 def _caches(kernel: Kernel, problems: list[str]) -> Iterator[Cache]:
     if not has_member(kernel.prog.type("struct kmem_cache"), "offset"):
-        problems.append("this kernel's slab allocator is not SLUB: free objects are not told")
+        problems.append("this kernel's slab allocator is not SLUB: free objects are unknown")
         return
     for cache in slab_caches(kernel, kernel.gaps):
         try:

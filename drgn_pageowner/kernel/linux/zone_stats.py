@@ -69,7 +69,7 @@ def _stats(kernel: Kernel, zone: Object, names: dict[str, int]) -> ZoneStats:
     else:
         watermarks = [int(mark) for mark in zone.watermark]
     pcp = 0
-    with kernel.tolerate("the CPUs' own lists of free pages cannot be read: how long is unknown"):
+    with kernel.tolerate("the CPUs' own lists of free pages cannot be read: sizes are unknown"):
         pcp = sum(int(pages.count) for pages in _per_cpu_pages(kernel, zone))
     return ZoneStats(
         populated=int(zone.present_pages) != 0,

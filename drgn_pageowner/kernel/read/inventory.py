@@ -69,7 +69,7 @@ class InventoryReader:
                 problems += [line for line in records.problems if line not in problems]
             except PageOwnerError as error:
                 self.no_records = str(error)
-                problems.append(f"records cannot be had: {error}")
+                problems.append(f"records cannot be read: {error}")
         self.stacks = task_stacks(kernel, kernel.gaps)
         self.vmap: VmapAreas = read_vmap_areas(kernel, memory.pages, self.stacks, kernel.gaps)
         self._areas = {area.start: area for area in self.vmap.areas}

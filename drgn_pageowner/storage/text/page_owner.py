@@ -283,8 +283,8 @@ def read_page_owner(file: TextFile, facts: Facts) -> tuple[Snapshot, Bodies]:
     problems = reader.damage.problems()
     if reader.lost:
         problems.append(
-            f"{reader.lost:,} record{'s' * (reader.lost != 1)} of the text had a line that makes "
-            "no sense, and cannot be without it"
+            f"{reader.lost:,} record{'s' * (reader.lost != 1)} of the text left out: a required "
+            "line cannot be parsed"
         )
     return (
         Snapshot(
