@@ -46,7 +46,7 @@ from drgn_pageowner.analysis.owners.summary import consistency
 from drgn_pageowner.errors import PageOwnerError, internal_error
 from drgn_pageowner.model.arrays import Array, sums
 from drgn_pageowner.model.crash import Crash
-from drgn_pageowner.model.heap import Heap, Inventory, LeakSearch
+from drgn_pageowner.model.heap import FileUse, Heap, Inventory, LeakSearch
 from drgn_pageowner.model.info import Consistency
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kernel import Facts
@@ -125,6 +125,8 @@ class Report:
     this kernel records these."""
     holders: Mapping[str, Holders] = field(default_factory=dict)
     """Largest holders by ``process`` and ``driver``, as far as this kernel records these."""
+    files: Sequence[FileUse] = ()
+    """The files with most pages in the page cache."""
     flame: Flame | None = None
     ages: list[AgeBand] | None = None
     leaks: Leaks | None = None
@@ -168,6 +170,7 @@ def report(inputs: ReportInputs) -> Report:
     if inventory is not None:
         classes = cache(lambda: page_classes(inventory))
         add("use of pages", lambda: _of_pages(inventory, classes()))
+        parts["files"] = inventory.files
         if inventory.records is not None:
             add("processes and drivers", lambda: _of_holders(inventory, classes()))
             add("suspects", lambda: {"suspects": suspects(inventory, classes())})

@@ -184,6 +184,7 @@ def _owners(report: Report) -> Iterator[Verdict]:
         yield Verdict(
             "owners", "note", f"{what} {pages_size(present * size)} are: {', '.join(parts)}."
         )
+    yield from _largest_process(report)
     top = report.tops.get("allocator")
     if top is not None and top.groups:
         first = top.groups[0]
@@ -197,6 +198,22 @@ def _owners(report: Report) -> Iterator[Verdict]:
             + f"({share(first.pages, top.pages)} of what is recorded).",
         )
     yield from _hidden(report)
+
+
+def _largest_process(report: Report) -> Iterator[Verdict]:
+    processes = report.holders.get("process")
+    if processes is None or not processes.holders:
+        return
+    one = processes.holders[0]
+    name = " ".join(str(part) for part in (one.name, one.key) if part is not None)
+    gone = ", which is gone," if one.alive is False else ""
+    yield Verdict(
+        "owners",
+        "note",
+        f"The process that asked for most is {name}{gone}: {pages_size(one.bytes)} "
+        f"({share(one.pages, processes.pages)} of what is recorded).",
+        f"Command line: {one.command_line}." if one.command_line else "",
+    )
 
 
 def _hidden(report: Report) -> Iterator[Verdict]:

@@ -111,6 +111,20 @@ class AreaKind(Kind):
 
 
 @dataclass(frozen=True)
+class FileUse:
+    """A file with pages in the page cache, shared memory included."""
+
+    path: str | None
+    """``None`` if it is unknown, for example because the file was deleted."""
+    filesystem: str | None
+    """Name of the type of the file system: ``"ext4"``, ``"tmpfs"``."""
+    inode: int | None
+    """Number of the inode."""
+    pages: int
+    """Number of base pages in memory."""
+
+
+@dataclass(frozen=True)
 class Area:
     """A ``struct vm_struct``: a range of virtual addresses and the pages that it maps, in order."""
 
@@ -185,6 +199,10 @@ class Inventory:
     """Names of the loaded modules."""
     tasks: Mapping[int, str] = field(default_factory=dict)
     """Comm of every task, by pid."""
+    command_lines: Mapping[int, str] = field(default_factory=dict)
+    """Command line of every process, by process ID, where the dump has it."""
+    files: Sequence[FileUse] = ()
+    """The files with most pages in the page cache, largest first."""
     counters: Mapping[str, int] = field(default_factory=dict)
     """The kernel's counters, summed over zones and nodes, by the name of their enumerator
     (``"NR_FILE_PAGES"``) or variable (``"nr_vmalloc_pages"``). Per-CPU differences are

@@ -12,7 +12,7 @@ from drgn_pageowner.escape import word
 from drgn_pageowner.render.table import ages, counted, csv_row, pages_size, share, table
 from drgn_pageowner.render.terminal import columns
 
-__all__ = ("classes_text", "holder_text", "holders_csv", "holders_table")
+__all__ = ("classes_text", "command_text", "holder_text", "holders_csv", "holders_table")
 
 # Width of the columns other than "classes" in a narrow table, in characters.
 _OTHERS = 44
@@ -33,6 +33,12 @@ def holder_text(holder: Holder, by: str) -> str:
     if holder.now is not None:
         text += f" (now {word(holder.now)})"
     return text
+
+
+def command_text(holder: Holder) -> str | None:
+    """Return the command line of a process that says more than its name; ``None`` if none does."""
+    line = holder.command_line
+    return None if line is None or line == holder.name else word(line)
 
 
 def classes_text(classes: Mapping[str, int], page_size: int, room: int) -> str:
@@ -56,6 +62,9 @@ def holders_table(result: Holders, page_size: int) -> Iterator[str]:
     grouped = any(holder.cgroup is not None for holder in result.holders)
     if grouped:
         headers += ["cgroup", "charged"]
+    commands = any(command_text(holder) for holder in result.holders)
+    if commands:
+        headers.append("command line")
     room = max(columns() - _OTHERS, _LEAST)
     rows = []
     for holder in result.holders:
@@ -71,10 +80,12 @@ def holders_table(result: Holders, page_size: int) -> Iterator[str]:
             charged = holder.cgroup_pages
             row.append(word(holder.cgroup) if holder.cgroup else "-")
             row.append("-" if charged is None else pages_size(charged * page_size))
+        if commands:
+            row.append(command_text(holder) or "")
         rows.append(row)
     if rows:
         spare = ("age", "charged", "cgroup", "share")
-        yield table(rows, headers, right=(0, 1, 2), spare=spare) + "\n"
+        yield table(rows, headers, right=(0, 1, 2), spare=spare, below=commands) + "\n"
     shown = sum(holder.pages for holder in result.holders)
     yield (
         f"{len(rows):,} of {result.number_of_holders:,} {_MANY[result.by]} shown: "
@@ -90,7 +101,7 @@ def holders_csv(result: Holders, page_size: int) -> Iterator[str]:
     text = io.StringIO()
     writer = csv.writer(text)
     names = ("name", "pages", "bytes", "allocations", "oldest_ns", "newest_ns", "alive", "now",
-             "cgroup", "cgroup_pages")  # fmt: skip
+             "cgroup", "cgroup_pages", "command_line")  # fmt: skip
     writer.writerow([result.by, *names, "classes"])
     for holder in result.holders:
         classes = ";".join(f"{kind}={pages}" for kind, pages in holder.classes.items())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import Area, Inventory, Slabs, area_of_text, record_of_row
+from drgn_pageowner.model.heap import Area, FileUse, Inventory, Slabs, area_of_text, record_of_row
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.pages import CmaArea, FreeLists, Memory, Pages, ZoneStats
 from drgn_pageowner.model.records import Snapshot
@@ -143,6 +143,8 @@ def inventory_tables(inventory: Inventory) -> tuple[dict[str, Columns], dict[str
         "slab_problems": slabs.problems,
         "modules": as_json(inventory.modules),
         "tasks": as_json(inventory.tasks),
+        "command_lines": as_json(inventory.command_lines),
+        "files": as_json(inventory.files),
         "counters": as_json(inventory.counters),
         "problems": inventory.problems,
         "gaps": inventory.gaps,
@@ -172,6 +174,8 @@ def _inventory(file: Container, memory: Memory, records: Snapshot | None) -> Inv
         buffers=uses["buffers"],
         modules=restore(list[str], known["modules"]),
         tasks=restore(dict[int, str], known["tasks"]),
+        command_lines=restore(dict[int, str], known.get("command_lines", {})),
+        files=restore(list[FileUse], known.get("files", [])),
         counters=restore(dict[str, int], known["counters"]),
         problems=restore(list[str], known["problems"]),
         gaps=restore(list[str], known.get("gaps", [])),

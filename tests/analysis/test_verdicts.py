@@ -64,7 +64,8 @@ def test_a_healthy_machine_has_no_finding() -> None:
 @pytest.mark.parametrize(("pages", "level"), [(12, "note"), (13, "warning")])
 def test_much_memory_of_drivers_is_a_warning(pages: int, level: str) -> None:
     machine = Machine("k" * pages + "a" * (128 - pages))
-    [_, _, hidden] = of_area(judge(judged(machine, Record(0, LEAK))), "owners")
+    [_, process, _, hidden] = of_area(judge(judged(machine, Record(0, LEAK))), "owners")
+    assert process.text.startswith("The process that asked for most is ")
     assert hidden.level == level
     assert "which /proc/meminfo does not show" in hidden.text
 

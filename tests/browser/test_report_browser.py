@@ -198,6 +198,49 @@ def test_processes_and_drivers_come_first_and_are_those_of_json(
         assert shown == held[: len(shown)]
 
 
+def test_files_are_those_of_json(wide: Opened, numbers: dict[str, Any]) -> None:
+    shown = wide.texts("[data-table=files] tbody tr td:first-child")
+    files = numbers["files"]
+    assert "/bin/busybox" in {one["path"] for one in files}
+    assert [text.strip() for text in shown] == [
+        one["path"] or "(no path)" for one in files[: len(shown)]
+    ]
+    pages = wide.texts("[data-table=files] tbody tr td:nth-child(2)")
+    assert pages == [f"{one['pages']:,}" for one in files[: len(pages)]]
+    first = wide.texts("[data-table=process] tbody tr:first-child")[0]
+    assert "Command line: /bin/truth" in first
+
+
+# The chart (or what holds it) below a heading, and the elements between the two.
+PAPER = """() => [...document.querySelectorAll('.chart')].map(chart => {
+    const before = [];
+    let one = chart;
+    while (one && !/^H[23]$/.test(one.tagName)) {
+        one = one.previousElementSibling || one.parentElement;
+        const style = getComputedStyle(one);
+        if (!one.contains(chart) && style.display !== 'none') before.push(style.breakAfter);
+    }
+    return [one && one.textContent, getComputedStyle(chart).breakInside, before];
+})"""
+
+
+def test_no_heading_is_parted_from_its_chart_on_paper(wide: Opened) -> None:
+    wide.page.emulate_media(media="print")
+    charts = wide.page.evaluate(PAPER)
+    assert len(charts) >= 4
+    for title, inside, before in charts:
+        assert title
+        assert inside == "avoid", title
+        assert before, title
+        assert set(before) == {"avoid"}, title
+    cards = "[...document.querySelectorAll('.card:has(.facts)')]"
+    assert wide.page.evaluate(f"{cards}.map(card => getComputedStyle(card).breakInside)") == [
+        "avoid", "avoid", "avoid"][: wide.page.locator(".card:has(.facts)").count()]  # fmt: skip
+    pdf = wide.page.pdf(format="A4")
+    assert pdf.startswith(b"%PDF")
+    wide.page.emulate_media(media="screen")
+
+
 def test_views_of_the_flame_graph_are_those_of_json(wide: Opened, numbers: dict[str, Any]) -> None:
     stacks = numbers["flame"]["stacks"]
     whole = {

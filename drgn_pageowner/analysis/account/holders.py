@@ -44,6 +44,8 @@ class Holder:
     newest_ns: int | None
     alive: bool | None = None
     """Whether the process exists, or the module is loaded; ``None`` where that is not known."""
+    command_line: str | None = None
+    """Command line of the process, where the dump has it."""
     now: str | None = None
     """Current name of the process with this ID, if it differs from :attr:`name`."""
     cgroup: str | None = None
@@ -136,6 +138,7 @@ def holders(
                 oldest_ns=oldest[number] if oldest is not None else None,
                 newest_ns=newest[number] if newest is not None else None,
                 alive=alive,
+                command_line=_command_line(by, key, inventory),
                 now=now,
                 cgroup=cgroup,
                 cgroup_pages=charged,
@@ -254,6 +257,12 @@ def _cgroups(records: Snapshot, code: Array) -> dict[int, tuple[str, int]]:
         holder, group = divmod(int(pairs[place]), most)
         found[holder] = records.memcgs[group].path, int(totals[group])
     return found
+
+
+def _command_line(by: str, key: str | int | None, inventory: Inventory | None) -> str | None:
+    if by != "process" or key is None or inventory is None:
+        return None
+    return inventory.command_lines.get(int(key))
 
 
 def _life(

@@ -48,7 +48,7 @@ def read_stack_list(kernel: Kernel) -> StackList:
     stacks, bad = read_stacks(kernel, np.unique(handles))
     number = stacks.index(handles)
     if len(bad):
-        problems.append(f"the stack depot lacks {counted(len(bad), 'stack')} of page_owner's list")
+        problems.append(f"{counted(len(bad), 'stack')} of page_owner's list not in the stack depot")
         handles, number = handles[number >= 0], number[number >= 0]
     depths = stacks.depths()[number]
     offsets = np.zeros(len(number) + 1, np.int64)
@@ -117,5 +117,5 @@ def _handles(kernel: Kernel, records: list[int], problems: list[str]) -> Array:
         except FaultError:
             missing += 1
     if missing:
-        problems.append(f"the dump lacks {counted(missing, 'stack')} of page_owner's list")
+        problems.append(f"{counted(missing, 'stack')} of page_owner's list not in the dump")
     return np.array(found, np.uint32)

@@ -10,11 +10,12 @@ import numpy as np
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.cmdline import command_lines
 from drgn_pageowner.kernel.linux.kallsyms import module_names
 from drgn_pageowner.kernel.linux.kasan import find_shadow
 from drgn_pageowner.kernel.linux.kernel_tables import kernel_tables
 from drgn_pageowner.kernel.linux.kfence import find_kfence
-from drgn_pageowner.kernel.linux.mapping import block_device_mappings
+from drgn_pageowner.kernel.linux.mapping import block_device_mappings, file_of
 from drgn_pageowner.kernel.linux.percpu import first_chunk
 from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride
 from drgn_pageowner.kernel.linux.slab import read_slabs
@@ -36,6 +37,7 @@ from drgn_pageowner.model.heap import (
     INVENTORY_COLUMNS,
     Area,
     AreaKind,
+    FileUse,
     Inventory,
     Metadata,
     record_of_row,
@@ -48,6 +50,9 @@ __all__ = ("InventoryReader",)
 # States of pages that the kernel uses for itself. Pages in other states are not kernel page tables,
 # even if a damaged table refers to them.
 _MAY_BE_TABLES = (PageState.TABLE, PageState.KERNEL, PageState.RESERVED, PageState.NOREF)
+
+# Files that are named; the pages of smaller ones are in the classes alone.
+_FILES = 50
 
 
 class InventoryReader:
@@ -87,6 +92,8 @@ class InventoryReader:
             buffers=self._buffers(problems),
             modules=module_names(kernel),
             tasks={stack.pid: stack.comm for stack in self.stacks},
+            command_lines=command_lines(kernel),
+            files=self._files(),
             counters=read_counters(kernel, memory.zones),
             stacks=self._direct_stacks(),
             problems=kernel.problems(problems, slabs.problems),
@@ -155,6 +162,24 @@ class InventoryReader:
             rows = np.flatnonzero(self.pages.state == PageState.FILE)
             result[rows[np.isin(self.pages["mapping"][rows], mappings)]] = True
         return result
+
+    def _files(self) -> list[FileUse]:
+        """Get the files with most pages in the page cache."""
+        pages = self.pages
+        rows = np.flatnonzero(np.isin(pages.state, (PageState.FILE, PageState.SHMEM)))
+        # Only the first page of a large folio points to the file.
+        heads = pages["head"][rows] if "head" in pages.columns else rows
+        mappings = pages["mapping"][heads]
+        pointers, counts = np.unique(mappings[mappings != 0], return_counts=True)
+        found = []
+        for place in np.argsort(-counts, kind="stable")[:_FILES].tolist():
+            address, file = int(pointers[place]), {"path": None}
+            with self.kernel.tolerate("the files at {} cannot be read", of=f"{address:#x}"):
+                file = file_of(self.kernel, address, 0)
+            found.append(
+                FileUse(file["path"], file.get("filesystem"), file.get("inode"), int(counts[place]))
+            )
+        return found
 
     def _section_arrays(self) -> Iterator[tuple[int, int, int]]:
         """Yield the kind, address and size of every memmap and page_ext array."""

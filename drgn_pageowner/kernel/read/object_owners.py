@@ -198,7 +198,7 @@ def _depot_stacks(kernel: Kernel, handles: Array, problems: list[str]) -> Stacks
         problems.append(f"stacks of slab objects are unknown: no stack depot can be read ({error})")
         return Stacks.empty()
     if len(lost):
-        problems.append(f"the stack depot lacks {counted(len(lost), 'stack')} of slab objects")
+        problems.append(f"{counted(len(lost), 'stack')} of slab objects not in the stack depot")
     return stacks
 
 

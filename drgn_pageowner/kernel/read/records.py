@@ -48,7 +48,7 @@ from drgn_pageowner.model.records import Memcg, Snapshot, latest
 from drgn_pageowner.model.stacks import Stacks
 from drgn_pageowner.model.tags import Tags, tag_stacks
 from drgn_pageowner.progress import progress
-from drgn_pageowner.units import counted, have
+from drgn_pageowner.units import are, counted, have
 
 __all__ = ("ALL_COLUMNS", "read_records")
 
@@ -397,6 +397,6 @@ def _problems(counts: OwnerCounts, pages: _PageColumns) -> list[str]:
 def _bad_handles(columns: dict[str, Array], bad: Array) -> str:
     records = int(np.isin(columns["handle"], bad).sum()) if "handle" in columns else 0
     return (
-        f"stacks are unknown: the stack depot lacks {counted(len(bad), 'handle')} "
-        f"(of {counted(records, 'record')})"
+        f"{counted(len(bad), 'stack handle')} (of {counted(records, 'record')}) {are(len(bad))} "
+        "not in the stack depot: what they stand for is unknown"
     )

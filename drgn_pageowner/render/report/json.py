@@ -35,6 +35,7 @@ def report_object(report: Report) -> dict[str, Any]:
             key: top_object(top, lambda frame: [str(frame)]) for key, top in report.tops.items()
         },
         "holders": report.holders,
+        "files": report.files,
         "flame": report.flame,
         "ages": report.ages,
         "leaks": report.leaks,

@@ -13,9 +13,10 @@ from drgn_pageowner.analysis.leaks.owners import LeakOwner, leak_owners
 from drgn_pageowner.analysis.owners.allocator import allocator_name
 from drgn_pageowner.analysis.owners.group import Group, Top
 from drgn_pageowner.analysis.report import Frag, Report
+from drgn_pageowner.model.heap import FileUse
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.render.blockmap import CELL_CLASSES, cell_class
-from drgn_pageowner.render.holders import classes_text, holder_text
+from drgn_pageowner.render.holders import classes_text, command_text, holder_text
 from drgn_pageowner.render.leaks import pfns_text, tasks_text
 from drgn_pageowner.render.table import age, ages, are, counted, pages_size, share
 from drgn_pageowner.render.text import kernel_text
@@ -92,6 +93,8 @@ def tables(report: Report) -> dict[str, Table]:
     if report.account is not None:
         found += _account(report)
     found += [_holders(one, report.facts) for one in report.holders.values()]
+    if report.files:
+        found.append(_files(report.files, report.facts))
     found += [_top(key, top, report.facts) for key, top in _in_order(report)]
     if report.leaks is not None:
         found.append(_leaks(report.leaks, report.facts))
@@ -159,7 +162,9 @@ def _holders(result: Holders, facts: Facts) -> Table:
             charged = one.cgroup_pages
             cells.append(TableCell(one.cgroup or "-"))
             cells.append(TableCell("-") if charged is None else size(charged, facts))
-        rows.append(Row(cells, _all_classes(one, facts)))
+        command = command_text(one)
+        more = [f"Command line: {command}"] if command is not None else []
+        rows.append(Row(cells, [*more, *_all_classes(one, facts)]))
     columns = [result.by, "pages", "size", "share", "holds", "age"]
     numeric = [1, 2, 3, 5]
     if grouped:
@@ -170,6 +175,24 @@ def _holders(result: Holders, facts: Facts) -> Table:
         note += " This kernel does not record the process of a thread: threads are apart."
     title = _HOLDER_TITLES[result.by]
     return Table(result.by, title, columns, numeric, rows, result.number_of_holders, note)
+
+
+def _files(files: Sequence[FileUse], facts: Facts) -> Table:
+    rows = [
+        Row(
+            [
+                name(file.path) if file.path is not None else TableCell("(no path)"),
+                number(file.pages),
+                size(file.pages, facts),
+                TableCell(file.filesystem or "-"),
+                TableCell("-" if file.inode is None else str(file.inode), file.inode),
+            ]
+        )
+        for file in files
+    ]
+    columns = ("file", "pages", "size", "file system", "inode")
+    note = "Page cache and shared memory, whoever read or wrote it."
+    return Table("files", "Files in memory", columns, (1, 2, 4), rows, len(rows), note)
 
 
 def _all_classes(one: Holder, facts: Facts) -> list[str]:

@@ -98,7 +98,8 @@ def test_json_has_what_the_table_shows(
         document = json.loads(said)
         status, table, _ = ask(session, f"top --by {by} --limit 0")
         assert status == 0
-        lines = table.splitlines()[2:]
+        # The command line of a process is below it.
+        lines = [line for line in table.splitlines()[2:] if not line.startswith("    /")]
         for one, line in zip(document["holders"], lines, strict=False):
             assert line.split()[0] == f"{one['pages']:,}"
         status, csv, _ = ask(session, f"top --by {by} --format csv")
@@ -128,3 +129,17 @@ def test_a_kernel_that_records_no_pid_has_drivers_alone(
     status, said, _ = ask(session, "top --by driver")
     assert status == 0
     assert "po_leak" in said
+
+
+def test_a_process_has_the_program_that_it_runs(
+    dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
+) -> None:
+    session = live(dump_named("linux-6.12/traps"))
+    _, said, _ = ask(session, "top --by process --format json")
+    lines = {one["key"]: one["command_line"] for one in json.loads(said)["holders"]}
+    assert lines[1] == "/bin/truth"
+    assert lines[2] is None
+    _, said, _ = ask(session, "top --by process --limit 1")
+    assert "/bin/truth\n" in said
+    _, said, _ = ask(session, "top --by driver")
+    assert "/bin/" not in said

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Read the command lines of processes, as ``proc_pid_cmdline_read()`` of fs/proc/base.c does."""
+
+from __future__ import annotations
+
+from drgn import Object, container_of
+from drgn.helpers.linux.fs import d_path
+from drgn.helpers.linux.mm import cmdline
+
+from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, unless_mistaken
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.linux.tasks import every_task
+
+__all__ = ("command_lines",)
+
+# Arguments may have 2 MiB, a quarter of the stack (fs/exec.c); nobody reads that many.
+_MOST_ARGUMENTS = 2 << 20
+_LONGEST = 400
+
+
+def command_lines(kernel: Kernel) -> dict[int, str]:
+    """
+    Get the command line of every process, by process ID (``tgid``).
+
+    It is in the memory of the process, which most dumps lack; the path of the program is printed
+    instead then (``mm->exe_file``). Kernel threads have neither.
+
+    :return: Arguments with spaces between them. Bytes that are not UTF-8 become surrogates.
+    """
+    found: dict[int, str] = {}
+    for task in every_task(kernel, []):
+        try:
+            if not task.mm or int(task.pid) != int(task.tgid):
+                continue
+            pid, text = int(task.pid), _arguments(task) or _program(task)
+        except DAMAGE as error:
+            unless_mistaken(error)
+            continue
+        if text:
+            found[pid] = text[:_LONGEST].decode(errors="surrogateescape")
+    return found
+
+
+def _arguments(task: Object) -> bytes:
+    """Return the arguments of a process; empty if they are not in the dump."""
+    if int(task.mm.arg_end) - int(task.mm.arg_start) not in range(1, _MOST_ARGUMENTS):
+        return b""
+    try:
+        return b" ".join(cmdline(task) or ()).strip(b"\0 ")
+    except DAMAGE as error:
+        # Also if drgn does not translate user addresses of this architecture.
+        unless_mistaken(error)
+        return b""
+
+
+def _program(task: Object) -> bytes:
+    """Return the path of the program that a process runs; empty if it has none."""
+    file = task.mm.exe_file.read_()
+    if not file:
+        return b""
+    # d_path() follows the parents to the root; check first that these chains end.
+    mount = container_of(file.f_path.mnt.read_(), "struct mount", "mnt")
+    for dentry in (
+        file.f_path.dentry.read_(),
+        *(one.mnt_mountpoint.read_() for one in chain(mount, lambda mount: mount.mnt_parent)),
+    ):
+        list(chain(dentry, lambda dentry: dentry.d_parent))
+    return d_path(file.f_path.address_of_())
