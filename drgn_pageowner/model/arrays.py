@@ -108,7 +108,7 @@ def slices(length: int, piece: int = _PIECE) -> Iterator[slice]:
     """
     Yield slices of at most *piece* elements that together cover an array of *length* elements.
 
-    Intermediate results of an operation on one slice at a time are small, whatever the length.
+    If an operation is done on one slice at a time, its intermediate results are small.
     """
     for start in range(0, length, piece):
         yield slice(start, min(start + piece, length))

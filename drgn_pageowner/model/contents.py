@@ -114,7 +114,7 @@ class DumpContents:
     excluded: PfnRanges = field(default_factory=PfnRanges.empty)
     """Pages that exist on the machine and were excluded by the dump level."""
     zero: PfnRanges = field(default_factory=PfnRanges.empty)
-    """Pages of :attr:`present` that are holes of a sparse file: all their bytes are zero."""
+    """Pages of :attr:`present` that are in holes of a sparse file: all their bytes are zero."""
     level: int | None = None
     """makedumpfile's dump level: a sum of 1 (zero pages), 2 (cache), 4 (private cache), 8 (user
     data) and 16 (free pages); ``None`` if the file does not say."""

@@ -204,11 +204,12 @@ class Pointers:
 
     def span(self, places: Array) -> tuple[Array, Array]:
         """
-        Find the pointers in each of *places*.
+        Find the pointers that each of *places* contains.
 
-        :return: Index of the first of them, and their number: ``int64``, a row per place.
+        :return: Index of the first pointer, and number of pointers: ``int64``, a row per place.
         """
-        # NumPy would convert the whole column to a wider type of *places*.
+        # Convert *places* first: NumPy would otherwise convert the whole column to their wider
+        # type.
         wanted = places.astype(self.place.dtype)
         first = np.searchsorted(self.place, wanted)
         return first, np.searchsorted(self.place, wanted, "right") - first

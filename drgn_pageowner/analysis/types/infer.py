@@ -138,8 +138,8 @@ class _Inference:
         """
         Return the votes of some of the pointers, all of which are in typed places.
 
-        :return: Indices of those pointers that are in a word of the type of their place, with the
-            index of that word: ``int64``; and the votes.
+        :return: Indices of the pointers that are at a word of the type of their place, and the
+            index of this word in :attr:`slots`: ``int64``; and the votes.
         """
         pointers = self.pointers
         place = pointers.place[chosen]

@@ -40,7 +40,7 @@ _BITMAP_BYTES = 1 << 20
 descriptors take 192 MiB."""
 
 _MOST_EXTENTS = 1 << 20
-"""Maximum number of stored parts of a sparse file that are looked for."""
+"""Maximum number of parts of a sparse file to search for."""
 
 _PT_LOAD = 1
 _PN_XNUM = 0xFFFF
@@ -234,7 +234,7 @@ def _stored(
     file: BinaryIO, offset: Array, physical: Array, sizes: Array, page_size: int
 ) -> PfnRanges:
     """
-    Find the pages of segments of which any byte is stored in the file, not in a hole of it.
+    Find the pages of segments that are not entirely in holes of the file.
 
     :param offset: Offset of each segment in the file, in bytes: ``int64``; *physical* is its
         physical address, and *sizes* the size of what is in the file.
@@ -251,9 +251,11 @@ def _stored(
 
 def _extents(file: BinaryIO) -> tuple[Array, Array]:
     """
-    Find the parts of a sparse file that are stored: start and end of each (``int64``), ascending.
+    Find the parts of a sparse file that are not holes: start and end of each (``int64``),
+    ascending.
 
-    If the file system does not tell, or there are very many, the rest of the file is one part.
+    If the file system does not report holes, or there are very many parts, the rest of the file is
+    returned as one part.
     """
     size = file.seek(0, 2)
     found: list[tuple[int, int]] = []
@@ -267,14 +269,14 @@ def _extents(file: BinaryIO) -> tuple[Array, Array]:
                 place = os.lseek(descriptor, start, os.SEEK_HOLE)
                 found.append((start, place))
         finally:
-            # The file object buffers what is at its own position.
+            # Restore the position, because the file object buffers the data at its position.
             os.lseek(descriptor, before, os.SEEK_SET)
     except OSError as error:
         if error.errno == errno.ENXIO:
-            # Only a hole is left.
+            # The rest of the file is a hole.
             place = size
         else:
-            # Not a file of the operating system, or of a file system that does not tell.
+            # Not a file of the operating system, or the file system does not report holes.
             found, place = [], 0
     if place < size:
         found.append((place, size))
