@@ -41,6 +41,20 @@ class Frame(NamedTuple):
     allocation tag."""
     size: int
     module: str | None
+    called: bool = True
+    """Whether the code in front of the PC calls a function, as in front of every return address;
+    true if that is not known. False of a module's frame means that the address was in another
+    module, which was unloaded, or that an interrupt or exception came there."""
+
+    @property
+    def replaced(self) -> bool:
+        """
+        Whether the function is of a module that was loaded where the caller's module had been.
+
+        This holds unless the frame was interrupted: see
+        :func:`~drgn_pageowner.analysis.owners.stack_table.replaced`.
+        """
+        return self.module is not None and not self.called
 
     def __str__(self) -> str:
         if self.name is None:

@@ -45,11 +45,14 @@ __all__ = (
 
 TEXT = "text"
 _PLACES = {"filename": TEXT, "module": TEXT, "function": TEXT, "lineno": "i8"}
+_FRAMES = {
+    "pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT, "called": "b1",
+}  # fmt: skip
 TABLES: dict[str, dict[str, str]] = {
     "stacks": {"handle": "u4", "depth": "i4", "used_by": "u1", "kernel_pages": "i8"},
     "stack_frames": {"frame": "i4"},
     "pcs": {"pc": "u8"},
-    "frames": {"pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT},
+    "frames": _FRAMES,
     "page_ranges": {"start_pfn": "i8", "pages": "i8"},
     "pages": {
         "flags": "u8", "free_order": "i1", "head": "i8", "mapcount": "i4", "mapping": "u8",
@@ -68,7 +71,7 @@ TABLES: dict[str, dict[str, str]] = {
     "slab_owners": {"tag": "i4", "handle": "u4", "pid": "i4", "memcg": "i4"},
     "slab_stacks": {"handle": "u4", "depth": "i4"},
     "slab_pcs": {"pc": "u8"},
-    "slab_frames": {"pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT},
+    "slab_frames": _FRAMES,
     "slab_tags": _PLACES,
     "areas": {"start": "u8", "size": "u8", "pages": "i8", "kind": TEXT},
     "area_pages": {"row": "i8"},
@@ -82,7 +85,7 @@ TABLES: dict[str, dict[str, str]] = {
         "tag": TEXT, "memcg": TEXT, "fingerprint": "i4",
     },
     "lost_stacks": {"depth": "i4"},
-    "lost_frames": {"pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT},
+    "lost_frames": _FRAMES,
     "record_tags": _PLACES,
     "tags": {
         **_PLACES, "bytes": "i8", "calls": "i8", "inaccurate": "b1", "listed": "b1",
@@ -92,15 +95,14 @@ TABLES: dict[str, dict[str, str]] = {
     "stack_list": {"handle": "u4", "pages": "i8", "depth": "i4"},
     "stack_list_frames": {"frame": "i4"},
     "stack_list_pcs": {"pc": "u8"},
-    "stack_list_names": {
-        "pc": "u8", "name": TEXT, "offset": "i8", "size": "u8", "module": TEXT,
-    },
+    "stack_list_names": _FRAMES,
 }  # fmt: skip
 """The columns of every table, and the types to which they are converted."""
 
 # Columns that not every kernel has, and columns that files of earlier versions lack.
 _OPTIONAL = {
     ("stacks", "kernel_pages"),
+    *((name, "called") for name, table in TABLES.items() if table is _FRAMES),
     *(("lost_objects", name) for name in ("tag", "memcg", "fingerprint")),
     *(("leaks", name) for name in ("evidence", "fingerprint", "order", "tag")),
     *(("tags", field.name) for field in fields(TagSums)),

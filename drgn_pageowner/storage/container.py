@@ -302,6 +302,9 @@ class Container:
             require(all(type(number) is int and number >= 0 for number in numbers), "parts")
             require(part["offset"] + part["length"] <= self._map.size(), "parts")
         rows, allocated = self._file.metadata.num_rows, head["allocated"]
+        about = self._file.metadata
+        sizes = [about.row_group(number).num_rows for number in range(about.num_row_groups)]
+        require(min(sizes, default=0) >= 0 and sum(sizes) == rows, "row groups")
         require(type(allocated) is int and 0 <= allocated <= rows, "allocated")
         for name, kind in (("unavailable", str), ("facts", object)):
             require(isinstance(head[name], dict), name)

@@ -68,13 +68,15 @@ def frame_table(frames: Iterable[Frame]) -> Columns:
         "offset": np.array([frame.offset for frame in rows], np.int64),
         "size": np.array([frame.size for frame in rows], np.uint64),
         "module": [frame.module for frame in rows],
+        "called": np.array([frame.called for frame in rows], bool),
     }
 
 
 def read_frames(table: Columns) -> list[Frame]:
     """Load frames from the table of :func:`frame_table`."""
-    columns = (v.tolist() if isinstance(v, np.ndarray) else v for v in table.values())
-    return [Frame(*row) for row in zip(*columns, strict=True)]
+    names = [name for name in Frame._fields if name in table]
+    columns = [v.tolist() if isinstance(v := table[name], np.ndarray) else v for name in names]
+    return [Frame(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
 def record_tables(

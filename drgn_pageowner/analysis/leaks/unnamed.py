@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Frames without a symbol: code of a module that was unloaded, or freed init code of any module."""
+"""
+Frames without a symbol of their own: code of a module that was unloaded, or freed init code of any
+module. Another module may have been loaded in its place since.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from drgn_pageowner.analysis.owners.allocator import plain_name
-from drgn_pageowner.analysis.owners.stack_table import StackTable
+from drgn_pageowner.analysis.owners.stack_table import StackTable, replaced
 from drgn_pageowner.model.arrays import Array, ranges
 
 __all__ = ("freed_init", "module_is_gone")
@@ -25,7 +28,7 @@ def freed_init(table: StackTable) -> Array:
     init function is the frame called by one of :data:`_INIT_CALLERS`. Its callees are init code as
     well if they are in the same page, or between it and a named function of a module.
     """
-    unnamed = table.marks(lambda frame: frame.name is None)
+    unnamed = _unnamed(table)
     callers = table.marks(lambda frame: plain_name(frame.name or "") in _INIT_CALLERS)
     called = unnamed.copy()
     called[:-1] &= callers[1:]
@@ -37,7 +40,7 @@ def freed_init(table: StackTable) -> Array:
     # The unnamed frames in a row that end with the init function.
     places = np.arange(len(unnamed))
     before = np.maximum.accumulate(np.where(unnamed, -1, places))[last[loading]]
-    in_module = table.marks(lambda frame: frame.module is not None)
+    in_module = table.marks(lambda frame: frame.module is not None) & ~unnamed
     whole = (before >= table.starts[loading]) & in_module[before]
     page = np.array([frame.pc >> _PAGE_SHIFT for frame in table.frames], np.uint64)[table.code]
     first = np.maximum(before + 1, table.starts[loading])
@@ -50,5 +53,13 @@ def freed_init(table: StackTable) -> Array:
 
 
 def module_is_gone(table: StackTable) -> Array:
-    """Return whether a frame has no symbol because its module was unloaded: a row per stack."""
-    return table.any(table.marks(lambda frame: frame.name is None) & ~freed_init(table))
+    """
+    Return whether a module in a stack was unloaded, so that a frame has no symbol or one of the
+    module that was loaded in its place: a row per stack.
+    """
+    return table.any(_unnamed(table) & ~freed_init(table))
+
+
+def _unnamed(table: StackTable) -> Array:
+    """Find frames without a symbol of the code that was called: ``bool``, a row per frame."""
+    return table.marks(lambda frame: frame.name is None) | replaced(table)

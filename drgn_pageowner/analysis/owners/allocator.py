@@ -78,10 +78,12 @@ def allocator_of(frames: list[Frame]) -> Frame | None:
     """
     Return the allocator: the first of *frames* outside the memory manager; if all frames are inside
     it, the outermost frame; ``None`` if there are no frames.
+
+    It has no name if a module that was loaded later has taken the place of its module.
     """
     for frame in frames:
         if frame.name is None or not is_allocation_function(frame.name):
-            return frame
+            return Frame(frame.pc, None, 0, 0, None) if frame.replaced else frame
     return frames[-1] if frames else None
 
 
@@ -97,7 +99,8 @@ def allocator_name(frames: list[Frame]) -> str:
 
 def module_name(frames: list[Frame]) -> str:
     """Return the module of the innermost frame that is in a module; empty if none is."""
-    return next((frame.module for frame in frames if frame.module is not None), "")
+    found = (frame.module for frame in frames if frame.module is not None and frame.called)
+    return next(found, "")
 
 
 def kind_of_frame(frame: Frame) -> str | None:

@@ -8,6 +8,7 @@ here loops over stacks in Python.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,8 +25,14 @@ __all__ = (
     "kinds_of_stacks",
     "modules_of_stacks",
     "per_stack",
+    "replaced",
     "with_stack",
 )
+
+# Entry code of x86 (asm_exc_page_fault, asm_sysvec_apic_timer_interrupt; before v5.8 page_fault,
+# apic_timer_interrupt) and arm64 (el1h_64_irq; before v5.14 el1_irq).
+_ENTRY = re.compile(r"(asm_)?(exc|sysvec)_|asm_common|\w*page_fault$|\w*interrupt$|error_entry|"
+                    r"ret_from_intr|el1")  # fmt: skip
 
 
 class StackTable:
@@ -96,6 +103,23 @@ class StackTable:
         return np.repeat(np.arange(len(self)), self.ends - self.starts)
 
 
+def replaced(table: StackTable) -> Array:
+    """
+    Find the frames that are named after a module which took the place of their own.
+
+    Such an address has no call in front of it. Neither has the address where an interrupt or an
+    exception came: the frame inside of it is the kernel's entry code.
+
+    :return: ``bool``, the shape of :attr:`StackTable.code`.
+    """
+    result = table.marks(lambda frame: frame.replaced)
+    entered = table.marks(lambda frame: bool(_ENTRY.match(frame.name or "")))
+    starts = np.zeros(len(result) + 1, bool)
+    starts[table.starts] = True
+    result[1:] &= ~entered[:-1] | starts[1:-1]
+    return result
+
+
 def allocator_codes(table: StackTable) -> Array:
     """
     Find the allocator of each stack, as
@@ -121,7 +145,7 @@ def allocator_names(table: StackTable) -> Array:
     """
 
     def name(frame: Frame) -> str:
-        if frame.name is None:
+        if frame.name is None or frame.replaced:
             return f"{frame.pc:#x}"
         return frame.name + (f" [{frame.module}]" if frame.module else "")
 
@@ -134,7 +158,7 @@ def modules_of_stacks(table: StackTable) -> Array:
 
     :return: ``object`` (str), a row per stack; empty if none is.
     """
-    place = table.first(table.marks(lambda frame: frame.module is not None))
+    place = table.first(table.marks(lambda frame: frame.module is not None) & ~replaced(table))
     code = np.append(table.code, len(table.frames))[place]
     return _texts([*(frame.module or "" for frame in table.frames), ""], code)
 

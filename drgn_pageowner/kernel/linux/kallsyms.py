@@ -8,7 +8,9 @@ is needed.
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +28,15 @@ from drgn_pageowner.kernel.dump.bulk import (
     struct_dtype,
     symbol_address,
 )
-from drgn_pageowner.kernel.dump.damage import DAMAGE, every_entry, name_of, unless_mistaken
+from drgn_pageowner.kernel.dump.damage import (
+    DAMAGE,
+    every_entry,
+    name_of,
+    suppress_damage,
+    unless_mistaken,
+)
 from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
+from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.translate import image_range
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.stacks import Frame
@@ -186,8 +195,14 @@ class Kallsyms:
         self,
         core: _CoreSymbols | None,
         modules: list[_ModuleSymbols],
+        called: Callable[[list[int]], list[bool]] | None = None,
     ) -> None:
+        """
+        :param called: Function that determines :attr:`Frame.called
+            <drgn_pageowner.model.stacks.Frame.called>` of PCs; ``None`` if nothing can.
+        """
         self._core = core
+        self._called = called
         spans = sorted((base, end, module) for module in modules for base, end, _ in module.ranges)
         self._starts = [span[0] for span in spans]
         self._spans = spans
@@ -199,7 +214,14 @@ class Kallsyms:
         :param pcs: ``uint64``, shape ``(n,)``.
         :return: A frame for each PC, which has no name if no symbol is found.
         """
-        return [self._frame(pc) for pc in pcs.tolist()]
+        frames = [self._frame(pc) for pc in pcs.tolist()]
+        if self._called is not None:
+            inside = [number for number, frame in enumerate(frames) if frame.module is not None]
+            called = self._called([frames[number].pc for number in inside])
+            for number, value in zip(inside, called, strict=True):
+                if not value:
+                    frames[number] = frames[number]._replace(called=False)
+        return frames
 
     def _frame(self, pc: int) -> Frame:
         frame = None
@@ -475,7 +497,23 @@ def load_kallsyms(kernel: Kernel) -> Kallsyms:
         name = _module_name(module)
         with kernel.tolerate("the symbols of module {} cannot be read: it has no names", of=name):
             modules.append(_module_symbols(kernel, module))
-    return Kallsyms(core, modules)
+    return Kallsyms(core, modules, functools.partial(_called, kernel))
+
+
+def _called(kernel: Kernel, pcs: list[int]) -> list[bool]:
+    """Return whether the code in front of each of *pcs* calls a function; true if not known."""
+    arch = arch_of(kernel)
+    size = arch.call_size
+    if not size or not pcs:
+        return [True] * len(pcs)
+    code = np.zeros((len(pcs), size), np.uint8)
+    known = np.zeros(len(pcs), bool)
+    for number, pc in enumerate(pcs):
+        with suppress_damage():
+            code[number] = np.frombuffer(kernel.prog.read(pc - size, size), np.uint8)
+            known[number] = True
+    result: list[bool] = (arch.calls(code) | ~known).tolist()
+    return result
 
 
 _FINDER = "pageowner modules"

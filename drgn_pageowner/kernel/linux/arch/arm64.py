@@ -13,6 +13,7 @@ from drgn_pageowner.kernel.dump.damage import suppress_damage
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.pgtable import Format
 from drgn_pageowner.kernel.linux.arch.base import Arch
+from drgn_pageowner.model.arrays import Array
 
 __all__ = ("Arm64",)
 
@@ -37,6 +38,7 @@ class Arm64(Arch):
     irq_stack_pointers = ("irq_stack_ptr",)
     # GITS_BASER_VALID of include/linux/irqchip/arm-gic-v3.h.
     address_mark = 1 << 63
+    call_size = 4
 
     def page_table_format(self, kernel: Kernel) -> Format | None:
         va_bits, shift = kernel.vmcoreinfo.number("VA_BITS"), kernel.page_shift
@@ -61,6 +63,13 @@ class Arm64(Arch):
                     layout = format_.with_address_bits(bits)
                 init_mm = kernel.prog["init_mm"].address_of_()
                 yield layout, int(follow_phys(init_mm, address))
+
+    def calls(self, code: Array) -> Array:
+        # BL, BLR, and BLR with pointer authentication (BLRAA and its like).
+        words = np.ascontiguousarray(code).view("<u4")[:, 0]
+        found: Array = (words >> 26 == 0x25) | (words & 0xFFFFFC1F == 0xD63F0000)
+        found |= words & 0xFEFFF800 == 0xD63F0800
+        return found
 
     def kasan_shadow(self, kernel: Kernel, format_: Format) -> tuple[int, int] | None:
         # The shadow ends where the upper half of the addresses of VA_BITS_MIN bits begins, at

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 from drgn.helpers.linux.mm import pfn_to_virt
 
 from drgn_pageowner.kernel.dump.bulk import find_object
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.pgtable import Format
+from drgn_pageowner.model.arrays import Array
 
 __all__ = ("Arch",)
 
@@ -55,6 +57,20 @@ class Arch:
             the location is unknown for this architecture.
         """
         return None
+
+    call_size = 0
+    """Number of bytes in front of a return address that :meth:`calls` needs; 0 if it is not known
+    here how calls are encoded."""
+
+    def calls(self, code: Array) -> Array:
+        """
+        Find the return addresses that have a call instruction in front of them.
+
+        :param code: The :attr:`call_size` bytes in front of each address: ``uint8``, shape
+            ``(n, call_size)``.
+        :return: ``bool``, shape ``(n,)``.
+        """
+        return np.ones(len(code), bool)
 
     def direct_map(self, kernel: Kernel) -> int:
         """

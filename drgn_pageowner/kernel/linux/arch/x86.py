@@ -15,12 +15,28 @@ from drgn_pageowner.kernel.dump.damage import suppress_damage
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.pgtable import Format
 from drgn_pageowner.kernel.linux.arch.base import Arch
+from drgn_pageowner.model.arrays import Array
 
 __all__ = ("I386", "X86_64")
 
 
 # KASAN_SHADOW_OFFSET of arch/x86/Kconfig, the same for four and five levels of page tables.
 _KASAN_SHADOW_OFFSET = 0xDFFFFC0000000000
+
+
+def _call_size(modrm: int) -> int:
+    """
+    Get the size in bytes of CALL r/m (opcode FF /2) by its ModR/M byte: that and the opcode, a SIB
+    byte if R/M is 4, and a displacement; 0 if the byte is of another instruction.
+    """
+    mod, rm = modrm >> 6, modrm & 7
+    if modrm >> 3 & 7 != 2:
+        return 0
+    displacement = {0: 4 if rm == 5 else 0, 1: 1, 2: 4, 3: 0}[mod]
+    return 2 + (rm == 4 and mod != 3) + displacement
+
+
+_CALL_SIZES = np.array([_call_size(modrm) for modrm in range(256)], np.uint8)
 
 
 class X86_64(Arch):  # noqa: N801
@@ -30,6 +46,7 @@ class X86_64(Arch):  # noqa: N801
     # memory.
     image_ends = ("_end", "__brk_limit", "__bss_stop")
     irq_stacks = ("irq_stack_backing_store", "exception_stacks")
+    call_size = 7
 
     def page_table_format(self, kernel: Kernel) -> Format:
         levels = 5 if kernel.vmcoreinfo.number("pgtable_l5_enabled") else 4
@@ -56,6 +73,13 @@ class X86_64(Arch):  # noqa: N801
             if root.size >= 2 * kernel.page_size:
                 init_mm = kernel.prog["init_mm"].address_of_()
                 yield format_, int(follow_phys(init_mm, root.address)) + kernel.page_size
+
+    def calls(self, code: Array) -> Array:
+        # CALL rel32, or CALL r/m.
+        found: Array = code[:, -5] == 0xE8
+        for length in (2, 3, 4, 6, 7):
+            found |= (code[:, -length] == 0xFF) & (_CALL_SIZES[code[:, 1 - length]] == length)
+        return found
 
     def kasan_shadow(self, kernel: Kernel, format_: Format) -> tuple[int, int] | None:
         lowest = (1 << 64) - (1 << format_.shift(len(format_.bits)) - 1)
