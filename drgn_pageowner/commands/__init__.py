@@ -61,13 +61,15 @@ _WORDS = {
     "whattype": "page", "search": "refs", "rd": "page", "buddyinfo": "frag buddyinfo",
     "pagetypeinfo": "frag pagetypeinfo", "extfrag": "frag extfrag", "fragmentation": "frag",
     "compare": "diff", "snapshot": "save", "query": "sql", "html": "report", "log": "report",
+    "files": "report, which lists files", "memcg": "top --by memcg", "cgroup": "top --by memcg",
+    "vm": "top --by process, or page for an address", "vtop": "page",
     "ps": "top --by process", "mod": "top --by driver", "help": "--help",
 }  # fmt: skip
 """Names of commands in other tools -> the command of this program that does the same."""
 
 _OPTIONS = {
     "--cull": "--by", "--group": "--by", "--group-by": "--by", "--key": "--by",
-    "--name": "--comm", "--task": "--comm", "--process": "--comm", "--command": "--comm",
+    "--name": "--comm", "--task": "--comm", "--process": "--by process", "--command": "--comm",
     "--head": "--limit", "--top": "--limit", "--count": "--limit", "--lines": "--limit",
     "--function": "--stack-contains", "--func": "--stack-contains", "--symbol": "--stack-contains",
     "--caller": "--stack-contains", "--grep": "--stack-contains", "--filter": "--stack-contains",
@@ -269,8 +271,16 @@ def _unrecognized(
     options = [*command._option_string_actions, *parser._option_string_actions]
     name = unknown[0].partition("=")[0]
     other = _OPTIONS.get(name)
-    near = [other] if other else difflib.get_close_matches(name, options, 3)
-    hint = f"; did you mean {' or '.join(near)}?" if near and unknown[0].startswith("-") else ""
+    near: list[str] = []
+    if other:
+        near = [other]
+    elif name.startswith("-"):
+        near = difflib.get_close_matches(name, options, 3, 0.75)
+    elif name.isdecimal() and "--limit" in options:
+        near = [f"--limit {name}"]
+    elif name.startswith("pfn:") and "--pfn" in options:
+        near = [f"--pfn {name.removeprefix('pfn:')}"]
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"unrecognized arguments: {' '.join(unknown)}{hint}"
 
 

@@ -232,8 +232,10 @@ def filter_of(args: argparse.Namespace) -> Filter:
 
 
 # Synonyms of keys.
-_KEYS = {"function": "allocator", "size": "pages", "bytes": "pages", "count": "allocations",
-         "task": "comm"}  # fmt: skip
+_KEYS = {"function": "allocator", "func": "allocator", "caller": "allocator", "size": "pages",
+         "bytes": "pages", "count": "allocations", "task": "comm", "name": "comm",
+         "command": "comm", "stacktrace": "stack", "trace": "stack", "callchain": "stack",
+         "cgroup": "memcg", "thread": "pid"}  # fmt: skip
 
 
 def _key(text: str) -> str:

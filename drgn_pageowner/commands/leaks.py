@@ -67,6 +67,9 @@ from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.leaks import leaks_text, suspects_text
 
 _LIMIT = 20
+# Other words for keys that people look for.
+_KEYS = {"function": "allocator", "func": "allocator", "comm": "task", "process": "task",
+         "driver": "module", "stacktrace": "stack"}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--by",
+        type=lambda text: _KEYS.get(text, text),
         choices=tuple(LEAK_KEYS),
         default="allocator",
         help="what to sum up by (default: %(default)s; the groups of json are by stack)",

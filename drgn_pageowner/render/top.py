@@ -31,7 +31,9 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
     # The number of a row is repeated above its stack.
     number = ["#"] if by_stack else []
     headers = [*number, "pages", "size", "share", "allocations", "age", *keys, "handle"]
-    headers.append("owner" if by_stack else "largest owner")
+    # The owner of one allocator is that.
+    owned = by_stack or "allocator" not in keys
+    headers += [*["owner" if by_stack else "largest owner"] * owned]
     rows = [
         [
             *([str(place)] if by_stack else []),
@@ -42,14 +44,12 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
             ages(group.oldest_ns, group.newest_ns, result.now_ns),
             *(key_text(group, key, snapshot) for key in keys),
             str(group.handle) if group.handle else "-",
-            _owner(group),
+            *[_owner(group)] * owned,
         ]
         for place, group in enumerate(result.groups, 1)
     ]
-    # Leave out the column "largest owner", which would repeat the allocator.
-    repeated = ["largest owner"] if "allocator" in keys else []
     if rows:
-        spare = (*repeated, "handle", "share", "allocations", "age")
+        spare = ("handle", "share", "allocations", "age")
         yield table(rows, headers, right=range(4 + by_stack), spare=spare) + "\n"
     shown = sum(group.pages for group in result.groups)
     yield (

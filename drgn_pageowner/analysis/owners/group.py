@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,7 +147,13 @@ def columns_for(by: Sequence[str]) -> frozenset[str]:
     columns = {"handle", "ts_nsec"}
     for key in by:
         if key not in GROUP_KEYS:
-            raise UsageError(f"cannot group by {key!r}: known are {', '.join(GROUP_KEYS)}")
+            near = difflib.get_close_matches(key, GROUP_KEYS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            known = ", ".join(GROUP_KEYS)
+            raise UsageError(
+                f"cannot group by {key!r}: known are {known}; top alone knows process and driver, "
+                f"too{hint}"
+            )
         columns.update(GROUP_KEYS[key])
     return frozenset(columns)
 

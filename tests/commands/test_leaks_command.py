@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What ``leaks`` sums up by, and its filters, against all groups as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from asking import ask
+from conftest import Dump
+
+LOST = ("unreachable", "only reachable from unreachable", "held by nothing but itself")
+DUMP = "linux-6.12/traps"
+GROUP = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def session(dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]) -> Any:
+    return live(dump_named(DUMP))
+
+
+def groups_of(session: Any, options: str = "") -> list[GROUP]:
+    status, said, error = ask(session, f"leaks {options} --format json")
+    assert status == 0, error
+    found: list[GROUP] = json.loads(said)["groups"]
+    return found
+
+
+def modules(group: GROUP) -> set[str]:
+    return {found for frame in group["stack"] for found in re.findall(r"\[(\w+)\]", str(frame))}
+
+
+def owner(group: GROUP, by: str) -> str:
+    if by == "allocator":
+        return re.sub(r"\+0x[^ ]*", "", group["allocator"])
+    if by == "task":
+        first = group["tasks"][0]
+        return f"{first['comm']} {first['pid']}"
+    if by == "module":
+        # The innermost one.
+        return next(iter(re.findall(r"\[(\w+)\]", " ".join(map(str, group["stack"])))))
+    return str(group["handle"])
+
+
+@pytest.mark.parametrize("by", ["allocator", "stack", "task", "module"])
+def test_owners_sum_up_all_groups(session: Any, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    expected: Counter[tuple[str, bool]] = Counter()
+    for group in groups_of(session):
+        expected[owner(group, by), group["verdict"] in LOST] += group["pages"]
+    status, said, _ = ask(session, f"leaks --by {by} --limit 0")
+    assert status == 0
+    rows = [line for line in said.splitlines() if re.match(r" *\d+ ", line) and "lost" not in line]
+    assert len(rows) == len(expected)
+    pages = [int(row.split()[1].replace(",", "")) for row in rows]
+    assert sorted(pages) == sorted(expected.values())
+    for (name, _), number in expected.items():
+        assert any(name in row and f" {number} " in row for row in rows), name
+    noun = "owner" if by == "allocator" else by
+    lost = sum(1 for _, is_lost in expected if is_lost)
+    assert f"lost, by {lost} {noun}{'s' * (lost != 1)};" in " ".join(said.split())
+
+
+def test_tags_sum_up_all_groups(
+    dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
+) -> None:
+    session = live(dump_named("linux-6.12-profiling/records"))
+    tags = {group["tag"] for group in groups_of(session)}
+    assert len(tags) > 1
+    status, said, _ = ask(session, "leaks --by tag --limit 0 --stacks")
+    assert status == 0
+    for tag in tags - {None}:
+        assert f"tag: {tag}" in " ".join(said.split())
+
+
+FILTERS: dict[str, Callable[[GROUP, int], bool]] = {
+    "--module po_l*": lambda g, now: "po_leak" in modules(g),
+    "--comm insmod --pid 95": lambda g, now: any(task["pid"] == 95 for task in g["tasks"]),
+    "--stack-contains leak_ring": lambda g, now: "leak_ring" in str(g["stack"]),
+    "--confidence low": lambda g, now: g["confidence"] == "low",
+    "--confidence high,medium": lambda g, now: g["confidence"] in ("high", "medium"),
+    "--min-age 20s": lambda g, now: now - g["newest_ns"] >= 20 * 10**9,
+    "--max-age 20s": lambda g, now: now - g["oldest_ns"] <= 20 * 10**9,
+    "--by stack --min-pages 16": lambda g, now: g["pages"] >= 16,
+    "--by stack --min-size 64K": lambda g, now: g["bytes"] >= 64 << 10,
+}
+
+
+@pytest.mark.parametrize("options", FILTERS)
+def test_a_filter_takes_what_it_says(session: Any, options: str) -> None:
+    everything = groups_of(session)
+    now = session.facts().now_ns
+    expected = [group for group in everything if FILTERS[options](group, now)]
+    assert expected
+    if "module" not in options:
+        assert len(expected) < len(everything)
+    found = groups_of(session, options)
+    if "min-" in options and "age" not in options:
+        # Of several verdicts of one stack, the sum counts.
+        stacks = {group["handle"] for group in expected}
+        assert stacks <= {group["handle"] for group in found}
+        assert len(found) < len(everything)
+        return
+    assert found == expected
+
+
+def test_a_filter_that_takes_nothing_says_how_many_there_are(session: Any) -> None:
+    status, said, _ = ask(session, "leaks --comm nobody")
+    assert status == 0
+    assert "0 of 14 owners match, with 0 pages" in said
