@@ -36,7 +36,7 @@ def holder_text(holder: Holder, by: str) -> str:
 
 
 def command_text(holder: Holder) -> str | None:
-    """Return the command line of a process that says more than its name; ``None`` if none does."""
+    """Return the command line of a process; ``None`` if it is unknown or equal to the name."""
     line = holder.command_line
     return None if line is None or line == holder.name else word(line)
 

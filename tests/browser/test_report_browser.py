@@ -211,7 +211,7 @@ def test_files_are_those_of_json(wide: Opened, numbers: dict[str, Any]) -> None:
     assert "Command line: /bin/truth" in first
 
 
-# The chart (or what holds it) below a heading, and the elements between the two.
+# Find the chart (or its container) below a heading, and the elements between them.
 PAPER = """() => [...document.querySelectorAll('.chart')].map(chart => {
     const before = [];
     let one = chart;

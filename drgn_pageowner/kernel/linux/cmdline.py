@@ -13,7 +13,8 @@ from drgn_pageowner.kernel.linux.tasks import every_task
 
 __all__ = ("command_lines",)
 
-# Arguments may have 2 MiB, a quarter of the stack (fs/exec.c); nobody reads that many.
+# Maximum size of the arguments that are read, in bytes: a quarter of the stack limit of 8 MiB
+# (fs/exec.c). Only the first _LONGEST characters are returned.
 _MOST_ARGUMENTS = 2 << 20
 _LONGEST = 400
 
@@ -22,10 +23,12 @@ def command_lines(kernel: Kernel) -> dict[int, str]:
     """
     Get the command line of every process, by process ID (``tgid``).
 
-    It is in the memory of the process, which most dumps lack; the path of the program is printed
-    instead then (``mm->exe_file``). Kernel threads have neither.
+    The arguments are in the memory of the process, which most dumps do not contain. If they are
+    missing, the path of the program (``mm->exe_file``) is returned instead. Kernel threads are left
+    out.
 
-    :return: Arguments with spaces between them. Bytes that are not UTF-8 become surrogates.
+    :return: Process ID -> arguments, separated by spaces. Bytes that are not UTF-8 become
+        surrogates.
     """
     found: dict[int, str] = {}
     for task in every_task(kernel, []):
@@ -48,7 +51,7 @@ def _arguments(task: Object) -> bytes:
     try:
         return b" ".join(cmdline(task) or ()).strip(b"\0 ")
     except DAMAGE as error:
-        # Also if drgn does not translate user addresses of this architecture.
+        # This also happens if drgn cannot translate user addresses of this architecture.
         unless_mistaken(error)
         return b""
 

@@ -51,7 +51,7 @@ __all__ = ("InventoryReader",)
 # even if a damaged table refers to them.
 _MAY_BE_TABLES = (PageState.TABLE, PageState.KERNEL, PageState.RESERVED, PageState.NOREF)
 
-# Files that are named; the pages of smaller ones are in the classes alone.
+# Maximum number of files to list, those with most pages.
 _FILES = 50
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Command lines of processes, in dumps that have no memory of processes."""
+"""Test command lines of processes, in dumps without the memory of processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from drgn_pageowner.kernel.linux.tasks import every_task
 def test_the_path_of_the_program_stands_for_its_arguments(get: Any) -> None:
     dump: Dump = get()
     found = command_lines(dump.linux)
-    # The guests' init has become the program that writes down what the kernel says.
+    # The guest's init has called exec() to run the program that saves the kernel's files.
     assert found[1] == "/bin/truth"
     assert "/bin/work" in found.values()
     kernel_threads = {int(task.pid) for task in every_task(dump.linux, []) if not task.mm}
