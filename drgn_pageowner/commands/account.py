@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         return print_lines(_DRGN, args, out)
     if args.slab:
         return _slab(args, session, out)
-    inventory = session.inventory()
+    inventory = session.inventory(owners=False)
     report_problems(inventory.problems)
     state = inventory.memory.pages.facts.page_owner
     if state in NO_RECORDS:

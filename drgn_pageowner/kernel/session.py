@@ -20,7 +20,7 @@ from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import read_records
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.kept import kept_as
+from drgn_pageowner.model.kept import keeps_results, kept_as
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.page import PageInfo
 from drgn_pageowner.model.pages import Memory
@@ -113,7 +113,11 @@ class ProgramSession:
         wanted = frozenset(columns)
         return self._once(("pages", wanted), lambda kernel: read_all_pages(kernel, columns=wanted))
 
-    def inventory(self) -> Inventory:
+    def inventory(self, *, owners: bool = True) -> Inventory:
+        if not owners and self._inventory is None and not keeps_results():
+            from drgn_pageowner.kernel.read.inventory import InventoryReader
+
+            return self._ask(lambda kernel: InventoryReader(kernel, owners=False).inventory)
         return self._inventory_reader().inventory
 
     def _inventory_reader(self) -> InventoryReader:

@@ -25,6 +25,7 @@ from drgn_pageowner.units import pages_size
 
 __all__ = (
     "INVENTORY_COLUMNS",
+    "INVENTORY_COLUMNS_OF_STACKS",
     "LOST",
     "Area",
     "AreaKind",
@@ -48,6 +49,9 @@ INVENTORY_COLUMNS = (
     "pfn", "order", "handle", "ts_nsec", "pid", "tgid", "comm", "migratetype", "tag",
 )  # fmt: skip
 """The columns of :attr:`Inventory.records`."""
+
+INVENTORY_COLUMNS_OF_STACKS = ("pfn", "order", "handle")
+"""The columns that the records have at least, where tasks and times were not asked for."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ("keeping_results", "kept", "kept_as")
+__all__ = ("keeping_results", "keeps_results", "kept", "kept_as")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +35,11 @@ def keeping_results() -> Iterator[None]:
         yield
     finally:
         _RESULTS.reset(token)
+
+
+def keeps_results() -> bool:
+    """Return whether results are being kept, because several commands may ask for them."""
+    return _RESULTS.get() is not None
 
 
 def kept_as(key: Hashable, alive: Any, compute: Callable[[], T]) -> T:

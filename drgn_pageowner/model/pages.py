@@ -108,7 +108,8 @@ class Pages:
     refcount      ``int32``  ``page._refcount``; for a tail page, that of its head page
     mapcount      ``int32``  ``page._mapcount``, as stored (one less than the number of mappings)
     mapping       ``uint64`` ``page.mapping``; for a tail page, that of its head page
-    head          ``int64``  row of the head page; for a page that is not a tail, its own row
+    head          ``int32``  row of the head page; for a page that is not a tail, its own row;
+                             ``int64`` in a snapshot, and from 2^31 pages on
     ============= ========== ==================================================================
     """
 

@@ -70,8 +70,12 @@ class Session(Protocol):
         """Return every page and every free list, with at least *columns* of ``struct page``."""
         ...
 
-    def inventory(self) -> Inventory:
-        """Return all pages, with the records, slabs and areas that determine their use."""
+    def inventory(self, *, owners: bool = True) -> Inventory:
+        """
+        Return all pages, with the records, slabs and areas that determine their use.
+
+        :param owners: Whether the tasks, times and tags of the records are needed, too.
+        """
         ...
 
     def heap(self, *, types: bool = False) -> Heap:

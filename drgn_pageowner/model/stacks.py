@@ -78,6 +78,55 @@ class Symbolizer(Protocol):
         ...
 
 
+# Number of handles from which on a table finds them faster than a binary search.
+_MANY = 1 << 17
+# Maximum number of elements of such a table.
+_LARGEST_TABLE = 1 << 23
+
+
+class _Halves(NamedTuple):
+    """
+    Table of the handles of all stacks.
+
+    A handle consists of the number of a pool and an offset in the pool. There are few of either,
+    whichever comes first, so there are few different upper halves and few different lower halves.
+    """
+
+    upper: Array
+    """``int32``, shape ``(65536,)``: number of each upper half, times the number of lower halves;
+    0 for a half that no handle has."""
+    lower: Array
+    """``int32``, shape ``(65536,)``: number of each lower half; 0 for a half that no handle has."""
+    stack: Array
+    """``int32``: index of the stack by the sum of the two; -1 for none."""
+
+    @classmethod
+    def of(cls, handles: Array) -> _Halves | None:
+        """
+        Make the table.
+
+        :param handles: ``uint32``, ascending.
+        :return: ``None`` if the table would be too large.
+        """
+        halves = [handles >> np.uint32(16), handles & np.uint32(0xFFFF)]
+        found = [np.flatnonzero(np.bincount(half, minlength=1 << 16)) for half in halves]
+        rows, columns = len(found[0]) + 1, len(found[1]) + 1
+        if rows * columns > _LARGEST_TABLE:
+            return None
+        upper, lower = np.zeros(1 << 16, np.int32), np.zeros(1 << 16, np.int32)
+        upper[found[0]] = np.arange(1, rows) * columns
+        lower[found[1]] = np.arange(1, columns)
+        stack = np.full(rows * columns, -1, np.int32)
+        stack[upper[halves[0]] + lower[halves[1]]] = np.arange(len(handles))
+        return cls(upper, lower, stack)
+
+    def find(self, handles: Array) -> Array:
+        """Return the index of the stack of each handle, as :meth:`Stacks.index` does: ``int32``."""
+        upper = self.upper[handles >> np.uint32(16)]
+        result: Array = self.stack[upper + self.lower[handles & np.uint32(0xFFFF)]]
+        return result
+
+
 class Stacks:
     """
     The distinct stacks of a snapshot; the stack with index ``i`` has the handle ``handles[i]``.
@@ -110,6 +159,7 @@ class Stacks:
         self.pcs = pcs
         self.counts = counts
         self.addresses = addresses
+        self._table: list[_Halves | None] | None = None
 
     @classmethod
     def empty(cls) -> Stacks:
@@ -134,11 +184,23 @@ class Stacks:
         """
         if not len(self.handles):
             return np.full(len(handles), -1, np.int64)
+        if len(handles) >= _MANY and (table := self._halves()) is not None:
+            result: Array = np.empty(len(handles), np.int64)
+            for start in range(0, len(handles), _MANY):
+                piece = handles[start : start + _MANY]
+                result[start : start + _MANY] = table.find(piece)
+            return result
         position = np.searchsorted(self.handles, handles)
         position[position == len(self.handles)] = 0
         position[self.handles[position] != handles] = -1
-        result: Array = position.astype(np.int64, copy=False)
-        return result
+        found: Array = position.astype(np.int64, copy=False)
+        return found
+
+    def _halves(self) -> _Halves | None:
+        """Return a table of all handles; ``None`` if it would be too large."""
+        if self._table is None:
+            self._table = [_Halves.of(self.handles)]
+        return self._table[0]
 
     def depths(self) -> Array:
         """Return the number of frames of each stack: ``int64``, shape ``(n,)``."""

@@ -142,13 +142,14 @@ class SnapshotSession:
         self._needs("memory")
         return load_memory(self._file, self._facts_of_memory(), self._names, columns)
 
-    def inventory(self) -> Inventory:
-        from drgn_pageowner.model.heap import INVENTORY_COLUMNS
+    def inventory(self, *, owners: bool = True) -> Inventory:
+        from drgn_pageowner.model.heap import INVENTORY_COLUMNS, INVENTORY_COLUMNS_OF_STACKS
         from drgn_pageowner.storage.machine import load_inventory
 
         self._needs("inventory")
+        wanted = INVENTORY_COLUMNS if owners else INVENTORY_COLUMNS_OF_STACKS
         without_records = self._why_no_records() is not None
-        records = None if without_records else self.snapshot(INVENTORY_COLUMNS)
+        records = None if without_records else self.snapshot(wanted)
         return load_inventory(self._file, self._facts_of_memory(), self._names, records)
 
     def losses(self) -> Sequence[str]:

@@ -17,6 +17,10 @@ from drgn_pageowner.model.pages import PageState
 __all__ = ("Account", "ClassCount", "Counter", "ZoneCounts", "account")
 
 
+# Number of pages that are looked at together.
+_PIECE = 1 << 20
+
+
 @dataclass(frozen=True)
 class Counter:
     """The kernel's own counter of a class of pages. All numbers are in base pages."""
@@ -88,7 +92,9 @@ def account(inventory: Inventory, classes: Array | None = None) -> Account:
 @kept
 def _account(inventory: Inventory, classes: Array) -> Account:
     facts = inventory.memory.pages.facts
-    counts = np.bincount(classes, minlength=len(PageClass))
+    counts = np.zeros(len(PageClass), np.int64)
+    for start in range(0, len(classes), _PIECE):
+        counts += np.bincount(classes[start : start + _PIECE], minlength=len(PageClass))
     counts[PageClass.ABSENT] = 0
     counters = _Counters(inventory, classes, counts)
     rows = []
@@ -115,17 +121,22 @@ def _account(inventory: Inventory, classes: Array) -> Account:
 
 def _zones(inventory: Inventory, classes: Array) -> list[ZoneCounts]:
     zones, number = inventory.memory.pages.facts.zones, len(PageClass)
-    key = inventory.memory.pages["zone"].astype(np.int64) * number + classes
-    table = np.bincount(key, minlength=256 * number).reshape(256, number)
+    table = np.zeros(256 * number, np.int64)
+    for start in range(0, len(classes), _PIECE):
+        piece = slice(start, start + _PIECE)
+        key = inventory.memory.pages["zone"][piece].astype(np.int16) * np.int16(number)
+        key += classes[piece]
+        table += np.bincount(key, minlength=256 * number)
+    of_zone = table.reshape(256, number)
     return [
         ZoneCounts(
             zone.node,
             zone.name,
             zone.present,
             {
-                code.label: int(table[index, code])
+                code.label: int(of_zone[index, code])
                 for code in PageClass
-                if table[index, code] and code != PageClass.ABSENT
+                if of_zone[index, code] and code != PageClass.ABSENT
             },
         )
         for index, zone in enumerate(zones)

@@ -8,7 +8,12 @@ import re
 import numpy as np
 
 from drgn_pageowner.analysis.owners.allocator import is_allocation_function, plain_name
-from drgn_pageowner.analysis.owners.stack_table import StackTable, kinds_of_stacks, per_stack
+from drgn_pageowner.analysis.owners.stack_table import (
+    StackTable,
+    kinds_of_stacks,
+    per_record,
+    per_stack,
+)
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.kept import kept
@@ -25,6 +30,9 @@ __all__ = (
     "page_classes",
     "unaccounted_records",
 )
+
+# Number of pages that are looked at together.
+_PIECE = 1 << 20
 
 UNACCOUNTED_COLUMNS = frozenset(("handle", "gfp_mask", "migratetype", "page_flags"))
 """Columns that :func:`unaccounted_records` needs."""
@@ -242,8 +250,12 @@ def _page_classes(inventory: Inventory) -> Array:
     # A page that a driver can migrate, on kernels whose zsmalloc and balloon have no type.
     told = np.isin(pages.state, (PageState.KERNEL, PageState.NOREF, PageState.DRIVER_MOVABLE))
     if records is not None and len(records):
-        rows = np.flatnonzero(told & (inventory.record_of_row >= 0))
-        result[rows] = classes_of_records(records, inventory.record_of_row[rows])
+        of_record = per_record(records, classes_of_stacks)
+        for start in range(0, len(result), _PIECE):
+            piece = slice(start, start + _PIECE)
+            record = inventory.record_of_row[piece]
+            rows = np.flatnonzero(told[piece] & (record >= 0))
+            result[piece][rows] = of_record[record[rows]]
     plain = told & np.isin(result, (PageClass.OTHER, PageClass.VMALLOC))
     for area in inventory.areas:
         if area.kind == AreaKind.VMAP:

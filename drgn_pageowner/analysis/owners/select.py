@@ -90,10 +90,11 @@ def select(snapshot: Snapshot, wanted: Filter) -> Snapshot:
         column, criterion = CRITERIA[name], CRITERIA[name].criterion
         assert criterion is not None
         mask &= _MATCHES[criterion.match](snapshot, column, values)
-    mask &= _by_time(snapshot, wanted)
+    if wanted.columns() & {"ts_nsec"}:
+        mask &= _by_time(snapshot, wanted)
     if wanted.module or wanted.stack_contains:
         mask &= with_stack(snapshot, mask, _stack_test(wanted))
-    return snapshot.select(mask)
+    return snapshot.select(slice(None) if mask.all() else mask)
 
 
 def _numbers(snapshot: Snapshot, column: Column, values: Sequence[int]) -> Array:

@@ -18,12 +18,16 @@ from drgn_pageowner.model.arrays import Array, ascending, distinct, ranges
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
+# Number of records that are looked at together.
+_PIECE = 1 << 20
+
 __all__ = (
     "StackTable",
     "allocator_codes",
     "allocator_names",
     "kinds_of_stacks",
     "modules_of_stacks",
+    "per_record",
     "per_stack",
     "replaced",
     "with_stack",
@@ -192,6 +196,32 @@ def per_stack(snapshot: Snapshot, stacks: Array, function: Callable[[StackTable]
     """
     numbers, inverse = distinct(stacks)
     result: Array = function(StackTable.of(snapshot, numbers))[inverse]
+    return result
+
+
+def per_record(snapshot: Snapshot, function: Callable[[StackTable], Array]) -> Array:
+    """
+    Compute something for the stack of every record, as :func:`per_stack` does, in little memory.
+
+    :param function: Returns an array with a row per stack of a table.
+    :return: Shape ``(n,)``.
+    """
+    if "handle" not in snapshot:
+        return per_stack(snapshot, snapshot.stack, function)
+    handles, stacks = snapshot["handle"], snapshot.stacks
+    # Element 0 is for -1, no stack.
+    used = np.zeros(len(stacks) + 1, bool)
+    number = np.empty(len(handles), np.int32)
+    for start in range(0, len(handles), _PIECE):
+        piece = stacks.index(handles[start : start + _PIECE])
+        piece += 1
+        used[piece] = True
+        number[start : start + _PIECE] = piece
+    numbers = np.flatnonzero(used)
+    found = function(StackTable.of(snapshot, numbers - 1))
+    place = np.zeros(len(used), np.int32)
+    place[numbers] = np.arange(len(numbers))
+    result: Array = found[place][number]
     return result
 
 

@@ -34,6 +34,11 @@ _GFP_MOVABLE_SHIFT = 3
 # when converting GFP flags to migrate types") (in v4.4).
 _OLD_GFP_RECLAIMABLE_SHIFT = 19
 
+_ORDERS = 48
+"""The number of orders that can be possible at all; the largest blocks have ``2^10`` pages."""
+_BEYOND = (np.int64(1) << np.arange(_ORDERS, dtype=np.int64)) - 1
+"""``2^order - 1`` of each order: what is added to the first PFN of a block to get its last."""
+
 OWNER_MEMBERS = columns_of(Origin.MEMBER)
 """Names of the members of ``struct page_owner``, not all of which exist in every kernel."""
 
@@ -131,72 +136,90 @@ def read_owner_records(
         counts.missing_ranges.append((first, last))
 
     flags = entries["flags"]
-    recorded = np.flatnonzero(flags & layout.owner_bit)
-    allocated = (flags[recorded] & layout.allocated_bit) != 0
+    recorded = (flags & layout.owner_bit) != 0
+    allocated = recorded & ((flags & layout.allocated_bit) != 0)
     if layout.tails:
         number_allocated = int(np.count_nonzero(allocated))
         counts.allocated += number_allocated
-        counts.freed += len(recorded) - number_allocated
-    if not freed:
-        recorded = recorded[allocated]
-        allocated = np.ones(len(recorded), bool)
+        counts.freed += int(np.count_nonzero(recorded)) - number_allocated
+    chosen = np.flatnonzero(recorded if freed else allocated)
 
-    pfn = recorded + section.start_pfn
-    order = _sane_orders(entries["order"][recorded].astype(np.int64), pfn, max_pfn, counts)
+    pfn = chosen + section.start_pfn
+    order = _sane_orders(entries["order"][chosen], pfn, max_pfn, counts)
     if not layout.tails:
         # Only the first page of an allocation has a record.
-        counts.allocated += int((np.int64(1) << order).sum())
-    head = (pfn & ((np.int64(1) << order) - 1)) == 0
-    recorded, pfn, order, allocated = (x[head] for x in (recorded, pfn, order, allocated))
+        counts.allocated += int((np.int64(1) << order.astype(np.int64)).sum())
+    if order.any():
+        head = np.flatnonzero((pfn & _BEYOND[order]) == 0)
+        chosen, pfn, order = chosen[head], pfn[head], order[head]
 
-    result = _members(entries[recorded], columns)
+    result = _members(entries, chosen, columns)
     if "order" in columns:
-        result["order"] = order.astype(np.uint8)
-    return {"pfn": pfn, "allocated": allocated, **result}
+        result["order"] = order
+    return {"pfn": pfn, "allocated": allocated[chosen], **result}
 
 
 def _sane_orders(order: Array, pfn: Array, max_pfn: int, counts: OwnerCounts) -> Array:
     """
     Replace impossible orders by 0, so that a record with such an order stands for one page.
 
-    :param order: ``int64``, shape ``(n,)``.
-    :param pfn: PFNs of the records: ``int64``, shape ``(n,)``.
+    :param order: Integers, shape ``(n,)``.
+    :param pfn: PFNs of the records, ascending: ``int64``, shape ``(n,)``.
     :param counts: The number of impossible orders is added to this.
+    :return: ``uint8``, shape ``(n,)``.
     """
+    if not len(order):
+        return order.astype(np.uint8)
+    largest = int(order.max())
+    if int(order.min()) >= 0 and largest < _ORDERS:
+        block = 1 << largest
+        # All pages of an allocation have the same order, so it ends at the end of their aligned
+        # block. If the last page's block of the largest order ends before the end of memory, so do
+        # all blocks.
+        if (int(pfn[-1]) & -block) + block <= max_pfn:
+            return order.astype(np.uint8)
     # The order of a block that extends past the end of memory is garbage.
-    sane = (order >= 0) & (order < 48)
-    block: Array = np.int64(1) << order[sane]
-    # All pages of an allocation have the same order, so it ends at the end of their aligned block.
-    sane[sane] = (pfn[sane] & -block) + block <= max_pfn
-    bad = len(order) - int(np.count_nonzero(sane))
-    if not bad:
-        return order
-    counts.bad_order += bad
-    result: Array = np.where(sane, order, 0)
+    sane = (order >= 0) & (order < _ORDERS)
+    last = pfn[sane] | _BEYOND[order[sane]]
+    sane[sane] = last < max_pfn
+    counts.bad_order += len(order) - int(np.count_nonzero(sane))
+    result: Array = np.where(sane, order, 0).astype(np.uint8)
     return result
 
 
-def _members(rows: Array, columns: frozenset[str]) -> dict[str, Array]:
-    """Get *columns* of records, as far as this kernel has them, in the dtypes of a snapshot."""
+def _members(entries: Array, rows: Array, columns: frozenset[str]) -> dict[str, Array]:
+    """
+    Get *columns* of records, as far as this kernel has them, in the dtypes of a snapshot.
+
+    :param entries: Entries of a page_ext array.
+    :param rows: Indices of the records in *entries*: ``int64``, ascending.
+    """
     result: dict[str, Array] = {}
-    for name in columns & frozenset(rows.dtype.names or ()):
-        column = STORED.get(name)
+    for name in columns & frozenset(entries.dtype.names or ()):
+        column, values = STORED.get(name), entries[name][rows]
         if column is None:
-            result[name] = np.ascontiguousarray(rows[name])
+            result[name] = values
         elif column.form is Form.COMM:
-            result[name] = _terminated(np.ascontiguousarray(rows[name]))
+            result[name] = _terminated(values)
         else:
-            result[name] = np.ascontiguousarray(rows[name], column.dtype)
+            result[name] = values.astype(column.dtype, copy=False)
     return result
 
 
 def _terminated(comm: Array) -> Array:
     """Clear the bytes after the NUL of task names, which may be stale."""
-    characters = comm.view(np.uint8).reshape(len(comm), comm.dtype.itemsize).copy()
-    ended = np.logical_or.accumulate(characters == 0, axis=1)
-    characters[ended] = 0
-    result: Array = characters.view(comm.dtype).reshape(len(comm))
-    return result
+    size = comm.dtype.itemsize
+    characters = comm.view(np.uint8).reshape(len(comm), size)
+    # A name that is followed by nothing but NULs is as it should be, and most names are.
+    live = characters[:, 1:] != 0
+    ended = characters[:, :-1] == 0
+    stale = np.flatnonzero((live & ended).any(axis=1))
+    if len(stale):
+        after = np.logical_or.accumulate(characters[stale] == 0, axis=1)
+        kept = characters[stale]
+        kept[after] = 0
+        characters[stale] = kept
+    return comm
 
 
 def gfp_migratetype(kernel: Kernel, gfp_mask: Array) -> Array:

@@ -35,6 +35,7 @@ from drgn_pageowner.kernel.read.records import read_records
 from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.heap import (
     INVENTORY_COLUMNS,
+    INVENTORY_COLUMNS_OF_STACKS,
     Area,
     AreaKind,
     FileUse,
@@ -58,19 +59,27 @@ _FILES = 50
 class InventoryReader:
     """Reader of an :class:`Inventory` that keeps intermediate results for other readers."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, *, owners: bool = True) -> None:
+        """
+        :param owners: Whether the records need more than their stacks: tasks, times and tags.
+        """
         self.kernel = kernel
         self._image = image_range(kernel)
         memory = read_all_pages(kernel, columns=("mapcount", "mapping", "head"))
         self.pages = memory.pages
         self._size = memory.pages.facts.page_size
         problems = list(memory.problems)
+        of_buffers: list[str] = []
+        buffers = self._buffers(of_buffers)
+        # Nothing else asks for it, and it is large.
+        del memory.pages.columns["mapping"]
         records: Snapshot | None = None
         self.no_records = NO_RECORDS.get(memory.pages.facts.page_owner)
         """Reason why there are no records; ``None`` if there are."""
         if self.no_records is None:
             try:
-                records = read_records(kernel, columns=INVENTORY_COLUMNS)
+                wanted = INVENTORY_COLUMNS if owners else INVENTORY_COLUMNS_OF_STACKS
+                records = read_records(kernel, columns=wanted)
                 problems += [line for line in records.problems if line not in problems]
             except PageOwnerError as error:
                 self.no_records = str(error)
@@ -80,6 +89,7 @@ class InventoryReader:
         self._areas = {area.start: area for area in self.vmap.areas}
         slabs, self.free_objects = read_slabs(kernel, memory.pages)
         find_zones(kernel, kernel.gaps)
+        problems += of_buffers
         contents = kernel.contents
         lost = contents.problems() if contents is not None else []
         self.inventory = Inventory(
@@ -89,7 +99,7 @@ class InventoryReader:
             slabs=slabs,
             areas=self.vmap.areas,
             metadata=self._metadata_rows(),
-            buffers=self._buffers(problems),
+            buffers=buffers,
             modules=module_names(kernel),
             tasks={stack.pid: stack.comm for stack in self.stacks},
             command_lines=command_lines(kernel),

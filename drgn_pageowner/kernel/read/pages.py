@@ -46,7 +46,7 @@ _DTYPES = {
     "refcount": np.int32,
     "mapcount": np.int32,
     "mapping": np.uint64,
-    "head": np.int64,
+    "head": np.int32,
 }
 
 
@@ -161,6 +161,8 @@ class _Reader:
         self._columns = {
             name: np.empty(rows, dtype) for name, dtype in _DTYPES.items() if name in names
         }
+        if "head" in names and rows > np.iinfo(np.int32).max:
+            self._columns["head"] = np.empty(rows, np.int64)
 
     def _section(self, section: Section, end: int, row: int) -> None:
         dtype = self._decoder.dtype

@@ -144,11 +144,7 @@ def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
             part = {name: column[low:high] for name, column in everything.items()}
             pages.add(section, part)
             parts.append(part)
-    result = (
-        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        if parts
-        else everything
-    )
+    result = _joined(parts) if parts else everything
     memcgs = pages.finish(result)
     stacks, frames, lines = tag_stacks(tagged.tags)
     facts.layout = {"tags": profiling(kernel).state}
@@ -199,7 +195,17 @@ def _read_columns(
         )
     if not parts:
         return _no_rows(owner_dtype(kernel), columns)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return _joined(parts)
+
+
+def _joined(parts: list[dict[str, Array]]) -> dict[str, Array]:
+    """
+    Concatenate the columns of *parts*.
+
+    :param parts: Columns by name, all with the same names; they are emptied, so that no more than
+        one column is in memory twice.
+    """
+    return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
 
 
 def _read_stacks(

@@ -130,7 +130,7 @@ class TextSession:
     def memory(self, columns: Iterable[str]) -> Memory:
         self._does_not_say("the state of pages")
 
-    def inventory(self) -> Inventory:
+    def inventory(self, *, owners: bool = True) -> Inventory:
         self._does_not_say("what pages are used for")
 
     def losses(self) -> Sequence[str]:
