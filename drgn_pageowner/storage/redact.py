@@ -241,8 +241,8 @@ class RedactedSession:
         pages = replace(memory.pages, facts=self._once(memory.pages.facts, self._facts))
         return replace(memory, pages=pages, problems=self._lines(memory.problems))
 
-    def inventory(self) -> Inventory:
-        return self._once(self._session.inventory(), self._inventory)
+    def inventory(self, *, owners: bool = True) -> Inventory:
+        return self._once(self._session.inventory(owners=owners), self._inventory)
 
     def _inventory(self, inventory: Inventory) -> Inventory:
         records, slabs = inventory.records, inventory.slabs
