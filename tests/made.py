@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -149,3 +149,8 @@ class MadeSession:
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         records = made_records()
         return records if freed else records.select(records["allocated"])
+
+    def record_parts(
+        self, columns: Iterable[str] | None, *, freed: bool = False
+    ) -> Iterator[Snapshot]:
+        yield self.snapshot(columns, freed=freed)

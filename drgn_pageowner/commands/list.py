@@ -13,9 +13,14 @@ List the records of page_owner: each is one allocation.
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TextIO
 
-from drgn_pageowner.analysis.owners.select import absent, select
+import numpy as np
+
+from drgn_pageowner.analysis.owners.select import Filter, absent, select
 from drgn_pageowner.commands.arguments import (
     add_filters,
     add_limit,
@@ -26,10 +31,19 @@ from drgn_pageowner.commands.arguments import (
 )
 from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
 from drgn_pageowner.errors import UsageError
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.debugfs import debugfs_text
 from drgn_pageowner.render.page_owner_stacks import FILES, page_owner_stacks_text
 from drgn_pageowner.render.records import records_csv, records_json, records_table
+
+_IN_PARTS: Mapping[str, Callable[..., Iterator[str]]] = {
+    "debugfs": debugfs_text,
+    "json": records_json,
+    "csv": records_csv,
+}
+"""The formats that are written in the order of PFNs, while the records are read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,24 +81,108 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         return _drgn(args, out)
     if args.format in FILES:
         return _list_stacks(args, session, out)
+    wanted = filter_of(args)
+    limit = limit_of(args, None)
+    if args.format in _IN_PARTS and not args.source:
+        _list_parts(args.format, _Choice(session, wanted, limit), out)
+        return 0
     snapshot = session.snapshot(None, freed=args.freed)
     report_problems(snapshot.problems)
-    wanted = filter_of(args)
     chosen = select(snapshot, wanted)
     report_problems(absent(snapshot, wanted, chosen))
-    limit = limit_of(args, None)
     if limit is not None:
         chosen = chosen.first(limit)
     if args.source:
         session.add_source_lines(chosen, chosen.used_pcs())
-    renderers = {
-        "table": records_table,
-        "debugfs": debugfs_text,
-        "json": records_json,
-        "csv": records_csv,
-    }
-    out.writelines(renderers[args.format](chosen))
+    out.writelines({"table": records_table, **_IN_PARTS}[args.format](chosen))
     return 0
+
+
+class _Choice:
+    """The records that a filter selects, a part of all records at a time."""
+
+    def __init__(self, session: Session, wanted: Filter, limit: int | None) -> None:
+        """
+        :param limit: Maximum number of records.
+        """
+        self._session = session
+        self._wanted = wanted
+        self._left = sys.maxsize if limit is None else max(limit, 0)
+
+    def parts(self) -> Iterator[Snapshot]:
+        """
+        Yield the chosen records of every part that has some; of the first part even if it has none.
+
+        Problems are reported when the last part was read, and before it is returned.
+        """
+        parts = self._session.record_parts(None, freed=self._wanted.freed)
+        first = next(parts)
+        later = next(parts, None)
+        if later is None:
+            report_problems(first.problems)
+            chosen = select(first, self._wanted)
+            report_problems(absent(first, self._wanted, chosen))
+            yield self._limited(chosen)
+            return
+        marks, lacking = self._marks()
+        yield self._limited(self._marked(first, marks, 0))
+        row = len(first)
+        part: Snapshot | None = later
+        del first
+        while part is not None:
+            ahead = next(parts, None)
+            if ahead is None:
+                report_problems(part.problems)
+                report_problems(lacking)
+            # When there are enough, the other parts are read for their problems only.
+            if self._left:
+                chosen = self._limited(self._marked(part, marks, row))
+                if len(chosen):
+                    yield chosen
+            row += len(part)
+            part = ahead
+
+    def _limited(self, chosen: Snapshot) -> Snapshot:
+        """Return the first of the records, so many that no more are listed than asked for."""
+        if len(chosen) > self._left:
+            chosen = chosen.select(slice(0, self._left))
+        self._left -= len(chosen)
+        return chosen
+
+    def _marked(self, part: Snapshot, marks: Array | None, row: int) -> Snapshot:
+        """
+        Return the chosen records of one part.
+
+        :param row: Number of records in the parts before.
+        """
+        if marks is None:
+            return select(part, self._wanted)
+        mine = marks[row : row + len(part)]
+        return part.select(slice(None) if mine.all() else np.flatnonzero(mine))
+
+    def _marks(self) -> tuple[Array | None, list[str]]:
+        """
+        Find the records that the filter selects: read the columns that it asks for, of all records.
+
+        :return: ``bool``, a row per record, or ``None`` if the filter has no criteria; and a line
+            for each value that no record has.
+        """
+        wanted = self._wanted
+        columns = wanted.columns()
+        if not columns:
+            return None, []
+        snapshot = self._session.snapshot(columns, freed=wanted.freed)
+        number = np.arange(len(snapshot), dtype=np.int32)
+        numbered = replace(snapshot, columns={**snapshot.columns, "row": number})
+        chosen = select(numbered, wanted)
+        marks = np.zeros(len(snapshot), bool)
+        marks[chosen["row"]] = True
+        return marks, list(absent(snapshot, wanted, chosen))
+
+
+def _list_parts(format_: str, choice: _Choice, out: TextIO) -> None:
+    parts = choice.parts()
+    out.writelines(_IN_PARTS[format_](next(parts), parts))
 
 
 def _list_stacks(args: argparse.Namespace, session: Session, out: TextIO) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -77,6 +77,18 @@ class ProgramSession:
             ("records", wanted, freed),
             lambda kernel: read_records(kernel, columns=wanted, freed=freed),
         )
+
+    def record_parts(
+        self, columns: Iterable[str] | None, *, freed: bool = False
+    ) -> Iterator[Snapshot]:
+        from drgn_pageowner.kernel.read.record_parts import read_record_parts
+
+        if self.is_live():
+            yield self.snapshot(columns, freed=freed)
+            return
+        parts = read_record_parts(self._kernel, columns=columns, freed=freed)
+        while (part := self._ask(lambda _: next(parts, None))) is not None:
+            yield part
 
     def stack_list(self) -> StackList:
         from drgn_pageowner.kernel.linux.page_owner_stacks import read_stack_list

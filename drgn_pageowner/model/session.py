@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -33,6 +33,17 @@ class Session(Protocol):
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         """Return the records, with at least *columns* (``None`` for all)."""
+        ...
+
+    def record_parts(
+        self, columns: Iterable[str] | None, *, freed: bool = False
+    ) -> Iterator[Snapshot]:
+        """
+        Return the records in parts, in PFN order, so that they need not be in memory together.
+
+        ``facts``, ``coverage`` and ``problems`` are those of all parts, and complete when the last
+        part is returned; indices of stacks, tags and memory cgroups hold in one part only.
+        """
         ...
 
     def stack_list(self) -> StackList:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges
 
 __all__ = (
     "Frame",
@@ -201,6 +201,31 @@ class Stacks:
         if self._table is None:
             self._table = [_Halves.of(self.handles)]
         return self._table[0]
+
+    def with_those_of(self, other: Stacks) -> Stacks:
+        """
+        Return the stacks of both.
+
+        :param other: Stacks with other handles.
+        """
+        if not len(self):
+            return other
+        if not len(other):
+            return self
+        handles = np.concatenate([self.handles, other.handles])
+        order = np.argsort(handles)
+        starts = np.concatenate([self.offsets[:-1], other.offsets[:-1] + len(self.pcs)])[order]
+        depths = np.concatenate([self.depths(), other.depths()])[order]
+        counts = None
+        if self.counts is not None and other.counts is not None:
+            counts = np.concatenate([self.counts, other.counts])[order]
+        return Stacks(
+            handles[order],
+            np.concatenate([[0], np.cumsum(depths)]),
+            np.concatenate([self.pcs, other.pcs])[ranges(starts, depths)],
+            counts,
+            addresses=self.addresses,
+        )
 
     def depths(self) -> Array:
         """Return the number of frames of each stack: ``int64``, shape ``(n,)``."""

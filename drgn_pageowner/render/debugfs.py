@@ -4,19 +4,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
-from drgn_pageowner.model.arrays import ascending
 from drgn_pageowner.model.columns import COLUMNS
 from drgn_pageowner.model.records import MemcgKind, Snapshot
 from drgn_pageowner.render.assemble import RowTexts, joined_frames
 from drgn_pageowner.render.letters import fallback_text, is_fallback, page_letter
-from drgn_pageowner.render.records import RecordColumns
+from drgn_pageowner.render.records import RecordColumns, StackTexts
 from drgn_pageowner.render.text import (
     comm_text,
     frame_text,
@@ -34,10 +34,11 @@ _BY_WORD = {column.word: column for column in COLUMNS if column.word}
 _MEMCG_NAME_SIZE = 80
 
 
-def debugfs_text(snapshot: Snapshot) -> Iterator[str]:
+def debugfs_text(snapshot: Snapshot, later: Iterable[Snapshot] = ()) -> Iterator[str]:
     """
     Yield the text of the allocated records of *snapshot* in pieces.
 
+    :param later: The parts of the listing after *snapshot*.
     :raises PageOwnerError: if the snapshot was made without the kernel's formats or columns
     """
     formats = snapshot.facts.formats
@@ -47,33 +48,38 @@ def debugfs_text(snapshot: Snapshot) -> Iterator[str]:
         raise PageOwnerError("this text does not say all that debugfs prints of a record")
     if formats is None:
         raise PageOwnerError("this snapshot was decoded without the columns that debugfs prints")
-    # The kernel skips free pages and records without a stack, and starts at min_low_pfn.
-    shown = snapshot["allocated"] & (snapshot["handle"] != 0)
-    shown = shown & (snapshot["pfn"] >= snapshot.facts.min_low_pfn)
-    rows = snapshot.select(np.flatnonzero(shown))
-    stacks = _stacks(rows, formats.frame)
-    for start in range(0, len(rows), _ROWS):
-        yield _piece(rows.select(slice(start, start + _ROWS)), stacks)
+    stacks = _stack_texts(formats.frame)
+    for part in chain([snapshot], later):
+        # The kernel skips free pages and records without a stack, and starts at min_low_pfn.
+        shown = part["allocated"] & (part["handle"] != 0)
+        shown = shown & (part["pfn"] >= part.facts.min_low_pfn)
+        rows = part.select(slice(None) if shown.all() else np.flatnonzero(shown))
+        if not len(rows):
+            continue
+        known = stacks.of(rows)
+        for start in range(0, len(rows), _ROWS):
+            yield _piece(rows.select(slice(start, start + _ROWS)), known)
 
 
-def _stacks(rows: Snapshot, frame_format: str) -> Callable[[int], str]:
-    """Return a function that prints the stack of a handle."""
-    numbers = ascending(rows.stack)
-    frames = StackTable.of(rows, numbers)
-    texts = joined_frames(frames, list(map(frame_text(frame_format), frames.frames)), "")
-    handles = np.append(rows.stacks.handles, 0)[numbers]
-    known = dict(zip(handles.tolist(), texts, strict=True))
-    return lambda handle: known.get(handle, "")
+def _stack_texts(frame_format: str) -> StackTexts:
+    """Make a table of the texts of stacks, in which the kernel prints a frame as *frame_format*."""
+
+    def texts(frames: StackTable, snapshot: Snapshot) -> list[str]:
+        return joined_frames(frames, list(map(frame_text(frame_format), frames.frames)), "")
+
+    return StackTexts(texts)
 
 
-def _piece(rows: Snapshot, stacks: Callable[[int], str]) -> str:
+def _piece(rows: Snapshot, stacks: Mapping[int, str]) -> str:
     formats = rows.facts.formats
     assert formats is not None
     texts = RowTexts(len(rows))
     fields = _Fields(rows, texts)
     _add_format(texts, formats.record, fields)
     _add_format(texts, formats.page, fields)
-    texts.column("handle", rows["handle"], stacks)
+    # Handles that the stack depot lacks are all the same to it.
+    lost = stacks.get(0, "")
+    texts.column("handle", rows["handle"], lambda handle: stacks.get(handle, lost))
     _add_migrated(texts, rows)
     _add_memcg(texts, rows)
     texts.append("\n")

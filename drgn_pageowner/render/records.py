@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.escape import word
-from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import FIELDS, Column, Form
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.render.assemble import RowTexts, joined_frames
@@ -27,7 +28,14 @@ from drgn_pageowner.render.jsonable import json_document
 from drgn_pageowner.render.table import age, counted, csv_cell, table
 from drgn_pageowner.render.text import mapped, texts_of_forms
 
-__all__ = ("RECORD_FIELDS", "RecordColumns", "records_csv", "records_json", "records_table")
+__all__ = (
+    "RECORD_FIELDS",
+    "RecordColumns",
+    "StackTexts",
+    "records_csv",
+    "records_json",
+    "records_table",
+)
 
 _ROWS = 32768
 
@@ -104,22 +112,54 @@ def _zones(rows: Snapshot) -> Array:
     return rows["node"].astype(np.int64) << 8 | rows["zone"]
 
 
+class StackTexts:
+    """The text of each stack that records have, formatted once for all parts of a listing."""
+
+    def __init__(self, text: Callable[[StackTable, Snapshot], list[str]]) -> None:
+        """
+        :param text: Returns the text of each stack of a table.
+        """
+        self._text = text
+        self._texts: dict[int, str] = {}
+
+    def of(self, snapshot: Snapshot) -> Mapping[int, str]:
+        """
+        Return the texts of the stacks of *snapshot*, and of those before it.
+
+        :return: ``depot_stack_handle_t`` -> text of the stack; handle 0 is for records without a
+            stack.
+        """
+        used = np.zeros(len(snapshot.stacks) + 1, bool)
+        used[snapshot.stack] = True
+        # Number -1, no stack, has the handle 0.
+        handles = np.append(snapshot.stacks.handles, np.uint32(0))
+        numbers = np.flatnonzero(used)
+        wanted = handles[numbers].tolist()
+        new = [place for place, handle in enumerate(wanted) if handle not in self._texts]
+        if new:
+            numbers = numbers[new]
+            numbers[numbers == len(snapshot.stacks)] = -1
+            texts = self._text(StackTable.of(snapshot, numbers), snapshot)
+            self._texts.update(zip([wanted[place] for place in new], texts, strict=True))
+        return self._texts
+
+
 def _stack_texts(
-    snapshot: Snapshot, text: Callable[[list[str]], str], separator: str
-) -> dict[int, str]:
+    text: Callable[[list[str]], str], separator: str, whole: Callable[[str], str]
+) -> StackTexts:
     """
-    Format the stacks of all records.
+    Make a table of the texts of stacks.
 
     :param text: Function that takes the lines of a frame and returns its text.
     :param separator: Text between two frames.
-    :return: ``depot_stack_handle_t`` -> text of the stack; handle 0 is for records without a stack.
+    :param whole: Function that takes the joined texts of the frames.
     """
-    numbers = ascending(snapshot.stack)
-    frames = StackTable.of(snapshot, numbers)
-    texts = [text(snapshot.frame_lines(frame)) for frame in frames.frames]
-    # Number -1, no stack, has the handle 0.
-    handles = np.append(snapshot.stacks.handles, 0)[numbers].tolist()
-    return dict(zip(handles, joined_frames(frames, texts, separator), strict=True))
+
+    def texts(frames: StackTable, snapshot: Snapshot) -> list[str]:
+        of_frames = [text(snapshot.frame_lines(frame)) for frame in frames.frames]
+        return list(map(whole, joined_frames(frames, of_frames, separator)))
+
+    return StackTexts(texts)
 
 
 class _Assembly:
@@ -175,20 +215,24 @@ class _Assembly:
         texts.column("handle", rows["handle"], lambda handle: self._stacks.get(handle, none))
 
 
-def records_json(snapshot: Snapshot) -> Iterator[str]:
-    """Yield one JSON object a line; the fields are :data:`RECORD_FIELDS`."""
-    if not len(snapshot):
-        return
-    lines = _stack_texts(snapshot, lambda lines: json_document(lines)[1:-1], ", ")
-    stacks = {number: f"[{text}]" for number, text in lines.items()}
-    assembly = _Assembly(snapshot, json_document, stacks)
-    for rows in _pieces(snapshot):
-        texts = RowTexts(len(rows))
-        for place, column in enumerate(FIELDS):
-            texts.append(f'{", " if place else "{"}"{column.name}": ')
-            assembly.add(texts, rows, column)
-        texts.append("}\n")
-        yield texts.text()
+def records_json(snapshot: Snapshot, later: Iterable[Snapshot] = ()) -> Iterator[str]:
+    """
+    Yield one JSON object a line; the fields are :data:`RECORD_FIELDS`.
+
+    :param later: The parts of the listing after *snapshot*.
+    """
+    stacks = _stack_texts(lambda lines: json_document(lines)[1:-1], ", ", "[{}]".format)
+    for part in chain([snapshot], later):
+        if not len(part):
+            continue
+        assembly = _Assembly(part, json_document, stacks.of(part))
+        for rows in _pieces(part):
+            texts = RowTexts(len(rows))
+            for place, column in enumerate(FIELDS):
+                texts.append(f'{", " if place else "{"}"{column.name}": ')
+                assembly.add(texts, rows, column)
+            texts.append("}\n")
+            yield texts.text()
 
 
 def _csv_text(value: Any) -> str:
@@ -198,24 +242,28 @@ def _csv_text(value: Any) -> str:
     return text.getvalue()[: -len(",0\r\n")]
 
 
-def records_csv(snapshot: Snapshot) -> Iterator[str]:
-    """Yield a header and a row a record; frames of the stack have ``;`` between them."""
+def records_csv(snapshot: Snapshot, later: Iterable[Snapshot] = ()) -> Iterator[str]:
+    """
+    Yield a header and a row a record; frames of the stack have ``;`` between them.
+
+    :param later: The parts of the listing after *snapshot*.
+    """
     header = io.StringIO()
     csv.writer(header).writerow(RECORD_FIELDS)
     yield header.getvalue()
-    if not len(snapshot):
-        return
-    lines = _stack_texts(snapshot, ";".join, ";")
-    stacks = {number: _csv_text(text) for number, text in lines.items()}
-    assembly = _Assembly(snapshot, _csv_text, stacks)
-    for rows in _pieces(snapshot):
-        texts = RowTexts(len(rows))
-        for place, column in enumerate(FIELDS):
-            if place:
-                texts.append(",")
-            assembly.add(texts, rows, column)
-        texts.append("\r\n")
-        yield texts.text()
+    stacks = _stack_texts(";".join, ";", _csv_text)
+    for part in chain([snapshot], later):
+        if not len(part):
+            continue
+        assembly = _Assembly(part, _csv_text, stacks.of(part))
+        for rows in _pieces(part):
+            texts = RowTexts(len(rows))
+            for place, column in enumerate(FIELDS):
+                if place:
+                    texts.append(",")
+                assembly.add(texts, rows, column)
+            texts.append("\r\n")
+            yield texts.text()
 
 
 # Columns that are left out first if the table is too wide.

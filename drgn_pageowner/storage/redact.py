@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -216,6 +216,11 @@ class RedactedSession:
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         return self._once(self._session.snapshot(columns, freed=freed), self._records)
+
+    def record_parts(
+        self, columns: Iterable[str] | None, *, freed: bool = False
+    ) -> Iterator[Snapshot]:
+        yield self.snapshot(columns, freed=freed)
 
     def _records(self, records: Snapshot) -> Snapshot:
         columns = dict(records.columns)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -94,6 +94,11 @@ class SnapshotSession:
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         self._needs("records")
         return load_records(self._file, self._facts, self._names, columns, freed=freed)
+
+    def record_parts(
+        self, columns: Iterable[str] | None, *, freed: bool = False
+    ) -> Iterator[Snapshot]:
+        yield self.snapshot(columns, freed=freed)
 
     def stack_list(self) -> StackList:
         self._needs("stack_list")

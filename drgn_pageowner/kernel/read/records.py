@@ -50,7 +50,18 @@ from drgn_pageowner.model.tags import Tags, tag_stacks
 from drgn_pageowner.progress import progress
 from drgn_pageowner.units import are, counted, have
 
-__all__ = ("ALL_COLUMNS", "read_records")
+__all__ = (
+    "ALL_COLUMNS",
+    "PageColumns",
+    "bad_handles",
+    "check_found",
+    "joined",
+    "members_in_order",
+    "no_rows",
+    "owner_columns",
+    "problems_of",
+    "read_records",
+)
 
 _MEMMAP_COLUMNS = frozenset(columns_of(Origin.PAGE))
 
@@ -78,7 +89,7 @@ def read_records(
     facts = read_facts(kernel)
     dtype = owner_dtype(kernel)
     counts, changes = OwnerCounts(), Changes()
-    pages = _PageColumns(kernel, wanted)
+    pages = PageColumns(kernel, wanted)
     result = _read_columns(kernel, counts, changes, pages, wanted, freed)
     memcgs = pages.finish(result)
     if is_live(kernel.prog):
@@ -87,7 +98,7 @@ def read_records(
     if "migratetype" in wanted:
         result["migratetype"] = gfp_migratetype(kernel, result["gfp_mask"])
     problems = [*facts.problems, *page_ext_problems(kernel)]
-    problems += [*_problems(counts, pages), *changes.problems("records")]
+    problems += [*problems_of(counts, pages), *changes.problems("records")]
     coverage = asdict(counts)
     coverage["live"] = (
         {"page_ext": asdict(changes), "memmap": asdict(pages.changes)}
@@ -104,7 +115,7 @@ def read_records(
         "page_ext_size": layout.stride,
         "page_owner_offset": layout.owner_offset,
         "record": layout.owner_type,
-        "members": _members_in_order(dtype),
+        "members": members_in_order(dtype),
         "stack_depot": depot,
     }
     return Snapshot(
@@ -136,7 +147,7 @@ def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
         "handle": (tagged.tag + 1).astype(np.uint32),
         "allocated": np.ones(len(tagged.row), bool),
     }
-    pages = _PageColumns(kernel, wanted - {"tag"})
+    pages = PageColumns(kernel, wanted - {"tag"})
     parts = []
     for section in find_sections(kernel):
         low, high = np.searchsorted(everything["pfn"], (section.start_pfn, section.end_pfn))
@@ -144,7 +155,7 @@ def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
             part = {name: column[low:high] for name, column in everything.items()}
             pages.add(section, part)
             parts.append(part)
-    result = _joined(parts) if parts else everything
+    result = joined(parts) if parts else everything
     memcgs = pages.finish(result)
     stacks, frames, lines = tag_stacks(tagged.tags)
     facts.layout = {"tags": profiling(kernel).state}
@@ -171,16 +182,12 @@ def _read_columns(
     kernel: Kernel,
     counts: OwnerCounts,
     changes: Changes,
-    pages: _PageColumns,
+    pages: PageColumns,
     wanted: frozenset[str],
     freed: bool,
 ) -> dict[str, Array]:
     """Read the page_ext array of every section, with the columns of *pages*."""
-    columns = (wanted & frozenset(OWNER_MEMBERS)) | {"order"}
-    if "migratetype" in wanted:
-        columns |= {"gfp_mask"}
-    if "handle" in wanted:
-        columns |= frozenset(TRACE_MEMBERS)
+    columns = owner_columns(wanted)
     sections = find_sections(kernel)
     parts: list[dict[str, Array]] = []
     for section in progress(sections, description="page_ext", total=len(sections), unit=" section"):
@@ -188,17 +195,36 @@ def _read_columns(
         if part and len(part["pfn"]):
             pages.add(section, part)
             parts.append(part)
+    check_found(counts)
+    if not parts:
+        return no_rows(owner_dtype(kernel), columns)
+    return joined(parts)
+
+
+def owner_columns(wanted: frozenset[str]) -> frozenset[str]:
+    """Return the members of ``struct page_owner`` that the columns *wanted* need."""
+    columns = (wanted & frozenset(OWNER_MEMBERS)) | {"order"}
+    if "migratetype" in wanted:
+        columns |= {"gfp_mask"}
+    if "handle" in wanted:
+        columns |= frozenset(TRACE_MEMBERS)
+    return columns
+
+
+def check_found(counts: OwnerCounts) -> None:
+    """
+    Check, when all sections have been read, that the dump has a page_ext array.
+
+    :raises PageOwnerError: if it has none
+    """
     if counts.covered and counts.missing == counts.covered:
         raise PageOwnerError(
             "none of the page_ext arrays is in this dump: it was filtered or cut off; "
             "take it with makedumpfile -d 31 or less, which keeps them"
         )
-    if not parts:
-        return _no_rows(owner_dtype(kernel), columns)
-    return _joined(parts)
 
 
-def _joined(parts: list[dict[str, Array]]) -> dict[str, Array]:
+def joined(parts: list[dict[str, Array]]) -> dict[str, Array]:
     """
     Concatenate the columns of *parts*.
 
@@ -249,7 +275,8 @@ def _read_depot(
             # On a running kernel, stacks saved during the first attempt are found by the second.
             stacks, bad = read_stacks(kernel, unique)
         if len(bad):
-            problems.append(_bad_handles(columns, bad))
+            records = int(np.isin(columns["handle"], bad).sum()) if "handle" in columns else 0
+            problems.append(bad_handles(len(bad), records))
         coverage["stack_depot"] = depot_use(kernel)
     except (PageOwnerError, FaultError) as error:
         problems.append(f"the stack depot cannot be read, so stacks are unknown: {error}")
@@ -257,7 +284,7 @@ def _read_depot(
     return stacks, depot.name
 
 
-class _PageColumns:
+class PageColumns:
     """Reader of the columns from ``struct page`` and the pageblock bitmaps."""
 
     def __init__(self, kernel: Kernel, wanted: frozenset[str]) -> None:
@@ -330,7 +357,8 @@ class _PageColumns:
         data = result.pop("memcg_data", None)
         if data is None:
             return ()
-        self._table = MemcgTable(self._kernel)
+        if self._table is None:
+            self._table = MemcgTable(self._kernel)
         result["memcg"], result["memcg_kind"] = self._table.columns(data)
         memcgs = self._table.memcgs
         # Sort by name, so that the order does not depend on the records that were read.
@@ -353,14 +381,14 @@ class _PageColumns:
         return self._table.in_doubt if self._table is not None else set()
 
 
-def _members_in_order(dtype: np.dtype[np.void]) -> list[str]:
+def members_in_order(dtype: np.dtype[np.void]) -> list[str]:
     """Return the members of a record that are decoded, in the order in which they are in memory."""
     fields = dict(dtype.fields or {})
     known = (name for name in (*OWNER_MEMBERS, *TRACE_MEMBERS) if name in fields)
     return sorted(known, key=lambda name: fields[name][1])
 
 
-def _no_rows(dtype: np.dtype[np.void], columns: frozenset[str]) -> dict[str, Array]:
+def no_rows(dtype: np.dtype[np.void], columns: frozenset[str]) -> dict[str, Array]:
     """Return the columns of records, without rows."""
     fields = dict(dtype.fields or {})
     names = (columns & fields.keys()) | {"pfn", "allocated"}
@@ -370,7 +398,8 @@ def _no_rows(dtype: np.dtype[np.void], columns: frozenset[str]) -> dict[str, Arr
     }
 
 
-def _problems(counts: OwnerCounts, pages: _PageColumns) -> list[str]:
+def problems_of(counts: OwnerCounts, pages: PageColumns) -> list[str]:
+    """Return a line for each part of the records that could not be read."""
     problems = []
     if counts.missing:
         problems.append(
@@ -400,9 +429,14 @@ def _problems(counts: OwnerCounts, pages: _PageColumns) -> list[str]:
     return problems
 
 
-def _bad_handles(columns: dict[str, Array], bad: Array) -> str:
-    records = int(np.isin(columns["handle"], bad).sum()) if "handle" in columns else 0
+def bad_handles(number: int, records: int) -> str:
+    """
+    Say that the stack depot lacks some stacks.
+
+    :param number: Number of handles without a stack.
+    :param records: Number of records with these handles.
+    """
     return (
-        f"{counted(len(bad), 'stack handle')} (of {counted(records, 'record')}) {are(len(bad))} "
+        f"{counted(number, 'stack handle')} (of {counted(records, 'record')}) {are(number)} "
         "not in the stack depot: what they stand for is unknown"
     )

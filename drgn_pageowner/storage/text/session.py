@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
@@ -99,6 +99,11 @@ class TextSession:
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         return self._read[0]
+
+    def record_parts(
+        self, columns: Iterable[str] | None, *, freed: bool = False
+    ) -> Iterator[Snapshot]:
+        yield self.snapshot(columns, freed=freed)
 
     def tags(self) -> TagUse:
         if self._kind != "allocinfo":

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Read the page_owner records some sections at a time, so that few are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from drgn import FaultError
+
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.dump.live import Changes, is_live
+from drgn_pageowner.kernel.linux.formats import read_text_formats
+from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
+from drgn_pageowner.kernel.linux.names import read_names
+from drgn_pageowner.kernel.linux.page_ext import page_ext_layout, page_owner_state
+from drgn_pageowner.kernel.linux.page_owner import (
+    OwnerCounts,
+    gfp_migratetype,
+    owner_dtype,
+    read_owner_records,
+)
+from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_problems
+from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_use, read_stacks
+from drgn_pageowner.kernel.read.kernel import read_facts
+from drgn_pageowner.kernel.read.records import (
+    ALL_COLUMNS,
+    PageColumns,
+    bad_handles,
+    check_found,
+    joined,
+    members_in_order,
+    no_rows,
+    owner_columns,
+    problems_of,
+    read_records,
+)
+from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.columns import STORED, Form
+from drgn_pageowner.model.records import Snapshot, latest
+from drgn_pageowner.model.stacks import Stacks
+from drgn_pageowner.progress import progress
+
+__all__ = ("read_record_parts",)
+
+_ROWS = 1 << 19
+"""Number of records from which on a part is large enough."""
+
+
+def read_record_parts(
+    kernel: Kernel, *, columns: Iterable[str] | None = None, freed: bool = False
+) -> Iterator[Snapshot]:
+    """
+    Decode the page_owner records as :func:`~drgn_pageowner.kernel.read.records.read_records` does,
+    in parts.
+
+    All parts have the same ``facts``, ``coverage`` and ``problems``, which are not complete before
+    the last part is returned. Indices of memory cgroups, tags and stacks hold in one part only.
+
+    :param columns: Columns to decode; all by default.
+    :param freed: Also keep the records of freed pages.
+    :return: At least one snapshot, in PFN order. A running kernel, records of tags, and records
+        that contain their stacks (before Linux kernel commit f2ca0b557107 ("mm/page_owner: use
+        stackdepot to store stacktrace") (in v4.8)) are one part.
+    :raises PageOwnerError: as by :func:`~drgn_pageowner.kernel.read.records.read_records`; if all
+        page_ext arrays are missing, when the last part is asked for
+    """
+    if is_live(kernel.prog) or page_owner_state(kernel) in NO_RECORDS:
+        yield read_records(kernel, columns=columns, freed=freed)
+        return
+    page_ext_layout(kernel)
+    if "trace_entries" in (owner_dtype(kernel).names or ()):
+        yield read_records(kernel, columns=columns, freed=freed)
+        return
+    yield from _Parts(kernel, columns, freed).read()
+
+
+class _Parts:
+    """Reader of the records that keeps what the parts have in common."""
+
+    def __init__(self, kernel: Kernel, columns: Iterable[str] | None, freed: bool) -> None:
+        self._kernel = kernel
+        self._wanted = ALL_COLUMNS if columns is None else frozenset(columns)
+        self._freed = freed
+        self._dtype = owner_dtype(kernel)
+        self._facts = read_facts(kernel)
+        self._now = self._facts.now_ns
+        self._facts.formats = (
+            read_text_formats(kernel, self._dtype.names or ()) if columns is None else None
+        )
+        self._counts, self._changes = OwnerCounts(), Changes()
+        self._pages = PageColumns(kernel, self._wanted)
+        self._stacks = _StacksSeen(kernel)
+        self._latest: dict[str, Array] = {}
+        self._coverage: dict[str, Any] = {}
+        self._problems: list[str] = []
+
+    def read(self) -> Iterator[Snapshot]:
+        """Yield the parts."""
+        kernel, columns = self._kernel, owner_columns(self._wanted)
+        sections = find_sections(kernel)
+        parts: list[dict[str, Array]] = []
+        number = 0
+        for section in progress(
+            sections, description="page_ext", total=len(sections), unit=" section"
+        ):
+            part = read_owner_records(
+                kernel, section, columns, self._counts, self._changes, freed=self._freed
+            )
+            if not part or not len(part["pfn"]):
+                continue
+            # Another section with records follows, so this is not the last part.
+            if number >= _ROWS:
+                yield self._snapshot(joined(parts))
+                parts, number = [], 0
+            self._pages.add(section, part)
+            parts.append(part)
+            number += len(part["pfn"])
+        check_found(self._counts)
+        last = self._snapshot(joined(parts) if parts else no_rows(self._dtype, columns))
+        self._finish()
+        yield last
+
+    def _snapshot(self, result: dict[str, Array]) -> Snapshot:
+        kernel = self._kernel
+        memcgs = self._pages.finish(result)
+        if "migratetype" in self._wanted:
+            result["migratetype"] = gfp_migratetype(kernel, result["gfp_mask"])
+        for name, column in STORED.items():
+            if column.form is Form.TIME and len(result.get(name, ())):
+                largest = result[name].max(keepdims=True)
+                self._latest[name] = np.maximum(self._latest.get(name, largest), largest)
+        stacks = self._stacks.of(result)
+        return Snapshot(
+            facts=self._facts,
+            names=read_names(kernel),
+            columns=result,
+            stacks=stacks,
+            symbolizer=load_kallsyms(kernel),
+            memcgs=memcgs,
+            coverage=self._coverage,
+            problems=self._problems,
+            tags=self._pages.take_tags(result),
+        )
+
+    def _finish(self) -> None:
+        """Fill in what is known when all parts have been read."""
+        kernel, layout = self._kernel, page_ext_layout(self._kernel)
+        problems = [*self._facts.problems, *page_ext_problems(kernel)]
+        problems += [
+            *problems_of(self._counts, self._pages),
+            *self._changes.problems("records"),
+            *self._stacks.problems(),
+        ]
+        self._coverage.update(asdict(self._counts), live=None)
+        if self._stacks.depot is not None:
+            self._coverage["stack_depot"] = depot_use(kernel)
+        self._facts.now_ns = latest(self._now, self._latest)
+        self._facts.layout = {
+            "page_ext_size": layout.stride,
+            "page_owner_offset": layout.owner_offset,
+            "record": layout.owner_type,
+            "members": members_in_order(self._dtype),
+            "stack_depot": self._stacks.depot,
+        }
+        self._problems += kernel.problems(problems)
+
+
+class _StacksSeen:
+    """The stacks of all records so far; each is read from the stack depot once."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._stacks = Stacks.empty()
+        self._bad = np.zeros(0, np.uint32)
+        self._records = 0
+        self._error: str | None = None
+        self.depot: str | None = None
+        """Name of the depot's layout; ``None`` before a stack was asked for."""
+
+    def of(self, columns: dict[str, Array]) -> Stacks:
+        """Return the stacks of the handles in *columns*, and of all parts before."""
+        handles = [
+            columns[column.name]
+            for column in STORED.values()
+            if column.form is Form.HANDLE and column.name in columns
+        ]
+        if not handles or self._error is not None:
+            return self._stacks
+        try:
+            self.depot = depot_layout(self._kernel).name
+            unique = ascending(np.concatenate([ascending(handle.copy()) for handle in handles]))
+            known = np.concatenate([self._stacks.handles, self._bad, np.zeros(1, np.uint32)])
+            new = np.setdiff1d(unique, known, assume_unique=True)
+            if len(new):
+                stacks, bad = read_stacks(self._kernel, new)
+                self._stacks = self._stacks.with_those_of(stacks)
+                self._bad = np.union1d(self._bad, bad)
+            if len(self._bad) and "handle" in columns:
+                self._records += int(np.isin(columns["handle"], self._bad).sum())
+        except (PageOwnerError, FaultError) as error:
+            self._error = f"the stack depot cannot be read, so stacks are unknown: {error}"
+            self._stacks, self.depot = Stacks.empty(), None
+        return self._stacks
+
+    def problems(self) -> list[str]:
+        """Return a line if stacks could not be read."""
+        if self._error is not None:
+            return [self._error]
+        return [bad_handles(len(self._bad), self._records)] if len(self._bad) else []
