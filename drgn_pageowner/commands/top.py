@@ -28,6 +28,7 @@ from drgn_pageowner.analysis.account.page_class import page_classes
 from drgn_pageowner.analysis.owners.group import SORT_KEYS, columns_for, top
 from drgn_pageowner.analysis.owners.select import absent, select
 from drgn_pageowner.analysis.owners.slab import top_slab
+from drgn_pageowner.analysis.owners.sums import summed
 from drgn_pageowner.analysis.types.infer import infer_types
 from drgn_pageowner.analysis.types.shares import type_shares
 from drgn_pageowner.commands.arguments import (
@@ -57,6 +58,8 @@ from drgn_pageowner.render.top import top_csv, top_json, top_table
 from drgn_pageowner.render.types import type_groups_csv, type_groups_text
 
 _LIMIT = 20
+# Keys whose values are not the same in all parts of the records, or need the time of the dump.
+_NOT_IN_PARTS = frozenset(("memcg", "tag", "age"))
 _RENDERERS = {"table": top_table, "json": top_json, "csv": top_csv}
 _SLAB_RENDERERS = {"table": slab_table, "json": json_text, "csv": slab_csv}
 _TYPE_RENDERERS = {"table": type_groups_text, "json": json_text, "csv": type_groups_csv}
@@ -182,9 +185,13 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         raise UsageError(f"{args.format} is made of stacks: --by must have stack in it")
     wanted = filter_of(args)
     columns = columns_for(args.by) | wanted.columns()
-    snapshot = session.snapshot(columns, freed=args.freed)
+    if wanted.columns() or _NOT_IN_PARTS & set(args.by):
+        snapshot = session.snapshot(columns, freed=args.freed)
+        chosen = select(snapshot, wanted)
+    else:
+        chosen = summed(session.record_parts(columns, freed=args.freed), wanted, columns)
+        snapshot = chosen
     report_problems(snapshot.problems)
-    chosen = select(snapshot, wanted)
     report_problems(absent(snapshot, wanted, chosen))
     result = top(
         chosen,

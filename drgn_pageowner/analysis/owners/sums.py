@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Sum up records by columns, a part of them at a time, so that few are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from drgn_pageowner.analysis.owners.select import Filter, select
+from drgn_pageowner.model.arrays import Array, distinct, sums
+from drgn_pageowner.model.records import Snapshot
+
+__all__ = ("summed",)
+
+# Number of rows from which on sums of several parts are summed up again.
+_MANY = 1 << 21
+
+
+def summed(parts: Iterator[Snapshot], wanted: Filter, columns: Collection[str]) -> Snapshot:
+    """
+    Select records from *parts*, and sum them up.
+
+    :param parts: All records, of one or more parts.
+    :param columns: Names of the columns to keep, ``ts_nsec`` among them if ages are needed.
+    :return: The records as they are, if there is but one part. Otherwise, rows with ``pages`` and
+        ``allocations``: one or two for each combination of values, of which one has the lowest and
+        the other the highest ``ts_nsec``, and only the first of them counts.
+    """
+    last = next(parts)
+    chosen = select(last, wanted)
+    ahead = next(parts, None)
+    if ahead is None:
+        return chosen
+    keys = sorted(set(columns) - {"ts_nsec"})
+    rows = [_sums(chosen, keys)]
+    while ahead is not None:
+        last, ahead = ahead, None
+        rows.append(_sums(select(last, wanted), keys))
+        if sum(map(_length, rows)) > _MANY:
+            rows = [_sums(replace(last, columns=_joined(rows)), keys)]
+        ahead = next(parts, None)
+    return replace(last, columns=_joined(rows))
+
+
+def _length(columns: Mapping[str, Array]) -> int:
+    return len(columns["pages"])
+
+
+def _joined(parts: list[dict[str, Array]]) -> dict[str, Array]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _sums(records: Snapshot, keys: list[str]) -> dict[str, Array]:
+    """
+    Sum up records that have the columns *keys* in common.
+
+    :return: Columns: *keys*, ``pages``, ``allocations``, and ``ts_nsec`` if there are times.
+    """
+    code, number = np.zeros(len(records), np.int64), 1
+    for name in keys:
+        if name == "handle":
+            # Handles without a stack count as one.
+            inverse, size = records.stack + 1, len(records.stacks) + 1
+        else:
+            found, inverse = distinct(records[name])
+            size = len(found)
+        code = code * size + inverse if number > 1 else inverse
+        number *= size
+        if number > 1 << 40:
+            values, code = distinct(code)
+            number = len(values)
+    values, group = distinct(code)
+    number = len(values)
+    # Any row of a group has the group's values.
+    example = np.zeros(number, np.int64)
+    example[group] = np.arange(len(group))
+    result = {name: records[name][example] for name in keys}
+    if "handle" in result:
+        handles = np.append(records.stacks.handles, np.uint32(0))
+        result["handle"] = handles[records.stacks.index(result["handle"])]
+    counts = records.allocations
+    if counts is None:
+        counts = np.zeros(len(records), np.int64)
+    result["pages"] = sums(group, records.pages, number)
+    result["allocations"] = sums(group, counts, number)
+    if "ts_nsec" not in records:
+        return result
+    stamps = records["ts_nsec"]
+    oldest = np.full(number, np.iinfo(np.uint64).max, np.uint64)
+    newest = np.zeros(number, np.uint64)
+    np.minimum.at(oldest, group, stamps)
+    np.maximum.at(newest, group, stamps)
+    several = np.flatnonzero(newest > oldest)
+    nothing = np.zeros(len(several), np.int64)
+    more = {**{name: result[name][several] for name in keys}, "pages": nothing,
+            "allocations": nothing, "ts_nsec": newest[several]}  # fmt: skip
+    return _joined([{**result, "ts_nsec": oldest}, more])

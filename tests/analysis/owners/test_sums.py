@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Groups of records that are read in parts are those of all records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from handmade import SECOND, Record, snapshot
+
+from drgn_pageowner.analysis.owners.group import columns_for, top
+from drgn_pageowner.analysis.owners.select import Filter
+from drgn_pageowner.analysis.owners.sums import summed
+from drgn_pageowner.model.records import Snapshot
+
+pytestmark = pytest.mark.quick
+
+
+def records(number: int, *, times: bool = True) -> Snapshot:
+    """Records of five stacks and three tasks, some of them freed."""
+    random = np.random.default_rng(number)
+    made = snapshot(
+        *(
+            Record(
+                8 * pfn,
+                ["alloc_pages", f"f{random.integers(5)}", "kthread"],
+                order=int(random.integers(3)),
+                ts_nsec=int(random.integers(1, 100)) * SECOND,
+                pid=int(random.integers(3)),
+                comm=b"task%d" % random.integers(3),
+            )
+            for pfn in range(number)
+        ),
+        times=times,
+    )
+    allocated = random.integers(8, size=number) > 0
+    handles = made["handle"].copy()
+    handles[::17] = 0
+    # The stack depot lacks this one.
+    handles[1::17] = 77
+    return replace(made, columns={**made.columns, "allocated": allocated, "handle": handles})
+
+
+def parts_of(whole: Snapshot, size: int) -> list[Snapshot]:
+    return [whole.select(slice(start, start + size)) for start in range(0, len(whole), size)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 50, 1000])
+@pytest.mark.parametrize(
+    "by", [["stack"], ["comm", "order"], ["allocator"], ["pid", "stack", "gfp"], ["migratetype"]]
+)
+@pytest.mark.parametrize("sort", ["pages", "allocations", "oldest", "newest"])
+def test_top_of_parts_is_that_of_all(size: int, by: list[str], sort: str) -> None:
+    whole = records(211)
+    parts = parts_of(whole, size)
+    found = summed(iter(parts), Filter(), columns_for(by))
+    expected = top(whole.select(whole["allocated"]), by, sort=[sort])
+    assert top(found, by, sort=[sort]) == expected
+    if size > 211:
+        assert found.columns.keys() == whole.columns.keys()
+
+
+def test_without_times_and_of_freed_records() -> None:
+    whole = records(211, times=False)
+    found = summed(iter(parts_of(whole, 20)), Filter(freed=True), columns_for(["stack"]))
+    assert "ts_nsec" not in found
+    assert top(found) == top(whole.select(~whole["allocated"]))
+
+
+@pytest.mark.parametrize("many", [4, 1 << 21])
+def test_sums_do_not_grow_with_the_records(monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    monkeypatch.setattr("drgn_pageowner.analysis.owners.sums._MANY", many)
+    sizes = []
+    for number in (200, 1600):
+        whole = records(number)
+        parts = parts_of(whole, number // 4)
+        found = summed(iter(parts), Filter(), columns_for(["stack"]))
+        assert top(found) == top(whole.select(whole["allocated"]))
+        sizes.append(len(found))
+    # Five stacks and none, an oldest and a newest record of each, of four parts.
+    assert max(sizes) <= 6 * 2 * (1 if many == 4 else 4)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Records read some sections at a time are the same as all at once."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from drgn_pageowner.commands import list as list_command
+from drgn_pageowner.kernel.read import record_parts
+from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.model.records import Snapshot
+
+DUMP = "linux-6.12/kdump"
+
+
+def memcg_paths(part: Snapshot) -> list[str | None]:
+    return [part.memcgs[number].path if number >= 0 else None for number in part["memcg"].tolist()]
+
+
+@pytest.mark.parametrize("freed", [False, True])
+def test_parts_are_the_records(
+    monkeypatch: pytest.MonkeyPatch, live: Callable[..., ProgramSession],
+    dump_named: Callable[[str], Any], freed: bool,
+) -> None:  # fmt: skip
+    session = live(dump_named(DUMP))
+    whole = session.snapshot(None, freed=freed)
+    monkeypatch.setattr(record_parts, "_ROWS", 2048)
+    parts = list(session.record_parts(None, freed=freed))
+    assert 2 < len(parts) < len(whole) // 2048
+    assert all(len(part) for part in parts[:-1])
+    for name in whole.columns.keys() - {"memcg", "tag"}:
+        assert np.array_equal(np.concatenate([part[name] for part in parts]), whole[name]), name
+    assert [path for part in parts for path in memcg_paths(part)] == memcg_paths(whole)
+    last = parts[-1]
+    assert (last.problems, last.coverage) == (whole.problems, whole.coverage)
+    assert last.facts == whole.facts
+    assert np.array_equal(last.stacks.handles, whole.stacks.handles)
+    assert np.array_equal(last.stacks.offsets, whole.stacks.offsets)
+    assert np.array_equal(last.stacks.pcs, whole.stacks.pcs)
+    counts = [stacks.counts for stacks in (last.stacks, whole.stacks)]
+    assert (counts[0] is None) == (counts[1] is None)
+    assert counts[0] is None or np.array_equal(*counts)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--freed"], ["--limit", "3000"], ["--limit", "0"], ["--comm", "kw*", "--limit", "9"],
+     ["--order", "1-"], ["--comm", "nobody"]],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.parametrize("format_", ["json", "csv", "debugfs"])
+def test_a_listing_in_parts_is_the_whole(
+    monkeypatch: pytest.MonkeyPatch, live: Callable[..., ProgramSession],
+    dump_named: Callable[[str], Any], capsys: pytest.CaptureFixture[str], format_: str,
+    options: list[str],
+) -> None:  # fmt: skip
+    session = live(dump_named(DUMP))
+    parser = argparse.ArgumentParser()
+    list_command.add_arguments(parser)
+    args = parser.parse_args(["--format", format_, *options])
+    texts = []
+    for rows in (1 << 40, 4096):
+        monkeypatch.setattr(record_parts, "_ROWS", rows)
+        out = io.StringIO()
+        assert list_command.run(args, session, out) == 0
+        texts.append((out.getvalue(), capsys.readouterr().err))
+    assert texts[0] == texts[1]
+    assert ("nobody" in texts[0][1]) == ("nobody" in options)
+
+
+def test_few_records_are_in_memory(
+    monkeypatch: pytest.MonkeyPatch, live: Callable[..., ProgramSession],
+    dump_named: Callable[[str], Any],
+) -> None:  # fmt: skip
+    """A part ends with the section that fills it, however many there are."""
+    session = live(dump_named(DUMP))
+    monkeypatch.setattr(record_parts, "_ROWS", 1)
+    sections = [len(part) for part in session.record_parts(["handle"])]
+    monkeypatch.setattr(record_parts, "_ROWS", 4096)
+    assert max(len(part) for part in session.record_parts(["handle"])) < 4096 + max(sections)
