@@ -71,6 +71,7 @@ class InventoryReader:
         problems = list(memory.problems)
         of_buffers: list[str] = []
         buffers = self._buffers(of_buffers)
+        files = self._files()
         # Nothing else asks for it, and it is large.
         del memory.pages.columns["mapping"]
         records: Snapshot | None = None
@@ -103,7 +104,7 @@ class InventoryReader:
             modules=module_names(kernel),
             tasks={stack.pid: stack.comm for stack in self.stacks},
             command_lines=command_lines(kernel),
-            files=self._files(),
+            files=files,
             counters=read_counters(kernel, memory.zones),
             stacks=self._direct_stacks(),
             problems=kernel.problems(problems, slabs.problems),
