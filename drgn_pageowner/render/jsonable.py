@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,74 @@ def jsonable(value: Any) -> Any:
 
 
 def json_text(value: Any) -> Iterator[str]:
-    """Yield one JSON document."""
-    yield json_document(jsonable(value), indent=1) + "\n"
+    """
+    Yield one JSON document.
+
+    It is the text of ``json_document(jsonable(value), indent=1)``. The encoder of :mod:`json` that
+    can indent is written in Python, and takes minutes for the stacks of a large machine.
+    """
+    yield _text(value, "\n", _FrameTexts()) + "\n"
+
+
+class _FrameTexts(dict[Frame, str]):
+    """JSON text of each frame. The same frames are in many stacks."""
+
+    def __missing__(self, frame: Frame) -> str:
+        result = self[frame] = _string(str(frame))
+        return result
+
+
+def _text(value: Any, newline: str, frames: _FrameTexts) -> str:
+    """
+    Return *value* as JSON.
+
+    :param newline: Line feed and indentation of the line that the value begins in.
+    """
+    kind = type(value)
+    plain = _PLAIN.get(kind)
+    if plain is not None:
+        return plain(value)
+    if kind is Frame:
+        return frames[value]
+    if isinstance(value, bytes):
+        return _string(comm_text(value))
+    if isinstance(value, np.ndarray | np.generic):
+        return _text(value.tolist(), newline, frames)
+    inner = newline + " "
+    if is_dataclass(value) or isinstance(value, Mapping):
+        if isinstance(value, Mapping):
+            items = [(str(key), item) for key, item in value.items()]
+        else:
+            items = [(field.name, getattr(value, field.name)) for field in fields(value)]
+        texts = [f"{_string(key)}: {_text(item, inner, frames)}" for key, item in items]
+        return "{" + inner + ("," + inner).join(texts) + newline + "}" if texts else "{}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        kinds = set(map(type, value))
+        if kinds == {Frame}:
+            texts = [frames[frame] for frame in value]
+        else:
+            texts = [_text(item, inner, frames) for item in value]
+        return "[" + inner + ("," + inner).join(texts) + newline + "]" if texts else "[]"
+    # A subclass of a type that json knows, such as an enumeration.
+    return json_document(value)
+
+
+def _string(value: str) -> str:
+    text = encode_basestring_ascii(value)
+    return encode_basestring_ascii(without_surrogates(value)) if "\\udc" in text else text
+
+
+def _float(value: float) -> str:
+    return repr(value) if math.isfinite(value) else "null"
+
+
+def _truth(value: bool) -> str:
+    return "true" if value else "false"
+
+
+_PLAIN: dict[type, Callable[[Any], str]] = {
+    str: _string, int: repr, float: _float, bool: _truth, type(None): lambda _: "null",
+}  # fmt: skip
 
 
 def json_document(value: Any, **options: Any) -> str:

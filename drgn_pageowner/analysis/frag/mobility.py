@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
+from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.model.arrays import Array, cover, distinct
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kinds import Kind
@@ -22,6 +25,7 @@ __all__ = (
     "kind_codes",
     "migratetype_number",
     "overlay",
+    "unmovable_kinds",
 )
 
 
@@ -69,7 +73,7 @@ _KIND_OF_STATE = {
 
 # Function names that determine the purpose of a stack; the first one that matches any frame counts.
 _KIND_OF_STACK = [
-    (kind, re.compile(f"^(?:{pattern})$", re.MULTILINE))
+    (kind, re.compile(pattern))
     for kind, pattern in (
         (
             UnmovableKind.BOOT,
@@ -109,18 +113,8 @@ class Overlay:
     """``int64``, a row per page: number of the pageblock."""
     stack: Array
     """``int64``, a row per record: number of its stack, or -1."""
-    kinds: dict[int, UnmovableKind] = field(default_factory=dict, repr=False)
-    """Number of a stack -> :class:`UnmovableKind`; a cache."""
-
     table: object | None = field(default=None, repr=False)
     """The cached result of :func:`~drgn_pageowner.analysis.frag.blocks.block_table`."""
-
-    def kind_of_stack(self, stack: int) -> UnmovableKind:
-        """Return the purpose of memory allocated by the stack with number *stack*."""
-        if stack not in self.kinds:
-            assert self.records is not None
-            self.kinds[stack] = _kind_of_frames(self.records.stack_frames(stack))
-        return self.kinds[stack]
 
 
 def migratetype_number(names: tuple[str, ...] | list[str], name: str) -> int:
@@ -165,17 +159,30 @@ def _reclaimable(
     mobility[slab[types == wanted]] = Mobility.RECLAIMABLE
 
 
-def _kind_of_frames(frames: list[Frame]) -> UnmovableKind:
-    names = "\n".join([frame.name for frame in frames if frame.name is not None])
-    if "copy_process" in names and "vmalloc" in names:
-        # Where the compiler inlined alloc_thread_stack_node() into its caller.
-        return UnmovableKind.STACKS
-    for kind, pattern in _KIND_OF_STACK:
-        if pattern.search(names):
-            return kind
-    if any(frame.module is not None or frame.name is None for frame in frames):
-        return UnmovableKind.DRIVERS
-    return UnmovableKind.OTHER
+def unmovable_kinds(table: StackTable) -> Array:
+    """
+    Return the purpose of unmovable memory that was allocated by each stack.
+
+    :return: ``int8``, a row per stack: :class:`UnmovableKind`.
+    """
+
+    def having(holds: Callable[[Frame], object]) -> Array:
+        return table.any(table.marks(lambda frame: bool(holds(frame))))
+
+    result = np.full(len(table), UnmovableKind.OTHER, np.int8)
+    result[having(lambda f: f.module is not None or f.name is None)] = UnmovableKind.DRIVERS
+    # The first pattern that matches a stack decides.
+    for kind, pattern in reversed(_KIND_OF_STACK):
+        result[having(partial(_is_named, pattern))] = kind
+    # Where the compiler inlined alloc_thread_stack_node() into its caller.
+    inlined = having(lambda f: "copy_process" in (f.name or ""))
+    inlined &= having(lambda f: "vmalloc" in (f.name or ""))
+    result[inlined] = UnmovableKind.STACKS
+    return result
+
+
+def _is_named(pattern: re.Pattern[str], frame: Frame) -> bool:
+    return frame.name is not None and pattern.fullmatch(frame.name) is not None
 
 
 def kind_codes(joined: Overlay, rows: Array) -> Array:
@@ -190,8 +197,7 @@ def kind_codes(joined: Overlay, rows: Array) -> Array:
     if joined.records is not None and len(joined.records):
         recorded = np.flatnonzero(owner >= 0)
         stacks, inverse = distinct(joined.stack[owner[recorded]])
-        codes = np.array([joined.kind_of_stack(stack) for stack in stacks.tolist()], np.int8)
-        result[recorded] = codes[inverse]
+        result[recorded] = unmovable_kinds(StackTable.of(joined.records, stacks))[inverse]
     for value, kind in _KIND_OF_STATE.items():
         result[state == value] = kind
     return result

@@ -7,8 +7,13 @@ import pytest
 from handmade import MOVABLE, UNMOVABLE, Machine, Record, frames
 
 from drgn_pageowner.analysis.frag.culprits import Culprits, culprits
-from drgn_pageowner.analysis.frag.mobility import Mobility, UnmovableKind, overlay
-from drgn_pageowner.analysis.frag.mobility import _kind_of_frames as kind_of_frames
+from drgn_pageowner.analysis.frag.mobility import (
+    Mobility,
+    UnmovableKind,
+    overlay,
+    unmovable_kinds,
+)
+from drgn_pageowner.analysis.owners.stack_table import StackTable
 
 MACHINE = Machine("k...kk..k...aaaat...", blocks=(MOVABLE, MOVABLE, MOVABLE, UNMOVABLE))
 
@@ -63,7 +68,8 @@ def test_movable_pages_in_unmovable_blocks_are_the_reverse() -> None:
     ],
 )
 def test_a_stack_tells_its_purpose(stack: list[str], kind: UnmovableKind) -> None:
-    assert kind_of_frames(frames(*stack)) == kind
+    table = StackTable.of_frames([frames(*stack), frames("f")])
+    assert unmovable_kinds(table).tolist() == [kind, UnmovableKind.OTHER]
 
 
 def test_slab_pages_are_reclaimable_if_they_asked_for_that() -> None:
