@@ -42,16 +42,17 @@ class Frame(NamedTuple):
     size: int
     module: str | None
     called: bool = True
-    """Whether the code in front of the PC calls a function, as in front of every return address;
-    true if that is not known. False of a module's frame means that the address was in another
-    module, which was unloaded, or that an interrupt or exception came there."""
+    """Whether the instruction before the PC is a call, as before every return address; true if
+    unknown. For a frame of a module, false means that the PC was in another module, which was
+    unloaded, or that an interrupt or exception occurred at the PC."""
 
     @property
     def replaced(self) -> bool:
         """
-        Whether the function is of a module that was loaded where the caller's module had been.
+        Whether the symbol is of a module that was loaded at the address of the original module
+        after this was unloaded.
 
-        This holds unless the frame was interrupted: see
+        This may be wrong if an interrupt or exception occurred at the PC; see
         :func:`~drgn_pageowner.analysis.owners.stack_table.replaced`.
         """
         return self.module is not None and not self.called

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Frames without a symbol of their own: code of a module that was unloaded, or freed init code of any
-module. Another module may have been loaded in its place since.
+Find frames without a symbol: code of a module that was unloaded, or freed init code of any module.
+Frames whose symbol is of another module, which was loaded at the same address later, are included.
 """
 
 from __future__ import annotations
@@ -54,12 +54,13 @@ def freed_init(table: StackTable) -> Array:
 
 def module_is_gone(table: StackTable) -> Array:
     """
-    Return whether a module in a stack was unloaded, so that a frame has no symbol or one of the
-    module that was loaded in its place: a row per stack.
+    Return whether a module in a stack was unloaded: ``bool``, a row per stack. A frame of such a
+    module has no symbol, or one of a module that was loaded at its address later.
     """
     return table.any(_unnamed(table) & ~freed_init(table))
 
 
 def _unnamed(table: StackTable) -> Array:
-    """Find frames without a symbol of the code that was called: ``bool``, a row per frame."""
+    """Find frames without a symbol, or with one of a module that was loaded later: ``bool``, a row
+    per frame."""
     return table.marks(lambda frame: frame.name is None) | replaced(table)

@@ -79,7 +79,8 @@ def allocator_of(frames: list[Frame]) -> Frame | None:
     Return the allocator: the first of *frames* outside the memory manager; if all frames are inside
     it, the outermost frame; ``None`` if there are no frames.
 
-    It has no name if a module that was loaded later has taken the place of its module.
+    If the frame's symbol is of a module that was loaded later (:attr:`Frame.replaced`), a frame
+    without a name is returned.
     """
     for frame in frames:
         if frame.name is None or not is_allocation_function(frame.name):

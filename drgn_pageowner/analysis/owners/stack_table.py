@@ -33,8 +33,8 @@ __all__ = (
     "with_stack",
 )
 
-# Entry code of x86 (asm_exc_page_fault, asm_sysvec_apic_timer_interrupt; before v5.8 page_fault,
-# apic_timer_interrupt) and arm64 (el1h_64_irq; before v5.14 el1_irq).
+# Entry code of x86 (asm_exc_page_fault, asm_sysvec_apic_timer_interrupt; in older kernels
+# page_fault, apic_timer_interrupt) and of arm64 (el1h_64_irq; in older kernels el1_irq).
 _ENTRY = re.compile(r"(asm_)?(exc|sysvec)_|asm_common|\w*page_fault$|\w*interrupt$|error_entry|"
                     r"ret_from_intr|el1")  # fmt: skip
 
@@ -109,10 +109,12 @@ class StackTable:
 
 def replaced(table: StackTable) -> Array:
     """
-    Find the frames that are named after a module which took the place of their own.
+    Find the frames whose symbol is of a module that was loaded later, at the address of the frame's
+    own module.
 
-    Such an address has no call in front of it. Neither has the address where an interrupt or an
-    exception came: the frame inside of it is the kernel's entry code.
+    The instruction before the PC of such a frame is not a call. This is also true for a PC at which
+    an interrupt or exception occurred; these are recognized by the next inner frame, which is entry
+    code of the kernel.
 
     :return: ``bool``, the shape of :attr:`StackTable.code`.
     """

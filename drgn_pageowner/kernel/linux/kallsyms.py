@@ -199,7 +199,7 @@ class Kallsyms:
     ) -> None:
         """
         :param called: Function that determines :attr:`Frame.called
-            <drgn_pageowner.model.stacks.Frame.called>` of PCs; ``None`` if nothing can.
+            <drgn_pageowner.model.stacks.Frame.called>` of PCs; ``None`` if it cannot be determined.
         """
         self._core = core
         self._called = called
@@ -501,7 +501,7 @@ def load_kallsyms(kernel: Kernel) -> Kallsyms:
 
 
 def _called(kernel: Kernel, pcs: list[int]) -> list[bool]:
-    """Return whether the code in front of each of *pcs* calls a function; true if not known."""
+    """Return whether the instruction before each of *pcs* is a call; true if unknown."""
     arch = arch_of(kernel)
     size = arch.call_size
     if not size or not pcs:

@@ -65,7 +65,7 @@ class Arm64(Arch):
                 yield layout, int(follow_phys(init_mm, address))
 
     def calls(self, code: Array) -> Array:
-        # BL, BLR, and BLR with pointer authentication (BLRAA and its like).
+        # BL, BLR, and the variants of BLR with pointer authentication, such as BLRAA.
         words = np.ascontiguousarray(code).view("<u4")[:, 0]
         found: Array = (words >> 26 == 0x25) | (words & 0xFFFFFC1F == 0xD63F0000)
         found |= words & 0xFEFFF800 == 0xD63F0800

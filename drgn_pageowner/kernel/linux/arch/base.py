@@ -59,14 +59,14 @@ class Arch:
         return None
 
     call_size = 0
-    """Number of bytes in front of a return address that :meth:`calls` needs; 0 if it is not known
-    here how calls are encoded."""
+    """Number of bytes before a return address that :meth:`calls` needs; 0 if the encoding of calls
+    is not implemented for the architecture."""
 
     def calls(self, code: Array) -> Array:
         """
-        Find the return addresses that have a call instruction in front of them.
+        Return whether the instruction before each return address is a call.
 
-        :param code: The :attr:`call_size` bytes in front of each address: ``uint8``, shape
+        :param code: The :attr:`call_size` bytes before each address: ``uint8``, shape
             ``(n, call_size)``.
         :return: ``bool``, shape ``(n,)``.
         """

@@ -26,8 +26,9 @@ _KASAN_SHADOW_OFFSET = 0xDFFFFC0000000000
 
 def _call_size(modrm: int) -> int:
     """
-    Get the size in bytes of CALL r/m (opcode FF /2) by its ModR/M byte: that and the opcode, a SIB
-    byte if R/M is 4, and a displacement; 0 if the byte is of another instruction.
+    Get the size of a CALL r/m instruction (opcode FF /2) in bytes, from its ModR/M byte. The
+    instruction consists of opcode, ModR/M byte, a SIB byte if R/M is 4, and a displacement. Return
+    0 if the ModR/M byte belongs to another instruction.
     """
     mod, rm = modrm >> 6, modrm & 7
     if modrm >> 3 & 7 != 2:
