@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 from recipe import RECIPE, TESTDATA, run
@@ -19,23 +20,37 @@ _LEFT_OUT = ("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3",
              "config-*", "*.a")  # fmt: skip
 
 
-def make_root(build: Path, image: Path) -> Path:
+def make_root(
+    build: Path,
+    image: Path,
+    *,
+    init: str = "live-init",
+    busybox: Path = Path("/bin/busybox"),
+    extra: str = "",
+    more: Callable[[Path], None] | None = None,
+) -> Path:
     """
     Make an ext2 *image*: busybox, Python, the package with what it needs, kernel modules.
 
     :param build: Build directory of the kernel; its vmlinux is included with all DWARF.
+    :param init: Program in guest/ that becomes /live/init.
+    :param busybox: A statically linked busybox.
+    :param extra: Extra of the package to install, in brackets.
+    :param more: Function that adds files to the directory that the image is made of.
     """
     root = image.parent / "root"
     shutil.rmtree(root, ignore_errors=True)
     for directory in ("bin", "dev", "lib64", "live", "modules", "out", "proc", "sys", "tmp"):
         (root / directory).mkdir(parents=True)
-    shutil.copy("/bin/busybox", root / "bin/busybox")
-    shutil.copy(RECIPE / "guest/live-init", root / "live/init")
+    shutil.copy(busybox, root / "bin/busybox")
+    shutil.copy(RECIPE / "guest" / init, root / "live/init")
     (root / "live/init").chmod(0o755)
     shutil.copy(build / "vmlinux", root / "live/vmlinux")
     for module in (build / "po-modules").glob("*.ko"):
         run("strip", "-g", "-o", root / "modules" / module.name, module)
-    _python(root)
+    _python(root, extra)
+    if more is not None:
+        more(root)
     megabytes = sum(path.lstat().st_size for path in root.rglob("*")) >> 20
     image.unlink(missing_ok=True)
     # The output of commands is stored in the image, too, which is a sparse file.
@@ -45,9 +60,8 @@ def make_root(build: Path, image: Path) -> Path:
     return image
 
 
-def _python(root: Path) -> None:
-    """Yield the files of this interpreter, its standard library, and the shared libraries that they
-    need."""
+def _python(root: Path, extra: str) -> None:
+    """Copy this interpreter, its standard library, and the shared libraries that they need."""
     library = Path(sysconfig.get_path("stdlib"))
     home = root / "python/lib" / library.name
     shutil.copytree(library, home, ignore=shutil.ignore_patterns(*_LEFT_OUT))
@@ -56,7 +70,7 @@ def _python(root: Path) -> None:
     shutil.copy(Path(sys.executable).resolve(), program)
     site = root / "live/site"
     run(sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check",
-        "--target", site, TESTDATA.parent)  # fmt: skip
+        "--target", site, f"{TESTDATA.parent}{extra}")  # fmt: skip
     for path in (program, *home.rglob("*.so"), *site.rglob("*.so*")):
         for needed in _libraries(path):
             if not needed.is_relative_to(root) and not (root / "lib" / needed.name).exists():

@@ -105,6 +105,7 @@ def test_commands_answer_the_same(
         "typegraph --by type --limit 0",
     ):  # fmt: skip
         assert ask(ours, line) == ask(theirs, line), line
+    pytest.importorskip("pyarrow", reason="snapshots need pyarrow (the extra parquet)")
     files = tmp_path / "ours", tmp_path / "theirs"
     for session, file in zip((ours, theirs), files, strict=True):
         assert ask(session, f"save --leaks -o {file}")[0] == 0
