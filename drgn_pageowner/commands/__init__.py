@@ -306,6 +306,8 @@ def run_command(
     :raises PageOwnerError: if the dump cannot answer
     """
     args.open_session = open_session
+    # Where a command that writes a file says so.
+    args.standard_output = out
     with output_to(getattr(args, "output", None), out) as stream:
         # A command without --format prints a summary for people.
         format_ = getattr(args, "format", "table")

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     out.writelines(render(found))
     if path != "-":
         answer = headline(found)
-        print(f"{word(path)}: {word(answer)}" if answer else word(path))
+        args.standard_output.write(f"{word(path)}: {word(answer)}\n")
     for error in found.errors:
         warn(internal_error(error))
     return INTERNAL if found.errors else 0

@@ -37,7 +37,7 @@ def test_the_suffix_decides_and_standard_output_is_the_file(one_dump: Dump, tmp_
     session = ProgramSession(one_dump.prog)
     session.heap()
     for name, start in (("a.html", "<!doctype html>"), ("b.md", "# Memory"), ("c.json", "{")):
-        assert answer(session, f"report {tmp_path / name}") == ""
+        assert answer(session, f"report {tmp_path / name}").startswith(f"{tmp_path / name}: ")
         assert (tmp_path / name).read_text().startswith(start)
     assert answer(session, "report --format md") == (tmp_path / "b.md").read_text()
 
@@ -123,3 +123,13 @@ def test_what_has_grown_since_an_earlier_dump_is_said_first(tmp_path: Path) -> N
         said(*question, tmp_path / "a.html")
         page = (tmp_path / "a.html").read_text()
         assert page.index("has grown by") < page.index('id="h-changes"')
+
+
+def test_a_file_is_named_with_the_answer(one_dump: Dump, tmp_path: Path) -> None:
+    said = one_dump.run("report", tmp_path / "out.json", "--no-leaks", check=True).stdout
+    assert said.startswith(f"{tmp_path / 'out.json'}: ")
+    assert json.loads((tmp_path / "out.json").read_text())["headline"] in said
+    # The parts of a triage write reports, too: there, the last line is the answer.
+    folder = tmp_path / "triage"
+    lines = one_dump.run("triage", folder).stdout.splitlines()
+    assert not [line for line in lines if line.startswith(str(folder / "report"))]
