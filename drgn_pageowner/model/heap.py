@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, cover
+from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.fingerprint import Fingerprint
 from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.object_facts import ObjectFacts
@@ -42,6 +42,7 @@ __all__ = (
     "Slabs",
     "Word",
     "area_of_text",
+    "covering",
     "record_of_row",
 )
 
@@ -484,6 +485,34 @@ class LeakSearch:
     fingerprints: Sequence[Fingerprint] = ()
 
 
+# Number of records that are looked at together.
+_PIECE = 1 << 20
+
+
+def covering(pages: Pages, records: Snapshot) -> Array:
+    """
+    Return the index of the record whose pages include each page, free or not.
+
+    :return: ``int32``, a row per page; -1 for none.
+    """
+    covered = np.full(len(pages), -1, np.int32)
+    # Records of several pages override those of one.
+    for several in (False, True):
+        for start in range(0, len(records), _PIECE):
+            piece = records.select(slice(start, start + _PIECE))
+            sizes = piece.pages
+            chosen = np.flatnonzero((sizes > 1) == several)
+            rows = pages.rows(piece["pfn"][chosen])
+            known = rows >= 0
+            number, rows, sizes = chosen[known] + start, rows[known], sizes[chosen][known]
+            if several:
+                sizes = np.minimum(sizes, len(pages) - rows)
+                covered[ranges(rows, sizes)] = np.repeat(number, sizes)
+            else:
+                covered[rows] = number
+    return covered
+
+
 def record_of_row(pages: Pages, records: Snapshot | None) -> Array:
     """
     Return the index of the record that covers each page.
@@ -492,6 +521,6 @@ def record_of_row(pages: Pages, records: Snapshot | None) -> Array:
     """
     if records is None or not len(records):
         return np.full(len(pages), -1, np.int32)
-    covered = cover(len(pages), pages.rows(records["pfn"]), records.pages)
+    covered = covering(pages, records)
     covered[np.isin(pages.state, FREE_STATES)] = -1
     return covered

@@ -17,6 +17,10 @@ from drgn_pageowner.model.pages import PageState
 __all__ = ("BlockTable", "Run", "block_table", "explain_block")
 
 
+# Number of pages that are looked at together.
+_PIECE = 1 << 20
+
+
 @dataclass
 class BlockTable:
     """One row per pageblock, from number 0 on."""
@@ -63,24 +67,33 @@ def _block_table(joined: Overlay) -> BlockTable:
     size = 1 << memory.pages.facts.pageblock_order
     number = len(memory.pageblocks)
     kinds = len(Mobility)
-    key = joined.block * kinds + joined.mobility
-    counts = np.bincount(key, minlength=number * kinds).astype(np.int32)
+    counts = np.zeros((number, kinds), np.int32)
+    boot = np.zeros(number, np.int32)
+    for start in range(0, len(joined.block), _PIECE):
+        piece = slice(start, start + _PIECE)
+        # Numbers of blocks ascend, so a piece has few of them.
+        lowest, highest = int(joined.block[start]), int(joined.block[piece][-1])
+        block = joined.block[piece] - lowest
+        size_of_piece = (highest + 1 - lowest) * kinds
+        of_kind = np.bincount(block * kinds + joined.mobility[piece], minlength=size_of_piece)
+        counts[lowest : highest + 1] += of_kind.reshape(-1, kinds).astype(np.int32)
+        reserved = block[memory.pages.state[piece] == PageState.RESERVED]
+        boot[lowest : highest + 1] += np.bincount(reserved, minlength=highest + 1 - lowest)
     zone = memory.pages["zone"]
     first = np.full(number, -1, np.int16)
     whole = np.full(number, -1, np.int16)
     if len(zone):
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(joined.block)) + 1])
-        lowest = np.minimum.reduceat(zone, starts)
-        highest = np.maximum.reduceat(zone, starts)
+        changes = np.flatnonzero(joined.block[1:] != joined.block[:-1]) + 1
+        starts = np.concatenate([[0], changes])
+        first_zone = np.minimum.reduceat(zone, starts)
+        last_zone = np.maximum.reduceat(zone, starts)
         present = np.diff(np.concatenate([starts, [len(zone)]]))
         blocks = joined.block[starts]
         first[blocks] = np.where(zone[starts] == 255, -1, zone[starts].astype(np.int64))
-        one = (lowest == highest) & (highest != 255) & (present == size)
-        one &= counts.reshape(number, kinds)[blocks, Mobility.ABSENT] == 0
-        whole[blocks[one]] = lowest[one]
-    reserved = joined.block[memory.pages.state == PageState.RESERVED]
-    boot = np.bincount(reserved, minlength=number).astype(np.int32)
-    return BlockTable(whole, first, memory.pageblocks, counts.reshape(number, kinds), boot, size)
+        one = (first_zone == last_zone) & (last_zone != 255) & (present == size)
+        one &= counts[blocks, Mobility.ABSENT] == 0
+        whole[blocks[one]] = first_zone[one]
+    return BlockTable(whole, first, memory.pageblocks, counts, boot, size)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ __all__ = (
 )
 
 
+# Number of pages that are looked at together.
+_PIECE = 1 << 20
+
+
 def _suitable(nr_free: Sequence[int], order: int) -> int:
     return sum(blocks << (o - order) for o, blocks in enumerate(nr_free) if o >= order)
 
@@ -134,14 +138,17 @@ def _mixed_blocks(joined: Overlay) -> Array:
     """
     assert joined.records is not None
     pages = joined.memory.pages
-    rows = np.flatnonzero(
-        (joined.owner >= 0)
-        & (pages.state != PageState.RESERVED)
-        & (pages.state != PageState.ABSENT)
-    )
-    asked = joined.records["migratetype"][joined.owner[rows]].astype(np.int8)
-    other = asked != joined.memory.block_types(joined.block[rows], pages["zone"][rows])
-    rows = rows[other]
-    key = ascending(joined.block[rows] << 8 | pages["zone"][rows])
+    wanted = joined.records["migratetype"]
+    keys = [np.zeros(0, np.int64)]
+    for start in range(0, len(pages), _PIECE):
+        piece = slice(start, start + _PIECE)
+        state, owner = pages.state[piece], joined.owner[piece]
+        rows = np.flatnonzero(
+            (owner >= 0) & (state != PageState.RESERVED) & (state != PageState.ABSENT)
+        )
+        block, zone = joined.block[piece][rows].astype(np.int64), pages["zone"][piece][rows]
+        other = wanted[owner[rows]].astype(np.int8) != joined.memory.block_types(block, zone)
+        keys.append(ascending(block[other] << 8 | zone[other]))
+    key = ascending(np.concatenate(keys))
     result: Array = np.stack([key >> 8, key & 0xFF], axis=1)
     return result

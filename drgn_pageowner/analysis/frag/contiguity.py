@@ -8,8 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from drgn_pageowner.analysis.frag.blocks import BlockTable
-from drgn_pageowner.analysis.frag.culprits import by_function, owner_codes, owner_name
-from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay, UnmovableKind, kind_codes
+from drgn_pageowner.analysis.frag.culprits import functions, owner_codes, owner_name
+from drgn_pageowner.analysis.frag.mobility import (
+    Mobility,
+    Overlay,
+    UnmovableKind,
+    kind_codes,
+    pieces,
+)
 from drgn_pageowner.model.arrays import Array, ascending
 
 __all__ = ("BlockSize", "Blocker", "Contiguity", "contiguity", "merge_blocks")
@@ -76,9 +82,15 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
     facts = joined.memory.pages.facts
     largest = (_LARGEST // facts.page_size).bit_length() - 1
     rows = np.flatnonzero(joined.mobility == Mobility.UNMOVABLE)
-    codes, stacks = owner_codes(joined, rows)
-    of_kind = _Pairs.of(joined.block[rows], kind_codes(joined, rows).astype(np.int64))
-    of_owner = _Pairs.of(joined.block[rows], by_function(joined, codes, stacks))
+    stacks = len(joined.records.stacks) if joined.records is not None else 0
+    codes = [owner_codes(joined, piece)[0].astype(np.int32) for piece in pieces(joined, rows)]
+    function = functions(joined, codes, stacks)
+    of_kind, of_owner = [], []
+    for piece, numbers in zip(pieces(joined, rows), codes, strict=True):
+        block = joined.block[piece]
+        of_kind.append(_Pairs.of(block, kind_codes(joined, piece)))
+        of_owner.append(_Pairs.of(block, function[numbers]))
+    kinds, owners = _Pairs.all_of(of_kind), _Pairs.all_of(of_owner)
     sizes: list[BlockSize] = []
     by_kind: list[Blocker] = []
     by_owner: list[Blocker] = []
@@ -88,9 +100,9 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
         if not (zone >= 0).any():
             break
         sizes += _sizes(joined, order, zone, counts)
-        for code, blocks, only, pages in of_kind.owners(shift, zone):
+        for code, blocks, only, pages in kinds.owners(shift, zone):
             by_kind.append(Blocker(order, UnmovableKind(code).label, None, blocks, only, pages))
-        for code, blocks, only, pages in of_owner.owners(shift, zone)[:limit]:
+        for code, blocks, only, pages in owners.owners(shift, zone)[:limit]:
             name, handle, _ = owner_name(joined, code, stacks)
             by_owner.append(Blocker(order, name, handle, blocks, only, pages))
     return Contiguity(sizes, by_kind, by_owner)
@@ -161,8 +173,22 @@ class _Pairs:
         Find the pairs. ¶ :param code: Number of each page's owner; one row per page, as in *block*.
         """
         top = int(code.max(initial=0)) + 1
-        pairs, counts = np.unique(block * top + code, return_counts=True)
+        pairs = block.astype(np.int64) * top + code
+        pairs.sort()
+        starts = np.flatnonzero(np.diff(pairs, prepend=-1))
+        counts = np.diff(starts, append=len(pairs))
+        pairs = pairs[starts]
         return cls(pairs // top, pairs % top, counts)
+
+    @classmethod
+    def all_of(cls, parts: list[_Pairs]) -> _Pairs:
+        """Concatenate the pairs of different blocks."""
+        columns = [(part.block, part.code, part.pages) for part in parts]
+        if not columns:
+            nothing = np.zeros(0, np.int64)
+            return cls(nothing, nothing, nothing)
+        block, code, pages = (np.concatenate(column) for column in zip(*columns, strict=True))
+        return cls(block, code, pages)
 
     def owners(self, shift: int, zone: Array) -> list[tuple[int, int, int, int]]:
         """

@@ -15,13 +15,23 @@ from drgn_pageowner.analysis.frag.mobility import (
     UnmovableKind,
     kind_codes,
     migratetype_number,
+    pieces,
 )
 from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_codes
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.stacks import Frame
 
-__all__ = ("Culprit", "Culprits", "by_function", "culprits", "owner_codes", "owner_name")
+__all__ = (
+    "Culprit",
+    "Culprits",
+    "by_function",
+    "culprits",
+    "functions",
+    "owner_codes",
+    "owner_name",
+)
 
 
 @dataclass(frozen=True)
@@ -89,15 +99,41 @@ def owner_name(joined: Overlay, code: int, stacks: int) -> tuple[str, int | None
 
 def by_function(joined: Overlay, codes: Array, stacks: int) -> Array:
     """Merge the numbers in *codes* of stacks with the same allocator function."""
-    assert joined.records is not None or not stacks
-    first: dict[tuple[str | None, str | None], int] = {}
-    present, inverse = np.unique(codes, return_inverse=True)
-    for position, code in enumerate(present.tolist()):
-        if code < stacks and joined.records is not None:
-            frame = allocator_of(joined.records.stack_frames(code))
-            if frame is not None and frame.name is not None:
-                present[position] = first.setdefault((frame.name, frame.module), code)
-    result: Array = present[inverse]
+    if not stacks or joined.records is None or not len(codes):
+        return codes
+    used = np.zeros(max(int(codes.max()) + 1, stacks), bool)
+    used[codes] = True
+    numbers = np.flatnonzero(used[:stacks])
+    table = StackTable.of(joined.records, numbers)
+    # The name and the module of a function, -1 where there is no name.
+    known: dict[tuple[str, str | None], int] = {}
+    of_frame = [
+        -1 if frame.name is None else known.setdefault((frame.name, frame.module), len(known))
+        for frame in table.frames
+    ]
+    function = np.array([*of_frame, -1])[allocator_codes(table)]
+    named = np.flatnonzero(function >= 0)
+    # Each function has the number of its first stack.
+    first = np.full(len(known), len(used), np.int64)
+    np.minimum.at(first, function[named], numbers[named])
+    merged = np.arange(len(used))
+    merged[numbers[named]] = first[function[named]]
+    result: Array = merged[codes]
+    return result
+
+
+def functions(joined: Overlay, codes: list[Array], stacks: int) -> Array:
+    """
+    Return the number that each owner's number becomes in :func:`by_function`.
+
+    :param codes: The numbers of owners that are used.
+    """
+    used = np.zeros(stacks + 1 + len(PageState), bool)
+    for code in codes:
+        used[code] = True
+    numbers = np.flatnonzero(used)
+    result = np.zeros(len(used), np.int64)
+    result[numbers] = by_function(joined, numbers, stacks)
     return result
 
 
@@ -136,26 +172,32 @@ def _rank(
 ) -> list[Culprit]:
     if not len(rows):
         return []
-    codes, stacks = owner_codes(joined, rows)
+    parts = list(pieces(joined, rows))
+    numbers = [owner_codes(joined, part)[0].astype(np.int32) for part in parts]
+    stacks = len(joined.records.stacks) if joined.records is not None else 0
     if by == "allocator":
-        codes = by_function(joined, codes, stacks)
-    top = int(codes.max()) + 1
-    block = joined.block[rows]
-    pairs = ascending(block * top + codes)
-    of_block, of_code = pairs // top, pairs % top
-    _, inverse, owners = np.unique(of_block, return_inverse=True, return_counts=True)
-    alone = owners[inverse] == 1
-    touched = np.bincount(of_code, minlength=top)
-    only = np.bincount(of_code[alone], minlength=top)
-    counts = np.bincount(codes, minlength=top)
-    in_movable = np.bincount(codes[for_movable[block]], minlength=top)
+        function = functions(joined, numbers, stacks)
+        numbers = [function[codes] for codes in numbers]
+    top = max(int(codes.max()) for codes in numbers) + 1
+    counts, touched, only, in_movable = (np.zeros(top, np.int64) for _ in range(4))
+    sample = np.zeros(top, np.int64)
+    for part, codes in zip(parts, numbers, strict=True):
+        block = joined.block[part]
+        pairs = ascending(block.astype(np.int64) * top + codes)
+        of_block, of_code = pairs // top, pairs % top
+        # A block with one owner differs from the blocks before and after it.
+        alone = np.diff(of_block, prepend=-1) != 0
+        alone &= np.diff(of_block, append=-1) != 0
+        touched += np.bincount(of_code, minlength=top)
+        only += np.bincount(of_code[alone], minlength=top)
+        counts += np.bincount(codes, minlength=top)
+        in_movable += np.bincount(codes[for_movable[block]], minlength=top)
+        sample[codes] = part
     key = {"blocks": touched, "only": only, "pages": counts}[sort]
     present = np.flatnonzero(counts)
     order = present[np.lexsort((present, -counts[present], -key[present]))][:limit]
-    sample = np.zeros(top, np.int64)
-    sample[codes] = rows
     kinds = kind_codes(joined, sample[order])
-    oldest, newest = _ages(joined, rows, codes, top)
+    oldest, newest = _ages(joined, parts, numbers, top)
     result = []
     for position, code in enumerate(order.tolist()):
         name, handle, frames = owner_name(joined, code, stacks)
@@ -179,15 +221,22 @@ def _rank(
 
 
 def _ages(
-    joined: Overlay, rows: Array, codes: Array, top: int
+    joined: Overlay, parts: list[Array], numbers: list[Array], top: int
 ) -> tuple[Array | None, Array | None]:
+    """
+    Return the times of the oldest and the newest record of each owner.
+
+    :param parts: Rows of pages.
+    :param numbers: Number of the owner of each.
+    """
     records = joined.records
     if records is None or "ts_nsec" not in records or not len(records):
         return None, None
-    recorded = joined.owner[rows] >= 0
-    stamps = records["ts_nsec"][joined.owner[rows[recorded]]]
     oldest = np.full(top, np.iinfo(np.uint64).max, np.uint64)
     newest = np.zeros(top, np.uint64)
-    np.minimum.at(oldest, codes[recorded], stamps)
-    np.maximum.at(newest, codes[recorded], stamps)
+    for part, codes in zip(parts, numbers, strict=True):
+        recorded = joined.owner[part] >= 0
+        stamps = records["ts_nsec"][joined.owner[part[recorded]]]
+        np.minimum.at(oldest, codes[recorded], stamps)
+        np.maximum.at(newest, codes[recorded], stamps)
     return oldest, newest

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
 from drgn_pageowner.analysis.owners.stack_table import StackTable
-from drgn_pageowner.model.arrays import Array, cover, distinct
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.heap import covering
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kinds import Kind
-from drgn_pageowner.model.pages import FREE_STATES, MOVABLE_STATES, Memory, PageState
+from drgn_pageowner.model.pages import FREE_STATES, MOVABLE_STATES, Memory, Pages, PageState
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
@@ -25,6 +26,7 @@ __all__ = (
     "kind_codes",
     "migratetype_number",
     "overlay",
+    "pieces",
     "unmovable_kinds",
 )
 
@@ -98,6 +100,10 @@ _KIND_OF_STACK = [
 ]
 
 
+# Number of pages that are looked at together; more than the largest pageblock has.
+_PIECE = 1 << 20
+
+
 @dataclass
 class Overlay:
     """Every page with its owner."""
@@ -110,11 +116,27 @@ class Overlay:
     mobility: Array
     """``uint8``, a row per page: :class:`Mobility`."""
     block: Array
-    """``int64``, a row per page: number of the pageblock."""
+    """``int32``, a row per page: number of the pageblock."""
     stack: Array
     """``int64``, a row per record: number of its stack, or -1."""
+    kinds_of_stacks: Array | None = field(default=None, repr=False)
+    """The cached result of :meth:`kinds`."""
+
     table: object | None = field(default=None, repr=False)
     """The cached result of :func:`~drgn_pageowner.analysis.frag.blocks.block_table`."""
+
+    def kinds(self) -> Array:
+        """
+        Return the purpose of memory that each stack allocated.
+
+        :return: ``int8``, a row per stack of :attr:`records`, and a last row for index -1, no
+            stack: :class:`UnmovableKind`.
+        """
+        if self.kinds_of_stacks is None:
+            assert self.records is not None
+            numbers = np.append(np.arange(len(self.records.stacks)), -1)
+            self.kinds_of_stacks = unmovable_kinds(StackTable.of(self.records, numbers))
+        return self.kinds_of_stacks
 
 
 def migratetype_number(names: tuple[str, ...] | list[str], name: str) -> int:
@@ -133,15 +155,27 @@ def overlay(memory: Memory, records: Snapshot | None) -> Overlay:
     pages = memory.pages
     owner = np.full(len(pages), -1, np.int32)
     if records is not None and len(records):
-        owner = cover(len(pages), pages.rows(records["pfn"]), records.pages)
+        owner = covering(pages, records)
     free = (pages.state == PageState.FREE) | (pages.state == PageState.FREE_PCP)
     owner[free] = -1
-    block = pages.all_pfns()
-    block >>= pages.facts.pageblock_order
+    block = _blocks(pages)
     mobility = _OF_STATE[pages.state]
     _reclaimable(memory, records, owner, block, mobility)
     stack = records.stack if records is not None else np.zeros(0, np.int64)
     return Overlay(memory, records, owner, mobility, block, stack)
+
+
+def _blocks(pages: Pages) -> Array:
+    """Return the number of each page's pageblock: ``int32``."""
+    block = np.empty(len(pages), np.int32)
+    for first, start, end in zip(
+        pages.starts.tolist(), pages.offsets[:-1].tolist(), pages.offsets[1:].tolist(), strict=True
+    ):
+        for low in range(start, end, _PIECE):
+            high = min(low + _PIECE, end)
+            pfns = np.arange(first + low - start, first + high - start)
+            block[low:high] = pfns >> pages.facts.pageblock_order
+    return block
 
 
 def _reclaimable(
@@ -185,6 +219,24 @@ def _is_named(pattern: re.Pattern[str], frame: Frame) -> bool:
     return frame.name is not None and pattern.fullmatch(frame.name) is not None
 
 
+def pieces(joined: Overlay, rows: Array) -> Iterator[Array]:
+    """
+    Cut row indices into pieces that are worked on one after another, to save memory.
+
+    :param rows: ``int64``, ascending.
+    :return: The pieces; pages of the same pageblock are in the same piece.
+    """
+    start = 0
+    while start < len(rows):
+        end = min(start + _PIECE, len(rows))
+        if end < len(rows):
+            # From the block of the last row on, rows belong to the next piece.
+            after = np.searchsorted(joined.block[rows[start:end]], joined.block[rows[end]])
+            end = start + int(after) or end
+        yield rows[start:end]
+        start = end
+
+
 def kind_codes(joined: Overlay, rows: Array) -> Array:
     """
     Return the kind of each of *rows*, which are unmovable pages.
@@ -196,8 +248,7 @@ def kind_codes(joined: Overlay, rows: Array) -> Array:
     owner = joined.owner[rows]
     if joined.records is not None and len(joined.records):
         recorded = np.flatnonzero(owner >= 0)
-        stacks, inverse = distinct(joined.stack[owner[recorded]])
-        result[recorded] = unmovable_kinds(StackTable.of(joined.records, stacks))[inverse]
+        result[recorded] = joined.kinds()[joined.stack[owner[recorded]]]
     for value, kind in _KIND_OF_STATE.items():
         result[state == value] = kind
     return result
