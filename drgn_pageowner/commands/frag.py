@@ -43,6 +43,7 @@ from drgn_pageowner.commands.arguments import (
 from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
 from drgn_pageowner.commands.output import escaping, unescaped
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
+from drgn_pageowner.model.pages import Memory
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.blockmap import map_text
@@ -69,6 +70,8 @@ _LIMIT = 20
 # Views that print in the format of a file of the kernel.
 _OF_THE_KERNEL = ("buddyinfo", "pagetypeinfo", "extfrag")
 _MAP_CELLS = 64 * 64
+# Number of PFNs from which on a machine is large.
+_LARGE = 1 << 21
 
 Answer = tuple[Any, Iterator[str]]
 """A result as an object for JSON, and as lines of text."""
@@ -213,8 +216,7 @@ def _check_views(views: Sequence[str]) -> None:
 
 
 def _read(session: Session, views: list[str], explain: bool, by: str = "stack") -> Overlay:
-    columns = ("flags", "refcount", "mapcount", "head") if "cma" in views else ()
-    memory = session.memory(columns)
+    memory = _memory(session, "cma" in views)
     if not explain and set(views) <= {"buddyinfo", "extfrag"}:
         return overlay(memory, None)
     state = memory.pages.facts.page_owner
@@ -235,6 +237,20 @@ def _read(session: Session, views: list[str], explain: bool, by: str = "stack") 
         return overlay(memory, None)
     report_problems(records.problems)
     return overlay(memory, records)
+
+
+def _memory(session: Session, cma: bool) -> Memory:
+    """
+    Read all pages.
+
+    :param cma: Whether to read the columns that say why a page cannot leave a CMA area. On a large
+        machine, they are not read before it is known that there is such an area.
+    """
+    columns = ("flags", "refcount", "mapcount", "head")
+    if not cma or session.facts().max_pfn < _LARGE:
+        return session.memory(columns if cma else ())
+    memory = session.memory(())
+    return session.memory(columns) if memory.cma else memory
 
 
 def _at_most(args: argparse.Namespace) -> int:
