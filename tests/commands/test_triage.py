@@ -195,7 +195,7 @@ def test_a_truncated_dump_gives_what_it_can(
 def test_an_error_of_ours_stops_no_other_part(
     one_dump: Dump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: ProgramSession) -> None:
+    def broken(self: ProgramSession, **_: bool) -> None:
         raise TypeError("of\nours")
 
     monkeypatch.setattr(ProgramSession, "inventory", broken)

@@ -105,10 +105,12 @@ def by_function(joined: Overlay, codes: Array, stacks: int) -> Array:
     used[codes] = True
     numbers = np.flatnonzero(used[:stacks])
     table = StackTable.of(joined.records, numbers)
-    # The name and the module of a function, -1 where there is no name.
+    # Name and module of each function. A frame has -1 if it has no name, or a later module's.
     known: dict[tuple[str, str | None], int] = {}
     of_frame = [
-        -1 if frame.name is None else known.setdefault((frame.name, frame.module), len(known))
+        -1
+        if frame.name is None or frame.replaced
+        else known.setdefault((frame.name, frame.module), len(known))
         for frame in table.frames
     ]
     function = np.array([*of_frame, -1])[allocator_codes(table)]
