@@ -101,6 +101,10 @@ class Redactor:
             name if name in _CGROUPS else self._word("cgroup", name) for name in path.split("/")
         )
 
+    def file(self, path: str | None) -> str | None:
+        """Return the replacement of the path of a file, as a whole."""
+        return self._word("file", path) if path is not None else None
+
     def cache(self, name: str) -> str:
         """Return the name of a slab cache; if it contains the name of a cgroup, this is
         replaced."""
@@ -261,7 +265,10 @@ class RedactedSession:
                 problems=self._lines(slabs.problems),
             ),
             areas=[self._area(area) for area in inventory.areas],
+            stacks=[self._area(area) for area in inventory.stacks],
             tasks={pid: self._redactor.task(comm) for pid, comm in inventory.tasks.items()},
+            command_lines={},
+            files=[replace(one, path=self._redactor.file(one.path)) for one in inventory.files],
             problems=self._lines(inventory.problems),
             gaps=self._lines(inventory.gaps),
         )

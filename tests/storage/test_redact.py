@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from asking import ask
 from conftest import Dump
 
 from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.model.crash import Crash
+from drgn_pageowner.model.heap import FileUse, Inventory, LeakSearch, LostObjects
+from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.storage.container import Container
 from drgn_pageowner.storage.redact import Redactor
 from drgn_pageowner.storage.session import open_file
@@ -68,6 +73,11 @@ def test_no_name_of_the_site_is_left(dump: Dump, file: Path, saved: Any) -> None
     # Names of tasks that are not parts of names of functions, modules or caches.
     assert len(names) >= 3
     assert not names & set(re.findall(r"[\w-]+", text))
+    redacted = open_file(str(file)).inventory()
+    assert not redacted.command_lines
+    assert redacted.files
+    for one in redacted.files:
+        assert one.path is None or re.fullmatch(r"file-[0-9a-f]{10}", one.path)
     # Names of cgroups, text of the log, and values of the command line.
     for name in ("/alpha", "/beta", "sysrq: Trigger a crash", "ttyS0", "po.work=traps"):
         assert name in before, name
@@ -106,6 +116,26 @@ def test_equal_names_stay_equal(dump: Dump, file: Path, saved: Any) -> None:
         assert redactor.task(other.decode()).encode() == one
     tasks = open_file(str(file)).inventory().tasks.values()
     assert {redactor.task("worker-alpha"), redactor.task("init")} & set(tasks)
+
+
+def test_no_field_was_forgotten() -> None:
+    """A new field may have names: RedactedSession must replace them before it is listed here."""
+    known = {
+        Inventory: "memory records record_of_row slabs areas metadata buffers modules tasks "
+        "command_lines files counters stacks problems gaps",
+        FileUse: "path filesystem inode pages",
+        LeakSearch: "inventory records allocation role verdict pages_missing number_chance lost "
+        "evidence recorded fingerprint fingerprints",
+        LostObjects: "cache size verdict facts fingerprint fingerprints",
+        Crash: "crash_time hardware cpus command_line task tainted taints oom log build_id",
+        Facts: "release page_size max_page_order pageblock_order version hostname arch min_low_pfn "
+        "max_pfn memory_model now_ns live panic_message log_read zones page_owner layout formats "
+        "problems",
+        Snapshot: "facts names columns stacks symbolizer memcgs coverage problems source_lines "
+        "_frames tags",
+    }
+    for kind, names in known.items():
+        assert [field.name for field in fields(kind)] == names.split(), kind
 
 
 def test_a_key_of_its_own_each_time(dump: Dump, live: Any, tmp_path: Path) -> None:
