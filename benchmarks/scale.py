@@ -4,7 +4,7 @@
 What commands cost on dumps of different sizes: CPU time against reading, peak memory, growth.
 
     benchmarks/scale.py 8G=small.elf:vmlinux 128G=large.elf:vmlinux
-    benchmarks/scale.py --commands top,account 128G=large.elf:vmlinux
+    benchmarks/scale.py --commands 'top;account' 128G=large.elf:vmlinux
 
 Each command runs once for each dump, after a run of `top` that warms the page cache. CPU time is
 that of the process and its children, user and system. It is compared with a process that opens the
@@ -126,7 +126,7 @@ def main() -> None:
         "dumps", nargs="+", type=dump_of, metavar="NAME=CORE:SYMBOLS", help="dumps, smallest first"
     )
     parser.add_argument(
-        "--commands", help="comma-separated commands (default: " + ", ".join(COMMANDS) + ")"
+        "--commands", help="commands with ; between them (default: " + "; ".join(COMMANDS) + ")"
     )
     parser.add_argument("--read", choices=("page_ext", "both"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -134,7 +134,7 @@ def main() -> None:
         [dump] = args.dumps
         read(dump.core, dump.symbols, memmap=args.read == "both")
         return
-    chosen = args.commands.split(",") if args.commands else list(COMMANDS)
+    chosen = args.commands.split(";") if args.commands else list(COMMANDS)
     scratch = Path(os.environ.get("TMPDIR", "/tmp")) / f"scale-{os.getpid()}"
     sizes: list[float] = []
     costs: dict[str, list[tuple[Cost, Cost]]] = {}
