@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, ranges
+from drgn_pageowner.model.arrays import Array, among, ranges
 from drgn_pageowner.model.fingerprint import Fingerprint
 from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.object_facts import ObjectFacts
@@ -486,7 +486,7 @@ class LeakSearch:
 
 
 # Number of records that are looked at together.
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 
 
 def covering(pages: Pages, records: Snapshot) -> Array:
@@ -522,5 +522,5 @@ def record_of_row(pages: Pages, records: Snapshot | None) -> Array:
     if records is None or not len(records):
         return np.full(len(pages), -1, np.int32)
     covered = covering(pages, records)
-    covered[np.isin(pages.state, FREE_STATES)] = -1
+    covered[among(pages.state, FREE_STATES)] = -1
     return covered

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drgn_pageowner.model.arrays import cover, distinct, ranges
+from drgn_pageowner.model.arrays import among, cover, distinct, ranges
 
 
 def test_ranges_follow_one_another() -> None:
@@ -43,3 +43,9 @@ def test_distinct_reaches_the_ends_of_a_type(values: list[int], kind: str) -> No
     assert found.dtype == array.dtype
     assert found.tolist() == expected.tolist()
     assert inverse.tolist() == places.tolist()
+
+
+def test_small_numbers_are_found_among_some() -> None:
+    values = np.array([0, 3, 255, 7, 3], np.uint8)
+    assert among(values, (3, 255)).tolist() == [False, True, True, False, True]
+    assert not among(values, ()).any()

@@ -14,7 +14,7 @@ from drgn_pageowner.analysis.owners.stack_table import (
     per_record,
     per_stack,
 )
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, among, looked_up
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kinds import Kind
@@ -246,9 +246,9 @@ def _page_classes(inventory: Inventory) -> Array:
     table = np.full(len(PageState), PageClass.OTHER, np.uint8)
     for state, value in _OF_STATE.items():
         table[state] = value
-    result: Array = table[pages.state]
+    result = looked_up(table, pages.state)
     # A page that a driver can migrate, on kernels whose zsmalloc and balloon have no type.
-    told = np.isin(pages.state, (PageState.KERNEL, PageState.NOREF, PageState.DRIVER_MOVABLE))
+    told = among(pages.state, (PageState.KERNEL, PageState.NOREF, PageState.DRIVER_MOVABLE))
     if records is not None and len(records):
         of_record = per_record(records, classes_of_stacks)
         for start in range(0, len(result), _PIECE):
@@ -256,7 +256,7 @@ def _page_classes(inventory: Inventory) -> Array:
             record = inventory.record_of_row[piece]
             rows = np.flatnonzero(told[piece] & (record >= 0))
             result[piece][rows] = of_record[record[rows]]
-    plain = told & np.isin(result, (PageClass.OTHER, PageClass.VMALLOC))
+    plain = told & among(result, (PageClass.OTHER, PageClass.VMALLOC))
     for area in inventory.areas:
         if area.kind == AreaKind.VMAP:
             continue

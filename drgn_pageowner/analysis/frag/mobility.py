@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from drgn_pageowner.analysis.owners.stack_table import StackTable
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, looked_up
 from drgn_pageowner.model.heap import covering
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kinds import Kind
@@ -159,7 +159,7 @@ def overlay(memory: Memory, records: Snapshot | None) -> Overlay:
     free = (pages.state == PageState.FREE) | (pages.state == PageState.FREE_PCP)
     owner[free] = -1
     block = _blocks(pages)
-    mobility = _OF_STATE[pages.state]
+    mobility = looked_up(_OF_STATE, pages.state)
     _reclaimable(memory, records, owner, block, mobility)
     stack = records.stack if records is not None else np.zeros(0, np.int64)
     return Overlay(memory, records, owner, mobility, block, stack)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from drgn_pageowner.analysis.owners.allocator import is_allocation_function, kind_of_frame
-from drgn_pageowner.model.arrays import Array, ascending, distinct, ranges
+from drgn_pageowner.model.arrays import Array, ascending, distinct, looked_up, ranges
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
@@ -223,8 +223,7 @@ def per_record(snapshot: Snapshot, function: Callable[[StackTable], Array]) -> A
     found = function(StackTable.of(snapshot, numbers - 1))
     place = np.zeros(len(used), np.int32)
     place[numbers] = np.arange(len(numbers))
-    result: Array = found[place][number]
-    return result
+    return looked_up(found[place], number)
 
 
 def with_stack(snapshot: Snapshot, among: Array, holds: Callable[[StackTable], Array]) -> Array:
