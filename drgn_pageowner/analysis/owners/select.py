@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.analysis.owners.stack_table import StackTable, with_stack
+from drgn_pageowner.analysis.owners.stack_table import StackTable, replaced, with_stack
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.arrays import Array, distinct
 from drgn_pageowner.model.columns import STORED, Column, Form, Match, comm_text
@@ -257,7 +257,7 @@ def _stack_test(wanted: Filter) -> Callable[[StackTable], Array]:
         for function in functions:
             result &= table.any(table.marks(partial(_is_named, function)))
         if modules:
-            result &= table.any(table.marks(partial(_is_of_module, modules)))
+            result &= table.any(table.marks(partial(_is_of_module, modules)) & ~replaced(table))
         return result
 
     return test
