@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from threading import Event, Thread
 from typing import Any
 
 from drgn_pageowner.errors import PageOwnerError
@@ -24,6 +25,7 @@ __all__ = ("Ingest", "ingest")
 _LOST_WORKERS = 3
 _SUBMISSIONS = 2
 _STARTS = 5
+_CHECK_SECONDS = 5.0
 # Fraction of the available memory that jobs may use.
 _SHARE = 0.8
 
@@ -168,7 +170,7 @@ def _client(scheduler: str | None, most_jobs: int | None, jobs: int) -> Iterator
         # has ended.
         cluster = _local_cluster(distributed, min(2, _most_workers(most_jobs, jobs)))
         try:
-            with distributed.Client(cluster) as client:
+            with distributed.Client(cluster) as client, _complete(cluster):
                 yield client, cluster
         finally:
             with suppress(Exception):
@@ -195,6 +197,32 @@ def _local_cluster(distributed: Any, workers: int) -> Any:
         except (RuntimeError, OSError) as error:
             why = " ".join(str(error).split())
     raise PageOwnerError(f"workers cannot be started on this machine: {why}")
+
+
+@contextmanager
+def _complete(cluster: Any, seconds: float = _CHECK_SECONDS) -> Iterator[None]:
+    """
+    Replace workers that are killed while they start, which dask itself only does for running ones.
+
+    :param cluster: ``distributed.LocalCluster``.
+    :param seconds: Time between two checks, in seconds.
+    """
+    stop = Event()
+
+    def check() -> None:
+        while not stop.wait(seconds):
+            wanted = len(cluster.worker_spec)
+            if len(cluster.workers) < wanted:
+                with suppress(Exception):
+                    cluster.scale(wanted)
+
+    thread = Thread(target=check, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _most_workers(most_jobs: int | None, jobs: int) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from conftest import ROOT, Dump
 
 from drgn_pageowner.cli import main
+from drgn_pageowner.fleet.ingest import _complete, _local_cluster
 
 pytestmark = pytest.mark.once
 
@@ -142,6 +144,22 @@ def test_limits_of_time_and_memory(tmp_path: Path, dumps: Path, symbols: Path) -
         assert said["failed"][0]["attempts"] == 2
         assert "more than" in said["failed"][0]["reason"]
     assert fleet(*arguments, "--retry-failed")[1]["statuses"] == {"ok": 1}
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_replaced() -> None:
+    import distributed
+
+    with _local_cluster(distributed, 1) as cluster, distributed.Client(cluster) as client:
+        # dask starts a worker that was killed again, and gives up if that is killed, too.
+        for _ in range(600):
+            for child in multiprocessing.active_children():
+                child.kill()
+            if not cluster.workers:
+                break
+            time.sleep(0.1)
+        assert not cluster.workers
+        with _complete(cluster, 0.1):
+            assert client.submit(len, "four").result(timeout=120) == 4
 
 
 @contextlib.contextmanager
