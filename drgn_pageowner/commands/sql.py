@@ -34,10 +34,8 @@ from drgn_pageowner.render.dataset import (
 )
 from drgn_pageowner.render.query import query_csv, query_json, query_table
 from drgn_pageowner.render.relations import PAGES, RELATIONS, relation
-from drgn_pageowner.storage.database import add_views, open_database, stream
+from drgn_pageowner.storage.database import add_views, one_query, open_database, stream
 from drgn_pageowner.storage.session import DatasetSession
-
-_QUERIES = ("SELECT", "EXPLAIN")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +51,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     database = open_database(datasets)
     streams: list[_Stream] = []
     try:
-        statement = _statement(database, args.query)
+        statement = one_query(database, args.query, "sql")
         tables = {**RELATIONS, **DATASET} if datasets else RELATIONS
         for name in _named(args.query, tables) or tables:
             made = {}
@@ -77,16 +75,6 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     renderers = {"table": query_table, "json": query_json, "csv": query_csv}
     out.writelines(renderers[args.format](names, rows))
     return 0
-
-
-def _statement(database: Any, query: str) -> Any:
-    statements = database.extract_statements(query)
-    if len(statements) != 1:
-        raise UsageError(f"sql takes one statement, not {len(statements)}")
-    kind = str(statements[0].type).rpartition(".")[2]
-    if kind not in _QUERIES:
-        raise UsageError(f"sql only queries, but this is {kind}: begin with select, from or with")
-    return statements[0]
 
 
 def _named(query: str, tables: Collection[str]) -> Sequence[str]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from drgn_pageowner.errors import UsageError
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.dataset import DATASET
 from drgn_pageowner.storage.dataset import Dataset
 
-__all__ = ("add_views", "open_database", "stream")
+__all__ = ("add_views", "one_query", "open_database", "stream")
 
 # A query must read nothing except the tables: no other files, no network, no extensions.
 _CONFIG = {
@@ -32,6 +33,7 @@ _TYPES = {
     "list<string>": "VARCHAR[]",
     "list<int64>": "BIGINT[]",
 }
+_QUERIES = ("SELECT", "EXPLAIN")
 _OF_PATHS = {"kernel": "VARCHAR", "day": "DATE"}
 
 
@@ -54,6 +56,25 @@ def open_database(datasets: Sequence[Dataset] = ()) -> Any:
     # Prevent queries from changing the configuration.
     database.execute("SET lock_configuration = true")
     return database
+
+
+def one_query(database: Any, text: str, what: str) -> Any:
+    """
+    Parse *text*, which must be a single query.
+
+    :param what: Name of what takes the query: the subject of the error message.
+    :return: Statement for ``execute()``.
+    :raises UsageError: if there is not exactly one statement, or it is not a query
+    """
+    statements = database.extract_statements(text)
+    if len(statements) != 1:
+        raise UsageError(f"{what} takes one statement, not {len(statements)}")
+    kind = str(statements[0].type).rpartition(".")[2]
+    if kind not in _QUERIES:
+        raise UsageError(
+            f"{what} only queries, but this is {kind}: begin with select, from or with"
+        )
+    return statements[0]
 
 
 def add_views(
