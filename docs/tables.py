@@ -15,6 +15,7 @@ from pathlib import Path
 from drgn_pageowner.commands import COMMANDS, CommandParser
 from drgn_pageowner.model.columns import FIELDS, Form
 from drgn_pageowner.model.dataset import DATASET
+from drgn_pageowner.rules.rule import BUILTIN, read_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -120,7 +121,24 @@ def dataset() -> str:
     )
 
 
-TABLES = {"commands": commands, "options": options, "fields": fields, "dataset": dataset}
+def rules() -> str:
+    """Return the table of the rules of this package."""
+    return _markdown(
+        ("rule", "severity", "says"),
+        (
+            (f"`{rule.name}`", f"`{rule.level}`", f"{rule.text} {rule.detail}".replace("|", "\\|"))
+            for rule in read_rules([BUILTIN]).rules
+        ),
+    )
+
+
+TABLES = {
+    "commands": commands,
+    "options": options,
+    "fields": fields,
+    "dataset": dataset,
+    "rules": rules,
+}
 """Name of a table -> function that generates it."""
 
 

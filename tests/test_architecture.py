@@ -52,8 +52,9 @@ ALLOWED = {
     },
     "render": {"model", "analysis"},
     "storage": {"model"},
-    "fleet": {"model", "analysis", "render", "storage"},
-    "commands": {"model", "analysis", "render", "storage", "fleet"},
+    "rules": {"model", "analysis", "render", "storage"},
+    "fleet": {"model", "analysis", "render", "storage", "rules"},
+    "commands": {"model", "analysis", "render", "storage", "rules", "fleet"},
 }
 
 

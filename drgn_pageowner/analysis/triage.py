@@ -13,7 +13,7 @@ from drgn_pageowner.analysis.leaks.leaks import Leaks
 from drgn_pageowner.analysis.leaks.suspects import Suspect, largest_of
 from drgn_pageowner.analysis.owners.group import Top
 from drgn_pageowner.analysis.report import Frag, Report
-from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES, Verdict, headline, judge
+from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES, KnownCause, Verdict, headline, judge
 
 __all__ = ("Finding", "Triage", "sum_up")
 
@@ -36,7 +36,7 @@ class Triage:
 
     findings: list[Finding]
     all: list[Verdict]
-    """The verdicts of ``report``."""
+    """The verdicts of ``report``, then those of rules."""
     leaks: dict[str, Any] | None
     suspects: dict[str, Any] | None
     owners: list[dict[str, Any]] | None
@@ -65,7 +65,11 @@ class Triage:
 
 
 def sum_up(
-    report: Report | None, problems: Sequence[str] = (), *, min_pages: int = MIN_LEAKED_PAGES
+    report: Report | None,
+    problems: Sequence[str] = (),
+    *,
+    min_pages: int = MIN_LEAKED_PAGES,
+    causes: Sequence[Verdict] = (),
 ) -> Triage:
     """
     Judge *report* and summarize it.
@@ -73,14 +77,15 @@ def sum_up(
     :param report: Report on the machine; ``None`` if it is not ready yet, or could not be made.
     :param problems: Problems of the dump that parts of the triage reported, a line each.
     :param min_pages: A leak counts as found from this many base pages on.
+    :param causes: Verdicts of rules that matched.
     """
     unreadable = list(dict.fromkeys(problems))
     if report is None:
         return Triage([], [], None, None, None, None, unreadable)
-    verdicts = judge(report, min_pages=min_pages)
+    verdicts = [*judge(report, min_pages=min_pages), *causes]
     return Triage(
         findings=[
-            Finding(verdict.finding, " ".join(filter(None, (verdict.text, verdict.detail))))
+            Finding(verdict.finding, _in_one_line(verdict))
             for verdict in verdicts
             if verdict.finding is not None
         ],
@@ -90,12 +95,17 @@ def sum_up(
         owners=_owners(report.tops["allocator"]) if "allocator" in report.tops else None,
         fragmentation=_zones(report.frag) if report.frag is not None else None,
         unreadable=unreadable,
-        headline=headline(report, min_pages=min_pages),
+        headline=headline(report, min_pages=min_pages, causes=causes),
         dump=report.name,
         build_id=report.crash.build_id if report.crash is not None else None,
         crash_time=report.crash.crash_time if report.crash is not None else None,
         holes=report.leaks.holes if report.leaks is not None else None,
     )
+
+
+def _in_one_line(verdict: Verdict) -> str:
+    link = f"See {verdict.link}" if isinstance(verdict, KnownCause) and verdict.link else ""
+    return " ".join(filter(None, (verdict.text, verdict.detail, link)))
 
 
 def _leaks(leaks: Leaks) -> dict[str, Any]:

@@ -21,7 +21,15 @@ from drgn_pageowner.analysis.owners.allocator import allocator_name
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.units import are, counted, pages_size, share
 
-__all__ = ("LEVELS", "MIN_LEAKED_PAGES", "Verdict", "by_severity", "headline", "judge")
+__all__ = (
+    "LEVELS",
+    "MIN_LEAKED_PAGES",
+    "KnownCause",
+    "Verdict",
+    "by_severity",
+    "headline",
+    "judge",
+)
 
 LEVELS = ("bad", "warning", "note", "good")
 """Levels of verdicts, worst first."""
@@ -51,16 +59,28 @@ class Verdict:
     """One statement about the memory of a machine, and its severity."""
 
     area: str
-    """``"crash"``, ``"oom"``, ``"owners"``, ``"leaks"``, ``"growth"``, ``"frag"`` or
-    ``"unread"``."""
+    """``"crash"``, ``"oom"``, ``"owners"``, ``"leaks"``, ``"growth"``, ``"frag"``, ``"unread"`` or
+    ``"rule"``."""
     level: str
     """One of :data:`LEVELS`."""
     text: str
     detail: str = ""
     """The evidence, or the next step."""
     finding: str | None = None
-    """``"leak"``, ``"hog"``, ``"out of memory"``, ``"watermark"`` or ``"fragmentation"`` if this
-    counts as found."""
+    """``"leak"``, ``"hog"``, ``"out of memory"``, ``"watermark"``, ``"fragmentation"`` or
+    ``"known cause"`` if this counts as found."""
+
+
+@dataclass(frozen=True)
+class KnownCause(Verdict):
+    """The verdict of a rule that matched (``triage --rules``)."""
+
+    rule: str = ""
+    """Name of the rule."""
+    link: str | None = None
+    """Where the cause is described, by the rule."""
+    pages: int | None = None
+    """Number of base pages that the rule matched, if it says so."""
 
 
 def judge(report: Report, *, min_pages: int = MIN_LEAKED_PAGES) -> list[Verdict]:
@@ -86,13 +106,16 @@ def by_severity(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return sorted(verdicts, key=lambda one: (one.finding is None, LEVELS.index(one.level)))
 
 
-def headline(report: Report, *, min_pages: int = MIN_LEAKED_PAGES) -> str:
+def headline(
+    report: Report, *, min_pages: int = MIN_LEAKED_PAGES, causes: Sequence[Verdict] = ()
+) -> str:
     """
     Answer in one sentence what is wrong with the memory of a machine.
 
     :param min_pages: As in :func:`judge`.
+    :param causes: Verdicts of rules, in addition to those of :func:`judge`.
     """
-    verdicts = judge(report, min_pages=min_pages)
+    verdicts = [*judge(report, min_pages=min_pages), *causes]
     parts = [
         _leak_in_short(report) if one.finding == "leak" else one.text.rstrip(".")
         for one in by_severity(verdicts)

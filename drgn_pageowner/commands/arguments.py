@@ -26,6 +26,7 @@ __all__ = (
     "add_least",
     "add_limit",
     "add_output",
+    "add_rules",
     "add_types",
     "count",
     "filter_of",
@@ -321,6 +322,15 @@ def add_output(parser: argparse.ArgumentParser, *formats: str) -> None:
         metavar="FILE",
         help="write to FILE instead of standard output (-)",
     )
+
+
+def add_rules(parser: argparse.ArgumentParser) -> None:
+    """Add ``--rules``, which may be repeated: a list, ``None`` if it is not given."""
+    parser.add_argument(
+        "--rules", metavar="DIR", action="append",
+        help="look for the known causes that the files *.toml in DIR describe (docs/rules.md); "
+        "builtin: those of this program; may be repeated",
+    )  # fmt: skip
 
 
 def add_destination(

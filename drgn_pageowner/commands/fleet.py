@@ -8,6 +8,7 @@ Decode many dumps into a dataset, on one machine or many, and query the results.
   fleet top DATASET leaks          one question: kernels, findings, leaks, growth, hosts, ...
   fleet diff DATASET --kernel 6.1.170 6.1.176
                                    pages per dump, from one kernel to another
+  fleet rules DATASET              known causes in all dumps, by rules (docs/rules.md)
 
 WHERE is a dump, a directory, a pattern, a URL, or @FILE with one of these on each line. Every dump
 is a job: its symbols are found by the build ID of its kernel, and it is decoded, searched for leaks
@@ -27,7 +28,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TextIO
 
-from drgn_pageowner.commands.arguments import add_limit, count, limit_of
+from drgn_pageowner.commands.arguments import add_limit, add_rules, count, limit_of
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.fleet.questions import (
     DIFFS,
@@ -42,6 +43,8 @@ from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.fleet_report import FleetSection, fleet_html
 from drgn_pageowner.render.query import query_json, query_table
+from drgn_pageowner.rules.dataset import CAUSES, check_rules, known_causes
+from drgn_pageowner.rules.rule import BUILTIN, read_rules
 from drgn_pageowner.storage.dataset import MARKER, Dataset
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -63,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "distributions); may be repeated. /usr/lib/debug and $DEBUGINFOD_URLS are tried, too",
     )  # fmt: skip
     one.add_argument("--no-leaks", action="store_true", help="do not search for leaks: faster")
+    add_rules(one)
     one.add_argument(
         "--jobs", metavar="N", type=count,
         help="at most N at once on this machine (default: one per CPU, as far as memory suffices)",
@@ -107,7 +111,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--by", choices=list(DIFFS), default="allocator",
         help="what to compare (default: %(default)s)",
     )  # fmt: skip
-    for parser_ in (two, three):
+    five = views.add_parser("rules", help="look for known causes in all dumps of a dataset")
+    _add_dataset(five)
+    add_rules(five)
+    for parser_ in (two, three, five):
         add_limit(parser_, "rows", "20")
         _add_format(parser_)
     four = views.add_parser("report", help="write one HTML page about all dumps of a dataset")
@@ -138,7 +145,9 @@ def memory_size(text: str) -> int:
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
-    views = {"ingest": _ingest, "top": _top, "diff": _diff, "report": _report}
+    views = {
+        "ingest": _ingest, "top": _top, "diff": _diff, "report": _report, "rules": _rules,
+    }  # fmt: skip
     return views[args.view](args, out)
 
 
@@ -167,6 +176,16 @@ def _diff(args: argparse.Namespace, out: TextIO) -> int:
     before, after = args.kernels
     asked = {"": replace(DIFFS[args.by], values={"before": before, "after": after})}
     _print(args, ask_dataset(dataset, asked, limit_of(args, _ROWS))[""], out)
+    return 0
+
+
+def _rules(args: argparse.Namespace, out: TextIO) -> int:
+    rules = read_rules(args.rules or [BUILTIN])
+    causes, errors = known_causes(rules, _opened(args.dataset))
+    for line in errors:
+        warn(line)
+    limit = limit_of(args, _ROWS)
+    _print(args, Answer(CAUSES, causes if limit is None else causes[:limit]), out)
     return 0
 
 
@@ -215,6 +234,10 @@ def _ingest(args: argparse.Namespace, out: TextIO) -> int:
         raise UsageError("--timeout and --memory take numbers greater than 0")
     if args.jobs == 0:
         raise UsageError("--jobs takes a number greater than 0")
+    where_rules = args.rules or []
+    if where_rules:
+        for line in check_rules(read_rules(where_rules)):
+            warn(line)
     dumps = find_dumps(args.where)
     if not dumps:
         raise UsageError(f"there are no dumps in {', '.join(args.where)}")
@@ -232,6 +255,7 @@ def _ingest(args: argparse.Namespace, out: TextIO) -> int:
             seconds=args.timeout,
             memory=args.memory,
             leaks=not args.no_leaks,
+            rules=[w if w == BUILTIN else os.path.abspath(w) for w in where_rules],
             scratch=args.scratch,
             retry_failed=args.retry_failed,
         )

@@ -22,19 +22,20 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from drgn_pageowner.analysis.report import report
-from drgn_pageowner.commands.arguments import add_destination, report_problems
+from drgn_pageowner.commands.arguments import add_destination, add_rules, report_problems
 from drgn_pageowner.commands.leaks import search
 from drgn_pageowner.commands.report import read
 from drgn_pageowner.errors import PageOwnerError, UsageError, internal_error
 from drgn_pageowner.model.dataset import day_of
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
-from drgn_pageowner.render.dataset import Origins, dataset_tables
+from drgn_pageowner.render.dataset import Origins, dataset_tables, with_verdicts
 from drgn_pageowner.storage.dataset import Dataset, Partition
 from drgn_pageowner.storage.files import is_stdout
 from drgn_pageowner.storage.identity import DumpIdentity, identify, new_id
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--redact-key", metavar="FILE",
         help="replace the same names, by words that depend only on the contents of FILE",
     )  # fmt: skip
+    add_rules(parser)
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
@@ -76,11 +78,14 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if len(session.members()) > 1:
         raise UsageError(f"{len(session.members())} snapshots: save reads one at a time")
+    where = getattr(args, "rules", None) or []
+    if where and args.dataset is None:
+        raise UsageError("--rules needs --dataset: a file has no verdicts")
     identity = _identity(args)
     if _redact(args):
         session = redacted(session, _key(args.redact_key))
     if args.dataset is not None:
-        _into_dataset(args, session, identity, out)
+        _into_dataset(args, session, identity, where, out)
     else:
         _into_file(args, session, args.snapshot_path, identity, out)
     return 0
@@ -106,10 +111,17 @@ def _into_file(
 
 
 def _into_dataset(
-    args: argparse.Namespace, session: Session, identity: DumpIdentity | None, out: TextIO
+    args: argparse.Namespace,
+    session: Session,
+    identity: DumpIdentity | None,
+    where: Sequence[str],
+    out: TextIO,
 ) -> None:
     from drgn_pageowner import __version__
+    from drgn_pageowner.rules.query import ask_rules
+    from drgn_pageowner.rules.rule import read_rules, verdicts_of
 
+    rules = read_rules(where) if where else None
     dataset = Dataset(args.dataset)
     facts, dump = session.facts(), _dump_of(session, identity)
     inputs = read(session, leaks=args.leaks, slab=args.leaks)
@@ -121,6 +133,12 @@ def _into_dataset(
     tables, lacking = dataset_tables(session, found, inputs.inventory, origins)
     if not {"records", "pages"} & tables.keys():
         raise PageOwnerError(f"neither records nor pages can be read: {lacking['records']}")
+    if rules is not None:
+        answers = ask_rules(rules, session, found, inputs.inventory, tables)
+        for line in answers.errors:
+            warn(line)
+        causes = verdicts_of(answers.matches, facts.page_size)
+        tables["verdicts"] = with_verdicts(tables["verdicts"], causes, origins.id)
     crash_time = found.crash.crash_time if found.crash is not None else None
     partition = Partition(facts.release or None, day_of(crash_time))
     size = dataset.write(tables, partition, origins.id)

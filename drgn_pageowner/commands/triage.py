@@ -3,13 +3,14 @@
 Run all analyses and write the results into a directory, for scripts.
 
   triage DIR                       info, account, top, leaks, suspects, frag, report, snapshot
+  triage --rules builtin DIR       also verdicts on known causes, by the rules of this program
 
 DIR/index.json has the verdicts and the outcome of every part; the text and the JSON of each part
 are in the same directory. If a part fails, its error is recorded, and the others still run.
 
 exit status: 0 nothing was found; 1 the dump lacks data (unreadable: the parts that did not
-need it are in DIR); 2 usage; 3 something was found: leaks, out of memory,
-fragmentation; 4 nothing was found, but a part of triage itself failed.
+need it are in DIR); 2 usage; 3 something was found: leaks, out of memory, fragmentation,
+a known cause whose rule says "bad"; 4 nothing was found, but a part of triage itself failed.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from typing import Any, TextIO
 
 from drgn_pageowner.analysis.report import Report, report
 from drgn_pageowner.analysis.triage import Triage, sum_up
-from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES
-from drgn_pageowner.commands.arguments import count
+from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES, KnownCause
+from drgn_pageowner.commands.arguments import add_rules, count
 from drgn_pageowner.commands.parts import Outcome, Part, files_of, run_part
 from drgn_pageowner.commands.report import read
 from drgn_pageowner.errors import INTERNAL, PageOwnerError, UsageError
@@ -36,6 +37,8 @@ from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import progress, warn
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.triage import triage_text
+from drgn_pageowner.rules.query import ask_rules
+from drgn_pageowner.rules.rule import RuleSet, read_rules, verdicts_of
 from drgn_pageowner.storage.files import cannot_write, replacing
 
 SCHEMA = 1
@@ -75,6 +78,9 @@ PARTS = (
 )  # fmt: skip
 
 
+_RULES = "rules"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="created if it does not exist")
     parser.add_argument(
@@ -84,16 +90,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-pages", type=count, default=MIN_LEAKED_PAGES, metavar="N",
         help="minimum number of leaked pages that count as found (default: %(default)s)",
     )  # fmt: skip
+    add_rules(parser)
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     directory: Path = args.directory
+    where = getattr(args, "rules", None) or []
+    rules = read_rules(where) if where else None
     with _only_one(directory):
         _prepare(directory, force=args.force)
-        return _run(args, session, out)
+        return _run(args, session, out, rules)
 
 
-def _run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+def _run(args: argparse.Namespace, session: Session, out: TextIO, rules: RuleSet | None) -> int:
     directory: Path = args.directory
     try:
         facts = session.facts()
@@ -101,8 +110,13 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         _write(directory, _index(None, [], sum_up(None), error.exit_status, str(error)))
         raise
     outcomes: list[Outcome] = []
+    parts = list(PARTS)
+    if rules is not None:
+        # Ask the rules as soon as there are verdicts.
+        place = next((n for n, part in enumerate(parts, 1) if part.name == "verdicts"), len(parts))
+        parts.insert(place, Part(_RULES, step=lambda session: _known_causes(session, rules)))
     with keeping_results():
-        for part in progress(PARTS, description="triage", total=len(PARTS), unit=" part"):
+        for part in progress(parts, description="triage", total=len(parts), unit=" part"):
             outcomes.append(run_part(part, session, directory))
             verdicts = _verdicts(outcomes, args.min_pages)
             # Rewrite the index after each part, in case a later one is OOM-killed.
@@ -115,6 +129,14 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         warn(line)
     out.writelines(triage_text(verdicts, outcomes, directory / INDEX))
     return status
+
+
+def _known_causes(session: Session, rules: RuleSet) -> list[KnownCause]:
+    inputs = read(session, slab=True)
+    answers = ask_rules(rules, session, report(inputs), inputs.inventory)
+    for line in answers.errors:
+        warn(line)
+    return verdicts_of(answers.matches, inputs.facts.page_size)
 
 
 @contextmanager
@@ -156,16 +178,19 @@ def _prepare(directory: Path, *, force: bool) -> None:
     try:
         if not force and any(directory.iterdir()):
             raise UsageError(f"{directory} is not empty: name another, or pass --force")
-        for name in (INDEX, *(name for part in PARTS for name in files_of(part))):
+        for name in (INDEX, *(n for part in (*PARTS, Part(_RULES)) for n in files_of(part))):
             (directory / name).unlink(missing_ok=True)
     except OSError as error:
         raise PageOwnerError(f"cannot write to {directory}: {error.strerror}") from error
 
 
 def _verdicts(outcomes: Sequence[Outcome], min_pages: int) -> Triage:
-    reports = [outcome.result for outcome in outcomes if outcome.result is not None]
-    problems = [line for outcome in outcomes for line in outcome.problems()]
-    return sum_up(reports[-1] if reports else None, problems, min_pages=min_pages)
+    reports = [outcome.result for outcome in outcomes if isinstance(outcome.result, Report)]
+    # A bad rule is not a problem of the dump.
+    problems = [line for one in outcomes if one.name != _RULES for line in one.problems()]
+    causes = [v for one in outcomes if one.name == _RULES for v in one.result or ()]
+    found = reports[-1] if reports else None
+    return sum_up(found, problems, min_pages=min_pages, causes=causes)
 
 
 def _status(verdicts: Triage, outcomes: Sequence[Outcome]) -> int:

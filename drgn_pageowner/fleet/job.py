@@ -60,6 +60,8 @@ class Job:
     memory: int = 8 << 30
     """Maximum resident memory of an attempt that no file backs, in bytes."""
     leaks: bool = True
+    rules: Sequence[str] = ()
+    """Directories of rules."""
     scratch: str | None = None
     retry_failed: bool = False
     """Whether to try a dump again that failed in an earlier ingest."""
@@ -214,6 +216,7 @@ def _attempt(job: Job, run: IngestRun, path: str) -> IngestRun:
         *(("--symbols", run.symbols) if run.symbols else ()),
         "save", "--dataset", job.dataset, "--dump-name", job.dump,
         *(("--leaks",) if job.leaks else ()),
+        *(word for where in job.rules for word in ("--rules", where)),
     ]  # fmt: skip
     start = time.monotonic()
     with tempfile.TemporaryFile() as said:

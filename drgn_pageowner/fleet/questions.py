@@ -62,6 +62,16 @@ QUESTIONS: Mapping[str, Question] = {
         from verdicts join meta using (snapshot) where finding is not null
         group by finding, level order by dumps desc, finding""",
     ),
+    "causes": Question(
+        "Known causes", ("meta", "verdicts"), """
+        select rule, any_value(level) as level, count(distinct snapshot) as dumps,
+            count(distinct hostname) as hosts, sum(pages)::bigint as pages,
+            list_sort(list_distinct(list(release))) as kernels,
+            arg_max(text, coalesce(pages, 0)) as for_example, any_value(link) as link,
+            arg_max(source, coalesce(pages, 0)) as worst_dump
+        from verdicts join meta using (snapshot) where rule is not null
+        group by rule order by dumps desc, rule""",
+    ),
     "leaks": Question(
         "Stacks that lead the leaks", ("meta", "leaks"), """
         select stack_id, any_value(allocator) as allocator, sum(pages)::bigint as pages,
@@ -149,7 +159,7 @@ TOTALS = Question(
 _COLUMNS = {
     "meta": ("snapshot", "release", "hostname", "crash_time", "source"),
     "leaks": ("snapshot", "kind", "confidence", "pages", "allocations", "allocator", "stack_id"),
-    "verdicts": ("snapshot", "finding", "level", "text"),
+    "verdicts": ("snapshot", "finding", "level", "text", "rule", "link", "pages"),
     "suspects": ("snapshot", "stack_id", "allocator", "pages", "pages_per_hour", "score"),
     "stacks": ("snapshot", "stack_id", "allocator", "pages"),
     "frag": ("snapshot", "healthy", "verdict"),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from drgn_pageowner.analysis.frag.alloc_check import COSTLY_ORDER
 from drgn_pageowner.analysis.frag.buddy import fragmentation_index
 from drgn_pageowner.analysis.owners.allocator import allocator_name
 from drgn_pageowner.analysis.report import Report
-from drgn_pageowner.analysis.verdicts import judge
+from drgn_pageowner.analysis.verdicts import Verdict, judge
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.extras import extra
@@ -31,6 +31,7 @@ __all__ = (
     "pages_by_class",
     "rows_table",
     "schema_of",
+    "with_verdicts",
 )
 
 Row = dict[str, Any]
@@ -93,13 +94,18 @@ def _clean(value: Any) -> Any:
 
 
 def dataset_tables(
-    session: Session, found: Report, inventory: Inventory | None, origins: Origins
+    session: Session,
+    found: Report,
+    inventory: Inventory | None,
+    origins: Origins,
+    only: Collection[str] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """
     Make all tables of a snapshot, except ``runs``.
 
     :param found: Report on the same dump.
     :param inventory: The use of every page; ``None`` if it could not be read.
+    :param only: Names of the tables to make, besides ``meta``; ``None`` for all.
     :return: Tables by name; and, for tables that could not be made, the reason by name.
     """
 
@@ -112,11 +118,13 @@ def dataset_tables(
         "suspects": lambda: _rows("suspects", _suspects(found), origins),
         "frag": lambda: _rows("frag", _frag(found), origins),
         "pages": lambda: rows_table("pages", pages_by_class(inventory, origins.id)),
-        "verdicts": lambda: _rows("verdicts", _verdicts(found), origins),
+        "verdicts": lambda: _verdict_rows(judge(found), origins.id),
     }
     tables: dict[str, Any] = {}
     lacking: dict[str, str] = {}
     for name, make in makers.items():
+        if only is not None and name not in only:
+            continue
         try:
             tables[name] = make()
         except PageOwnerError as error:
@@ -264,14 +272,25 @@ def _frag(found: Report) -> list[Row]:
     ]
 
 
-def _verdicts(found: Report) -> list[Row]:
-    return [
+def with_verdicts(table: Any, verdicts: Sequence[Verdict], snapshot: str) -> Any:
+    """
+    Append *verdicts* to the table ``verdicts``.
+
+    :param table: ``pyarrow.Table``
+    :param snapshot: ID of the snapshot.
+    """
+    pa = extra("pyarrow", "parquet", "a dataset")
+    return pa.concat_tables([table, _verdict_rows(verdicts, snapshot)])
+
+
+def _verdict_rows(verdicts: Sequence[Verdict], snapshot: str) -> Any:
+    names = ("area", "level", "finding", "text", "rule", "link", "pages")
+    rows = [
         {
-            "area": verdict.area,
-            "level": verdict.level,
-            "finding": verdict.finding,
-            "text": verdict.text,
+            "snapshot": snapshot,
+            **{name: getattr(verdict, name, None) for name in names},
             "detail": verdict.detail or None,
         }
-        for verdict in judge(found)
+        for verdict in verdicts
     ]
+    return rows_table("verdicts", rows)

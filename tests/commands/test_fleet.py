@@ -33,6 +33,7 @@ def dataset(
     for name in NAMES:
         snapshot = str(saved(dump_named(name)))
         words = ["save", "--leaks", "--dataset", str(path), "--dump-name", f"/dumps/{name}"]
+        words += ["--rules", "builtin"]
         with contextlib.redirect_stdout(io.StringIO()):
             assert main(["-S", snapshot, *words]) == 0
     return path
@@ -79,6 +80,36 @@ def test_kernels_and_findings(dataset: Path) -> None:
     assert leak["dumps"] == 2
 
 
+def test_known_causes_are_the_same_when_asked_later(dataset: Path) -> None:
+    stored = {row["rule"]: row for row in fleet("top", dataset, "causes", "--limit", 0)}
+    later = {row["rule"]: row for row in fleet("rules", dataset, "--limit", 0)}
+    assert stored.keys() == later.keys() >= {"leak-of-module", "leak-at-module-load"}
+    for name, row in stored.items():
+        same = ("level", "dumps", "hosts", "pages", "link")
+        assert {key: row[key] for key in same} == {key: later[name][key] for key in same}
+    leaks = {row["stack_id"]: row["pages"] for row in fleet("top", dataset, "--limit", 0)}
+    assert 0 < stored["leak-of-module"]["pages"] <= sum(leaks.values())
+    finding = [row for row in fleet("top", dataset, "findings") if row["finding"] == "known cause"]
+    assert [row["dumps"] for row in finding] == [2]
+
+
+def test_rules_of_ones_own(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new.toml").write_text(
+        'severity = "note"\nkernel = "<6.2"\ntext = "{n} records"\n'
+        'sql = "select snapshot, count(*) as n from records group by all"\n'
+    )
+    (tmp_path / "one.toml").write_text('severity = "note"\ntext = "x"\nsql = "select 1"\n')
+    (tmp_path / "bad.toml").write_text('severity = "note"\ntext = "x"\nsql = "select 1 from x"\n')
+    [row] = fleet("rules", dataset, "--rules", tmp_path)
+    assert (row["rule"], row["dumps"], row["worst_dump"]) == ("new", 1, "/dumps/linux-6.1/traps")
+    lines = capsys.readouterr().err.splitlines()
+    assert ["bad.toml: Catalog Error" in line for line in lines] == [True, False]
+    assert "one.toml: its query has no column snapshot" in lines[1]
+    assert main(["fleet", "rules", str(dataset), "--rules", str(tmp_path / "none")]) == 2
+
+
 def test_two_kernels_are_compared(
     dataset: Path, dump_named: Callable[[str], Dump], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,9 +137,13 @@ def test_the_report_has_all_of_it(dataset: Path, tmp_path: Path) -> None:
         assert f">{question.title}</h2>" in text
     assert "What holds more in 6.12." in text
     assert "drgn-pageowner -c /dumps/linux-6.1/traps report OUT.html" in text
-    # The page has no references to other files.
-    assert not re.search(r"(src|href)=\"(?!#)", text)
-    assert "http" not in text
+    # The page has no references to other files, except the links of rules.
+    without = re.sub(
+        r'<a href="https://docs\.kernel\.org/[^"]*" rel="noreferrer">[^<]*</a>', "", text
+    )
+    assert without != text
+    assert not re.search(r"(src|href)=\"(?!#)", without)
+    assert "http" not in without
 
 
 def test_what_is_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

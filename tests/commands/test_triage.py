@@ -279,3 +279,51 @@ def test_two_do_not_write_into_one_folder(
         run(one_dump, tmp_path, force=True)
     assert not list(tmp_path.iterdir())
     assert run(one_dump, tmp_path) == 1
+
+
+def _rules(directory: Path, severity: str) -> Path:
+    directory.mkdir(exist_ok=True)
+    (directory / "free.toml").write_text(
+        f'severity = "{severity}"\ntext = "{{pages}} are held"\nlink = "LINK"\n'
+        '[stack]\nfunctions = ["*"]\n'
+    )
+    (directory / "bad.toml").write_text("nonsense")
+    return directory
+
+
+@pytest.mark.parametrize(("severity", "status"), [("bad", 3), ("warning", 0), ("note", 0)])
+def test_rules_are_verdicts(
+    dump_named: Callable[[str], Dump],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    severity: str,
+    status: int,
+) -> None:
+    only(monkeypatch, "verdicts")
+    rules = _rules(tmp_path / "rules", severity)
+    dump = dump_named("linux-5.10/noleak")
+    found, said = run_said(dump, tmp_path / "out", rules=[str(rules)])
+    assert found == status
+    judged = index(tmp_path / "out")
+    [verdict] = [one for one in judged["verdicts"]["all"] if one["area"] == "rule"]
+    assert (verdict["rule"], verdict["level"], verdict["link"]) == ("free", severity, "LINK")
+    assert verdict["text"] == f"{verdict['pages']:,} are held"
+    assert judged["found"] is (severity == "bad")
+    assert [one["kind"] for one in judged["verdicts"]["findings"]] == ["known cause"] * (
+        status // 3
+    )
+    assert ("See LINK" in said) is (severity == "bad")
+    # A bad rule is not a problem of the dump.
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{rules / 'bad.toml'}: it is not TOML" in line
+    assert not any("TOML" in line for line in judged["verdicts"]["unreadable"])
+    assert parts(tmp_path / "out")["rules"]["status"] == "ok"
+
+
+def test_a_directory_without_rules_is_a_usage_error(
+    dump_named: Callable[[str], Dump], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="it has no files"):
+        run(dump_named("linux-5.10/noleak"), tmp_path / "out", rules=[str(tmp_path)])
+    assert not (tmp_path / "out").exists()
