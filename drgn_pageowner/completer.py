@@ -144,9 +144,9 @@ _KNOWN: Mapping[str, Callable[[Any, Any], Iterable[str]]] = {
 """Attribute of an option in the parsed arguments -> function that returns its values."""
 
 
-def complete_in_shell(prog: Program) -> None:
+def complete_in_shell() -> None:
     """
-    Add the completion of ``%pageowner`` to the shell that opened *prog*.
+    Add the completion of ``%pageowner`` to drgn's shell.
 
     Nothing is changed if the program is not drgn's shell, or if its version of drgn has a different
     completer.
@@ -154,6 +154,7 @@ def complete_in_shell(prog: Program) -> None:
     if "drgn.cli" not in sys.modules:
         return
     try:
+        from drgn import get_default_prog
         from drgn.internal.repl import readline
         from drgn.internal.rlcompleter import Completer
     except ImportError:
@@ -166,7 +167,8 @@ def complete_in_shell(prog: Program) -> None:
             result: str | None = of_drgn(self, text, state)
             return result
         if state == 0:
-            self._of_pageowner = _ends(line, text, prog)
+            # The shell's program is the default one. A reference from here would keep it forever.
+            self._of_pageowner = _ends(line, text, get_default_prog())
         found: list[str] = self._of_pageowner
         return found[state] if state < len(found) else None
 

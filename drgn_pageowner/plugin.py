@@ -34,7 +34,7 @@ def drgn_prog_set(prog: Program) -> None:
     """
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
-    complete_in_shell(prog)
+    complete_in_shell()
     _add_helpers()
     if prog.platform is not None and prog.platform.arch == Architecture.I386:
         from drgn_pageowner.kernel.dump.i386 import read_through_page_tables

@@ -231,7 +231,7 @@ def test_a_damaged_line_costs_itself(example: bytes, tmp_path: Path, line: int) 
     if line < 2:
         # Without its first two lines, a record is dropped, including its stack.
         assert found["pfn"].tolist() == np.delete(right["pfn"], 20).tolist()
-        assert line == 0 or "1 record of the text had a line" in found.problems[1]
+        assert line == 0 or "1 record of the text left out" in found.problems[1]
         first = number if line == 0 else number - 1
     else:
         assert found["pfn"].tolist() == right["pfn"].tolist()

@@ -483,7 +483,7 @@ def _module_addresses(kernel: Kernel) -> tuple[int, ...]:
 
 
 @once_per_reading
-def load_kallsyms(kernel: Kernel) -> Kallsyms:
+def _symbol_tables(kernel: Kernel) -> tuple[_CoreSymbols | None, list[_ModuleSymbols]]:
     """
     Copy the symbol tables of the kernel and its modules from the dump.
 
@@ -497,6 +497,17 @@ def load_kallsyms(kernel: Kernel) -> Kallsyms:
         name = _module_name(module)
         with kernel.tolerate("the symbols of module {} cannot be read: it has no names", of=name):
             modules.append(_module_symbols(kernel, module))
+    return core, modules
+
+
+def load_kallsyms(kernel: Kernel) -> Kallsyms:
+    """
+    Return a symbolizer that uses the symbol tables of the kernel and its modules.
+
+    The tables are copied once. The symbolizer reads code, so it refers to the program; the program
+    keeps the tables only, because such a cycle would never be freed.
+    """
+    core, modules = _symbol_tables(kernel)
     return Kallsyms(core, modules, functools.partial(_called, kernel))
 
 
