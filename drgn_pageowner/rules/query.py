@@ -150,7 +150,10 @@ def _limited(database: Any, seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
+        # Wait for the thread: if it were still ending when the interpreter exits, the process could
+        # abort.
         timer.cancel()
+        timer.join()
 
 
 def database_error(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,11 @@ def test_a_query_that_does_not_end_is_stopped(
     (tmp_path / "a.toml").write_text(f'severity = "bad"\ntext = "x"\nsql = "{endless}"\n')
     (tmp_path / "b.toml").write_text('severity = "bad"\ntext = "x"\nsql = "select 1"\n')
     monkeypatch.setattr(query, "_SECONDS", 0.5)
+    before = threading.active_count()
     answers = asked(*UNFRAGMENTED)(tmp_path)
     [line] = answers.errors
     assert line == f"{tmp_path / 'a.toml'}: its query took more than 0.5 s"
+    assert threading.active_count() == before
     assert [match.rule.name for match in answers.matches] == ["b"]
 
 
