@@ -15,7 +15,6 @@ __all__ = (
     "Groups",
     "among",
     "ascending",
-    "cover",
     "distinct",
     "grouped",
     "looked_up",
@@ -26,9 +25,6 @@ __all__ = (
 
 
 Array = NDArray[Any]
-
-# Number of values that are looked up together.
-_PIECE = 1 << 18
 
 # Elements of an array that are processed at once, if the intermediate results are larger.
 _PIECE = 1 << 20
@@ -53,8 +49,8 @@ def looked_up(table: Array, values: Array) -> Array:
     :param values: Integers, shape ``(n,)``.
     """
     result = np.empty(len(values), table.dtype)
-    for start in range(0, len(values), _PIECE):
-        result[start : start + _PIECE] = table[values[start : start + _PIECE]]
+    for piece in slices(len(values)):
+        result[piece] = table[values[piece]]
     return result
 
 
@@ -71,25 +67,6 @@ def ascending(values: Array) -> Array:
     kept[1:] = values[1:] != values[:-1]
     result: Array = values[kept]
     return result
-
-
-def cover(length: int, rows: Array, sizes: Array) -> Array:
-    """
-    Find which of several ranges of rows each row is in.
-
-    :param length: Number of rows.
-    :param rows: ``int64``, shape ``(n,)``: first row of each range; -1 to skip the range.
-    :param sizes: ``int64``, shape ``(n,)``: number of rows in each range.
-    :return: ``int32``, shape ``(length,)``: index of the range that contains the row, or -1.
-    """
-    owner = np.full(length, -1, np.int32)
-    number = np.arange(len(rows), dtype=np.int32)
-    single = (sizes == 1) & (rows >= 0)
-    owner[rows[single]] = number[single]
-    large = np.flatnonzero((sizes > 1) & (rows >= 0))
-    counts = np.minimum(sizes[large], length - rows[large])
-    owner[ranges(rows[large], counts)] = np.repeat(number[large], counts)
-    return owner
 
 
 def distinct(values: Array) -> tuple[Array, Array]:

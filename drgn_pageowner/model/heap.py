@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, among, ranges
+from drgn_pageowner.model.arrays import Array, among, ranges, slices
 from drgn_pageowner.model.fingerprint import Fingerprint
 from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.object_facts import ObjectFacts
@@ -498,13 +498,13 @@ def covering(pages: Pages, records: Snapshot) -> Array:
     covered = np.full(len(pages), -1, np.int32)
     # Records of several pages override those of one.
     for several in (False, True):
-        for start in range(0, len(records), _PIECE):
-            piece = records.select(slice(start, start + _PIECE))
+        for part in slices(len(records), _PIECE):
+            piece = records.select(part)
             sizes = piece.pages
             chosen = np.flatnonzero((sizes > 1) == several)
             rows = pages.rows(piece["pfn"][chosen])
             known = rows >= 0
-            number, rows, sizes = chosen[known] + start, rows[known], sizes[chosen][known]
+            number, rows, sizes = chosen[known] + part.start, rows[known], sizes[chosen][known]
             if several:
                 sizes = np.minimum(sizes, len(pages) - rows)
                 covered[ranges(rows, sizes)] = np.repeat(number, sizes)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, ranges
+from drgn_pageowner.model.arrays import Array, ranges, slices
 
 __all__ = (
     "Frame",
@@ -187,9 +187,8 @@ class Stacks:
             return np.full(len(handles), -1, np.int64)
         if len(handles) >= _MANY and (table := self._halves()) is not None:
             result: Array = np.empty(len(handles), np.int64)
-            for start in range(0, len(handles), _MANY):
-                piece = handles[start : start + _MANY]
-                result[start : start + _MANY] = table.find(piece)
+            for piece in slices(len(handles), _MANY):
+                result[piece] = table.find(handles[piece])
             return result
         position = np.searchsorted(self.handles, handles)
         position[position == len(self.handles)] = 0

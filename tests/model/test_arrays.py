@@ -6,18 +6,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drgn_pageowner.model.arrays import among, cover, distinct, ranges
+from drgn_pageowner.model.arrays import among, distinct, ranges
 
 
 def test_ranges_follow_one_another() -> None:
     result = ranges(np.array([5, 100, 7, 0]), np.array([3, 0, 1, 2]))
     assert result.tolist() == [5, 6, 7, 7, 0, 1]
     assert ranges(np.zeros(0, np.int64), np.zeros(0, np.int64)).tolist() == []
-
-
-def test_runs_cover_rows_up_to_the_end() -> None:
-    covered = cover(6, np.array([1, -1, 4, 0]), np.array([2, 3, 9, 1]))
-    assert covered.tolist() == [3, 0, 0, -1, 2, 2]
 
 
 @pytest.mark.parametrize(

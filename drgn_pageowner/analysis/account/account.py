@@ -9,16 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass, classes_of_records, page_classes
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import PageState
 
 __all__ = ("Account", "ClassCount", "Counter", "ZoneCounts", "account")
-
-
-# Number of pages that are looked at together.
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -93,8 +89,8 @@ def account(inventory: Inventory, classes: Array | None = None) -> Account:
 def _account(inventory: Inventory, classes: Array) -> Account:
     facts = inventory.memory.pages.facts
     counts = np.zeros(len(PageClass), np.int64)
-    for start in range(0, len(classes), _PIECE):
-        counts += np.bincount(classes[start : start + _PIECE], minlength=len(PageClass))
+    for piece in slices(len(classes)):
+        counts += np.bincount(classes[piece], minlength=len(PageClass))
     counts[PageClass.ABSENT] = 0
     counters = _Counters(inventory, classes, counts)
     rows = []
@@ -122,8 +118,7 @@ def _account(inventory: Inventory, classes: Array) -> Account:
 def _zones(inventory: Inventory, classes: Array) -> list[ZoneCounts]:
     zones, number = inventory.memory.pages.facts.zones, len(PageClass)
     table = np.zeros(256 * number, np.int64)
-    for start in range(0, len(classes), _PIECE):
-        piece = slice(start, start + _PIECE)
+    for piece in slices(len(classes)):
         key = inventory.memory.pages["zone"][piece].astype(np.int16) * np.int16(number)
         key += classes[piece]
         table += np.bincount(key, minlength=256 * number)

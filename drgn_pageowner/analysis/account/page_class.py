@@ -14,7 +14,7 @@ from drgn_pageowner.analysis.owners.stack_table import (
     per_record,
     per_stack,
 )
-from drgn_pageowner.model.arrays import Array, among, looked_up
+from drgn_pageowner.model.arrays import Array, among, looked_up, slices
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kinds import Kind
@@ -31,8 +31,6 @@ __all__ = (
     "unaccounted_records",
 )
 
-# Number of pages that are looked at together.
-_PIECE = 1 << 20
 
 UNACCOUNTED_COLUMNS = frozenset(("handle", "gfp_mask", "migratetype", "page_flags"))
 """Columns that :func:`unaccounted_records` needs."""
@@ -251,8 +249,7 @@ def _page_classes(inventory: Inventory) -> Array:
     told = among(pages.state, (PageState.KERNEL, PageState.NOREF, PageState.DRIVER_MOVABLE))
     if records is not None and len(records):
         of_record = per_record(records, classes_of_stacks)
-        for start in range(0, len(result), _PIECE):
-            piece = slice(start, start + _PIECE)
+        for piece in slices(len(result)):
             record = inventory.record_of_row[piece]
             rows = np.flatnonzero(told[piece] & (record >= 0))
             result[piece][rows] = of_record[record[rows]]

@@ -11,14 +11,10 @@ import numpy as np
 from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.pages import PageState
 
 __all__ = ("BlockTable", "Run", "block_table", "explain_block")
-
-
-# Number of pages that are looked at together.
-_PIECE = 1 << 20
 
 
 @dataclass
@@ -69,10 +65,9 @@ def _block_table(joined: Overlay) -> BlockTable:
     kinds = len(Mobility)
     counts = np.zeros((number, kinds), np.int32)
     boot = np.zeros(number, np.int32)
-    for start in range(0, len(joined.block), _PIECE):
-        piece = slice(start, start + _PIECE)
+    for piece in slices(len(joined.block)):
         # Numbers of blocks ascend, so a piece has few of them.
-        lowest, highest = int(joined.block[start]), int(joined.block[piece][-1])
+        lowest, highest = int(joined.block[piece][0]), int(joined.block[piece][-1])
         block = joined.block[piece] - lowest
         size_of_piece = (highest + 1 - lowest) * kinds
         of_kind = np.bincount(block * kinds + joined.mobility[piece], minlength=size_of_piece)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from drgn_pageowner.analysis.frag.mobility import Overlay, migratetype_number
-from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.arrays import Array, ascending, slices
 from drgn_pageowner.model.pages import Memory, PageState
 
 __all__ = (
@@ -19,10 +19,6 @@ __all__ = (
     "page_type_info",
     "unusable_index",
 )
-
-
-# Number of pages that are looked at together.
-_PIECE = 1 << 20
 
 
 def _suitable(nr_free: Sequence[int], order: int) -> int:
@@ -140,8 +136,7 @@ def _mixed_blocks(joined: Overlay) -> Array:
     pages = joined.memory.pages
     wanted = joined.records["migratetype"]
     keys = [np.zeros(0, np.int64)]
-    for start in range(0, len(pages), _PIECE):
-        piece = slice(start, start + _PIECE)
+    for piece in slices(len(pages)):
         state, owner = pages.state[piece], joined.owner[piece]
         rows = np.flatnonzero(
             (owner >= 0) & (state != PageState.RESERVED) & (state != PageState.ABSENT)

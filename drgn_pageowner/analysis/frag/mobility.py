@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from drgn_pageowner.analysis.owners.stack_table import StackTable
-from drgn_pageowner.model.arrays import Array, looked_up
+from drgn_pageowner.model.arrays import Array, looked_up, slices
 from drgn_pageowner.model.heap import covering
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kinds import Kind
@@ -171,10 +171,9 @@ def _blocks(pages: Pages) -> Array:
     for first, start, end in zip(
         pages.starts.tolist(), pages.offsets[:-1].tolist(), pages.offsets[1:].tolist(), strict=True
     ):
-        for low in range(start, end, _PIECE):
-            high = min(low + _PIECE, end)
-            pfns = np.arange(first + low - start, first + high - start)
-            block[low:high] = pfns >> pages.facts.pageblock_order
+        for piece in slices(end - start, _PIECE):
+            pfns = np.arange(first + piece.start, first + piece.stop)
+            block[start + piece.start : start + piece.stop] = pfns >> pages.facts.pageblock_order
     return block
 
 

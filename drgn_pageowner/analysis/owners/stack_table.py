@@ -14,12 +14,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from drgn_pageowner.analysis.owners.allocator import is_allocation_function, kind_of_frame
-from drgn_pageowner.model.arrays import Array, ascending, distinct, looked_up, ranges
+from drgn_pageowner.model.arrays import Array, ascending, distinct, looked_up, ranges, slices
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
-
-# Number of records that are looked at together.
-_PIECE = 1 << 20
 
 __all__ = (
     "StackTable",
@@ -214,11 +211,9 @@ def per_record(snapshot: Snapshot, function: Callable[[StackTable], Array]) -> A
     # Element 0 is for -1, no stack.
     used = np.zeros(len(stacks) + 1, bool)
     number = np.empty(len(handles), np.int32)
-    for start in range(0, len(handles), _PIECE):
-        piece = stacks.index(handles[start : start + _PIECE])
-        piece += 1
-        used[piece] = True
-        number[start : start + _PIECE] = piece
+    for piece in slices(len(handles)):
+        number[piece] = stacks.index(handles[piece]) + 1
+        used[number[piece]] = True
     numbers = np.flatnonzero(used)
     found = function(StackTable.of(snapshot, numbers - 1))
     place = np.zeros(len(used), np.int32)

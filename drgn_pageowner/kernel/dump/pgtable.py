@@ -10,7 +10,7 @@ import numpy as np
 from drgn import Program
 
 from drgn_pageowner.kernel.dump.bulk import read_bulk
-from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.arrays import Array, ascending, slices
 
 __all__ = ("Format", "PageTables", "TableEntry")
 
@@ -187,8 +187,7 @@ class PageTables:
             shift = format_.shift(level)
             pages = 1 << (shift - format_.page_shift)
             below = [np.zeros((3, 0), np.int64)]
-            for start in range(0, len(tables), _BATCH):
-                mine = slice(start, start + _BATCH)
+            for mine in slices(len(tables), _BATCH):
                 entries = self._whole_tables(level, tables[mine])
                 index = np.arange(entries.shape[1], dtype=np.int64)
                 address = base[mine][:, None] + (index << shift)
