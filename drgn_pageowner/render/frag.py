@@ -14,7 +14,7 @@ from drgn_pageowner.analysis.frag.contiguity import Blocker, Contiguity
 from drgn_pageowner.analysis.frag.culprits import Culprit, Culprits
 from drgn_pageowner.analysis.frag.mobility import Mobility
 from drgn_pageowner.analysis.frag.zone_summary import ZoneSummary
-from drgn_pageowner.analysis.leaks.owners import without_offset
+from drgn_pageowner.analysis.owners.allocator import without_offset
 from drgn_pageowner.escape import word
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.render.table import age, ages, are, counted, pages_size, share, table

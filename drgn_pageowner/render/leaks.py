@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from drgn_pageowner.analysis.leaks.leaks import LeakGroup, Leaks, SlabLeak, Task
-from drgn_pageowner.analysis.leaks.owners import CONFIDENCES, LeakOwner, leak_owners, without_offset
+from drgn_pageowner.analysis.leaks.owners import CONFIDENCES, LeakOwner, leak_owners
 from drgn_pageowner.analysis.leaks.suspects import Suspect
-from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.analysis.owners.allocator import allocator_of, without_offset
 from drgn_pageowner.escape import word
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.render.fingerprint import fingerprint_text

@@ -8,8 +8,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from drgn_pageowner.analysis.leaks.owners import without_offset
-from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.analysis.owners.allocator import allocator_of, without_offset
 from drgn_pageowner.analysis.owners.group import Group, Top
 from drgn_pageowner.escape import word
 from drgn_pageowner.model.records import Snapshot

@@ -4,26 +4,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from drgn_pageowner.analysis.owners.allocator import allocator_name, module_name, plain_name
+from drgn_pageowner.analysis.owners.allocator import plain_name
+from drgn_pageowner.analysis.owners.stack_table import (
+    StackTable,
+    allocator_names,
+    modules_of_stacks,
+)
 from drgn_pageowner.analysis.report import Report
 from drgn_pageowner.model.arrays import sums
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.model.stacks import Frame
 
 __all__ = ("OF", "Holding", "StackPattern", "holdings_of_report", "sum_matches")
 
 OF = ("records", "leaks", "suspects")
 """Kinds of stacks that a pattern may be compared with: those of all allocated pages, of leaked
 pages, and of pages that may be a leak."""
-
-_FRAME = re.compile(r"(.*?)(?:\s*\[(.*)\])?")
 
 
 class Holding(NamedTuple):
@@ -127,15 +129,17 @@ def holdings_of_report(report: Report, records: Snapshot | None) -> dict[str, li
     :param records: The same dump's records, with the column ``handle``; ``None`` if it has none.
     """
     leaks = report.leaks.lost_groups if report.leaks is not None else ()
+    suspects = report.suspects or ()
     return {
         "records": _of_records(records) if records is not None else [],
-        "leaks": [
-            _holding(group.stack, group.pages, group.allocations, group.confidence)
-            for group in leaks
-        ],
-        "suspects": [
-            _holding(one.stack, one.pages, one.allocations) for one in report.suspects or ()
-        ],
+        "leaks": _holdings(
+            StackTable.of_frames([group.stack for group in leaks]),
+            [(group.pages, group.allocations, group.confidence) for group in leaks],
+        ),
+        "suspects": _holdings(
+            StackTable.of_frames([one.stack for one in suspects]),
+            [(one.pages, one.allocations, None) for one in suspects],
+        ),
     }
 
 
@@ -146,28 +150,37 @@ def _of_records(records: Snapshot) -> list[Holding]:
         known &= records["allocated"]
     rows = records.stack[known]
     pages = sums(rows, records.pages[known], number)
+    used = np.flatnonzero(pages)
     counts = records.allocations
-    allocations = None if counts is None else sums(rows, counts[known], number)
-    return [
-        _holding(
-            records.stack_frames(index),
-            int(pages[index]),
-            None if allocations is None else int(allocations[index]),
-        )
-        for index in np.flatnonzero(pages).tolist()
+    allocations = [None] * len(used)
+    if counts is not None:
+        allocations = sums(rows, counts[known], number)[used].tolist()
+    held = zip(pages[used].tolist(), allocations, [None] * len(used), strict=True)
+    return _holdings(StackTable.of(records, used), list(held))
+
+
+def _holdings(
+    table: StackTable, held: Sequence[tuple[int, int | None, str | None]]
+) -> list[Holding]:
+    """
+    Describe stacks.
+
+    :param held: Pages, allocations and confidence of each stack.
+    """
+    if not len(table):
+        return []
+    frames = [
+        (plain_name(frame.name) if frame.name is not None else "?", frame.module or "")
+        for frame in table.frames
     ]
-
-
-def _holding(
-    stack: Sequence[Frame], pages: int, allocations: int | None, confidence: str | None = None
-) -> Holding:
-    name: Callable[[Frame], str] = lambda f: plain_name(f.name) if f.name is not None else "?"  # noqa: E731
-    frames = list(stack)
-    return Holding(
-        [(name(frame), frame.module or "") for frame in frames],
-        allocator_name(frames),
-        module_name(frames),
-        pages,
-        allocations,
-        confidence,
+    of_stacks = zip(
+        np.split(table.code, table.ends[:-1]),
+        allocator_names(table).tolist(),
+        modules_of_stacks(table).tolist(),
+        held,
+        strict=True,
     )
+    return [
+        Holding([frames[number] for number in code.tolist()], allocator, module, *amounts)
+        for code, allocator, module, amounts in of_stacks
+    ]

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drgn_pageowner.analysis.leaks.leaks import LeakGroup
+from drgn_pageowner.analysis.owners.allocator import without_offset
 from drgn_pageowner.analysis.owners.select import contained
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.heap import LOST, Reachability
 
-__all__ = ("CONFIDENCES", "LEAK_KEYS", "LeakFilter", "LeakOwner", "leak_owners", "without_offset")
+__all__ = ("CONFIDENCES", "LEAK_KEYS", "LeakFilter", "LeakOwner", "leak_owners")
 
 CONFIDENCES = ("high", "medium", "low")
 """The values of :attr:`LeakGroup.confidence`, the surest first."""
@@ -30,14 +30,6 @@ def _task(group: LeakGroup) -> str:
         return "(unknown)"
     task = group.tasks[0]
     return f"{task.comm or 'pid'} {task.pid}"
-
-
-_OFFSET = re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+")
-
-
-def without_offset(function: str) -> str:
-    """Return a function as ``%pS`` prints it without the offset and the size."""
-    return _OFFSET.sub("", function)
 
 
 def _function(group: LeakGroup) -> str:

@@ -14,8 +14,8 @@ __all__ = (
     "is_allocation_function",
     "kind_of_frame",
     "kind_of_stack",
-    "module_name",
     "plain_name",
+    "without_offset",
 )
 
 # Functions that allocate memory for their callers, by kernel source file. Names are matched
@@ -56,6 +56,7 @@ _ALLOCATION_FUNCTIONS = re.compile(
         )
     )
 )
+_OFFSET = re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+")
 _SUFFIX = re.compile(r"(_noprof)?(\.(isra|constprop|part|cold|llvm)[.\w]*)*$")
 
 _SLAB = re.compile(r"_*(new_slab|allocate_slab|alloc_slab_page|kmem_getpages)(_noprof)?\b")
@@ -98,10 +99,9 @@ def allocator_name(frames: list[Frame]) -> str:
     return frame.name + (f" [{frame.module}]" if frame.module else "")
 
 
-def module_name(frames: list[Frame]) -> str:
-    """Return the module of the innermost frame that is in a module; empty if none is."""
-    found = (frame.module for frame in frames if frame.module is not None and frame.called)
-    return next(found, "")
+def without_offset(function: str) -> str:
+    """Return a function as ``%pS`` prints it without the offset and the size."""
+    return _OFFSET.sub("", function)
 
 
 def kind_of_frame(frame: Frame) -> str | None:
