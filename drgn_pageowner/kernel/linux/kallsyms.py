@@ -21,6 +21,7 @@ from drgn_pageowner.kernel.dump.bulk import (
     enumerators,
     find_object,
     find_type,
+    gather,
     has_member,
     read_array,
     read_bulk,
@@ -32,7 +33,6 @@ from drgn_pageowner.kernel.dump.damage import (
     DAMAGE,
     every_entry,
     name_of,
-    suppress_damage,
     unless_mistaken,
 )
 from drgn_pageowner.kernel.dump.kernel import Kernel, once_per_reading
@@ -517,13 +517,9 @@ def _called(kernel: Kernel, pcs: list[int]) -> list[bool]:
     size = arch.call_size
     if not size or not pcs:
         return [True] * len(pcs)
-    code = np.zeros((len(pcs), size), np.uint8)
-    known = np.zeros(len(pcs), bool)
-    for number, pc in enumerate(pcs):
-        with suppress_damage():
-            code[number] = np.frombuffer(kernel.prog.read(pc - size, size), np.uint8)
-            known[number] = True
-    result: list[bool] = (arch.calls(code) | ~known).tolist()
+    before = np.array(pcs, np.uint64) - np.uint64(size)
+    found, known = gather(kernel.prog, before, np.dtype([("code", np.uint8, (size,))]))
+    result: list[bool] = (arch.calls(found["code"]) | ~known).tolist()
     return result
 
 

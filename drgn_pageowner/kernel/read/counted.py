@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from drgn import Type, TypeKind, sizeof
 
+from drgn_pageowner.kernel.read.member_path import unaliased
 from drgn_pageowner.model.types import Counted
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _counted(type_: Type, number: int, rule: _Rule) -> Counted | None:
         stride = _place(type_, rule.stride) if rule.stride else None
     except LookupError:
         return None
-    plain = _unaliased(array.type)
+    plain = unaliased(array.type)
     pointed = plain.kind == TypeKind.POINTER
     if plain.kind not in (TypeKind.POINTER, TypeKind.ARRAY):
         return None
@@ -95,10 +96,3 @@ def _place(type_: Type, name: str) -> tuple[int, int]:
     """
     member = type_.member(name)
     return member.bit_offset // 8, int(sizeof(member.type))
-
-
-def _unaliased(type_: Type) -> Type:
-    type_ = type_.unqualified()
-    while type_.kind == TypeKind.TYPEDEF:
-        type_ = type_.type.unqualified()
-    return type_

@@ -10,7 +10,7 @@ from drgn import Type, TypeKind, sizeof
 from drgn_pageowner.kernel.dump.bulk import find_type
 from drgn_pageowner.kernel.dump.kernel import Kernel
 
-__all__ = ("member_path", "object_expression")
+__all__ = ("member_path", "object_expression", "unaliased")
 
 _STRUCTURES = (TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS)
 # Maximum plausible depth of nested structures and arrays.
@@ -36,7 +36,7 @@ def member_path(type_: Type, offset: int, word: int) -> str | None:
 
 def _paths(type_: Type, offset: int, word: int, depth: int) -> list[tuple[int, str]]:
     """Return rank (lower is better) and path of each member that begins at the offset."""
-    type_ = _unaliased(type_)
+    type_ = unaliased(type_)
     if not depth:
         return []
     if type_.kind in _STRUCTURES:
@@ -67,7 +67,7 @@ def _of_members(type_: Type, offset: int, word: int, depth: int) -> Iterator[tup
 
 def _length(type_: Type, needed: int) -> int:
     """Return the size of a type in bytes; for an array of unknown length, ``needed + 1``."""
-    plain = _unaliased(type_)
+    plain = unaliased(type_)
     if plain.kind == TypeKind.ARRAY and not plain.length:
         return needed + 1
     try:
@@ -76,7 +76,8 @@ def _length(type_: Type, needed: int) -> int:
         return 0
 
 
-def _unaliased(type_: Type) -> Type:
+def unaliased(type_: Type) -> Type:
+    """Strip qualifiers and typedefs."""
     type_ = type_.unqualified()
     while type_.kind == TypeKind.TYPEDEF:
         type_ = type_.type.unqualified()

@@ -32,11 +32,11 @@ from drgn_pageowner.kernel.read.records import (
     bad_handles,
     check_found,
     joined,
-    members_in_order,
     no_rows,
     owner_columns,
     problems_of,
     read_records,
+    record_layout,
 )
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.columns import STORED, Form
@@ -148,7 +148,7 @@ class _Parts:
 
     def _finish(self) -> None:
         """Fill in what is known when all parts have been read."""
-        kernel, layout = self._kernel, page_ext_layout(self._kernel)
+        kernel = self._kernel
         problems = [*self._facts.problems, *page_ext_problems(kernel)]
         problems += [
             *problems_of(self._counts, self._pages),
@@ -159,13 +159,7 @@ class _Parts:
         if self._stacks.depot is not None:
             self._coverage["stack_depot"] = depot_use(kernel)
         self._facts.now_ns = latest(self._now, self._latest)
-        self._facts.layout = {
-            "page_ext_size": layout.stride,
-            "page_owner_offset": layout.owner_offset,
-            "record": layout.owner_type,
-            "members": members_in_order(self._dtype),
-            "stack_depot": self._stacks.depot,
-        }
+        self._facts.layout = record_layout(kernel, self._stacks.depot)
         self._problems += kernel.problems(problems)
 
 

@@ -56,11 +56,11 @@ __all__ = (
     "bad_handles",
     "check_found",
     "joined",
-    "members_in_order",
     "no_rows",
     "owner_columns",
     "problems_of",
     "read_records",
+    "record_layout",
 )
 
 _MEMMAP_COLUMNS = frozenset(columns_of(Origin.PAGE))
@@ -85,7 +85,8 @@ def read_records(
     wanted = ALL_COLUMNS if columns is None else frozenset(columns)
     if page_owner_state(kernel) in NO_RECORDS and page_references(kernel) is not None:
         return _read_tag_rows(kernel, wanted)
-    layout = page_ext_layout(kernel)
+    # Fail before anything is read.
+    page_ext_layout(kernel)
     facts = read_facts(kernel)
     dtype = owner_dtype(kernel)
     counts, changes = OwnerCounts(), Changes()
@@ -111,13 +112,7 @@ def read_records(
 
     facts.now_ns = latest(facts.now_ns, result)
     facts.formats = read_text_formats(kernel, dtype.names or ()) if columns is None else None
-    facts.layout = {
-        "page_ext_size": layout.stride,
-        "page_owner_offset": layout.owner_offset,
-        "record": layout.owner_type,
-        "members": members_in_order(dtype),
-        "stack_depot": depot,
-    }
+    facts.layout = record_layout(kernel, depot)
     return Snapshot(
         facts=facts,
         names=read_names(kernel),
@@ -381,7 +376,23 @@ class PageColumns:
         return self._table.in_doubt if self._table is not None else set()
 
 
-def members_in_order(dtype: np.dtype[np.void]) -> list[str]:
+def record_layout(kernel: Kernel, depot: str | None) -> dict[str, Any]:
+    """
+    Return :attr:`Facts.layout <drgn_pageowner.model.kernel.Facts.layout>` of page_owner records.
+
+    :param depot: Name of the layout of stack depot handles; ``None`` if there is no stack depot.
+    """
+    layout = page_ext_layout(kernel)
+    return {
+        "page_ext_size": layout.stride,
+        "page_owner_offset": layout.owner_offset,
+        "record": layout.owner_type,
+        "members": _members_in_order(owner_dtype(kernel)),
+        "stack_depot": depot,
+    }
+
+
+def _members_in_order(dtype: np.dtype[np.void]) -> list[str]:
     """Return the members of a record that are decoded, in the order in which they are in memory."""
     fields = dict(dtype.fields or {})
     known = (name for name in (*OWNER_MEMBERS, *TRACE_MEMBERS) if name in fields)

@@ -15,6 +15,7 @@ from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.slab import slab_caches
 from drgn_pageowner.kernel.read.counted import counted_arrays
+from drgn_pageowner.kernel.read.member_path import unaliased
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.types import Counted, Layout, WordUse
 
@@ -243,7 +244,7 @@ class DwarfTypes:
         place = int(type_._ptr)
         found = self._known.get(place)
         if found is None:
-            plain = _unnamed(type_)
+            plain = unaliased(type_)
             found = _Facts(
                 plain, int(plain._ptr), plain.kind, _size(plain), frozenset(_typedefs(type_))
             )
@@ -553,14 +554,6 @@ def _plain(type_: Type) -> Type:
         if inner.kind in _STRUCTURES and inner.tag is None:
             return type_
         type_ = inner
-    return type_
-
-
-def _unnamed(type_: Type) -> Type:
-    """Strip qualifiers and typedefs."""
-    type_ = type_.unqualified()
-    while type_.kind == TypeKind.TYPEDEF:
-        type_ = type_.type.unqualified()
     return type_
 
 
