@@ -159,8 +159,8 @@ def is_in_the_same(prog: Program, value: int, place: int) -> bool:
     """Return whether two addresses are in the same slab object, page or area."""
     try:
         one, other = slab_object_info(prog, value), slab_object_info(prog, place)
-    except (FaultError, ValueError, NotImplementedError):
-        # drgn lacks this helper for i386.
+    except (FaultError, LookupError, ValueError, NotImplementedError):
+        # drgn lacks this helper for i386, and its older versions for Linux 7.2.
         one = other = None
     if one is not None and other is not None:
         return bool(one.address == other.address)
