@@ -67,8 +67,6 @@ from drgn_pageowner.render.vmstat import (
 # Views that print in the format of a file of the kernel.
 _OF_THE_KERNEL = ("buddyinfo", "pagetypeinfo", "extfrag")
 _LIMIT = 20
-# Views that print in the format of a file of the kernel.
-_OF_THE_KERNEL = ("buddyinfo", "pagetypeinfo", "extfrag")
 _MAP_CELLS = 64 * 64
 # Number of PFNs from which on a machine is large.
 _LARGE = 1 << 21

@@ -15,8 +15,7 @@ them. Rows are read while the query runs, and only the columns that it needs.
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TextIO
 
 from drgn_pageowner.commands.arguments import add_output
@@ -34,7 +33,14 @@ from drgn_pageowner.render.dataset import (
 )
 from drgn_pageowner.render.query import query_csv, query_json, query_table
 from drgn_pageowner.render.relations import PAGES, RELATIONS, relation
-from drgn_pageowner.storage.database import add_views, one_query, open_database, stream
+from drgn_pageowner.storage.database import (
+    add_views,
+    database_error,
+    one_query,
+    open_database,
+    stream,
+    tables_in,
+)
 from drgn_pageowner.storage.session import DatasetSession
 
 
@@ -53,7 +59,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     try:
         statement = one_query(database, args.query, "sql")
         tables = {**RELATIONS, **DATASET} if datasets else RELATIONS
-        for name in _named(args.query, tables) or tables:
+        for name in tables_in(args.query, tables) or tables:
             made = {}
             if others and name in RELATIONS:
                 streams.append(_Stream(name, others, by_class=bool(datasets)))
@@ -69,18 +75,12 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         # instead.
         for one in streams:
             one.check()
-        raise UsageError(_one_line(str(error))) from error
+        raise UsageError(database_error(error)) from error
     for one in streams:
         one.check()
     renderers = {"table": query_table, "json": query_json, "csv": query_csv}
     out.writelines(renderers[args.format](names, rows))
     return 0
-
-
-def _named(query: str, tables: Collection[str]) -> Sequence[str]:
-    """Return those of *tables* whose names occur in *query*, so that only these are made."""
-    words = set(re.findall(r"\w+", query.lower()))
-    return [name for name in tables if name in words]
 
 
 class _Stream:
@@ -144,9 +144,3 @@ class _Stream:
             raise self._mistake
         if self._why is not None and not self._found:
             raise self._why
-
-
-def _one_line(message: str) -> str:
-    """Return the first paragraph of DuckDB's message, without the excerpt of the query, in one
-    line."""
-    return " ".join(message.split("\n\n")[0].split())

@@ -192,7 +192,7 @@ class Pointers:
     place: Array
     """``int32``: the place that contains the word."""
     offset: Array
-    """``int32``: offset of the word in its place, in bytes; -1 if unknown."""
+    """``int32``: offset of the word from the start of :attr:`place`, in bytes; -1 if unknown."""
     target: Array
     """``int32``: the node that it refers to."""
     at: Array

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -215,6 +215,33 @@ class _Assembly:
         texts.column("handle", rows["handle"], lambda handle: self._stacks.get(handle, none))
 
 
+def _assembled(
+    parts: Iterable[Snapshot],
+    quote: Callable[[Any], str],
+    stacks: StackTexts,
+    before: Sequence[str],
+    end: str,
+) -> Iterator[str]:
+    """
+    Yield lines with all fields of the records of several snapshots.
+
+    :param quote: Returns the text of a value that is not a number.
+    :param before: What stands in front of each of :data:`FIELDS`.
+    :param end: What ends a line.
+    """
+    for part in parts:
+        if not len(part):
+            continue
+        assembly = _Assembly(part, quote, stacks.of(part))
+        for rows in _pieces(part):
+            texts = RowTexts(len(rows))
+            for text, column in zip(before, FIELDS, strict=True):
+                texts.append(text)
+                assembly.add(texts, rows, column)
+            texts.append(end)
+            yield texts.text()
+
+
 def records_json(snapshot: Snapshot, later: Iterable[Snapshot] = ()) -> Iterator[str]:
     """
     Yield one JSON object a line; the fields are :data:`RECORD_FIELDS`.
@@ -222,17 +249,8 @@ def records_json(snapshot: Snapshot, later: Iterable[Snapshot] = ()) -> Iterator
     :param later: The parts of the listing after *snapshot*.
     """
     stacks = _stack_texts(lambda lines: json_document(lines)[1:-1], ", ", "[{}]".format)
-    for part in chain([snapshot], later):
-        if not len(part):
-            continue
-        assembly = _Assembly(part, json_document, stacks.of(part))
-        for rows in _pieces(part):
-            texts = RowTexts(len(rows))
-            for place, column in enumerate(FIELDS):
-                texts.append(f'{", " if place else "{"}"{column.name}": ')
-                assembly.add(texts, rows, column)
-            texts.append("}\n")
-            yield texts.text()
+    before = [f'{", " if place else "{"}"{name}": ' for place, name in enumerate(RECORD_FIELDS)]
+    yield from _assembled(chain([snapshot], later), json_document, stacks, before, "}\n")
 
 
 def _csv_text(value: Any) -> str:
@@ -252,18 +270,8 @@ def records_csv(snapshot: Snapshot, later: Iterable[Snapshot] = ()) -> Iterator[
     csv.writer(header).writerow(RECORD_FIELDS)
     yield header.getvalue()
     stacks = _stack_texts(";".join, ";", _csv_text)
-    for part in chain([snapshot], later):
-        if not len(part):
-            continue
-        assembly = _Assembly(part, _csv_text, stacks.of(part))
-        for rows in _pieces(part):
-            texts = RowTexts(len(rows))
-            for place, column in enumerate(FIELDS):
-                if place:
-                    texts.append(",")
-                assembly.add(texts, rows, column)
-            texts.append("\r\n")
-            yield texts.text()
+    before = ["", *[","] * (len(FIELDS) - 1)]
+    yield from _assembled(chain([snapshot], later), _csv_text, stacks, before, "\r\n")
 
 
 # Columns that are left out first if the table is too wide.

@@ -13,10 +13,10 @@ from drgn_pageowner.analysis.verdicts import KnownCause
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.model.dataset import DATASET
 from drgn_pageowner.render.dataset import arrow_schema
-from drgn_pageowner.rules.query import Answers, database_error, open_for, rows_of
+from drgn_pageowner.rules.query import Answers, open_for, rows_of
 from drgn_pageowner.rules.rule import LEVELS, Rule, RuleMatch, RuleSet, verdicts_of
 from drgn_pageowner.rules.stack import OF, Holding, sum_matches
-from drgn_pageowner.storage.database import add_views, open_database
+from drgn_pageowner.storage.database import add_views, database_error, open_database
 from drgn_pageowner.storage.dataset import Dataset
 
 __all__ = ("CAUSES", "check_rules", "known_causes")

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Timer
@@ -20,9 +19,9 @@ from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.dataset import Origins, arrow_schema, dataset_tables
 from drgn_pageowner.rules.rule import Rule, RuleMatch, RuleSet
 from drgn_pageowner.rules.stack import holdings_of_report, sum_matches
-from drgn_pageowner.storage.database import one_query, open_database
+from drgn_pageowner.storage.database import database_error, one_query, open_database, tables_in
 
-__all__ = ("Answers", "ask_rules", "database_error", "open_for", "rows_of")
+__all__ = ("Answers", "ask_rules", "open_for", "rows_of")
 
 _SECONDS = 60.0
 _NAME = "dump"
@@ -58,7 +57,8 @@ def ask_rules(
     present = sum(zone.present for zone in found.facts.zones)
     for rule in asked:
         if rule.stack is not None:
-            held = held or holdings_of_report(found, _records(session, asked))
+            if held is None:
+                held = holdings_of_report(found, _records(session, asked))
             values = sum_matches(rule.stack, held[rule.stack.of], present)
             if values is not None:
                 answers.matches.append(RuleMatch(rule, values))
@@ -66,7 +66,7 @@ def ask_rules(
     database = open_for(queries, answers)
     if database is None:
         return answers
-    named = _named(queries)
+    named = tables_in(" ".join(rule.sql or "" for rule in queries), DATASET)
     if tables is None:
         origins = Origins(_NAME, "", next(iter(session.members()), None))
         tables, _ = dataset_tables(session, found, inventory, origins, named)
@@ -100,12 +100,6 @@ def open_for(queries: Sequence[Rule], answers: Answers) -> Any:
         rules = "1 rule is" if number == 1 else f"{number} rules are"
         answers.errors.append(f"{rules} left out: {error}")
         return None
-
-
-def _named(rules: Iterable[Rule]) -> Collection[str]:
-    """Return the tables whose names occur in the queries."""
-    words = {word for rule in rules for word in re.findall(r"\w+", (rule.sql or "").lower())}
-    return [name for name in DATASET if name in words]
 
 
 def rows_of(
@@ -154,8 +148,3 @@ def _limited(database: Any, seconds: float) -> Iterator[None]:
         # abort.
         timer.cancel()
         timer.join()
-
-
-def database_error(error: Exception) -> str:
-    """Return the first paragraph of DuckDB's message in one line."""
-    return " ".join(str(error).split("\n\n")[0].split())

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from drgn_pageowner.analysis.leaks.owners import CONFIDENCES
 from drgn_pageowner.analysis.verdicts import KnownCause
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.escape import word
@@ -226,8 +227,8 @@ def _stack(members: Any) -> StackPattern:
         raise _BadRuleError("[stack] has neither functions nor a module")
     if confidence is not None and of != "leaks":
         raise _BadRuleError('confidence in [stack] needs of = "leaks"')
-    if confidence not in (None, "high", "medium", "low"):
-        raise _BadRuleError("confidence in [stack] is one of high, medium, low")
+    if confidence not in (None, *CONFIDENCES):
+        raise _BadRuleError(f"confidence in [stack] is one of {', '.join(CONFIDENCES)}")
     numbers = {}
     for name in ("min_pages", "min_percent", "min_allocations"):
         value = members.get(name, 0)

@@ -301,8 +301,8 @@ class Container:
             numbers = (part["offset"], part["length"], part["crc32"])
             require(all(type(number) is int and number >= 0 for number in numbers), "parts")
             require(part["offset"] + part["length"] <= self._map.size(), "parts")
-        rows, allocated = self._file.metadata.num_rows, head["allocated"]
         about = self._file.metadata
+        rows, allocated = about.num_rows, head["allocated"]
         sizes = [about.row_group(number).num_rows for number in range(about.num_row_groups)]
         require(min(sizes, default=0) >= 0 and sum(sizes) == rows, "row groups")
         require(type(allocated) is int and 0 <= allocated <= rows, "allocated")

@@ -6,7 +6,8 @@ reads only the columns and row groups that it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from drgn_pageowner.errors import UsageError
@@ -14,7 +15,7 @@ from drgn_pageowner.extras import extra
 from drgn_pageowner.model.dataset import DATASET
 from drgn_pageowner.storage.dataset import Dataset
 
-__all__ = ("add_views", "one_query", "open_database", "stream")
+__all__ = ("add_views", "database_error", "one_query", "open_database", "stream", "tables_in")
 
 # A query must read nothing except the tables: no other files, no network, no extensions.
 _CONFIG = {
@@ -75,6 +76,18 @@ def one_query(database: Any, text: str, what: str) -> Any:
             f"{what} only queries, but this is {kind}: begin with select, from or with"
         )
     return statements[0]
+
+
+def tables_in(query: str, tables: Iterable[str]) -> list[str]:
+    """Return those of *tables* whose names occur in *query*, so that only these are made."""
+    words = set(re.findall(r"\w+", query.lower()))
+    return [name for name in tables if name in words]
+
+
+def database_error(error: Exception) -> str:
+    """Return the first paragraph of DuckDB's message, without the excerpt of the query, in one
+    line."""
+    return " ".join(str(error).split("\n\n")[0].split())
 
 
 def add_views(

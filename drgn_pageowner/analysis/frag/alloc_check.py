@@ -302,10 +302,9 @@ def _cheapest(joined: Overlay, order: int, allowed: list[int], limit: int) -> li
         first = int(pages.rows(np.array([block << order]))[0])
         rows = every[first : first + (1 << order)]
         in_way = rows[joined.mobility[rows] == Mobility.UNMOVABLE]
-        codes, stacks = owner_codes(joined, in_way)
-        found, counts = np.unique(codes, return_counts=True)
+        found, counts = np.unique(owner_codes(joined, in_way), return_counts=True)
         owners = [
-            (*owner_name(joined, code, stacks)[:2], count)
+            (*owner_name(joined, code)[:2], count)
             for code, count in sorted(
                 zip(found.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1]
             )

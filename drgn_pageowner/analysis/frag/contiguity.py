@@ -82,9 +82,8 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
     facts = joined.memory.pages.facts
     largest = (_LARGEST // facts.page_size).bit_length() - 1
     rows = np.flatnonzero(joined.mobility == Mobility.UNMOVABLE)
-    stacks = len(joined.records.stacks) if joined.records is not None else 0
-    codes = [owner_codes(joined, piece)[0].astype(np.int32) for piece in pieces(joined, rows)]
-    function = functions(joined, codes, stacks)
+    codes = [owner_codes(joined, piece).astype(np.int32) for piece in pieces(joined, rows)]
+    function = functions(joined, codes)
     of_kind, of_owner = [], []
     for piece, numbers in zip(pieces(joined, rows), codes, strict=True):
         block = joined.block[piece]
@@ -103,7 +102,7 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
         for code, blocks, only, pages in kinds.owners(shift, zone):
             by_kind.append(Blocker(order, UnmovableKind(code).label, None, blocks, only, pages))
         for code, blocks, only, pages in owners.owners(shift, zone)[:limit]:
-            name, handle, _ = owner_name(joined, code, stacks)
+            name, handle, _ = owner_name(joined, code)
             by_owner.append(Blocker(order, name, handle, blocks, only, pages))
     return Contiguity(sizes, by_kind, by_owner)
 

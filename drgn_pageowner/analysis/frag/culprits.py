@@ -68,14 +68,15 @@ class Culprits:
     """The owners of movable pages in pageblocks of type Unmovable or Reclaimable."""
 
 
-def owner_codes(joined: Overlay, rows: Array) -> tuple[Array, int]:
+def owner_codes(joined: Overlay, rows: Array) -> Array:
     """
     Number the owner of each of *rows*: its stack, or its state if it has no record.
 
-    :return: ``int64``, and the number of stacks: codes from there on are states.
+    :return: ``int64``: number of the stack; :attr:`Overlay.number_of_stacks` if it is not in the
+        depot; greater numbers for states.
     """
     records = joined.records
-    stacks = len(records.stacks) if records is not None else 0
+    stacks = joined.number_of_stacks
     codes = stacks + 1 + joined.memory.pages.state[rows].astype(np.int64)
     if records is not None and len(records):
         owner = joined.owner[rows]
@@ -83,11 +84,12 @@ def owner_codes(joined: Overlay, rows: Array) -> tuple[Array, int]:
         number = joined.stack[owner[recorded]]
         # All stacks that are not in the depot count as one owner.
         codes[recorded] = np.where(number >= 0, number, stacks)
-    return codes, stacks
+    return codes
 
 
-def owner_name(joined: Overlay, code: int, stacks: int) -> tuple[str, int | None, list[Frame]]:
+def owner_name(joined: Overlay, code: int) -> tuple[str, int | None, list[Frame]]:
     """Return allocator, handle and stack of an owner that :func:`owner_codes` numbered."""
+    stacks = joined.number_of_stacks
     if code > stacks:
         return f"({PageState(code - stacks - 1).label}, no record)", None, []
     if code == stacks:
@@ -97,8 +99,9 @@ def owner_name(joined: Overlay, code: int, stacks: int) -> tuple[str, int | None
     return str(allocator_of(frames)), int(joined.records.stacks.handles[code]), frames
 
 
-def by_function(joined: Overlay, codes: Array, stacks: int) -> Array:
+def by_function(joined: Overlay, codes: Array) -> Array:
     """Merge the numbers in *codes* of stacks with the same allocator function."""
+    stacks = joined.number_of_stacks
     if not stacks or joined.records is None or not len(codes):
         return codes
     used = np.zeros(max(int(codes.max()) + 1, stacks), bool)
@@ -124,18 +127,18 @@ def by_function(joined: Overlay, codes: Array, stacks: int) -> Array:
     return result
 
 
-def functions(joined: Overlay, codes: list[Array], stacks: int) -> Array:
+def functions(joined: Overlay, codes: list[Array]) -> Array:
     """
     Return the number that each owner's number becomes in :func:`by_function`.
 
     :param codes: The numbers of owners that are used.
     """
-    used = np.zeros(stacks + 1 + len(PageState), bool)
+    used = np.zeros(joined.number_of_stacks + 1 + len(PageState), bool)
     for code in codes:
         used[code] = True
     numbers = np.flatnonzero(used)
     result = np.zeros(len(used), np.int64)
-    result[numbers] = by_function(joined, numbers, stacks)
+    result[numbers] = by_function(joined, numbers)
     return result
 
 
@@ -175,10 +178,9 @@ def _rank(
     if not len(rows):
         return []
     parts = list(pieces(joined, rows))
-    numbers = [owner_codes(joined, part)[0].astype(np.int32) for part in parts]
-    stacks = len(joined.records.stacks) if joined.records is not None else 0
+    numbers = [owner_codes(joined, part).astype(np.int32) for part in parts]
     if by == "allocator":
-        function = functions(joined, numbers, stacks)
+        function = functions(joined, numbers)
         numbers = [function[codes] for codes in numbers]
     top = max(int(codes.max()) for codes in numbers) + 1
     counts, touched, only, in_movable = (np.zeros(top, np.int64) for _ in range(4))
@@ -187,7 +189,8 @@ def _rank(
         block = joined.block[part]
         pairs = ascending(block.astype(np.int64) * top + codes)
         of_block, of_code = pairs // top, pairs % top
-        # A block with one owner differs from the blocks before and after it.
+        # There is one row for each owner of each block: a block with one owner has one row, so the
+        # rows before and after it are of other blocks.
         alone = np.diff(of_block, prepend=-1) != 0
         alone &= np.diff(of_block, append=-1) != 0
         touched += np.bincount(of_code, minlength=top)
@@ -202,7 +205,7 @@ def _rank(
     oldest, newest = _ages(joined, parts, numbers, top)
     result = []
     for position, code in enumerate(order.tolist()):
-        name, handle, frames = owner_name(joined, code, stacks)
+        name, handle, frames = owner_name(joined, code)
         ages: dict[str, Any] = {"oldest_ns": None, "newest_ns": None}
         if oldest is not None and newest is not None and newest[code] >= oldest[code]:
             ages = {"oldest_ns": int(oldest[code]), "newest_ns": int(newest[code])}

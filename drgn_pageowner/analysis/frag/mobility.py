@@ -125,6 +125,11 @@ class Overlay:
     table: object | None = field(default=None, repr=False)
     """The cached result of :func:`~drgn_pageowner.analysis.frag.blocks.block_table`."""
 
+    @property
+    def number_of_stacks(self) -> int:
+        """Number of stacks of :attr:`records`."""
+        return len(self.records.stacks) if self.records is not None else 0
+
     def kinds(self) -> Array:
         """
         Return the purpose of memory that each stack allocated.

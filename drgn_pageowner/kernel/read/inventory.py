@@ -10,7 +10,7 @@ import numpy as np
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
-from drgn_pageowner.kernel.linux.cmdline import command_lines
+from drgn_pageowner.kernel.linux.cmdline import CommandLines
 from drgn_pageowner.kernel.linux.kallsyms import module_names
 from drgn_pageowner.kernel.linux.kasan import find_shadow
 from drgn_pageowner.kernel.linux.kernel_tables import kernel_tables
@@ -32,7 +32,7 @@ from drgn_pageowner.kernel.linux.vmstat import read_counters
 from drgn_pageowner.kernel.linux.zones import find_zones
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import read_records
-from drgn_pageowner.model.arrays import Array, ranges
+from drgn_pageowner.model.arrays import Array, among, ranges
 from drgn_pageowner.model.heap import (
     INVENTORY_COLUMNS,
     INVENTORY_COLUMNS_OF_STACKS,
@@ -103,7 +103,7 @@ class InventoryReader:
             buffers=buffers,
             modules=module_names(kernel),
             tasks={stack.pid: stack.comm for stack in self.stacks},
-            command_lines=command_lines(kernel),
+            command_lines=CommandLines(kernel),
             files=files,
             counters=read_counters(kernel, memory.zones),
             stacks=self._direct_stacks(),
@@ -177,7 +177,7 @@ class InventoryReader:
     def _files(self) -> list[FileUse]:
         """Get the files with most pages in the page cache."""
         pages = self.pages
-        rows = np.flatnonzero(np.isin(pages.state, (PageState.FILE, PageState.SHMEM)))
+        rows = np.flatnonzero(among(pages.state, (PageState.FILE, PageState.SHMEM)))
         # Only the first page of a large folio points to the file.
         heads = pages["head"][rows] if "head" in pages.columns else rows
         mappings = pages["mapping"][heads]

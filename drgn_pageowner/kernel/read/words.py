@@ -58,7 +58,7 @@ class WordFinder:
         :raises PageOwnerError: if there is no such page in this kernel
         """
         page = resolve(self._kernel, self._task(what) if what.startswith("task:") else what)
-        row = int(self._pages.rows(np.array([page.pfn]))[0])
+        row = self._row(page.pfn)
         if row < 0:
             return HeapTarget(what, page.pfn, None, "its struct page is not in the dump")
         state = PageState(self._pages.state[row]).label
@@ -323,7 +323,7 @@ class WordFinder:
         return "page", f"page pfn:{head:#x} + {inside:#x}", address
 
     def _place_of_root(self, pfn: int, offset: int, address: int) -> tuple[str, str, int]:
-        row = int(self._pages.rows(np.array([pfn]))[0])
+        row = self._row(pfn)
         if self._heap.inventory.metadata[row] == Metadata.IMAGE and self._image is not None:
             try:
                 start = kernel_phys(self._kernel, self._image[0])
