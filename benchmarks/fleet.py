@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from processes import measure
 
 QUESTION = (
     "select allocator, sum(pages)::bigint as pages from records where allocated "
@@ -90,21 +89,6 @@ def make(where: str, real: str, snapshots: int, records: int, seed: int) -> None
         target.write(made, Partition(release, when.strftime("%Y-%m-%d")), id_)
 
 
-def measure(command: list[str]) -> tuple[float, float, float, str]:
-    """Run *command*; return its elapsed time and CPU time in seconds, its maximum memory in MB, and
-    its output."""
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command[:4]} failed")
-    seconds, cpu = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
-    return seconds, cpu, usage.ru_maxrss / 1024, output.decode()
-
-
 def ask(where: str, question: str, *, pandas: bool) -> int:
     """Compare `sql` with DuckDB alone and with pandas; return 1 if their answers differ."""
     python = sys.executable
@@ -117,13 +101,14 @@ def ask(where: str, question: str, *, pandas: bool) -> int:
         runs["pandas"] = [python, "-c", _PANDAS.format(dataset=where)]
     answers = {}
     for name, command in runs.items():
-        seconds, cpu, memory, output = measure(command)
+        cost = measure(command, output=True)
         if name == "sql":
-            rows = [list(json.loads(line).values()) for line in output.splitlines()]
+            rows = [list(json.loads(line).values()) for line in cost.output.splitlines()]
         else:
-            rows = json.loads(output)
+            rows = json.loads(cost.output)
         answers[name] = sorted(map(tuple, rows), key=str)
-        print(f"{name:14} {seconds:6.2f} s {cpu:6.2f} s of CPU {memory:7.0f} MB {len(rows):5} rows")
+        spent = f"{cost.seconds:6.2f} s {cost.cpu:6.2f} s of CPU {cost.peak / 2**20:7.0f} MB"
+        print(f"{name:14} {spent} {len(rows):5} rows")
     same = all(rows == answers["sql"] for rows in answers.values())
     print("all have the same numbers" if same else "THE NUMBERS DIFFER")
     return 0 if same else 1

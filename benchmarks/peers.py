@@ -110,7 +110,7 @@ def main() -> None:
         return
     prog = open_dump(core, symbols)
     if what == "read":
-        for address, size in json.loads(sys.argv[4]):
+        for address, size in json.load(sys.stdin):
             prog.read(address, size)
     elif what == "count":
         from drgn_pageowner import snapshot

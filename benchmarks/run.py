@@ -14,75 +14,53 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import NamedTuple
 
+from processes import Cost, measure, reader_of
 from tabulate import tabulate
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "testdata"))
 
 
-class Cost(NamedTuple):
-    """Time and memory of the fastest of several runs of a process."""
-
-    seconds: float
-    """Elapsed time."""
-    peak: int
-    """Largest resident set, in bytes."""
-    output: int
-    """Bytes written."""
-
-
-def measure(command: list[str], runs: int) -> Cost:
-    """Run *command* *runs* times with a warm page cache; return the cost of the fastest run."""
-    best: Cost | None = None
-    for number in range(runs + 1):
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdout
-        output = 0
-        while piece := process.stdout.read(1 << 20):
-            output += len(piece)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        if status:
-            sys.exit(f"failed: {' '.join(command)}")
-        # The first run warms the page cache.
-        if number and (best is None or seconds < best.seconds):
-            best = Cost(seconds, usage.ru_maxrss * 1024, output)
-    assert best is not None
-    return best
+def best_of(command: list[str], runs: int, given: bytes = b"") -> Cost:
+    """Run *command* *runs* times with the page cache warm; the fastest counts."""
+    # The first run warms the page cache.
+    measure(command, given=given)
+    costs = (measure(command, given=given) for _ in range(runs))
+    return min(costs, key=lambda cost: cost.seconds)
 
 
 Ranges = list[tuple[int, int]]
 
 
-def ranges_of(core: Path, symbols: Path) -> tuple[Ranges, Ranges]:
-    """Return ``(address, size)`` of every page_ext array, and of every memmap."""
+def ranges_of(core: str, symbols: str) -> tuple[Ranges, Ranges, int]:
+    """
+    Return ``(address, size)`` of every page_ext array, and of every memmap, and the bytes of memory
+    that they are about.
+    """
     import drgn
 
     from drgn_pageowner.kernel.dump.kernel import Kernel
     from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride, pfn_limits
 
     prog = drgn.Program()
-    prog.set_core_dump(str(core))
-    prog.load_debug_info([str(symbols)], main=True)
+    prog.set_core_dump(core)
+    prog.load_debug_info([symbols], main=True)
     kernel = Kernel.of(prog)
     stride, max_pfn = page_ext_stride(kernel), pfn_limits(kernel)[1]
     size = prog.type("struct page").size
-    page_ext, memmap = [], []
+    page_ext, memmap, memory = [], [], 0
     for section in find_sections(kernel):
         pages = min(section.end_pfn, max_pfn) - section.start_pfn
         if pages > 0:
+            memory += pages * kernel.page_size
             memmap.append((section.memmap, pages * size))
             if section.page_ext:
                 page_ext.append((section.page_ext, pages * stride))
-    return page_ext, memmap
+    return page_ext, memmap, memory
 
 
 def main() -> None:
@@ -98,13 +76,13 @@ def main() -> None:
 
         directory = unpack("linux-6.12/kdump")
         args.core, args.symbols = directory / "vmcore", directory.parent / "vmlinux"
-    ranges, memmap = ranges_of(args.core, args.symbols)
+    ranges, memmap, _ = ranges_of(str(args.core), str(args.symbols))
     size = sum(length for _, length in ranges)
     print(f"{args.core}: {size:,} bytes of page_ext, {sum(n for _, n in memmap):,} bytes of memmap")
 
     ours = [sys.executable, "-m", "drgn_pageowner", "-c", str(args.core), "-s", str(args.symbols)]
-    peer = [sys.executable, str(HERE / "peers.py"), str(args.core), str(args.symbols)]
-    base = measure([*peer, "read", json.dumps(ranges)], args.runs)
+    peer = reader_of(str(args.core), str(args.symbols))
+    base = best_of([*peer, "read"], args.runs, json.dumps(ranges).encode())
     rows = [("drgn opens the dump and reads page_ext", base.seconds, 1.0, base.peak, None)]
 
     def row(name: str, cost: Cost, records: int | None = None) -> None:
@@ -114,14 +92,14 @@ def main() -> None:
     records = int(
         subprocess.run([*peer, "count"], check=True, capture_output=True, text=True).stdout
     )
-    row("top --limit 20", measure([*ours, "top", "--limit", "20"], args.runs), records)
-    row("info", measure([*ours, "info"], args.runs), records)
+    row("top --limit 20", best_of([*ours, "top", "--limit", "20"], args.runs), records)
+    row("info", best_of([*ours, "info"], args.runs), records)
     for format_ in ("json", "debugfs", "csv"):
-        cost = measure([*ours, "list", "--format", format_], min(args.runs, 2))
+        cost = best_of([*ours, "list", "--format", format_], min(args.runs, 2))
         row(f"list --format {format_}", cost, records)
-    both = measure([*peer, "read", json.dumps(ranges + memmap)], args.runs)
+    both = best_of([*peer, "read"], args.runs, json.dumps(ranges + memmap).encode())
     row("drgn opens the dump and reads page_ext and memmap", both)
-    frag = measure([*ours, "frag", "all", "--order", "9"], args.runs)
+    frag = best_of([*ours, "frag", "all", "--order", "9"], args.runs)
     row("frag all", frag)
     print(
         tabulate(

@@ -17,14 +17,16 @@ docs/scale.md has such a table.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from processes import Cost, measure, reader_of
+from run import ranges_of
 from tabulate import tabulate
 
 COMMANDS = {
@@ -52,15 +54,6 @@ class Dump(NamedTuple):
     symbols: str
 
 
-class Cost(NamedTuple):
-    """The cost of one process."""
-
-    cpu: float
-    """Seconds of CPU time."""
-    peak: int
-    """Largest resident set, in bytes."""
-
-
 def dump_of(text: str) -> Dump:
     """Parse ``NAME=CORE:SYMBOLS``."""
     name, equals, rest = text.partition("=")
@@ -68,48 +61,6 @@ def dump_of(text: str) -> Dump:
     if not (equals and colon and name and core and symbols):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=CORE:SYMBOLS")
     return Dump(name, core, symbols)
-
-
-def measure(command: list[str]) -> Cost:
-    """Run *command*, whose output is thrown away."""
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if os.waitstatus_to_exitcode(status):
-        sys.exit(f"failed: {shlex.join(command)}\n{errors.decode(errors='replace')}")
-    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
-
-
-def read(core: str, symbols: str, *, memmap: bool) -> int:
-    """
-    Read what the commands read, as fast as drgn does.
-
-    :return: Number of pages of the machine.
-    """
-    import drgn
-
-    from drgn_pageowner.kernel.dump.kernel import Kernel
-    from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride, pfn_limits
-
-    prog = drgn.Program()
-    prog.set_core_dump(core)
-    prog.load_debug_info([symbols], main=True)
-    kernel = Kernel.of(prog)
-    stride, max_pfn = page_ext_stride(kernel), pfn_limits(kernel)[1]
-    total = 0
-    for section in find_sections(kernel):
-        pages = min(section.end_pfn, max_pfn) - section.start_pfn
-        if pages <= 0:
-            continue
-        total += pages
-        if section.page_ext:
-            prog.read(section.page_ext, pages * stride)
-        if memmap:
-            prog.read(section.memmap, pages * kernel.struct_page_size)
-    return total * kernel.page_size
 
 
 def line(sizes: list[float], values: list[float], size: float) -> float:
@@ -128,25 +79,22 @@ def main() -> None:
     parser.add_argument(
         "--commands", help="commands with ; between them (default: " + "; ".join(COMMANDS) + ")"
     )
-    parser.add_argument("--read", choices=("page_ext", "both"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.read is not None:
-        [dump] = args.dumps
-        read(dump.core, dump.symbols, memmap=args.read == "both")
-        return
     chosen = args.commands.split(";") if args.commands else list(COMMANDS)
     scratch = Path(os.environ.get("TMPDIR", "/tmp")) / f"scale-{os.getpid()}"
     sizes: list[float] = []
     costs: dict[str, list[tuple[Cost, Cost]]] = {}
     for dump in args.dumps:
-        sizes.append(read(dump.core, dump.symbols, memmap=True) / GIB)
+        page_ext, memmap, memory = ranges_of(dump.core, dump.symbols)
+        sizes.append(memory / GIB)
         ours = [sys.executable, "-m", "drgn_pageowner", "-q", "-c", dump.core, "-s", dump.symbols]
         measure([*ours, "top"])
         base = {
-            what: measure([sys.executable, __file__, "--read", what, "=".join(
-                (dump.name, f"{dump.core}:{dump.symbols}"))])
-            for what in ("page_ext", "both")
-        }  # fmt: skip
+            what: measure(
+                [*reader_of(dump.core, dump.symbols), "read"], given=json.dumps(ranges).encode()
+            )
+            for what, ranges in (("page_ext", page_ext), ("both", page_ext + memmap))
+        }
         for what, cost in base.items():
             named = "read page_ext" + (" and memmap" if what == "both" else "")
             costs.setdefault(named, []).append((cost, base["both"]))

@@ -3,9 +3,9 @@
 """
 Measure the inference of types on real dumps: coverage, accuracy, and the effect on `leaks`.
 
-    benchmarks/types.py                          every bundled dump
-    benchmarks/types.py linux-6.12/traps ...     some of them
-    benchmarks/types.py --dumps DIR              those of a directory: DIR/*/{vmcore,vmlinux,truth}
+    benchmarks/inference.py                          every bundled dump
+    benchmarks/inference.py linux-6.12/traps ...     some of them
+    benchmarks/inference.py --dumps DIR              those in DIR/*/{vmcore,vmlinux,truth}
 
 Columns: the share of the allocated slab objects, and of their bytes, that have a type; of the
 objects of caches whose name tells the type, the share to which the inference without the names
@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from processes import measure
 from tabulate import tabulate
 
 HERE = Path(__file__).resolve().parent
@@ -53,22 +52,11 @@ class Accused(NamedTuple):
 
 
 def run(directory: Path, vmlinux: Path, *words: str, runs: int = 1) -> Run:
-    """Run a command *runs* times; return the run that used the least CPU time."""
+    """Run a command *runs* times; return its answer and the least CPU time."""
     command = [sys.executable, "-m", "drgn_pageowner", "-c", str(directory / "vmcore"),
                "-s", str(vmlinux), *words, "--format", "json"]  # fmt: skip
-    best: Run | None = None
-    for _ in range(runs):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdout
-        out = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            sys.exit(f"failed: {' '.join(command)}")
-        seconds = usage.ru_utime + usage.ru_stime
-        if best is None or seconds < best.seconds:
-            best = Run(json.loads(out), seconds)
-    assert best is not None
-    return best
+    costs = [measure(command, output=True) for _ in range(runs)]
+    return Run(json.loads(costs[0].output), min(cost.cpu for cost in costs))
 
 
 def facts(directory: Path) -> list[dict[str, str]]:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Run processes and measure what they cost."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ("Cost", "measure", "reader_of")
+
+HERE = Path(__file__).resolve().parent
+
+
+class Cost(NamedTuple):
+    """The cost of one process."""
+
+    seconds: float
+    """Elapsed."""
+    cpu: float
+    """Seconds of CPU time, user and system."""
+    peak: int
+    """Largest resident set, in bytes."""
+    written: int
+    """Bytes written to standard output."""
+    output: bytes
+    """What was written there; empty unless it was asked for."""
+
+
+def measure(command: list[str], *, given: bytes = b"", output: bool = False) -> Cost:
+    """
+    Run *command*; end this program if it fails.
+
+    :param given: Its standard input.
+    :param output: Keep what is written to standard output.
+    """
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as source:
+        source.write(given)
+        source.seek(0)
+        process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=errors)
+        assert process.stdout is not None
+        written, kept = 0, bytearray()
+        while piece := process.stdout.read(1 << 20):
+            written += len(piece)
+            if output:
+                kept += piece
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            said = errors.read().decode(errors="replace")
+            sys.exit(f"failed: {shlex.join(command)}\n{said}")
+    seconds = time.perf_counter() - start
+    peak = usage.ru_maxrss * 1024
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, peak, written, bytes(kept))
+
+
+def reader_of(core: str, symbols: str) -> list[str]:
+    """Return the command that runs one of the programs of peers.py with a dump."""
+    return [sys.executable, str(HERE / "peers.py"), core, symbols]
