@@ -41,8 +41,9 @@ from drgn_pageowner.fleet.questions import (
 )
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
+from drgn_pageowner.render.fleet_answer import answer_text
 from drgn_pageowner.render.fleet_report import FleetSection, fleet_html
-from drgn_pageowner.render.query import query_json, query_table
+from drgn_pageowner.render.query import query_json
 from drgn_pageowner.rules.dataset import CAUSES, check_rules, known_causes
 from drgn_pageowner.rules.rule import BUILTIN, read_rules
 from drgn_pageowner.storage.dataset import MARKER, Dataset
@@ -161,7 +162,7 @@ def _opened(where: str) -> Dataset:
 def _top(args: argparse.Namespace, out: TextIO) -> int:
     asked = {args.question: QUESTIONS[args.question]}
     answer = ask_dataset(_opened(args.dataset), asked, limit_of(args, _ROWS))[args.question]
-    _print(args, answer, out)
+    _print(args, QUESTIONS[args.question].title, answer, out)
     return 0
 
 
@@ -175,7 +176,8 @@ def _diff(args: argparse.Namespace, out: TextIO) -> int:
             )
     before, after = args.kernels
     asked = {"": replace(DIFFS[args.by], values={"before": before, "after": after})}
-    _print(args, ask_dataset(dataset, asked, limit_of(args, _ROWS))[""], out)
+    title = f"Pages per dump from {before} to {after}, by {args.by}"
+    _print(args, title, ask_dataset(dataset, asked, limit_of(args, _ROWS))[""], out)
     return 0
 
 
@@ -185,13 +187,15 @@ def _rules(args: argparse.Namespace, out: TextIO) -> int:
     for line in errors:
         warn(line)
     limit = limit_of(args, _ROWS)
-    _print(args, Answer(CAUSES, causes if limit is None else causes[:limit]), out)
+    _print(args, "Known causes", Answer(CAUSES, causes if limit is None else causes[:limit]), out)
     return 0
 
 
-def _print(args: argparse.Namespace, answer: Answer, out: TextIO) -> None:
-    render = query_json if args.format == "json" else query_table
-    out.writelines(render(answer.names, answer.rows))
+def _print(args: argparse.Namespace, title: str, answer: Answer, out: TextIO) -> None:
+    if args.format == "json":
+        out.writelines(query_json(answer.names, answer.rows))
+    else:
+        out.writelines(answer_text(title, answer.names, answer.rows))
 
 
 def _section(name: str, question: Question, answer: Answer) -> FleetSection:

@@ -73,7 +73,7 @@ QUESTIONS: Mapping[str, Question] = {
         group by rule order by dumps desc, rule""",
     ),
     "leaks": Question(
-        "Stacks that lead the leaks", ("meta", "leaks"), """
+        "Stacks with most leaked pages", ("meta", "leaks"), """
         select stack_id, any_value(allocator) as allocator, sum(pages)::bigint as pages,
             sum(allocations)::bigint as allocations, count(distinct snapshot) as dumps,
             count(distinct hostname) as hosts,
@@ -92,7 +92,7 @@ QUESTIONS: Mapping[str, Question] = {
         group by stack_id order by pages desc, stack_id""",
     ),
     "hosts": Question(
-        "Worst hosts", ("meta", "leaks", "verdicts"), """
+        "Hosts by leaked pages", ("meta", "leaks", "verdicts"), """
         with lost as (select snapshot, sum(pages) as pages from leaks where kind = 'pages'
                       group by snapshot),
         bad as (select snapshot, count(*) as findings from verdicts where finding is not null

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drgn_pageowner.analysis.compare.diff import Change, Diff, Side
-from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.analysis.owners.allocator import allocator_of, without_offset
 from drgn_pageowner.escape import word
 from drgn_pageowner.render.table import age, counted, pages_size, seconds, table
+from drgn_pageowner.render.terminal import columns, shortened
 from drgn_pageowner.render.text import kernel_text
 
 __all__ = ("diff_text",)
@@ -17,7 +18,10 @@ _WHOSE = "drivers and other kernel code"
 
 
 def diff_text(result: Diff) -> Iterator[str]:
-    """Yield the largest growth in one line, the two sides, then one row per change."""
+    """
+    Yield the largest growth in one line, the two sides, one row per change, and the stacks of the
+    changes if these are made by stack.
+    """
     yield _headline(result)
     yield f"{_side('before', result.before)}{_side('after', result.after)}"
     relation = result.relation
@@ -29,6 +33,8 @@ def diff_text(result: Diff) -> Iterator[str]:
         yield f"{boot or 'no rates'}: {relation.why}\n"
     yield from _table(result)
     yield _summary(result)
+    if "stack" in result.by:
+        yield from _stacks(result)
 
 
 def _headline(result: Diff) -> str:
@@ -69,29 +75,51 @@ def _side(name: str, side: Side) -> str:
 
 def _table(result: Diff) -> Iterator[str]:
     keys = [key for key in result.by if key != "stack"]
-    by_stack, by_class = "stack" in result.by, result.by == ["class"]
-    headers = ["growth", "size", "an hour", "before", "after", "allocations", "state", *keys]
-    if not by_class:
-        headers.append("stack" if by_stack else "largest owner")
+    by_stack = "stack" in result.by
+    # The owner of one allocator is that, and a class has many.
+    owned = by_stack or not {"allocator", "class"} & set(keys)
+    # Two boots have no rates, and classes have no allocations.
+    rates = any(change.pages_per_hour is not None for change in result.changes)
+    allocations = any(change.growth.allocations is not None for change in result.changes)
+    headers = [*["#"] * by_stack, "growth", "size", *["an hour"] * rates, "before", "after"]
+    headers += ["allocations"] * allocations
+    numbers = range(len(headers))
+    headers += ["state", *keys, *["owner" if by_stack else "largest owner"] * owned]
     rows = []
-    for change in result.changes:
+    for place, change in enumerate(result.changes, 1):
         rate = change.pages_per_hour
         row = [
+            *[str(place)] * by_stack,
             _signed(change.growth.pages),
             _size(change.growth.bytes),
-            f"{rate:+,.0f}" if rate is not None else "-",
+            *[f"{rate:+,.0f}" if rate is not None else "-"] * rates,
             f"{change.before.pages:,}",
             f"{change.after.pages:,}",
-            _signed(change.growth.allocations),
+            *[_signed(change.growth.allocations)] * allocations,
             change.state,
             *("-" if change.key[key] is None else word(str(change.key[key])) for key in keys),
+            *[_owner(change)] * owned,
         ]
-        if not by_class:
-            frames = change.stack if by_stack else [allocator_of(change.stack) or "-"]
-            row.append("\n".join(map(str, frames)) or "(no stack)")
         rows.append(row)
     if rows:
-        yield "\n" + table(rows, headers, right=range(6), spare=("size",))
+        spare = ("size", "allocations", "state")
+        yield "\n" + table(rows, headers, right=numbers, spare=spare)
+
+
+def _owner(change: Change) -> str:
+    allocator = allocator_of(change.stack)
+    if allocator is None:
+        return "-" if change.stack else "(no stack)"
+    return without_offset(str(allocator))
+
+
+def _stacks(result: Diff) -> Iterator[str]:
+    """Yield the stack of every change, below the number of its row."""
+    width = columns() - 4
+    for place, change in enumerate(result.changes, 1):
+        yield f"\n#{place} {_grown(change.growth.pages, 'page')} ({_size(change.growth.bytes)})\n"
+        lines = list(map(str, change.stack)) or ["(no stack)"]
+        yield from (f"    {shortened(line, width)}\n" for line in lines)
 
 
 def _summary(result: Diff) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 
 from drgn_pageowner.escape import word
 from drgn_pageowner.extras import extra
+from drgn_pageowner.render.fleet_answer import DUMP_COLUMNS
+from drgn_pageowner.render.query import numeric_columns
 
 __all__ = ("FleetSection", "fleet_html")
-
-_DUMPS = ("dump", "worst_dump", "example_dump")
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,7 @@ class FleetSection:
     @property
     def right(self) -> set[int]:
         """Indices of the columns that contain numbers."""
-        return {
-            column
-            for column in range(len(self.names))
-            if any(isinstance(row[column], int | float | Decimal) for row in self.rows)
-        }
+        return numeric_columns(self.rows)
 
 
 def fleet_html(
@@ -71,7 +67,7 @@ def fleet_html(
         subtitle=subtitle,
         numbers=[(name, f"{number:,}") for name, number in numbers],
         sections=shown,
-        dumps=_DUMPS,
+        dumps=DUMP_COLUMNS,
     )
 
 
@@ -83,4 +79,4 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return f"{value:,}"
     # The cell can be copied into a shell command.
-    return shlex.quote(word(str(value))) if name in _DUMPS else word(str(value))
+    return shlex.quote(word(str(value))) if name in DUMP_COLUMNS else word(str(value))

@@ -13,7 +13,7 @@ from drgn_pageowner.escape import word
 from drgn_pageowner.render.jsonable import json_document
 from drgn_pageowner.render.table import csv_row, table
 
-__all__ = ("query_csv", "query_json", "query_table")
+__all__ = ("numeric_columns", "query_csv", "query_json", "query_table", "shown")
 
 Rows = Sequence[Sequence[Any]]
 
@@ -46,16 +46,22 @@ def query_csv(names: Sequence[str], rows: Rows) -> Iterator[str]:
 
 def query_table(names: Sequence[str], rows: Rows) -> Iterator[str]:
     """Yield a table with numbers aligned to the right, and elements of a list below one another."""
-    right = [
+    cells = [[shown(value) for value in row] for row in rows]
+    yield table(cells, names, numeric_columns(rows))
+
+
+def numeric_columns(rows: Rows) -> set[int]:
+    """Return the indices of the columns that contain numbers."""
+    return {
         column
-        for column in range(len(names))
-        if any(isinstance(row[column], int | float | Decimal) for row in rows)
-    ]
-    cells = [[_shown(value) for value in row] for row in rows]
-    yield table(cells, names, right)
+        for row in rows
+        for column, value in enumerate(row)
+        if isinstance(value, int | float | Decimal)
+    }
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Format one value for people: ``-`` for NULL, one line for each element of a list."""
     if value is None:
         return "-"
     if isinstance(value, int) and not isinstance(value, bool):

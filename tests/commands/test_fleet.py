@@ -72,6 +72,24 @@ def test_every_question_is_answered(dataset: Path, question: str) -> None:
     assert rows or question == "failed"
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("view", [*(f"top {name}" for name in QUESTIONS), "rules", "diff"])
+def test_no_line_is_wider_than_columns(
+    dataset: Path, view: str, columns: int, monkeypatch: pytest.MonkeyPatch,
+    dump_named: Callable[[str], Dump],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", str(columns))
+    name, *words = view.split()
+    if name == "diff":
+        words += ["--kernel", *(dump_named(n).snapshot.facts.release for n in NAMES)]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(["fleet", name, str(dataset), *words, "--limit", "0"]) == 0
+    lines = out.getvalue().splitlines()
+    assert ": none" in lines[0] or re.search(r": \d+ +rows?", " ".join(lines[:2]))
+    assert [line for line in lines if len(line) > columns] == []
+
+
 def test_kernels_and_findings(dataset: Path) -> None:
     kernels = fleet("top", dataset, "kernels")
     assert [row["release"].rsplit(".", 1)[0] for row in kernels] == ["6.1", "6.12"]

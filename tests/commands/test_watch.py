@@ -145,12 +145,26 @@ def test_the_table_says_the_same(leaking: Leaking, watch: Watch) -> None:
     text = watch("--count", "1")
     assert text.startswith("first round at ")
     assert f"round 1 at {(leaking._now_ns + 10**9) / 10**9:.6f} s: " in text
-    assert f"1.0 s later +{PAGES_A_SECOND} pages\n" in text
-    row = next(line for line in text.splitlines() if leaking.stack[0] in line)
+    assert f" +{PAGES_A_SECOND} pages in 1.0 s\n" in text
+    row = next(line for line in text.splitlines() if str(leaking.handle) in line)
     assert row.split()[:4] == [f"+{PAGES_A_SECOND}", f"{PAGES_A_SECOND * 4}.0", "KiB", "40.0"]
-    assert str(leaking.handle) in row
     assert all(frame in text for frame in leaking.stack)
     assert "\nsummary at " in text
+    assert f" +{PAGES_A_SECOND} pages ({PAGES_A_SECOND * 4}.0 KiB), 40.0 pages/s" in text
+
+
+@pytest.mark.parametrize("by", ["stack", "allocator", "comm,order,zone"])
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_no_line_is_wider_than_columns(
+    watch: Watch, by: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = watch("--count", "2", "--by", by)
+    assert [line for line in text.splitlines() if len(line) > columns] == []
+    # What is left on a screen of 24 lines at the end.
+    last = "\n".join(text.splitlines()[-23:])
+    assert "summary at " in last
+    assert "most growth: " in last
 
 
 def test_other_keys_and_filters(leaking: Leaking, watch: Watch) -> None:

@@ -39,6 +39,7 @@ LINES = (
     "refs pfn:0x1000",
     "typegraph",
     "diff OTHER OTHER --by allocator",
+    "diff OTHER OTHER --by class",
     "sql from/**/stacks",
 )
 # Commands without tables here: they write files, or need a running kernel or allocation tags.
