@@ -14,7 +14,8 @@ functions::
 
 :func:`page_ext`, :func:`page_owner`, :func:`page_owner_free_stack` and :func:`for_each_page_owner`
 are in the style of :mod:`drgn.helpers.linux`, one page at a time; :func:`read_memory` reads every
-page and free list; :func:`pageowner_type` returns the object at an address with its inferred type.
+page and free list; :func:`pageowner_type` returns the object at an address with its inferred type;
+:func:`use_jobs` lets several processes read a large dump.
 The functions of :mod:`drgn_pageowner.analysis` take the objects that these functions return, and do
 not need drgn.
 """
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from drgn_pageowner.kernel.helpers import read_inventory as read_inventory
     from drgn_pageowner.kernel.helpers import read_memory as read_memory
     from drgn_pageowner.kernel.helpers import snapshot as snapshot
+    from drgn_pageowner.kernel.helpers import use_jobs as use_jobs
     from drgn_pageowner.model.records import Snapshot as Snapshot
     from drgn_pageowner.shell import pageowner_type as pageowner_type
 
@@ -53,6 +55,7 @@ _HOMES = {
     "read_inventory": "drgn_pageowner.kernel.helpers",
     "read_memory": "drgn_pageowner.kernel.helpers",
     "snapshot": "drgn_pageowner.kernel.helpers",
+    "use_jobs": "drgn_pageowner.kernel.helpers",
 }
 
 __all__ = (
@@ -69,6 +72,7 @@ __all__ = (
     "read_inventory",
     "read_memory",
     "snapshot",
+    "use_jobs",
 )
 
 

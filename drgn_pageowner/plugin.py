@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drgn import Architecture, Object, Program, ProgramFlags
 from drgn.commands import CommandError, argument, command
@@ -21,6 +21,9 @@ from drgn.commands import CommandError, argument, command
 from drgn_pageowner.commands import COMMANDS, CommandParser, add_commands, run_command
 from drgn_pageowner.completer import complete_in_shell
 from drgn_pageowner.errors import PageOwnerError
+
+if TYPE_CHECKING:
+    from drgn_pageowner.kernel.dump.kernel import Kernel
 
 _DESCRIPTION = "show who owns the memory, from page_owner records"
 
@@ -95,6 +98,21 @@ def _any_bytes(stream: Any) -> Iterator[None]:
             stream.reconfigure(**before)
 
 
+@contextmanager
+def _jobs(kernel: Kernel, jobs: int | None) -> Iterator[None]:
+    """
+    Let *jobs* processes read *kernel* until the ``with`` block ends.
+
+    :param jobs: ``None`` for as many as before.
+    """
+    before = kernel.jobs
+    kernel.jobs = before if jobs is None else jobs
+    try:
+        yield
+    finally:
+        kernel.jobs = before
+
+
 @command(
     name="pageowner",
     description=_DESCRIPTION,
@@ -105,18 +123,23 @@ def _any_bytes(stream: Any) -> Iterator[None]:
     arguments=(argument("arguments", metavar="COMMAND", nargs=argparse.REMAINDER),),
 )
 def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> None:
+    from drgn_pageowner.commands.options import add_jobs_option
     from drgn_pageowner.errors import internal_error, out_of_memory
     from drgn_pageowner.escape import word
+    from drgn_pageowner.kernel.dump.kernel import Kernel
     from drgn_pageowner.kernel.session import ProgramSession
     from drgn_pageowner.sources import opener_beside
 
     parser = CommandParser(prog=f"%{name}", description=_DESCRIPTION)
     words = [argument for argument in args.arguments if argument != "--traceback"]
+    # The user may have threads, so that a fork is not safe unless they say so.
+    add_jobs_option(parser, "1")
     add_commands(parser)
     try:
         with _any_bytes(sys.stdout):
             parsed = parser.parse_args(words)
-            run_command(parsed, ProgramSession.of(prog), sys.stdout, opener_beside(prog))
+            with _jobs(Kernel.of(prog), parsed.jobs):
+                run_command(parsed, ProgramSession.of(prog), sys.stdout, opener_beside(prog))
             sys.stdout.flush()
     except PageOwnerError as error:
         raise CommandError(word(str(error))) from None

@@ -76,13 +76,16 @@ def program_options(args: argparse.Namespace) -> ProgramOptions:
     *args*.
     """
     from drgn_pageowner.kernel.dump.open import ProgramOptions
+    from drgn_pageowner.kernel.dump.parallel import usable_cpus
 
+    chosen = {
+        field.name: value
+        for field in fields(ProgramOptions)
+        if (value := getattr(args, field.name, None)) is not None
+    }
+    chosen.setdefault("jobs", usable_cpus())
     return ProgramOptions(
-        **{
-            field.name: value
-            for field in fields(ProgramOptions)
-            if (value := getattr(args, field.name, None)) is not None
-        },
+        **chosen,
         for_others=getattr(args, "command", None) == "diff" or bool(getattr(args, "before", None)),
     )
 

@@ -5,9 +5,35 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ("add_program_options",)
+__all__ = ("add_jobs_option", "add_program_options")
 
 _LEVELS = ("debug", "info", "warning", "error", "critical", "none")
+
+
+def add_jobs_option(parser: argparse.ArgumentParser, default: str) -> None:
+    """
+    Add ``--jobs``.
+
+    :param default: The number that is used without the option, in words.
+    """
+    parser.add_argument(
+        "--jobs",
+        type=_jobs,
+        metavar="N",
+        help="number of processes that read a large dump at the same time, with the same result "
+        f"(default: {default})",
+    )
+
+
+def _jobs(text: str) -> int:
+    """
+    Parse a number of processes.
+
+    :raises argparse.ArgumentTypeError: if it is none, or less than 1
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes, 1 or more")
+    return int(text)
 
 
 def add_program_options(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +105,7 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="of the machine that a text is of, which does not say it (default: 4096)",
     )
+    add_jobs_option(parser, "as many as there are CPUs for this process")
     parser.add_argument(
         "--log-level", choices=_LEVELS, default="error",
         help="drgn's messages (default: %(default)s)",

@@ -168,7 +168,7 @@ def _lighter(job: Job, run: IngestRun, path: str) -> str | None:
 
     def make(pack: str) -> bool:
         command = [
-            sys.executable, "-m", "drgn_pageowner", "--core", path, "--main-symbols",
+            sys.executable, "-m", "drgn_pageowner", "--core", path, "--jobs", "1", "--main-symbols",
             "--symbols", str(run.symbols), "layout", "-o", pack,
         ]  # fmt: skip
         with tempfile.TemporaryFile() as said:
@@ -212,7 +212,7 @@ def _attempt(job: Job, run: IngestRun, path: str) -> IngestRun:
     :param path: Path of the dump in the local file system.
     """
     command = [
-        sys.executable, "-m", "drgn_pageowner", "--core", path, "--main-symbols",
+        sys.executable, "-m", "drgn_pageowner", "--core", path, "--jobs", "1", "--main-symbols",
         *(("--symbols", run.symbols) if run.symbols else ()),
         "save", "--dataset", job.dataset, "--dump-name", job.dump,
         *(("--leaks",) if job.leaks else ()),

@@ -39,7 +39,23 @@ __all__ = (
     "read_inventory",
     "read_memory",
     "snapshot",
+    "use_jobs",
 )
+
+
+def use_jobs(prog: Program, jobs: int) -> None:
+    """
+    Let *jobs* processes at most read the memory of *prog* at the same time.
+
+    By default, the calling process reads alone. With more, processes are forked while a large dump
+    is read, and exit before the function that reads returns. Fork only if no other thread of the
+    calling process holds a lock that reading needs. Results do not depend on *jobs*.
+
+    :raises ValueError: if *jobs* is less than 1
+    """
+    if jobs < 1:
+        raise ValueError(f"{jobs} processes cannot read a dump")
+    Kernel.of(prog).jobs = jobs
 
 
 def snapshot(

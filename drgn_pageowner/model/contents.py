@@ -83,7 +83,12 @@ class RangeBuilder:
         :param mask: ``bool``, one element per PFN.
         :param first: PFN of the first element.
         """
-        edges = np.flatnonzero(np.diff(mask.view(np.int8), prepend=0, append=0)) + first
+        if not len(mask):
+            return
+        edges = np.flatnonzero(mask[1:] != mask[:-1]) + (first + 1)
+        before = [first] if mask[0] else []
+        behind = [first + len(mask)] if mask[-1] else []
+        edges = np.concatenate([np.array(before, np.int64), edges, np.array(behind, np.int64)])
         self._start.append(edges[::2])
         self._end.append(edges[1::2])
 

@@ -168,6 +168,9 @@ class _Pages:
         # A descriptor that was not written is zero; no page can be at offset 0.
         whole = (rows["offset"] >= self._layout.descriptors) & (rows["size"] > 0)
         whole &= rows["offset"] <= self._size - rows["size"].astype(np.int64)
+        if len(whole) == len(own) and whole.all() and self._part is None:
+            self.present.add(listed, first)
+            return
         there = np.zeros(len(listed), bool)
         there[own[: len(rows)][whole]] = True
         self.present.add(there, first)

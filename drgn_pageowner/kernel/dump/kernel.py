@@ -16,7 +16,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from drgn import Program
@@ -31,7 +31,7 @@ from drgn_pageowner.kernel.dump.truncated import keep_to_the_file
 from drgn_pageowner.kernel.dump.vmcoreinfo import VmcoreInfo, vmcoreinfo
 from drgn_pageowner.model.contents import DumpContents
 
-__all__ = ("Kernel", "once", "once_per_reading")
+__all__ = ("Kernel", "Loss", "once", "once_per_reading")
 
 T = TypeVar("T")
 _Fact = Callable[["Kernel"], T]
@@ -41,6 +41,16 @@ _CACHE_KEY = "drgn_pageowner"
 
 # Maximum number of names in a line about many items of one kind.
 _NAMED = 3
+
+
+class Loss(NamedTuple):
+    """Damage that :meth:`Kernel.tolerate` ignored; the members are its arguments."""
+
+    cost: str
+    error: str
+    """Text of the exception."""
+    of: str | None
+    gap: bool
 
 
 class Kernel:
@@ -87,6 +97,20 @@ class Kernel:
             dump, this Kernel.
         """
         return Kernel(self.prog, self._lasting) if is_live(self.prog) else self
+
+    @property
+    def jobs(self) -> int:
+        """
+        Maximum number of processes that read memory at the same time; 1 by default.
+
+        See :mod:`drgn_pageowner.kernel.dump.parallel`.
+        """
+        found: int = self._lasting.get("jobs", 1)
+        return found
+
+    @jobs.setter
+    def jobs(self, jobs: int) -> None:
+        self._lasting["jobs"] = jobs
 
     @functools.cached_property
     def page_size(self) -> int:
@@ -156,16 +180,40 @@ class Kernel:
             yield
         except DAMAGE as error:
             unless_mistaken(error)
-            lines = self.gaps if gap else self.losses
-            if of is None:
-                lines.append(f"{cost} ({error})")
-                return
+            loss = Loss(cost, str(error), of, gap)
+            self.lose([loss])
+            noted: list[Loss] | None = self._passing.get("noted")
+            if noted is not None:
+                noted.append(loss)
+
+    def lose(self, losses: Iterable[Loss]) -> None:
+        """Add messages to :attr:`losses` and :attr:`gaps`, as :meth:`tolerate` does."""
+        for loss in losses:
+            lines = self.gaps if loss.gap else self.losses
+            if loss.of is None:
+                lines.append(f"{loss.cost} ({loss.error})")
+                continue
             shared: dict[str, tuple[int, str, list[str]]] = self._passing.setdefault("shared", {})
-            place, first, names = shared.setdefault(cost, (len(lines), str(error), []))
-            if of not in names:
-                names.append(of)
-            line = f"{cost.format(_enumerated(names))} ({first})"
+            place, first, names = shared.setdefault(loss.cost, (len(lines), loss.error, []))
+            if loss.of not in names:
+                names.append(loss.of)
+            line = f"{loss.cost.format(_enumerated(names))} ({first})"
             lines[place : place + 1] = [line]
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[list[Loss]]:
+        """
+        Note what :meth:`tolerate` ignores in a ``with`` block.
+
+        :return: A list, to which each loss is appended; to be passed to :meth:`lose` in another
+            process.
+        """
+        noted: list[Loss] = []
+        self._passing["noted"] = noted
+        try:
+            yield noted
+        finally:
+            del self._passing["noted"]
 
     def _establish(self, facts: dict[Any, Any], function: _Fact[T]) -> T:
         """Return the result of *function*, cached in *facts*. Exceptions are not cached."""

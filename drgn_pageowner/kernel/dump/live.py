@@ -37,6 +37,12 @@ class Changes:
     """Number of rows that could be read at first but not later, because their memory was
     removed."""
 
+    def add(self, other: Changes) -> None:
+        """Add the numbers of another table."""
+        self.changed += other.changed
+        self.unstable += other.unstable
+        self.vanished += other.vanished
+
     def problems(self, what: str) -> list[str]:
         """
         Describe the changes in one line; return an empty list if nothing changed.

@@ -48,6 +48,8 @@ class ProgramOptions:
     """Path of a file with the VMCOREINFO, for a dump that does not contain it."""
     log_level: str = "error"
     """Level of drgn's log messages to print, such as "warning", or "none"."""
+    jobs: int = 1
+    """Maximum number of processes that read the dump at the same time."""
     for_others: bool = False
     """Whether symbol files that do not match the dump cause no warning, because they may belong to
     other dumps that are opened with the same options."""
@@ -65,6 +67,7 @@ def open_program(options: ProgramOptions) -> Program:
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise PageOwnerError(_no_vmcoreinfo(options.core or "the guest"))
     if options.core is not None:
+        Kernel.of(prog).jobs = options.jobs
         Kernel.of(prog).contents = keep_to_the_file(prog, path, options.core)
     read_through_page_tables(prog)
     load_symbols(prog, options)

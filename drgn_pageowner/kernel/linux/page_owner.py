@@ -62,6 +62,11 @@ class OwnerCounts:
     missing_ranges: list[tuple[int, int]] = field(default_factory=list)
     """PFN ranges ``(first, end)`` of the pages in :attr:`missing`."""
 
+    def add(self, other: OwnerCounts) -> None:
+        """Add the numbers of later pages."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
 
 @once
 def owner_dtype(kernel: Kernel) -> np.dtype[np.void]:

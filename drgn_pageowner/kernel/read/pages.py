@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from drgn_pageowner.kernel.dump.bulk import find_object
 from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import Changes, read_rows
+from drgn_pageowner.kernel.dump.parallel import in_order, shared_empty
 from drgn_pageowner.kernel.linux.cma import read_cma_areas
 from drgn_pageowner.kernel.linux.formats import extfrag_format
 from drgn_pageowner.kernel.linux.free_lists import lists_of
@@ -38,7 +40,7 @@ from drgn_pageowner.progress import progress
 __all__ = ("read_all_pages",)
 
 
-_DTYPES = {
+_DTYPES: dict[str, type[np.generic]] = {
     "state": np.uint8,
     "zone": np.uint8,
     "free_order": np.int8,
@@ -65,6 +67,22 @@ def read_all_pages(kernel: Kernel, *, columns: Iterable[str] = ()) -> Memory:
     return _Reader(kernel, frozenset(columns)).read()
 
 
+@dataclass
+class _SectionFound:
+    """What is known about a section besides the columns of its pages."""
+
+    changes: Changes
+    """The numbers of struct pages that a running kernel changed."""
+    missing: int = 0
+    """Number of pages whose ``struct page`` is not in the dump."""
+    across: list[tuple[Array, Array]] = field(default_factory=list)
+    """PFNs of tail pages and of their heads, which are in other sections."""
+    candidates: list[tuple[Array, Array, Array]] = field(default_factory=list)
+    """PFN, ``page.lru.next`` and order of pages that may be on a free list."""
+    pageblocks: Array = field(default_factory=lambda: np.zeros(0, np.int8))
+    """Migratetypes of the pageblocks."""
+
+
 class _Reader:
     def __init__(self, kernel: Kernel, columns: frozenset[str]) -> None:
         self._kernel = kernel
@@ -87,18 +105,18 @@ class _Reader:
         ]
         starts = [section.start_pfn for section in sections]
         lengths = [min(s.end_pfn, facts.max_pfn) - s.start_pfn for s in sections]
-        self._make_columns(sum(lengths))
-        row = 0
-        total = len(sections)
-        for section in progress(sections, description="memmap", total=total, unit=" section"):
-            end = min(section.end_pfn, facts.max_pfn)
-            if not section.online:
-                self._not_online(end - section.start_pfn, row)
-                row += end - section.start_pfn
-                continue
-            self._section(section, end, row)
-            row += end - section.start_pfn
-            types = read_section_pageblocks(self._kernel, section)
+        rows = np.cumsum([0, *lengths]).tolist()
+        places = list(zip(sections, rows, rows[1:], strict=False))
+        size = rows[-1] * self._decoder.dtype.itemsize
+        self._make_columns(rows[-1], size)
+        results = in_order(self._kernel, self._section, places, size=size)
+        results = progress(results, description="memmap", total=len(places), unit=" section")
+        for section, found in zip(sections, results, strict=True):
+            self._missing += found.missing
+            self._changes.add(found.changes)
+            self._across += found.across
+            self._candidates += found.candidates
+            types = found.pageblocks
             first = section.start_pfn >> facts.pageblock_order
             kept = min(len(types), len(blocks) - first)
             known = types[:kept] >= 0
@@ -155,26 +173,43 @@ class _Reader:
             f"asks for ({kinds}): was it written by a makedumpfile that is older than this kernel?"
         )
 
-    def _make_columns(self, rows: int) -> None:
-        """Allocate the columns for all pages; sections fill in their parts."""
-        names = {"state", "zone", "free_order", *self._wanted}
-        self._columns = {
-            name: np.empty(rows, dtype) for name, dtype in _DTYPES.items() if name in names
-        }
-        if "head" in names and rows > np.iinfo(np.int32).max:
-            self._columns["head"] = np.empty(rows, np.int64)
+    def _make_columns(self, rows: int, size: int) -> None:
+        """
+        Allocate the columns for all pages; sections fill in their parts.
 
-    def _section(self, section: Section, end: int, row: int) -> None:
+        :param size: Number of bytes of the memmaps.
+        """
+        names = {"state", "zone", "free_order", *self._wanted}
+        dtypes = {name: dtype for name, dtype in _DTYPES.items() if name in names}
+        if "head" in names and rows > np.iinfo(np.int32).max:
+            dtypes["head"] = np.int64
+        self._columns = {
+            name: shared_empty(self._kernel, rows, dtype, size=size)
+            for name, dtype in dtypes.items()
+        }
+
+    def _section(self, place: tuple[Section, int, int]) -> _SectionFound:
+        """
+        Read a section, and fill in its part of the columns.
+
+        :param place: The section, its first row, and the row after its last.
+        """
+        section, row, end = place
+        found = _SectionFound(changes=Changes())
+        if not section.online:
+            self._not_online(end - row, row)
+            return found
         dtype = self._decoder.dtype
-        number = end - section.start_pfn
-        rows, bulk = read_rows(self._kernel.prog, section.memmap, dtype, number, self._changes)
+        rows, bulk = read_rows(self._kernel.prog, section.memmap, dtype, end - row, found.changes)
         decoded = self._decoder.decode(section.start_pfn, rows)
         for offset, size in bulk.missing:
             low, high = offset // dtype.itemsize, -(-(offset + size) // dtype.itemsize)
             decoded.state[low:high] = PageState.UNKNOWN
             decoded.zone[low:high] = 255
-            self._missing += high - low
-        self._keep(decoded, row)
+            found.missing += high - low
+        self._keep(decoded, row, found)
+        found.pageblocks = read_section_pageblocks(self._kernel, section)
+        return found
 
     def _not_online(self, number: int, row: int) -> None:
         """Mark pages that the page allocator does not manage; their memmap is meaningless."""
@@ -183,8 +218,8 @@ class _Reader:
         if "head" in self._columns:
             self._columns["head"][row : row + number] = np.arange(row, row + number)
 
-    def _keep(self, decoded: SectionPages, row: int) -> None:
-        """Copy the decoded section to the columns, from *row* on."""
+    def _keep(self, decoded: SectionPages, row: int, found: _SectionFound) -> None:
+        """Copy the decoded section to the columns, from *row* on, and the rest to *found*."""
         number = len(decoded.state)
         columns = {name: column[row : row + number] for name, column in self._columns.items()}
         columns["state"][:] = decoded.state
@@ -193,7 +228,7 @@ class _Reader:
         tails, heads = decoded.tails, decoded.heads
         outside = (heads < 0) | (heads >= number)
         if outside.any():
-            self._across.append((tails[outside] + decoded.first, heads[outside] + decoded.first))
+            found.across.append((tails[outside] + decoded.first, heads[outside] + decoded.first))
             tails, heads = tails[~outside], heads[~outside]
         if "head" in columns:
             columns["head"][:] = np.arange(row, row + number)
@@ -204,7 +239,7 @@ class _Reader:
                 columns[name][tails] = decoded.rows[name][heads]
         if "mapcount" in columns:
             columns["mapcount"][:] = decoded.rows["mapcount"]
-        self._candidates.append(
+        found.candidates.append(
             (
                 decoded.candidates + decoded.first,
                 decoded.next,

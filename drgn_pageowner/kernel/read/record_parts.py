@@ -21,9 +21,8 @@ from drgn_pageowner.kernel.linux.page_owner import (
     OwnerCounts,
     gfp_migratetype,
     owner_dtype,
-    read_owner_records,
 )
-from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_problems
+from drgn_pageowner.kernel.linux.sections import page_ext_problems
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_use, read_stacks
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.records import (
@@ -36,13 +35,13 @@ from drgn_pageowner.kernel.read.records import (
     owner_columns,
     problems_of,
     read_records,
+    read_sections,
     record_layout,
 )
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.columns import STORED, Form
 from drgn_pageowner.model.records import Snapshot, latest
 from drgn_pageowner.model.stacks import Stacks
-from drgn_pageowner.progress import progress
 
 __all__ = ("read_record_parts",)
 
@@ -101,22 +100,15 @@ class _Parts:
     def read(self) -> Iterator[Snapshot]:
         """Yield the parts."""
         kernel, columns = self._kernel, owner_columns(self._wanted)
-        sections = find_sections(kernel)
         parts: list[dict[str, Array]] = []
         number = 0
-        for section in progress(
-            sections, description="page_ext", total=len(sections), unit=" section"
+        for part in read_sections(
+            kernel, columns, self._counts, self._changes, self._pages, freed=self._freed
         ):
-            part = read_owner_records(
-                kernel, section, columns, self._counts, self._changes, freed=self._freed
-            )
-            if not part or not len(part["pfn"]):
-                continue
             # Another section with records follows, so this is not the last part.
             if number >= _ROWS:
                 yield self._snapshot(joined(parts))
                 parts, number = [], 0
-            self._pages.add(section, part)
             parts.append(part)
             number += len(part["pfn"])
         check_found(self._counts)

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from drgn import FaultError
@@ -13,6 +13,7 @@ from drgn import FaultError
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import Changes, is_live
+from drgn_pageowner.kernel.dump.parallel import in_order
 from drgn_pageowner.kernel.linux.alloc_tag import (
     add_unlisted,
     page_references,
@@ -34,7 +35,12 @@ from drgn_pageowner.kernel.linux.page_owner import (
 )
 from drgn_pageowner.kernel.linux.pageblock import pageblock_types
 from drgn_pageowner.kernel.linux.printk import local_clock_ns
-from drgn_pageowner.kernel.linux.sections import Section, find_sections, page_ext_problems
+from drgn_pageowner.kernel.linux.sections import (
+    Section,
+    find_sections,
+    page_ext_problems,
+    page_ext_stride,
+)
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_use, read_stacks
 from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS, intern_traces
 from drgn_pageowner.kernel.linux.zones import page_flag_fields
@@ -53,6 +59,7 @@ from drgn_pageowner.units import are, counted, have
 __all__ = (
     "ALL_COLUMNS",
     "PageColumns",
+    "PageCounts",
     "bad_handles",
     "check_found",
     "joined",
@@ -60,6 +67,7 @@ __all__ = (
     "owner_columns",
     "problems_of",
     "read_records",
+    "read_sections",
     "record_layout",
 )
 
@@ -102,7 +110,7 @@ def read_records(
     problems += [*problems_of(counts, pages), *changes.problems("records")]
     coverage = asdict(counts)
     coverage["live"] = (
-        {"page_ext": asdict(changes), "memmap": asdict(pages.changes)}
+        {"page_ext": asdict(changes), "memmap": asdict(pages.counts.changes)}
         if is_live(kernel.prog)
         else None
     )
@@ -148,7 +156,7 @@ def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
         low, high = np.searchsorted(everything["pfn"], (section.start_pfn, section.end_pfn))
         if low < high:
             part = {name: column[low:high] for name, column in everything.items()}
-            pages.add(section, part)
+            pages.read(section, part, pages.counts)
             parts.append(part)
     result = joined(parts) if parts else everything
     memcgs = pages.finish(result)
@@ -183,17 +191,62 @@ def _read_columns(
 ) -> dict[str, Array]:
     """Read the page_ext array of every section, with the columns of *pages*."""
     columns = owner_columns(wanted)
-    sections = find_sections(kernel)
-    parts: list[dict[str, Array]] = []
-    for section in progress(sections, description="page_ext", total=len(sections), unit=" section"):
-        part = read_owner_records(kernel, section, columns, counts, changes, freed=freed)
-        if part and len(part["pfn"]):
-            pages.add(section, part)
-            parts.append(part)
+    parts = list(read_sections(kernel, columns, counts, changes, pages, freed=freed))
     check_found(counts)
     if not parts:
         return no_rows(owner_dtype(kernel), columns)
     return joined(parts)
+
+
+class _SectionRecords(NamedTuple):
+    """The records of one section, and what was counted on the way."""
+
+    columns: dict[str, Array]
+    counts: OwnerCounts
+    changes: Changes
+    pages: PageCounts
+
+
+def read_sections(
+    kernel: Kernel,
+    columns: frozenset[str],
+    counts: OwnerCounts,
+    changes: Changes,
+    pages: PageColumns,
+    *,
+    freed: bool,
+) -> Iterator[dict[str, Array]]:
+    """
+    Yield the records of each section that has some, in PFN order, with the columns of *pages*.
+
+    If there is much to read, several processes read it.
+
+    :param columns: See :func:`~drgn_pageowner.kernel.linux.page_owner.read_owner_records`.
+    :param counts: The numbers of pages of all sections are added to this.
+    :param changes: The numbers of records that a running kernel changed are added to this.
+    :param freed: Whether to return records of freed pages, too.
+    """
+
+    def read(section: Section) -> _SectionRecords:
+        found = _SectionRecords({}, OwnerCounts(), Changes(), PageCounts())
+        part = read_owner_records(
+            kernel, section, columns, found.counts, found.changes, freed=freed
+        )
+        if part and len(part["pfn"]):
+            found.columns.update(part)
+            pages.read(section, found.columns, found.pages)
+        return found
+
+    sections = find_sections(kernel)
+    size = sum(section.end_pfn - section.start_pfn for section in sections if section.page_ext)
+    size *= page_ext_stride(kernel) + pages.bytes_per_page
+    results = in_order(kernel, read, sections, size=size)
+    for found in progress(results, description="page_ext", total=len(sections), unit=" section"):
+        counts.add(found.counts)
+        changes.add(found.changes)
+        pages.counts.add(found.pages)
+        if found.columns:
+            yield found.columns
 
 
 def owner_columns(wanted: frozenset[str]) -> frozenset[str]:
@@ -279,6 +332,21 @@ def _read_depot(
     return stacks, depot.name
 
 
+@dataclass
+class PageCounts:
+    """Accumulates what was noticed while columns of ``struct page`` were read."""
+
+    missing: int = 0
+    """Number of records whose ``struct page`` is not in the dump."""
+    changes: Changes = field(default_factory=Changes)
+    """The numbers of pages that a running kernel changed."""
+
+    def add(self, other: PageCounts) -> None:
+        """Add the numbers of other pages."""
+        self.missing += other.missing
+        self.changes.add(other.changes)
+
+
 class PageColumns:
     """Reader of the columns from ``struct page`` and the pageblock bitmaps."""
 
@@ -293,20 +361,30 @@ class PageColumns:
         self._memmap = bool(wanted & _MEMMAP_COLUMNS)
         self._table: MemcgTable | None = None
         self._tags = "tag" in wanted and page_references(kernel) is not None
-        self.changes = Changes()
-        self.missing = 0
-        """Number of records whose ``struct page`` is not in the dump."""
+        self.counts = PageCounts()
+        """What was noticed in all sections."""
 
-    def add(self, section: Section, part: dict[str, Array]) -> None:
-        """Add the columns to *part*, whose records are those of *section*."""
+    @property
+    def bytes_per_page(self) -> int:
+        """Number of bytes of a ``struct page`` if the columns need it, otherwise 0."""
+        return self._dtype.itemsize if self._memmap else 0
+
+    def read(self, section: Section, part: dict[str, Array], counts: PageCounts) -> None:
+        """
+        Add the columns to *part*, whose records are those of *section*.
+
+        :param counts: What is noticed is added to this.
+        """
         pfn = part["pfn"]
         if self._memmap:
             first, last = int(pfn[0]), int(pfn[-1]) + 1
-            rows, bulk = read_memmap(self._kernel, section, self._dtype, first, last, self.changes)
+            rows, bulk = read_memmap(
+                self._kernel, section, self._dtype, first, last, counts.changes
+            )
             for offset, size in bulk.missing:
                 low = first + offset // self._dtype.itemsize
                 high = first + (offset + size) // self._dtype.itemsize
-                self.missing += int(np.count_nonzero((pfn >= low) & (pfn < high)))
+                counts.missing += int(np.count_nonzero((pfn >= low) & (pfn < high)))
             flags = rows["flags"][pfn - first]
             self._flag_columns(flags, part)
             if self._memcg:
@@ -422,9 +500,10 @@ def problems_of(counts: OwnerCounts, pages: PageColumns) -> list[str]:
             f"{counted(counts.bad_order, 'record')} {have(counts.bad_order)} an impossible order: "
             "each is counted as one page"
         )
-    if pages.missing:
+    missing = pages.counts.missing
+    if missing:
         problems.append(
-            f"{counted(pages.missing, 'record')} {have(pages.missing)} no readable struct page: "
+            f"{counted(missing, 'record')} {have(missing)} no readable struct page: "
             "flags, zone and memory cgroup are unknown"
         )
     if pages.unknown_memcgs:

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The results of several processes are those of one, in order, whatever happens to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from asking import ask
+from drgn import FaultError
+from incomplete import Kdump
+
+from drgn_pageowner.kernel.dump import parallel
+from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.dump.open import ProgramOptions, open_program
+from drgn_pageowner.kernel.dump.parallel import in_order, processes_for, shared_empty
+from drgn_pageowner.kernel.session import ProgramSession
+
+ITEMS = list(range(40))
+
+
+@pytest.fixture
+def kernel(dump_named: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    """The kernel of a dump; as many processes are used for it as :attr:`Kernel.jobs` says."""
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 1)
+    kernel = Kernel(dump_named("linux-6.12/kdump").prog, {}, {})
+    kernel.jobs = 3
+    yield kernel
+    # No child is left, not even one that has exited.
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def arrays(number: int) -> tuple[int, Any, Any]:
+    """Return results of some bytes and of more than a pipe holds."""
+    return number, np.arange(number * 3000), np.full(number % 3, number, np.uint8)
+
+
+def test_results_are_in_order(kernel: Kernel) -> None:
+    process = os.getpid()
+    found = list(in_order(kernel, lambda n: (*arrays(n), os.getpid()), ITEMS, size=1 << 30))
+    for number, result in zip(ITEMS, found, strict=True):
+        assert result[0] == number
+        for got, wanted in zip(result[1:3], arrays(number)[1:], strict=True):
+            assert got.dtype == wanted.dtype
+            assert np.array_equal(got, wanted)
+        # As if they had been made here.
+        result[1][:] = 0
+    assert found[0][3] == process
+    assert process not in {result[3] for result in found[1:]}
+
+
+def test_few_results_are_made_ahead(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_AHEAD_BYTES", 1)
+    begun = shared_empty(kernel, len(ITEMS), bool, size=1 << 30)
+    begun[:] = False
+
+    def work(number: int) -> int:
+        begun[number] = True
+        return number
+
+    results = in_order(kernel, work, ITEMS, size=1 << 30)
+    for number in range(12):
+        assert next(results) == number
+        assert not begun[number + 2 * kernel.jobs + 1 :].any()
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_small_work_starts_no_process(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 64 << 20)
+    assert [processes_for(kernel, size << 20) for size in (1, 127, 128, 192, 1000)] == [
+        1,
+        1,
+        2,
+        3,
+        3,
+    ]
+    monkeypatch.setattr(os, "fork", None)
+    assert list(in_order(kernel, str, ITEMS, size=127 << 20)) == [str(item) for item in ITEMS]
+
+
+@pytest.mark.parametrize("deaths", [{7}, {3, 5, 7, 9, 11}])
+def test_the_work_of_processes_that_die_is_done_again(kernel: Kernel, deaths: set[int]) -> None:
+    process = os.getpid()
+
+    def work(number: int) -> int:
+        if number in deaths and os.getpid() != process:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    assert list(in_order(kernel, work, ITEMS, size=1 << 30)) == ITEMS
+
+
+def test_an_exception_is_raised_where_one_process_would(kernel: Kernel) -> None:
+    def work(number: int) -> int:
+        if number == 9:
+            raise FaultError("not there", 0x9000)
+        return number
+
+    results = in_order(kernel, work, ITEMS, size=1 << 30)
+    assert [next(results) for _ in range(9)] == ITEMS[:9]
+    with pytest.raises(FaultError, match="not there"):
+        next(results)
+
+
+def test_work_that_is_not_finished_leaves_no_process(kernel: Kernel) -> None:
+    for number in in_order(kernel, lambda number: number, ITEMS, size=1 << 30):
+        if number == 5:
+            break
+
+
+def test_losses_are_those_of_one_process(kernel: Kernel) -> None:
+    def work(number: int) -> int:
+        with kernel.tolerate("page {} is lost", of=f"{number:#x}"):
+            if number % 7 == 3:
+                raise FaultError("not there", number)
+        with kernel.tolerate(f"item {number}", gap=True):
+            if number % 11 == 4:
+                raise FaultError("not there", number)
+        return number
+
+    alone = Kernel(kernel.prog, {}, {})
+    for one in (alone, kernel):
+        kernel = one
+        assert list(in_order(one, work, ITEMS, size=1 << 30)) == ITEMS
+    assert alone.losses
+    assert len(alone.gaps) == 4
+    assert (kernel.losses, kernel.gaps) == (alone.losses, alone.gaps)
+
+
+COMMANDS = (
+    "top --by comm,order --format json", "top --freed", "list --format debugfs",
+    "list --format json", "account", "frag all", "leaks --suspects",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"), [("kdump", (2, 3)), ("elf", (2, 3)), ("pages left out", (3,))]
+)
+def test_commands_print_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+    dump_named: Callable[[str], Any],
+    tmp_path: Path,
+    kind: str,
+    numbers: tuple[int, ...],
+) -> None:
+    dump = dump_named("linux-6.12/kdump")
+    path = dump.vmcore
+    if kind != "kdump":
+        whole, path = Kdump(path), tmp_path / "vmcore"
+        path.write_bytes(whole.elf() if kind == "elf" else whole.without(whole.pfns[5::97]))
+    prog = open_program(ProgramOptions(core=str(path), symbols=(str(dump.vmlinux),)))
+    started = []
+    really = parallel._Workers._start
+    monkeypatch.setattr(parallel._Workers, "_start", lambda self: started.append(1) or really(self))
+
+    def answers(jobs: int) -> dict[str, Any]:
+        prog.cache.clear()
+        Kernel.of(prog).jobs = jobs
+        Kernel.of(prog).contents = contents
+        session = ProgramSession(prog)
+        return {command: ask(session, command) for command in COMMANDS}
+
+    contents = Kernel.of(prog).contents
+    alone = answers(1)
+    assert not started
+    assert {status for status, _, _ in alone.values()} == {0}
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 1 << 16)
+    for jobs in numbers:
+        assert answers(jobs) == alone
+        assert len(started) >= 2 * len(COMMANDS)
+        started.clear()
