@@ -42,7 +42,7 @@ from drgn_pageowner.fleet.questions import (
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.fleet_answer import answer_text
-from drgn_pageowner.render.fleet_report import FleetSection, fleet_html
+from drgn_pageowner.render.fleet_report import FleetSection, fleet_headline, fleet_html
 from drgn_pageowner.render.query import query_json
 from drgn_pageowner.rules.dataset import CAUSES, check_rules, known_causes
 from drgn_pageowner.rules.rule import BUILTIN, read_rules
@@ -223,7 +223,9 @@ def _report(args: argparse.Namespace, out: TextIO) -> int:
     sections = [_section(name, asked[name], answer) for name, answer in answers.items()]
     numbers = list(zip(totals.names, totals.rows[0], strict=True))
     subtitle = f"All dumps of {dataset.place.name}; made by drgn-pageowner."
-    out.writelines(fleet_html("Memory of a fleet", subtitle, numbers, sections))
+    known = {section.id: section for section in sections}
+    headline = fleet_headline(dict(numbers), known["leaks"], known["causes"])
+    out.writelines(fleet_html("Memory of a fleet", subtitle, headline, numbers, sections))
     return 0
 
 

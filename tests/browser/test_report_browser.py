@@ -236,9 +236,39 @@ def test_no_heading_is_parted_from_its_chart_on_paper(wide: Opened) -> None:
     cards = "[...document.querySelectorAll('.card:has(.facts)')]"
     assert wide.page.evaluate(f"{cards}.map(card => getComputedStyle(card).breakInside)") == [
         "avoid", "avoid", "avoid"][: wide.page.locator(".card:has(.facts)").count()]  # fmt: skip
+    # A paragraph before a chart or a table is not broken either.
+    leading = "[...document.querySelectorAll('section > p, .table-block > .note')]"
+    assert wide.page.evaluate(f"{leading}.length") > 5
+    assert set(wide.page.evaluate(f"{leading}.map(p => getComputedStyle(p).breakInside)")) == {
+        "avoid"
+    }
     pdf = wide.page.pdf(format="A4")
     assert pdf.startswith(b"%PDF")
     wide.page.emulate_media(media="screen")
+
+
+def test_open_rows_are_as_wide_as_the_paper(wide: Opened) -> None:
+    before = wide.texts("[data-table=leaks] details")
+    wide.page.emulate_media(media="print")
+    wide.until("document.querySelectorAll('[data-table=leaks] tr.across').length === 14")
+    narrow, page = wide.page.evaluate("""[...document.querySelectorAll(
+        '[data-table=leaks] tr.across pre')].map(pre => [pre.getBoundingClientRect().width,
+        pre.closest('table').getBoundingClientRect().width])[0]""")
+    assert narrow > 0.9 * page
+    # Chromium repeats the header on every page, but not the buttons in it.
+    header = wide.page.evaluate("""[...document.querySelectorAll('[data-table=leaks] th')].map(
+        th => [getComputedStyle(th, '::before').content,
+               getComputedStyle(th.querySelector('button')).display])""")
+    assert header[0] == ['"owner"', "none"]
+    wide.page.emulate_media(media="screen")
+    wide.until("document.querySelectorAll('tr.across').length === 0")
+    assert wide.texts("[data-table=leaks] details") == before
+
+
+def test_no_table_is_cut_off_on_a_wide_screen(wide: Opened) -> None:
+    cut = wide.page.evaluate("""[...document.querySelectorAll('.scroll')].filter(
+        box => box.scrollWidth > box.clientWidth).map(box => box.querySelector('table').id)""")
+    assert cut == []
 
 
 def test_views_of_the_flame_graph_are_those_of_json(wide: Opened, numbers: dict[str, Any]) -> None:

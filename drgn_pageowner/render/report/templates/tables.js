@@ -43,6 +43,8 @@ for (const block of document.querySelectorAll("[data-block]")) {
 
   headers.forEach((header, column) => {
     const button = page.element("button", header.textContent, { type: "button" });
+    // A header that is repeated on the next page is printed without its button.
+    header.dataset.name = header.textContent;
     header.replaceChildren(button);
     header.setAttribute("aria-sort", "none");
     button.addEventListener("click", () => {
@@ -62,7 +64,18 @@ for (const block of document.querySelectorAll("[data-block]")) {
   }
   // On paper nothing opens: all leaks, and the stacks of the largest rows.
   const UNFOLDED = 5;
+  // Of each open row: its details, and the cell across the whole page that their text is in meanwhile.
+  const across = [];
+  const spread = (row, details) => {
+    const cell = page.element("td", "", { colspan: row.cells.length });
+    cell.append(...[...details.childNodes].filter((one) => one.nodeName !== "SUMMARY"));
+    const below = page.element("tr", "", { class: "across" });
+    below.append(cell);
+    row.after(below);
+    across.push([details, cell]);
+  };
   page.printing((on) => {
+    for (const [details, cell] of across.splice(0)) details.append(...cell.childNodes);
     if (on) {
       state.before = state.all;
       state.all = state.all || block.dataset.block === "leaks";
@@ -75,6 +88,7 @@ for (const block of document.querySelectorAll("[data-block]")) {
       if (on) {
         details.dataset.open = details.open ? "yes" : "";
         details.open = details.open || place < most;
+        if (details.open) spread(row, details);
       } else {
         details.open = Boolean(details.dataset.open);
       }
