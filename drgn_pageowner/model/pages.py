@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.contents import PfnRanges
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.units import pages_size
@@ -157,6 +158,29 @@ class Pages:
         row = self.offsets[which] + pfns - self.starts[which]
         inside = (pfns >= self.starts[which]) & (row < self.offsets[which + 1])
         result: Array = np.where(inside, row, -1)
+        return result
+
+    def within(self, pfns: PfnRanges) -> Array:
+        """Return which pages are in a set of PFNs: ``bool``, shape ``(n,)``."""
+        low, high = self._first_rows(pfns.start), self._first_rows(pfns.end)
+        some = low < high
+        # The running sum is 1 inside of the ranges, which do not overlap.
+        edges = np.zeros(len(self) + 1, np.int8)
+        edges[low[some]] += 1
+        edges[high[some]] -= 1
+        result: Array = np.cumsum(edges[:-1], dtype=np.int8, out=edges[:-1]).view(bool)
+        return result
+
+    def _first_rows(self, pfns: Array) -> Array:
+        """Return the first row whose PFN is not less than each of *pfns*: ``int64``."""
+        if not len(self.starts):
+            return np.zeros(len(pfns), np.int64)
+        which = np.searchsorted(self.starts, pfns, "right") - 1
+        inside = np.maximum(which, 0)
+        row = np.minimum(
+            self.offsets[inside] + pfns - self.starts[inside], self.offsets[inside + 1]
+        )
+        result: Array = np.where(which >= 0, row, 0)
         return result
 
 

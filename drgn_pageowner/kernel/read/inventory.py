@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,12 +11,14 @@ import numpy as np
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.kernel.linux.cmdline import CommandLines
 from drgn_pageowner.kernel.linux.kallsyms import module_names
 from drgn_pageowner.kernel.linux.kasan import find_shadow
 from drgn_pageowner.kernel.linux.kernel_tables import kernel_tables
 from drgn_pageowner.kernel.linux.kfence import find_kfence
 from drgn_pageowner.kernel.linux.mapping import block_device_mappings, file_of
+from drgn_pageowner.kernel.linux.page_ext import page_owner_state
 from drgn_pageowner.kernel.linux.percpu import first_chunk
 from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride
 from drgn_pageowner.kernel.linux.slab import read_slabs
@@ -31,7 +34,7 @@ from drgn_pageowner.kernel.linux.vmalloc import VmapAreas, read_vmap_areas, task
 from drgn_pageowner.kernel.linux.vmstat import read_counters
 from drgn_pageowner.kernel.linux.zones import find_zones
 from drgn_pageowner.kernel.read.pages import read_all_pages
-from drgn_pageowner.kernel.read.records import read_records
+from drgn_pageowner.kernel.read.records import RecordReader
 from drgn_pageowner.model.arrays import Array, among, ranges
 from drgn_pageowner.model.heap import (
     INVENTORY_COLUMNS,
@@ -65,7 +68,18 @@ class InventoryReader:
         """
         self.kernel = kernel
         self._image = image_range(kernel)
-        memory = read_all_pages(kernel, columns=("mapcount", "mapping", "head"))
+        wanted = INVENTORY_COLUMNS if owners else INVENTORY_COLUMNS_OF_STACKS
+        begun: list[RecordReader] = []
+
+        def begin() -> None:
+            # Other processes can read records while this one finishes the pages.
+            if page_owner_state(kernel) in NO_RECORDS or is_live(kernel.prog):
+                return
+            with contextlib.suppress(PageOwnerError):
+                begun.append(RecordReader(kernel, columns=wanted))
+                begun[0].begin()
+
+        memory = read_all_pages(kernel, columns=("mapcount", "mapping", "head"), then=begin)
         self.pages = memory.pages
         self._size = memory.pages.facts.page_size
         problems = list(memory.problems)
@@ -79,8 +93,8 @@ class InventoryReader:
         """Reason why there are no records; ``None`` if there are."""
         if self.no_records is None:
             try:
-                wanted = INVENTORY_COLUMNS if owners else INVENTORY_COLUMNS_OF_STACKS
-                records = read_records(kernel, columns=wanted)
+                reader = begun.pop() if begun else RecordReader(kernel, columns=wanted)
+                records = reader.read()
                 problems += [line for line in records.problems if line not in problems]
             except PageOwnerError as error:
                 self.no_records = str(error)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,15 +56,18 @@ _DTYPES: dict[str, type[np.generic]] = {
 _NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
 
 
-def read_all_pages(kernel: Kernel, *, columns: Iterable[str] = ()) -> Memory:
+def read_all_pages(
+    kernel: Kernel, *, columns: Iterable[str] = (), then: Callable[[], None] = lambda: None
+) -> Memory:
     """
     Read every ``struct page`` and every free list.
 
     :param columns: Columns of :class:`Pages` to read besides ``state``, ``zone`` and
         ``free_order``: any of ``flags``, ``refcount``, ``mapcount``, ``mapping`` and ``head``.
+    :param then: Called when the memmaps were read. What is left to do takes long, but one CPU only.
     :raises PageOwnerError: if ``mem_section`` is not in the dump
     """
-    return _Reader(kernel, frozenset(columns)).read()
+    return _Reader(kernel, frozenset(columns)).read(then)
 
 
 @dataclass
@@ -95,7 +98,7 @@ class _Reader:
         self._across: list[tuple[Array, Array]] = []
         self._candidates: list[tuple[Array, Array, Array]] = []
 
-    def read(self) -> Memory:
+    def read(self, then: Callable[[], None]) -> Memory:
         facts, problems = self._facts, list(self._facts.problems)
         blocks = np.full((facts.max_pfn >> facts.pageblock_order) + 1, -1, np.int8)
         sections = [
@@ -121,6 +124,7 @@ class _Reader:
             kept = min(len(types), len(blocks) - first)
             known = types[:kept] >= 0
             blocks[first : first + kept][known] = types[:kept][known]
+        then()
         pages = self._pages(starts, lengths)
         if self._missing:
             problems.append(
@@ -159,17 +163,17 @@ class _Reader:
         contents = self._kernel.contents
         if contents is None or not len(contents.excluded):
             return
-        rows = np.flatnonzero(np.isin(pages.state, DUMPED_STATES))
-        rows = rows[contents.excluded.has(pages.pfns(rows))]
-        if not len(rows):
+        excluded = pages.within(contents.excluded)
+        counts = {
+            state: int(np.count_nonzero(excluded & (pages.state == state)))
+            for state in DUMPED_STATES
+        }
+        number = sum(counts.values())
+        if not number:
             return
-        counts = np.bincount(pages.state[rows])
-        kinds = ", ".join(
-            f"{counts[state]:,} {state.label}" for state in DUMPED_STATES
-            if state < len(counts) and counts[state]
-        )  # fmt: skip
+        kinds = ", ".join(f"{count:,} {state.label}" for state, count in counts.items() if count)
         self._kernel.gaps.append(
-            f"{len(rows):,} pages of kernel memory were left out of the dump, which no dump level "
+            f"{number:,} pages of kernel memory were left out of the dump, which no dump level "
             f"asks for ({kinds}): was it written by a makedumpfile that is older than this kernel?"
         )
 

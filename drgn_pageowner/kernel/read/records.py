@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +61,7 @@ __all__ = (
     "ALL_COLUMNS",
     "PageColumns",
     "PageCounts",
+    "RecordReader",
     "bad_handles",
     "check_found",
     "joined",
@@ -90,48 +92,89 @@ def read_records(
     :raises PageOwnerError: if the kernel has no CONFIG_PAGE_OWNER, page_owner is off, or the tables
         needed to find the records cannot be read
     """
-    wanted = ALL_COLUMNS if columns is None else frozenset(columns)
-    if page_owner_state(kernel) in NO_RECORDS and page_references(kernel) is not None:
-        return _read_tag_rows(kernel, wanted)
-    # Fail before anything is read.
-    page_ext_layout(kernel)
-    facts = read_facts(kernel)
-    dtype = owner_dtype(kernel)
-    counts, changes = OwnerCounts(), Changes()
-    pages = PageColumns(kernel, wanted)
-    result = _read_columns(kernel, counts, changes, pages, wanted, freed)
-    memcgs = pages.finish(result)
-    if is_live(kernel.prog):
-        # Read the clock again after the records, because ages and rates are relative to it.
-        facts.now_ns = local_clock_ns(kernel)
-    if "migratetype" in wanted:
-        result["migratetype"] = gfp_migratetype(kernel, result["gfp_mask"])
-    problems = [*facts.problems, *page_ext_problems(kernel)]
-    problems += [*problems_of(counts, pages), *changes.problems("records")]
-    coverage = asdict(counts)
-    coverage["live"] = (
-        {"page_ext": asdict(changes), "memmap": asdict(pages.counts.changes)}
-        if is_live(kernel.prog)
-        else None
-    )
-    stacks, depot = _read_stacks(kernel, result, coverage, problems)
-    symbolizer = load_kallsyms(kernel)
-    tags = pages.take_tags(result)
+    return RecordReader(kernel, columns=columns, freed=freed).read()
 
-    facts.now_ns = latest(facts.now_ns, result)
-    facts.formats = read_text_formats(kernel, dtype.names or ()) if columns is None else None
-    facts.layout = record_layout(kernel, depot)
-    return Snapshot(
-        facts=facts,
-        names=read_names(kernel),
-        columns=result,
-        stacks=stacks,
-        symbolizer=symbolizer,
-        memcgs=memcgs,
-        coverage=coverage,
-        problems=kernel.problems(problems),
-        tags=tags,
-    )
+
+class RecordReader:
+    """Reader of the records that may begin before its result is needed."""
+
+    def __init__(
+        self, kernel: Kernel, *, columns: Iterable[str] | None = None, freed: bool = False
+    ) -> None:
+        """The arguments are those of :func:`read_records`."""
+        self._kernel = kernel
+        self._all = columns is None
+        self._wanted = ALL_COLUMNS if columns is None else frozenset(columns)
+        self._of_tags = (
+            page_owner_state(kernel) in NO_RECORDS and page_references(kernel) is not None
+        )
+        if self._of_tags:
+            return
+        # Fail before anything is read.
+        page_ext_layout(kernel)
+        self._facts = read_facts(kernel)
+        self._counts, self._changes = OwnerCounts(), Changes()
+        self._pages = PageColumns(kernel, self._wanted)
+        self._parts: Iterator[dict[str, Array]] = read_sections(
+            kernel, owner_columns(self._wanted), self._counts, self._changes, self._pages,
+            freed=freed,
+        )  # fmt: skip
+
+    def begin(self) -> None:
+        """
+        Read the first records; if several processes read them, they are started and read on until
+        :meth:`read` is called, as far as there is room for the results.
+        """
+        if not self._of_tags and not is_live(self._kernel.prog):
+            # Processes are started for the second section.
+            self._parts = chain(list(islice(self._parts, 2)), self._parts)
+
+    def read(self) -> Snapshot:
+        """
+        Return the records.
+
+        :raises PageOwnerError: if there are none, because their arrays are not in the dump
+        """
+        kernel, wanted = self._kernel, self._wanted
+        if self._of_tags:
+            return _read_tag_rows(kernel, wanted)
+        facts, counts, changes, pages = self._facts, self._counts, self._changes, self._pages
+        dtype = owner_dtype(kernel)
+        parts = list(self._parts)
+        check_found(counts)
+        result = joined(parts) if parts else no_rows(dtype, owner_columns(wanted))
+        memcgs = pages.finish(result)
+        if is_live(kernel.prog):
+            # Read the clock again after the records, because ages and rates are relative to it.
+            facts.now_ns = local_clock_ns(kernel)
+        if "migratetype" in wanted:
+            result["migratetype"] = gfp_migratetype(kernel, result["gfp_mask"])
+        problems = [*facts.problems, *page_ext_problems(kernel)]
+        problems += [*problems_of(counts, pages), *changes.problems("records")]
+        coverage = asdict(counts)
+        coverage["live"] = (
+            {"page_ext": asdict(changes), "memmap": asdict(pages.counts.changes)}
+            if is_live(kernel.prog)
+            else None
+        )
+        stacks, depot = _read_stacks(kernel, result, coverage, problems)
+        symbolizer = load_kallsyms(kernel)
+        tags = pages.take_tags(result)
+
+        facts.now_ns = latest(facts.now_ns, result)
+        facts.formats = read_text_formats(kernel, dtype.names or ()) if self._all else None
+        facts.layout = record_layout(kernel, depot)
+        return Snapshot(
+            facts=facts,
+            names=read_names(kernel),
+            columns=result,
+            stacks=stacks,
+            symbolizer=symbolizer,
+            memcgs=memcgs,
+            coverage=coverage,
+            problems=kernel.problems(problems),
+            tags=tags,
+        )
 
 
 def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
@@ -179,23 +222,6 @@ def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
         tags=tagged.tags,
         _frames=frames,
     )
-
-
-def _read_columns(
-    kernel: Kernel,
-    counts: OwnerCounts,
-    changes: Changes,
-    pages: PageColumns,
-    wanted: frozenset[str],
-    freed: bool,
-) -> dict[str, Array]:
-    """Read the page_ext array of every section, with the columns of *pages*."""
-    columns = owner_columns(wanted)
-    parts = list(read_sections(kernel, columns, counts, changes, pages, freed=freed))
-    check_found(counts)
-    if not parts:
-        return no_rows(owner_dtype(kernel), columns)
-    return joined(parts)
 
 
 class _SectionRecords(NamedTuple):
