@@ -17,7 +17,7 @@ from drgn_pageowner.analysis.frag.alloc_check import COSTLY_ORDER, AllocCheck, A
 from drgn_pageowner.analysis.leaks.leaks import LeakGroup, Leaks
 from drgn_pageowner.analysis.leaks.owners import leak_owners
 from drgn_pageowner.analysis.leaks.suspects import largest_of
-from drgn_pageowner.analysis.owners.allocator import allocator_name
+from drgn_pageowner.analysis.owners.allocator import allocator_name, modules_of
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.units import are, counted, pages_size, share
 
@@ -143,7 +143,7 @@ def _leak_in_short(report: Report) -> str:
     sure = [group for group in report.leaks.lost_groups if group.confidence == "high"]
     size = pages_size(sum(group.pages for group in sure) * report.facts.page_size)
     owners = leak_owners(sure, "allocator")
-    modules = {next((f.module for f in group.stack if f.module), None) for group in sure}
+    modules = {next(iter(modules_of(group.stack)), None) for group in sure}
     if len(owners) > 1 and len(modules) == 1 and None not in modules:
         return f"{size} leaked by {len(owners)} functions of the module {modules.pop()}"
     others = len(owners) - 1

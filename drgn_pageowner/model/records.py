@@ -19,7 +19,7 @@ from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import STORED, Form, documentation
 from drgn_pageowner.model.kernel import Facts, Names
-from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks, Symbolizer
+from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks, Symbolizer, frames_of_stack
 from drgn_pageowner.model.tags import Tags
 from drgn_pageowner.units import pages_size
 
@@ -252,8 +252,9 @@ nanoseconds of ``local_clock()``.
         return [self._frames[pc] for pc in wanted]
 
     def stack_frames(self, index: int) -> list[Frame]:
-        """Return the frames of the stack at *index* in :attr:`stacks`, innermost first."""
-        return self.frames(self.stacks[index].tolist())
+        """Return the frames of the stack at *index* in :attr:`stacks`, innermost first, by
+        :func:`~drgn_pageowner.model.stacks.frames_of_stack`."""
+        return frames_of_stack(self.frames(self.stacks[index].tolist()))
 
 
 def latest(now: int | None, columns: Mapping[str, Array]) -> int | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -17,6 +18,8 @@ __all__ = (
     "StackList",
     "Stacks",
     "Symbolizer",
+    "frames_of_stack",
+    "is_entry",
 )
 
 
@@ -44,7 +47,8 @@ class Frame(NamedTuple):
     called: bool = True
     """Whether the instruction before the PC is a call, as before every return address; true if
     unknown. For a frame of a module, false means that the PC was in another module, which was
-    unloaded, or that an interrupt or exception occurred at the PC."""
+    unloaded, or that an interrupt or exception occurred at the PC. In a stack,
+    :func:`frames_of_stack` tells them apart."""
 
     @property
     def replaced(self) -> bool:
@@ -52,8 +56,9 @@ class Frame(NamedTuple):
         Whether the symbol is of a module that was loaded at the address of the original module
         after this was unloaded.
 
-        This may be wrong if an interrupt or exception occurred at the PC; see
-        :func:`~drgn_pageowner.analysis.owners.stack_table.replaced`.
+        This is right for the frames of :func:`frames_of_stack`. For a single frame it may be wrong
+        if an interrupt or exception occurred at the PC, or if the other module happens to have a
+        call there.
         """
         return self.module is not None and not self.called
 
@@ -64,6 +69,37 @@ class Frame(NamedTuple):
         if self.offset < 0:
             return self.name + module
         return f"{self.name}+{self.offset:#x}/{self.size:#x}{module}"
+
+
+# Entry code of x86 (asm_exc_page_fault, asm_sysvec_apic_timer_interrupt; in older kernels
+# page_fault, apic_timer_interrupt) and of arm64 (el1h_64_irq; in older kernels el1_irq).
+_ENTRY = re.compile(r"(asm_)?(exc|sysvec)_|asm_common|\w*page_fault$|\w*interrupt$|error_entry|"
+                    r"ret_from_intr|el1")  # fmt: skip
+
+
+def is_entry(frame: Frame) -> bool:
+    """Return whether the PC is in code of the kernel that interrupts and exceptions begin with."""
+    return frame.name is not None and _ENTRY.match(frame.name) is not None
+
+
+def frames_of_stack(frames: list[Frame]) -> list[Frame]:
+    """
+    Return the frames of one stack, innermost first, with :attr:`Frame.called` corrected by what the
+    others tell, so that :attr:`Frame.replaced` is right:
+
+    - At a PC outside of entry code, an interrupt or exception occurred. It needs no call.
+    - If one PC in the memory of a module is no return address, this was another module's when the
+      stack was saved, and so were the other PCs there, although the module that came later happens
+      to have calls before them.
+    """
+    if all(frame.called for frame in frames):
+        return frames
+    found = [
+        frame._replace(called=True) if place and is_entry(frames[place - 1]) else frame
+        for place, frame in enumerate(frames)
+    ]
+    later = {frame.module for frame in found if frame.replaced}
+    return [frame._replace(called=False) if frame.module in later else frame for frame in found]
 
 
 class Symbolizer(Protocol):

@@ -16,6 +16,7 @@ from drgn_pageowner.analysis.owners.stack_table import (
     StackTable,
     allocator_names,
     modules_of_stacks,
+    replaced,
 )
 from drgn_pageowner.analysis.report import Report
 from drgn_pageowner.model.arrays import sums
@@ -173,14 +174,17 @@ def _holdings(
         (plain_name(frame.name) if frame.name is not None else "?", frame.module or "")
         for frame in table.frames
     ]
+    # The name of a module's function that was loaded later tells nothing.
+    frames.append(("?", ""))
+    code = np.where(replaced(table), len(frames) - 1, table.code)
     of_stacks = zip(
-        np.split(table.code, table.ends[:-1]),
+        np.split(code, table.ends[:-1]),
         allocator_names(table).tolist(),
         modules_of_stacks(table).tolist(),
         held,
         strict=True,
     )
     return [
-        Holding([frames[number] for number in code.tolist()], allocator, module, *amounts)
-        for code, allocator, module, amounts in of_stacks
+        Holding([frames[number] for number in numbers.tolist()], allocator, module, *amounts)
+        for numbers, allocator, module, amounts in of_stacks
     ]

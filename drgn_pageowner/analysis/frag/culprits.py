@@ -18,7 +18,11 @@ from drgn_pageowner.analysis.frag.mobility import (
     pieces,
 )
 from drgn_pageowner.analysis.owners.allocator import allocator_of
-from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_codes
+from drgn_pageowner.analysis.owners.stack_table import (
+    StackTable,
+    allocator_codes,
+    replaced_allocators,
+)
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.stacks import Frame
@@ -108,15 +112,15 @@ def by_function(joined: Overlay, codes: Array) -> Array:
     used[codes] = True
     numbers = np.flatnonzero(used[:stacks])
     table = StackTable.of(joined.records, numbers)
-    # Name and module of each function. A frame has -1 if it has no name, or a later module's.
+    # Name and module of each function; -1 for a frame without a name.
     known: dict[tuple[str, str | None], int] = {}
     of_frame = [
-        -1
-        if frame.name is None or frame.replaced
-        else known.setdefault((frame.name, frame.module), len(known))
+        -1 if frame.name is None else known.setdefault((frame.name, frame.module), len(known))
         for frame in table.frames
     ]
-    function = np.array([*of_frame, -1])[allocator_codes(table)]
+    allocators = allocator_codes(table)
+    function = np.array([*of_frame, -1])[allocators]
+    function[replaced_allocators(table, allocators)] = -1
     named = np.flatnonzero(function >= 0)
     # Each function has the number of its first stack.
     first = np.full(len(known), len(used), np.int64)

@@ -12,7 +12,7 @@ import numpy as np
 from drgn_pageowner.analysis.leaks.fingerprint import fingerprints
 from drgn_pageowner.analysis.leaks.reach import Reach
 from drgn_pageowner.analysis.leaks.unnamed import freed_init, module_is_gone
-from drgn_pageowner.analysis.owners.allocator import allocator_of
+from drgn_pageowner.analysis.owners.allocator import allocator_of, modules_of
 from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.model.arrays import Array, grouped
@@ -371,11 +371,7 @@ def _group(found: LeakSearch, rows: Array, verdict: int, sizes: Array, of: _Of) 
     allocations = len(np.unique(found.allocation[rows]))
     times = records["ts_nsec"][rows] if "ts_nsec" in records else None
     newest = int(times.max()) if times is not None else None
-    modules = {
-        frame.module: frame.module in inventory.modules
-        for frame in frames
-        if frame.module is not None
-    }
+    modules = {name: name in inventory.modules for name in modules_of(frames)}
     tasks = owners_of(records, rows, inventory)
     tag = _tag(records, rows)
     gone = of.gone or (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drgn_pageowner.analysis.leaks.leaks import LeakGroup
-from drgn_pageowner.analysis.owners.allocator import without_offset
+from drgn_pageowner.analysis.owners.allocator import modules_of, without_offset
 from drgn_pageowner.analysis.owners.select import contained
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.heap import LOST, Reachability
@@ -22,7 +22,10 @@ _LOST = {Reachability(verdict).label for verdict in LOST}
 
 
 def _module(group: LeakGroup) -> str:
-    return next((f.module for f in group.stack if f.module is not None), "(kernel)")
+    modules = modules_of(group.stack)
+    if modules:
+        return modules[0]
+    return "(unloaded)" if group.module_gone else "(kernel)"
 
 
 def _task(group: LeakGroup) -> str:
@@ -81,7 +84,7 @@ class LeakFilter:
         :raises UsageError: if ages are asked for, and this kernel keeps no times
         """
         functions = [frame.name for frame in group.stack if frame.name is not None]
-        modules = [frame.module for frame in group.stack if frame.module is not None]
+        modules = modules_of(group.stack)
         comms = [task.comm for task in group.tasks if task.comm is not None]
         return (
             (not self.confidence or group.confidence in self.confidence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 
 from drgn_pageowner.model.stacks import Frame
 
@@ -14,6 +15,7 @@ __all__ = (
     "is_allocation_function",
     "kind_of_frame",
     "kind_of_stack",
+    "modules_of",
     "plain_name",
     "without_offset",
 )
@@ -97,6 +99,17 @@ def allocator_name(frames: list[Frame]) -> str:
     if frame.name is None:
         return f"{frame.pc:#x}"
     return frame.name + (f" [{frame.module}]" if frame.module else "")
+
+
+def modules_of(frames: Sequence[Frame]) -> list[str]:
+    """
+    Return the modules that the frames of a stack are in, the innermost first. A module that was
+    loaded later (:attr:`Frame.replaced`) is none of them.
+
+    :param frames: Of :func:`~drgn_pageowner.model.stacks.frames_of_stack`.
+    """
+    found = (f.module for f in frames if f.module is not None and not f.replaced)
+    return list(dict.fromkeys(found))
 
 
 def without_offset(function: str) -> str:

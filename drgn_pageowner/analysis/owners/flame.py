@@ -78,7 +78,8 @@ def flame(by_stack: Top) -> Flame:
 
 
 def _name(frame: Frame) -> str:
-    if frame.name is None:
+    # The name would be that of a function of a module that was loaded later.
+    if frame.name is None or frame.replaced:
         return f"{frame.pc:#x}"
     return frame.name if frame.module is None else f"{frame.name} [{frame.module}]"
 

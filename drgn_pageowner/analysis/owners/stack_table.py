@@ -8,7 +8,6 @@ here loops over stacks in Python.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from drgn_pageowner.analysis.owners.allocator import is_allocation_function, kind_of_frame
 from drgn_pageowner.model.arrays import Array, ascending, distinct, looked_up, ranges, slices
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.model.stacks import Frame
+from drgn_pageowner.model.stacks import Frame, is_entry
 
 __all__ = (
     "StackTable",
@@ -27,13 +26,9 @@ __all__ = (
     "per_record",
     "per_stack",
     "replaced",
+    "replaced_allocators",
     "with_stack",
 )
-
-# Entry code of x86 (asm_exc_page_fault, asm_sysvec_apic_timer_interrupt; in older kernels
-# page_fault, apic_timer_interrupt) and of arm64 (el1h_64_irq; in older kernels el1_irq).
-_ENTRY = re.compile(r"(asm_)?(exc|sysvec)_|asm_common|\w*page_fault$|\w*interrupt$|error_entry|"
-                    r"ret_from_intr|el1")  # fmt: skip
 
 
 class StackTable:
@@ -107,20 +102,23 @@ class StackTable:
 def replaced(table: StackTable) -> Array:
     """
     Find the frames whose symbol is of a module that was loaded later, at the address of the frame's
-    own module.
-
-    The instruction before the PC of such a frame is not a call. This is also true for a PC at which
-    an interrupt or exception occurred; these are recognized by the next inner frame, which is entry
-    code of the kernel.
+    own module, as :func:`~drgn_pageowner.model.stacks.frames_of_stack` does.
 
     :return: ``bool``, the shape of :attr:`StackTable.code`.
     """
     result = table.marks(lambda frame: frame.replaced)
-    entered = table.marks(lambda frame: bool(_ENTRY.match(frame.name or "")))
+    if not result.any():
+        return result
+    entered = table.marks(is_entry)
     starts = np.zeros(len(result) + 1, bool)
     starts[table.starts] = True
     result[1:] &= ~entered[:-1] | starts[1:-1]
-    return result
+    # All frames of the same module in the same stack.
+    names = {frame.module for frame in table.frames if frame.module is not None}
+    number = {name: place for place, name in enumerate(sorted(names))}
+    module = np.array([number.get(frame.module or "", -1) for frame in table.frames])[table.code]
+    pair = table.of_each() * len(names) + module
+    return (module >= 0) & np.isin(pair, pair[result])
 
 
 def allocator_codes(table: StackTable) -> Array:
@@ -148,11 +146,24 @@ def allocator_names(table: StackTable) -> Array:
     """
 
     def name(frame: Frame) -> str:
-        if frame.name is None or frame.replaced:
+        if frame.name is None:
             return f"{frame.pc:#x}"
         return frame.name + (f" [{frame.module}]" if frame.module else "")
 
-    return _texts([*map(name, table.frames), ""], allocator_codes(table))
+    addresses = [f"{frame.pc:#x}" for frame in table.frames]
+    code = allocator_codes(table)
+    code = code + len(addresses) * replaced_allocators(table, code)
+    return _texts([*map(name, table.frames), *addresses, ""], code)
+
+
+def replaced_allocators(table: StackTable, codes: Array) -> Array:
+    """
+    Return whether the allocator of each stack is a frame that :func:`replaced` finds.
+
+    :param codes: The result of :func:`allocator_codes`.
+    :return: ``bool``, a row per stack.
+    """
+    return table.any(replaced(table) & (table.code == codes[table.of_each()]))
 
 
 def modules_of_stacks(table: StackTable) -> Array:

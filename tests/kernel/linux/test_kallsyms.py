@@ -11,8 +11,13 @@ import pytest
 from conftest import Dump, traps
 
 from drgn_pageowner.analysis.leaks.unnamed import module_is_gone
-from drgn_pageowner.analysis.owners.allocator import allocator_name
-from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_names, replaced
+from drgn_pageowner.analysis.owners.allocator import allocator_name, modules_of
+from drgn_pageowner.analysis.owners.stack_table import (
+    StackTable,
+    allocator_names,
+    modules_of_stacks,
+    replaced,
+)
 from drgn_pageowner.kernel.linux.arch.arm64 import Arm64
 from drgn_pageowner.kernel.linux.arch.x86 import X86_64
 from drgn_pageowner.storage.session import SnapshotSession
@@ -27,14 +32,18 @@ def dump(request: pytest.FixtureRequest) -> Dump:
 def test_what_an_unloaded_module_lost_is_not_its_successors(dump: Dump) -> None:
     """po_leakgone lost pages and was unloaded; po_leak was loaded where it had been."""
     snapshot = dump.snapshot
-    gone = [int(f["pfn"]) for f in dump.facts() if f.get("name") == "po_leakgone" and "pfn" in f]
+    unloaded = ("po_leakgone", "po_gone")
+    gone = [int(f["pfn"]) for f in dump.facts() if f.get("name") in unloaded and "pfn" in f]
     rows = np.flatnonzero(np.isin(snapshot["pfn"], gone))
-    assert len(rows) >= 8
+    assert len(rows) == 27
     table = StackTable.of(snapshot, snapshot.stack[rows])
     assert not any("[" in name for name in allocator_names(table))
     assert module_is_gone(table).all()
+    assert not modules_of_stacks(table).any()
     for number in set(snapshot.stack[rows].tolist()):
-        assert "[" not in allocator_name(snapshot.stack_frames(number))
+        frames = snapshot.stack_frames(number)
+        assert "[" not in allocator_name(frames)
+        assert modules_of(frames) == []
 
 
 def test_frames_of_loaded_modules_are_theirs(dump: Dump) -> None:
