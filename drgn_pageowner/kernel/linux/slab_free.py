@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -133,6 +134,18 @@ class FreeObjects:
         found = [number for number, cache in enumerate(self._caches) if cache.address == address]
         slab = np.flatnonzero(np.isin(self._slabs.cache, found))
         return ranges(self._slabs.start[slab], self._slabs.objects[slab])
+
+    def share(self, make: Callable[[int], Array]) -> None:
+        """
+        Store what :meth:`collect` finds in other arrays, so that several processes may call it.
+
+        :param make: Function that returns an array of a number of words (``uint64``), whatever its
+            contents.
+        """
+        for words in (self._pointers, self._links):
+            if words is not None:
+                words.values = make(len(self._slabs))
+                words.values[:] = 0
 
     def collect(self, rows: Array, data: Array) -> None:
         """

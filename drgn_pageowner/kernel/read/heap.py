@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from drgn import FaultError, Object
@@ -19,11 +20,12 @@ from drgn_pageowner.kernel.dump.bulk import (
 )
 from drgn_pageowner.kernel.dump.damage import suppress_damage
 from drgn_pageowner.kernel.dump.kernel import Kernel
+from drgn_pageowner.kernel.dump.parallel import in_order, shared_empty
 from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.ioport import crash_kernel
 from drgn_pageowner.kernel.linux.irq_gic_v3_its import its_tables
 from drgn_pageowner.kernel.linux.percpu import cpu_variable, read_chunks
-from drgn_pageowner.kernel.linux.sections import find_sections
+from drgn_pageowner.kernel.linux.sections import Section, find_sections
 from drgn_pageowner.kernel.linux.topology import possible_cpus
 from drgn_pageowner.kernel.linux.user_tables import read_user_tables
 from drgn_pageowner.kernel.linux.vmalloc import TaskStack
@@ -48,6 +50,8 @@ from drgn_pageowner.progress import progress
 
 __all__ = ("HeapReader",)
 
+T = TypeVar("T")
+
 _CHUNK_PAGES = 2048
 _IMAGE, _BOOT, _UNRECORDED, _PAGES, _SLABS = range(5)
 # Symbols of every architecture's linker script around constant data.
@@ -64,6 +68,30 @@ _VMCOREINFO = b"OSRELEASE="
 _IN_SLAB, _IN_CHUNK = -2, -3
 """Values in :attr:`HeapReader.source` for pages that contain several nodes."""
 _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
+
+
+class _Found:
+    """What a scan of memory has found."""
+
+    def __init__(self) -> None:
+        self.edges: list[Array] = []
+        """Pointers between nodes: keys of both nodes, ``int64``."""
+        self.numbers: list[Array] = []
+        """PFNs: node, record and offset in the node: ``int64``, shape ``(3, n)``."""
+        self.pointers = PointerList()
+        """Pointers with their places, if types were requested."""
+        self.left: list[Array] = []
+        """Records that nothing refers to, although they are not lost: ``int64``."""
+        self.unlisted: list[Array] = []
+        """Nodes whose ``struct page`` has never been on a list: ``int64``."""
+
+    def add(self, later: _Found) -> None:
+        """Add what a later scan has found."""
+        self.edges += later.edges
+        self.numbers += later.numbers
+        self.pointers.extend(later.pointers)
+        self.left += later.left
+        self.unlisted += later.unlisted
 
 
 class HeapReader:
@@ -88,7 +116,7 @@ class HeapReader:
         """Records that are mapped into processes, and records in areas of unloaded modules. Filled
         in only if there are no page_owner records."""
         self._unrecorded = inventory.records is None
-        self._unlisted: list[Array] = []
+        self._found = _Found()
         if self._unrecorded:
             inventory = self._without_records(inventory)
         records = inventory.records
@@ -128,16 +156,13 @@ class HeapReader:
         self.first_root = self.first_percpu + len(self.percpu.allocations)
         self.first_stack = self.first_root + len(_ROOTS)
         self._scale = self.first_root + len(self._roots)
-        self._edges: list[Array] = []
-        self._numbers: list[Array] = []
         self._pages_read = 0
-        self._absent = np.zeros(len(reader.pages), bool)
+        self._absent = np.zeros(0, bool)
         mark = arch_of(reader.kernel).address_mark
         self.numbers = Numbers(self._pages, self._inventory, mark)
         self._bookkeeping = find_bookkeeping(reader.kernel)
         self._hidden = HiddenParts(len(reader.pages))
         self.source = self._sources()
-        self._pointers = PointerList()
         self.typed = self._typed_places() if types else None
         """Maps words to nodes and variables; ``None`` if types were not requested."""
         self._struct_page_node = self._struct_page_nodes()
@@ -191,9 +216,9 @@ class HeapReader:
             self._add_unplaced(np.full(len(target), root, np.int64), target)
         self.reader.free_objects.mark()
         source, target = self._of_allocated()
-        numbers = np.concatenate([np.zeros((3, 0), np.int64), *self._numbers], axis=1)
+        numbers = np.concatenate([np.zeros((3, 0), np.int64), *self._found.numbers], axis=1)
         numbers = numbers[:, self._is_allocated(numbers[0])]
-        bookkeeping = np.concatenate([self._bookkeeping_nodes(), self._left])
+        bookkeeping = np.concatenate([self._bookkeeping_nodes(), self._left, *self._found.left])
         return Heap(
             inventory=self._inventory,
             records=self._records,
@@ -207,7 +232,9 @@ class HeapReader:
             pages_read=self._pages_read,
             pages_missing=self._pages_missing(),
             percpu=self.percpu.allocations,
-            typing=self.typed.typing(self._pointers, self._is_allocated) if self.typed else None,
+            typing=self.typed.typing(self._found.pointers, self._is_allocated)
+            if self.typed
+            else None,
             unlisted=self._unlisted_records(),
             recorded=not self._unrecorded,
         )
@@ -225,11 +252,11 @@ class HeapReader:
         """Add pointers of which only the containing node is known, not the offset in it."""
         if self.typed is not None:
             none = np.full(len(source), -1, np.int64)
-            self._pointers.add(source, none, self.typed.canonical(target), none)
+            self._found.pointers.add(source, none, self.typed.canonical(target), none)
 
     def _unlisted_records(self) -> Array:
         """Return the records whose first page has never been on a list: ``int32``, ascending."""
-        nodes = ascending(np.concatenate([_no_nodes(), *self._unlisted]))
+        nodes = ascending(np.concatenate([_no_nodes(), *self._found.unlisted]))
         return nodes[nodes < len(self._records)].astype(np.int32)
 
     def _bookkeeping_nodes(self) -> Array:
@@ -253,8 +280,8 @@ class HeapReader:
 
     def _of_allocated(self) -> tuple[Array, Array]:
         """Get both ends of every edge between allocated nodes: ``int32``."""
-        keys = ascending(np.concatenate([np.zeros(0, np.int64), *self._edges]))
-        self._edges.clear()
+        keys = ascending(np.concatenate([np.zeros(0, np.int64), *self._found.edges]))
+        self._found.edges.clear()
         source, target = keys // self._scale, keys % self._scale
         good = self._is_allocated(source) & self._is_allocated(target)
         return source[good].astype(np.int32), target[good].astype(np.int32)
@@ -356,7 +383,7 @@ class HeapReader:
         good = (source >= 0) & (target >= 0)
         if good.any():
             keys = source[good].astype(np.int64) * self._scale + target[good]
-            self._edges.append(ascending(keys))
+            self._found.edges.append(ascending(keys))
 
     def _scan_pages(self) -> None:
         source = self.source
@@ -367,32 +394,62 @@ class HeapReader:
             wanted = wanted[~contents.zero.has(self._pages.pfns(wanted))]
         pieces = list(self.pieces(wanted))
         batches = list(_batches(pieces))
-        numbers = self.numbers
-        for batch in progress(batches, description="pointers", total=len(batches), unit=" piece"):
-            data = np.concatenate([self.read_rows(piece) for piece in batch])
-            rows = np.concatenate(batch)
-            self.reader.free_objects.collect(rows, data)
-            if self._unrecorded:
-                self._find_vmcoreinfo(rows, data)
-            # Leave out zero words, which are most of the words.
-            place_of = np.flatnonzero(data != 0)
-            data = data[place_of]
-            chosen = np.flatnonzero(data >= self.resolver.lowest)
-            target, at = self.resolver.targets_at(data[chosen])
-            good = target >= 0
-            self._add_words(rows, place_of[chosen[good]], target[good], at[good])
-            chosen, target = self.percpu.find(data)
-            start = self.percpu.allocations.pointer[target - self.first_percpu]
-            at = (data[chosen] - start).astype(np.int64)
-            self._add_words(rows, place_of[chosen], target, at)
-            chosen, target, pair = numbers.find(data)
-            place = place_of[chosen]
-            node = self.nodes_of_words(rows, place)
-            # Ignore pairs of 32-bit PFNs in the kernel image, because it has tables of ascending
-            # 32-bit numbers, such as symbol offsets and unwinding data.
-            good = (node >= 0) & ~(pair & (node == self.first_root + _IMAGE))
-            offset = self._offsets(rows, place, node)
-            self._numbers.append(np.stack([node[good], target[good], offset[good]]))
+        size = len(wanted) * self._size
+        self._absent = shared_empty(self._kernel, len(self._pages), bool, size=size)
+        self._absent[:] = False
+        self.reader.free_objects.share(
+            lambda rows: shared_empty(self._kernel, rows, np.uint64, size=size)
+        )
+        self._scan(batches, self._scan_batch, "pointers", " piece", size)
+
+    def _scan(
+        self, items: Sequence[T], scan: Callable[[T], None], what: str, unit: str, size: int
+    ) -> None:
+        """
+        Call *scan* for each of *items*, in several processes if there is much to read, and keep
+        what it adds.
+
+        :param what: Description of the progress; *unit* is what one item is.
+        :param size: Number of bytes that *scan* reads for all items.
+        """
+
+        def found_in(item: T) -> _Found:
+            before, self._found = self._found, _Found()
+            try:
+                scan(item)
+                return self._found
+            finally:
+                self._found = before
+
+        results = in_order(self._kernel, found_in, items, size=size)
+        for found in progress(results, description=what, total=len(items), unit=unit):
+            self._found.add(found)
+
+    def _scan_batch(self, batch: list[Array]) -> None:
+        data = np.concatenate([self.read_rows(piece) for piece in batch])
+        rows = np.concatenate(batch)
+        self.reader.free_objects.collect(rows, data)
+        if self._unrecorded:
+            self._find_vmcoreinfo(rows, data)
+        # Leave out zero words, which are most of the words.
+        place_of = np.flatnonzero(data != 0)
+        data = data[place_of]
+        chosen = np.flatnonzero(data >= self.resolver.lowest)
+        target, at = self.resolver.targets_at(data[chosen])
+        good = target >= 0
+        self._add_words(rows, place_of[chosen[good]], target[good], at[good])
+        chosen, target = self.percpu.find(data)
+        start = self.percpu.allocations.pointer[target - self.first_percpu]
+        at = (data[chosen] - start).astype(np.int64)
+        self._add_words(rows, place_of[chosen], target, at)
+        chosen, target, pair = self.numbers.find(data)
+        place = place_of[chosen]
+        node = self.nodes_of_words(rows, place)
+        # Ignore pairs of 32-bit PFNs in the kernel image, because it has tables of ascending
+        # 32-bit numbers, such as symbol offsets and unwinding data.
+        good = (node >= 0) & ~(pair & (node == self.first_root + _IMAGE))
+        offset = self._offsets(rows, place, node)
+        self._found.numbers.append(np.stack([node[good], target[good], offset[good]]))
 
     def _add_words(self, rows: Array, place: Array, target: Array, at: Array) -> None:
         """
@@ -409,7 +466,7 @@ class HeapReader:
             words_per_page = self._size // self.word
             row, byte = rows[place // words_per_page], place % words_per_page * self.word
             where, offset = self.typed.places(node, row, byte)
-            self._pointers.add(where, offset, self.typed.canonical(target), at)
+            self._found.pointers.add(where, offset, self.typed.canonical(target), at)
 
     def _find_vmcoreinfo(self, rows: Array, data: Array) -> None:
         """
@@ -421,7 +478,7 @@ class HeapReader:
         start = int.from_bytes(_VMCOREINFO[: self.word], sys.byteorder)
         found = rows[data[:: self._size // self.word] == np.uint64(start)]
         nodes = self._inventory.record_of_row[found].astype(np.int64)
-        self._left = np.concatenate([self._left, nodes[nodes >= 0]])
+        self._found.left.append(nodes[nodes >= 0])
 
     def nodes_of_words(self, rows: Array, place: Array) -> Array:
         """
@@ -510,13 +567,18 @@ class HeapReader:
 
     def _scan_struct_pages(self) -> None:
         """Find pointers in ``struct page``, such as lists through ``page->lru``."""
-        for address, node, values in self.struct_page_words():
-            target = self.resolver.targets(values)
-            self._add(node, target)
-            self._add_unplaced(node, target)
-            if self._unrecorded:
-                # INIT_LIST_HEAD(&page->lru) of __init_single_page(), mm/mm_init.c.
-                self._unlisted.append(node[values == address])
+        size = len(self._pages) * self._kernel.struct_page_size
+        sections = find_sections(self._kernel)
+        self._scan(sections, self._scan_section, "struct pages", " section", size)
+
+    def _scan_section(self, section: Section) -> None:
+        address, node, values = self.words_of_section(section)
+        target = self.resolver.targets(values)
+        self._add(node, target)
+        self._add_unplaced(node, target)
+        if self._unrecorded:
+            # INIT_LIST_HEAD(&page->lru) of __init_single_page(), mm/mm_init.c.
+            self._found.unlisted.append(node[values == address])
 
     def _scan_its_tables(self) -> None:
         """Find device tables that are referenced by physical addresses with a bit set."""
@@ -534,31 +596,34 @@ class HeapReader:
             self._add_unplaced(source, known)
 
     def struct_page_words(self) -> Iterator[tuple[Array, Array, Array]]:
-        """
-        Yield the words in each section's memmap that may be pointers.
+        """Yield the result of :meth:`words_of_section` for each section."""
+        return map(self.words_of_section, find_sections(self._kernel))
 
-        :return: For each section, the virtual address of each word (``uint64``), the node of the
-            page that its ``struct page`` describes (``int64``), and its value (``uint64``).
+    def words_of_section(self, section: Section) -> tuple[Array, Array, Array]:
+        """
+        Get the words in a section's memmap that may be pointers.
+
+        :return: The virtual address of each word (``uint64``), the node of the page that its
+            ``struct page`` describes (``int64``), and its value (``uint64``).
         """
         size = self._kernel.struct_page_size
         per_page = size // self.word
-        for section in find_sections(self._kernel):
-            row = int(self._pages.rows(np.array([section.start_pfn]))[0])
-            if row < 0 or not section.online:
-                continue
-            number = min(section.end_pfn, self._pages.facts.max_pfn) - section.start_pfn
-            bulk = read_bulk(self._kernel.prog, section.memmap, number * size)
-            data = words(self._kernel.prog, bulk.data)
-            place = np.flatnonzero(data >= self.resolver.lowest)
-            # Leave out words that are not references: the first word, which has the page flags, and
-            # the second word of a tail page, which points to its head page.
-            which = place % per_page
-            tail = (which == 1) & ((data[place] & np.uint64(1)) != 0)
-            node = self._struct_page_node[row + place // per_page]
-            kept = (which > 0) & ~tail & (node >= 0)
-            place = place[kept]
-            addresses = np.uint64(section.memmap) + place.astype(np.uint64) * np.uint64(self.word)
-            yield addresses, node[kept], data[place]
+        row = int(self._pages.rows(np.array([section.start_pfn]))[0])
+        if row < 0 or not section.online:
+            return np.zeros(0, np.uint64), _no_nodes(), np.zeros(0, np.uint64)
+        number = min(section.end_pfn, self._pages.facts.max_pfn) - section.start_pfn
+        bulk = read_bulk(self._kernel.prog, section.memmap, number * size)
+        data = words(self._kernel.prog, bulk.data)
+        place = np.flatnonzero(data >= self.resolver.lowest)
+        # Leave out words that are not references: the first word, which has the page flags, and
+        # the second word of a tail page, which points to its head page.
+        which = place % per_page
+        tail = (which == 1) & ((data[place] & np.uint64(1)) != 0)
+        node = self._struct_page_node[row + place // per_page]
+        kept = (which > 0) & ~tail & (node >= 0)
+        place = place[kept]
+        addresses = np.uint64(section.memmap) + place.astype(np.uint64) * np.uint64(self.word)
+        return addresses, node[kept], data[place]
 
     def stack_words(self, stack: TaskStack) -> tuple[int, Array]:
         """

@@ -117,6 +117,10 @@ class PointerList:
         part[3][part[3] > _FARTHEST] = -1
         self._parts.append(part.astype(np.int32))
 
+    def extend(self, later: PointerList) -> None:
+        """Add the pointers of another list."""
+        self._parts += later._parts
+
     def sorted(self) -> Pointers:
         """Return all pointers, sorted by place and offset, and clear the list."""
         place, offset, target, at = np.concatenate(self._parts, axis=1)

@@ -135,7 +135,7 @@ def test_losses_are_those_of_one_process(kernel: Kernel) -> None:
 
 COMMANDS = (
     "top --by comm,order --format json", "top --freed", "list --format debugfs",
-    "list --format json", "account", "frag all", "leaks --suspects",
+    "list --format json", "account", "frag all", "leaks",
 )  # fmt: skip
 
 
