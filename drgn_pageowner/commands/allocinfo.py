@@ -30,6 +30,7 @@ from drgn_pageowner.commands.arguments import (
     listed,
     report_problems,
 )
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.allocinfo import allocinfo_text, tags_csv, tags_table
 from drgn_pageowner.render.jsonable import json_text
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_limit(parser, "groups", f"{_LIMIT}, or all in json and csv")
     parser.add_argument("--unused", action="store_true", help="show tags without allocations, too")
+    add_drgn(parser)
     add_output(parser, "table", "text", "json", "csv")
     filters = parser.add_argument_group(
         "filters", "A tag must pass all that are given. LISTs are comma-separated; * ? [] match."
@@ -71,8 +73,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+_DRGN = """\
+from drgn_pageowner.analysis.owners.tags import TagFilter, top_tags
+from drgn_pageowner.kernel.session import ProgramSession
+tags = ProgramSession.of(prog).tags()
+wanted = {wanted}
+result = top_tags(tags, {by}, sort={sort}, limit={limit}, wanted=wanted, unused={unused})
+for group in result.groups:
+    print(group.bytes, group.calls, group.found_bytes, group.key)
+"""
+
+
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     check_tag_keys(args.by, args.sort)
+    wanted = TagFilter(args.file, args.module, args.function)
+    if args.drgn:
+        limit = limit_of(args, _LIMIT)
+        lines = _DRGN.format(
+            by=args.by, sort=args.sort, limit=limit, wanted=wanted, unused=args.unused
+        )
+        return print_lines(lines, args, out)
     use = session.tags()
     report_problems(use.problems)
     if args.format == "text":
@@ -83,7 +103,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         args.by,
         sort=args.sort,
         limit=limit_of(args, _LIMIT if args.format == "table" else None),
-        wanted=TagFilter(args.file, args.module, args.function),
+        wanted=wanted,
         unused=args.unused,
     )
     renderers = {"table": tags_table, "json": json_text, "csv": tags_csv}

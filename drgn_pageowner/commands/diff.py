@@ -44,6 +44,7 @@ from drgn_pageowner.commands.arguments import (
     listed,
     report_problems,
 )
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.records import Snapshot
@@ -73,13 +74,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         + ", or keys of --by; - in front reverses (write --sort=-growth)",
     )
     add_limit(parser, "changes", str(_LIMIT))
+    add_drgn(parser)
     add_output(parser, "table", "json")
     add_filters(parser)
+
+
+_DRGN = """\
+from drgn_pageowner.analysis.compare.diff import diff
+from drgn_pageowner.analysis.compare.kinship import relate, share_names
+from drgn_pageowner.analysis.owners.select import Filter, select
+from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.sources import opener_beside
+open_session, columns, wanted = opener_beside(prog), {columns}, {wanted}
+before = open_session({before!r}).snapshot(columns)
+after = {after}.snapshot(columns)
+relation = relate(before, after)
+before, after = (select(one, wanted) for one in share_names(before, after, relation))
+for change in diff(before, after, relation, {by}, sort={sort}, limit={limit}).changes:
+    print(change.growth.pages, change.growth.bytes, change.state, change.key)
+"""
+
+
+def _drgn(args: argparse.Namespace, wanted: Filter, out: TextIO) -> int:
+    if args.by == ["class"]:
+        raise UsageError("--drgn: only for records, not by class")
+    after = "ProgramSession.of(prog)" if args.after is None else f"open_session({args.after!r})"
+    lines = _DRGN.format(
+        columns=sorted(columns_for_diff(args.by) | wanted.columns()), wanted=wanted,
+        before=args.before, after=after, by=args.by, sort=args.sort, limit=limit_of(args, _LIMIT),
+    )  # fmt: skip
+    return print_lines(lines, args, out)
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     wanted = filter_of(args)
     _check(args, wanted)
+    if args.drgn:
+        return _drgn(args, wanted, out)
     by_class = args.by == ["class"]
     columns = frozenset() if by_class else columns_for_diff(args.by) | wanted.columns()
     check_sort(args.sort, args.by)

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from drgn_pageowner.analysis.owners.summary import summarize
 from drgn_pageowner.commands.arguments import add_output, report_problems
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.model.info import Info
 from drgn_pageowner.model.session import Session
@@ -19,10 +20,28 @@ from drgn_pageowner.render.info import info_json, info_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_drgn(parser)
     add_output(parser, "table", "json")
 
 
+_DRGN = """\
+from drgn_pageowner.analysis.owners.summary import summarize
+from drgn_pageowner.kernel.session import ProgramSession
+session = ProgramSession.of(prog)
+facts = session.facts()
+print(facts.release, facts.page_owner)
+for source in session.owner_sources():
+    print(source.name, source.state)
+if facts.page_owner == "on":
+    records = session.snapshot(["handle", "ts_nsec"], freed=True)
+    info = summarize(records, session.modules(), facts.panic_message)
+    print(info.records, info.pages, info.freed_records, info.stacks, info.first_ns, *info.modules)
+"""
+
+
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        return print_lines(_DRGN, args, out)
     facts = session.facts()
     answered = facts.page_owner == "on"
     if answered:

@@ -32,6 +32,7 @@ from drgn_pageowner.commands.arguments import (
     limit_of,
     report_problems,
 )
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.watch import watch_json, watch_table
@@ -56,11 +57,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_by(parser)
     add_limit(parser, "groups of a round", str(_LIMIT))
+    add_drgn(parser)
     add_output(parser, "table", "json")
     add_filters(parser)
 
 
+_DRGN = """\
+import time
+from drgn_pageowner import snapshot
+from drgn_pageowner.analysis.owners.growth import Watch
+from drgn_pageowner.analysis.owners.select import Filter, select
+watch, wanted = Watch({by}, limit={limit}), {wanted}
+while watch.rounds < {count}:
+    for group in watch.add(select(snapshot(prog, columns={columns}), wanted)).groups:
+        print(group.grown_pages, group.rounds_grown, group.key)
+    time.sleep({seconds})
+"""
+
+
+def _drgn(args: argparse.Namespace, out: TextIO) -> int:
+    refuse(args, {"freed": False})
+    wanted = filter_of(args)
+    lines = _DRGN.format(
+        by=args.by,
+        limit=limit_of(args, _LIMIT),
+        wanted=wanted,
+        count=args.count or 'float("inf")',
+        columns=sorted(columns_for(args.by) | wanted.columns()),
+        seconds=args.interval / 10**9,
+    )
+    return print_lines(lines, args, out)
+
+
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        return _drgn(args, out)
     if not session.is_live():
         raise UsageError(
             "a dump does not change: watch reads a running kernel (-k) or guest (--qemu)"

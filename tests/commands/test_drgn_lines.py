@@ -35,6 +35,12 @@ LINED = ("list", "page")
 
 # Command -> function that converts its JSON to the expected lines.
 ANSWERS: dict[str, Callable[[Any], list[str]]] = {
+    "info": lambda a: [
+        f"{a['kernel']['release']} {a['page_owner']}",
+        *(f"{source['name']} {source['state']}" for source in a["sources"]),
+        f"{a['records']} {a['pages']} {a['freed_records']} {a['stacks']} {a['first_ns']} "
+        + " ".join(a["modules"]),
+    ],
     "account": lambda a: [f"{c['pages']} {c['bytes']} {c['name']}" for c in a["classes"]],
     "leaks --suspects --limit 5": lambda a: [
         f"{s['pages']} {s['allocations']} {s['allocator']} {'; '.join(s['reasons'])}"
@@ -102,6 +108,42 @@ def test_the_lines_of_a_command_give_its_answer(
     expected = ANSWERS[command](answer)
     assert expected
     assert printed == expected
+
+
+@pytest.mark.parametrize(
+    "options", ["--limit 6", "--by module,function --sort calls --limit 9 --file kernel/*"]
+)
+def test_the_lines_of_allocinfo_give_its_answer(
+    options: str, dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
+) -> None:
+    dump = dump_named("linux-6.12-profiling/records")
+    printed, answer = lines_and_answer(live(dump), dump, f"allocinfo {options}")
+    groups = answer["groups"]
+    assert printed == [
+        f"{g['bytes']} {g['calls']} {g['found_bytes']} {g['key']}" for g in groups
+    ] != []  # fmt: skip
+
+
+@pytest.mark.parametrize("options", ["--limit 8", "--by allocator,order --module po_* --limit 9"])
+@pytest.mark.parametrize("both", [False, True])
+def test_the_lines_of_diff_give_its_answer(
+    options: str, both: bool, dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
+) -> None:
+    before, after = dump_named("linux-6.12/kdump"), dump_named("linux-6.12/traps")
+    paths = f"{before.vmcore} {after.vmcore}" if both else str(before.vmcore)
+    sessions = {str(dump.vmcore): live(dump) for dump in (before, after)}
+    command = f"diff {paths} {options}"
+    status, lines, error = ask(live(after), f"{command} --drgn")
+    assert status == 0, error
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(lines, {"prog": after.prog})
+    status, said, error = ask(live(after), f"{command} --format json", sessions.__getitem__)
+    assert status == 0, error
+    changes = json.loads(said)["changes"]
+    assert printed.getvalue().splitlines() == [
+        f"{c['growth']['pages']} {c['growth']['bytes']} {c['state']} {c['key']}" for c in changes
+    ] != []  # fmt: skip
 
 
 def test_the_lines_of_leaks_find_the_same_groups(
@@ -172,7 +214,7 @@ def test_what_has_no_lines_is_refused(
     for command in (
         "top --skip 1", "top --min-pages 3", "top --slab --by type", "leaks --slab",
         "leaks po_leak_order", "frag map", "frag sideways", "frag --explain 0", "account --slab",
-        "list --source", "page --types pfn:0x1000", "why pfn:1 pfn:2",
+        "list --source", "page --types pfn:0x1000", "why pfn:1 pfn:2", "diff a b --by class",
     ):  # fmt: skip
         status, _, error = ask(session, f"{command} --drgn")
         assert status == 2

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Iterable
@@ -177,6 +178,23 @@ def test_other_keys_and_filters(leaking: Leaking, watch: Watch) -> None:
     assert only[0]["pages"] == leaking.before
     none = objects(watch("--count", "1", "--format", "json", "--order", "3"))
     assert [r["groups"] for r in none] == [[], [], []]
+
+
+def test_the_lines_of_drgn_watch_too(
+    leaking: Leaking, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = watch("--count", "2", "--by", "order,zone", "--drgn")
+    readings = Session(leaking)
+    monkeypatch.setattr(
+        "drgn_pageowner.snapshot", lambda prog, columns: readings.snapshot(columns), raising=False
+    )
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(lines, {"prog": leaking.prog})
+    assert [line.split()[:2] for line in printed.getvalue().splitlines()] == [
+        [str(PAGES_A_SECOND), "1"],
+        [str(PAGES_A_SECOND), "2"],
+    ]
 
 
 def test_what_shrinks_is_in_the_sum_only(leaking: Leaking, watch: Watch) -> None:
