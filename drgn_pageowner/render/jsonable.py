@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import islice
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
@@ -46,7 +47,38 @@ def json_text(value: Any) -> Iterator[str]:
     It is the text of ``json_document(jsonable(value), indent=1)``. The encoder of :mod:`json` that
     can indent is written in Python, and takes minutes for the stacks of a large machine.
     """
-    yield _text(value, "\n", _FrameTexts()) + "\n"
+    texts = _Texts()
+    yield from _pieces(value, "\n", texts, _STREAMED)
+    yield "\n"
+
+
+# Depth to which elements of sequences are written one after another, and how many at a time.
+_STREAMED = 2
+_TOGETHER = 1 << 10
+
+
+class _Texts:
+    """Texts that are the same in many places of a document."""
+
+    def __init__(self) -> None:
+        self.frames = _FrameTexts()
+        self._members: dict[tuple[type, str], list[tuple[str, str]]] = {}
+
+    def members(self, kind: type, inner: str) -> list[tuple[str, str]]:
+        """
+        Return the name of each member of a dataclass, and the text in front of its value.
+
+        :param inner: Line feed and indentation of the members.
+        """
+        found = self._members.get((kind, inner))
+        if found is None:
+            names = [field.name for field in fields(kind)]
+            found = [
+                (name, ("," if number else "{") + inner + _string(name) + ": ")
+                for number, name in enumerate(names)
+            ]
+            self._members[kind, inner] = found
+        return found
 
 
 class _FrameTexts(dict[Frame, str]):
@@ -57,7 +89,36 @@ class _FrameTexts(dict[Frame, str]):
         return result
 
 
-def _text(value: Any, newline: str, frames: _FrameTexts) -> str:
+def _pieces(value: Any, newline: str, texts: _Texts, depth: int) -> Iterator[str]:
+    """Yield the text that :func:`_text` returns, in pieces if it has many elements."""
+    inner = newline + " "
+    if depth and isinstance(value, Mapping) and value:
+        before = "{"
+        for key, item in value.items():
+            yield before + inner + _string(str(key)) + ": "
+            yield from _pieces(item, inner, texts, depth - 1)
+            before = ","
+        yield newline + "}"
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes | list | tuple):
+        # Its elements may be computed only when they are asked for.
+        yield from _elements(value, newline, texts)
+    elif depth and isinstance(value, list) and len(value) > _TOGETHER:
+        yield from _elements(value, newline, texts)
+    else:
+        yield _text(value, newline, texts)
+
+
+def _elements(value: Sequence[Any], newline: str, texts: _Texts) -> Iterator[str]:
+    inner = newline + " "
+    separator = "," + inner
+    before, waiting = "[" + inner, iter(value)
+    while some := list(islice(waiting, _TOGETHER)):
+        yield before + separator.join([_text(item, inner, texts) for item in some])
+        before = separator
+    yield "[]" if before != separator else newline + "]"
+
+
+def _text(value: Any, newline: str, texts: _Texts) -> str:
     """
     Return *value* as JSON.
 
@@ -68,26 +129,29 @@ def _text(value: Any, newline: str, frames: _FrameTexts) -> str:
     if plain is not None:
         return plain(value)
     if kind is Frame:
-        return frames[value]
+        return texts.frames[value]
     if isinstance(value, bytes):
         return _string(comm_text(value))
     if isinstance(value, np.ndarray | np.generic):
-        return _text(value.tolist(), newline, frames)
+        return _text(value.tolist(), newline, texts)
     inner = newline + " "
-    if is_dataclass(value) or isinstance(value, Mapping):
-        if isinstance(value, Mapping):
-            items = [(str(key), item) for key, item in value.items()]
-        else:
-            items = [(field.name, getattr(value, field.name)) for field in fields(value)]
-        texts = [f"{_string(key)}: {_text(item, inner, frames)}" for key, item in items]
-        return "{" + inner + ("," + inner).join(texts) + newline + "}" if texts else "{}"
+    if isinstance(value, Mapping):
+        items = [f"{_string(str(key))}: {_text(item, inner, texts)}" for key, item in value.items()]
+        return "{" + inner + ("," + inner).join(items) + newline + "}" if items else "{}"
+    if is_dataclass(value):
+        parts = []
+        for name, before in texts.members(kind, inner):
+            item = getattr(value, name)
+            plain = _PLAIN.get(type(item))
+            parts.append(before)
+            parts.append(plain(item) if plain is not None else _text(item, inner, texts))
+        return "".join(parts) + newline + "}" if parts else "{}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        kinds = set(map(type, value))
-        if kinds == {Frame}:
-            texts = [frames[frame] for frame in value]
+        if set(map(type, value)) == {Frame}:
+            items = [texts.frames[frame] for frame in value]
         else:
-            texts = [_text(item, inner, frames) for item in value]
-        return "[" + inner + ("," + inner).join(texts) + newline + "]" if texts else "[]"
+            items = [_text(item, inner, texts) for item in value]
+        return "[" + inner + ("," + inner).join(items) + newline + "]" if items else "[]"
     # A subclass of a type that json knows, such as an enumeration.
     return json_document(value)
 

@@ -79,6 +79,8 @@ _Cells = Sequence[Sequence[Sequence[str]]]
 _SHORT_NAME = 28
 _SHORTEST_NAME = 16
 _INDENT = "    "
+# Rows from which on a table is long.
+_LONG = 1000
 
 
 def _widths(bodies: Sequence[int], names: Sequence[Sequence[str]]) -> list[int]:
@@ -152,7 +154,6 @@ def _grid(
     :param limits: Index of a column -> its maximum width, in characters.
     :param below: Lines to print below each row; empty for none.
     """
-    from tabulate import tabulate
 
     def fitted(row: Sequence[Sequence[str]]) -> list[str]:
         return [
@@ -163,13 +164,7 @@ def _grid(
     title = [[""] * (height - len(name)) + list(name) for name in names]
     rule = ["-" * limits[column] for column in chosen]
     grid = [fitted(title), rule, *map(fitted, cells)]
-    text = tabulate(
-        grid,
-        tablefmt="plain",
-        disable_numparse=True,
-        colalign=["right" if column in right else "left" for column in chosen],
-    )
-    lines = [line.rstrip() for line in text.split("\n")]
+    lines = [line.rstrip() for line in _aligned(grid, [column in right for column in chosen])]
     if below:
         heights = [max((len(row[column]) for column in chosen), default=1) for row in cells]
         position = height + 1
@@ -181,6 +176,37 @@ def _grid(
             position += number
         lines = mixed
     return "\n".join(lines) + "\n"
+
+
+def _aligned(grid: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """
+    Return the lines of a grid with all cells of a column as wide as the widest.
+
+    :param right: Whether each column is aligned to the right.
+    """
+    from tabulate import tabulate
+
+    # tabulate() looks at each cell several times: 4 s for 100,000 rows.
+    if len(grid) > _LONG and all(map(_is_simple, map("".join, grid))):
+        columns_of = [[cell.strip() for cell in column] for column in zip(*grid, strict=True)]
+        padded = [
+            [cell.rjust(width) if to_right else cell.ljust(width) for cell in column]
+            for column, to_right in zip(columns_of, right, strict=True)
+            for width in (max(map(len, column)),)
+        ]
+        return list(map("  ".join, zip(*padded, strict=True)))
+    text = tabulate(
+        grid,
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=["right" if to_right else "left" for to_right in right],
+    )
+    return text.split("\n")
+
+
+def _is_simple(text: str) -> bool:
+    """Return whether each character of *text* takes one column of a terminal."""
+    return text.isascii() and text.isprintable()
 
 
 def csv_row(values: Iterable[Any]) -> list[Any]:

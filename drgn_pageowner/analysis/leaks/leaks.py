@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -46,6 +46,7 @@ __all__ = (
     "leak_search",
     "lost_objects",
     "owners_of",
+    "tasks_of_groups",
 )
 
 
@@ -523,24 +524,63 @@ def _confidence(verdict: int, signs: _Signs) -> tuple[str, list[str]]:
 
 def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task]:
     """Return the tasks that allocated *rows*, by number of records, largest first."""
+    return next(tasks_of_groups(records, rows, np.zeros(len(rows), np.int64), 1, inventory))
+
+
+def tasks_of_groups(
+    records: Snapshot, rows: Array, groups: Array, number: int, inventory: Inventory
+) -> Iterator[list[Task]]:
+    """
+    Find the tasks that allocated the records of each group, as :func:`owners_of` does.
+
+    :param rows: ``int64``, shape ``(n,)``: indices of the records.
+    :param groups: ``int64``, shape ``(n,)``: group of each of *rows*, ascending.
+    :param number: Number of groups.
+    :return: The tasks of one group after another.
+    """
     if "pid" not in records:
-        return []
-    pids, first, counts = np.unique(records["pid"][rows], return_index=True, return_counts=True)
-    result = []
-    for place in np.argsort(-counts, kind="stable")[:MOST_TASKS].tolist():
-        pid = int(pids[place])
-        comm: str | None = None
-        if "comm" in records:
-            raw = bytes(records["comm"][rows[first[place]]]).split(b"\0", 1)[0]
-            comm = raw.decode(errors="surrogateescape")
-        now = inventory.tasks.get(pid)
-        # In a snapshot, bytes of names that are not UTF-8 are escaped.
-        same = comm is None or (
-            now is not None and without_surrogates(now) == without_surrogates(comm)
-        )
-        renamed = None if same else now
-        result.append(Task(pid, comm, int(counts[place]), now is not None, renamed))
-    return result
+        yield from ([] for _ in range(number))
+        return
+    pids = records["pid"][rows].astype(np.int64)
+    least = int(pids.min(initial=0))
+    pairs, first, counts = np.unique(
+        groups << 33 | (pids - least), return_index=True, return_counts=True
+    )
+    of_group = pairs >> 33
+    order = np.lexsort((-counts, of_group))
+    of_group, first, counts = of_group[order], first[order], counts[order]
+    place = np.arange(len(order)) - np.searchsorted(of_group, of_group)
+    kept = place < MOST_TASKS
+    of_group, first, counts = of_group[kept], first[kept], counts[kept]
+    with_comm = "comm" in records
+    comms = records["comm"][rows[first]].tolist() if with_comm else [None] * len(first)
+    known: dict[tuple[int, bytes | None], tuple[str | None, bool, str | None]] = {}
+    tasks = []
+    for pid, raw, allocations in zip(pids[first].tolist(), comms, counts.tolist(), strict=True):
+        if (pid, raw) not in known:
+            known[pid, raw] = _task(pid, raw, inventory)
+        comm, alive, now = known[pid, raw]
+        tasks.append(Task(pid, comm, allocations, alive, now))
+    ends = np.searchsorted(of_group, np.arange(number), "right").tolist()
+    start = 0
+    for end in ends:
+        yield tasks[start:end]
+        start = end
+
+
+def _task(pid: int, raw: bytes | None, inventory: Inventory) -> tuple[str | None, bool, str | None]:
+    """
+    Return :attr:`Task.comm`, :attr:`Task.alive` and :attr:`Task.now` of a task.
+
+    :param raw: Its comm in the record; ``None`` if the kernel does not record it.
+    """
+    comm = None
+    if raw is not None:
+        comm = raw.split(b"\0", 1)[0].decode(errors="surrogateescape")
+    now = inventory.tasks.get(pid)
+    # In a snapshot, bytes of names that are not UTF-8 are escaped.
+    same = comm is None or (now is not None and without_surrogates(now) == without_surrogates(comm))
+    return comm, now is not None, None if same else now
 
 
 def lost_objects(

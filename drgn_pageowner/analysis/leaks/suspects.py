@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import overload
 
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import UNACCOUNTED, page_classes
-from drgn_pageowner.analysis.leaks.leaks import Task, owners_of
+from drgn_pageowner.analysis.leaks.leaks import Task, tasks_of_groups
 from drgn_pageowner.analysis.leaks.unnamed import module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of
-from drgn_pageowner.analysis.owners.stack_table import StackTable
-from drgn_pageowner.model.arrays import Array, Groups
+from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_codes
+from drgn_pageowner.model.arrays import Array, Groups, ranges, slices
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.records import Snapshot
@@ -28,6 +27,8 @@ _FEWEST = 4
 # Equal periods of time since the oldest allocation: a stack grows if it has allocations in more
 # than half of them. The steady leak of linux-6.12/drip has some in all 8.
 _WINDOWS = 8
+# Number of suspects whose details are computed together.
+_TOGETHER = 1 << 12
 # Share of the uptime. One-time bursts on the bundled guests are spread over at most 25 % of it
 # (nearly all over less than 1 %), the steady leak of linux-6.12/drip over 87 %.
 _SPREAD = 0.5
@@ -56,16 +57,16 @@ class Suspect:
 
 
 class Suspects(Sequence[Suspect]):
-    """Suspected stacks. The details of each are computed when it is accessed."""
+    """Suspected stacks. The details of each are computed when it is accessed, and not kept."""
 
-    def __init__(self, number: int, pages: Array, make: Callable[[int], Suspect]) -> None:
+    def __init__(self, number: int, pages: Array, make: Callable[[Array], list[Suspect]]) -> None:
         """
         :param pages: ``int64``, shape ``(number,)``: number of base pages of each suspect.
-        :param make: Function that takes an index and returns the suspect.
+        :param make: Function that takes indices (``int64``) and returns their suspects.
         """
         self._number = number
         self._pages = pages
-        self._make = cache(make)
+        self._make = make
 
     def __len__(self) -> int:
         return self._number
@@ -73,10 +74,17 @@ class Suspects(Sequence[Suspect]):
     @overload
     def __getitem__(self, index: int) -> Suspect: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Suspect]: ...
-    def __getitem__(self, index: int | slice) -> Suspect | list[Suspect]:
-        places = range(self._number)[index]
-        return self._make(places) if isinstance(places, int) else list(map(self._make, places))
+    def __getitem__(self, index: slice) -> Suspects: ...
+    def __getitem__(self, index: int | slice) -> Suspect | Suspects:
+        places = np.arange(self._number)[index]
+        if isinstance(index, slice):
+            make = self._make
+            return Suspects(len(places), self._pages[places], lambda some: make(places[some]))
+        return self._make(places.reshape(1))[0]
+
+    def __iter__(self) -> Iterator[Suspect]:
+        for piece in slices(self._number, _TOGETHER):
+            yield from self._make(np.arange(piece.start, piece.stop))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -119,17 +127,37 @@ def _suspects(inventory: Inventory, records: Snapshot, classes: Array) -> Suspec
     handles = np.append(records.stacks.handles, 0)[stacks.values]
     order = np.lexsort((handles, -total, -score))[: np.count_nonzero(score)]
 
-    def make(place: int) -> Suspect:
-        number = int(order[place])
-        mine = chosen[stacks.rows(number)]
-        stack, held = int(stacks.values[number]), int(total[number])
-        return _suspect(inventory, stack, mine, signs, number, held)
+    def make(places: Array) -> list[Suspect]:
+        numbers = order[places]
+        groups = _Chosen(
+            numbers=numbers,
+            stack=stacks.values[numbers],
+            allocations=stacks.counts[numbers],
+            pages=total[numbers],
+            rows=chosen[stacks.order[ranges(stacks.starts[numbers], stacks.counts[numbers])]],
+        )
+        return _details(inventory, groups, signs)
 
     return Suspects(len(order), total[order], make)
 
 
-def _nobody(place: int) -> Suspect:
-    raise IndexError(place)
+def _nobody(places: Array) -> list[Suspect]:
+    return []
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some suspected stacks: arrays with an element per stack, ``int64``."""
+
+    numbers: Array
+    """Index of each stack in the arrays of :class:`_Signs`."""
+    stack: Array
+    """Index in :attr:`Snapshot.stacks`; -1 for no stack."""
+    allocations: Array
+    pages: Array
+    """Number of base pages."""
+    rows: Array
+    """Indices of the records of all stacks, one stack after another."""
 
 
 @dataclass(frozen=True)
@@ -226,39 +254,65 @@ def _orphans(inventory: Inventory, rows: Array, stacks: Groups) -> Array:
     return result
 
 
-def _suspect(
-    inventory: Inventory, stack: int, rows: Array, signs: _Signs, number: int, pages: int
-) -> Suspect:
+def _details(inventory: Inventory, chosen: _Chosen, signs: _Signs) -> list[Suspect]:
+    """Compute the details of some suspects."""
     records, facts = inventory.records, inventory.memory.pages.facts
     assert records is not None
-    frames = records.stack_frames(stack)
-    oldest = newest = rate = None
+    number = len(chosen.numbers)
+    table = StackTable.of(records, chosen.stack)
+    # A stack's allocator is a frame, which may be without its name (allocator_of()).
+    names = [str(allocator_of([frame])) for frame in table.frames] + ["(no stack)"]
+    codes = allocator_codes(table)
+    handles = np.append(records.stacks.handles, 0)[chosen.stack]
+    oldest: list[int | None] = [None] * number
+    newest, rates = list(oldest), list[float | None]([None] * number)
     if signs.times is not None:
-        oldest, newest = int(signs.times[0][number]), int(signs.times[1][number])
-        rate = _rate(len(rows), pages, oldest, newest, facts.now_ns)
-    reasons = signs.reasons(number)
-    return Suspect(
-        allocator=str(allocator_of(frames) or "(no stack)"),
-        handle=int(records.stacks.handles[stack]) if stack >= 0 else 0,
-        allocations=len(rows),
-        pages=pages,
-        bytes=pages * facts.page_size,
-        score=len(reasons),
-        reasons=reasons,
-        pages_per_hour=rate,
-        oldest_ns=oldest,
-        newest_ns=newest,
-        tasks=owners_of(records, rows, inventory),
-        stack=frames,
-    )
+        oldest, newest = (times[chosen.numbers].tolist() for times in signs.times)
+        for place in _growing(
+            chosen, signs.times[0][chosen.numbers], signs.times[1][chosen.numbers], facts.now_ns
+        ):
+            rates[place] = float(chosen.pages[place]) * 3600e9 / (newest[place] - oldest[place])
+    each = np.repeat(np.arange(number), chosen.allocations)
+    frames, code = table.frames, table.code.tolist()
+    result = []
+    for (
+        one, start, end, allocator, handle, allocations, pages, rate, first, last, tasks,
+    ) in zip(
+        chosen.numbers.tolist(), table.starts.tolist(), table.ends.tolist(), codes.tolist(),
+        handles.tolist(), chosen.allocations.tolist(), chosen.pages.tolist(), rates, oldest,
+        newest, tasks_of_groups(records, chosen.rows, each, number, inventory), strict=True,
+    ):  # fmt: skip
+        reasons = signs.reasons(one)
+        result.append(
+            Suspect(
+                allocator=names[allocator],
+                handle=handle,
+                allocations=allocations,
+                pages=pages,
+                bytes=pages * facts.page_size,
+                score=len(reasons),
+                reasons=reasons,
+                pages_per_hour=rate,
+                oldest_ns=first,
+                newest_ns=last,
+                tasks=tasks,
+                stack=[frames[number] for number in code[start:end]],
+            )
+        )
+    return result
 
 
-def _rate(number: int, pages: int, oldest: int, newest: int, now: int | None) -> float | None:
+def _growing(chosen: _Chosen, oldest: Array, newest: Array, now: int | None) -> list[int]:
     """
-    Return the growth in base pages per hour; ``None`` unless the allocations span a large part of
-    the uptime.
+    Find the suspects whose growth can be given: their allocations span a large part of the uptime.
+
+    :param oldest: ``int64``, an element per suspect: ``ts_nsec`` of its oldest allocation.
+    :param newest: The same of its newest allocation.
+    :return: Their indices.
     """
+    if now is None:
+        return []
     spread = newest - oldest
-    if number < _FEWEST or now is None or spread < _SPREAD * now or spread <= 0:
-        return None
-    return float(pages) * 3600e9 / spread
+    enough = (chosen.allocations >= _FEWEST) & (spread >= _SPREAD * now) & (spread > 0)
+    result: list[int] = np.flatnonzero(enough).tolist()
+    return result
