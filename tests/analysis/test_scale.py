@@ -160,6 +160,17 @@ def test_a_suspect_is_only_made_to_be_shown(monkeypatch: pytest.MonkeyPatch) -> 
     assert shown(1600) < 1.2 * shown(400)
 
 
+def test_all_suspects_are_made_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(stacks: int) -> int:
+        inventory = machine(stacks)
+        inventory.tasks = {}
+        return work(lambda one: list(suspects(one)), monkeypatch, inventory)[0]
+
+    few, many = shown(400), shown(1600)
+    # Each suspect is an object of its own; that takes a few calls.
+    assert many - few < 1200 * 25
+
+
 def test_areas_that_overlap_are_one_allocation() -> None:
     records = [Record(pfn, ["alloc_pages", f"f{pfn}"]) for pfn in range(8)]
     rows = [(6, 7), (4, 5), (5, 6), (1, 7), (-1, 2), (2, 3)]

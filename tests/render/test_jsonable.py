@@ -57,6 +57,8 @@ def test_a_document_ends_with_a_newline() -> None:
         [PageClass.SLAB, AllocVerdict.SUCCEEDS],
         [frame("f"), "f", None],
         {"frames": (frame("f"), frame("f"))},
+        {"many": [Point(number, [number]) for number in range(3000)], "more": {"a": range(2000)}},
+        {"lazy": range(3), "nothing": range(0)},
     ],
 )
 def test_the_text_is_that_of_the_json_module(value: object) -> None:

@@ -64,3 +64,15 @@ def test_numbers_are_never_cut(width: int) -> None:
 
 def test_a_table_without_rows() -> None:
     assert table([], ["a", "b"]) == "a  b\n-  -\n"
+
+
+def test_a_long_table_looks_like_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [[number, f" name {number % 7}", "x" * (number % 5)] for number in range(400)]
+    text = table(rows, ["number", "a name", "x"], right=(0,))
+    monkeypatch.setattr("drgn_pageowner.render.table._LONG", 10)
+    assert table(rows, ["number", "a name", "x"], right=(0,)) == text
+    # Characters that take two columns of a terminal.
+    wide = [*rows, [400, "\u4e2d\u6587", "y"]]
+    long = table(wide, ["number", "a name", "x"], right=(0,))
+    monkeypatch.setattr("drgn_pageowner.render.table._LONG", 1000)
+    assert table(wide, ["number", "a name", "x"], right=(0,)) == long

@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from drgn import FaultError
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
-from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member, read_bulk, words
+from drgn_pageowner.kernel.dump.bulk import (
+    byte_order,
+    find_object,
+    find_type,
+    gather,
+    has_member,
+    read_bulk,
+    words,
+)
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.linux.page_ext import page_owner_state
@@ -83,19 +92,28 @@ def _records(
     """
     at_record, at_next, size = layout
     word = kernel.word.itemsize
+    page_size = kernel.page_size
     found: list[int] = []
     seen: set[int] = set()
+    # The elements are small, so that a page has many of them.
+    pages: dict[int, Sequence[int]] = {}
     while address:
         if address in seen or len(seen) > _MOST_STACKS:
             return found, ["page_owner's list of stacks runs in a ring: it is damaged"]
         seen.add(address)
-        bulk = read_bulk(kernel.prog, address, size)
-        if bulk.missing:
-            return found, [
-                f"page_owner's list of stacks goes on at {address:#x}, which is not in the dump"
-            ]
-        values = words(kernel.prog, bulk.data)
-        record, address = int(values[at_record // word]), int(values[at_next // word])
+        page, at = address - address % page_size, address % page_size
+        if page not in pages:
+            whole = read_bulk(kernel.prog, page, page_size)
+            pages[page] = [] if whole.missing else words(kernel.prog, whole.data).tolist()
+        values = pages[page]
+        if not values or at % word or at + size > page_size:
+            bulk = read_bulk(kernel.prog, address, size)
+            if bulk.missing:
+                return found, [
+                    f"page_owner's list of stacks goes on at {address:#x}, which is not in the dump"
+                ]
+            values, at = words(kernel.prog, bulk.data).tolist(), 0
+        record, address = values[(at + at_record) // word], values[(at + at_next) // word]
         if record:
             found.append(record)
     return found, []
@@ -110,12 +128,9 @@ def _handles(kernel: Kernel, records: list[int], problems: list[str]) -> Array:
     :return: ``uint32``.
     """
     at = kernel.prog.type("struct stack_record").member("handle").offset
-    found, missing = [], 0
-    for record in records:
-        try:
-            found.append(kernel.prog.read_u32(record + at))
-        except FaultError:
-            missing += 1
+    addresses = np.array(records, np.uint64) + np.uint64(at)
+    handles, there = gather(kernel.prog, addresses, np.dtype(f"{byte_order(kernel.prog)}u4"))
+    missing = int(np.count_nonzero(~there))
     if missing:
         problems.append(f"{counted(missing, 'stack')} of page_owner's list not in the dump")
-    return np.array(found, np.uint32)
+    return handles[there].astype(np.uint32)
