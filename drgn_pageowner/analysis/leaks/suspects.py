@@ -18,7 +18,7 @@ from drgn_pageowner.model.arrays import Array, Groups, ranges, slices
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.model.stacks import Frame
+from drgn_pageowner.model.stacks import Frame, frames_of_stack
 
 __all__ = ("Suspect", "Suspects", "largest_of", "suspects")
 
@@ -260,9 +260,10 @@ def _details(inventory: Inventory, chosen: _Chosen, signs: _Signs) -> list[Suspe
     assert records is not None
     number = len(chosen.numbers)
     table = StackTable.of(records, chosen.stack)
-    # A stack's allocator is a frame, which may be without its name (allocator_of()).
-    names = [str(allocator_of([frame])) for frame in table.frames] + ["(no stack)"]
+    names = [*map(str, table.frames), "(no stack)"]
     codes = allocator_codes(table)
+    # What is true of the other frames of such a stack depends on it.
+    doubtful = table.any(table.marks(lambda frame: not frame.called))
     handles = np.append(records.stacks.handles, 0)[chosen.stack]
     oldest: list[int | None] = [None] * number
     newest, rates = list(oldest), list[float | None]([None] * number)
@@ -273,19 +274,28 @@ def _details(inventory: Inventory, chosen: _Chosen, signs: _Signs) -> list[Suspe
         ):
             rates[place] = float(chosen.pages[place]) * 3600e9 / (newest[place] - oldest[place])
     each = np.repeat(np.arange(number), chosen.allocations)
-    frames, code = table.frames, table.code.tolist()
+    frames, places = table.frames, table.code.tolist()
     result = []
-    for (
-        one, start, end, allocator, handle, allocations, pages, rate, first, last, tasks,
-    ) in zip(
-        chosen.numbers.tolist(), table.starts.tolist(), table.ends.tolist(), codes.tolist(),
-        handles.tolist(), chosen.allocations.tolist(), chosen.pages.tolist(), rates, oldest,
-        newest, tasks_of_groups(records, chosen.rows, each, number, inventory), strict=True,
-    ):  # fmt: skip
+    columns = (
+        chosen.numbers, table.starts, table.ends, doubtful, codes, handles, chosen.allocations,
+        chosen.pages,
+    )  # fmt: skip
+    for (one, start, end, doubt, code, handle, allocations, pages), rate, first, last, tasks in zip(
+        zip(*(column.tolist() for column in columns), strict=True),
+        rates,
+        oldest,
+        newest,
+        tasks_of_groups(records, chosen.rows, each, number, inventory),
+        strict=True,
+    ):
         reasons = signs.reasons(one)
+        stack, allocator = [frames[place] for place in places[start:end]], names[code]
+        if doubt:
+            stack = frames_of_stack(stack)
+            allocator = str(allocator_of(stack))
         result.append(
             Suspect(
-                allocator=names[allocator],
+                allocator=allocator,
                 handle=handle,
                 allocations=allocations,
                 pages=pages,
@@ -296,7 +306,7 @@ def _details(inventory: Inventory, chosen: _Chosen, signs: _Signs) -> list[Suspe
                 oldest_ns=first,
                 newest_ns=last,
                 tasks=tasks,
-                stack=[frames[number] for number in code[start:end]],
+                stack=stack,
             )
         )
     return result
