@@ -10,13 +10,15 @@ from collections.abc import Iterator, Mapping
 from drgn_pageowner.analysis.account.holders import Holder, Holders
 from drgn_pageowner.escape import word
 from drgn_pageowner.render.table import ages, counted, csv_row, pages_size, share, table
-from drgn_pageowner.render.terminal import columns
+from drgn_pageowner.render.terminal import columns, cut
 
 __all__ = ("classes_text", "command_text", "holder_text", "holders_csv", "holders_table")
 
 # Width of the columns other than "classes" in a narrow table, in characters.
 _OTHERS = 44
 _LEAST = 32
+# Of a command line below its row.
+_INDENT = 4
 _NOBODY = {"driver": "(no module)", "process": "(unknown)"}
 _MANY = {"driver": "drivers", "process": "processes"}
 
@@ -81,7 +83,8 @@ def holders_table(result: Holders, page_size: int) -> Iterator[str]:
             row.append(word(holder.cgroup) if holder.cgroup else "-")
             row.append("-" if charged is None else pages_size(charged * page_size))
         if commands:
-            row.append(command_text(holder) or "")
+            # The program and its first arguments tell most.
+            row.append(cut(command_text(holder) or "", columns() - _INDENT))
         rows.append(row)
     if rows:
         spare = ("age", "charged", "cgroup", "share")

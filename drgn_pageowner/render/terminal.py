@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ("columns", "fold", "paint", "shortened", "wants_colour")
+__all__ = ("columns", "cut", "fold", "paint", "shortened", "wants_colour")
 
 _ELLIPSIS = "..."
 # Minimum width that is used, because no table fits into less.
@@ -60,6 +60,11 @@ def shortened(text: str, width: int) -> str:
     # Keep more of the end, which has the offset, the module or the file name.
     first = kept // 2
     return text[:first] + _ELLIPSIS + text[len(text) - (kept - first) :]
+
+
+def cut(text: str, width: int) -> str:
+    """Return the beginning of *text* in at most *width* characters, with ``...`` for the rest."""
+    return text if len(text) <= width else text[: width - len(_ELLIPSIS)] + _ELLIPSIS
 
 
 def fold(line: str, width: int) -> list[str]:
