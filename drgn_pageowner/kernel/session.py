@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from drgn import Object, Program
@@ -141,7 +140,7 @@ class ProgramSession:
 
     def heap(self, *, types: bool = False) -> Heap:
         heap = self._heap_reader(types=types).heap
-        return heap if types else replace(heap, typing=None)
+        return heap if types else heap.untyped()
 
     def _heap_reader(self, *, types: bool = False) -> HeapReader:
         if self._heap is None or (types and self._heap.typed is None):
@@ -164,7 +163,7 @@ class ProgramSession:
     def slab_objects(self, objects: Array) -> ObjectFacts:
         from drgn_pageowner.kernel.read.object_owners import read_object_facts
 
-        inventory = self.heap().inventory
+        inventory = self._heap_reader().heap.inventory
         pages, slabs = inventory.memory.pages, inventory.slabs
         return self._ask(
             lambda kernel: read_object_facts(kernel, pages, slabs, objects, inventory.problems)

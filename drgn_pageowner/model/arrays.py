@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +16,18 @@ from numpy.typing import NDArray
 __all__ = (
     "Array",
     "Groups",
+    "Growing",
     "among",
     "ascending",
     "distinct",
     "grouped",
     "looked_up",
+    "packed_pairs",
     "ranges",
     "slices",
+    "sparse_zeros",
     "sums",
+    "unpacked_pairs",
 )
 
 
@@ -28,6 +35,87 @@ Array = NDArray[Any]
 
 # Elements of an array that are processed at once, if the intermediate results are larger.
 _PIECE = 1 << 20
+
+
+def sparse_zeros(length: int, dtype: type[np.generic]) -> Array:
+    """
+    Return an array of zeros that takes memory only where something else is written to it.
+
+    ``np.zeros()`` asks for huge pages, so that each element written takes 2 MiB.
+
+    :return: Shape ``(length,)``.
+    """
+    size = length * np.dtype(dtype).itemsize
+    if not size:
+        return np.zeros(0, dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # Fails on kernels without CONFIG_TRANSPARENT_HUGEPAGE, which need no advice.
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype, count=length)
+
+
+class Growing:
+    """A column to which rows are added, with no second copy of them when it grows."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._rows = np.empty(0, dtype)
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, values: Array) -> None:
+        """Add the elements of *values*, which are converted to the column's type."""
+        end = self._length + len(values)
+        if end > len(self._rows):
+            # realloc() moves large memory without copying it.
+            self._rows.resize(end + end // 8 + 1024, refcheck=False)
+        self._rows[self._length : end] = values
+        self._length = end
+
+    def __getstate__(self) -> Array:
+        result: Array = self._rows[: self._length]
+        return result
+
+    def __setstate__(self, rows: Array) -> None:
+        self._rows, self._length = rows.copy(), len(rows)
+
+    def extend(self, later: Growing) -> None:
+        """Add the elements of another column."""
+        self.add(later._rows[: later._length])
+
+    def take(self) -> Array:
+        """Return all elements: an array of shape ``(n,)``; the column is empty then."""
+        result = self._rows
+        result.resize(self._length, refcheck=False)
+        self._rows, self._length = np.empty(0, result.dtype), 0
+        return result
+
+
+# In which half of a packed pair the first of its numbers is, in memory.
+_HIGH = 1 if sys.byteorder == "little" else 0
+
+
+def packed_pairs(first: Array, second: Array) -> Array:
+    """
+    Pack pairs of numbers, so that sorting sorts them by *first*, then by *second*.
+
+    :param first: Integers from 0 to 2^31 - 1, shape ``(n,)``.
+    :param second: The same.
+    :return: ``uint64``, shape ``(n,)``.
+    """
+    result = np.empty(len(first), np.uint64)
+    halves = result.view(np.int32).reshape(-1, 2)
+    halves[:, _HIGH], halves[:, 1 - _HIGH] = first, second
+    return result
+
+
+def unpacked_pairs(pairs: Array) -> tuple[Array, Array]:
+    """Return the numbers in the result of :func:`packed_pairs`: two ``int32`` views of it."""
+    halves = pairs.view(np.int32).reshape(-1, 2)
+    return halves[:, _HIGH], halves[:, 1 - _HIGH]
 
 
 def among(values: Array, members: Iterable[int]) -> Array:
@@ -64,8 +152,8 @@ def ascending(values: Array) -> Array:
     """
     values.sort()
     kept = np.ones(len(values), bool)
-    kept[1:] = values[1:] != values[:-1]
-    result: Array = values[kept]
+    np.not_equal(values[1:], values[:-1], out=kept[1:])
+    result: Array = values[kept] if not kept.all() else values
     return result
 
 

@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, among, ranges, slices
+from drgn_pageowner.model.arrays import (
+    Array,
+    among,
+    ascending,
+    packed_pairs,
+    ranges,
+    slices,
+    unpacked_pairs,
+)
 from drgn_pageowner.model.fingerprint import Fingerprint
 from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.object_facts import ObjectFacts
@@ -268,7 +276,8 @@ class Heap:
     roots: Sequence[str]
     """Root ``i`` is node ``first_root + i``: ``"kernel image"``, a task, ..."""
     holder: Array
-    """``int32``, a row per edge: the node that has the pointer."""
+    """``int32``, a row per edge: the node that has the pointer. If the heap was read with types,
+    only pointers whose offset in the node is unknown; :attr:`Typing.pointers` has the others."""
     target: Array
     """``int32``, a row per edge: the node that the pointer points to. Edges are sorted by holder,
     and there is at most one edge from one node to another."""
@@ -301,12 +310,40 @@ class Heap:
 
     def __repr__(self) -> str:
         size = self.inventory.memory.pages.facts.page_size
+        pointers = len(self.target) + (len(self.typing.pointers) if self.typing is not None else 0)
         return (
             f"<Heap: {len(self.records):,} records, {len(self.slabs):,} slab objects, "
             f"{len(self.percpu):,} per-CPU allocations, {len(self.roots):,} roots; "
-            f"{len(self.target):,} pointers between them, in {self.pages_read:,} pages read "
+            f"{pointers:,} pointers between them, in {self.pages_read:,} pages read "
             f"({pages_size(self.pages_read * size)})>"
         )
+
+    def untyped(self) -> Heap:
+        """Return the same heap as if it had been read without types."""
+        if self.typing is None:
+            return self
+        pairs = np.concatenate(
+            [packed_pairs(self.holder, self.target), packed_pairs(*self.typed_edges())]
+        )
+        holder, target = unpacked_pairs(ascending(pairs))
+        return replace(self, holder=holder, target=target, typing=None)
+
+    def typed_edges(self, chosen: Array | None = None) -> tuple[Array, Array]:
+        """
+        Return the source and target nodes of :attr:`Typing.pointers`: ``int32``. A record stands
+        for all of its allocation.
+
+        :param chosen: Which pointers to return: ``bool``, a row per pointer; by default, all.
+        """
+        if self.typing is None:
+            return np.zeros(0, np.int32), np.zeros(0, np.int32)
+        place, target = self.typing.pointers.place, self.typing.pointers.target
+        if chosen is not None:
+            place, target = place[chosen], target[chosen]
+        holder = np.minimum(place, self.nodes - 1)
+        variable = np.flatnonzero(place >= self.nodes)
+        holder[variable] = self.typing.variables.node[place[variable] - self.nodes]
+        return holder, target
 
     @property
     def slabs(self) -> Slabs:

@@ -3,10 +3,20 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
-from drgn_pageowner.model.arrays import among, distinct, ranges
+from drgn_pageowner.model.arrays import (
+    Growing,
+    among,
+    distinct,
+    packed_pairs,
+    ranges,
+    sparse_zeros,
+    unpacked_pairs,
+)
 
 
 def test_ranges_follow_one_another() -> None:
@@ -44,3 +54,31 @@ def test_small_numbers_are_found_among_some() -> None:
     values = np.array([0, 3, 255, 7, 3], np.uint8)
     assert among(values, (3, 255)).tolist() == [False, True, True, False, True]
     assert not among(values, ()).any()
+
+
+def test_sparse_zeros_can_be_written_anywhere() -> None:
+    found = sparse_zeros(10_000, np.int32)
+    assert (found.dtype, len(found), int(found.sum())) == (np.int32, 10_000, 0)
+    found[9_999] = -1
+    assert int(found.sum()) == -1
+    assert sparse_zeros(0, np.uint8).tolist() == []
+
+
+def test_a_growing_column_keeps_what_was_added_until_it_is_taken() -> None:
+    column, later = Growing(np.int32), Growing(np.int32)
+    for number in range(3):
+        column.add(np.arange(number * 1000, number * 1000 + 1000))
+    later.add(np.array([-1]))
+    column.extend(pickle.loads(pickle.dumps(later)))
+    assert len(column) == 3001
+    assert column.take().tolist() == [*range(3000), -1]
+    assert column.take().tolist() == []
+
+
+def test_packed_pairs_sort_by_both_numbers() -> None:
+    first, second = np.array([2, 0, 2, 2**31 - 1]), np.array([5, 2**31 - 1, 1, 0])
+    found = unpacked_pairs(np.sort(packed_pairs(first, second)))
+    assert [column.tolist() for column in found] == [
+        [0, 2, 2, 2**31 - 1],
+        [2**31 - 1, 1, 5, 0],
+    ]

@@ -432,11 +432,16 @@ def references(reach: Reach, target: HeapTarget, words: WordSearch, limit: int) 
         return References(target.what, target.pfn, f"page pfn:{target.pfn:#x}", target.state, [])
     heap = reach.heap
     members = _members(reach, node)
-    sources = np.concatenate([
-        heap.pfn_holder[np.isin(heap.pfn_target, members)],
-        heap.holder[np.isin(heap.target, members)],
+    holders = np.concatenate([
+        holder[np.isin(target, members)]
+        for holder, target in (
+            (heap.pfn_holder, heap.pfn_target), (heap.holder, heap.target), heap.typed_edges()
+        )
     ])  # fmt: skip
-    found = words(np.unique(sources), members, numbers=True, limit=limit)
+    # Types know the first record of an allocation only, but all of its records may have pointers.
+    of_records = np.unique(reach.allocation[holders[holders < heap.first_object]])
+    sources = np.union1d(holders, np.flatnonzero(np.isin(reach.allocation, of_records)))
+    found = words(sources, members, numbers=True, limit=limit)
     verdict, _ = _verdict(reach, node)
     return References(
         target.what, target.pfn, _name(reach, node), verdict, [_hop(reach, w) for w in found]

@@ -28,7 +28,15 @@ from drgn_pageowner.analysis.leaks.unrecorded import followers, known_by_holder,
 from drgn_pageowner.analysis.owners.allocator import plain_name
 from drgn_pageowner.analysis.owners.stack_table import StackTable, with_stack
 from drgn_pageowner.analysis.types.exact import ReferenceWords, find_references
-from drgn_pageowner.model.arrays import Array, Groups, ascending, ranges
+from drgn_pageowner.model.arrays import (
+    Array,
+    Groups,
+    ascending,
+    packed_pairs,
+    ranges,
+    slices,
+    unpacked_pairs,
+)
 from drgn_pageowner.model.heap import Evidence, Heap, Reachability, Role
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import PageState
@@ -72,10 +80,16 @@ class Graph:
         :param source: ``int32``, shape ``(edges,)``.
         :param target: The same.
         """
-        order = np.argsort(source, kind="stable")
-        self._target = target[order]
-        self._first = np.zeros(nodes + 1, np.int64)
-        np.cumsum(np.bincount(source, minlength=nodes), out=self._first[1:])
+        if len(source) and (source[1:] < source[:-1]).any():
+            order = np.argsort(source, kind="stable")
+            source, target = source[order], target[order]
+        self._target = target
+        width = np.int32 if len(source) < np.iinfo(np.int32).max else np.int64
+        self._first = np.zeros(nodes + 1, width)
+        for rows in slices(nodes):
+            # The edges are in the order of their sources.
+            numbers = np.arange(rows.start, rows.stop, dtype=source.dtype)
+            self._first[rows.start + 1 : rows.stop + 1] = np.searchsorted(source, numbers, "right")
 
     def neighbours(self, nodes: Array) -> tuple[Array, Array]:
         """
@@ -83,7 +97,8 @@ class Graph:
 
         :return: The nodes where each edge begins and ends: ``int64``, ``int32``.
         """
-        first, counts = self._first[nodes], self._first[nodes + 1] - self._first[nodes]
+        first = self._first[nodes].astype(np.int64)
+        counts = self._first[nodes + 1] - first
         return np.repeat(nodes, counts), self._target[ranges(first, counts)]
 
 
@@ -280,19 +295,14 @@ def _edges(heap: Heap, references: ReferenceWords | None) -> tuple[Array, Array]
     arrays."""
     if references is None or heap.typing is None:
         return heap.holder, heap.target
-    return _pointer_edges(heap, references.counts)
+    loose = packed_pairs(heap.holder, heap.target)
+    pairs = np.concatenate([loose, packed_pairs(*heap.typed_edges(references.counts))])
+    return unpacked_pairs(ascending(pairs))
 
 
 def _pointer_edges(heap: Heap, chosen: Array) -> tuple[Array, Array]:
     """Return the source and target nodes (``int32``) of the pointers *chosen*, each pair once."""
-    assert heap.typing is not None
-    pointers, variables = heap.typing.pointers, heap.typing.variables
-    place, target = pointers.place[chosen], pointers.target[chosen]
-    variable = np.flatnonzero(place >= heap.nodes)
-    holder = place.astype(np.int64)
-    holder[variable] = variables.node[place[variable] - heap.nodes]
-    keys = ascending(holder * heap.nodes + target)
-    return (keys // heap.nodes).astype(np.int32), (keys % heap.nodes).astype(np.int32)
+    return unpacked_pairs(ascending(packed_pairs(*heap.typed_edges(chosen))))
 
 
 def _evidence(

@@ -58,7 +58,8 @@ def pages_behind(found: Reach) -> Array:
         mine = heap.inventory.record_of_row[area.rows[area.rows >= 0]]
         single[mine[mine >= 0]] = False
     pointed = np.zeros(heap.nodes, bool)
-    pointed[heap.target[heap.holder != heap.target]] = True
+    for holder, target in ((heap.holder, heap.target), heap.typed_edges()):
+        pointed[target[holder != target]] = True
     # A page that was never on a list points at itself.
     lost = np.isin(found.verdict[:number], (Reachability.UNREACHABLE, Reachability.ITSELF))
     behind = single & lost & ~pointed[:number] & (found.allocation == np.arange(number))

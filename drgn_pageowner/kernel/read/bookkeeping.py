@@ -18,7 +18,7 @@ from drgn_pageowner.kernel.linux.kfence import find_kfence
 from drgn_pageowner.kernel.linux.percpu import cpu_variable
 from drgn_pageowner.kernel.linux.printk import log_buffers
 from drgn_pageowner.kernel.linux.topology import possible_cpus
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, sparse_zeros
 from drgn_pageowner.model.pages import Pages
 
 __all__ = ("Bookkeeping", "HiddenParts", "find_bookkeeping")
@@ -97,7 +97,7 @@ class HiddenParts:
     """Byte ranges of pages that are excluded from the scan for pointers."""
 
     def __init__(self, rows: int) -> None:
-        self._partly = np.zeros(rows, bool)
+        self._partly = sparse_zeros(rows, np.bool_)
         self._ranges: list[tuple[int, int]] = []
 
     def add(self, start: int, end: int, rows: Array) -> None:

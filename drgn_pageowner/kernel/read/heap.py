@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -37,7 +37,15 @@ from drgn_pageowner.kernel.read.percpu import PerCpuNodes
 from drgn_pageowner.kernel.read.places import AllocationPages, PointerList
 from drgn_pageowner.kernel.read.pointers import Resolver, objects_at
 from drgn_pageowner.kernel.read.typed_places import TypedPlaces
-from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.arrays import (
+    Array,
+    Growing,
+    among,
+    ascending,
+    packed_pairs,
+    slices,
+    unpacked_pairs,
+)
 from drgn_pageowner.model.heap import (
     PROCESS_PAGES,
     Heap,
@@ -66,7 +74,9 @@ _SCANNED = (PageState.RESERVED, PageState.KERNEL, PageState.NOREF, PageState.LAR
             PageState.SLAB, PageState.NETPP)  # fmt: skip
 _VMCOREINFO = b"OSRELEASE="
 _IN_SLAB, _IN_CHUNK = -2, -3
-"""Values in :attr:`HeapReader.source` for pages that contain several nodes."""
+"""Results of :meth:`HeapReader.source_of` for pages that contain several nodes."""
+# Kinds of pages by the node that they belong to; _OF_ROOT + i is of root i.
+_OF_RECORD, _UNSCANNED, _OF_SLAB, _OF_CHUNK, _OF_ROOT = range(5)
 _OWNED = (PageState.ANON, PageState.FILE, PageState.SHMEM, PageState.HUGETLB)
 
 
@@ -74,8 +84,9 @@ class _Found:
     """What a scan of memory has found."""
 
     def __init__(self) -> None:
-        self.edges: list[Array] = []
-        """Pointers between nodes: keys of both nodes, ``int64``."""
+        self.edges = Growing(np.uint64)
+        """Pointers between nodes: :func:`packed_pairs` of both nodes. If types were requested, only
+        those whose offset in the node is unknown; the others are in :attr:`pointers`."""
         self.numbers: list[Array] = []
         """PFNs: node, record and offset in the node: ``int64``, shape ``(3, n)``."""
         self.pointers = PointerList()
@@ -87,7 +98,7 @@ class _Found:
 
     def add(self, later: _Found) -> None:
         """Add what a later scan has found."""
-        self.edges += later.edges
+        self.edges.extend(later.edges)
         self.numbers += later.numbers
         self.pointers.extend(later.pointers)
         self.left += later.left
@@ -151,21 +162,25 @@ class HeapReader:
         )
         self.resolver.percpu = self.percpu
         if self._unrecorded:
-            chunks = (self.percpu.chunk_of_row >= 0) & (inventory.metadata == Metadata.NONE)
+            chunks = self.percpu.rows
+            chunks = chunks[inventory.metadata[chunks] == Metadata.NONE]
             inventory.metadata[chunks] = Metadata.PERCPU
         self.first_root = self.first_percpu + len(self.percpu.allocations)
         self.first_stack = self.first_root + len(_ROOTS)
-        self._scale = self.first_root + len(self._roots)
+        self._nodes = self.first_root + len(self._roots)
         self._pages_read = 0
         self._absent = np.zeros(0, bool)
         mark = arch_of(reader.kernel).address_mark
         self.numbers = Numbers(self._pages, self._inventory, mark)
         self._bookkeeping = find_bookkeeping(reader.kernel)
         self._hidden = HiddenParts(len(reader.pages))
-        self.source = self._sources()
+        # Nodes of pages by _source_of_row. The first is replaced by the record of the page.
+        self._sources = np.array(
+            [-1, -1, _IN_SLAB, _IN_CHUNK, *range(self.first_root, self.first_stack)], np.int64
+        )
+        self._source_of_row = self._sources_of_rows()
         self.typed = self._typed_places() if types else None
         """Maps words to nodes and variables; ``None`` if types were not requested."""
-        self._struct_page_node = self._struct_page_nodes()
         self.heap = self._build()
 
     def _without_records(self, inventory: Inventory) -> Inventory:
@@ -211,9 +226,7 @@ class HeapReader:
             _, data = self.stack_words(stack)
             target = self.resolver.targets(data[data >= self.resolver.lowest])
             target = np.concatenate([target, self.percpu.find(data)[1]])
-            root = self.first_stack + number
-            self._add(np.full(len(target), root, np.int64), target)
-            self._add_unplaced(np.full(len(target), root, np.int64), target)
+            self._add(np.full(len(target), self.first_stack + number, np.int64), target)
         self.reader.free_objects.mark()
         source, target = self._of_allocated()
         numbers = np.concatenate([np.zeros((3, 0), np.int64), *self._found.numbers], axis=1)
@@ -240,19 +253,14 @@ class HeapReader:
         )
 
     def _typed_places(self) -> TypedPlaces:
-        rows = self._pages.rows(self._records["pfn"])
-        pages = AllocationPages(self._inventory.record_of_row, rows, self.reader.vmap.areas)
+        pages = AllocationPages(
+            self._inventory.record_of_row, self._pages, self._records, self.reader.vmap.areas
+        )
         self.resolver.allocations = pages
         return TypedPlaces(
             self._kernel, self.reader, self._inventory, pages, self.percpu, self.resolver,
-            self.source, self._scale, self.first_root + _BOOT,
+            self.source_of, self._nodes, self.first_root + _BOOT,
         )  # fmt: skip
-
-    def _add_unplaced(self, source: Array, target: Array) -> None:
-        """Add pointers of which only the containing node is known, not the offset in it."""
-        if self.typed is not None:
-            none = np.full(len(source), -1, np.int64)
-            self._found.pointers.add(source, none, self.typed.canonical(target), none)
 
     def _unlisted_records(self) -> Array:
         """Return the records whose first page has never been on a list: ``int32``, ascending."""
@@ -280,41 +288,60 @@ class HeapReader:
 
     def _of_allocated(self) -> tuple[Array, Array]:
         """Get both ends of every edge between allocated nodes: ``int32``."""
-        keys = ascending(np.concatenate([np.zeros(0, np.int64), *self._found.edges]))
-        self._found.edges.clear()
-        source, target = keys // self._scale, keys % self._scale
-        good = self._is_allocated(source) & self._is_allocated(target)
-        return source[good].astype(np.int32), target[good].astype(np.int32)
+        pairs = self._found.edges.take()
+        pairs.sort()
+        number, before = 0, np.uint64(np.iinfo(np.uint64).max)
+        for rows in slices(len(pairs)):
+            piece = pairs[rows]
+            kept = np.empty(len(piece), bool)
+            kept[0] = piece[0] != before
+            np.not_equal(piece[1:], piece[:-1], out=kept[1:])
+            before = piece[-1]
+            source, target = unpacked_pairs(piece)
+            kept &= self._is_allocated(source) & self._is_allocated(target)
+            piece = piece[kept]
+            pairs[number : number + len(piece)] = piece
+            number += len(piece)
+        return unpacked_pairs(pairs[:number])
 
     # --- the node of each page --------------------------------------------------------------
 
-    def _sources(self) -> Array:
+    def source_of(self, rows: Array | slice) -> Array:
         """
-        Get the node that each page belongs to: ``int32``, a row for each page.
+        Get the node that each page belongs to: ``int64``.
 
         The value is -1 for a page that is not scanned, :data:`_IN_SLAB` for slab pages, and
         :data:`_IN_CHUNK` for pages of per-CPU chunks. Slab and chunk pages contain several nodes.
         """
+        code = self._source_of_row[rows]
+        result: Array = self._sources[code]
+        recorded = np.flatnonzero(code == _OF_RECORD)
+        result[recorded] = self._inventory.record_of_row[rows][recorded]
+        return result
+
+    def _sources_of_rows(self) -> Array:
+        """Get the place in :attr:`_sources` of the node of each page: ``uint8``."""
         state, metadata = self._pages.state, self._inventory.metadata
-        covered, first_root = self._inventory.record_of_row, self.first_root
-        source = np.where(covered >= 0, covered, first_root + _UNRECORDED).astype(np.int32)
-        source[state == PageState.RESERVED] = first_root + _BOOT
-        source[state == PageState.SLAB] = _IN_SLAB
-        source[~np.isin(state, _SCANNED)] = -1
-        source[(metadata != Metadata.NONE) & (metadata != Metadata.PERCPU)] = -1
-        source[(metadata == Metadata.KFENCE) & (self.resolver.slab_of_row >= 0)] = _IN_SLAB
-        source[self.percpu.chunk_of_row >= 0] = _IN_CHUNK
-        source[metadata == Metadata.IMAGE] = first_root + _IMAGE
+        source = np.full(len(state), _OF_RECORD, np.uint8)
+        source[self._inventory.record_of_row < 0] = _OF_ROOT + _UNRECORDED
+        source[state == PageState.RESERVED] = _OF_ROOT + _BOOT
+        source[state == PageState.SLAB] = _OF_SLAB
+        source[~among(state, _SCANNED)] = _UNSCANNED
+        source[(metadata != Metadata.NONE) & (metadata != Metadata.PERCPU)] = _UNSCANNED
+        pool = np.flatnonzero(metadata == Metadata.KFENCE)
+        source[pool[self.resolver.slab_at(pool) >= 0]] = _OF_SLAB
+        source[self.percpu.rows] = _OF_CHUNK
+        source[metadata == Metadata.IMAGE] = _OF_ROOT + _IMAGE
         for address, size in self._bookkeeping.ranges:
             phys = self.reader.phys_of(address)
             if phys is not None:
-                source[self._hide(phys, phys + size)] = -1
+                source[self._hide(phys, phys + size)] = _UNSCANNED
         for rows in self._constants():
-            source[rows] = -1
-        source[self._crash_kernel()] = -1
+            source[rows] = _UNSCANNED
+        source[self._crash_kernel()] = _UNSCANNED
         # Pages of stacks are scanned separately, and only the part that is in use.
         for rows in self._irq_stacks():
-            source[rows] = -1
+            source[rows] = _UNSCANNED
         return source
 
     def _hide(self, start: int, end: int) -> Array:
@@ -382,19 +409,17 @@ class HeapReader:
     def _add(self, source: Array, target: Array) -> None:
         good = (source >= 0) & (target >= 0)
         if good.any():
-            keys = source[good].astype(np.int64) * self._scale + target[good]
-            self._found.edges.append(ascending(keys))
+            self._found.edges.add(ascending(packed_pairs(source[good], target[good])))
 
     def _scan_pages(self) -> None:
-        source = self.source
-        wanted = np.flatnonzero(source != -1)
-        self._pages_read = len(wanted)
+        wanted = self._source_of_row != _UNSCANNED
+        self._pages_read = int(np.count_nonzero(wanted))
         contents = self._kernel.contents
         if contents is not None and len(contents.zero):
-            wanted = wanted[~contents.zero.has(self._pages.pfns(wanted))]
-        pieces = list(self.pieces(wanted))
-        batches = list(_batches(pieces))
-        size = len(wanted) * self._size
+            wanted &= ~self._pages.within(contents.zero)
+        batches = list(_batches(self._runs(wanted)))
+        size = int(np.count_nonzero(wanted)) * self._size
+        del wanted
         self._absent = shared_empty(self._kernel, len(self._pages), bool, size=size)
         self._absent[:] = False
         self.reader.free_objects.share(
@@ -425,9 +450,10 @@ class HeapReader:
         for found in progress(results, description=what, total=len(items), unit=unit):
             self._found.add(found)
 
-    def _scan_batch(self, batch: list[Array]) -> None:
-        data = np.concatenate([self.read_rows(piece) for piece in batch])
-        rows = np.concatenate(batch)
+    def _scan_batch(self, batch: list[range]) -> None:
+        pieces = [np.arange(piece.start, piece.stop) for piece in batch]
+        data = np.concatenate([self.read_rows(piece) for piece in pieces])
+        rows = np.concatenate(pieces)
         self.reader.free_objects.collect(rows, data)
         if self._unrecorded:
             self._find_vmcoreinfo(rows, data)
@@ -461,8 +487,9 @@ class HeapReader:
         :param at: Offset in that node that the pointer points to, in bytes.
         """
         node = self.nodes_of_words(rows, place)
-        self._add(node, target)
-        if self.typed is not None:
+        if self.typed is None:
+            self._add(node, target)
+        else:
             words_per_page = self._size // self.word
             row, byte = rows[place // words_per_page], place % words_per_page * self.word
             where, offset = self.typed.places(node, row, byte)
@@ -490,7 +517,7 @@ class HeapReader:
         """
         slabs, words_per_page = self._inventory.slabs, self._size // self.word
         row = rows[place // words_per_page]
-        node: Array = self.source[row].astype(np.int64)
+        node = self.source_of(row)
         byte = (place % words_per_page) * self.word
         in_chunk = np.flatnonzero(node == _IN_CHUNK)
         node[in_chunk] = self.percpu.at(row[in_chunk], byte[in_chunk], self.first_root + _BOOT)
@@ -499,7 +526,7 @@ class HeapReader:
         if len(in_slab) and not len(slabs.row):
             node[in_slab] = -1
         elif len(in_slab):
-            slab = self.resolver.slab_of_row[row[in_slab]].astype(np.int64)
+            slab = self.resolver.slab_at(row[in_slab])
             offset = (row[in_slab] - slabs.row[slab]) * self._size
             offset += byte[in_slab]
             objects = objects_at(slabs, slab, offset, inside=True)
@@ -522,12 +549,22 @@ class HeapReader:
             result[inside] = offset + (place[inside] % words_per_page) * self.word - start
         return result
 
-    def pieces(self, rows: Array) -> Iterator[Array]:
-        """Split *rows* into short runs of physically contiguous pages."""
-        breaks = np.flatnonzero(np.diff(self._pages.pfns(rows)) != 1) + 1
-        for run in np.split(rows, breaks):
-            for start in range(0, len(run), _CHUNK_PAGES):
-                yield run[start : start + _CHUNK_PAGES]
+    def pieces(self, wanted: Array) -> Iterator[Array]:
+        """
+        Yield the rows of short runs of physically contiguous pages.
+
+        :param wanted: The pages to return: ``bool``, a row per page.
+        """
+        for run in self._runs(wanted):
+            yield np.arange(run.start, run.stop)
+
+    def _runs(self, wanted: Array) -> Iterator[range]:
+        changes = np.flatnonzero(wanted[1:] != wanted[:-1]) + 1
+        edges = ascending(np.concatenate([self._pages.offsets, changes]))
+        inside = wanted[edges[:-1]]
+        for first, end in zip(edges[:-1][inside].tolist(), edges[1:][inside].tolist(), strict=True):
+            for start in range(first, end, _CHUNK_PAGES):
+                yield range(start, min(start + _CHUNK_PAGES, end))
 
     def read_rows(self, rows: Array) -> Array:
         """Read the words of contiguous pages."""
@@ -554,15 +591,18 @@ class HeapReader:
         counted = contents.listed.has(pfns) | (contents.excluded.has(pfns) & in_use)
         return int(counted.sum())
 
-    def _struct_page_nodes(self) -> Array:
-        """Get the node of each ``struct page``, which is the node of the page itself: ``int64``."""
-        state = self._pages.state
-        node: Array = self.source.astype(np.int64)
-        node[np.isin(state, _OWNED)] = self.first_root + _PAGES
+    def _struct_page_nodes(self, rows: slice) -> Array:
+        """
+        Get the node of the ``struct page`` of each of *rows*, which is the node of the page itself:
+        ``int64``.
+        """
+        state = self._pages.state[rows]
+        node = self.source_of(rows)
+        node[among(state, _OWNED)] = self.first_root + _PAGES
         node[node == _IN_CHUNK] = -1
         node[node == _IN_SLAB] = self.first_root + _SLABS
         node[state == PageState.SLAB] = self.first_root + _SLABS
-        node[np.isin(state, FREE_STATES) | (state == PageState.RESERVED)] = -1
+        node[among(state, (*FREE_STATES, PageState.RESERVED))] = -1
         return node
 
     def _scan_struct_pages(self) -> None:
@@ -575,7 +615,6 @@ class HeapReader:
         address, node, values = self.words_of_section(section)
         target = self.resolver.targets(values)
         self._add(node, target)
-        self._add_unplaced(node, target)
         if self._unrecorded:
             # INIT_LIST_HEAD(&page->lru) of __init_single_page(), mm/mm_init.c.
             self._found.unlisted.append(node[values == address])
@@ -591,9 +630,7 @@ class HeapReader:
             entries = data[data >= mark] - mark
             targets = self._pages.rows((entries // np.uint64(self._size)).astype(np.int64))
             known = self._inventory.record_of_row[targets[targets >= 0]].astype(np.int64)
-            source = np.full(len(known), self.source[rows[0]], np.int64)
-            self._add(source, known)
-            self._add_unplaced(source, known)
+            self._add(np.repeat(self.source_of(rows[:1]), len(known)), known)
 
     def struct_page_words(self) -> Iterator[tuple[Array, Array, Array]]:
         """Yield the result of :meth:`words_of_section` for each section."""
@@ -619,7 +656,7 @@ class HeapReader:
         # the second word of a tail page, which points to its head page.
         which = place % per_page
         tail = (which == 1) & ((data[place] & np.uint64(1)) != 0)
-        node = self._struct_page_node[row + place // per_page]
+        node = self._struct_page_nodes(slice(row, row + number))[place // per_page]
         kept = (which > 0) & ~tail & (node >= 0)
         place = place[kept]
         addresses = np.uint64(section.memmap) + place.astype(np.uint64) * np.uint64(self.word)
@@ -643,9 +680,9 @@ def _no_nodes() -> Array:
     return np.zeros(0, np.int64)
 
 
-def _batches(pieces: list[Array]) -> Iterator[list[Array]]:
+def _batches(pieces: Iterable[range]) -> Iterator[list[range]]:
     """Group pieces so that each group has about as many pages as one large piece."""
-    batch: list[Array] = []
+    batch: list[range] = []
     size = 0
     for piece in pieces:
         batch.append(piece)

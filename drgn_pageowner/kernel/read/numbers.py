@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, ranges
+from drgn_pageowner.model.arrays import Array, among, ranges
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.pages import Pages, PageState
 
@@ -13,6 +13,8 @@ __all__ = ("Numbers",)
 
 # The smallest part of a hash table that is recognized by its markers.
 _SHORTEST_TABLE = 64
+# States of pages whose PFNs the kernel's code stores to refer to them.
+_KINDS = (PageState.KERNEL, PageState.LARGE_KMALLOC, PageState.NETPP)
 
 
 class Numbers:
@@ -27,13 +29,8 @@ class Numbers:
         self._shift = np.uint64(pages.facts.page_size.bit_length() - 1)
         self._end = np.uint64(pages.facts.max_pfn)
         assert inventory.records is not None
-        pfns = inventory.records["pfn"]
-        rows = pages.rows(pfns)
-        kinds = (PageState.KERNEL, PageState.LARGE_KMALLOC, PageState.NETPP)
-        good = (rows >= 0) & (pfns < pages.facts.max_pfn)
-        good[good] = np.isin(pages.state[rows[good]], kinds)
-        self._record = np.full(pages.facts.max_pfn + 1, -1, np.int64)
-        self._record[pfns[good]] = np.flatnonzero(good)
+        self._pages, self._record_of_row = pages, inventory.record_of_row
+        self._pfns = inventory.records["pfn"]
 
     def find(self, data: Array) -> tuple[Array, Array, Array]:
         """
@@ -71,15 +68,31 @@ class Numbers:
         """Find words that consist of two 32-bit PFNs, and the records of both: shape ``(2, n)``."""
         low, high = words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)
         place = np.flatnonzero((high != 0) & (low != 0) & (low < self._end) & (high < self._end))
-        both = self._record[np.stack([low[place], high[place]]).astype(np.int64)]
+        both = self._records_at(np.concatenate([low[place], high[place]])).reshape(2, -1)
         good = (both >= 0).all(axis=0) & (both[0] != both[1])
         return place[good], both[:, good]
+
+    def _records_at(self, pfns: Array) -> Array:
+        """
+        Return the record whose first page each PFN is: ``int64``; -1 if there is none.
+
+        :param pfns: ``uint64``, shape ``(n,)``: numbers up to ``max_pfn``.
+        """
+        result = np.full(len(pfns), -1, np.int64)
+        pfns = pfns.astype(np.int64)
+        rows = self._pages.rows(pfns)
+        place = np.flatnonzero((rows >= 0) & (pfns < int(self._end)))
+        place = place[among(self._pages.state[rows[place]], _KINDS)]
+        record = self._record_of_row[rows[place]]
+        good = (record >= 0) & (self._pfns[record] == pfns[place])
+        result[place[good]] = record[good]
+        return result
 
     def _singles(self, words: Array) -> tuple[Array, Array]:
         physical = (words & ((np.uint64(1) << self._shift) - np.uint64(1))) == 0
         pfns = np.where(words < self._end, words, words >> self._shift)
         pfns[(words >= self._end) & ~physical] = self._end
-        record: Array = self._record[pfns.astype(np.int64)]
+        record = self._records_at(pfns)
         found = np.flatnonzero(record >= 0)
         return found, record[found]
 

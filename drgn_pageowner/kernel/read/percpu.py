@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from drgn_pageowner.kernel.linux.percpu import PerCpuChunks
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ascending, sparse_zeros
 from drgn_pageowner.model.heap import PerCpu
 
 __all__ = ("PerCpuNodes",)
@@ -43,10 +43,12 @@ class PerCpuNodes:
         """
         self._page_size = page_size
         self._first_node = first_node
-        self.chunk_of_row = np.full(number_of_rows, -1, np.int32)
-        """The chunk that each page is part of, or -1."""
-        self._page_of_row = np.full(number_of_rows, -1, np.int32)
-        self._cpu_of_row = np.full(number_of_rows, -1, np.int32)
+        # Few pages are part of chunks. The chunk is stored plus 1, so that other pages have 0.
+        self._chunk_of_row = sparse_zeros(number_of_rows, np.int32)
+        self._page_of_row = sparse_zeros(number_of_rows, np.int32)
+        self._cpu_of_row = sparse_zeros(number_of_rows, np.int32)
+        self.rows = np.zeros(0, np.int64)
+        """``int64``: rows of the pages that are part of chunks, ascending."""
         self.allocations = PerCpu.none()
         self._cpus: tuple[int, ...] = ()
         self._base = self._units = np.zeros(0, np.uint64)
@@ -86,9 +88,15 @@ class PerCpuNodes:
         found = rows((first + chunks.units[:, None]).ravel()).reshape(len(chunks.units), -1)
         for cpu, mine in enumerate(found):
             good = mine >= 0
-            self.chunk_of_row[mine[good]] = number[good]
+            self._chunk_of_row[mine[good]] = number[good] + 1
             self._page_of_row[mine[good]] = page[good]
             self._cpu_of_row[mine[good]] = cpu
+        self.rows = ascending(found[found >= 0])
+
+    def has(self, rows: Array) -> Array:
+        """Return whether each page is part of a chunk: ``bool``."""
+        result: Array = self._chunk_of_row[rows] > 0
+        return result
 
     def at(self, rows: Array, offset: Array, other: int) -> Array:
         """
@@ -99,7 +107,7 @@ class PerCpuNodes:
         :param other: Node to return for bytes outside a chunk, in a page that a chunk shares.
         :return: ``int64``; -1 for bytes that are not allocated.
         """
-        chunk = self.chunk_of_row[rows].astype(np.int64)
+        chunk = self._chunk_of_row[rows].astype(np.int64) - 1
         inside = self._page_of_row[rows].astype(np.int64) * self._page_size + offset
         node = self._node(chunk, inside)
         node[inside < self._hidden[chunk]] = other
@@ -167,5 +175,5 @@ class PerCpuNodes:
         """Get the CPU whose copy a byte in a page of a chunk is in, and its virtual address."""
         which = int(self._cpu_of_row[row])
         inside = int(self._page_of_row[row]) * self._page_size + offset
-        start = int(self._base[int(self.chunk_of_row[row])]) + int(self._units[which])
+        start = int(self._base[int(self._chunk_of_row[row]) - 1]) + int(self._units[which])
         return self._cpus[which], start + inside

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, ascending, ranges
+from drgn_pageowner.model.arrays import Array, Growing, ascending, ranges, slices, sparse_zeros
 from drgn_pageowner.model.heap import Area
+from drgn_pageowner.model.pages import Pages
+from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.types import Pointers
 
 __all__ = ("AllocationPages", "Intervals", "PointerList")
 
 _FARTHEST = np.iinfo(np.int32).max
+# Number of records that are looked at together.
+_PIECE = 1 << 18
 
 
 class AllocationPages:
@@ -23,25 +27,41 @@ class AllocationPages:
     A vmalloc area is one allocation that consists of several records.
     """
 
-    def __init__(self, record_of_row: Array, first_row: Array, areas: Sequence[Area]) -> None:
+    def __init__(
+        self, record_of_row: Array, pages: Pages, records: Snapshot, areas: Sequence[Area]
+    ) -> None:
         """
         :param record_of_row: ``int32``, a row for each page: the record that covers it, or -1.
-        :param first_row: ``int64``, a row for each record: row of its first page.
+        :param records: The records, in PFN order, with ``pfn`` and ``order``.
         """
-        covered = record_of_row >= 0
-        self.node_of_row = record_of_row.copy()
-        """``int32``: the first record of the page's allocation, or -1."""
-        self.page_of_row = np.zeros(len(record_of_row), np.int32)
+        self.page_of_row = sparse_zeros(len(record_of_row), np.int32)
         """``int32``: number of the page in its allocation."""
-        rows = np.flatnonzero(covered)
-        self.page_of_row[rows] = rows - first_row[record_of_row[rows]]
+        # Most records are the first of their allocation.
+        self._after_first = sparse_zeros(len(records), np.int32)
+        for part in slices(len(records), _PIECE):
+            number = np.flatnonzero(records["order"][part]) + part.start
+            first = pages.rows(records["pfn"][number])
+            number, first = number[first >= 0], first[first >= 0]
+            sizes = np.minimum(records.select(number).pages, len(pages) - first)
+            rows, page = ranges(first, sizes), ranges(np.zeros(len(first), np.int64), sizes)
+            mine = record_of_row[rows] == np.repeat(number, sizes)
+            self.page_of_row[rows[mine]] = page[mine]
         for area in areas:
             good = np.flatnonzero(area.rows >= 0)
             rows = area.rows[good]
-            good, rows = good[covered[rows]], rows[covered[rows]]
+            record = record_of_row[rows]
+            good, rows, record = (column[record >= 0] for column in (good, rows, record))
             if len(rows) and good[0] == 0:
-                self.node_of_row[rows] = record_of_row[rows[0]]
                 self.page_of_row[rows] = good
+                # The last page of a record decides.
+                after = np.minimum(rows + 1, len(record_of_row) - 1)
+                last = (record_of_row[after] != record) | (after == rows)
+                self._after_first[record[last]] = record[last] - record[0]
+
+    def first_record(self, records: Array) -> Array:
+        """Return the first record of each record's allocation: ``int64``."""
+        result: Array = records - self._after_first[records].astype(np.int64)
+        return result
 
 
 class Intervals:
@@ -101,7 +121,7 @@ class PointerList:
     """Accumulates pointers that are found in batches."""
 
     def __init__(self) -> None:
-        self._parts: list[Array] = [np.zeros((4, 0), np.int32)]
+        self._columns = tuple(Growing(np.int32) for _ in range(4))
 
     def add(self, place: Array, offset: Array, target: Array, at: Array) -> None:
         """
@@ -111,19 +131,22 @@ class PointerList:
         :class:`Pointers`.
         """
         good = (place >= 0) & (target >= 0)
-        part = np.stack([place[good], offset[good], target[good], at[good]])
-        # An offset that does not fit in int32 is larger than any type, so it is stored as unknown.
-        part[1][part[1] > _FARTHEST] = -1
-        part[3][part[3] > _FARTHEST] = -1
-        self._parts.append(part.astype(np.int32))
+        for column, values in zip(self._columns, (place, offset, target, at), strict=True):
+            part = values[good]
+            # An offset that does not fit in int32 is larger than any type, so it is stored as
+            # unknown.
+            part[part > _FARTHEST] = -1
+            column.add(part)
 
     def extend(self, later: PointerList) -> None:
         """Add the pointers of another list."""
-        self._parts += later._parts
+        for column, more in zip(self._columns, later._columns, strict=True):
+            column.extend(more)
 
     def sorted(self) -> Pointers:
         """Return all pointers, sorted by place and offset, and clear the list."""
-        place, offset, target, at = np.concatenate(self._parts, axis=1)
-        self._parts.clear()
+        place, offset = self._columns[0].take(), self._columns[1].take()
         order = np.lexsort((offset, place))
-        return Pointers(place[order], offset[order], target[order], at[order])
+        place, offset = place[order], offset[order]
+        target, at = (column.take()[order] for column in self._columns[2:])
+        return Pointers(place, offset, target, at)

@@ -12,7 +12,7 @@ from drgn_pageowner.kernel.linux.sections import find_sections, memmap_pfns
 from drgn_pageowner.kernel.linux.translate import direct_map, direct_map_end
 from drgn_pageowner.kernel.read.percpu import PerCpuNodes
 from drgn_pageowner.kernel.read.places import AllocationPages
-from drgn_pageowner.model.arrays import Array, ranges
+from drgn_pageowner.model.arrays import Array, ranges, sparse_zeros
 from drgn_pageowner.model.heap import Area, Slabs
 from drgn_pageowner.model.pages import Pages
 
@@ -88,12 +88,16 @@ class Resolver:
         lowest = [self._direct, self._memmap[0], *self._starts[:1].tolist()]
         self.lowest = np.uint64(min(address for address in lowest if address))
         """The lowest address that a pointer can have."""
-        self.slab_of_row = np.full(len(pages), -1, np.int32)
-        """Index of the slab that each page is part of, or -1."""
+        # Stored plus 1, so that pages that are part of no slab have 0.
+        self._slab_of_row = sparse_zeros(len(pages), np.int32)
         number = np.repeat(np.arange(len(slabs.row), dtype=np.int32), slabs.pages)
         rows = ranges(slabs.row, slabs.pages)
         inside = rows < len(pages)
-        self.slab_of_row[rows[inside]] = number[inside]
+        self._slab_of_row[rows[inside]] = number[inside] + 1
+
+    def slab_at(self, rows: Array) -> Array:
+        """Return the index of the slab that each page is part of: ``int64``; -1 for none."""
+        return self._slab_of_row[rows].astype(np.int64) - 1
 
     def rows(self, words: Array) -> tuple[Array, Array]:
         """
@@ -155,7 +159,7 @@ class Resolver:
         rows, of_page = self.rows(words)
         known = rows >= 0
         result = np.where(known, self._records[rows], -1).astype(np.int64)
-        slab = np.where(known, self.slab_of_row[rows], -1).astype(np.int64)
+        slab = np.where(known, self.slab_at(rows), -1)
         in_slab = np.flatnonzero((slab >= 0) & ~of_page)
         in_page = (words & ((np.uint64(1) << self._shift) - np.uint64(1))).astype(np.int64)
         at = np.full(len(words), -1, np.int64)
@@ -173,7 +177,7 @@ class Resolver:
             result[in_slab] = np.where(objects >= 0, objects + self.first_object, -1)
             at[in_slab] = (offset - slabs.first[mine]) % slabs.stride[mine]
         if self.percpu is not None:
-            in_chunk = np.flatnonzero(known & (self.percpu.chunk_of_row[rows] >= 0) & ~of_page)
+            in_chunk = np.flatnonzero(known & self.percpu.has(rows) & ~of_page)
             if len(in_chunk):
                 mine, offset = rows[in_chunk], in_page[in_chunk]
                 result[in_chunk] = self.percpu.at(mine, offset, -1)

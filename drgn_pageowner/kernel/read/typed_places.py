@@ -47,12 +47,13 @@ class TypedPlaces:
         pages: AllocationPages,
         percpu: PerCpuNodes,
         resolver: Resolver,
-        source: Array,
+        source_of: Callable[[Array], Array],
         nodes: int,
         boot: int,
     ) -> None:
         """
-        :param source: Node of the heap that each page belongs to; less than 0 for none.
+        :param source_of: Function that takes rows of pages and returns the node of the heap that
+            each belongs to; less than 0 for none.
         :param nodes: Number of nodes, which is also the number of the first variable's place.
         :param boot: The node of boot memory.
         """
@@ -63,16 +64,15 @@ class TypedPlaces:
         self._nodes, self._boot = nodes, boot
         self._size = inventory.memory.pages.facts.page_size
         self._records = resolver.first_object
-        self._canonical = np.arange(self._records, dtype=np.int64)
-        rows = np.flatnonzero(inventory.record_of_row >= 0)
-        self._canonical[inventory.record_of_row[rows]] = pages.node_of_row[rows]
         slabs = inventory.slabs
         sizes = np.zeros(len(slabs.caches), np.int64)
         sizes[slabs.cache] = slabs.size
         self.types = read_types(kernel, slabs.caches, sizes)
-        self._find_variables(kernel, reader, source)
+        self._find_variables(kernel, reader, source_of)
 
-    def _find_variables(self, kernel: Kernel, reader: InventoryReader, source: Array) -> None:
+    def _find_variables(
+        self, kernel: Kernel, reader: InventoryReader, source_of: Callable[[Array], Array]
+    ) -> None:
         found = find_variables(kernel, self.types)
         number, address, size = found.columns()
         in_page = (address % np.uint64(self._size)).astype(np.int64)
@@ -82,13 +82,13 @@ class TypedPlaces:
             kernel, reader, first[which] + page.astype(np.uint64) * np.uint64(self._size)
         )
         # Ignore variables in pages of constants, which are not scanned.
-        rows[(rows >= 0) & (source[rows] == -1)] = -1
+        rows[(rows >= 0) & (source_of(rows) == -1)] = -1
         self._piece_of = which
         self._piece_at = page * self._size + start - in_page[which]
         self._intervals = Intervals(rows, start, length, self._size)
         node = np.full(len(number), -1, np.int64)
         good = np.flatnonzero(rows >= 0)[::-1]
-        node[which[good]] = self._node_of(rows[good], start[good], source)
+        node[which[good]] = self._node_of(rows[good], start[good], source_of(rows[good]))
         self.variables = Variables(found.names, number, node.astype(np.int32))
         self.addresses = address
         """``uint64``: virtual address of each variable."""
@@ -112,9 +112,8 @@ class TypedPlaces:
         rows[inside] = reader.pages.rows(pfns.astype(np.int64))
         return rows
 
-    def _node_of(self, rows: Array, offset: Array, source: Array) -> Array:
-        node = source[rows].astype(np.int64)
-        in_chunk = np.flatnonzero(self._percpu.chunk_of_row[rows] >= 0)
+    def _node_of(self, rows: Array, offset: Array, node: Array) -> Array:
+        in_chunk = np.flatnonzero(self._percpu.has(rows))
         node[in_chunk] = self._percpu.at(rows[in_chunk], offset[in_chunk], self._boot)
         return node
 
@@ -137,7 +136,7 @@ class TypedPlaces:
         """
         result = target.astype(np.int64)
         records = np.flatnonzero((result >= 0) & (result < self._records))
-        result[records] = self._canonical[result[records]]
+        result[records] = self._pages.first_record(result[records])
         return result
 
     def places(self, node: Array, row: Array, byte: Array) -> tuple[Array, Array]:

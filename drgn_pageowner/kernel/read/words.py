@@ -26,7 +26,7 @@ from drgn_pageowner.kernel.linux.user_tables import Mapping, find_mappings
 from drgn_pageowner.kernel.read.address import resolve
 from drgn_pageowner.kernel.read.heap import HeapReader
 from drgn_pageowner.kernel.read.word_types import WordTypes
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ranges, slices
 from drgn_pageowner.model.heap import AreaKind, HeapTarget, Metadata, Word
 from drgn_pageowner.model.pages import PageState
 
@@ -62,8 +62,8 @@ class WordFinder:
         if row < 0:
             return HeapTarget(what, page.pfn, None, "its struct page is not in the dump")
         state = PageState(self._pages.state[row]).label
-        slab = int(self._reader.resolver.slab_of_row[row])
-        if self._reader.percpu.chunk_of_row[row] >= 0 and page.address is not None:
+        slab = int(self._reader.resolver.slab_at(np.array([row]))[0])
+        if self._reader.percpu.has(np.array([row]))[0] and page.address is not None:
             offset = np.array([page.address % self._size])
             node = int(self._reader.percpu.at(np.array([row]), offset, -1)[0])
             if node >= 0:
@@ -156,16 +156,21 @@ class WordFinder:
         yield from self._in_struct_pages(chosen, wanted)
 
     def _in_pages(self, chosen: Array, wanted: Array, numbers: bool) -> Iterator[Word]:
-        heap, source = self._heap, self._reader.source
-        mine = (source >= 0) & chosen[np.maximum(source, 0)]
+        heap = self._heap
+        mine = np.zeros(len(self._pages), bool)
+        for part in slices(len(mine)):
+            source = self._reader.source_of(part)
+            mine[part] = (source >= 0) & chosen[np.maximum(source, 0)]
         objects = np.flatnonzero(chosen[heap.first_object : heap.first_percpu])
         if len(objects):
             slab = np.unique(heap.slabs.slab_of(objects))
-            mine |= np.isin(self._reader.resolver.slab_of_row, slab) & (source < -1)
+            rows = ranges(heap.slabs.row[slab], heap.slabs.pages[slab])
+            rows = rows[rows < len(mine)]
+            mine[rows[self._reader.source_of(rows) < -1]] = True
         # Per-CPU variables, which belong to a root, may share pages with per-CPU allocations.
         if chosen[heap.first_percpu :].any():
-            mine |= self._reader.percpu.chunk_of_row >= 0
-        for rows in self._reader.pieces(np.flatnonzero(mine)) if mine.any() else ():
+            mine[self._reader.percpu.rows] = True
+        for rows in self._reader.pieces(mine):
             data = self._reader.read_rows(rows)
             place = np.flatnonzero(data >= self._reader.resolver.lowest)
             target = self._reader.resolver.targets(data[place])

@@ -30,7 +30,9 @@ def reader() -> InventoryReader:
 def test_a_physical_address_with_the_mark_names_its_page(reader: InventoryReader) -> None:
     size = reader.pages.facts.page_size
     plain, marked = (Numbers(reader.pages, reader.inventory, mark) for mark in (0, MARK))
-    record = int(np.flatnonzero(marked._record >= 0)[0])
+    assert reader.inventory.records is not None
+    every = reader.inventory.records["pfn"].astype(np.uint64)
+    record = int(every[plain.find(every)[0][0]])
     words = np.array([record * size, record, record * size | MARK, record | MARK], np.uint64)
     assert plain.find(words)[0].tolist() == [0, 1]
     places, records, pair = marked.find(words)
