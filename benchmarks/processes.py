@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,15 +30,18 @@ class Cost(NamedTuple):
     written: int
     """Bytes written to standard output."""
     output: bytes
-    """What was written there; empty unless it was asked for."""
+    """What was written there, or a hash of it; empty unless it was asked for."""
 
 
-def measure(command: list[str], *, given: bytes = b"", output: bool = False) -> Cost:
+def measure(
+    command: list[str], *, given: bytes = b"", output: bool = False, digest: bool = False
+) -> Cost:
     """
     Run *command*; end this program if it fails.
 
     :param given: Its standard input.
     :param output: Keep what is written to standard output.
+    :param digest: Keep a hash of it.
     """
     start = time.perf_counter()
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as source:
@@ -45,11 +49,15 @@ def measure(command: list[str], *, given: bytes = b"", output: bool = False) -> 
         source.seek(0)
         process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=errors)
         assert process.stdout is not None
-        written, kept = 0, bytearray()
+        written, kept, hashed = 0, bytearray(), blake2b()
         while piece := process.stdout.read(1 << 20):
             written += len(piece)
             if output:
                 kept += piece
+            if digest:
+                hashed.update(piece)
+        if digest:
+            kept += hashed.digest()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:

@@ -11,6 +11,12 @@ that of the process and its children, user and system. It is compared with a pro
 dump and reads all page_ext arrays, or also all memmaps, where the command reads them too. With two
 dumps or more, a line through the smallest and the largest says what a machine of 1 or 4 TiB costs.
 
+    benchmarks/scale.py --jobs 1,2 lzo=large.kdump:vmlinux elf=large.elf:vmlinux
+
+compares numbers of processes instead: elapsed time, that with the first number divided by that with
+the others, and elapsed time against reading. The shortest of --runs runs counts, and what commands
+print must be the same. On a busy machine, run it as `chrt -r 1 benchmarks/scale.py ...`.
+
 docs/scale.md has such a table.
 """
 
@@ -43,6 +49,9 @@ COMMANDS = {
 }
 """Commands, and what a process must read that is compared with them."""
 
+PARALLEL = ("top", "list --format debugfs", "account", "frag all", "leaks --suspects")
+"""The commands that read most of the time."""
+
 GIB = 1 << 30
 
 
@@ -69,6 +78,48 @@ def line(sizes: list[float], values: list[float], size: float) -> float:
     return values[0] + slope * (size - sizes[0])
 
 
+def compare_jobs(dumps: list[Dump], commands: list[str], jobs: list[int], runs: int) -> str:
+    """
+    Return a table in Markdown of the elapsed time of *commands* with numbers of processes.
+
+    :param runs: How often each is run.
+    """
+    headers = ["dump", "command"]
+    for number in jobs:
+        headers += [f"--jobs {number}: s", "times reading"]
+        headers += [] if number == jobs[0] else ["speed-up"]
+    rows = []
+    for dump in dumps:
+        page_ext, memmap, _ = ranges_of(dump.core, dump.symbols)
+        reader = [*reader_of(dump.core, dump.symbols), "read"]
+        ours = [sys.executable, "-m", "drgn_pageowner", "-q", "-c", dump.core, "-s", dump.symbols]
+        base = {
+            what: min(
+                measure(reader, given=json.dumps(ranges).encode()).seconds for _ in range(runs + 1)
+            )
+            for what, ranges in (("page_ext", page_ext), ("both", page_ext + memmap))
+        }
+        for what, seconds in base.items():
+            named = "read page_ext" + (" and memmap" if what == "both" else "")
+            rows.append([dump.name, named, f"{seconds:.1f}"])
+        for command in commands:
+            reading = base[COMMANDS.get(command, "both")]
+            row, times, printed = [dump.name, command], [], set()
+            for number in jobs:
+                ran = [
+                    measure([*ours, "--jobs", str(number), *shlex.split(command)], digest=True)
+                    for _ in range(runs)
+                ]
+                printed |= {cost.output for cost in ran}
+                times.append(min(cost.seconds for cost in ran))
+                row += [f"{times[-1]:.1f}", f"{times[-1] / reading:.1f}"]
+                row += [] if len(times) == 1 else [f"{times[0] / times[-1]:.2f}"]
+            if len(printed) > 1:
+                sys.exit(f"{command} does not print the same with each number of processes")
+            rows.append(row)
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -79,7 +130,18 @@ def main() -> None:
     parser.add_argument(
         "--commands", help="commands with ; between them (default: " + "; ".join(COMMANDS) + ")"
     )
+    parser.add_argument(
+        "--jobs", metavar="N,N...", type=lambda text: [int(number) for number in text.split(",")],
+        help="compare the elapsed time with these numbers of processes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--runs", type=int, default=2, help="runs of each with --jobs (default: %(default)s)"
+    )
     args = parser.parse_args()
+    if args.jobs:
+        commands = args.commands.split(";") if args.commands else list(PARALLEL)
+        print(compare_jobs(args.dumps, commands, args.jobs, args.runs))
+        return
     chosen = args.commands.split(";") if args.commands else list(COMMANDS)
     scratch = Path(os.environ.get("TMPDIR", "/tmp")) / f"scale-{os.getpid()}"
     sizes: list[float] = []

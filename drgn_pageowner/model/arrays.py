@@ -137,6 +137,11 @@ def looked_up(table: Array, values: Array) -> Array:
     :param values: Integers, shape ``(n,)``.
     """
     result = np.empty(len(values), table.dtype)
+    if values.dtype == np.uint8 and values.max(initial=0) < len(table):
+        # No value has to be clipped, and this mode takes half the time.
+        for piece in slices(len(values)):
+            np.take(table, values[piece], out=result[piece], mode="clip")
+        return result
     for piece in slices(len(values)):
         result[piece] = table[values[piece]]
     return result

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from drgn_pageowner.model.arrays import (
+    Array,
     Growing,
     among,
     distinct,
+    looked_up,
     packed_pairs,
     ranges,
     sparse_zeros,
@@ -82,3 +84,11 @@ def test_packed_pairs_sort_by_both_numbers() -> None:
         [0, 2, 2, 2**31 - 1],
         [2**31 - 1, 1, 5, 0],
     ]
+
+
+@pytest.mark.parametrize("table", [np.arange(256, dtype=np.uint8) * 3, np.arange(40) % 3 == 0])
+def test_values_are_looked_up(table: Array) -> None:
+    values = np.random.default_rng(1).integers(0, 40, 3_000_000).astype(np.uint8)
+    assert np.array_equal(looked_up(table, values), table[values])
+    with pytest.raises(IndexError):
+        looked_up(table[:39], values)

@@ -154,6 +154,8 @@ def test_commands_print_the_same(
     if kind != "kdump":
         whole, path = Kdump(path), tmp_path / "vmcore"
         path.write_bytes(whole.elf() if kind == "elf" else whole.without(whole.pfns[5::97]))
+    # The search for leaks takes longest.
+    commands = COMMANDS if kind == "kdump" else COMMANDS[:-1]
     prog = open_program(ProgramOptions(core=str(path), symbols=(str(dump.vmlinux),)))
     started = []
     really = parallel._Workers._start
@@ -164,7 +166,7 @@ def test_commands_print_the_same(
         Kernel.of(prog).jobs = jobs
         Kernel.of(prog).contents = contents
         session = ProgramSession(prog)
-        return {command: ask(session, command) for command in COMMANDS}
+        return {command: ask(session, command) for command in commands}
 
     contents = Kernel.of(prog).contents
     alone = answers(1)
@@ -173,5 +175,5 @@ def test_commands_print_the_same(
     monkeypatch.setattr(parallel, "LEAST_BYTES", 1 << 16)
     for jobs in numbers:
         assert answers(jobs) == alone
-        assert len(started) >= 2 * len(COMMANDS)
+        assert len(started) >= 2 * len(commands)
         started.clear()
