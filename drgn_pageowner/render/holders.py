@@ -59,7 +59,7 @@ def classes_text(classes: Mapping[str, int], page_size: int, room: int) -> str:
 
 
 def holders_table(result: Holders, page_size: int) -> Iterator[str]:
-    """Yield one row per process or driver, and the share of the whole that is shown."""
+    """Yield the share of the whole that is shown, and one row per process or driver."""
     headers = ["pages", "size", "share", result.by, "holds", "age"]
     grouped = any(holder.cgroup is not None for holder in result.holders)
     if grouped:
@@ -86,9 +86,6 @@ def holders_table(result: Holders, page_size: int) -> Iterator[str]:
             # The program and its first arguments tell most.
             row.append(cut(command_text(holder) or "", columns() - _INDENT))
         rows.append(row)
-    if rows:
-        spare = ("age", "charged", "cgroup", "share")
-        yield table(rows, headers, right=(0, 1, 2), spare=spare, below=commands) + "\n"
     shown = sum(holder.pages for holder in result.holders)
     yield (
         f"{len(rows):,} of {result.number_of_holders:,} {_MANY[result.by]} shown: "
@@ -97,6 +94,9 @@ def holders_table(result: Holders, page_size: int) -> Iterator[str]:
     )
     if result.threads_apart:
         yield "this kernel does not record the process of a thread: threads are apart\n"
+    if rows:
+        spare = ("age", "charged", "cgroup", "share")
+        yield "\n" + table(rows, headers, right=(0, 1, 2), spare=spare, below=commands)
 
 
 def holders_csv(result: Holders, page_size: int) -> Iterator[str]:

@@ -73,6 +73,10 @@ def _headline(result: Leaks, facts: Facts, by: str) -> str:
         f"{counted(result.by_number_pages, 'page')} {are(result.by_number_pages)} known only by "
         f"PFN, {counted(result.reachable_pages, 'page')} {are(result.reachable_pages)} reachable"
     )
+    if result.slab is not None:
+        objects = sum(leak.objects for leak in result.slab)
+        size = pages_size(sum(leak.bytes for leak in result.slab))
+        known += f"; {counted(objects, 'slab object')} ({size}) {are(objects)} reached from no root"
     if not result.lost_pages:
         return f"no page is lost. {known}\n"
     verb = "may be" if result.holes is not None else are(result.lost_pages)
@@ -97,6 +101,11 @@ _SHORT = {
 }
 
 
+def _owner_text(owner: LeakOwner) -> str:
+    gone = owner.owner.startswith("0x") and all(group.module_gone for group in owner.groups)
+    return word(owner.owner) + " (unloaded)" * gone
+
+
 def _owners_table(owners: Sequence[LeakOwner], result: Leaks) -> str:
     rows = [
         [
@@ -107,7 +116,7 @@ def _owners_table(owners: Sequence[LeakOwner], result: Leaks) -> str:
             _SHORT.get(owner.verdict, owner.verdict)
             + (f" +{owner.verdicts - 1}" if owner.verdicts > 1 else ""),
             owner.confidence,
-            word(owner.owner),
+            _owner_text(owner),
             ages(owner.oldest_ns, owner.newest_ns, result.now_ns),
         ]
         for number, owner in enumerate(owners, 1)

@@ -17,27 +17,34 @@ _OWNERS = 5
 
 
 def slab_table(result: SlabTop) -> Iterator[str]:
-    """Yield one row per group, with the owner and, if known, the stack."""
+    """
+    Yield the share of the whole that is shown, and one row per group, with the owner and, if known,
+    the stack. Columns that no group has a value for are left out.
+    """
+    stacks = any(group.stack for group in result.groups)
+    pids = any(group.pids for group in result.groups)
+    owners = any(group.owner for group in result.groups)
+    charges = any(group.memcgs for group in result.groups)
     rows = []
     for group in result.groups:
+        charged = ", ".join(f"{word(path)} ({n:,})" for path, n in [*group.memcgs.items()][:3])
         more = list(map(str, group.stack))
-        if group.memcgs:
-            charged = [f"{word(path)} ({count:,})" for path, count in group.memcgs.items()]
-            more.append(f"charged to {', '.join(charged[:3])}")
+        if stacks and charged:
+            more.append(f"charged to {charged}")
         rows.append(
             [
                 pages_size(group.bytes),
                 share(group.bytes, result.bytes),
                 f"{group.objects:,}",
                 word(group.cache),
-                ", ".join(map(str, group.pids[:3])) or "-",
-                word(group.owner or "(not kept)"),
-                "\n".join(more),
+                *[", ".join(map(str, group.pids[:3])) or "-"] * pids,
+                *[word(group.owner or "(not kept)")] * owners,
+                *["\n".join(more)] * stacks,
+                *[charged] * (charges and not stacks),
             ]
         )
-    headers = ["size", "share", "objects", "cache", "pid", "owner", "stack"]
-    if rows:
-        yield table(rows, headers, right=range(3), below=True) + "\n"
+    headers = ["size", "share", "objects", "cache", *["pid"] * pids, *["owner"] * owners]
+    headers += ["stack"] * stacks + ["charged to"] * (charges and not stacks)
     shown = sum(group.bytes for group in result.groups)
     yield (
         f"{len(result.groups):,} of {counted(result.number_of_groups, 'group')} shown: "
@@ -46,6 +53,8 @@ def slab_table(result: SlabTop) -> Iterator[str]:
         f"{have(result.with_owner)} an owner; {counted(result.free_objects, 'object')} "
         f"{are(result.free_objects)} free\n"
     )
+    if rows:
+        yield "\n" + table(rows, headers, right=range(3), below=stacks)
 
 
 def slab_csv(result: SlabTop) -> Iterator[str]:

@@ -22,7 +22,7 @@ __all__ = ("key_text", "top_csv", "top_json", "top_object", "top_table")
 
 def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
     """
-    Yield one row per group, the share of the whole that is shown, and the stacks of the groups if
+    Yield the share of the whole that is shown, one row per group, and the stacks of the groups if
     these are made by stack.
     """
     keys = [key for key in result.by if key != "stack"]
@@ -47,9 +47,6 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
         ]
         for place, group in enumerate(result.groups, 1)
     ]
-    if rows:
-        spare = ("handle", "share", "allocations", "age")
-        yield table(rows, headers, right=range(4 + by_stack), spare=spare) + "\n"
     shown = sum(group.pages for group in result.groups)
     yield (
         f"{len(result.groups):,} of {counted(result.number_of_groups, 'group')} shown: "
@@ -58,6 +55,9 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
         + ("" if result.allocations is None else f" in {counted(result.allocations, 'allocation')}")
         + "\n"
     )
+    if rows:
+        spare = ("handle", "share", "allocations", "age")
+        yield "\n" + table(rows, headers, right=range(4 + by_stack), spare=spare)
     if by_stack:
         yield from _stacks(result, snapshot)
 

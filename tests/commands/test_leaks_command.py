@@ -103,6 +103,9 @@ def test_all_commands_name_the_same_module(get: Any, live: Callable[[Dump], Any]
     ]
     _, said, _ = ask(session, "leaks --by module --limit 0")
     assert re.search(r"^ *\d+ +48 .*\(unloaded\)", said, re.MULTILINE)
+    _, said, _ = ask(session, "leaks --limit 0")
+    addresses = {re.sub(r"\+.*", "", group["allocator"]) for group in unloaded}
+    assert set(re.findall(r"(0x[0-9a-f]+) \(unloaded\)", said)) == addresses
     # The records, by filter and by group.
     _, said, _ = ask(session, "list --module po_leak --format json")
     records = [json.loads(line) for line in said.splitlines()]
