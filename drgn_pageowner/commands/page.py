@@ -59,6 +59,9 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         return print_lines(_DRGN.format(pfn=session.page(args.what[0]).pfn), args, out)
     status = 0
     if args.types:
+        if not args.quick:
+            # The heap needs less of it, but can use it.
+            session.inventory()
         infer_types(session.heap(types=True))
     for what in args.what:
         try:

@@ -145,10 +145,14 @@ class ProgramSession:
     def _heap_reader(self, *, types: bool = False) -> HeapReader:
         if self._heap is None or (types and self._heap.typed is None):
             from drgn_pageowner.kernel.read.heap import HeapReader
+            from drgn_pageowner.kernel.read.inventory import InventoryReader
 
-            self._heap = self._ask(
-                lambda kernel: HeapReader(kernel, self._inventory_reader(), types=types)
-            )
+            def read(kernel: Kernel) -> HeapReader:
+                if self._inventory is None and not keeps_results():
+                    return HeapReader(kernel, InventoryReader(kernel, of_heap=True), types=types)
+                return HeapReader(kernel, self._inventory_reader(), types=types)
+
+            self._heap = self._ask(read)
             self._finder = None
         return self._heap
 

@@ -8,13 +8,14 @@ import mmap
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = (
     "Array",
+    "Coded",
     "Groups",
     "Growing",
     "among",
@@ -54,6 +55,65 @@ def sparse_zeros(length: int, dtype: type[np.generic]) -> Array:
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, dtype, count=length)
+
+
+class Coded:
+    """
+    A column of few distinct values, each of which is held once.
+
+    It takes indices and slices like an array, and returns arrays.
+    """
+
+    def __init__(self, values: Array, code: Array) -> None:
+        """
+        :param values: The distinct values.
+        :param code: Index in *values* of each row's value: unsigned integers, shape ``(n,)``.
+        """
+        self._values, self._code = values, code
+
+    @classmethod
+    def of(cls, column: Array) -> Array:
+        """
+        Code a column of bytes.
+
+        :param column: ``S16``, shape ``(n,)``.
+        :return: Something that can be used like *column*; *column* itself if it has many values.
+        """
+        values, code = np.zeros(0, column.dtype), np.zeros(len(column), np.uint16)
+        known: dict[int, int] = {}
+        sums, numbers = np.zeros(0, np.uint64), np.zeros(0, np.uint16)
+        for rows in slices(len(column)):
+            piece = np.ascontiguousarray(column[rows])
+            halves = piece.view(np.uint64).reshape(-1, 2)
+            with np.errstate(over="ignore"):
+                key = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) + halves[:, 1]
+            fresh = ~np.isin(key, sums) if len(sums) else np.ones(len(key), bool)
+            for number in np.unique(key[fresh], return_index=True)[1].tolist():
+                place = int(np.flatnonzero(fresh)[number])
+                known[int(key[place])] = len(values)
+                values = np.append(values, piece[place])
+            if len(values) > np.iinfo(np.uint16).max:
+                return column
+            sums = np.array(sorted(known), np.uint64)
+            numbers = np.array([known[one] for one in sums.tolist()], np.uint16)
+            code[rows] = numbers[np.searchsorted(sums, key)]
+            if (values[code[rows]] != piece).any():
+                # Different values have the same sum.
+                return column
+        return cast(Array, cls(values, code))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._values.dtype
+
+    def __len__(self) -> int:
+        return len(self._code)
+
+    def __getitem__(self, rows: Any) -> Any:
+        return self._values[self._code[rows]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self._values[self._code], dtype)
 
 
 class Growing:

@@ -32,6 +32,7 @@ from drgn_pageowner.model.types import Typing
 from drgn_pageowner.units import pages_size
 
 __all__ = (
+    "HEAP_COLUMNS",
     "INVENTORY_COLUMNS",
     "INVENTORY_COLUMNS_OF_STACKS",
     "LOST",
@@ -58,6 +59,9 @@ INVENTORY_COLUMNS = (
     "pfn", "order", "handle", "ts_nsec", "pid", "tgid", "comm", "migratetype", "tag",
 )  # fmt: skip
 """The columns of :attr:`Inventory.records`."""
+
+HEAP_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "tag")
+"""The columns that the search for leaks needs."""
 
 INVENTORY_COLUMNS_OF_STACKS = ("pfn", "order", "handle")
 """The columns that the records have at least, where tasks and times were not asked for."""

@@ -15,7 +15,7 @@ from drgn_pageowner.analysis.leaks.unnamed import freed_init, module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of, modules_of
 from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.escape import without_surrogates
-from drgn_pageowner.model.arrays import Array, grouped
+from drgn_pageowner.model.arrays import Array, among, grouped, slices
 from drgn_pageowner.model.fingerprint import Contents, Fingerprint
 from drgn_pageowner.model.heap import (
     LOST,
@@ -235,11 +235,8 @@ def fingerprints_of(reach: Reach, session: MemoryReader) -> tuple[Array, Sequenc
     :return: ``int32``, a row per record: its fingerprint, or -1; and the fingerprints.
     """
     number = len(reach.heap.records)
-    heads = np.flatnonzero(
-        (reach.role == Role.CANDIDATE)
-        & np.isin(reach.verdict[:number], LOST)
-        & (reach.allocation == np.arange(number))
-    )
+    heads = np.flatnonzero((reach.role == Role.CANDIDATE) & among(reach.verdict[:number], LOST))
+    heads = heads[reach.allocation[heads] == heads]
     result = np.full(number, -1, np.int32)
     kinds = reach.verdict[heads].astype(np.int64) << 8 | reach.heap.records["order"][heads]
     result[heads], found = fingerprints(session.contents(heads), kinds, session.memory_at)
@@ -256,16 +253,21 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
     if isinstance(found, Reach):
         found = leak_search(found)
     records, inventory = found.records, found.inventory
-    candidates = np.flatnonzero(found.role == Role.CANDIDATE)
-    verdict = found.verdict[candidates].astype(np.int64)
-    stack, pages = records.stack, records.pages
-    chosen = candidates if everything else candidates[verdict != Reachability.REACHABLE]
-    key = _owners(found)[chosen] * len(Reachability) + found.verdict[chosen]
+    candidate = found.role == Role.CANDIDATE
+    wanted = candidate if everything else candidate & (found.verdict != Reachability.REACHABLE)
+    chosen = np.flatnonzero(wanted)
+    some = records.select(chosen)
+    stack, pages = some.stack, some.pages
+    key = _owners(found, chosen, some) * len(Reachability) + found.verdict[chosen]
     keys, members = grouped(key)
-    heads = np.unique(found.allocation[candidates])
-    per_stack = np.bincount(stack[heads] + 1, minlength=int(stack.max(initial=0)) + 2)
+    head = np.zeros(len(records), bool)
+    head[found.allocation[candidate]] = True
+    per_stack = np.zeros(len(records.stacks) + 1, np.int64)
+    for part in slices(len(records)):
+        numbers = records.select(part).stack[head[part]]
+        per_stack += np.bincount(numbers + 1, minlength=len(per_stack))
     first = np.array([rows[0] for rows in members], np.int64)
-    numbers = stack[chosen[first]]
+    numbers = stack[first]
     table = StackTable.of(records, numbers)
     of_stack = zip(
         numbers.tolist(),
@@ -275,26 +277,30 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
         strict=True,
     )
     groups = [
-        _group(found, chosen[rows], int(code) % len(Reachability), pages[chosen[rows]], _Of(*one))
+        _group(found, chosen[rows], int(code) % len(Reachability), pages[rows], _Of(*one))
         for code, rows, one in zip(keys.tolist(), members, of_stack, strict=True)
     ]
-    lost = np.isin(verdict, LOST)
-    allocation = found.allocation
-    by_number = verdict == Reachability.PFN_ONLY
-    held = verdict == Reachability.REACHABLE
 
-    def number(mask: Array) -> int:
-        return len(np.unique(allocation[candidates[mask]]))
+    def count(mask: Array) -> tuple[int, int]:
+        """Count the allocations and the pages of some records: ``bool``, a row per record."""
+        head = np.zeros(len(records), bool)
+        head[found.allocation[mask]] = True
+        # The number of records of each order, so that no column is as wide as pages.
+        sizes = np.bincount(records["order"][mask])
+        return int(np.count_nonzero(head)), int((sizes << np.arange(len(sizes))).sum())
 
+    lost = count(candidate & among(found.verdict, LOST))
+    held = count(candidate & (found.verdict == Reachability.REACHABLE))
+    by_number = count(candidate & (found.verdict == Reachability.PFN_ONLY))
     return Leaks(
         groups=_in_order(groups),
-        lost_allocations=number(lost),
-        lost_pages=int(pages[candidates[lost]].sum()),
-        reachable_allocations=number(held),
-        reachable_pages=int(pages[candidates[held]].sum()),
-        by_number_allocations=number(by_number),
-        by_number_pages=int(pages[candidates[by_number]].sum()),
-        accounted_pages=int(pages[found.role != Role.CANDIDATE].sum()),
+        lost_allocations=lost[0],
+        lost_pages=lost[1],
+        reachable_allocations=held[0],
+        reachable_pages=held[1],
+        by_number_allocations=by_number[0],
+        by_number_pages=by_number[1],
+        accounted_pages=count(~candidate)[1],
         now_ns=inventory.memory.pages.facts.now_ns,
         slab=None if found.lost is None else group_objects(inventory.slabs.caches, found.lost),
         pages_missing=found.pages_missing,
@@ -302,18 +308,19 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
     )
 
 
-def _owners(found: LeakSearch) -> Array:
+def _owners(found: LeakSearch, rows: Array, records: Snapshot) -> Array:
     """
     Assign a number to the owner of each record: its stack (or allocation tag), otherwise its
     fingerprint and order.
 
-    :return: ``int64``, a row per record.
+    :param rows: ``int64``, shape ``(n,)``: indices of the *records*.
+    :return: ``int64``, shape ``(n,)``.
     """
-    records, stack = found.records, found.records.stack
+    stack = records.stack
     if not len(found.fingerprint):
         return stack + 1
-    content = (found.fingerprint.astype(np.int64) + 1) << 6 | records["order"]
-    return np.where(stack >= 0, stack + 1, content + int(stack.max(initial=0)) + 2)
+    content = (found.fingerprint[rows].astype(np.int64) + 1) << 6 | records["order"]
+    return np.where(stack >= 0, stack + 1, content + len(records.stacks) + 1)
 
 
 def _in_order(groups: list[LeakGroup]) -> list[LeakGroup]:

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from drgn_pageowner.analysis.owners.stack_table import with_stack
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, ascending, slices
 from drgn_pageowner.model.records import Snapshot
 
 __all__ = ("merge_split",)
@@ -49,31 +49,43 @@ def merge_split(records: Snapshot, followers: Array | None = None) -> Array:
     :param followers: Indices of rows that belong to the same allocation as the row before, if the
         rows are not page_owner records: result of
         :func:`~drgn_pageowner.analysis.leaks.unrecorded.followers`.
-    :return: ``int64``, a row per record: ascending numbers from 0 on.
+    :return: ``int32``, a row per record: ascending numbers from 0 on.
     """
     if not len(records):
-        return np.zeros(0, np.int64)
+        return np.zeros(0, np.int32)
     pfn, handle = records["pfn"], records["handle"]
     follows = np.zeros(len(records), bool)
-    follows[1:] = (pfn[1:] == pfn[:-1] + records.pages[:-1]) & (handle[1:] == handle[:-1])
-    follows[1:] &= records["order"][1:] == records["order"][:-1]
+    order = records["order"]
+    for rows in slices(len(records) - 1):
+        after = slice(rows.start + 1, rows.stop + 1)
+        pages = np.int64(1) << order[rows].astype(np.int64)
+        follows[after] = (pfn[after] == pfn[rows] + pages) & (handle[after] == handle[rows])
+        follows[after] &= order[after] == order[rows]
     if "ts_nsec" not in records:
         behind = np.zeros(len(records), bool)
         behind[followers if followers is not None else []] = True
         behind &= follows & (records["order"] == 0)
         follows = _of_splitters(records, follows) | behind
     else:
-        stamp = records["ts_nsec"].astype(np.int64)
-        step = np.zeros(len(records), np.int64)
-        step[1:] = stamp[1:] - stamp[:-1]
-        soon = follows & (step >= 0) & (step < _SOON_NS)
-        same = follows & (step == 0) & (stamp != 0)
+        stamp = records["ts_nsec"].view(np.int64)
+        soon, same = follows.copy(), follows.copy()
+        for rows in slices(len(records) - 1):
+            after = slice(rows.start + 1, rows.stop + 1)
+            step = stamp[after] - stamp[rows]
+            soon[after] &= (step >= 0) & (step < _SOON_NS)
+            same[after] &= (step == 0) & (stamp[after] != 0)
         follows = _of_splitters(records, soon) | _of_splitters(records, follows, _RANGES)
         aligned = _aligned(records, same)
         if _is_coarse(stamp, handle):
             aligned = _only_blocks(records, aligned)
         follows |= aligned
-    result: Array = np.cumsum(~follows) - 1
+    return _runs(follows)
+
+
+def _runs(follows: Array) -> Array:
+    """Number the runs of rows of which each but the first *follows* the one before."""
+    result: Array = np.cumsum(~follows, dtype=np.int32)
+    result -= 1
     return result
 
 
@@ -93,10 +105,22 @@ def _of_splitters(
 
 def _is_coarse(stamp: Array, handle: Array) -> bool:
     """Return whether the clock's resolution is coarser than the duration of an allocation."""
+    in_order = np.sort(stamp)
+    repeated = ascending(in_order[1:][in_order[1:] == in_order[:-1]])
+    del in_order
+    if not len(repeated):
+        return False
+    found = [np.zeros(0, np.int64)]
+    for rows in slices(len(stamp)):
+        place = np.searchsorted(repeated, stamp[rows])
+        place[place == len(repeated)] = 0
+        found.append(np.flatnonzero(repeated[place] == stamp[rows]) + rows.start)
+    alike = np.concatenate(found)
+    number, stamp, handle = len(stamp), stamp[alike], handle[alike]
     order = np.argsort(stamp, kind="stable")
     stamp, handle = stamp[order], handle[order]
     shared = (stamp[1:] == stamp[:-1]) & (handle[1:] != handle[:-1])
-    return int(shared.sum()) * _COARSE > len(stamp)
+    return int(shared.sum()) * _COARSE > number
 
 
 def _only_blocks(records: Snapshot, aligned: Array) -> Array:
@@ -105,23 +129,32 @@ def _only_blocks(records: Snapshot, aligned: Array) -> Array:
     clock, single pages allocated in a row look like a split block, but this is not so for all pages
     of the stack.
     """
-    number = np.cumsum(~aligned) - 1
-    length = np.bincount(number)[number]
-    _, stack = np.unique(records["handle"], return_inverse=True)
-    least = np.full(int(stack.max()) + 1, 1 << 30)
-    most = np.zeros(len(least), np.int64)
-    np.minimum.at(least, stack, length)
-    np.maximum.at(most, stack, length)
+    first = np.flatnonzero(~aligned).astype(np.int32)
+    length = np.diff(first, append=np.int32(len(aligned)))
+    # All rows of a run have the same stack.
+    handle = records["handle"]
+    handles = ascending(handle.copy())
+    least = np.full(len(handles), 1 << 30, np.int32)
+    most = np.zeros(len(least), np.int32)
+    stack = np.empty(len(first), np.int32)
+    for rows in slices(len(first)):
+        stack[rows] = np.searchsorted(handles, handle[first[rows]])
+        np.minimum.at(least, stack[rows], length[rows])
+        np.maximum.at(most, stack[rows], length[rows])
     same = (least == most) & (most & (most - 1) == 0)
-    result: Array = aligned & same[stack]
+    result: Array = aligned & np.repeat(same[stack], length)
     return result
 
 
 def _aligned(records: Snapshot, follows: Array) -> Array:
     """Return which of *follows* are in runs that are aligned to their size, as free blocks are."""
-    number = np.cumsum(~follows) - 1
-    length = np.bincount(number, records.pages).astype(np.int64)
-    start = records["pfn"][~follows]
-    block = np.int64(1) << np.ceil(np.log2(np.maximum(length, 1))).astype(np.int64)
-    result: Array = follows & (start % block == 0)[number]
+    first = np.flatnonzero(~follows).astype(np.int32)
+    length = np.diff(first, append=np.int32(len(follows)))
+    good = np.empty(len(first), bool)
+    for rows in slices(len(first)):
+        # All records of a run have the same order.
+        pages = length[rows].astype(np.int64) << records["order"][first[rows]].astype(np.int64)
+        block = np.int64(1) << np.ceil(np.log2(np.maximum(pages, 1))).astype(np.int64)
+        good[rows] = records["pfn"][first[rows]] % block == 0
+    result: Array = follows & np.repeat(good, length)
     return result

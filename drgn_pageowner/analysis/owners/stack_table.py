@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from drgn_pageowner.analysis.owners.allocator import is_allocation_function, kind_of_frame
-from drgn_pageowner.model.arrays import Array, ascending, distinct, looked_up, ranges, slices
+from drgn_pageowner.model.arrays import Array, distinct, looked_up, ranges, slices
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame, is_entry
 
@@ -216,20 +216,27 @@ def per_record(snapshot: Snapshot, function: Callable[[StackTable], Array]) -> A
     :param function: Returns an array with a row per stack of a table.
     :return: Shape ``(n,)``.
     """
-    if "handle" not in snapshot:
-        return per_stack(snapshot, snapshot.stack, function)
-    handles, stacks = snapshot["handle"], snapshot.stacks
-    # Element 0 is for -1, no stack.
-    used = np.zeros(len(stacks) + 1, bool)
-    number = np.empty(len(handles), np.int32)
-    for piece in slices(len(handles)):
-        number[piece] = stacks.index(handles[piece]) + 1
-        used[number[piece]] = True
-    numbers = np.flatnonzero(used)
-    found = function(StackTable.of(snapshot, numbers - 1))
-    place = np.zeros(len(used), np.int32)
-    place[numbers] = np.arange(len(numbers))
+    number, numbers = _numbers(snapshot)
+    found = function(StackTable.of(snapshot, numbers))
+    place = np.zeros(len(snapshot.stacks) + 1, np.int32)
+    place[numbers + 1] = np.arange(len(numbers))
     return looked_up(found[place], number)
+
+
+def _numbers(snapshot: Snapshot, among: Array | None = None) -> tuple[Array, Array]:
+    """
+    Return the stack of every record plus 1, so that 0 is for no stack, and the stacks in use.
+
+    :param among: ``bool``, shape ``(n,)``: the records whose stacks are in use; by default, all.
+    :return: ``int32``, shape ``(n,)``; and ``int64``, ascending; -1 for no stack.
+    """
+    used = np.zeros(len(snapshot.stacks) + 1, bool)
+    number = np.zeros(len(snapshot), np.int32)
+    for piece in slices(len(number)):
+        if "handle" in snapshot:
+            number[piece] = snapshot.stacks.index(snapshot["handle"][piece]) + 1
+        used[number[piece] if among is None else number[piece][among[piece]]] = True
+    return number, np.flatnonzero(used) - 1
 
 
 def with_stack(snapshot: Snapshot, among: Array, holds: Callable[[StackTable], Array]) -> Array:
@@ -240,10 +247,8 @@ def with_stack(snapshot: Snapshot, among: Array, holds: Callable[[StackTable], A
     :param holds: Returns ``bool``, a row per stack of a table.
     :return: ``bool``, the same shape: true for every record that has such a stack.
     """
-    stacks = snapshot.stack
-    numbers = ascending(stacks[among])
+    number, numbers = _numbers(snapshot, among)
     # Element 0 is for -1, no stack.
-    chosen = np.zeros(int(stacks.max(initial=-1)) + 2, bool)
+    chosen = np.zeros(len(snapshot.stacks) + 1, bool)
     chosen[numbers[holds(StackTable.of(snapshot, numbers))] + 1] = True
-    result: Array = chosen[stacks + 1]
-    return result
+    return looked_up(chosen, number)

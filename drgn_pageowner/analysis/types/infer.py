@@ -15,7 +15,7 @@ import numpy as np
 
 from drgn_pageowner.analysis.types.contents import Candidates, evidence
 from drgn_pageowner.analysis.types.slots import Slots
-from drgn_pageowner.model.arrays import Array, ranges, slices
+from drgn_pageowner.model.arrays import Array, among, ranges, slices, sparse_zeros
 from drgn_pageowner.model.heap import Heap
 from drgn_pageowner.model.types import HeapTypes, TypedBy, WordUse
 
@@ -77,19 +77,20 @@ class _Inference:
         self.slots = Slots(self.table)
         places = heap.nodes + len(heap.typing.variables)
         self.type = np.full(places, -1, np.int32)
-        self.origin = np.zeros(places, np.int32)
-        self.by = np.zeros(places, np.uint8)
-        self.votes = np.zeros(places, np.int32)
-        self.against = np.zeros(places, np.int32)
-        self.fixed = np.zeros(places, bool)
+        # Most records have no type, and no typed pointer refers to them.
+        self.origin = sparse_zeros(places, np.int32)
+        self.by = sparse_zeros(places, np.uint8)
+        self.votes = sparse_zeros(places, np.int32)
+        self.against = sparse_zeros(places, np.int32)
+        self.fixed = sparse_zeros(places, np.bool_)
+        self.voted = np.zeros(0, np.int64)
         self.learned = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        self.banned = np.zeros(places, bool)
-        self.content = np.zeros(places, np.int32)
+        self.banned = sparse_zeros(places, np.bool_)
+        self.content = sparse_zeros(places, np.int32)
         self.conflicts = 0
         self.room = self._room()
         slabs = heap.slabs
-        self.slab_of = np.repeat(np.arange(len(slabs.row)), slabs.objects)
-        self.cache_of = slabs.cache[self.slab_of]
+        self.cache_of = np.repeat(slabs.cache, slabs.objects)
         self.shared = self.table.shared_caches()
         self.type[heap.nodes :] = heap.typing.variables.type
         self.by[heap.nodes :] = TypedBy.VARIABLE
@@ -100,20 +101,28 @@ class _Inference:
             self._of_cache_names()
 
     def _room(self) -> Array:
-        """Return the size of each node, in bytes: ``int64``; 0 for a root."""
+        """
+        Return the size of each node, in bytes: ``int32``; 0 for a root. Larger sizes than fit are
+        larger than any type.
+        """
         heap = self.heap
-        room = np.zeros(heap.nodes, np.int64)
+        room = np.zeros(heap.nodes, np.int32)
+        most = np.iinfo(np.int32).max
         pointers = self.pointers
         # The records of a vmalloc area are one place, which extends to the last offset that a
         # pointer refers to.
         size = heap.inventory.memory.pages.facts.page_size
-        room[: heap.first_object] = heap.records.pages * size
+        for rows in slices(heap.first_object):
+            pages = np.int64(1) << heap.records["order"][rows].astype(np.int64)
+            room[rows] = np.minimum(pages * size, most)
         for rows in slices(len(pointers)):
             target, at = pointers.target[rows], pointers.at[rows]
             farther = at >= room[target]
-            np.maximum.at(room, target[farther], at[farther].astype(np.int64) + 1)
+            end = np.minimum(at[farther].astype(np.int64) + 1, most)
+            np.maximum.at(room, target[farther], end.astype(np.int32))
         slabs = heap.slabs
-        room[heap.first_object : heap.first_percpu] = np.repeat(slabs.size, slabs.objects)
+        sizes = slabs.size.astype(np.int32)
+        room[heap.first_object : heap.first_percpu] = np.repeat(sizes, slabs.objects)
         room[heap.first_percpu : heap.first_root] = heap.percpu.size
         return room
 
@@ -297,8 +306,9 @@ class _Inference:
         agreed = explained >= _AGREED * total
         free = ~self.fixed[node] & ~self.banned[node]
         self.conflicts = int(np.count_nonzero(~agreed & ~self.fixed[node]))
-        self.votes[: self.heap.nodes] = 0
-        self.against[: self.heap.nodes] = 0
+        self.votes[self.voted] = 0
+        self.against[self.voted] = 0
+        self.voted = node[node < self.heap.nodes]
         self.votes[node], self.against[node] = explained, total - explained
         # Nodes typed by pointers that have no type any more, or that other pointers contradict.
         chosen = free & agreed
@@ -550,25 +560,26 @@ class _Inference:
         heap = self.heap
         sure = np.zeros(len(self.type), bool)
         sure[heap.nodes :] = True
-        by_cache = np.isin(self.by, (TypedBy.CACHE, TypedBy.CONSENSUS))
         # No type is certain in a cache for whose objects pointers often disagree.
         first, end = heap.first_object, heap.first_percpu
         number = len(heap.slabs.caches)
         for_ = np.bincount(self.cache_of, self.votes[first:end], minlength=number)
         against = np.bincount(self.cache_of, self.against[first:end], minlength=number)
         doubtful = against > 0.1 * (for_ + against)
-        sure[first:end] = by_cache[first:end] & ~doubtful[self.cache_of]
-        others = (self.by == TypedBy.POINTERS) & (self.against == 0) & (self.votes >= 2)
-        # A type is also certain if several pointers in the node agree with it, and none disagrees.
-        others |= (self.content >= _ENOUGH) & (self.against == 0)
-        sure |= others
+        by_cache = among(self.by[first:end], (TypedBy.CACHE, TypedBy.CONSENSUS))
+        sure[first:end] = by_cache & ~doubtful[self.cache_of]
+        for rows in slices(len(self.type)):
+            others = (self.by[rows] == TypedBy.POINTERS) & (self.votes[rows] >= 2)
+            # A type is also certain if several pointers in the node agree with it.
+            others |= self.content[rows] >= _ENOUGH
+            sure[rows] |= others & (self.against[rows] == 0)
+            sure[rows] &= self.type[rows] >= 0
         # A variable without pointers needs no layout.
-        self.slots.need(self.type[: heap.nodes])
-        inside = np.where(self.type < len(self.slots.size), self.type, -1)
-        known = self.slots.size[np.maximum(inside, 0)] > 0
-        known[heap.nodes :] = True
-        result: Array = sure & (self.type >= 0) & known
-        return result
+        for rows in slices(heap.nodes):
+            type_ = self.type[rows]
+            self.slots.need(type_)
+            sure[rows] &= self.slots.size[np.maximum(type_, 0)] > 0
+        return sure
 
 
 def infer_types(heap: Heap, *, names: bool = True) -> HeapTypes:

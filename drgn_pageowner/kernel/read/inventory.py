@@ -35,8 +35,9 @@ from drgn_pageowner.kernel.linux.vmstat import read_counters
 from drgn_pageowner.kernel.linux.zones import find_zones
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import RecordReader
-from drgn_pageowner.model.arrays import Array, among, ranges
+from drgn_pageowner.model.arrays import Array, Coded, among, ranges, slices
 from drgn_pageowner.model.heap import (
+    HEAP_COLUMNS,
     INVENTORY_COLUMNS,
     INVENTORY_COLUMNS_OF_STACKS,
     Area,
@@ -46,7 +47,7 @@ from drgn_pageowner.model.heap import (
     Metadata,
     record_of_row,
 )
-from drgn_pageowner.model.pages import PageState
+from drgn_pageowner.model.pages import Pages, PageState
 from drgn_pageowner.model.records import Snapshot
 
 __all__ = ("InventoryReader",)
@@ -62,13 +63,18 @@ _FILES = 50
 class InventoryReader:
     """Reader of an :class:`Inventory` that keeps intermediate results for other readers."""
 
-    def __init__(self, kernel: Kernel, *, owners: bool = True) -> None:
+    def __init__(self, kernel: Kernel, *, owners: bool = True, of_heap: bool = False) -> None:
         """
         :param owners: Whether the records need more than their stacks: tasks, times and tags.
+        :param of_heap: Whether to keep only what a :class:`~drgn_pageowner.model.heap.Heap` and the
+            search for leaks need: of the pages ``state``, ``zone`` and, as ``int8``, ``mapcount``,
+            and :data:`~drgn_pageowner.model.heap.HEAP_COLUMNS` of the records.
         """
         self.kernel = kernel
         self._image = image_range(kernel)
-        wanted = INVENTORY_COLUMNS if owners else INVENTORY_COLUMNS_OF_STACKS
+        wanted: tuple[str, ...] = INVENTORY_COLUMNS if owners else INVENTORY_COLUMNS_OF_STACKS
+        if of_heap:
+            wanted = HEAP_COLUMNS
         begun: list[RecordReader] = []
 
         def begin() -> None:
@@ -103,6 +109,8 @@ class InventoryReader:
         self.vmap: VmapAreas = read_vmap_areas(kernel, memory.pages, self.stacks, kernel.gaps)
         self._areas = {area.start: area for area in self.vmap.areas}
         slabs, self.free_objects = read_slabs(kernel, memory.pages)
+        if of_heap and records is not None:
+            _narrow(memory.pages, records)
         find_zones(kernel, kernel.gaps)
         problems += of_buffers
         contents = kernel.contents
@@ -258,3 +266,15 @@ class InventoryReader:
             rows = self.pages.rows(kernel_pfns(self.kernel, address, number))
         result: Array = rows[rows >= 0]
         return result
+
+
+def _narrow(pages: Pages, records: Snapshot) -> None:
+    """Drop the columns of pages that a heap does not need, and code what is left."""
+    del pages.columns["head"], pages.columns["free_order"]
+    # Only whether a page is mapped matters.
+    mapped = np.empty(len(pages), np.int8)
+    for rows in slices(len(pages)):
+        mapped[rows] = np.clip(pages["mapcount"][rows], -1, 0)
+    pages.columns["mapcount"] = mapped
+    if "comm" in records:
+        records.columns["comm"] = Coded.of(records["comm"])
