@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from drgn.helpers import linux
 from drgn.helpers.linux.pid import find_task
 
 from drgn_pageowner.commands import COMMANDS
+from drgn_pageowner.kernel.dump import parallel
 from drgn_pageowner.plugin import drgn_prog_set  # registers the command, too
 
 run_command = pytest.importorskip("drgn.commands").run_command
@@ -48,6 +50,24 @@ def test_what_reads_the_whole_memory_works_there_too(
 ) -> None:
     run_command(one_dump.prog, f"pageowner {command}")
     assert capfd.readouterr().out == one_dump.run(*command.split(), check=True).stdout
+
+
+def test_processes_are_started_only_if_asked_for(
+    one_dump: Dump, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 1)
+    started = []
+    fork = os.fork
+    monkeypatch.setattr(os, "fork", lambda: started.append(1) or fork())
+    printed = []
+    for line, number in (("top", 0), ("top --jobs 2", 2), ("top", 0)):
+        run_command(one_dump.prog, f"pageowner {line}")
+        printed.append(capfd.readouterr().out)
+        assert len(started) == number
+        started.clear()
+    assert printed == [printed[0]] * 3
+    with pytest.raises(CommandError, match="1 or more"):
+        run_command(one_dump.prog, "pageowner top --jobs 0")
 
 
 @pytest.mark.parametrize("line", ["pageowner", "pageowner top --by colour", "pageowner page x"])

@@ -63,6 +63,8 @@ _MESSAGE_BYTES = 1 << 16
 _ALIGNMENT = 64
 _NUMBER = struct.Struct("<q")
 
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
 # File descriptors of this process that its children must not keep open, so that they notice when
 # this process exits.
 _OWN_DESCRIPTORS: set[int] = set()
@@ -77,7 +79,7 @@ def usable_cpus() -> int:
     """
     cpus = len(os.sched_getaffinity(0))
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = _CPU_MAX.read_text().split()
         return max(min(cpus, round(int(quota) / int(period))), 1)
     except (OSError, ValueError):
         # There is no such file outside of a container, and no number in it if there is no limit.

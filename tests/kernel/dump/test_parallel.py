@@ -18,7 +18,13 @@ from incomplete import Kdump
 from drgn_pageowner.kernel.dump import parallel
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.open import ProgramOptions, open_program
-from drgn_pageowner.kernel.dump.parallel import in_order, processes_for, shared_empty
+from drgn_pageowner.kernel.dump.parallel import (
+    in_order,
+    processes_for,
+    shared_empty,
+    usable_cpus,
+)
+from drgn_pageowner.kernel.helpers import use_jobs
 from drgn_pageowner.kernel.session import ProgramSession
 
 ITEMS = list(range(40))
@@ -69,6 +75,36 @@ def test_few_results_are_made_ahead(kernel: Kernel, monkeypatch: pytest.MonkeyPa
         assert next(results) == number
         assert not begun[number + 2 * kernel.jobs + 1 :].any()
     results.close()  # type: ignore[attr-defined]
+
+
+def test_a_program_is_read_by_one_process_unless_told_otherwise(
+    dump_named: Callable[[str], Any],
+) -> None:
+    prog = dump_named("linux-6.12/kdump").prog
+    kernel = Kernel.of(prog)
+    assert processes_for(kernel, 1 << 40) == kernel.jobs == 1
+    try:
+        use_jobs(prog, 4)
+        assert processes_for(kernel, 1 << 40) == Kernel.of(prog).jobs == 4
+    finally:
+        use_jobs(prog, 1)
+    with pytest.raises(ValueError, match="0 processes"):
+        use_jobs(prog, 0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "cpus"),
+    [("max 100000", 6), ("150000 100000", 2), ("10000 100000", 1), ("900000 100000", 6), (None, 6)],
+)
+def test_cpus_are_those_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str | None, cpus: int
+) -> None:
+    file = tmp_path / "cpu.max"
+    if limit is not None:
+        file.write_text(limit + "\n")
+    monkeypatch.setattr(parallel, "_CPU_MAX", file)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    assert usable_cpus() == cpus
 
 
 def test_small_work_starts_no_process(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
