@@ -35,9 +35,10 @@ _SUB_HEADER = {8: "<QiiQQ6QQQ", 4: "<IiiIIQIQIQIQQ"}
 _WIDE_PFNS = 6
 # page_desc_t: offset, size, flags, page_flags.
 _DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
-_BITMAP_BYTES = 1 << 20
-"""Number of bytes of a bitmap that are processed at once. They stand for 8 Mi pages, whose
-descriptors take 192 MiB."""
+_BITMAP_BYTES = 1 << 16
+"""Number of bytes of a bitmap that are processed at once. They stand for 512 Ki pages, whose
+descriptors take 12 MiB. Larger pieces take up to four times as long, because memory is mapped for
+each of them."""
 
 _MOST_EXTENTS = 1 << 20
 """Maximum number of parts of a sparse file to search for."""
@@ -156,23 +157,26 @@ class _Pages:
         common = min(len(exists), len(listed))
         self.listed.add(listed, first)
         self.excluded.add(exists[:common] & ~listed[:common], first)
-        own = np.flatnonzero(listed)
+        mine = listed
         if self._part is not None:
             # In a split dump, the bitmaps describe the whole dump, but each file has only the
             # descriptors of its own pages.
-            own = own[(own >= self._part[0] - first) & (own < self._part[1] - first)]
+            mine = np.zeros(len(listed), bool)
+            own = slice(*np.clip(np.array(self._part) - first, 0, len(listed)))
+            mine[own] = listed[own]
+        number = int(np.count_nonzero(mine))
         file.seek(self._place)
-        data = file.read(len(own) * _DESCRIPTOR.itemsize)
+        data = file.read(number * _DESCRIPTOR.itemsize)
         rows = np.frombuffer(data, _DESCRIPTOR, len(data) // _DESCRIPTOR.itemsize)
-        self._place += len(own) * _DESCRIPTOR.itemsize
+        self._place += number * _DESCRIPTOR.itemsize
         # A descriptor that was not written is zero; no page can be at offset 0.
         whole = (rows["offset"] >= self._layout.descriptors) & (rows["size"] > 0)
         whole &= rows["offset"] <= self._size - rows["size"].astype(np.int64)
-        if len(whole) == len(own) and whole.all() and self._part is None:
-            self.present.add(listed, first)
+        if len(whole) == number and whole.all():
+            self.present.add(mine, first)
             return
         there = np.zeros(len(listed), bool)
-        there[own[: len(rows)][whole]] = True
+        there[np.flatnonzero(mine)[: len(rows)][whole]] = True
         self.present.add(there, first)
 
 
