@@ -87,6 +87,9 @@ def _names_of(item: pytest.Item) -> set[str]:
     return set() if called is None else {_dump_id(value) for value in called.params.values()}
 
 
+_LAST: list[tuple[Dump, ProgramSession]] = []
+
+
 class Dump:
     """A dump, its symbols, and the files that its kernel printed just before."""
 
@@ -143,26 +146,37 @@ class Dump:
         return snapshot(self.prog, freed=True)
 
     def run(
-        self, *args: object, check: bool = False, **kwargs: Any
+        self, *args: object, check: bool = False, fresh: bool = False, **kwargs: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Run our command line on this dump, in this process if possible, because the dump is open
-        here."""
+        """
+        Run our command line on this dump, in this process if possible, because the dump is open
+        here.
+
+        :param fresh: Read the heap again, even if an earlier command has read it.
+        """
         command = ["-c", self.vmcore, "-s", self.vmlinux, *args]
         if kwargs or "--source" in args:
             return run_cli(*command, check=check, **kwargs)
-        result = self._run_here([str(word) for word in command])
+        result = self._run_here([str(word) for word in command], fresh)
         if check:
             result.check_returncode()
         return result
 
-    def _run_here(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+    def session(self, fresh: bool = False) -> ProgramSession:
+        """Return the session for commands in this process; the last dump's is kept, with what it
+        has read."""
         from drgn_pageowner.kernel.session import ProgramSession
 
+        if fresh or not _LAST or _LAST[0][0] is not self:
+            _LAST[:] = [(self, ProgramSession(self.prog, str(self.vmcore)))]
+        return _LAST[0][1]
+
+    def _run_here(self, command: list[str], fresh: bool) -> subprocess.CompletedProcess[str]:
         really_open = sources._open
 
         def open_session(args: argparse.Namespace) -> Any:
             mine = not args.snapshot and args.core == str(self.vmcore)
-            return ProgramSession(self.prog, args.core) if mine else really_open(args)
+            return self.session(fresh) if mine else really_open(args)
 
         out, err = io.BytesIO(), io.StringIO()
         text = io.TextIOWrapper(out, encoding="utf-8", write_through=True)
@@ -273,9 +287,7 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture(scope="session")
 def live() -> Callable[[Dump], ProgramSession]:
     """Return a function that returns a dump's session, for commands in this process."""
-    from drgn_pageowner.kernel.session import ProgramSession
-
-    return functools.cache(lambda dump: ProgramSession(dump.prog))
+    return Dump.session
 
 
 @pytest.fixture(scope="session")

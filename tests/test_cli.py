@@ -17,6 +17,7 @@ from conftest import Dump, run_cli
 from drgn_pageowner import cli
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "command",
     ["info", "top --limit 5", "list --format debugfs", "frag all --order 4", "account", "leaks",

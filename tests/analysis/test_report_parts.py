@@ -13,7 +13,7 @@ from drgn_pageowner.analysis.verdicts import LEVELS, judge
 from drgn_pageowner.commands.report import read
 from drgn_pageowner.kernel.session import ProgramSession
 
-pytestmark = pytest.mark.one_of_a_kernel
+pytestmark = [pytest.mark.once, pytest.mark.one_of_a_kernel]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import Dump
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.one_of_a_kernel]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,6 @@ def answer(dump: Dump) -> Any:
     return json.loads(dump.run("typegraph", "--check", "--format", "json", check=True).stdout)
 
 
-@pytest.mark.one_of_a_kernel
 def test_most_objects_have_a_type(dump: Dump, answer: Any) -> None:
     assert answer["typed_objects"] > 0.75 * answer["objects"]
     assert answer["typed_bytes"] > 0.7 * answer["bytes"]

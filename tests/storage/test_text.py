@@ -72,6 +72,7 @@ def test_every_format_comes_back_byte_for_byte(name: str) -> None:
     assert printed(snapshot) == path.read_bytes()
 
 
+@pytest.mark.one_of_a_kernel
 def test_its_columns_are_those_of_the_dump(dump: Dump) -> None:
     text = read(dump.truth_directory / DEBUGFS / "page_owner")
     own = dump.snapshot.select(dump.snapshot["allocated"])
@@ -103,6 +104,7 @@ def test_its_columns_are_those_of_the_dump(dump: Dump) -> None:
     assert all(bits[name] == mask for mask, name in text.names.page_flags)
 
 
+@pytest.mark.one_of_a_kernel
 @pytest.mark.parametrize("file", ["show_stacks", "show_handles", "show_stacks_handles"])
 def test_the_stacks_are_printed_as_the_kernel_prints_them(
     dump: Dump, file: str, tmp_path: Path, saved: Callable[[Dump], Path]

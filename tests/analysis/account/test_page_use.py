@@ -19,6 +19,8 @@ from drgn_pageowner.kernel.linux.vmalloc import task_stacks
 PER_CLASS = 2
 
 
+@pytest.mark.once
+@pytest.mark.one_of_a_kernel
 def test_page_says_the_class_that_account_counts(dump: Dump, live: Callable[[Dump], Any]) -> None:
     session = live(dump)
     inventory = session.inventory()

@@ -71,7 +71,7 @@ def test_the_verdicts_are_nearly_those_of_records(get: Callable[[], Dump]) -> No
 def test_where_nothing_is_lost_nobody_is_accused(
     dump_named: Callable[[str], Dump], name: str
 ) -> None:
-    session = ProgramSession(dump_named(name).prog)
+    session = dump_named(name).session()
     status, out, err = ask(session, "leaks --format json")
     assert (status, err) == (0, "")
     answer = json.loads(out)
@@ -91,7 +91,7 @@ def _held_page(session: ProgramSession) -> int:
 @pytest.mark.parametrize("get", WITHOUT, ids=_dump_id)
 def test_what_the_module_lost_is_found(get: Callable[[], Dump]) -> None:
     dump = get()
-    session = ProgramSession(dump.prog)
+    session = dump.session()
     answer = json.loads(ask(session, "leaks --slab --format json")[1])
     lost = {group["verdict"] for group in answer["groups"]} - {"known only by PFN"}
     groups = [group for group in answer["groups"] if group["verdict"] in lost]
@@ -132,7 +132,7 @@ def test_a_snapshot_has_leaks_and_owners_without_records(
 ) -> None:
     pytest.importorskip("pyarrow", reason="snapshots need pyarrow (the extra parquet)")
     for name in ("linux-7.2-profiling/owner-off-tags", "linux-5.10/owner-off"):
-        session = ProgramSession(dump_named(name).prog)
+        session = dump_named(name).session()
         path = tmp_path / "saved.parquet"
         assert ask(session, f"save --leaks {path}")[0] == 0
         saved = SnapshotSession(str(path))
@@ -152,7 +152,7 @@ def test_objects_are_charged_to_the_cgroup_that_the_module_ran_in(
     dump_named: Callable[[str], Dump],
 ) -> None:
     dump = dump_named("linux-7.2-profiling/owner-off-tags")
-    answer = json.loads(ask(ProgramSession(dump.prog), "leaks --slab --format json")[1])
+    answer = json.loads(ask(dump.session(), "leaks --slab --format json")[1])
     charged = [
         leak for leak in answer["slab"] if (leak["tag"] or "").endswith("func:po_lose_account")
     ] or [leak for leak in answer["slab"] if leak["cache"].startswith("kmalloc-cg-512")]
@@ -162,7 +162,7 @@ def test_objects_are_charged_to_the_cgroup_that_the_module_ran_in(
 
 def test_why_says_what_is_in_lost_memory(dump_named: Callable[[str], Dump]) -> None:
     dump = dump_named("linux-7.2-profiling/owner-off-compressed")
-    session = ProgramSession(dump.prog)
+    session = dump.session()
     [pfn, *_] = [f["pfn"] for f in dump.facts() if f.get("how") == "text_page"]
     [item, *_] = [f["va"] for f in dump.facts() if f.get("how") == "item"]
     page = json.loads(ask(session, f"why pfn:{pfn} --format json")[1])

@@ -48,6 +48,7 @@ def described(type_: Type) -> Any:
     return type_.kind, type_.qualifiers, getattr(type_, "size", None), members, values, str(type_)
 
 
+@pytest.mark.once
 def test_every_type_is_the_same(packed: tuple[Dump, Path, Program]) -> None:
     dump, path, prog = packed
     elf = ElfFile(str(path))

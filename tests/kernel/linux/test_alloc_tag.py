@@ -21,7 +21,6 @@ from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.open import ProgramOptions, open_program
 from drgn_pageowner.kernel.linux import alloc_tag
 from drgn_pageowner.kernel.read.tags import read_tag_use, read_tags
-from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model.tags import TagUse, allocation_sizes
 from drgn_pageowner.storage.session import open_file
 
@@ -132,7 +131,7 @@ def test_groups_add_up(tagged: Dump, use: TagUse) -> None:
 
 
 def test_filters_and_sorting(tagged: Dump) -> None:
-    session = ProgramSession(tagged.prog)
+    session = tagged.session()
     out = ask(session, "allocinfo --module po_* --format csv --sort calls")[1]
     rows = list(csv.DictReader(out.splitlines()))
     assert rows
@@ -154,7 +153,7 @@ def test_filters_and_sorting(tagged: Dump) -> None:
 
 def test_a_snapshot_answers_the_same(tagged: Dump, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="a snapshot is saved")
-    session = ProgramSession(tagged.prog)
+    session = tagged.session()
     path = tmp_path / "saved.parquet"
     assert ask(session, f"save {path}")[0] == 0
     saved = open_file(str(path))

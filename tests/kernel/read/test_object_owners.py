@@ -79,7 +79,7 @@ def test_objects_that_the_module_has_are_its(tagged: Dump) -> None:
 
 
 def test_top_and_account_print_slab_owners(tagged: Dump) -> None:
-    session = ProgramSession(tagged.prog)
+    session = tagged.session()
     whole = json.loads(ask(session, "top --slab --format json")[1])
     assert whole["number_of_groups"] == len(whole["groups"]) > 100
     table = ask(session, "top --slab --limit 3")[1]
@@ -104,7 +104,7 @@ def test_a_kernel_that_keeps_no_owners(dump_named: Callable[[str], Dump]) -> Non
 def test_lost_objects_are_grouped_by_tag(tagged: Dump) -> None:
     if not tagged.has_truth("sys/kernel/debug/page_owner"):
         pytest.skip("page_owner was off")
-    groups = json.loads(ask(ProgramSession(tagged.prog), "leaks --slab --format json")[1])["slab"]
+    groups = json.loads(ask(tagged.session(), "leaks --slab --format json")[1])["slab"]
     mine = [group for group in groups if "po_owners" in (group["tag"] or "")]
     assert len(mine) > 5
     keys = [(group["cache"], group["verdict"], group["tag"]) for group in mine]
@@ -119,14 +119,14 @@ def test_lost_objects_are_grouped_by_tag(tagged: Dump) -> None:
 
 
 def test_what_blocks_pageblocks_by_tag(tagged: Dump) -> None:
-    session = ProgramSession(tagged.prog)
+    session = tagged.session()
     answer = json.loads(ask(session, "frag culprits --by tag --format json --limit 0")[1])
     owners = [one["allocator"] for one in answer["blocking"]]
     assert any("func:alloc_slab_page" in owner for owner in owners)
 
 
 def test_what_a_kernel_can_tell_owners_by(tagged: Dump) -> None:
-    answer = json.loads(ask(ProgramSession(tagged.prog), "info --format json")[1])
+    answer = json.loads(ask(tagged.session(), "info --format json")[1])
     sources = {source["name"]: source for source in answer["sources"]}
     assert set(sources) == {"page_owner", "allocation tags", "SLUB user tracking", "KASAN"}
     assert sources["allocation tags"]["on"]
@@ -138,7 +138,7 @@ def test_what_a_kernel_can_tell_owners_by(tagged: Dump) -> None:
 def test_tags_are_a_table_of_sql(tagged: Dump) -> None:
     pytest.importorskip("duckdb", reason="sql needs duckdb (the extra sql)")
     query = "select sum(bytes) as b, count(*) as n from tags where listed"
-    status, out, _ = ask_sql(ProgramSession(tagged.prog), query)
+    status, out, _ = ask_sql(tagged.session(), query)
     assert status == 0
     assert json.loads(out)["n"] > 900
 

@@ -14,7 +14,6 @@ from conftest import Dump, _dump_id, profiling
 from drgn_pageowner.kernel.read.page import page_report
 from drgn_pageowner.kernel.read.records import read_records
 from drgn_pageowner.kernel.read.tags import read_tag_use
-from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.storage.session import open_file
 
@@ -90,7 +89,7 @@ def test_rows_without_page_owner_come_from_tags(tagged: Dump, rows: Snapshot) ->
                 assert rows["order"][row] == int(fact["order"])
                 checked += 1
     assert checked > 50
-    session = ProgramSession(tagged.prog)
+    session = tagged.session()
     status, out, err = ask(session, "top --by tag --format json --limit 1")
     assert status == 0
     assert "rows are allocations of pages that bear a tag" in err
@@ -103,7 +102,7 @@ def test_rows_without_page_owner_come_from_tags(tagged: Dump, rows: Snapshot) ->
 
 
 def test_filters_and_groups_by_tag(tagged: Dump, rows: Snapshot) -> None:
-    session = ProgramSession(tagged.prog)
+    session = tagged.session()
     answer = json.loads(ask(session, "top --by tag --tag *po_owners* --format json --limit 0")[1])
     assert answer["groups"]
     assert all("po_owners" in group["key"]["tag"] for group in answer["groups"])
@@ -117,7 +116,7 @@ def test_filters_and_groups_by_tag(tagged: Dump, rows: Snapshot) -> None:
 
 def test_a_snapshot_keeps_the_tags(tagged: Dump, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="a snapshot is saved")
-    session = ProgramSession(tagged.prog)
+    session = tagged.session()
     path = tmp_path / "tags.parquet"
     assert ask(session, f"save {path}")[0] == 0
     saved = open_file(str(path))
@@ -147,7 +146,7 @@ def test_page_names_the_tag_of_a_page_and_of_an_object(tagged: Dump) -> None:
             objects += 1
     assert pages > 5
     assert objects > 5
-    text = ask(ProgramSession(tagged.prog), "page pfn:0")[1]
+    text = ask(tagged.session(), "page pfn:0")[1]
     assert "tag " not in text
 
 
@@ -159,5 +158,5 @@ def test_what_two_dumps_have_by_tag(tagged: Dump) -> None:
 
 
 def test_a_report_has_owners_by_tag(tagged: Dump) -> None:
-    out = ask(ProgramSession(tagged.prog), "report --no-leaks --format md")[1]
+    out = ask(tagged.session(), "report --no-leaks --format md")[1]
     assert "Owners by allocation tag" in out

@@ -176,6 +176,7 @@ def test_the_guest_holds_nothing_else(dump: Dump) -> None:
     assert kinds <= PATTERNS.keys()
 
 
+@pytest.mark.once
 def test_each_hop_evaluates_to_the_next(
     dump: Dump, prog: Program, chains: list[tuple[Held, Any]]
 ) -> None:
