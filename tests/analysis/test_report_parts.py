@@ -40,7 +40,8 @@ def test_flame_has_every_page_that_is_recorded(result: Report) -> None:
     for stack, group in zip(flame.stacks, top.groups, strict=False):
         names = [flame.functions[number] for number in stack.frames]
         assert [name.split(" ")[0] for name in names] == [
-            frame.name or f"{frame.pc:#x}" for frame in group.stack
+            f"{frame.pc:#x}" if frame.name is None or frame.replaced else frame.name
+            for frame in group.stack
         ]
 
 
