@@ -143,9 +143,18 @@ def _leak_in_short(report: Report) -> str:
     sure = [group for group in report.leaks.lost_groups if group.confidence == "high"]
     size = pages_size(sum(group.pages for group in sure) * report.facts.page_size)
     owners = leak_owners(sure, "allocator")
-    modules = {next(iter(modules_of(group.stack)), None) for group in sure}
-    if len(owners) > 1 and len(modules) == 1 and None not in modules:
-        return f"{size} leaked by {len(owners)} functions of the module {modules.pop()}"
+    of_module: dict[str, list[LeakGroup]] = {}
+    for group in sure:
+        for module in modules_of(group.stack)[:1]:
+            of_module.setdefault(module, []).append(group)
+    for module, groups in of_module.items():
+        number, pages = len(leak_owners(groups, "allocator")), sum(g.pages for g in groups)
+        # One module has most of it.
+        if number > 1 and 2 * pages > sum(group.pages for group in sure):
+            by = f"by {number} functions of the module {module}"
+            if len(groups) == len(sure):
+                return f"{size} leaked {by}"
+            return f"{size} leaked, {pages_size(pages * report.facts.page_size)} of it {by}"
     others = len(owners) - 1
     more = f" and {others} other function{'s' * (others != 1)}" if others else ""
     return f"{size} leaked by {owners[0].owner}{more}"
