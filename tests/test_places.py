@@ -30,6 +30,7 @@ SEVERAL = {
     "analysis/leaks/test_confidence.py": "leaks and reach on graphs typed by hand",
     "analysis/leaks/test_owners.py": "leaks against what the module po_owners of the guests lost",
     "analysis/owners/test_filters.py": "select, and the options that it is given",
+    "analysis/leaks/test_memory.py": "how much memory a search for leaks takes",
     "analysis/test_scale.py": "how the work of all of analysis/ grows with its input",
     "commands/test_width.py": "all commands in narrow terminals",
     "commands/test_guesses.py": "what people type first, of all commands",

@@ -337,7 +337,8 @@ class Heap:
         Return the source and target nodes of :attr:`Typing.pointers`: ``int32``. A record stands
         for all of its allocation.
 
-        :param chosen: Which pointers to return: ``bool``, a row per pointer; by default, all.
+        :param chosen: The pointers to return: ``bool``, a row per pointer, or their indices; by
+            default, all.
         """
         if self.typing is None:
             return np.zeros(0, np.int32), np.zeros(0, np.int32)

@@ -31,6 +31,8 @@ from drgn_pageowner.analysis.types.exact import ReferenceWords, find_references
 from drgn_pageowner.model.arrays import (
     Array,
     Groups,
+    Growing,
+    among,
     ascending,
     packed_pairs,
     ranges,
@@ -100,6 +102,23 @@ class Graph:
         first = self._first[nodes].astype(np.int64)
         counts = self._first[nodes + 1] - first
         return np.repeat(nodes, counts), self._target[ranges(first, counts)]
+
+    def from_last(self, nodes: Array) -> Iterator[tuple[Array, Array]]:
+        """
+        Yield the result of :meth:`neighbours` piece by piece, beginning with the last edges.
+        """
+        first = self._first[nodes].astype(np.int64)
+        counts = self._first[nodes + 1] - first
+        ends = np.cumsum(counts)
+        for piece in reversed(list(slices(int(counts.sum())))):
+            low, high = np.searchsorted(ends, [piece.start, piece.stop - 1], "right").tolist()
+            inside = slice(low, high + 1)
+            start, number = first[inside].copy(), counts[inside].copy()
+            number[-1] -= ends[high] - piece.stop
+            skipped = piece.start - (ends[low] - counts[low])
+            start[0] += skipped
+            number[0] -= skipped
+            yield np.repeat(nodes[inside], number), self._target[ranges(start, number)]
 
 
 @dataclass
@@ -243,21 +262,15 @@ def _reach(heap: Heap, classes: Array, allocation: Array) -> Reach:
     node = np.arange(heap.nodes, dtype=np.int32)
     node[: len(heap.records)] = allocation
     references = find_references(heap)
-    source, target = (node[ends] for ends in _edges(heap, references))
     weak = np.zeros(heap.nodes, bool)
     weak[node[heap.bookkeeping]] = True
-    good = (source != target) & ~weak[source]
     candidates = role == Role.CANDIDATE
     mirrors = _made_by(heap, candidates, _is_mirror)
-    good &= ~(mirrors[source] & (target < heap.first_object))
     # The memory of loaded modules is a root, so these are remains of unloaded modules. Tags of
     # pages and objects refer to them; their contents do not keep anything allocated.
     left = _made_by(heap, candidates, _is_module_memory)
     role[left[: len(role)]] = Role.ACCOUNTED
-    good &= ~left[source]
-    own = np.zeros(heap.nodes, bool)
-    own[source[source == target]] = True
-    source, target = source[good], target[good]
+    source, target, own = _followed(heap, references, node, weak | left, mirrors)
     forward = Graph(source, target, heap.nodes)
     parent = np.full(heap.nodes, -1, np.int32)
     roots = np.concatenate(
@@ -282,6 +295,7 @@ def _reach(heap: Heap, classes: Array, allocation: Array) -> Reach:
     lost[by_number] = False
     _judge(source, target, own, lost, verdict)
     verdict[: len(heap.records)] = verdict[allocation]
+    del forward
     evidence = _evidence(heap, references, node, weak, roots, lost)
     evidence[: len(heap.records)] = evidence[allocation]
     edges = source, target
@@ -290,14 +304,39 @@ def _reach(heap: Heap, classes: Array, allocation: Array) -> Reach:
     )
 
 
-def _edges(heap: Heap, references: ReferenceWords | None) -> tuple[Array, Array]:
-    """Return the source and the target node of each edge that marking follows: two ``int32``
-    arrays."""
-    if references is None or heap.typing is None:
-        return heap.holder, heap.target
-    loose = packed_pairs(heap.holder, heap.target)
-    pairs = np.concatenate([loose, packed_pairs(*heap.typed_edges(references.counts))])
-    return unpacked_pairs(ascending(pairs))
+def _followed(
+    heap: Heap, references: ReferenceWords | None, node: Array, ignored: Array, mirrors: Array
+) -> tuple[Array, Array, Array]:
+    """
+    Find the edges that marking follows.
+
+    :param node: The node of the allocation of each node.
+    :param ignored: Nodes whose edges are not followed: ``bool``.
+    :param mirrors: Nodes whose edges to records are not followed: ``bool``.
+    :return: Source and target nodes of edges between different nodes: ``int32``, in the order of
+        their sources; and whether each node refers to itself: ``bool``.
+    """
+    own = np.zeros(heap.nodes, bool)
+    found = Growing(np.uint64)
+    for source, target in _pieces(heap, references):
+        source, target = node[source], node[target]
+        same = source == target
+        own[source[same]] = True
+        good = ~(same | ignored[source] | (mirrors[source] & (target < heap.first_object)))
+        found.add(packed_pairs(source[good], target[good]))
+    pairs = found.take()
+    pairs.sort()
+    source, target = unpacked_pairs(pairs)
+    return source, target, own
+
+
+def _pieces(heap: Heap, references: ReferenceWords | None) -> Iterator[tuple[Array, Array]]:
+    """Yield the source and target nodes of some edges after others: ``int32``."""
+    for rows in slices(len(heap.holder)):
+        yield heap.holder[rows], heap.target[rows]
+    if references is not None:
+        for rows in slices(len(references.counts)):
+            yield heap.typed_edges(np.flatnonzero(references.counts[rows]) + rows.start)
 
 
 def _pointer_edges(heap: Heap, chosen: Array) -> tuple[Array, Array]:
@@ -367,17 +406,20 @@ def _joined(area: Array, head: Array, areas: int, heads: int) -> Array:
 
 def _roles(heap: Heap, classes: Array) -> Array:
     pages, records = heap.inventory.memory.pages, heap.records
-    rows = np.maximum(pages.rows(records["pfn"]), 0)
-    kind, state = classes[rows], pages.state[rows]
+    kind = np.empty(len(records), np.uint8)
     role = np.full(len(records), Role.ACCOUNTED, np.uint8)
-    role[np.isin(kind, UNACCOUNTED)] = Role.CANDIDATE
-    # A driver refers to its migratable pages by numbers or through their tail pages. On kernels
-    # without page types for them, these are pages of zsmalloc and balloons.
-    role[np.isin(state, (PageState.NOREF, PageState.DRIVER_MOVABLE))] = Role.ACCOUNTED
+    for part in slices(len(records)):
+        rows = np.maximum(pages.rows(records["pfn"][part]), 0)
+        kind[part] = classes[rows]
+        role[part][among(kind[part], UNACCOUNTED)] = Role.CANDIDATE
+        # A driver refers to its migratable pages by numbers or through their tail pages. On kernels
+        # without page types for them, these are pages of zsmalloc and balloons.
+        state = pages.state[rows]
+        role[part][among(state, (PageState.NOREF, PageState.DRIVER_MOVABLE))] = Role.ACCOUNTED
     candidates = role == Role.CANDIDATE
     role[with_stack(records, candidates, _is_forgotten)] = Role.ACCOUNTED
     role[with_stack(records, candidates, _is_early)] = Role.ROOT
-    role[np.isin(kind, (PageClass.BOOT, PageClass.PERCPU, PageClass.MODULE))] = Role.ROOT
+    role[among(kind, (PageClass.BOOT, PageClass.PERCPU, PageClass.MODULE))] = Role.ROOT
     # Page tables keep pages that are mapped into a process. (A page type is a negative mapcount.)
     mapped = np.flatnonzero((pages["mapcount"] >= 0) & (pages.state == PageState.KERNEL))
     users = heap.inventory.record_of_row[mapped]
@@ -425,11 +467,14 @@ def _mark(graph: Graph, frontier: Array, parent: Array) -> None:
     The search is breadth first, so that parents form shortest paths.
     """
     while len(frontier):
-        source, target = graph.neighbours(frontier)
-        fresh = parent[target] < 0
-        source, target = source[fresh], target[fresh]
-        parent[target] = source
-        frontier = ascending(target)
+        reached = [frontier[:0]]
+        # The parent is the last of the nodes that a node is reached from.
+        for source, target in graph.from_last(frontier):
+            fresh = parent[target] < 0
+            source, target = source[fresh], target[fresh]
+            parent[target] = source
+            reached.append(ascending(target))
+        frontier = ascending(np.concatenate(reached))
 
 
 def _closure(graph: Graph, start: Array, within: Array) -> Array:
@@ -471,7 +516,9 @@ def _known_by_number(
         told &= references.numbers
     known = ascending(target[told & lost[target]])
     records = heap.records
-    size = np.log2(np.maximum(records["pfn"], 1)).astype(np.int64)
+    size = np.empty(len(records), np.uint8)
+    for rows in slices(len(records)):
+        size[rows] = np.log2(np.maximum(records["pfn"][rows], 1))
     held = (role == Role.CANDIDATE) & (parent[: len(records)] >= 0)
     hit = np.zeros(len(records), bool)
     hit[heap.pfn_target[told]] = True
@@ -549,7 +596,8 @@ def _judge(source: Array, target: Array, own: Array, lost: Array, verdict: Array
     :param own: Whether each node refers to itself: ``bool``.
     :param lost: Whether no root reaches a node: ``bool``, an element for each node.
     """
-    inside = lost[source] & lost[target]
+    inside = np.flatnonzero(lost[target])
+    inside = inside[lost[source[inside]]]
     source, target = source[inside], target[inside]
     nodes = np.flatnonzero(lost)
     if not len(nodes):

@@ -25,6 +25,8 @@ _RANGES = re.compile(r"_*(cma_alloc|alloc_contig)\w*")
 # The clock is coarse if more than one in this many records shares its timestamp with a record of
 # another stack. On the bundled guests, which ran under TCG, it is 0.4 to 8 in 1,000.
 _COARSE = 1000
+# Number of parts in which records are sorted by their time.
+_PARTS = 16
 # Nanoseconds within which __set_page_owner_handle() writes the records of the pages of one block.
 # Each record had its own timestamp until Linux kernel commit ea4b5b33bf8a ("mm,page_owner: update
 # metadata for tail pages") (in v6.9). In the dump linux-6.1/traps, adjacent records of a block are
@@ -105,22 +107,18 @@ def _of_splitters(
 
 def _is_coarse(stamp: Array, handle: Array) -> bool:
     """Return whether the clock's resolution is coarser than the duration of an allocation."""
-    in_order = np.sort(stamp)
-    repeated = ascending(in_order[1:][in_order[1:] == in_order[:-1]])
-    del in_order
-    if not len(repeated):
-        return False
-    found = [np.zeros(0, np.int64)]
+    # Records with the same stamp are in the same part.
+    some = np.sort(stamp[:: max(len(stamp) // 1000, 1)])
+    edges = ascending(some[:: max(len(some) // _PARTS, 1)].copy())[1:]
+    shared, part = 0, np.empty(len(stamp), np.uint8)
     for rows in slices(len(stamp)):
-        place = np.searchsorted(repeated, stamp[rows])
-        place[place == len(repeated)] = 0
-        found.append(np.flatnonzero(repeated[place] == stamp[rows]) + rows.start)
-    alike = np.concatenate(found)
-    number, stamp, handle = len(stamp), stamp[alike], handle[alike]
-    order = np.argsort(stamp, kind="stable")
-    stamp, handle = stamp[order], handle[order]
-    shared = (stamp[1:] == stamp[:-1]) & (handle[1:] != handle[:-1])
-    return int(shared.sum()) * _COARSE > number
+        part[rows] = np.searchsorted(edges, stamp[rows], "right")
+    for number in range(len(edges) + 1):
+        mine = np.flatnonzero(part == number)
+        mine = mine[np.argsort(stamp[mine], kind="stable")]
+        same = stamp[mine[1:]] == stamp[mine[:-1]]
+        shared += int(np.count_nonzero(same & (handle[mine[1:]] != handle[mine[:-1]])))
+    return shared * _COARSE > len(stamp)
 
 
 def _only_blocks(records: Snapshot, aligned: Array) -> Array:

@@ -87,8 +87,8 @@ class _Found:
         self.edges = Growing(np.uint64)
         """Pointers between nodes: :func:`packed_pairs` of both nodes. If types were requested, only
         those whose offset in the node is unknown; the others are in :attr:`pointers`."""
-        self.numbers: list[Array] = []
-        """PFNs: node, record and offset in the node: ``int64``, shape ``(3, n)``."""
+        self.numbers = tuple(Growing(np.int32) for _ in range(3))
+        """PFNs: node, record and offset in the node."""
         self.pointers = PointerList()
         """Pointers with their places, if types were requested."""
         self.left: list[Array] = []
@@ -99,7 +99,8 @@ class _Found:
     def add(self, later: _Found) -> None:
         """Add what a later scan has found."""
         self.edges.extend(later.edges)
-        self.numbers += later.numbers
+        for column, more in zip(self.numbers, later.numbers, strict=True):
+            column.extend(more)
         self.pointers.extend(later.pointers)
         self.left += later.left
         self.unlisted += later.unlisted
@@ -229,8 +230,9 @@ class HeapReader:
             self._add(np.full(len(target), self.first_stack + number, np.int64), target)
         self.reader.free_objects.mark()
         source, target = self._of_allocated()
-        numbers = np.concatenate([np.zeros((3, 0), np.int64), *self._found.numbers], axis=1)
-        numbers = numbers[:, self._is_allocated(numbers[0])]
+        numbers = [column.take() for column in self._found.numbers]
+        good = self._is_allocated(numbers[0])
+        numbers = [column[good] for column in numbers]
         bookkeeping = np.concatenate([self._bookkeeping_nodes(), self._left, *self._found.left])
         return Heap(
             inventory=self._inventory,
@@ -239,9 +241,9 @@ class HeapReader:
             holder=source,
             target=target,
             bookkeeping=ascending(bookkeeping[bookkeeping >= 0]).astype(np.int32),
-            pfn_holder=numbers[0].astype(np.int32),
-            pfn_target=numbers[1].astype(np.int32),
-            pfn_offset=numbers[2].astype(np.int32),
+            pfn_holder=numbers[0],
+            pfn_target=numbers[1],
+            pfn_offset=numbers[2],
             pages_read=self._pages_read,
             pages_missing=self._pages_missing(),
             percpu=self.percpu.allocations,
@@ -475,7 +477,8 @@ class HeapReader:
         # 32-bit numbers, such as symbol offsets and unwinding data.
         good = (node >= 0) & ~(pair & (node == self.first_root + _IMAGE))
         offset = self._offsets(rows, place, node)
-        self._found.numbers.append(np.stack([node[good], target[good], offset[good]]))
+        for column, values in zip(self._found.numbers, (node, target, offset), strict=True):
+            column.add(values[good])
 
     def _add_words(self, rows: Array, place: Array, target: Array, at: Array) -> None:
         """

@@ -29,7 +29,7 @@ from drgn_pageowner.kernel.read.places import (
 from drgn_pageowner.kernel.read.pointers import Resolver
 from drgn_pageowner.kernel.read.types import read_types
 from drgn_pageowner.kernel.read.variables import find_variables
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.heap import AreaKind, Inventory
 from drgn_pageowner.model.types import Pointers, Typing, Variables
 
@@ -178,11 +178,13 @@ class TypedPlaces:
 
         :param allocated: Function that returns which nodes are not free slab objects.
         """
-        found = pointers.sorted()
-        nodes = np.minimum(found.place, self._nodes - 1)
-        good = allocated(nodes) & allocated(found.target)
-        columns = (found.place, found.offset, found.target, found.at)
-        kept = Pointers(*(column[good] for column in columns))
+        kept = pointers.sorted()
+        good = np.empty(len(kept), bool)
+        for rows in slices(len(kept)):
+            nodes = np.minimum(kept.place[rows], self._nodes - 1)
+            good[rows] = allocated(nodes) & allocated(kept.target[rows])
+        if not good.all():
+            kept = Pointers(kept.place[good], kept.offset[good], kept.target[good], kept.at[good])
         return Typing(self.types, self.variables, kept, self.read, self._code())
 
     def _code(self) -> Array:
