@@ -219,6 +219,7 @@ def _marked(
     return {"flame": replace(whole, stacks=stacks)}
 
 
+@kept
 def _of_holders(inventory: Inventory, classes: Array) -> dict[str, Any]:
     records, found = inventory.records, {}
     assert records is not None

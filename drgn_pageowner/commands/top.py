@@ -47,6 +47,7 @@ from drgn_pageowner.commands.arguments import (
 from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
 from drgn_pageowner.commands.output import write_bytes
 from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.model.kept import kept_as
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.holders import holders_csv, holders_table
@@ -189,8 +190,11 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         snapshot = session.snapshot(columns, freed=args.freed)
         chosen = select(snapshot, wanted)
     else:
-        chosen = summed(session.record_parts(columns, freed=args.freed), wanted, columns)
-        snapshot = chosen
+        chosen = snapshot = kept_as(
+            ("records of top", id(session), tuple(sorted(columns)), args.freed, repr(wanted)),
+            session,
+            lambda: summed(session.record_parts(columns, freed=args.freed), wanted, columns),
+        )
     report_problems(snapshot.problems)
     report_problems(absent(snapshot, wanted, chosen))
     result = top(

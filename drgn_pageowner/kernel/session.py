@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from drgn import Object, Program
@@ -18,12 +19,14 @@ from drgn_pageowner.kernel.linux.source_lines import source_frames
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import read_records
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, slices
+from drgn_pageowner.model.columns import STORED
+from drgn_pageowner.model.heap import INVENTORY_COLUMNS
 from drgn_pageowner.model.kept import keeps_results, kept_as
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.page import PageInfo
 from drgn_pageowner.model.pages import Memory
-from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.records import Snapshot, latest
 
 if TYPE_CHECKING:
     from drgn_pageowner.kernel.read.heap import HeapReader
@@ -41,6 +44,9 @@ if TYPE_CHECKING:
 __all__ = ("ProgramSession",)
 
 T = TypeVar("T")
+
+# Number of records that are looked at together.
+_ROWS = 1 << 19
 
 
 class ProgramSession:
@@ -85,9 +91,35 @@ class ProgramSession:
         if self.is_live():
             yield self.snapshot(columns, freed=freed)
             return
+        if columns is not None and not freed:
+            known = self._known_records(frozenset(columns))
+            if known is not None:
+                for piece in slices(len(known), _ROWS):
+                    yield known.select(piece)
+                return
         parts = read_record_parts(self._kernel, columns=columns, freed=freed)
         while (part := self._ask(lambda _: next(parts, None))) is not None:
             yield part
+
+    def _known_records(self, wanted: frozenset[str]) -> Snapshot | None:
+        """
+        Return the records of the inventory with the columns *wanted*, if results are kept and the
+        records were read without problems; otherwise ``None``.
+        """
+        if self._inventory is None or not keeps_results():
+            return None
+        records = self._inventory.inventory.records
+        if records is None or not len(records) or records.problems:
+            return None
+        if not wanted <= set(INVENTORY_COLUMNS):
+            return None
+        chosen = {
+            name: column
+            for name, column in records.columns.items()
+            if name in wanted or STORED[name].always
+        }
+        facts = replace(records.facts, now_ns=latest(read_facts(self._kernel).now_ns, chosen))
+        return replace(records, columns=chosen, facts=facts)
 
     def stack_list(self) -> StackList:
         from drgn_pageowner.kernel.linux.page_owner_stacks import read_stack_list
@@ -122,6 +154,10 @@ class ProgramSession:
 
     def memory(self, columns: Iterable[str]) -> Memory:
         wanted = frozenset(columns)
+        if self._inventory is not None and keeps_results():
+            memory = self._inventory.inventory.memory
+            if wanted <= memory.pages.columns.keys():
+                return memory
         return self._once(("pages", wanted), lambda kernel: read_all_pages(kernel, columns=wanted))
 
     def inventory(self, *, owners: bool = True) -> Inventory:

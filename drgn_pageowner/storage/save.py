@@ -83,10 +83,10 @@ def save(
             raise PageOwnerError(
                 "a text that sums up pages has no records to save: it is read as it is (-S)"
             )
-        basic = session.snapshot(BASIC_COLUMNS, freed=True)
+        basic = _basic_problems(session, everything)
         if source:
             source = saved.attempt("source", lambda: _add_source(session, everything)) is not None
-        records, more, about = record_tables(everything, basic.problems, source=source)
+        records, more, about = record_tables(everything, basic, source=source)
         tables |= more
         documents |= about
         saved.records = len(everything)
@@ -168,6 +168,14 @@ def _add_object_owners(
     more, about = object_owner_tables(owners)
     tables |= more
     documents |= about
+
+
+def _basic_problems(session: Session, everything: Snapshot) -> list[str]:
+    """Return the problems of a snapshot with only :data:`BASIC_COLUMNS`."""
+    # Fewer columns have no other problems, so most dumps need not be read once more.
+    if not everything.problems:
+        return []
+    return session.snapshot(BASIC_COLUMNS, freed=True).problems
 
 
 def _add_source(session: Session, records: Snapshot) -> Snapshot:

@@ -22,9 +22,10 @@ from conftest import Dump
 from drgn_pageowner.analysis import report
 from drgn_pageowner.analysis.account import account
 from drgn_pageowner.analysis.leaks import reach, suspects
-from drgn_pageowner.commands import triage
+from drgn_pageowner.commands import top, triage
 from drgn_pageowner.errors import PageOwnerError, UsageError
-from drgn_pageowner.kernel.read import pages
+from drgn_pageowner.kernel import session
+from drgn_pageowner.kernel.read import pages, record_parts
 from drgn_pageowner.kernel.session import ProgramSession
 
 pytestmark = pytest.mark.once
@@ -81,11 +82,17 @@ def test_leaks_are_found(
         monkeypatch,
         (account, "_Counters"), (reach, "_allocations"), (reach, "find_references"),
         (report, "zone_summaries"), (suspects, "_signs"), (pages, "find_sections"),
+        (top, "summed"), (record_parts, "read_record_parts"), (session, "read_records"),
     ) as calls:  # fmt: skip
         status, said = run_said(dump, tmp_path / "out")
     # Pages are read for the inventory, for frag, for the snapshot and its owners of slab objects,
     # and to find missing pages.
     assert calls.pop("find_sections") <= 5
+    # Tables of top are summed up once for text and JSON, from the records of the inventory.
+    assert calls.pop("summed") == 2
+    assert "read_record_parts" not in calls
+    # frag and the snapshot have records with other columns than the inventory.
+    assert calls.pop("read_records") <= 3
     assert set(calls.values()) == {1}
     assert status == 3
     assert said.startswith("found leak: ")

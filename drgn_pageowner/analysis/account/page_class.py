@@ -260,13 +260,14 @@ def _page_classes(inventory: Inventory) -> Array:
         rows = area.rows[area.rows >= 0]
         mine = rows[plain[rows]]
         result[mine] = PageClass.MODULE if area.kind == AreaKind.MODULE else PageClass.VMALLOC
+    of_metadata = np.zeros(len(Metadata), np.uint8)
     for kind, value in _OF_METADATA.items():
-        rows = np.flatnonzero(inventory.metadata == kind)
-        if kind != Metadata.IMAGE:
-            rows = rows[
-                told[rows] | np.isin(pages.state[rows], (PageState.RESERVED, PageState.TABLE))
-            ]
-        result[rows] = value
+        of_metadata[kind] = value
+    rows = np.flatnonzero(inventory.metadata)
+    metadata = inventory.metadata[rows]
+    mine = told[rows] | (metadata == Metadata.IMAGE)
+    mine |= among(pages.state[rows], (PageState.RESERVED, PageState.TABLE))
+    result[rows[mine]] = of_metadata[metadata[mine]]
     result[inventory.buffers] = PageClass.BUFFERS
     return result
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from drgn_pageowner.analysis.frag.mobility import Overlay, migratetype_number
 from drgn_pageowner.model.arrays import Array, ascending, slices
+from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import Memory, PageState
 
 __all__ = (
@@ -94,6 +95,7 @@ class PageTypeInfo:
     """Pageblocks that hold a page of another type: the same shape; ``None`` without records."""
 
 
+@kept
 def page_type_info(joined: Overlay) -> PageTypeInfo:
     """Count as ``pagetypeinfo_show()`` of mm/vmstat.c does."""
     memory = joined.memory

@@ -17,6 +17,7 @@ from drgn_pageowner.analysis.frag.mobility import (
     pieces,
 )
 from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.kept import kept
 
 __all__ = ("BlockSize", "Blocker", "Contiguity", "contiguity", "merge_blocks")
 
@@ -73,6 +74,7 @@ class Contiguity:
     allocators: list[Blocker]
 
 
+@kept
 def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contiguity:
     """
     Count aligned blocks from pageblock order up to 1 GiB.

@@ -24,6 +24,7 @@ from drgn_pageowner.analysis.owners.stack_table import (
     replaced_allocators,
 )
 from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.stacks import Frame
 
@@ -146,6 +147,7 @@ def functions(joined: Overlay, codes: list[Array]) -> Array:
     return result
 
 
+@kept
 def culprits(
     joined: Overlay, *, by: str = "stack", sort: str = "blocks", limit: int | None = None
 ) -> Culprits:

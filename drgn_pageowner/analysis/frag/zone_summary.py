@@ -10,6 +10,7 @@ import numpy as np
 from drgn_pageowner.analysis.frag.blocks import BlockTable
 from drgn_pageowner.analysis.frag.buddy import fragmentation_index, page_type_info, unusable_index
 from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay
+from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kernel import Zone
 from drgn_pageowner.model.pages import Memory, ZoneStats
 
@@ -65,6 +66,7 @@ class ZoneSummary:
         return self.verdict == NOTHING_WRONG
 
 
+@kept
 def zone_summaries(joined: Overlay, table: BlockTable) -> list[ZoneSummary]:
     """Summarize every populated zone."""
     memory = joined.memory
