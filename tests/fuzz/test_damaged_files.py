@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Dump
-from files import changes, judge_file
+from files import Change, changes, judge_file
 
 
 @pytest.mark.parametrize("name", ["linux-6.1/kdump", "linux-6.12/kdump"])
@@ -20,3 +20,12 @@ def test_a_changed_file_is_answered_or_refused_in_a_line(
     for change, command in itertools.islice(changes(dump, 1), 3):
         outcome = judge_file(dump, change, command, tmp_path)
         assert outcome.kind != "fault", f"{change}: {command}: {outcome.detail}"
+
+
+def test_a_dump_without_any_pointer_has_no_types(
+    dump_named: Callable[[str], Dump], tmp_path: Path
+) -> None:
+    """A dump that is cut off early has none of the memory in which there could be a pointer."""
+    dump = dump_named("linux-6.12-i386/traps")
+    outcome = judge_file(dump, Change(16804097), "why pfn:0x2400", tmp_path)
+    assert outcome.kind == "answered", outcome.detail

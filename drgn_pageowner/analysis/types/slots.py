@@ -31,14 +31,15 @@ class Slots:
         self._use: list[Array] = [np.zeros(1, np.uint8)]
         self._aim: list[Array] = [np.full(1, -1, np.int32)]
         self._next = 1
-        self.base = np.zeros(0, np.int64)
+        # There is always a row, of a type that was not read, even if the dump has no types.
+        self.base = np.full(1, -1, np.int64)
         """``int64``, a row per type: index of its first word; -1 if it was not read yet."""
-        self.words = np.zeros(0, np.int64)
-        self.size = np.zeros(0, np.int64)
-        self.repeat = np.zeros(0, bool)
+        self.words = np.zeros(1, np.int64)
+        self.size = np.zeros(1, np.int64)
+        self.repeat = np.zeros(1, bool)
         self.use = self._use[0]
         """``uint8``, a row per word: :class:`WordUse`."""
-        self.scalar = np.zeros(0, bool)
+        self.scalar = np.zeros(1, bool)
         """``bool``, a row per type: whether it is an array of bytes or numbers."""
         self.aim = self._aim[0]
         """``int32``, a row per word: number of the type that it points to, or -1."""
@@ -48,7 +49,7 @@ class Slots:
     def need(self, types: Array) -> None:
         """Read the layouts of *types*, unless known; -1 stands for none."""
         known = len(self.base)
-        if known and len(types) and int(types.max()) < known:
+        if len(types) and int(types.max()) < known:
             missing = np.flatnonzero((types >= 0) & (self.base[types] < 0))
             if not len(missing):
                 return
@@ -94,8 +95,6 @@ class Slots:
         """
         known = (types >= 0) & (offset >= 0)
         which = np.where(known, types, 0)
-        if not len(self.base):
-            return np.full(len(types), -1, np.int64)
         word, number = offset // self._table.word, self.words[which]
         word = np.where(self.repeat[which], word % np.maximum(number, 1), word)
         good = known & (word < number) & (offset % self._table.word == 0)

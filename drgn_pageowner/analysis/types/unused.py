@@ -92,9 +92,12 @@ class UnusedParts:
         at = base + array.array
         if array.pointed:
             row = self._pointers_at(place, at)
-            good &= row >= 0
-            place, at = self._pointers.target[row].astype(np.int64), self._pointers.at[row]
-            at = at.astype(np.int64)
+            good, start, used, length, stride = (
+                column[row >= 0] for column in (good, start, used, length, stride)
+            )
+            row = row[row >= 0]
+            place = self._pointers.target[row].astype(np.int64)
+            at = self._pointers.at[row].astype(np.int64)
             good &= at >= 0
         place, at, start, used, length, stride = (
             column[good] for column in (place, at, start, used, length, stride)
@@ -189,11 +192,13 @@ class UnusedParts:
         # Binary search for all rows at once: the pointers of a place are in the order of offsets.
         low, high = first.copy(), end.copy()
         offsets = self._pointers.offset
+        if not len(offsets):
+            return result
         while (low < high).any():
             middle = (low + high) // 2
             less = (low < high) & (offsets[np.minimum(middle, len(offsets) - 1)] < offset)
             low = np.where(less, middle + 1, low)
             high = np.where(~less & (low < high), middle, high)
-        found = (low < end) & (offsets[np.minimum(low, max(len(offsets) - 1, 0))] == offset)
+        found = (low < end) & (offsets[np.minimum(low, len(offsets) - 1)] == offset)
         result[found] = low[found]
         return result
