@@ -42,9 +42,11 @@ from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.analysis.leaks.suspects import Suspect, suspects
 from drgn_pageowner.analysis.owners.flame import Flame, flame
 from drgn_pageowner.analysis.owners.group import Top, columns_for, top
+from drgn_pageowner.analysis.owners.select import Filter
 from drgn_pageowner.analysis.owners.summary import consistency
+from drgn_pageowner.analysis.owners.sums import summed
 from drgn_pageowner.errors import PageOwnerError, internal_error
-from drgn_pageowner.model.arrays import Array, sums
+from drgn_pageowner.model.arrays import Array, slices, sums
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.heap import FileUse, Heap, Inventory, LeakSearch
 from drgn_pageowner.model.info import Consistency
@@ -60,6 +62,8 @@ _LISTED = 100
 _OWNERS_OF_CLASS = 12
 _OWNERS_OF_CELL = 3
 _CELLS = 4096
+# Number of records that are looked at together.
+_ROWS = 1 << 19
 # Memory of processes.
 _PRIVATE = (PageClass.ANON, PageClass.HUGETLB, PageClass.ZSMALLOC)
 
@@ -243,17 +247,31 @@ def _leaks(heap: Heap | LeakSearch, classes: Array, memory: MemoryReader | None)
 
 @kept
 def _of_records(records: Snapshot) -> dict[str, Any]:
-    by_stack = top(records, ["stack"], limit=_STACKS)
+    of_stacks = _summed(records, columns_for(["stack"]))
+    by_stack = top(of_stacks, ["stack"], limit=_STACKS)
     tops = {"stack": replace(by_stack, groups=by_stack.groups[:_LISTED])}
     for key in ("allocator", "tag", "comm", "module"):
-        if columns_for([key]) <= records.columns.keys() | {"ts_nsec"}:
-            tops[key] = top(records, [key], limit=_LISTED)
+        columns = columns_for([key])
+        if not columns <= records.columns.keys() | {"ts_nsec"}:
+            continue
+        if key == "tag":
+            rows = records
+        else:
+            rows = of_stacks if columns == columns_for(["stack"]) else _summed(records, columns)
+        tops[key] = top(rows, [key], limit=_LISTED)
     return {
         "tops": tops,
         "flame": flame(by_stack),
         "coverage": records.coverage,
         "consistency": consistency(records),
     }
+
+
+def _summed(records: Snapshot, columns: frozenset[str]) -> Snapshot:
+    """Sum up records that have *columns* in common, if there are many records."""
+    if len(records) <= _ROWS or not columns <= records.columns.keys():
+        return records
+    return summed((records.select(part) for part in slices(len(records), _ROWS)), Filter(), columns)
 
 
 @kept

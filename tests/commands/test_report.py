@@ -13,7 +13,9 @@ import pytest
 from asking import ask
 from conftest import ROOT, Dump, run_cli
 
+from drgn_pageowner.analysis import report as analysis
 from drgn_pageowner.commands import Session
+from drgn_pageowner.commands.report import read
 from drgn_pageowner.kernel.session import ProgramSession
 
 pytestmark = pytest.mark.once
@@ -133,3 +135,14 @@ def test_a_file_is_named_with_the_answer(one_dump: Dump, tmp_path: Path) -> None
     folder = tmp_path / "triage"
     lines = one_dump.run("triage", folder).stdout.splitlines()
     assert not [line for line in lines if line.startswith(str(folder / "report"))]
+
+
+def test_many_records_are_summed_up_in_parts(
+    one_dump: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = ProgramSession(one_dump.prog)
+    whole = analysis.report(read(session, leaks=False))
+    monkeypatch.setattr(analysis, "_ROWS", 1000)
+    parts = analysis.report(read(session, leaks=False))
+    assert parts.tops == whole.tops
+    assert parts.flame == whole.flame
