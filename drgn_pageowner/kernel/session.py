@@ -172,6 +172,8 @@ class ProgramSession:
             from drgn_pageowner.kernel.read.inventory import InventoryReader
 
             self._inventory = self._ask(InventoryReader)
+            # The free objects are marked in the inventory of a heap alone.
+            self._heap = self._finder = None
         return self._inventory
 
     def heap(self, *, types: bool = False) -> Heap:
@@ -179,7 +181,8 @@ class ProgramSession:
         return heap if types else heap.untyped()
 
     def _heap_reader(self, *, types: bool = False) -> HeapReader:
-        if self._heap is None or (types and self._heap.typed is None):
+        whole = keeps_results() and self._inventory is None
+        if self._heap is None or whole or (types and self._heap.typed is None):
             from drgn_pageowner.kernel.read.heap import HeapReader
             from drgn_pageowner.kernel.read.inventory import InventoryReader
 

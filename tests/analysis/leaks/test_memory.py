@@ -14,6 +14,7 @@ from conftest import bundled
 from drgn_pageowner.analysis.leaks.leaks import find_leaks
 from drgn_pageowner.analysis.leaks.reach import reach
 from drgn_pageowner.analysis.types.exact import find_references
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.read.heap import HeapReader
 from drgn_pageowner.kernel.read.inventory import InventoryReader
 
@@ -22,7 +23,8 @@ pytestmark = pytest.mark.one_of_a_kernel
 
 @pytest.fixture(scope="module")
 def heap() -> HeapReader:
-    kernel = bundled("linux-6.12/traps").linux
+    # Its own caches, so that nothing leads from them to what other tests have read.
+    kernel = Kernel(bundled("linux-6.12/traps").prog, {}, {})
     return HeapReader(kernel, InventoryReader(kernel, of_heap=True), types=True)
 
 
