@@ -77,8 +77,11 @@ class Coded:
         Code a column of bytes.
 
         :param column: ``S16``, shape ``(n,)``.
-        :return: Something that can be used like *column*; *column* itself if it has many values.
+        :return: Something that can be used like *column*; *column* itself if it has many values, or
+            another type, as in a kernel with another ``TASK_COMM_LEN``.
         """
+        if column.dtype.itemsize != 16:
+            return column
         values, code = np.zeros(0, column.dtype), np.zeros(len(column), np.uint16)
         known: dict[int, int] = {}
         sums, numbers = np.zeros(0, np.uint64), np.zeros(0, np.uint16)

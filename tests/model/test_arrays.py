@@ -10,6 +10,7 @@ import pytest
 
 from drgn_pageowner.model.arrays import (
     Array,
+    Coded,
     Growing,
     among,
     distinct,
@@ -92,3 +93,21 @@ def test_values_are_looked_up(table: Array) -> None:
     assert np.array_equal(looked_up(table, values), table[values])
     with pytest.raises(IndexError):
         looked_up(table[:39], values)
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_a_coded_column_is_like_the_column(size: int) -> None:
+    names = np.array([b"kswapd0", b"a" * size, b"", b"insmod"], f"S{size}")
+    column = names[np.random.default_rng(1).integers(0, 4, 1000)]
+    coded = Coded.of(column)
+    assert (len(coded), coded.dtype) == (1000, column.dtype)
+    assert (coded[[3, 5, 7]] == column[[3, 5, 7]]).all()
+    assert coded[4] == column[4]
+    assert (np.asarray(coded[10:20]) == column[10:20]).all()
+    # Only comms of 16 bytes are coded.
+    assert isinstance(coded, Coded) == (size == 16)
+
+
+def test_a_column_of_many_values_is_not_coded() -> None:
+    column = np.arange(1 << 17).astype("S16")
+    assert Coded.of(column) is column
