@@ -46,7 +46,7 @@ from drgn_pageowner.analysis.owners.select import Filter
 from drgn_pageowner.analysis.owners.summary import consistency
 from drgn_pageowner.analysis.owners.sums import summed
 from drgn_pageowner.errors import PageOwnerError, internal_error
-from drgn_pageowner.model.arrays import Array, slices, sums
+from drgn_pageowner.model.arrays import Array, sums
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.heap import FileUse, Heap, Inventory, LeakSearch
 from drgn_pageowner.model.info import Consistency
@@ -271,7 +271,7 @@ def _summed(records: Snapshot, columns: frozenset[str]) -> Snapshot:
     """Sum up records that have *columns* in common, if there are many records."""
     if len(records) <= _ROWS or not columns <= records.columns.keys():
         return records
-    return summed((records.select(part) for part in slices(len(records), _ROWS)), Filter(), columns)
+    return summed(records.pieces(_ROWS), Filter(), columns)
 
 
 @kept

@@ -9,14 +9,14 @@ once each, and rows refer to them by handle or index. It contains no drgn object
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from drgn_pageowner.errors import PageOwnerError, UsageError
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.columns import STORED, Form, documentation
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks, Symbolizer, frames_of_stack
@@ -188,6 +188,10 @@ nanoseconds of ``local_clock()``.
         if "handle" not in self.columns:
             return np.full(len(self), -1, np.int64)
         return self.stacks.index(self.columns["handle"])
+
+    def pieces(self, rows: int) -> Iterator[Snapshot]:
+        """Yield snapshots of at most *rows* rows, one after another; no column is copied."""
+        return map(self.select, slices(len(self), rows))
 
     def select(self, mask: Array | slice) -> Snapshot:
         """

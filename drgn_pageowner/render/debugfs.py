@@ -57,8 +57,8 @@ def debugfs_text(snapshot: Snapshot, later: Iterable[Snapshot] = ()) -> Iterator
         if not len(rows):
             continue
         known = stacks.of(rows)
-        for start in range(0, len(rows), _ROWS):
-            yield _piece(rows.select(slice(start, start + _ROWS)), known)
+        for piece in rows.pieces(_ROWS):
+            yield _piece(piece, known)
 
 
 def _stack_texts(frame_format: str) -> StackTexts:

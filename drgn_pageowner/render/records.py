@@ -50,11 +50,6 @@ _IN_TABLE = tuple(
 )
 
 
-def _pieces(snapshot: Snapshot) -> Iterator[Snapshot]:
-    for start in range(0, len(snapshot), _ROWS):
-        yield snapshot.select(slice(start, start + _ROWS))
-
-
 class RecordColumns:
     """The values of record columns, and the text of each."""
 
@@ -233,7 +228,7 @@ def _assembled(
         if not len(part):
             continue
         assembly = _Assembly(part, quote, stacks.of(part))
-        for rows in _pieces(part):
+        for rows in part.pieces(_ROWS):
             texts = RowTexts(len(rows))
             for text, column in zip(before, FIELDS, strict=True):
                 texts.append(text)
@@ -301,7 +296,7 @@ def records_table(snapshot: Snapshot) -> Iterator[str]:
             strict=True,
         )
 
-    rows = [row for piece in _pieces(snapshot) for row in fields(piece)]
+    rows = [row for piece in snapshot.pieces(_ROWS) for row in fields(piece)]
     headers = (
         "pfn", "order", "gfp", "migratetype", "node", "zone", "pid", "comm", "memcg", "age",
         "handle", "allocator",
