@@ -34,7 +34,7 @@ from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 
 if TYPE_CHECKING:
-    from drgn_pageowner.model.heap import Heap, Inventory, LeakSearch
+    from drgn_pageowner.model.heap import Heap, LeakSearch
     from drgn_pageowner.model.records import Snapshot
 
 T = TypeVar("T")
@@ -104,12 +104,6 @@ def _heap(session: Session, slab: bool) -> Heap | LeakSearch:
         return session.saved_search(slab=False) or session.heap(types=True)
 
 
-def _is_whole(inventory: Inventory) -> bool:
-    """Return whether *inventory* was not read for a heap alone, as by an earlier command in drgn's
-    shell."""
-    return "head" in inventory.memory.pages.columns
-
-
 def _tag_rows(session: Session) -> Snapshot | None:
     """Return the allocations with a tag; ``None`` for a kernel without tags."""
     try:
@@ -150,9 +144,7 @@ def read(
     heap = attempt("leaks", lambda: _heap(session, slab)) if leaks else None
     # Without page_owner records, the heap's inventory has allocations found from the struct pages.
     inventory = (
-        heap.inventory
-        if heap is not None and on and _is_whole(heap.inventory)
-        else attempt("use of pages", session.inventory)
+        heap.inventory if heap is not None and on else attempt("use of pages", session.inventory)
     )
     if on:
         records = inventory.records if inventory is not None else None

@@ -19,7 +19,7 @@ from drgn_pageowner.kernel.linux.source_lines import source_frames
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import read_records
-from drgn_pageowner.model.arrays import Array, slices
+from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import STORED
 from drgn_pageowner.model.heap import INVENTORY_COLUMNS
 from drgn_pageowner.model.kept import keeps_results, kept_as
@@ -94,8 +94,7 @@ class ProgramSession:
         if columns is not None and not freed:
             known = self._known_records(frozenset(columns))
             if known is not None:
-                for piece in slices(len(known), _ROWS):
-                    yield known.select(piece)
+                yield from known.pieces(_ROWS)
                 return
         parts = read_record_parts(self._kernel, columns=columns, freed=freed)
         while (part := self._ask(lambda _: next(parts, None))) is not None:
@@ -181,17 +180,18 @@ class ProgramSession:
         return heap if types else heap.untyped()
 
     def _heap_reader(self, *, types: bool = False) -> HeapReader:
-        whole = keeps_results() and self._inventory is None
-        if self._heap is None or whole or (types and self._heap.typed is None):
+        if keeps_results():
+            # The inventory is for other commands, too, so it must be whole.
+            self._inventory_reader()
+        if self._heap is None or (types and self._heap.typed is None):
             from drgn_pageowner.kernel.read.heap import HeapReader
             from drgn_pageowner.kernel.read.inventory import InventoryReader
 
-            def read(kernel: Kernel) -> HeapReader:
-                if self._inventory is None and not keeps_results():
-                    return HeapReader(kernel, InventoryReader(kernel, of_heap=True), types=types)
-                return HeapReader(kernel, self._inventory_reader(), types=types)
-
-            self._heap = self._ask(read)
+            self._heap = self._ask(
+                lambda kernel: HeapReader(
+                    kernel, self._inventory or InventoryReader(kernel, of_heap=True), types=types
+                )
+            )
             self._finder = None
         return self._heap
 
