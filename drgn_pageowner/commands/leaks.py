@@ -60,7 +60,7 @@ from drgn_pageowner.commands.arguments import (
 from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.heap import LeakSearch
-from drgn_pageowner.model.kept import kept, kept_as
+from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.jsonable import json_text
@@ -159,9 +159,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     report_problems(found.inventory.problems)
     if args.no_types and found.evidence is not None and found.evidence.any():
         warn("this snapshot's search inferred types: only the dump can be searched without them")
-    result = kept_as(
-        ("leaks", id(found), args.all), found, lambda: find_leaks(found, everything=args.all)
-    )
+    result = find_leaks(found, everything=args.all)
     facts = found.records.facts
     wanted = _wanted(args)
     groups = [group for group in result.groups if wanted.takes(group, result.now_ns)]

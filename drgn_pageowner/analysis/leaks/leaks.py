@@ -26,6 +26,7 @@ from drgn_pageowner.model.heap import (
     Reachability,
     Role,
 )
+from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
@@ -244,6 +245,7 @@ def fingerprints_of(reach: Reach, session: MemoryReader) -> tuple[Array, Sequenc
     return result[reach.allocation], found
 
 
+@kept
 def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
     """
     Group the results of a search, including slab objects if it has :attr:`LeakSearch.lost`.
@@ -557,8 +559,8 @@ def tasks_of_groups(
     order = np.lexsort((-counts, of_group))
     of_group, first, counts = of_group[order], first[order], counts[order]
     place = np.arange(len(order)) - np.searchsorted(of_group, of_group)
-    kept = place < MOST_TASKS
-    of_group, first, counts = of_group[kept], first[kept], counts[kept]
+    most = place < MOST_TASKS
+    of_group, first, counts = of_group[most], first[most], counts[most]
     with_comm = "comm" in records
     comms = records["comm"][rows[first]].tolist() if with_comm else [None] * len(first)
     known: dict[tuple[int, bytes | None], tuple[str | None, bool, str | None]] = {}
