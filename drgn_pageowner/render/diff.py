@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drgn_pageowner.analysis.compare.diff import Change, Diff, Side
-from drgn_pageowner.analysis.owners.allocator import allocator_of, without_offset
+from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.escape import word
+from drgn_pageowner.render.owner import indented_stack, owner_text
 from drgn_pageowner.render.table import age, counted, pages_size, seconds, table
-from drgn_pageowner.render.terminal import columns, shortened
 from drgn_pageowner.render.text import kernel_text
 
 __all__ = ("diff_text",)
@@ -98,7 +98,7 @@ def _table(result: Diff) -> Iterator[str]:
             *[_signed(change.growth.allocations)] * allocations,
             change.state,
             *("-" if change.key[key] is None else word(str(change.key[key])) for key in keys),
-            *[_owner(change)] * owned,
+            *[owner_text(change.stack)] * owned,
         ]
         rows.append(row)
     if rows:
@@ -106,20 +106,11 @@ def _table(result: Diff) -> Iterator[str]:
         yield "\n" + table(rows, headers, right=numbers, spare=spare)
 
 
-def _owner(change: Change) -> str:
-    allocator = allocator_of(change.stack)
-    if allocator is None:
-        return "-" if change.stack else "(no stack)"
-    return without_offset(str(allocator))
-
-
 def _stacks(result: Diff) -> Iterator[str]:
     """Yield the stack of every change, below the number of its row."""
-    width = columns() - 4
     for place, change in enumerate(result.changes, 1):
         yield f"\n#{place} {_grown(change.growth.pages, 'page')} ({_size(change.growth.bytes)})\n"
-        lines = list(map(str, change.stack)) or ["(no stack)"]
-        yield from (f"    {shortened(line, width)}\n" for line in lines)
+        yield from indented_stack(change.stack)
 
 
 def _summary(result: Diff) -> str:

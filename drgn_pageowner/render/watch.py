@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn_pageowner.analysis.owners.allocator import allocator_of, without_offset
 from drgn_pageowner.analysis.owners.growth import Growth, Round, RoundKind
 from drgn_pageowner.escape import word
 from drgn_pageowner.render.jsonable import json_document, jsonable
+from drgn_pageowner.render.owner import indented_stack, owner_text
 from drgn_pageowner.render.table import age, counted, pages_size, seconds, table
-from drgn_pageowner.render.terminal import columns, fold, shortened
+from drgn_pageowner.render.terminal import columns, fold
 
 __all__ = ("watch_json", "watch_table")
 
@@ -69,7 +69,7 @@ def _lines(text: str) -> Iterator[str]:
 def _most(group: Growth, result: Round, page_size: int) -> str:
     """Return a sentence about the group that has grown most."""
     if "stack" in result.by:
-        name = _owner(group)
+        name = owner_text(group.stack)
     else:
         name = ", ".join(f"{key} {word(str(value))}" for key, value in group.key.items())
     rate = group.pages_per_second
@@ -84,18 +84,8 @@ def _most(group: Growth, result: Round, page_size: int) -> str:
 def _stack(group: Growth) -> Iterator[str]:
     handle = f" (handle {group.handle}; list --handle prints its records)" if group.handle else ""
     yield from _lines(f"stack with most growth{handle}:")
-    for frame in group.stack:
-        yield f"    {shortened(str(frame), columns() - 4)}\n"
-    if not group.stack:
-        yield "    (no stack)\n"
+    yield from indented_stack(group.stack)
     yield "\n"
-
-
-def _owner(group: Growth) -> str:
-    allocator = allocator_of(group.stack)
-    if allocator is None:
-        return "-" if group.stack else "(no stack)"
-    return without_offset(str(allocator))
 
 
 def _row(group: Growth, result: Round, page_size: int, longer: bool, owner: bool) -> list[str]:
@@ -112,7 +102,7 @@ def _row(group: Growth, result: Round, page_size: int, longer: bool, owner: bool
         f"{group.rounds_grown}/{result.number}",
         *(word(str(value)) for key, value in group.key.items() if key != "stack"),
         str(group.handle) if group.handle else "-",
-        *[_owner(group)] * owner,
+        *[owner_text(group.stack)] * owner,
     ]
 
 

@@ -132,6 +132,7 @@ def _suspects(inventory: Inventory, records: Snapshot, classes: Array) -> Suspec
         groups = _Chosen(
             numbers=numbers,
             stack=stacks.values[numbers],
+            handles=handles[numbers],
             allocations=stacks.counts[numbers],
             pages=total[numbers],
             rows=chosen[stacks.order[ranges(stacks.starts[numbers], stacks.counts[numbers])]],
@@ -147,12 +148,14 @@ def _nobody(places: Array) -> list[Suspect]:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Some suspected stacks: arrays with an element per stack, ``int64``."""
+    """Some suspected stacks: arrays with an element per stack, ``int64`` unless noted."""
 
     numbers: Array
     """Index of each stack in the arrays of :class:`_Signs`."""
     stack: Array
     """Index in :attr:`Snapshot.stacks`; -1 for no stack."""
+    handles: Array
+    """``uint32``; 0 for no stack."""
     allocations: Array
     pages: Array
     """Number of base pages."""
@@ -264,7 +267,6 @@ def _details(inventory: Inventory, chosen: _Chosen, signs: _Signs) -> list[Suspe
     codes = allocator_codes(table)
     # What is true of the other frames of such a stack depends on it.
     doubtful = table.any(table.marks(lambda frame: not frame.called))
-    handles = np.append(records.stacks.handles, 0)[chosen.stack]
     oldest: list[int | None] = [None] * number
     newest, rates = list(oldest), list[float | None]([None] * number)
     if signs.times is not None:
@@ -277,8 +279,8 @@ def _details(inventory: Inventory, chosen: _Chosen, signs: _Signs) -> list[Suspe
     frames, places = table.frames, table.code.tolist()
     result = []
     columns = (
-        chosen.numbers, table.starts, table.ends, doubtful, codes, handles, chosen.allocations,
-        chosen.pages,
+        chosen.numbers, table.starts, table.ends, doubtful, codes, chosen.handles,
+        chosen.allocations, chosen.pages,
     )  # fmt: skip
     for (one, start, end, doubt, code, handle, allocations, pages), rate, first, last, tasks in zip(
         zip(*(column.tolist() for column in columns), strict=True),

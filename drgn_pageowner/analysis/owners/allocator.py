@@ -12,6 +12,7 @@ from drgn_pageowner.model.stacks import Frame
 __all__ = (
     "allocator_name",
     "allocator_of",
+    "function_of",
     "is_allocation_function",
     "kind_of_frame",
     "kind_of_stack",
@@ -94,9 +95,15 @@ def allocator_of(frames: list[Frame]) -> Frame | None:
 def allocator_name(frames: list[Frame]) -> str:
     """Return the name of :func:`allocator_of` without offsets; empty for an empty stack."""
     frame = allocator_of(frames)
-    if frame is None:
-        return ""
-    if frame.name is None:
+    return "" if frame is None else function_of(frame)
+
+
+def function_of(frame: Frame) -> str:
+    """
+    Return the name of a frame's function without offsets, and its module; the PC if there is no
+    name, or only that of a function of a module that was loaded later (:attr:`Frame.replaced`).
+    """
+    if frame.name is None or frame.replaced:
         return f"{frame.pc:#x}"
     return frame.name + (f" [{frame.module}]" if frame.module else "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drgn_pageowner.analysis.owners.allocator import is_allocation_function
+from drgn_pageowner.analysis.owners.allocator import function_of, is_allocation_function
 from drgn_pageowner.analysis.owners.group import Top
 from drgn_pageowner.model.stacks import Frame
 
@@ -58,7 +58,7 @@ def flame(by_stack: Top) -> Flame:
             handle=group.handle,
             pages=group.pages,
             allocations=group.allocations,
-            frames=[numbers.setdefault(_name(frame), len(numbers)) for frame in group.stack],
+            frames=[numbers.setdefault(function_of(frame), len(numbers)) for frame in group.stack],
             allocator=_place_of_allocator(group.stack),
         )
         for group in by_stack.groups
@@ -75,13 +75,6 @@ def flame(by_stack: Top) -> Flame:
         pages=by_stack.pages,
         allocations=by_stack.allocations,
     )
-
-
-def _name(frame: Frame) -> str:
-    # The name would be that of a function of a module that was loaded later.
-    if frame.name is None or frame.replaced:
-        return f"{frame.pc:#x}"
-    return frame.name if frame.module is None else f"{frame.name} [{frame.module}]"
 
 
 def _place_of_allocator(frames: list[Frame]) -> int:
