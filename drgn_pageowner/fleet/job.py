@@ -154,6 +154,13 @@ def _symbols(job: Job, build_id: str | None, release: str | None) -> str:
     return given[0] if given else store.find(build_id, release)
 
 
+def _program(path: str, symbols: str | None) -> list[str]:
+    """Return the words of a command line in front of the command, for one dump."""
+    # A worker of the cluster takes the place of a second process.
+    words = [sys.executable, "-m", "drgn_pageowner", "--core", path, "--jobs", "1"]
+    return [*words, "--main-symbols", *(("--symbols", symbols) if symbols else ())]
+
+
 def _lighter(job: Job, run: IngestRun, path: str) -> str | None:
     """
     Return the path of the kernel's layout pack, to use instead of ``run.symbols``.
@@ -167,10 +174,7 @@ def _lighter(job: Job, run: IngestRun, path: str) -> str | None:
         return run.symbols
 
     def make(pack: str) -> bool:
-        command = [
-            sys.executable, "-m", "drgn_pageowner", "--core", path, "--jobs", "1", "--main-symbols",
-            "--symbols", str(run.symbols), "layout", "-o", pack,
-        ]  # fmt: skip
+        command = [*_program(path, run.symbols), "layout", "-o", pack]
         with tempfile.TemporaryFile() as said:
             return _limited(command, said, job.seconds, job.memory)[0] == 0
 
@@ -212,8 +216,7 @@ def _attempt(job: Job, run: IngestRun, path: str) -> IngestRun:
     :param path: Path of the dump in the local file system.
     """
     command = [
-        sys.executable, "-m", "drgn_pageowner", "--core", path, "--jobs", "1", "--main-symbols",
-        *(("--symbols", run.symbols) if run.symbols else ()),
+        *_program(path, run.symbols),
         "save", "--dataset", job.dataset, "--dump-name", job.dump,
         *(("--leaks",) if job.leaks else ()),
         *(word for where in job.rules for word in ("--rules", where)),
