@@ -21,6 +21,7 @@ from drgn_pageowner.analysis.account.page_owners import (
     owner_table,
     owners_by_class,
     owners_of_cells,
+    record_classes,
 )
 from drgn_pageowner.analysis.compare.diff import Diff
 from drgn_pageowner.analysis.frag.alloc_check import COSTLY_ORDER, AllocCheck, alloc_check
@@ -46,7 +47,7 @@ from drgn_pageowner.analysis.owners.select import Filter
 from drgn_pageowner.analysis.owners.summary import consistency
 from drgn_pageowner.analysis.owners.sums import summed
 from drgn_pageowner.errors import PageOwnerError, internal_error
-from drgn_pageowner.model.arrays import Array, sums
+from drgn_pageowner.model.arrays import Array, among, slices, sums
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.heap import FileUse, Heap, Inventory, LeakSearch
 from drgn_pageowner.model.info import Consistency
@@ -212,9 +213,12 @@ def _marked(
     private: dict[int, int] = {}
     inventory, records = inputs.inventory, inputs.records
     if inventory is not None and records is not None and classes is not None and len(records):
-        rows = np.maximum(inventory.memory.pages.rows(records["pfn"]), 0)
-        mine = np.flatnonzero(np.isin(classes()[rows], _PRIVATE) & (records.stack >= 0))
-        pages = sums(records.stack[mine], records.pages[mine], len(records.stacks))
+        mine = among(record_classes(inventory, records, classes()), _PRIVATE)
+        pages = np.zeros(len(records.stacks) + 1, np.int64)
+        for piece in slices(len(records)):
+            some = records.select(piece).select(mine[piece])
+            pages += sums(some.stack + 1, some.pages, len(pages))
+        pages = pages[1:]
         private = dict(zip(records.stacks.handles.tolist(), pages.tolist(), strict=True))
     stacks = [
         replace(stack, lost=lost.get(stack.handle, 0), process=private.get(stack.handle, 0))

@@ -36,6 +36,8 @@ Array = NDArray[Any]
 
 # Elements of an array that are processed at once, if the intermediate results are larger.
 _PIECE = 1 << 20
+# Size of a task name, in bytes: TASK_COMM_LEN.
+_NAME = 16
 
 
 def sparse_zeros(length: int, dtype: type[np.generic]) -> Array:
@@ -80,29 +82,12 @@ class Coded:
         :return: Something that can be used like *column*; *column* itself if it has many values, or
             another type, as in a kernel with another ``TASK_COMM_LEN``.
         """
-        if column.dtype.itemsize != 16:
+        if column.dtype.itemsize != _NAME:
             return column
-        values, code = np.zeros(0, column.dtype), np.zeros(len(column), np.uint16)
-        known: dict[int, int] = {}
-        sums, numbers = np.zeros(0, np.uint64), np.zeros(0, np.uint16)
-        for rows in slices(len(column)):
-            piece = np.ascontiguousarray(column[rows])
-            halves = piece.view(np.uint64).reshape(-1, 2)
-            with np.errstate(over="ignore"):
-                key = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) + halves[:, 1]
-            fresh = ~np.isin(key, sums) if len(sums) else np.ones(len(key), bool)
-            for number in np.unique(key[fresh], return_index=True)[1].tolist():
-                place = int(np.flatnonzero(fresh)[number])
-                known[int(key[place])] = len(values)
-                values = np.append(values, piece[place])
-            if len(values) > np.iinfo(np.uint16).max:
-                return column
-            sums = np.array(sorted(known), np.uint64)
-            numbers = np.array([known[one] for one in sums.tolist()], np.uint16)
-            code[rows] = numbers[np.searchsorted(sums, key)]
-            if (values[code[rows]] != piece).any():
-                # Different values have the same sum.
-                return column
+        coded = _coded_names(column)
+        if coded is None or len(coded[0]) > np.iinfo(np.uint16).max:
+            return column
+        values, code = coded[0], coded[1].astype(np.uint16)
         return cast(Array, cls(values, code))
 
     @property
@@ -225,15 +210,60 @@ def ascending(values: Array) -> Array:
     return result
 
 
+def _coded_names(names: Array) -> tuple[Array, Array] | None:
+    """
+    Find distinct names by sums of their bytes, because sorting them as text takes long.
+
+    :param names: ``S16``, shape ``(n,)``.
+    :return: The ``m`` distinct names, ascending; and ``int32``, shape ``(n,)``: the index of each
+        name among them. ``None`` if two names have the same sum.
+    """
+    values, code = np.zeros(0, names.dtype), np.zeros(len(names), np.int32)
+    # The sums of all names so far, ascending, and the number of each name.
+    known, numbers = np.zeros(0, np.uint64), np.zeros(0, np.int32)
+    for rows in slices(len(names)):
+        piece = np.ascontiguousarray(names[rows])
+        halves = piece.view(np.uint64).reshape(-1, 2)
+        # Most names are the same as the one before.
+        changes = (halves[1:, 0] != halves[:-1, 0]) | (halves[1:, 1] != halves[:-1, 1])
+        starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+        heads, halves = piece[starts], halves[starts]
+        with np.errstate(over="ignore"):
+            key = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) + halves[:, 1]
+        place = np.searchsorted(known, key)
+        fresh = key != np.append(known, 0)[place] if len(known) else np.ones(len(key), bool)
+        fresh |= place == len(known)
+        if fresh.any():
+            new, first = np.unique(key[fresh], return_index=True)
+            more = np.arange(len(values), len(values) + len(new), dtype=np.int32)
+            values = np.append(values, heads[fresh][first])
+            known, numbers = np.append(known, new), np.append(numbers, more)
+            order = np.argsort(known)
+            known, numbers = known[order], numbers[order]
+            place = np.searchsorted(known, key)
+        found = numbers[place]
+        if (values[found] != heads).any():
+            return None
+        code[rows] = np.repeat(found, np.diff(starts, append=len(piece)))
+    order = np.argsort(values)
+    rank = np.empty(len(values), np.int32)
+    rank[order] = np.arange(len(values))
+    return values[order], looked_up(rank, code)
+
+
 def distinct(values: Array) -> tuple[Array, Array]:
     """
     Return the same as ``np.unique(values, return_inverse=True)``, without sorting if *values* are
-    integers in a small range (stack indices, orders, pids).
+    integers in a small range (stack indices, orders, pids), or names of tasks.
 
     :param values: Shape ``(n,)``.
     :return: The ``m`` distinct values, ascending; and the index of each row's value among them:
         ``int64``, shape ``(n,)``.
     """
+    if values.dtype.kind == "S" and values.dtype.itemsize == _NAME:
+        names = _coded_names(values)
+        if names is not None:
+            return names[0], names[1].astype(np.int64)
     if values.dtype.kind not in "iu" or not len(values):
         found, inverse = np.unique(values, return_inverse=True)
         return found, inverse
@@ -305,7 +335,13 @@ class Groups:
     def of(cls, values: Array) -> Groups:
         """Group the rows of *values*, shape ``(n,)``."""
         found, inverse = distinct(values)
-        order = np.argsort(inverse, kind="stable")
+        if len(values) < 1 << 31:
+            # Sorting pairs takes half the time of a stable sort.
+            pairs = packed_pairs(inverse.reshape(-1), np.arange(len(values), dtype=np.int32))
+            pairs.sort()
+            order = unpacked_pairs(pairs)[1].astype(np.int64)
+        else:
+            order = np.argsort(inverse, kind="stable")
         ends = np.cumsum(np.bincount(inverse, minlength=len(found)))
         return cls(found, inverse.reshape(-1), order, ends)
 

@@ -197,6 +197,7 @@ class Stacks:
         self.counts = counts
         self.addresses = addresses
         self._table: list[_Halves | None] | None = None
+        self._coded: tuple[Array, Array] | None = None
 
     @classmethod
     def empty(cls) -> Stacks:
@@ -211,6 +212,16 @@ class Stacks:
             return self.pcs[:0]
         result: Array = self.pcs[self.offsets[index] : self.offsets[index + 1]]
         return result
+
+    def coded_pcs(self) -> tuple[Array, Array]:
+        """
+        Return the distinct PCs of all stacks, ascending; and ``int32``, the shape of :attr:`pcs`:
+        the index of each PC among them. They are found once.
+        """
+        if self._coded is None:
+            found, code = np.unique(self.pcs, return_inverse=True)
+            self._coded = found, code.reshape(-1).astype(np.int32)
+        return self._coded
 
     def index(self, handles: Array) -> Array:
         """

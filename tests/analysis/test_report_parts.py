@@ -12,6 +12,8 @@ from drgn_pageowner.analysis.report import Report, report
 from drgn_pageowner.analysis.verdicts import LEVELS, judge
 from drgn_pageowner.commands.report import read
 from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.model.arrays import slices
+from drgn_pageowner.render.report.json import report_json
 
 pytestmark = [pytest.mark.once, pytest.mark.one_of_a_kernel]
 
@@ -88,6 +90,16 @@ def test_planted_owners_are_on_the_map(dump_named: Callable[[str], Dump]) -> Non
     }
     assert combs
     assert {pfn >> 9 << 9 for pfn in combs} <= named
+
+
+def test_pieces_of_any_size_make_the_same_report(
+    one_dump: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = read(ProgramSession(one_dump.prog), leaks=False)
+    whole = "".join(report_json(report(inputs)))
+    monkeypatch.setattr(slices, "__defaults__", (9973,))
+    monkeypatch.setattr("drgn_pageowner.analysis.report._ROWS", 7919)
+    assert "".join(report_json(report(inputs))) == whole
 
 
 def test_one_part_that_fails_leaves_the_others(

@@ -111,3 +111,23 @@ def test_a_coded_column_is_like_the_column(size: int) -> None:
 def test_a_column_of_many_values_is_not_coded() -> None:
     column = np.arange(1 << 17).astype("S16")
     assert Coded.of(column) is column
+
+
+@pytest.mark.parametrize("values", [["b", "", "a", "b", "b"], []])
+def test_distinct_names_are_those_of_unique(values: list[str]) -> None:
+    names = np.array(values, "S16")
+    # Two pieces, the second of which has a name that is not in the first.
+    names = np.concatenate([np.repeat(names, 1 << 18), np.array(["kworker/0:1", "a"], "S16")])
+    found, inverse = distinct(names)
+    wanted, places = np.unique(names, return_inverse=True)
+    assert found.tolist() == wanted.tolist()
+    assert inverse.dtype == np.int64
+    assert np.array_equal(inverse, places)
+
+
+def test_names_with_the_same_sum_are_told_apart() -> None:
+    factor = 0x9E3779B97F4A7C15
+    halves = np.array([[1, 0], [0, factor], [1, 0]], np.uint64)
+    names = halves.view("S16").reshape(-1)
+    assert distinct(names)[1].tolist() == np.unique(names, return_inverse=True)[1].tolist()
+    assert Coded.of(names) is names

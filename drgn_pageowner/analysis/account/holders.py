@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass
-from drgn_pageowner.analysis.owners.stack_table import modules_of_stacks, per_stack
+from drgn_pageowner.analysis.owners.stack_table import StackTable, modules_of_stacks, per_record
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.escape import without_surrogates
-from drgn_pageowner.model.arrays import Array, distinct, sums
+from drgn_pageowner.model.arrays import Array, distinct, slices, sums
 from drgn_pageowner.model.columns import comm_text
 from drgn_pageowner.model.heap import AreaKind, Inventory, record_of_row
 from drgn_pageowner.model.records import Snapshot
@@ -78,11 +78,23 @@ class _Found:
     """Holders that were found, in the order of their numbers."""
 
     code: Array
-    """``int64``, a row per record."""
+    """``int32``, a row per record."""
     keys: list[str | int | None]
     names: list[str | None]
     pages: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     """``int64``, shape ``(holders, classes)``; one column without classes."""
+
+    def sums(self, records: Snapshot, weight: Callable[[Snapshot], Array]) -> Array:
+        """
+        Add up a number of each record: ``int64``, a row per holder.
+
+        :param weight: Function that returns the numbers of some records.
+        """
+        result = np.zeros(len(self.keys), np.int64)
+        for piece in slices(len(records)):
+            some = records.select(piece)
+            result += sums(self.code[piece], weight(some), len(result))
+        return result
 
 
 def columns_for_holders(by: str) -> frozenset[str]:
@@ -113,10 +125,11 @@ def holders(
     if inventory is not None and classes is not None:
         _count_pages(found, records, inventory, classes, modules=by == "driver")
     else:
-        found.pages = sums(found.code, records.pages, len(found.keys)).reshape(-1, 1)
+        found.pages = found.sums(records, lambda some: some.pages).reshape(-1, 1)
     totals = found.pages.sum(axis=1)
-    numbers = records.allocations
-    allocations = None if numbers is None else sums(found.code, numbers, len(totals))
+    allocations = None
+    if records.select(slice(0)).allocations is not None:
+        allocations = found.sums(records, _allocations)
     order = np.lexsort((np.arange(len(totals)), -totals))
     order = order[totals[order] > 0]
     oldest, newest = _times(records, found.code, len(totals))
@@ -151,7 +164,7 @@ def holders(
         number_of_holders=len(order),
         pages=whole,
         bytes=whole * size,
-        allocations=records.count(),
+        allocations=None if allocations is None else int(allocations.sum()),
         now_ns=records.facts.now_ns,
         threads_apart=by == "process" and "tgid" not in records,
     )
@@ -166,25 +179,72 @@ def _processes(records: Snapshot, inventory: Inventory | None) -> _Found:
     column = "tgid" if "tgid" in records else "pid"
     if column not in records:
         raise UsageError(records.lacks("pid"))
-    ids, code = distinct(records[column])
+    ids, code = _numbered(records[column])
     names: list[str | None] = [None] * len(ids)
     if "comm" in records and len(records):
-        comms, which = distinct(records["comm"])
+        for number, comm in _main_comms(records, column, code, len(ids)):
+            names[number] = comm
+    return _Found(code, [int(number) for number in ids], names)
+
+
+def _numbered(values: Array) -> tuple[Array, Array]:
+    """Return the distinct *values* as :func:`distinct` does, and their indices as ``int32``."""
+    found = np.zeros(0, values.dtype)
+    for piece in slices(len(values)):
+        found = np.union1d(found, distinct(values[piece])[0])
+    code = np.empty(len(values), np.int32)
+    for piece in slices(len(values)):
+        some, place = distinct(values[piece])
+        code[piece] = np.searchsorted(found, some)[place]
+    return found, code
+
+
+def _main_comms(
+    records: Snapshot, column: str, code: Array, number: int
+) -> Iterator[tuple[int, str]]:
+    """
+    Yield names of processes; the last one of each process is the one to show.
+
+    :param column: The column that says which process a record belongs to.
+    :param code: Number of the process of each record.
+    :param number: Number of processes.
+    """
+    comms, which = _numbered(records["comm"])
+    pairs, counts = [], []
+    for piece in slices(len(records)):
+        found, place = distinct(code[piece].astype(np.int64) * len(comms) + which[piece])
+        weight = np.bincount(place, minlength=len(found))
         # Take the name of a process from a record of its main thread, if there is one.
-        leads = records["pid"] == records[column] if "pid" in records else np.ones(len(code), bool)
-        pairs, first = np.unique(code * len(comms) + which, return_inverse=True)
-        weight = np.bincount(first.reshape(-1), minlength=len(pairs))
-        weight += np.bincount(first.reshape(-1), leads, len(pairs)).astype(np.int64) * len(code)
-        for place in np.argsort(weight, kind="stable").tolist():
-            pair = int(pairs[place])
-            names[pair // len(comms)] = comm_text(comms[pair % len(comms)])
-    return _Found(code.astype(np.int64), [int(number) for number in ids], names)
+        leads = np.ones(len(place), bool)
+        if "pid" in records:
+            leads = records["pid"][piece] == records[column][piece]
+        weight += sums(place, leads, len(found)) * len(code)
+        pairs.append(found)
+        counts.append(weight)
+    every, place = distinct(np.concatenate(pairs))
+    total = np.zeros(len(every), np.int64)
+    np.add.at(total, place, np.concatenate(counts))
+    for pair in every[np.argsort(total, kind="stable")].tolist():
+        yield pair // len(comms), comm_text(comms[pair % len(comms)])
 
 
 def _drivers(records: Snapshot) -> _Found:
-    modules, code = distinct(per_stack(records, records.stack, modules_of_stacks).astype(str))
-    keys: list[str | int | None] = [str(module) or None for module in modules]
-    return _Found(code.astype(np.int64), keys, [None if key is None else str(key) for key in keys])
+    names: list[str] = []
+
+    def codes(table: StackTable) -> Array:
+        found, code = distinct(modules_of_stacks(table).astype(str))
+        names.extend(found.tolist())
+        return code.astype(np.int32)
+
+    code = per_record(records, codes)
+    keys: list[str | int | None] = [name or None for name in names]
+    return _Found(code, keys, [name or None for name in names])
+
+
+def _allocations(records: Snapshot) -> Array:
+    numbers = records.allocations
+    assert numbers is not None
+    return numbers
 
 
 def _count_pages(
@@ -196,20 +256,47 @@ def _count_pages(
     :param modules: Whether holders are modules. The memory with the code and data of a module then
         counts as the module's own, whoever loaded it.
     """
-    rows = record_of_row(inventory.memory.pages, records)
-    code = np.where(rows >= 0, np.append(found.code, -1)[rows], -1)
-    if modules:
-        for area in inventory.areas:
-            if area.kind is AreaKind.MODULE and area.name:
-                if area.name not in found.keys:
-                    found.keys.append(area.name)
-                    found.names.append(area.name)
-                mine = area.rows[area.rows >= 0]
-                code[mine[code[mine] >= 0]] = found.keys.index(area.name)
-    held = np.flatnonzero(code >= 0)
+    record = inventory.record_of_row
+    if records is not inventory.records:
+        record = record_of_row(inventory.memory.pages, records)
+    moved, owners = _of_modules(found, inventory, record) if modules else (_NO_ROWS, _NO_ROWS)
     number = len(PageClass)
-    cells = np.bincount(code[held] * number + classes[held], minlength=len(found.keys) * number)
+    cells = np.zeros(len(found.keys) * number, np.int64)
+    for piece in slices(len(record)):
+        held = np.flatnonzero(record[piece] >= 0)
+        key = found.code[record[piece][held]].astype(np.int64) * number
+        key += classes[piece][held]
+        cells += np.bincount(key, minlength=len(cells))
+    cells -= np.bincount(
+        found.code[record[moved]].astype(np.int64) * number + classes[moved], minlength=len(cells)
+    )
+    cells += np.bincount(owners * number + classes[moved], minlength=len(cells))
     found.pages = cells.reshape(-1, number)
+
+
+_NO_ROWS = np.zeros(0, np.int64)
+
+
+def _of_modules(found: _Found, inventory: Inventory, record: Array) -> tuple[Array, Array]:
+    """
+    Find the memory with the code and data of modules, and add the modules to the holders.
+
+    :param record: Index of the record of each page, or -1.
+    :return: Rows of the pages that have a record, and the holder that each belongs to.
+    """
+    rows, owners = [_NO_ROWS], [_NO_ROWS]
+    for area in inventory.areas:
+        if area.kind is AreaKind.MODULE and area.name:
+            if area.name not in found.keys:
+                found.keys.append(area.name)
+                found.names.append(area.name)
+            mine = area.rows[area.rows >= 0]
+            mine = mine[record[mine] >= 0]
+            rows.append(mine)
+            owners.append(np.full(len(mine), found.keys.index(area.name)))
+    # If two areas map a page, the last one counts.
+    every, last = np.unique(np.concatenate(rows)[::-1], return_index=True)
+    return every, np.concatenate(owners)[::-1][last]
 
 
 def _labels(pages: Array) -> dict[str, int]:
@@ -227,8 +314,9 @@ def _times(
         return None, None
     oldest = np.full(number, np.iinfo(np.uint64).max, np.uint64)
     newest = np.zeros(number, np.uint64)
-    np.minimum.at(oldest, code, records["ts_nsec"])
-    np.maximum.at(newest, code, records["ts_nsec"])
+    for piece in slices(len(code)):
+        np.minimum.at(oldest, code[piece], records["ts_nsec"][piece])
+        np.maximum.at(newest, code[piece], records["ts_nsec"][piece])
     # A module that has only its own code and data has no record, and so no times.
     oldest[oldest > newest] = 0
     return oldest.tolist(), newest.tolist()

@@ -12,8 +12,8 @@ import numpy as np
 from drgn_pageowner.analysis.account.page_class import PageClass
 from drgn_pageowner.analysis.frag.blockmap import BlockMap
 from drgn_pageowner.analysis.frag.blocks import BlockTable
-from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_names
-from drgn_pageowner.model.arrays import Array, distinct
+from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_names, per_record
+from drgn_pageowner.model.arrays import Array, among, distinct, slices, sums
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.records import Snapshot
@@ -28,6 +28,7 @@ __all__ = (
     "owner_table",
     "owners_by_class",
     "owners_of_cells",
+    "record_classes",
 )
 
 NO_RECORD = "(no record)"
@@ -70,8 +71,10 @@ class OwnerTable:
     names: list[str]
     """Names of allocators; codes past the end stand for pages without a record, one for each
     class."""
-    code: Array
-    """``int64``, a row per page: index in :attr:`names`, or ``len(names)`` plus the class."""
+    of_record: Array
+    """``int32``, a row per record: index of its allocator in :attr:`names`."""
+    record_of_row: Array
+    """``int32``, a row per page: the record that covers it, or -1."""
     classes: Array
     """``uint8``, a row per page: :class:`PageClass`."""
 
@@ -80,6 +83,16 @@ class OwnerTable:
         """Return the number of codes."""
         return len(self.names) + len(PageClass)
 
+    def codes(self, piece: slice) -> Array:
+        """
+        Return the allocators of some pages: ``int64``, an index in :attr:`names` for each, or
+        ``len(names)`` plus the class.
+        """
+        code = self.classes[piece].astype(np.int64) + len(self.names)
+        recorded = np.flatnonzero(self.record_of_row[piece] >= 0)
+        code[recorded] = self.of_record[self.record_of_row[piece][recorded]]
+        return code
+
     def name(self, code: int) -> str:
         """Return the name of a code: an allocator, or ``"(slab, no record)"``."""
         if code < len(self.names):
@@ -87,7 +100,6 @@ class OwnerTable:
         return f"({PageClass(code - len(self.names)).label}, no record)"
 
 
-@kept
 def owner_table(inventory: Inventory, classes: Array) -> OwnerTable:
     """
     Find the allocator of every page.
@@ -96,18 +108,19 @@ def owner_table(inventory: Inventory, classes: Array) -> OwnerTable:
         :func:`~drgn_pageowner.analysis.account.page_class.page_classes`.
     """
     records = inventory.records
-    code = classes.astype(np.int64)
     if records is None or not len(records):
-        return OwnerTable([], code, classes)
-    numbers, stack = distinct(records.stack)
-    named = allocator_names(StackTable.of(records, numbers))
-    named[named == ""] = "(no stack)"
-    names, of_stack = distinct(named.astype(str))
-    of_record = of_stack[stack]
-    code += len(names)
-    recorded = np.flatnonzero(inventory.record_of_row >= 0)
-    code[recorded] = of_record[inventory.record_of_row[recorded]]
-    return OwnerTable(names.tolist(), code, classes)
+        return OwnerTable([], np.zeros(0, np.int32), inventory.record_of_row, classes)
+    names: list[str] = []
+
+    def codes(table: StackTable) -> Array:
+        named = allocator_names(table)
+        named[named == ""] = "(no stack)"
+        found, code = distinct(named.astype(str))
+        names.extend(found.tolist())
+        return code.astype(np.int32)
+
+    of_record = per_record(records, codes)
+    return OwnerTable(names, of_record, inventory.record_of_row, classes)
 
 
 def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
@@ -116,21 +129,25 @@ def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
 
     :param limit: Maximum number of allocators to list for a class; the others are summed up.
     """
-    shape = (len(PageClass), table.number)
-    key = table.classes.astype(np.int64) * table.number + table.code
-    counts = np.bincount(key, minlength=shape[0] * shape[1]).reshape(shape)
+    number = table.number
+    total = np.zeros(len(PageClass) * number, np.int64)
+    for piece in slices(len(table.classes)):
+        key = table.classes[piece].astype(np.int64) * number
+        key += table.codes(piece)
+        total += np.bincount(key, minlength=len(total))
+    counts = total.reshape(len(PageClass), number)
     counts[PageClass.ABSENT] = 0
     result = []
-    for number in np.flatnonzero(counts.any(axis=1)).tolist():
-        recorded = counts[number, : len(table.names)]
+    for kind in np.flatnonzero(counts.any(axis=1)).tolist():
+        recorded = counts[kind, : len(table.names)]
         found = [(table.names[code], int(recorded[code])) for code in np.flatnonzero(recorded)]
-        nobodys = int(counts[number, len(table.names) :].sum())
+        nobodys = int(counts[kind, len(table.names) :].sum())
         found += [(NO_RECORD, nobodys)] if nobodys else []
         found.sort(key=lambda owner: (-owner[1], owner[0]))
         result.append(
             ClassOwners(
-                name=PageClass(number).label,
-                pages=int(counts[number].sum()),
+                name=PageClass(kind).label,
+                pages=int(counts[kind].sum()),
                 owners=found[:limit],
                 other_owners=len(found[limit:]),
                 other_pages=sum(pages for _, pages in found[limit:]),
@@ -139,19 +156,39 @@ def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
     return sorted(result, key=lambda row: -row.pages)
 
 
+@kept
+def record_classes(inventory: Inventory, records: Snapshot, classes: Array) -> Array:
+    """
+    Return the class of the first page of each record: ``uint8``, a row per record;
+    :attr:`PageClass.UNKNOWN` for a record of a page without a ``struct page``.
+
+    :param classes: ``uint8``, a row per page.
+    """
+    pages = inventory.memory.pages
+    result = np.empty(len(records), np.uint8)
+    for piece in slices(len(records)):
+        rows = pages.rows(records["pfn"][piece])
+        result[piece] = np.where(rows >= 0, classes[rows], PageClass.UNKNOWN)
+    return result
+
+
 def ages_by_class(inventory: Inventory, classes: Array) -> list[AgeBand]:
     """Count pages by age of their records, youngest first; empty if this kernel records no
     times."""
     records = inventory.records
     if records is None or "ts_nsec" not in records or records.facts.now_ns is None:
         return []
-    rows = inventory.memory.pages.rows(records["pfn"])
-    kinds = np.where(rows >= 0, classes[rows], PageClass.UNKNOWN).astype(np.int64)
-    names, band = _bands(records)
+    of_record = record_classes(inventory, records, classes)
+    now = records.facts.now_ns
+    names, limits = _bands(now)
     shape = (len(names), len(PageClass))
-    key = band * shape[1] + kinds
-    pages = np.bincount(key, records.pages, shape[0] * shape[1]).reshape(shape).astype(np.int64)
-    allocations = np.bincount(band, minlength=len(names))
+    pages, allocations = np.zeros(shape, np.int64), np.zeros(len(names), np.int64)
+    for piece in slices(len(records)):
+        ages = np.uint64(now) - np.minimum(records["ts_nsec"][piece], np.uint64(now))
+        band = np.searchsorted(limits, ages, "right")
+        key = band * shape[1] + of_record[piece]
+        pages += sums(key, records.select(piece).pages, pages.size).reshape(shape)
+        allocations += np.bincount(band, minlength=len(names))
     result = []
     for number, name in enumerate(names):
         order = np.argsort(-pages[number], kind="stable")
@@ -175,25 +212,23 @@ _BOUNDS = tuple(
 _MOST_BANDS = 8
 
 
-def _bands(records: Snapshot) -> tuple[list[str], Array]:
+def _bands(now: int) -> tuple[list[str], Array]:
     """
     Divide the uptime into bands of age.
 
-    :return: Their names, youngest first, and ``int64``, a row per record: its band.
+    :param now: The uptime, in nanoseconds.
+    :return: Their names, youngest first, and ``uint64``: the age that each but the first begins at.
     """
-    now = np.uint64(records.facts.now_ns or 0)
     # Bands shorter than a second are only used if the machine was up for less than 10 s.
     least = 1000 if now >= 10**10 else 0
-    bounds = [ms for ms in _BOUNDS if ms >= least and ms * 10**6 < int(now)]
+    bounds = [ms for ms in _BOUNDS if ms >= least and ms * 10**6 < now]
     bounds = bounds[-(_MOST_BANDS - 1) :]
-    limits = np.array([ms * 10**6 for ms in bounds], np.uint64)
-    ages = now - np.minimum(records["ts_nsec"], now)
     names = [_bound(ms) for ms in bounds]
     if not names:
-        return [f"up to {age(int(now))}"], np.zeros(len(records), np.int64)
+        return [f"up to {age(now)}"], np.zeros(0, np.uint64)
     between = [_between(one, other) for one, other in pairwise(names)]
     labels = [f"< {names[0]}", *between, f"> {names[-1]}"]
-    return labels, np.searchsorted(limits, ages, "right").astype(np.int64)
+    return labels, np.array([ms * 10**6 for ms in bounds], np.uint64)
 
 
 def _between(one: str, other: str) -> str:
@@ -215,7 +250,7 @@ def owners_of_cells(
     """
     Find the allocators with most pages in every cell of a map; free pages do not count.
 
-    :param block: ``int64``, a row per page: number of its pageblock.
+    :param block: ``int32``, a row per page: number of its pageblock.
     :param maps: Of :func:`~drgn_pageowner.analysis.frag.blockmap.block_map`.
     :param limit: Maximum number of allocators to list for a cell.
     :return: For every cell of every map, allocators and base pages, most first.
@@ -228,9 +263,21 @@ def owners_of_cells(
     group = group * (int(zone.max(initial=0)) + 2) + zone + 1
     changes = np.concatenate([[0], np.flatnonzero(np.diff(group)) + 1])
     cell_of_block = np.repeat(np.arange(len(changes)), np.diff(np.append(changes, len(group))))
-    rows = np.flatnonzero(~np.isin(owners.classes, _NOBODYS))
-    key = cell_of_block[block[rows]] * owners.number + owners.code[rows]
-    pairs, counts = np.unique(key, return_counts=True)
+    found_pairs, found_counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for piece in slices(len(block)):
+        # Numbers of blocks ascend, so a piece has few cells.
+        of_page = cell_of_block[block[piece]]
+        lowest = int(of_page[0])
+        key = (of_page - lowest) * owners.number
+        key += owners.codes(piece)
+        key = key[~among(owners.classes[piece], _NOBODYS)]
+        in_piece = np.bincount(key)
+        present = np.flatnonzero(in_piece)
+        found_pairs.append(present + lowest * owners.number)
+        found_counts.append(in_piece[present])
+    # The last cell of a piece may be the first of the next.
+    pairs, place = np.unique(np.concatenate(found_pairs), return_inverse=True)
+    counts = sums(place.reshape(-1), np.concatenate(found_counts), len(pairs))
     cell, code = pairs // owners.number, pairs % owners.number
     order = np.lexsort((code, -counts, cell))
     cell, code, counts = cell[order], code[order], counts[order]

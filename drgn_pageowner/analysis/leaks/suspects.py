@@ -10,11 +10,12 @@ from typing import overload
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import UNACCOUNTED, page_classes
+from drgn_pageowner.analysis.account.page_owners import record_classes
 from drgn_pageowner.analysis.leaks.leaks import Task, tasks_of_groups
 from drgn_pageowner.analysis.leaks.unnamed import module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_codes
-from drgn_pageowner.model.arrays import Array, Groups, ranges, slices
+from drgn_pageowner.model.arrays import Array, Groups, among, ranges, slices
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.records import Snapshot
@@ -118,12 +119,11 @@ def suspects(inventory: Inventory, classes: Array | None = None) -> Suspects:
 
 @kept
 def _suspects(inventory: Inventory, records: Snapshot, classes: Array) -> Suspects:
-    pages = inventory.memory.pages
-    rows = np.maximum(pages.rows(records["pfn"]), 0)
-    chosen = np.flatnonzero(np.isin(classes[rows], UNACCOUNTED))
-    stacks = Groups.of(records.stack[chosen])
+    chosen = np.flatnonzero(among(record_classes(inventory, records, classes), UNACCOUNTED))
+    some = records.select(chosen)
+    stacks = Groups.of(some.stack)
     signs = _signs(inventory, chosen, stacks)
-    total, score = stacks.sums(records.pages[chosen]), signs.score()
+    total, score = stacks.sums(some.pages), signs.score()
     handles = np.append(records.stacks.handles, 0)[stacks.values]
     order = np.lexsort((handles, -total, -score))[: np.count_nonzero(score)]
 
@@ -213,10 +213,13 @@ def _signs(inventory: Inventory, rows: Array, stacks: Groups) -> _Signs:
     extremes = None
     if "ts_nsec" in records:
         times = records["ts_nsec"][rows].astype(np.int64)
-        in_order = times[np.lexsort((times, stacks.inverse))]
-        extremes = in_order[stacks.starts], in_order[stacks.ends - 1]
+        oldest = np.full(len(stacks), np.iinfo(np.int64).max)
+        newest = np.full(len(stacks), np.iinfo(np.int64).min)
+        np.minimum.at(oldest, stacks.inverse, times)
+        np.maximum.at(newest, stacks.inverse, times)
+        extremes = oldest, newest
         if now is not None:
-            periods, old = _signs_of_time(times, stacks, *extremes, now)
+            periods, old = _signs_of_time(times, stacks, oldest, newest, now)
     return _Signs(
         periods=periods,
         old=old,
@@ -234,10 +237,12 @@ def _signs_of_time(
     # Memory in normal use is freed and allocated again, so most of it is young; leaked memory has
     # all ages.
     span = now - oldest
-    each = stacks.inverse
-    window = (times - oldest[each]) * _WINDOWS // np.maximum(span, 1)[each]
-    window = np.minimum(window, _WINDOWS - 1)
-    filled = np.bincount(np.unique(each * _WINDOWS + window) // _WINDOWS, minlength=len(stacks))
+    there = np.zeros(len(stacks) * _WINDOWS, bool)
+    for piece in slices(len(times)):
+        each = stacks.inverse[piece]
+        window = (times[piece] - oldest[each]) * _WINDOWS // np.maximum(span, 1)[each]
+        there[each * _WINDOWS + np.minimum(window, _WINDOWS - 1)] = True
+    filled = there.reshape(-1, _WINDOWS).sum(axis=1)
     grows = enough & (span > 0) & (filled >= _WINDOWS // 2 + 1)
     aged = stacks.sums(times < now // 2)
     old = enough & (2 * aged > stacks.counts) & (newest > now // 4) & (now > 0)

@@ -31,6 +31,10 @@ __all__ = (
 )
 
 
+# One in so many PCs: to find the distinct ones of all stacks takes longer than of less than that.
+_FEW = 16
+
+
 class StackTable:
     """Some stacks, whose frames lie one after another, innermost first."""
 
@@ -60,8 +64,16 @@ class StackTable:
         known = np.flatnonzero(numbers >= 0)
         first[known] = stacks.offsets[numbers[known]]
         lengths[known] = stacks.offsets[numbers[known] + 1] - first[known]
-        pcs, code = np.unique(stacks.pcs[ranges(first, lengths)], return_inverse=True)
-        return cls(snapshot.frames(pcs.tolist()), code.reshape(-1), lengths)
+        places = ranges(first, lengths)
+        if len(places) < len(stacks.pcs) // _FEW:
+            pcs, code = np.unique(stacks.pcs[places], return_inverse=True)
+            return cls(snapshot.frames(pcs.tolist()), code.reshape(-1), lengths)
+        every, code = stacks.coded_pcs()
+        code = code[places]
+        used = np.zeros(len(every), bool)
+        used[code] = True
+        rank = np.cumsum(used) - 1
+        return cls(snapshot.frames(every[used].tolist()), rank[code], lengths)
 
     @classmethod
     def of_frames(cls, stacks: Sequence[Sequence[Frame]]) -> StackTable:

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+from made import made_records
+
 from drgn_pageowner.analysis.owners.allocator import allocator_of, modules_of
 from drgn_pageowner.analysis.owners.stack_table import (
     StackTable,
@@ -10,7 +15,7 @@ from drgn_pageowner.analysis.owners.stack_table import (
     modules_of_stacks,
     replaced,
 )
-from drgn_pageowner.model.stacks import Frame, frames_of_stack
+from drgn_pageowner.model.stacks import Frame, Stacks, frames_of_stack
 
 
 def in_module(pc: int, name: str, module: str | None = "m", *, called: bool = True) -> Frame:
@@ -48,3 +53,24 @@ def test_an_interrupted_frame_needs_no_call() -> None:
     # The first frame of a stack has none before it.
     table = StackTable.of_frames([stack[:2], stack[2:]])
     assert replaced(table).tolist() == [False, False, True, True]
+
+
+def test_a_table_of_few_stacks_is_like_that_of_all() -> None:
+    handles = np.arange(1, 101, dtype=np.uint32)
+    pcs = (np.arange(300, dtype=np.uint64) * 7 % 11 + 1).astype(np.uint64)
+    records = replace(
+        made_records(),
+        stacks=Stacks(handles, np.arange(0, 301, 3, dtype=np.int64), pcs),
+        symbolizer=None,
+        _frames={},
+    )
+    every = StackTable.of(records, np.arange(-1, 100))
+    for numbers in ([5], [-1, 99], list(range(50))):
+        table = StackTable.of(records, np.array(numbers))
+        frames = [frame.pc for frame in table.frames]
+        assert frames == sorted(set(frames))
+        for place, number in enumerate(numbers):
+            mine = table.code[table.starts[place] : table.ends[place]]
+            its = every.code[every.starts[number + 1] : every.ends[number + 1]]
+            assert [frames[code] for code in mine] == [every.frames[code].pc for code in its]
+            assert [frames[code] for code in mine] == records.stacks[number].tolist()
