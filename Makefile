@@ -21,15 +21,30 @@ OTHERS := $(PARALLEL) --ignore=tests/fuzz
 WITHOUT_DRGN := PYTHONPATH=tests/without_drgn$(if $(PYTHONPATH),:$(PYTHONPATH))
 SPHINX := .venv/bin/sphinx-build -q -W --keep-going -j 2 -d build/doctrees
 
-.PHONY: demo test quick lint docs man docs-images check check-without-drgn \
-	check-oldest check-newest fuzz bench clean
+# Packages that are installed are compiled when they are first imported, which few of them are.
+INSTALL := bin/pip install -q --disable-pip-version-check --no-compile
+
+.PHONY: demo test environments manual quick lint docs man docs-images check check-with-drgn \
+	check-without-drgn check-oldest check-newest fuzz bench clean
 
 demo: .venv/installed
 	@.venv/bin/python testdata/unpack.py $(DEMO) >/dev/null
 	.venv/bin/drgn-pageowner -c $(CACHE)/$(DEMO)/vmcore -s $(CACHE)/$(dir $(DEMO))vmlinux top --by allocator --limit 5
 	@echo "Next: .venv/bin/drgn-pageowner -c $(CACHE)/$(DEMO)/vmcore -s $(CACHE)/$(dir $(DEMO))vmlinux info"
 
-test: lint docs man check check-without-drgn check-oldest check-newest
+# pip mostly waits, and mypy uses one core: these run side by side.
+test: .venv/installed
+	$(MAKE) -j3 -Otarget lint manual environments
+	$(MAKE) check-without-drgn check-with-drgn check-oldest check-newest
+
+# One after another: both are made from the same doctrees.
+manual:
+	$(MAKE) docs
+	$(MAKE) man
+
+# One after another: building the package writes into its directory.
+environments:
+	$(MAKE) .venv-oldest/installed $(if $(NEWEST),.venv-newest/installed)
 
 # What needs neither a dump nor drgn, in less than a minute.
 quick: lint
@@ -55,8 +70,12 @@ docs-images: .venv/installed
 check: .venv/installed
 	.venv/bin/pytest $(PARALLEL)
 
+# All tests in two parts: those that need neither a dump nor drgn, with drgn hidden, and the others.
 check-without-drgn: .venv/installed
 	$(WITHOUT_DRGN) .venv/bin/pytest -q -m "quick and not once" $(PARALLEL)
+
+check-with-drgn: .venv/installed
+	.venv/bin/pytest -m "not quick or once" $(PARALLEL)
 
 # The oldest versions of everything that pyproject.toml allows.
 check-oldest: .venv-oldest/installed
@@ -79,17 +98,17 @@ bench: .venv/installed
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv || { echo "Python's venv is missing: apt install python3-venv" >&2; exit 1; }
-	.venv/bin/pip install -q --disable-pip-version-check -e '.[dev]'
+	.venv/$(INSTALL) -e '.[dev]'
 	@touch $@
 
 .venv-oldest/installed: pyproject.toml .ci/oldest.txt
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install -q --disable-pip-version-check -r .ci/oldest.txt -e .
+	.venv-oldest/$(INSTALL) -r .ci/oldest.txt -e .
 	@touch $@
 
 .venv-newest/installed: pyproject.toml
 	$(NEWEST) -m venv .venv-newest
-	.venv-newest/bin/pip install -q --disable-pip-version-check pytest pytest-xdist hypothesis -e '.[report]'
+	.venv-newest/$(INSTALL) pytest pytest-xdist hypothesis -e '.[report]'
 	@touch $@
 
 clean:

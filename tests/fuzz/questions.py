@@ -11,6 +11,7 @@ import json
 import shlex
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from drgn import Program
 
@@ -99,12 +100,31 @@ def _saved(prog: Program) -> None:
                     raise AssertionError(str(error)) from error
 
 
+def _reported(prog: Program) -> None:
+    """Check that a report can be written in each of its formats."""
+    with tempfile.TemporaryDirectory() as directory:
+        for suffix in ("html", "md", "json"):
+            ask(prog, f"report {directory}/report.{suffix}")
+        json.loads(Path(directory, "report.json").read_text("utf-8"))
+
+
+def _triaged(prog: Program) -> None:
+    """Check that no part of a triage crashes."""
+    with tempfile.TemporaryDirectory() as directory:
+        ask(prog, f"triage {directory}")
+        index = json.loads(Path(directory, "index.json").read_text("utf-8"))
+        for part in index["parts"]:
+            assert part["status"] != "crashed", f"{part['name']}: {part['error']}"
+
+
 _CALLS: dict[str, Callable[[Program], object]] = {
     "helpers": _helpers,
     "read_inventory": drgn_pageowner.read_inventory,
     "read_heap": drgn_pageowner.read_heap,
     "snapshot": drgn_pageowner.snapshot,
     "saved": _saved,
+    "reported": _reported,
+    "triaged": _triaged,
 }
 QUESTIONS = (*COMMANDS, *_CALLS)
 

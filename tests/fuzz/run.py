@@ -16,6 +16,7 @@ Exit status: 0 without faults.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import os
 import sys
@@ -96,7 +97,9 @@ def _where(detail: str) -> str:
     return "".join(c for c in detail.splitlines()[0][:70] if not c.isdigit())
 
 
-def _fields(dump: Dump, report: Report, seed: int, examples: int, until: float) -> None:
+def _fields(
+    dump: Dump, report: Report, seed: int, examples: int, until: float, *, questions: int
+) -> None:
     """Test *examples* damaged dumps, or as many as there is time for."""
 
     @hypothesis.seed(seed)
@@ -107,7 +110,7 @@ def _fields(dump: Dump, report: Report, seed: int, examples: int, until: float) 
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    @hypothesis.given(inputs(dump, questions=6))
+    @hypothesis.given(inputs(dump, questions=questions))
     def one(damaged: Input) -> None:
         if time.monotonic() > until:
             return
@@ -193,9 +196,6 @@ def _say(outcomes: list[Outcome]) -> int:
     return any(outcome.kind == "fault" for outcome in outcomes)
 
 
-_KINDS = (("fields", _fields, 25), ("files", _files, 10), ("snapshots", _snapshots, 25))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -210,16 +210,22 @@ def main() -> int:
     parser.add_argument(
         "--only", choices=("fields", "files", "snapshots"), help="one kind of damage"
     )
+    parser.add_argument(
+        "--questions", type=int, default=6, metavar="N",
+        help="commands to run on each dump with damaged fields (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--ask", action="append", default=[], metavar="COMMAND")
     args = parser.parse_args()
     if args.dump:
         return _again(args)
     report = Report()
+    fields = functools.partial(_fields, questions=args.questions)
+    kinds = (("fields", fields, 25), ("files", _files, 10), ("snapshots", _snapshots, 25))
     until = time.monotonic() + args.minutes * 60
     seed = args.seed
     while time.monotonic() < until:
         for name in args.dumps:
-            for kind, damage, examples in _KINDS:
+            for kind, damage, examples in kinds:
                 if args.only in (None, kind):
                     damage(bundled(name), report, seed, examples, until)
         seed += 1
