@@ -4,8 +4,8 @@ Fixtures for the real dumps of testdata/, each unpacked and opened once.
 
 ``DRGN_PAGEOWNER_DUMPS=DIR`` tests other dumps as well: every directory of DIR that holds
 ``vmcore``, ``vmlinux`` and ``truth/`` as testdata/README.md describes them.
-``DRGN_PAGEOWNER_FEW_DUMPS=1`` uses only the few bundled dumps that differ most, and skips tests
-marked ``once``. Tests marked ``one_of_a_kernel`` use one dump of each kernel.
+``DRGN_PAGEOWNER_FEW_DUMPS="NAME..."`` uses only these of the bundled dumps, and skips tests marked
+``once``. Tests marked ``one_of_a_kernel`` use one dump of each kernel.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if is_quick(item):
             item.add_marker("quick")
         second = item.get_closest_marker("one_of_a_kernel") and _names_of(item) & _SECOND
-        if second or (_ONLY_FEW and item.get_closest_marker("once")):
+        if second or (_FEW and item.get_closest_marker("once")):
             left_out.append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
@@ -222,8 +222,7 @@ def _others() -> list[Dump]:
     return [Dump(path.name, path, path / "vmlinux") for path in directories]
 
 
-_FEW = ("linux-5.10/noleak", "linux-6.12/traps", "linux-7.2-arm64-16k/kdump")
-_ONLY_FEW = bool(os.environ.get("DRGN_PAGEOWNER_FEW_DUMPS"))
+_FEW = os.environ.get("DRGN_PAGEOWNER_FEW_DUMPS", "").split()
 # Dumps of kernels that have another dump with more features.
 _SECOND = {
     "linux-5.10/kdump", "linux-5.10/noleak", "linux-6.1/kdump", "linux-6.12/kdump",
@@ -233,7 +232,7 @@ _SECOND = {
 # Dumps of kernels whose page_owner was on.
 DUMPS: list[Callable[[], Dump]] = [
     functools.partial(bundled, name)
-    for name in (_FEW if _ONLY_FEW else _UNPACK["names"]())
+    for name in (_FEW or _UNPACK["names"]())
     if "noowner" not in name and "owner-off" not in name
 ] + [functools.partial(lambda other: other, other) for other in _others()]
 
@@ -250,7 +249,7 @@ def leak_free() -> list[Callable[[], Dump]]:
 
 def profiling() -> list[Callable[[], Dump]]:
     """Dumps of kernels with memory allocation profiling, whether or not page_owner was on."""
-    names = [name for name in _UNPACK["names"]() if "profiling" in name]
+    names = [name for name in _FEW or _UNPACK["names"]() if "profiling" in name]
     mine = [functools.partial(bundled, name) for name in names]
     others = [other for other in _others() if "profiling" in other.name]
     return [*mine, *(functools.partial(lambda other: other, other) for other in others)]

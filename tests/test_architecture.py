@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.once
+
 PACKAGE = ROOT / "drgn_pageowner"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -84,6 +84,7 @@ def session(dump_named: Callable[[str], Dump]) -> ProgramSession:
     return ProgramSession.of(dump_named("linux-6.12/traps").prog)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("guess", "status", "said"), GUESSES, ids=[g[0] for g in GUESSES])
 def test_a_guess_is_answered_or_led_on(
     session: ProgramSession, guess: str, status: int, said: str

@@ -21,6 +21,7 @@ def path(one_dump: Dump, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.once
 def test_it_is_used_instead_of_the_vmlinux(
     one_dump: Dump, path: Path, cli: Callable[..., Any]
 ) -> None:

@@ -50,6 +50,7 @@ def test_every_command_is_here() -> None:
     assert {line.split()[0] for line in LINES} | WITHOUT == set(COMMANDS)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("columns", [60, 80, 120])
 @pytest.mark.parametrize("line", LINES)
 def test_no_line_is_wider_than_columns(

@@ -73,6 +73,7 @@ def test_every_type_is_the_same(packed: tuple[Dump, Path, Program]) -> None:
     assert known > 1500
 
 
+@pytest.mark.once
 def test_every_variable_is_at_its_place(packed: tuple[Dump, Path, Program]) -> None:
     dump, _, prog = packed
     known = 0
@@ -94,6 +95,7 @@ def test_every_variable_is_at_its_place(packed: tuple[Dump, Path, Program]) -> N
     assert known > 1500
 
 
+@pytest.mark.once
 def test_commands_answer_the_same(
     packed: tuple[Dump, Path, Program], live: Callable[[Dump], ProgramSession], tmp_path: Path
 ) -> None:
@@ -137,6 +139,7 @@ def test_the_file(packed: tuple[Dump, Path, Program]) -> None:
     assert b"page_owner_ops" in names_of(symbols, strings)
 
 
+@pytest.mark.once
 def test_what_is_kept_is_found_by_the_build_id(
     dump_named: Callable[[str], Dump], cli: Callable[..., Any], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
