@@ -18,6 +18,7 @@ import importlib
 import io
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
     from drgn_pageowner.kernel.dump.kernel import Kernel
     from drgn_pageowner.kernel.session import ProgramSession
+
+# A shell's background job ignores SIGINT, and so would the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A wide terminal, for tests that are not about the width of tables.
 os.environ["COLUMNS"] = "400"
@@ -84,7 +88,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _names_of(item: pytest.Item) -> set[str]:
     """Return the names of the dumps that a test is run with."""
     called = getattr(item, "callspec", None)
-    return set() if called is None else {_dump_id(value) for value in called.params.values()}
+    return set() if called is None else {dump_id(value) for value in called.params.values()}
 
 
 _LAST: list[tuple[Dump, ProgramSession]] = []
@@ -239,12 +243,12 @@ DUMPS: list[Callable[[], Dump]] = [
 
 def traps() -> list[Callable[[], Dump]]:
     """Dumps of guests that ran the scenario "traps": leaks, and known fragmentation."""
-    return [get for get in DUMPS if "traps" in _dump_id(get)]
+    return [get for get in DUMPS if "traps" in dump_id(get)]
 
 
 def leak_free() -> list[Callable[[], Dump]]:
     """Dumps of such guests with po.leak=0, in which the memory is held instead of leaked."""
-    return [get for get in DUMPS if "noleak" in _dump_id(get)]
+    return [get for get in DUMPS if "noleak" in dump_id(get)]
 
 
 def profiling() -> list[Callable[[], Dump]]:
@@ -255,12 +259,12 @@ def profiling() -> list[Callable[[], Dump]]:
     return [*mine, *(functools.partial(lambda other: other, other) for other in others)]
 
 
-def _dump_id(get: Callable[[], Dump]) -> str:
+def dump_id(get: Callable[[], Dump]) -> str:
     # pytest 8.0 calls this without a dump if the list of dumps is empty.
     return str(get.args[0]) if isinstance(get, functools.partial) and get.args else "none"
 
 
-@pytest.fixture(scope="session", params=DUMPS, ids=_dump_id)
+@pytest.fixture(scope="session", params=DUMPS, ids=dump_id)
 def dump(request: pytest.FixtureRequest) -> Dump:
     """Yield every dump with page_owner on, one after another."""
     got: Dump = request.param()

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Dump, traps
+from conftest import Dump, dump_id, traps
 from drgn.helpers.linux.fs import path_lookup
 from drgn.helpers.linux.pid import find_task
 
 from drgn_pageowner import pageowner_type
 
 
-@pytest.mark.parametrize("get", traps(), ids=lambda get: str(get.args[0]))
+@pytest.mark.parametrize("get", traps(), ids=dump_id)
 def test_an_address_has_the_type_that_drgn_knows(get: type[Dump]) -> None:
     dump: Dump = get()
     prog = dump.prog

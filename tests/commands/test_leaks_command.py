@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from asking import ask
-from conftest import Dump, bundled, traps
+from conftest import Dump, bundled, dump_id, traps
 
 LOST = ("unreachable", "only reachable from unreachable", "held by nothing but itself")
 DUMP = "linux-6.12/traps"
@@ -79,7 +79,7 @@ def test_owners_sum_up_all_groups(session: Any, by: str, monkeypatch: pytest.Mon
     assert f"lost, by {lost} {noun}{'s' * (lost != 1)};" in " ".join(said.split())
 
 
-@pytest.mark.parametrize("get", traps(), ids=lambda get: str(get.args[0]))
+@pytest.mark.parametrize("get", traps(), ids=dump_id)
 def test_all_commands_name_the_same_module(get: Any, live: Callable[[Dump], Any]) -> None:
     """po_leakgone and po_gone lost memory and were unloaded; po_leak took their place."""
     dump: Dump = get()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from asking import ask
-from conftest import Dump, traps
+from conftest import Dump, dump_id, traps
 
 from drgn_pageowner.cli import main
 
@@ -23,7 +23,7 @@ def total(dump: Dump, live: Any, *options: str) -> dict[str, int]:
     return counts
 
 
-@pytest.fixture(params=traps(), ids=lambda get: get.args[0])
+@pytest.fixture(params=traps(), ids=dump_id)
 def dump(request: pytest.FixtureRequest) -> Dump:
     """Yield one dump of every kernel."""
     got: Dump = request.param()

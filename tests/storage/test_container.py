@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from asking import ask
-from conftest import Dump, traps
+from conftest import Dump, dump_id, traps
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.model.kernel import Facts, TextFormats, Zone
@@ -27,7 +27,7 @@ pa = pytest.importorskip("pyarrow")
 Saved = Callable[[Dump], Path]
 
 
-@pytest.mark.parametrize("get", traps(), ids=lambda get: get.args[0])
+@pytest.mark.parametrize("get", traps(), ids=dump_id)
 def test_any_parquet_reader_sees_the_records(get: Callable[[], Dump], saved: Saved) -> None:
     dump = get()
     table = pq.read_table(saved(dump))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from asking import Answer, ask
-from conftest import Dump, traps
+from conftest import Dump, dump_id, traps
 
 from drgn_pageowner.analysis.owners.group import GROUP_KEYS
 from drgn_pageowner.storage.session import SnapshotSession, open_snapshots
@@ -61,7 +61,7 @@ def _named_alike(answer: Answer, text: str) -> Answer:
     return status, re.sub(r'^ "dump": .*$', lambda _: name.group(), out, flags=re.MULTILINE), err
 
 
-@pytest.mark.parametrize("get", traps(), ids=lambda get: get.args[0])
+@pytest.mark.parametrize("get", traps(), ids=dump_id)
 def test_a_snapshot_answers_as_the_dump_does(
     get: Callable[[], Dump], saved: Saved, live: Any
 ) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from conftest import Dump, traps
+from conftest import Dump, dump_id, traps
 
 from drgn_pageowner import read_memory, snapshot
 from drgn_pageowner.analysis.frag.blocks import explain_block
@@ -30,7 +30,7 @@ class Facts:
         return {pfn for pfn, _ in self.pages[what]}
 
 
-@pytest.fixture(scope="module", params=traps(), ids=lambda get: str(get.args[0]))
+@pytest.fixture(scope="module", params=traps(), ids=dump_id)
 def dump(request: pytest.FixtureRequest) -> Dump:
     got: Dump = request.param()
     return got

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Dump, leak_free, traps
+from conftest import Dump, dump_id, leak_free, traps
 
 from drgn_pageowner.analysis.leaks.reach import _at_least
 from drgn_pageowner.kernel.dump.bulk import word_dtype
@@ -25,7 +25,7 @@ BY_NUMBER = {"pfn_only", "phys_only", "pfn32"}
 LOST = {"unreachable", "only reachable from unreachable", "held by nothing but itself"}
 
 
-@pytest.fixture(scope="module", params=traps(), ids=lambda get: str(get.args[0]))
+@pytest.fixture(scope="module", params=traps(), ids=dump_id)
 def dump(request: pytest.FixtureRequest) -> Dump:
     got: Dump = request.param()
     return got
@@ -243,7 +243,7 @@ def test_suspects_name_the_leaks_without_a_search(dump: Dump) -> None:
         assert any("po_leak_single+" in suspect["allocator"] for suspect in found)
 
 
-@pytest.mark.parametrize("get", leak_free(), ids=lambda get: str(get.args[0]))
+@pytest.mark.parametrize("get", leak_free(), ids=dump_id)
 def test_where_nothing_leaks_nobody_is_accused(get: Any) -> None:
     dump = get()
     answer = json.loads(dump.run("leaks", "--format", "json", check=True).stdout)

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import Dump, traps
+from conftest import Dump, dump_id, traps
 from drgn import FaultError, Object
 from drgn.helpers.linux.mm import follow_phys, page_to_pfn
 from drgn.helpers.linux.percpu import per_cpu_ptr
@@ -36,7 +36,7 @@ PATTERNS = {
 }
 
 
-@pytest.fixture(scope="module", params=traps(), ids=lambda get: str(get.args[0]))
+@pytest.fixture(scope="module", params=traps(), ids=dump_id)
 def dump(request: pytest.FixtureRequest) -> Dump:
     got: Dump = request.param()
     return got

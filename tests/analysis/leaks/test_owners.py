@@ -11,12 +11,12 @@ import json
 from typing import Any
 
 import pytest
-from conftest import DUMPS, Dump, _dump_id
+from conftest import DUMPS, Dump, dump_id
 
 LOST = {"unreachable", "only reachable from unreachable", "held by nothing but itself"}
 
 
-@pytest.fixture(scope="module", params=[g for g in DUMPS if "records" in _dump_id(g)], ids=_dump_id)
+@pytest.fixture(scope="module", params=[g for g in DUMPS if "records" in dump_id(g)], ids=dump_id)
 def dump(request: pytest.FixtureRequest) -> Dump:
     got: Dump = request.param()
     return got

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from asking import ask
-from conftest import Dump, _dump_id, profiling, traps
+from conftest import Dump, dump_id, profiling, traps
 
 from drgn_pageowner.analysis.leaks.reach import Reach, reach
 from drgn_pageowner.kernel.read.heap import HeapReader
@@ -26,7 +26,7 @@ from drgn_pageowner.storage.session import SnapshotSession
 
 pytestmark = pytest.mark.once
 
-WITHOUT = [get for get in profiling() if "owner-off" in _dump_id(get)]
+WITHOUT = [get for get in profiling() if "owner-off" in dump_id(get)]
 
 
 def lost_pages(found: Reach) -> Any:
@@ -38,7 +38,7 @@ def lost_pages(found: Reach) -> Any:
     return np.where(record >= 0, lost[np.maximum(record, 0)], False) & inside
 
 
-@pytest.mark.parametrize("get", traps(), ids=_dump_id)
+@pytest.mark.parametrize("get", traps(), ids=dump_id)
 def test_the_verdicts_are_nearly_those_of_records(get: Callable[[], Dump]) -> None:
     dump = get()
     reader = InventoryReader(dump.linux)
@@ -88,7 +88,7 @@ def _held_page(session: ProgramSession) -> int:
     return int(found.heap.records["pfn"][held[0]])
 
 
-@pytest.mark.parametrize("get", WITHOUT, ids=_dump_id)
+@pytest.mark.parametrize("get", WITHOUT, ids=dump_id)
 def test_what_the_module_lost_is_found(get: Callable[[], Dump]) -> None:
     dump = get()
     session = dump.session()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from asking import ask
-from conftest import Dump, _dump_id, profiling
+from conftest import Dump, dump_id, profiling
 from damaged import hole
 
 from drgn_pageowner.kernel.dump.bulk import gather
@@ -29,7 +29,7 @@ ALLOCINFO = "proc/allocinfo"
 _MOVED = 8
 
 
-@pytest.fixture(scope="module", params=profiling(), ids=_dump_id)
+@pytest.fixture(scope="module", params=profiling(), ids=dump_id)
 def tagged(request: pytest.FixtureRequest) -> Dump:
     """Yield every dump of a kernel with allocation tags."""
     dump: Dump = request.param()

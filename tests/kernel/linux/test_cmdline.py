@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from conftest import DUMPS, Dump, traps
+from conftest import DUMPS, Dump, dump_id, traps
 from drgn import FaultError, Object
 
 from drgn_pageowner.kernel.linux import cmdline
@@ -16,7 +16,7 @@ from drgn_pageowner.kernel.linux.cmdline import command_lines
 from drgn_pageowner.kernel.linux.tasks import every_task
 
 
-@pytest.mark.parametrize("get", traps(), ids=lambda get: str(get.args[0]))
+@pytest.mark.parametrize("get", traps(), ids=dump_id)
 def test_the_path_of_the_program_stands_for_its_arguments(get: Any) -> None:
     dump: Dump = get()
     if dump.has_truth("proc/1/cmdline"):
@@ -30,7 +30,7 @@ def test_the_path_of_the_program_stands_for_its_arguments(get: Any) -> None:
     assert not kernel_threads & set(found)
 
 
-@pytest.mark.parametrize("get", DUMPS, ids=lambda get: str(get.args[0]))
+@pytest.mark.parametrize("get", DUMPS, ids=dump_id)
 def test_arguments_are_those_of_proc(get: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No bundled dump has the memory of processes: see testdata/README.md."""
     dump: Dump = get()

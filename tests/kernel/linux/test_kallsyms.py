@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Dump, traps
+from conftest import Dump, dump_id, traps
 
 from drgn_pageowner.analysis.leaks.unnamed import module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_name, modules_of
@@ -23,7 +23,7 @@ from drgn_pageowner.kernel.linux.arch.x86 import X86_64
 from drgn_pageowner.storage.session import SnapshotSession
 
 
-@pytest.fixture(scope="module", params=traps(), ids=lambda get: str(get.args[0]))
+@pytest.fixture(scope="module", params=traps(), ids=dump_id)
 def dump(request: pytest.FixtureRequest) -> Dump:
     got: Dump = request.param()
     return got

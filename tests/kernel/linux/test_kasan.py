@@ -11,7 +11,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import DUMPS, Dump, _dump_id
+from conftest import DUMPS, Dump, dump_id
 
 from drgn_pageowner.kernel.linux.kasan import find_shadow
 from drgn_pageowner.kernel.linux.kfence import find_kfence
@@ -21,10 +21,10 @@ from drgn_pageowner.kernel.read.inventory import InventoryReader
 from drgn_pageowner.model.heap import Metadata
 from drgn_pageowner.model.pages import PageState
 
-WITH_KASAN = [get for get in DUMPS if "debug" in _dump_id(get) or "64k" in _dump_id(get)]
+WITH_KASAN = [get for get in DUMPS if "debug" in dump_id(get) or "64k" in dump_id(get)]
 
 
-@pytest.fixture(scope="module", params=WITH_KASAN, ids=_dump_id)
+@pytest.fixture(scope="module", params=WITH_KASAN, ids=dump_id)
 def dump(request: pytest.FixtureRequest) -> Dump:
     got: Dump = request.param()
     return got

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import Dump, traps
+from conftest import Dump, dump_id, traps
 from drgn import Object, sizeof
 
 from drgn_pageowner.analysis.types.exact import find_references
@@ -16,7 +16,7 @@ from drgn_pageowner.kernel.read.heap import HeapReader
 from drgn_pageowner.kernel.read.types import read_types
 
 
-@pytest.mark.parametrize("get", traps(), ids=lambda get: str(get.args[0]))
+@pytest.mark.parametrize("get", traps(), ids=dump_id)
 def test_arrays_are_where_the_kernel_has_them(get: type[Dump]) -> None:
     dump: Dump = get()
     types = read_types(dump.linux, [], np.zeros(0, np.int64))

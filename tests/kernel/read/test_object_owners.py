@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from asking import ask
-from conftest import Dump, _dump_id, profiling
+from conftest import Dump, dump_id, profiling
 from drgn import Object
 
 from drgn_pageowner.analysis.owners.slab import top_slab
@@ -22,7 +22,7 @@ from drgn_pageowner.kernel.read.object_owners import read_object_facts, read_obj
 from drgn_pageowner.kernel.session import ProgramSession
 
 
-@pytest.fixture(scope="module", params=profiling(), ids=_dump_id)
+@pytest.fixture(scope="module", params=profiling(), ids=dump_id)
 def tagged(request: pytest.FixtureRequest) -> Dump:
     """Yield every dump of a kernel with allocation tags."""
     dump: Dump = request.param()

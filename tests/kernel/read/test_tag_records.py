@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from asking import ask
-from conftest import Dump, _dump_id, profiling
+from conftest import Dump, dump_id, profiling
 
 from drgn_pageowner.kernel.read.page import page_report
 from drgn_pageowner.kernel.read.records import read_records
@@ -18,7 +18,7 @@ from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.storage.session import open_file
 
 
-@pytest.fixture(scope="module", params=profiling(), ids=_dump_id)
+@pytest.fixture(scope="module", params=profiling(), ids=dump_id)
 def tagged(request: pytest.FixtureRequest) -> Dump:
     """Yield every dump of a kernel with allocation tags."""
     dump: Dump = request.param()

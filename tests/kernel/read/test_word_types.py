@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from asking import ask
-from conftest import Dump, leak_free, profiling, traps
+from conftest import Dump, dump_id, leak_free, profiling, traps
 from drgn import FaultError, Object, Program
 from drgn.cli import default_globals
 from drgn.helpers.linux.list import list_for_each_entry
@@ -111,7 +111,7 @@ def held(dump: Dump) -> list[Held]:
     scope="module",
     # Of each profiling kernel one dump: the guests did the same.
     params=[*traps(), *leak_free(), *(g for g in profiling() if "tags" not in str(g.args[0]))],
-    ids=lambda get: str(get.args[0]),
+    ids=dump_id,
 )
 def dump(request: pytest.FixtureRequest) -> Dump:
     got: Dump = request.param()
