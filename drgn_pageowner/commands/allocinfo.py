@@ -30,7 +30,7 @@ from drgn_pageowner.commands.arguments import (
     listed,
     report_problems,
 )
-from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
+from drgn_pageowner.commands.drgn_lines import add_drgn, constructor, print_lines
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.allocinfo import allocinfo_text, tags_csv, tags_table
 from drgn_pageowner.render.jsonable import json_text
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     if args.drgn:
         limit = limit_of(args, _LIMIT)
         lines = _DRGN.format(
-            by=args.by, sort=args.sort, limit=limit, wanted=wanted, unused=args.unused
+            by=args.by, sort=args.sort, limit=limit, wanted=constructor(wanted), unused=args.unused
         )
         return print_lines(lines, args, out)
     use = session.tags()

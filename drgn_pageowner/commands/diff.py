@@ -44,7 +44,7 @@ from drgn_pageowner.commands.arguments import (
     listed,
     report_problems,
 )
-from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
+from drgn_pageowner.commands.drgn_lines import add_drgn, constructor, print_lines
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.records import Snapshot
@@ -85,23 +85,44 @@ from drgn_pageowner.analysis.compare.kinship import relate, share_names
 from drgn_pageowner.analysis.owners.select import Filter, select
 from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.sources import opener_beside
-open_session, columns, wanted = opener_beside(prog), {columns}, {wanted}
+open_session, wanted = opener_beside(prog), {wanted}
+columns = {columns}
 before = open_session({before!r}).snapshot(columns)
 after = {after}.snapshot(columns)
 relation = relate(before, after)
-before, after = (select(one, wanted) for one in share_names(before, after, relation))
+before, after = share_names(before, after, relation)
+before, after = select(before, wanted), select(after, wanted)
 for change in diff(before, after, relation, {by}, sort={sort}, limit={limit}).changes:
     print(change.growth.pages, change.growth.bytes, change.state, change.key)
 """
 
 
+_DRGN_CLASS = """\
+from drgn_pageowner.analysis.account.account import account
+from drgn_pageowner.analysis.compare.diff import columns_for_diff, diff_accounts
+from drgn_pageowner.analysis.compare.kinship import relate
+from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.sources import opener_beside
+open_session, columns = opener_beside(prog), columns_for_diff(["stack"])
+both = [open_session({before!r}), {after}]
+relation = relate(*(one.snapshot(columns) for one in both))
+accounts = [account(one.inventory()) for one in both]
+facts = [one.facts() for one in both]
+result = diff_accounts(accounts, facts, relation, sort={sort}, limit={limit})
+for change in result.changes:
+    print(change.growth.pages, change.growth.bytes, change.state, change.key)
+"""
+
+
 def _drgn(args: argparse.Namespace, wanted: Filter, out: TextIO) -> int:
-    if args.by == ["class"]:
-        raise UsageError("--drgn: only for records, not by class")
     after = "ProgramSession.of(prog)" if args.after is None else f"open_session({args.after!r})"
+    limit = limit_of(args, _LIMIT)
+    if args.by == ["class"]:
+        lines = _DRGN_CLASS.format(before=args.before, after=after, sort=args.sort, limit=limit)
+        return print_lines(lines, args, out)
     lines = _DRGN.format(
-        columns=sorted(columns_for_diff(args.by) | wanted.columns()), wanted=wanted,
-        before=args.before, after=after, by=args.by, sort=args.sort, limit=limit_of(args, _LIMIT),
+        columns=sorted(columns_for_diff(args.by) | wanted.columns()), wanted=constructor(wanted),
+        before=args.before, after=after, by=args.by, sort=args.sort, limit=limit,
     )  # fmt: skip
     return print_lines(lines, args, out)
 

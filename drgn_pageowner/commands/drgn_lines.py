@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import TextIO
+import io
+import tokenize
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from typing import Any, NoReturn, TextIO
 
 from drgn_pageowner.commands.output import unescaped
 from drgn_pageowner.errors import UsageError
+from drgn_pageowner.render.terminal import columns
 
-__all__ = ("add_drgn", "print_lines", "refuse")
+__all__ = ("add_drgn", "constructor", "print_lines", "refuse", "refuse_drgn")
 
 
 def add_drgn(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +24,20 @@ def add_drgn(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print instead the Python lines that compute this in drgn's shell or a script",
     )
+
+
+def refuse_drgn(parser: argparse.ArgumentParser, why: str) -> None:
+    """
+    Make ``--drgn`` an error of a command that has no such lines.
+
+    :param why: The reason, for the message.
+    """
+
+    class Refuse(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+            parser.error(f"--drgn: there are no such lines: {why}")
+
+    parser.add_argument("--drgn", action=Refuse, nargs=0, help=argparse.SUPPRESS)
 
 
 def refuse(args: argparse.Namespace, options: Mapping[str, object]) -> None:
@@ -38,7 +56,45 @@ def refuse(args: argparse.Namespace, options: Mapping[str, object]) -> None:
         raise UsageError(f"--drgn: there are no such lines with {', '.join(given)}")
 
 
+def constructor(value: Any) -> str:
+    """Return the call that makes the dataclass *value*, without arguments that are the default."""
+    arguments = []
+    for field in fields(value):
+        mine = getattr(value, field.name)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        # An option that was not given is an empty list, and the default may be an empty tuple.
+        if mine != default and not (mine == [] and default == ()):
+            arguments.append(f"{field.name}={mine!r}")
+    return f"{type(value).__name__}({', '.join(arguments)})"
+
+
 def print_lines(lines: str, args: argparse.Namespace, out: TextIO) -> int:
-    """Print *lines* without wrapping them at the width of the terminal."""
-    (out if args.format != "table" else unescaped(out)).write(lines)
+    """Print *lines*; long lines are broken where Python allows it."""
+    text = "".join(_broken(lines, columns()))
+    (out if getattr(args, "format", "table") != "table" else unescaped(out)).write(text)
     return 0
+
+
+def _broken(lines: str, width: int) -> Iterator[str]:
+    """Yield *lines* of Python, broken behind commas in brackets where they exceed *width*."""
+    commas: dict[int, list[int]] = {}
+    depth = 0
+    for token in tokenize.generate_tokens(io.StringIO(lines).readline):
+        if token.type != tokenize.OP:
+            continue
+        depth += (token.string in "([{") - (token.string in ")]}")
+        if token.string == "," and depth:
+            commas.setdefault(token.end[0], []).append(token.end[1])
+    for number, line in enumerate(lines.splitlines(), 1):
+        indent = " " * (len(line) - len(line.lstrip()) + 4)
+        start, prefix = 0, ""
+        places = commas.get(number, [])
+        while len(prefix) + len(line) - start > width:
+            room = start + width - len(prefix)
+            fitting = [place for place in places if start < place <= room]
+            place = max(fitting, default=next((one for one in places if one > room), 0))
+            if not place:
+                break
+            yield f"{prefix}{line[start:place]}\n"
+            start, prefix = place + 1, indent
+        yield f"{prefix}{line[start:]}\n"

@@ -29,6 +29,7 @@ from itertools import pairwise
 from typing import TextIO
 
 from drgn_pageowner.commands.arguments import add_limit, add_rules, count, limit_of
+from drgn_pageowner.commands.drgn_lines import refuse_drgn
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.fleet.questions import (
     DIFFS,
@@ -124,6 +125,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_limit(four, "rows of every table", "50")
     # The page is written to the file unchanged.
     four.set_defaults(format="html")
+    for parser_ in (parser, one, two, three, four, five):
+        refuse_drgn(parser_, "fleet reads datasets, not the dump that drgn has open")
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from typing import TextIO
 
 from drgn_pageowner.cache import layout_path
 from drgn_pageowner.commands.arguments import add_destination
+from drgn_pageowner.commands.drgn_lines import refuse_drgn
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep", action="store_true",
         help="write it to $XDG_CACHE_HOME/drgn-pageowner/layouts, to be found by the build ID",
     )  # fmt: skip
+    refuse_drgn(parser, "layout copies symbols and computes nothing")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:

@@ -57,7 +57,7 @@ from drgn_pageowner.commands.arguments import (
     listed,
     report_problems,
 )
-from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
+from drgn_pageowner.commands.drgn_lines import add_drgn, constructor, print_lines, refuse
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.heap import LeakSearch
 from drgn_pageowner.model.kept import kept
@@ -144,7 +144,11 @@ def _drgn(args: argparse.Namespace, out: TextIO) -> int:
     if args.suspects:
         return print_lines(_DRGN_SUSPECTS.format(limit=limit), args, out)
     lines = _DRGN.format(
-        types=not args.no_types, everything=args.all, wanted=_wanted(args), by=args.by, limit=limit
+        types=not args.no_types,
+        everything=args.all,
+        wanted=constructor(_wanted(args)),
+        by=args.by,
+        limit=limit,
     )
     return print_lines(lines, args, out)
 

@@ -29,7 +29,7 @@ from drgn_pageowner.commands.arguments import (
     limit_of,
     report_problems,
 )
-from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
+from drgn_pageowner.commands.drgn_lines import add_drgn, constructor, print_lines, refuse
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.records import Snapshot
@@ -62,7 +62,7 @@ _DRGN = """\
 from drgn_pageowner import snapshot
 from drgn_pageowner.analysis.owners.select import Filter, select
 wanted = {wanted}
-records = select(snapshot(prog, freed={freed}), wanted){first}
+records = select(snapshot(prog{freed}), wanted){first}
 for pfn, order, stack in zip(records["pfn"], records["order"], records.stack):
     print(hex(pfn), order, *records.stack_frames(stack), sep="\\n  ")
 """
@@ -72,7 +72,9 @@ def _drgn(args: argparse.Namespace, out: TextIO) -> int:
     refuse(args, {"source": False})
     limit = limit_of(args, None)
     first = "" if limit is None else f".first({limit})"
-    lines = _DRGN.format(wanted=filter_of(args), freed=args.freed, first=first)
+    lines = _DRGN.format(
+        wanted=constructor(filter_of(args)), freed=", freed=True" * args.freed, first=first
+    )
     return print_lines(lines, args, out)
 
 

@@ -20,6 +20,7 @@ from drgn_pageowner.analysis.report import Report, ReportInputs, report
 from drgn_pageowner.analysis.verdicts import headline
 from drgn_pageowner.commands.arguments import add_destination
 from drgn_pageowner.commands.diff import compare
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
 from drgn_pageowner.commands.leaks import search
 from drgn_pageowner.errors import (
     INTERNAL,
@@ -55,9 +56,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-leaks", action="store_true", help="do not search for leaks: faster on a large machine"
     )
+    add_drgn(parser)
+
+
+_DRGN = """\
+from drgn_pageowner.analysis.report import report
+from drgn_pageowner.analysis.verdicts import headline, judge
+from drgn_pageowner.commands.report import read
+from drgn_pageowner.kernel.session import ProgramSession
+{imports}session = ProgramSession.of(prog)
+found = report(read(session{options}))
+print(headline(found))
+for verdict in judge(found):
+    print(verdict.level, verdict.text)
+"""
+
+
+def _drgn(args: argparse.Namespace, out: TextIO) -> int:
+    if args.output is not None:
+        raise UsageError("--drgn: leave out OUT: the lines print the verdicts, and write no file")
+    imports, options = "", ", leaks=False" * args.no_leaks
+    if args.before is not None:
+        imports = "from drgn_pageowner.sources import opener_beside\n"
+        options += f", before=opener_beside(prog)({args.before!r})"
+    return print_lines(_DRGN.format(imports=imports, options=options), args, out)
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        return _drgn(args, out)
     path = args.output or "-"
     kind = args.format or PurePath(path).suffix.removeprefix(".").lower()
     if kind not in FORMATS:

@@ -29,6 +29,7 @@ from typing import Any, TextIO
 
 from drgn_pageowner.analysis.report import report
 from drgn_pageowner.commands.arguments import add_destination, add_rules, report_problems
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
 from drgn_pageowner.commands.leaks import search
 from drgn_pageowner.commands.report import read
 from drgn_pageowner.errors import PageOwnerError, UsageError, internal_error
@@ -71,9 +72,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="replace the same names, by words that depend only on the contents of FILE",
     )  # fmt: skip
     add_rules(parser)
+    add_drgn(parser)
+
+
+_DRGN = """\
+{imports}from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.storage.save import save
+session = ProgramSession.of(prog)
+saved = save(session, {path!r}{options})
+print(saved.records, saved.pages)
+"""
+
+
+def _drgn(args: argparse.Namespace, out: TextIO) -> int:
+    refuse(args, {"dataset": None, "dump-name": None, "redact": False, "redact-key": None,
+                  "rules": None})  # fmt: skip
+    options = ", source=True" * args.source
+    if args.leaks:
+        options += ", search=lambda: search(session, slab=True)"
+    lines = _DRGN.format(
+        imports="from drgn_pageowner.commands.leaks import search\n" * args.leaks,
+        path=args.snapshot_path,
+        options=options,
+    )
+    return print_lines(lines, args, out)
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        return _drgn(args, out)
     # Arrow's default allocator needs 10 MB more, which a capture kernel may not have.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if len(session.members()) > 1:

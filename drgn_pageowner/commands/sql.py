@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TextIO
 
 from drgn_pageowner.commands.arguments import add_output
+from drgn_pageowner.commands.drgn_lines import refuse_drgn
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.dataset import DATASET
@@ -47,6 +48,7 @@ from drgn_pageowner.storage.session import DatasetSession
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="QUERY", help="one statement of SQL")
     add_output(parser, "table", "json", "csv")
+    refuse_drgn(parser, "DuckDB runs the statement, not drgn")
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:

@@ -44,7 +44,7 @@ from drgn_pageowner.commands.arguments import (
     report_problems,
     sort_keys,
 )
-from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
+from drgn_pageowner.commands.drgn_lines import add_drgn, constructor, print_lines
 from drgn_pageowner.commands.output import write_bytes
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.kept import kept_as
@@ -116,7 +116,7 @@ from drgn_pageowner import snapshot
 from drgn_pageowner.analysis.owners.group import top
 from drgn_pageowner.analysis.owners.select import Filter, select
 wanted = {wanted}
-records = select(snapshot(prog, columns={columns}, freed={freed}), wanted)
+records = select(snapshot(prog, columns={columns}{freed}), wanted)
 for group in top(records, {by}, sort={sort}, limit={limit}).groups:
     print(group.pages, group.bytes, group.key)
 """
@@ -160,13 +160,13 @@ def _drgn(args: argparse.Namespace, out: TextIO) -> int:
         by = args.by[0]
         columns = sorted(columns_for_holders(by) | wanted.columns())
         lines = _DRGN_HOLDERS.format(
-            wanted=wanted, columns=columns, by=by, limit=limit_of(args, _LIMIT)
+            wanted=constructor(wanted), columns=columns, by=by, limit=limit_of(args, _LIMIT)
         )
         return print_lines(lines, args, out)
     lines = _DRGN.format(
-        wanted=wanted,
+        wanted=constructor(wanted),
         columns=sorted(columns_for(args.by) | wanted.columns()),
-        freed=args.freed,
+        freed=", freed=True" * args.freed,
         by=args.by,
         sort=args.sort,
         limit=limit_of(args, _LIMIT),

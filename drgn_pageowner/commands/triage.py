@@ -28,6 +28,7 @@ from drgn_pageowner.analysis.report import Report, report
 from drgn_pageowner.analysis.triage import Triage, sum_up
 from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES, KnownCause
 from drgn_pageowner.commands.arguments import add_rules, count
+from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
 from drgn_pageowner.commands.parts import Outcome, Part, files_of, run_part
 from drgn_pageowner.commands.report import read
 from drgn_pageowner.errors import INTERNAL, PageOwnerError, UsageError
@@ -82,7 +83,9 @@ _RULES = "rules"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path, help="created if it does not exist")
+    parser.add_argument(
+        "directory", metavar="DIR", type=Path, nargs="?", help="created if it does not exist"
+    )
     parser.add_argument(
         "--force", action="store_true", help="write into DIR even if it is not empty"
     )
@@ -91,9 +94,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="minimum number of leaked pages that count as found (default: %(default)s)",
     )  # fmt: skip
     add_rules(parser)
+    add_drgn(parser)
+
+
+_DRGN = """\
+from drgn_pageowner.analysis.report import report
+from drgn_pageowner.analysis.triage import sum_up
+from drgn_pageowner.commands.report import read
+from drgn_pageowner.kernel.session import ProgramSession
+found = report(read(ProgramSession.of(prog), slab=True))
+triage = sum_up(found, min_pages={min_pages})
+print(triage.headline)
+for finding in triage.findings:
+    print(finding.kind, finding.text)
+"""
+
+
+def _drgn(args: argparse.Namespace, out: TextIO) -> int:
+    refuse(args, {"rules": None})
+    return print_lines(_DRGN.format(min_pages=args.min_pages), args, out)
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
+    if args.drgn:
+        return _drgn(args, out)
+    if args.directory is None:
+        raise UsageError("the argument DIR is required (see drgn-pageowner triage --help)")
     directory: Path = args.directory
     where = getattr(args, "rules", None) or []
     rules = read_rules(where) if where else None
@@ -161,7 +187,7 @@ def _only_one(directory: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UsageError(
-                    f"{directory}: another triage is writing into it; name another"
+                    f"{directory}: another triage is writing into it; name another directory"
                 ) from None
         yield
     finally:

@@ -32,7 +32,7 @@ from drgn_pageowner.commands.arguments import (
     limit_of,
     report_problems,
 )
-from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
+from drgn_pageowner.commands.drgn_lines import add_drgn, constructor, print_lines, refuse
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.watch import watch_json, watch_table
@@ -81,7 +81,7 @@ def _drgn(args: argparse.Namespace, out: TextIO) -> int:
     lines = _DRGN.format(
         by=args.by,
         limit=limit_of(args, _LIMIT),
-        wanted=wanted,
+        wanted=constructor(wanted),
         count=args.count or 'float("inf")',
         columns=sorted(columns_for(args.by) | wanted.columns()),
         seconds=args.interval / 10**9,

@@ -8,26 +8,35 @@ import io
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from asking import ask
 from conftest import Dump
 
+from drgn_pageowner.errors import UsageError
+from drgn_pageowner.storage.session import open_file
+
 
 def lines_and_answer(session: Any, dump: Dump, command: str) -> tuple[list[str], Any]:
     """Run the lines of *command*, and the command; return the output of the lines, and the JSON of
     the command."""
-    status, lines, error = ask(session, f"{command} --drgn")
-    assert status == 0, error
-    assert max(map(len, lines.splitlines())) < 200
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(lines, {"prog": dump.prog})
+    printed = run_lines(session, dump, command)
     status, said, error = ask(session, f"{command} --format json")
     assert status == 0, error
     found = [json.loads(line) for line in said.splitlines()] if command[:4] in LINED else None
-    return printed.getvalue().splitlines(), found or json.loads(said)
+    return printed, found or json.loads(said)
+
+
+def run_lines(session: Any, dump: Dump, command: str) -> list[str]:
+    """Run the lines that *command* ``--drgn`` prints; return what they print."""
+    status, lines, error = ask(session, f"{command} --drgn")
+    assert status == 0, error
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(lines, {"prog": dump.prog})
+    return printed.getvalue().splitlines()
 
 
 # Commands that print one JSON object per line.
@@ -84,6 +93,9 @@ ANSWERS: dict[str, Callable[[Any], list[str]]] = {
     "top --by driver --limit 6 --module po_leak": lambda a: [
         f"{h['pages']} {h['bytes']} {h['name']}" for h in a["holders"]
     ],
+    "report": lambda a: [
+        a["headline"], *(f"{v['level']} {v['text']}" for v in a["verdicts"])
+    ],
     "why task:1": lambda a: [
         a["verdict"], *(f"{h['expression']} {h['kind']}" for h in a["chain"])
     ],
@@ -101,9 +113,15 @@ ANSWERS: dict[str, Callable[[Any], list[str]]] = {
 
 @pytest.mark.parametrize("command", ANSWERS)
 def test_the_lines_of_a_command_give_its_answer(
-    command: str, dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
+    command: str,
+    dump_named: Callable[[str], Dump],
+    live: Callable[[Dump], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     dump = dump_named("linux-6.12/traps")
+    _, lines, _ = ask(live(dump), f"{command} --drgn")
+    assert max(map(len, lines.splitlines())) <= 80
     printed, answer = lines_and_answer(live(dump), dump, command)
     expected = ANSWERS[command](answer)
     assert expected
@@ -124,7 +142,9 @@ def test_the_lines_of_allocinfo_give_its_answer(
     ] != []  # fmt: skip
 
 
-@pytest.mark.parametrize("options", ["--limit 8", "--by allocator,order --module po_* --limit 9"])
+@pytest.mark.parametrize(
+    "options", ["--limit 8", "--by allocator,order --module po_* --limit 9", "--by class"]
+)
 @pytest.mark.parametrize("both", [False, True])
 def test_the_lines_of_diff_give_its_answer(
     options: str, both: bool, dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
@@ -214,8 +234,44 @@ def test_what_has_no_lines_is_refused(
     for command in (
         "top --skip 1", "top --min-pages 3", "top --slab --by type", "leaks --slab",
         "leaks po_leak_order", "frag map", "frag sideways", "frag --explain 0", "account --slab",
-        "list --source", "page --types pfn:0x1000", "why pfn:1 pfn:2", "diff a b --by class",
+        "list --source", "page --types pfn:0x1000", "why pfn:1 pfn:2", "report out.html",
+        "save --redact out.parquet", "triage --rules builtin",
     ):  # fmt: skip
         status, _, error = ask(session, f"{command} --drgn")
         assert status == 2
         assert "--drgn" in error or "no view" in error
+
+
+@pytest.mark.parametrize("command", ["sql", "sql nothing", "layout", "fleet", "fleet top nowhere"])
+def test_a_command_without_lines_says_why(
+    command: str, dump_named: Callable[[str], Dump], live: Callable[[Dump], Any]
+) -> None:
+    with pytest.raises(UsageError, match=r"^--drgn: there are no such lines: \w+ "):
+        ask(live(dump_named("linux-6.12/traps")), f"{command} --drgn")
+
+
+def test_the_lines_of_triage_give_its_verdicts(
+    dump_named: Callable[[str], Dump], live: Callable[[Dump], Any], tmp_path: Path
+) -> None:
+    dump = dump_named("linux-6.12/traps")
+    status, _, error = ask(live(dump), f"triage {tmp_path / 'out'}")
+    assert status == 3, error
+    verdicts = json.loads((tmp_path / "out/index.json").read_text())["verdicts"]
+    assert run_lines(live(dump), dump, "triage") == [
+        verdicts["headline"], *(f"{f['kind']} {f['text']}" for f in verdicts["findings"])
+    ]  # fmt: skip
+
+
+def test_the_lines_of_save_write_the_same_file(
+    dump_named: Callable[[str], Dump], live: Callable[[Dump], Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    dump = dump_named("linux-6.12/traps")
+    mine, lines = tmp_path / "mine", tmp_path / "lines"
+    status, said, error = ask(live(dump), f"save --leaks {mine}")
+    assert status == 0, error
+    [printed] = run_lines(live(dump), dump, f"save --leaks {lines}")
+    records, pages = printed.split()
+    assert f"{int(records):,} records, {int(pages):,} pages" in " ".join(said.split())
+    answers = [ask(open_file(str(path)), "leaks --format json") for path in (mine, lines)]
+    assert answers[0] == answers[1]
