@@ -59,6 +59,12 @@ def sparse_zeros(length: int, dtype: type[np.generic]) -> Array:
     return np.frombuffer(memory, dtype, count=length)
 
 
+# For distinct(): number of values that are sorted in no time, and binary logarithm of the size of
+# parts.
+_FEW = 1 << 14
+_PART_BITS = 9
+
+
 class Coded:
     """
     A column of few distinct values, each of which is held once.
@@ -254,7 +260,8 @@ def _coded_names(names: Array) -> tuple[Array, Array] | None:
 def distinct(values: Array) -> tuple[Array, Array]:
     """
     Return the same as ``np.unique(values, return_inverse=True)``, without sorting if *values* are
-    integers in a small range (stack indices, orders, pids), or names of tasks.
+    integers in a small range (stack indices, orders, pids), or in small parts of a range of some
+    GiB (addresses in code of the kernel and of modules), or names of tasks.
 
     :param values: Shape ``(n,)``.
     :return: The ``m`` distinct values, ascending; and the index of each row's value among them:
@@ -269,7 +276,8 @@ def distinct(values: Array) -> tuple[Array, Array]:
         return found, inverse
     low, high = int(values.min()), int(values.max())
     span = high - low + 1
-    if span > max(4 * len(values), 1 << 16):
+    most = max(4 * len(values), 1 << 16)
+    if span > most and (len(values) < _FEW or span >> _PART_BITS > 1 << 23):
         found, inverse = np.unique(values, return_inverse=True)
         return found, inverse
     # The difference of two signed values may overflow their type.
@@ -277,10 +285,33 @@ def distinct(values: Array) -> tuple[Array, Array]:
         offsets = values.astype(np.int64) - low
     else:
         offsets = (values - values.dtype.type(low)).astype(np.int64)
-    present = np.bincount(offsets, minlength=span) != 0
-    places = np.cumsum(present) - 1
-    found = np.flatnonzero(present).astype(values.dtype) + values.dtype.type(low)
-    return found, places[offsets]
+    parts = None
+    if span > most:
+        # Leave out the parts of the range that have no value.
+        parts, part = _ranked(offsets >> _PART_BITS, (span >> _PART_BITS) + 1)
+        span = len(parts) << _PART_BITS
+        if span > 4 * most:
+            found, inverse = np.unique(values, return_inverse=True)
+            return found, inverse
+        offsets = part << _PART_BITS | offsets & (1 << _PART_BITS) - 1
+    present, places = _ranked(offsets, span)
+    if parts is not None:
+        present = parts[present >> _PART_BITS] << _PART_BITS | present & (1 << _PART_BITS) - 1
+    return present.astype(values.dtype) + values.dtype.type(low), places
+
+
+def _ranked(values: Array, span: int) -> tuple[Array, Array]:
+    """
+    Return the distinct *values*, ascending, and the index of each value among them: ``int64``.
+
+    :param values: ``int64``, from 0 to *span* - 1.
+    """
+    present = np.zeros(span, bool)
+    present[values] = True
+    found = np.flatnonzero(present)
+    rank = np.zeros(span, np.int64)
+    rank[found] = np.arange(len(found))
+    return found, rank[values]
 
 
 def ranges(starts: Array, lengths: Array) -> Array:

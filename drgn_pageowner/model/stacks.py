@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, ranges, slices
+from drgn_pageowner.model.arrays import Array, distinct, ranges, slices
 
 __all__ = (
     "Frame",
@@ -219,8 +219,8 @@ class Stacks:
         the index of each PC among them. They are found once.
         """
         if self._coded is None:
-            found, code = np.unique(self.pcs, return_inverse=True)
-            self._coded = found, code.reshape(-1).astype(np.int32)
+            found, code = distinct(self.pcs)
+            self._coded = found, code.astype(np.int32)
         return self._coded
 
     def index(self, handles: Array) -> Array:

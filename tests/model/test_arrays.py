@@ -53,6 +53,32 @@ def test_distinct_reaches_the_ends_of_a_type(values: list[int], kind: str) -> No
     assert inverse.tolist() == places.tolist()
 
 
+@pytest.mark.parametrize(
+    "bases, sorts",
+    [
+        # Code of the kernel and of modules, which are a GiB apart.
+        ((0xFFFFFFFF81000000, 0xFFFFFFFFC0000000), False),
+        # A stack with an address of a program in it.
+        ((0x401000, 0xFFFFFFFF81000000), True),
+        ((0,), False),
+    ],
+)
+def test_addresses_of_code_are_told_apart_without_sorting(
+    bases: tuple[int, ...], sorts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spots = np.arange(20_000, dtype=np.uint64) * np.uint64(7919) % np.uint64(1 << 18)
+    array = np.concatenate([np.uint64(base) + spots for base in bases])
+    expected, places = np.unique(array, return_inverse=True)
+    calls: list[None] = []
+    unique = np.unique
+    monkeypatch.setattr(np, "unique", lambda *a, **k: calls.append(None) or unique(*a, **k))
+    found, inverse = distinct(array)
+    assert found.dtype == array.dtype
+    assert (found == expected).all()
+    assert (inverse == places).all()
+    assert bool(calls) == sorts
+
+
 def test_small_numbers_are_found_among_some() -> None:
     values = np.array([0, 3, 255, 7, 3], np.uint8)
     assert among(values, (3, 255)).tolist() == [False, True, True, False, True]

@@ -41,7 +41,7 @@ class PageTypes:
         word = page_type.view(np.uint32)
         result = np.zeros(word.shape, np.int8)
         # Every type has the top bit set; an unmapped page without a type has all bits set.
-        typed = np.flatnonzero((word >= np.uint32(0x80000000)) & (word != np.uint32(0xFFFFFFFF)))
+        typed = np.flatnonzero(word.view(np.int32) < -1)
         word = word[typed]
         for number, name in enumerate(self.names[1:], 1):
             mask, value = np.uint32(self._mask[name]), np.uint32(self._value[name])

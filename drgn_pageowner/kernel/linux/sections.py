@@ -240,7 +240,7 @@ def memmap_addresses(kernel: Kernel, pfns: Array) -> Array:
     :return: Virtual addresses: ``uint64``, shape ``(n,)``.
     """
     table = _by_pfn(kernel)
-    index = np.searchsorted(table.start, pfns, "right") - 1
+    index = _places(table.start, pfns)
     offset = (pfns - table.start[index]) * kernel.struct_page_size
     result: Array = table.memmap[index] + offset.astype(np.uint64)
     return result
@@ -257,12 +257,29 @@ def memmap_pfns(kernel: Kernel, addresses: Array) -> Array:
     table = _by_address(kernel)
     if not len(table.start):
         return np.full(len(addresses), -1, np.int64)
-    index = np.searchsorted(table.memmap, addresses, "right") - 1
+    index = _places(table.memmap, addresses)
     inside = index >= 0
     index = np.maximum(index, 0)
     number = (addresses - table.memmap[index]) // np.uint64(kernel.struct_page_size)
     pfns = table.start[index] + number.astype(np.int64)
     result: Array = np.where(inside & (pfns >= 0) & (pfns < table.end[index]), pfns, -1)
+    return result
+
+
+def _places(starts: Array, values: Array) -> Array:
+    """
+    Find the section of each of *values*.
+
+    :param starts: Where the sections begin, ascending.
+    :return: ``int64``: index of the last section that begins at or before the value, -1 for none;
+        of shape ``(1,)`` if all values are in the same section, which is found in less time.
+    """
+    if len(values):
+        ends = np.array([values.min(), values.max()], values.dtype)
+        first, last = np.searchsorted(starts, ends, "right") - 1
+        if first == last:
+            return np.array([first], np.int64)
+    result: Array = np.searchsorted(starts, values, "right") - 1
     return result
 
 
