@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,6 +26,7 @@ __all__ = (
     "NO_ZONE",
     "CmaArea",
     "FreeLists",
+    "Heads",
     "Memory",
     "PageState",
     "Pages",
@@ -92,6 +94,57 @@ DUMPED_STATES = (
     PageState.KERNEL, PageState.SLAB, PageState.LARGE_KMALLOC, PageState.TABLE,
 )  # fmt: skip
 """States of pages that makedumpfile excludes at no dump level."""
+
+
+class Heads:
+    """
+    The column ``head`` of pages of which few are tails.
+
+    It takes indices, masks and slices like an array, and returns arrays.
+    """
+
+    def __init__(self, number: int, tails: Array, heads: Array) -> None:
+        """
+        :param number: Number of pages.
+        :param tails: Rows of tail pages, ascending: integers, shape ``(n,)``.
+        :param heads: Row of the head of each: the same type and shape.
+        """
+        self._number, self._tails, self._heads = number, tails, heads
+
+    @classmethod
+    def of(cls, number: int, tails: Array, heads: Array) -> Array:
+        """
+        Make a column; the arguments are those of :meth:`__init__`.
+
+        :return: Something that can be used like an array; an array if that takes less memory.
+        """
+        if 2 * len(tails) <= number:
+            return cast(Array, cls(number, tails, heads))
+        column = np.arange(number, dtype=tails.dtype)
+        column[tails] = heads
+        return column
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._tails.dtype
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, rows: Any) -> Any:
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(self._number))
+        elif isinstance(rows, np.ndarray) and rows.dtype == bool:
+            rows = np.flatnonzero(rows)
+        result = np.array(rows, self.dtype)
+        if not len(self._tails):
+            return result
+        place = np.minimum(np.searchsorted(self._tails, result), len(self._tails) - 1)
+        found: Array = np.where(self._tails[place] == result, self._heads[place], result)
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self[:], dtype)
 
 
 @dataclass

@@ -233,8 +233,9 @@ class _Counters:
         """Count single anonymous pages that no process maps."""
         pages = self._inventory.memory.pages
         anon = np.flatnonzero(self._classes == PageClass.ANON)
-        heads = np.bincount(pages["head"][anon] - pages["head"][anon].min(initial=0))
-        single = heads[pages["head"][anon] - pages["head"][anon].min(initial=0)] == 1
+        heads = pages["head"][anon]
+        heads = heads - heads.min(initial=0)
+        single = np.bincount(heads)[heads] == 1
         return int(np.count_nonzero(single & (pages["mapcount"][anon] < 0)))
 
     def _file(self, number: int) -> Counter | None:

@@ -42,6 +42,11 @@ class SectionPages:
         """PFN of row 0."""
         self.rows = rows
         """The ``struct page`` of each page: dtype :attr:`StateDecoder.dtype`."""
+        # Columns of their own: numbers that lie one after another take a fraction of the time.
+        self.mapcount: Array = np.ascontiguousarray(rows["mapcount"])
+        """``page._mapcount`` of each page, which is ``page.page_type``, too: ``int32``."""
+        self.mapping: Array = np.ascontiguousarray(rows["mapping"])
+        """``page.mapping`` of each page: ``uint64``, or ``uint32`` of a 32-bit kernel."""
         self.state = np.zeros(len(rows), np.uint8)
         """:class:`PageState` of each page: ``uint8``."""
         self.zone = np.zeros(len(rows), np.uint8)
@@ -50,7 +55,7 @@ class SectionPages:
         self.free_order = np.full(len(rows), -1, np.int8)
         """Order of the free block that begins with the page: ``int8``; -1 for other pages."""
         self.tails = np.zeros(0, np.int64)
-        """Rows of the tail pages of compound pages."""
+        """Rows of the tail pages of compound pages, ascending."""
         self.heads = np.zeros(0, np.int64)
         """Row of the head of each page in :attr:`tails`; negative if the head is in an earlier
         section."""
@@ -120,9 +125,8 @@ class StateDecoder:
         :param rows: ``struct page`` of each page of the section: an array of :attr:`dtype`.
         """
         result = SectionPages(first, rows)
-        # Columns of their own: numbers that lie one after another take a fraction of the time.
         flags = rows["flags"].astype(np.uint64)
-        types = self._types.of(np.ascontiguousarray(rows["mapcount"]))
+        types = self._types.of(result.mapcount)
         references = np.ascontiguousarray(rows["refcount"])
         words = np.ascontiguousarray(compound_words(self._kernel, rows))
         tail = (words & np.uint64(1)).astype(bool)
@@ -131,7 +135,7 @@ class StateDecoder:
 
         state[:] = PageState.KERNEL
         np.putmask(state, references == 0, PageState.NOREF)
-        self._mapped(rows, flags, untyped & (references > 0) & ~tail, state)
+        self._mapped(result.mapping, flags, untyped & (references > 0) & ~tail, state)
         if self._mask("slab"):
             np.putmask(state, self._has(flags, "slab"), PageState.SLAB)
         np.putmask(state, self._has(flags, "reserved") & untyped, PageState.RESERVED)
@@ -144,7 +148,7 @@ class StateDecoder:
         self._free(result, types, tail)
         return result
 
-    def _mapped(self, rows: Array, flags: Array, plain: Array, state: Array) -> None:
+    def _mapped(self, mapping: Array, flags: Array, plain: Array, state: Array) -> None:
         """
         Set the state of pages of processes and files, from ``page.mapping`` and the page flags.
 
@@ -152,7 +156,6 @@ class StateDecoder:
         """
         # Look only at pages with a mapping or the lru flag. Most pages have neither, because they
         # are free or used by the kernel.
-        mapping = np.ascontiguousarray(rows["mapping"])
         where = np.flatnonzero(plain & ((mapping != 0) | self._has(flags, "lru")))
         mapping, flags = mapping[where], flags[where]
         kind = mapping & np.uint64(MAPPING_FLAGS)

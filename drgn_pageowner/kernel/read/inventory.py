@@ -33,9 +33,9 @@ from drgn_pageowner.kernel.linux.translate import (
 from drgn_pageowner.kernel.linux.vmalloc import VmapAreas, read_vmap_areas, task_stacks
 from drgn_pageowner.kernel.linux.vmstat import read_counters
 from drgn_pageowner.kernel.linux.zones import find_zones
-from drgn_pageowner.kernel.read.pages import read_all_pages
+from drgn_pageowner.kernel.read.pages import PageReader
 from drgn_pageowner.kernel.read.records import RecordReader
-from drgn_pageowner.model.arrays import Array, Coded, among, ranges, slices
+from drgn_pageowner.model.arrays import Array, Coded, ranges
 from drgn_pageowner.model.heap import (
     HEAP_COLUMNS,
     INVENTORY_COLUMNS,
@@ -85,15 +85,18 @@ class InventoryReader:
                 begun.append(RecordReader(kernel, columns=wanted))
                 begun[0].begin()
 
-        memory = read_all_pages(kernel, columns=("mapcount", "mapping", "head"), then=begin)
+        of_buffers: list[str] = []
+        devices = np.array(sorted(block_device_mappings(kernel, of_buffers)), np.uint64)
+        page_reader = PageReader(
+            kernel, ("mapcount", "head"), devices=devices, narrow=of_heap or not owners
+        )
+        memory = page_reader.read(begin)
         self.pages = memory.pages
         self._size = memory.pages.facts.page_size
         problems = list(memory.problems)
-        of_buffers: list[str] = []
-        buffers = self._buffers(of_buffers)
-        files = self._files()
-        # Nothing else asks for it, and it is large.
-        del memory.pages.columns["mapping"]
+        buffers = np.zeros(len(memory.pages), bool)
+        buffers[page_reader.buffers()] = True
+        files = self._files(*page_reader.files())
         records: Snapshot | None = None
         self.no_records = NO_RECORDS.get(memory.pages.facts.page_owner)
         """Reason why there are no records; ``None`` if there are."""
@@ -187,26 +190,16 @@ class InventoryReader:
         result: Array = rows[np.isin(self.pages.state[rows], _MAY_BE_TABLES)]
         return result
 
-    def _buffers(self, problems: list[str]) -> Array:
-        """Find the pages in the page cache of block devices: ``bool``, a row for each page."""
-        result = np.zeros(len(self.pages), bool)
-        mappings = np.array(sorted(block_device_mappings(self.kernel, problems)), np.uint64)
-        if len(mappings):
-            rows = np.flatnonzero(self.pages.state == PageState.FILE)
-            result[rows[np.isin(self.pages["mapping"][rows], mappings)]] = True
-        return result
+    def _files(self, mappings: Array, counts: Array) -> list[FileUse]:
+        """
+        Get the files with most pages in the page cache.
 
-    def _files(self) -> list[FileUse]:
-        """Get the files with most pages in the page cache."""
-        pages = self.pages
-        rows = np.flatnonzero(among(pages.state, (PageState.FILE, PageState.SHMEM)))
-        # Only the first page of a large folio points to the file.
-        heads = pages["head"][rows] if "head" in pages.columns else rows
-        mappings = pages["mapping"][heads]
-        pointers, counts = np.unique(mappings[mappings != 0], return_counts=True)
+        :param mappings: Addresses of their ``struct address_space``: ``uint64``, ascending.
+        :param counts: Number of pages of each.
+        """
         found = []
         for place in np.argsort(-counts, kind="stable")[:_FILES].tolist():
-            address, file = int(pointers[place]), {"path": None}
+            address, file = int(mappings[place]), {"path": None}
             with self.kernel.tolerate("the files at {} cannot be read", of=f"{address:#x}"):
                 file = file_of(self.kernel, address, 0)
             found.append(
@@ -269,12 +262,7 @@ class InventoryReader:
 
 
 def _narrow(pages: Pages, records: Snapshot) -> None:
-    """Drop the columns of pages that a heap does not need, and code what is left."""
-    del pages.columns["head"], pages.columns["free_order"]
-    # Only whether a page is mapped matters.
-    mapped = np.empty(len(pages), np.int8)
-    for rows in slices(len(pages)):
-        mapped[rows] = np.clip(pages["mapcount"][rows], -1, 0)
-    pages.columns["mapcount"] = mapped
+    """Drop the column of pages that a heap does not need, and code names."""
+    del pages.columns["head"]
     if "comm" in records:
         records.columns["comm"] = Coded.of(records["comm"])

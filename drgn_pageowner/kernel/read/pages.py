@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -32,12 +33,12 @@ from drgn_pageowner.kernel.linux.zone_stats import (
     read_zonelists,
 )
 from drgn_pageowner.kernel.read.kernel import read_facts
-from drgn_pageowner.model.arrays import Array, ranges
+from drgn_pageowner.model.arrays import Array, among, ranges, sums
 from drgn_pageowner.model.kernel import Facts
-from drgn_pageowner.model.pages import DUMPED_STATES, FreeLists, Memory, Pages, PageState
+from drgn_pageowner.model.pages import DUMPED_STATES, FreeLists, Heads, Memory, Pages, PageState
 from drgn_pageowner.progress import progress
 
-__all__ = ("read_all_pages",)
+__all__ = ("PageReader", "read_all_pages")
 
 
 _DTYPES: dict[str, type[np.generic]] = {
@@ -56,18 +57,15 @@ _DTYPES: dict[str, type[np.generic]] = {
 _NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
 
 
-def read_all_pages(
-    kernel: Kernel, *, columns: Iterable[str] = (), then: Callable[[], None] = lambda: None
-) -> Memory:
+def read_all_pages(kernel: Kernel, *, columns: Iterable[str] = ()) -> Memory:
     """
     Read every ``struct page`` and every free list.
 
     :param columns: Columns of :class:`Pages` to read besides ``state``, ``zone`` and
         ``free_order``: any of ``flags``, ``refcount``, ``mapcount``, ``mapping`` and ``head``.
-    :param then: Called when the memmaps were read. What is left to do takes long, but one CPU only.
     :raises PageOwnerError: if ``mem_section`` is not in the dump
     """
-    return _Reader(kernel, frozenset(columns)).read(then)
+    return PageReader(kernel, columns).read()
 
 
 @dataclass
@@ -84,12 +82,43 @@ class _SectionFound:
     """PFN, ``page.lru.next`` and order of pages that may be on a free list."""
     pageblocks: Array = field(default_factory=lambda: np.zeros(0, np.int8))
     """Migratetypes of the pageblocks."""
+    tails: list[tuple[Array, Array]] = field(default_factory=list)
+    """Rows of tail pages and of their heads, if these are kept instead of the column ``head``."""
+    files: list[tuple[Array, Array]] = field(default_factory=list)
+    """Mappings of files that have pages, and the number of pages of each."""
+    buffers: list[Array] = field(default_factory=list)
+    """Rows of pages of block devices."""
 
 
-class _Reader:
-    def __init__(self, kernel: Kernel, columns: frozenset[str]) -> None:
+def _row_type(rows: int) -> type[np.signedinteger[Any]]:
+    """Return the type of the column ``head`` if there are *rows* pages."""
+    return np.int64 if rows > np.iinfo(np.int32).max else np.int32
+
+
+class PageReader:
+    """Reader of every ``struct page`` that may also count the pages of files."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        columns: Iterable[str] = (),
+        *,
+        devices: Array | None = None,
+        narrow: bool = False,
+    ) -> None:
+        """
+        :param columns: See :func:`read_all_pages`.
+        :param devices: Mappings of block devices: ``uint64``, ascending. If they are given, the
+            pages of files and of block devices are found, too.
+        :param narrow: Whether to keep less of the pages: not ``free_order``, ``mapcount`` only as
+            -1 or 0 (``int8``), and ``head`` as :class:`~drgn_pageowner.model.pages.Heads`.
+        """
         self._kernel = kernel
-        self._wanted = columns
+        self._wanted = frozenset(columns)
+        self._devices, self._narrow = devices, narrow
+        self._files: list[tuple[Array, Array]] = []
+        self._buffers: list[Array] = []
+        self._tails: list[tuple[Array, Array]] = []
         self._facts: Facts = read_facts(kernel)
         self._decoder = StateDecoder(kernel)
         self._columns: dict[str, Array] = {}
@@ -98,7 +127,14 @@ class _Reader:
         self._across: list[tuple[Array, Array]] = []
         self._candidates: list[tuple[Array, Array, Array]] = []
 
-    def read(self, then: Callable[[], None]) -> Memory:
+    def read(self, then: Callable[[], None] = lambda: None) -> Memory:
+        """
+        Return the pages and free lists.
+
+        :param then: Called when the memmaps were read. What is left to do takes long, but one CPU
+            only.
+        :raises PageOwnerError: if ``mem_section`` is not in the dump
+        """
         facts, problems = self._facts, list(self._facts.problems)
         blocks = np.full((facts.max_pfn >> facts.pageblock_order) + 1, -1, np.int8)
         sections = [
@@ -119,6 +155,9 @@ class _Reader:
             self._changes.add(found.changes)
             self._across += found.across
             self._candidates += found.candidates
+            self._tails += found.tails
+            self._files += found.files
+            self._buffers += found.buffers
             types = found.pageblocks
             first = section.start_pfn >> facts.pageblock_order
             kept = min(len(types), len(blocks) - first)
@@ -151,6 +190,22 @@ class _Reader:
             extfrag_format=extfrag_format(self._kernel),
             problems=self._kernel.problems(problems),
         )
+
+    def files(self) -> tuple[Array, Array]:
+        """
+        Return the mappings of files that have pages in the page cache: ``uint64``, ascending, and
+        the number of pages of each: ``int64``.
+        """
+        if not self._files:
+            return np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        every = np.concatenate([mapping for mapping, _ in self._files]).astype(np.uint64)
+        found, which = np.unique(every, return_inverse=True)
+        pages = np.concatenate([number for _, number in self._files])
+        return found, sums(which, pages, len(found))
+
+    def buffers(self) -> Array:
+        """Return the rows of pages in the page cache of block devices: ``int64``."""
+        return np.concatenate([np.zeros(0, np.int64), *self._buffers])
 
     def _note_missing(self, pages: Pages) -> None:
         """
@@ -185,8 +240,15 @@ class _Reader:
         """
         names = {"state", "zone", "free_order", *self._wanted}
         dtypes = {name: dtype for name, dtype in _DTYPES.items() if name in names}
-        if "head" in names and rows > np.iinfo(np.int32).max:
-            dtypes["head"] = np.int64
+        if self._narrow:
+            narrow = {"mapcount": np.int8}
+            dtypes = {
+                name: narrow.get(name, dtype)
+                for name, dtype in dtypes.items()
+                if name not in ("free_order", "head")
+            }
+        if "head" in dtypes:
+            dtypes["head"] = _row_type(rows)
         self._columns = {
             name: shared_empty(self._kernel, rows, dtype, size=size)
             for name, dtype in dtypes.items()
@@ -228,7 +290,8 @@ class _Reader:
         columns = {name: column[row : row + number] for name, column in self._columns.items()}
         columns["state"][:] = decoded.state
         columns["zone"][:] = decoded.zone
-        columns["free_order"][:] = decoded.free_order
+        if "free_order" in columns:
+            columns["free_order"][:] = decoded.free_order
         tails, heads = decoded.tails, decoded.heads
         outside = (heads < 0) | (heads >= number)
         if outside.any():
@@ -237,12 +300,19 @@ class _Reader:
         if "head" in columns:
             columns["head"][:] = np.arange(row, row + number)
             columns["head"][tails] = heads + row
+        elif len(tails):
+            kind = _row_type(row + number)
+            found.tails.append(((tails + row).astype(kind), (heads + row).astype(kind)))
         for name in ("flags", "refcount", "mapping"):
             if name in columns:
                 columns[name][:] = decoded.rows[name]
                 columns[name][tails] = decoded.rows[name][heads]
-        if "mapcount" in columns:
-            columns["mapcount"][:] = decoded.rows["mapcount"]
+        if "mapcount" in columns and self._narrow:
+            np.negative((decoded.mapcount < 0).view(np.int8), out=columns["mapcount"])
+        elif "mapcount" in columns:
+            columns["mapcount"][:] = decoded.mapcount
+        if self._devices is not None:
+            self._find_files(decoded, Heads.of(number, tails, heads), row, found)
         found.candidates.append(
             (
                 decoded.candidates + decoded.first,
@@ -250,6 +320,29 @@ class _Reader:
                 decoded.free_order[decoded.candidates],
             )
         )
+
+    def _find_files(
+        self, decoded: SectionPages, head: Array, row: int, found: _SectionFound
+    ) -> None:
+        """
+        Find the pages of files and block devices in a section.
+
+        :param head: Row in the section of each page's head.
+        """
+        assert self._devices is not None
+        cached = np.flatnonzero(among(decoded.state, (PageState.FILE, PageState.SHMEM)))
+        if not len(cached):
+            return
+        # Only the first page of a large folio points to the file. Folios of files are smaller than
+        # sections.
+        heads = head[cached]
+        mapping = decoded.mapping[heads]
+        of_device = (decoded.state[cached] == PageState.FILE) & np.isin(mapping, self._devices)
+        if of_device.any():
+            found.buffers.append(cached[of_device] + row)
+        mapping = decoded.mapping[head[heads]]
+        pointers, counts = np.unique(mapping[mapping != 0], return_counts=True)
+        found.files.append((pointers, counts))
 
     def _pages(self, starts: list[int], lengths: list[int]) -> Pages:
         columns = self._columns
@@ -270,14 +363,35 @@ class _Reader:
             # Gigantic pages: their heads are in earlier sections.
             rows, head_rows = pages.rows(tails), pages.rows(heads)
             known = head_rows >= 0
+            kind = _row_type(len(pages))
+            self._tails.append((rows[known].astype(kind), head_rows[known].astype(kind)))
             for name in ("state", "flags", "refcount", "mapping"):
                 if name in columns:
                     columns[name][rows[known]] = columns[name][head_rows[known]]
             if "head" in columns:
                 columns["head"][rows[known]] = head_rows[known]
+        if self._narrow and "head" in self._wanted:
+            columns["head"] = self._heads(len(pages))
         self._mark_holes(pages)
         self._mark_kfence(pages)
         return pages
+
+    def _heads(self, number: int) -> Array:
+        """
+        Make the column ``head`` of the tails that were found.
+
+        :param number: Number of pages.
+        """
+        kind = _row_type(number)
+        tails, heads = (
+            np.concatenate([np.zeros(0, kind), *(part[index] for part in self._tails)])
+            for index in range(2)
+        )
+        self._tails = []
+        if not (tails[1:] > tails[:-1]).all():
+            in_order = np.argsort(tails, kind="stable")
+            tails, heads = tails[in_order], heads[in_order]
+        return Heads.of(number, tails, heads)
 
     def _mark_kfence(self, pages: Pages) -> None:
         """
