@@ -290,7 +290,7 @@ def _of_pages(inventory: Inventory, classes: Array) -> dict[str, Any]:
 
 
 def _frag(inventory: Inventory, owners: OwnerTable) -> Frag:
-    joined = overlay(inventory.memory, inventory.records)
+    joined = overlay(inventory.memory, inventory.records, inventory.record_of_row)
     table, facts = block_table(joined), inventory.memory.pages.facts
     types = list(inventory.memory.pages.names.migratetypes)
     maps = block_map(facts, types, table, _CELLS)

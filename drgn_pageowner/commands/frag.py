@@ -225,7 +225,9 @@ def _read(session: Session, views: list[str], explain: bool, by: str = "stack") 
     if state in NO_RECORDS:
         warn(f"no page_owner records, so owners cannot be named: {NO_RECORDS[state]}")
         return overlay(memory, None)
-    wanted = ["handle", "migratetype", "ts_nsec", "last_migrate_reason"]
+    wanted = ["handle", "migratetype", "ts_nsec"]
+    # Only pages that cannot leave a CMA area are asked for it.
+    wanted += ["last_migrate_reason"] if memory.cma else []
     if explain:
         wanted += ["comm", "pid"]
     try:

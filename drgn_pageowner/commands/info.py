@@ -15,6 +15,7 @@ from drgn_pageowner.commands.arguments import add_output, report_problems
 from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.model.info import Info
+from drgn_pageowner.model.kept import kept_as
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.render.info import info_json, info_table
 
@@ -46,8 +47,9 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     answered = facts.page_owner == "on"
     if answered:
         try:
-            records = session.snapshot(("handle", "ts_nsec"), freed=True)
-            info = summarize(records, session.modules(), facts.panic_message)
+            info = kept_as(
+                ("info", id(session)), session, lambda: _summary(session, facts.panic_message)
+            )
         except PageOwnerError as error:
             # The machine and the crash can be described even without page_owner.
             answered = False
@@ -64,3 +66,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     out.writelines((info_json if args.format == "json" else info_table)(info))
     report_problems(info.problems)
     return 0 if answered else 1
+
+
+def _summary(session: Session, panic_message: str | None) -> Info:
+    parts = session.record_parts(("handle", "ts_nsec"), freed=True)
+    return summarize(parts, session.modules(), panic_message)

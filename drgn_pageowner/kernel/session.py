@@ -78,6 +78,11 @@ class ProgramSession:
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         wanted = None if columns is None else frozenset(columns)
+        # With the time column, the inventory's records also have the same time of the dump.
+        if wanted is not None and "ts_nsec" in wanted and not freed:
+            known = self._whole_records(wanted)
+            if known is not None:
+                return known
         return self._once(
             ("records", wanted, freed),
             lambda kernel: read_records(kernel, columns=wanted, freed=freed),
@@ -100,17 +105,22 @@ class ProgramSession:
         while (part := self._ask(lambda _: next(parts, None))) is not None:
             yield part
 
-    def _known_records(self, wanted: frozenset[str]) -> Snapshot | None:
+    def _whole_records(self, wanted: frozenset[str]) -> Snapshot | None:
         """
-        Return the records of the inventory with the columns *wanted*, if results are kept and the
-        records were read without problems; otherwise ``None``.
+        Return the records of the inventory, if results are kept, and the records have the columns
+        *wanted* and were read without problems; otherwise ``None``.
         """
         if self._inventory is None or not keeps_results():
             return None
         records = self._inventory.inventory.records
         if records is None or not len(records) or records.problems:
             return None
-        if not wanted <= set(INVENTORY_COLUMNS):
+        return records if wanted <= set(INVENTORY_COLUMNS) else None
+
+    def _known_records(self, wanted: frozenset[str]) -> Snapshot | None:
+        """Return what :meth:`_whole_records` does, with only the columns *wanted*."""
+        records = self._whole_records(wanted)
+        if records is None:
             return None
         chosen = {
             name: column

@@ -12,8 +12,8 @@ import numpy as np
 
 from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.model.arrays import Array, looked_up, slices
-from drgn_pageowner.model.heap import covering
-from drgn_pageowner.model.kept import kept
+from drgn_pageowner.model.heap import record_of_row
+from drgn_pageowner.model.kept import kept_as
 from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.pages import FREE_STATES, MOVABLE_STATES, Memory, Pages, PageState
 from drgn_pageowner.model.records import Snapshot
@@ -150,19 +150,24 @@ def migratetype_number(names: tuple[str, ...] | list[str], name: str) -> int:
     return lowered.index(name.lower()) if name.lower() in lowered else -1
 
 
-@kept
-def overlay(memory: Memory, records: Snapshot | None) -> Overlay:
+def overlay(memory: Memory, records: Snapshot | None, owner: Array | None = None) -> Overlay:
     """
     Join *records* to the pages that they cover.
 
     :param records: Allocated records with ``pfn``, ``order``, ``migratetype`` and ``handle``.
+    :param owner: The result of :func:`~drgn_pageowner.model.heap.record_of_row`, if already known.
     """
+    return kept_as(
+        ("overlay", id(memory), id(records)),
+        (memory, records),
+        lambda: _overlay(memory, records, owner),
+    )
+
+
+def _overlay(memory: Memory, records: Snapshot | None, owner: Array | None) -> Overlay:
     pages = memory.pages
-    owner = np.full(len(pages), -1, np.int32)
-    if records is not None and len(records):
-        owner = covering(pages, records)
-    free = (pages.state == PageState.FREE) | (pages.state == PageState.FREE_PCP)
-    owner[free] = -1
+    if owner is None:
+        owner = record_of_row(pages, records)
     block = _blocks(pages)
     mobility = looked_up(_OF_STATE, pages.state)
     _reclaimable(memory, records, owner, block, mobility)

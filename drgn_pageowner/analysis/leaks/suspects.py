@@ -15,7 +15,16 @@ from drgn_pageowner.analysis.leaks.leaks import Task, tasks_of_groups
 from drgn_pageowner.analysis.leaks.unnamed import module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_codes
-from drgn_pageowner.model.arrays import Array, Groups, among, ranges, slices
+from drgn_pageowner.model.arrays import (
+    Array,
+    among,
+    looked_up,
+    packed_pairs,
+    ranges,
+    slices,
+    sums,
+    unpacked_pairs,
+)
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.records import Snapshot
@@ -30,6 +39,8 @@ _FEWEST = 4
 _WINDOWS = 8
 # Number of suspects whose details are computed together.
 _TOGETHER = 1 << 12
+# Number of stacks whose records are looked for among all; for more, all records are sorted.
+_FEW_STACKS = 64
 # Share of the uptime. One-time bursts on the bundled guests are spread over at most 25 % of it
 # (nearly all over less than 1 %), the steady leak of linux-6.12/drip over 87 %.
 _SPREAD = 0.5
@@ -119,13 +130,12 @@ def suspects(inventory: Inventory, classes: Array | None = None) -> Suspects:
 
 @kept
 def _suspects(inventory: Inventory, records: Snapshot, classes: Array) -> Suspects:
-    chosen = np.flatnonzero(among(record_classes(inventory, records, classes), UNACCOUNTED))
-    some = records.select(chosen)
-    stacks = Groups.of(some.stack)
-    signs = _signs(inventory, chosen, stacks)
-    total, score = stacks.sums(some.pages), signs.score()
+    chosen = among(record_classes(inventory, records, classes), UNACCOUNTED)
+    stacks = _Stacks(records, chosen)
+    signs = _signs(inventory, stacks)
+    score = signs.score()
     handles = np.append(records.stacks.handles, 0)[stacks.values]
-    order = np.lexsort((handles, -total, -score))[: np.count_nonzero(score)]
+    order = np.lexsort((handles, -stacks.pages, -score))[: np.count_nonzero(score)]
 
     def make(places: Array) -> list[Suspect]:
         numbers = order[places]
@@ -134,16 +144,75 @@ def _suspects(inventory: Inventory, records: Snapshot, classes: Array) -> Suspec
             stack=stacks.values[numbers],
             handles=handles[numbers],
             allocations=stacks.counts[numbers],
-            pages=total[numbers],
-            rows=chosen[stacks.order[ranges(stacks.starts[numbers], stacks.counts[numbers])]],
+            pages=stacks.pages[numbers],
+            rows=stacks.rows(numbers),
         )
         return _details(inventory, groups, signs)
 
-    return Suspects(len(order), total[order], make)
+    return Suspects(len(order), stacks.pages[order], make)
 
 
 def _nobody(places: Array) -> list[Suspect]:
     return []
+
+
+class _Stacks:
+    """Some records, grouped by stack."""
+
+    def __init__(self, records: Snapshot, chosen: Array) -> None:
+        """
+        :param records: All records.
+        :param chosen: ``bool``, a row per record.
+        """
+        number = len(records.stacks) + 1
+        stack = np.full(len(records), -1, np.int32)
+        counts, pages = np.zeros(number, np.int64), np.zeros(number, np.int64)
+        for piece in slices(len(records)):
+            some, mine = records.select(piece), chosen[piece]
+            # 0 is no stack.
+            stacks = (some.stack + 1)[mine]
+            stack[piece][mine] = stacks
+            counts += np.bincount(stacks, minlength=number)
+            pages += sums(stacks, some.pages[mine], number)
+        used = np.flatnonzero(counts)
+        rank = np.full(number + 1, -1, np.int32)
+        rank[used] = np.arange(len(used))
+        self.group = looked_up(rank, stack)
+        """``int32``, a row per record: its group, or -1."""
+        self.values = used - 1
+        """``int64``, a row per group: index in :attr:`Snapshot.stacks`; -1 for no stack."""
+        self.counts = counts[used]
+        """``int64``, a row per group: number of records."""
+        self.pages = pages[used]
+        """``int64``, a row per group: number of base pages."""
+        self._order: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def pieces(self) -> Iterator[tuple[Array, Array]]:
+        """Yield the records some at a time: ``int64``, their indices; and their groups."""
+        for piece in slices(len(self.group)):
+            mine = np.flatnonzero(self.group[piece] >= 0)
+            yield mine + piece.start, self.group[piece][mine]
+
+    def rows(self, groups: Array) -> Array:
+        """Return the indices of the records of *groups*, one group after another, ascending in
+        each: ``int64``."""
+        if len(groups) < _FEW_STACKS:
+            place = np.full(len(self) + 1, len(groups), np.int32)
+            place[groups] = np.arange(len(groups))
+            found = np.flatnonzero(looked_up(place < len(groups), self.group))
+            result: Array = found[np.argsort(place[self.group[found]], kind="stable")]
+            return result
+        if self._order is None:
+            chosen = np.flatnonzero(self.group >= 0)
+            pairs = packed_pairs(self.group[chosen], chosen)
+            pairs.sort()
+            self._order = unpacked_pairs(pairs)[1].copy()
+        starts = np.cumsum(self.counts) - self.counts
+        places = ranges(starts[groups], self.counts[groups])
+        return self._order[places].astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -200,56 +269,56 @@ class _Signs:
         return found
 
 
-def _signs(inventory: Inventory, rows: Array, stacks: Groups) -> _Signs:
+def _signs(inventory: Inventory, stacks: _Stacks) -> _Signs:
     """
     Look for the signs of leaks.
 
-    :param rows: Indices of the records.
-    :param stacks: The records grouped by stack.
+    :param stacks: Records grouped by stack.
     """
     records, now = inventory.records, inventory.memory.pages.facts.now_ns
     assert records is not None
     periods, old = np.zeros(len(stacks), np.int64), np.zeros(len(stacks), bool)
     extremes = None
     if "ts_nsec" in records:
-        times = records["ts_nsec"][rows].astype(np.int64)
         oldest = np.full(len(stacks), np.iinfo(np.int64).max)
         newest = np.full(len(stacks), np.iinfo(np.int64).min)
-        np.minimum.at(oldest, stacks.inverse, times)
-        np.maximum.at(newest, stacks.inverse, times)
+        for rows, each in stacks.pieces():
+            times = records["ts_nsec"][rows].astype(np.int64)
+            np.minimum.at(oldest, each, times)
+            np.maximum.at(newest, each, times)
         extremes = oldest, newest
         if now is not None:
-            periods, old = _signs_of_time(times, stacks, oldest, newest, now)
+            periods, old = _signs_of_time(records, stacks, oldest, newest, now)
     return _Signs(
         periods=periods,
         old=old,
-        orphans=_orphans(inventory, rows, stacks),
+        orphans=_orphans(inventory, stacks),
         gone=module_is_gone(StackTable.of(records, stacks.values)),
         times=extremes,
     )
 
 
 def _signs_of_time(
-    times: Array, stacks: Groups, oldest: Array, newest: Array, now: int
+    records: Snapshot, stacks: _Stacks, oldest: Array, newest: Array, now: int
 ) -> tuple[Array, Array]:
     """Return :attr:`_Signs.periods` and :attr:`_Signs.old`, by the times of live allocations."""
     enough = stacks.counts >= _FEWEST
     # Memory in normal use is freed and allocated again, so most of it is young; leaked memory has
     # all ages.
     span = now - oldest
-    there = np.zeros(len(stacks) * _WINDOWS, bool)
-    for piece in slices(len(times)):
-        each = stacks.inverse[piece]
-        window = (times[piece] - oldest[each]) * _WINDOWS // np.maximum(span, 1)[each]
-        there[each * _WINDOWS + np.minimum(window, _WINDOWS - 1)] = True
+    there, aged = np.zeros(len(stacks) * _WINDOWS, bool), np.zeros(len(stacks), np.int64)
+    for rows, each in stacks.pieces():
+        times = records["ts_nsec"][rows].astype(np.int64)
+        window = (times - oldest[each]) * _WINDOWS // np.maximum(span, 1)[each]
+        there[each * np.int64(_WINDOWS) + np.minimum(window, _WINDOWS - 1)] = True
+        aged += np.bincount(each[times < now // 2], minlength=len(stacks))
     filled = there.reshape(-1, _WINDOWS).sum(axis=1)
     grows = enough & (span > 0) & (filled >= _WINDOWS // 2 + 1)
-    aged = stacks.sums(times < now // 2)
     old = enough & (2 * aged > stacks.counts) & (newest > now // 4) & (now > 0)
     return np.where(grows, filled, 0), old
 
 
-def _orphans(inventory: Inventory, rows: Array, stacks: Groups) -> Array:
+def _orphans(inventory: Inventory, stacks: _Stacks) -> Array:
     """
     Find the stacks for which the tasks of most records have exited: ``bool``, a row per stack.
     """
@@ -257,8 +326,11 @@ def _orphans(inventory: Inventory, rows: Array, stacks: Groups) -> Array:
     assert records is not None
     if "pid" not in records or not len(stacks):
         return np.zeros(len(stacks), bool)
-    dead = ~np.isin(records["pid"][rows], list(inventory.tasks))
-    result: Array = 2 * stacks.sums(dead) > stacks.counts
+    dead, tasks = np.zeros(len(stacks), np.int64), list(inventory.tasks)
+    for rows, each in stacks.pieces():
+        gone = ~np.isin(records["pid"][rows], tasks)
+        dead += np.bincount(each[gone], minlength=len(stacks))
+    result: Array = 2 * dead > stacks.counts
     return result
 
 

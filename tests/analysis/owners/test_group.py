@@ -22,6 +22,7 @@ from drgn_pageowner.analysis.owners.group import (
 from drgn_pageowner.analysis.owners.summary import consistency, summarize
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.stacks import Stacks
 
 
 @pytest.fixture
@@ -166,6 +167,19 @@ def test_a_summary_counts_allocated_and_freed_records() -> None:
     assert (info.records, info.freed_records, info.pages, info.stacks) == (9, 1, 32, 4)
     assert info.first_ns == 1 * SECOND
     assert info.consistency is None
+
+
+def test_a_summary_of_parts_is_that_of_all_records() -> None:
+    records = made_records()
+    records.stacks.counts = np.array([2, 17, 11, 0], np.int64)
+    whole = summarize(records, [], None)
+    assert summarize(records.pieces(3), [], None) == whole
+    # The stacks of a part are those up to it.
+    first = records.select(np.flatnonzero(records.stack == 0))
+    known = records.stacks
+    first.stacks = Stacks(known.handles[:1], known.offsets[:2], known[0])
+    rest = records.select(np.flatnonzero(records.stack != 0))
+    assert summarize([first, rest], [], None) == whole
 
 
 def test_the_kernels_counts_are_compared() -> None:
