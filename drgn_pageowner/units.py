@@ -8,7 +8,8 @@ __all__ = ("age", "are", "counted", "have", "pages_size", "share")
 
 def counted(number: int, noun: str) -> str:
     """Return a number and its noun: ``"1 page"``, ``"2,000 pages"``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 
 def are(number: int) -> str:

@@ -115,7 +115,7 @@ def headline(
     :param min_pages: As in :func:`judge`.
     :param causes: Verdicts of rules, in addition to those of :func:`judge`.
     """
-    verdicts = [*judge(report, min_pages=min_pages), *causes]
+    verdicts = judge(report, min_pages=min_pages)
     parts = [
         _leak_in_short(report) if one.finding == "leak" else one.text.rstrip(".")
         for one in by_severity(verdicts)
@@ -127,9 +127,16 @@ def headline(
         rate = change.pages_per_hour
         speed = pages_size(round((rate or 0) * report.facts.page_size))
         parts.append(f"{name} is growing" + (f" by {speed} an hour" if rate else ""))
+    known = [one for one in by_severity(causes) if one.finding is not None]
+    if known and not parts:
+        parts.append(known.pop(0).text.rstrip("."))
+    # Most causes are about what is named already.
+    rules = dict.fromkeys(one.rule for one in known if isinstance(one, KnownCause))
+    if rules:
+        parts.append(f"known cause{'s' * (len(rules) > 1)}: {', '.join(rules)}")
     if parts:
         return "; ".join(parts) + "."
-    doubts = [one for one in verdicts if one.level == "warning"]
+    doubts = [one for one in (*verdicts, *causes) if one.level == "warning"]
     if doubts:
         return f"Nothing is certain to be wrong with memory, but: {doubts[0].text}"
     if report.leaks is None:
@@ -457,5 +464,6 @@ def _unread(report: Report) -> Verdict:
         "unread",
         "warning",
         f"{number} fact{'s' * (number != 1)} could not be read or determined.",
-        report.problems[0] + (f" (and {number - 1} more, below)" if number > 1 else ""),
+        report.problems[0].rstrip(".")
+        + (f" (and {number - 1} more, below)." if number > 1 else "."),
     )

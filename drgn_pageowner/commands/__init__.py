@@ -307,7 +307,7 @@ def run_command(
     """
     args.open_session = open_session
     # Where a command that writes a file says so.
-    args.standard_output = out
+    args.standard_output = for_people(out)
     with output_to(getattr(args, "output", None), out) as stream:
         # A command without --format prints a summary for people.
         format_ = getattr(args, "format", "table")

@@ -31,6 +31,7 @@ from typing import TextIO
 from drgn_pageowner.commands.arguments import add_limit, add_rules, count, limit_of
 from drgn_pageowner.commands.drgn_lines import refuse_drgn
 from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.escape import word
 from drgn_pageowner.fleet.questions import (
     DIFFS,
     QUESTIONS,
@@ -229,6 +230,8 @@ def _report(args: argparse.Namespace, out: TextIO) -> int:
     known = {section.id: section for section in sections}
     headline = fleet_headline(dict(numbers), known["leaks"], known["causes"])
     out.writelines(fleet_html("Memory of a fleet", subtitle, headline, numbers, sections))
+    if args.output != "-":
+        args.standard_output.write(f"{word(args.output)}: {word(headline.text)}\n")
     return 0
 
 

@@ -4,7 +4,8 @@ Explain fragmentation: who pollutes which pageblocks, and what blocks a huge pag
 
   frag                             every zone, with a verdict
   frag buddyinfo | pagetypeinfo | extfrag
-                                   the kernel's own files of these names
+                                   the kernel's own files of these names; tables if the
+                                   terminal is too narrow for them
   frag contiguity                  blocks of every size: free, movable, blocked, by whom
   frag culprits --sort only        stacks by the pageblocks that they block
   frag --explain 153               one pageblock, page by page (or --explain pfn:0x13200)
@@ -60,6 +61,7 @@ from drgn_pageowner.render.terminal import wants_colour
 from drgn_pageowner.render.vmstat import (
     buddyinfo_text,
     extfrag_text,
+    fitted,
     pagetypeinfo_text,
     unusable_text,
 )
@@ -198,9 +200,11 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         if view == "map":
             # The colours of the map are escape sequences, which must not be escaped.
             unescaped(out).writelines(text)
+        elif view in _OF_THE_KERNEL and len(answers) == 1 and not out.isatty():
+            # Programs read the format of the kernel's own files, so lines are not wrapped.
+            escaping(out).writelines(text)
         else:
-            # Lines in the format of the kernel's own files are not wrapped.
-            (escaping(out) if view in _OF_THE_KERNEL else out).writelines(text)
+            out.writelines(fitted(text) if view in _OF_THE_KERNEL else text)
         if len(answers) > 1:
             out.write("\n")
     return 0

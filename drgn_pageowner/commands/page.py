@@ -63,6 +63,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             # The heap needs less of it, but can use it.
             session.inventory()
         infer_types(session.heap(types=True))
+    between = ""
     for what in args.what:
         try:
             info = session.page(what)
@@ -75,7 +76,12 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             info = _with_class(info, session)
         if args.types:
             info = _with_type(info, session)
-        out.writelines((page_json if args.format == "json" else page_text)(info))
+        if args.format == "json":
+            out.writelines(page_json(info))
+            continue
+        out.write(between)
+        out.writelines(page_text(info))
+        between = "\n"
     return status
 
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FORMATS = ("html", "md", "json")
+NO_LEAKS = "leaks were not searched for: --no-leaks"
+"""The problem of a report without them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,7 +168,7 @@ def read(
         warn(f"{left_out} are left out: {NO_RECORDS[facts.page_owner]}")
         problems.append(NO_RECORDS[facts.page_owner])
     if not leaks:
-        problems.append("leaks were not searched for: --no-leaks")
+        problems.append(NO_LEAKS)
     on = facts.page_owner not in NO_RECORDS
     heap = attempt("leaks", lambda: _heap(session, slab)) if leaks else None
     # Without page_owner records, the heap's inventory has allocations found from the struct pages.

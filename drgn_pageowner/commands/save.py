@@ -31,7 +31,7 @@ from drgn_pageowner.analysis.report import report
 from drgn_pageowner.commands.arguments import add_destination, add_rules, report_problems
 from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
 from drgn_pageowner.commands.leaks import search
-from drgn_pageowner.commands.report import read
+from drgn_pageowner.commands.report import NO_LEAKS, read
 from drgn_pageowner.errors import PageOwnerError, UsageError, internal_error
 from drgn_pageowner.model.dataset import day_of
 from drgn_pageowner.model.session import Session
@@ -169,9 +169,13 @@ def _into_dataset(
     crash_time = found.crash.crash_time if found.crash is not None else None
     partition = Partition(facts.release or None, day_of(crash_time))
     size = dataset.write(tables, partition, origins.id)
-    report_problems(found.problems)
+    # Nobody asked for leaks without --leaks.
+    unasked = {"tags"} if args.leaks else {"tags", "leaks"}
+    report_problems(problem for problem in found.problems if problem != NO_LEAKS)
     report_problems(
-        f"{table} could not be saved: {why}" for table, why in lacking.items() if table != "tags"
+        f"{table} could not be saved: {why}"
+        for table, why in lacking.items()
+        if table not in unasked
     )
     records = len(tables["records"]) if "records" in tables else 0
     out.write(

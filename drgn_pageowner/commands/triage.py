@@ -116,7 +116,7 @@ def _drgn(args: argparse.Namespace, out: TextIO) -> int:
 
 
 def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
-    if args.drgn:
+    if getattr(args, "drgn", False):
         return _drgn(args, out)
     if args.directory is None:
         raise UsageError("the argument DIR is required (see drgn-pageowner triage --help)")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.columns import STORED, Form, documentation
 from drgn_pageowner.model.kernel import Facts, Names
@@ -147,6 +147,8 @@ nanoseconds of ``local_clock()``.
         """Return an error message that says why the snapshot lacks *column*."""
         if "text" in self.facts.layout:
             return f"this text does not say {column}"
+        if self.facts.page_owner in NO_RECORDS:
+            return f"page_owner is {self.facts.page_owner}, and tags do not say {column}"
         return f"this kernel's page_owner does not record {column}"
 
     @property

@@ -37,7 +37,7 @@ def allocinfo_text(tags: Tags) -> Iterator[str]:
 
 
 def tags_table(result: TagTop) -> Iterator[str]:
-    """Yield one row per group, and the share of the whole that is shown."""
+    """Yield the share of the whole that is shown, and one row per group."""
     known = result.found_bytes is not None
     headers = ["size", "calls"]
     if known:
@@ -61,8 +61,6 @@ def tags_table(result: TagTop) -> Iterator[str]:
         if group.why is not None:
             row[-1] += f"\n  ({group.why})"
         rows.append(row)
-    if rows:
-        yield table(rows, headers, right=range(len(headers) - len(result.by))) + "\n"
     shown = sum(group.bytes for group in result.groups)
     found = f", {pages_size(result.found_bytes or 0)} found" if known else ""
     yield (
@@ -70,6 +68,8 @@ def tags_table(result: TagTop) -> Iterator[str]:
         f"{pages_size(shown)} of {pages_size(result.bytes)} "
         f"in {counted(result.calls, 'allocation')}{found}\n"
     )
+    if rows:
+        yield "\n" + table(rows, headers, right=range(len(headers) - len(result.by)))
 
 
 def _difference(group: TagGroup) -> str:

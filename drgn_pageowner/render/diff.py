@@ -116,6 +116,8 @@ def _stacks(result: Diff) -> Iterator[str]:
 def _summary(result: Diff) -> str:
     states = ", ".join(f"{number:,} {state}" for state, number in result.states.items() if number)
     changed = sum(result.states.values()) - result.states["same"]
+    if not changed:
+        return f"\nno changes: {states or 'no groups'}\n"
     return (
         f"\n{len(result.changes):,} of {changed:,} changes shown ({states or 'no groups'}): "
         f"{_grown(result.growth.pages, 'page')} ({_size(result.growth.bytes)}) in all\n"

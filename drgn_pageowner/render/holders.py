@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from drgn_pageowner.analysis.account.holders import Holder, Holders
 from drgn_pageowner.escape import word
-from drgn_pageowner.render.table import ages, counted, csv_row, pages_size, share, table
+from drgn_pageowner.render.table import ages, csv_row, pages_size, share, shown_of, table
 from drgn_pageowner.render.terminal import columns, cut
 
 __all__ = ("classes_text", "command_text", "holder_text", "holders_csv", "holders_table")
@@ -20,7 +20,6 @@ _LEAST = 32
 # Of a command line below its row.
 _INDENT = 4
 _NOBODY = {"driver": "(no module)", "process": "(unknown)"}
-_MANY = {"driver": "drivers", "process": "processes"}
 
 
 def holder_text(holder: Holder, by: str) -> str:
@@ -87,11 +86,8 @@ def holders_table(result: Holders, page_size: int) -> Iterator[str]:
             row.append(cut(command_text(holder) or "", columns() - _INDENT))
         rows.append(row)
     shown = sum(holder.pages for holder in result.holders)
-    yield (
-        f"{len(rows):,} of {result.number_of_holders:,} {_MANY[result.by]} shown: "
-        f"{shown:,} of {counted(result.pages, 'page')} ({share(shown, result.pages)}), "
-        f"{pages_size(shown * page_size)} of {pages_size(result.bytes)}\n"
-    )
+    number = result.number_of_holders
+    yield shown_of(len(rows), number, result.by, shown, result.pages, page_size) + "\n"
     if result.threads_apart:
         yield "this kernel does not record the process of a thread: threads are apart\n"
     if rows:

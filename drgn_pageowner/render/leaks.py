@@ -17,6 +17,8 @@ from drgn_pageowner.render.table import ages, are, counted, pages_size, table
 __all__ = ("leaks_text", "pfns_text", "suspects_text", "tasks_text")
 
 _PFNS = 8
+# Owners that are none, of LEAK_KEYS.
+_UNKNOWN = {"(unknown)", "(no tag)"}
 
 
 def leaks_text(
@@ -85,11 +87,14 @@ def _headline(result: Leaks, facts: Facts, by: str) -> str:
         pages = sum(g.pages for g in result.lost_groups if g.confidence == confidence)
         if pages:
             sure.append(f"{confidence} for {pages:,}")
+    owners = f", by {counted(len(lost), _noun(by))}"
+    if {owner.owner for owner in lost} <= _UNKNOWN:
+        owners = f"; no {_noun(by)} of them is known"
     return (
         f"{counted(result.lost_pages, 'page')} "
         f"({pages_size(result.lost_pages * facts.page_size)}) in "
-        f"{counted(result.lost_allocations, 'allocation')} {verb} lost, by "
-        f"{counted(len(lost), _noun(by))}; confidence: {', '.join(sure)}. {known}\n"
+        f"{counted(result.lost_allocations, 'allocation')} {verb} lost"
+        f"{owners}; confidence: {', '.join(sure)}. {known}\n"
     )
 
 
@@ -122,7 +127,8 @@ def _owners_table(owners: Sequence[LeakOwner], result: Leaks) -> str:
         for number, owner in enumerate(owners, 1)
     ]
     headers = ["#", "pages", "size", "allocations", "verdict", "confidence", "owner", "age"]
-    return table(rows, headers, right=(0, 1, 2, 3), spare=("size", "allocations"))
+    spare = ("size", "allocations", *["age"] * all(owner.oldest_ns is None for owner in owners))
+    return table(rows, headers, right=(0, 1, 2, 3), spare=spare)
 
 
 def _group(group: LeakGroup, result: Leaks, facts: Facts) -> Iterator[str]:
@@ -224,7 +230,7 @@ def suspects_text(
     :param stacks: Whether to yield a paragraph per stack instead, with its tasks and frames.
     """
     look = "looks like a leak" if len(found) == 1 else "look like leaks"
-    yield f"{counted(len(found), 'stack')} {look}; this is no proof (leaks without --suspects)\n"
+    yield f"{counted(len(found), 'stack')} {look}; for proof, run leaks without --suspects\n"
     if not stacks and found:
         yield "\n" + _suspects_table(found[:limit], facts)
     for suspect in found[:limit] if stacks else ():

@@ -37,11 +37,11 @@ def page_text(info: PageInfo) -> Iterator[str]:
             yield from _stack(when, info.record.free_stack)
     for problem in info.problems:
         yield f"problem: {problem}\n"
-    yield "\n"
 
 
 def _place(info: PageInfo) -> Iterator[tuple[str, str]]:
-    yield "page", f"pfn:{info.pfn:#x} (asked for: {info.what}, a {info.kind})"
+    asked = "" if info.kind == "PFN" else f" (asked for: {info.what}, a {info.kind})"
+    yield "page", f"pfn:{info.pfn:#x}{asked}"
     if info.use is not None:
         yield "class", f"{info.use}: {info.area}" if info.area is not None else info.use
     yield "phys", f"{info.phys:#x}"

@@ -46,9 +46,12 @@ def slab_table(result: SlabTop) -> Iterator[str]:
     headers = ["size", "share", "objects", "cache", *["pid"] * pids, *["owner"] * owners]
     headers += ["stack"] * stacks + ["charged to"] * (charges and not stacks)
     shown = sum(group.bytes for group in result.groups)
+    everything = len(result.groups) == result.number_of_groups
+    sizes = "" if everything else f"{pages_size(shown)} of "
     yield (
-        f"{len(result.groups):,} of {counted(result.number_of_groups, 'group')} shown: "
-        f"{pages_size(shown)} of {pages_size(result.bytes)} in "
+        ("" if everything else f"{len(result.groups):,} of ")
+        + f"{counted(result.number_of_groups, 'group')}{' shown' * (not everything)}: "
+        f"{sizes}{pages_size(result.bytes)} in "
         f"{counted(result.objects, 'allocated object')}, {result.with_owner:,} of which "
         f"{have(result.with_owner)} an owner; {counted(result.free_objects, 'object')} "
         f"{are(result.free_objects)} free\n"

@@ -12,7 +12,7 @@ from drgn_pageowner.units import age, are, counted, have, pages_size, share
 
 __all__ = (
     "age", "ages", "are", "counted", "csv_cell", "csv_row", "have", "pages_size", "seconds",
-    "share", "table",
+    "share", "shown_of", "table",
 )  # fmt: skip
 
 # First characters that make a spreadsheet evaluate a cell. A tab or a carriage return does so too,
@@ -40,12 +40,21 @@ def table(
     3. The columns are split into several tables.
 
     :param right: Indices of the columns that are aligned to the right.
-    :param spare: Headers of the columns that can be left out, in this order.
+    :param spare: Headers of the columns that can be left out, in this order. Those with nothing but
+        ``-`` always are.
     :param below: Whether to print the last column of a table that is too wide below the rows, even
         if each of its cells has one line.
     :param keys: Number of leading columns that are repeated in each table if the table is split.
     """
     cells = [[str(cell).split("\n") for cell in row] for row in rows]
+    # Columns that have no value anywhere say nothing.
+    empty = [c for c, header in enumerate(headers)
+             if header in spare and cells and all(row[c] == ["-"] for row in cells)]  # fmt: skip
+    for column in reversed(empty):
+        headers = [*headers[:column], *headers[column + 1 :]]
+        right = [c - (c > column) for c in right if c != column]
+        for row in cells:
+            del row[column]
     bodies = [max((len(line) for row in cells for line in row[c]), default=0)
               for c in range(len(headers))]  # fmt: skip
     names = [[header] for header in headers]
@@ -207,6 +216,22 @@ def _aligned(grid: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
 def _is_simple(text: str) -> bool:
     """Return whether each character of *text* takes one column of a terminal."""
     return text.isascii() and text.isprintable()
+
+
+def shown_of(rows: int, groups: int, noun: str, shown: int, pages: int, page_size: int) -> str:
+    """
+    Return how much of everything the rows of a table have.
+
+    :param rows: Number of *groups* that are shown.
+    :param shown: Number of *pages* that these have.
+    """
+    sizes = [pages_size(number * page_size) for number in (shown, pages)]
+    if rows == groups and shown == pages:
+        return f"{counted(groups, noun)}: {counted(pages, 'page')}, {sizes[1]}"
+    return (
+        f"{rows:,} of {counted(groups, noun)} shown: {shown:,} of {counted(pages, 'page')} "
+        f"({share(shown, pages)}), {sizes[0]} of {sizes[1]}"
+    )
 
 
 def csv_row(values: Iterable[Any]) -> list[Any]:

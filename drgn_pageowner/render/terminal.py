@@ -24,6 +24,17 @@ _LEAST = 40
 # Two or more spaces between the name at the start of a line and its text.
 _GAP = re.compile(r"\S {2,}(?=\S)")
 
+# What can be left out of a name, and the rest.
+_SHORTER = (
+    (re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+(?= \[[\w-]+\]$|$)"), ""),
+    (re.compile(r"^[^ ]*/([^ /]+:\d+ (?:\[[\w-]+\] )?func:)"), r"\1"),
+    (
+        re.compile(r"^[^ ]+:\d+ (\[[\w-]+\] )?func:([^ ]+)$"),
+        lambda m: f"{m[2]} {m[1] or ''}".rstrip(),
+    ),
+    (re.compile(r"^0x[0-9a-f]+ \(([^ ]*GFP_[^ ]*)\)$"), r"\1"),
+)
+
 _RED, _YELLOW, _GREEN, _CYAN = "31", "33", "32", "36"
 _SEVERITIES = {"bad": _RED, "warning": _YELLOW, "ok": _GREEN, "good": _GREEN}
 _SEVERITY = re.compile(r"^(?P<word>bad|warning|ok|good)(?=: | {2,}|$)", re.IGNORECASE)
@@ -51,7 +62,16 @@ def wants_colour(choice: str, out: Any, environment: Mapping[str, str] | None = 
 
 
 def shortened(text: str, width: int) -> str:
-    """Return *text* in at most *width* characters, with ``...`` in place of its middle."""
+    """
+    Return *text* in at most *width* characters.
+
+    A frame first loses its offset, an allocation tag its directory and then its line, and flags
+    lose their number. What is still too long has ``...`` in place of its middle.
+    """
+    for pattern, shorter in _SHORTER:
+        if len(text) <= width:
+            return text
+        text = pattern.sub(shorter, text)
     if len(text) <= width:
         return text
     if width <= len(_ELLIPSIS):
@@ -81,7 +101,11 @@ def fold(line: str, width: int) -> list[str]:
     text_at = gap.end() if gap is not None and gap.end() <= width // 2 else indent + 2
     hanging = " " * min(text_at, width // 2)
     longest = width - len(hanging)
-    words = [shortened(word, longest) for word in line[indent:].split(" ")]
+    words = [
+        shortened(part, longest)
+        for word in line[indent:].split(" ")
+        for part in _flags(word, longest)
+    ]
     return textwrap.wrap(
         " ".join(words),
         width,
@@ -92,6 +116,17 @@ def fold(line: str, width: int) -> list[str]:
         drop_whitespace=True,
         replace_whitespace=False,
     )
+
+
+def _flags(word: str, width: int) -> list[str]:
+    """Break a word of flags behind ``|``, each line as long as *width* allows."""
+    parts: list[str] = []
+    for flag in re.findall(r"[^|]*\||[^|]+", word) if len(word) > width else [word]:
+        if parts and len(parts[-1]) + len(flag) <= width:
+            parts[-1] += flag
+        else:
+            parts.append(flag)
+    return parts
 
 
 def paint(line: str) -> str:

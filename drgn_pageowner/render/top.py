@@ -14,7 +14,7 @@ from drgn_pageowner.escape import word
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.render.jsonable import json_document
-from drgn_pageowner.render.table import ages, counted, csv_row, pages_size, share, table
+from drgn_pageowner.render.table import ages, counted, csv_row, pages_size, share, shown_of, table
 from drgn_pageowner.render.text import gfp_text
 
 __all__ = ("key_text", "top_csv", "top_json", "top_object", "top_table")
@@ -29,7 +29,9 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
     by_stack = "stack" in result.by
     # The number of a row is repeated above its stack.
     number = ["#"] if by_stack else []
-    headers = [*number, "pages", "size", "share", "allocations", "age", *keys, "handle"]
+    # Two columns of this name would be confusing.
+    span = "age" not in keys
+    headers = [*number, "pages", "size", "share", "allocations", *["age"] * span, *keys, "handle"]
     # The owner of one allocator is that.
     owned = by_stack or "allocator" not in keys
     headers += [*["owner" if by_stack else "largest owner"] * owned]
@@ -40,7 +42,7 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
             pages_size(group.bytes),
             share(group.pages, result.pages),
             f"{group.allocations:,}" if group.allocations is not None else "-",
-            ages(group.oldest_ns, group.newest_ns, result.now_ns),
+            *[ages(group.oldest_ns, group.newest_ns, result.now_ns)] * span,
             *(key_text(group, key, snapshot) for key in keys),
             str(group.handle) if group.handle else "-",
             *[_owner(group)] * owned,
@@ -48,10 +50,9 @@ def top_table(result: Top, snapshot: Snapshot) -> Iterator[str]:
         for place, group in enumerate(result.groups, 1)
     ]
     shown = sum(group.pages for group in result.groups)
+    size = snapshot.facts.page_size
     yield (
-        f"{len(result.groups):,} of {counted(result.number_of_groups, 'group')} shown: "
-        f"{shown:,} of {counted(result.pages, 'page')} ({share(shown, result.pages)}), "
-        f"{pages_size(shown * snapshot.facts.page_size)} of {pages_size(result.bytes)}"
+        shown_of(len(result.groups), result.number_of_groups, "group", shown, result.pages, size)
         + ("" if result.allocations is None else f" in {counted(result.allocations, 'allocation')}")
         + "\n"
     )

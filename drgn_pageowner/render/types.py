@@ -32,6 +32,7 @@ def cache_types_text(result: TypeShares) -> Iterator[str]:
     headers = ["size", "objects", "typed", "bytes", "sure", "unclear", "cache", "types"]
     if rows:
         yield table(rows, headers, right=range(6), spare=("sure", "bytes", "unclear")) + "\n"
+    yield f"{len(result.caches):,} of {counted(result.number_of_caches, 'cache')} shown\n"
     yield from _totals(result)
 
 
@@ -59,13 +60,18 @@ def type_groups_text(result: TypeShares) -> Iterator[str]:
 
 
 def _totals(result: TypeShares) -> Iterator[str]:
+    conflicts = ""
+    if result.conflicts:
+        conflicts = (
+            f"; {counted(result.conflicts, 'node')} {have(result.conflicts)} none because "
+            "pointers disagree"
+        )
     yield (
         f"{result.typed_objects:,} of {counted(result.objects, 'allocated object')} "
         f"{have(result.typed_objects)} a type "
         f"({share(result.typed_objects, result.objects)}), {pages_size(result.typed_bytes)} of "
         f"{pages_size(result.bytes)} ({share(result.typed_bytes, result.bytes)}); "
-        f"{result.exact_objects:,} for sure; {counted(result.conflicts, 'node')} "
-        f"{have(result.conflicts)} none because pointers disagree\n"
+        f"{result.exact_objects:,} for sure{conflicts}\n"
     )
     checked = result.accuracy
     if checked is None:

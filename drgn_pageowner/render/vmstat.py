@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 
 from drgn_pageowner.analysis.frag.buddy import PageTypeInfo, fragmentation_index, unusable_index
 from drgn_pageowner.model.kernel import Facts, Names, Zone
 from drgn_pageowner.model.pages import Memory
+from drgn_pageowner.render.table import table
+from drgn_pageowner.render.terminal import columns
 
-__all__ = ("buddyinfo_text", "extfrag_text", "pagetypeinfo_text", "unusable_text")
+__all__ = ("buddyinfo_text", "extfrag_text", "fitted", "pagetypeinfo_text", "unusable_text")
+
+# A row of these files, and the headers that some of them have.
+_ROW = re.compile(r"Node +(\d+), zone +(\S+?)(?:, type +(\S+))? +(.*)")
+_HEADERS = re.compile(r"(Free pages .* at order|Number of .*?) {2,}(.*)")
 
 _LONGEST_LIST = 100000
 """Number of blocks at which ``pagetypeinfo_showfree_print()`` stops counting."""
@@ -30,6 +38,42 @@ def buddyinfo_text(memory: Memory) -> Iterator[str]:
     for number, zone in _populated(memory):
         counts = "".join(f"{count:6d} " for count in memory.zones[number].nr_free)
         yield f"{_heading(zone)}{counts}\n"
+
+
+def fitted(text: Iterable[str]) -> Iterator[str]:
+    """
+    Yield *text* as it is, or the same numbers in tables if a line is wider than the terminal.
+
+    :param text: What one of the other functions of this module yields.
+    """
+    lines = "".join(text).splitlines()
+    if max(map(len, lines), default=0) <= columns():
+        yield from (f"{line}\n" for line in lines)
+        return
+    headers: list[str] = []
+    for are_rows, some in groupby(lines, lambda line: _ROW.match(line) is not None):
+        if are_rows:
+            yield _narrow(list(some), headers)
+            continue
+        for line in some:
+            title = _HEADERS.match(line)
+            if title is not None:
+                headers = title[2].split()
+            yield (line if title is None else title[1]) + "\n"
+
+
+def _narrow(lines: Sequence[str], headers: Sequence[str]) -> str:
+    """
+    Format rows of one of the kernel's files as a table.
+
+    :param headers: Those of the numbers; empty if these are by order, and the file has none.
+    """
+    parts = [match.groups() for match in map(_ROW.match, lines) if match is not None]
+    rows = [[*filter(None, names), *numbers.split()] for *names, numbers in parts]
+    keys = 2 if parts[0][2] is None else 3
+    named = headers or [str(order) for order in range(len(rows[0]) - keys)]
+    first = ("node", "zone", "type")[:keys]
+    return table(rows, [*first, *named], right=(0, *range(keys, len(rows[0]))), keys=keys)
 
 
 def _index_text(

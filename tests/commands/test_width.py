@@ -6,17 +6,18 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from asking import ask
 from conftest import Dump
 
 from drgn_pageowner.cli import build_parser
-from drgn_pageowner.commands import COMMANDS
+from drgn_pageowner.commands import COMMANDS, run_command
+from drgn_pageowner.fleet.questions import QUESTIONS
 from drgn_pageowner.progress import warn
 
-# Commands with tables. Output in the format of kernel files (frag buddyinfo, ...) may be wider.
 LINES = (
     "info",
     "list --limit 50",
@@ -30,7 +31,7 @@ LINES = (
     "account --slab",
     "leaks --slab",
     "leaks --suspects",
-    "frag summary contiguity culprits cma map",
+    "frag all --order 9",
     "frag culprits --stacks",
     "frag why --order 9",
     "frag --explain 0",
@@ -41,13 +42,36 @@ LINES = (
     "diff OTHER OTHER --by allocator",
     "diff OTHER OTHER --by class",
     "sql from/**/stacks",
+    "report DIR/out.html",
+    "triage DIR/triage",
+    "save DIR/out.parquet",
+    "layout DIR/out.debug",
+    "save --leaks --dataset DIR/dataset",
 )
-# Commands without tables here: they write files, or need a running kernel or allocation tags.
-WITHOUT = {"layout", "watch", "report", "triage", "save", "allocinfo", "fleet"}
+# Of a kernel with allocation tags.
+TAGGED = (
+    "allocinfo",
+    "allocinfo --by module,function",
+    "account --slab",
+    "leaks --slab",
+    "leaks --by tag",
+    "top",
+    "top --by tag,order",
+    "top --slab",
+)
+FLEET = (
+    *(f"fleet top DIR {question}" for question in QUESTIONS),
+    "fleet rules DIR",
+    "fleet report DIR DIR/out.html",
+    "fleet diff DIR --kernel 6.12.107 6.12.107",
+)
+FIRST = {"sql": "duckdb", "report": "plotly", "triage": "plotly", "save": "pyarrow"}
 
 
 def test_every_command_is_here() -> None:
-    assert {line.split()[0] for line in LINES} | WITHOUT == set(COMMANDS)
+    # watch needs a running kernel: tests/render/test_watch_text.py has its width.
+    lines = (*LINES, *TAGGED, *FLEET)
+    assert {line.split()[0] for line in lines} | {"watch"} == set(COMMANDS)
 
 
 @pytest.mark.once
@@ -59,16 +83,84 @@ def test_no_line_is_wider_than_columns(
     dump_named: Callable[[str], Dump],
     live: Callable[[Dump], Any],
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    pytest.importorskip(FIRST.get(line.split()[0], "drgn_pageowner"))
     session = live(dump_named("linux-6.12/traps"))
     monkeypatch.setenv("COLUMNS", str(columns))
-    if line.startswith("sql"):
-        pytest.importorskip("duckdb")
-        pytest.importorskip("pyarrow")
-    status, said, _ = ask(session, line, open_session=lambda path: session)
+    monkeypatch.chdir(tmp_path)
+    status, said, _ = ask(session, line.replace("DIR", "."), open_session=lambda path: session)
+    assert status == (3 if line.startswith("triage") else 0)
+    assert said
+    assert [one for one in said.splitlines() if len(one) > columns] == []
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("line", TAGGED)
+def test_no_line_about_tags_is_wider(
+    line: str,
+    columns: int,
+    dump_named: Callable[[str], Dump],
+    live: Callable[[Dump], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = live(dump_named("linux-7.2-profiling/owner-off-tags"))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    status, said, _ = ask(session, line)
     assert status == 0
     assert said
     assert [one for one in said.splitlines() if len(one) > columns] == []
+
+
+@pytest.fixture(scope="module")
+def dataset(
+    tmp_path_factory: pytest.TempPathFactory,
+    dump_named: Callable[[str], Dump],
+    live: Callable[[Dump], Any],
+) -> Path:
+    for module in ("duckdb", "pyarrow", "jinja2"):
+        pytest.importorskip(module)
+    made = tmp_path_factory.mktemp("width") / "dataset"
+    status, _, error = ask(
+        live(dump_named("linux-6.12/traps")), f"save --leaks --rules builtin --dataset {made}"
+    )
+    assert status == 0, error
+    return made
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("line", FLEET)
+def test_no_line_of_a_fleet_is_wider(
+    line: str, columns: int, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.chdir(dataset)
+    status, said, _ = ask(cast(Any, None), line.replace("DIR", "."))
+    assert status == 0
+    assert said
+    assert [one for one in said.splitlines() if len(one) > columns] == []
+
+
+@pytest.mark.parametrize("view", ["buddyinfo", "pagetypeinfo", "extfrag"])
+def test_the_kernels_files_fit_a_terminal(
+    view: str,
+    dump_named: Callable[[str], Dump],
+    live: Callable[[Dump], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    session = live(dump_named("linux-6.12/traps"))
+    monkeypatch.setenv("COLUMNS", "80")
+    args = build_parser().parse_args(["frag", view])
+    terminal, file = Terminal(), io.StringIO()
+    for out in (terminal, file):
+        assert run_command(args, session, out) == 0
+    assert max(map(len, terminal.getvalue().splitlines())) <= 80
+    # Programs get what the kernel prints.
+    assert max(map(len, file.getvalue().splitlines())) > 80
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

@@ -64,3 +64,27 @@ def test_severities_and_modules_are_painted() -> None:
     assert paint("    f+0x1/0x2 [mod]") == "    f+0x1/0x2 \033[36m[mod]\033[0m"
     # Footnote marks are not modules.
     assert paint("slab  12 [3]  badly") == "slab  12 [3]  badly"
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "short"),
+    [
+        ("po_leak_order+0xf/0x190 [po_leak]", 23, "po_leak_order [po_leak]"),
+        ("copy_process+0xb00/0x1d40", 20, "copy_process"),
+        ("fs/kernfs/dir.c:665 func:kernfs_new", 30, "dir.c:665 func:kernfs_new"),
+        ("fs/kernfs/dir.c:665 func:kernfs_new", 20, "kernfs_new"),
+        ("drivers/po.c:16 [po_holder] func:po_get", 20, "po_get [po_holder]"),
+        ("0x140cca (GFP_HIGHUSER_MOVABLE|__GFP_COMP)", 34, "GFP_HIGHUSER_MOVABLE|__GFP_COMP"),
+        ("0xffffffffc00f5010 (unloaded)", 20, "0xffffff...unloaded)"),
+    ],
+)
+def test_what_says_least_is_left_out_first(text: str, width: int, short: str) -> None:
+    assert shortened(text, len(text)) == text
+    assert shortened(text, width) == short
+
+
+def test_flags_are_broken_behind_bars() -> None:
+    flags = "0x86c(" + "|".join(["referenced", "uptodate", "mlocked", "node=0"] * 3) + ")"
+    lines = fold(f"flags        {flags}", 60)
+    assert max(map(len, lines)) <= 60
+    assert "".join(line.strip() for line in lines) == f"flags        {flags}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from drgn_pageowner.kernel.linux.translate import direct_map
 from drgn_pageowner.render.vmstat import (
     buddyinfo_text,
     extfrag_text,
+    fitted,
     pagetypeinfo_text,
     unusable_text,
 )
@@ -171,3 +172,21 @@ def test_the_indices_are_those_of_vmstat_c(
 ) -> None:
     assert unusable_index(nr_free, order) == unusable
     assert fragmentation_index(nr_free, order) == index
+
+
+def test_a_narrow_terminal_has_the_same_numbers_in_tables(
+    dump_named: Callable[[str], Dump], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = joined_of(dump_named("linux-6.12/traps"))
+    text = "".join(pagetypeinfo_text(joined.memory, page_type_info(joined)))
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "".join(fitted([text])) == text
+    monkeypatch.setenv("COLUMNS", "80")
+    tables = "".join(fitted([text]))
+    assert max(map(len, tables.splitlines())) <= 80
+    rows = [line.split() for line in text.splitlines() if line.startswith("Node")]
+    numbers = [row[6:] if "type" in row else row[4:] for row in rows]
+    found = [line.split() for line in tables.splitlines() if re.match(r" +\d+  DMA32", line)]
+    assert [row[-len(row_) :] for row, row_ in zip(found, numbers, strict=True)] == numbers
+    assert ["node", "zone", "type", "0", "1"] in [line.split()[:5] for line in tables.splitlines()]
+    assert "Movable  Reclaimable  HighAtomic" in tables

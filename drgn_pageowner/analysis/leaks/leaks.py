@@ -496,7 +496,7 @@ class _Signs:
             found.append("a module in its stack is gone")
         if self.freed_init and not self.gone:
             # This explains the frame; it is neither evidence for nor against a leak.
-            found.append("a frame without a symbol is a module's init code, freed once it had run")
+            found.append("its stack has a module's init code, which was freed once it had run")
         if self.nobody:
             found.append("the tasks that allocated it are gone")
         return found

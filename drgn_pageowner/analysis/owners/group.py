@@ -240,7 +240,7 @@ def _grouping(snapshot: Snapshot, by: Sequence[str], depth: int | None, skip: in
     for column in sorted(needed - snapshot.columns.keys() - {"ts_nsec"}):
         raise UsageError(snapshot.lacks(column))
     if "age" in by and ("ts_nsec" not in snapshot or snapshot.facts.now_ns is None):
-        raise UsageError("this kernel's page_owner does not record when a page was allocated")
+        raise UsageError(snapshot.lacks("when a page was allocated"))
     stacks = _cut(snapshot, depth, skip) if depth is not None or skip else snapshot.stack
     codes = []
     values: dict[str, Array] = {}

@@ -89,6 +89,7 @@ class TypeShares:
     conflicts: int
     """Nodes that have no type because pointers to them disagree."""
     number_of_groups: int
+    number_of_caches: int
     caches: list[CacheTypes]
     """Largest first."""
     groups: list[TypeGroup]
@@ -158,6 +159,7 @@ def type_shares(heap: Heap, types: HeapTypes, *, limit: int | None = None) -> Ty
         exact_objects=int(exact.sum()),
         conflicts=types.conflicts,
         number_of_groups=len(every),
+        number_of_caches=len(caches),
         caches=caches[:limit],
         groups=every[:limit],
     )
