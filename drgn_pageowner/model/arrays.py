@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 __all__ = (
     "Array",
@@ -113,8 +113,8 @@ class Coded:
 class Growing:
     """A column to which rows are added, with no second copy of them when it grows."""
 
-    def __init__(self, dtype: type[np.generic]) -> None:
-        self._rows = np.empty(0, dtype)
+    def __init__(self, dtype: DTypeLike) -> None:
+        self._rows: Array = np.empty(0, dtype)
         self._length = 0
 
     def __len__(self) -> int:

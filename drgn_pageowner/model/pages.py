@@ -215,7 +215,7 @@ class Pages:
 
     def within(self, pfns: PfnRanges) -> Array:
         """Return which pages are in a set of PFNs: ``bool``, shape ``(n,)``."""
-        low, high = self._first_rows(pfns.start), self._first_rows(pfns.end)
+        low, high = self.first_rows(pfns.start), self.first_rows(pfns.end)
         some = low < high
         # The running sum is 1 inside of the ranges, which do not overlap.
         edges = np.zeros(len(self) + 1, np.int8)
@@ -224,10 +224,10 @@ class Pages:
         result: Array = np.cumsum(edges[:-1], dtype=np.int8, out=edges[:-1]).view(bool)
         return result
 
-    def _first_rows(self, pfns: Array) -> Array:
+    def first_rows(self, pfns: Array) -> Array:
         """Return the first row whose PFN is not less than each of *pfns*: ``int64``."""
         if not len(self.starts):
-            return np.zeros(len(pfns), np.int64)
+            return np.zeros(np.shape(pfns), np.int64)
         which = np.searchsorted(self.starts, pfns, "right") - 1
         inside = np.maximum(which, 0)
         row = np.minimum(

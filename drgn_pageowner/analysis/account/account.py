@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass, classes_of_records, page_classes
-from drgn_pageowner.model.arrays import Array, slices
+from drgn_pageowner.model.arrays import Array, ascending, slices
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import PageState
@@ -88,11 +89,10 @@ def account(inventory: Inventory, classes: Array | None = None) -> Account:
 @kept
 def _account(inventory: Inventory, classes: Array) -> Account:
     facts = inventory.memory.pages.facts
-    counts = np.zeros(len(PageClass), np.int64)
-    for piece in slices(len(classes)):
-        counts += np.bincount(classes[piece], minlength=len(PageClass))
+    table = _counted(inventory, classes)
+    counts = table.sum(axis=(0, 2))
     counts[PageClass.ABSENT] = 0
-    counters = _Counters(inventory, classes, counts)
+    counters = _Counters(inventory, classes, counts, table.sum(axis=0))
     rows = []
     for number in np.flatnonzero(counts).tolist():
         pages = int(counts[number])
@@ -102,7 +102,7 @@ def _account(inventory: Inventory, classes: Array) -> Account:
                 pages=pages,
                 bytes=pages * facts.page_size,
                 counter=counters.of(number),
-                slab_caches=_slab_caches(inventory) if number == PageClass.SLAB else None,
+                slab_caches=_slab_caches(inventory, table) if number == PageClass.SLAB else None,
             )
         )
     return Account(
@@ -111,18 +111,45 @@ def _account(inventory: Inventory, classes: Array) -> Account:
         accounted=int(counts.sum()),
         unknown=int(counts[PageClass.UNKNOWN]),
         classes=sorted(rows, key=lambda row: -row.pages),
-        zones=_zones(inventory, classes),
+        zones=_zones(inventory, table.sum(axis=2)),
     )
 
 
-def _zones(inventory: Inventory, classes: Array) -> list[ZoneCounts]:
-    zones, number = inventory.memory.pages.facts.zones, len(PageClass)
-    table = np.zeros(256 * number, np.int64)
+# Up to so many times in a piece of pages, the zone changes where zones begin and end.
+_CHANGES = 64
+
+
+def _counted(inventory: Inventory, classes: Array) -> Array:
+    """
+    Count the pages by zone, class and state.
+
+    :return: ``int64``, shape ``(256, classes, states)``; zone 255 is none.
+    """
+    pages = inventory.memory.pages
+    shape = (256, len(PageClass), len(PageState))
+    table = np.zeros((shape[0], shape[1] * shape[2]), np.int64)
     for piece in slices(len(classes)):
-        key = inventory.memory.pages["zone"][piece].astype(np.int16) * np.int16(number)
-        key += classes[piece]
-        table += np.bincount(key, minlength=256 * number)
-    of_zone = table.reshape(256, number)
+        zone = pages["zone"][piece]
+        key = classes[piece].astype(np.uint16) * np.uint16(shape[2])
+        key += pages.state[piece]
+        changes = np.flatnonzero(zone[1:] != zone[:-1]) + 1
+        if len(changes) > _CHANGES:
+            every = key + zone.astype(np.int64) * table.shape[1]
+            table += np.bincount(every, minlength=table.size).reshape(table.shape)
+            continue
+        edges = [0, *changes.tolist(), len(zone)]
+        for start, end in pairwise(edges):
+            table[zone[start]] += np.bincount(key[start:end], minlength=table.shape[1])
+    return table.reshape(shape)
+
+
+def _zones(inventory: Inventory, of_zone: Array) -> list[ZoneCounts]:
+    """
+    Return the classes of each zone.
+
+    :param of_zone: Number of pages: ``int64``, shape ``(256, classes)``.
+    """
+    zones = inventory.memory.pages.facts.zones
     return [
         ZoneCounts(
             zone.node,
@@ -139,7 +166,7 @@ def _zones(inventory: Inventory, classes: Array) -> list[ZoneCounts]:
     ]
 
 
-def _slab_caches(inventory: Inventory) -> list[tuple[str, int]]:
+def _slab_caches(inventory: Inventory, table: Array) -> list[tuple[str, int]]:
     slabs = inventory.slabs
     # Objects of KFENCE are not in slabs.
     real = inventory.metadata[slabs.row] != Metadata.KFENCE
@@ -147,18 +174,26 @@ def _slab_caches(inventory: Inventory) -> list[tuple[str, int]]:
     pages = np.bincount(cache, number, len(slabs.caches)).astype(np.int64)
     order = np.argsort(-pages, kind="stable")
     found = [(slabs.caches[cache], int(pages[cache])) for cache in order.tolist() if pages[cache]]
-    lost = int((inventory.memory.pages.state == PageState.SLAB).sum()) - int(pages.sum())
+    lost = int(table[:, :, PageState.SLAB].sum()) - int(pages.sum())
     return [*found, ("(no cache)", lost)] if lost > 0 else found
 
 
 class _Counters:
     """The kernel's own counters, with the known differences between each counter and its class."""
 
-    def __init__(self, inventory: Inventory, classes: Array, counts: Array) -> None:
+    def __init__(
+        self, inventory: Inventory, classes: Array, counts: Array, by_state: Array
+    ) -> None:
+        """
+        :param classes: Class of each page.
+        :param counts: Number of pages of each class.
+        :param by_state: Number of pages of each class (rows) and state (columns).
+        """
         self._inventory = inventory
         self._counters = inventory.counters
         self._classes = classes
         self._counts = counts
+        self._by_state = by_state
 
     def of(self, number: int) -> Counter | None:
         """Return the counter of the class with number *number*; ``None`` if the kernel has none."""
@@ -214,7 +249,8 @@ class _Counters:
     def _memmap_by_kmalloc(self) -> int:
         """Count memmap pages that classic SPARSEMEM allocated for memory added at run time."""
         records, of_row = self._inventory.records, self._inventory.record_of_row
-        rows = np.flatnonzero((self._classes == PageClass.MEMMAP) & (of_row >= 0))
+        rows = np.flatnonzero(self._classes == PageClass.MEMMAP)
+        rows = rows[of_row[rows] >= 0]
         if records is None or not len(rows):
             return 0
         kinds = classes_of_records(records, of_row[rows])
@@ -257,37 +293,34 @@ class _Counters:
         pages = self._sum("NR_PAGETABLE")
         if pages is None:
             return None
-        marked = self._inventory.memory.pages.state == PageState.TABLE
-        mine = self._classes == number
+        marked = self._by_state[:, PageState.TABLE]
         return self._make(
             number, "PageTables", pages,
-            int(np.count_nonzero(mine & ~marked)), int(np.count_nonzero(marked & ~mine)),
+            int(self._by_state[number].sum() - marked[number]), int(marked.sum() - marked[number]),
             "it leaves out upper levels that this kernel does not mark, and counts tables of the "
             "kernel that it marks",
         )  # fmt: skip
 
     def _rows(self, kinds: Iterable[AreaKind]) -> Array:
-        """Return whether each page is in an area of one of *kinds*: ``bool``, a row per page."""
-        found = np.zeros(len(self._classes), bool)
-        for area in self._inventory.areas:
-            if area.kind in kinds:
-                found[area.rows[area.rows >= 0]] = True
-        return found
+        """Return the rows of the pages in areas of *kinds*: ``int64``, ascending."""
+        rows = [area.rows for area in self._inventory.areas if area.kind in kinds]
+        found = ascending(np.concatenate([np.zeros(0, np.int64), *rows]))
+        result: Array = found[found >= 0]
+        return result
 
     def _stack(self, number: int) -> Counter | None:
         size = self._inventory.memory.pages.facts.page_size
         kilobytes = self._sum("NR_KERNEL_STACK_KB")
         if kilobytes is None:
             return None
-        mine = self._classes == number
-        image = self._inventory.metadata == Metadata.STACK
-        boot = image & (self._inventory.memory.pages.state == PageState.RESERVED)
-        nobodys = self._rows([AreaKind.CACHED_STACK]) | boot
+        mine = np.flatnonzero(self._classes == number)
+        image = self._inventory.metadata[mine] == Metadata.STACK
+        boot = image & (self._inventory.memory.pages.state[mine] == PageState.RESERVED)
         # A stack that belongs to neither a task nor a known area is about to be used, or was just
         # freed.
-        nobodys |= mine & ~image
+        nobodys = np.isin(mine, self._rows([AreaKind.CACHED_STACK])) | boot | ~image
         return self._make(
-            number, "KernelStack", kilobytes * 1024 // size, int((mine & nobodys).sum()),
+            number, "KernelStack", kilobytes * 1024 // size, int(np.count_nonzero(nobodys)),
             note="it leaves out stacks that are kept for the next task, and the first task's",
         )  # fmt: skip
 
@@ -297,11 +330,11 @@ class _Counters:
         pages = self._sum("nr_vmalloc_pages", "NR_VMALLOC")
         if pages is None:
             return None
-        in_areas = self._rows(set(AreaKind) - {AreaKind.VMAP})
-        others = int(np.count_nonzero(in_areas & (self._classes != number)))
-        uncounted = int(np.count_nonzero(~in_areas & (self._classes == number)))
+        in_areas = self._classes[self._rows(set(AreaKind) - {AreaKind.VMAP})]
+        mine = int(np.count_nonzero(in_areas == number))
         return self._make(
-            number, "VmallocUsed", pages, uncounted, others,
+            number, "VmallocUsed", pages,
+            int(self._by_state[number].sum()) - mine, len(in_areas) - mine,
             "it counts stacks and modules too, and leaves out what is in no area",
         )  # fmt: skip
 

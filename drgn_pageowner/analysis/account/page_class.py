@@ -239,37 +239,60 @@ def page_classes(inventory: Inventory) -> Array:
     return _page_classes(inventory) if inventory.records is None else _kept_classes(inventory)
 
 
+# Pages of these states belong to the kernel, and their stack or their address tells what they are.
+# A driver can migrate its pages on kernels whose zsmalloc and balloon have no page type.
+_TOLD = (PageState.KERNEL, PageState.NOREF, PageState.DRIVER_MOVABLE)
+_NO_CLASS = 255
+
+
 def _page_classes(inventory: Inventory) -> Array:
     pages, records = inventory.memory.pages, inventory.records
     table = np.full(len(PageState), PageClass.OTHER, np.uint8)
     for state, value in _OF_STATE.items():
         table[state] = value
     result = looked_up(table, pages.state)
-    # A page that a driver can migrate, on kernels whose zsmalloc and balloon have no type.
-    told = among(pages.state, (PageState.KERNEL, PageState.NOREF, PageState.DRIVER_MOVABLE))
     if records is not None and len(records):
-        of_record = per_record(records, classes_of_stacks)
+        # The last element is for pages without a record, whose record is -1.
+        of_record = np.append(per_record(records, classes_of_stacks), np.uint8(_NO_CLASS))
         for piece in slices(len(result)):
-            record = inventory.record_of_row[piece]
-            rows = np.flatnonzero(told[piece] & (record >= 0))
-            result[piece][rows] = of_record[record[rows]]
-    plain = told & among(result, (PageClass.OTHER, PageClass.VMALLOC))
-    for area in inventory.areas:
-        if area.kind == AreaKind.VMAP:
-            continue
-        rows = area.rows[area.rows >= 0]
-        mine = rows[plain[rows]]
-        result[mine] = PageClass.MODULE if area.kind == AreaKind.MODULE else PageClass.VMALLOC
+            recorded = of_record[inventory.record_of_row[piece]]
+            known = among(pages.state[piece], _TOLD) & (recorded != _NO_CLASS)
+            np.copyto(result[piece], recorded, where=known)
+    rows, kinds = _pages_of_areas(inventory)
+    plain = among(pages.state[rows], _TOLD)
+    plain &= among(result[rows], (PageClass.OTHER, PageClass.VMALLOC))
+    result[rows[plain]] = kinds[plain]
     of_metadata = np.zeros(len(Metadata), np.uint8)
     for kind, value in _OF_METADATA.items():
         of_metadata[kind] = value
     rows = np.flatnonzero(inventory.metadata)
     metadata = inventory.metadata[rows]
-    mine = told[rows] | (metadata == Metadata.IMAGE)
-    mine |= among(pages.state[rows], (PageState.RESERVED, PageState.TABLE))
+    mine = metadata == Metadata.IMAGE
+    mine |= among(pages.state[rows], (*_TOLD, PageState.RESERVED, PageState.TABLE))
     result[rows[mine]] = of_metadata[metadata[mine]]
     result[inventory.buffers] = PageClass.BUFFERS
     return result
+
+
+def _pages_of_areas(inventory: Inventory) -> tuple[Array, Array]:
+    """
+    Return the rows of the pages of all areas except those of ``vmap()``, and the class that each
+    has as a page of its area: ``int64`` and ``uint8``.
+    """
+    areas = [area for area in inventory.areas if area.kind != AreaKind.VMAP]
+    rows = np.concatenate([np.zeros(0, np.int64), *(area.rows for area in areas)])
+    kinds = np.repeat(
+        np.array(
+            [
+                PageClass.MODULE if area.kind == AreaKind.MODULE else PageClass.VMALLOC
+                for area in areas
+            ],
+            np.uint8,
+        ),
+        [len(area.rows) for area in areas],
+    )
+    known = rows >= 0
+    return rows[known], kinds[known]
 
 
 _kept_classes = kept(_page_classes)

@@ -128,17 +128,20 @@ def in_order(
             yield from map(work, run) if results is None else results
 
 
-def shared_empty(kernel: Kernel, rows: int, dtype: DTypeLike, *, size: int) -> Array:
+def shared_empty(
+    kernel: Kernel, rows: int, dtype: DTypeLike, *, size: int, zeroed: bool = False
+) -> Array:
     """
     Make an array that the *work* of :func:`in_order` may write to.
 
     :param size: The same number as for :func:`in_order`.
+    :param zeroed: Whether the array must be zero where *work* writes nothing.
     :return: Array of *dtype*, shape ``(rows,)``, with undefined contents; in memory that is shared
         with processes that are started later, if there will be any.
     """
     length = rows * np.dtype(dtype).itemsize
     if not length or processes_for(kernel, size) < 2:
-        return np.empty(rows, dtype)
+        return np.zeros(rows, dtype) if zeroed else np.empty(rows, dtype)
     return np.frombuffer(mmap.mmap(-1, length), dtype, rows)
 
 

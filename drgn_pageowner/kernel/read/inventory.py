@@ -82,7 +82,7 @@ class InventoryReader:
             if page_owner_state(kernel) in NO_RECORDS or is_live(kernel.prog):
                 return
             with contextlib.suppress(PageOwnerError):
-                begun.append(RecordReader(kernel, columns=wanted))
+                begun.append(RecordReader(kernel, columns=wanted, covering=True))
                 begun[0].begin()
 
         of_buffers: list[str] = []
@@ -98,12 +98,14 @@ class InventoryReader:
         buffers[page_reader.buffers()] = True
         files = self._files(*page_reader.files())
         records: Snapshot | None = None
+        covered: Array | None = None
         self.no_records = NO_RECORDS.get(memory.pages.facts.page_owner)
         """Reason why there are no records; ``None`` if there are."""
         if self.no_records is None:
             try:
                 reader = begun.pop() if begun else RecordReader(kernel, columns=wanted)
                 records = reader.read()
+                covered = reader.record_of_row(memory.pages, records)
                 problems += [line for line in records.problems if line not in problems]
             except PageOwnerError as error:
                 self.no_records = str(error)
@@ -121,7 +123,7 @@ class InventoryReader:
         self.inventory = Inventory(
             memory=memory,
             records=records,
-            record_of_row=record_of_row(memory.pages, records),
+            record_of_row=record_of_row(memory.pages, None) if covered is None else covered,
             slabs=slabs,
             areas=self.vmap.areas,
             metadata=self._metadata_rows(),

@@ -25,13 +25,14 @@ from drgn_pageowner.kernel.linux.pageblock import (
     read_section_pageblocks,
     read_shared_pageblocks,
 )
-from drgn_pageowner.kernel.linux.sections import Section, find_sections
+from drgn_pageowner.kernel.linux.sections import Section
 from drgn_pageowner.kernel.linux.translate import direct_phys
 from drgn_pageowner.kernel.linux.zone_stats import (
     free_list_heads,
     read_zone_stats,
     read_zonelists,
 )
+from drgn_pageowner.kernel.read.covered import sections_with_rows
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.model.arrays import Array, among, ranges, sums
 from drgn_pageowner.model.kernel import Facts
@@ -52,6 +53,9 @@ _DTYPES: dict[str, type[np.generic]] = {
     "head": np.int32,
 }
 
+
+_AFTER_ALL = 1 << 62
+"""A PFN after all others."""
 
 # Values of absent pages in columns where 0 would mean something else.
 _NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
@@ -137,17 +141,13 @@ class PageReader:
         """
         facts, problems = self._facts, list(self._facts.problems)
         blocks = np.full((facts.max_pfn >> facts.pageblock_order) + 1, -1, np.int8)
-        sections = [
-            section
-            for section in find_sections(self._kernel)
-            if min(section.end_pfn, facts.max_pfn) > section.start_pfn
-        ]
+        places = sections_with_rows(self._kernel, facts.max_pfn)
+        sections = [section for section, _, _ in places]
         starts = [section.start_pfn for section in sections]
-        lengths = [min(s.end_pfn, facts.max_pfn) - s.start_pfn for s in sections]
-        rows = np.cumsum([0, *lengths]).tolist()
-        places = list(zip(sections, rows, rows[1:], strict=False))
-        size = rows[-1] * self._decoder.dtype.itemsize
-        self._make_columns(rows[-1], size)
+        lengths = [end - first for _, first, end in places]
+        number = sum(lengths)
+        size = number * self._decoder.dtype.itemsize
+        self._make_columns(number, size)
         results = in_order(self._kernel, self._section, places, size=size)
         results = progress(results, description="memmap", total=len(places), unit=" section")
         for section, found in zip(sections, results, strict=True):
@@ -415,13 +415,13 @@ class PageReader:
         ram = system_ram(self._kernel)
         if not ram:
             return
-        reserved = np.flatnonzero(pages.state == PageState.RESERVED)
-        pfns = pages.pfns(reserved)
-        starts = np.array([first for first, _ in ram], np.int64)
-        ends = np.array([end for _, end in ram], np.int64)
-        which = np.searchsorted(starts, pfns, "right") - 1
-        inside = (which >= 0) & (pfns < ends[np.maximum(which, 0)])
-        pages.state[reserved[~inside]] = PageState.ABSENT
+        # What lies between ranges, and before the first and after the last.
+        holes = np.array([0, *(end for _, end in ram)], np.int64)
+        following = np.array([*(first for first, _ in ram), _AFTER_ALL], np.int64)
+        rows = pages.first_rows(np.stack([holes, np.maximum(holes, following)]))
+        for first, end in rows.T.tolist():
+            hole = pages.state[first:end]
+            np.putmask(hole, hole == PageState.RESERVED, PageState.ABSENT)
 
     def _free_lists(self, pages: Pages) -> FreeLists:
         pfns, links, orders = (

@@ -45,12 +45,15 @@ from drgn_pageowner.kernel.linux.sections import (
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_use, read_stacks
 from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS, intern_traces
 from drgn_pageowner.kernel.linux.zones import page_flag_fields
+from drgn_pageowner.kernel.read.covered import CoveredPages
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.tags import page_tag_references, read_tagged, tags_of
-from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.arrays import Array, Growing, ascending
 from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
+from drgn_pageowner.model.heap import record_of_row
 from drgn_pageowner.model.kernel import BitField
+from drgn_pageowner.model.pages import Pages
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
 from drgn_pageowner.model.stacks import Stacks
 from drgn_pageowner.model.tags import Tags, tag_stacks
@@ -99,12 +102,23 @@ class RecordReader:
     """Reader of the records that may begin before its result is needed."""
 
     def __init__(
-        self, kernel: Kernel, *, columns: Iterable[str] | None = None, freed: bool = False
+        self,
+        kernel: Kernel,
+        *,
+        columns: Iterable[str] | None = None,
+        freed: bool = False,
+        covering: bool = False,
     ) -> None:
-        """The arguments are those of :func:`read_records`."""
+        """
+        The arguments are those of :func:`read_records`.
+
+        :param covering: Whether to find the record that covers each page, too
+            (:meth:`record_of_row`).
+        """
         self._kernel = kernel
         self._all = columns is None
         self._wanted = ALL_COLUMNS if columns is None else frozenset(columns)
+        self._covered: CoveredPages | None = None
         self._of_tags = (
             page_owner_state(kernel) in NO_RECORDS and page_references(kernel) is not None
         )
@@ -115,9 +129,12 @@ class RecordReader:
         self._facts = read_facts(kernel)
         self._counts, self._changes = OwnerCounts(), Changes()
         self._pages = PageColumns(kernel, self._wanted)
+        if covering and not is_live(kernel.prog):
+            size = _size(kernel, self._pages)
+            self._covered = CoveredPages(kernel, self._facts.max_pfn, size=size)
         self._parts: Iterator[dict[str, Array]] = read_sections(
             kernel, owner_columns(self._wanted), self._counts, self._changes, self._pages,
-            freed=freed,
+            freed=freed, covered=self._covered,
         )  # fmt: skip
 
     def begin(self) -> None:
@@ -140,9 +157,10 @@ class RecordReader:
             return _read_tag_rows(kernel, wanted)
         facts, counts, changes, pages = self._facts, self._counts, self._changes, self._pages
         dtype = owner_dtype(kernel)
-        parts = list(self._parts)
+        result = _collected(self._parts)
         check_found(counts)
-        result = joined(parts) if parts else no_rows(dtype, owner_columns(wanted))
+        if not result:
+            result = no_rows(dtype, owner_columns(wanted))
         memcgs = pages.finish(result)
         if is_live(kernel.prog):
             # Read the clock again after the records, because ages and rates are relative to it.
@@ -175,6 +193,39 @@ class RecordReader:
             problems=kernel.problems(problems),
             tags=tags,
         )
+
+    def record_of_row(self, pages: Pages, records: Snapshot) -> Array:
+        """
+        Return the record that covers each page, once after :meth:`read`.
+
+        :param records: The result of :meth:`read`.
+        :return: ``int32``, a row per page; -1 for free pages and pages without a record.
+        """
+        found = self._covered.take(pages) if self._covered is not None else None
+        return record_of_row(pages, records) if found is None else found
+
+
+def _collected(parts: Iterable[dict[str, Array]]) -> dict[str, Array]:
+    """
+    Concatenate the columns of *parts*, each part as soon as there is one.
+
+    :param parts: Columns by name, all with the same names; they are emptied.
+    :return: Columns; none if there are no parts.
+    """
+    columns: dict[str, Growing] = {}
+    several: dict[str, list[Array]] = {}
+    for part in parts:
+        for name in list(part):
+            values = part.pop(name)
+            if values.ndim > 1:
+                several.setdefault(name, []).append(values)
+                continue
+            if name not in columns:
+                columns[name] = Growing(values.dtype)
+            columns[name].add(values)
+    result = {name: columns.pop(name).take() for name in list(columns)}
+    result |= {name: np.concatenate(several.pop(name)) for name in list(several)}
+    return result
 
 
 def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
@@ -231,6 +282,9 @@ class _SectionRecords(NamedTuple):
     counts: OwnerCounts
     changes: Changes
     pages: PageCounts
+    number: int = 0
+    whole: bool = True
+    """What :meth:`CoveredPages.fill` returned."""
 
 
 def read_sections(
@@ -241,6 +295,7 @@ def read_sections(
     pages: PageColumns,
     *,
     freed: bool,
+    covered: CoveredPages | None = None,
 ) -> Iterator[dict[str, Array]]:
     """
     Yield the records of each section that has some, in PFN order, with the columns of *pages*.
@@ -251,6 +306,7 @@ def read_sections(
     :param counts: The numbers of pages of all sections are added to this.
     :param changes: The numbers of records that a running kernel changed are added to this.
     :param freed: Whether to return records of freed pages, too.
+    :param covered: The pages of the records are marked in this.
     """
 
     def read(section: Section) -> _SectionRecords:
@@ -261,18 +317,28 @@ def read_sections(
         if part and len(part["pfn"]):
             found.columns.update(part)
             pages.read(section, found.columns, found.pages)
+            pfn = part["pfn"]
+            whole = covered is None or covered.fill(section, pfn, part["order"])
+            return found._replace(number=len(pfn), whole=whole)
         return found
 
     sections = find_sections(kernel)
-    size = sum(section.end_pfn - section.start_pfn for section in sections if section.page_ext)
-    size *= page_ext_stride(kernel) + pages.bytes_per_page
-    results = in_order(kernel, read, sections, size=size)
-    for found in progress(results, description="page_ext", total=len(sections), unit=" section"):
+    results = in_order(kernel, read, sections, size=_size(kernel, pages))
+    results = progress(results, description="page_ext", total=len(sections), unit=" section")
+    for section, found in zip(sections, results, strict=True):
+        if covered is not None:
+            covered.add(section, found.number, found.whole)
         counts.add(found.counts)
         changes.add(found.changes)
         pages.counts.add(found.pages)
         if found.columns:
             yield found.columns
+
+
+def _size(kernel: Kernel, pages: PageColumns) -> int:
+    """Return the number of bytes that :func:`read_sections` reads."""
+    size = sum(s.end_pfn - s.start_pfn for s in find_sections(kernel) if s.page_ext)
+    return size * (page_ext_stride(kernel) + pages.bytes_per_page)
 
 
 def owner_columns(wanted: frozenset[str]) -> frozenset[str]:
