@@ -110,6 +110,18 @@ def test_all_charts_are_drawn_and_no_request_leaves_the_file(wide: Opened, url: 
     assert [asked for asked in wide.asked if not asked.startswith(("data:", "blob:"))] == [url]
 
 
+def test_no_chart_is_wider_than_its_place(wide: Opened) -> None:
+    # This is the first test that measures: later ones cause charts to be drawn again.
+    too_wide = wide.page.evaluate(
+        """[...document.querySelectorAll('.chart')].filter(
+            chart => [...chart.querySelectorAll('svg')].some(svg =>
+                svg.getBoundingClientRect().right > chart.getBoundingClientRect().right + 1))
+        .map(chart => chart.id || chart.getAttribute('aria-label'))"""
+    )
+    assert wide.page.locator("#maps svg").count() >= 2
+    assert too_wide == []
+
+
 def test_search_finds_the_planted_allocators(wide: Opened) -> None:
     for planted in ("po_leak_kmalloc_large", "po_frag_comb"):
         wide.page.fill("#flame-search", planted)
@@ -200,6 +212,36 @@ def test_processes_and_drivers_come_first_and_are_those_of_json(
         assert shown == held[: len(shown)]
 
 
+def test_headline_leaks_and_owners_are_those_of_json(wide: Opened, numbers: dict[str, Any]) -> None:
+    assert wide.texts(".headline") == [numbers["headline"]]
+    said = {v["text"] for v in numbers["verdicts"]}
+    assert {text.strip() for text in wide.texts(".verdict > div > p:first-child")} == said
+    classes = {c["name"]: c["pages"] for c in numbers["account"]["classes"]}
+    tiles = dict(zip(wide.texts(".tile dt"), wide.texts(".tile span"), strict=True))
+    assert tiles["Memory"] == f"{sum(classes.values()):,} pages"
+    leaks = numbers["leaks"]
+    assert tiles["Leaked"] == f"{leaks['lost_allocations']} allocations"
+    # A row of the table is an owner, which has one or several groups of JSON.
+    pages: dict[tuple[str, bool], int] = {}
+    for group in leaks["groups"]:
+        key = (re.sub(r"\+0x\w+/0x\w+", "", group["allocator"]), group["confidence"] == "low")
+        pages[key] = pages.get(key, 0) + group["pages"]
+    owners = wide.texts("[data-table=leaks] tbody td:first-child summary")
+    confidences = wide.texts("[data-table=leaks] tbody td:nth-child(7)")
+    found = [int(text) for text in wide.texts("[data-table=leaks] tbody td:nth-child(2)")]
+    keys = zip(owners, (confidence == "low" for confidence in confidences), strict=True)
+    assert dict(zip(keys, found, strict=True)) == pages
+    for by in ("allocator", "stack", "comm", "module"):
+        groups = numbers["top"][by]["groups"]
+        for place, member in ((2, "pages"), (5, "allocations")):
+            shown = wide.texts(f"[data-table={by}] tbody td:nth-child({place})")
+            assert shown
+            assert shown == [f"{group[member]:,}" for group in groups[: len(shown)]]
+    shown = wide.texts("[data-table=classes] tbody td:nth-child(2)")
+    assert len(shown) > 10
+    assert shown == [f"{number:,}" for number in classes.values()][: len(shown)]
+
+
 def test_files_are_those_of_json(wide: Opened, numbers: dict[str, Any]) -> None:
     shown = wide.texts("[data-table=files] tbody tr td:first-child")
     files = numbers["files"]
@@ -235,6 +277,8 @@ def test_no_heading_is_parted_from_its_chart_on_paper(wide: Opened) -> None:
         assert inside == "avoid", title
         assert before, title
         assert set(before) == {"avoid"}, title
+    # Nobody can press keys on paper.
+    assert not any("keyboard" in text for text in wide.page.locator("main").inner_text().split("\n"))
     cards = "[...document.querySelectorAll('.card:has(.facts)')]"
     assert wide.page.evaluate(f"{cards}.map(card => getComputedStyle(card).breakInside)") == [
         "avoid", "avoid", "avoid"][: wide.page.locator(".card:has(.facts)").count()]  # fmt: skip
@@ -430,3 +474,15 @@ def test_a_phone_does_not_scroll_sideways(wide: Opened) -> None:
     )
     assert wide.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert wide.said == []
+
+
+def test_rows_are_low_on_a_phone(wide: Opened) -> None:
+    wide.page.set_viewport_size({"width": 390, "height": 844})
+    for table in ("process", "driver", "ages", "zones", "culprits"):
+        heights = wide.page.evaluate(
+            f"[...document.querySelectorAll('[data-table={table}] tbody tr')]"
+            ".map(row => row.getBoundingClientRect().height)"
+        )
+        # A name may have two lines, and what is beside the screen only one.
+        assert heights
+        assert max(heights) < 80, table

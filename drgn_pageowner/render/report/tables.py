@@ -10,7 +10,7 @@ from drgn_pageowner.analysis.account.holders import Holder, Holders
 from drgn_pageowner.analysis.compare.diff import Change, Diff
 from drgn_pageowner.analysis.leaks.leaks import LeakGroup, Leaks
 from drgn_pageowner.analysis.leaks.owners import LeakOwner, leak_owners
-from drgn_pageowner.analysis.owners.allocator import allocator_name
+from drgn_pageowner.analysis.owners.allocator import allocator_name, without_offset
 from drgn_pageowner.analysis.owners.group import Group, Top
 from drgn_pageowner.analysis.report import Frag, Report
 from drgn_pageowner.model.heap import FileUse
@@ -428,7 +428,7 @@ def _culprits(frag: Frag, facts: Facts) -> Table:
             oldest = facts.now_ns - one.oldest_ns
         rows.append(
             Row(
-                [name(one.allocator), TableCell(one.kind), number(one.blocks),
+                [name(without_offset(one.allocator)), TableCell(one.kind), number(one.blocks),
                  number(one.only_blocker), number(one.pages), number(one.in_movable),
                  TableCell(ages(one.oldest_ns, one.newest_ns, facts.now_ns), oldest),
                  TableCell(str(one.handle or "-"), one.handle or 0)],

@@ -33,7 +33,8 @@ page.ready(() => {
   };
   page.add(drawLegend);
 
-  for (const zone of map.zones) {
+  // All of them first: a map is as wide as its place, and two zones share a row.
+  const places = map.zones.map((zone) => {
     const section = page.element("div");
     section.append(page.element("h3", `${zone.title}: a cell is ${zone.blocks_per_cell} pageblock` +
       (zone.blocks_per_cell > 1 ? "s" : "")));
@@ -44,6 +45,10 @@ page.ready(() => {
     });
     section.append(place);
     document.getElementById("maps").append(section);
+    return place;
+  });
+  for (const [number, zone] of map.zones.entries()) {
+    const place = places[number];
     let columns = 64;
     let cursor = -1;
 
