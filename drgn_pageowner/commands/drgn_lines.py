@@ -76,25 +76,31 @@ def print_lines(lines: str, args: argparse.Namespace, out: TextIO) -> int:
 
 
 def _broken(lines: str, width: int) -> Iterator[str]:
-    """Yield *lines* of Python, broken behind commas in brackets where they exceed *width*."""
+    """Yield *lines* of Python, broken in brackets where they exceed *width*."""
     commas: dict[int, list[int]] = {}
+    brackets: dict[int, list[int]] = {}
     depth = 0
     for token in tokenize.generate_tokens(io.StringIO(lines).readline):
         if token.type != tokenize.OP:
             continue
-        depth += (token.string in "([{") - (token.string in ")]}")
-        if token.string == "," and depth:
-            commas.setdefault(token.end[0], []).append(token.end[1])
+        opens = token.string in "([{"
+        depth += opens - (token.string in ")]}")
+        if opens or (token.string == "," and depth):
+            places = brackets if opens else commas
+            places.setdefault(token.end[0], []).append(token.end[1])
     for number, line in enumerate(lines.splitlines(), 1):
         indent = " " * (len(line) - len(line.lstrip()) + 4)
         start, prefix = 0, ""
-        places = commas.get(number, [])
         while len(prefix) + len(line) - start > width:
             room = start + width - len(prefix)
-            fitting = [place for place in places if start < place <= room]
-            place = max(fitting, default=next((one for one in places if one > room), 0))
+            # A comma is the better place.
+            fitting = [
+                max((place for place in places.get(number, ()) if start < place <= room), default=0)
+                for places in (commas, brackets)
+            ]
+            place = fitting[0] or fitting[1]
             if not place:
                 break
             yield f"{prefix}{line[start:place]}\n"
-            start, prefix = place + 1, indent
+            start, prefix = place + (line[place] == " "), indent
         yield f"{prefix}{line[start:]}\n"

@@ -71,5 +71,5 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     limit = limit_of(args, _LIMIT) or sys.maxsize
     for target in targets:
         result = references(marked, target, session.words, limit)
-        out.writelines(json_text(result) if args.format == "json" else refs_text(result))
+        out.writelines(json_text(result) if args.format == "json" else refs_text(result, limit))
     return status

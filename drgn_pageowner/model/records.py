@@ -147,6 +147,8 @@ nanoseconds of ``local_clock()``.
         """Return an error message that says why the snapshot lacks *column*."""
         if "text" in self.facts.layout:
             return f"this text does not say {column}"
+        if column == "tag":
+            return "this kernel has no allocation tags (CONFIG_MEM_ALLOC_PROFILING, v6.10)"
         if self.facts.page_owner in NO_RECORDS:
             return f"page_owner is {self.facts.page_owner}, and tags do not say {column}"
         return f"this kernel's page_owner does not record {column}"

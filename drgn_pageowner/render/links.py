@@ -28,12 +28,19 @@ def why_text(result: Why) -> Iterator[str]:
         yield from fingerprint_text(result.fingerprint, 1, dump=True)
 
 
-def refs_text(result: References) -> Iterator[str]:
-    """Yield one line per word."""
+def refs_text(result: References, limit: int | None = None) -> Iterator[str]:
+    """
+    Yield one line per word.
+
+    :param limit: Maximum number of words that were searched for; ``None`` for all.
+    """
     yield f"{result.what}: {result.name}\n"
     number = len(result.references)
     names = "names" if number == 1 else "name"
-    yield f"  {result.verdict}; {counted(number, 'word')} {names} it\n"
+    if number == limit:
+        yield f"  {result.verdict}; the first {counted(number, 'word')} that {names} it\n"
+    else:
+        yield f"  {result.verdict}; {counted(number, 'word')} {names} it\n"
     for hop in result.references:
         note = "" if hop.reachable else " (nothing reaches this)"
         if not hop.counts:

@@ -278,7 +278,9 @@ def test_no_heading_is_parted_from_its_chart_on_paper(wide: Opened) -> None:
         assert before, title
         assert set(before) == {"avoid"}, title
     # Nobody can press keys on paper.
-    assert not any("keyboard" in text for text in wide.page.locator("main").inner_text().split("\n"))
+    assert not any(
+        "keyboard" in text for text in wide.page.locator("main").inner_text().split("\n")
+    )
     cards = "[...document.querySelectorAll('.card:has(.facts)')]"
     assert wide.page.evaluate(f"{cards}.map(card => getComputedStyle(card).breakInside)") == [
         "avoid", "avoid", "avoid"][: wide.page.locator(".card:has(.facts)").count()]  # fmt: skip

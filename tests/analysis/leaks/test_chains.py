@@ -82,6 +82,9 @@ def test_references_say_whether_anything_reaches_them() -> None:
         ("node 2", False),
     ]
     assert "(nothing reaches this)" in list(refs_text(found))[-1]
+    number = len(found.references)
+    assert f"; {number} words name it\n" in list(refs_text(found, number + 1))[1]
+    assert f"; the first {number} words that name it\n" in list(refs_text(found, number))[1]
 
 
 def test_a_page_that_is_no_node_is_described() -> None:
