@@ -44,6 +44,7 @@ from drgn_pageowner.commands.arguments import (
 from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
 from drgn_pageowner.commands.output import escaping, unescaped
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
+from drgn_pageowner.model.kept import keeping_results
 from drgn_pageowner.model.pages import Memory
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -186,7 +187,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     joined = _read(session, views, args.explain is not None, args.by)
     report_problems(joined.memory.problems)
     colour = wants_colour(getattr(args, "color", "auto"), out)
-    answers = {view: VIEWS[view](joined, args, colour) for view in views}
+    with keeping_results():
+        answers = {view: VIEWS[view](joined, args, colour) for view in views}
     if args.explain is not None:
         answers["explain"] = _explain(joined, args, colour)
     if args.format == "json":

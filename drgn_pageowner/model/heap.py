@@ -538,20 +538,22 @@ def covering(pages: Pages, records: Snapshot) -> Array:
     :return: ``int32``, a row per page; -1 for none.
     """
     covered = np.full(len(pages), -1, np.int32)
+    several = records["order"] != 0 if "order" in records else records.pages > 1
+    for part in slices(len(records), _PIECE):
+        rows = pages.rows(records["pfn"][part])
+        known = rows >= 0
+        if known.all():
+            covered[rows] = np.arange(part.start, part.stop)
+        else:
+            covered[rows[known]] = np.flatnonzero(known) + part.start
     # Records of several pages override those of one.
-    for several in (False, True):
-        for part in slices(len(records), _PIECE):
-            piece = records.select(part)
-            sizes = piece.pages
-            chosen = np.flatnonzero((sizes > 1) == several)
-            rows = pages.rows(piece["pfn"][chosen])
-            known = rows >= 0
-            number, rows, sizes = chosen[known] + part.start, rows[known], sizes[chosen][known]
-            if several:
-                sizes = np.minimum(sizes, len(pages) - rows)
-                covered[ranges(rows, sizes)] = np.repeat(number, sizes)
-            else:
-                covered[rows] = number
+    for chosen in np.array_split(np.flatnonzero(several), len(records) // _PIECE + 1):
+        piece = records.select(chosen)
+        rows = pages.rows(piece["pfn"])
+        known = rows >= 0
+        number, rows, sizes = chosen[known], rows[known], piece.pages[known]
+        sizes = np.minimum(sizes, len(pages) - rows)
+        covered[ranges(rows, sizes)] = np.repeat(number, sizes)
     return covered
 
 

@@ -207,6 +207,14 @@ class Pages:
         """Return the row of each of *pfns*: ``int64``; -1 where there is no ``struct page``."""
         if not len(self.starts):
             return np.full(len(pfns), -1, np.int64)
+        if len(pfns):
+            # Numbers next to each other are mostly in the same range.
+            ends = np.array([pfns.min(), pfns.max()])
+            first, last = np.searchsorted(self.starts, ends, "right") - 1
+            low = int(self.offsets[max(first, 0)] - self.starts[max(first, 0)])
+            if first == last >= 0 and int(ends[1]) + low < self.offsets[first + 1]:
+                found: Array = pfns + np.int64(low)
+                return found
         which = np.maximum(np.searchsorted(self.starts, pfns, "right") - 1, 0)
         row = self.offsets[which] + pfns - self.starts[which]
         inside = (pfns >= self.starts[which]) & (row < self.offsets[which + 1])

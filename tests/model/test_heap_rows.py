@@ -17,3 +17,12 @@ def test_runs_cover_rows_up_to_the_end() -> None:
         Record(0, ["f"]),
     )
     assert covering(pages, records).tolist() == [3, 0, 0, -1, 2, 2]
+
+
+def test_records_of_several_pages_override_those_of_one() -> None:
+    pages = Machine("kkkkkkkk").memory().pages
+    records = snapshot(
+        Record(0, ["f"], order=1), Record(1, ["f"]), Record(4, ["f"], order=2), Record(6, ["f"]),
+        Record(7, ["f"]),
+    )  # fmt: skip
+    assert covering(pages, records).tolist() == [0, 0, -1, -1, 2, 2, 2, 2]

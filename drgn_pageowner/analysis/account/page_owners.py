@@ -12,6 +12,7 @@ import numpy as np
 from drgn_pageowner.analysis.account.page_class import PageClass
 from drgn_pageowner.analysis.frag.blockmap import BlockMap
 from drgn_pageowner.analysis.frag.blocks import BlockTable
+from drgn_pageowner.analysis.frag.mobility import Blocks
 from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_names, per_record
 from drgn_pageowner.model.arrays import Array, among, distinct, slices, sums
 from drgn_pageowner.model.heap import Inventory
@@ -245,12 +246,16 @@ def _bound(ms: int) -> str:
 
 
 def owners_of_cells(
-    owners: OwnerTable, table: BlockTable, block: Array, maps: Sequence[BlockMap], limit: int
+    owners: OwnerTable,
+    table: BlockTable,
+    block: Array | Blocks,
+    maps: Sequence[BlockMap],
+    limit: int,
 ) -> list[list[list[tuple[str, int]]]]:
     """
     Find the allocators with most pages in every cell of a map; free pages do not count.
 
-    :param block: ``int32``, a row per page: number of its pageblock.
+    :param block: Number of each page's pageblock: ``int32``, a row per page.
     :param maps: Of :func:`~drgn_pageowner.analysis.frag.blockmap.block_map`.
     :param limit: Maximum number of allocators to list for a cell.
     :return: For every cell of every map, allocators and base pages, most first.

@@ -11,7 +11,7 @@ import numpy as np
 from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.model.arrays import Array, slices
+from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.pages import PageState
 
 __all__ = ("BlockTable", "Run", "block_table", "explain_block")
@@ -65,10 +65,11 @@ def _block_table(joined: Overlay) -> BlockTable:
     kinds = len(Mobility)
     counts = np.zeros((number, kinds), np.int32)
     boot = np.zeros(number, np.int32)
-    for piece in slices(len(joined.block)):
+    for piece in joined.block.pieces():
         # Numbers of blocks ascend, so a piece has few of them.
-        lowest, highest = int(joined.block[piece][0]), int(joined.block[piece][-1])
-        block = joined.block[piece] - lowest
+        block = joined.block[piece]
+        lowest, highest = int(block[0]), int(block[-1])
+        block -= lowest
         size_of_piece = (highest + 1 - lowest) * kinds
         of_kind = np.bincount(block * kinds + joined.mobility[piece], minlength=size_of_piece)
         counts[lowest : highest + 1] += of_kind.reshape(-1, kinds).astype(np.int32)
@@ -78,12 +79,10 @@ def _block_table(joined: Overlay) -> BlockTable:
     first = np.full(number, -1, np.int16)
     whole = np.full(number, -1, np.int16)
     if len(zone):
-        changes = np.flatnonzero(joined.block[1:] != joined.block[:-1]) + 1
-        starts = np.concatenate([[0], changes])
+        starts, blocks = joined.block.starts()
         first_zone = np.minimum.reduceat(zone, starts)
         last_zone = np.maximum.reduceat(zone, starts)
         present = np.diff(np.concatenate([starts, [len(zone)]]))
-        blocks = joined.block[starts]
         first[blocks] = np.where(zone[starts] == 255, -1, zone[starts].astype(np.int64))
         one = (first_zone == last_zone) & (last_zone != 255) & (present == size)
         one &= counts[blocks, Mobility.ABSENT] == 0
@@ -116,10 +115,12 @@ def explain_block(joined: Overlay, block: int) -> list[Run]:
 
     :raises PageOwnerError: if there is no such pageblock
     """
-    rows = np.flatnonzero(joined.block == block)
+    pages = joined.memory.pages
+    order = pages.facts.pageblock_order
+    ends = pages.first_rows(np.array([block, block + 1], np.int64) << order)
+    rows = np.arange(*ends.tolist())
     if not len(rows):
         raise PageOwnerError(f"there is no memory in pageblock {block}")
-    pages = joined.memory.pages
     state, owner = pages.state[rows], joined.owner[rows]
     heads = pages["free_order"][rows] >= 0
     change = (np.diff(state) != 0) | (np.diff(owner) != 0) | heads[1:]

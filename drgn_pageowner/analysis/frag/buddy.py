@@ -143,7 +143,8 @@ def _mixed_blocks(joined: Overlay) -> Array:
         rows = np.flatnonzero(
             (owner >= 0) & (state != PageState.RESERVED) & (state != PageState.ABSENT)
         )
-        block, zone = joined.block[piece][rows].astype(np.int64), pages["zone"][piece][rows]
+        block = joined.block[rows + piece.start].astype(np.int64)
+        zone = pages["zone"][piece][rows]
         other = wanted[owner[rows]].astype(np.int8) != joined.memory.block_types(block, zone)
         keys.append(ascending(block[other] << 8 | zone[other]))
     key = ascending(np.concatenate(keys))

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from drgn_pageowner.analysis.frag.blocks import BlockTable
-from drgn_pageowner.analysis.frag.culprits import functions, owner_codes, owner_name
+from drgn_pageowner.analysis.frag.culprits import functions, owner_name, unmovable
 from drgn_pageowner.analysis.frag.mobility import (
     Mobility,
     Overlay,
     UnmovableKind,
     kind_codes,
-    pieces,
 )
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.kept import kept
@@ -83,14 +82,12 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
     """
     facts = joined.memory.pages.facts
     largest = (_LARGEST // facts.page_size).bit_length() - 1
-    rows = np.flatnonzero(joined.mobility == Mobility.UNMOVABLE)
-    codes = [owner_codes(joined, piece).astype(np.int32) for piece in pieces(joined, rows)]
-    function = functions(joined, codes)
+    function = functions(joined, (codes for _, codes in unmovable(joined)))
     of_kind, of_owner = [], []
-    for piece, numbers in zip(pieces(joined, rows), codes, strict=True):
-        block = joined.block[piece]
-        of_kind.append(_Pairs.of(block, kind_codes(joined, piece)))
-        of_owner.append(_Pairs.of(block, function[numbers]))
+    for rows, codes in unmovable(joined):
+        block = joined.block[rows]
+        of_kind.append(_Pairs.of(block, kind_codes(joined, rows, codes)))
+        of_owner.append(_Pairs.of(block, function[codes]))
     kinds, owners = _Pairs.all_of(of_kind), _Pairs.all_of(of_owner)
     sizes: list[BlockSize] = []
     by_kind: list[Blocker] = []
@@ -171,15 +168,28 @@ class _Pairs:
     @classmethod
     def of(cls, block: Array, code: Array) -> _Pairs:
         """
-        Find the pairs. ¶ :param code: Number of each page's owner; one row per page, as in *block*.
+        Find the pairs.
+
+        :param block: Pageblock of each page, ascending: ``int32``.
+        :param code: Number of each page's owner.
         """
         top = int(code.max(initial=0)) + 1
-        pairs = block.astype(np.int64) * top + code
+        first = int(block[0])
+        number = (int(block[-1]) - first + 1) * top
+        if number <= len(block):
+            # Few owners: count the pages of each pair that is possible.
+            counts = np.bincount((block - first) * np.int64(top) + code, minlength=number)
+            pairs = np.flatnonzero(counts)
+            return cls(pairs // top + first, pairs % top, counts[pairs])
+        bits = top.bit_length()
+        pairs = block.astype(np.int64)
+        pairs <<= bits
+        pairs |= code
         pairs.sort()
         starts = np.flatnonzero(np.diff(pairs, prepend=-1))
         counts = np.diff(starts, append=len(pairs))
         pairs = pairs[starts]
-        return cls(pairs // top, pairs % top, counts)
+        return cls(pairs >> bits, pairs & (1 << bits) - 1, counts)
 
     @classmethod
     def all_of(cls, parts: list[_Pairs]) -> _Pairs:

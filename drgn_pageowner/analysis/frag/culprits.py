@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from drgn_pageowner.analysis.frag.mobility import (
     UnmovableKind,
     kind_codes,
     migratetype_number,
-    pieces,
+    rows_of,
 )
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.analysis.owners.stack_table import (
@@ -36,6 +37,7 @@ __all__ = (
     "functions",
     "owner_codes",
     "owner_name",
+    "unmovable",
 )
 
 
@@ -77,19 +79,31 @@ def owner_codes(joined: Overlay, rows: Array) -> Array:
     """
     Number the owner of each of *rows*: its stack, or its state if it has no record.
 
-    :return: ``int64``: number of the stack; :attr:`Overlay.number_of_stacks` if it is not in the
+    :return: ``int32``: number of the stack; :attr:`Overlay.number_of_stacks` if it is not in the
         depot; greater numbers for states.
     """
-    records = joined.records
-    stacks = joined.number_of_stacks
-    codes = stacks + 1 + joined.memory.pages.state[rows].astype(np.int64)
-    if records is not None and len(records):
-        owner = joined.owner[rows]
-        recorded = np.flatnonzero(owner >= 0)
-        number = joined.stack[owner[recorded]]
-        # All stacks that are not in the depot count as one owner.
-        codes[recorded] = np.where(number >= 0, number, stacks)
+    codes: Array = joined.code[joined.owner[rows]]
+    if joined.records is None or not len(joined.records) or int(codes.min(initial=0)) < 0:
+        unrecorded = np.flatnonzero(codes < 0)
+        state = joined.memory.pages.state[rows[unrecorded]]
+        codes[unrecorded] = joined.number_of_stacks + 1 + state.astype(np.int32)
     return codes
+
+
+def unmovable(joined: Overlay) -> Iterator[tuple[Array, Array]]:
+    """
+    Find the unmovable pages and their owners, some at a time; owners are numbered once.
+
+    :return: Rows of pages, as :func:`~drgn_pageowner.analysis.frag.mobility.rows_of` returns them;
+        and the result of :func:`owner_codes`.
+    """
+    known = joined.codes_of_unmovable
+    codes = [] if known is None else known
+    for number, rows in enumerate(rows_of(joined, Mobility.UNMOVABLE)):
+        if known is None:
+            codes.append(owner_codes(joined, rows))
+        yield rows, codes[number]
+    joined.codes_of_unmovable = codes
 
 
 def owner_name(joined: Overlay, code: int) -> tuple[str, int | None, list[Frame]]:
@@ -132,7 +146,7 @@ def by_function(joined: Overlay, codes: Array) -> Array:
     return result
 
 
-def functions(joined: Overlay, codes: list[Array]) -> Array:
+def functions(joined: Overlay, codes: Iterable[Array]) -> Array:
     """
     Return the number that each owner's number becomes in :func:`by_function`.
 
@@ -160,41 +174,57 @@ def culprits(
     :param limit: Maximum number of owners in each list.
     """
     names = list(joined.memory.pages.names.migratetypes)
-    unmovable = np.flatnonzero(joined.mobility == Mobility.UNMOVABLE)
     types = joined.memory.pageblocks
     for_movable = np.isin(types, [migratetype_number(names, n) for n in ("Movable", "CMA")])
     for_others = np.isin(
         types, [migratetype_number(names, n) for n in ("Unmovable", "Reclaimable")]
     )
-    movable = np.flatnonzero(joined.mobility == Mobility.MOVABLE)
-    movable = movable[for_others[joined.block[movable]]]
+
+    def movable() -> Iterator[tuple[Array, Array]]:
+        for rows in rows_of(joined, Mobility.MOVABLE):
+            inside = rows[for_others[joined.block[rows]]]
+            if len(inside):
+                yield inside, owner_codes(joined, inside)
+
     counts = block_table(joined).counts
     present = counts[:, : Mobility.UNKNOWN].sum(axis=1)
     return Culprits(
         blocked=int(np.count_nonzero(counts[:, Mobility.UNMOVABLE])),
         blocks=int(np.count_nonzero(present)),
-        blocking=_rank(joined, unmovable, for_movable, by, sort, limit),
+        blocking=_rank(joined, lambda: unmovable(joined), for_movable, by, sort, limit),
         reverse=_rank(joined, movable, for_movable, by, sort, limit),
     )
 
 
 def _rank(
-    joined: Overlay, rows: Array, for_movable: Array, by: str, sort: str, limit: int | None
+    joined: Overlay,
+    parts: Callable[[], Iterator[tuple[Array, Array]]],
+    for_movable: Array,
+    by: str,
+    sort: str,
+    limit: int | None,
 ) -> list[Culprit]:
-    if not len(rows):
-        return []
-    parts = list(pieces(joined, rows))
-    numbers = [owner_codes(joined, part).astype(np.int32) for part in parts]
+    """
+    Rank the owners of pages.
+
+    :param parts: Returns rows of pages and their owners; pages of a pageblock are in one part.
+    """
+    function = None
     if by == "allocator":
-        function = functions(joined, numbers)
-        numbers = [function[codes] for codes in numbers]
-    top = max(int(codes.max()) for codes in numbers) + 1
+        function = functions(joined, (codes for _, codes in parts()))
+    top = joined.number_of_stacks + 1 + len(PageState)
     counts, touched, only, in_movable = (np.zeros(top, np.int64) for _ in range(4))
     sample = np.zeros(top, np.int64)
-    for part, codes in zip(parts, numbers, strict=True):
+    times = _Ages(joined, top)
+    bits = top.bit_length()
+    for part, owners in parts():
+        codes = owners if function is None else function[owners]
         block = joined.block[part]
-        pairs = ascending(block.astype(np.int64) * top + codes)
-        of_block, of_code = pairs // top, pairs % top
+        pairs = block.astype(np.int64)
+        pairs <<= bits
+        pairs |= codes
+        pairs = ascending(pairs)
+        of_block, of_code = pairs >> bits, pairs & (1 << bits) - 1
         # There is one row for each owner of each block: a block with one owner has one row, so the
         # rows before and after it are of other blocks.
         alone = np.diff(of_block, prepend=-1) != 0
@@ -204,11 +234,14 @@ def _rank(
         counts += np.bincount(codes, minlength=top)
         in_movable += np.bincount(codes[for_movable[block]], minlength=top)
         sample[codes] = part
+        times.add(part, codes)
+    if not counts.any():
+        return []
     key = {"blocks": touched, "only": only, "pages": counts}[sort]
     present = np.flatnonzero(counts)
     order = present[np.lexsort((present, -counts[present], -key[present]))][:limit]
-    kinds = kind_codes(joined, sample[order])
-    oldest, newest = _ages(joined, parts, numbers, top)
+    kinds = kind_codes(joined, sample[order], owner_codes(joined, sample[order]))
+    oldest, newest = times.oldest, times.newest
     result = []
     for position, code in enumerate(order.tolist()):
         name, handle, frames = owner_name(joined, code)
@@ -231,23 +264,33 @@ def _rank(
     return result
 
 
-def _ages(
-    joined: Overlay, parts: list[Array], numbers: list[Array], top: int
-) -> tuple[Array | None, Array | None]:
-    """
-    Return the times of the oldest and the newest record of each owner.
+class _Ages:
+    """The times of the oldest and the newest record of each owner."""
 
-    :param parts: Rows of pages.
-    :param numbers: Number of the owner of each.
-    """
-    records = joined.records
-    if records is None or "ts_nsec" not in records or not len(records):
-        return None, None
-    oldest = np.full(top, np.iinfo(np.uint64).max, np.uint64)
-    newest = np.zeros(top, np.uint64)
-    for part, codes in zip(parts, numbers, strict=True):
-        recorded = joined.owner[part] >= 0
-        stamps = records["ts_nsec"][joined.owner[part[recorded]]]
-        np.minimum.at(oldest, codes[recorded], stamps)
-        np.maximum.at(newest, codes[recorded], stamps)
-    return oldest, newest
+    def __init__(self, joined: Overlay, top: int) -> None:
+        """
+        :param top: Number of owners.
+        """
+        self._joined = joined
+        records = joined.records
+        known = records is not None and "ts_nsec" in records and len(records)
+        self.oldest = np.full(top, np.iinfo(np.uint64).max, np.uint64) if known else None
+        """``uint64``, a row per owner; ``None`` if no times are known."""
+        self.newest = np.zeros(top, np.uint64) if known else None
+        """The same."""
+
+    def add(self, rows: Array, codes: Array) -> None:
+        """
+        Look at more pages.
+
+        :param codes: Number of the owner of each.
+        """
+        if self.oldest is None or self.newest is None or self._joined.records is None:
+            return
+        owner = self._joined.owner[rows]
+        if int(owner.min(initial=0)) < 0:
+            recorded = owner >= 0
+            owner, codes = owner[recorded], codes[recorded]
+        stamps = self._joined.records["ts_nsec"][owner]
+        np.minimum.at(self.oldest, codes, stamps)
+        np.maximum.at(self.newest, codes, stamps)

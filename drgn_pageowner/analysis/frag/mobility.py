@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from drgn_pageowner.analysis.owners.stack_table import StackTable
-from drgn_pageowner.model.arrays import Array, looked_up, slices
+from drgn_pageowner.model.arrays import Array, looked_up, ranges, slices
 from drgn_pageowner.model.heap import record_of_row
 from drgn_pageowner.model.kept import kept_as
 from drgn_pageowner.model.kinds import Kind
@@ -20,13 +21,14 @@ from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 
 __all__ = (
+    "Blocks",
     "Mobility",
     "Overlay",
     "UnmovableKind",
     "kind_codes",
     "migratetype_number",
     "overlay",
-    "pieces",
+    "rows_of",
     "unmovable_kinds",
 )
 
@@ -104,6 +106,67 @@ _KIND_OF_STACK = [
 _PIECE = 1 << 20
 
 
+class Blocks:
+    """
+    The number of each page's pageblock, a row per page.
+
+    It takes indices and slices like an array, and returns ``int32``.
+    """
+
+    def __init__(self, pages: Pages) -> None:
+        self._starts, self._offsets = pages.starts, pages.offsets
+        self._order = pages.facts.pageblock_order
+
+    def __len__(self) -> int:
+        return int(self._offsets[-1])
+
+    def __getitem__(self, rows: Any) -> Any:
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        rows = np.asarray(rows)
+        if not rows.size:
+            return np.zeros(rows.shape, np.int32)
+        ends = np.array([rows.min(), rows.max()])
+        first, last = np.searchsorted(self._offsets, ends, "right") - 1
+        # Rows next to each other are mostly in the same range.
+        which = first if first == last else np.searchsorted(self._offsets, rows, "right") - 1
+        pfns = rows + (self._starts - self._offsets[:-1])[which]
+        pfns >>= self._order
+        return pfns.astype(np.int32)
+
+    def starts(self) -> tuple[Array, Array]:
+        """
+        Return the row of the first page of each pageblock that has pages, ascending, and the
+        number of the pageblock: ``int64``.
+        """
+        first = self._starts >> self._order
+        ends = self._starts + np.diff(self._offsets)
+        number = np.maximum((ends - 1 >> self._order) - first + 1, 0)
+        block = ranges(first, number)
+        of_range = np.repeat(np.arange(len(first)), number)
+        low = self._starts[of_range]
+        row = np.maximum(block << self._order, low) - low + self._offsets[of_range]
+        # Two ranges may have pages of one pageblock.
+        fresh = np.diff(block, prepend=-1) != 0
+        return row[fresh], block[fresh]
+
+    def pieces(self) -> Iterator[slice]:
+        """
+        Cut the pages into pieces that are looked at one after another, to save memory.
+
+        :return: Slices; pages of the same pageblock are in the same piece.
+        """
+        first = self.starts()[0]
+        start = 0
+        while start < len(self):
+            place = int(np.searchsorted(first, start + _PIECE, "right")) - 1
+            end = int(first[place]) if place >= 0 else start
+            if end <= start or start + _PIECE >= len(self):
+                end = len(self)
+            yield slice(start, end)
+            start = end
+
+
 @dataclass
 class Overlay:
     """Every page with its owner."""
@@ -115,10 +178,15 @@ class Overlay:
     """``int32``, a row per page: row in :attr:`records`, or -1."""
     mobility: Array
     """``uint8``, a row per page: :class:`Mobility`."""
-    block: Array
-    """``int32``, a row per page: number of the pageblock."""
-    stack: Array
-    """``int64``, a row per record: number of its stack, or -1."""
+    block: Blocks
+    """The number of each page's pageblock."""
+    code: Array
+    """
+    ``int32``, a row per record: number of its stack; :attr:`number_of_stacks` if that is not in the
+    depot. A last row for index -1, no record, has -1.
+    """
+    codes_of_unmovable: list[Array] | None = field(default=None, repr=False)
+    """The cached numbers of :func:`~drgn_pageowner.analysis.frag.culprits.unmovable`."""
     kinds_of_stacks: Array | None = field(default=None, repr=False)
     """The cached result of :meth:`kinds`."""
 
@@ -168,27 +236,26 @@ def _overlay(memory: Memory, records: Snapshot | None, owner: Array | None) -> O
     pages = memory.pages
     if owner is None:
         owner = record_of_row(pages, records)
-    block = _blocks(pages)
+    block = Blocks(pages)
     mobility = looked_up(_OF_STATE, pages.state)
     _reclaimable(memory, records, owner, block, mobility)
-    stack = records.stack if records is not None else np.zeros(0, np.int64)
-    return Overlay(memory, records, owner, mobility, block, stack)
+    return Overlay(memory, records, owner, mobility, block, _codes(records))
 
 
-def _blocks(pages: Pages) -> Array:
-    """Return the number of each page's pageblock: ``int32``."""
-    block = np.empty(len(pages), np.int32)
-    for first, start, end in zip(
-        pages.starts.tolist(), pages.offsets[:-1].tolist(), pages.offsets[1:].tolist(), strict=True
-    ):
-        for piece in slices(end - start, _PIECE):
-            pfns = np.arange(first + piece.start, first + piece.stop)
-            block[start + piece.start : start + piece.stop] = pfns >> pages.facts.pageblock_order
-    return block
+def _codes(records: Snapshot | None) -> Array:
+    """Return :attr:`Overlay.code`."""
+    if records is None:
+        return np.full(1, -1, np.int32)
+    code = np.empty(len(records) + 1, np.int32)
+    code[-1] = -1
+    for piece in slices(len(records), _PIECE):
+        stack = records.select(piece).stack
+        code[piece] = np.where(stack >= 0, stack, len(records.stacks))
+    return code
 
 
 def _reclaimable(
-    memory: Memory, records: Snapshot | None, owner: Array, block: Array, mobility: Array
+    memory: Memory, records: Snapshot | None, owner: Array, block: Blocks, mobility: Array
 ) -> None:
     """Mark reclaimable slab pages: by their gfp mask, or without a record by their pageblock."""
     wanted = migratetype_number(list(memory.pages.names.migratetypes), "Reclaimable")
@@ -228,36 +295,38 @@ def _is_named(pattern: re.Pattern[str], frame: Frame) -> bool:
     return frame.name is not None and pattern.fullmatch(frame.name) is not None
 
 
-def pieces(joined: Overlay, rows: Array) -> Iterator[Array]:
+def rows_of(joined: Overlay, mobility: Mobility) -> Iterator[Array]:
     """
-    Cut row indices into pieces that are worked on one after another, to save memory.
+    Find the pages of one mobility, some at a time.
 
-    :param rows: ``int64``, ascending.
-    :return: The pieces; pages of the same pageblock are in the same piece.
+    :return: Their rows: ``int64``, ascending; pages of the same pageblock are returned together.
     """
-    start = 0
-    while start < len(rows):
-        end = min(start + _PIECE, len(rows))
-        if end < len(rows):
-            # From the block of the last row on, rows belong to the next piece.
-            after = np.searchsorted(joined.block[rows[start:end]], joined.block[rows[end]])
-            end = start + int(after) or end
-        yield rows[start:end]
-        start = end
+    for piece in joined.block.pieces():
+        rows = np.flatnonzero(joined.mobility[piece] == mobility)
+        if len(rows):
+            rows += piece.start
+            yield rows
 
 
-def kind_codes(joined: Overlay, rows: Array) -> Array:
+_NO_KIND = 255
+_OF_MARKED = np.full(len(PageState), _NO_KIND, np.uint8)
+for _state, _kind in _KIND_OF_STATE.items():
+    _OF_MARKED[_state] = _kind
+
+
+def kind_codes(joined: Overlay, rows: Array, codes: Array) -> Array:
     """
     Return the kind of each of *rows*, which are unmovable pages.
 
-    :return: ``int8``: :class:`UnmovableKind`.
+    :param codes: The owner of each: the result of
+        :func:`~drgn_pageowner.analysis.frag.culprits.owner_codes`.
+    :return: ``uint8``: :class:`UnmovableKind`.
     """
-    state = joined.memory.pages.state[rows]
-    result = np.full(len(rows), UnmovableKind.NOT_RECORDED, np.int8)
-    owner = joined.owner[rows]
+    stacks = joined.number_of_stacks
+    of_code = np.full(stacks + 1 + len(PageState), UnmovableKind.NOT_RECORDED, np.uint8)
     if joined.records is not None and len(joined.records):
-        recorded = np.flatnonzero(owner >= 0)
-        result[recorded] = joined.kinds()[joined.stack[owner[recorded]]]
-    for value, kind in _KIND_OF_STATE.items():
-        result[state == value] = kind
+        of_code[: stacks + 1] = joined.kinds()
+    result = of_code[codes]
+    marked = _OF_MARKED[joined.memory.pages.state[rows]]
+    np.copyto(result, marked, where=marked != _NO_KIND)
     return result

@@ -10,6 +10,7 @@ import numpy as np
 from drgn_pageowner.analysis.frag.blocks import BlockTable
 from drgn_pageowner.analysis.frag.buddy import fragmentation_index, page_type_info, unusable_index
 from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay
+from drgn_pageowner.model.arrays import ascending
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kernel import Zone
 from drgn_pageowner.model.pages import Memory, ZoneStats
@@ -112,17 +113,16 @@ def _longest_runs(joined: Overlay) -> list[int]:
     pages = joined.memory.pages
     free = joined.mobility == Mobility.FREE
     # A run ends at a page that is not free, at a zone boundary, and at a hole in the PFNs.
-    same = np.zeros(len(free), bool)
-    same[1:] = pages["zone"][1:] == pages["zone"][:-1]
-    same[
-        pages.offsets[1:-1][pages.starts[1:] != pages.starts[:-1] + np.diff(pages.offsets)[:-1]]
-    ] = False
-    starts = np.flatnonzero(free & ~(np.concatenate([[False], free[:-1]]) & same))
-    ends = np.flatnonzero(free & ~np.concatenate([(free & same)[1:], [False]]))
+    holes = pages.offsets[1:-1][pages.starts[1:] != pages.starts[:-1] + np.diff(pages.offsets)[:-1]]
+    edges = [np.flatnonzero(column[1:] != column[:-1]) + 1 for column in (free, pages["zone"])]
+    starts = ascending(np.concatenate([np.zeros(min(len(free), 1), np.int64), *edges, holes]))
+    lengths = np.diff(starts, append=len(free))
+    runs = free[starts]
+    starts, lengths = starts[runs], lengths[runs]
     result = [0] * len(pages.facts.zones)
     for number in range(len(result)):
         mine = pages["zone"][starts] == number
-        result[number] = int((ends[mine] - starts[mine] + 1).max(initial=0))
+        result[number] = int(lengths[mine].max(initial=0))
     return result
 
 
