@@ -16,7 +16,7 @@ from drgn_pageowner.analysis.frag.mobility import (
     UnmovableKind,
     kind_codes,
     migratetype_number,
-    rows_of,
+    rows_with_mobility,
 )
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.analysis.owners.stack_table import (
@@ -94,12 +94,12 @@ def unmovable(joined: Overlay) -> Iterator[tuple[Array, Array]]:
     """
     Find the unmovable pages and their owners, some at a time; owners are numbered once.
 
-    :return: Rows of pages, as :func:`~drgn_pageowner.analysis.frag.mobility.rows_of` returns them;
+    :return: Rows of pages, as :func:`~drgn_pageowner.analysis.frag.mobility.rows_with_mobility` returns them;
         and the result of :func:`owner_codes`.
     """
     known = joined.codes_of_unmovable
     codes = [] if known is None else known
-    for number, rows in enumerate(rows_of(joined, Mobility.UNMOVABLE)):
+    for number, rows in enumerate(rows_with_mobility(joined, Mobility.UNMOVABLE)):
         if known is None:
             codes.append(owner_codes(joined, rows))
         yield rows, codes[number]
@@ -181,7 +181,7 @@ def culprits(
     )
 
     def movable() -> Iterator[tuple[Array, Array]]:
-        for rows in rows_of(joined, Mobility.MOVABLE):
+        for rows in rows_with_mobility(joined, Mobility.MOVABLE):
             inside = rows[for_others[joined.block[rows]]]
             if len(inside):
                 yield inside, owner_codes(joined, inside)

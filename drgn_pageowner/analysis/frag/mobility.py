@@ -28,7 +28,7 @@ __all__ = (
     "kind_codes",
     "migratetype_number",
     "overlay",
-    "rows_of",
+    "rows_with_mobility",
     "unmovable_kinds",
 )
 
@@ -295,7 +295,7 @@ def _is_named(pattern: re.Pattern[str], frame: Frame) -> bool:
     return frame.name is not None and pattern.fullmatch(frame.name) is not None
 
 
-def rows_of(joined: Overlay, mobility: Mobility) -> Iterator[Array]:
+def rows_with_mobility(joined: Overlay, mobility: Mobility) -> Iterator[Array]:
     """
     Find the pages of one mobility, some at a time.
 
