@@ -94,7 +94,8 @@ def unmovable(joined: Overlay) -> Iterator[tuple[Array, Array]]:
     """
     Find the unmovable pages and their owners, some at a time; owners are numbered once.
 
-    :return: Rows of pages, as :func:`~drgn_pageowner.analysis.frag.mobility.rows_with_mobility` returns them;
+    :return: Rows of pages, as
+        :func:`~drgn_pageowner.analysis.frag.mobility.rows_with_mobility` returns them;
         and the result of :func:`owner_codes`.
     """
     known = joined.codes_of_unmovable
