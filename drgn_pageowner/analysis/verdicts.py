@@ -452,7 +452,7 @@ def _culprit(frag: Frag) -> Iterator[Verdict]:
             f"{frag.culprits.blocked:,} of {counted(frag.culprits.blocks, 'pageblock')} "
             f"{'holds' if frag.culprits.blocked == 1 else 'hold'} unmovable pages.",
             f"The most widespread allocator is {one.allocator}: {counted(one.pages, 'page')} in "
-            f"{one.blocks:,} of these pageblocks, alone in {one.only_blocker:,}.",
+            f"{one.blocks:,} of these pageblocks, alone in {one.only_blocker or 'none'}.",
         )
 
 

@@ -68,7 +68,7 @@ _WORDS = {
 """Names of commands in other tools -> the command of this program that does the same."""
 
 _OPTIONS = {
-    "--cull": "--by", "--group": "--by", "--group-by": "--by", "--key": "--by",
+    "--cull": "--by", "--group": "--by", "--group-by": "--by", "--groupby": "--by", "--key": "--by",
     "--name": "--comm", "--task": "--comm", "--process": "--by process", "--command": "--comm",
     "--head": "--limit", "--top": "--limit", "--count": "--limit", "--lines": "--limit",
     "--function": "--stack-contains", "--func": "--stack-contains", "--symbol": "--stack-contains",

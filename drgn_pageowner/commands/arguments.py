@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from drgn_pageowner.analysis.owners.group import GROUP_KEYS
 from drgn_pageowner.analysis.owners.select import CRITERIA, Filter
@@ -32,6 +32,7 @@ __all__ = (
     "filter_of",
     "least_pages",
     "limit_of",
+    "refuse_option",
     "report_problems",
     "sort_keys",
     "targets_of",
@@ -348,6 +349,20 @@ def add_destination(
     group.add_argument(dest, nargs="?", default=argparse.SUPPRESS, metavar="OUT", help=help_)
     group.add_argument("-o", "--output", dest=dest, metavar="OUT", help="the same")
     return group
+
+
+def refuse_option(parser: argparse.ArgumentParser, option: str, why: str) -> None:
+    """
+    Make *option* an error of a command, with or without a value.
+
+    :param why: The reason, for the message.
+    """
+
+    class Refuse(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+            parser.error(f"{option}: {why}")
+
+    parser.add_argument(option, action=Refuse, nargs="?", help=argparse.SUPPRESS)
 
 
 def report_problems(problems: Iterable[str]) -> None:

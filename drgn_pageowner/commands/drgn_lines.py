@@ -8,8 +8,9 @@ import io
 import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
+from drgn_pageowner.commands.arguments import refuse_option
 from drgn_pageowner.commands.output import unescaped
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.render.terminal import columns
@@ -33,11 +34,7 @@ def refuse_drgn(parser: argparse.ArgumentParser, why: str) -> None:
     :param why: The reason, for the message.
     """
 
-    class Refuse(argparse.Action):
-        def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-            parser.error(f"--drgn: there are no such lines: {why}")
-
-    parser.add_argument("--drgn", action=Refuse, nargs=0, help=argparse.SUPPRESS)
+    refuse_option(parser, "--drgn", f"there are no such lines: {why}")
 
 
 def refuse(args: argparse.Namespace, options: Mapping[str, object]) -> None:

@@ -55,6 +55,7 @@ from drgn_pageowner.commands.arguments import (
     least_pages,
     limit_of,
     listed,
+    refuse_option,
     report_problems,
 )
 from drgn_pageowner.commands.drgn_lines import add_drgn, constructor, print_lines, refuse
@@ -113,6 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     chosen.add_argument("--max-age", type=duration, metavar="TIME", help="all at most this old")
     add_least(chosen, "owners")
     add_types(parser)
+    refuse_option(parser, "--sort", "leaks are always sorted by pages")
     add_limit(parser, "owners", f"{_LIMIT}, or all groups in json")
     add_drgn(parser)
     add_output(parser, "table", "json")

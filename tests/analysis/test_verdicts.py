@@ -150,7 +150,7 @@ def test_the_most_widespread_owner_is_not_said_to_be_in_most_blocks() -> None:
     assert culprit.text == "16 of 32 pageblocks hold unmovable pages."
     assert culprit.detail == (
         "The most widespread allocator is one+0x10/0x100: 2 pages in 2 of these pageblocks, "
-        "alone in 0."
+        "alone in none."
     )
 
 

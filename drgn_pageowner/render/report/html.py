@@ -11,7 +11,7 @@ from typing import Any
 
 from drgn_pageowner.analysis.report import Report
 from drgn_pageowner.analysis.verdicts import by_severity, headline, judge
-from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.escape import escaped
 from drgn_pageowner.render.jsonable import json_document
 from drgn_pageowner.render.report.charts import chart_data
@@ -25,7 +25,7 @@ from drgn_pageowner.render.report.machine import (
 from drgn_pageowner.render.report.tables import tables
 from drgn_pageowner.render.table import counted, pages_size, share
 
-__all__ = ("HtmlRenderer", "environment", "title_of")
+__all__ = ("HtmlRenderer", "environment", "tiles", "title_of")
 
 _SCRIPTS = ("theme.js", "tables.js", "charts.js", "map.js", "flame.js", "start.js")
 
@@ -110,7 +110,7 @@ class HtmlRenderer:
             log=log_text(report),
             oom_log=log_text(report, oom=True),
             tables=tables(report),
-            tiles=list(_tiles(report)),
+            tiles=list(tiles(report)),
             style=self._source("report.css"),
             plotly=_compressed(self._plotly),
             script=self._script,
@@ -143,7 +143,7 @@ def title_of(report: Report) -> str:
     return "Memory report" if host in NO_HOST else f"Memory of {host}"
 
 
-def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
+def tiles(report: Report) -> Iterator[tuple[str, str, str]]:
     """Yield name, number and remark of each tile at the top of the page."""
     size = report.facts.page_size
     present = sum(zone.present for zone in report.facts.zones)
@@ -154,10 +154,13 @@ def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "Free", pages_size(free * size), f"{share(free, present)} of memory"
     top = report.tops.get("stack")
     if top is not None:
-        remark = counted(top.number_of_groups, "stack")
+        # Without page_owner, a stack is the function of an allocation tag.
+        tagged = report.facts.page_owner in NO_RECORDS
+        remark = counted(top.number_of_groups, "tag" if tagged else "stack")
         if top.allocations is not None:
             remark = f"{counted(top.allocations, 'allocation')}, {remark}"
-        yield "Recorded by page_owner", pages_size(top.bytes), remark
+        by = "Bears allocation tags" if tagged else "Recorded by page_owner"
+        yield by, pages_size(top.bytes), remark
     if report.leaks is not None:
         lost = report.leaks.lost_pages
         number = counted(report.leaks.lost_allocations, "allocation")

@@ -302,8 +302,11 @@ def _about(group: LeakGroup) -> Iterator[str]:
 
 
 def _changes(diff: Diff, facts: Facts) -> Table:
-    rows = [_change(change, facts) for change in diff.changes[:_CHANGES]]
-    columns = ("allocator", "growth", "size", "an hour", "before", "after", "allocations", "state")
+    # Two boots have no rates.
+    rates = any(change.pages_per_hour is not None for change in diff.changes)
+    rows = [_change(change, facts, rates) for change in diff.changes[:_CHANGES]]
+    columns = ("allocator", "growth", "size", *["an hour"] * rates, "before", "after",
+               "allocations", "state")  # fmt: skip
     known = diff.relation
     between = f", {age(abs(known.elapsed_ns))} apart" if known.elapsed_ns is not None else ""
     note = (
@@ -313,17 +316,19 @@ def _changes(diff: Diff, facts: Facts) -> Table:
         f"{'One boot' if known.same_boot else 'Not one boot'} ({known.why}){between}."
     )
     whole = sum(diff.states.values()) - diff.states.get("same", 0)
-    return Table("changes", "Growth by stack", columns, (1, 2, 3, 4, 5, 6), rows, whole, note)
+    return Table(
+        "changes", "Growth by stack", columns, range(1, len(columns) - 1), rows, whole, note
+    )
 
 
-def _change(change: Change, facts: Facts) -> Row:
+def _change(change: Change, facts: Facts, rates: bool) -> Row:
     rate = change.pages_per_hour
     return Row(
         [
             name(allocator_name(change.stack) or "(no stack)"),
             TableCell(f"{change.growth.pages:+,}", change.growth.pages),
             size(change.growth.pages, facts),
-            TableCell("-" if rate is None else f"{rate:+,.0f}", rate),
+            *[TableCell("-" if rate is None else f"{rate:+,.0f}", rate)] * rates,
             number(change.before.pages),
             number(change.after.pages),
             number(change.growth.allocations),

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from handmade import MOVABLE, SECOND, UNMOVABLE, Machine, Record, heap
 
+from drgn_pageowner.analysis.compare.diff import diff
+from drgn_pageowner.analysis.compare.kinship import Relation
 from drgn_pageowner.analysis.report import Report, ReportInputs, report
 from drgn_pageowner.model.crash import Crash, LogLine, Oom, Taint
+from drgn_pageowner.render.report.html import tiles
 from drgn_pageowner.render.report.json import report_object
 from drgn_pageowner.render.report.machine import crash_rows, log_text, machine_rows
 from drgn_pageowner.render.report.tables import tables
@@ -85,3 +90,24 @@ def test_markdown_has_every_verdict(result: Report) -> None:
     assert text.startswith("# Memory of host\n")
     assert text.count("- **") == len(report_object(result)["verdicts"])
     assert "**Problem:** The out-of-memory killer killed 1 process. Killed process 7 (cat)" in text
+
+
+def test_tags_are_not_said_to_be_of_page_owner(result: Report) -> None:
+    tagged = replace(result, facts=replace(result.facts, page_owner="off"))
+    found = {title: remark for title, _, remark in tiles(tagged)}
+    assert found["Bears allocation tags"] == "2 allocations, 2 tags"
+    assert "Recorded by page_owner" not in found
+    assert "Recorded by page_owner" in {title for title, _, _ in tiles(result)}
+
+
+@pytest.mark.parametrize("elapsed", [None, 60 * SECOND])
+def test_two_boots_have_no_column_of_rates(result: Report, elapsed: int | None) -> None:
+    before = MACHINE.inventory(Record(20, ["alloc_pages", "held [mod]"])).records
+    after = MACHINE.inventory(Record(20, ["alloc_pages", "more"])).records
+    assert before is not None
+    assert after is not None
+    relation = Relation(elapsed is not None, elapsed is not None, "why", elapsed)
+    changes = tables(replace(result, diff=diff(before, after, relation)))["changes"]
+    assert ("an hour" in changes.columns) == (elapsed is not None)
+    assert {len(row.cells) for row in changes.rows} == {len(changes.columns)}
+    assert changes.rows[0].cells[changes.columns.index("after")].text == "1"
