@@ -228,7 +228,6 @@ def _first(result: Leaks, limit: int | None) -> Leaks:
     return replace(result, groups=result.groups[:limit], slab=slab)
 
 
-@kept
 def search(session: Session, *, slab: bool, types: bool = True) -> LeakSearch:
     """
     Search for memory that nothing reaches, or return the result of a saved search.
@@ -237,6 +236,11 @@ def search(session: Session, *, slab: bool, types: bool = True) -> LeakSearch:
     :param types: Whether to infer types, so that numbers in objects of a known type are not taken
         for pointers.
     """
+    return _search(session, slab, types)
+
+
+@kept
+def _search(session: Session, slab: bool, types: bool) -> LeakSearch:
     saved = session.saved_search(slab=slab)
     if saved is not None:
         return saved

@@ -32,7 +32,8 @@ from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
 from drgn_pageowner.commands.parts import Outcome, Part, files_of, run_part
 from drgn_pageowner.commands.report import read
 from drgn_pageowner.errors import INTERNAL, PageOwnerError, UsageError
-from drgn_pageowner.model.kept import keeping_results
+from drgn_pageowner.model.heap import Heap
+from drgn_pageowner.model.kept import forget, keeping_results
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import progress, warn
@@ -77,6 +78,9 @@ PARTS = (
     Part("ticket", ("report",), files=("report.md",)),
     Part("snapshot", ("save", "--leaks"), files=("snapshot.parquet",)),
 )  # fmt: skip
+
+_AFTER_HEAP = "snapshot"
+"""The first part that needs only the results of the search for leaks, not the graph of pointers."""
 
 
 _RULES = "rules"
@@ -143,6 +147,9 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO, rules: RuleSet
         parts.insert(place, Part(_RULES, step=lambda session: _known_causes(session, rules)))
     with keeping_results():
         for part in progress(parts, description="triage", total=len(parts), unit=" part"):
+            if part.name == _AFTER_HEAP:
+                forget(Heap)
+                session.forget_heap()
             outcomes.append(run_part(part, session, directory))
             verdicts = _verdicts(outcomes, args.min_pages)
             # Rewrite the index after each part, in case a later one is OOM-killed.

@@ -189,6 +189,9 @@ class ProgramSession:
         heap = self._heap_reader(types=types).heap
         return heap if types else heap.untyped()
 
+    def forget_heap(self) -> None:
+        self._heap = self._finder = None
+
     def _heap_reader(self, *, types: bool = False) -> HeapReader:
         if keeps_results():
             # The inventory is for other commands, too, so it must be whole.

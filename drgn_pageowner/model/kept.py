@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ("keeping_results", "keeps_results", "kept", "kept_as")
+__all__ = ("forget", "keeping_nothing", "keeping_results", "keeps_results", "kept", "kept_as")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +35,25 @@ def keeping_results() -> Iterator[None]:
         yield
     finally:
         _RESULTS.reset(token)
+
+
+@contextmanager
+def keeping_nothing() -> Iterator[None]:
+    """Neither cache nor take results in the ``with`` block, for large ones that are used once."""
+    token = _RESULTS.set(None)
+    try:
+        yield
+    finally:
+        _RESULTS.reset(token)
+
+
+def forget(kind: type) -> None:
+    """Drop all cached results of functions with an argument of type *kind*, and so the argument."""
+    results = _RESULTS.get() or {}
+    for key, (alive, _) in list(results.items()):
+        args = alive[0] if isinstance(alive, tuple) and alive else ()
+        if isinstance(args, tuple) and any(isinstance(value, kind) for value in args):
+            del results[key]
 
 
 def keeps_results() -> bool:

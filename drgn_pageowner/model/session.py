@@ -97,6 +97,10 @@ class Session(Protocol):
         """
         ...
 
+    def forget_heap(self) -> None:
+        """Drop the graph of pointers, which takes much memory; :meth:`heap` reads it again."""
+        ...
+
     def saved_search(self, *, slab: bool) -> LeakSearch | None:
         """
         Return the result of a search for leaks that was saved in a snapshot; ``None`` if this

@@ -62,6 +62,8 @@ class _Texts:
 
     def __init__(self) -> None:
         self.frames = _FrameTexts()
+        self.compounds: dict[type, Callable[[Any, str, _Texts], str]] = {}
+        """The function that converts values of a type, by type."""
         self._members: dict[tuple[type, str], list[tuple[str, str]]] = {}
 
     def members(self, kind: type, inner: str) -> list[tuple[str, str]]:
@@ -130,30 +132,54 @@ def _text(value: Any, newline: str, texts: _Texts) -> str:
         return plain(value)
     if kind is Frame:
         return texts.frames[value]
+    compound = texts.compounds.get(kind)
+    if compound is None:
+        compound = texts.compounds[kind] = _compound(value)
+    return compound(value, newline, texts)
+
+
+def _compound(value: Any) -> Callable[[Any, str, _Texts], str]:
+    """Return the function that converts values of the type of *value*."""
     if isinstance(value, bytes):
-        return _string(comm_text(value))
+        return lambda value, newline, texts: _string(comm_text(value))
     if isinstance(value, np.ndarray | np.generic):
-        return _text(value.tolist(), newline, texts)
-    inner = newline + " "
+        return lambda value, newline, texts: _text(value.tolist(), newline, texts)
     if isinstance(value, Mapping):
-        items = [f"{_string(str(key))}: {_text(item, inner, texts)}" for key, item in value.items()]
-        return "{" + inner + ("," + inner).join(items) + newline + "}" if items else "{}"
+        return _mapping
     if is_dataclass(value):
-        parts = []
-        for name, before in texts.members(kind, inner):
-            item = getattr(value, name)
-            plain = _PLAIN.get(type(item))
-            parts.append(before)
-            parts.append(plain(item) if plain is not None else _text(item, inner, texts))
-        return "".join(parts) + newline + "}" if parts else "{}"
+        return _members
     if isinstance(value, Sequence) and not isinstance(value, str):
-        if set(map(type, value)) == {Frame}:
-            items = [texts.frames[frame] for frame in value]
-        else:
-            items = [_text(item, inner, texts) for item in value]
-        return "[" + inner + ("," + inner).join(items) + newline + "]" if items else "[]"
+        return _sequence
     # A subclass of a type that json knows, such as an enumeration.
-    return json_document(value)
+    return lambda value, newline, texts: json_document(value)
+
+
+def _mapping(value: Mapping[Any, Any], newline: str, texts: _Texts) -> str:
+    inner = newline + " "
+    items = [f"{_string(str(key))}: {_text(item, inner, texts)}" for key, item in value.items()]
+    return "{" + inner + ("," + inner).join(items) + newline + "}" if items else "{}"
+
+
+def _members(value: Any, newline: str, texts: _Texts) -> str:
+    inner = newline + " "
+    parts = []
+    for name, before in texts.members(type(value), inner):
+        item = getattr(value, name)
+        plain = _PLAIN.get(type(item))
+        parts.append(before)
+        parts.append(plain(item) if plain is not None else _text(item, inner, texts))
+    return "".join(parts) + newline + "}" if parts else "{}"
+
+
+def _sequence(value: Sequence[Any], newline: str, texts: _Texts) -> str:
+    if not value:
+        return "[]"
+    inner = newline + " "
+    if set(map(type, value)) == {Frame}:
+        items = [texts.frames[frame] for frame in value]
+    else:
+        items = [_text(item, inner, texts) for item in value]
+    return "[" + inner + ("," + inner).join(items) + newline + "]"
 
 
 def _string(value: str) -> str:

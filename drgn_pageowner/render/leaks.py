@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 from drgn_pageowner.analysis.leaks.leaks import LeakGroup, Leaks, SlabLeak, Task
 from drgn_pageowner.analysis.leaks.owners import CONFIDENCES, LeakOwner, leak_owners
@@ -264,23 +265,35 @@ def _short_reason(reason: str) -> str:
     return next((short for start, short in _REASONS.items() if reason.startswith(start)), reason)
 
 
+def _owner_of(allocator: str) -> str:
+    return word(without_offset(allocator))
+
+
+_NO_RATE = "-"
+
+
 def _rate(pages_per_hour: float | None) -> str:
-    return "-" if pages_per_hour is None else f"{pages_per_hour:,.0f}"
+    return _NO_RATE if pages_per_hour is None else f"{pages_per_hour:,.0f}"
 
 
 def _suspects_table(found: Sequence[Suspect], facts: Facts) -> str:
-    rates = any(suspect.pages_per_hour is not None for suspect in found)
+    size, owner, reasons = cache(pages_size), cache(_owner_of), cache(_short_reason)
+    # Details of suspects are computed on the way, so go through them once.
     rows = [
         [
             f"{suspect.pages:,}",
-            pages_size(suspect.bytes),
+            size(suspect.bytes),
             f"{suspect.allocations:,}",
-            *[_rate(suspect.pages_per_hour)] * rates,
-            word(without_offset(suspect.allocator)),
+            _rate(suspect.pages_per_hour),
+            owner(suspect.allocator),
             ages(suspect.oldest_ns, suspect.newest_ns, facts.now_ns),
-            ", ".join(map(_short_reason, suspect.reasons)),
+            ", ".join(map(reasons, suspect.reasons)),
         ]
         for suspect in found
     ]
-    headers = ["pages", "size", "allocations", *["pages/h"] * rates, "owner", "age", "reasons"]
+    headers = ["pages", "size", "allocations", "pages/h", "owner", "age", "reasons"]
+    rates = any(row[3] != _NO_RATE for row in rows)
+    if not rates:
+        for row in (headers, *rows):
+            del row[3]
     return table(rows, headers, right=range(3 + rates), spare=("allocations", "size"))

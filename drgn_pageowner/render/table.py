@@ -166,7 +166,10 @@ def _grid(
 
     def fitted(row: Sequence[Sequence[str]]) -> list[str]:
         return [
-            "\n".join(shortened(line, limits[column]) for line in row[column]) for column in chosen
+            row[column][0]
+            if len(row[column]) == 1 and len(row[column][0]) <= limits[column]
+            else "\n".join(shortened(line, limits[column]) for line in row[column])
+            for column in chosen
         ]
 
     height = max((len(names[column]) for column in chosen), default=1)

@@ -15,6 +15,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from drgn_pageowner.storage.check import (
 )
 from drgn_pageowner.storage.files import cannot_write, replacing
 
-__all__ = ("VERSION", "Columns", "Container", "write_container")
+__all__ = ("VERSION", "Columns", "Container", "RecordRows", "packed_tables", "write_container")
 
 VERSION = 1
 """The version of the format; a reader accepts all files with this version or an earlier one."""
@@ -159,10 +160,27 @@ def _stream(columns: Mapping[str, Any]) -> bytes:
     return data
 
 
+def packed_tables(tables: Mapping[str, Columns]) -> dict[str, bytes]:
+    """Compress tables for :func:`write_container`."""
+    return {name: _stream(columns) for name, columns in tables.items()}
+
+
+@dataclass(frozen=True)
+class RecordRows:
+    """The records to write, which are converted some at a time."""
+
+    empty: Columns
+    """All columns, without rows."""
+    allocated: int
+    """Number of records of allocated pages."""
+    parts: Sequence[Iterable[Columns]]
+    """Records of allocated pages, and records of freed pages: in parts of any size."""
+
+
 def write_container(
     path: str,
-    records: Iterable[Columns],
-    tables: Mapping[str, Columns],
+    records: RecordRows,
+    tables: Mapping[str, bytes],
     documents: Mapping[str, Any],
     head: Mapping[str, Any],
 ) -> int:
@@ -170,16 +188,15 @@ def write_container(
     Write a file atomically: if writing fails, an existing file is left unchanged.
 
     :param path: Path of the file.
-    :param records: Records of allocated pages, and records of freed pages: a row group for each.
-    :param tables: Other tables, by name.
+    :param tables: Other tables, by name: the result of :func:`packed_tables`.
     :param documents: Values to store as JSON, by name.
     :param head: Members of the JSON document that is read first.
     :return: Size of the file in bytes.
     :raises PageOwnerError: if the file cannot be written
     """
     pq = _parquet()
-    parts = [_table(part) for part in records]
-    pieces: dict[str, bytes] = {name: _stream(columns) for name, columns in tables.items()}
+    schema = _table(records.empty).schema
+    pieces = dict(tables)
     pieces |= {
         name: _compressed(json.dumps(value).encode("ascii")) for name, value in documents.items()
     }
@@ -189,8 +206,8 @@ def write_container(
         position += len(piece)
     head = {
         **head,
-        "columns": parts[0].schema.names,
-        "allocated": len(parts[0]),
+        "columns": schema.names,
+        "allocated": records.allocated,
         "parts": index,
     }
     text = json.dumps(head)
@@ -199,7 +216,6 @@ def write_container(
         f"{_KEY}.head": text,
         f"{_KEY}.crc32": str(zlib.crc32(text.encode("ascii"))),
     }
-    schema = parts[0].schema
     differences = [name for name in _DIFFERENCES if name in schema.names]
     try:
         with replacing(path) as file:
@@ -218,12 +234,44 @@ def write_container(
                 writer.add_key_value_metadata(metadata)
                 for piece in pieces.values():
                     sink.write(piece)
-                for part in parts:
-                    if len(part):
-                        writer.write_table(part, row_group_size=_ROWS)
+                for parts in records.parts:
+                    for group in _row_groups(parts):
+                        writer.write_table(_table(group), row_group_size=_ROWS)
             return file.tell()
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _row_groups(parts: Iterable[Columns]) -> Iterator[Columns]:
+    """Divide records into row groups, all of the same size but the last one."""
+    waiting: list[Columns] = []
+    number = 0
+    for part in parts:
+        for piece in _cut(part, number):
+            waiting.append(piece)
+            number += len(next(iter(piece.values())))
+            if number == _ROWS:
+                yield _joined(waiting)
+                waiting, number = [], 0
+    if number:
+        yield _joined(waiting)
+
+
+def _cut(part: Columns, before: int) -> Iterator[Columns]:
+    """
+    Cut records where a row group ends.
+
+    :param before: Number of records that are already in the first row group.
+    """
+    start, rows = 0, len(next(iter(part.values())))
+    while start < rows:
+        end = min(start + _ROWS - before, rows)
+        yield {name: column[start:end] for name, column in part.items()}
+        start, before = end, 0
+
+
+def _joined(parts: Sequence[Columns]) -> Columns:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _parsed(text: bytes) -> Any:

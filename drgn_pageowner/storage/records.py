@@ -3,25 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.kernel import Facts, Names, TextFormats
 from drgn_pageowner.model.records import Memcg, Snapshot, latest
+from drgn_pageowner.model.session import Session
 from drgn_pageowner.model.stacks import Frame, SourceFrame, StackList, Stacks
 from drgn_pageowner.model.tags import Tags
 from drgn_pageowner.storage.check import check_records, require, within
-from drgn_pageowner.storage.container import Columns, Container
+from drgn_pageowner.storage.container import Columns, Container, RecordRows
 from drgn_pageowner.storage.plain import as_json, restore
 from drgn_pageowner.storage.tags import place_table, tag_places
 
 __all__ = (
     "BASIC_COLUMNS",
+    "SavedRecords",
     "frame_table",
     "load_records",
     "load_stack_list",
@@ -35,6 +38,8 @@ BASIC_COLUMNS = frozenset(("handle", "ts_nsec"))
 """The columns that ``info`` reads; it reports only problems with these."""
 
 _HANDLES = tuple(name for name, column in STORED.items() if column.form is Form.HANDLE)
+# Number of records of freed pages up to which they are held while the others are written.
+_MOST_HELD = 1 << 20
 # Columns that `info` does not read, so that it does not report their problems.
 _OTHER_COLUMNS = frozenset((*columns_of(Origin.PAGE, Origin.PAGEBLOCK), *_HANDLES)) - BASIC_COLUMNS
 
@@ -79,37 +84,152 @@ def read_frames(table: Columns) -> list[Frame]:
     return [Frame(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
-def record_tables(
-    everything: Snapshot, basic_problems: list[str], *, source: bool
-) -> tuple[list[Columns], dict[str, Columns], dict[str, Any]]:
+class SavedRecords:
     """
-    Convert records, stacks and frames to tables.
+    The records of a session, including those of freed pages.
 
-    :param everything: A snapshot with all columns, including freed records.
-    :param basic_problems: The problems of a snapshot that has only :data:`BASIC_COLUMNS`.
-    :param source: Whether to save ``everything.source_lines``.
-    :return: Two tables of records, of allocated and of freed pages; the other tables by name; and
-        documents by name.
+    If there are many, they are read twice, a part at a time: when the object is made, to find what
+    they refer to, and when they are written.
     """
-    order = np.argsort(everything["pfn"], kind="stable")
-    sorted_rows = everything.select(order)
-    allocated = sorted_rows["allocated"]
-    names = ["pfn", *sorted(everything.columns.keys() - {"pfn"})]
-    records = [
-        {name: sorted_rows[name][mask] for name in names} for mask in (allocated, ~allocated)
-    ]
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        parts = session.record_parts(None, freed=True)
+        first = next(parts)
+        second = next(parts, None)
+        self._only = first if second is None else None
+        """All records, if they are in one part."""
+        if second is not None and "tag" in first:
+            # Indices of tags are not the same in all parts.
+            self._only, second = session.snapshot(None, freed=True), None
+        self.number = 0
+        """Number of records."""
+        self.allocated = 0
+        """Number of records of allocated pages."""
+        self._used: list[tuple[Array, Array]] = []
+        self._pfns = blake2b()
+        self._held: list[Columns] = []
+        last = self._only or first
+        if "pfn" in last:
+            self._add(last)
+            while second is not None:
+                last = second
+                self._add(last)
+                second = next(parts, None)
+        self.about = last.select(slice(0))
+        """A snapshot with all stacks, names and problems of the records, but without rows."""
+
+    def _add(self, part: Snapshot) -> None:
+        """Note what the records of *part* refer to."""
+        allocated = part["allocated"]
+        self.number += len(part)
+        self.allocated += int(np.count_nonzero(allocated))
+        used = np.zeros(len(part.stacks), np.uint8)
+        for piece in slices(len(part)):
+            for kind, name in enumerate(_HANDLES):
+                if name not in part:
+                    continue
+                numbers = part.stacks.index(part[name][piece])
+                for freed in (False, True):
+                    mine = numbers[(allocated[piece] != freed) & (numbers >= 0)]
+                    used[mine] |= _bit(freed, kind)
+        some = np.flatnonzero(used)
+        self._used.append((part.stacks.handles[some], used[some]))
+        order = _in_order(part)
+        pfn, allocated = part["pfn"][order], allocated[order]
+        for piece in slices(len(part)):
+            self._pfns.update(pfn[piece][allocated[piece]].tobytes())
+
+    def has_pfns(self, pfn: Array) -> bool:
+        """
+        Return whether the records of allocated pages have these PFNs.
+
+        :param pfn: ``int64``, in any order.
+        """
+        return blake2b(np.sort(pfn).tobytes()).digest() == self._pfns.digest()
+
+    def used_by(self) -> Array:
+        """
+        Return which columns of records refer to each stack of :attr:`about`: ``uint8``, a
+        :func:`_bit` for each column of handles that contains the stack.
+        """
+        stacks = self.about.stacks
+        result = np.zeros(len(stacks), np.uint8)
+        for handles, bits in self._used:
+            number = stacks.index(handles)
+            result[number[number >= 0]] |= bits[number >= 0]
+        return result
+
+    def rows(self) -> RecordRows:
+        """Return the records to write, in the order of PFNs."""
+        names = ["pfn", *sorted(self.about.columns.keys() - {"pfn"})]
+        return RecordRows(
+            empty={name: self.about[name] for name in names},
+            allocated=self.allocated,
+            parts=[self._parts(names, freed=False), self._parts(names, freed=True)],
+        )
+
+    def _parts(self, names: Sequence[str], *, freed: bool) -> Iterator[Columns]:
+        if freed and (self._held or self.number == self.allocated):
+            yield from self._held
+            return
+        # Few records of freed pages are held, rather than read again.
+        hold = not freed and self.number - self.allocated <= _MOST_HELD
+        for part in self._pieces():
+            allocated = part["allocated"]
+            mine = part.select(allocated != freed)
+            yield {name: mine[name] for name in names}
+            if hold and not allocated.all():
+                others = part.select(~allocated)
+                self._held.append({name: others[name] for name in names})
+
+    def _pieces(self) -> Iterator[Snapshot]:
+        """Yield all records in the order of PFNs, some at a time."""
+        if self._only is not None:
+            order = _in_order(self._only)
+            for piece in slices(len(self._only)):
+                yield self._only.select(order[piece] if isinstance(order, np.ndarray) else piece)
+            return
+        number = {memcg: place for place, memcg in enumerate(self.about.memcgs)}
+        for part in self._session.record_parts(None, freed=True):
+            if "memcg" in part:
+                # Indices of memory cgroups hold in one part only.
+                place = np.array([*(number[memcg] for memcg in part.memcgs), -1], np.int32)
+                part.columns["memcg"] = place[part["memcg"]]
+            yield part
+
+
+def _in_order(records: Snapshot) -> Array | slice:
+    """Return what puts records into the order of PFNs."""
+    pfn = records["pfn"]
+    if all((pfn[1:][piece] >= pfn[:-1][piece]).all() for piece in slices(len(pfn) - 1)):
+        return slice(None)
+    return np.argsort(pfn, kind="stable")
+
+
+def record_tables(
+    records: SavedRecords, basic_problems: list[str], *, source: bool
+) -> tuple[dict[str, Columns], dict[str, Any]]:
+    """
+    Convert stacks and frames of records to tables.
+
+    :param basic_problems: The problems of a snapshot that has only :data:`BASIC_COLUMNS`.
+    :param source: Whether to save the source lines.
+    :return: The tables by name, and documents by name.
+    """
+    everything = records.about
     stacks = everything.stacks
-    pcs, place = np.unique(stacks.pcs, return_inverse=True)
+    pcs, place = stacks.coded_pcs()
     table: Columns = {
         "handle": stacks.handles,
         "depth": stacks.depths().astype(np.int32),
-        "used_by": _used_by(stacks, records),
+        "used_by": records.used_by(),
     }
     if stacks.counts is not None:
         table["kernel_pages"] = stacks.counts
     tables = {
         "stacks": table,
-        "stack_frames": {"frame": place.astype(np.int32)},
+        "stack_frames": {"frame": place},
         "pcs": {"pc": pcs},
         "frames": frame_table(everything.frames(pcs.tolist())),
     }
@@ -128,23 +248,7 @@ def record_tables(
     }
     if source:
         documents["source"] = as_json(everything.source_lines)
-    return records, tables, documents
-
-
-def _used_by(stacks: Stacks, records: list[Columns]) -> Array:
-    """
-    Find which columns of records refer to each stack.
-
-    :return: ``uint8``, shape ``(m,)``: a :func:`_bit` for each column of handles that contains the
-        stack.
-    """
-    result = np.zeros(len(stacks), np.uint8)
-    for freed, columns in enumerate(records):
-        for kind, name in enumerate(_HANDLES):
-            if name in columns:
-                numbers = stacks.index(columns[name])
-                result[numbers[numbers >= 0]] |= _bit(freed, kind)
-    return result
+    return tables, documents
 
 
 def _bit(freed: int, kind: int) -> np.uint8:

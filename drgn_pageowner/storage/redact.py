@@ -279,6 +279,12 @@ class RedactedSession:
     def heap(self, *, types: bool = False) -> Heap:
         return self._once(self._session.heap(types=types), self._heap)
 
+    def forget_heap(self) -> None:
+        self._known = {
+            key: known for key, known in self._known.items() if not isinstance(known[0], Heap)
+        }
+        self._session.forget_heap()
+
     def _heap(self, heap: Heap) -> Heap:
         return replace(
             heap,

@@ -10,15 +10,26 @@ import numpy as np
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.model.heap import LeakSearch
+from drgn_pageowner.model.kept import keeping_nothing
 from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
-from drgn_pageowner.storage.container import Columns, write_container
+from drgn_pageowner.storage.container import (
+    Columns,
+    RecordRows,
+    packed_tables,
+    write_container,
+)
 from drgn_pageowner.storage.leaks import search_tables
 from drgn_pageowner.storage.machine import PAGE_COLUMNS, inventory_tables, memory_tables
 from drgn_pageowner.storage.object_owners import object_owner_tables
 from drgn_pageowner.storage.plain import as_json
-from drgn_pageowner.storage.records import BASIC_COLUMNS, record_tables, stack_list_tables
+from drgn_pageowner.storage.records import (
+    BASIC_COLUMNS,
+    SavedRecords,
+    record_tables,
+    stack_list_tables,
+)
 from drgn_pageowner.storage.tags import tag_tables
 
 __all__ = ("Saved", "save")
@@ -73,12 +84,13 @@ def save(
     """
     saved = Saved()
     facts = session.facts()
-    tables: dict[str, Columns] = {}
+    # Tables are compressed one after another, so that few of them are in memory.
+    tables: dict[str, bytes] = {}
     documents: dict[str, Any] = {}
     more_head: dict[str, Any] = {"dump": dict(dump)} if dump is not None else {}
-    records = _no_records()
-    everything = saved.attempt("records", lambda: session.snapshot(None, freed=True))
-    if everything is not None:
+    records = saved.attempt("records", lambda: SavedRecords(session))
+    if records is not None:
+        everything = records.about
         if "pfn" not in everything:
             raise PageOwnerError(
                 "a text that sums up pages has no records to save: it is read as it is (-S)"
@@ -86,50 +98,51 @@ def save(
         basic = _basic_problems(session, everything)
         if source:
             source = saved.attempt("source", lambda: _add_source(session, everything)) is not None
-        records, more, about = record_tables(everything, basic, source=source)
-        tables |= more
+        more, about = record_tables(records, basic, source=source)
+        tables |= packed_tables(more)
         documents |= about
-        saved.records = len(everything)
+        saved.records = records.number
         saved.problems += everything.problems
     try:
         listed = session.stack_list()
-        tables |= stack_list_tables(listed)
+        tables |= packed_tables(stack_list_tables(listed))
         more_head["stack_list_threshold"] = listed.threshold
     except PageOwnerError as error:
         # Most kernels have no such list, and nothing else depends on it.
         saved.unavailable["stack_list"] = str(error)
     try:
         use = session.tags()
-        tables |= tag_tables(use)
+        tables |= packed_tables(tag_tables(use))
         more_head["tags_version"] = use.tags.version
         more_head["tags_problems"] = list(use.problems)
     except PageOwnerError as error:
         saved.unavailable["tags"] = str(error)
-    memory = saved.attempt("memory", lambda: session.memory(PAGE_COLUMNS))
+    names = _add_memory(session, saved, tables, documents)
     inventory = None
-    if memory is not None:
-        more, about = memory_tables(memory)
-        tables |= more
-        documents |= about
-        saved.pages = len(memory.pages)
-        saved.problems += memory.problems
+    if names is not None:
         inventory = saved.attempt("inventory", session.inventory)
     else:
         saved.unavailable["inventory"] = saved.unavailable["memory"]
+    unpacked: dict[str, Columns] = {}
     if inventory is not None:
         more, about = inventory_tables(inventory)
-        tables |= more
+        unpacked |= more
         documents |= about
         saved.problems += inventory.problems
-        _add_object_owners(session, saved, tables, documents, len(inventory.slabs))
+        _add_object_owners(session, saved, unpacked, documents, len(inventory.slabs))
+    found = None
     if search is None:
         saved.unavailable["leaks"] = _WITHOUT_LEAKS
-    elif (found := saved.attempt("leaks", lambda: _searched(search, records[0]))) is not None:
+    else:
+        found = saved.attempt("leaks", lambda: _searched(search, records))
+    # A search for leaks finds more free objects in the slabs of the inventory.
+    tables |= packed_tables(unpacked)
+    if found is not None:
         more, about = search_tables(found)
-        tables |= more
+        tables |= packed_tables(more)
         documents |= about
-    known = everything.names if everything is not None else None
-    documents["names"] = as_json(known or (memory.pages.names if memory else Names()))
+    known = records.about.names if records is not None else None
+    documents["names"] = as_json(known or names or Names())
     modules, crash = session.modules(), session.crash()
     saved.problems = list(dict.fromkeys([*saved.problems, *session.losses()]))
     head = {
@@ -141,8 +154,30 @@ def save(
         "owner_sources": as_json(list(session.owner_sources())),
         "unavailable": saved.unavailable,
     }
-    saved.size = write_container(path, records, tables, documents, head)
+    rows = records.rows() if records is not None else _NO_RECORDS
+    saved.size = write_container(path, rows, tables, documents, head)
     return saved
+
+
+def _add_memory(
+    session: Session, saved: Saved, tables: dict[str, bytes], documents: dict[str, Any]
+) -> Names | None:
+    """
+    Add all pages, free lists and zones.
+
+    :return: The names of this kernel; ``None`` if the pages cannot be read.
+    """
+    # Nobody else asks for all columns of pages, which take much memory.
+    with keeping_nothing():
+        memory = saved.attempt("memory", lambda: session.memory(PAGE_COLUMNS))
+    if memory is None:
+        return None
+    more, about = memory_tables(memory)
+    tables |= packed_tables(more)
+    documents |= about
+    saved.pages = len(memory.pages)
+    saved.problems += memory.problems
+    return memory.pages.names
 
 
 def _add_object_owners(
@@ -175,7 +210,8 @@ def _basic_problems(session: Session, everything: Snapshot) -> list[str]:
     # Fewer columns have no other problems, so most dumps need not be read once more.
     if not everything.problems:
         return []
-    return session.snapshot(BASIC_COLUMNS, freed=True).problems
+    *_, last = session.record_parts(BASIC_COLUMNS, freed=True)
+    return last.problems
 
 
 def _add_source(session: Session, records: Snapshot) -> Snapshot:
@@ -184,7 +220,7 @@ def _add_source(session: Session, records: Snapshot) -> Snapshot:
     return records
 
 
-def _searched(search: Callable[[], LeakSearch], records: Columns) -> LeakSearch:
+def _searched(search: Callable[[], LeakSearch], records: SavedRecords | None) -> LeakSearch:
     """
     Return the result of *search*.
 
@@ -192,12 +228,14 @@ def _searched(search: Callable[[], LeakSearch], records: Columns) -> LeakSearch:
     """
     found = search()
     # Without page_owner records, the search found allocations from the state of pages instead.
-    if found.recorded and not np.array_equal(np.sort(found.records["pfn"]), records["pfn"]):
+    pfn = found.records["pfn"]
+    if found.recorded and not (records.has_pfns(pfn) if records is not None else not len(pfn)):
         raise PageOwnerError("records changed during the search: save a dump of the kernel instead")
     return found
 
 
-def _no_records() -> list[Columns]:
-    empty = {"pfn": np.zeros(0, np.int64), "order": np.zeros(0, np.uint8),
-             "allocated": np.zeros(0, bool)}  # fmt: skip
-    return [empty, empty]
+_NO_RECORDS = RecordRows(
+    {"pfn": np.zeros(0, np.int64), "order": np.zeros(0, np.uint8), "allocated": np.zeros(0, bool)},
+    allocated=0,
+    parts=(),
+)

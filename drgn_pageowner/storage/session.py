@@ -191,6 +191,9 @@ class SnapshotSession:
     def heap(self, *, types: bool = False) -> Heap:
         self._only_memory_knows("the pointers between allocations")
 
+    def forget_heap(self) -> None:
+        pass
+
     def typed_word(self, address: int) -> tuple[str, str] | None:
         self._only_memory_knows("the types of objects")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from drgn_pageowner.model.kept import keeping_results, kept, kept_as
+from drgn_pageowner.model.kept import forget, keeping_nothing, keeping_results, kept, kept_as
 
 CALLS: list[object] = []
 
@@ -52,6 +52,32 @@ def test_an_inner_block_keeps_for_the_outer_one() -> None:
             described(thing)
         described(thing)
     assert len(CALLS) == 1
+
+
+def test_results_of_a_kind_of_argument_can_be_dropped() -> None:
+    thing, other = [1], {"a": 1}
+    with keeping_results():
+        described(thing)
+        described(other)  # type: ignore[arg-type]
+        kept_as("of no function", None, lambda: CALLS.append(3))
+        forget(list)
+        described(other)  # type: ignore[arg-type]
+        kept_as("of no function", None, lambda: CALLS.append(3))
+        assert len(CALLS) == 3
+        described(thing)
+        assert len(CALLS) == 4
+
+
+def test_nothing_is_kept_or_taken_where_that_is_not_wanted() -> None:
+    thing = [1]
+    with keeping_results():
+        described(thing)
+        with keeping_nothing():
+            described(thing)
+            described(thing, "b")
+        described(thing)
+        described(thing, "b")
+    assert len(CALLS) == 4
 
 
 def test_what_raises_is_not_kept() -> None:

@@ -155,6 +155,9 @@ class TextSession:
     def heap(self, *, types: bool = False) -> Heap:
         self._does_not_say("who points to whom")
 
+    def forget_heap(self) -> None:
+        pass
+
     def typed_word(self, address: int) -> tuple[str, str] | None:
         self._does_not_say("the types of objects")
 

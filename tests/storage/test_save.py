@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Test that a file does not depend on how many records are read or written at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Dump
+
+from drgn_pageowner.kernel.read import record_parts
+from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.storage import container, records
+from drgn_pageowner.storage.save import save
+
+pq = pytest.importorskip("pyarrow.parquet", reason="snapshots need pyarrow (the extra parquet)")
+
+
+@pytest.mark.parametrize("name", ["linux-6.12/traps", "linux-6.12-profiling/records"])
+def test_records_that_are_read_in_parts_are_saved_the_same(
+    dump_named: Callable[[str], Dump], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = ProgramSession(dump_named(name).prog)
+    monkeypatch.setattr(container, "_ROWS", 5000)
+    save(session, str(tmp_path / "whole"))
+    # Every section is a part, and records of freed pages are read again.
+    monkeypatch.setattr(record_parts, "_ROWS", 1)
+    monkeypatch.setattr(records, "_MOST_HELD", 0)
+    save(session, str(tmp_path / "parts"))
+    assert len(list(session.record_parts(("handle",)))) > 1
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
+    about = pq.read_metadata(tmp_path / "parts")
+    sizes = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+    # The last group of allocated pages and the last of freed pages may have fewer rows.
+    assert len([size for size in sizes if size != 5000]) <= 2
