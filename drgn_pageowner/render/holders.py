@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from drgn_pageowner.analysis.account.holders import Holder, Holders
 from drgn_pageowner.escape import word
@@ -14,8 +14,8 @@ from drgn_pageowner.render.terminal import columns, cut
 
 __all__ = ("classes_text", "command_text", "holder_text", "holders_csv", "holders_table")
 
-# Width of the columns other than "classes" in a narrow table, in characters.
-_OTHERS = 44
+# Columns that are left out first if "holds" has less than _LEAST characters.
+_SPARE = ("age", "charged", "cgroup", "share")
 _LEAST = 32
 # Of a command line below its row.
 _INDENT = 4
@@ -57,42 +57,52 @@ def classes_text(classes: Mapping[str, int], page_size: int, room: int) -> str:
     return "-"
 
 
+def _room(columns_of: Mapping[str, Sequence[str]]) -> int:
+    """Return how many characters the other columns leave for "holds"."""
+    return columns() - sum(
+        max(map(len, (title, *cells))) + 2 for title, cells in columns_of.items() if cells
+    )
+
+
 def holders_table(result: Holders, page_size: int) -> Iterator[str]:
     """Yield the share of the whole that is shown, and one row per process or driver."""
-    headers = ["pages", "size", "share", result.by, "holds", "age"]
     grouped = any(holder.cgroup is not None for holder in result.holders)
+    columns_of: dict[str, list[str]] = {
+        "pages": [f"{holder.pages:,}" for holder in result.holders],
+        "size": [pages_size(holder.bytes) for holder in result.holders],
+        "share": [share(holder.pages, result.pages) for holder in result.holders],
+        result.by: [holder_text(holder, result.by) for holder in result.holders],
+        "holds": [],
+        "age": [ages(one.oldest_ns, one.newest_ns, result.now_ns) for one in result.holders],
+    }
     if grouped:
-        headers += ["cgroup", "charged"]
+        columns_of["cgroup"] = [word(one.cgroup) if one.cgroup else "-" for one in result.holders]
+        columns_of["charged"] = [
+            "-" if one.cgroup_pages is None else pages_size(one.cgroup_pages * page_size)
+            for one in result.holders
+        ]
+    # Leave out what says least until the classes have enough room.
+    for unwanted in _SPARE:
+        if _room(columns_of) < _LEAST or set(columns_of.get(unwanted, ())) == {"-"}:
+            columns_of.pop(unwanted, None)
+    room = max(_room(columns_of), _LEAST)
+    columns_of["holds"] = [classes_text(one.classes, page_size, room) for one in result.holders]
     commands = any(command_text(holder) for holder in result.holders)
     if commands:
-        headers.append("command line")
-    room = max(columns() - _OTHERS, _LEAST)
-    rows = []
-    for holder in result.holders:
-        row = [
-            f"{holder.pages:,}",
-            pages_size(holder.bytes),
-            share(holder.pages, result.pages),
-            holder_text(holder, result.by),
-            classes_text(holder.classes, page_size, room),
-            ages(holder.oldest_ns, holder.newest_ns, result.now_ns),
+        # The program and its first arguments tell most.
+        columns_of["command line"] = [
+            cut(command_text(one) or "", columns() - _INDENT) for one in result.holders
         ]
-        if grouped:
-            charged = holder.cgroup_pages
-            row.append(word(holder.cgroup) if holder.cgroup else "-")
-            row.append("-" if charged is None else pages_size(charged * page_size))
-        if commands:
-            # The program and its first arguments tell most.
-            row.append(cut(command_text(holder) or "", columns() - _INDENT))
-        rows.append(row)
+    rows = list(zip(*columns_of.values(), strict=True))
     shown = sum(holder.pages for holder in result.holders)
     number = result.number_of_holders
     yield shown_of(len(rows), number, result.by, shown, result.pages, page_size) + "\n"
     if result.threads_apart:
         yield "this kernel does not record the process of a thread: threads are apart\n"
     if rows:
-        spare = ("age", "charged", "cgroup", "share")
-        yield "\n" + table(rows, headers, right=(0, 1, 2), spare=spare, below=commands)
+        headers = list(columns_of)
+        right = [headers.index(one) for one in ("pages", "size", "share") if one in headers]
+        yield "\n" + table(rows, headers, right=right, below=commands)
 
 
 def holders_csv(result: Holders, page_size: int) -> Iterator[str]:

@@ -117,4 +117,4 @@ def test_one_part_that_fails_leaves_the_others(
     assert result.frag is not None
     [problem] = result.problems
     assert problem.startswith("leaks: internal error, please report: IndexError: index 7")
-    assert judge(result)[-1].detail == problem
+    assert judge(result)[-1].detail == f"{problem}."

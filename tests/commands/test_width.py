@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +140,22 @@ def test_no_line_of_a_fleet_is_wider(
     assert status == 0
     assert said
     assert [one for one in said.splitlines() if len(one) > columns] == []
+
+
+@pytest.mark.parametrize("columns", [100, 140, 200])
+def test_what_processes_hold_is_left_out_in_whole_classes(
+    columns: int,
+    dump_named: Callable[[str], Dump],
+    live: Callable[[Dump], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    status, said, _ = ask(live(dump_named("linux-6.12/traps")), "top --by process -n 12")
+    assert status == 0
+    assert max(map(len, said.splitlines())) <= columns
+    # The class that a process has most of, and no part of a name.
+    assert re.search(r"init 1 \(now truth\) +anonymous \d+\.\d MiB, .*\d more(  |$)", said, re.M)
+    assert "..." not in said
 
 
 @pytest.mark.parametrize("view", ["buddyinfo", "pagetypeinfo", "extfrag"])
