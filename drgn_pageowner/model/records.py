@@ -189,9 +189,17 @@ nanoseconds of ``local_clock()``.
     @property
     def stack(self) -> Array:
         """Index in :attr:`stacks` of each record's allocation stack, or -1: ``int64``."""
+        return self.stack_of(slice(None))
+
+    def stack_of(self, rows: Array | slice) -> Array:
+        """
+        Return :attr:`stack` of some records, without looking up the others.
+
+        :param rows: Indices of the records, or a mask (``bool``), or a slice.
+        """
         if "handle" not in self.columns:
-            return np.full(len(self), -1, np.int64)
-        return self.stacks.index(self.columns["handle"])
+            return np.full(len(np.empty(len(self), np.uint8)[rows]), -1, np.int64)
+        return self.stacks.index(self.columns["handle"][rows])
 
     def pieces(self, rows: int) -> Iterator[Snapshot]:
         """Yield snapshots of at most *rows* rows, one after another; no column is copied."""

@@ -155,7 +155,7 @@ def _stacks(source: Session) -> dict[str, Any]:
     stacks, number = snapshot.stacks, len(snapshot.stacks)
     frames = [snapshot.stack_frames(index) for index in range(number)]
     known = snapshot.stack >= 0
-    rows, pages = snapshot.stack[known], snapshot.pages[known]
+    rows, pages = snapshot.stack_of(known), snapshot.pages[known]
     held, numbers = sums(rows, pages, number), snapshot.allocations
     return {
         "handle": stacks.handles.astype(np.int64),

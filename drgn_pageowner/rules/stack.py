@@ -149,7 +149,7 @@ def _of_records(records: Snapshot) -> list[Holding]:
     known = records.stack >= 0
     if "allocated" in records:
         known &= records["allocated"]
-    rows = records.stack[known]
+    rows = records.stack_of(known)
     pages = sums(rows, records.pages[known], number)
     used = np.flatnonzero(pages)
     counts = records.allocations

@@ -8,11 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from conftest import Dump
-from damaged import Patch
+from damaged import Patch, apply
 from drgn import Object, Program
 from drgn.helpers.linux.list import list_for_each_entry
 from verdict import Outcome, judge
 
+from drgn_pageowner import snapshot
+from drgn_pageowner.kernel.dump.open import ProgramOptions, open_program
 from drgn_pageowner.kernel.linux.free_lists import lists_of
 
 Place = Callable[[Program], Object]
@@ -58,6 +60,9 @@ ANSWERED: list[tuple[Place, int | None, str]] = [
     (lambda prog: prog["pcpu_base_addr"], 1, "account"),
     (lambda prog: prog["mem_section"][0][1].usage, 0xFFFFFFFFFFFFFFFF, "account"),
     (lambda prog: prog["mem_section"][0][1].usage, 0xFFFFFFFFFFFFFFFF, "saved"),
+    # A part of the table of sections that no section is in.
+    (lambda prog: prog["mem_section"][9], 0xE0, "info"),
+    (lambda prog: prog["mem_section"][9], 0xE0, "account"),
     # Lists that become rings.
     (lambda prog: _module(prog).list.next, None, "top --by module"),
     (lambda prog: _task(prog).tasks.next, None, "leaks --all"),
@@ -122,6 +127,17 @@ def test_what_needs_no_records_is_answered_without(one_dump: Dump, question: str
     asked, records = judge(one_dump, (patch,), (question,), vital=True)
     assert (asked.kind, records.kind) == ("answered", "refused")
     assert "page_ext_size" in records.detail
+
+
+def test_a_part_of_mem_section_that_cannot_be_read_is_told(one_dump: Dump) -> None:
+    pointer = one_dump.prog["mem_section"][9]
+    patch = Patch(int(pointer.address_ or 0), (0xE0).to_bytes(8, "little"))
+    prog = open_program(ProgramOptions(core=str(one_dump.vmcore), symbols=(str(one_dump.vmlinux),)))
+    apply(prog, (patch,))
+    problems = snapshot(prog).problems
+    assert len(problems) == 1
+    assert problems[0].startswith("cannot read a part of mem_section (")
+    assert len(snapshot(prog)) == len(snapshot(one_dump.prog))
 
 
 def test_a_size_that_no_entry_has_is_none(one_dump: Dump) -> None:

@@ -214,7 +214,7 @@ def unaccounted_records(records: Snapshot) -> Array:
         held |= records["migratetype"] == list(names.migratetypes).index("Movable")
     result: Array = ~held
     rows = np.flatnonzero(result)
-    result[rows] = per_stack(records, records.stack[rows], kept)
+    result[rows] = per_stack(records, records.stack_of(rows), kept)
     return result
 
 
@@ -225,7 +225,7 @@ def classes_of_records(records: Snapshot, numbers: Array) -> Array:
     :param numbers: Indices of the records.
     :return: ``uint8``, the shape of *numbers*: :class:`PageClass`.
     """
-    return per_stack(records, records.stack[numbers], classes_of_stacks)
+    return per_stack(records, records.stack_of(numbers), classes_of_stacks)
 
 
 def page_classes(inventory: Inventory) -> Array:

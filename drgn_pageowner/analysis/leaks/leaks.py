@@ -266,7 +266,7 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
     head[found.allocation[candidate]] = True
     per_stack = np.zeros(len(records.stacks) + 1, np.int64)
     for part in slices(len(records)):
-        numbers = records.select(part).stack[head[part]]
+        numbers = records.select(part).stack_of(head[part])
         per_stack += np.bincount(numbers + 1, minlength=len(per_stack))
     first = np.array([rows[0] for rows in members], np.int64)
     numbers = stack[first]

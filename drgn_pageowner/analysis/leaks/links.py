@@ -133,8 +133,12 @@ def _name(reach: Reach, node: int) -> str:
     return f"page pfn:{pfn:#x} (order {order}){of}"
 
 
+def _stack(reach: Reach, node: int) -> int:
+    return int(reach.heap.records.stack_of(np.array([node]))[0])
+
+
 def _stacked(reach: Reach, node: int) -> bool:
-    return bool(reach.heap.records.stack[node] >= 0)
+    return _stack(reach, node) >= 0
 
 
 def _allocator(reach: Reach, node: int) -> str | None:
@@ -143,7 +147,7 @@ def _allocator(reach: Reach, node: int) -> str | None:
     records = reach.heap.records
     if not reach.heap.recorded and not _stacked(reach, node):
         return None
-    return str(allocator_of(records.stack_frames(int(records.stack[node]))) or "(no stack)")
+    return str(allocator_of(records.stack_frames(_stack(reach, node))) or "(no stack)")
 
 
 def _members(reach: Reach, node: int) -> Array:

@@ -65,6 +65,9 @@ _MODULE_LOADERS = re.compile(r"module_memory_alloc|move_module|layout_and_alloca
 # Prior probability that a word equals a PFN by chance, and its weight in pages. On the bundled
 # guests it is 0.001 to 0.04 for PFNs from 16,384 on, where most pages are.
 _USUAL, _FEWEST = 0.02, 20
+# Marking follows a long list one node at a time. NumPy takes as long for one node as for a hundred,
+# so for at most this many nodes, with at most this many edges, Python's own loops are faster.
+_FEW_NODES, _FEW_EDGES = 16, 256
 # For more PFNs than this, the probability is not computed: more than 1.5 times the expected number
 # of hits counts as unlikely, anything less as likely.
 _MANY = 60
@@ -102,6 +105,19 @@ class Graph:
         first = self._first[nodes].astype(np.int64)
         counts = self._first[nodes + 1] - first
         return np.repeat(nodes, counts), self._target[ranges(first, counts)]
+
+    def few_edges(self, nodes: list[int]) -> list[tuple[int, list[int]]] | None:
+        """
+        Return each of *nodes* with the nodes where its edges end, beginning with the last one;
+        ``None`` if there are no nodes, or if these are so many that NumPy is faster.
+        """
+        if not 0 < len(nodes) <= _FEW_NODES:
+            return None
+        first, target = self._first.data, self._target.data
+        ends = [(node, first[node], first[node + 1]) for node in reversed(nodes)]
+        if sum(end - start for _, start, end in ends) > _FEW_EDGES:
+            return None
+        return [(node, target[start:end].tolist()) for node, start, end in ends]
 
     def from_last(self, nodes: Array) -> Iterator[tuple[Array, Array]]:
         """
@@ -246,21 +262,25 @@ def reach(
 
 @kept
 def _marked(heap: Heap, classes: Array) -> Reach:
-    allocation = _allocations(heap)
-    found = _reach(heap, classes, allocation)
+    node = np.arange(heap.nodes, dtype=np.int32)
+    node[: len(heap.records)] = _allocations(heap)
+    found = _reach(heap, classes, node)
     if not heap.recorded:
         behind = pages_behind(found)
         if behind.any():
             number = np.cumsum(~behind) - 1
             first = np.flatnonzero(~behind)[number]
-            found = _reach(heap, classes, allocation[first])
+            node[: len(heap.records)] = found.allocation[first]
+            found = _reach(heap, classes, node)
     return found
 
 
-def _reach(heap: Heap, classes: Array, allocation: Array) -> Reach:
+def _reach(heap: Heap, classes: Array, node: Array) -> Reach:
+    """
+    :param node: The node of the allocation of each node: ``int32``.
+    """
     role = _roles(heap, classes)
-    node = np.arange(heap.nodes, dtype=np.int32)
-    node[: len(heap.records)] = allocation
+    allocation = node[: len(heap.records)]
     references = find_references(heap)
     weak = np.zeros(heap.nodes, bool)
     weak[node[heap.bookkeeping]] = True
@@ -335,13 +355,20 @@ def _pieces(heap: Heap, references: ReferenceWords | None) -> Iterator[tuple[Arr
     for rows in slices(len(heap.holder)):
         yield heap.holder[rows], heap.target[rows]
     if references is not None:
-        for rows in slices(len(references.counts)):
-            yield heap.typed_edges(np.flatnonzero(references.counts[rows]) + rows.start)
+        yield from _typed_edges(heap, references.counts)
 
 
-def _pointer_edges(heap: Heap, chosen: Array) -> tuple[Array, Array]:
-    """Return the source and target nodes (``int32``) of the pointers *chosen*, each pair once."""
-    return unpacked_pairs(ascending(packed_pairs(*heap.typed_edges(chosen))))
+def _typed_edges(
+    heap: Heap, chosen: Array, *, other: bool = False
+) -> Iterator[tuple[Array, Array]]:
+    """
+    Yield the source and target nodes of some typed pointers after others: ``int32``.
+
+    :param chosen: The pointers: ``bool``, a row per pointer.
+    :param other: The pointers that are not chosen.
+    """
+    for rows in slices(len(chosen)):
+        yield heap.typed_edges(np.flatnonzero(chosen[rows] != other) + rows.start)
 
 
 def _evidence(
@@ -356,14 +383,21 @@ def _evidence(
     if references is None:
         return np.zeros(heap.nodes, np.uint8)
     result = np.full(heap.nodes, Evidence.WORDS, np.uint8)
-    source, target = (node[ends] for ends in _pointer_edges(heap, references.exact))
-    good = (source != target) & ~weak[source]
+    found = Growing(np.uint64)
+    for source, target in _typed_edges(heap, references.exact):
+        source, target = node[source], node[target]
+        good = (source != target) & ~weak[source]
+        found.add(packed_pairs(source[good], target[good]))
+    pairs = found.take()
+    pairs.sort()
     parent = np.full(heap.nodes, -1, np.int32)
     parent[roots] = roots
-    _mark(Graph(source[good], target[good], heap.nodes), roots, parent)
+    _mark(Graph(*unpacked_pairs(pairs), heap.nodes), roots, parent)
     result[parent >= 0] = Evidence.TYPES
-    _, none = _pointer_edges(heap, ~references.counts)
-    result[node[none][lost[node[none]]]] = Evidence.TYPES
+    del pairs, parent
+    for _, none in _typed_edges(heap, references.counts, other=True):
+        none = node[none]
+        result[none[lost[none]]] = Evidence.TYPES
     return result
 
 
@@ -467,6 +501,7 @@ def _mark(graph: Graph, frontier: Array, parent: Array) -> None:
     The search is breadth first, so that parents form shortest paths.
     """
     while len(frontier):
+        frontier = _mark_list(graph, frontier, parent)
         reached = [frontier[:0]]
         # The parent is the last of the nodes that a node is reached from.
         for source, target in graph.from_last(frontier):
@@ -477,17 +512,30 @@ def _mark(graph: Graph, frontier: Array, parent: Array) -> None:
         frontier = ascending(np.concatenate(reached))
 
 
+def _mark_list(graph: Graph, frontier: Array, parent: Array) -> Array:
+    """Do what :func:`_mark` does while *frontier* is small; return the first one that is not."""
+    if len(frontier) > _FEW_NODES:
+        return frontier
+    marked = parent.data
+    nodes: list[int] = frontier.tolist()
+    while (edges := graph.few_edges(nodes)) is not None:
+        reached = []
+        for node, targets in edges:
+            for target in targets:
+                if marked[target] < 0:
+                    marked[target] = node
+                    reached.append(target)
+        nodes = sorted(reached)
+    return np.array(nodes, np.int32)
+
+
 def _closure(graph: Graph, start: Array, within: Array) -> Array:
     """Return every node of *within* that is in *start* or can be reached from there."""
-    seen = np.zeros(len(within), bool)
-    seen[start] = True
-    frontier = start
-    while len(frontier):
-        _, target = graph.neighbours(frontier)
-        target = ascending(target)
-        frontier = target[within[target] & ~seen[target]]
-        seen[frontier] = True
-    return np.flatnonzero(seen)
+    parent = np.zeros(len(within), np.int32)
+    parent[within] = -1
+    parent[start] = start
+    _mark(graph, start, parent)
+    return np.flatnonzero(within & (parent >= 0))
 
 
 def _known_by_number(
@@ -529,13 +577,14 @@ def _known_by_number(
     named[known] = True
     all_lost = np.flatnonzero(lost[: len(records)])
     chosen = []
-    stacks = Groups.of(records.stack[all_lost])
+    stacks = Groups.of(records.stack_of(all_lost))
     hits = stacks.sums(named[all_lost])
     often = 2 * hits > stacks.counts
     if not heap.recorded:
         # Leave out allocations without a stack: the number of chance hits is only judged per stack.
         often &= stacks.values >= 0
-        alone = np.flatnonzero(named & (records.stack < 0))
+        alone = np.flatnonzero(named)
+        alone = alone[records.stack_of(alone) < 0]
         holders, pages = source[told], target[told]
         chosen.append(known_by_holder(alone, holders, pages, chance[size], heap.first_root))
     for number in np.flatnonzero(often).tolist():
@@ -596,39 +645,58 @@ def _judge(source: Array, target: Array, own: Array, lost: Array, verdict: Array
     :param own: Whether each node refers to itself: ``bool``.
     :param lost: Whether no root reaches a node: ``bool``, an element for each node.
     """
-    inside = np.flatnonzero(lost[target])
-    inside = inside[lost[source[inside]]]
-    source, target = source[inside], target[inside]
     nodes = np.flatnonzero(lost)
     if not len(nodes):
         return
+    inside = np.flatnonzero(lost[target])
+    inside = inside[lost[source[inside]]]
+    # Number the lost nodes, which usually are few.
+    source, target = (np.searchsorted(nodes, ends[inside]) for ends in (source, target))
     verdict[nodes] = Reachability.FROM_UNREACHABLE
-    held = np.zeros(len(lost), bool)
+    held = np.zeros(len(nodes), bool)
     held[target] = True
-    verdict[nodes[~held[nodes]]] = Reachability.UNREACHABLE
+    verdict[nodes[~held]] = Reachability.UNREACHABLE
     # Repeatedly removing nodes without an incoming or without an outgoing edge leaves rings and the
     # nodes between rings.
-    ring = lost & _peeled(source, target, lost) & _peeled(target, source, lost)
-    verdict[ring] = Reachability.ITSELF
-    alone = np.flatnonzero(own & lost & ~held)
-    verdict[alone] = Reachability.ITSELF
+    ring = _peeled(source, target, len(nodes)) & _peeled(target, source, len(nodes))
+    verdict[nodes[ring]] = Reachability.ITSELF
+    alone = own[nodes] & ~held
+    verdict[nodes[alone]] = Reachability.ITSELF
 
 
-def _peeled(source: Array, target: Array, within: Array) -> Array:
+def _peeled(source: Array, target: Array, nodes: int) -> Array:
     """
-    Remove nodes without an incoming edge from *within* until every node left has one.
+    Remove nodes without an incoming edge until every node left has one.
 
     :param source: Node at which each edge begins; *target* is the node at which it ends.
-    :return: The nodes that are left: ``bool``, a row per node, as *within*, which is not changed.
+    :return: The nodes that are left: ``bool``, shape ``(nodes,)``.
     """
-    graph = Graph(source, target, len(within))
-    degree = np.bincount(target, minlength=len(within))
-    left = within.copy()
-    frontier = np.flatnonzero(within & (degree == 0))
+    graph = Graph(source.astype(np.int32), target.astype(np.int32), nodes)
+    degree = np.bincount(target, minlength=nodes)
+    left = np.ones(nodes, bool)
+    frontier = np.flatnonzero(degree == 0)
     while len(frontier):
         left[frontier] = False
+        frontier = _peel_list(graph, frontier, degree, left)
         _, reached = graph.neighbours(frontier)
         np.subtract.at(degree, reached, 1)
         reached = ascending(reached)
         frontier = reached[left[reached] & (degree[reached] == 0)]
     return left
+
+
+def _peel_list(graph: Graph, frontier: Array, degree: Array, left: Array) -> Array:
+    """Do what :func:`_peeled` does while *frontier* is small; return the first one that is not."""
+    if len(frontier) > _FEW_NODES:
+        return frontier
+    incoming, kept = degree.data, left.data
+    nodes: list[int] = frontier.tolist()
+    while (edges := graph.few_edges(nodes)) is not None:
+        nodes = []
+        for _, targets in edges:
+            for target in targets:
+                incoming[target] -= 1
+                if not incoming[target]:
+                    kept[target] = False
+                    nodes.append(target)
+    return np.array(nodes, np.int32)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -31,10 +32,10 @@ __all__ = (
     "memmap_addresses",
     "memmap_pfns",
     "memory_model",
-    "page_ext_problems",
     "page_ext_stride",
     "pfn_limits",
     "section_of",
+    "section_problems",
 )
 
 # Enumerators of include/linux/mmzone.h, with the same value in every kernel that has page_owner.
@@ -184,10 +185,28 @@ def find_sections(kernel: Kernel) -> tuple[Section, ...]:
         ) from fault
 
 
-def page_ext_problems(kernel: Kernel) -> list[str]:
+def section_problems(kernel: Kernel) -> list[str]:
     """
-    Return a message for each pair of page_ext arrays that overlap, which is always due to damage.
+    Return a message for each part of ``mem_section`` that cannot be read, and for each pair of
+    page_ext arrays that overlap, which is always due to damage.
     """
+    return [*_unreadable_parts(kernel), *_overlaps(kernel)]
+
+
+def _unreadable_parts(kernel: Kernel) -> list[str]:
+    mem_section = find_object(kernel.prog, "mem_section")
+    if mem_section is None:
+        return []
+    dtype = struct_dtype(kernel.prog, kernel.prog.type("struct mem_section"), ["section_mem_map"])
+    _, unreadable = _sparsemem_table(kernel, mem_section, dtype)
+    return [
+        f"cannot read a part of mem_section ({fault}): if it is not only the pointer to it that is "
+        "damaged, the pages of its sections are missing"
+        for fault in unreadable
+    ]
+
+
+def _overlaps(kernel: Kernel) -> list[str]:
     stride = page_ext_stride(kernel)
     arrays = sorted(
         (section.page_ext, (section.end_pfn - section.start_pfn) * stride, section.start_pfn)
@@ -322,6 +341,24 @@ def _sparsemem_roots(kernel: Kernel, mem_section: Object) -> Iterator[tuple[int,
         yield root_nr * per_root, int(roots[root_nr]), per_root
 
 
+def _sparsemem_table(
+    kernel: Kernel, mem_section: Object, dtype: np.dtype[np.void]
+) -> tuple[list[tuple[int, Array]], list[FaultError]]:
+    """
+    Read ``mem_section``.
+
+    :return: Number of the first section and ``struct mem_section`` of all sections of each part,
+        and the error for each part that cannot be read.
+    """
+    table, unreadable = [], []
+    for first, address, count in _sparsemem_roots(kernel, mem_section):
+        try:
+            table.append((first, read_array(kernel.prog, address, dtype, count)))
+        except FaultError as fault:
+            unreadable.append(fault)
+    return table, unreadable
+
+
 def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section]:
     page_shift = kernel.page_shift
     pages_per_section = 1 << (int(kernel.prog["SECTION_SIZE_BITS"]) - page_shift)
@@ -329,7 +366,6 @@ def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section
     page_ext_size = page_ext_stride(kernel)
     # The encoded memmap has flags in its low bits, because a memmap is page-aligned.
     memmap_mask = ~(kernel.page_size - 1)
-    vmemmap = int(kernel.prog["vmemmap"]) if has_vmemmap(kernel) else None
 
     section_type = kernel.prog.type("struct mem_section")
     members = ["section_mem_map", "page_ext", "usage", "pageblock_flags"]
@@ -337,10 +373,12 @@ def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section
     usage_bitmap = _usage_bitmap_offset(kernel)
     # The bias may be larger than the address of the array, so biased addresses wrap around.
     word_mask = (1 << 8 * kernel.word.itemsize) - 1
-    table = [
-        (first, read_array(kernel.prog, address, dtype, count))
-        for first, address, count in _sparsemem_roots(kernel, mem_section)
-    ]
+    table, unreadable = _sparsemem_table(kernel, mem_section, dtype)
+    if not table and unreadable:
+        raise unreadable[0]
+    vmemmap = None
+    if table and has_vmemmap(kernel):
+        vmemmap = _vmemmap([rows for _, rows in table], memmap_mask)
     knows_online = any((rows["section_mem_map"] & _SECTION_IS_ONLINE).any() for _, rows in table)
 
     for first, rows in table:
@@ -362,6 +400,24 @@ def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section
                 _bitmap_address(row, usage_bitmap),
                 bool(encoded & _SECTION_IS_ONLINE) or not knows_online,
             )
+
+
+def _vmemmap(table: list[Array], memmap_mask: int) -> int | None:
+    """
+    Get the address of ``vmemmap``, which is the encoded memmap of every section.
+
+    One that is damaged differs. drgn's ``vmemmap`` is that of the first section, for which it reads
+    the pointers to all parts of the table one by one.
+
+    :param table: Arrays of ``struct mem_section``.
+    :return: ``None`` if no section is present.
+    """
+    words = np.concatenate([rows["section_mem_map"] for rows in table])
+    found: Counter[int] = Counter()
+    for word, number in zip(*np.unique(words, return_counts=True), strict=True):
+        if word & _SECTION_HAS_MEM_MAP:
+            found[int(word) & memmap_mask] += int(number)
+    return found.most_common(1)[0][0] if found else None
 
 
 def _usage_bitmap_offset(kernel: Kernel) -> int | None:

@@ -22,7 +22,7 @@ from drgn_pageowner.kernel.linux.page_owner import (
     gfp_migratetype,
     owner_dtype,
 )
-from drgn_pageowner.kernel.linux.sections import page_ext_problems
+from drgn_pageowner.kernel.linux.sections import section_problems
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_use, read_stacks
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.records import (
@@ -141,7 +141,7 @@ class _Parts:
     def _finish(self) -> None:
         """Fill in what is known when all parts have been read."""
         kernel = self._kernel
-        problems = [*self._facts.problems, *page_ext_problems(kernel)]
+        problems = [*self._facts.problems, *section_problems(kernel)]
         problems += [
             *problems_of(self._counts, self._pages),
             *self._changes.problems("records"),

@@ -39,8 +39,8 @@ from drgn_pageowner.kernel.linux.printk import local_clock_ns
 from drgn_pageowner.kernel.linux.sections import (
     Section,
     find_sections,
-    page_ext_problems,
     page_ext_stride,
+    section_problems,
 )
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_use, read_stacks
 from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS, intern_traces
@@ -167,7 +167,7 @@ class RecordReader:
             facts.now_ns = local_clock_ns(kernel)
         if "migratetype" in wanted:
             result["migratetype"] = gfp_migratetype(kernel, result["gfp_mask"])
-        problems = [*facts.problems, *page_ext_problems(kernel)]
+        problems = [*facts.problems, *section_problems(kernel)]
         problems += [*problems_of(counts, pages), *changes.problems("records")]
         coverage = asdict(counts)
         coverage["live"] = (

@@ -10,7 +10,7 @@ import pytest
 from conftest import Dump
 
 from drgn_pageowner import read_memory
-from drgn_pageowner.kernel.linux.sections import Section, find_sections
+from drgn_pageowner.kernel.linux.sections import Section, _vmemmap, find_sections, has_vmemmap
 from drgn_pageowner.kernel.read.inventory import InventoryReader
 from drgn_pageowner.kernel.read.page import page_report
 from drgn_pageowner.model.heap import Metadata
@@ -55,6 +55,21 @@ def test_sections_are_the_memory_blocks(dump: Dump, blocks: dict[int, str]) -> N
         assert bool(section.page_ext) == section.online, number
     # There is a hole, where a DIMM was removed or never plugged in.
     assert len(sections) < max(sections) + 1
+
+
+def test_the_memmap_is_at_drgns_vmemmap(dump: Dump) -> None:
+    if not has_vmemmap(dump.linux):
+        pytest.skip("this kernel has no vmemmap")
+    size, vmemmap = dump.linux.struct_page_size, int(dump.prog["vmemmap"])
+    for section in find_sections(dump.linux):
+        assert section.memmap == vmemmap + section.start_pfn * size
+
+
+def test_one_damaged_section_does_not_move_vmemmap() -> None:
+    words = np.array([[0xFFFFEA000000001F, 0, 0xDEAD00000000001F, 0xFFFFEA0000000003, 0xF0000000]])
+    table = [row.view([("section_mem_map", np.uint64)]) for row in words.astype(np.uint64)]
+    assert _vmemmap(table, ~0xFFF) == 0xFFFFEA0000000000
+    assert _vmemmap([table[0][1:2]], ~0xFFF) is None
 
 
 def test_offline_memory_has_no_pages_and_no_records(dump: Dump, blocks: dict[int, str]) -> None:
