@@ -9,13 +9,15 @@ Damage real dumps at random for a given time, and print the outcomes.
   run.py --dump linux-6.1/traps --patch 0xffffffff81cf2810=00 --ask info     one input again
   run.py --dump linux-6.1/traps --snapshot 1/42 --ask info                   one snapshot again
 
-Prints the number of inputs and their outcomes, and for each fault the command that repeats it.
+Prints the number of inputs and their outcomes, and for each fault the command that repeats it; also
+if it is interrupted.
 Exit status: 0 without faults.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import itertools
 import os
@@ -223,12 +225,14 @@ def main() -> int:
     kinds = (("fields", fields, 25), ("files", _files, 10), ("snapshots", _snapshots, 25))
     until = time.monotonic() + args.minutes * 60
     seed = args.seed
-    while time.monotonic() < until:
-        for name in args.dumps:
-            for kind, damage, examples in kinds:
-                if args.only in (None, kind):
-                    damage(bundled(name), report, seed, examples, until)
-        seed += 1
+    # What was found until Ctrl-C is worth saying, too.
+    with contextlib.suppress(KeyboardInterrupt):
+        while time.monotonic() < until:
+            for name in args.dumps:
+                for kind, damage, examples in kinds:
+                    if args.only in (None, kind):
+                        damage(bundled(name), report, seed, examples, until)
+            seed += 1
     report.print()
     return 1 if report.faults else 0
 

@@ -66,8 +66,8 @@ def test_the_memmap_is_at_drgns_vmemmap(dump: Dump) -> None:
 
 
 def test_one_damaged_section_does_not_move_vmemmap() -> None:
-    words = np.array([[0xFFFFEA000000001F, 0, 0xDEAD00000000001F, 0xFFFFEA0000000003, 0xF0000000]])
-    table = [row.view([("section_mem_map", np.uint64)]) for row in words.astype(np.uint64)]
+    words = [0xFFFFEA000000001F, 0, 0xDEAD00000000001F, 0xFFFFEA0000000003, 0xF0000000]
+    table = [np.array(words, np.uint64).view([("section_mem_map", np.uint64)])]
     assert _vmemmap(table, ~0xFFF) == 0xFFFFEA0000000000
     assert _vmemmap([table[0][1:2]], ~0xFFF) is None
 
