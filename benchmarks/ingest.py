@@ -3,17 +3,23 @@
 Test that an ingest loses no dump, with many dumps, some of them bad, and with killed processes.
 
   python benchmarks/ingest.py DIRECTORY --dumps 200 --kills 20 --restarts 2
+  python benchmarks/ingest.py DIRECTORY --dumps 200 --cluster 2      on a scheduler with two workers
+  python benchmarks/ingest.py DIRECTORY --rate 8,32 --workers 1,2    dumps a minute, without kills
 
 Each copy of a bundled dump gets its own crash time. Some copies are cut off, some have no symbols,
 some are not dumps, and some are duplicates; for some, the process hangs, or uses all memory (by a
 sitecustomize.py of this script). While they are ingested, workers are killed at random, and the
 ingest itself is killed and started again. In the end every dump has to be in the dataset exactly
 once, or among the runs with its reason.
+
+With --rate, good dumps are ingested undisturbed. The time for more dumps less that for few, divided
+by their number, is the time for one; the rest of the time is that until the workers have started.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -61,11 +67,11 @@ def kinds(number: int) -> list[str]:
     return [fifty[place % 50] for place in range(number)]
 
 
-def make(directory: Path, number: int) -> dict[str, str]:
-    """Write the dumps; return path -> kind of defect."""
+def make(directory: Path, kinds: list[str]) -> dict[str, str]:
+    """Write a dump of each of *kinds*; return path -> kind of defect."""
     result: dict[str, str] = {}
     first_good: bytes | None = None
-    for place, kind in enumerate(kinds(number)):
+    for place, kind in enumerate(kinds):
         name = KERNELS[place % len(KERNELS)]
         data = (CACHE / name / "vmcore").read_bytes()
         stamp = re.search(rb"CRASHTIME=(\d+)\n", data)
@@ -94,8 +100,8 @@ def make(directory: Path, number: int) -> dict[str, str]:
     return result
 
 
-def workers_of(pid: int) -> list[int]:
-    """Return the worker processes of an ingest, without the other processes of dask."""
+def workers_of(parents: list[int]) -> list[int]:
+    """Return the workers among the children of some processes, without others of dask."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -105,9 +111,89 @@ def workers_of(pid: int) -> list[int]:
             command = (entry / "cmdline").read_bytes()
         except (OSError, ValueError):
             continue
-        if parent == pid and b"spawn_main" in command:
+        if parent in parents and b"spawn_main" in command:
             found.append(int(entry.name))
     return found
+
+
+class Cluster:
+    """A scheduler of dask, and workers; each worker has a process that starts it again."""
+
+    def __init__(self, directory: Path, number: int, environment: dict[str, str]) -> None:
+        self._directory, self._environment = directory, environment
+        self._file = directory / "scheduler.json"
+        self._scheduler = self._start("scheduler", "--port", "0")
+        while not (self._file.exists() and self._file.stat().st_size):
+            time.sleep(0.1)
+        self.options = ["--scheduler", json.loads(self._file.read_text())["address"]]
+        self._workers = [self._worker(place) for place in range(number)]
+
+    def _start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "dask", name, "--no-dashboard", *words]
+        return subprocess.Popen(
+            [*command, "--scheduler-file", str(self._file)],
+            env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def _worker(self, place: int) -> subprocess.Popen[bytes]:
+        scratch = str(self._directory / f"worker-{place}")
+        return self._start("worker", "--nthreads", "1", "--memory-limit", "0",
+                           "--local-directory", scratch)  # fmt: skip
+
+    def parents(self) -> list[int]:
+        """Return the processes that start workers; those that gave up are replaced."""
+        for place, process in enumerate(self._workers):
+            # It ends if its worker is killed while it starts.
+            if process.poll() is not None:
+                self._workers[place] = self._worker(place)
+        return [process.pid for process in self._workers]
+
+    def close(self) -> None:
+        for process in (*self._workers, self._scheduler):
+            process.terminate()
+            process.wait()
+
+
+def rate(directory: Path, sizes: list[int], workers: list[int]) -> int:
+    """Print how many good dumps a minute each number of workers ingests."""
+    for number in workers:
+        seconds = []
+        for size in sizes:
+            shutil.rmtree(directory, ignore_errors=True)
+            make(directory / "dumps", ["good"] * size)
+            command, environment = ingest(directory, ["--jobs", str(number)])
+            start = time.monotonic()
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+            seconds.append(time.monotonic() - start)
+            assert json.loads(done.stdout)["statuses"] == {"ok": size}
+        each = (seconds[-1] - seconds[0]) / (sizes[-1] - sizes[0])
+        print(f"{number} workers: " + ", ".join(
+            f"{size} dumps in {taken:.1f} s" for size, taken in zip(sizes, seconds, strict=True)
+        ) + f": {60 / each:.0f} a minute after {seconds[0] - each * sizes[0]:.1f} s")  # fmt: skip
+    return 0
+
+
+def ingest(directory: Path, options: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the command that ingests the dumps in *directory*, and its environment."""
+    (directory / "site").mkdir(exist_ok=True)
+    (directory / "site/sitecustomize.py").write_text(SITECUSTOMIZE)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (str(directory / "site"), os.environ.get("PYTHONPATH")))
+        ),
+        "XDG_CACHE_HOME": str(directory / "cache"),
+    }
+    command = [
+        sys.executable, "-m", "drgn_pageowner", "fleet", "ingest",
+        str(directory / "dumps/*/vmcore"), "-o", str(directory / "dataset"),
+        "--symbols-store", str(CACHE), "--format", "json", *options,
+    ]  # fmt: skip
+    return command, environment
+
+
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
 
 
 def main() -> int:
@@ -122,24 +208,35 @@ def main() -> int:
     parser.add_argument("--restarts", type=int, default=2, help="times to kill the ingest itself")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--options", default="", help="more options of fleet ingest")
+    parser.add_argument(
+        "--cluster", type=int, default=0, metavar="N",
+        help="start a scheduler and N workers, and ingest with them",
+    )  # fmt: skip
+    parser.add_argument("--rate", type=numbers, metavar="FEW,MANY", help="print dumps a minute")
+    parser.add_argument("--workers", type=numbers, default=[1, 2], metavar="N,N")
     args = parser.parse_args()
     random.seed(args.seed)
-    dumps, dataset = args.directory / "dumps", args.directory / "dataset"
+    if args.rate:
+        return rate(args.directory, args.rate, args.workers)
+    dumps = args.directory / "dumps"
     shutil.rmtree(args.directory, ignore_errors=True)
-    made = make(dumps, args.dumps)
-    (args.directory / "site").mkdir()
-    (args.directory / "site/sitecustomize.py").write_text(SITECUSTOMIZE)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, (str(args.directory / "site"), os.environ.get("PYTHONPATH")))
-        ),
-        "XDG_CACHE_HOME": str(args.directory / "cache"),
-    }
-    command = [
-        sys.executable, "-m", "drgn_pageowner", "fleet", "ingest", str(dumps / "*/vmcore"), "-o",
-        str(dataset), "--symbols-store", str(CACHE), "--format", "json", *args.options.split(),
-    ]  # fmt: skip
+    made = make(dumps, kinds(args.dumps))
+    command, environment = ingest(args.directory, args.options.split())
+    if not args.cluster:
+        return disturbed(command, environment, args, made)
+    with contextlib.closing(Cluster(args.directory, args.cluster, environment)) as cluster:
+        return disturbed([*command, *cluster.options], environment, args, made, cluster)
+
+
+def disturbed(
+    command: list[str],
+    environment: dict[str, str],
+    args: argparse.Namespace,
+    made: dict[str, str],
+    cluster: Cluster | None = None,
+) -> int:
+    """Ingest while processes are killed, and check the dataset; return the exit status."""
+    dataset = args.directory / "dataset"
     start, killed, status = time.monotonic(), 0, None
     for turn in range(args.restarts + 1):
         last = turn == args.restarts
@@ -147,12 +244,14 @@ def main() -> int:
             goal = args.dumps * (turn + 1) // (args.restarts + 1)
             while (status := process.poll()) is None:
                 time.sleep(random.uniform(0.2, 1.8) * args.every)
-                if killed < args.kills and (pids := workers_of(process.pid)):
+                parents = cluster.parents() if cluster is not None else [process.pid]
+                if killed < args.kills and (pids := workers_of(parents)):
                     os.kill(random.choice(pids), signal.SIGKILL)
                     killed += 1
                 there = len(list(dataset.glob("runs/*/*/*.parquet")))
                 if not last and there >= goal:
                     process.kill()
+                    process.wait()
                     print(f"killed the ingest after {there} dumps, and {killed} workers so far")
             output = process.stdout.read() if process.stdout is not None else b""
     print(f"{args.dumps} dumps, {killed} workers killed, {time.monotonic() - start:.0f} s")
