@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from drgn_pageowner.render.query import numeric_columns
 from drgn_pageowner.render.table import counted
 
 __all__ = ("FleetHeadline", "FleetSection", "fleet_headline", "fleet_html")
+
+_PLURAL = re.compile(r"\b(dump|host|kernel|page)s\b")
 
 # Number of characters of a text that is broken into lines.
 _LONG = 60
@@ -113,7 +116,8 @@ def fleet_headline(
 
 
 def _name(name: str, number: int) -> str:
-    return name.removesuffix("s") if number == 1 and " " not in name else name
+    """Return the name of a number: ``"1 dump with findings"``, ``"2 dumps with findings"``."""
+    return _PLURAL.sub(r"\1", name) if number == 1 else name
 
 
 def _shown(section: FleetSection) -> dict[str, Any]:

@@ -290,6 +290,8 @@ def test_no_heading_is_parted_from_its_chart_on_paper(wide: Opened) -> None:
     assert set(wide.page.evaluate(f"{leading}.map(p => getComputedStyle(p).breakInside)")) == {
         "avoid"
     }
+    feet = "[...document.querySelectorAll('.table-foot')]"
+    assert set(wide.page.evaluate(f"{feet}.map(p => getComputedStyle(p).breakBefore)")) == {"avoid"}
     pdf = wide.page.pdf(format="A4")
     assert pdf.startswith(b"%PDF")
     wide.page.emulate_media(media="screen")
