@@ -13,7 +13,7 @@ from drgn_pageowner.kernel.dump.damage import DAMAGE, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.kernel.linux.cmdline import CommandLines
-from drgn_pageowner.kernel.linux.kallsyms import module_names
+from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms, module_names
 from drgn_pageowner.kernel.linux.kasan import find_shadow
 from drgn_pageowner.kernel.linux.kernel_tables import kernel_tables
 from drgn_pageowner.kernel.linux.kfence import find_kfence
@@ -45,6 +45,7 @@ from drgn_pageowner.model.heap import (
     FileUse,
     Inventory,
     Metadata,
+    Slabs,
     record_of_row,
 )
 from drgn_pageowner.model.pages import Pages, PageState
@@ -72,6 +73,7 @@ class InventoryReader:
         """
         self.kernel = kernel
         self._image = image_range(kernel)
+        self._slabs: Slabs | None = None
         wanted: tuple[str, ...] = INVENTORY_COLUMNS if owners else INVENTORY_COLUMNS_OF_STACKS
         if of_heap:
             wanted = HEAP_COLUMNS
@@ -101,32 +103,40 @@ class InventoryReader:
         covered: Array | None = None
         self.no_records = NO_RECORDS.get(memory.pages.facts.page_owner)
         """Reason why there are no records; ``None`` if there are."""
+        later: list[str] = []
+        if begun:
+            # This process does the rest while others read records. Messages keep their order.
+            load_kallsyms(kernel)
+            known = [*kernel.gaps, *kernel.losses]
+            self._find_uses()
+            later = [line for line in (*kernel.gaps, *kernel.losses) if line not in known]
         if self.no_records is None:
             try:
                 reader = begun.pop() if begun else RecordReader(kernel, columns=wanted)
                 records = reader.read()
                 covered = reader.record_of_row(memory.pages, records)
-                problems += [line for line in records.problems if line not in problems]
+                problems += [
+                    line for line in records.problems if line not in problems and line not in later
+                ]
             except PageOwnerError as error:
                 self.no_records = str(error)
                 problems.append(f"records cannot be read: {error}")
-        self.stacks = task_stacks(kernel, kernel.gaps)
-        self.vmap: VmapAreas = read_vmap_areas(kernel, memory.pages, self.stacks, kernel.gaps)
-        self._areas = {area.start: area for area in self.vmap.areas}
-        slabs, self.free_objects = read_slabs(kernel, memory.pages)
+        if self._slabs is None:
+            self._find_uses()
+        slabs = self._slabs
+        assert slabs is not None
         if of_heap and records is not None:
             _narrow(memory.pages, records)
-        find_zones(kernel, kernel.gaps)
         problems += of_buffers
         contents = kernel.contents
         lost = contents.problems() if contents is not None else []
-        self.inventory = Inventory(
+        self.inventory: Inventory = Inventory(
             memory=memory,
             records=records,
             record_of_row=record_of_row(memory.pages, None) if covered is None else covered,
             slabs=slabs,
             areas=self.vmap.areas,
-            metadata=self._metadata_rows(),
+            metadata=self._metadata,
             buffers=buffers,
             modules=module_names(kernel),
             tasks={stack.pid: stack.comm for stack in self.stacks},
@@ -137,6 +147,16 @@ class InventoryReader:
             problems=kernel.problems(problems, slabs.problems),
             gaps=list(dict.fromkeys([*lost, *kernel.gaps])),
         )
+
+    def _find_uses(self) -> None:
+        """Find stacks of tasks, areas of vmalloc, slabs, and the memory of the kernel itself."""
+        kernel, pages = self.kernel, self.pages
+        self.stacks = task_stacks(kernel, kernel.gaps)
+        self.vmap: VmapAreas = read_vmap_areas(kernel, pages, self.stacks, kernel.gaps)
+        self._areas = {area.start: area for area in self.vmap.areas}
+        self._slabs, self.free_objects = read_slabs(kernel, pages)
+        find_zones(kernel, kernel.gaps)
+        self._metadata = self._metadata_rows()
 
     def _metadata_rows(self) -> Array:
         """Get the :class:`Metadata` of every page: ``uint8``, a row for each page."""

@@ -19,7 +19,6 @@ from drgn_pageowner.kernel.linux.names import read_names
 from drgn_pageowner.kernel.linux.page_ext import page_ext_layout, page_owner_state
 from drgn_pageowner.kernel.linux.page_owner import (
     OwnerCounts,
-    gfp_migratetype,
     owner_dtype,
 )
 from drgn_pageowner.kernel.linux.sections import section_problems
@@ -119,8 +118,7 @@ class _Parts:
     def _snapshot(self, result: dict[str, Array]) -> Snapshot:
         kernel = self._kernel
         memcgs = self._pages.finish(result)
-        if "migratetype" in self._wanted:
-            result["migratetype"] = gfp_migratetype(kernel, result["gfp_mask"])
+        self._pages.finish_migratetype(result)
         for name, column in STORED.items():
             if column.form is Form.TIME and len(result.get(name, ())):
                 largest = result[name].max(keepdims=True)

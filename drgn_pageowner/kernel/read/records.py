@@ -165,8 +165,7 @@ class RecordReader:
         if is_live(kernel.prog):
             # Read the clock again after the records, because ages and rates are relative to it.
             facts.now_ns = local_clock_ns(kernel)
-        if "migratetype" in wanted:
-            result["migratetype"] = gfp_migratetype(kernel, result["gfp_mask"])
+        pages.finish_migratetype(result)
         problems = [*facts.problems, *section_problems(kernel)]
         problems += [*problems_of(counts, pages), *changes.problems("records")]
         coverage = asdict(counts)
@@ -317,6 +316,7 @@ def read_sections(
         if part and len(part["pfn"]):
             found.columns.update(part)
             pages.read(section, found.columns, found.pages)
+            pages.add_migratetype(found.columns)
             pfn = part["pfn"]
             whole = covered is None or covered.fill(section, pfn, part["order"])
             return found._replace(number=len(pfn), whole=whole)
@@ -490,6 +490,21 @@ class PageColumns:
             number = int(pfn[-1]) + 1 - section.start_pfn
             references = page_tag_references(self._kernel, section, number)
             part["tag"] = references[pfn - section.start_pfn]
+
+    def add_migratetype(self, part: dict[str, Array]) -> None:
+        """Add the migratetypes of the records' gfp masks, and drop these if nothing else needs
+        them."""
+        if "migratetype" in self._wanted:
+            part["migratetype"] = gfp_migratetype(self._kernel, part["gfp_mask"])
+            if "gfp_mask" not in self._wanted:
+                del part["gfp_mask"]
+
+    def finish_migratetype(self, result: dict[str, Array]) -> None:
+        """Add the migratetypes if there are no records, and put them last."""
+        if "migratetype" in self._wanted:
+            if "migratetype" not in result:
+                self.add_migratetype(result)
+            result["migratetype"] = result.pop("migratetype")
 
     def _flag_columns(self, flags: Array, part: dict[str, Array]) -> None:
         if "page_flags" in self._wanted:
