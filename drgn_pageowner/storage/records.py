@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -292,7 +292,7 @@ def _load(
             facts,
             panic_message=None,
             now_ns=latest(facts.now_ns, rows),
-            layout=_layout(known["layout"], file.names),
+            layout=_layout(known["layout"], file.names, coverage),
             formats=restore(TextFormats | None, known["formats"]) if wanted is None else None,
         ),
         names=names,
@@ -306,17 +306,19 @@ def _load(
     )
 
 
-def _layout(known: Any, names: Sequence[str]) -> dict[str, Any]:
+def _layout(known: Any, names: Sequence[str], coverage: Mapping[str, Any]) -> dict[str, Any]:
     layout: dict[str, Any] = restore(dict[str, Any], known)
     members = layout.get("members", [])
     require(isinstance(members, list) and all(type(name) is str for name in members), "layout")
-    if not members or "text" in layout:
+    if "text" in layout or not (members or coverage):
         # Records from a text, or from tags alone, were not decoded from page_ext.
         return layout
+    require("members" in layout, "layout")
     require({*members} & STORED.keys() <= {*names}, "records lack a column")
     for name, kind in (("record", str), ("page_owner_offset", int), ("page_ext_size", int)):
         require(type(layout[name]) is kind, "layout")
-    require(isinstance(layout.get("stack_depot", ""), str), "layout")
+    if coverage.get("stack_depot") is not None:
+        require(type(layout["stack_depot"]) is str, "layout")
     return layout
 
 

@@ -125,6 +125,14 @@ def test_facts_that_no_kernel_has(
     assert asked(changed(parts, head=head), tmp_path / "a.parquet", "frag") == "refused"
 
 
+@pytest.mark.parametrize("name", ["members", "stack_depot", "record"])
+def test_a_layout_that_lacks_a_part(parts: SnapshotParts, tmp_path: Path, name: str) -> None:
+    records = parts.documents["records"]
+    layout = {key: value for key, value in records["layout"].items() if key != name}
+    hostile = changed(parts, records={**records, "layout": layout})
+    assert asked(hostile, tmp_path / "a.parquet", "info") == "refused"
+
+
 def test_a_small_document_that_is_large(parts: SnapshotParts, tmp_path: Path) -> None:
     # About 40 KB of zstd become 90 MB of JSON and 3 GB of lists.
     text = b'{"x": [' + b"[]," * 30_000_000 + b"0]}"
