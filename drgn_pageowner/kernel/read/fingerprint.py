@@ -81,9 +81,11 @@ def _places(reader: HeapReader, nodes: Array) -> tuple[Array, Array]:
     heap, kernel, size = reader.heap, reader.reader.kernel, reader.reader.kernel.page_size
     addresses, sizes = np.zeros(len(nodes), np.uint64), np.zeros(len(nodes), np.int64)
     records = np.flatnonzero(nodes < heap.first_object)
-    pfns = heap.records["pfn"][nodes[records]]
-    addresses[records] = pfns.astype(np.uint64) * np.uint64(size) + np.uint64(direct_map(kernel))
-    sizes[records] = heap.records.pages[nodes[records]] * size
+    mine = heap.records.select(nodes[records])
+    addresses[records] = mine["pfn"].astype(np.uint64) * np.uint64(size) + np.uint64(
+        direct_map(kernel)
+    )
+    sizes[records] = mine.pages * size
     percpu = np.flatnonzero(nodes >= heap.first_percpu)
     addresses[percpu] = heap.percpu.address[nodes[percpu] - heap.first_percpu]
     sizes[percpu] = heap.percpu.size[nodes[percpu] - heap.first_percpu]
