@@ -41,7 +41,8 @@ def summed(parts: Iterator[Snapshot], wanted: Filter, columns: Collection[str]) 
         if sum(map(_length, rows)) > _MANY:
             rows = [_sums(replace(last, columns=_joined(rows)), keys)]
         ahead = next(parts, None)
-    return replace(last, columns=_joined(rows))
+    # Most combinations are in many parts.
+    return replace(last, columns=_sums(replace(last, columns=_joined(rows)), keys))
 
 
 def _length(columns: Mapping[str, Array]) -> int:
