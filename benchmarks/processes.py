@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,12 @@ class Cost(NamedTuple):
 
 
 def measure(
-    command: list[str], *, given: bytes = b"", output: bool = False, discard: bool = False
+    command: list[str],
+    *,
+    given: bytes = b"",
+    output: bool = False,
+    discard: bool = False,
+    also: Collection[int] = (),
 ) -> Cost:
     """
     Run *command*; end this program if it fails.
@@ -41,6 +47,7 @@ def measure(
     :param given: Its standard input.
     :param output: Keep what is written to standard output.
     :param discard: Let it write to /dev/null, so that reading what it writes takes no CPU.
+    :param also: Exit statuses besides 0 that are no failure.
     """
     start = time.perf_counter()
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as source:
@@ -55,7 +62,7 @@ def measure(
                 kept += piece
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        if process.returncode and process.returncode not in also:
             errors.seek(0)
             said = errors.read().decode(errors="replace")
             sys.exit(f"failed: {shlex.join(command)}\n{said}")

@@ -27,6 +27,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +46,8 @@ COMMANDS = {
     "list --format debugfs": "both",
     "save -o {scratch}": "both",
     "leaks": "both",
-    "report -o {scratch}": "both",
+    "report --format html -o {scratch}": "both",
+    "triage --force {scratch}.d": "both",
 }
 """Commands, and what a process must read that is compared with them."""
 
@@ -53,6 +55,8 @@ PARALLEL = ("top", "list --format debugfs", "account", "frag all", "leaks --susp
 """The commands that read most of the time."""
 
 GIB = 1 << 30
+TRIAGE_FOUND = (3,)
+"""Exit status of a triage that found a problem of the machine."""
 
 
 class Dump(NamedTuple):
@@ -155,11 +159,18 @@ def main() -> None:
             named = "read page_ext" + (" and memmap" if what == "both" else "")
             costs.setdefault(named, []).append((cost, base["both"]))
         for command in chosen:
-            cost = measure([*ours, *shlex.split(command.format(scratch=scratch))])
+            words = [*ours, *shlex.split(command.format(scratch=scratch))]
+            cost = measure(words, also=TRIAGE_FOUND if command.startswith("triage") else ())
             scratch.unlink(missing_ok=True)
+            shutil.rmtree(f"{scratch}.d", ignore_errors=True)
             reading = base[COMMANDS.get(command, "both")]
-            costs.setdefault(command.partition(" -o ")[0], []).append((cost, reading))
+            costs.setdefault(_name(command), []).append((cost, reading))
     print_table([dump.name for dump in args.dumps], sizes, costs)
+
+
+def _name(command: str) -> str:
+    """Return *command* without the names of files."""
+    return " ".join(word for word in command.split() if "{" not in word and word != "-o")
 
 
 def print_table(
