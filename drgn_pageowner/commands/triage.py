@@ -158,10 +158,21 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO, rules: RuleSet
     _write(directory, _index(facts, outcomes, verdicts, status))
     crashed = [o.error for o in outcomes if o.status == "crashed" and o.error is not None]
     warnings = [line for outcome in outcomes for line in outcome.warnings]
-    for line in dict.fromkeys((*warnings, *crashed)):
+    for line in _each_once([*warnings, *crashed]):
         warn(line)
     out.writelines(triage_text(verdicts, outcomes, directory / INDEX))
     return status
+
+
+def _each_once(lines: Sequence[str]) -> list[str]:
+    """Leave out repeated lines, and reasons (``"what was left out: reason"``) already given."""
+    found: list[str] = []
+    given = set()
+    for line in dict.fromkeys(lines):
+        what, colon, reason = line.partition(": ")
+        found.append(what if colon and reason in given else line)
+        given |= {line, reason} if colon else {line}
+    return found
 
 
 def _known_causes(session: Session, rules: RuleSet) -> list[KnownCause]:

@@ -170,9 +170,14 @@ def test_verdicts_are_those_of_the_report(
 
 @pytest.mark.parametrize("name", ["linux-5.10/owner-off", "linux-6.12-noowner/kdump"])
 def test_without_records_the_rest_is_there(
-    dump_named: Callable[[str], Dump], name: str, tmp_path: Path
+    dump_named: Callable[[str], Dump],
+    name: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run(dump_named(name), tmp_path) == 0
+    # The reason is given once, not for everything that is left out because of it.
+    assert capsys.readouterr().err.count("boot with page_owner=on") == 1
     found = index(tmp_path)
     assert found["found"] is False
     assert found["verdicts"]["leaks"]["pages"] == 0
