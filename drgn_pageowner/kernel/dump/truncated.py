@@ -146,6 +146,9 @@ class _Guard:
     def _virtual(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         try:
             return bytes(_linux_helper_read_vm(self._prog, self._page_table, address, count))
+        except NotImplementedError:
+            # drgn cannot walk the page tables of i386, and we have not found their root.
+            raise FaultError("the dump has lost the kernel's page tables", address) from None
         except FaultError as fault:
             # The fault has the physical address of the page or of a page table; find the virtual
             # address.

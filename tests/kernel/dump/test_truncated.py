@@ -100,6 +100,20 @@ def test_a_cut_off_dump_of_i386_is_read_as_far_as_it_goes(
     assert ours <= whole
 
 
+def test_a_dump_of_i386_without_its_page_tables_says_so(
+    dump_named: Callable[[str], Dump], tmp_path: Path
+) -> None:
+    dump, path = dump_named("linux-6.12-i386/traps"), tmp_path / "vmcore"
+    shutil.copy(dump.vmcore, path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 6)
+    result = run_cli("-c", path, "-s", dump.vmlinux, "list")
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert "the dump has lost the kernel's page tables" in line
+    assert "NotImplemented" not in line
+
+
 @pytest.mark.parametrize(
     "place, garbage",
     [(416 + 8, 0xDC06), (4096 + 20, 1 << 40), (4096 + 40, 0x7FFFFFFF)],
