@@ -414,9 +414,10 @@ def _vmemmap(table: list[Array], memmap_mask: int) -> int | None:
     """
     words = np.concatenate([rows["section_mem_map"] for rows in table])
     found: Counter[int] = Counter()
-    for word, number in zip(*np.unique(words, return_counts=True), strict=True):
+    values, counts = np.unique(words, return_counts=True)
+    for word, number in zip(values.tolist(), counts.tolist(), strict=True):
         if word & _SECTION_HAS_MEM_MAP:
-            found[int(word) & memmap_mask] += int(number)
+            found[word & memmap_mask] += number
     return found.most_common(1)[0][0] if found else None
 
 
