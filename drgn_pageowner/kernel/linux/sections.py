@@ -177,7 +177,7 @@ def find_sections(kernel: Kernel) -> tuple[Section, ...]:
     try:
         if mem_section is None:
             return tuple(_flatmem_nodes(kernel))
-        return tuple(_sparsemem_sections(kernel, mem_section))
+        return tuple(_sparsemem_sections(kernel))
     except FaultError as fault:
         raise PageOwnerError(
             f"cannot read mem_section ({fault}): the dump is damaged or cut off; "
@@ -194,15 +194,12 @@ def section_problems(kernel: Kernel) -> list[str]:
 
 
 def _unreadable_parts(kernel: Kernel) -> list[str]:
-    mem_section = find_object(kernel.prog, "mem_section")
-    if mem_section is None:
+    if find_object(kernel.prog, "mem_section") is None:
         return []
-    dtype = struct_dtype(kernel.prog, kernel.prog.type("struct mem_section"), ["section_mem_map"])
-    _, unreadable = _sparsemem_table(kernel, mem_section, dtype)
     return [
         f"cannot read a part of mem_section ({fault}): if it is not only the pointer to it that is "
         "damaged, the pages of its sections are missing"
-        for fault in unreadable
+        for fault in _sparsemem_table(kernel)[1]
     ]
 
 
@@ -341,17 +338,18 @@ def _sparsemem_roots(kernel: Kernel, mem_section: Object) -> Iterator[tuple[int,
         yield root_nr * per_root, int(roots[root_nr]), per_root
 
 
-def _sparsemem_table(
-    kernel: Kernel, mem_section: Object, dtype: np.dtype[np.void]
-) -> tuple[list[tuple[int, Array]], list[FaultError]]:
+@once_per_reading
+def _sparsemem_table(kernel: Kernel) -> tuple[list[tuple[int, Array]], list[FaultError]]:
     """
-    Read ``mem_section``.
+    Read ``mem_section``, which must exist.
 
     :return: Number of the first section and ``struct mem_section`` of all sections of each part,
         and the error for each part that cannot be read.
     """
+    members = ["section_mem_map", "page_ext", "usage", "pageblock_flags"]
+    dtype = struct_dtype(kernel.prog, kernel.prog.type("struct mem_section"), members)
     table, unreadable = [], []
-    for first, address, count in _sparsemem_roots(kernel, mem_section):
+    for first, address, count in _sparsemem_roots(kernel, kernel.prog["mem_section"]):
         try:
             table.append((first, read_array(kernel.prog, address, dtype, count)))
         except FaultError as fault:
@@ -359,7 +357,7 @@ def _sparsemem_table(
     return table, unreadable
 
 
-def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section]:
+def _sparsemem_sections(kernel: Kernel) -> Iterator[Section]:
     page_shift = kernel.page_shift
     pages_per_section = 1 << (int(kernel.prog["SECTION_SIZE_BITS"]) - page_shift)
     page_struct_size = kernel.struct_page_size
@@ -367,13 +365,10 @@ def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section
     # The encoded memmap has flags in its low bits, because a memmap is page-aligned.
     memmap_mask = ~(kernel.page_size - 1)
 
-    section_type = kernel.prog.type("struct mem_section")
-    members = ["section_mem_map", "page_ext", "usage", "pageblock_flags"]
-    dtype = struct_dtype(kernel.prog, section_type, members)
     usage_bitmap = _usage_bitmap_offset(kernel)
     # The bias may be larger than the address of the array, so biased addresses wrap around.
     word_mask = (1 << 8 * kernel.word.itemsize) - 1
-    table, unreadable = _sparsemem_table(kernel, mem_section, dtype)
+    table, unreadable = _sparsemem_table(kernel)
     if not table and unreadable:
         raise unreadable[0]
     vmemmap = None
@@ -387,7 +382,7 @@ def _sparsemem_sections(kernel: Kernel, mem_section: Object) -> Iterator[Section
             start = (first + index) * pages_per_section
             encoded = int(row["section_mem_map"])
             base = vmemmap if vmemmap is not None else encoded & memmap_mask
-            page_ext = int(row["page_ext"]) if "page_ext" in (dtype.names or ()) else 0
+            page_ext = int(row["page_ext"]) if "page_ext" in (rows.dtype.names or ()) else 0
             if page_ext & _PAGE_EXT_INVALID or not page_ext_size:
                 page_ext = 0
             yield Section(
