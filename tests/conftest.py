@@ -6,6 +6,9 @@ Fixtures for the real dumps of testdata/, each unpacked and opened once.
 ``vmcore``, ``vmlinux`` and ``truth/`` as testdata/README.md describes them.
 ``DRGN_PAGEOWNER_FEW_DUMPS="NAME..."`` uses only these of the bundled dumps, and skips tests marked
 ``once``. Tests marked ``one_of_a_kernel`` use one dump of each kernel.
+``DRGN_PAGEOWNER_SAMPLE=N`` takes a sample: every test that is repeated for many dumps uses one of N
+of them, not the same for all tests, unless it is marked ``every_dump``; and tests marked
+``thorough`` are skipped.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,17 +76,38 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Mark tests that need neither a dump nor drgn as ``quick``, and deselect tests by their markers.
 
     ``one_of_a_kernel`` deselects the dumps in :data:`_SECOND`; ``once`` deselects the test if
-    ``DRGN_PAGEOWNER_FEW_DUMPS`` is set.
+    ``DRGN_PAGEOWNER_FEW_DUMPS`` is set, ``thorough`` if ``DRGN_PAGEOWNER_SAMPLE`` is set.
     """
     left_out = []
     for item in items:
         if is_quick(item):
             item.add_marker("quick")
         second = item.get_closest_marker("one_of_a_kernel") and _names_of(item) & _SECOND
-        if second or (_FEW and item.get_closest_marker("once")):
+        once = _FEW and item.get_closest_marker("once")
+        if second or once or (_SAMPLE and item.get_closest_marker("thorough")):
             left_out.append(item)
+    if _SAMPLE:
+        left_out += _not_in_the_sample([item for item in items if item not in set(left_out)])
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _not_in_the_sample(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the items with dumps that ``DRGN_PAGEOWNER_SAMPLE`` leaves out. Where the sample of a
+    test begins depends on its name, so that together they use every dump."""
+    repeated: dict[str, dict[str, list[pytest.Item]]] = {}
+    for item in items:
+        names = _names_of(item) & _BUNDLED
+        if len(names) == 1 and not item.get_closest_marker("every_dump"):
+            test = item.nodeid.split("[")[0]
+            repeated.setdefault(test, {}).setdefault(*names, []).append(item)
+    left_out = []
+    for test, of_dumps in repeated.items():
+        first = zlib.crc32(test.encode()) % min(_SAMPLE, len(of_dumps))
+        for place, of_dump in enumerate(of_dumps.values()):
+            if (place - first) % _SAMPLE:
+                left_out += of_dump
+    return left_out
 
 
 def _names_of(item: pytest.Item) -> set[str]:
@@ -226,7 +251,9 @@ def _others() -> list[Dump]:
     return [Dump(path.name, path, path / "vmlinux") for path in directories]
 
 
+_BUNDLED = set(_UNPACK["names"]())
 _FEW = os.environ.get("DRGN_PAGEOWNER_FEW_DUMPS", "").split()
+_SAMPLE = int(os.environ.get("DRGN_PAGEOWNER_SAMPLE", "0"))
 # Dumps of kernels that have another dump with more features.
 _SECOND = {
     "linux-5.10/kdump", "linux-5.10/noleak", "linux-6.1/kdump", "linux-6.12/kdump",

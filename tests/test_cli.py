@@ -20,8 +20,9 @@ from drgn_pageowner import cli
 @pytest.mark.once
 @pytest.mark.parametrize(
     "command",
-    ["info", "top --limit 5", "list --format debugfs", "frag all --order 4", "account", "leaks",
-     "list --comm", "top --pid x"],
+    ["info", "list --format debugfs", "leaks", "list --comm", "top --pid x",
+     *(pytest.param(more, marks=pytest.mark.thorough)
+       for more in ("top --limit 5", "frag all --order 4", "account"))],
 )  # fmt: skip
 def test_a_process_says_what_tests_see_of_a_command(one_dump: Dump, command: str) -> None:
     process = run_cli("-c", one_dump.vmcore, "-s", one_dump.vmlinux, *command.split())

@@ -135,6 +135,7 @@ def test_a_dump_and_its_snapshot_have_the_same_tables(
     assert told == {row["name"]: row["pages"] for row in account["classes"]}
 
 
+@pytest.mark.thorough
 def test_every_kernel_has_the_same_columns(saved: Saved) -> None:
     session = open_snapshots([str(saved(get())) for get in DUMPS])
     for table in ("records", "stacks"):

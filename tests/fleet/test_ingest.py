@@ -135,6 +135,7 @@ def test_good_and_bad_dumps(
     assert noted.exists()
 
 
+@pytest.mark.thorough
 def test_limits_of_time_and_memory(tmp_path: Path, dumps: Path, symbols: Path) -> None:
     for options, status in ((("--timeout", "0.2"), "timeout"), (("--memory", "20M"), "memory")):
         dataset = tmp_path / status
@@ -146,6 +147,7 @@ def test_limits_of_time_and_memory(tmp_path: Path, dumps: Path, symbols: Path) -
     assert fleet(*arguments, "--retry-failed")[1]["statuses"] == {"ok": 1}
 
 
+@pytest.mark.thorough
 def test_a_worker_that_is_killed_while_it_starts_is_replaced() -> None:
     import distributed
 

@@ -12,7 +12,9 @@ from conftest import Dump
 from files import Change, changes, judge_file
 
 
-@pytest.mark.parametrize("name", ["linux-6.1/kdump", "linux-6.12/kdump"])
+@pytest.mark.parametrize(
+    "name", ["linux-6.1/kdump", pytest.param("linux-6.12/kdump", marks=pytest.mark.thorough)]
+)
 def test_a_changed_file_is_answered_or_refused_in_a_line(
     name: str, dump_named: Callable[[str], Dump], tmp_path: Path
 ) -> None:

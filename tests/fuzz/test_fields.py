@@ -15,7 +15,9 @@ from strategies import Input, inputs
 from verdict import judge
 
 
-@pytest.mark.parametrize("name", ["linux-5.10/traps", "linux-7.2/traps"])
+@pytest.mark.parametrize(
+    "name", ["linux-7.2/traps", pytest.param("linux-5.10/traps", marks=pytest.mark.thorough)]
+)
 def test_a_damaged_dump_is_answered_and_its_other_records_are_as_before(
     name: str, dump_named: Callable[[str], Dump]
 ) -> None:

@@ -13,6 +13,8 @@ from conftest import Dump
 from drgn_pageowner.analysis.owners.group import top
 from drgn_pageowner.render.debugfs import debugfs_text
 
+pytestmark = pytest.mark.every_dump
+
 OWNER = "sys/kernel/debug/page_owner"
 
 

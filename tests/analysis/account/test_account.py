@@ -45,6 +45,7 @@ def meminfo(dump: Dump) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("get", ALL)
+@pytest.mark.every_dump
 def test_every_page_is_in_one_class(get: Any) -> None:
     result = answer(get())
     assert result["accounted"] == result["present"]
@@ -60,6 +61,7 @@ def test_every_page_is_in_one_class(get: Any) -> None:
 
 
 @pytest.mark.parametrize("get", ALL)
+@pytest.mark.every_dump
 def test_classes_are_what_the_kernel_counts(get: Any) -> None:
     dump = get()
     counted = 0
@@ -76,6 +78,7 @@ def test_classes_are_what_the_kernel_counts(get: Any) -> None:
     assert counted >= 9
 
 
+@pytest.mark.every_dump
 def test_counters_are_the_kernels_own(dump: Dump) -> None:
     said = meminfo(dump)
     size = dump.snapshot.facts.page_size // 1024
@@ -87,6 +90,7 @@ def test_counters_are_the_kernels_own(dump: Dump) -> None:
             assert abs(counter["pages"] * size - kilobytes) <= 256 * dump.drift, counter
 
 
+@pytest.mark.every_dump
 def test_slab_caches_are_those_of_slabinfo(dump: Dump) -> None:
     [slab] = [row for row in answer(dump)["classes"] if row["name"] == "slab"]
     assert sum(pages for _, pages in slab["slab_caches"]) == slab["pages"]

@@ -95,6 +95,7 @@ def test_chances_of_each_are_taken_together(number: int) -> None:
     assert _at_least(number, np.array(chances)) == pytest.approx(wanted)
 
 
+@pytest.mark.every_dump
 def test_nobody_who_holds_a_page_is_accused(dump: Dump, verdicts: dict[int, str]) -> None:
     ways = held(dump)
     assert len(ways) >= 15

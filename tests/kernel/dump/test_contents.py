@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import re
@@ -194,8 +193,10 @@ def lossy(
 # Of a full disk and of a part of several, the whole index of a triage is looked at below.
 @pytest.mark.parametrize(
     ("question", "way"),
-    [*itertools.product(("info", "leaks"), ("full disk", "ELF", "split", "flattened")),
-     ("triage", "ELF"), ("triage", "flattened")],
+    [("leaks", "full disk"), ("info", "ELF"), ("info", "split"), ("leaks", "flattened"),
+     *(pytest.param(*case, marks=pytest.mark.thorough) for case in [
+         ("info", "full disk"), ("leaks", "ELF"), ("leaks", "split"), ("info", "flattened"),
+         ("triage", "ELF"), ("triage", "flattened")])],
 )  # fmt: skip
 def test_every_loss_is_said_with_its_number_of_pages(
     whole: Dump,
@@ -227,7 +228,7 @@ def documents(whole: Dump, path: Path, folder: Path) -> dict[str, Any]:
     return {"status": result.returncode, "index": index, "leaks": leaks, "info": info}
 
 
-@pytest.mark.parametrize("way", ["full disk", "split"])
+@pytest.mark.parametrize("way", ["full disk", pytest.param("split", marks=pytest.mark.thorough)])
 def test_nothing_is_called_leaked_where_memory_is_missing(
     whole: Dump, lossy: Callable[[str], tuple[Path, int]], tmp_path: Path, way: str
 ) -> None:

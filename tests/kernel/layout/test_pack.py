@@ -23,7 +23,10 @@ from drgn_pageowner.kernel.session import ProgramSession
 
 # A kernel whose per-CPU variables begin at address 0, and the newest kernel, of another
 # architecture.
-_DUMPS = ("linux-5.10/noleak", "linux-7.2-arm64-16k/kdump")
+_DUMPS = (
+    pytest.param("linux-5.10/noleak", marks=pytest.mark.thorough),
+    "linux-7.2-arm64-16k/kdump",
+)
 
 
 @pytest.fixture(scope="module", params=_DUMPS)
