@@ -93,10 +93,9 @@ def fleet_headline(
     dumps, found, pages = (
         totals[name] for name in ("dumps", "dumps with findings", "leaked pages")
     )
-    of = f"{found:,} of {counted(dumps, 'dump')} {'has' if found == 1 else 'have'} findings"
-    if not found and not pages:
+    if not found and not pages and not causes.rows:
         return FleetHeadline(f"Nothing was found in {counted(dumps, 'dump')}.", False)
-    said = [of]
+    said = [f"{found:,} of {counted(dumps, 'dump')} {'has' if found == 1 else 'have'} findings"]
     if pages and leaks.rows:
         worst = dict(zip(leaks.names, leaks.rows[0], strict=True))
         # One function may have another stack in every kernel.
@@ -112,7 +111,8 @@ def fleet_headline(
         first = dict(zip(causes.names, causes.rows[0], strict=True))
         known = word(str(first["rule"]))
         said.append(f"most common known cause: {known}, in {counted(first['dumps'], 'dump')}")
-    return FleetHeadline("; ".join(said) + ".", True)
+    # Rules may only warn.
+    return FleetHeadline("; ".join(said) + ".", bool(found or pages))
 
 
 def _name(name: str, number: int) -> str:
