@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,12 +16,13 @@ from numpy.typing import DTypeLike, NDArray
 
 __all__ = (
     "Array",
-    "Coded",
     "Groups",
     "Growing",
+    "Narrow",
     "among",
     "ascending",
     "distinct",
+    "give_back",
     "grouped",
     "looked_up",
     "packed_pairs",
@@ -65,49 +67,40 @@ _FEW = 1 << 14
 _PART_BITS = 9
 
 
-class Coded:
+class Narrow:
     """
-    A column of few distinct values, each of which is held once.
+    A column of ``int64`` that is held in four bytes a row.
 
     It takes indices and slices like an array, and returns arrays.
     """
 
-    def __init__(self, values: Array, code: Array) -> None:
+    def __init__(self, values: Array) -> None:
         """
-        :param values: The distinct values.
-        :param code: Index in *values* of each row's value: unsigned integers, shape ``(n,)``.
+        :param values: ``uint32``, shape ``(n,)``.
         """
-        self._values, self._code = values, code
+        self._values = values
 
     @classmethod
     def of(cls, column: Array) -> Array:
         """
-        Code a column of bytes.
+        Narrow a column.
 
-        :param column: ``S16``, shape ``(n,)``.
-        :return: Something that can be used like *column*; *column* itself if it has many values, or
-            another type, as in a kernel with another ``TASK_COMM_LEN``.
+        :param column: ``int64``, shape ``(n,)``.
+        :return: Something that can be used like *column*; *column* itself if it has values that
+            need more bytes.
         """
-        if column.dtype.itemsize != _NAME:
+        if column.min(initial=0) < 0 or column.max(initial=0) > np.iinfo(np.uint32).max:
             return column
-        coded = _coded_names(column)
-        if coded is None or len(coded[0]) > np.iinfo(np.uint16).max:
-            return column
-        values, code = coded[0], coded[1].astype(np.uint16)
-        return cast(Array, cls(values, code))
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._values.dtype
+        return cast(Array, cls(column.astype(np.uint32)))
 
     def __len__(self) -> int:
-        return len(self._code)
+        return len(self._values)
 
     def __getitem__(self, rows: Any) -> Any:
-        return self._values[self._code[rows]]
+        return self._values[rows].astype(np.int64)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.asarray(self._values[self._code], dtype)
+        return self._values.astype(np.int64 if dtype is None else dtype)
 
 
 class Growing:
@@ -146,6 +139,17 @@ class Growing:
         result.resize(self._length, refcheck=False)
         self._rows, self._length = np.empty(0, result.dtype), 0
         return result
+
+
+def give_back() -> None:
+    """
+    Return freed memory to the operating system.
+
+    The C library keeps what lies between blocks that are in use: some 5 % of the memory of a large
+    heap.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # In which half of a packed pair the first of its numbers is, in memory.

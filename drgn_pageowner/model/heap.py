@@ -36,6 +36,7 @@ __all__ = (
     "INVENTORY_COLUMNS",
     "INVENTORY_COLUMNS_OF_STACKS",
     "LOST",
+    "OWNER_COLUMNS",
     "Area",
     "AreaKind",
     "Evidence",
@@ -60,8 +61,11 @@ INVENTORY_COLUMNS = (
 )  # fmt: skip
 """The columns of :attr:`Inventory.records`."""
 
-HEAP_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "pid", "comm", "tag")
-"""The columns that the search for leaks needs."""
+HEAP_COLUMNS = ("pfn", "order", "handle", "ts_nsec", "tag")
+"""The columns that the search for leaks needs of all records."""
+
+OWNER_COLUMNS = ("pid", "comm")
+"""The columns that it needs of lost records alone."""
 
 INVENTORY_COLUMNS_OF_STACKS = ("pfn", "order", "handle")
 """The columns that the records have at least, where tasks and times were not asked for."""

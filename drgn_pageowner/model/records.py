@@ -19,6 +19,7 @@ from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.columns import STORED, Form, documentation
 from drgn_pageowner.model.kernel import Facts, Names
+from drgn_pageowner.model.later import selected
 from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks, Symbolizer, frames_of_stack
 from drgn_pageowner.model.tags import Tags
 from drgn_pageowner.units import pages_size
@@ -212,7 +213,7 @@ nanoseconds of ``local_clock()``.
         :param mask: ``bool``, shape ``(n,)``; or integers, the indices of the rows; or a slice, for
             which no column is copied.
         """
-        columns = {name: column[mask] for name, column in self.columns.items()}
+        columns = selected(self.columns, mask)
         return Snapshot(
             self.facts,
             self.names,

@@ -229,7 +229,7 @@ class RedactedSession:
     def _records(self, records: Snapshot) -> Snapshot:
         columns = dict(records.columns)
         if "comm" in columns:
-            columns["comm"] = self._redactor.comms(columns["comm"])
+            columns["comm"] = self._redactor.comms(np.asarray(columns["comm"]))
         return replace(
             records,
             facts=self._once(records.facts, self._facts),

@@ -10,8 +10,8 @@ import pytest
 
 from drgn_pageowner.model.arrays import (
     Array,
-    Coded,
     Growing,
+    Narrow,
     among,
     distinct,
     looked_up,
@@ -121,22 +121,19 @@ def test_values_are_looked_up(table: Array) -> None:
         looked_up(table[:39], values)
 
 
-@pytest.mark.parametrize("size", [16, 32])
-def test_a_coded_column_is_like_the_column(size: int) -> None:
-    names = np.array([b"kswapd0", b"a" * size, b"", b"insmod"], f"S{size}")
-    column = names[np.random.default_rng(1).integers(0, 4, 1000)]
-    coded = Coded.of(column)
-    assert (len(coded), coded.dtype) == (1000, column.dtype)
-    assert (coded[[3, 5, 7]] == column[[3, 5, 7]]).all()
-    assert coded[4] == column[4]
-    assert (np.asarray(coded[10:20]) == column[10:20]).all()
-    # Only comms of 16 bytes are coded.
-    assert isinstance(coded, Coded) == (size == 16)
-
-
-def test_a_column_of_many_values_is_not_coded() -> None:
-    column = np.arange(1 << 17).astype("S16")
-    assert Coded.of(column) is column
+def test_a_narrow_column_is_like_the_column() -> None:
+    column = np.array([0, 5, 1 << 31, (1 << 32) - 1], np.int64)
+    narrow = Narrow.of(column)
+    assert isinstance(narrow, Narrow)
+    assert len(narrow) == 4
+    for rows in (slice(1, 3), [3, 0], np.array([True, False, True, False]), 3):
+        assert narrow[rows].dtype == np.int64
+        assert (narrow[rows] == column[rows]).all()
+    assert np.array_equal(np.asarray(narrow), column)
+    assert np.asarray(narrow).dtype == np.int64
+    assert np.searchsorted(narrow, 6) == 2
+    for wide in (column - 1, column + 1):
+        assert Narrow.of(wide) is wide
 
 
 @pytest.mark.parametrize("values", [["b", "", "a", "b", "b"], []])
@@ -156,4 +153,3 @@ def test_names_with_the_same_sum_are_told_apart() -> None:
     halves = np.array([[1, 0], [0, factor], [1, 0]], np.uint64)
     names = halves.view("S16").reshape(-1)
     assert distinct(names)[1].tolist() == np.unique(names, return_inverse=True)[1].tolist()
-    assert Coded.of(names) is names

@@ -15,7 +15,7 @@ from drgn_pageowner.analysis.leaks.unnamed import freed_init, module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of, modules_of
 from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.escape import without_surrogates
-from drgn_pageowner.model.arrays import Array, among, grouped, slices
+from drgn_pageowner.model.arrays import Array, among, grouped, looked_up, slices
 from drgn_pageowner.model.fingerprint import Contents, Fingerprint
 from drgn_pageowner.model.heap import (
     LOST,
@@ -242,7 +242,7 @@ def fingerprints_of(reach: Reach, session: MemoryReader) -> tuple[Array, Sequenc
     kinds = reach.verdict[heads].astype(np.int64) << 8 | reach.heap.records["order"][heads]
     result[heads], found = fingerprints(session.contents(heads), kinds, session.memory_at)
     # All records of an allocation have the fingerprint of the first one.
-    return result[reach.allocation], found
+    return looked_up(result, reach.allocation), found
 
 
 @kept
@@ -259,14 +259,14 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
     wanted = candidate if everything else candidate & (found.verdict != Reachability.REACHABLE)
     chosen = np.flatnonzero(wanted)
     some = records.select(chosen)
-    stack, pages = some.stack, some.pages
+    stack = some.stack
     key = _owners(found, chosen, some) * len(Reachability) + found.verdict[chosen]
     keys, members = grouped(key)
     head = np.zeros(len(records), bool)
     head[found.allocation[candidate]] = True
     per_stack = np.zeros(len(records.stacks) + 1, np.int64)
     for part in slices(len(records)):
-        numbers = records.select(part).stack_of(head[part])
+        numbers = records.stack_of(np.flatnonzero(head[part]) + part.start)
         per_stack += np.bincount(numbers + 1, minlength=len(per_stack))
     first = np.array([rows[0] for rows in members], np.int64)
     numbers = stack[first]
@@ -279,7 +279,7 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
         strict=True,
     )
     groups = [
-        _group(found, chosen[rows], int(code) % len(Reachability), pages[rows], _Of(*one))
+        _group(found, some, chosen, rows, int(code) % len(Reachability), _Of(*one))
         for code, rows, one in zip(keys.tolist(), members, of_stack, strict=True)
     ]
 
@@ -367,23 +367,27 @@ class _Of(NamedTuple):
     freed_init: bool
 
 
-def _group(found: LeakSearch, rows: Array, verdict: int, sizes: Array, of: _Of) -> LeakGroup:
+def _group(
+    found: LeakSearch, records: Snapshot, chosen: Array, mine: Array, verdict: int, of: _Of
+) -> LeakGroup:
     """
-    Describe the allocations *rows*, which have the same stack and verdict, as a group.
+    Describe some allocations, which have the same stack and verdict, as a group.
 
-    :param sizes: Number of base pages of each of *rows*.
+    :param records: The records *chosen* of :attr:`LeakSearch.records`.
+    :param mine: Indices of those of the group among them.
     :param of: Facts about their stack.
     """
-    records, inventory = found.records, found.inventory
+    inventory, rows = found.inventory, chosen[mine]
+    records = records.select(mine)
     stack = of.number
     frames = records.stack_frames(stack)
-    pages = int(sizes.sum())
+    pages = int(records.pages.sum())
     allocations = len(np.unique(found.allocation[rows]))
-    times = records["ts_nsec"][rows] if "ts_nsec" in records else None
+    times = np.asarray(records["ts_nsec"]) if "ts_nsec" in records else None
     newest = int(times.max()) if times is not None else None
     modules = {name: name in inventory.modules for name in modules_of(frames)}
-    tasks = owners_of(records, rows, inventory)
-    tag = _tag(records, rows)
+    tasks = owners_of(records, inventory)
+    tag = _tag(records)
     gone = of.gone or (
         tag is not None and tag.module is not None and tag.module not in inventory.modules
     )
@@ -397,7 +401,7 @@ def _group(found: LeakSearch, rows: Array, verdict: int, sizes: Array, of: _Of) 
         freed_init=of.freed_init,
         missing_pages=found.pages_missing,
         gaps=inventory.gaps,
-        chance=_chance(found, records["pfn"][rows]),
+        chance=_chance(found, records["pfn"]),
     )
     confidence, reasons = _confidence(verdict, signs)
     by_types = _by_types(found, rows)
@@ -408,7 +412,7 @@ def _group(found: LeakSearch, rows: Array, verdict: int, sizes: Array, of: _Of) 
         allocations=allocations,
         pages=pages,
         bytes=pages * inventory.memory.pages.facts.page_size,
-        pfns=records["pfn"][rows].tolist(),
+        pfns=records["pfn"].tolist(),
         allocator=str(allocator_of(frames) or ("(no stack)" if found.recorded else "(unknown)")),
         handle=int(records.stacks.handles[stack]) if stack >= 0 else 0,
         stack=frames,
@@ -426,11 +430,11 @@ def _group(found: LeakSearch, rows: Array, verdict: int, sizes: Array, of: _Of) 
     )
 
 
-def _tag(records: Snapshot, rows: Array) -> Tag | None:
-    """Return the allocation tag that most of *rows* have; ``None`` if most have no tag."""
+def _tag(records: Snapshot) -> Tag | None:
+    """Return the allocation tag that most of *records* have; ``None`` if most have no tag."""
     if "tag" not in records or records.tags is None:
         return None
-    tags, counts = np.unique(records["tag"][rows], return_counts=True)
+    tags, counts = np.unique(records["tag"], return_counts=True)
     number = int(tags[np.argmax(counts)])
     return records.tags.places[number] if number >= 0 else None
 
@@ -531,8 +535,9 @@ def _confidence(verdict: int, signs: _Signs) -> tuple[str, list[str]]:
     return "medium" if len(doubts) == 1 and not signs.holes else "low", reasons + doubts
 
 
-def owners_of(records: Snapshot, rows: Array, inventory: Inventory) -> list[Task]:
-    """Return the tasks that allocated *rows*, by number of records, largest first."""
+def owners_of(records: Snapshot, inventory: Inventory) -> list[Task]:
+    """Return the tasks that allocated *records*, by number of records, largest first."""
+    rows = np.arange(len(records))
     return next(tasks_of_groups(records, rows, np.zeros(len(rows), np.int64), 1, inventory))
 
 

@@ -34,13 +34,17 @@ from drgn_pageowner.model.arrays import (
     Growing,
     among,
     ascending,
+    give_back,
+    looked_up,
     packed_pairs,
     ranges,
     slices,
+    sparse_zeros,
     unpacked_pairs,
 )
 from drgn_pageowner.model.heap import Evidence, Heap, Reachability, Role
 from drgn_pageowner.model.kept import kept
+from drgn_pageowner.model.later import release
 from drgn_pageowner.model.pages import PageState
 
 __all__ = ("Graph", "Reach", "reach")
@@ -68,6 +72,9 @@ _USUAL, _FEWEST = 0.02, 20
 # Marking follows a long list one node at a time. NumPy takes as long for one node as for a hundred,
 # so for at most this many nodes, with at most this many edges, Python's own loops are faster.
 _FEW_NODES, _FEW_EDGES = 16, 256
+# If there are more edges than this, memory is given back before they are followed, which needs most
+# memory.
+_MANY_EDGES = 1 << 20
 # For more PFNs than this, the probability is not computed: more than 1.5 times the expected number
 # of hits counts as unlikely, anything less as likely.
 _MANY = 60
@@ -264,6 +271,8 @@ def reach(
 def _marked(heap: Heap, classes: Array) -> Reach:
     node = np.arange(heap.nodes, dtype=np.int32)
     node[: len(heap.records)] = _allocations(heap)
+    # Times of many records take much memory, and are needed again for what is lost alone.
+    release(heap.records.columns)
     found = _reach(heap, classes, node)
     if not heap.recorded:
         behind = pages_behind(found)
@@ -290,7 +299,11 @@ def _reach(heap: Heap, classes: Array, node: Array) -> Reach:
     # pages and objects refer to them; their contents do not keep anything allocated.
     left = _made_by(heap, candidates, _is_module_memory)
     role[left[: len(role)]] = Role.ACCOUNTED
+    told = ~mirrors[node[heap.pfn_holder]]
     source, target, own = _followed(heap, references, node, weak | left, mirrors)
+    del candidates, left, mirrors
+    if len(source) > _MANY_EDGES:
+        give_back()
     forward = Graph(source, target, heap.nodes)
     parent = np.full(heap.nodes, -1, np.int32)
     roots = np.concatenate(
@@ -307,17 +320,19 @@ def _reach(heap: Heap, classes: Array, node: Array) -> Reach:
     held = ascending(allocation[role == Role.ACCOUNTED])
     lost[held] = False
     # A record that is not the first of its allocation is not a node.
-    lost[: len(heap.records)] &= allocation == np.arange(len(heap.records))
-    told = ~mirrors[node[heap.pfn_holder]]
+    for rows in slices(len(heap.records)):
+        lost[rows] &= allocation[rows] == np.arange(rows.start, rows.stop, dtype=np.int32)
     chance, known = _known_by_number(heap, node, lost, parent, role, references, told)
     by_number = _closure(forward, known, lost)
     verdict[by_number] = Reachability.PFN_ONLY
     lost[by_number] = False
     _judge(source, target, own, lost, verdict)
-    verdict[: len(heap.records)] = verdict[allocation]
+    verdict[: len(heap.records)] = looked_up(verdict, allocation)
     del forward
+    if len(source) > _MANY_EDGES:
+        give_back()
     evidence = _evidence(heap, references, node, weak, roots, lost)
-    evidence[: len(heap.records)] = evidence[allocation]
+    evidence[: len(heap.records)] = looked_up(evidence, allocation)
     edges = source, target
     return Reach(
         heap, allocation, role, parent, verdict, classes, chance, references, edges, evidence
@@ -531,7 +546,8 @@ def _mark_list(graph: Graph, frontier: Array, parent: Array) -> Array:
 
 def _closure(graph: Graph, start: Array, within: Array) -> Array:
     """Return every node of *within* that is in *start* or can be reached from there."""
-    parent = np.zeros(len(within), np.int32)
+    # Few nodes are lost.
+    parent = sparse_zeros(len(within), np.int32)
     parent[within] = -1
     parent[start] = start
     _mark(graph, start, parent)

@@ -69,7 +69,7 @@ def merge_split(records: Snapshot, followers: Array | None = None) -> Array:
         behind &= follows & (records["order"] == 0)
         follows = _of_splitters(records, follows) | behind
     else:
-        stamp = records["ts_nsec"].view(np.int64)
+        stamp = np.asarray(records["ts_nsec"]).view(np.int64)
         soon, same = follows.copy(), follows.copy()
         for rows in slices(len(records) - 1):
             after = slice(rows.start + 1, rows.stop + 1)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from drgn_pageowner.analysis.types.slots import Slots
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, sparse_zeros
 from drgn_pageowner.model.heap import Heap
 from drgn_pageowner.model.types import Counted, HeapTypes
 
@@ -39,7 +39,7 @@ class UnusedParts:
         place, start, end = np.concatenate(parts, axis=1)
         order = np.lexsort((start, place))
         self._key, self._end = (place[order] << 32) | start[order], end[order]
-        self._partly = np.zeros(len(types.type), bool)
+        self._partly = sparse_zeros(len(types.type), np.bool_)
         self._partly[place] = True
 
     def __len__(self) -> int:

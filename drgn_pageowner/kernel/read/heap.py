@@ -422,8 +422,7 @@ class HeapReader:
         batches = list(_batches(self._runs(wanted)))
         size = int(np.count_nonzero(wanted)) * self._size
         del wanted
-        self._absent = shared_empty(self._kernel, len(self._pages), bool, size=size)
-        self._absent[:] = False
+        self._absent = shared_empty(self._kernel, len(self._pages), bool, size=size, zeroed=True)
         self.reader.free_objects.share(
             lambda rows: shared_empty(self._kernel, rows, np.uint64, size=size)
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
+from typing import cast
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from drgn_pageowner.kernel.linux.kernel_tables import kernel_tables
 from drgn_pageowner.kernel.linux.kfence import find_kfence
 from drgn_pageowner.kernel.linux.mapping import block_device_mappings, file_of
 from drgn_pageowner.kernel.linux.page_ext import page_owner_state
+from drgn_pageowner.kernel.linux.page_owner import owner_dtype
 from drgn_pageowner.kernel.linux.percpu import first_chunk
 from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride
 from drgn_pageowner.kernel.linux.slab import read_slabs
@@ -34,12 +37,14 @@ from drgn_pageowner.kernel.linux.vmalloc import VmapAreas, read_vmap_areas, task
 from drgn_pageowner.kernel.linux.vmstat import read_counters
 from drgn_pageowner.kernel.linux.zones import find_zones
 from drgn_pageowner.kernel.read.pages import PageReader
+from drgn_pageowner.kernel.read.record_parts import read_rows_of_records
 from drgn_pageowner.kernel.read.records import RecordReader
-from drgn_pageowner.model.arrays import Array, Coded, ranges
+from drgn_pageowner.model.arrays import Array, Narrow, ranges, sparse_zeros
 from drgn_pageowner.model.heap import (
     HEAP_COLUMNS,
     INVENTORY_COLUMNS,
     INVENTORY_COLUMNS_OF_STACKS,
+    OWNER_COLUMNS,
     Area,
     AreaKind,
     FileUse,
@@ -48,6 +53,7 @@ from drgn_pageowner.model.heap import (
     Slabs,
     record_of_row,
 )
+from drgn_pageowner.model.later import Later, LaterRows
 from drgn_pageowner.model.pages import Pages, PageState
 from drgn_pageowner.model.records import Snapshot
 
@@ -57,6 +63,7 @@ __all__ = ("InventoryReader",)
 # even if a damaged table refers to them.
 _MAY_BE_TABLES = (PageState.TABLE, PageState.KERNEL, PageState.RESERVED, PageState.NOREF)
 
+_TIME = "ts_nsec"
 # Maximum number of files to list, those with most pages.
 _FILES = 50
 
@@ -69,14 +76,16 @@ class InventoryReader:
         :param owners: Whether the records need more than their stacks: tasks, times and tags.
         :param of_heap: Whether to keep only what a :class:`~drgn_pageowner.model.heap.Heap` and the
             search for leaks need: of the pages ``state``, ``zone`` and, as ``int8``, ``mapcount``,
-            and :data:`~drgn_pageowner.model.heap.HEAP_COLUMNS` of the records.
+            and :data:`~drgn_pageowner.model.heap.HEAP_COLUMNS` of the records. The owners of a
+            dump's records are read when they are used, as are the times once they are released
+            (:mod:`~drgn_pageowner.model.later`).
         """
         self.kernel = kernel
         self._image = image_range(kernel)
         self._slabs: Slabs | None = None
         wanted: tuple[str, ...] = INVENTORY_COLUMNS if owners else INVENTORY_COLUMNS_OF_STACKS
         if of_heap:
-            wanted = HEAP_COLUMNS
+            wanted = (*HEAP_COLUMNS, *(OWNER_COLUMNS if is_live(kernel.prog) else ()))
         begun: list[RecordReader] = []
 
         def begin() -> None:
@@ -96,7 +105,7 @@ class InventoryReader:
         self.pages = memory.pages
         self._size = memory.pages.facts.page_size
         problems = list(memory.problems)
-        buffers = np.zeros(len(memory.pages), bool)
+        buffers = sparse_zeros(len(memory.pages), np.bool_)
         buffers[page_reader.buffers()] = True
         files = self._files(*page_reader.files())
         records: Snapshot | None = None
@@ -126,7 +135,7 @@ class InventoryReader:
         slabs = self._slabs
         assert slabs is not None
         if of_heap and records is not None:
-            _narrow(memory.pages, records)
+            _narrow(kernel, memory.pages, records)
         problems += of_buffers
         contents = kernel.contents
         lost = contents.problems() if contents is not None else []
@@ -160,7 +169,7 @@ class InventoryReader:
 
     def _metadata_rows(self) -> Array:
         """Get the :class:`Metadata` of every page: ``uint8``, a row for each page."""
-        found = np.zeros(len(self.pages), np.uint8)
+        found = sparse_zeros(len(self.pages), np.uint8)
         tables = self.pages.rows(kernel_tables(self.kernel, self.may_be_tables))
         found[tables[tables >= 0]] = Metadata.TABLE
         found[self._shadow()] = Metadata.SHADOW
@@ -283,8 +292,17 @@ class InventoryReader:
         return result
 
 
-def _narrow(pages: Pages, records: Snapshot) -> None:
-    """Drop the column of pages that a heap does not need, and code names."""
+def _narrow(kernel: Kernel, pages: Pages, records: Snapshot) -> None:
+    """Drop the column of pages that a heap does not need, and hold less of those of records."""
     del pages.columns["head"]
-    if "comm" in records:
-        records.columns["comm"] = Coded.of(records["comm"])
+    records.columns["pfn"] = Narrow.of(records["pfn"])
+    if records["allocated"].all():
+        records.columns["allocated"] = np.broadcast_to(np.True_, len(records))
+    if is_live(kernel.prog):
+        return
+    names = [name for name in (_TIME, *OWNER_COLUMNS) if name in (owner_dtype(kernel).names or ())]
+    rows = LaterRows(partial(read_rows_of_records, kernel, len(records)), len(records), names)
+    columns = Later.columns(rows)
+    if _TIME in records:
+        columns[_TIME] = cast(Array, Later(rows, _TIME, records[_TIME]))
+    records.columns.update(columns)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -42,7 +42,7 @@ from drgn_pageowner.model.columns import STORED, Form
 from drgn_pageowner.model.records import Snapshot, latest
 from drgn_pageowner.model.stacks import Stacks
 
-__all__ = ("read_record_parts",)
+__all__ = ("read_record_parts", "read_rows_of_records")
 
 _ROWS = 1 << 19
 """Number of records from which on a part is large enough."""
@@ -74,6 +74,43 @@ def read_record_parts(
         yield read_records(kernel, columns=columns, freed=freed)
         return
     yield from _Parts(kernel, columns, freed).read()
+
+
+def read_rows_of_records(
+    kernel: Kernel, number: int, names: Sequence[str], rows: Array | None
+) -> dict[str, Array]:
+    """
+    Read some columns of some allocated records of a dump: a
+    :class:`~drgn_pageowner.model.later.RowReader`.
+
+    :param number: Number of allocated records.
+    :param names: Names of columns that this kernel records.
+    :param rows: Indices of the records: ``int64``, shape ``(n,)``; ``None`` for all.
+    :return: Each column: shape ``(n,)``.
+    :raises PageOwnerError: if the records cannot be read again
+    """
+    order = None
+    if rows is not None and (rows[1:] < rows[:-1]).any():
+        order = np.argsort(rows, kind="stable")
+        rows = rows[order]
+    found: dict[str, list[Array]] = {name: [] for name in names}
+    start = 0
+    for part in read_record_parts(kernel, columns=names):
+        mine: Array | slice = slice(None)
+        if rows is not None:
+            low, high = np.searchsorted(rows, [start, start + len(part)])
+            mine = rows[low:high] - start
+        for name in names:
+            found[name].append(part[name][mine])
+        start += len(part)
+    if start != number:
+        raise PageOwnerError(f"there were {number:,} records, and now there are {start:,}")
+    result = {name: np.concatenate(found.pop(name)) for name in names}
+    if order is not None:
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        result = {name: column[place] for name, column in result.items()}
+    return result
 
 
 class _Parts:

@@ -243,7 +243,7 @@ class TypedPlaces:
         """
         assert self._inventory.records is not None
         direct = direct_map(self._kernel)
-        pfns = self._inventory.records["pfn"].astype(np.uint64)
+        pfns = np.asarray(self._inventory.records["pfn"]).astype(np.uint64)
         result: Array = pfns * np.uint64(self._size) + np.uint64(direct)
         result[result >= np.uint64(direct_map_end(self._kernel))] = 0
         for area in self._inventory.areas:

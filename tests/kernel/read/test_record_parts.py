@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from drgn_pageowner.commands import list as list_command
+from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.read import record_parts
 from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model.records import Snapshot
@@ -46,6 +48,25 @@ def test_parts_are_the_records(
     counts = [stacks.counts for stacks in (last.stacks, whole.stacks)]
     assert (counts[0] is None) == (counts[1] is None)
     assert counts[0] is None or np.array_equal(*counts)
+
+
+def test_columns_of_some_rows_are_read_again(
+    monkeypatch: pytest.MonkeyPatch, live: Callable[..., ProgramSession],
+    dump_named: Callable[[str], Any],
+) -> None:  # fmt: skip
+    session = live(dump_named(DUMP))
+    whole = session.snapshot(None)
+    monkeypatch.setattr(record_parts, "_ROWS", 2048)
+    read = functools.partial(record_parts.read_rows_of_records, session._kernel)
+    names = ["ts_nsec", "comm"]
+    some = np.random.default_rng(1).integers(0, len(whole), 3000)
+    for rows in (None, np.sort(some), some, some[:0]):
+        found = read(len(whole), names, rows)
+        for name in names:
+            wanted = whole[name] if rows is None else whole[name][rows]
+            assert np.array_equal(found[name], wanted), name
+    with pytest.raises(PageOwnerError, match="there were"):
+        read(len(whole) + 1, names, None)
 
 
 @pytest.mark.parametrize(
