@@ -31,6 +31,7 @@ __all__ = (
     "sparse_zeros",
     "sums",
     "unpacked_pairs",
+    "without_repeats",
 )
 
 
@@ -218,6 +219,24 @@ def ascending(values: Array) -> Array:
     np.not_equal(values[1:], values[:-1], out=kept[1:])
     result: Array = values[kept] if not kept.all() else values
     return result
+
+
+def without_repeats(values: Array) -> Array:
+    """
+    Return the distinct *values*, some of them several times, in no order.
+
+    Values that are the same as the one before are left out first: the pages of a block that was
+    split have the same stack.
+
+    :param values: Integers, shape ``(n,)``.
+    """
+    found = [values[:0]]
+    for rows in slices(len(values)):
+        piece = values[rows]
+        kept = np.ones(len(piece), bool)
+        np.not_equal(piece[1:], piece[:-1], out=kept[1:])
+        found.append(ascending(piece[kept]))
+    return np.concatenate(found)
 
 
 def _coded_names(names: Array) -> tuple[Array, Array] | None:

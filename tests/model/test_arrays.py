@@ -19,6 +19,7 @@ from drgn_pageowner.model.arrays import (
     ranges,
     sparse_zeros,
     unpacked_pairs,
+    without_repeats,
 )
 
 
@@ -119,6 +120,18 @@ def test_values_are_looked_up(table: Array) -> None:
     assert np.array_equal(looked_up(table, values), table[values])
     with pytest.raises(IndexError):
         looked_up(table[:39], values)
+
+
+@pytest.mark.parametrize("run", [1, 16])
+def test_values_without_repeats_are_all_values(run: int) -> None:
+    values = np.repeat(np.random.default_rng(1).integers(0, 500, 1 << 17), run).astype(np.uint32)
+    values = np.concatenate([values, np.array([7, 1 << 31, 7], np.uint32)])
+    before = values.copy()
+    found = without_repeats(values)
+    assert np.array_equal(np.unique(found), np.unique(values))
+    assert len(found) < 500 * 4
+    assert np.array_equal(values, before)
+    assert not len(without_repeats(values[:0]))
 
 
 def test_a_narrow_column_is_like_the_column() -> None:

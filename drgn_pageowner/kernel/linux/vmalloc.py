@@ -197,7 +197,10 @@ def read_vmap_areas(
     modules = [(start, end, name) for name, start, end in module_regions(kernel)]
     size = pages.facts.page_size
     stack_size = thread_size(kernel)
-    areas: list[Area] = []
+    # Start, size, kind and name of each area, and its rows; None for those that pointers has.
+    found: list[tuple[int, int, AreaKind, str, Array | None]] = []
+    pointers: list[Array] = []
+    callers = _Callers(kernel)
     bookkeeping: list[int] = []
     left: list[int] = []
     lost = 0
@@ -214,33 +217,49 @@ def read_vmap_areas(
                 # device.
                 if 0 < (end - start) // size <= len(pages):
                     pfns = kernel_pfns(kernel, start, (end - start) // size)
-                    areas.append(Area(start, end - start, AreaKind.VMAP, _rows(pages, pfns)))
+                    found.append((start, end - start, AreaKind.VMAP, "", _rows(pages, pfns)))
                 continue
             number = int(vm.nr_pages)
             start = int(vm.addr)
             if not vm.pages or not 0 < number <= len(pages) or start + number * size > 1 << 64:
                 continue
             bookkeeping.append(int(vm.pages))
-            pointers = _pointers(kernel, int(vm.pages), number)
-            pfns = memmap_pfns(kernel, pointers)
-            rows = _rows(pages, pfns)
+            mine = _pointers(kernel, int(vm.pages), number)
             if start in owners:
                 kind, name = AreaKind.STACK, owners[start]
             else:
-                kind, name = _use_of_area(kernel, vm, start, number * size, modules, stack_size)
-            areas.append(Area(start, number * size, kind, rows, name))
-            if kind == AreaKind.VMALLOC and _caller(kernel, vm).startswith(_MODULE_LOADERS):
+                kind, name = _use_of_area(callers, vm, start, number * size, modules, stack_size)
+            found.append((start, number * size, kind, name, None))
+            pointers.append(mine)
+            if kind == AreaKind.VMALLOC and callers.of(vm).startswith(_MODULE_LOADERS):
                 left.append(start)
         except DAMAGE as error:
             unless_mistaken(error)
             lost += 1
     if lost:
         problems.append(f"{lost} vmalloc areas cannot be read: what they map is unknown")
+    listed = iter(_rows_of_each(kernel, pages, pointers))
+    areas = [
+        Area(start, length, kind, rows if rows is not None else next(listed), name)
+        for start, length, kind, name, rows in found
+    ]
     return VmapAreas(
         areas,
         np.array(sorted(bookkeeping), np.uint64),
         left,
     )
+
+
+def _rows_of_each(kernel: Kernel, pages: Pages, pointers: list[Array]) -> list[Array]:
+    """
+    Get the rows of the pages of each area.
+
+    :param pointers: Its list of ``struct page *``: ``uint64``.
+    """
+    if not pointers:
+        return []
+    rows = _rows(pages, memmap_pfns(kernel, np.concatenate(pointers)))
+    return np.split(rows, np.cumsum([len(mine) for mine in pointers])[:-1])
 
 
 def _rows(pages: Pages, pfns: Array) -> Array:
@@ -300,7 +319,7 @@ def _module_at(modules: list[tuple[int, int, str]], start: int, size: int) -> st
 
 
 def _use_of_area(
-    kernel: Kernel,
+    callers: _Callers,
     vm: Object,
     start: int,
     size: int,
@@ -312,28 +331,41 @@ def _use_of_area(
     if module is not None:
         return AreaKind.MODULE, module
     # A stack without a task is cached for the next task.
-    cached = size == stack_size and _is_stack(kernel, vm)
+    cached = size == stack_size and _is_stack(callers, vm)
     return AreaKind.CACHED_STACK if cached else AreaKind.VMALLOC, ""
 
 
-def _is_stack(kernel: Kernel, vm: Object) -> bool:
+def _is_stack(callers: _Callers, vm: Object) -> bool:
     """Return whether a ``struct vm_struct *`` was allocated as a stack of a task."""
     # The compiler may inline any of alloc_thread_stack_node() and its callers.
     starts = ("alloc_thread_stack", "dup_task_struct", "copy_process", "kernel_clone", "_do_fork",
               "fork_idle", "create_io_thread")  # fmt: skip
-    return _caller(kernel, vm).startswith(starts)
+    return callers.of(vm).startswith(starts)
 
 
-def _caller(kernel: Kernel, vm: Object) -> str:
-    """Return the name of the function that allocated an area: ``vm_struct.caller``, or ``""``."""
-    try:
-        caller = int(vm.caller)
-    except DAMAGE as error:
-        unless_mistaken(error)
-        return ""
-    try:
-        return str(kernel.prog.symbol(caller).name)
-    except LookupError:
-        # A layout pack has no functions.
-        [frame] = load_kallsyms(kernel).symbolize(np.array([caller], np.uint64))
-        return frame.name or ""
+class _Callers:
+    """The functions that allocated areas, each of which is looked up once."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._names: dict[int, str] = {}
+
+    def of(self, vm: Object) -> str:
+        """Return the name of the function that allocated an area: ``vm_struct.caller``, or
+        ``""``."""
+        try:
+            caller = int(vm.caller)
+        except DAMAGE as error:
+            unless_mistaken(error)
+            return ""
+        if caller not in self._names:
+            self._names[caller] = self._name(caller)
+        return self._names[caller]
+
+    def _name(self, caller: int) -> str:
+        try:
+            return str(self._kernel.prog.symbol(caller).name)
+        except LookupError:
+            # A layout pack has no functions.
+            [frame] = load_kallsyms(self._kernel).symbolize(np.array([caller], np.uint64))
+            return frame.name or ""
