@@ -78,7 +78,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ``one_of_a_kernel`` deselects the dumps in :data:`_SECOND`; ``once`` deselects the test if
     ``DRGN_PAGEOWNER_FEW_DUMPS`` is set, ``thorough`` if ``DRGN_PAGEOWNER_SAMPLE`` is set.
     """
-    left_out = []
+    left_out, kept = [], []
     for item in items:
         if is_quick(item):
             item.add_marker("quick")
@@ -86,10 +86,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         once = _FEW and item.get_closest_marker("once")
         if second or once or (_SAMPLE and item.get_closest_marker("thorough")):
             left_out.append(item)
+        else:
+            kept.append(item)
     if _SAMPLE:
-        left_out += _not_in_the_sample([item for item in items if item not in set(left_out)])
+        beyond = set(_not_in_the_sample(kept))
+        left_out += beyond
+        kept = [item for item in kept if item not in beyond]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
+    items[:] = kept
 
 
 def _not_in_the_sample(items: list[pytest.Item]) -> list[pytest.Item]:

@@ -7,7 +7,7 @@ import contextlib
 import ctypes
 import mmap
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ __all__ = (
     "sparse_zeros",
     "sums",
     "unpacked_pairs",
-    "without_repeats",
+    "values_of",
 )
 
 
@@ -221,22 +221,23 @@ def ascending(values: Array) -> Array:
     return result
 
 
-def without_repeats(values: Array) -> Array:
+def values_of(columns: Sequence[Array]) -> Array:
     """
-    Return the distinct *values*, some of them several times, in no order.
+    Return the distinct values of some columns, ascending.
 
     Values that are the same as the one before are left out first: the pages of a block that was
     split have the same stack.
 
-    :param values: Integers, shape ``(n,)``.
+    :param columns: Integers of one type, at least one column; they are not changed.
     """
-    found = [values[:0]]
-    for rows in slices(len(values)):
-        piece = values[rows]
-        kept = np.ones(len(piece), bool)
-        np.not_equal(piece[1:], piece[:-1], out=kept[1:])
-        found.append(ascending(piece[kept]))
-    return np.concatenate(found)
+    found = [columns[0][:0]]
+    for column in columns:
+        for rows in slices(len(column)):
+            piece = column[rows]
+            kept = np.ones(len(piece), bool)
+            np.not_equal(piece[1:], piece[:-1], out=kept[1:])
+            found.append(ascending(piece[kept]))
+    return ascending(np.concatenate(found))
 
 
 def _coded_names(names: Array) -> tuple[Array, Array] | None:

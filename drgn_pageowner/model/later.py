@@ -87,9 +87,13 @@ class Later:
         self.rows, self._name, self._values = rows, name, values
 
     @classmethod
-    def columns(cls, rows: LaterRows) -> dict[str, Array]:
-        """Return all columns of *rows*, which can be used like arrays."""
-        return {name: cast(Array, cls(rows, name)) for name in rows.names}
+    def columns(cls, rows: LaterRows, known: Mapping[str, Array]) -> dict[str, Array]:
+        """
+        Return all columns of *rows*, which can be used like arrays.
+
+        :param known: Those that need not be read until they are released.
+        """
+        return {name: cast(Array, cls(rows, name, known.get(name))) for name in rows.names}
 
     def release(self) -> None:
         """Forget the values, which are read again if they are needed."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def reader() -> Reader:
 @pytest.fixture
 def columns(reader: Reader) -> dict[str, Array]:
     rows = LaterRows(reader, ROWS, list(TRUE))
-    return {"pfn": np.arange(ROWS), **Later.columns(rows)}
+    return {"pfn": np.arange(ROWS), **Later.columns(rows, {})}
 
 
 MASKS = [
@@ -70,7 +70,7 @@ def test_selected_rows_are_read_once_for_all_columns_and_only_if_used(
 
 def test_values_are_used_until_they_are_released(reader: Reader) -> None:
     rows = LaterRows(reader, ROWS, list(TRUE))
-    known = {name: cast(Array, Later(rows, name, column)) for name, column in TRUE.items()}
+    known = Later.columns(rows, TRUE)
     some = selected(known, slice(4))
     assert np.asarray(known["pid"]).tolist() == TRUE["pid"].tolist()
     assert some["pid"][1:].tolist() == TRUE["pid"][1:4].tolist()

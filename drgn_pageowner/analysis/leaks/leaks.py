@@ -279,7 +279,7 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
         strict=True,
     )
     groups = [
-        _group(found, some, chosen, rows, int(code) % len(Reachability), _Of(*one))
+        _group(found, some.select(rows), chosen[rows], int(code) % len(Reachability), _Of(*one))
         for code, rows, one in zip(keys.tolist(), members, of_stack, strict=True)
     ]
 
@@ -367,18 +367,14 @@ class _Of(NamedTuple):
     freed_init: bool
 
 
-def _group(
-    found: LeakSearch, records: Snapshot, chosen: Array, mine: Array, verdict: int, of: _Of
-) -> LeakGroup:
+def _group(found: LeakSearch, records: Snapshot, rows: Array, verdict: int, of: _Of) -> LeakGroup:
     """
-    Describe some allocations, which have the same stack and verdict, as a group.
+    Describe the allocations *records*, which have the same stack and verdict, as a group.
 
-    :param records: The records *chosen* of :attr:`LeakSearch.records`.
-    :param mine: Indices of those of the group among them.
+    :param rows: Their indices in :attr:`LeakSearch.records`.
     :param of: Facts about their stack.
     """
-    inventory, rows = found.inventory, chosen[mine]
-    records = records.select(mine)
+    inventory = found.inventory
     stack = of.number
     frames = records.stack_frames(stack)
     pages = int(records.pages.sum())

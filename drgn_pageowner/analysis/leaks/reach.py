@@ -72,9 +72,6 @@ _USUAL, _FEWEST = 0.02, 20
 # Marking follows a long list one node at a time. NumPy takes as long for one node as for a hundred,
 # so for at most this many nodes, with at most this many edges, Python's own loops are faster.
 _FEW_NODES, _FEW_EDGES = 16, 256
-# If there are more edges than this, memory is given back before they are followed, which needs most
-# memory.
-_MANY_EDGES = 1 << 20
 # For more PFNs than this, the probability is not computed: more than 1.5 times the expected number
 # of hits counts as unlikely, anything less as likely.
 _MANY = 60
@@ -301,9 +298,9 @@ def _reach(heap: Heap, classes: Array, node: Array) -> Reach:
     role[left[: len(role)]] = Role.ACCOUNTED
     told = ~mirrors[node[heap.pfn_holder]]
     source, target, own = _followed(heap, references, node, weak | left, mirrors)
+    # Marking needs most memory.
     del candidates, left, mirrors
-    if len(source) > _MANY_EDGES:
-        give_back()
+    give_back()
     forward = Graph(source, target, heap.nodes)
     parent = np.full(heap.nodes, -1, np.int32)
     roots = np.concatenate(
@@ -329,8 +326,7 @@ def _reach(heap: Heap, classes: Array, node: Array) -> Reach:
     _judge(source, target, own, lost, verdict)
     verdict[: len(heap.records)] = looked_up(verdict, allocation)
     del forward
-    if len(source) > _MANY_EDGES:
-        give_back()
+    give_back()
     evidence = _evidence(heap, references, node, weak, roots, lost)
     evidence[: len(heap.records)] = looked_up(evidence, allocation)
     edges = source, target

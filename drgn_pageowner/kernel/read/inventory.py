@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import partial
-from typing import cast
 
 import numpy as np
 
@@ -302,7 +301,4 @@ def _narrow(kernel: Kernel, pages: Pages, records: Snapshot) -> None:
         return
     names = [name for name in (_TIME, *OWNER_COLUMNS) if name in (owner_dtype(kernel).names or ())]
     rows = LaterRows(partial(read_rows_of_records, kernel, len(records)), len(records), names)
-    columns = Later.columns(rows)
-    if _TIME in records:
-        columns[_TIME] = cast(Array, Later(rows, _TIME, records[_TIME]))
-    records.columns.update(columns)
+    records.columns.update(Later.columns(rows, records.columns))

@@ -37,7 +37,7 @@ from drgn_pageowner.kernel.read.records import (
     read_sections,
     record_layout,
 )
-from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.arrays import Array, values_of
 from drgn_pageowner.model.columns import STORED, Form
 from drgn_pageowner.model.records import Snapshot, latest
 from drgn_pageowner.model.stacks import Stacks
@@ -213,7 +213,7 @@ class _StacksSeen:
             return self._stacks
         try:
             self.depot = depot_layout(self._kernel).name
-            unique = ascending(np.concatenate([ascending(handle.copy()) for handle in handles]))
+            unique = values_of(handles)
             known = np.concatenate([self._stacks.handles, self._bad, np.zeros(1, np.uint32)])
             new = np.setdiff1d(unique, known, assume_unique=True)
             if len(new):

@@ -49,7 +49,7 @@ from drgn_pageowner.kernel.read.covered import CoveredPages
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.tags import page_tag_references, read_tagged, tags_of
-from drgn_pageowner.model.arrays import Array, Growing, ascending, without_repeats
+from drgn_pageowner.model.arrays import Array, Growing, values_of
 from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.heap import record_of_row
 from drgn_pageowner.model.kernel import BitField
@@ -409,7 +409,7 @@ def _read_depot(
         return Stacks.empty(), None
     try:
         depot = depot_layout(kernel)
-        unique = ascending(np.concatenate([without_repeats(handle) for handle in handles]))
+        unique = values_of(handles)
         stacks, bad = read_stacks(kernel, unique)
         if len(bad) and is_live(kernel.prog):
             # On a running kernel, stacks saved during the first attempt are found by the second.
