@@ -43,13 +43,21 @@ def needs_drgn(path: Path) -> bool:
             module = drgn_pageowner._HOMES.get(rest, name)
             if module.startswith(("drgn_pageowner.kernel", "drgn_pageowner.plugin")):
                 return True
-        elif first == "drgn" or name in DUMP_NAMES:
-            return True
-        elif first != "conftest":
-            helpers = TESTS.rglob(f"{first}.py")
-            if any(map(needs_drgn, helpers)):
+        elif first == "conftest":
+            if name in DUMP_NAMES:
                 return True
+        elif first == "drgn" or any(map(needs_drgn, _files().get(first, ()))):
+            return True
     return False
+
+
+@functools.cache
+def _files() -> dict[str, list[Path]]:
+    """Return the tests and their helpers, by name without suffix."""
+    found: dict[str, list[Path]] = {}
+    for path in TESTS.rglob("*.py"):
+        found.setdefault(path.stem, []).append(path)
+    return found
 
 
 def _imported(body: list[ast.stmt]) -> Iterator[str]:

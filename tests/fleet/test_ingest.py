@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,14 @@ from conftest import ROOT, Dump
 from drgn_pageowner.cli import main
 from drgn_pageowner.fleet.ingest import _complete, _local_cluster
 
-pytestmark = pytest.mark.once
-
-pytest.importorskip("distributed", reason="fleet ingest needs dask.distributed (the extra fleet)")
-pytest.importorskip("duckdb", reason="sql needs duckdb (the extra sql)")
+# Imported where it is used, which takes a second, and all tests are collected several times.
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(
+        find_spec("distributed") is None or find_spec("duckdb") is None,
+        reason="fleet ingest needs dask.distributed (the extra fleet), and sql duckdb",
+    ),
+]
 
 QUESTION = "select sum(pages)::bigint pages from records where allocated and snapshot = '{}'"
 
