@@ -9,7 +9,7 @@ import mmap
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -80,19 +80,6 @@ class Narrow:
         :param values: ``uint32``, shape ``(n,)``.
         """
         self._values = values
-
-    @classmethod
-    def of(cls, column: Array) -> Array:
-        """
-        Narrow a column.
-
-        :param column: ``int64``, shape ``(n,)``.
-        :return: Something that can be used like *column*; *column* itself if it has values that
-            need more bytes.
-        """
-        if column.min(initial=0) < 0 or column.max(initial=0) > np.iinfo(np.uint32).max:
-            return column
-        return cast(Array, cls(column.astype(np.uint32)))
 
     def __len__(self) -> int:
         return len(self._values)

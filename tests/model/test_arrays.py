@@ -135,8 +135,7 @@ def test_values_of_columns_are_all_values(run: int) -> None:
 
 def test_a_narrow_column_is_like_the_column() -> None:
     column = np.array([0, 5, 1 << 31, (1 << 32) - 1], np.int64)
-    narrow = Narrow.of(column)
-    assert isinstance(narrow, Narrow)
+    narrow = Narrow(column.astype(np.uint32))
     assert len(narrow) == 4
     for rows in (slice(1, 3), [3, 0], np.array([True, False, True, False]), 3):
         assert narrow[rows].dtype == np.int64
@@ -144,8 +143,6 @@ def test_a_narrow_column_is_like_the_column() -> None:
     assert np.array_equal(np.asarray(narrow), column)
     assert np.asarray(narrow).dtype == np.int64
     assert np.searchsorted(narrow, 6) == 2
-    for wide in (column - 1, column + 1):
-        assert Narrow.of(wide) is wide
 
 
 @pytest.mark.parametrize("values", [["b", "", "a", "b", "b"], []])

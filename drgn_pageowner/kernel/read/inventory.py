@@ -38,7 +38,7 @@ from drgn_pageowner.kernel.linux.zones import find_zones
 from drgn_pageowner.kernel.read.pages import PageReader
 from drgn_pageowner.kernel.read.record_parts import read_rows_of_records
 from drgn_pageowner.kernel.read.records import RecordReader
-from drgn_pageowner.model.arrays import Array, Narrow, ranges, sparse_zeros
+from drgn_pageowner.model.arrays import Array, ranges, sparse_zeros
 from drgn_pageowner.model.heap import (
     HEAP_COLUMNS,
     INVENTORY_COLUMNS,
@@ -85,6 +85,8 @@ class InventoryReader:
         wanted: tuple[str, ...] = INVENTORY_COLUMNS if owners else INVENTORY_COLUMNS_OF_STACKS
         if of_heap:
             wanted = (*HEAP_COLUMNS, *(OWNER_COLUMNS if is_live(kernel.prog) else ()))
+        narrow = of_heap or not owners
+        read_records = partial(RecordReader, kernel, columns=wanted, narrow=narrow)
         begun: list[RecordReader] = []
 
         def begin() -> None:
@@ -92,14 +94,12 @@ class InventoryReader:
             if page_owner_state(kernel) in NO_RECORDS or is_live(kernel.prog):
                 return
             with contextlib.suppress(PageOwnerError):
-                begun.append(RecordReader(kernel, columns=wanted, covering=True))
+                begun.append(read_records(covering=True))
                 begun[0].begin()
 
         of_buffers: list[str] = []
         devices = np.array(sorted(block_device_mappings(kernel, of_buffers)), np.uint64)
-        page_reader = PageReader(
-            kernel, ("mapcount", "head"), devices=devices, narrow=of_heap or not owners
-        )
+        page_reader = PageReader(kernel, ("mapcount", "head"), devices=devices, narrow=narrow)
         memory = page_reader.read(begin)
         self.pages = memory.pages
         self._size = memory.pages.facts.page_size
@@ -120,7 +120,7 @@ class InventoryReader:
             later = [line for line in (*kernel.gaps, *kernel.losses) if line not in known]
         if self.no_records is None:
             try:
-                reader = begun.pop() if begun else RecordReader(kernel, columns=wanted)
+                reader = begun.pop() if begun else read_records()
                 records = reader.read()
                 covered = reader.record_of_row(memory.pages, records)
                 problems += [
@@ -294,9 +294,6 @@ class InventoryReader:
 def _narrow(kernel: Kernel, pages: Pages, records: Snapshot) -> None:
     """Drop the column of pages that a heap does not need, and hold less of those of records."""
     del pages.columns["head"]
-    records.columns["pfn"] = Narrow.of(records["pfn"])
-    if records["allocated"].all():
-        records.columns["allocated"] = np.broadcast_to(np.True_, len(records))
     if is_live(kernel.prog):
         return
     names = [name for name in (_TIME, *OWNER_COLUMNS) if name in (owner_dtype(kernel).names or ())]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from drgn import FaultError
@@ -49,7 +49,7 @@ from drgn_pageowner.kernel.read.covered import CoveredPages
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.tags import page_tag_references, read_tagged, tags_of
-from drgn_pageowner.model.arrays import Array, Growing, values_of
+from drgn_pageowner.model.arrays import Array, Growing, Narrow, values_of
 from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.heap import record_of_row
 from drgn_pageowner.model.kernel import BitField
@@ -108,12 +108,16 @@ class RecordReader:
         columns: Iterable[str] | None = None,
         freed: bool = False,
         covering: bool = False,
+        narrow: bool = False,
     ) -> None:
         """
         The arguments are those of :func:`read_records`.
 
         :param covering: Whether to find the record that covers each page, too
             (:meth:`record_of_row`).
+        :param narrow: Whether to hold PFNs in four bytes
+            (:class:`~drgn_pageowner.model.arrays.Narrow`), unless that is too little, and
+            ``allocated`` in none.
         """
         self._kernel = kernel
         self._all = columns is None
@@ -127,6 +131,8 @@ class RecordReader:
         # Fail before anything is read.
         page_ext_layout(kernel)
         self._facts = read_facts(kernel)
+        end = max((section.end_pfn for section in find_sections(kernel)), default=0)
+        self._narrow = narrow and not freed and end <= np.iinfo(np.uint32).max
         self._counts, self._changes = OwnerCounts(), Changes()
         self._pages = PageColumns(kernel, self._wanted)
         if covering and not is_live(kernel.prog):
@@ -157,10 +163,13 @@ class RecordReader:
             return _read_tag_rows(kernel, wanted)
         facts, counts, changes, pages = self._facts, self._counts, self._changes, self._pages
         dtype = owner_dtype(kernel)
-        result = _collected(self._parts)
+        result = _collected(_narrowed(self._parts) if self._narrow else self._parts)
         check_found(counts)
         if not result:
             result = no_rows(dtype, owner_columns(wanted))
+        elif self._narrow:
+            result["allocated"] = np.broadcast_to(np.True_, len(result["pfn"]))
+            result["pfn"] = cast(Array, Narrow(result["pfn"]))
         memcgs = pages.finish(result)
         if is_live(kernel.prog):
             # Read the clock again after the records, because ages and rates are relative to it.
@@ -202,6 +211,13 @@ class RecordReader:
         """
         found = self._covered.take(pages) if self._covered is not None else None
         return record_of_row(pages, records) if found is None else found
+
+
+def _narrowed(parts: Iterable[dict[str, Array]]) -> Iterator[dict[str, Array]]:
+    """Yield *parts* with PFNs of four bytes, and without ``allocated``, which is always true."""
+    for part in parts:
+        del part["allocated"]
+        yield part | {"pfn": part["pfn"].astype(np.uint32)}
 
 
 def _collected(parts: Iterable[dict[str, Array]]) -> dict[str, Array]:
