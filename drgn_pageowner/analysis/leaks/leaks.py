@@ -278,8 +278,11 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
         table.any(freed_init(table)).tolist(),
         strict=True,
     )
+    typed = found.evidence is not None and bool((found.evidence != Evidence.UNTYPED).any())
     groups = [
-        _group(found, some.select(rows), chosen[rows], int(code) % len(Reachability), _Of(*one))
+        _group(
+            found, some.select(rows), chosen[rows], int(code) % len(Reachability), _Of(*one), typed
+        )
         for code, rows, one in zip(keys.tolist(), members, of_stack, strict=True)
     ]
 
@@ -367,12 +370,15 @@ class _Of(NamedTuple):
     freed_init: bool
 
 
-def _group(found: LeakSearch, records: Snapshot, rows: Array, verdict: int, of: _Of) -> LeakGroup:
+def _group(
+    found: LeakSearch, records: Snapshot, rows: Array, verdict: int, of: _Of, typed: bool
+) -> LeakGroup:
     """
     Describe the allocations *records*, which have the same stack and verdict, as a group.
 
     :param rows: Their indices in :attr:`LeakSearch.records`.
     :param of: Facts about their stack.
+    :param typed: Whether the search inferred types.
     """
     inventory = found.inventory
     stack = of.number
@@ -400,7 +406,7 @@ def _group(found: LeakSearch, records: Snapshot, rows: Array, verdict: int, of: 
         chance=_chance(found, records["pfn"]),
     )
     confidence, reasons = _confidence(verdict, signs)
-    by_types = _by_types(found, rows)
+    by_types = _by_types(found, rows) if typed else None
     if by_types and Reachability(verdict) in LOST:
         reasons.append(f"words that equal an address of {by_types:,} are numbers by their type")
     return LeakGroup(
@@ -448,11 +454,9 @@ def _commonest(prints: Sequence[Fingerprint], numbers: Array, rows: Array) -> Fi
     return replace(prints[int(found[which])], shared=int(counts[which]))
 
 
-def _by_types(found: LeakSearch, rows: Array) -> int | None:
-    """Count the allocations among *rows* whose verdict was decided by types; ``None`` without
-    types."""
-    if found.evidence is None or not (found.evidence != Evidence.UNTYPED).any():
-        return None
+def _by_types(found: LeakSearch, rows: Array) -> int:
+    """Count the allocations among *rows* whose verdict was decided by types."""
+    assert found.evidence is not None
     return len(np.unique(found.allocation[rows[found.evidence[rows] == Evidence.TYPES]]))
 
 
