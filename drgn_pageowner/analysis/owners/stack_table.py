@@ -228,18 +228,19 @@ def per_record(snapshot: Snapshot, function: Callable[[StackTable], Array]) -> A
     :param function: Returns an array with a row per stack of a table.
     :return: Shape ``(n,)``.
     """
-    number, numbers = _numbers(snapshot)
-    found = function(StackTable.of(snapshot, numbers))
-    place = np.zeros(len(snapshot.stacks) + 1, np.int32)
-    place[numbers + 1] = np.arange(len(numbers))
-    return looked_up(found[place], number)
+    # Most snapshots have only stacks of their records. The first row is for no stack.
+    found = function(StackTable.of(snapshot, np.arange(-1, len(snapshot.stacks))))
+    result = np.empty(len(snapshot), found.dtype)
+    for piece in slices(len(result)):
+        result[piece] = found[snapshot.stack_of(piece) + 1]
+    return result
 
 
-def _numbers(snapshot: Snapshot, among: Array | None = None) -> tuple[Array, Array]:
+def _numbers(snapshot: Snapshot, among: Array) -> tuple[Array, Array]:
     """
     Return the stack of every record plus 1, so that 0 is for no stack, and the stacks in use.
 
-    :param among: ``bool``, shape ``(n,)``: the records whose stacks are in use; by default, all.
+    :param among: ``bool``, shape ``(n,)``: the records whose stacks are in use.
     :return: ``int32``, shape ``(n,)``; and ``int64``, ascending; -1 for no stack.
     """
     used = np.zeros(len(snapshot.stacks) + 1, bool)
@@ -247,7 +248,7 @@ def _numbers(snapshot: Snapshot, among: Array | None = None) -> tuple[Array, Arr
     for piece in slices(len(number)):
         if "handle" in snapshot:
             number[piece] = snapshot.stacks.index(snapshot["handle"][piece]) + 1
-        used[number[piece] if among is None else number[piece][among[piece]]] = True
+        used[number[piece][among[piece]]] = True
     return number, np.flatnonzero(used) - 1
 
 
