@@ -245,7 +245,7 @@ def _largest_process(report: Report) -> Iterator[Verdict]:
         return
     one = processes.holders[0]
     name = " ".join(str(part) for part in (one.name, one.key) if part is not None)
-    gone = ", which is gone," if one.alive is False else ""
+    gone = ", which is gone" if one.alive is False else ""
     yield Verdict(
         "owners",
         "note",
