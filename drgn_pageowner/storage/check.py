@@ -332,13 +332,14 @@ def check_fingerprints(prints: Sequence[Fingerprint]) -> None:
             require(0 <= clue.offset < 1 << 40 and clue.kind in CLUE_KINDS, "fingerprints")
 
 
-def rows_of_stream(message: Any, columns: int, most_rows: int) -> None:
+def rows_of_stream(message: Any, columns: int, most_rows: int) -> int:
     """
     Check number of rows and uncompressed size of an Arrow IPC message, before it is decompressed.
 
     :param message: ``pyarrow.ipc.Message``
     :param columns: Number of columns of the table.
     :param most_rows: Maximum number of rows.
+    :return: Number of rows; 0 if they are not rows of the table.
     :raises MalformedError: if it has more rows, or would take more memory than its rows can need
     """
     body, data = message.body, message.metadata.to_pybytes()
@@ -346,7 +347,7 @@ def rows_of_stream(message: Any, columns: int, most_rows: int) -> None:
     if message.type == "dictionary":
         header = _flat_field(data, _indirect(data, header), 1)
     elif message.type != "record batch":
-        return
+        return 0
     batch = _indirect(data, header)
     place = _flat_field(data, batch, 0, required=False)
     rows = struct.unpack_from("<q", data, place)[0] if place else 0
@@ -363,6 +364,7 @@ def rows_of_stream(message: Any, columns: int, most_rows: int) -> None:
         (size,) = struct.unpack_from("<q", body, offset)
         total += length if size < 0 else size
     require(total <= _BYTES_PER_TABLE + rows * columns * _BYTES_PER_ROW, "a table is too large")
+    return int(rows) if message.type == "record batch" else 0
 
 
 def _flat_root(data: bytes) -> int:

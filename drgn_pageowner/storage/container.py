@@ -23,7 +23,7 @@ import numpy as np
 from drgn_pageowner.errors import PageOwnerError, one_line
 from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.extras import extra
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.columns import STORED
 from drgn_pageowner.storage.check import (
     TABLES,
@@ -43,7 +43,11 @@ VERSION = 1
 
 _KEY = "drgn_pageowner"
 _ROWS = 1 << 20
-_LEVEL = 9
+# Level 9 takes four times as long as level 3, for files that are hardly smaller.
+_LEVEL, _LEVEL_OF_LARGE = 9, 3
+_LARGE = 64 << 20
+# Number of rows of a table that are converted and compressed together.
+_BATCH = 1 << 22
 # TASK_COMM_LEN.
 _COMM = 16
 _NEEDS = "reading and saving snapshots"
@@ -62,7 +66,8 @@ _ALWAYS = _LEAST | {
 _DIFFERENCES = tuple(name for name, column in STORED.items() if column.differences)
 
 Columns = dict[str, Any]
-"""Columns of a table by name: each an array of shape ``(n,)``, or a list of strings."""
+"""Columns of a table by name: each an array of shape ``(n,)``, or a list of strings. If they are
+written, something that has a length and takes slices as an array does is enough."""
 
 
 def _pyarrow() -> Any:
@@ -144,18 +149,32 @@ def _array(column: Any) -> Array:
     return np.asarray(column.to_numpy())
 
 
+def _level(size: int) -> int:
+    """Return zstd's level for data of *size* bytes."""
+    return _LEVEL if size <= _LARGE else _LEVEL_OF_LARGE
+
+
 def _compressed(data: bytes) -> bytes:
     pa = _pyarrow()
-    packed: bytes = pa.Codec("zstd", _LEVEL).compress(data, asbytes=True)
+    packed: bytes = pa.Codec("zstd", _level(len(data))).compress(data, asbytes=True)
     return len(data).to_bytes(8, "little") + packed
 
 
 def _stream(columns: Mapping[str, Any]) -> bytes:
     pa = _pyarrow()
-    table, sink = _table(columns), pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", _LEVEL), use_threads=False)
+    rows = max(map(len, columns.values()), default=0)
+    # All rows of a column of strings have the same dictionary.
+    whole = rows <= _BATCH or any(isinstance(values, list) for values in columns.values())
+    pieces = [slice(None)] if whole else slices(rows, _BATCH)
+    tables = (_table({name: values[piece] for name, values in columns.items()}) for piece in pieces)
+    table, sink = next(tables), pa.BufferOutputStream()
+    codec = pa.Codec("zstd", _level(table.nbytes))
+    options = pa.ipc.IpcWriteOptions(compression=codec, use_threads=False)
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
+        del table
+        for later in tables:
+            writer.write_table(later)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
@@ -225,7 +244,7 @@ def write_container(
                 sink,
                 schema,
                 compression="zstd",
-                compression_level=_LEVEL,
+                compression_level=_level(records.allocated * _row_bytes(records.empty)),
                 use_dictionary=[name for name in schema.names if name not in differences],
                 column_encoding=dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
                 store_schema=False,
@@ -240,6 +259,10 @@ def write_container(
             return file.tell()
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _row_bytes(columns: Columns) -> int:
+    return sum(column.itemsize for column in columns.values())
 
 
 def _row_groups(parts: Iterable[Columns]) -> Iterator[Columns]:
@@ -426,14 +449,18 @@ class Container:
             options = pa.ipc.IpcReadOptions(use_threads=False)
             with pa.ipc.open_stream(piece, options=options) as reader:
                 known = [field for field in reader.schema.names if field in TABLES.get(name, ())]
+                # Slab objects have at least 8 bytes, and pages at most 64 KiB.
+                left = 64 + 8192 * self._most_rows
                 for message in pa.ipc.MessageReader.open_stream(piece):
-                    # Slab objects have at least 8 bytes, and pages at most 64 KiB.
-                    rows_of_stream(message, len(reader.schema), 64 + 8192 * self._most_rows)
+                    left -= rows_of_stream(message, len(reader.schema), left)
                 table = reader.read_all()
                 table.validate(full=True)
-            result: Columns = {}
+            result: Columns = {column: table.column(column) for column in known}
+            del table
+            # Columns of several batches are copied: so that few of them are in memory twice, each
+            # is dropped.
             for column in known:
-                values = table.column(column)
+                values = result.pop(column)
                 texts = pa.types.is_dictionary(values.type)
                 result[column] = values.to_pylist() if texts else values.to_numpy()
             return columns_of_table(name, result)

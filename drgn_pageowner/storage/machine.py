@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -32,6 +32,24 @@ _INVENTORY_PAGES = ("mapcount", "mapping", "head")
 _SLABS = ("cache", "row", "pages", "first", "stride", "size", "objects")
 
 
+class _Distances:
+    """The distance from its head to each page, in rows; takes slices as an array does."""
+
+    def __init__(self, head: Array) -> None:
+        """
+        :param head: Row of each page's head.
+        """
+        self._head = head
+
+    def __len__(self) -> int:
+        return len(self._head)
+
+    def __getitem__(self, rows: slice) -> Array:
+        """Return some rows: ``int64``."""
+        result: Array = np.arange(*rows.indices(len(self)), dtype=np.int64) - self._head[rows]
+        return result
+
+
 def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
     """
     Convert all pages, free lists and zones to tables and documents.
@@ -41,7 +59,7 @@ def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
     pages = memory.pages
     columns = dict(pages.columns)
     # The head is stored as a distance in rows, which is usually 0.
-    columns["head"] = np.arange(len(pages), dtype=np.int64) - columns["head"]
+    columns["head"] = cast(Array, _Distances(columns["head"]))
     free = memory.free
     tables: dict[str, Columns] = {
         "page_ranges": {"start_pfn": pages.starts, "pages": np.diff(pages.offsets)},

@@ -16,9 +16,11 @@ from asking import ask
 from conftest import Dump, dump_id, traps
 
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model.kernel import Facts, TextFormats, Zone
 from drgn_pageowner.storage import container
 from drgn_pageowner.storage.plain import as_json, restore
+from drgn_pageowner.storage.save import save
 from drgn_pageowner.storage.session import SnapshotSession
 
 pq = pytest.importorskip("pyarrow.parquet", reason="snapshots need pyarrow (the extra parquet)")
@@ -104,6 +106,26 @@ def everything_in(path: Path) -> list[object]:
             columns = file.table(part)
             found += [c if isinstance(c, list) else c.tobytes() for c in columns.values()]
     return found
+
+
+def test_tables_of_several_batches_are_read_the_same(
+    one_dump: Dump, saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "batches.parquet"
+    monkeypatch.setattr(container, "_BATCH", 40)
+    monkeypatch.setattr(container, "_LARGE", 0)
+    save(ProgramSession(one_dump.prog), str(path))
+    monkeypatch.undo()
+    whole = tmp_path / "whole.parquet"
+    save(ProgramSession(one_dump.prog), str(whole))
+    assert path.read_bytes() != whole.read_bytes()
+    assert everything_in(path) == everything_in(whole)
+    # All batches together have as many rows as a table may have.
+    file = container.Container(str(path))
+    assert len(file.table("pageblocks")["migratetype"]) > 64
+    file._most_rows = 0
+    with pytest.raises(PageOwnerError, match="too many rows"):
+        file.table("pageblocks")
 
 
 def test_a_damaged_file_is_refused_or_right(one_dump: Dump, saved: Saved, tmp_path: Path) -> None:
