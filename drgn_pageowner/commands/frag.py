@@ -237,12 +237,12 @@ def _read(session: Session, views: list[str], explain: bool, by: str = "stack") 
     if explain:
         wanted += ["comm", "pid"]
     try:
-        records = session.snapshot(wanted)
+        records, covering = session.covering_records(memory, wanted)
     except PageOwnerError as error:
         warn(f"no page_owner records, so owners cannot be named: {error}")
         return overlay(memory, None)
     report_problems(records.problems)
-    return overlay(memory, records)
+    return overlay(memory, records, covering)
 
 
 def _memory(session: Session, cma: bool) -> Memory:

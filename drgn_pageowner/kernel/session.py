@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -18,10 +19,10 @@ from drgn_pageowner.kernel.linux.printk import log_records, panic_message
 from drgn_pageowner.kernel.linux.source_lines import source_frames
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
-from drgn_pageowner.kernel.read.records import read_records
+from drgn_pageowner.kernel.read.records import RecordReader, read_records
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.columns import STORED
-from drgn_pageowner.model.heap import INVENTORY_COLUMNS
+from drgn_pageowner.model.heap import INVENTORY_COLUMNS, record_of_row
 from drgn_pageowner.model.kept import keeps_results, kept_as
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.page import PageInfo
@@ -62,6 +63,8 @@ class ProgramSession:
         self._inventory: InventoryReader | None = None
         self._heap: HeapReader | None = None
         self._finder: WordFinder | None = None
+        self._pages: weakref.ref[Memory] | None = None
+        self._page_problems: Sequence[str] | None = None
 
     @classmethod
     def of(cls, prog: Program) -> ProgramSession:
@@ -167,7 +170,17 @@ class ProgramSession:
             memory = self._inventory.inventory.memory
             if wanted <= memory.pages.columns.keys():
                 return memory
-        return self._once(("pages", wanted), lambda kernel: read_all_pages(kernel, columns=wanted))
+        return self._noted(
+            self._once(("pages", wanted), lambda kernel: read_all_pages(kernel, columns=wanted))
+        )
+
+    def _noted(self, memory: Memory) -> Memory:
+        """Note that *memory* of a dump need not be read again, and return it."""
+        if not self.is_live():
+            self._page_problems = memory.problems
+            if "head" in memory.pages.columns:
+                self._pages = weakref.ref(memory)
+        return memory
 
     def inventory(self, *, owners: bool = True) -> Inventory:
         if not owners and self._inventory is None and not keeps_results():
@@ -176,11 +189,36 @@ class ProgramSession:
             return self._ask(lambda kernel: InventoryReader(kernel, owners=False).inventory)
         return self._inventory_reader().inventory
 
+    def covering_records(self, memory: Memory, columns: Iterable[str]) -> tuple[Snapshot, Array]:
+        wanted = frozenset(columns)
+        if keeps_results():
+            records = self.snapshot(wanted)
+            known = self._inventory.inventory if self._inventory is not None else None
+            if known is not None and known.memory is memory and known.records is records:
+                return records, known.record_of_row
+            return records, record_of_row(memory.pages, records)
+
+        def read(kernel: Kernel) -> tuple[Snapshot, Array]:
+            reader = RecordReader(kernel, columns=wanted, covering=True, narrow=True)
+            records = reader.read()
+            return records, reader.record_of_row(memory.pages, records)
+
+        return self._ask(read)
+
+    def uses(self, columns: Iterable[str]) -> Inventory:
+        from drgn_pageowner.kernel.read.inventory import InventoryReader
+
+        wanted = frozenset(columns)
+        found = self._ask(lambda kernel: InventoryReader(kernel, without_records=wanted).inventory)
+        self._noted(found.memory)
+        return found
+
     def _inventory_reader(self) -> InventoryReader:
         if self._inventory is None:
             from drgn_pageowner.kernel.read.inventory import InventoryReader
 
             self._inventory = self._ask(InventoryReader)
+            self._noted(self._inventory.inventory.memory)
             # The free objects are marked in the inventory of a heap alone.
             self._heap = self._finder = None
         return self._inventory
@@ -214,7 +252,9 @@ class ProgramSession:
     def object_owners(self) -> ObjectOwners:
         from drgn_pageowner.kernel.read.object_owners import read_object_owners
 
-        return self._ask(read_object_owners)
+        # Pages are not read again while somebody holds them.
+        memory = self._pages() if self._pages is not None else None
+        return self._ask(lambda kernel: read_object_owners(kernel, memory))
 
     def slab_objects(self, objects: Array) -> ObjectFacts:
         from drgn_pageowner.kernel.read.object_owners import read_object_facts
@@ -289,7 +329,8 @@ class ProgramSession:
         # The struct pages show which pages are missing although no dump level excludes them.
         if len(contents.excluded):
             try:
-                known = [*known, *self.memory(()).problems]
+                problems = self._page_problems
+                known = [*known, *(self.memory(()).problems if problems is None else problems)]
             except PageOwnerError as error:
                 if not str(error).endswith(tuple(known)):
                     known = [*known, str(error)]

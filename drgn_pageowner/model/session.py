@@ -89,6 +89,21 @@ class Session(Protocol):
         """
         ...
 
+    def covering_records(self, memory: Memory, columns: Iterable[str]) -> tuple[Snapshot, Array]:
+        """
+        Return the records of allocated pages, with at least *columns*, and the index of the record
+        that covers each page of *memory*, as :func:`~drgn_pageowner.model.heap.record_of_row` does.
+
+        PFNs may be of the type :class:`~drgn_pageowner.model.arrays.Narrow`.
+        """
+        ...
+
+    def uses(self, columns: Iterable[str]) -> Inventory:
+        """
+        Return an inventory without records, and the pages with at least *columns*.
+        """
+        ...
+
     def heap(self, *, types: bool = False) -> Heap:
         """
         Return the graph of pointers between allocations.

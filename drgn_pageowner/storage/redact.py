@@ -253,6 +253,13 @@ class RedactedSession:
     def inventory(self, *, owners: bool = True) -> Inventory:
         return self._once(self._session.inventory(owners=owners), self._inventory)
 
+    def covering_records(self, memory: Memory, columns: Iterable[str]) -> tuple[Snapshot, Array]:
+        records, covering = self._session.covering_records(memory, columns)
+        return self._once(records, self._records), covering
+
+    def uses(self, columns: Iterable[str]) -> Inventory:
+        return self._once(self._session.uses(columns), self._inventory)
+
     def _inventory(self, inventory: Inventory) -> Inventory:
         records, slabs = inventory.records, inventory.slabs
         return replace(

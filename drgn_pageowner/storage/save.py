@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
 
-from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.model.heap import LeakSearch
+from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
+from drgn_pageowner.model.heap import Inventory, LeakSearch
 from drgn_pageowner.model.kept import keeping_nothing
 from drgn_pageowner.model.kernel import Names
+from drgn_pageowner.model.object_owners import ObjectOwners
+from drgn_pageowner.model.pages import Memory
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.storage.container import (
@@ -98,9 +101,7 @@ def save(
         basic = _basic_problems(session, everything)
         if source:
             source = saved.attempt("source", lambda: _add_source(session, everything)) is not None
-        more, about = record_tables(records, basic, source=source)
-        tables |= packed_tables(more)
-        documents |= about
+        _add(record_tables(records, basic, source=source), tables, documents)
         saved.records = records.number
         saved.problems += everything.problems
     try:
@@ -117,30 +118,7 @@ def save(
         more_head["tags_problems"] = list(use.problems)
     except PageOwnerError as error:
         saved.unavailable["tags"] = str(error)
-    names = _add_memory(session, saved, tables, documents)
-    inventory = None
-    if names is not None:
-        inventory = saved.attempt("inventory", session.inventory)
-    else:
-        saved.unavailable["inventory"] = saved.unavailable["memory"]
-    unpacked: dict[str, Columns] = {}
-    if inventory is not None:
-        more, about = inventory_tables(inventory)
-        unpacked |= more
-        documents |= about
-        saved.problems += inventory.problems
-        _add_object_owners(session, saved, unpacked, documents, len(inventory.slabs))
-    found = None
-    if search is None:
-        saved.unavailable["leaks"] = _WITHOUT_LEAKS
-    else:
-        found = saved.attempt("leaks", lambda: _searched(search, records))
-    # A search for leaks finds more free objects in the slabs of the inventory.
-    tables |= packed_tables(unpacked)
-    if found is not None:
-        more, about = search_tables(found)
-        tables |= packed_tables(more)
-        documents |= about
+    names = _add_machine(session, saved, records, search, tables, documents)
     known = records.about.names if records is not None else None
     documents["names"] = as_json(known or names or Names())
     modules, crash = session.modules(), session.crash()
@@ -159,50 +137,117 @@ def save(
     return saved
 
 
-def _add_memory(
-    session: Session, saved: Saved, tables: dict[str, bytes], documents: dict[str, Any]
+def _add_machine(
+    session: Session,
+    saved: Saved,
+    records: SavedRecords | None,
+    search: Callable[[], LeakSearch] | None,
+    tables: dict[str, bytes],
+    documents: dict[str, Any],
 ) -> Names | None:
     """
-    Add all pages, free lists and zones.
+    Add all pages, what they are used for, the owners of slab objects, and leaks.
 
     :return: The names of this kernel; ``None`` if the pages cannot be read.
     """
+    pages, uses = _read_pages(session, saved, records if search is None else None)
+    names, owners = None, None
+    if pages is not None:
+        names = pages.pages.names
+        _add(memory_tables(pages), tables, documents)
+        saved.pages = len(pages.pages)
+        saved.problems += pages.problems
+        # While the pages are in memory, they are not read again.
+        owners = _object_owners(session)
+        del pages
+    # A search for leaks finds more free objects in the slabs of an inventory. Without records, it
+    # also finds more uses of pages, which are not part of that.
+    recorded = records is not None and session.facts().page_owner not in NO_RECORDS
+    if owners is not None and search is not None and not recorded:
+        uses = saved.attempt("inventory", session.inventory)
+    found = _WITHOUT_LEAKS if search is None else _searched(search, records)
+    if isinstance(found, LeakSearch) and recorded:
+        uses = found.inventory
+    if owners is None:
+        saved.unavailable["inventory"] = saved.unavailable["memory"]
+    else:
+        _add_uses(session, saved, uses, owners, tables, documents)
+    if isinstance(found, LeakSearch):
+        _add(search_tables(found), tables, documents)
+    else:
+        saved.unavailable["leaks"] = found
+        if search is not None:
+            saved.lacking["leaks"] = found
+    return names
+
+
+def _read_pages(
+    session: Session, saved: Saved, records: SavedRecords | None
+) -> tuple[Memory | None, Inventory | None]:
+    """
+    Return all pages, and what they are used for if that can be read with them.
+
+    :param records: The records, whose problems are those of an inventory, too; ``None`` if the
+        inventory is made later.
+    """
+    if records is not None and not records.about.problems:
+        with suppress(PageOwnerError):
+            uses = session.uses(PAGE_COLUMNS)
+            return uses.memory, uses
     # Nobody else asks for all columns of pages, which take much memory.
     with keeping_nothing():
-        memory = saved.attempt("memory", lambda: session.memory(PAGE_COLUMNS))
-    if memory is None:
-        return None
-    more, about = memory_tables(memory)
-    tables |= packed_tables(more)
-    documents |= about
-    saved.pages = len(memory.pages)
-    saved.problems += memory.problems
-    return memory.pages.names
+        return saved.attempt("memory", lambda: session.memory(PAGE_COLUMNS)), None
 
 
-def _add_object_owners(
-    session: Session,
-    saved: Saved,
-    tables: dict[str, Columns],
+def _add(
+    more: tuple[dict[str, Columns], dict[str, Any]],
+    tables: dict[str, bytes],
     documents: dict[str, Any],
-    objects: int,
 ) -> None:
     """
-    Add the owners of slab objects, which only ``top --slab`` and ``account --slab`` need.
+    Add tables and documents to those that will be written.
 
-    :param objects: Number of slab objects that the inventory has.
+    :param more: Tables by name, and documents by name.
     """
+    tables |= packed_tables(more[0])
+    documents |= more[1]
+
+
+def _object_owners(session: Session) -> ObjectOwners | str:
+    """Return the owners of slab objects, or why there are none."""
     try:
-        owners = session.object_owners()
+        return session.object_owners()
     except PageOwnerError as error:
-        saved.unavailable["slab_owners"] = str(error)
+        return str(error)
+
+
+def _add_uses(
+    session: Session,
+    saved: Saved,
+    uses: Inventory | None,
+    owners: ObjectOwners | str,
+    tables: dict[str, bytes],
+    documents: dict[str, Any],
+) -> None:
+    """
+    Add what pages are used for, and the owners of slab objects, which only ``top --slab`` and
+    ``account --slab`` need.
+
+    :param uses: What pages are used for, if it is known.
+    :param owners: The result of :func:`_object_owners`.
+    """
+    if uses is None:
+        uses = saved.attempt("inventory", session.inventory)
+    if uses is None:
         return
-    if len(owners.slabs) != objects:
+    _add(inventory_tables(uses), tables, documents)
+    saved.problems += uses.problems
+    if isinstance(owners, str):
+        saved.unavailable["slab_owners"] = owners
+    elif len(owners.slabs) != len(uses.slabs):
         saved.unavailable["slab_owners"] = "slabs came and went while a running kernel was saved"
-        return
-    more, about = object_owner_tables(owners)
-    tables |= more
-    documents |= about
+    else:
+        _add(object_owner_tables(owners), tables, documents)
 
 
 def _basic_problems(session: Session, everything: Snapshot) -> list[str]:
@@ -220,17 +265,16 @@ def _add_source(session: Session, records: Snapshot) -> Snapshot:
     return records
 
 
-def _searched(search: Callable[[], LeakSearch], records: SavedRecords | None) -> LeakSearch:
-    """
-    Return the result of *search*.
-
-    :raises PageOwnerError: if the records changed during the search
-    """
-    found = search()
+def _searched(search: Callable[[], LeakSearch], records: SavedRecords | None) -> LeakSearch | str:
+    """Return the result of *search*, or why there is none."""
+    try:
+        found = search()
+    except PageOwnerError as error:
+        return str(error)
     # Without page_owner records, the search found allocations from the state of pages instead.
     pfn = found.records["pfn"]
     if found.recorded and not (records.has_pfns(pfn) if records is not None else not len(pfn)):
-        raise PageOwnerError("records changed during the search: save a dump of the kernel instead")
+        return "records changed during the search: save a dump of the kernel instead"
     return found
 
 

@@ -157,6 +157,19 @@ class SnapshotSession:
         records = None if without_records else self.snapshot(wanted)
         return load_inventory(self._file, self._facts_of_memory(), self._names, records)
 
+    def covering_records(self, memory: Memory, columns: Iterable[str]) -> tuple[Snapshot, Array]:
+        from drgn_pageowner.model.heap import record_of_row
+
+        records = self.snapshot(columns)
+        return records, record_of_row(memory.pages, records)
+
+    def uses(self, columns: Iterable[str]) -> Inventory:
+        from drgn_pageowner.storage.machine import load_inventory
+
+        self._needs("inventory")
+        found = load_inventory(self._file, self._facts_of_memory(), self._names, None)
+        return replace(found, memory=self.memory(columns))
+
     def losses(self) -> Sequence[str]:
         with self._file.checked():
             saved: list[str] = restore(list[str], self._file.head.get("losses", []))

@@ -5,16 +5,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Dump
 
 from drgn_pageowner.kernel.read import record_parts
+from drgn_pageowner.kernel.read.pages import PageReader
 from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.model.pages import Memory
 from drgn_pageowner.storage import container, records
 from drgn_pageowner.storage.save import save
 
 pq = pytest.importorskip("pyarrow.parquet", reason="snapshots need pyarrow (the extra parquet)")
+
+
+def test_pages_are_read_once(
+    dump_named: Callable[[str], Dump], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, times = PageReader.read, []
+
+    def counted(self: PageReader, *then: Any) -> Memory:
+        times.append(1)
+        return read(self, *then)
+
+    monkeypatch.setattr(PageReader, "read", counted)
+    # Its dump level excludes pages, which the struct pages know.
+    save(ProgramSession(dump_named("linux-6.12/kdump").prog), str(tmp_path / "snapshot"))
+    assert len(times) == 1
 
 
 @pytest.mark.parametrize("name", ["linux-6.12/traps", "linux-6.12-profiling/records"])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -70,7 +70,14 @@ _FILES = 50
 class InventoryReader:
     """Reader of an :class:`Inventory` that keeps intermediate results for other readers."""
 
-    def __init__(self, kernel: Kernel, *, owners: bool = True, of_heap: bool = False) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        owners: bool = True,
+        of_heap: bool = False,
+        without_records: Iterable[str] | None = None,
+    ) -> None:
         """
         :param owners: Whether the records need more than their stacks: tasks, times and tags.
         :param of_heap: Whether to keep only what a :class:`~drgn_pageowner.model.heap.Heap` and the
@@ -78,6 +85,7 @@ class InventoryReader:
             and :data:`~drgn_pageowner.model.heap.HEAP_COLUMNS` of the records. The owners of a
             dump's records are read when they are used, as are the times once they are released
             (:mod:`~drgn_pageowner.model.later`).
+        :param without_records: Columns of the pages that are needed, and no records.
         """
         self.kernel = kernel
         self._image = image_range(kernel)
@@ -86,20 +94,24 @@ class InventoryReader:
         if of_heap:
             wanted = (*HEAP_COLUMNS, *(OWNER_COLUMNS if is_live(kernel.prog) else ()))
         narrow = of_heap or not owners
+        columns = {"mapcount", "head", *(without_records or ())}
         read_records = partial(RecordReader, kernel, columns=wanted, narrow=narrow)
         begun: list[RecordReader] = []
 
         def begin() -> None:
             # Other processes can read records while this one finishes the pages.
-            if page_owner_state(kernel) in NO_RECORDS or is_live(kernel.prog):
+            recorded = self.no_records is None and without_records is None
+            if not recorded or is_live(kernel.prog):
                 return
             with contextlib.suppress(PageOwnerError):
                 begun.append(read_records(covering=True))
                 begun[0].begin()
 
+        self.no_records = NO_RECORDS.get(page_owner_state(kernel))
+        """Reason why there are no records; ``None`` if there are."""
         of_buffers: list[str] = []
         devices = np.array(sorted(block_device_mappings(kernel, of_buffers)), np.uint64)
-        page_reader = PageReader(kernel, ("mapcount", "head"), devices=devices, narrow=narrow)
+        page_reader = PageReader(kernel, columns, devices=devices, narrow=narrow)
         memory = page_reader.read(begin)
         self.pages = memory.pages
         self._size = memory.pages.facts.page_size
@@ -109,8 +121,9 @@ class InventoryReader:
         files = self._files(*page_reader.files())
         records: Snapshot | None = None
         covered: Array | None = None
-        self.no_records = NO_RECORDS.get(memory.pages.facts.page_owner)
-        """Reason why there are no records; ``None`` if there are."""
+        if without_records is not None:
+            self.no_records = "they were not asked for"
+            covered = np.broadcast_to(np.int32(-1), len(memory.pages))
         later: list[str] = []
         if begun:
             # This process does the rest while others read records. Messages keep their order.

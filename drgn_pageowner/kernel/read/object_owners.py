@@ -41,7 +41,7 @@ from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.heap import Slabs
 from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.object_owners import ObjectOwners
-from drgn_pageowner.model.pages import Pages, PageState
+from drgn_pageowner.model.pages import Memory, Pages, PageState
 from drgn_pageowner.model.stacks import Stacks
 from drgn_pageowner.units import counted
 
@@ -51,13 +51,15 @@ __all__ = ("read_object_facts", "read_object_owners")
 _PIECE = 4096
 
 
-def read_object_owners(kernel: Kernel) -> ObjectOwners:
+def read_object_owners(kernel: Kernel, memory: Memory | None = None) -> ObjectOwners:
     """
     Read every slab object and its owner.
 
+    :param memory: All pages, with the column ``head``, if they were read before.
     :raises PageOwnerError: if the dump lacks memory that is needed for this
     """
-    memory = read_all_pages(kernel, columns=("head",))
+    if memory is None:
+        memory = read_all_pages(kernel, columns=("head",))
     slabs, free = read_slabs(kernel, memory.pages)
     _mark_free(kernel, memory.pages, free)
     problems = [*memory.problems, *slabs.problems]

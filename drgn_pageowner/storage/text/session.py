@@ -138,6 +138,12 @@ class TextSession:
     def inventory(self, *, owners: bool = True) -> Inventory:
         self._does_not_say("what pages are used for")
 
+    def covering_records(self, memory: Memory, columns: Iterable[str]) -> tuple[Snapshot, Array]:
+        self._does_not_say("the state of pages")
+
+    def uses(self, columns: Iterable[str]) -> Inventory:
+        self._does_not_say("what pages are used for")
+
     def losses(self) -> Sequence[str]:
         return ()
 
