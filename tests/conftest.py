@@ -96,6 +96,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
+def pytest_collection_finish() -> None:
+    """Collect garbage less often: tests hold millions of objects, of dumps that they share."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
 def _not_in_the_sample(items: list[pytest.Item]) -> list[pytest.Item]:
     """Return the items with dumps that ``DRGN_PAGEOWNER_SAMPLE`` leaves out. Tests in one file use
     the same dumps, because reading them takes longest; together, all files use every dump."""
