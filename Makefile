@@ -15,8 +15,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # Files of tests are shared out to three processes, because some tests wait for others.
 PARALLEL := -n 3 --dist loadfile
-# Tests that are repeated for all dumps are run with a third of them, and some not at all.
-SAMPLE := DRGN_PAGEOWNER_SAMPLE=3
+# Tests that are repeated for all dumps are run with a sixth of them, and some not at all.
+SAMPLE := DRGN_PAGEOWNER_SAMPLE=6
 # What other versions of Python and of packages change is seen on a few of the dumps.
 FEW = $(SAMPLE) DRGN_PAGEOWNER_FEW_DUMPS="$(1)"
 # What other versions do not change (tests marked `once`, random damage) is tested with one set.
