@@ -27,7 +27,7 @@ from drgn_pageowner.analysis.compare.diff import Diff
 from drgn_pageowner.analysis.frag.alloc_check import COSTLY_ORDER, AllocCheck, alloc_check
 from drgn_pageowner.analysis.frag.blockmap import BlockMap, block_map
 from drgn_pageowner.analysis.frag.blocks import block_table
-from drgn_pageowner.analysis.frag.contiguity import BlockSize, contiguity
+from drgn_pageowner.analysis.frag.contiguity import BlockSize, block_sizes
 from drgn_pageowner.analysis.frag.culprits import Culprits, culprits
 from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
 from drgn_pageowner.analysis.frag.zone_summary import ZoneSummary, zone_summaries
@@ -295,7 +295,7 @@ def _frag(inventory: Inventory, owners: OwnerTable) -> Frag:
     types = list(inventory.memory.pages.names.migratetypes)
     maps = block_map(facts, types, table, _CELLS)
     of_cells = owners_of_cells(owners, table, joined.block, maps, _OWNERS_OF_CELL)
-    sizes = contiguity(joined, table).sizes
+    sizes = block_sizes(joined, table)
     return Frag(
         zones=zone_summaries(joined, table),
         sizes=[size for size in sizes if size.zone is None],

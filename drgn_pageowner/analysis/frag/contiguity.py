@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from drgn_pageowner.analysis.frag.mobility import (
 from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.kept import kept
 
-__all__ = ("BlockSize", "Blocker", "Contiguity", "contiguity", "merge_blocks")
+__all__ = ("BlockSize", "Blocker", "Contiguity", "block_sizes", "contiguity", "merge_blocks")
 
 _LARGEST = 1 << 30
 _BOUNDS = (1, 8, 64)
@@ -80,8 +81,6 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
 
     :param limit: Maximum number of allocators to list for each size.
     """
-    facts = joined.memory.pages.facts
-    largest = (_LARGEST // facts.page_size).bit_length() - 1
     function = functions(joined, (codes for _, codes in unmovable(joined)))
     of_kind, of_owner = [], []
     for rows, codes in unmovable(joined):
@@ -92,11 +91,7 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
     sizes: list[BlockSize] = []
     by_kind: list[Blocker] = []
     by_owner: list[Blocker] = []
-    for order in range(facts.pageblock_order, max(largest, facts.pageblock_order) + 1):
-        shift = order - facts.pageblock_order
-        zone, counts = merge_blocks(table, shift)
-        if not (zone >= 0).any():
-            break
+    for order, shift, zone, counts in _merged(joined, table):
         sizes += _sizes(joined, order, zone, counts)
         for code, blocks, only, pages in kinds.owners(shift, zone):
             by_kind.append(Blocker(order, UnmovableKind(code).label, None, blocks, only, pages))
@@ -104,6 +99,32 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
             name, handle, _ = owner_name(joined, code)
             by_owner.append(Blocker(order, name, handle, blocks, only, pages))
     return Contiguity(sizes, by_kind, by_owner)
+
+
+def block_sizes(joined: Overlay, table: BlockTable) -> list[BlockSize]:
+    """Return :attr:`Contiguity.sizes`, for which owners are not needed."""
+    return [
+        size
+        for order, _, zone, counts in _merged(joined, table)
+        for size in _sizes(joined, order, zone, counts)
+    ]
+
+
+def _merged(joined: Overlay, table: BlockTable) -> Iterator[tuple[int, int, Array, Array]]:
+    """
+    Merge pageblocks into blocks of every size.
+
+    :return: Order of the blocks, binary logarithm of their number of pageblocks, and the result of
+        :func:`merge_blocks`.
+    """
+    facts = joined.memory.pages.facts
+    largest = (_LARGEST // facts.page_size).bit_length() - 1
+    for order in range(facts.pageblock_order, max(largest, facts.pageblock_order) + 1):
+        shift = order - facts.pageblock_order
+        zone, counts = merge_blocks(table, shift)
+        if not (zone >= 0).any():
+            break
+        yield order, shift, zone, counts
 
 
 def merge_blocks(table: BlockTable, shift: int) -> tuple[Array, Array]:
