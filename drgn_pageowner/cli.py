@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import _thread
+import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,18 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     :return: Exit status.
     """
-    # Import modules inside of this block, so that Ctrl-C never prints a traceback.
+    # Import modules inside of this block, so that Ctrl-C never prints a traceback, and is noted if
+    # Python's import system swallows it.
     try:
-        import gc
-
-        # Garbage collection costs time and frees nothing: arrays and strings form no reference
-        # cycles.
-        gc.disable()
-        arguments = sys.argv[1:] if arguments is None else arguments
-        # Accept --traceback anywhere among the arguments, so that it can be appended to a command
-        # that failed.
-        words = [word for word in arguments if word != _TRACEBACK]
         with _noting_interrupts() as interrupts:
+            import gc
+
+            # Garbage collection costs time and frees nothing: arrays and strings form no reference
+            # cycles.
+            gc.disable()
+            arguments = sys.argv[1:] if arguments is None else arguments
+            # Accept --traceback anywhere among the arguments, so that it can be appended to a
+            # command that failed.
+            words = [word for word in arguments if word != _TRACEBACK]
             try:
                 return _main(words, interrupts)
             except Exception as error:
@@ -60,10 +64,11 @@ def _noting_interrupts() -> Iterator[list[int]]:
     """
     Record SIGINT while a ``with`` block runs, because some code swallows :exc:`KeyboardInterrupt`.
 
+    Python itself does if it is raised in a callback or a destructor, such as those of the import
+    system. Then it is raised once more.
+
     :return: A list, to which the number of the signal is appended whenever it arrives.
     """
-    import signal
-
     noted: list[int] = []
 
     def note(number: int, frame: object) -> None:
@@ -81,10 +86,26 @@ def _noting_interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
         yield noted
         return
+    hook, thread = sys.unraisablehook, _thread.get_ident()
+
+    def once_more(lost: sys.UnraisableHookArgs) -> None:
+        if noted and issubclass(lost.exc_type, KeyboardInterrupt):
+            # Here, it would be swallowed again.
+            _thread.start_new_thread(_interrupt_soon, (thread,))
+        else:
+            hook(lost)
+
+    sys.unraisablehook = once_more
     try:
         yield noted
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_soon(thread: int) -> None:
+    time.sleep(0.01)
+    signal.pthread_kill(thread, signal.SIGINT)
 
 
 def _said(error: Exception) -> int:

@@ -45,12 +45,36 @@ def test_an_interrupt_that_a_library_turned_into_its_own_error_is_one(
     assert capsys.readouterr().err == ""
 
 
+def test_an_interrupt_that_python_swallowed_comes_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def swallowing(arguments: object, interrupts: object) -> int:
+        Dying()
+        time.sleep(20)
+        return 0
+
+    monkeypatch.setattr(cli, "_main", swallowing)
+    assert cli.main(["top"]) == 130
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("after", [0, 0.02, 0.05, 0.1, 0.2])
 def test_an_interrupt_ends_a_command_from_its_first_moment_on(
     one_dump: Dump, tmp_path: Path, after: float
 ) -> None:
+    # Python swallows an interrupt that arrives in a callback of its import system, of the first
+    # modules, too, before main() can note it.
     code = (
-        "import sys; print(flush=True); from drgn_pageowner.cli import main; "
+        "import os, sys\n"
+        "hook = sys.unraisablehook\n"
+        "sys.unraisablehook = lambda _: os._exit(130)\n"
+        "print(flush=True)\n"
+        "from drgn_pageowner.cli import main\n"
+        "sys.unraisablehook = hook\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     # The command that runs longest before it prints, so that it is interrupted before its output.
