@@ -171,10 +171,18 @@ def inventory_tables(inventory: Inventory) -> tuple[dict[str, Columns], dict[str
 
 
 def load_inventory(
-    file: Container, facts: Facts, names: Names, records: Snapshot | None
+    file: Container,
+    facts: Facts,
+    names: Names,
+    records: Snapshot | None,
+    columns: Iterable[str] = (),
 ) -> Inventory:
-    """Load an inventory from the tables of :func:`inventory_tables` and :func:`memory_tables`."""
-    memory = load_memory(file, facts, names, _INVENTORY_PAGES)
+    """
+    Load an inventory from the tables of :func:`inventory_tables` and :func:`memory_tables`.
+
+    :param columns: Columns of pages that are needed besides those of an inventory.
+    """
+    memory = load_memory(file, facts, names, {*_INVENTORY_PAGES, *columns})
     with file.checked():
         return _inventory(file, memory, records)
 

@@ -167,8 +167,7 @@ class SnapshotSession:
         from drgn_pageowner.storage.machine import load_inventory
 
         self._needs("inventory")
-        found = load_inventory(self._file, self._facts_of_memory(), self._names, None)
-        return replace(found, memory=self.memory(columns))
+        return load_inventory(self._file, self._facts_of_memory(), self._names, None, columns)
 
     def losses(self) -> Sequence[str]:
         with self._file.checked():

@@ -109,7 +109,7 @@ def everything_in(path: Path) -> list[object]:
 
 
 def test_tables_of_several_batches_are_read_the_same(
-    one_dump: Dump, saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_dump: Dump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "batches.parquet"
     monkeypatch.setattr(container, "_BATCH", 40)
