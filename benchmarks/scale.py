@@ -17,7 +17,7 @@ compares numbers of processes: elapsed time, that with the first number divided 
 others, and elapsed time against reading. The shortest of --runs runs counts. What commands print
 goes to /dev/null. On a busy machine, run it as `chrt -r 1 benchmarks/scale.py ...`.
 
-docs/scale.md has such tables.
+testdata/recipe/large.py makes such dumps. docs/scale.md has such tables.
 """
 
 from __future__ import annotations
