@@ -10,7 +10,7 @@ import numpy as np
 
 from drgn_pageowner.model.columns import STORED
 from drgn_pageowner.model.kernel import BitField, Facts, Names, Zone
-from drgn_pageowner.model.records import Memcg, Snapshot
+from drgn_pageowner.model.records import Memcg, Snapshot, Summing
 from drgn_pageowner.model.stacks import Frame, Stacks
 from drgn_pageowner.model.tags import Tag, Tags
 
@@ -151,6 +151,10 @@ class MadeSession:
         return records if freed else records.select(records["allocated"])
 
     def record_parts(
-        self, columns: Iterable[str] | None, *, freed: bool = False
+        self,
+        columns: Iterable[str] | None,
+        *,
+        freed: bool = False,
+        summing: Summing | None = None,
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)

@@ -26,9 +26,9 @@ from typing import TextIO
 from drgn_pageowner.analysis.account.holders import HOLDERS, columns_for_holders, holders
 from drgn_pageowner.analysis.account.page_class import page_classes
 from drgn_pageowner.analysis.owners.group import SORT_KEYS, columns_for, top
-from drgn_pageowner.analysis.owners.select import absent, select
+from drgn_pageowner.analysis.owners.select import Filter, absent, select
 from drgn_pageowner.analysis.owners.slab import top_slab
-from drgn_pageowner.analysis.owners.sums import summed
+from drgn_pageowner.analysis.owners.sums import summed, summing
 from drgn_pageowner.analysis.types.infer import infer_types
 from drgn_pageowner.analysis.types.shares import type_shares
 from drgn_pageowner.commands.arguments import (
@@ -48,6 +48,7 @@ from drgn_pageowner.commands.drgn_lines import add_drgn, constructor, print_line
 from drgn_pageowner.commands.output import write_bytes
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.model.kept import kept_as
+from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
 from drgn_pageowner.render.holders import holders_csv, holders_table
@@ -193,7 +194,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         chosen = snapshot = kept_as(
             ("records of top", id(session), tuple(sorted(columns)), args.freed, repr(wanted)),
             session,
-            lambda: summed(session.record_parts(columns, freed=args.freed), wanted, columns),
+            lambda: _sums(session, wanted, columns),
         )
     report_problems(snapshot.problems)
     report_problems(absent(snapshot, wanted, chosen))
@@ -217,6 +218,11 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     else:
         out.writelines(_RENDERERS[args.format](result, snapshot))
     return 0
+
+
+def _sums(session: Session, wanted: Filter, columns: frozenset[str]) -> Snapshot:
+    parts = session.record_parts(columns, freed=wanted.freed, summing=summing(wanted, columns))
+    return summed(parts, wanted, columns)
 
 
 def _holders(args: argparse.Namespace, session: Session, out: TextIO) -> int:

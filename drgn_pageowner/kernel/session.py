@@ -27,7 +27,7 @@ from drgn_pageowner.model.kept import keeps_results, kept_as
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.page import PageInfo
 from drgn_pageowner.model.pages import Memory
-from drgn_pageowner.model.records import Snapshot, latest
+from drgn_pageowner.model.records import Snapshot, Summing, latest
 
 if TYPE_CHECKING:
     from drgn_pageowner.kernel.read.heap import HeapReader
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from drgn_pageowner.model.info import OwnerSource
     from drgn_pageowner.model.object_facts import ObjectFacts
     from drgn_pageowner.model.object_owners import ObjectOwners
+    from drgn_pageowner.model.packed import Packing
     from drgn_pageowner.model.stacks import StackList
     from drgn_pageowner.model.tags import TagUse
 
@@ -92,7 +93,11 @@ class ProgramSession:
         )
 
     def record_parts(
-        self, columns: Iterable[str] | None, *, freed: bool = False
+        self,
+        columns: Iterable[str] | None,
+        *,
+        freed: bool = False,
+        summing: Summing | None = None,
     ) -> Iterator[Snapshot]:
         from drgn_pageowner.kernel.read.record_parts import read_record_parts
 
@@ -104,7 +109,7 @@ class ProgramSession:
             if known is not None:
                 yield from known.pieces(_ROWS)
                 return
-        parts = read_record_parts(self._kernel, columns=columns, freed=freed)
+        parts = read_record_parts(self._kernel, columns=columns, freed=freed, summing=summing)
         while (part := self._ask(lambda _: next(parts, None))) is not None:
             yield part
 
@@ -164,14 +169,17 @@ class ProgramSession:
 
         return self._ask(read)
 
-    def memory(self, columns: Iterable[str]) -> Memory:
+    def memory(self, columns: Iterable[str], *, packing: Packing | None = None) -> Memory:
         wanted = frozenset(columns)
         if self._inventory is not None and keeps_results():
             memory = self._inventory.inventory.memory
             if wanted <= memory.pages.columns.keys():
                 return memory
         return self._noted(
-            self._once(("pages", wanted), lambda kernel: read_all_pages(kernel, columns=wanted))
+            self._once(
+                ("pages", wanted, packing is not None),
+                lambda kernel: read_all_pages(kernel, columns=wanted, packing=packing),
+            )
         )
 
     def _noted(self, memory: Memory) -> Memory:
@@ -205,11 +213,15 @@ class ProgramSession:
 
         return self._ask(read)
 
-    def uses(self, columns: Iterable[str]) -> Inventory:
+    def uses(self, columns: Iterable[str], *, packing: Packing | None = None) -> Inventory:
         from drgn_pageowner.kernel.read.inventory import InventoryReader
 
         wanted = frozenset(columns)
-        found = self._ask(lambda kernel: InventoryReader(kernel, without_records=wanted).inventory)
+        found = self._ask(
+            lambda kernel: (
+                InventoryReader(kernel, without_records=wanted, packing=packing).inventory
+            )
+        )
         self._noted(found.memory)
         return found
 

@@ -9,7 +9,7 @@ once each, and rows refer to them by handle or index. It contains no drgn object
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -28,8 +28,17 @@ __all__ = (
     "Memcg",
     "MemcgKind",
     "Snapshot",
+    "Summing",
     "latest",
 )
+
+
+Summing = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""
+A function that gets columns of records, each of shape ``(n,)``, and returns fewer rows. Their
+``pages`` and ``allocations`` say how many of each a row represents; ``handle``, if it is among the
+columns, has the same set of values, and ``ts_nsec`` the same earliest and latest time.
+"""
 
 
 class MemcgKind(enum.IntEnum):

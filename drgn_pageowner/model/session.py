@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from drgn_pageowner.model.kernel import Facts
     from drgn_pageowner.model.object_facts import ObjectFacts
     from drgn_pageowner.model.object_owners import ObjectOwners
+    from drgn_pageowner.model.packed import Packing
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
-    from drgn_pageowner.model.records import Snapshot
+    from drgn_pageowner.model.records import Snapshot, Summing
     from drgn_pageowner.model.stacks import StackList
     from drgn_pageowner.model.tags import TagUse
 
@@ -36,13 +37,20 @@ class Session(Protocol):
         ...
 
     def record_parts(
-        self, columns: Iterable[str] | None, *, freed: bool = False
+        self,
+        columns: Iterable[str] | None,
+        *,
+        freed: bool = False,
+        summing: Summing | None = None,
     ) -> Iterator[Snapshot]:
         """
         Return the records in parts, in PFN order, so that they need not be in memory together.
 
         ``facts``, ``coverage`` and ``problems`` are those of all parts, and complete when the last
         part is returned; indices of stacks, tags and memory cgroups hold in one part only.
+
+        :param summing: If there are many records, this may be called for some at a time, where they
+            are read; the parts then consist of the rows that it returned.
         """
         ...
 
@@ -77,8 +85,13 @@ class Session(Protocol):
         """Return the facts about the kernel, even if it has no page_owner."""
         ...
 
-    def memory(self, columns: Iterable[str]) -> Memory:
-        """Return every page and every free list, with at least *columns* of ``struct page``."""
+    def memory(self, columns: Iterable[str], *, packing: Packing | None = None) -> Memory:
+        """
+        Return every page and every free list, with at least *columns* of ``struct page``.
+
+        :param packing: May be used to compress ``flags``, ``refcount`` and ``mapping``
+            (:class:`~drgn_pageowner.model.packed.Packed`), which take slices only then.
+        """
         ...
 
     def inventory(self, *, owners: bool = True) -> Inventory:
@@ -98,9 +111,11 @@ class Session(Protocol):
         """
         ...
 
-    def uses(self, columns: Iterable[str]) -> Inventory:
+    def uses(self, columns: Iterable[str], *, packing: Packing | None = None) -> Inventory:
         """
         Return an inventory without records, and the pages with at least *columns*.
+
+        :param packing: See :meth:`memory`.
         """
         ...
 

@@ -25,6 +25,7 @@ from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.columns import STORED
+from drgn_pageowner.model.packed import Packing
 from drgn_pageowner.storage.check import (
     TABLES,
     MalformedError,
@@ -36,7 +37,15 @@ from drgn_pageowner.storage.check import (
 )
 from drgn_pageowner.storage.files import cannot_write, replacing
 
-__all__ = ("VERSION", "Columns", "Container", "RecordRows", "packed_tables", "write_container")
+__all__ = (
+    "VERSION",
+    "Columns",
+    "Container",
+    "RecordRows",
+    "fast_packing",
+    "packed_tables",
+    "write_container",
+)
 
 VERSION = 1
 """The version of the format; a reader accepts all files with this version or an earlier one."""
@@ -158,6 +167,22 @@ def _compressed(data: bytes) -> bytes:
     pa = _pyarrow()
     packed: bytes = pa.Codec("zstd", _level(len(data))).compress(data, asbytes=True)
     return len(data).to_bytes(8, "little") + packed
+
+
+def fast_packing() -> Packing:
+    """Return a fast way to compress columns in memory."""
+    pa = _pyarrow()
+    codec = pa.Codec("lz4" if pa.Codec.is_available("lz4") else "zstd")
+
+    def pack(values: Array) -> bytes:
+        packed: bytes = codec.compress(values, asbytes=True)
+        return packed
+
+    def unpack(data: bytes, size: int) -> bytes:
+        plain: bytes = codec.decompress(data, size, asbytes=True)
+        return plain
+
+    return Packing(pack, unpack)
 
 
 def _stream(columns: Mapping[str, Any]) -> bytes:

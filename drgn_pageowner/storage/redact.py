@@ -22,8 +22,9 @@ from drgn_pageowner.model.heap import Area, Heap, Inventory, LeakSearch
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.object_owners import ObjectOwners
+from drgn_pageowner.model.packed import Packing
 from drgn_pageowner.model.pages import Memory
-from drgn_pageowner.model.records import Memcg, Snapshot
+from drgn_pageowner.model.records import Memcg, Snapshot, Summing
 from drgn_pageowner.model.session import Session
 
 __all__ = ("RedactedSession", "Redactor", "redacted")
@@ -222,7 +223,11 @@ class RedactedSession:
         return self._once(self._session.snapshot(columns, freed=freed), self._records)
 
     def record_parts(
-        self, columns: Iterable[str] | None, *, freed: bool = False
+        self,
+        columns: Iterable[str] | None,
+        *,
+        freed: bool = False,
+        summing: Summing | None = None,
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)
 
@@ -243,7 +248,7 @@ class RedactedSession:
         name = path.rpartition("/")[2] if memcg.path.endswith(memcg.name) and memcg.name else ""
         return memcg._replace(path=path, name=name or self._redactor.cgroup(memcg.name))
 
-    def memory(self, columns: Iterable[str]) -> Memory:
+    def memory(self, columns: Iterable[str], *, packing: Packing | None = None) -> Memory:
         return self._once(self._session.memory(columns), self._memory)
 
     def _memory(self, memory: Memory) -> Memory:
@@ -257,7 +262,7 @@ class RedactedSession:
         records, covering = self._session.covering_records(memory, columns)
         return self._once(records, self._records), covering
 
-    def uses(self, columns: Iterable[str]) -> Inventory:
+    def uses(self, columns: Iterable[str], *, packing: Packing | None = None) -> Inventory:
         return self._once(self._session.uses(columns), self._inventory)
 
     def _inventory(self, inventory: Inventory) -> Inventory:

@@ -20,6 +20,7 @@ from drgn_pageowner.model.session import Session
 from drgn_pageowner.storage.container import (
     Columns,
     RecordRows,
+    fast_packing,
     packed_tables,
     write_container,
 )
@@ -39,6 +40,8 @@ __all__ = ("Saved", "save")
 
 T = TypeVar("T")
 
+# Number of pages from which on columns are compressed until they are saved.
+_MANY_PAGES = 1 << 22
 _WITHOUT_LEAKS = "this snapshot was saved without leaks: save it with --leaks"
 
 
@@ -190,13 +193,14 @@ def _read_pages(
     :param records: The records, whose problems are those of an inventory, too; ``None`` if the
         inventory is made later.
     """
+    packing = fast_packing() if session.facts().max_pfn > _MANY_PAGES else None
     if records is not None and not records.about.problems:
         with suppress(PageOwnerError):
-            uses = session.uses(PAGE_COLUMNS)
+            uses = session.uses(PAGE_COLUMNS, packing=packing)
             return uses.memory, uses
     # Nobody else asks for all columns of pages, which take much memory.
     with keeping_nothing():
-        return saved.attempt("memory", lambda: session.memory(PAGE_COLUMNS)), None
+        return saved.attempt("memory", lambda: session.memory(PAGE_COLUMNS, packing=packing)), None
 
 
 def _add(

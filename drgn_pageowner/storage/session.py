@@ -16,7 +16,7 @@ from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.info import OwnerSource
 from drgn_pageowner.model.kernel import Facts, Names
-from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.records import Snapshot, Summing
 from drgn_pageowner.model.stacks import SourceFrame, StackList
 from drgn_pageowner.model.tags import TagUse
 from drgn_pageowner.storage.check import check_facts, check_names, require
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from drgn_pageowner.model.heap import Heap, HeapTarget, Inventory, LeakSearch, Word
     from drgn_pageowner.model.object_facts import ObjectFacts
     from drgn_pageowner.model.object_owners import ObjectOwners
+    from drgn_pageowner.model.packed import Packing
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
     from drgn_pageowner.model.session import Session
@@ -96,7 +97,11 @@ class SnapshotSession:
         return load_records(self._file, self._facts, self._names, columns, freed=freed)
 
     def record_parts(
-        self, columns: Iterable[str] | None, *, freed: bool = False
+        self,
+        columns: Iterable[str] | None,
+        *,
+        freed: bool = False,
+        summing: Summing | None = None,
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)
 
@@ -141,7 +146,7 @@ class SnapshotSession:
     def facts(self) -> Facts:
         return self._facts
 
-    def memory(self, columns: Iterable[str]) -> Memory:
+    def memory(self, columns: Iterable[str], *, packing: Packing | None = None) -> Memory:
         from drgn_pageowner.storage.machine import load_memory
 
         self._needs("memory")
@@ -163,7 +168,7 @@ class SnapshotSession:
         records = self.snapshot(columns)
         return records, record_of_row(memory.pages, records)
 
-    def uses(self, columns: Iterable[str]) -> Inventory:
+    def uses(self, columns: Iterable[str], *, packing: Packing | None = None) -> Inventory:
         from drgn_pageowner.storage.machine import load_inventory
 
         self._needs("inventory")

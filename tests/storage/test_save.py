@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Dump
 
+from drgn_pageowner.commands.leaks import search
 from drgn_pageowner.kernel.read import record_parts
 from drgn_pageowner.kernel.read.pages import PageReader
 from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model.pages import Memory
 from drgn_pageowner.storage import container, records
+from drgn_pageowner.storage import save as save_module
 from drgn_pageowner.storage.save import save
 
 pq = pytest.importorskip("pyarrow.parquet", reason="snapshots need pyarrow (the extra parquet)")
@@ -52,3 +55,23 @@ def test_records_that_are_read_in_parts_are_saved_the_same(
     sizes = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
     # The last group of allocated pages and the last of freed pages may have fewer rows.
     assert len([size for size in sizes if size != 5000]) <= 2
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+@pytest.mark.parametrize(
+    "name", ["linux-6.12/traps", "linux-5.10/kdump", "linux-6.12-noowner/kdump"]
+)
+def test_columns_that_are_compressed_meanwhile_are_saved_the_same(
+    dump_named: Callable[[str], Dump], name: str, leaks: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    session = ProgramSession(dump_named(name).prog)
+    searching = partial(search, session, slab=True) if leaks else None
+    save(session, str(tmp_path / "whole"), search=searching)
+    monkeypatch.setattr(save_module, "_MANY_PAGES", 0)
+    used = []
+    packing = save_module.fast_packing
+    monkeypatch.setattr(save_module, "fast_packing", lambda: used.append(1) or packing())
+    save(session, str(tmp_path / "packed"), search=searching)
+    assert used
+    assert (tmp_path / "packed").read_bytes() == (tmp_path / "whole").read_bytes()

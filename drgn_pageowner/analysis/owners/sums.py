@@ -10,9 +10,10 @@ import numpy as np
 
 from drgn_pageowner.analysis.owners.select import Filter, select
 from drgn_pageowner.model.arrays import Array, distinct, sums
-from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.later import selected
+from drgn_pageowner.model.records import Snapshot, Summing
 
-__all__ = ("summed",)
+__all__ = ("summed", "summing")
 
 # Number of rows from which on sums of several parts are summed up again.
 _MANY = 1 << 21
@@ -33,7 +34,8 @@ def summed(parts: Iterator[Snapshot], wanted: Filter, columns: Collection[str]) 
     ahead = next(parts, None)
     if ahead is None:
         return chosen
-    keys = sorted(set(columns) - {"ts_nsec"})
+    # What this kernel does not record is missed when the sums are used.
+    keys = [name for name in sorted(set(columns) - {"ts_nsec"}) if name in chosen]
     rows = [_sums(chosen, keys)]
     while ahead is not None:
         last, ahead = ahead, None
@@ -43,6 +45,31 @@ def summed(parts: Iterator[Snapshot], wanted: Filter, columns: Collection[str]) 
         ahead = next(parts, None)
     # Most combinations are in many parts.
     return replace(last, columns=_sums(replace(last, columns=_joined(rows)), keys))
+
+
+def summing(wanted: Filter, columns: Collection[str]) -> Summing:
+    """
+    Return a function that sums up records before they are stored, for :func:`summed`.
+
+    :param wanted: Filter that needs no columns.
+    :param columns: See :func:`summed`.
+    """
+    names = sorted(set(columns) - {"ts_nsec"})
+
+    def sums_of(part: Mapping[str, Array]) -> dict[str, Array]:
+        mine = part["allocated"] != wanted.freed
+        chosen = selected(part, slice(None) if mine.all() else mine)
+        number = len(chosen["allocated"])
+        counted = {
+            **chosen,
+            "pages": np.int64(1) << chosen["order"].astype(np.int64),
+            "allocations": np.ones(number, np.int64),
+        }
+        result, _ = _sums_of(counted, [name for name in names if name in part], {})
+        result["allocated"] = np.full(len(result["pages"]), not wanted.freed)
+        return result
+
+    return sums_of
 
 
 def _length(columns: Mapping[str, Array]) -> int:
@@ -59,13 +86,39 @@ def _sums(records: Snapshot, keys: list[str]) -> dict[str, Array]:
 
     :return: Columns: *keys*, ``pages``, ``allocations``, and ``ts_nsec`` if there are times.
     """
-    code, number = np.zeros(len(records), np.int64), 1
+    counts = records.allocations
+    if counts is None:
+        counts = np.zeros(len(records), np.int64)
+    columns = {**records.columns, "pages": records.pages, "allocations": counts}
+    codes = {}
+    if "handle" in keys:
+        # Handles without a stack count as one.
+        codes["handle"] = records.stack + 1, len(records.stacks) + 1
+    result, example = _sums_of(columns, keys, codes)
+    if "handle" in result:
+        handles = np.append(records.stacks.handles, np.uint32(0))
+        result["handle"] = handles[codes["handle"][0][example] - 1]
+    return result
+
+
+def _sums_of(
+    columns: Mapping[str, Array], keys: list[str], codes: Mapping[str, tuple[Array, int]]
+) -> tuple[dict[str, Array], Array]:
+    """
+    Sum up rows that have the columns *keys* in common.
+
+    :param columns: With ``pages`` and ``allocations`` of each row.
+    :param codes: Numbers to compare instead of the values of a column, and how many there may be.
+    :return: The columns that :func:`_sums` returns; and the index of a row that has the *keys* of
+        each.
+    """
+    rows = len(columns["pages"])
+    code, number = np.zeros(rows, np.int64), 1
     for name in keys:
-        if name == "handle":
-            # Handles without a stack count as one.
-            inverse, size = records.stack + 1, len(records.stacks) + 1
+        if name in codes:
+            inverse, size = codes[name]
         else:
-            found, inverse = distinct(records[name])
+            found, inverse = distinct(columns[name])
             size = len(found)
         code = code * size + inverse if number > 1 else inverse
         number *= size
@@ -77,18 +130,12 @@ def _sums(records: Snapshot, keys: list[str]) -> dict[str, Array]:
     # Any row of a group has the group's values.
     example = np.zeros(number, np.int64)
     example[group] = np.arange(len(group))
-    result = {name: records[name][example] for name in keys}
-    if "handle" in result:
-        handles = np.append(records.stacks.handles, np.uint32(0))
-        result["handle"] = handles[records.stacks.index(result["handle"])]
-    counts = records.allocations
-    if counts is None:
-        counts = np.zeros(len(records), np.int64)
-    result["pages"] = sums(group, records.pages, number)
-    result["allocations"] = sums(group, counts, number)
-    if "ts_nsec" not in records:
-        return result
-    stamps = records["ts_nsec"]
+    result = {name: columns[name][example] for name in keys}
+    result["pages"] = sums(group, columns["pages"], number)
+    result["allocations"] = sums(group, columns["allocations"], number)
+    if "ts_nsec" not in columns:
+        return result, example
+    stamps = columns["ts_nsec"]
     oldest = np.full(number, np.iinfo(np.uint64).max, np.uint64)
     newest = np.zeros(number, np.uint64)
     np.minimum.at(oldest, group, stamps)
@@ -97,4 +144,5 @@ def _sums(records: Snapshot, keys: list[str]) -> dict[str, Array]:
     nothing = np.zeros(len(several), np.int64)
     more = {**{name: result[name][several] for name in keys}, "pages": nothing,
             "allocations": nothing, "ts_nsec": newest[several]}  # fmt: skip
-    return _joined([{**result, "ts_nsec": oldest}, more])
+    joined = _joined([{**result, "ts_nsec": oldest}, more])
+    return joined, np.concatenate([example, example[several]])

@@ -53,6 +53,7 @@ from drgn_pageowner.model.heap import (
     record_of_row,
 )
 from drgn_pageowner.model.later import Later, LaterRows
+from drgn_pageowner.model.packed import Packing
 from drgn_pageowner.model.pages import Pages, PageState
 from drgn_pageowner.model.records import Snapshot
 
@@ -77,6 +78,7 @@ class InventoryReader:
         owners: bool = True,
         of_heap: bool = False,
         without_records: Iterable[str] | None = None,
+        packing: Packing | None = None,
     ) -> None:
         """
         :param owners: Whether the records need more than their stacks: tasks, times and tags.
@@ -86,6 +88,7 @@ class InventoryReader:
             dump's records are read when they are used, as are the times once they are released
             (:mod:`~drgn_pageowner.model.later`).
         :param without_records: Columns of the pages that are needed, and no records.
+        :param packing: See :func:`~drgn_pageowner.kernel.read.pages.read_all_pages`.
         """
         self.kernel = kernel
         self._image = image_range(kernel)
@@ -111,7 +114,7 @@ class InventoryReader:
         """Reason why there are no records; ``None`` if there are."""
         of_buffers: list[str] = []
         devices = np.array(sorted(block_device_mappings(kernel, of_buffers)), np.uint64)
-        page_reader = PageReader(kernel, columns, devices=devices, narrow=narrow)
+        page_reader = PageReader(kernel, columns, devices=devices, narrow=narrow, packing=packing)
         memory = page_reader.read(begin)
         self.pages = memory.pages
         self._size = memory.pages.facts.page_size

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -34,8 +34,9 @@ from drgn_pageowner.kernel.linux.zone_stats import (
 )
 from drgn_pageowner.kernel.read.covered import sections_with_rows
 from drgn_pageowner.kernel.read.kernel import read_facts
-from drgn_pageowner.model.arrays import Array, among, ranges, sums
+from drgn_pageowner.model.arrays import Array, among, ranges, slices, sums
 from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.packed import Packed, Packing
 from drgn_pageowner.model.pages import DUMPED_STATES, FreeLists, Heads, Memory, Pages, PageState
 from drgn_pageowner.progress import progress
 
@@ -57,19 +58,26 @@ _DTYPES: dict[str, type[np.generic]] = {
 _AFTER_ALL = 1 << 62
 """A PFN after all others."""
 
+# Columns that the pages of others do not depend on.
+_PACKED = ("flags", "refcount", "mapping")
+
 # Values of absent pages in columns where 0 would mean something else.
 _NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
 
 
-def read_all_pages(kernel: Kernel, *, columns: Iterable[str] = ()) -> Memory:
+def read_all_pages(
+    kernel: Kernel, *, columns: Iterable[str] = (), packing: Packing | None = None
+) -> Memory:
     """
     Read every ``struct page`` and every free list.
 
     :param columns: Columns of :class:`Pages` to read besides ``state``, ``zone`` and
         ``free_order``: any of ``flags``, ``refcount``, ``mapcount``, ``mapping`` and ``head``.
+    :param packing: Compresses ``flags``, ``refcount`` and ``mapping``, which are
+        :class:`~drgn_pageowner.model.packed.Packed` then.
     :raises PageOwnerError: if ``mem_section`` is not in the dump
     """
-    return PageReader(kernel, columns).read()
+    return PageReader(kernel, columns, packing=packing).read()
 
 
 @dataclass
@@ -92,6 +100,8 @@ class _SectionFound:
     """Mappings of files that have pages, and the number of pages of each."""
     buffers: list[Array] = field(default_factory=list)
     """Rows of pages of block devices."""
+    packed: dict[str, list[tuple[bytes, int]]] = field(default_factory=dict)
+    """Columns that are compressed: blocks, and the number of rows of each."""
 
 
 def _row_type(rows: int) -> type[np.signedinteger[Any]]:
@@ -109,6 +119,7 @@ class PageReader:
         *,
         devices: Array | None = None,
         narrow: bool = False,
+        packing: Packing | None = None,
     ) -> None:
         """
         :param columns: See :func:`read_all_pages`.
@@ -116,8 +127,9 @@ class PageReader:
             pages of files and of block devices are found, too.
         :param narrow: Whether to keep less of the pages: not ``free_order``, ``mapcount`` only as
             -1 or 0 (``int8``), and ``head`` as :class:`~drgn_pageowner.model.pages.Heads`.
+        :param packing: See :func:`read_all_pages`.
         """
-        self._kernel = kernel
+        self._kernel, self._packing = kernel, packing
         self._wanted = frozenset(columns)
         self._devices, self._narrow = devices, narrow
         self._files: list[tuple[Array, Array]] = []
@@ -126,6 +138,7 @@ class PageReader:
         self._facts: Facts = read_facts(kernel)
         self._decoder = StateDecoder(kernel)
         self._columns: dict[str, Array] = {}
+        self._packed: dict[str, Packed] = {}
         self._missing = 0
         self._changes = Changes()
         self._across: list[tuple[Array, Array]] = []
@@ -152,6 +165,9 @@ class PageReader:
         results = progress(results, description="memmap", total=len(places), unit=" section")
         for section, found in zip(sections, results, strict=True):
             self._missing += found.missing
+            for name, packed in found.packed.items():
+                for block, rows in packed:
+                    self._packed[name].add(block, rows)
             self._changes.add(found.changes)
             self._across += found.across
             self._candidates += found.candidates
@@ -249,6 +265,9 @@ class PageReader:
             }
         if "head" in dtypes:
             dtypes["head"] = _row_type(rows)
+        if self._packing is not None:
+            kept = [name for name in _PACKED if name in dtypes]
+            self._packed = {name: Packed(dtypes.pop(name), self._packing) for name in kept}
         self._columns = {
             name: shared_empty(self._kernel, rows, dtype, size=size)
             for name, dtype in dtypes.items()
@@ -264,6 +283,7 @@ class PageReader:
         found = _SectionFound(changes=Changes())
         if not section.online:
             self._not_online(end - row, row)
+            self._pack({}, end - row, found)
             return found
         dtype = self._decoder.dtype
         rows, bulk = read_rows(self._kernel.prog, section.memmap, dtype, end - row, found.changes)
@@ -284,6 +304,21 @@ class PageReader:
         if "head" in self._columns:
             self._columns["head"][row : row + number] = np.arange(row, row + number)
 
+    def _pack(self, values: Mapping[str, Array], rows: int, found: _SectionFound) -> None:
+        """
+        Compress columns.
+
+        :param values: Those of the section that are not 0.
+        :param rows: Number of the section's rows.
+        """
+        for name, column in self._packed.items():
+            assert self._packing is not None
+            known = values[name] if name in values else np.zeros(rows, column.dtype)
+            found.packed[name] = [
+                (self._packing.pack(known[piece].astype(column.dtype)), piece.stop - piece.start)
+                for piece in slices(rows)
+            ]
+
     def _keep(self, decoded: SectionPages, row: int, found: _SectionFound) -> None:
         """Copy the decoded section to the columns, from *row* on, and the rest to *found*."""
         number = len(decoded.state)
@@ -303,10 +338,13 @@ class PageReader:
         elif len(tails):
             kind = _row_type(row + number)
             found.tails.append(((tails + row).astype(kind), (heads + row).astype(kind)))
-        for name in ("flags", "refcount", "mapping"):
-            if name in columns:
-                columns[name][:] = decoded.rows[name]
-                columns[name][tails] = decoded.rows[name][heads]
+        of_head = [name for name in _PACKED if name in columns]
+        for name in of_head:
+            columns[name][:] = decoded.rows[name]
+        values = {name: decoded.rows[name].copy() for name in self._packed}
+        for name, column in [*((name, columns[name]) for name in of_head), *values.items()]:
+            column[tails] = decoded.rows[name][heads]
+        self._pack(values, number, found)
         if "mapcount" in columns and self._narrow:
             np.negative((decoded.mapcount < 0).view(np.int8), out=columns["mapcount"])
         elif "mapcount" in columns:
@@ -365,15 +403,18 @@ class PageReader:
             known = head_rows >= 0
             kind = _row_type(len(pages))
             self._tails.append((rows[known].astype(kind), head_rows[known].astype(kind)))
-            for name in ("state", "flags", "refcount", "mapping"):
+            for name in ("state", *_PACKED):
                 if name in columns:
                     columns[name][rows[known]] = columns[name][head_rows[known]]
+            for packed in self._packed.values():
+                packed.change(rows[known], head_rows[known])
             if "head" in columns:
                 columns["head"][rows[known]] = head_rows[known]
         if self._narrow and "head" in self._wanted:
             columns["head"] = self._heads(len(pages))
         self._mark_holes(pages)
         self._mark_kfence(pages)
+        columns |= {name: cast(Array, packed) for name, packed in self._packed.items()}
         return pages
 
     def _heads(self, number: int) -> Array:

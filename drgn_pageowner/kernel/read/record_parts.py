@@ -13,6 +13,7 @@ from drgn import FaultError
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import Changes, is_live
+from drgn_pageowner.kernel.dump.parallel import in_order
 from drgn_pageowner.kernel.linux.formats import read_text_formats
 from drgn_pageowner.kernel.linux.kallsyms import load_kallsyms
 from drgn_pageowner.kernel.linux.names import read_names
@@ -21,12 +22,13 @@ from drgn_pageowner.kernel.linux.page_owner import (
     OwnerCounts,
     owner_dtype,
 )
-from drgn_pageowner.kernel.linux.sections import section_problems
+from drgn_pageowner.kernel.linux.sections import Section, find_sections, section_problems
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_use, read_stacks
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.records import (
     ALL_COLUMNS,
     PageColumns,
+    SectionRecords,
     bad_handles,
     check_found,
     joined,
@@ -34,22 +36,32 @@ from drgn_pageowner.kernel.read.records import (
     owner_columns,
     problems_of,
     read_records,
+    read_section,
     read_sections,
     record_layout,
+    size_of,
 )
 from drgn_pageowner.model.arrays import Array, values_of
 from drgn_pageowner.model.columns import STORED, Form
-from drgn_pageowner.model.records import Snapshot, latest
+from drgn_pageowner.model.records import Snapshot, Summing, latest
 from drgn_pageowner.model.stacks import Stacks
+from drgn_pageowner.progress import progress
 
 __all__ = ("read_record_parts", "read_rows_of_records")
 
 _ROWS = 1 << 19
 """Number of records from which on a part is large enough."""
 
+_PAGES = 1 << 20
+"""Number of pages whose records are summed up together."""
+
 
 def read_record_parts(
-    kernel: Kernel, *, columns: Iterable[str] | None = None, freed: bool = False
+    kernel: Kernel,
+    *,
+    columns: Iterable[str] | None = None,
+    freed: bool = False,
+    summing: Summing | None = None,
 ) -> Iterator[Snapshot]:
     """
     Decode the page_owner records as :func:`~drgn_pageowner.kernel.read.records.read_records` does,
@@ -60,6 +72,9 @@ def read_record_parts(
 
     :param columns: Columns to decode; all by default.
     :param freed: Also keep the records of freed pages.
+    :param summing: Function that the process that reads records calls for those of some sections
+        together, if there are many: the parts then consist of the rows that it returned. *columns*
+        must not be of memory cgroups or tags.
     :return: At least one snapshot, in PFN order. A running kernel, records of tags, and records
         that contain their stacks (before Linux kernel commit f2ca0b557107 ("mm/page_owner: use
         stackdepot to store stacktrace") (in v4.8)) are one part.
@@ -73,7 +88,7 @@ def read_record_parts(
     if "trace_entries" in (owner_dtype(kernel).names or ()):
         yield read_records(kernel, columns=columns, freed=freed)
         return
-    yield from _Parts(kernel, columns, freed).read()
+    yield from _Parts(kernel, columns, freed, summing).read()
 
 
 def read_rows_of_records(
@@ -116,8 +131,14 @@ def read_rows_of_records(
 class _Parts:
     """Reader of the records that keeps what the parts have in common."""
 
-    def __init__(self, kernel: Kernel, columns: Iterable[str] | None, freed: bool) -> None:
-        self._kernel = kernel
+    def __init__(
+        self,
+        kernel: Kernel,
+        columns: Iterable[str] | None,
+        freed: bool,
+        summing: Summing | None,
+    ) -> None:
+        self._kernel, self._summing = kernel, summing
         self._wanted = ALL_COLUMNS if columns is None else frozenset(columns)
         self._freed = freed
         self._dtype = owner_dtype(kernel)
@@ -138,19 +159,52 @@ class _Parts:
         kernel, columns = self._kernel, owner_columns(self._wanted)
         parts: list[dict[str, Array]] = []
         number = 0
-        for part in read_sections(
-            kernel, columns, self._counts, self._changes, self._pages, freed=self._freed
-        ):
+        groups = _groups(find_sections(kernel))
+        if self._summing is not None and len(groups) > 2:
+            read = self._sums(groups, columns, self._summing)
+        else:
+            read = read_sections(
+                kernel, columns, self._counts, self._changes, self._pages, freed=self._freed
+            )
+        for part in read:
             # Another section with records follows, so this is not the last part.
             if number >= _ROWS:
                 yield self._snapshot(joined(parts))
                 parts, number = [], 0
             parts.append(part)
-            number += len(part["pfn"])
+            number += len(part["allocated"])
         check_found(self._counts)
         last = self._snapshot(joined(parts) if parts else no_rows(self._dtype, columns))
         self._finish()
         yield last
+
+    def _sums(
+        self, groups: Sequence[Sequence[Section]], columns: frozenset[str], summing: Summing
+    ) -> Iterator[dict[str, Array]]:
+        """
+        Yield the sums of the records of each group of sections that has some.
+
+        :param columns: See :func:`~drgn_pageowner.kernel.linux.page_owner.read_owner_records`.
+        """
+        kernel, pages, freed = self._kernel, self._pages, self._freed
+
+        def read(group: Sequence[Section]) -> SectionRecords:
+            every = [read_section(kernel, s, columns, pages, freed=freed) for s in group]
+            found = every[0]._replace(columns={})
+            for other in every[1:]:
+                found.counts.add(other.counts)
+                found.changes.add(other.changes)
+                found.pages.add(other.pages)
+            parts = [other.columns for other in every if other.columns]
+            return found._replace(columns=summing(joined(parts))) if parts else found
+
+        results = in_order(kernel, read, groups, size=size_of(kernel, pages))
+        for found in progress(results, description="page_ext", total=len(groups), unit=" part"):
+            self._counts.add(found.counts)
+            self._changes.add(found.changes)
+            pages.counts.add(found.pages)
+            if found.columns:
+                yield found.columns
 
     def _snapshot(self, result: dict[str, Array]) -> Snapshot:
         kernel = self._kernel
@@ -190,6 +244,19 @@ class _Parts:
         self._problems += kernel.problems(problems)
 
 
+def _groups(sections: Sequence[Section]) -> list[list[Section]]:
+    """Group neighbouring sections whose records are summed up together."""
+    # The calling process reads the first group alone, so that is one section.
+    groups, size = [list(sections[:1])], _PAGES
+    for section in sections[1:]:
+        if size >= _PAGES:
+            groups.append([])
+            size = 0
+        groups[-1].append(section)
+        size += section.end_pfn - section.start_pfn
+    return groups
+
+
 class _StacksSeen:
     """The stacks of all records so far; each is read from the stack depot once."""
 
@@ -221,7 +288,9 @@ class _StacksSeen:
                 self._stacks = self._stacks.with_those_of(stacks)
                 self._bad = np.union1d(self._bad, bad)
             if len(self._bad) and "handle" in columns:
-                self._records += int(np.isin(columns["handle"], self._bad).sum())
+                bad = np.isin(columns["handle"], self._bad)
+                rows = columns.get("allocations")
+                self._records += int((bad if rows is None else rows[bad]).sum())
         except (PageOwnerError, FaultError) as error:
             self._error = f"the stack depot cannot be read, so stacks are unknown: {error}"
             self._stacks, self.depot = Stacks.empty(), None

@@ -65,6 +65,7 @@ __all__ = (
     "PageColumns",
     "PageCounts",
     "RecordReader",
+    "SectionRecords",
     "bad_handles",
     "check_found",
     "joined",
@@ -72,8 +73,10 @@ __all__ = (
     "owner_columns",
     "problems_of",
     "read_records",
+    "read_section",
     "read_sections",
     "record_layout",
+    "size_of",
 )
 
 _MEMMAP_COLUMNS = frozenset(columns_of(Origin.PAGE))
@@ -136,7 +139,7 @@ class RecordReader:
         self._counts, self._changes = OwnerCounts(), Changes()
         self._pages = PageColumns(kernel, self._wanted)
         if covering and not is_live(kernel.prog):
-            size = _size(kernel, self._pages)
+            size = size_of(kernel, self._pages)
             self._covered = CoveredPages(kernel, self._facts.max_pfn, size=size)
         self._parts: Iterator[dict[str, Array]] = read_sections(
             kernel, owner_columns(self._wanted), self._counts, self._changes, self._pages,
@@ -290,7 +293,7 @@ def _read_tag_rows(kernel: Kernel, wanted: frozenset[str]) -> Snapshot:
     )
 
 
-class _SectionRecords(NamedTuple):
+class SectionRecords(NamedTuple):
     """The records of one section, and what was counted on the way."""
 
     columns: dict[str, Array]
@@ -324,22 +327,15 @@ def read_sections(
     :param covered: The pages of the records are marked in this.
     """
 
-    def read(section: Section) -> _SectionRecords:
-        found = _SectionRecords({}, OwnerCounts(), Changes(), PageCounts())
-        part = read_owner_records(
-            kernel, section, columns, found.counts, found.changes, freed=freed
-        )
-        if part and len(part["pfn"]):
-            found.columns.update(part)
-            pages.read(section, found.columns, found.pages)
-            pages.add_migratetype(found.columns)
-            pfn = part["pfn"]
-            whole = covered is None or covered.fill(section, pfn, part["order"])
-            return found._replace(number=len(pfn), whole=whole)
+    def read(section: Section) -> SectionRecords:
+        found = read_section(kernel, section, columns, pages, freed=freed)
+        if found.columns and covered is not None:
+            pfn, order = found.columns["pfn"], found.columns["order"]
+            return found._replace(number=len(pfn), whole=covered.fill(section, pfn, order))
         return found
 
     sections = find_sections(kernel)
-    results = in_order(kernel, read, sections, size=_size(kernel, pages))
+    results = in_order(kernel, read, sections, size=size_of(kernel, pages))
     results = progress(results, description="page_ext", total=len(sections), unit=" section")
     for section, found in zip(sections, results, strict=True):
         if covered is not None:
@@ -351,7 +347,24 @@ def read_sections(
             yield found.columns
 
 
-def _size(kernel: Kernel, pages: PageColumns) -> int:
+def read_section(
+    kernel: Kernel, section: Section, columns: frozenset[str], pages: PageColumns, *, freed: bool
+) -> SectionRecords:
+    """
+    Read the records of one section. The parameters are those of :func:`read_sections`.
+
+    :return: Without columns if the section has no records.
+    """
+    found = SectionRecords({}, OwnerCounts(), Changes(), PageCounts())
+    part = read_owner_records(kernel, section, columns, found.counts, found.changes, freed=freed)
+    if part and len(part["pfn"]):
+        found.columns.update(part)
+        pages.read(section, found.columns, found.pages)
+        pages.add_migratetype(found.columns)
+    return found
+
+
+def size_of(kernel: Kernel, pages: PageColumns) -> int:
     """Return the number of bytes that :func:`read_sections` reads."""
     size = sum(s.end_pfn - s.start_pfn for s in find_sections(kernel) if s.page_ext)
     return size * (page_ext_stride(kernel) + pages.bytes_per_page)

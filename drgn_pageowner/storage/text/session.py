@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.kernel import Facts
-from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.records import Snapshot, Summing
 from drgn_pageowner.model.stacks import StackList
 from drgn_pageowner.model.tags import TagUse
 from drgn_pageowner.storage.text.allocinfo import read_allocinfo
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from drgn_pageowner.model.info import OwnerSource
     from drgn_pageowner.model.object_facts import ObjectFacts
     from drgn_pageowner.model.object_owners import ObjectOwners
+    from drgn_pageowner.model.packed import Packing
     from drgn_pageowner.model.page import PageInfo
     from drgn_pageowner.model.pages import Memory
     from drgn_pageowner.model.tags import Tags
@@ -101,7 +102,11 @@ class TextSession:
         return self._read[0]
 
     def record_parts(
-        self, columns: Iterable[str] | None, *, freed: bool = False
+        self,
+        columns: Iterable[str] | None,
+        *,
+        freed: bool = False,
+        summing: Summing | None = None,
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)
 
@@ -132,7 +137,7 @@ class TextSession:
     def facts(self) -> Facts:
         return self._facts if self._kind == "allocinfo" else self._read[0].facts
 
-    def memory(self, columns: Iterable[str]) -> Memory:
+    def memory(self, columns: Iterable[str], *, packing: Packing | None = None) -> Memory:
         self._does_not_say("the state of pages")
 
     def inventory(self, *, owners: bool = True) -> Inventory:
@@ -141,7 +146,7 @@ class TextSession:
     def covering_records(self, memory: Memory, columns: Iterable[str]) -> tuple[Snapshot, Array]:
         self._does_not_say("the state of pages")
 
-    def uses(self, columns: Iterable[str]) -> Inventory:
+    def uses(self, columns: Iterable[str], *, packing: Packing | None = None) -> Inventory:
         self._does_not_say("what pages are used for")
 
     def losses(self) -> Sequence[str]:

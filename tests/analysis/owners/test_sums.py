@@ -11,7 +11,7 @@ from handmade import SECOND, Record, snapshot
 
 from drgn_pageowner.analysis.owners.group import columns_for, top
 from drgn_pageowner.analysis.owners.select import Filter
-from drgn_pageowner.analysis.owners.sums import summed
+from drgn_pageowner.analysis.owners.sums import summed, summing
 from drgn_pageowner.model.records import Snapshot
 
 pytestmark = pytest.mark.quick
@@ -59,6 +59,22 @@ def test_top_of_parts_is_that_of_all(size: int, by: list[str], sort: str) -> Non
     assert top(found, by, sort=[sort]) == expected
     if size > 211:
         assert found.columns.keys() == whole.columns.keys()
+
+
+@pytest.mark.parametrize("size", [7, 50])
+@pytest.mark.parametrize("freed", [False, True])
+@pytest.mark.parametrize(
+    "by", [["stack"], ["comm", "order"], ["pid", "stack", "gfp"], ["migratetype"]]
+)
+def test_parts_may_be_sums(size: int, freed: bool, by: list[str]) -> None:
+    """Records summed up where they are read count as the records themselves."""
+    whole = records(211)
+    wanted, columns = Filter(freed=freed), columns_for(by)
+    sums_of = summing(wanted, columns)
+    parts = [replace(part, columns=sums_of(dict(part.columns))) for part in parts_of(whole, size)]
+    assert sum(len(part) for part in parts) < 2 * 211
+    found = top(summed(iter(parts), wanted, columns), by, sort=["pages"])
+    assert found == top(whole.select(whole["allocated"] != freed), by, sort=["pages"])
 
 
 def test_without_times_and_of_freed_records() -> None:

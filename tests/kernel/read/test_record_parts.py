@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from drgn_pageowner.analysis.owners.select import Filter
+from drgn_pageowner.analysis.owners.sums import summing
 from drgn_pageowner.commands import list as list_command
+from drgn_pageowner.commands import top as top_command
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.kernel.read import record_parts
 from drgn_pageowner.kernel.session import ProgramSession
@@ -93,6 +96,33 @@ def test_a_listing_in_parts_is_the_whole(
         texts.append((out.getvalue(), capsys.readouterr().err))
     assert texts[0] == texts[1]
     assert ("nobody" in texts[0][1]) == ("nobody" in options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--freed"], ["--by", "allocator"], ["--by", "comm,order"], ["--by", "migratetype"],
+     ["--by", "zone,order", "--sort", "newest"], ["--depth", "2"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_groups_of_sums_are_those_of_the_records(
+    monkeypatch: pytest.MonkeyPatch, live: Callable[..., ProgramSession],
+    dump_named: Callable[[str], Any], options: list[str],
+) -> None:  # fmt: skip
+    parser = argparse.ArgumentParser()
+    top_command.add_arguments(parser)
+    args = parser.parse_args(["--format", "json", "--limit", "0", *options])
+    texts, rows = [], []
+    for size in (1 << 40, 1 << 15):
+        monkeypatch.setattr(record_parts, "_PAGES", size)
+        out = io.StringIO()
+        session = live(dump_named(DUMP))
+        assert top_command.run(args, session, out) == 0
+        texts.append(out.getvalue())
+        columns = ("handle", "ts_nsec")
+        parts = session.record_parts(columns, summing=summing(Filter(), columns))
+        rows.append(sum(len(part) for part in parts))
+    assert texts[0] == texts[1]
+    assert rows[1] < rows[0] / 2
 
 
 def test_few_records_are_in_memory(
