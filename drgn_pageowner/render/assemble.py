@@ -8,7 +8,7 @@ columns with few distinct texts are merged; the remaining columns are interleave
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import add
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.analysis.owners.stack_table import StackTable
-from drgn_pageowner.model.arrays import Array, distinct
+from drgn_pageowner.model.arrays import Array, distinct, slices
 
 __all__ = ("CodedTexts", "RowTexts", "joined_frames")
 
@@ -24,6 +24,8 @@ __all__ = ("CodedTexts", "RowTexts", "joined_frames")
 # time than joining one more column, so it may not sort.
 _MOST_JOINED = 1 << 16
 _SAMPLE = 512
+# Number of rows that are joined together.
+_AT_ONCE = 1024
 
 
 @dataclass
@@ -86,20 +88,30 @@ class RowTexts:
         else:
             self._pieces.append(piece)
 
-    def text(self) -> str:
-        """Return the text of all rows, one after another."""
+    def text(self) -> Iterator[str]:
+        """
+        Return the text of all rows, one after another, in pieces: of some rows, the text and what
+        it is made of are in the CPU's cache.
+        """
         number = len(self._pieces)
-        parts: list[str] = [""] * (number * self._rows)
-        for place, piece in enumerate(self._pieces):
-            if isinstance(piece, str):
-                parts[place::number] = [piece] * self._rows
-            elif isinstance(piece, list):
-                parts[place::number] = piece
-            else:
-                texts = np.empty(len(piece.texts), object)
-                texts[:] = piece.texts
-                parts[place::number] = texts[piece.codes].tolist()
-        return "".join(parts)
+        columns = [_texts_of(piece) for piece in self._pieces]
+        for rows in slices(self._rows, _AT_ONCE):
+            parts: list[str] = [""] * (number * (rows.stop - rows.start))
+            for place, column in enumerate(columns):
+                parts[place::number] = column(rows)
+            yield "".join(parts)
+
+
+def _texts_of(piece: Piece) -> Callable[[slice], list[str]]:
+    """Return a function that returns the texts of some rows of a column."""
+    if isinstance(piece, str):
+        return lambda rows: [piece] * (rows.stop - rows.start)
+    if isinstance(piece, list):
+        return piece.__getitem__
+    texts = np.empty(len(piece.texts), object)
+    texts[:] = piece.texts
+    codes = piece.codes
+    return lambda rows: texts[codes[rows]].tolist()
 
 
 def _codes(values: Array) -> tuple[list[Any], Array | None]:

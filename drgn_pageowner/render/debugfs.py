@@ -58,7 +58,7 @@ def debugfs_text(snapshot: Snapshot, later: Iterable[Snapshot] = ()) -> Iterator
             continue
         known = stacks.of(rows)
         for piece in rows.pieces(_ROWS):
-            yield _piece(piece, known)
+            yield from _piece(piece, known).text()
 
 
 def _stack_texts(frame_format: str) -> StackTexts:
@@ -70,7 +70,7 @@ def _stack_texts(frame_format: str) -> StackTexts:
     return StackTexts(texts)
 
 
-def _piece(rows: Snapshot, stacks: Mapping[int, str]) -> str:
+def _piece(rows: Snapshot, stacks: Mapping[int, str]) -> RowTexts:
     formats = rows.facts.formats
     assert formats is not None
     texts = RowTexts(len(rows))
@@ -83,7 +83,7 @@ def _piece(rows: Snapshot, stacks: Mapping[int, str]) -> str:
     _add_migrated(texts, rows)
     _add_memcg(texts, rows)
     texts.append("\n")
-    return texts.text()
+    return texts
 
 
 class _Fields:

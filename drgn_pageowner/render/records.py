@@ -234,7 +234,7 @@ def _assembled(
                 texts.append(text)
                 assembly.add(texts, rows, column)
             texts.append(end)
-            yield texts.text()
+            yield from texts.text()
 
 
 def records_json(snapshot: Snapshot, later: Iterable[Snapshot] = ()) -> Iterator[str]:
