@@ -7,6 +7,7 @@ import _thread
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,8 @@ def _noting_interrupts() -> Iterator[list[int]]:
     Record SIGINT while a ``with`` block runs, because some code swallows :exc:`KeyboardInterrupt`.
 
     Python itself does if it is raised in a callback or a destructor, such as those of the import
-    system. Then it is raised once more.
+    system. Then it is raised once more. Libraries that do may warn of what they could not finish,
+    which nobody asks for any more.
 
     :return: A list, to which the number of the signal is appended whenever it arrives.
     """
@@ -73,6 +75,7 @@ def _noting_interrupts() -> Iterator[list[int]]:
 
     def note(number: int, frame: object) -> None:
         noted.append(number)
+        warnings.simplefilter("ignore")
         raise KeyboardInterrupt
 
     try:
@@ -97,7 +100,8 @@ def _noting_interrupts() -> Iterator[list[int]]:
 
     sys.unraisablehook = once_more
     try:
-        yield noted
+        with warnings.catch_warnings():
+            yield noted
     finally:
         sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,23 @@ def test_an_interrupt_that_python_swallowed_comes_again(
     monkeypatch.setattr(cli, "_main", swallowing)
     assert cli.main(["top"]) == 130
     assert capsys.readouterr().err == ""
+
+
+def test_what_a_library_warns_of_after_an_interrupt_is_not_printed(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    # As modules made by Cython do.
+    def importing(arguments: object, interrupts: object) -> int:
+        warnings.warn("before", RuntimeWarning, stacklevel=1)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        warnings.warn("Cython module failed to patch module", RuntimeWarning, stacklevel=1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_main", importing)
+    assert cli.main(["top"]) == 130
+    warnings.warn("after", RuntimeWarning, stacklevel=1)
+    assert [str(warning.message) for warning in recwarn] == ["before", "after"]
 
 
 @pytest.mark.parametrize("after", [0, 0.02, 0.05, 0.1, 0.2])
