@@ -44,7 +44,7 @@ from drgn_pageowner.commands.arguments import (
 from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines
 from drgn_pageowner.commands.output import escaping, unescaped
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
-from drgn_pageowner.model.kept import keeping_results
+from drgn_pageowner.model.kept import keeping_results, keeps_results
 from drgn_pageowner.model.pages import Memory
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -221,6 +221,9 @@ def _check_views(views: Sequence[str]) -> None:
 
 def _read(session: Session, views: list[str], explain: bool, by: str = "stack") -> Overlay:
     memory = _memory(session, "cma" in views)
+    if not explain and not keeps_results():
+        # The pages are nobody else's, and on a large machine, each column counts.
+        del memory.pages.columns["free_order"]
     if not explain and set(views) <= {"buddyinfo", "extfrag"}:
         return overlay(memory, None)
     state = memory.pages.facts.page_owner
@@ -235,7 +238,7 @@ def _read(session: Session, views: list[str], explain: bool, by: str = "stack") 
     # Only pages that cannot leave a CMA area are asked for it.
     wanted += ["last_migrate_reason"] if memory.cma else []
     if explain:
-        wanted += ["comm", "pid"]
+        wanted += ["order", "comm", "pid"]
     try:
         records, covering = session.covering_records(memory, wanted)
     except PageOwnerError as error:

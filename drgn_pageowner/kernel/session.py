@@ -209,7 +209,11 @@ class ProgramSession:
         def read(kernel: Kernel) -> tuple[Snapshot, Array]:
             reader = RecordReader(kernel, columns=wanted, covering=True, narrow=True)
             records = reader.read()
-            return records, reader.record_of_row(memory.pages, records)
+            found = reader.record_of_row(memory.pages, records)
+            # The pages of each record are known now.
+            for name in {"pfn", "order"} - wanted:
+                del records.columns[name]
+            return records, found
 
         return self._ask(read)
 

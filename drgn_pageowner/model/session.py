@@ -106,6 +106,7 @@ class Session(Protocol):
         """
         Return the records of allocated pages, with at least *columns*, and the index of the record
         that covers each page of *memory*, as :func:`~drgn_pageowner.model.heap.record_of_row` does.
+        The records may lack ``pfn`` and ``order``, unless these are among *columns*.
 
         PFNs may be of the type :class:`~drgn_pageowner.model.arrays.Narrow`.
         """

@@ -82,9 +82,14 @@ def owner_codes(joined: Overlay, rows: Array) -> Array:
     :return: ``int32``: number of the stack; :attr:`Overlay.number_of_stacks` if it is not in the
         depot; greater numbers for states.
     """
-    codes: Array = joined.code[joined.owner[rows]]
-    if joined.records is None or not len(joined.records) or int(codes.min(initial=0)) < 0:
-        unrecorded = np.flatnonzero(codes < 0)
+    owner, records = joined.owner[rows], joined.records
+    if records is None or not len(records):
+        codes = np.empty(len(rows), np.int32)
+    else:
+        codes = records.stack_of(owner).astype(np.int32)
+        codes[codes < 0] = joined.number_of_stacks
+    if int(owner.min(initial=0)) < 0:
+        unrecorded = np.flatnonzero(owner < 0)
         state = joined.memory.pages.state[rows[unrecorded]]
         codes[unrecorded] = joined.number_of_stacks + 1 + state.astype(np.int32)
     return codes

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.analysis.owners.stack_table import StackTable
-from drgn_pageowner.model.arrays import Array, looked_up, ranges, slices
+from drgn_pageowner.model.arrays import Array, looked_up, ranges
 from drgn_pageowner.model.heap import record_of_row
 from drgn_pageowner.model.kept import kept_as
 from drgn_pageowner.model.kinds import Kind
@@ -180,11 +180,6 @@ class Overlay:
     """``uint8``, a row per page: :class:`Mobility`."""
     block: Blocks
     """The number of each page's pageblock."""
-    code: Array
-    """
-    ``int32``, a row per record: number of its stack; :attr:`number_of_stacks` if that is not in the
-    depot. A last row for index -1, no record, has -1.
-    """
     codes_of_unmovable: list[Array] | None = field(default=None, repr=False)
     """The cached numbers of :func:`~drgn_pageowner.analysis.frag.culprits.unmovable`."""
     kinds_of_stacks: Array | None = field(default=None, repr=False)
@@ -222,7 +217,8 @@ def overlay(memory: Memory, records: Snapshot | None, owner: Array | None = None
     """
     Join *records* to the pages that they cover.
 
-    :param records: Allocated records with ``pfn``, ``order``, ``migratetype`` and ``handle``.
+    :param records: Allocated records with ``migratetype`` and ``handle``; and, if *owner* is not
+        given, ``pfn`` and ``order``.
     :param owner: The result of :func:`~drgn_pageowner.model.heap.record_of_row`, if already known.
     """
     return kept_as(
@@ -239,19 +235,7 @@ def _overlay(memory: Memory, records: Snapshot | None, owner: Array | None) -> O
     block = Blocks(pages)
     mobility = looked_up(_OF_STATE, pages.state)
     _reclaimable(memory, records, owner, block, mobility)
-    return Overlay(memory, records, owner, mobility, block, _codes(records))
-
-
-def _codes(records: Snapshot | None) -> Array:
-    """Return :attr:`Overlay.code`."""
-    if records is None:
-        return np.full(1, -1, np.int32)
-    code = np.empty(len(records) + 1, np.int32)
-    code[-1] = -1
-    for piece in slices(len(records), _PIECE):
-        stack = records.select(piece).stack
-        code[piece] = np.where(stack >= 0, stack, len(records.stacks))
-    return code
+    return Overlay(memory, records, owner, mobility, block)
 
 
 def _reclaimable(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -26,7 +26,7 @@ from drgn_pageowner.analysis.account.page_class import (
 from drgn_pageowner.analysis.leaks.split import merge_split
 from drgn_pageowner.analysis.leaks.unrecorded import followers, known_by_holder, pages_behind
 from drgn_pageowner.analysis.owners.allocator import plain_name
-from drgn_pageowner.analysis.owners.stack_table import StackTable, with_stack
+from drgn_pageowner.analysis.owners.stack_table import StackTable, with_stacks
 from drgn_pageowner.analysis.types.exact import ReferenceWords, find_references
 from drgn_pageowner.model.arrays import (
     Array,
@@ -118,15 +118,24 @@ class Graph:
         if not 0 < len(nodes) <= _FEW_NODES:
             return None
         first, target = self._first.data, self._target.data
-        ends = [(node, first[node], first[node + 1]) for node in reversed(nodes)]
-        if sum(end - start for _, start, end in ends) > _FEW_EDGES:
-            return None
-        return [(node, target[start:end].tolist()) for node, start, end in ends]
+        left, found = _FEW_EDGES, []
+        for node in reversed(nodes):
+            start, end = first[node], first[node + 1]
+            left -= end - start
+            if left < 0:
+                return None
+            found.append((node, target[start:end].tolist()))
+        return found
 
     def from_last(self, nodes: Array) -> Iterator[tuple[Array, Array]]:
         """
         Yield the result of :meth:`neighbours` piece by piece, beginning with the last edges.
         """
+        # Nearly all nodes may be reached in one step.
+        for rows in reversed(list(slices(len(nodes)))):
+            yield from self._from_last(nodes[rows])
+
+    def _from_last(self, nodes: Array) -> Iterator[tuple[Array, Array]]:
         first = self._first[nodes].astype(np.int64)
         counts = self._first[nodes + 1] - first
         ends = np.cumsum(counts)
@@ -285,21 +294,19 @@ def _reach(heap: Heap, classes: Array, node: Array) -> Reach:
     """
     :param node: The node of the allocation of each node: ``int32``.
     """
-    role = _roles(heap, classes)
+    role, mirrors, left = _roles(heap, classes)
     allocation = node[: len(heap.records)]
     references = find_references(heap)
     weak = np.zeros(heap.nodes, bool)
     weak[node[heap.bookkeeping]] = True
-    candidates = role == Role.CANDIDATE
-    mirrors = _made_by(heap, candidates, _is_mirror)
     # The memory of loaded modules is a root, so these are remains of unloaded modules. Tags of
     # pages and objects refer to them; their contents do not keep anything allocated.
-    left = _made_by(heap, candidates, _is_module_memory)
-    role[left[: len(role)]] = Role.ACCOUNTED
+    role[left] = Role.ACCOUNTED
+    mirrors, left = (_of_nodes(heap, mask) for mask in (mirrors, left))
     told = ~mirrors[node[heap.pfn_holder]]
     source, target, own = _followed(heap, references, node, weak | left, mirrors)
     # Marking needs most memory.
-    del candidates, left, mirrors
+    del left, mirrors
     give_back()
     forward = Graph(source, target, heap.nodes)
     parent = np.full(heap.nodes, -1, np.int32)
@@ -449,7 +456,11 @@ def _joined(area: Array, head: Array, areas: int, heads: int) -> Array:
         result = result[result]
 
 
-def _roles(heap: Heap, classes: Array) -> Array:
+def _roles(heap: Heap, classes: Array) -> tuple[Array, Array, Array]:
+    """
+    Return the :class:`Role` of each record: ``uint8``; and which candidates are made by functions
+    of :data:`_MIRRORS`, and which are memory of modules: ``bool``.
+    """
     pages, records = heap.inventory.memory.pages, heap.records
     kind = np.empty(len(records), np.uint8)
     role = np.full(len(records), Role.ACCOUNTED, np.uint8)
@@ -462,15 +473,25 @@ def _roles(heap: Heap, classes: Array) -> Array:
         state = pages.state[rows]
         role[part][among(state, (PageState.NOREF, PageState.DRIVER_MOVABLE))] = Role.ACCOUNTED
     candidates = role == Role.CANDIDATE
-    role[with_stack(records, candidates, _is_forgotten)] = Role.ACCOUNTED
-    role[with_stack(records, candidates, _is_early)] = Role.ROOT
+    forgotten, early, mirrors, left = with_stacks(
+        records, candidates, [_is_forgotten, _is_early, _is_mirror, _is_module_memory]
+    )
+    role[forgotten] = Role.ACCOUNTED
+    role[early] = Role.ROOT
     role[among(kind, (PageClass.BOOT, PageClass.PERCPU, PageClass.MODULE))] = Role.ROOT
     # Page tables keep pages that are mapped into a process. (A page type is a negative mapcount.)
     mapped = np.flatnonzero((pages["mapcount"] >= 0) & (pages.state == PageState.KERNEL))
     users = heap.inventory.record_of_row[mapped]
     users = users[users >= 0]
     role[users[role[users] == Role.CANDIDATE]] = Role.ROOT
-    return role
+    # Records that are not candidates may have the same stack.
+    candidates = role == Role.CANDIDATE
+    return role, mirrors & candidates, left & candidates
+
+
+def _of_nodes(heap: Heap, records: Array) -> Array:
+    """Return ``bool``, a row per node, of ``bool``, a row per record."""
+    return np.concatenate([records, np.zeros(heap.nodes - len(records), bool)])
 
 
 def _is_forgotten(table: StackTable) -> Array:
@@ -479,14 +500,6 @@ def _is_forgotten(table: StackTable) -> Array:
 
 def _is_early(table: StackTable) -> Array:
     result: Array = classes_of_stacks(table) == PageClass.BOOT
-    return result
-
-
-def _made_by(heap: Heap, candidates: Array, chosen: Callable[[StackTable], Array]) -> Array:
-    """Find the *candidates* (records) whose stacks are *chosen*: ``bool``, a row per node."""
-    result = np.zeros(heap.nodes, bool)
-    # Records that are not candidates may have the same stack.
-    result[: len(heap.records)] = candidates & with_stack(heap.records, candidates, chosen)
     return result
 
 

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
-from drgn_pageowner.analysis.owners.stack_table import with_stack
+from drgn_pageowner.analysis.owners.stack_table import StackTable, with_stacks
 from drgn_pageowner.model.arrays import Array, ascending, slices
 from drgn_pageowner.model.records import Snapshot
 
@@ -67,7 +68,7 @@ def merge_split(records: Snapshot, followers: Array | None = None) -> Array:
         behind = np.zeros(len(records), bool)
         behind[followers if followers is not None else []] = True
         behind &= follows & (records["order"] == 0)
-        follows = _of_splitters(records, follows) | behind
+        follows = _of_splitters(records, follows, _SPLITTERS)[0] | behind
     else:
         stamp = np.asarray(records["ts_nsec"]).view(np.int64)
         soon, same = follows.copy(), follows.copy()
@@ -76,7 +77,8 @@ def merge_split(records: Snapshot, followers: Array | None = None) -> Array:
             step = stamp[after] - stamp[rows]
             soon[after] &= (step >= 0) & (step < _SOON_NS)
             same[after] &= (step == 0) & (stamp[after] != 0)
-        follows = _of_splitters(records, soon) | _of_splitters(records, follows, _RANGES)
+        split, ranges = _of_splitters(records, follows, _SPLITTERS, _RANGES)
+        follows = split & soon | ranges
         aligned = _aligned(records, same)
         if _is_coarse(stamp, handle):
             aligned = _only_blocks(records, aligned)
@@ -91,18 +93,20 @@ def _runs(follows: Array) -> Array:
     return result
 
 
-def _of_splitters(
-    records: Snapshot, follows: Array, splitters: re.Pattern[str] = _SPLITTERS
-) -> Array:
-    """Return which of *follows* have a stack with a function that splits its allocation."""
-    result: Array = follows & with_stack(
-        records,
-        follows,
-        lambda table: table.any(
-            table.marks(lambda frame: splitters.fullmatch(frame.name or "") is not None)
-        ),
-    )
-    return result
+def _of_splitters(records: Snapshot, follows: Array, *splitters: re.Pattern[str]) -> list[Array]:
+    """
+    Return which of *follows* have a stack with a function that splits its allocation.
+
+    :param splitters: Names of such functions; there is a result for each.
+    """
+
+    def having(pattern: re.Pattern[str]) -> Callable[[StackTable], Array]:
+        return lambda table: table.any(
+            table.marks(lambda frame: pattern.fullmatch(frame.name or "") is not None)
+        )
+
+    found = with_stacks(records, follows, [having(pattern) for pattern in splitters])
+    return [follows & one for one in found]
 
 
 def _is_coarse(stamp: Array, handle: Array) -> bool:

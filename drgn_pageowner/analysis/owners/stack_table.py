@@ -28,6 +28,7 @@ __all__ = (
     "replaced",
     "replaced_allocators",
     "with_stack",
+    "with_stacks",
 )
 
 
@@ -260,8 +261,20 @@ def with_stack(snapshot: Snapshot, among: Array, holds: Callable[[StackTable], A
     :param holds: Returns ``bool``, a row per stack of a table.
     :return: ``bool``, the same shape: true for every record that has such a stack.
     """
+    return with_stacks(snapshot, among, [holds])[0]
+
+
+def with_stacks(
+    snapshot: Snapshot, among: Array, holds: Sequence[Callable[[StackTable], Array]]
+) -> list[Array]:
+    """Return the results of :func:`with_stack` for several functions, and look at the records
+    once."""
     number, numbers = _numbers(snapshot, among)
-    # Element 0 is for -1, no stack.
-    chosen = np.zeros(len(snapshot.stacks) + 1, bool)
-    chosen[numbers[holds(StackTable.of(snapshot, numbers))] + 1] = True
-    return looked_up(chosen, number)
+    table = StackTable.of(snapshot, numbers)
+    result = []
+    for function in holds:
+        # Element 0 is for -1, no stack.
+        chosen = np.zeros(len(snapshot.stacks) + 1, bool)
+        chosen[numbers[function(table)] + 1] = True
+        result.append(looked_up(chosen, number))
+    return result

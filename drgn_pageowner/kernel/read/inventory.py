@@ -313,5 +313,6 @@ def _narrow(kernel: Kernel, pages: Pages, records: Snapshot) -> None:
     if is_live(kernel.prog):
         return
     names = [name for name in (_TIME, *OWNER_COLUMNS) if name in (owner_dtype(kernel).names or ())]
-    rows = LaterRows(partial(read_rows_of_records, kernel, len(records)), len(records), names)
+    pfn = records["pfn"]
+    rows = LaterRows(partial(read_rows_of_records, kernel, pfn), len(records), names)
     records.columns.update(Later.columns(rows, records.columns))

@@ -22,7 +22,12 @@ from drgn_pageowner.kernel.linux.page_owner import (
     OwnerCounts,
     owner_dtype,
 )
-from drgn_pageowner.kernel.linux.sections import Section, find_sections, section_problems
+from drgn_pageowner.kernel.linux.sections import (
+    Section,
+    find_sections,
+    page_ext_stride,
+    section_problems,
+)
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_use, read_stacks
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.records import (
@@ -92,39 +97,49 @@ def read_record_parts(
 
 
 def read_rows_of_records(
-    kernel: Kernel, number: int, names: Sequence[str], rows: Array | None
+    kernel: Kernel, pfn: Array, names: Sequence[str], rows: Array | None
 ) -> dict[str, Array]:
     """
     Read some columns of some allocated records of a dump: a
     :class:`~drgn_pageowner.model.later.RowReader`.
 
-    :param number: Number of allocated records.
-    :param names: Names of columns that this kernel records.
+    :param pfn: The first PFN of all allocated records, ascending: ``int64``, or
+        :class:`~drgn_pageowner.model.arrays.Narrow`.
+    :param names: Names of members of the records that this kernel has.
     :param rows: Indices of the records: ``int64``, shape ``(n,)``; ``None`` for all.
     :return: Each column: shape ``(n,)``.
     :raises PageOwnerError: if the records cannot be read again
     """
-    order = None
-    if rows is not None and (rows[1:] < rows[:-1]).any():
-        order = np.argsort(rows, kind="stable")
-        rows = rows[order]
-    found: dict[str, list[Array]] = {name: [] for name in names}
-    start = 0
-    for part in read_record_parts(kernel, columns=names):
-        mine: Array | slice = slice(None)
-        if rows is not None:
-            low, high = np.searchsorted(rows, [start, start + len(part)])
-            mine = rows[low:high] - start
+    wanted = np.asarray(pfn) if rows is None else pfn[rows]
+    order = np.argsort(wanted, kind="stable")
+    ascending = wanted[order]
+    sections = [
+        (section, low, high)
+        for section in find_sections(kernel)
+        for low, high in [np.searchsorted(ascending, [section.start_pfn, section.end_pfn])]
+        if low < high
+    ]
+    columns, pages = frozenset(names), PageColumns(kernel, frozenset())
+
+    def read(place: tuple[Section, int, int]) -> dict[str, Array]:
+        section, low, high = place
+        found = read_section(kernel, section, columns | {"order"}, pages, freed=False).columns
+        mine = ascending[low:high]
+        known = found.get("pfn", mine[:0])
+        index = np.searchsorted(known, mine)
+        if not np.isin(mine, known).all():
+            raise PageOwnerError(f"records from PFN {mine[0]:#x} on are not there any more")
+        return {name: found[name][index] for name in names}
+
+    size = page_ext_stride(kernel) * sum(s.end_pfn - s.start_pfn for s, _, _ in sections)
+    parts = in_order(kernel, read, sections, size=size)
+    parts = progress(parts, description="page_ext", total=len(sections), unit=" section")
+    result = {name: np.empty(len(wanted), STORED[name].dtype) for name in names}
+    for (_, low, high), part in zip(sections, parts, strict=True):
         for name in names:
-            found[name].append(part[name][mine])
-        start += len(part)
-    if start != number:
-        raise PageOwnerError(f"there were {number:,} records, and now there are {start:,}")
-    result = {name: np.concatenate(found.pop(name)) for name in names}
-    if order is not None:
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        result = {name: column[place] for name, column in result.items()}
+            result[name][order[low:high]] = part[name]
+    if sum(high - low for _, low, high in sections) != len(wanted):
+        raise PageOwnerError("the sections of some records are not there any more")
     return result
 
 

@@ -54,22 +54,25 @@ def test_parts_are_the_records(
 
 
 def test_columns_of_some_rows_are_read_again(
-    monkeypatch: pytest.MonkeyPatch, live: Callable[..., ProgramSession],
-    dump_named: Callable[[str], Any],
-) -> None:  # fmt: skip
+    live: Callable[..., ProgramSession], dump_named: Callable[[str], Any]
+) -> None:
     session = live(dump_named(DUMP))
     whole = session.snapshot(None)
-    monkeypatch.setattr(record_parts, "_ROWS", 2048)
     read = functools.partial(record_parts.read_rows_of_records, session._kernel)
+    pfn = whole["pfn"]
     names = ["ts_nsec", "comm"]
     some = np.random.default_rng(1).integers(0, len(whole), 3000)
     for rows in (None, np.sort(some), some, some[:0]):
-        found = read(len(whole), names, rows)
+        found = read(pfn, names, rows)
         for name in names:
             wanted = whole[name] if rows is None else whole[name][rows]
             assert np.array_equal(found[name], wanted), name
-    with pytest.raises(PageOwnerError, match="there were"):
-        read(len(whole) + 1, names, None)
+            assert found[name].dtype == whole[name].dtype
+    gone = np.setdiff1d(np.arange(pfn[0], pfn[-1]), pfn)[:1]
+    with pytest.raises(PageOwnerError, match="not there any more"):
+        read(gone, names, None)
+    with pytest.raises(PageOwnerError, match="not there any more"):
+        read(np.append(pfn, 1 << 40), names, None)
 
 
 @pytest.mark.parametrize(
