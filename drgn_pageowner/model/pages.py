@@ -133,7 +133,13 @@ class Heads:
 
     def __getitem__(self, rows: Any) -> Any:
         if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(self._number))
+            start, stop, step = rows.indices(self._number)
+            if step == 1:
+                whole = np.arange(start, stop, dtype=self.dtype)
+                low, high = np.searchsorted(self._tails, [start, max(start, stop)])
+                whole[self._tails[low:high] - start] = self._heads[low:high]
+                return whole
+            rows = np.arange(start, stop, step)
         elif isinstance(rows, np.ndarray) and rows.dtype == bool:
             rows = np.flatnonzero(rows)
         result = np.array(rows, self.dtype)

@@ -90,7 +90,8 @@ class Session(Protocol):
         Return every page and every free list, with at least *columns* of ``struct page``.
 
         :param packing: May be used to compress ``flags``, ``refcount`` and ``mapping``
-            (:class:`~drgn_pageowner.model.packed.Packed`), which take slices only then.
+            (:class:`~drgn_pageowner.model.packed.Packed`), which take slices only then; ``head``
+            may be :class:`~drgn_pageowner.model.pages.Heads`.
         """
         ...
 

@@ -59,8 +59,10 @@ def test_records_that_are_read_in_parts_are_saved_the_same(
 
 @pytest.mark.parametrize("leaks", [False, True])
 @pytest.mark.parametrize(
-    "name", ["linux-6.12/traps", "linux-5.10/kdump", "linux-6.12-noowner/kdump"]
-)
+    "name",
+    ["linux-6.12/traps", "linux-5.10/kdump", "linux-6.12-noowner/kdump",
+     "linux-6.12-profiling/records", "linux-7.2-profiling/owner-off-tags"],
+)  # fmt: skip
 def test_columns_that_are_compressed_meanwhile_are_saved_the_same(
     dump_named: Callable[[str], Dump], name: str, leaks: bool, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

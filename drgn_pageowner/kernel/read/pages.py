@@ -74,7 +74,8 @@ def read_all_pages(
     :param columns: Columns of :class:`Pages` to read besides ``state``, ``zone`` and
         ``free_order``: any of ``flags``, ``refcount``, ``mapcount``, ``mapping`` and ``head``.
     :param packing: Compresses ``flags``, ``refcount`` and ``mapping``, which are
-        :class:`~drgn_pageowner.model.packed.Packed` then.
+        :class:`~drgn_pageowner.model.packed.Packed` then; and ``head`` is
+        :class:`~drgn_pageowner.model.pages.Heads`.
     :raises PageOwnerError: if ``mem_section`` is not in the dump
     """
     return PageReader(kernel, columns, packing=packing).read()
@@ -130,6 +131,7 @@ class PageReader:
         :param packing: See :func:`read_all_pages`.
         """
         self._kernel, self._packing = kernel, packing
+        self._few_tails = narrow or packing is not None
         self._wanted = frozenset(columns)
         self._devices, self._narrow = devices, narrow
         self._files: list[tuple[Array, Array]] = []
@@ -261,8 +263,10 @@ class PageReader:
             dtypes = {
                 name: narrow.get(name, dtype)
                 for name, dtype in dtypes.items()
-                if name not in ("free_order", "head")
+                if name != "free_order"
             }
+        if self._few_tails:
+            dtypes.pop("head", None)
         if "head" in dtypes:
             dtypes["head"] = _row_type(rows)
         if self._packing is not None:
@@ -410,7 +414,7 @@ class PageReader:
                 packed.change(rows[known], head_rows[known])
             if "head" in columns:
                 columns["head"][rows[known]] = head_rows[known]
-        if self._narrow and "head" in self._wanted:
+        if self._few_tails and "head" in self._wanted:
             columns["head"] = self._heads(len(pages))
         self._mark_holes(pages)
         self._mark_kfence(pages)
