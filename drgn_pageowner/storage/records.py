@@ -40,6 +40,9 @@ BASIC_COLUMNS = frozenset(("handle", "ts_nsec"))
 _HANDLES = tuple(name for name, column in STORED.items() if column.form is Form.HANDLE)
 # Number of records of freed pages up to which they are held while the others are written.
 _MOST_HELD = 1 << 20
+# Columns that refer to something, say what time it was, or are what has problems.
+_TIMES = tuple(name for name, column in STORED.items() if column.form is Form.TIME)
+_NOTED = frozenset((*_HANDLES, *_TIMES, "memcg", "page_flags"))
 # Columns that `info` does not read, so that it does not report their problems.
 _OTHER_COLUMNS = frozenset((*columns_of(Origin.PAGE, Origin.PAGEBLOCK), *_HANDLES)) - BASIC_COLUMNS
 
@@ -109,15 +112,26 @@ class SavedRecords:
         self._used: list[tuple[Array, Array]] = []
         self._pfns = blake2b()
         self._held: list[Columns] = []
-        last = self._only or first
-        if "pfn" in last:
-            self._add(last)
-            while second is not None:
-                last = second
-                self._add(last)
-                second = next(parts, None)
-        self.about = last.select(slice(0))
+        self.about = (self._only or first).select(slice(0))
         """A snapshot with all stacks, names and problems of the records, but without rows."""
+        if self._only is not None and "pfn" in self._only:
+            self._add(self._only)
+        if second is not None:
+            del parts
+            self.about = self._noted(self.about)
+
+    def _noted(self, empty: Snapshot) -> Snapshot:
+        """
+        Note what all records refer to; the other columns are not read before they are written.
+
+        :param empty: Some of the records, without rows.
+        :return: :attr:`about`.
+        """
+        for part in self._session.record_parts(_NOTED, freed=True):
+            self._add(part)
+            last = part
+        facts = replace(last.facts, formats=empty.facts.formats)
+        return replace(last, facts=facts, columns=empty.columns)
 
     def _add(self, part: Snapshot) -> None:
         """Note what the records of *part* refer to."""

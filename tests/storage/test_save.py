@@ -38,7 +38,10 @@ def test_pages_are_read_once(
     assert len(times) == 1
 
 
-@pytest.mark.parametrize("name", ["linux-6.12/traps", "linux-6.12-profiling/records"])
+@pytest.mark.parametrize(
+    "name",
+    ["linux-6.12/traps", "linux-6.12-profiling/records", "linux-7.2/kdump", "linux-5.10/kdump"],
+)
 def test_records_that_are_read_in_parts_are_saved_the_same(
     dump_named: Callable[[str], Dump], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
