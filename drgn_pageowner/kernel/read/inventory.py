@@ -26,6 +26,8 @@ from drgn_pageowner.kernel.linux.sections import find_sections, page_ext_stride
 from drgn_pageowner.kernel.linux.slab import read_slabs
 from drgn_pageowner.kernel.linux.stackdepot import depot_pools
 from drgn_pageowner.kernel.linux.translate import (
+    direct_map,
+    direct_map_end,
     direct_phys,
     image_range,
     kernel_pfns,
@@ -259,11 +261,19 @@ class InventoryReader:
             self.kernel.struct_page_size,
             page_ext_stride(self.kernel),
         )
+        memmaps: list[tuple[int, int]] = []
         for section in find_sections(self.kernel):
             number = section.end_pfn - section.start_pfn
-            yield Metadata.MEMMAP, section.memmap, number * struct_page
             if section.page_ext and stride:
                 yield Metadata.PAGE_EXT, section.page_ext, number * stride
+            # Memmaps of adjacent sections are mostly adjacent, too.
+            start, size = section.memmap, number * struct_page
+            if memmaps and sum(memmaps[-1]) == start:
+                start, before = memmaps.pop()
+                size += before
+            memmaps.append((start, size))
+        for start, size in memmaps:
+            yield Metadata.MEMMAP, start, size
 
     def _stack_depot(self) -> Iterator[Array]:
         try:
@@ -294,8 +304,18 @@ class InventoryReader:
             unless_mistaken(error)
             return None
 
+    def _in_direct_map(self, address: int, size: int) -> bool:
+        try:
+            start, end = direct_map(self.kernel), direct_map_end(self.kernel)
+        except DAMAGE as error:
+            unless_mistaken(error)
+            return False
+        return start <= address and address + size <= end
+
     def _mapped_rows(self, address: int, size: int) -> Array:
         """Get the rows of the pages of a range of any kernel mapping: ``int64``."""
+        if self._in_direct_map(address, size):
+            return self.rows_of(address, size)
         number = -(-(address % self._size + size) // self._size)
         area = self._areas.get(address)
         # A vmalloc area has its list of pages; other ranges are looked up in the page tables.
