@@ -6,10 +6,13 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 from handmade import Machine, Record, heap
 
 from drgn_pageowner.analysis.leaks.leaks import find_leaks, leak_search, lost_objects
-from drgn_pageowner.analysis.leaks.reach import reach
+from drgn_pageowner.analysis.leaks.reach import Graph, reach
+from drgn_pageowner.analysis.leaks.reach import _mark as mark
+from drgn_pageowner.model.arrays import slices
 from drgn_pageowner.model.heap import PerCpu, Reachability, Role
 from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.pages import PageState
@@ -73,3 +76,23 @@ def test_a_page_that_only_lost_per_cpu_memory_holds_is_lost() -> None:
     [leak] = find_leaks(leak_search(found, lost)).slab or []
     assert (leak.cache, leak.objects, leak.bytes) == ("per-CPU memory", 1, 8)
     assert leak.addresses == [0x1000]
+
+
+def test_parents_do_not_depend_on_how_many_nodes_are_looked_at_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random = np.random.default_rng(5)
+    nodes, edges = 4000, 20000
+    source = np.sort(random.integers(0, nodes, edges)).astype(np.int32)
+    graph = Graph(source, random.integers(0, nodes, edges).astype(np.int32), nodes)
+    found = []
+    for piece in (1 << 20, 997, 17):
+        monkeypatch.setattr(slices, "__defaults__", (piece,))
+        parent = np.full(nodes, -1, np.int32)
+        roots = np.arange(0, nodes, 100, dtype=np.int32)
+        parent[roots] = roots
+        mark(graph, roots, parent)
+        found.append(parent)
+    assert np.count_nonzero(found[0] >= 0) > nodes // 2
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])

@@ -75,6 +75,26 @@ def test_columns_of_some_rows_are_read_again(
         read(np.append(pfn, 1 << 40), names, None)
 
 
+def test_only_the_sections_of_these_rows_are_read_again(
+    monkeypatch: pytest.MonkeyPatch, live: Callable[..., ProgramSession],
+    dump_named: Callable[[str], Any],
+) -> None:  # fmt: skip
+    session = live(dump_named(DUMP))
+    pfn = session.snapshot(["ts_nsec"])["pfn"]
+    read, sections = record_parts.read_section, []
+
+    def counted(kernel: Any, section: Any, *args: Any, **more: Any) -> Any:
+        sections.append(section)
+        return read(kernel, section, *args, **more)
+
+    monkeypatch.setattr(record_parts, "read_section", counted)
+    every = range(len(pfn))
+    for rows, number in ((every[:0], 0), (every[5:9], 1), ([every[0], every[-1]], 2)):
+        sections.clear()
+        record_parts.read_rows_of_records(session._kernel, pfn, ["ts_nsec"], np.array(rows, int))
+        assert len(sections) == number
+
+
 @pytest.mark.parametrize(
     "options",
     [[], ["--freed"], ["--limit", "3000"], ["--limit", "0"], ["--comm", "kw*", "--limit", "9"],
