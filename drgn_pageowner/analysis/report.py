@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,7 @@ from drgn_pageowner.model.arrays import Array, among, slices, sums
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.heap import FileUse, Heap, Inventory, LeakSearch
 from drgn_pageowner.model.info import Consistency
-from drgn_pageowner.model.kept import kept
+from drgn_pageowner.model.kept import kept, kept_as
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.records import Snapshot
 
@@ -67,6 +69,10 @@ _CELLS = 4096
 _ROWS = 1 << 19
 # Memory of processes.
 _PRIVATE = (PageClass.ANON, PageClass.HUGETLB, PageClass.ZSMALLOC)
+
+
+def _one_after_another(functions: Sequence[Callable[[], Any]]) -> list[Any]:
+    return [function() for function in functions]
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,9 @@ class ReportInputs:
     """One line per part that could not be read."""
     name: str | None = None
     """The name of the dump's file; ``None`` for a running kernel."""
+    at_once: Callable[[Sequence[Callable[[], Any]]], list[Any]] = _one_after_another
+    """Calls functions, maybe at the same time:
+    :meth:`~drgn_pageowner.model.session.Session.at_once`."""
 
 
 @dataclass(frozen=True)
@@ -158,29 +167,23 @@ def report(inputs: ReportInputs) -> Report:
     errors: list[Exception] = []
     problems = list(inputs.problems)
 
-    def add(what: str, compute: Callable[[], dict[str, Any]]) -> None:
-        try:
-            parts.update(compute())
-        except PageOwnerError as error:
-            problems.append(f"{what}: {error}")
-        except MemoryError:
-            raise
-        except Exception as error:
-            errors.append(error)
-            problems.append(f"{what}: {internal_error(error)}")
+    def add(what: str, found: dict[str, Any] | Exception) -> None:
+        if not isinstance(found, Exception):
+            parts.update(found)
+        elif isinstance(found, PageOwnerError):
+            problems.append(f"{what}: {found}")
+        else:
+            errors.append(found)
+            problems.append(f"{what}: {internal_error(found)}")
 
-    records, inventory, heap = inputs.records, inputs.inventory, inputs.heap
-    if records is not None:
-        add("owners by stack", lambda: _of_records(records))
+    inventory = inputs.inventory
+    classes = cache(lambda: page_classes(inventory)) if inventory is not None else None
+    found = _computed(inputs, classes)
+    for what in _IN_ORDER:
+        if what in found:
+            add(what, found[what])
     if inventory is not None:
-        classes = cache(lambda: page_classes(inventory))
-        add("use of pages", lambda: _of_pages(inventory, classes()))
         parts["files"] = inventory.files
-        if inventory.records is not None:
-            add("processes and drivers", lambda: _of_holders(inventory, classes()))
-            add("suspects", lambda: {"suspects": suspects(inventory, classes())})
-        if heap is not None:
-            add("leaks", lambda: {"leaks": _leaks(heap, classes(), inputs.memory)})
     return Report(
         facts=inputs.facts,
         crash=inputs.crash,
@@ -189,8 +192,77 @@ def report(inputs: ReportInputs) -> Report:
         problems=problems,
         errors=errors,
         name=inputs.name,
-        **(parts | _marked(parts, inputs, classes if inventory is not None else None)),
+        **(parts | _marked(parts, inputs, classes)),
     )
+
+
+_RECORDS, _PAGES, _HOLDERS = "owners by stack", "use of pages", "processes and drivers"
+_SUSPECTS, _LEAKS = "suspects", "leaks"
+_IN_ORDER = (_RECORDS, _PAGES, _HOLDERS, _SUSPECTS, _LEAKS)
+"""The parts of a report, in the order of their problems."""
+
+
+def _computed(
+    inputs: ReportInputs, classes: Callable[[], Array] | None
+) -> dict[str, dict[str, Any] | Exception]:
+    """
+    Compute the parts of a report, some of them at the same time.
+
+    :param classes: Function that returns the class of every page; ``None`` if it is not known.
+    :return: By the name in :data:`_IN_ORDER`: members of :class:`Report`, or why there are none.
+    """
+    parts = _parts(inputs, classes)
+    own = os.getpid()
+
+    def attempt(what: str) -> dict[str, Any] | Exception:
+        try:
+            return parts[what]()
+        except MemoryError:
+            raise
+        except Exception as error:
+            if os.getpid() != own:
+                # The calling process computes the part again, and gets the error's traceback.
+                raise
+            return error
+
+    known: dict[str, dict[str, Any] | Exception] = kept_as(
+        ("parts of a report", id(inputs.records), id(inputs.inventory)),
+        (inputs.records, inputs.inventory),
+        dict,
+    )
+    missing = [what for what in parts if what not in known]
+    # What refers to pages and records, and what is needed again, is computed in this process.
+    here = {_SUSPECTS, _LEAKS} if _LEAKS in parts else {_SUSPECTS, _PAGES}
+    mine, others = ([w for w in missing if (w in here) == wanted] for wanted in (True, False))
+    if classes is not None and others:
+        with suppress(Exception):
+            # All processes need them. If there are none, each part says why.
+            classes()
+    first, *rest = inputs.at_once(
+        [lambda: list(map(attempt, mine)), *(partial(attempt, what) for what in others)]
+    )
+    found = dict(zip([*mine, *others], [*first, *rest], strict=True))
+    known.update((what, found[what]) for what in found if what not in (_SUSPECTS, _LEAKS))
+    return known | found
+
+
+def _parts(
+    inputs: ReportInputs, classes: Callable[[], Array] | None
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return functions that compute the parts of a report, by the name in :data:`_IN_ORDER`."""
+    records, inventory, heap = inputs.records, inputs.inventory, inputs.heap
+    parts: dict[str, Callable[[], dict[str, Any]]] = {}
+    if records is not None:
+        parts[_RECORDS] = lambda: _of_records(records)
+    if inventory is None or classes is None:
+        return parts
+    parts[_PAGES] = lambda: _of_pages(inventory, classes())
+    if inventory.records is not None:
+        parts[_HOLDERS] = lambda: _of_holders(inventory, classes())
+        parts[_SUSPECTS] = lambda: {"suspects": suspects(inventory, classes())}
+    if heap is not None:
+        parts[_LEAKS] = lambda: {"leaks": _leaks(heap, classes(), inputs.memory)}
+    return parts
 
 
 def _marked(

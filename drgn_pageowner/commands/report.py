@@ -195,6 +195,7 @@ def read(
         ),
         problems=[*problems, *known],
         name=None if facts.live else _name_of(session),
+        at_once=session.at_once,
     )
 
 

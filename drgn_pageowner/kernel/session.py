@@ -6,7 +6,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from drgn import Object, Program
 
@@ -112,6 +112,13 @@ class ProgramSession:
         parts = read_record_parts(self._kernel, columns=columns, freed=freed, summing=summing)
         while (part := self._ask(lambda _: next(parts, None))) is not None:
             yield part
+
+    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+        from drgn_pageowner.kernel.dump.parallel import at_once
+
+        kernel = self._kernel
+        size = kernel.struct_page_size * read_facts(kernel).max_pfn
+        return at_once(kernel, functions, size=size)
 
     def _whole_records(self, wanted: frozenset[str]) -> Snapshot | None:
         """

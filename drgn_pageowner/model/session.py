@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from drgn_pageowner.model.arrays import Array
@@ -51,6 +51,16 @@ class Session(Protocol):
 
         :param summing: If there are many records, this may be called for some at a time, where they
             are read; the parts then consist of the rows that it returned.
+        """
+        ...
+
+    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+        """
+        Call functions, if there are several processes, at the same time.
+
+        :param functions: Functions without side effects; the first is called by this process. The
+            results of the others must not be ``None``, nor refer to pages or records.
+        :return: The results, in the order of *functions*.
         """
         ...
 

@@ -231,6 +231,9 @@ class RedactedSession:
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)
 
+    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+        return self._session.at_once(functions)
+
     def _records(self, records: Snapshot) -> Snapshot:
         columns = dict(records.columns)
         if "comm" in columns:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -104,6 +104,9 @@ class SnapshotSession:
         summing: Summing | None = None,
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)
+
+    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+        return [function() for function in functions]
 
     def stack_list(self) -> StackList:
         self._needs("stack_list")

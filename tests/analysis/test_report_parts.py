@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from conftest import Dump
@@ -11,8 +11,11 @@ from conftest import Dump
 from drgn_pageowner.analysis.report import Report, report
 from drgn_pageowner.analysis.verdicts import LEVELS, judge
 from drgn_pageowner.commands.report import read
+from drgn_pageowner.kernel.dump import parallel
+from drgn_pageowner.kernel.helpers import use_jobs
 from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model.arrays import slices
+from drgn_pageowner.model.kept import keeping_results
 from drgn_pageowner.render.report.json import report_json
 
 pytestmark = [pytest.mark.once, pytest.mark.one_of_a_kernel]
@@ -100,6 +103,43 @@ def test_pieces_of_any_size_make_the_same_report(
     monkeypatch.setattr(slices, "__defaults__", (9973,))
     monkeypatch.setattr("drgn_pageowner.analysis.report._ROWS", 7919)
     assert "".join(report_json(report(inputs))) == whole
+
+
+@pytest.fixture
+def processes(one_dump: Dump, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Three processes work on the dump."""
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 1 << 16)
+    use_jobs(one_dump.prog, 3)
+    yield
+    use_jobs(one_dump.prog, 1)
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_parts_of_several_processes_are_those_of_one(
+    one_dump: Dump, request: pytest.FixtureRequest, leaks: bool
+) -> None:
+    whole = "".join(report_json(report(read(ProgramSession(one_dump.prog), leaks=leaks))))
+    request.getfixturevalue("processes")
+    inputs = read(ProgramSession(one_dump.prog), leaks=leaks)
+    with keeping_results():
+        for _ in range(2):
+            assert "".join(report_json(report(inputs))) == whole
+
+
+@pytest.mark.usefixtures("processes")
+def test_a_part_that_fails_in_another_process_says_where(
+    one_dump: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise IndexError("index 7 is out of bounds")
+
+    monkeypatch.setattr("drgn_pageowner.analysis.report._of_holders", fail)
+    found = report(read(ProgramSession(one_dump.prog), leaks=False))
+    assert [str(error) for error in found.errors] == ["index 7 is out of bounds"]
+    assert found.errors[0].__traceback__ is not None
+    assert any("processes and drivers: internal error" in line for line in found.problems)
+    assert found.account is not None
+    assert not found.holders
 
 
 def test_one_part_that_fails_leaves_the_others(

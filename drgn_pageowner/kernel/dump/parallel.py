@@ -36,7 +36,7 @@ from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.model.arrays import Array
 
-__all__ = ("LEAST_BYTES", "in_order", "processes_for", "shared_empty", "usable_cpus")
+__all__ = ("LEAST_BYTES", "at_once", "in_order", "processes_for", "shared_empty", "usable_cpus")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -126,6 +126,31 @@ def in_order(
         for number, run in enumerate(runs):
             results = workers.result(number)
             yield from map(work, run) if results is None else results
+
+
+def at_once(kernel: Kernel, functions: Sequence[Callable[[], R]], *, size: int) -> list[R]:
+    """
+    Call *functions* at the same time: the first in the calling process, the others in processes
+    that have a copy of its memory.
+
+    If a function raises an exception in another process, or the process dies, the calling process
+    calls the function again.
+
+    :param functions: Functions without side effects that the caller needs. The results are pickled,
+        except for that of the first; none is ``None``.
+    :param size: Number of bytes that the functions look at.
+    :return: The results, in the order of *functions*.
+    """
+    others = functions[1:]
+    processes = min(processes_for(kernel, size) - 1, len(others))
+    if processes < 1:
+        return [function() for function in functions]
+    with _Workers(kernel, lambda function: function(), others, processes) as workers:
+        found = [functions[0]()]
+        for number, function in enumerate(others):
+            result = workers.result(number)
+            found.append(function() if result is None else result)
+    return found
 
 
 def shared_empty(

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.model.crash import Crash
@@ -109,6 +109,9 @@ class TextSession:
         summing: Summing | None = None,
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)
+
+    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+        return [function() for function in functions]
 
     def tags(self) -> TagUse:
         if self._kind != "allocinfo":

@@ -19,6 +19,7 @@ from drgn_pageowner.kernel.dump import parallel
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.open import ProgramOptions, open_program
 from drgn_pageowner.kernel.dump.parallel import (
+    at_once,
     in_order,
     processes_for,
     shared_empty,
@@ -59,6 +60,39 @@ def test_results_are_in_order(kernel: Kernel) -> None:
         result[1][:] = 0
     assert found[0][3] == process
     assert process not in {result[3] for result in found[1:]}
+
+
+def test_functions_are_called_in_processes_of_their_own(kernel: Kernel) -> None:
+    process = os.getpid()
+    called: list[int] = []
+
+    def function(number: int) -> Callable[[], tuple[int, int, Any]]:
+        def work() -> tuple[int, int, Any]:
+            called.append(number)
+            if number == 2 and os.getpid() != process:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return number, os.getpid(), np.arange(number * 3000)
+
+        return work
+
+    found = at_once(kernel, [function(number) for number in range(5)], size=1 << 30)
+    assert [number for number, _, _ in found] == list(range(5))
+    assert all(len(array) == number * 3000 for number, _, array in found)
+    # The function whose process died was called again.
+    assert called == [0, 2]
+    assert [pid == process for _, pid, _ in found] == [True, False, True, False, False]
+    kernel.jobs = 1
+    found = at_once(kernel, [function(number) for number in range(5)], size=1 << 30)
+    assert {pid for _, pid, _ in found} == {process}
+    assert called[2:] == list(range(5))
+
+
+def test_an_exception_of_a_function_is_that_of_the_caller(kernel: Kernel) -> None:
+    def fails() -> int:
+        raise FaultError("not there", 0x9000)
+
+    with pytest.raises(FaultError, match="not there"):
+        at_once(kernel, [lambda: 1, lambda: 2, fails, lambda: 3], size=1 << 30)
 
 
 def test_few_results_are_made_ahead(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
