@@ -21,7 +21,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TextIO
 
 from drgn_pageowner.analysis.frag.alloc_check import alloc_check
@@ -30,7 +32,7 @@ from drgn_pageowner.analysis.frag.blocks import block_table, explain_block
 from drgn_pageowner.analysis.frag.buddy import fragmentation_index, page_type_info, unusable_index
 from drgn_pageowner.analysis.frag.cma import cma_report
 from drgn_pageowner.analysis.frag.contiguity import contiguity
-from drgn_pageowner.analysis.frag.culprits import culprits
+from drgn_pageowner.analysis.frag.culprits import culprits, unmovable
 from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
 from drgn_pageowner.analysis.frag.zone_summary import zone_summaries
 from drgn_pageowner.commands.arguments import (
@@ -74,7 +76,7 @@ _MAP_CELLS = 64 * 64
 # Number of PFNs from which on a machine is large.
 _LARGE = 1 << 21
 
-Answer = tuple[Any, Iterator[str]]
+Answer = tuple[Any, Iterable[str]]
 """A result as an object for JSON, and as lines of text."""
 
 
@@ -188,7 +190,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     report_problems(joined.memory.problems)
     colour = wants_colour(getattr(args, "color", "auto"), out)
     with keeping_results():
-        answers = {view: VIEWS[view](joined, args, colour) for view in views}
+        answers = _answers(session, views, joined, args, colour)
     if args.explain is not None:
         answers["explain"] = _explain(joined, args, colour)
     if args.format == "json":
@@ -210,6 +212,29 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         if len(answers) > 1:
             out.write("\n")
     return 0
+
+
+def _answers(
+    session: Session, views: Sequence[str], joined: Overlay, args: argparse.Namespace, colour: bool
+) -> dict[str, Answer]:
+    """Compute *views*; on a large machine, those that take longest at the same time."""
+
+    def answer(view: str) -> Answer:
+        result, text = VIEWS[view](joined, args, colour)
+        # Text that is not printed is not made.
+        return result, text if args.format == "json" or len(views) == 1 else list(text)
+
+    apart = [view for view in views if view in _LONGEST]
+    here = [view for view in views if view not in apart] or [apart.pop() for _ in apart[:1]]
+    if apart:
+        # What they have in common.
+        block_table(joined)
+        deque(unmovable(joined), maxlen=0)
+    first, *others = session.at_once(
+        [lambda: list(map(answer, here)), *(partial(answer, view) for view in apart)]
+    )
+    found = dict(zip([*here, *apart], [*first, *others], strict=True))
+    return {view: found[view] for view in views}
 
 
 def _check_views(views: Sequence[str]) -> None:
@@ -380,6 +405,9 @@ def _explain(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
     shown = joined.records.facts if joined.records is not None else facts
     return {"pageblock": block, "runs": runs}, explain_text(block, runs, shown)
 
+
+_LONGEST = ("contiguity", "culprits")
+"""The views that take longest."""
 
 VIEWS: dict[str, Callable[[Overlay, argparse.Namespace, bool], Answer]] = {
     "summary": _summary,
