@@ -56,6 +56,7 @@ from drgn_pageowner.model.info import Consistency
 from drgn_pageowner.model.kept import kept, kept_as
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.session import AtOnce, one_after_another
 
 __all__ = ("Frag", "Report", "ReportInputs", "ZoneMap", "report")
 
@@ -69,10 +70,6 @@ _CELLS = 4096
 _ROWS = 1 << 19
 # Memory of processes.
 _PRIVATE = (PageClass.ANON, PageClass.HUGETLB, PageClass.ZSMALLOC)
-
-
-def _one_after_another(functions: Sequence[Callable[[], Any]]) -> list[Any]:
-    return [function() for function in functions]
 
 
 @dataclass(frozen=True)
@@ -96,9 +93,8 @@ class ReportInputs:
     """One line per part that could not be read."""
     name: str | None = None
     """The name of the dump's file; ``None`` for a running kernel."""
-    at_once: Callable[[Sequence[Callable[[], Any]]], list[Any]] = _one_after_another
-    """Calls functions, maybe at the same time:
-    :meth:`~drgn_pageowner.model.session.Session.at_once`."""
+    at_once: AtOnce = one_after_another
+    """Calls functions, maybe at the same time."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.pages import FREE_STATES, Memory, Pages
 from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.session import AtOnce, one_after_another
 from drgn_pageowner.model.types import Typing
 from drgn_pageowner.units import pages_size
 
@@ -315,6 +316,8 @@ class Heap:
     """``int32``: records whose first page has never been on a list since boot. A free block is on a
     free list by its first page, so these pages belong to a larger block that was split while it
     was allocated. Filled in only if :attr:`recorded` is false."""
+    at_once: AtOnce = field(default=one_after_another, repr=False)
+    """Calls functions that look at the heap, maybe at the same time."""
 
     def __repr__(self) -> str:
         size = self.inventory.memory.pages.facts.page_size

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from drgn_pageowner.model.stacks import StackList
     from drgn_pageowner.model.tags import TagUse
 
-__all__ = ("Session",)
+__all__ = ("AtOnce", "Session", "one_after_another")
+
+
+AtOnce = Callable[[Sequence[Callable[[], Any]]], list[Any]]
+"""A function like :meth:`Session.at_once`."""
+
+
+def one_after_another(functions: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Call functions in this process, the first one last, and return their results."""
+    others = [function() for function in functions[1:]]
+    return [functions[0](), *others]
 
 
 class Session(Protocol):
@@ -58,8 +68,9 @@ class Session(Protocol):
         """
         Call functions, if there are several processes, at the same time.
 
-        :param functions: Functions without side effects; the first is called by this process. The
-            results of the others must not be ``None``, nor refer to pages or records.
+        :param functions: Functions without side effects; the first is called by this process, and
+            after the others if there is one process. The results of the others must not be
+            ``None``, nor refer to pages or records.
         :return: The results, in the order of *functions*.
         """
         ...

@@ -17,6 +17,7 @@ from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.info import OwnerSource
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.records import Snapshot, Summing
+from drgn_pageowner.model.session import one_after_another
 from drgn_pageowner.model.stacks import SourceFrame, StackList
 from drgn_pageowner.model.tags import TagUse
 from drgn_pageowner.storage.check import check_facts, check_names, require
@@ -106,7 +107,7 @@ class SnapshotSession:
         yield self.snapshot(columns, freed=freed)
 
     def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
-        return [function() for function in functions]
+        return one_after_another(functions)
 
     def stack_list(self) -> StackList:
         self._needs("stack_list")

@@ -259,14 +259,10 @@ def _path(parent: Array, node: int) -> list[int]:
     return result[::-1]
 
 
-def reach(
-    heap: Heap, classes: Array | None = None, references: ReferenceWords | None = None
-) -> Reach:
+def reach(heap: Heap, classes: Array | None = None) -> Reach:
     """
     Mark *heap* from its roots, and classify the nodes that are not reached.
 
-    :param references: The words that can be references, if the heap was read with types; by
-        default, all words can be.
     :param classes: The result of :func:`~drgn_pageowner.analysis.account.page_class.page_classes`,
         if already known.
     """
@@ -275,28 +271,44 @@ def reach(
 
 @kept
 def _marked(heap: Heap, classes: Array) -> Reach:
+    def referred() -> ReferenceWords | None:
+        # Times of many records take much memory. Now only those of what is lost are needed; the
+        # process that finds allocations has a copy, or is this one and has done so.
+        release(heap.records.columns)
+        return find_references(heap)
+
     node = np.arange(heap.nodes, dtype=np.int32)
-    node[: len(heap.records)] = _allocations(heap)
-    # Times of many records take much memory, and are needed again for what is lost alone.
-    release(heap.records.columns)
-    found = _reach(heap, classes, node)
+    # Both take about as long. The types are kept, so this process infers them.
+    references, (allocation, roles) = heap.at_once(
+        [referred, lambda: (_allocations(heap), _roles(heap, classes))]
+    )
+    node[: len(heap.records)] = allocation
+    del allocation
+    found = _reach(heap, classes, node, references, roles)
     if not heap.recorded:
         behind = pages_behind(found)
         if behind.any():
             number = np.cumsum(~behind) - 1
             first = np.flatnonzero(~behind)[number]
             node[: len(heap.records)] = found.allocation[first]
-            found = _reach(heap, classes, node)
+            found = _reach(heap, classes, node, references, _roles(heap, classes))
     return found
 
 
-def _reach(heap: Heap, classes: Array, node: Array) -> Reach:
+def _reach(
+    heap: Heap,
+    classes: Array,
+    node: Array,
+    references: ReferenceWords | None,
+    roles: tuple[Array, Array, Array],
+) -> Reach:
     """
     :param node: The node of the allocation of each node: ``int32``.
+    :param references: The words that can be references; ``None`` if all can be.
+    :param roles: The result of :func:`_roles`.
     """
-    role, mirrors, left = _roles(heap, classes)
+    role, mirrors, left = roles
     allocation = node[: len(heap.records)]
-    references = find_references(heap)
     weak = np.zeros(heap.nodes, bool)
     weak[node[heap.bookkeeping]] = True
     # The memory of loaded modules is a root, so these are remains of unloaded modules. Tags of

@@ -35,6 +35,7 @@ from numpy.typing import DTypeLike
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.session import one_after_another
 
 __all__ = ("LEAST_BYTES", "at_once", "in_order", "processes_for", "shared_empty", "usable_cpus")
 
@@ -131,7 +132,7 @@ def in_order(
 def at_once(kernel: Kernel, functions: Sequence[Callable[[], R]], *, size: int) -> list[R]:
     """
     Call *functions* at the same time: the first in the calling process, the others in processes
-    that have a copy of its memory.
+    that have a copy of its memory. One process alone calls the first one last.
 
     If a function raises an exception in another process, or the process dies, the calling process
     calls the function again.
@@ -144,7 +145,7 @@ def at_once(kernel: Kernel, functions: Sequence[Callable[[], R]], *, size: int) 
     others = functions[1:]
     processes = min(processes_for(kernel, size) - 1, len(others))
     if processes < 1:
-        return [function() for function in functions]
+        return one_after_another(functions)
     with _Workers(kernel, lambda function: function(), others, processes) as workers:
         found = [functions[0]()]
         for number, function in enumerate(others):

@@ -7,6 +7,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from drgn_pageowner.kernel.dump.bulk import (
 )
 from drgn_pageowner.kernel.dump.damage import suppress_damage
 from drgn_pageowner.kernel.dump.kernel import Kernel
-from drgn_pageowner.kernel.dump.parallel import in_order, shared_empty
+from drgn_pageowner.kernel.dump.parallel import at_once, in_order, shared_empty
 from drgn_pageowner.kernel.linux.arch import arch_of
 from drgn_pageowner.kernel.linux.ioport import crash_kernel
 from drgn_pageowner.kernel.linux.irq_gic_v3_its import its_tables
@@ -247,6 +248,9 @@ class HeapReader:
             pages_read=self._pages_read,
             pages_missing=self._pages_missing(),
             percpu=self.percpu.allocations,
+            at_once=partial(
+                at_once, self._kernel, size=len(self._pages) * self._kernel.struct_page_size
+            ),
             typing=self.typed.typing(self._found.pointers, self._is_allocated)
             if self.typed
             else None,

@@ -13,6 +13,7 @@ from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.records import Snapshot, Summing
+from drgn_pageowner.model.session import one_after_another
 from drgn_pageowner.model.stacks import StackList
 from drgn_pageowner.model.tags import TagUse
 from drgn_pageowner.storage.text.allocinfo import read_allocinfo
@@ -111,7 +112,7 @@ class TextSession:
         yield self.snapshot(columns, freed=freed)
 
     def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
-        return [function() for function in functions]
+        return one_after_another(functions)
 
     def tags(self) -> TagUse:
         if self._kind != "allocinfo":
