@@ -6,8 +6,8 @@ What commands cost on dumps of different sizes: CPU time against reading, peak m
     benchmarks/scale.py 8G=small.elf:vmlinux 128G=large.elf:vmlinux
     benchmarks/scale.py --commands 'top;account' 128G=large.elf:vmlinux
 
-Each command runs once for each dump, after a run of `top` that warms the page cache. CPU time is
-that of the process and its children, user and system. It is compared with a process that opens the
+Each command runs once for each dump, with one process, after a run of `top` that warms the page
+cache. CPU time is user and system. It is compared with a process that opens the
 dump and reads all page_ext arrays, or also all memmaps, where the command reads them too. With two
 dumps or more, a line through the smallest and the largest says what a machine of 1 or 4 TiB costs.
 
@@ -82,6 +82,22 @@ def line(sizes: list[float], values: list[float], size: float) -> float:
     return values[0] + slope * (size - sizes[0])
 
 
+def run(ours: list[str], command: str) -> Cost:
+    """
+    Run a command of drgn-pageowner.
+
+    :param ours: What precedes it.
+    :param command: One of :data:`COMMANDS`, or another.
+    """
+    scratch = Path(os.environ.get("TMPDIR", "/tmp")) / f"scale-{os.getpid()}"
+    words = [*ours, *shlex.split(command.format(scratch=scratch))]
+    also = TRIAGE_FOUND if command.startswith("triage") else ()
+    cost = measure(words, discard=True, also=also)
+    scratch.unlink(missing_ok=True)
+    shutil.rmtree(f"{scratch}.d", ignore_errors=True)
+    return cost
+
+
 def compare_jobs(dumps: list[Dump], commands: list[str], jobs: list[int], runs: int) -> str:
     """
     Return a table in Markdown of the elapsed time of *commands* with numbers of processes.
@@ -108,10 +124,10 @@ def compare_jobs(dumps: list[Dump], commands: list[str], jobs: list[int], runs: 
             rows.append([dump.name, named, f"{seconds:.1f}"])
         for command in commands:
             reading = base[COMMANDS.get(command, "both")]
-            row, times = [dump.name, command], []
+            row, times = [dump.name, _name(command)], []
             for number in jobs:
-                words = [*ours, "--jobs", str(number), *shlex.split(command)]
-                times.append(min(measure(words, discard=True).seconds for _ in range(runs)))
+                costs = [run([*ours, "--jobs", str(number)], command) for _ in range(runs)]
+                times.append(min(cost.seconds for cost in costs))
                 row += [f"{times[-1]:.1f}", f"{times[-1] / reading:.1f}"]
                 row += [] if len(times) == 1 else [f"{times[0] / times[-1]:.2f}"]
             rows.append(row)
@@ -141,7 +157,6 @@ def main() -> None:
         print(compare_jobs(args.dumps, commands, args.jobs, args.runs))
         return
     chosen = args.commands.split(";") if args.commands else list(COMMANDS)
-    scratch = Path(os.environ.get("TMPDIR", "/tmp")) / f"scale-{os.getpid()}"
     sizes: list[float] = []
     costs: dict[str, list[tuple[Cost, Cost]]] = {}
     for dump in args.dumps:
@@ -159,10 +174,7 @@ def main() -> None:
             named = "read page_ext" + (" and memmap" if what == "both" else "")
             costs.setdefault(named, []).append((cost, base["both"]))
         for command in chosen:
-            words = [*ours, *shlex.split(command.format(scratch=scratch))]
-            cost = measure(words, also=TRIAGE_FOUND if command.startswith("triage") else ())
-            scratch.unlink(missing_ok=True)
-            shutil.rmtree(f"{scratch}.d", ignore_errors=True)
+            cost = run([*ours, "--jobs", "1"], command)
             reading = base[COMMANDS.get(command, "both")]
             costs.setdefault(_name(command), []).append((cost, reading))
     print_table([dump.name for dump in args.dumps], sizes, costs)

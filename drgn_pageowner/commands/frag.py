@@ -23,6 +23,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TextIO
 
@@ -222,7 +223,7 @@ def _answers(
     def answer(view: str) -> Answer:
         result, text = VIEWS[view](joined, args, colour)
         # Text that is not printed is not made.
-        return result, text if args.format == "json" or len(views) == 1 else list(text)
+        return result, () if args.format == "json" else list(text)
 
     apart = [view for view in views if view in _LONGEST]
     here = [view for view in views if view not in apart] or [apart.pop() for _ in apart[:1]]
@@ -247,8 +248,9 @@ def _check_views(views: Sequence[str]) -> None:
 def _read(session: Session, views: list[str], explain: bool, by: str = "stack") -> Overlay:
     memory = _memory(session, "cma" in views)
     if not explain and not keeps_results():
-        # The pages are nobody else's, and on a large machine, each column counts.
-        del memory.pages.columns["free_order"]
+        # Only a pageblock that is explained needs them, and on a large machine, each column counts.
+        columns = {name: c for name, c in memory.pages.columns.items() if name != "free_order"}
+        memory = replace(memory, pages=replace(memory.pages, columns=columns))
     if not explain and set(views) <= {"buddyinfo", "extfrag"}:
         return overlay(memory, None)
     state = memory.pages.facts.page_owner

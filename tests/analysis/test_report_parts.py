@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from conftest import Dump
 
+from drgn_pageowner.analysis import report as report_module
 from drgn_pageowner.analysis.report import Report, report
 from drgn_pageowner.analysis.verdicts import LEVELS, judge
 from drgn_pageowner.commands.report import read
@@ -116,14 +118,25 @@ def processes(one_dump: Dump, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.mark.parametrize("leaks", [False, True])
 def test_parts_of_several_processes_are_those_of_one(
-    one_dump: Dump, request: pytest.FixtureRequest, leaks: bool
+    one_dump: Dump, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, leaks: bool
 ) -> None:
     whole = "".join(report_json(report(read(ProgramSession(one_dump.prog), leaks=leaks))))
     request.getfixturevalue("processes")
     inputs = read(ProgramSession(one_dump.prog), leaks=leaks)
+    here: list[str] = []
+    for name in ("_of_records", "_of_pages", "_of_holders"):
+        function = getattr(report_module, name)
+
+        def noting(*args: Any, name: str = name, function: Callable[..., Any] = function) -> Any:
+            here.append(name)
+            return function(*args)
+
+        monkeypatch.setattr(report_module, name, noting)
     with keeping_results():
         for _ in range(2):
             assert "".join(report_json(report(inputs))) == whole
+    # The other parts were computed by other processes.
+    assert here == ([] if leaks else ["_of_pages"])
 
 
 @pytest.mark.usefixtures("processes")
