@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, slices
 
 __all__ = ("Packed", "Packing")
 
@@ -44,15 +44,23 @@ class Packed:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def add(self, block: bytes, rows: int) -> None:
+    def blocks(self, values: Array) -> list[tuple[bytes, int]]:
         """
-        Add rows.
+        Compress rows, which are not added by this.
 
-        :param block: Their values in the column's type, compressed.
-        :param rows: Their number.
+        :param values: In the column's type.
+        :return: For :meth:`add`: blocks, and the number of rows of each.
         """
-        self._blocks.append(block)
-        self._ends.append(len(self) + rows)
+        return [
+            (self._packing.pack(values[rows]), rows.stop - rows.start)
+            for rows in slices(len(values))
+        ]
+
+    def add(self, blocks: Iterable[tuple[bytes, int]]) -> None:
+        """Add rows that :meth:`blocks` compressed, maybe in another process."""
+        for block, rows in blocks:
+            self._blocks.append(block)
+            self._ends.append(len(self) + rows)
 
     def change(self, rows: Array, sources: Array) -> None:
         """

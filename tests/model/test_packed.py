@@ -18,7 +18,7 @@ PACKING = Packing(lambda values: zlib.compress(values, 1), lambda data, size: zl
 def packed(blocks: list[np.ndarray]) -> Packed:
     column = Packed(blocks[0].dtype, PACKING)
     for block in blocks:
-        column.add(PACKING.pack(block), len(block))
+        column.add(column.blocks(block))
     return column
 
 

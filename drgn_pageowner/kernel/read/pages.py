@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ from drgn_pageowner.kernel.linux.zone_stats import (
 )
 from drgn_pageowner.kernel.read.covered import sections_with_rows
 from drgn_pageowner.kernel.read.kernel import read_facts
-from drgn_pageowner.model.arrays import Array, among, ranges, slices, sums
+from drgn_pageowner.model.arrays import Array, among, ranges, sums
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.packed import Packed, Packing
 from drgn_pageowner.model.pages import DUMPED_STATES, FreeLists, Heads, Memory, Pages, PageState
@@ -58,8 +58,9 @@ _DTYPES: dict[str, type[np.generic]] = {
 _AFTER_ALL = 1 << 62
 """A PFN after all others."""
 
-# Columns that the pages of others do not depend on.
-_PACKED = ("flags", "refcount", "mapping")
+# Columns that tail pages have from their heads. No other column is computed from them, so they may
+# be compressed.
+_OF_HEADS = ("flags", "refcount", "mapping")
 
 # Values of absent pages in columns where 0 would mean something else.
 _NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
@@ -102,7 +103,7 @@ class _SectionFound:
     buffers: list[Array] = field(default_factory=list)
     """Rows of pages of block devices."""
     packed: dict[str, list[tuple[bytes, int]]] = field(default_factory=dict)
-    """Columns that are compressed: blocks, and the number of rows of each."""
+    """Columns that are compressed: results of :meth:`Packed.blocks`."""
 
 
 def _row_type(rows: int) -> type[np.signedinteger[Any]]:
@@ -131,6 +132,7 @@ class PageReader:
         :param packing: See :func:`read_all_pages`.
         """
         self._kernel, self._packing = kernel, packing
+        # Whether the column head is of the type Heads.
         self._few_tails = narrow or packing is not None
         self._wanted = frozenset(columns)
         self._devices, self._narrow = devices, narrow
@@ -167,9 +169,8 @@ class PageReader:
         results = progress(results, description="memmap", total=len(places), unit=" section")
         for section, found in zip(sections, results, strict=True):
             self._missing += found.missing
-            for name, packed in found.packed.items():
-                for block, rows in packed:
-                    self._packed[name].add(block, rows)
+            for name, blocks_of_column in found.packed.items():
+                self._packed[name].add(blocks_of_column)
             self._changes.add(found.changes)
             self._across += found.across
             self._candidates += found.candidates
@@ -270,8 +271,8 @@ class PageReader:
         if "head" in dtypes:
             dtypes["head"] = _row_type(rows)
         if self._packing is not None:
-            kept = [name for name in _PACKED if name in dtypes]
-            self._packed = {name: Packed(dtypes.pop(name), self._packing) for name in kept}
+            packed = [name for name in _OF_HEADS if name in dtypes]
+            self._packed = {name: Packed(dtypes.pop(name), self._packing) for name in packed}
         self._columns = {
             name: shared_empty(self._kernel, rows, dtype, size=size)
             for name, dtype in dtypes.items()
@@ -287,7 +288,8 @@ class PageReader:
         found = _SectionFound(changes=Changes())
         if not section.online:
             self._not_online(end - row, row)
-            self._pack({}, end - row, found)
+            for name, packed in self._packed.items():
+                found.packed[name] = packed.blocks(np.zeros(end - row, packed.dtype))
             return found
         dtype = self._decoder.dtype
         rows, bulk = read_rows(self._kernel.prog, section.memmap, dtype, end - row, found.changes)
@@ -308,21 +310,6 @@ class PageReader:
         if "head" in self._columns:
             self._columns["head"][row : row + number] = np.arange(row, row + number)
 
-    def _pack(self, values: Mapping[str, Array], rows: int, found: _SectionFound) -> None:
-        """
-        Compress columns.
-
-        :param values: Those of the section that are not 0.
-        :param rows: Number of the section's rows.
-        """
-        for name, column in self._packed.items():
-            assert self._packing is not None
-            known = values[name] if name in values else np.zeros(rows, column.dtype)
-            found.packed[name] = [
-                (self._packing.pack(known[piece].astype(column.dtype)), piece.stop - piece.start)
-                for piece in slices(rows)
-            ]
-
     def _keep(self, decoded: SectionPages, row: int, found: _SectionFound) -> None:
         """Copy the decoded section to the columns, from *row* on, and the rest to *found*."""
         number = len(decoded.state)
@@ -342,13 +329,8 @@ class PageReader:
         elif len(tails):
             kind = _row_type(row + number)
             found.tails.append(((tails + row).astype(kind), (heads + row).astype(kind)))
-        of_head = [name for name in _PACKED if name in columns]
-        for name in of_head:
-            columns[name][:] = decoded.rows[name]
-        values = {name: decoded.rows[name].copy() for name in self._packed}
-        for name, column in [*((name, columns[name]) for name in of_head), *values.items()]:
-            column[tails] = decoded.rows[name][heads]
-        self._pack(values, number, found)
+        for name in _OF_HEADS:
+            self._keep_of_heads(name, columns.get(name), decoded.rows[name], tails, heads, found)
         if "mapcount" in columns and self._narrow:
             np.negative((decoded.mapcount < 0).view(np.int8), out=columns["mapcount"])
         elif "mapcount" in columns:
@@ -362,6 +344,31 @@ class PageReader:
                 decoded.free_order[decoded.candidates],
             )
         )
+
+    def _keep_of_heads(
+        self,
+        name: str,
+        column: Array | None,
+        rows: Array,
+        tails: Array,
+        heads: Array,
+        found: _SectionFound,
+    ) -> None:
+        """
+        Keep a column of :data:`_OF_HEADS`, if it is wanted.
+
+        :param column: The section's part of it; ``None`` if it is compressed or not wanted.
+        :param rows: The member of each ``struct page``.
+        """
+        packed = self._packed.get(name)
+        if packed is not None:
+            column = np.empty(len(rows), packed.dtype)
+        if column is None:
+            return
+        column[:] = rows
+        column[tails] = rows[heads]
+        if packed is not None:
+            found.packed[name] = packed.blocks(column)
 
     def _find_files(
         self, decoded: SectionPages, head: Array, row: int, found: _SectionFound
@@ -407,7 +414,7 @@ class PageReader:
             known = head_rows >= 0
             kind = _row_type(len(pages))
             self._tails.append((rows[known].astype(kind), head_rows[known].astype(kind)))
-            for name in ("state", *_PACKED):
+            for name in ("state", *_OF_HEADS):
                 if name in columns:
                     columns[name][rows[known]] = columns[name][head_rows[known]]
             for packed in self._packed.values():
