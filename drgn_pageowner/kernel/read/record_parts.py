@@ -110,21 +110,24 @@ def read_rows_of_records(
     :return: Each column: shape ``(n,)``.
     :raises PageOwnerError: if the records cannot be read again
     """
-    wanted = np.asarray(pfn) if rows is None else pfn[rows]
-    order = np.argsort(wanted, kind="stable")
-    ascending = wanted[order]
+    wanted, order = np.asarray(pfn if rows is None else pfn[rows]), None
+    if (wanted[1:] < wanted[:-1]).any():
+        order = np.argsort(wanted, kind="stable")
+        wanted = wanted[order]
     sections = [
         (section, low, high)
         for section in find_sections(kernel)
-        for low, high in [np.searchsorted(ascending, [section.start_pfn, section.end_pfn])]
+        for low, high in [np.searchsorted(wanted, [section.start_pfn, section.end_pfn])]
         if low < high
     ]
+    if sum(high - low for _, low, high in sections) != len(wanted):
+        raise PageOwnerError("the sections of some records are not there any more")
     columns, pages = frozenset(names), PageColumns(kernel, frozenset())
 
     def read(place: tuple[Section, int, int]) -> dict[str, Array]:
         section, low, high = place
         found = read_section(kernel, section, columns | {"order"}, pages, freed=False).columns
-        mine = ascending[low:high]
+        mine = wanted[low:high]
         known = found.get("pfn", mine[:0])
         index = np.searchsorted(known, mine)
         if not np.isin(mine, known).all():
@@ -136,10 +139,9 @@ def read_rows_of_records(
     parts = progress(parts, description="page_ext", total=len(sections), unit=" section")
     result = {name: np.empty(len(wanted), STORED[name].dtype) for name in names}
     for (_, low, high), part in zip(sections, parts, strict=True):
+        place = slice(low, high) if order is None else order[low:high]
         for name in names:
-            result[name][order[low:high]] = part[name]
-    if sum(high - low for _, low, high in sections) != len(wanted):
-        raise PageOwnerError("the sections of some records are not there any more")
+            result[name][place] = part[name]
     return result
 
 
@@ -174,7 +176,7 @@ class _Parts:
         kernel, columns = self._kernel, owner_columns(self._wanted)
         parts: list[dict[str, Array]] = []
         number = 0
-        groups = _groups(find_sections(kernel))
+        groups = _groups(find_sections(kernel)) if self._summing is not None else []
         if self._summing is not None and len(groups) > 2:
             read = self._sums(groups, columns, self._summing)
         else:
@@ -207,17 +209,13 @@ class _Parts:
             every = [read_section(kernel, s, columns, pages, freed=freed) for s in group]
             found = every[0]._replace(columns={})
             for other in every[1:]:
-                found.counts.add(other.counts)
-                found.changes.add(other.changes)
-                found.pages.add(other.pages)
+                other.add_to(found.counts, found.changes, found.pages)
             parts = [other.columns for other in every if other.columns]
             return found._replace(columns=summing(joined(parts))) if parts else found
 
         results = in_order(kernel, read, groups, size=size_of(kernel, pages))
         for found in progress(results, description="page_ext", total=len(groups), unit=" part"):
-            self._counts.add(found.counts)
-            self._changes.add(found.changes)
-            pages.counts.add(found.pages)
+            found.add_to(self._counts, self._changes, pages.counts)
             if found.columns:
                 yield found.columns
 

@@ -304,6 +304,12 @@ class SectionRecords(NamedTuple):
     whole: bool = True
     """What :meth:`CoveredPages.fill` returned."""
 
+    def add_to(self, counts: OwnerCounts, changes: Changes, pages: PageCounts) -> None:
+        """Add what was counted to the numbers of other sections."""
+        counts.add(self.counts)
+        changes.add(self.changes)
+        pages.add(self.pages)
+
 
 def read_sections(
     kernel: Kernel,
@@ -340,9 +346,7 @@ def read_sections(
     for section, found in zip(sections, results, strict=True):
         if covered is not None:
             covered.add(section, found.number, found.whole)
-        counts.add(found.counts)
-        changes.add(found.changes)
-        pages.counts.add(found.pages)
+        found.add_to(counts, changes, pages.counts)
         if found.columns:
             yield found.columns
 
