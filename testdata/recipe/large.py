@@ -19,15 +19,21 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import gzip
 import os
 import shutil
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
-from recipe import RECIPE, Guest, build_kernel, fetch_tools, kernel_make, run
+from recipe import (
+    RECIPE,
+    Guest,
+    build_kernel,
+    fetch_tools,
+    kernel_make,
+    pack_initramfs,
+    run,
+)
 
 VERSION = "7.2"
 GIB = 1 << 30
@@ -65,12 +71,7 @@ def make_initramfs(work: Path, module: Path, out: Path) -> None:
     shutil.copy(fetch_tools(VERSION, work) / "busybox", root / "bin/busybox")
     shutil.copy(RECIPE / "large/init", root / "init")
     shutil.copy(module, root / "po_many.ko")
-    files = "".join(f"{path.relative_to(root)}\n" for path in sorted(root.rglob("*")))
-    archive = subprocess.run(
-        ["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"], input=files.encode(), cwd=root,
-        stdout=subprocess.PIPE, check=True,
-    ).stdout  # fmt: skip
-    out.write_bytes(gzip.compress(archive, 6, mtime=0))
+    pack_initramfs(root, out)
 
 
 def parameters(gib: int) -> str:

@@ -197,6 +197,10 @@ def make_initramfs(version: str, work: Path, build: Path, out: Path, kexec: bool
     if kexec:
         shutil.copytree(tools / "kexec", root / "kexec")
         shutil.copytree(fetch_makedumpfile(version, work), root / "makedumpfile")
+    pack_initramfs(root, out)
+
+
+def pack_initramfs(root: Path, out: Path) -> None:
     names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
     archive = subprocess.run(
         ["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"],
