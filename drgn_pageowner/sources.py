@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.model.threads import allow_threads, usable_cpus
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -57,6 +58,7 @@ def _open(args: argparse.Namespace) -> Session:
     if args.snapshot:
         from drgn_pageowner.storage.session import open_snapshots
 
+        allow_threads(getattr(args, "jobs", None) or usable_cpus())
         return open_snapshots(args.snapshot, args.page_size)
     try:
         from drgn_pageowner.kernel.dump.open import open_program
@@ -76,7 +78,6 @@ def program_options(args: argparse.Namespace) -> ProgramOptions:
     *args*.
     """
     from drgn_pageowner.kernel.dump.open import ProgramOptions
-    from drgn_pageowner.kernel.dump.parallel import usable_cpus
 
     chosen = {
         field.name: value

@@ -21,10 +21,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, TextIO
 
 from drgn_pageowner.analysis.frag.alloc_check import alloc_check
@@ -33,7 +31,7 @@ from drgn_pageowner.analysis.frag.blocks import block_table, explain_block
 from drgn_pageowner.analysis.frag.buddy import fragmentation_index, page_type_info, unusable_index
 from drgn_pageowner.analysis.frag.cma import cma_report
 from drgn_pageowner.analysis.frag.contiguity import contiguity
-from drgn_pageowner.analysis.frag.culprits import culprits, unmovable
+from drgn_pageowner.analysis.frag.culprits import culprits
 from drgn_pageowner.analysis.frag.mobility import Overlay, overlay
 from drgn_pageowner.analysis.frag.zone_summary import zone_summaries
 from drgn_pageowner.commands.arguments import (
@@ -225,17 +223,7 @@ def _answers(
         # Text that is not printed is not made.
         return result, () if args.format == "json" else list(text)
 
-    apart = [view for view in views if view in _LONGEST]
-    here = [view for view in views if view not in apart] or [apart.pop() for _ in apart[:1]]
-    if apart:
-        # What they have in common.
-        block_table(joined)
-        deque(unmovable(joined), maxlen=0)
-    first, *others = session.at_once(
-        [lambda: list(map(answer, here)), *(partial(answer, view) for view in apart)]
-    )
-    found = dict(zip([*here, *apart], [*first, *others], strict=True))
-    return {view: found[view] for view in views}
+    return {view: answer(view) for view in views}
 
 
 def _check_views(views: Sequence[str]) -> None:
@@ -407,9 +395,6 @@ def _explain(joined: Overlay, args: argparse.Namespace, colour: bool) -> Answer:
     shown = joined.records.facts if joined.records is not None else facts
     return {"pageblock": block, "runs": runs}, explain_text(block, runs, shown)
 
-
-_LONGEST = ("contiguity", "culprits")
-"""The views that take longest."""
 
 VIEWS: dict[str, Callable[[Overlay, argparse.Namespace, bool], Answer]] = {
     "summary": _summary,

@@ -20,8 +20,8 @@ def add_jobs_option(parser: argparse.ArgumentParser, default: str) -> None:
         "--jobs",
         type=_jobs,
         metavar="N",
-        help="number of processes that read a large dump at the same time, with the same result "
-        f"(default: {default})",
+        help="number of processes that read a large dump at the same time, and of threads that "
+        f"work on it, with the same result (default: {default})",
     )
 
 

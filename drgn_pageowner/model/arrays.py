@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from drgn_pageowner.model.threads import in_threads
+
 __all__ = (
     "Array",
     "Groups",
@@ -105,6 +107,8 @@ class Growing:
         """Add the elements of *values*, which are converted to the column's type."""
         end = self._length + len(values)
         if end > len(self._rows):
+            if not self._rows.flags.owndata:
+                self._rows = self._rows.copy()
             # realloc() moves large memory without copying it.
             self._rows.resize(end + end // 8 + 1024, refcheck=False)
         self._rows[self._length : end] = values
@@ -115,7 +119,8 @@ class Growing:
         return result
 
     def __setstate__(self, rows: Array) -> None:
-        self._rows, self._length = rows.copy(), len(rows)
+        # Mostly memory of another process, from which the rows are copied to another column.
+        self._rows, self._length = rows, len(rows)
 
     def extend(self, later: Growing) -> None:
         """Add the elements of another column."""
@@ -123,6 +128,8 @@ class Growing:
 
     def take(self) -> Array:
         """Return all elements: an array of shape ``(n,)``; the column is empty then."""
+        if not self._rows.flags.owndata:
+            self._rows = self._rows.copy()
         result = self._rows
         result.resize(self._length, refcheck=False)
         self._rows, self._length = np.empty(0, result.dtype), 0
@@ -183,13 +190,15 @@ def looked_up(table: Array, values: Array) -> Array:
     :param values: Integers, shape ``(n,)``.
     """
     result = np.empty(len(values), table.dtype)
-    if values.dtype == np.uint8 and values.max(initial=0) < len(table):
-        # No value has to be clipped, and this mode takes half the time.
-        for piece in slices(len(values)):
+
+    def look_up(piece: slice) -> None:
+        if values.dtype == np.uint8 and values[piece].max(initial=0) < len(table):
+            # No value has to be clipped, and this mode takes half the time.
             np.take(table, values[piece], out=result[piece], mode="clip")
-        return result
-    for piece in slices(len(values)):
-        result[piece] = table[values[piece]]
+        else:
+            result[piece] = table[values[piece]]
+
+    in_threads(look_up, slices(len(values)))
     return result
 
 
@@ -217,14 +226,14 @@ def values_of(columns: Sequence[Array]) -> Array:
 
     :param columns: Integers of one type, at least one column; they are not changed.
     """
-    found = [columns[0][:0]]
-    for column in columns:
-        for rows in slices(len(column)):
-            piece = column[rows]
-            kept = np.ones(len(piece), bool)
-            np.not_equal(piece[1:], piece[:-1], out=kept[1:])
-            found.append(ascending(piece[kept]))
-    return ascending(np.concatenate(found))
+
+    def distinct_of(piece: Array) -> Array:
+        kept = np.ones(len(piece), bool)
+        np.not_equal(piece[1:], piece[:-1], out=kept[1:])
+        return ascending(piece[kept])
+
+    pieces = [column[rows] for column in columns for rows in slices(len(column))]
+    return ascending(np.concatenate([columns[0][:0], *in_threads(distinct_of, pieces)]))
 
 
 def _coded_names(names: Array) -> tuple[Array, Array] | None:

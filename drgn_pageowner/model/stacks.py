@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from drgn_pageowner.model.arrays import Array, distinct, ranges, slices
+from drgn_pageowner.model.threads import in_threads
 
 __all__ = (
     "Frame",
@@ -234,8 +235,11 @@ class Stacks:
             return np.full(len(handles), -1, np.int64)
         if len(handles) >= _MANY and (table := self._halves()) is not None:
             result: Array = np.empty(len(handles), np.int64)
-            for piece in slices(len(handles), _MANY):
+
+            def find(piece: slice) -> None:
                 result[piece] = table.find(handles[piece])
+
+            in_threads(find, slices(len(handles), _MANY))
             return result
         position = np.searchsorted(self.handles, handles)
         position[position == len(self.handles)] = 0

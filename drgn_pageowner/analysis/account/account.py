@@ -14,6 +14,7 @@ from drgn_pageowner.model.arrays import Array, ascending, slices
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import PageState
+from drgn_pageowner.model.threads import in_threads
 
 __all__ = ("Account", "ClassCount", "Counter", "ZoneCounts", "account")
 
@@ -127,19 +128,28 @@ def _counted(inventory: Inventory, classes: Array) -> Array:
     """
     pages = inventory.memory.pages
     shape = (256, len(PageClass), len(PageState))
-    table = np.zeros((shape[0], shape[1] * shape[2]), np.int64)
-    for piece in slices(len(classes)):
+    columns = shape[1] * shape[2]
+
+    def counted(piece: slice) -> list[tuple[int, Array]]:
+        """Return some zones, and the pages of each by class and state."""
         zone = pages["zone"][piece]
         key = classes[piece].astype(np.uint16) * np.uint16(shape[2])
         key += pages.state[piece]
         changes = np.flatnonzero(zone[1:] != zone[:-1]) + 1
         if len(changes) > _CHANGES:
-            every = key + zone.astype(np.int64) * table.shape[1]
-            table += np.bincount(every, minlength=table.size).reshape(table.shape)
-            continue
+            every = key + zone.astype(np.int64) * columns
+            counts = np.bincount(every, minlength=shape[0] * columns).reshape(shape[0], columns)
+            return [*enumerate(counts)]
         edges = [0, *changes.tolist(), len(zone)]
-        for start, end in pairwise(edges):
-            table[zone[start]] += np.bincount(key[start:end], minlength=table.shape[1])
+        return [
+            (int(zone[start]), np.bincount(key[start:end], minlength=columns))
+            for start, end in pairwise(edges)
+        ]
+
+    table = np.zeros((shape[0], columns), np.int64)
+    for found in in_threads(counted, slices(len(classes))):
+        for number, counts in found:
+            table[number] += counts
     return table.reshape(shape)
 
 

@@ -20,6 +20,7 @@ from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kinds import Kind
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.threads import in_threads
 
 __all__ = (
     "UNACCOUNTED",
@@ -254,10 +255,13 @@ def _page_classes(inventory: Inventory) -> Array:
     if records is not None and len(records):
         # The last element is for pages without a record, whose record is -1.
         of_record = np.append(per_record(records, classes_of_stacks), np.uint8(_NO_CLASS))
-        for piece in slices(len(result)):
+
+        def add_recorded(piece: slice) -> None:
             recorded = of_record[inventory.record_of_row[piece]]
             known = among(pages.state[piece], _TOLD) & (recorded != _NO_CLASS)
             np.copyto(result[piece], recorded, where=known)
+
+        in_threads(add_recorded, slices(len(result)))
     rows, kinds = _pages_of_areas(inventory)
     plain = among(pages.state[rows], _TOLD)
     plain &= among(result[rows], (PageClass.OTHER, PageClass.VMALLOC))

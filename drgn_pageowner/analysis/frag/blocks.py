@@ -13,6 +13,7 @@ from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.pages import PageState
+from drgn_pageowner.model.threads import in_threads
 
 __all__ = ("BlockTable", "Run", "block_table", "explain_block")
 
@@ -65,7 +66,8 @@ def _block_table(joined: Overlay) -> BlockTable:
     kinds = len(Mobility)
     counts = np.zeros((number, kinds), np.int32)
     boot = np.zeros(number, np.int32)
-    for piece in joined.block.pieces():
+
+    def count(piece: slice) -> None:
         # Numbers of blocks ascend, so a piece has few of them.
         block = joined.block[piece]
         lowest, highest = int(block[0]), int(block[-1])
@@ -75,6 +77,8 @@ def _block_table(joined: Overlay) -> BlockTable:
         counts[lowest : highest + 1] += of_kind.reshape(-1, kinds).astype(np.int32)
         reserved = block[memory.pages.state[piece] == PageState.RESERVED]
         boot[lowest : highest + 1] += np.bincount(reserved, minlength=highest + 1 - lowest)
+
+    in_threads(count, joined.block.pieces())
     zone = memory.pages["zone"]
     first = np.full(number, -1, np.int16)
     whole = np.full(number, -1, np.int16)

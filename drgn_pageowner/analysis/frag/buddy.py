@@ -12,6 +12,7 @@ from drgn_pageowner.analysis.frag.mobility import Overlay, migratetype_number
 from drgn_pageowner.model.arrays import Array, ascending, slices
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import Memory, PageState
+from drgn_pageowner.model.threads import in_threads
 
 __all__ = (
     "PageTypeInfo",
@@ -137,8 +138,8 @@ def _mixed_blocks(joined: Overlay) -> Array:
     assert joined.records is not None
     pages = joined.memory.pages
     wanted = joined.records["migratetype"]
-    keys = [np.zeros(0, np.int64)]
-    for piece in slices(len(pages)):
+
+    def mixed(piece: slice) -> Array:
         state, owner = pages.state[piece], joined.owner[piece]
         rows = np.flatnonzero(
             (owner >= 0) & (state != PageState.RESERVED) & (state != PageState.ABSENT)
@@ -146,7 +147,9 @@ def _mixed_blocks(joined: Overlay) -> Array:
         block = joined.block[rows + piece.start].astype(np.int64)
         zone = pages["zone"][piece][rows]
         other = wanted[owner[rows]].astype(np.int8) != joined.memory.block_types(block, zone)
-        keys.append(ascending(block[other] << 8 | zone[other]))
-    key = ascending(np.concatenate(keys))
+        return ascending(block[other] << 8 | zone[other])
+
+    keys = in_threads(mixed, slices(len(pages)))
+    key = ascending(np.concatenate([np.zeros(0, np.int64), *keys]))
     result: Array = np.stack([key >> 8, key & 0xFF], axis=1)
     return result

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from drgn_pageowner.analysis.frag.blocks import BlockTable
-from drgn_pageowner.analysis.frag.culprits import functions, owner_name, unmovable
+from drgn_pageowner.analysis.frag.culprits import (
+    codes_of_unmovable,
+    functions,
+    of_unmovable,
+    owner_name,
+)
 from drgn_pageowner.analysis.frag.mobility import (
     Mobility,
     Overlay,
@@ -81,13 +86,18 @@ def contiguity(joined: Overlay, table: BlockTable, *, limit: int = 10) -> Contig
 
     :param limit: Maximum number of allocators to list for each size.
     """
-    function = functions(joined, (codes for _, codes in unmovable(joined)))
-    of_kind, of_owner = [], []
-    for rows, codes in unmovable(joined):
+    function = functions(joined, codes_of_unmovable(joined))
+    if joined.records is not None:
+        # Once, not in each thread.
+        joined.kinds()
+
+    def pairs(rows: Array, codes: Array) -> tuple[_Pairs, _Pairs]:
         block = joined.block[rows]
-        of_kind.append(_Pairs.of(block, kind_codes(joined, rows, codes)))
-        of_owner.append(_Pairs.of(block, function[codes]))
-    kinds, owners = _Pairs.all_of(of_kind), _Pairs.all_of(of_owner)
+        of_kind = _Pairs.of(block, kind_codes(joined, rows, codes))
+        return of_kind, _Pairs.of(block, function[codes])
+
+    found = [*of_unmovable(joined, pairs)]
+    kinds, owners = (_Pairs.all_of([pair[which] for pair in found]) for which in (0, 1))
     sizes: list[BlockSize] = []
     by_kind: list[Blocker] = []
     by_owner: list[Blocker] = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -28,17 +29,21 @@ from drgn_pageowner.model.arrays import Array, ascending
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.stacks import Frame
+from drgn_pageowner.model.threads import from_threads, in_threads
 
 __all__ = (
     "Culprit",
     "Culprits",
     "by_function",
+    "codes_of_unmovable",
     "culprits",
     "functions",
+    "of_unmovable",
     "owner_codes",
     "owner_name",
-    "unmovable",
 )
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -95,21 +100,33 @@ def owner_codes(joined: Overlay, rows: Array) -> Array:
     return codes
 
 
-def unmovable(joined: Overlay) -> Iterator[tuple[Array, Array]]:
+def of_unmovable(joined: Overlay, work: Callable[[Array, Array], R]) -> Iterator[R]:
     """
     Find the unmovable pages and their owners, some at a time; owners are numbered once.
 
-    :return: Rows of pages, as
-        :func:`~drgn_pageowner.analysis.frag.mobility.rows_with_mobility` returns them;
-        and the result of :func:`owner_codes`.
+    :param work: Function of rows of pages, ascending, and the result of :func:`owner_codes`. All
+        pages of a pageblock are in one call. It is called in several threads.
+    :return: The results of *work*.
     """
-    known = joined.codes_of_unmovable
-    codes = [] if known is None else known
-    for number, rows in enumerate(rows_with_mobility(joined, Mobility.UNMOVABLE)):
-        if known is None:
-            codes.append(owner_codes(joined, rows))
-        yield rows, codes[number]
-    joined.codes_of_unmovable = codes
+    pieces = [*joined.block.pieces()]
+    codes = codes_of_unmovable(joined)
+
+    def look_at(number: int) -> R:
+        rows = rows_with_mobility(joined, Mobility.UNMOVABLE, pieces[number])
+        return work(rows, codes[number])
+
+    return from_threads(look_at, [n for n, owners in enumerate(codes) if len(owners)])
+
+
+def codes_of_unmovable(joined: Overlay) -> list[Array]:
+    """Return the result of :func:`owner_codes` for the unmovable pages of each piece of pages."""
+    if joined.codes_of_unmovable is None:
+
+        def look_at(piece: slice) -> Array:
+            return owner_codes(joined, rows_with_mobility(joined, Mobility.UNMOVABLE, piece))
+
+        joined.codes_of_unmovable = in_threads(look_at, joined.block.pieces())
+    return joined.codes_of_unmovable
 
 
 def owner_name(joined: Overlay, code: int) -> tuple[str, int | None, list[Frame]]:
@@ -186,25 +203,116 @@ def culprits(
         types, [migratetype_number(names, n) for n in ("Unmovable", "Reclaimable")]
     )
 
-    def movable() -> Iterator[tuple[Array, Array]]:
-        for rows in rows_with_mobility(joined, Mobility.MOVABLE):
+    def of_movable(work: Callable[[Array, Array], R]) -> Iterator[R]:
+        def look_at(piece: slice) -> R | None:
+            rows = rows_with_mobility(joined, Mobility.MOVABLE, piece)
             inside = rows[for_others[joined.block[rows]]]
-            if len(inside):
-                yield inside, owner_codes(joined, inside)
+            return work(inside, owner_codes(joined, inside)) if len(inside) else None
+
+        found = from_threads(look_at, joined.block.pieces())
+        return (result for result in found if result is not None)
 
     counts = block_table(joined).counts
     present = counts[:, : Mobility.UNKNOWN].sum(axis=1)
     return Culprits(
         blocked=int(np.count_nonzero(counts[:, Mobility.UNMOVABLE])),
         blocks=int(np.count_nonzero(present)),
-        blocking=_rank(joined, lambda: unmovable(joined), for_movable, by, sort, limit),
-        reverse=_rank(joined, movable, for_movable, by, sort, limit),
+        blocking=_rank(joined, partial(of_unmovable, joined), for_movable, by, sort, limit),
+        reverse=_rank(joined, of_movable, for_movable, by, sort, limit),
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The owners of some pages."""
+
+    codes: Array
+    """Number of each owner, ascending."""
+    touched: Array
+    """Pageblocks that contain at least one of its pages."""
+    only: Array
+    """Pageblocks that contain no pages of others."""
+    counts: Array
+    """Pages."""
+    in_movable: Array
+    """Pages in pageblocks of type Movable or CMA."""
+    sample: Array
+    """Row of its last page."""
+    oldest: Array | None
+    """``uint64``: time of its oldest record; ``None`` if no times are known."""
+    newest: Array | None
+    """The same of its newest record."""
+
+
+def _part(joined: Overlay, rows: Array, codes: Array, for_movable: Array, top: int) -> _Part:
+    """
+    Sum up pages by owner.
+
+    :param rows: Rows of pages, ascending; all pages of a pageblock that are looked at.
+    :param codes: Number of the owner of each, less than *top*.
+    :param for_movable: Whether pageblocks are of type Movable or CMA: ``bool``.
+    """
+    bits = top.bit_length()
+    block = joined.block[rows]
+    pairs = block.astype(np.int64)
+    pairs <<= bits
+    pairs |= codes
+    pairs = ascending(pairs)
+    of_block, of_code = pairs >> bits, pairs & (1 << bits) - 1
+    # There is one row for each owner of each block: a block with one owner has one row, so the
+    # rows before and after it are of other blocks.
+    alone = np.diff(of_block, prepend=-1) != 0
+    alone &= np.diff(of_block, append=-1) != 0
+    touched = np.bincount(of_code, minlength=top)
+    present = np.flatnonzero(touched)
+    sample = np.zeros(top, np.int64)
+    sample[codes] = rows
+    oldest, newest = _ages(joined, rows, codes, top)
+    return _Part(
+        codes=present,
+        touched=touched[present],
+        only=np.bincount(of_code[alone], minlength=top)[present],
+        counts=np.bincount(codes, minlength=top)[present],
+        in_movable=np.bincount(codes[for_movable[block]], minlength=top)[present],
+        sample=sample[present],
+        oldest=None if oldest is None else oldest[present],
+        newest=None if newest is None else newest[present],
+    )
+
+
+def _ages(
+    joined: Overlay, rows: Array, codes: Array, top: int
+) -> tuple[Array, Array] | tuple[None, None]:
+    """
+    Find the times of the oldest and the newest record of each owner.
+
+    :return: ``uint64``, shape ``(top,)``; an owner without times has the largest, and 0; ``None``
+        if no times are known.
+    """
+    records = joined.records
+    if records is None or "ts_nsec" not in records or not len(records):
+        return None, None
+    oldest = np.full(top, np.iinfo(np.uint64).max, np.uint64)
+    newest = np.zeros(top, np.uint64)
+    owner = joined.owner[rows]
+    if int(owner.min(initial=0)) < 0:
+        recorded = owner >= 0
+        owner, codes = owner[recorded], codes[recorded]
+    stamps = records["ts_nsec"][owner]
+    np.minimum.at(oldest, codes, stamps)
+    np.maximum.at(newest, codes, stamps)
+    return oldest, newest
+
+
+class _Parts(Protocol):
+    """:func:`of_unmovable`, or the same of other pages."""
+
+    def __call__(self, work: Callable[[Array, Array], R], /) -> Iterator[R]: ...
 
 
 def _rank(
     joined: Overlay,
-    parts: Callable[[], Iterator[tuple[Array, Array]]],
+    parts: _Parts,
     for_movable: Array,
     by: str,
     sort: str,
@@ -213,46 +321,40 @@ def _rank(
     """
     Rank the owners of pages.
 
-    :param parts: Returns rows of pages and their owners; pages of a pageblock are in one part.
+    :param parts: Calls a function with rows of pages and their owners.
     """
     function = None
-    if by == "allocator":
-        function = functions(joined, (codes for _, codes in parts()))
     top = joined.number_of_stacks + 1 + len(PageState)
-    counts, touched, only, in_movable = (np.zeros(top, np.int64) for _ in range(4))
-    sample = np.zeros(top, np.int64)
-    times = _Ages(joined, top)
-    bits = top.bit_length()
-    for part, owners in parts():
+    if by == "allocator":
+        function = functions(joined, parts(lambda _, owners: owners))
+    counts, touched, only, in_movable, sample = (np.zeros(top, np.int64) for _ in range(5))
+    oldest, newest = np.full(top, np.iinfo(np.uint64).max, np.uint64), np.zeros(top, np.uint64)
+
+    def sum_up(rows: Array, owners: Array) -> _Part:
         codes = owners if function is None else function[owners]
-        block = joined.block[part]
-        pairs = block.astype(np.int64)
-        pairs <<= bits
-        pairs |= codes
-        pairs = ascending(pairs)
-        of_block, of_code = pairs >> bits, pairs & (1 << bits) - 1
-        # There is one row for each owner of each block: a block with one owner has one row, so the
-        # rows before and after it are of other blocks.
-        alone = np.diff(of_block, prepend=-1) != 0
-        alone &= np.diff(of_block, append=-1) != 0
-        touched += np.bincount(of_code, minlength=top)
-        only += np.bincount(of_code[alone], minlength=top)
-        counts += np.bincount(codes, minlength=top)
-        in_movable += np.bincount(codes[for_movable[block]], minlength=top)
-        sample[codes] = part
-        times.add(part, codes)
+        return _part(joined, rows, codes, for_movable, top)
+
+    for part in parts(sum_up):
+        mine = part.codes
+        touched[mine] += part.touched
+        only[mine] += part.only
+        counts[mine] += part.counts
+        in_movable[mine] += part.in_movable
+        sample[mine] = part.sample
+        if part.oldest is not None and part.newest is not None:
+            oldest[mine] = np.minimum(oldest[mine], part.oldest)
+            newest[mine] = np.maximum(newest[mine], part.newest)
     if not counts.any():
         return []
     key = {"blocks": touched, "only": only, "pages": counts}[sort]
     present = np.flatnonzero(counts)
     order = present[np.lexsort((present, -counts[present], -key[present]))][:limit]
     kinds = kind_codes(joined, sample[order], owner_codes(joined, sample[order]))
-    oldest, newest = times.oldest, times.newest
     result = []
     for position, code in enumerate(order.tolist()):
         name, handle, frames = owner_name(joined, code)
         ages: dict[str, Any] = {"oldest_ns": None, "newest_ns": None}
-        if oldest is not None and newest is not None and newest[code] >= oldest[code]:
+        if newest[code] >= oldest[code]:
             ages = {"oldest_ns": int(oldest[code]), "newest_ns": int(newest[code])}
         result.append(
             Culprit(
@@ -268,35 +370,3 @@ def _rank(
             )
         )
     return result
-
-
-class _Ages:
-    """The times of the oldest and the newest record of each owner."""
-
-    def __init__(self, joined: Overlay, top: int) -> None:
-        """
-        :param top: Number of owners.
-        """
-        self._joined = joined
-        records = joined.records
-        known = records is not None and "ts_nsec" in records and len(records)
-        self.oldest = np.full(top, np.iinfo(np.uint64).max, np.uint64) if known else None
-        """``uint64``, a row per owner; ``None`` if no times are known."""
-        self.newest = np.zeros(top, np.uint64) if known else None
-        """The same."""
-
-    def add(self, rows: Array, codes: Array) -> None:
-        """
-        Look at more pages.
-
-        :param codes: Number of the owner of each.
-        """
-        if self.oldest is None or self.newest is None or self._joined.records is None:
-            return
-        owner = self._joined.owner[rows]
-        if int(owner.min(initial=0)) < 0:
-            recorded = owner >= 0
-            owner, codes = owner[recorded], codes[recorded]
-        stamps = self._joined.records["ts_nsec"][owner]
-        np.minimum.at(self.oldest, codes, stamps)
-        np.maximum.at(self.newest, codes, stamps)

@@ -181,7 +181,7 @@ class Overlay:
     block: Blocks
     """The number of each page's pageblock."""
     codes_of_unmovable: list[Array] | None = field(default=None, repr=False)
-    """The cached numbers of :func:`~drgn_pageowner.analysis.frag.culprits.unmovable`."""
+    """The cached numbers of :func:`~drgn_pageowner.analysis.frag.culprits.of_unmovable`."""
     kinds_of_stacks: Array | None = field(default=None, repr=False)
     """The cached result of :meth:`kinds`."""
 
@@ -279,17 +279,16 @@ def _is_named(pattern: re.Pattern[str], frame: Frame) -> bool:
     return frame.name is not None and pattern.fullmatch(frame.name) is not None
 
 
-def rows_with_mobility(joined: Overlay, mobility: Mobility) -> Iterator[Array]:
+def rows_with_mobility(joined: Overlay, mobility: Mobility, piece: slice) -> Array:
     """
-    Find the pages of one mobility, some at a time.
+    Find the pages of one mobility.
 
-    :return: Their rows: ``int64``, ascending; pages of the same pageblock are returned together.
+    :param piece: The pages to look at.
+    :return: Their rows: ``int64``, ascending.
     """
-    for piece in joined.block.pieces():
-        rows = np.flatnonzero(joined.mobility[piece] == mobility)
-        if len(rows):
-            rows += piece.start
-            yield rows
+    rows: Array = np.flatnonzero(joined.mobility[piece] == mobility)
+    rows += piece.start
+    return rows
 
 
 _NO_KIND = 255

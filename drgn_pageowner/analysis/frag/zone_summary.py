@@ -10,10 +10,11 @@ import numpy as np
 from drgn_pageowner.analysis.frag.blocks import BlockTable
 from drgn_pageowner.analysis.frag.buddy import fragmentation_index, page_type_info, unusable_index
 from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay
-from drgn_pageowner.model.arrays import ascending, slices
+from drgn_pageowner.model.arrays import Array, ascending, slices
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kernel import Zone
 from drgn_pageowner.model.pages import Memory, ZoneStats
+from drgn_pageowner.model.threads import in_threads
 
 __all__ = ("NOTHING_WRONG", "ZoneSummary", "zone_summaries")
 
@@ -111,15 +112,19 @@ def zone_summaries(joined: Overlay, table: BlockTable) -> list[ZoneSummary]:
 def _longest_runs(joined: Overlay) -> list[int]:
     """Return the length of the longest run of free pages in every zone."""
     pages, zone = joined.memory.pages, joined.memory.pages["zone"]
-    edges = [np.zeros(min(len(pages), 1), np.int64)]
-    for rows in slices(len(pages) - 1):
+
+    def edges(rows: slice) -> Array:
         after = slice(rows.start + 1, rows.stop + 1)
         free, free_after = (joined.mobility[some] == Mobility.FREE for some in (rows, after))
-        edges.append(np.flatnonzero((free != free_after) | (zone[rows] != zone[after])))
-        edges[-1] += after.start
+        found: Array = np.flatnonzero((free != free_after) | (zone[rows] != zone[after]))
+        found += after.start
+        return found
+
+    first = np.zeros(min(len(pages), 1), np.int64)
     # A run ends at a page that is not free, at a zone boundary, and at a hole in the PFNs.
     holes = pages.offsets[1:-1][pages.starts[1:] != pages.starts[:-1] + np.diff(pages.offsets)[:-1]]
-    starts = ascending(np.concatenate([*edges, holes]))
+    inside = in_threads(edges, slices(len(pages) - 1))
+    starts = ascending(np.concatenate([first, *inside, holes]))
     lengths = np.diff(starts, append=len(pages))
     runs = joined.mobility[starts] == Mobility.FREE
     starts, lengths = starts[runs], lengths[runs]

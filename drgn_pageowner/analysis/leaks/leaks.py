@@ -15,7 +15,7 @@ from drgn_pageowner.analysis.leaks.unnamed import freed_init, module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of, modules_of
 from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.escape import without_surrogates
-from drgn_pageowner.model.arrays import Array, among, grouped, looked_up, slices
+from drgn_pageowner.model.arrays import Array, among, grouped, looked_up, slices, sparse_zeros
 from drgn_pageowner.model.fingerprint import Contents, Fingerprint
 from drgn_pageowner.model.heap import (
     LOST,
@@ -31,6 +31,7 @@ from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.model.tags import Tag
+from drgn_pageowner.model.threads import from_threads
 from drgn_pageowner.units import are, counted
 
 __all__ = (
@@ -238,11 +239,15 @@ def fingerprints_of(reach: Reach, session: MemoryReader) -> tuple[Array, Sequenc
     number = len(reach.heap.records)
     heads = np.flatnonzero((reach.role == Role.CANDIDATE) & among(reach.verdict[:number], LOST))
     heads = heads[reach.allocation[heads] == heads]
-    result = np.full(number, -1, np.int32)
     kinds = reach.verdict[heads].astype(np.int64) << 8 | reach.heap.records["order"][heads]
-    result[heads], found = fingerprints(session.contents(heads), kinds, session.memory_at)
+    known, found = fingerprints(session.contents(heads), kinds, session.memory_at)
+    # Few are lost. Stored plus 1, so that the others take no memory.
+    of_head = sparse_zeros(number, np.int32)
+    of_head[heads] = known + 1
     # All records of an allocation have the fingerprint of the first one.
-    return looked_up(result, reach.allocation), found
+    result = looked_up(of_head, reach.allocation)
+    result -= 1
+    return result, found
 
 
 @kept
@@ -265,9 +270,13 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
     head = np.zeros(len(records), bool)
     head[found.allocation[candidate]] = True
     per_stack = np.zeros(len(records.stacks) + 1, np.int64)
-    for part in slices(len(records)):
+
+    def heads_of_stacks(part: slice) -> Array:
         numbers = records.stack_of(np.flatnonzero(head[part]) + part.start)
-        per_stack += np.bincount(numbers + 1, minlength=len(per_stack))
+        return np.bincount(numbers + 1, minlength=len(per_stack))
+
+    for counts in from_threads(heads_of_stacks, slices(len(records))):
+        per_stack += counts
     first = np.array([rows[0] for rows in members], np.int64)
     numbers = stack[first]
     table = StackTable.of(records, numbers)

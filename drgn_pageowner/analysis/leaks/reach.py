@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
@@ -46,8 +48,11 @@ from drgn_pageowner.model.heap import Evidence, Heap, Reachability, Role
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.later import release
 from drgn_pageowner.model.pages import PageState
+from drgn_pageowner.model.threads import from_threads, in_threads
 
 __all__ = ("Graph", "Reach", "reach")
+
+R = TypeVar("R")
 
 
 # Function that allocates memory to which the kernel itself drops the pointer when it crashes:
@@ -72,6 +77,8 @@ _USUAL, _FEWEST = 0.02, 20
 # Marking follows a long list one node at a time. NumPy takes as long for one node as for a hundred,
 # so for at most this many nodes, with at most this many edges, Python's own loops are faster.
 _FEW_NODES, _FEW_EDGES = 16, 256
+# Number of nodes whose edges are counted together; one by one if there are more edges for each.
+_COUNTED, _CROWDED = 1 << 18, 4
 # For more PFNs than this, the probability is not computed: more than 1.5 times the expected number
 # of hits counts as unlikely, anything less as likely.
 _MANY = 60
@@ -95,10 +102,22 @@ class Graph:
         self._target = target
         width = np.int32 if len(source) < np.iinfo(np.int32).max else np.int64
         self._first = np.zeros(nodes + 1, width)
-        for rows in slices(nodes):
+
+        def count(rows: slice) -> None:
             # The edges are in the order of their sources.
-            numbers = np.arange(rows.start, rows.stop, dtype=source.dtype)
-            self._first[rows.start + 1 : rows.stop + 1] = np.searchsorted(source, numbers, "right")
+            low, high = np.searchsorted(source, [rows.start, rows.stop])
+            length, first = rows.stop - rows.start, self._first[rows.start + 1 : rows.stop + 1]
+            if high - low > _CROWDED * length:
+                # A root may have millions.
+                numbers = np.arange(rows.start, rows.stop, dtype=source.dtype)
+                first[:] = np.searchsorted(source, numbers, "right")
+                return
+            number = np.bincount(source[low:high] - rows.start, minlength=length)
+            np.cumsum(number, out=number)
+            number += low
+            first[:] = number
+
+        in_threads(count, slices(nodes, _COUNTED))
 
     def neighbours(self, nodes: Array) -> tuple[Array, Array]:
         """
@@ -314,7 +333,7 @@ def _reach(
     # The memory of loaded modules is a root, so these are remains of unloaded modules. Tags of
     # pages and objects refer to them; their contents do not keep anything allocated.
     role[left] = Role.ACCOUNTED
-    mirrors, left = (_of_nodes(heap, mask) for mask in (mirrors, left))
+    mirrors, left = (_of_nodes(heap, records) for records in (mirrors, left))
     told = ~mirrors[node[heap.pfn_holder]]
     source, target, own = _followed(heap, references, node, weak | left, mirrors)
     # Marking needs most memory.
@@ -367,38 +386,46 @@ def _followed(
         their sources; and whether each node refers to itself: ``bool``.
     """
     own = np.zeros(heap.nodes, bool)
-    found = Growing(np.uint64)
-    for source, target in _pieces(heap, references):
+
+    def follow(source: Array, target: Array) -> Array:
         source, target = node[source], node[target]
         same = source == target
+        # Threads write the same value.
         own[source[same]] = True
         good = ~(same | ignored[source] | (mirrors[source] & (target < heap.first_object)))
-        found.add(packed_pairs(source[good], target[good]))
+        return packed_pairs(source[good], target[good])
+
+    def untyped(rows: slice) -> Array:
+        return follow(heap.holder[rows], heap.target[rows])
+
+    found = Growing(np.uint64)
+    for pairs in from_threads(untyped, slices(len(heap.holder))):
+        found.add(pairs)
+    if references is not None:
+        for pairs in _of_typed_edges(heap, references.counts, follow):
+            found.add(pairs)
     pairs = found.take()
     pairs.sort()
     source, target = unpacked_pairs(pairs)
     return source, target, own
 
 
-def _pieces(heap: Heap, references: ReferenceWords | None) -> Iterator[tuple[Array, Array]]:
-    """Yield the source and target nodes of some edges after others: ``int32``."""
-    for rows in slices(len(heap.holder)):
-        yield heap.holder[rows], heap.target[rows]
-    if references is not None:
-        yield from _typed_edges(heap, references.counts)
-
-
-def _typed_edges(
-    heap: Heap, chosen: Array, *, other: bool = False
-) -> Iterator[tuple[Array, Array]]:
+def _of_typed_edges(
+    heap: Heap, chosen: Array, work: Callable[[Array, Array], R], *, other: bool = False
+) -> Iterator[R]:
     """
-    Yield the source and target nodes of some typed pointers after others: ``int32``.
+    Yield the results of *work* for the source and target nodes of some typed pointers after others
+    (``int32``). It is called in several threads.
 
     :param chosen: The pointers: ``bool``, a row per pointer.
     :param other: The pointers that are not chosen.
     """
-    for rows in slices(len(chosen)):
-        yield heap.typed_edges(np.flatnonzero(chosen[rows] != other) + rows.start)
+
+    def look_at(rows: slice) -> R:
+        pointers = np.flatnonzero(chosen[rows] != other) + rows.start
+        return work(*heap.typed_edges(pointers))
+
+    return from_threads(look_at, slices(len(chosen)))
 
 
 def _evidence(
@@ -413,11 +440,19 @@ def _evidence(
     if references is None:
         return np.zeros(heap.nodes, np.uint8)
     result = np.full(heap.nodes, Evidence.WORDS, np.uint8)
-    found = Growing(np.uint64)
-    for source, target in _typed_edges(heap, references.exact):
+
+    def certain(source: Array, target: Array) -> Array:
         source, target = node[source], node[target]
         good = (source != target) & ~weak[source]
-        found.add(packed_pairs(source[good], target[good]))
+        return packed_pairs(source[good], target[good])
+
+    def mark_none(_: Array, target: Array) -> None:
+        none = node[target]
+        result[none[lost[none]]] = Evidence.TYPES
+
+    found = Growing(np.uint64)
+    for pairs in _of_typed_edges(heap, references.exact, certain):
+        found.add(pairs)
     pairs = found.take()
     pairs.sort()
     parent = np.full(heap.nodes, -1, np.int32)
@@ -425,9 +460,7 @@ def _evidence(
     _mark(Graph(*unpacked_pairs(pairs), heap.nodes), roots, parent)
     result[parent >= 0] = Evidence.TYPES
     del pairs, parent
-    for _, none in _typed_edges(heap, references.counts, other=True):
-        none = node[none]
-        result[none[lost[none]]] = Evidence.TYPES
+    deque(_of_typed_edges(heap, references.counts, mark_none, other=True), maxlen=0)
     return result
 
 
@@ -435,8 +468,10 @@ def _allocations(heap: Heap) -> Array:
     """Return the first record of the allocation of every record: ``int32``."""
     records = heap.records
     number = merge_split(records, followers(heap))
-    first = np.searchsorted(number, np.arange(int(number[-1]) + 1 if len(number) else 0))
-    result = first[number].astype(np.int32) if len(number) else np.zeros(0, np.int32)
+    # Numbers ascend, without gaps.
+    begins = np.ones(len(number), bool)
+    np.not_equal(number[1:], number[:-1], out=begins[1:])
+    result = looked_up(np.flatnonzero(begins).astype(np.int32), number)
     areas = heap.inventory.areas
     if not len(result) or not areas:
         return result
@@ -470,8 +505,9 @@ def _joined(area: Array, head: Array, areas: int, heads: int) -> Array:
 
 def _roles(heap: Heap, classes: Array) -> tuple[Array, Array, Array]:
     """
-    Return the :class:`Role` of each record: ``uint8``; and which candidates are made by functions
-    of :data:`_MIRRORS`, and which are memory of modules: ``bool``.
+    Return the :class:`Role` of each record: ``uint8``; and the candidates that are made by
+    functions of :data:`_MIRRORS`, and those that are memory of modules, of which there are few:
+    ``int64``.
     """
     pages, records = heap.inventory.memory.pages, heap.records
     kind = np.empty(len(records), np.uint8)
@@ -498,12 +534,14 @@ def _roles(heap: Heap, classes: Array) -> tuple[Array, Array, Array]:
     role[users[role[users] == Role.CANDIDATE]] = Role.ROOT
     # Records that are not candidates may have the same stack.
     candidates = role == Role.CANDIDATE
-    return role, mirrors & candidates, left & candidates
+    return role, np.flatnonzero(mirrors & candidates), np.flatnonzero(left & candidates)
 
 
-def _of_nodes(heap: Heap, records: Array) -> Array:
-    """Return ``bool``, a row per node, of ``bool``, a row per record."""
-    return np.concatenate([records, np.zeros(heap.nodes - len(records), bool)])
+def _of_nodes(heap: Heap, nodes: Array) -> Array:
+    """Return which nodes are among *nodes*: ``bool``, a row per node."""
+    result = sparse_zeros(heap.nodes, np.bool_)
+    result[nodes] = True
+    return result
 
 
 def _is_forgotten(table: StackTable) -> Array:
@@ -545,7 +583,10 @@ def _mark(graph: Graph, frontier: Array, parent: Array) -> None:
             source, target = source[fresh], target[fresh]
             parent[target] = source
             reached.append(ascending(target))
-        frontier = ascending(np.concatenate(reached))
+        # The frontier may be nearly all nodes, and is not needed twice.
+        frontier = np.concatenate(reached)
+        del reached
+        frontier = ascending(frontier)
 
 
 def _mark_list(graph: Graph, frontier: Array, parent: Array) -> Array:
@@ -602,13 +643,22 @@ def _known_by_number(
     known = ascending(target[told & lost[target]])
     records = heap.records
     size = np.empty(len(records), np.uint8)
-    for rows in slices(len(records)):
-        size[rows] = np.log2(np.maximum(records["pfn"][rows], 1))
-    held = (role == Role.CANDIDATE) & (parent[: len(records)] >= 0)
+
     hit = np.zeros(len(records), bool)
     hit[heap.pfn_target[told]] = True
-    of_size = np.bincount(size[held], minlength=int(size.max(initial=0)) + 1)
-    hits = np.bincount(size[held & hit], minlength=len(of_size))
+
+    def count(rows: slice) -> tuple[Array, Array]:
+        size[rows] = np.log2(np.maximum(records["pfn"][rows], 1))
+        held = (role[rows] == Role.CANDIDATE) & (parent[rows] >= 0)
+        numbers = (np.bincount(size[rows][some], minlength=64) for some in (held, held & hit[rows]))
+        return next(numbers), next(numbers)
+
+    of_size, hits = np.zeros(64, np.int64), np.zeros(64, np.int64)
+    for more, more_hits in in_threads(count, slices(len(records))):
+        of_size += more
+        hits += more_hits
+    largest = int(size.max(initial=0)) + 1
+    of_size, hits = of_size[:largest], hits[:largest]
     chance = (hits + _FEWEST * _USUAL) / (of_size + _FEWEST)
     named = np.zeros(len(records), bool)
     named[known] = True

@@ -16,6 +16,7 @@ from drgn_pageowner.analysis.owners.allocator import is_allocation_function, kin
 from drgn_pageowner.model.arrays import Array, distinct, looked_up, ranges, slices
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame, is_entry
+from drgn_pageowner.model.threads import in_threads
 
 __all__ = (
     "StackTable",
@@ -232,8 +233,11 @@ def per_record(snapshot: Snapshot, function: Callable[[StackTable], Array]) -> A
     # Most snapshots have only stacks of their records. The first row is for no stack.
     found = function(StackTable.of(snapshot, np.arange(-1, len(snapshot.stacks))))
     result = np.empty(len(snapshot), found.dtype)
-    for piece in slices(len(result)):
+
+    def fill(piece: slice) -> None:
         result[piece] = found[snapshot.stack_of(piece) + 1]
+
+    in_threads(fill, slices(len(result)))
     return result
 
 
@@ -246,10 +250,14 @@ def _numbers(snapshot: Snapshot, among: Array) -> tuple[Array, Array]:
     """
     used = np.zeros(len(snapshot.stacks) + 1, bool)
     number = np.zeros(len(snapshot), np.int32)
-    for piece in slices(len(number)):
+
+    def find(piece: slice) -> None:
         if "handle" in snapshot:
             number[piece] = snapshot.stacks.index(snapshot["handle"][piece]) + 1
+        # Threads write the same value.
         used[number[piece][among[piece]]] = True
+
+    in_threads(find, slices(len(number)))
     return number, np.flatnonzero(used) - 1
 
 

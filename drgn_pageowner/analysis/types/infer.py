@@ -197,16 +197,19 @@ class _Inference:
         pointers, slots = self.pointers, self.slots
         found = [np.zeros(0, np.int64)]
         self.slots.need(self.type[fresh])
+        to_start = np.flatnonzero(pointers.at == 0)
+        offset = pointers.offset[to_start]
         for number in np.unique(self.type[fresh]).tolist():
             base, words, size = (int(a[number]) for a in (slots.base, slots.words, slots.size))
             own = np.flatnonzero(slots.aim[base : base + words] == number)
             for word in own[:_CHAIN].tolist() if not slots.repeat[number] else ():
-                chosen = (pointers.offset == word * self.table.word) & (pointers.at == 0)
-                after = np.full(len(self.type), -1, np.int64)
-                after[pointers.place[chosen]] = pointers.target[chosen]
+                chosen = to_start[offset == word * self.table.word]
+                # Stored plus 1, so that most of the memory is not touched.
+                after = sparse_zeros(len(self.type), np.int32)
+                after[pointers.place[chosen]] = pointers.target[chosen] + np.int32(1)
                 current = fresh[(self.type[fresh] == number) & (self.origin[fresh] == 0)]
                 while len(current):
-                    current = after[current]
+                    current = after[current].astype(np.int64) - 1
                     current = current[current >= 0]
                     free = (self.type[current] < 0) & ~self.banned[current]
                     current = current[free & (self.room[current] >= size)]

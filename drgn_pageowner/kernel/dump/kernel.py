@@ -30,6 +30,7 @@ from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.kernel.dump.truncated import keep_to_the_file
 from drgn_pageowner.kernel.dump.vmcoreinfo import VmcoreInfo, vmcoreinfo
 from drgn_pageowner.model.contents import DumpContents
+from drgn_pageowner.model.threads import allow_threads
 
 __all__ = ("Kernel", "Loss", "once", "once_per_reading")
 
@@ -101,9 +102,10 @@ class Kernel:
     @property
     def jobs(self) -> int:
         """
-        Maximum number of processes that read memory at the same time; 1 by default.
+        Maximum number of processes that read memory at the same time; 1 by default. As many threads
+        work on large arrays.
 
-        See :mod:`drgn_pageowner.kernel.dump.parallel`.
+        See :mod:`drgn_pageowner.kernel.dump.parallel` and :mod:`drgn_pageowner.model.threads`.
         """
         found: int = self._lasting.get("jobs", 1)
         return found
@@ -111,6 +113,7 @@ class Kernel:
     @jobs.setter
     def jobs(self, jobs: int) -> None:
         self._lasting["jobs"] = jobs
+        allow_threads(jobs)
 
     @functools.cached_property
     def page_size(self) -> int:

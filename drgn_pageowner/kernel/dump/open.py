@@ -91,6 +91,7 @@ def open_beside(prog: Program, path: str) -> Program:
             core=path,
             symbols=(symbols,) if symbols is not None else (),
             log_level="none",
+            jobs=Kernel.of(prog).jobs,
             for_others=True,
         )
     )

@@ -24,7 +24,6 @@ import socket
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -36,8 +35,9 @@ from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.session import one_after_another
+from drgn_pageowner.model.threads import allow_threads
 
-__all__ = ("LEAST_BYTES", "at_once", "in_order", "processes_for", "shared_empty", "usable_cpus")
+__all__ = ("LEAST_BYTES", "at_once", "in_order", "processes_for", "shared_empty")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -64,27 +64,9 @@ _MESSAGE_BYTES = 1 << 16
 _ALIGNMENT = 64
 _NUMBER = struct.Struct("<q")
 
-_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-
 # File descriptors of this process that its children must not keep open, so that they notice when
 # this process exits.
 _OWN_DESCRIPTORS: set[int] = set()
-
-
-def usable_cpus() -> int:
-    """
-    Return the number of CPUs that this process may use.
-
-    It is limited by the CPU affinity of the process and by the CPU time of its container
-    (``cpu.max`` of cgroup v2).
-    """
-    cpus = len(os.sched_getaffinity(0))
-    try:
-        quota, period = _CPU_MAX.read_text().split()
-        return max(min(cpus, round(int(quota) / int(period))), 1)
-    except (OSError, ValueError):
-        # There is no such file outside of a container, and no number in it if there is no limit.
-        return cpus
 
 
 def processes_for(kernel: Kernel, size: int) -> int:
@@ -379,6 +361,7 @@ def _serve(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         _use_one_thread()
+        allow_threads(1)
         while number := os.read(numbers, _NUMBER.size):
             try:
                 with kernel.noting() as lost:

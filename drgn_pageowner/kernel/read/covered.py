@@ -10,6 +10,7 @@ from drgn_pageowner.kernel.dump.parallel import shared_empty
 from drgn_pageowner.kernel.linux.sections import Section, find_sections
 from drgn_pageowner.model.arrays import Array, among, ranges
 from drgn_pageowner.model.pages import FREE_STATES, Pages
+from drgn_pageowner.model.threads import in_threads
 
 __all__ = ("CoveredPages", "sections_with_rows")
 
@@ -102,12 +103,16 @@ class CoveredPages:
         if not self._whole or len(record) != len(pages):
             return None
         self._record = record[:0]
-        done = 0
-        for first, end, base in [*self._first, (len(record), len(record), 0)]:
-            record[done:first] = -1
+
+        def number(place: tuple[int, int, int, int]) -> None:
+            before, first, end, base = place
+            record[before:first] = -1
             part = record[first:end]
             none = (part == 0) | among(pages.state[first:end], FREE_STATES)
             part += np.int32(base - 1)
             part[none] = -1
-            done = end
+
+        before = [0, *(end for _, end, _ in self._first)]
+        first = [*self._first, (len(record), len(record), 0)]
+        in_threads(number, [(end, *place) for end, place in zip(before, first, strict=True)])
         return record

@@ -55,6 +55,7 @@ from drgn_pageowner.model.heap import (
     record_of_row,
 )
 from drgn_pageowner.model.pages import FREE_STATES, NO_ZONE, Pages, PageState
+from drgn_pageowner.model.threads import in_threads
 from drgn_pageowner.progress import progress
 
 __all__ = ("HeapReader",)
@@ -296,16 +297,19 @@ class HeapReader:
         """Get both ends of every edge between allocated nodes: ``int32``."""
         pairs = self._found.edges.take()
         pairs.sort()
-        number, before = 0, np.uint64(np.iinfo(np.uint64).max)
+        kept = np.ones(len(pairs), bool)
+
+        def keep(rows: slice) -> None:
+            before = slice(max(rows.start - 1, 0), rows.stop - 1)
+            after = slice(before.start + 1, rows.stop)
+            np.not_equal(pairs[after], pairs[before], out=kept[after])
+            source, target = unpacked_pairs(pairs[rows])
+            kept[rows] &= self._is_allocated(source) & self._is_allocated(target)
+
+        in_threads(keep, slices(len(pairs)))
+        number = 0
         for rows in slices(len(pairs)):
-            piece = pairs[rows]
-            kept = np.empty(len(piece), bool)
-            kept[0] = piece[0] != before
-            np.not_equal(piece[1:], piece[:-1], out=kept[1:])
-            before = piece[-1]
-            source, target = unpacked_pairs(piece)
-            kept &= self._is_allocated(source) & self._is_allocated(target)
-            piece = piece[kept]
+            piece = pairs[rows][kept[rows]]
             pairs[number : number + len(piece)] = piece
             number += len(piece)
         return unpacked_pairs(pairs[:number])
@@ -649,24 +653,31 @@ class HeapReader:
         :return: The virtual address of each word (``uint64``), the node of the page that its
             ``struct page`` describes (``int64``), and its value (``uint64``).
         """
+        nothing = np.zeros(0, np.uint64), _no_nodes(), np.zeros(0, np.uint64)
         size = self._kernel.struct_page_size
-        per_page = size // self.word
         row = int(self._pages.rows(np.array([section.start_pfn]))[0])
         if row < 0 or not section.online:
-            return np.zeros(0, np.uint64), _no_nodes(), np.zeros(0, np.uint64)
+            return nothing
         number = min(section.end_pfn, self._pages.facts.max_pfn) - section.start_pfn
+        node = self._struct_page_nodes(slice(row, row + number))
+        # Most pages may be free. Those of this section need not even be read, then.
+        owned = np.flatnonzero(node >= 0)
+        if not len(owned):
+            return nothing
         bulk = read_bulk(self._kernel.prog, section.memmap, number * size)
-        data = words(self._kernel.prog, bulk.data)
-        place = np.flatnonzero(data >= self.resolver.lowest)
+        data = words(self._kernel.prog, bulk.data).reshape(number, -1)
+        if len(owned) < number:
+            data, node = data[owned], node[owned]
+        pointers = data >= self.resolver.lowest
         # Leave out words that are not references: the first word, which has the page flags, and
         # the second word of a tail page, which points to its head page.
-        which = place % per_page
-        tail = (which == 1) & ((data[place] & np.uint64(1)) != 0)
-        node = self._struct_page_nodes(slice(row, row + number))[place // per_page]
-        kept = (which > 0) & ~tail & (node >= 0)
-        place = place[kept]
-        addresses = np.uint64(section.memmap) + place.astype(np.uint64) * np.uint64(self.word)
-        return addresses, node[kept], data[place]
+        pointers[:, 0] = False
+        pointers[:, 1] &= (data[:, 1] & np.uint64(1)) == 0
+        place = np.flatnonzero(pointers)
+        page, word = np.divmod(place, data.shape[1])
+        offset = owned[page] * np.int64(size) + word * np.int64(self.word)
+        addresses = offset.astype(np.uint64) + np.uint64(section.memmap)
+        return addresses, node[page], data.reshape(-1)[place]
 
     def stack_words(self, stack: TaskStack) -> tuple[int, Array]:
         """

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from drgn_pageowner.model.arrays import Array, Growing, ascending, ranges, slice
 from drgn_pageowner.model.heap import Area
 from drgn_pageowner.model.pages import Pages
 from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.threads import in_threads
 from drgn_pageowner.model.types import Pointers
 
 __all__ = ("AllocationPages", "Intervals", "PointerList")
@@ -143,10 +144,34 @@ class PointerList:
         for column, more in zip(self._columns, later._columns, strict=True):
             column.extend(more)
 
-    def sorted(self) -> Pointers:
-        """Return all pointers, sorted by place and offset, and clear the list."""
+    def sorted(self, is_good: Callable[[Array, Array], Array]) -> Pointers:
+        """
+        Return pointers, sorted by place and offset, and clear the list.
+
+        :param is_good: Function of places and targets that says which pointers to return: ``bool``.
+            It is called in several threads.
+        """
         place, offset = self._columns[0].take(), self._columns[1].take()
+        target = self._columns[2].take()
+        good = np.empty(len(place), bool)
+
+        def check(rows: slice) -> None:
+            good[rows] = is_good(place[rows], target[rows])
+
+        in_threads(check, slices(len(place)))
         order = np.lexsort((offset, place))
-        place, offset = place[order], offset[order]
-        target, at = (column.take()[order] for column in self._columns[2:])
-        return Pointers(place, offset, target, at)
+        if not good.all():
+            order = order[good[order]]
+
+        def in_order(column: Array) -> Array:
+            result = np.empty(len(order), column.dtype)
+
+            def fill(rows: slice) -> None:
+                result[rows] = column[order[rows]]
+
+            in_threads(fill, slices(len(order)))
+            return result
+
+        place, offset = in_order(place), in_order(offset)
+        target = in_order(target)
+        return Pointers(place, offset, target, in_order(self._columns[3].take()))

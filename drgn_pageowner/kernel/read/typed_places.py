@@ -29,9 +29,9 @@ from drgn_pageowner.kernel.read.places import (
 from drgn_pageowner.kernel.read.pointers import Resolver
 from drgn_pageowner.kernel.read.types import read_types
 from drgn_pageowner.kernel.read.variables import find_variables
-from drgn_pageowner.model.arrays import Array, slices
+from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.heap import AreaKind, Inventory
-from drgn_pageowner.model.types import Pointers, Typing, Variables
+from drgn_pageowner.model.types import Typing, Variables
 
 __all__ = ("TypedPlaces",)
 
@@ -178,13 +178,11 @@ class TypedPlaces:
 
         :param allocated: Function that returns which nodes are not free slab objects.
         """
-        kept = pointers.sorted()
-        good = np.empty(len(kept), bool)
-        for rows in slices(len(kept)):
-            nodes = np.minimum(kept.place[rows], self._nodes - 1)
-            good[rows] = allocated(nodes) & allocated(kept.target[rows])
-        if not good.all():
-            kept = Pointers(kept.place[good], kept.offset[good], kept.target[good], kept.at[good])
+
+        def is_good(place: Array, target: Array) -> Array:
+            return allocated(np.minimum(place, self._nodes - 1)) & allocated(target)
+
+        kept = pointers.sorted(is_good)
         return Typing(self.types, self.variables, kept, self.read, self._code())
 
     def _code(self) -> Array:

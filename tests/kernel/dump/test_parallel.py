@@ -25,7 +25,6 @@ from drgn_pageowner.kernel.dump.parallel import (
     in_order,
     processes_for,
     shared_empty,
-    usable_cpus,
 )
 from drgn_pageowner.kernel.helpers import use_jobs
 from drgn_pageowner.kernel.session import ProgramSession
@@ -128,21 +127,6 @@ def test_a_program_is_read_by_one_process_unless_told_otherwise(
         use_jobs(prog, 0)
 
 
-@pytest.mark.parametrize(
-    ("limit", "cpus"),
-    [("max 100000", 6), ("150000 100000", 2), ("10000 100000", 1), ("900000 100000", 6), (None, 6)],
-)
-def test_cpus_are_those_that_the_process_may_use(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str | None, cpus: int
-) -> None:
-    file = tmp_path / "cpu.max"
-    if limit is not None:
-        file.write_text(limit + "\n")
-    monkeypatch.setattr(parallel, "_CPU_MAX", file)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
-    assert usable_cpus() == cpus
-
-
 def test_small_work_starts_no_process(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "LEAST_BYTES", 64 << 20)
     assert [processes_for(kernel, size << 20) for size in (1, 127, 128, 192, 1000)] == [
@@ -207,7 +191,7 @@ def test_losses_are_those_of_one_process(kernel: Kernel) -> None:
 
 COMMANDS = (
     "top --by comm,order --format json", "top --freed", "list --format debugfs",
-    "list --format json", "account", "frag all", "leaks",
+    "list --format json", "account", "frag all", "leaks --suspects", "leaks",
 )  # fmt: skip
 
 
