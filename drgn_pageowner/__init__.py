@@ -15,7 +15,8 @@ functions::
 :func:`page_ext`, :func:`page_owner`, :func:`page_owner_free_stack` and :func:`for_each_page_owner`
 are in the style of :mod:`drgn.helpers.linux`, one page at a time; :func:`read_memory` reads every
 page and free list; :func:`pageowner_type` returns the object at an address with its inferred type;
-:func:`use_jobs` lets several processes read a large dump.
+:func:`use_jobs` lets several processes read a large dump, and :func:`limit_memory` keeps what its
+large arrays need beyond a limit in a file.
 The functions of :mod:`drgn_pageowner.analysis` take the objects that these functions return, and do
 not need drgn.
 """
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from drgn_pageowner.kernel.helpers import snapshot as snapshot
     from drgn_pageowner.kernel.helpers import use_jobs as use_jobs
     from drgn_pageowner.model.records import Snapshot as Snapshot
+    from drgn_pageowner.model.scratch import limit_memory as limit_memory
     from drgn_pageowner.shell import pageowner_type as pageowner_type
 
 __version__ = "0.1.0"
@@ -47,6 +49,7 @@ _HOMES = {
     "Snapshot": "drgn_pageowner.model.records",
     "pageowner_type": "drgn_pageowner.shell",
     "for_each_page_owner": "drgn_pageowner.kernel.helpers",
+    "limit_memory": "drgn_pageowner.model.scratch",
     "page_ext": "drgn_pageowner.kernel.helpers",
     "page_owner": "drgn_pageowner.kernel.helpers",
     "page_owner_free_stack": "drgn_pageowner.kernel.helpers",
@@ -63,6 +66,7 @@ __all__ = (
     "Snapshot",
     "UsageError",
     "for_each_page_owner",
+    "limit_memory",
     "page_ext",
     "page_owner",
     "page_owner_free_stack",

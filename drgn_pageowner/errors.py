@@ -61,8 +61,8 @@ def out_of_memory(error: MemoryError) -> str:
     return (
         "not enough memory for this on this machine"
         + (f" ({text})" if text else "")
-        + ": that says nothing about the dump; run it where there is more, or save a snapshot "
-        "there (save) and read that (-S)"
+        + ": that says nothing about the dump; let large arrays be in a file (--memory 1G), run it "
+        "where there is more, or save a snapshot there (save) and read that (-S)"
     )
 
 

@@ -99,18 +99,24 @@ def _any_bytes(stream: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _jobs(kernel: Kernel, jobs: int | None) -> Iterator[None]:
+def _limited(kernel: Kernel, jobs: int | None, memory: int | None) -> Iterator[None]:
     """
-    Let *jobs* processes read *kernel* until the ``with`` block ends.
+    Let *jobs* processes read *kernel*, and large arrays take *memory* bytes, until the ``with``
+    block ends.
 
     :param jobs: ``None`` for as many as before.
+    :param memory: ``None`` for as much as before.
     """
-    before = kernel.jobs
-    kernel.jobs = before if jobs is None else jobs
+    from drgn_pageowner.model.scratch import limit_memory, memory_limit
+
+    before = kernel.jobs, memory_limit()
+    kernel.jobs = before[0] if jobs is None else jobs
+    limit_memory(before[1] if memory is None else memory)
     try:
         yield
     finally:
-        kernel.jobs = before
+        kernel.jobs = before[0]
+        limit_memory(before[1])
 
 
 @command(
@@ -123,7 +129,7 @@ def _jobs(kernel: Kernel, jobs: int | None) -> Iterator[None]:
     arguments=(argument("arguments", metavar="COMMAND", nargs=argparse.REMAINDER),),
 )
 def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs: Any) -> None:
-    from drgn_pageowner.commands.options import add_jobs_option
+    from drgn_pageowner.commands.options import add_jobs_option, add_memory_option
     from drgn_pageowner.errors import internal_error, out_of_memory
     from drgn_pageowner.escape import word
     from drgn_pageowner.kernel.dump.kernel import Kernel
@@ -134,11 +140,12 @@ def _cmd_pageowner(prog: Program, name: str, args: argparse.Namespace, **kwargs:
     words = [argument for argument in args.arguments if argument != "--traceback"]
     # The user may have threads, so that a fork is not safe unless they say so.
     add_jobs_option(parser, "1")
+    add_memory_option(parser)
     add_commands(parser)
     try:
         with _any_bytes(sys.stdout):
             parsed = parser.parse_args(words)
-            with _jobs(Kernel.of(prog), parsed.jobs):
+            with _limited(Kernel.of(prog), parsed.jobs, parsed.memory):
                 run_command(parsed, ProgramSession.of(prog), sys.stdout, opener_beside(prog))
             sys.stdout.flush()
     except PageOwnerError as error:

@@ -55,6 +55,10 @@ def session_of(args: argparse.Namespace) -> Session:
 
 def _open(args: argparse.Namespace) -> Session:
     """Open the session; drgn is imported only for a dump or a running kernel."""
+    if getattr(args, "memory", None) is not None:
+        from drgn_pageowner.model.scratch import limit_memory
+
+        limit_memory(args.memory)
     if args.snapshot:
         from drgn_pageowner.storage.session import open_snapshots
 

@@ -16,8 +16,10 @@ from drgn.cli import default_globals
 from drgn.helpers import linux
 from drgn.helpers.linux.pid import find_task
 
+from drgn_pageowner import plugin
 from drgn_pageowner.commands import COMMANDS
 from drgn_pageowner.kernel.dump import parallel
+from drgn_pageowner.model.scratch import memory_limit
 from drgn_pageowner.plugin import drgn_prog_set  # registers the command, too
 
 run_command = pytest.importorskip("drgn.commands").run_command
@@ -68,6 +70,21 @@ def test_processes_are_started_only_if_asked_for(
     assert printed == [printed[0]] * 3
     with pytest.raises(CommandError, match="1 or more"):
         run_command(one_dump.prog, "pageowner top --jobs 0")
+
+
+def test_the_limit_of_memory_is_for_one_command(
+    one_dump: Dump, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = []
+    really = plugin.run_command
+    monkeypatch.setattr(
+        plugin, "run_command", lambda *args: limits.append(memory_limit()) or really(*args)
+    )
+    for line in ("top --limit 1", "top --limit 1 --memory 2M", "top --limit 1"):
+        run_command(one_dump.prog, f"pageowner {line}")
+    assert limits == [None, 2 << 20, None]
+    assert memory_limit() is None
+    capfd.readouterr()
 
 
 @pytest.mark.parametrize("line", ["pageowner", "pageowner top --by colour", "pageowner page x"])

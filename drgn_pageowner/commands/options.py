@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 
-__all__ = ("add_jobs_option", "add_program_options")
+__all__ = ("add_jobs_option", "add_memory_option", "add_program_options")
 
 _LEVELS = ("debug", "info", "warning", "error", "critical", "none")
 
@@ -23,6 +24,30 @@ def add_jobs_option(parser: argparse.ArgumentParser, default: str) -> None:
         help="number of processes that read a large dump at the same time, and of threads that "
         f"work on it, with the same result (default: {default})",
     )
+
+
+def add_memory_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--memory``."""
+    parser.add_argument(
+        "--memory",
+        type=_size,
+        metavar="SIZE",
+        help="size of the large arrays (of pages, records, pointers) that may be in memory, such "
+        "as 500M or 4G; those beyond are in a temporary file, in TMPDIR or /tmp, with the same "
+        "result (default: no limit)",
+    )
+
+
+def _size(text: str) -> int:
+    """
+    Parse a number of bytes.
+
+    :raises argparse.ArgumentTypeError: if it is none
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", text, re.IGNORECASE)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size, such as 500M or 4G")
+    return int(float(found[1]) * 1024 ** (" KMGT".index(found[2].upper() or " ")))
 
 
 def _jobs(text: str) -> int:
@@ -106,6 +131,7 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
         help="of the machine that a text is of, which does not say it (default: 4096)",
     )
     add_jobs_option(parser, "as many as there are CPUs for this process")
+    add_memory_option(parser)
     parser.add_argument(
         "--log-level", choices=_LEVELS, default="error",
         help="drgn's messages (default: %(default)s)",

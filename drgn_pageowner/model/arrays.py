@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from drgn_pageowner.model.scratch import anonymous, fits_in_memory, hold, large_empty
 from drgn_pageowner.model.threads import in_threads
 
 __all__ = (
@@ -56,7 +57,7 @@ def sparse_zeros(length: int, dtype: type[np.generic]) -> Array:
     size = length * np.dtype(dtype).itemsize
     if not size:
         return np.zeros(0, dtype)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = anonymous(size, mmap.MAP_PRIVATE)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         # Fails on kernels without CONFIG_TRANSPARENT_HUGEPAGE, which need no advice.
         with contextlib.suppress(OSError):
@@ -107,12 +108,28 @@ class Growing:
         """Add the elements of *values*, which are converted to the column's type."""
         end = self._length + len(values)
         if end > len(self._rows):
-            if not self._rows.flags.owndata:
-                self._rows = self._rows.copy()
-            # realloc() moves large memory without copying it.
-            self._rows.resize(end + end // 8 + 1024, refcheck=False)
+            self._grow(end)
         self._rows[self._length : end] = values
         self._length = end
+
+    def _grow(self, end: int) -> None:
+        """Make room for *end* rows."""
+        rows = end + end // 8 + 1024
+        if self._rows.flags.owndata and fits_in_memory(
+            (rows - len(self._rows)) * self._rows.itemsize
+        ):
+            # realloc() moves large memory without copying it.
+            self._rows.resize(rows, refcheck=False)
+            hold(self._rows, self)
+            return
+        before = self._rows[: self._length]
+        if fits_in_memory(rows * before.itemsize):
+            self._rows = np.empty(rows, before.dtype)
+        else:
+            # Rows in a file are copied when there are twice as many.
+            self._rows = large_empty(2 * end, before.dtype)
+        self._rows[: len(before)] = before
+        hold(self._rows, self)
 
     def __getstate__(self) -> Array:
         result: Array = self._rows[: self._length]
@@ -128,11 +145,15 @@ class Growing:
 
     def take(self) -> Array:
         """Return all elements: an array of shape ``(n,)``; the column is empty then."""
-        if not self._rows.flags.owndata:
-            self._rows = self._rows.copy()
         result = self._rows
-        result.resize(self._length, refcheck=False)
+        if result.flags.owndata:
+            result.resize(self._length, refcheck=False)
+            hold(result)
+        else:
+            result = result[: self._length]
         self._rows, self._length = np.empty(0, result.dtype), 0
+        # NumPy does not resize arrays with weak references, so only the result has one.
+        hold(self._rows, self)
         return result
 
 
@@ -189,7 +210,7 @@ def looked_up(table: Array, values: Array) -> Array:
 
     :param values: Integers, shape ``(n,)``.
     """
-    result = np.empty(len(values), table.dtype)
+    result = large_empty(len(values), table.dtype)
 
     def look_up(piece: slice) -> None:
         if values.dtype == np.uint8 and values[piece].max(initial=0) < len(table):

@@ -16,6 +16,7 @@ from drgn_pageowner.model.arrays import Array, distinct, slices, sums
 from drgn_pageowner.model.columns import comm_text
 from drgn_pageowner.model.heap import AreaKind, Inventory, record_of_row
 from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.scratch import large_empty
 
 __all__ = ("HOLDERS", "Holder", "Holders", "columns_for_holders", "holders")
 
@@ -192,7 +193,7 @@ def _numbered(values: Array) -> tuple[Array, Array]:
     found = np.zeros(0, values.dtype)
     for piece in slices(len(values)):
         found = np.union1d(found, distinct(values[piece])[0])
-    code = np.empty(len(values), np.int32)
+    code = large_empty(len(values), np.int32)
     for piece in slices(len(values)):
         some, place = distinct(values[piece])
         code[piece] = np.searchsorted(found, some)[place]

@@ -18,6 +18,7 @@ from drgn_pageowner.model.arrays import Array, among, distinct, slices, sums
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.scratch import large_empty
 from drgn_pageowner.units import age
 
 __all__ = (
@@ -166,7 +167,7 @@ def record_classes(inventory: Inventory, records: Snapshot, classes: Array) -> A
     :param classes: ``uint8``, a row per page.
     """
     pages = inventory.memory.pages
-    result = np.empty(len(records), np.uint8)
+    result = large_empty(len(records), np.uint8)
     for piece in slices(len(records)):
         rows = pages.rows(records["pfn"][piece])
         result[piece] = np.where(rows >= 0, classes[rows], PageClass.UNKNOWN)

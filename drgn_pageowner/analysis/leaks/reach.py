@@ -48,6 +48,7 @@ from drgn_pageowner.model.heap import Evidence, Heap, Reachability, Role
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.later import release
 from drgn_pageowner.model.pages import PageState
+from drgn_pageowner.model.scratch import large_empty, large_full
 from drgn_pageowner.model.threads import from_threads, in_threads
 
 __all__ = ("Graph", "Reach", "reach")
@@ -101,7 +102,7 @@ class Graph:
             source, target = source[order], target[order]
         self._target = target
         width = np.int32 if len(source) < np.iinfo(np.int32).max else np.int64
-        self._first = np.zeros(nodes + 1, width)
+        self._first = large_full(nodes + 1, 0, width)
 
         def count(rows: slice) -> None:
             # The edges are in the order of their sources.
@@ -296,7 +297,9 @@ def _marked(heap: Heap, classes: Array) -> Reach:
         release(heap.records.columns)
         return find_references(heap)
 
-    node = np.arange(heap.nodes, dtype=np.int32)
+    node = large_empty(heap.nodes, np.int32)
+    for rows in slices(len(node)):
+        node[rows] = np.arange(rows.start, rows.stop, dtype=np.int32)
     # Both take about as long. The types are kept, so this process infers them.
     references, (allocation, roles) = heap.at_once(
         [referred, lambda: (_allocations(heap), _roles(heap, classes))]
@@ -328,7 +331,7 @@ def _reach(
     """
     role, mirrors, left = roles
     allocation = node[: len(heap.records)]
-    weak = np.zeros(heap.nodes, bool)
+    weak = large_full(heap.nodes, False, bool)
     weak[node[heap.bookkeeping]] = True
     # The memory of loaded modules is a root, so these are remains of unloaded modules. Tags of
     # pages and objects refer to them; their contents do not keep anything allocated.
@@ -340,7 +343,7 @@ def _reach(
     del left, mirrors
     give_back()
     forward = Graph(source, target, heap.nodes)
-    parent = np.full(heap.nodes, -1, np.int32)
+    parent = large_full(heap.nodes, -1, np.int32)
     roots = np.concatenate(
         [
             np.arange(heap.first_root, heap.nodes, dtype=np.int32),
@@ -349,7 +352,7 @@ def _reach(
     )
     parent[roots] = roots
     _mark(forward, roots, parent)
-    verdict = np.zeros(heap.nodes, np.uint8)
+    verdict = large_full(heap.nodes, 0, np.uint8)
     lost = parent < 0
     lost[weak] = False
     held = ascending(allocation[role == Role.ACCOUNTED])
@@ -385,7 +388,7 @@ def _followed(
     :return: Source and target nodes of edges between different nodes: ``int32``, in the order of
         their sources; and whether each node refers to itself: ``bool``.
     """
-    own = np.zeros(heap.nodes, bool)
+    own = large_full(heap.nodes, False, bool)
 
     def follow(source: Array, target: Array) -> Array:
         source, target = node[source], node[target]
@@ -439,7 +442,7 @@ def _evidence(
     """Return the evidence for the verdict of each node: :class:`Evidence`, a row per node."""
     if references is None:
         return np.zeros(heap.nodes, np.uint8)
-    result = np.full(heap.nodes, Evidence.WORDS, np.uint8)
+    result = large_full(heap.nodes, Evidence.WORDS, np.uint8)
 
     def certain(source: Array, target: Array) -> Array:
         source, target = node[source], node[target]
@@ -455,7 +458,7 @@ def _evidence(
         found.add(pairs)
     pairs = found.take()
     pairs.sort()
-    parent = np.full(heap.nodes, -1, np.int32)
+    parent = large_full(heap.nodes, -1, np.int32)
     parent[roots] = roots
     _mark(Graph(*unpacked_pairs(pairs), heap.nodes), roots, parent)
     result[parent >= 0] = Evidence.TYPES
@@ -511,7 +514,7 @@ def _roles(heap: Heap, classes: Array) -> tuple[Array, Array, Array]:
     """
     pages, records = heap.inventory.memory.pages, heap.records
     kind = np.empty(len(records), np.uint8)
-    role = np.full(len(records), Role.ACCOUNTED, np.uint8)
+    role = large_full(len(records), Role.ACCOUNTED, np.uint8)
     for part in slices(len(records)):
         rows = np.maximum(pages.rows(records["pfn"][part]), 0)
         kind[part] = classes[rows]

@@ -15,6 +15,7 @@ import numpy as np
 from drgn_pageowner.analysis.owners.allocator import is_allocation_function, kind_of_frame
 from drgn_pageowner.model.arrays import Array, distinct, looked_up, ranges, slices
 from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.scratch import large_empty
 from drgn_pageowner.model.stacks import Frame, is_entry
 from drgn_pageowner.model.threads import in_threads
 
@@ -232,7 +233,7 @@ def per_record(snapshot: Snapshot, function: Callable[[StackTable], Array]) -> A
     """
     # Most snapshots have only stacks of their records. The first row is for no stack.
     found = function(StackTable.of(snapshot, np.arange(-1, len(snapshot.stacks))))
-    result = np.empty(len(snapshot), found.dtype)
+    result = large_empty(len(snapshot), found.dtype)
 
     def fill(piece: slice) -> None:
         result[piece] = found[snapshot.stack_of(piece) + 1]

@@ -17,6 +17,7 @@ from drgn_pageowner.analysis.types.contents import Candidates, evidence
 from drgn_pageowner.analysis.types.slots import Slots
 from drgn_pageowner.model.arrays import Array, among, ranges, slices, sparse_zeros
 from drgn_pageowner.model.heap import Heap
+from drgn_pageowner.model.scratch import large_full
 from drgn_pageowner.model.types import HeapTypes, TypedBy, WordUse
 
 __all__ = ("infer_types",)
@@ -76,7 +77,7 @@ class _Inference:
         self.table = heap.typing.table
         self.slots = Slots(self.table)
         places = heap.nodes + len(heap.typing.variables)
-        self.type = np.full(places, -1, np.int32)
+        self.type = large_full(places, -1, np.int32)
         # Most records have no type, and no typed pointer refers to them.
         self.origin = sparse_zeros(places, np.int32)
         self.by = sparse_zeros(places, np.uint8)
@@ -106,7 +107,7 @@ class _Inference:
         larger than any type.
         """
         heap = self.heap
-        room = np.zeros(heap.nodes, np.int32)
+        room = large_full(heap.nodes, 0, np.int32)
         most = np.iinfo(np.int32).max
         pointers = self.pointers
         # The records of a vmalloc area are one place, which extends to the last offset that a
@@ -561,7 +562,7 @@ class _Inference:
     def exact(self) -> Array:
         """Return which places have a type that is certain: ``bool``."""
         heap = self.heap
-        sure = np.zeros(len(self.type), bool)
+        sure = large_full(len(self.type), False, bool)
         sure[heap.nodes :] = True
         # No type is certain in a cache for whose objects pointers often disagree.
         first, end = heap.first_object, heap.first_percpu

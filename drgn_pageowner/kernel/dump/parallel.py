@@ -34,6 +34,7 @@ from numpy.typing import DTypeLike
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.scratch import fits_in_memory, large_empty, large_shared
 from drgn_pageowner.model.session import one_after_another
 from drgn_pageowner.model.threads import allow_threads
 
@@ -149,8 +150,10 @@ def shared_empty(
     """
     length = rows * np.dtype(dtype).itemsize
     if not length or processes_for(kernel, size) < 2:
-        return np.zeros(rows, dtype) if zeroed else np.empty(rows, dtype)
-    return np.frombuffer(mmap.mmap(-1, length), dtype, rows)
+        return (
+            np.zeros(rows, dtype) if zeroed and fits_in_memory(length) else large_empty(rows, dtype)
+        )
+    return large_shared(rows, dtype)
 
 
 class _Workers(Generic[T, R]):

@@ -55,6 +55,7 @@ from drgn_pageowner.model.heap import (
     record_of_row,
 )
 from drgn_pageowner.model.pages import FREE_STATES, NO_ZONE, Pages, PageState
+from drgn_pageowner.model.scratch import large_full
 from drgn_pageowner.model.threads import in_threads
 from drgn_pageowner.progress import progress
 
@@ -332,7 +333,7 @@ class HeapReader:
     def _sources_of_rows(self) -> Array:
         """Get the place in :attr:`_sources` of the node of each page: ``uint8``."""
         state, metadata = self._pages.state, self._inventory.metadata
-        source = np.full(len(state), _OF_RECORD, np.uint8)
+        source = large_full(len(state), _OF_RECORD, np.uint8)
         source[self._inventory.record_of_row < 0] = _OF_ROOT + _UNRECORDED
         source[state == PageState.RESERVED] = _OF_ROOT + _BOOT
         source[state == PageState.SLAB] = _OF_SLAB

@@ -11,6 +11,7 @@ from drgn_pageowner.model.arrays import Array, Growing, ascending, ranges, slice
 from drgn_pageowner.model.heap import Area
 from drgn_pageowner.model.pages import Pages
 from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.scratch import large_empty
 from drgn_pageowner.model.threads import in_threads
 from drgn_pageowner.model.types import Pointers
 
@@ -164,7 +165,7 @@ class PointerList:
             order = order[good[order]]
 
         def in_order(column: Array) -> Array:
-            result = np.empty(len(order), column.dtype)
+            result = large_empty(len(order), column.dtype)
 
             def fill(rows: slice) -> None:
                 result[rows] = column[order[rows]]
