@@ -189,7 +189,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     report_problems(joined.memory.problems)
     colour = wants_colour(getattr(args, "color", "auto"), out)
     with keeping_results():
-        answers = _answers(session, views, joined, args, colour)
+        answers = {view: VIEWS[view](joined, args, colour) for view in views}
     if args.explain is not None:
         answers["explain"] = _explain(joined, args, colour)
     if args.format == "json":
@@ -211,19 +211,6 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         if len(answers) > 1:
             out.write("\n")
     return 0
-
-
-def _answers(
-    session: Session, views: Sequence[str], joined: Overlay, args: argparse.Namespace, colour: bool
-) -> dict[str, Answer]:
-    """Compute *views*; on a large machine, those that take longest at the same time."""
-
-    def answer(view: str) -> Answer:
-        result, text = VIEWS[view](joined, args, colour)
-        # Text that is not printed is not made.
-        return result, () if args.format == "json" else list(text)
-
-    return {view: answer(view) for view in views}
 
 
 def _check_views(views: Sequence[str]) -> None:

@@ -10,10 +10,6 @@ from typing import Any
 import pytest
 from conftest import Dump
 
-from drgn_pageowner.commands import frag
-from drgn_pageowner.kernel.dump import parallel
-from drgn_pageowner.kernel.helpers import use_jobs
-
 VIEWS = ("summary", "buddyinfo", "pagetypeinfo", "extfrag", "contiguity", "culprits", "cma", "map")
 
 
@@ -34,31 +30,6 @@ def test_one_view_is_what_all_has_of_it(one_dump: Dump) -> None:
     whole = answer(one_dump, "all")
     for view in VIEWS:
         assert answer(one_dump, view) == whole[view]
-
-
-@pytest.mark.parametrize("format_", ["json", "table"])
-def test_the_longest_views_are_computed_by_other_processes(
-    one_dump: Dump, monkeypatch: pytest.MonkeyPatch, format_: str
-) -> None:
-    alone = one_dump.run("frag", "all", "--format", format_, check=True).stdout
-    here: list[str] = []
-    for name in ("contiguity", "culprits", "zone_summaries"):
-        function = getattr(frag, name)
-
-        def noting(
-            *args: Any, name: str = name, function: Callable[..., Any] = function, **more: Any
-        ) -> Any:
-            here.append(name)
-            return function(*args, **more)
-
-        monkeypatch.setattr(frag, name, noting)
-    monkeypatch.setattr(parallel, "LEAST_BYTES", 1 << 16)
-    use_jobs(one_dump.prog, 3)
-    try:
-        assert one_dump.run("frag", "all", "--format", format_, check=True).stdout == alone
-    finally:
-        use_jobs(one_dump.prog, 1)
-    assert here == ["zone_summaries"]
 
 
 def test_the_map_has_every_page_once(dump: Dump) -> None:

@@ -85,6 +85,8 @@ class Intervals:
         self._page_size = page_size
         self.rows = ascending(rows[order].copy())
         """``int64``: rows of the pages that contain ranges."""
+        self._has = sparse_zeros(int(self.rows[-1]) + 1 if len(self.rows) else 0, np.bool_)
+        self._has[self.rows] = True
 
     def find(self, rows: Array, offset: Array) -> tuple[Array, Array]:
         """
@@ -94,12 +96,18 @@ class Intervals:
         :param offset: ``int64``, shape ``(n,)``: offset of the byte in the page, in bytes.
         :return: Index of the range (``int64``; -1 for none), and the offset of the byte in it.
         """
+        number, at = np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.int64)
         if not len(self._start):
-            return np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.int64)
-        key = rows * self._page_size + offset
+            return number, at
+        # Most words are in pages without any.
+        some = np.flatnonzero(rows < len(self._has))
+        some = some[self._has[rows[some]]]
+        key = rows[some] * self._page_size + offset[some]
         place = np.maximum(np.searchsorted(self._start, key, "right") - 1, 0)
         inside = (key >= self._start[place]) & (key < self._end[place])
-        return np.where(inside, self._number[place], -1), key - self._start[place]
+        some, place, key = some[inside], place[inside], key[inside]
+        number[some], at[some] = self._number[place], key - self._start[place]
+        return number, at
 
 
 def split_at_pages(first: Array, sizes: Array, page_size: int) -> tuple[Array, Array, Array, Array]:
