@@ -9,7 +9,7 @@ import mmap
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -29,6 +29,7 @@ __all__ = (
     "grouped",
     "looked_up",
     "packed_pairs",
+    "places_of",
     "ranges",
     "slices",
     "sparse_zeros",
@@ -221,6 +222,18 @@ def looked_up(table: Array, values: Array) -> Array:
 
     in_threads(look_up, slices(len(values)))
     return result
+
+
+def places_of(members: Array, values: Any, side: Literal["left", "right"] = "left") -> Array:
+    """
+    Return ``np.searchsorted(members, values, side)``, for which NumPy would convert all *members*
+    if *values* are of another type.
+
+    :param members: Integers, shape ``(n,)``, ascending.
+    :param values: Integers that fit in the type of *members*: shape ``(k,)``.
+    :return: ``int64``, shape ``(k,)``.
+    """
+    return np.searchsorted(members, np.asarray(values, members.dtype), side)
 
 
 def ascending(values: Array) -> Array:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, places_of
 from drgn_pageowner.model.contents import PfnRanges
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.kinds import Kind
@@ -136,7 +136,7 @@ class Heads:
             start, stop, step = rows.indices(self._number)
             if step == 1:
                 whole = np.arange(start, stop, dtype=self.dtype)
-                low, high = np.searchsorted(self._tails, [start, max(start, stop)])
+                low, high = places_of(self._tails, [start, max(start, stop)])
                 whole[self._tails[low:high] - start] = self._heads[low:high]
                 return whole
             rows = np.arange(start, stop, step)
@@ -145,7 +145,7 @@ class Heads:
         result = np.array(rows, self.dtype)
         if not len(self._tails):
             return result
-        place = np.minimum(np.searchsorted(self._tails, result), len(self._tails) - 1)
+        place = np.minimum(places_of(self._tails, result), len(self._tails) - 1)
         found: Array = np.where(self._tails[place] == result, self._heads[place], result)
         return found
 

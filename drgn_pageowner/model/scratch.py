@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from drgn_pageowner.errors import PageOwnerError
+from drgn_pageowner.model.threads import in_threads
 
 __all__ = (
     "anonymous",
@@ -34,6 +35,8 @@ __all__ = (
 
 # Arrays of fewer bytes are always in memory, and do not count.
 _LARGE = 1 << 20
+# Number of elements that are filled in together.
+_PIECE = 1 << 20
 
 _limit: int | None = None
 # The number of bytes of each array that is in memory, by its ID.
@@ -106,7 +109,12 @@ def large_empty(length: int, dtype: DTypeLike) -> NDArray[Any]:
 def large_full(length: int, value: Any, dtype: DTypeLike) -> NDArray[Any]:
     """Make an array as ``np.full()`` does, in a file if it does not fit in memory."""
     result = large_empty(length, dtype)
-    result[:] = value
+
+    def fill(start: int) -> None:
+        result[start : start + _PIECE] = value
+
+    # The system takes as long to find memory for the array as NumPy to fill it.
+    in_threads(fill, range(0, length, _PIECE))
     return result
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, places_of
 from drgn_pageowner.model.kinds import Kind
 
 __all__ = (
@@ -208,11 +208,8 @@ class Pointers:
 
         :return: Index of the first pointer, and number of pointers: ``int64``, a row per place.
         """
-        # Convert *places* first: NumPy would otherwise convert the whole column to their wider
-        # type.
-        wanted = places.astype(self.place.dtype)
-        first = np.searchsorted(self.place, wanted)
-        return first, np.searchsorted(self.place, wanted, "right") - first
+        first = places_of(self.place, places)
+        return first, places_of(self.place, places, "right") - first
 
 
 class TypedBy(Kind):

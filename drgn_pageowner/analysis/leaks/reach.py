@@ -39,6 +39,7 @@ from drgn_pageowner.model.arrays import (
     give_back,
     looked_up,
     packed_pairs,
+    places_of,
     ranges,
     slices,
     sparse_zeros,
@@ -106,7 +107,7 @@ class Graph:
 
         def count(rows: slice) -> None:
             # The edges are in the order of their sources.
-            low, high = np.searchsorted(source, [rows.start, rows.stop])
+            low, high = places_of(source, [rows.start, rows.stop])
             length, first = rows.stop - rows.start, self._first[rows.start + 1 : rows.stop + 1]
             if high - low > _CROWDED * length:
                 # A root may have millions.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from drgn_pageowner.analysis.types.slots import Slots
-from drgn_pageowner.model.arrays import Array, sparse_zeros
+from drgn_pageowner.model.arrays import Array, places_of, sparse_zeros
 from drgn_pageowner.model.heap import Heap
 from drgn_pageowner.model.types import Counted, HeapTypes
 
@@ -172,7 +172,7 @@ class UnusedParts:
         _, outer, offset = self._slots.containers(np.array([number], np.int64))
         places, bases = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for of, at in set(zip(outer.tolist(), offset.tolist(), strict=True)):
-            first, end = np.searchsorted(types, [of, of + 1])
+            first, end = places_of(types, [of, of + 1])
             if first == end or self._slots.repeat[of]:
                 continue
             mine = in_order[first:end]
@@ -186,8 +186,8 @@ class UnusedParts:
 
     def _pointers_at(self, place: Array, offset: Array) -> Array:
         """Return the index of the pointer at each offset of a place; -1 if there is no pointer."""
-        first = np.searchsorted(self._pointers.place, place)
-        end = np.searchsorted(self._pointers.place, place, "right")
+        first = places_of(self._pointers.place, place)
+        end = places_of(self._pointers.place, place, "right")
         result = np.full(len(place), -1, np.int64)
         # Binary search for all rows at once: the pointers of a place are in the order of offsets.
         low, high = first.copy(), end.copy()

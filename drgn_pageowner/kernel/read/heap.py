@@ -55,7 +55,7 @@ from drgn_pageowner.model.heap import (
     record_of_row,
 )
 from drgn_pageowner.model.pages import FREE_STATES, NO_ZONE, Pages, PageState
-from drgn_pageowner.model.scratch import large_full
+from drgn_pageowner.model.scratch import large_empty
 from drgn_pageowner.model.threads import in_threads
 from drgn_pageowner.progress import progress
 
@@ -333,12 +333,18 @@ class HeapReader:
     def _sources_of_rows(self) -> Array:
         """Get the place in :attr:`_sources` of the node of each page: ``uint8``."""
         state, metadata = self._pages.state, self._inventory.metadata
-        source = large_full(len(state), _OF_RECORD, np.uint8)
-        source[self._inventory.record_of_row < 0] = _OF_ROOT + _UNRECORDED
-        source[state == PageState.RESERVED] = _OF_ROOT + _BOOT
-        source[state == PageState.SLAB] = _OF_SLAB
-        source[~among(state, _SCANNED)] = _UNSCANNED
-        source[(metadata != Metadata.NONE) & (metadata != Metadata.PERCPU)] = _UNSCANNED
+        source = large_empty(len(state), np.uint8)
+
+        def fill(rows: slice) -> None:
+            mine, states, kind = source[rows], state[rows], metadata[rows]
+            mine[:] = _OF_RECORD
+            mine[self._inventory.record_of_row[rows] < 0] = _OF_ROOT + _UNRECORDED
+            mine[states == PageState.RESERVED] = _OF_ROOT + _BOOT
+            mine[states == PageState.SLAB] = _OF_SLAB
+            mine[~among(states, _SCANNED)] = _UNSCANNED
+            mine[(kind != Metadata.NONE) & (kind != Metadata.PERCPU)] = _UNSCANNED
+
+        in_threads(fill, slices(len(state)))
         pool = np.flatnonzero(metadata == Metadata.KFENCE)
         source[pool[self.resolver.slab_at(pool) >= 0]] = _OF_SLAB
         source[self.percpu.rows] = _OF_CHUNK
