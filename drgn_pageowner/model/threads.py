@@ -17,9 +17,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar, copy_context
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-__all__ = ("allow_threads", "from_threads", "in_threads", "usable_cpus")
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
+__all__ = (
+    "allow_threads",
+    "allowed_threads",
+    "from_threads",
+    "in_threads",
+    "usable_cpus",
+    "while_next",
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -72,6 +82,38 @@ def _share_heap() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
+def allowed_threads() -> int:
+    """Return what :func:`allow_threads` was called with."""
+    return _allowed
+
+
+def while_next(work: Callable[[T], object], items: Iterable[T]) -> None:
+    """
+    Call *work* for one item after the other, if several threads are allowed in another thread while
+    the next item is made.
+
+    The process may fork while the first item is made, but not later.
+
+    :raises Exception: the first that *work* raised
+    """
+    with contextlib.ExitStack() as stack:
+        pool: Executor | None = None
+        before: Future[object] | None = None
+        for number, item in enumerate(items):
+            if not number or _allowed < 2:
+                work(item)
+                continue
+            if pool is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                pool = stack.enter_context(ThreadPoolExecutor(1))
+            if before is not None:
+                before.result()
+            before = pool.submit(work, item)
+        if before is not None:
+            before.result()
+
+
 def in_threads(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """
     Call *work* for each of *items*, in several threads if that is allowed and there are several.
@@ -98,7 +140,7 @@ def from_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         yield from map(work, every)
         return
     # Most commands on most dumps need no threads.
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
 
     def call(item: T) -> R:
         # Nothing in a thread starts more of them.

@@ -26,6 +26,7 @@ from drgn_pageowner.extras import extra
 from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.columns import STORED
 from drgn_pageowner.model.packed import Packing
+from drgn_pageowner.model.threads import allowed_threads, while_next
 from drgn_pageowner.storage.check import (
     TABLES,
     MalformedError,
@@ -194,7 +195,11 @@ def _stream(columns: Mapping[str, Any]) -> bytes:
     tables = (_table({name: values[piece] for name, values in columns.items()}) for piece in pieces)
     table, sink = next(tables), pa.BufferOutputStream()
     codec = pa.Codec("zstd", _level(table.nbytes))
-    options = pa.ipc.IpcWriteOptions(compression=codec, use_threads=False)
+    # Each thread compresses a column.
+    threads = allowed_threads() if rows > _BATCH else 1
+    if threads > 1:
+        pa.set_cpu_count(threads)
+    options = pa.ipc.IpcWriteOptions(compression=codec, use_threads=threads > 1)
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
         del table
@@ -278,9 +283,12 @@ def write_container(
                 writer.add_key_value_metadata(metadata)
                 for piece in pieces.values():
                     sink.write(piece)
+
+                def write(group: Columns) -> None:
+                    writer.write_table(_table(group), row_group_size=_ROWS)
+
                 for parts in records.parts:
-                    for group in _row_groups(parts):
-                        writer.write_table(_table(group), row_group_size=_ROWS)
+                    while_next(write, _row_groups(parts))
             return file.tell()
     except OSError as error:
         raise cannot_write(path, error) from error

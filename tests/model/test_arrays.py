@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from drgn_pageowner.model.arrays import (
     distinct,
     looked_up,
     packed_pairs,
+    places_of,
     ranges,
     sparse_zeros,
     unpacked_pairs,
@@ -162,3 +164,12 @@ def test_names_with_the_same_sum_are_told_apart() -> None:
     halves = np.array([[1, 0], [0, factor], [1, 0]], np.uint64)
     names = halves.view("S16").reshape(-1)
     assert distinct(names)[1].tolist() == np.unique(names, return_inverse=True)[1].tolist()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32])
+def test_places_are_those_of_searchsorted(dtype: type[np.integer], side: Any) -> None:
+    members = np.sort(np.random.default_rng(3).integers(0, 50, 200)).astype(dtype)
+    for values in ([0, 49, 50], np.arange(60), np.zeros(0, np.int64), members):
+        expected = np.searchsorted(members, values, side)
+        assert places_of(members, values, side).tolist() == expected.tolist()

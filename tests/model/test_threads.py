@@ -19,7 +19,13 @@ from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model import threads
 from drgn_pageowner.model.arrays import slices
 from drgn_pageowner.model.kept import keeping_results, kept
-from drgn_pageowner.model.threads import allow_threads, from_threads, in_threads, usable_cpus
+from drgn_pageowner.model.threads import (
+    allow_threads,
+    from_threads,
+    in_threads,
+    usable_cpus,
+    while_next,
+)
 
 ITEMS = list(range(50))
 
@@ -123,6 +129,60 @@ COMMANDS = (
     "account --zones --format json", "frag all --format json", "leaks --format json",
     "leaks --slab", "leaks --suspects --format json", "top --by allocator,order", "why pfn:4000",
 )  # fmt: skip
+
+
+def made(log: list[str]) -> Iterator[int]:
+    for item in range(5):
+        log.append(f"made {item}")
+        yield item
+
+
+@pytest.mark.usefixtures("three")
+def test_one_thread_works_while_the_next_item_is_made() -> None:
+    own, log, third = threading.get_ident(), list[str](), threading.Event()
+
+    def work(item: int) -> None:
+        # The process may fork while the first item is made, so there is no thread before.
+        assert (threading.get_ident() == own) == (item == 0)
+        if item == 1:
+            assert third.wait(timeout=60)
+        log.append(f"worked {item}")
+
+    def items() -> Iterator[int]:
+        for item in made(log):
+            if item == 2:
+                third.set()
+            yield item
+
+    while_next(work, items())
+    assert [line for line in log if line.startswith("worked")] == [f"worked {n}" for n in range(5)]
+    assert log.index("made 2") < log.index("worked 1")
+    while_next(work, [])
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize("bad", [0, 1, 3, 4])
+def test_what_fails_in_between_is_raised(bad: int) -> None:
+    done = []
+
+    def work(item: int) -> None:
+        if item == bad:
+            raise OSError("the disk is full")
+        done.append(item)
+
+    with pytest.raises(OSError, match="the disk is full"):
+        while_next(work, made([]))
+    assert done == list(range(bad))
+
+
+def test_one_thread_works_on_one_item_after_the_other() -> None:
+    before, log = threads._allowed, list[str]()
+    allow_threads(1)
+    try:
+        while_next(lambda item: log.append(f"worked {item}"), made(log))
+    finally:
+        allow_threads(before)
+    assert log == [f"{verb} {item}" for item in range(5) for verb in ("made", "worked")]
 
 
 @pytest.mark.once

@@ -52,7 +52,10 @@ class MemcgTable:
         :return: ``memcg`` (``int32``: index in :attr:`memcgs`, or -1) and ``memcg_kind``
             (``uint8``: :class:`MemcgKind`), each of shape ``(n,)``.
         """
-        values, inverse = np.unique(memcg_data, return_inverse=True)
+        # Pages that were allocated together are charged to the same cgroup, and most to none.
+        begins = np.ones(len(memcg_data), bool)
+        np.not_equal(memcg_data[1:], memcg_data[:-1], out=begins[1:])
+        values, of_run = np.unique(memcg_data[begins], return_inverse=True)
         slab = (values & np.uint64(_SLAB)) != 0
         kmem = (values & np.uint64(_KMEM)) != 0
         index = np.full(len(values), -1, np.int32)
@@ -61,7 +64,8 @@ class MemcgTable:
         kind = np.where(index >= 0, MemcgKind.CHARGED, MemcgKind.NONE).astype(np.uint8)
         kind[kmem & (index >= 0)] = MemcgKind.OBJCG
         kind[slab] = MemcgKind.SLAB
-        return index[inverse], kind[inverse]
+        lengths = np.diff(np.flatnonzero(begins), append=len(begins))
+        return np.repeat(index[of_run], lengths), np.repeat(kind[of_run], lengths)
 
     def _find(self, pointer: int) -> int:
         if pointer not in self._by_pointer:

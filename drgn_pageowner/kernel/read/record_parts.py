@@ -294,8 +294,8 @@ class _StacksSeen:
         try:
             self.depot = depot_layout(self._kernel).name
             unique = values_of(handles)
-            known = np.concatenate([self._stacks.handles, self._bad, np.zeros(1, np.uint32)])
-            new = np.setdiff1d(unique, known, assume_unique=True)
+            unknown = unique[(self._stacks.index(unique) < 0) & (unique != 0)]
+            new = np.setdiff1d(unknown, self._bad, assume_unique=True)
             if len(new):
                 stacks, bad = read_stacks(self._kernel, new)
                 self._stacks = self._stacks.with_those_of(stacks)
