@@ -22,6 +22,7 @@ from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.later import selected
 from drgn_pageowner.model.stacks import Frame, SourceFrame, Stacks, Symbolizer, frames_of_stack
 from drgn_pageowner.model.tags import Tags
+from drgn_pageowner.model.threads import in_threads
 from drgn_pageowner.units import pages_size
 
 __all__ = (
@@ -30,6 +31,7 @@ __all__ = (
     "Snapshot",
     "Summing",
     "latest",
+    "pfn_order",
 )
 
 
@@ -281,6 +283,19 @@ nanoseconds of ``local_clock()``.
         """Return the frames of the stack at *index* in :attr:`stacks`, innermost first, by
         :func:`~drgn_pageowner.model.stacks.frames_of_stack`."""
         return frames_of_stack(self.frames(self.stacks[index].tolist()))
+
+
+def pfn_order(records: Snapshot) -> Array | slice:
+    """Return what puts *records* into the order of PFNs: indices, or a slice if they are in it."""
+    pfn = records["pfn"]
+
+    def ascends(piece: slice) -> bool:
+        values = pfn[piece.start : piece.stop + 1]
+        return bool((values[1:] >= values[:-1]).all())
+
+    if all(in_threads(ascends, slices(len(records) - 1))):
+        return slice(None)
+    return np.argsort(np.asarray(pfn), kind="stable")
 
 
 def latest(now: int | None, columns: Mapping[str, Array]) -> int | None:

@@ -19,7 +19,7 @@ from drgn_pageowner.model.heap import (
     record_of_row,
 )
 from drgn_pageowner.model.object_facts import ObjectFacts
-from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.records import Snapshot, pfn_order
 from drgn_pageowner.model.stacks import Stacks
 from drgn_pageowner.model.tags import Tags, tag_stacks
 from drgn_pageowner.storage.check import check_fingerprints, check_search, require, within
@@ -42,20 +42,25 @@ def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]
     :param found: Result of the search, which must include :attr:`LeakSearch.lost`.
     :return: Tables by name, and documents by name.
     """
-    order = np.argsort(found.records["pfn"], kind="stable")
-    place = np.empty(len(order), np.int32)
-    place[order] = np.arange(len(order))
+    order, number = pfn_order(found.records), len(found.records)
+    # The first record of the allocation is stored as a distance in rows, which is usually 0.
+    distance = np.arange(number, dtype=np.int32)
+    if isinstance(order, slice):
+        distance -= found.allocation
+    else:
+        place = np.empty(number, np.int32)
+        place[order] = distance
+        distance -= place[found.allocation[order]]
     lost = found.lost
     assert lost is not None
     facts = lost.facts
-    # The first record of the allocation is stored as a distance in rows, which is usually 0.
     leaks: Columns = {
         "pfn": found.records["pfn"][order],
-        "distance": place[order] - place[found.allocation[order]],
+        "distance": distance,
         "role": found.role[order],
         "verdict": found.verdict[order],
         "evidence": (
-            np.zeros(len(order), np.uint8) if found.evidence is None else found.evidence[order]
+            np.zeros(number, np.uint8) if found.evidence is None else found.evidence[order]
         ),
     }
     if len(found.fingerprint):

@@ -13,7 +13,7 @@ import numpy as np
 from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.kernel import Facts, Names, TextFormats
-from drgn_pageowner.model.records import Memcg, Snapshot, latest
+from drgn_pageowner.model.records import Memcg, Snapshot, latest, pfn_order
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.model.stacks import Frame, SourceFrame, StackList, Stacks
 from drgn_pageowner.model.tags import Tags
@@ -149,7 +149,7 @@ class SavedRecords:
                     used[mine] |= _bit(freed, kind)
         some = np.flatnonzero(used)
         self._used.append((part.stacks.handles[some], used[some]))
-        order = _in_order(part)
+        order = pfn_order(part)
         pfn, allocated = part["pfn"][order], allocated[order]
         for piece in slices(len(part)):
             self._pfns.update(pfn[piece][allocated[piece]].tobytes())
@@ -200,7 +200,7 @@ class SavedRecords:
     def _pieces(self) -> Iterator[Snapshot]:
         """Yield all records in the order of PFNs, some at a time."""
         if self._only is not None:
-            order = _in_order(self._only)
+            order = pfn_order(self._only)
             for piece in slices(len(self._only)):
                 yield self._only.select(order[piece] if isinstance(order, np.ndarray) else piece)
             return
@@ -211,14 +211,6 @@ class SavedRecords:
                 place = np.array([*(number[memcg] for memcg in part.memcgs), -1], np.int32)
                 part.columns["memcg"] = place[part["memcg"]]
             yield part
-
-
-def _in_order(records: Snapshot) -> Array | slice:
-    """Return what puts records into the order of PFNs."""
-    pfn = records["pfn"]
-    if all((pfn[1:][piece] >= pfn[:-1][piece]).all() for piece in slices(len(pfn) - 1)):
-        return slice(None)
-    return np.argsort(pfn, kind="stable")
 
 
 def record_tables(
