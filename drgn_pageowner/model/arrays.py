@@ -24,6 +24,7 @@ __all__ = (
     "Narrow",
     "among",
     "ascending",
+    "begins",
     "distinct",
     "give_back",
     "grouped",
@@ -236,6 +237,13 @@ def places_of(members: Array, values: Any, side: Literal["left", "right"] = "lef
     return np.searchsorted(members, np.asarray(values, members.dtype), side)
 
 
+def begins(values: Array) -> Array:
+    """Return which values differ from the one before: ``bool``, shape ``(n,)``; the first does."""
+    result = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=result[1:])
+    return result
+
+
 def ascending(values: Array) -> Array:
     """
     Sort and deduplicate *values*, as ``np.unique()`` does.
@@ -245,8 +253,7 @@ def ascending(values: Array) -> Array:
     :param values: Integers, shape ``(n,)``; they are sorted in place.
     """
     values.sort()
-    kept = np.ones(len(values), bool)
-    np.not_equal(values[1:], values[:-1], out=kept[1:])
+    kept = begins(values)
     result: Array = values[kept] if not kept.all() else values
     return result
 
@@ -262,9 +269,7 @@ def values_of(columns: Sequence[Array]) -> Array:
     """
 
     def distinct_of(piece: Array) -> Array:
-        kept = np.ones(len(piece), bool)
-        np.not_equal(piece[1:], piece[:-1], out=kept[1:])
-        return ascending(piece[kept])
+        return ascending(piece[begins(piece)])
 
     pieces = [column[rows] for column in columns for rows in slices(len(column))]
     return ascending(np.concatenate([columns[0][:0], *in_threads(distinct_of, pieces)]))

@@ -21,6 +21,7 @@ from drgn_pageowner.model.arrays import slices
 from drgn_pageowner.model.kept import keeping_results, kept
 from drgn_pageowner.model.threads import (
     allow_threads,
+    allowed_threads,
     from_threads,
     in_threads,
     usable_cpus,
@@ -30,14 +31,19 @@ from drgn_pageowner.model.threads import (
 ITEMS = list(range(50))
 
 
-@pytest.fixture
-def three() -> Iterator[None]:
-    """Three threads work."""
-    before = threads._allowed
-    allow_threads(3)
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """As many threads are allowed as before, and none is left."""
+    before = allowed_threads()
     yield
     allow_threads(before)
     assert threading.active_count() == 1
+
+
+@pytest.fixture
+def three() -> None:
+    """Three threads work."""
+    allow_threads(3)
 
 
 @pytest.mark.usefixtures("three")
@@ -57,12 +63,8 @@ def test_results_are_in_order() -> None:
 
 
 def test_one_thread_is_enough_by_default() -> None:
-    before = threads._allowed
     allow_threads(1)
-    try:
-        assert set(in_threads(lambda _: threading.get_ident(), ITEMS)) == {threading.get_ident()}
-    finally:
-        allow_threads(before)
+    assert set(in_threads(lambda _: threading.get_ident(), ITEMS)) == {threading.get_ident()}
 
 
 @pytest.mark.usefixtures("three")
@@ -176,12 +178,9 @@ def test_what_fails_in_between_is_raised(bad: int) -> None:
 
 
 def test_one_thread_works_on_one_item_after_the_other() -> None:
-    before, log = threads._allowed, list[str]()
+    log = list[str]()
     allow_threads(1)
-    try:
-        while_next(lambda item: log.append(f"worked {item}"), made(log))
-    finally:
-        allow_threads(before)
+    while_next(lambda item: log.append(f"worked {item}"), made(log))
     assert log == [f"{verb} {item}" for item in range(5) for verb in ("made", "worked")]
 
 
@@ -202,13 +201,9 @@ def test_commands_print_the_same(
         return {command: ask(session, command) for command in COMMANDS}
 
     contents = Kernel.of(prog).contents
-    before = threads._allowed
-    try:
-        whole = answers(1)
-        assert {status for status, _, _ in whole.values()} <= {0, 1}
-        # Arrays are worked on in so many pieces that threads take turns.
-        monkeypatch.setattr(slices, "__defaults__", (4999,))
-        monkeypatch.setattr(mobility, "_PIECE", 4096)
-        assert answers(4) == whole
-    finally:
-        allow_threads(before)
+    whole = answers(1)
+    assert {status for status, _, _ in whole.values()} <= {0, 1}
+    # Arrays are worked on in so many pieces that threads take turns.
+    monkeypatch.setattr(slices, "__defaults__", (4999,))
+    monkeypatch.setattr(mobility, "_PIECE", 4096)
+    assert answers(4) == whole

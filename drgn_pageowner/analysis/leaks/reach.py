@@ -36,6 +36,7 @@ from drgn_pageowner.model.arrays import (
     Growing,
     among,
     ascending,
+    begins,
     give_back,
     looked_up,
     packed_pairs,
@@ -111,8 +112,7 @@ class Graph:
             length, first = rows.stop - rows.start, self._first[rows.start + 1 : rows.stop + 1]
             if high - low > _CROWDED * length:
                 # A root may have millions.
-                numbers = np.arange(rows.start, rows.stop, dtype=source.dtype)
-                first[:] = np.searchsorted(source, numbers, "right")
+                first[:] = places_of(source, np.arange(rows.start, rows.stop), "right")
                 return
             number = np.bincount(source[low:high] - rows.start, minlength=length)
             np.cumsum(number, out=number)
@@ -473,9 +473,7 @@ def _allocations(heap: Heap) -> Array:
     records = heap.records
     number = merge_split(records, followers(heap))
     # Numbers ascend, without gaps.
-    begins = np.ones(len(number), bool)
-    np.not_equal(number[1:], number[:-1], out=begins[1:])
-    result = looked_up(np.flatnonzero(begins).astype(np.int32), number)
+    result = looked_up(np.flatnonzero(begins(number)).astype(np.int32), number)
     areas = heap.inventory.areas
     if not len(result) or not areas:
         return result

@@ -11,7 +11,7 @@ from drgn.helpers.linux.kernfs import kernfs_parent
 from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member, read_word
 from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, name_of, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, begins
 from drgn_pageowner.model.records import Memcg, MemcgKind
 
 __all__ = ("MemcgTable",)
@@ -53,9 +53,8 @@ class MemcgTable:
             (``uint8``: :class:`MemcgKind`), each of shape ``(n,)``.
         """
         # Pages that were allocated together are charged to the same cgroup, and most to none.
-        begins = np.ones(len(memcg_data), bool)
-        np.not_equal(memcg_data[1:], memcg_data[:-1], out=begins[1:])
-        values, of_run = np.unique(memcg_data[begins], return_inverse=True)
+        first = np.flatnonzero(begins(memcg_data))
+        values, of_run = np.unique(memcg_data[first], return_inverse=True)
         slab = (values & np.uint64(_SLAB)) != 0
         kmem = (values & np.uint64(_KMEM)) != 0
         index = np.full(len(values), -1, np.int32)
@@ -64,7 +63,7 @@ class MemcgTable:
         kind = np.where(index >= 0, MemcgKind.CHARGED, MemcgKind.NONE).astype(np.uint8)
         kind[kmem & (index >= 0)] = MemcgKind.OBJCG
         kind[slab] = MemcgKind.SLAB
-        lengths = np.diff(np.flatnonzero(begins), append=len(begins))
+        lengths = np.diff(first, append=len(memcg_data))
         return np.repeat(index[of_run], lengths), np.repeat(kind[of_run], lengths)
 
     def _find(self, pointer: int) -> int:

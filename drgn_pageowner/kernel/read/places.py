@@ -7,11 +7,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, Growing, ascending, ranges, slices, sparse_zeros
+from drgn_pageowner.model.arrays import (
+    Array,
+    Growing,
+    ascending,
+    looked_up,
+    ranges,
+    slices,
+    sparse_zeros,
+)
 from drgn_pageowner.model.heap import Area
 from drgn_pageowner.model.pages import Pages
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.model.scratch import large_empty
 from drgn_pageowner.model.threads import in_threads
 from drgn_pageowner.model.types import Pointers
 
@@ -172,15 +179,6 @@ class PointerList:
         if not good.all():
             order = order[good[order]]
 
-        def in_order(column: Array) -> Array:
-            result = large_empty(len(order), column.dtype)
-
-            def fill(rows: slice) -> None:
-                result[rows] = column[order[rows]]
-
-            in_threads(fill, slices(len(order)))
-            return result
-
-        place, offset = in_order(place), in_order(offset)
-        target = in_order(target)
-        return Pointers(place, offset, target, in_order(self._columns[3].take()))
+        place, offset = looked_up(place, order), looked_up(offset, order)
+        target = looked_up(target, order)
+        return Pointers(place, offset, target, looked_up(self._columns[3].take(), order))
