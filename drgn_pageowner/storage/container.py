@@ -3,9 +3,9 @@
 The file format: a Parquet file of records that contains other tables as well.
 
 The Parquet table contains the records, so any Parquet reader can show them. Everything else is
-stored between the file's first four bytes and its first row group, where Parquet allows unknown
-data: tables as Arrow IPC streams and documents as JSON, both compressed. The key-value metadata of
-the Parquet file has their positions. docs/formats.md describes the format.
+stored before the first row group or after the last one, where Parquet allows unknown data: tables
+as Arrow IPC streams and documents as JSON, both compressed. The key-value metadata of the Parquet
+file has their positions. docs/formats.md describes the format.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ __all__ = (
     "VERSION",
     "Columns",
     "Container",
+    "ContainerWriter",
     "RecordRows",
     "fast_packing",
+    "new_container",
     "packed_tables",
-    "write_container",
 )
 
 VERSION = 1
@@ -210,7 +211,7 @@ def _stream(columns: Mapping[str, Any]) -> bytes:
 
 
 def packed_tables(tables: Mapping[str, Columns]) -> dict[str, bytes]:
-    """Compress tables for :func:`write_container`."""
+    """Compress tables for :meth:`ContainerWriter.write_pieces`."""
     return {name: _stream(columns) for name, columns in tables.items()}
 
 
@@ -220,82 +221,148 @@ class RecordRows:
 
     empty: Columns
     """All columns, without rows."""
-    allocated: int
-    """Number of records of allocated pages."""
+    number: int | None
+    """Number of records of allocated pages; ``None`` if it is not known, but large."""
     parts: Sequence[Iterable[Columns]]
     """Records of allocated pages, and records of freed pages: in parts of any size."""
 
+    def level(self) -> int:
+        """Return zstd's level for these records."""
+        if self.number is None:
+            return _LEVEL_OF_LARGE
+        return _level(self.number * sum(column.itemsize for column in self.empty.values()))
 
-def write_container(
-    path: str,
-    records: RecordRows,
-    tables: Mapping[str, bytes],
-    documents: Mapping[str, Any],
-    head: Mapping[str, Any],
-) -> int:
+
+class ContainerWriter:
     """
-    Write a file atomically: if writing fails, an existing file is left unchanged.
+    Writer of a file, that :func:`new_container` makes.
+
+    The records and everything else are written in any order; :meth:`finish` comes last.
+    """
+
+    def __init__(self, path: str, sink: Any, writer: Any) -> None:
+        """
+        :param sink: The ``pyarrow.PythonFile`` to which *writer* writes.
+        :param writer: The ``pyarrow.parquet.ParquetWriter``.
+        """
+        self._path = path
+        self._sink = sink
+        self._writer = writer
+        self._allocated = 0
+        self._index: dict[str, dict[str, int]] = {}
+
+    def write_records(self, records: RecordRows) -> None:
+        """
+        Write the records.
+
+        :raises PageOwnerError: if the file cannot be written
+        """
+
+        def write(group: Columns) -> None:
+            with _written(self._path):
+                self._writer.write_table(_table(group), row_group_size=_ROWS)
+            self._allocated += int(np.count_nonzero(group["allocated"]))
+
+        for parts in records.parts:
+            while_next(write, _row_groups(parts))
+        # Arrow keeps what it has freed, for a while.
+        _pyarrow().default_memory_pool().release_unused()
+
+    def write_pieces(self, tables: Mapping[str, bytes], documents: Mapping[str, Any]) -> None:
+        """
+        Write everything but the records.
+
+        :param tables: Tables by name: the result of :func:`packed_tables`.
+        :param documents: Values to store as JSON, by name.
+        :raises PageOwnerError: if the file cannot be written
+        """
+        pieces = dict(tables)
+        pieces |= {
+            name: _compressed(json.dumps(value).encode("ascii"))
+            for name, value in documents.items()
+        }
+        for name, piece in pieces.items():
+            with _written(self._path):
+                # Arrow tracks the position in the file, so pieces must be written through it, too.
+                offset = self._sink.tell()
+                self._sink.write(piece)
+            self._index[name] = {
+                "offset": offset,
+                "length": len(piece),
+                "crc32": zlib.crc32(piece),
+            }
+
+    def finish(self, head: Mapping[str, Any]) -> int:
+        """
+        Write what is read first, at the end of the file.
+
+        :param head: Members of the JSON document that is read first.
+        :return: Size of the file in bytes.
+        :raises PageOwnerError: if the file cannot be written
+        """
+        head = {
+            **head,
+            "columns": self._writer.schema.names,
+            "allocated": self._allocated,
+            "parts": self._index,
+        }
+        text = json.dumps(head)
+        metadata = {
+            f"{_KEY}.version": str(VERSION),
+            f"{_KEY}.head": text,
+            f"{_KEY}.crc32": str(zlib.crc32(text.encode("ascii"))),
+        }
+        self._writer.add_key_value_metadata(metadata)
+        with _written(self._path):
+            self._writer.close()
+            size: int = self._sink.tell()
+        return size
+
+
+@contextmanager
+def new_container(path: str, records: RecordRows) -> Iterator[ContainerWriter]:
+    """
+    Write a file atomically: if the block ends with an exception, an existing file is left
+    unchanged.
 
     :param path: Path of the file.
-    :param tables: Other tables, by name: the result of :func:`packed_tables`.
-    :param documents: Values to store as JSON, by name.
-    :param head: Members of the JSON document that is read first.
-    :return: Size of the file in bytes.
+    :param records: The records that will be written.
     :raises PageOwnerError: if the file cannot be written
     """
     pq = _parquet()
     schema = _table(records.empty).schema
-    pieces = dict(tables)
-    pieces |= {
-        name: _compressed(json.dumps(value).encode("ascii")) for name, value in documents.items()
-    }
-    index, position = {}, len(b"PAR1")
-    for name, piece in pieces.items():
-        index[name] = {"offset": position, "length": len(piece), "crc32": zlib.crc32(piece)}
-        position += len(piece)
-    head = {
-        **head,
-        "columns": schema.names,
-        "allocated": records.allocated,
-        "parts": index,
-    }
-    text = json.dumps(head)
-    metadata = {
-        f"{_KEY}.version": str(VERSION),
-        f"{_KEY}.head": text,
-        f"{_KEY}.crc32": str(zlib.crc32(text.encode("ascii"))),
-    }
     differences = [name for name in _DIFFERENCES if name in schema.names]
+    of_block: OSError | None = None
     try:
         with replacing(path) as file:
-            # Arrow tracks the position in the file, so the pieces must be written through it, too.
             sink = _pyarrow().PythonFile(file, "w")
             with pq.ParquetWriter(
                 sink,
                 schema,
                 compression="zstd",
-                compression_level=_level(records.allocated * _row_bytes(records.empty)),
+                compression_level=records.level(),
                 use_dictionary=[name for name in schema.names if name not in differences],
                 column_encoding=dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
                 store_schema=False,
                 write_page_checksum=True,
             ) as writer:
-                writer.add_key_value_metadata(metadata)
-                for piece in pieces.values():
-                    sink.write(piece)
-
-                def write(group: Columns) -> None:
-                    writer.write_table(_table(group), row_group_size=_ROWS)
-
-                for parts in records.parts:
-                    while_next(write, _row_groups(parts))
-            return file.tell()
+                try:
+                    yield ContainerWriter(path, sink, writer)
+                except OSError as error:
+                    of_block = error
+                    raise
     except OSError as error:
+        if error is of_block:
+            raise
         raise cannot_write(path, error) from error
 
 
-def _row_bytes(columns: Columns) -> int:
-    return sum(column.itemsize for column in columns.values())
+@contextmanager
+def _written(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _row_groups(parts: Iterable[Columns]) -> Iterator[Columns]:
@@ -339,7 +406,7 @@ def _no_number(name: str) -> Any:
 
 
 class Container:
-    """Reader of a file that :func:`write_container` wrote."""
+    """Reader of a file that :class:`ContainerWriter` wrote."""
 
     def __init__(self, path: str) -> None:
         """

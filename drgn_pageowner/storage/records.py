@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,6 @@ BASIC_COLUMNS = frozenset(("handle", "ts_nsec"))
 _HANDLES = tuple(name for name, column in STORED.items() if column.form is Form.HANDLE)
 # Number of records of freed pages up to which they are held while the others are written.
 _MOST_HELD = 1 << 20
-# Columns that refer to something, say what time it was, or are what has problems.
-_TIMES = tuple(name for name, column in STORED.items() if column.form is Form.TIME)
-_NOTED = frozenset((*_HANDLES, *_TIMES, "memcg", "page_flags"))
 # Columns that `info` does not read, so that it does not report their problems.
 _OTHER_COLUMNS = frozenset((*columns_of(Origin.PAGE, Origin.PAGEBLOCK), *_HANDLES)) - BASIC_COLUMNS
 
@@ -91,8 +89,8 @@ class SavedRecords:
     """
     The records of a session, including those of freed pages.
 
-    If there are many, they are read twice, a part at a time: when the object is made, to find what
-    they refer to, and when they are written.
+    If there are many, they are read a part at a time, when they are written; what they refer to is
+    noted then.
     """
 
     def __init__(self, session: Session) -> None:
@@ -100,38 +98,28 @@ class SavedRecords:
         parts = session.record_parts(None, freed=True)
         first = next(parts)
         second = next(parts, None)
-        self._only = first if second is None else None
-        """All records, if they are in one part."""
         if second is not None and "tag" in first:
             # Indices of tags are not the same in all parts.
-            self._only, second = session.snapshot(None, freed=True), None
+            del parts
+            first, second = session.snapshot(None, freed=True), None
+        self.many = second is not None
+        """Whether there are several parts. Then the other members are known when the last row was
+        read."""
         self.number = 0
         """Number of records."""
         self.allocated = 0
         """Number of records of allocated pages."""
+        self.about = first.select(slice(0))
+        """A snapshot with all stacks, names and problems of the records, but without rows."""
+        self._parts: Iterable[Snapshot] = (first,)
         self._used: list[tuple[Array, Array]] = []
         self._pfns = blake2b()
         self._held: list[Columns] = []
-        self.about = (self._only or first).select(slice(0))
-        """A snapshot with all stacks, names and problems of the records, but without rows."""
-        if self._only is not None and "pfn" in self._only:
-            self._add(self._only)
+        self._memcgs: dict[Memcg, int] = {}
         if second is not None:
-            del parts
-            self.about = self._noted(self.about)
-
-    def _noted(self, empty: Snapshot) -> Snapshot:
-        """
-        Note what all records refer to; the other columns are not read before they are written.
-
-        :param empty: Some of the records, without rows.
-        :return: :attr:`about`.
-        """
-        for part in self._session.record_parts(_NOTED, freed=True):
-            self._add(part)
-            last = part
-        facts = replace(last.facts, formats=empty.facts.formats)
-        return replace(last, facts=facts, columns=empty.columns)
+            self._parts = chain((first, second), parts)
+        elif "pfn" in first:
+            self._add(first)
 
     def _add(self, part: Snapshot) -> None:
         """Note what the records of *part* refer to."""
@@ -179,38 +167,51 @@ class SavedRecords:
         names = ["pfn", *sorted(self.about.columns.keys() - {"pfn"})]
         return RecordRows(
             empty={name: self.about[name] for name in names},
-            allocated=self.allocated,
-            parts=[self._parts(names, freed=False), self._parts(names, freed=True)],
+            number=None if self.many else self.allocated,
+            parts=[self._allocated_rows(names), self._freed_rows(names)],
         )
 
-    def _parts(self, names: Sequence[str], *, freed: bool) -> Iterator[Columns]:
-        if freed and (self._held or self.number == self.allocated):
-            yield from self._held
-            return
-        # Few records of freed pages are held, rather than read again.
-        hold = not freed and self.number - self.allocated <= _MOST_HELD
-        for part in self._pieces():
+    def _allocated_rows(self, names: Sequence[str]) -> Iterator[Columns]:
+        for part in self._noted() if self.many else self._pieces():
             allocated = part["allocated"]
-            mine = part.select(allocated != freed)
+            mine = part.select(allocated)
             yield {name: mine[name] for name in names}
-            if hold and not allocated.all():
+            # Few records of freed pages are held, rather than read again.
+            if self.number - self.allocated <= _MOST_HELD and not allocated.all():
                 others = part.select(~allocated)
                 self._held.append({name: others[name] for name in names})
 
-    def _pieces(self) -> Iterator[Snapshot]:
-        """Yield all records in the order of PFNs, some at a time."""
-        if self._only is not None:
-            order = pfn_order(self._only)
-            for piece in slices(len(self._only)):
-                yield self._only.select(order[piece] if isinstance(order, np.ndarray) else piece)
+    def _freed_rows(self, names: Sequence[str]) -> Iterator[Columns]:
+        if self.number - self.allocated <= _MOST_HELD:
+            yield from self._held
             return
-        number = {memcg: place for place, memcg in enumerate(self.about.memcgs)}
-        for part in self._session.record_parts(None, freed=True):
-            if "memcg" in part:
-                # Indices of memory cgroups hold in one part only.
-                place = np.array([*(number[memcg] for memcg in part.memcgs), -1], np.int32)
-                part.columns["memcg"] = place[part["memcg"]]
+        self._held.clear()
+        parts = self._session.record_parts(None, freed=True)
+        for part in map(self._numbered, parts) if self.many else self._pieces():
+            others = part.select(~part["allocated"])
+            yield {name: others[name] for name in names}
+
+    def _noted(self) -> Iterator[Snapshot]:
+        """Yield the parts, after noting what their records refer to."""
+        for part in self._parts:
+            self._add(part)
+            self.about = replace(self._numbered(part).select(slice(0)), memcgs=[*self._memcgs])
             yield part
+
+    def _numbered(self, part: Snapshot) -> Snapshot:
+        """Change indices of memory cgroups, which hold in one part only, to those of all parts."""
+        if "memcg" in part:
+            number = self._memcgs
+            place = [number.setdefault(memcg, len(number)) for memcg in part.memcgs]
+            part.columns["memcg"] = np.array([*place, -1], np.int32)[part["memcg"]]
+        return part
+
+    def _pieces(self) -> Iterator[Snapshot]:
+        """Yield all records in the order of PFNs, some at a time, if they are in one part."""
+        (only,) = self._parts
+        order = pfn_order(only)
+        for piece in slices(len(only)):
+            yield only.select(order[piece] if isinstance(order, np.ndarray) else piece)
 
 
 def record_tables(
@@ -270,7 +271,19 @@ def load_records(
     with file.checked():
         found = _load(file, facts, names, columns, freed=freed)
         check_records(found)
+        _sort_memcgs(found)
         return found
+
+
+def _sort_memcgs(records: Snapshot) -> None:
+    """Sort memory cgroups by path; those of many records are saved in the order of these."""
+    memcgs = records.memcgs
+    order = sorted(range(len(memcgs)), key=lambda place: (memcgs[place].path, memcgs[place].inode))
+    if order != [*range(len(memcgs))]:
+        number = np.full(len(memcgs) + 1, -1, np.int32)
+        number[order] = np.arange(len(memcgs))
+        records.columns["memcg"] = number[records.columns["memcg"]]
+        records.memcgs = tuple(memcgs[place] for place in order)
 
 
 def _load(

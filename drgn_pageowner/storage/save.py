@@ -21,8 +21,8 @@ from drgn_pageowner.storage.container import (
     Columns,
     RecordRows,
     fast_packing,
+    new_container,
     packed_tables,
-    write_container,
 )
 from drgn_pageowner.storage.leaks import search_tables
 from drgn_pageowner.storage.machine import PAGE_COLUMNS, inventory_tables, memory_tables
@@ -89,18 +89,46 @@ def save(
     :raises PageOwnerError: if the kernel is unknown, or the file cannot be written
     """
     saved = Saved()
-    facts = session.facts()
-    # Tables are compressed one after another, so that few of them are in memory.
+    # If the kernel is unknown, no part can be read.
+    session.facts()
+    records = saved.attempt("records", lambda: SavedRecords(session))
+    if records is not None and "pfn" not in records.about:
+        raise PageOwnerError(
+            "a text that sums up pages has no records to save: it is read as it is (-S)"
+        )
+    rows = records.rows() if records is not None else _NO_RECORDS
+    many = records is not None and records.many
+    with new_container(path, rows) as file:
+        if many:
+            # What the records refer to is found while they are written.
+            file.write_records(rows)
+        tables, documents, head = _everything_else(session, saved, records, source, search)
+        file.write_pieces(tables, documents)
+        if not many:
+            file.write_records(rows)
+        more: dict[str, Any] = {"dump": dict(dump)} if dump is not None else {}
+        saved.size = file.finish({**more, **head})
+    return saved
+
+
+def _everything_else(
+    session: Session,
+    saved: Saved,
+    records: SavedRecords | None,
+    source: bool,
+    search: Callable[[], LeakSearch] | None,
+) -> tuple[dict[str, bytes], dict[str, Any], dict[str, Any]]:
+    """
+    Read everything but the records.
+
+    :return: Tables and documents by name, and members of the document that is read first. Tables
+        are compressed one after another, so that few of them are in memory.
+    """
     tables: dict[str, bytes] = {}
     documents: dict[str, Any] = {}
-    more_head: dict[str, Any] = {"dump": dict(dump)} if dump is not None else {}
-    records = saved.attempt("records", lambda: SavedRecords(session))
+    head: dict[str, Any] = {}
     if records is not None:
         everything = records.about
-        if "pfn" not in everything:
-            raise PageOwnerError(
-                "a text that sums up pages has no records to save: it is read as it is (-S)"
-            )
         basic = _basic_problems(session, everything)
         if source:
             source = saved.attempt("source", lambda: _add_source(session, everything)) is not None
@@ -110,15 +138,15 @@ def save(
     try:
         listed = session.stack_list()
         tables |= packed_tables(stack_list_tables(listed))
-        more_head["stack_list_threshold"] = listed.threshold
+        head["stack_list_threshold"] = listed.threshold
     except PageOwnerError as error:
         # Most kernels have no such list, and nothing else depends on it.
         saved.unavailable["stack_list"] = str(error)
     try:
         use = session.tags()
         tables |= packed_tables(tag_tables(use))
-        more_head["tags_version"] = use.tags.version
-        more_head["tags_problems"] = list(use.problems)
+        head["tags_version"] = use.tags.version
+        head["tags_problems"] = list(use.problems)
     except PageOwnerError as error:
         saved.unavailable["tags"] = str(error)
     names = _add_machine(session, saved, records, search, tables, documents)
@@ -126,18 +154,15 @@ def save(
     documents["names"] = as_json(known or names or Names())
     modules, crash = session.modules(), session.crash()
     saved.problems = list(dict.fromkeys([*saved.problems, *session.losses()]))
-    head = {
-        **more_head,
-        "facts": as_json(facts),
+    head |= {
+        "facts": as_json(session.facts()),
         "modules": modules,
         "crash": as_json(crash),
         "losses": saved.problems,
         "owner_sources": as_json(list(session.owner_sources())),
         "unavailable": saved.unavailable,
     }
-    rows = records.rows() if records is not None else _NO_RECORDS
-    saved.size = write_container(path, rows, tables, documents, head)
-    return saved
+    return tables, documents, head
 
 
 def _add_machine(
@@ -284,6 +309,6 @@ def _searched(search: Callable[[], LeakSearch], records: SavedRecords | None) ->
 
 _NO_RECORDS = RecordRows(
     {"pfn": np.zeros(0, np.int64), "order": np.zeros(0, np.uint8), "allocated": np.zeros(0, bool)},
-    allocated=0,
+    number=0,
     parts=(),
 )
