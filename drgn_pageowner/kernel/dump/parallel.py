@@ -62,6 +62,7 @@ _INLINE_BYTES = 1 << 12
 _MOST_PARTS = 1000
 """Maximum number of arrays of a result that are passed separately, without copies."""
 _MESSAGE_BYTES = 1 << 16
+_NICE = 10
 _ALIGNMENT = 64
 _NUMBER = struct.Struct("<q")
 
@@ -365,6 +366,8 @@ def _serve(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         _use_one_thread()
         allow_threads(1)
+        # What all wait for is mostly the calling process, so it comes first.
+        os.nice(_NICE)
         while number := os.read(numbers, _NUMBER.size):
             try:
                 with kernel.noting() as lost:
