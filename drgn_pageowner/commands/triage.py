@@ -21,6 +21,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,7 +42,7 @@ from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.triage import triage_text
 from drgn_pageowner.rules.query import ask_rules
 from drgn_pageowner.rules.rule import RuleSet, read_rules, verdicts_of
-from drgn_pageowner.storage.files import cannot_write, replacing
+from drgn_pageowner.storage.files import cannot_write, remove_unfinished, replacing
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -80,9 +81,9 @@ PARTS = (
     Part("snapshot", ("save", "--leaks"), files=("snapshot.parquet",)),
 )  # fmt: skip
 
-_AFTER_HEAP = "snapshot"
-"""The first part that needs only the results of the search for leaks, not the graph of pointers."""
-
+_AFTER_LEAKS, _ASIDE = "suspects", "snapshot"
+"""The first part after the search for leaks, and the one that needs only the results of the search,
+not the graph of pointers: if it is the last, another process can run it at the same time."""
 
 _RULES = "rules"
 
@@ -146,15 +147,37 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO, rules: RuleSet
         # Ask the rules as soon as there are verdicts.
         place = next((n for n, part in enumerate(parts, 1) if part.name == "verdicts"), len(parts))
         parts.insert(place, Part(_RULES, step=lambda session: _known_causes(session, rules)))
+    left = progress(parts, description="triage", total=len(parts), unit=" part")
+
+    def add(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        # Rewrite the index after each part, in case a later one is OOM-killed.
+        verdicts = _verdicts(outcomes, args.min_pages)
+        _write(directory, _index(facts, outcomes, verdicts, None))
+
+    def run_next(number: int) -> None:
+        for part in islice(left, number):
+            add(run_part(part, session, directory))
+
     with keeping_results():
-        for part in progress(parts, description="triage", total=len(parts), unit=" part"):
-            if part.name == _AFTER_HEAP:
-                forget(Heap)
-                session.forget_heap()
-            outcomes.append(run_part(part, session, directory))
-            verdicts = _verdicts(outcomes, args.min_pages)
-            # Rewrite the index after each part, in case a later one is OOM-killed.
-            _write(directory, _index(facts, outcomes, verdicts, None))
+        names = [part.name for part in parts]
+        if _AFTER_LEAKS in names and names[-1] == _ASIDE:
+            first = names.index(_AFTER_LEAKS)
+            run_next(first)
+            functions = [
+                lambda: run_next(len(parts) - first - 1),
+                lambda: _aside(parts[-1], session, directory),
+            ]
+            try:
+                add(session.at_once(functions, first_last=False)[1])
+            finally:
+                # A process that wrote it may have been killed.
+                _remove_unfinished(parts[-1], directory)
+        run_next(len(parts) - len(outcomes))
+        for _ in left:
+            # It was run aside.
+            pass
+    verdicts = _verdicts(outcomes, args.min_pages)
     status = _status(verdicts, outcomes)
     _write(directory, _index(facts, outcomes, verdicts, status))
     crashed = [o.error for o in outcomes if o.status == "crashed" and o.error is not None]
@@ -163,6 +186,19 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO, rules: RuleSet
         warn(line)
     out.writelines(triage_text(verdicts, outcomes, directory / INDEX))
     return status
+
+
+def _aside(part: Part, session: Session, directory: Path) -> Outcome:
+    """Run :data:`_ASIDE`."""
+    forget(Heap)
+    session.forget_heap()
+    return run_part(part, session, directory)
+
+
+def _remove_unfinished(part: Part, directory: Path) -> None:
+    with suppress(OSError):
+        for name in files_of(part):
+            remove_unfinished(directory / name)
 
 
 def _each_once(lines: Sequence[str]) -> list[str]:
@@ -225,6 +261,7 @@ def _prepare(directory: Path, *, force: bool) -> None:
             raise UsageError(f"{directory} is not empty: name another, or pass --force")
         for name in (INDEX, *(n for part in (*PARTS, Part(_RULES)) for n in files_of(part))):
             (directory / name).unlink(missing_ok=True)
+            remove_unfinished(directory / name)
     except OSError as error:
         raise PageOwnerError(f"cannot write to {directory}: {error.strerror}") from error
 

@@ -113,12 +113,14 @@ class ProgramSession:
         while (part := self._ask(lambda _: next(parts, None))) is not None:
             yield part
 
-    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+    def at_once(
+        self, functions: Sequence[Callable[[], Any]], *, first_last: bool = True
+    ) -> list[Any]:
         from drgn_pageowner.kernel.dump.parallel import at_once
 
         kernel = self._kernel
         size = kernel.struct_page_size * read_facts(kernel).max_pfn
-        return at_once(kernel, functions, size=size)
+        return at_once(kernel, functions, size=size, first_last=first_last)
 
     def _whole_records(self, wanted: frozenset[str]) -> Snapshot | None:
         """

@@ -29,8 +29,12 @@ AtOnce = Callable[[Sequence[Callable[[], Any]]], list[Any]]
 """A function like :meth:`Session.at_once`."""
 
 
-def one_after_another(functions: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Call functions in this process, the first one last, and return their results."""
+def one_after_another(
+    functions: Sequence[Callable[[], Any]], *, first_last: bool = True
+) -> list[Any]:
+    """Call functions in this process, the first one last if asked for; return their results."""
+    if not first_last:
+        return [function() for function in functions]
     others = [function() for function in functions[1:]]
     return [functions[0](), *others]
 
@@ -64,13 +68,15 @@ class Session(Protocol):
         """
         ...
 
-    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+    def at_once(
+        self, functions: Sequence[Callable[[], Any]], *, first_last: bool = True
+    ) -> list[Any]:
         """
         Call functions, if there are several processes, at the same time.
 
-        :param functions: Functions without side effects; the first is called by this process, and
-            after the others if there is one process. The results of the others must not be
-            ``None``, nor refer to pages or records.
+        :param functions: The first is called by this process; the others have no side effects. The
+            results of the others must not be ``None``, nor refer to pages or records.
+        :param first_last: Whether one process alone calls the first after the others.
         :return: The results, in the order of *functions*.
         """
         ...

@@ -18,10 +18,11 @@ from typing import Any, BinaryIO
 
 from drgn_pageowner.errors import PageOwnerError
 
-__all__ = ("cannot_write", "is_stdout", "replacing")
+__all__ = ("cannot_write", "is_stdout", "remove_unfinished", "replacing")
 
 # Maximum number of symbolic links to follow, as in the kernel; more are taken for a loop.
 _MOST_LINKS = 40
+_UNFINISHED = re.compile(r"[0-9a-f]{16}\Z")
 _DESCRIPTOR = re.compile(r"/proc/(\d+)/fd/(\d+)")
 
 
@@ -79,6 +80,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[_Counted]:
     else:
         with open(os.open(target, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC), "wb") as file:
             yield _Counted(file)
+
+
+def remove_unfinished(path: str | os.PathLike[str]) -> None:
+    """
+    Remove what processes left that were killed while they wrote *path* with :func:`replacing`. No
+    other may be writing it.
+
+    :raises OSError: if that is not possible
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    for left in os.listdir(folder):
+        if _UNFINISHED.sub("", left) == _prefix(name):
+            os.unlink(os.path.join(folder, left))
 
 
 def is_stdout(path: str) -> bool:
@@ -153,12 +167,17 @@ def _beside(target: str, old: os.stat_result | None) -> Iterator[BinaryIO]:
 def _create(target: str, old: os.stat_result | None) -> tuple[str, int]:
     """Create a new file with a random name; fail if a file of that name exists."""
     folder, name = os.path.split(target)
-    # A file name has at most 255 bytes, so shorten *name* before extending it.
-    new = os.path.join(folder, f".{name[:64]}.{secrets.token_hex(8)}")
+    new = os.path.join(folder, _prefix(name) + secrets.token_hex(8))
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     # A new file gets its mode from the umask. A file that will get the mode of an existing file is
     # inaccessible to other users until then.
     return new, os.open(new, flags, 0o666 if old is None else 0o600)
+
+
+def _prefix(name: str) -> str:
+    """Return how the name of the temporary file for *name* begins; 16 digits follow."""
+    # A file name has at most 255 bytes, so shorten *name* before extending it.
+    return f".{name[:64]}."
 
 
 def _become(descriptor: int, target: str, old: os.stat_result) -> bool:

@@ -231,8 +231,10 @@ class RedactedSession:
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)
 
-    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
-        return self._session.at_once(functions)
+    def at_once(
+        self, functions: Sequence[Callable[[], Any]], *, first_last: bool = True
+    ) -> list[Any]:
+        return self._session.at_once(functions, first_last=first_last)
 
     def _records(self, records: Snapshot) -> Snapshot:
         columns = dict(records.columns)

@@ -106,8 +106,10 @@ class SnapshotSession:
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)
 
-    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
-        return one_after_another(functions)
+    def at_once(
+        self, functions: Sequence[Callable[[], Any]], *, first_last: bool = True
+    ) -> list[Any]:
+        return one_after_another(functions, first_last=first_last)
 
     def stack_list(self) -> StackList:
         self._needs("stack_list")

@@ -6,7 +6,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,8 @@ from drgn_pageowner.analysis.leaks import reach, suspects
 from drgn_pageowner.commands import top, triage
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel import session
+from drgn_pageowner.kernel.dump import parallel
+from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.read import pages, record_parts
 from drgn_pageowner.kernel.session import ProgramSession
 
@@ -113,6 +117,40 @@ def test_leaks_are_found(
         assert all((tmp_path / "out" / file).stat().st_size for file in part["files"])
     text = (tmp_path / "out/stacks.txt").read_text()
     assert text == dump.run("top", "--limit", "200").stdout
+
+
+def test_another_process_saves_the_snapshot_meanwhile(
+    dump_named: Callable[[str], Dump], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump, process = dump_named("linux-6.12/kdump"), os.getpid()
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 1)
+    really, ran = triage.run_part, tmp_path / "ran"
+
+    def noted(part: triage.Part, *more: Any) -> Any:
+        with ran.open("a") as file:
+            print(part.name, os.getpid() == process, file=file)
+        directory = more[1]
+        if part.name == "snapshot" and directory.name == "dies" and os.getpid() != process:
+            (directory / ".snapshot.parquet.0123456789abcdef").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return really(part, *more)
+
+    monkeypatch.setattr(triage, "run_part", noted)
+    kernel, found = Kernel.of(dump.prog), {}
+    for name, jobs in (("alone", 1), ("several", 2), ("dies", 2)):
+        ran.write_text("")
+        try:
+            kernel.jobs = jobs
+            run(dump, tmp_path / name)
+        finally:
+            kernel.jobs = 1
+        mine = [line.split()[1] for line in ran.read_text().splitlines() if "snapshot" in line]
+        assert mine == {"alone": ["True"], "several": ["False"], "dies": ["False", "True"]}[name]
+        (tmp_path / name / "index.json").rename(tmp_path / f"{name}.json")
+        found[name] = {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+        entries = json.loads((tmp_path / f"{name}.json").read_text())["parts"]
+        found[name]["parts"] = [{**entry, "seconds": None} for entry in entries]
+    assert found["several"] == found["dies"] == found["alone"]
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from conftest import ROOT, Dump
 
 from drgn_pageowner.storage import files
-from drgn_pageowner.storage.files import replacing
+from drgn_pageowner.storage.files import remove_unfinished, replacing
 
 pytestmark = pytest.mark.once
 
@@ -151,6 +152,26 @@ def test_a_temporary_file_is_closed_to_others_before_it_has_its_mode(
     monkeypatch.setattr(files, "_become", looked_at)
     write(path)
     assert modes == [0o600]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot"
+    write(path, b"old")
+    others = [
+        tmp_path / name for name in (".snapshot", ".snapshots.0123456789abcdef", ".snapshot.x")
+    ]
+    for other in others:
+        other.touch()
+    process = os.fork()
+    if not process:
+        with replacing(path) as file:
+            file.write(b"new")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert len(list(tmp_path.iterdir())) == 5
+    remove_unfinished(path)
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+    assert path.read_bytes() == b"old"
 
 
 def test_a_fifo_stays_one(tmp_path: Path) -> None:

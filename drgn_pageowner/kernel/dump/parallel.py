@@ -36,7 +36,7 @@ from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.scratch import fits_in_memory, large_empty, large_shared
 from drgn_pageowner.model.session import one_after_another
-from drgn_pageowner.model.threads import allow_threads
+from drgn_pageowner.model.threads import allow_threads, allowed_threads
 
 __all__ = ("LEAST_BYTES", "at_once", "in_order", "processes_for", "shared_empty")
 
@@ -113,10 +113,12 @@ def in_order(
             yield from map(work, run) if results is None else results
 
 
-def at_once(kernel: Kernel, functions: Sequence[Callable[[], R]], *, size: int) -> list[R]:
+def at_once(
+    kernel: Kernel, functions: Sequence[Callable[[], R]], *, size: int, first_last: bool = True
+) -> list[R]:
     """
     Call *functions* at the same time: the first in the calling process, the others in processes
-    that have a copy of its memory. One process alone calls the first one last.
+    that have a copy of its memory, and use as many threads.
 
     If a function raises an exception in another process, or the process dies, the calling process
     calls the function again.
@@ -124,13 +126,15 @@ def at_once(kernel: Kernel, functions: Sequence[Callable[[], R]], *, size: int) 
     :param functions: Functions without side effects that the caller needs. The results are pickled,
         except for that of the first; none is ``None``.
     :param size: Number of bytes that the functions look at.
+    :param first_last: Whether one process alone calls the first one last.
     :return: The results, in the order of *functions*.
     """
     others = functions[1:]
     processes = min(processes_for(kernel, size) - 1, len(others))
     if processes < 1:
-        return one_after_another(functions)
-    with _Workers(kernel, lambda function: function(), others, processes) as workers:
+        return one_after_another(functions, first_last=first_last)
+    threads = allowed_threads()
+    with _Workers(kernel, lambda function: function(), others, processes, threads) as workers:
         found = [functions[0]()]
         for number, function in enumerate(others):
             result = workers.result(number)
@@ -165,10 +169,19 @@ class _Workers(Generic[T, R]):
     """
 
     def __init__(
-        self, kernel: Kernel, work: Callable[[T], R], items: Sequence[T], processes: int
+        self,
+        kernel: Kernel,
+        work: Callable[[T], R],
+        items: Sequence[T],
+        processes: int,
+        threads: int = 1,
     ) -> None:
+        """
+        :param threads: Number of threads that each process may use.
+        """
         self._kernel = kernel
         self._work = work
+        self._threads = threads
         self._items = items
         self._results: dict[int, tuple[R, list[Any]] | None] = {}
         self._processes: dict[socket.socket, int] = {}
@@ -233,6 +246,7 @@ class _Workers(Generic[T, R]):
                 process = os.fork()
             if not process:
                 _OWN_DESCRIPTORS.add(ours.fileno())
+                allow_threads(self._threads)
                 _serve(self._kernel, self._work, self._items, self._numbers, theirs)
         except OSError:
             ours.close()
@@ -365,7 +379,6 @@ def _serve(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         _use_one_thread()
-        allow_threads(1)
         # What all wait for is mostly the calling process, so it comes first.
         os.nice(_NICE)
         while number := os.read(numbers, _NUMBER.size):

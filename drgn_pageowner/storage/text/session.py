@@ -111,8 +111,10 @@ class TextSession:
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)
 
-    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
-        return one_after_another(functions)
+    def at_once(
+        self, functions: Sequence[Callable[[], Any]], *, first_last: bool = True
+    ) -> list[Any]:
+        return one_after_another(functions, first_last=first_last)
 
     def tags(self) -> TagUse:
         if self._kind != "allocinfo":

@@ -28,6 +28,7 @@ from drgn_pageowner.kernel.dump.parallel import (
 )
 from drgn_pageowner.kernel.helpers import use_jobs
 from drgn_pageowner.kernel.session import ProgramSession
+from drgn_pageowner.model import threads
 
 ITEMS = list(range(40))
 
@@ -86,6 +87,19 @@ def test_functions_are_called_in_processes_of_their_own(kernel: Kernel) -> None:
     found = at_once(kernel, [function(number) for number in range(5)], size=1 << 30)
     assert {pid for _, pid, _ in found} == {process}
     assert called[2:] == [1, 2, 3, 4, 0]
+    at_once(kernel, [function(number) for number in range(3)], size=1 << 30, first_last=False)
+    assert called[7:] == [0, 1, 2]
+
+
+def test_functions_use_threads_and_what_reads_sections_does_not(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_allowed", 5)
+    allowed = threads.allowed_threads
+    assert at_once(kernel, [allowed, allowed, allowed], size=1 << 30) == [5, 5, 5]
+    found = list(in_order(kernel, lambda _: (os.nice(0), allowed()), ITEMS, size=1 << 30))
+    mine = os.nice(0)
+    assert found == [(mine, 5), *[(min(mine + 10, 19), 1)] * (len(ITEMS) - 1)]
 
 
 def test_an_exception_of_a_function_is_that_of_the_caller(kernel: Kernel) -> None:
