@@ -43,7 +43,7 @@ __all__ = (
 Array = NDArray[Any]
 
 # Elements of an array that are processed at once, if the intermediate results are larger.
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 # Size of a task name, in bytes: TASK_COMM_LEN.
 _NAME = 16
 

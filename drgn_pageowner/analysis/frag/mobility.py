@@ -103,7 +103,7 @@ _KIND_OF_STACK = [
 
 
 # Number of pages that are looked at together; more than the largest pageblock has.
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 
 
 class Blocks:
