@@ -39,8 +39,6 @@ def per_page(prog: drgn.Program) -> dict[str, float]:
 
 def marking(prog: drgn.Program) -> dict[str, float]:
     """Measure reading the data for the search for leaks, and the search itself."""
-    import numpy as np
-
     from drgn_pageowner.analysis.leaks.reach import reach
     from drgn_pageowner.kernel.dump.kernel import Kernel
     from drgn_pageowner.kernel.linux.sections import find_sections
@@ -58,7 +56,7 @@ def marking(prog: drgn.Program) -> dict[str, float]:
     pages = reader.heap.inventory.memory.pages
     size = pages.facts.page_size
     start = time.perf_counter()
-    for rows in reader.pieces(np.flatnonzero(reader.source != -1)):
+    for rows in reader.pieces(reader.source_of(slice(None)) != -1):
         prog.read(int(pages.pfns(rows[:1])[0]) * size, len(rows) * size, True)
     struct_page = prog.type("struct page").size
     for section in find_sections(kernel):

@@ -24,7 +24,9 @@ class Cost(NamedTuple):
     seconds: float
     """Elapsed."""
     cpu: float
-    """Seconds of CPU time, user and system."""
+    """Seconds of CPU time, user and system, with that of its children."""
+    children: float
+    """That of its children."""
     peak: int
     """Largest resident set, in bytes."""
     written: int
@@ -60,6 +62,8 @@ def measure(
             written += len(piece)
             if output:
                 kept += piece
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        children = _children(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode and process.returncode not in also:
@@ -68,7 +72,16 @@ def measure(
             sys.exit(f"failed: {shlex.join(command)}\n{said}")
     seconds = time.perf_counter() - start
     peak = usage.ru_maxrss * 1024
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, peak, written, bytes(kept))
+    cpu = usage.ru_utime + usage.ru_stime
+    return Cost(seconds, cpu, children, peak, written, bytes(kept))
+
+
+def _children(pid: int) -> float:
+    """Return the seconds of CPU time that children of a process took, of those that ended."""
+    # The name, which is in parentheses, may contain spaces.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    # Fields 16 and 17 of proc_pid_stat(5), cutime and cstime; the first here is field 3.
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def reader_of(core: str, symbols: str) -> list[str]:

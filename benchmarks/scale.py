@@ -14,8 +14,15 @@ dumps or more, a line through the smallest and the largest says what a machine o
     benchmarks/scale.py --jobs 1,2 lzo=large.kdump:vmlinux elf=large.elf:vmlinux
 
 compares numbers of processes: elapsed time, that with the first number divided by that with the
-others, and elapsed time against reading. The shortest of --runs runs counts. What commands print
-goes to /dev/null. On a busy machine, run it as `chrt -r 1 benchmarks/scale.py ...`.
+others, and elapsed time against reading. The shortest of --runs runs counts.
+
+    benchmarks/scale.py --cpus 16 8G=small.elf:vmlinux 128G=large.elf:vmlinux
+
+says how much CPU time the calling process takes, and how much those that read for it, with two of
+them, and what a machine of 1 TiB takes on 16 CPUs if only the latter is divided by their number.
+
+What commands print goes to /dev/null. On a busy machine, run it as
+`chrt -r 1 benchmarks/scale.py ...`.
 
 testdata/recipe/large.py makes such dumps. docs/scale.md has such tables.
 """
@@ -134,6 +141,32 @@ def compare_jobs(dumps: list[Dump], commands: list[str], jobs: list[int], runs: 
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
+def share_out(dumps: list[Dump], commands: list[str], cpus: int) -> str:
+    """
+    Return a table in Markdown of the CPU time of the calling process and of the others.
+
+    :param cpus: Number of CPUs to estimate the time for.
+    """
+    headers = ["command"]
+    for dump in dumps:
+        headers += [f"{dump.name}: calling process, s", "others, s"]
+    headers += ["1 TiB: calling process, s", "others, s", f"{cpus} CPUs: s"]
+    sizes = [ranges_of(dump.core, dump.symbols)[2] / GIB for dump in dumps]
+    rows = []
+    for command in commands:
+        costs = []
+        for dump in dumps:
+            ours = [sys.executable, "-m", "drgn_pageowner", "-q", "-c", dump.core, "-s"]
+            words = [*ours, dump.symbols, "--jobs", "2"]
+            costs.append(min((run(words, command) for _ in range(2)), key=lambda cost: cost.cpu))
+        own, others = [cost.cpu - cost.children for cost in costs], [c.children for c in costs]
+        both = [line(sizes, values, 1024) for values in (own, others)]
+        pairs = [value for pair in zip(own, others, strict=True) for value in pair]
+        row = [_name(command), *(f"{value:.1f}" for value in pairs)]
+        rows.append([*row, *(f"{value:.0f}" for value in (*both, both[0] + both[1] / cpus))])
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -151,7 +184,16 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=int, default=2, help="runs of each with --jobs (default: %(default)s)"
     )
+    parser.add_argument(
+        "--cpus", type=int, help="estimate what a machine of 1 TiB takes on this number of CPUs"
+    )
     args = parser.parse_args()
+    if args.cpus and len(args.dumps) < 2:
+        parser.error("--cpus needs two dumps")
+    if args.cpus:
+        commands = args.commands.split(";") if args.commands else list(COMMANDS)
+        print(share_out(args.dumps, commands, args.cpus))
+        return
     if args.jobs:
         commands = args.commands.split(";") if args.commands else list(PARALLEL)
         print(compare_jobs(args.dumps, commands, args.jobs, args.runs))

@@ -14,6 +14,7 @@ FILES = sorted(TESTS.rglob("test_*.py"))
 
 # Directories with tests of something outside of the package, or of several of its parts.
 OTHERS = {
+    "benchmarks": "benchmarks/",
     "browser": "the report's page in a browser",
     "contrib": "contrib/",
     "docs": "docs/ and the Markdown files",
