@@ -36,7 +36,8 @@ from drgn_pageowner.errors import INTERNAL, PageOwnerError, UsageError
 from drgn_pageowner.model.heap import Heap
 from drgn_pageowner.model.kept import forget, keeping_results
 from drgn_pageowner.model.kernel import Facts
-from drgn_pageowner.model.session import Session
+from drgn_pageowner.model.scratch import memory_limit
+from drgn_pageowner.model.session import Session, one_after_another
 from drgn_pageowner.progress import progress, warn
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.triage import triage_text
@@ -168,8 +169,10 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO, rules: RuleSet
                 lambda: run_next(len(parts) - first - 1),
                 lambda: _aside(parts[-1], session, directory),
             ]
+            # Both together take more memory, which a limit says is scarce.
+            at_once = session.at_once if memory_limit() is None else one_after_another
             try:
-                add(session.at_once(functions, first_last=False)[1])
+                add(at_once(functions, first_last=False)[1])
             finally:
                 # A process that wrote it may have been killed.
                 _remove_unfinished(parts[-1], directory)
