@@ -77,9 +77,7 @@ def _piece(rows: Snapshot, stacks: Mapping[int, str]) -> RowTexts:
     fields = _Fields(rows, texts)
     _add_format(texts, formats.record, fields)
     _add_format(texts, formats.page, fields)
-    # Handles that the stack depot lacks are all the same to it.
-    lost = stacks.get(0, "")
-    texts.column("handle", rows["handle"], lambda handle: stacks.get(handle, lost))
+    texts.column("handle", rows["handle"], stacks.__getitem__)
     _add_migrated(texts, rows)
     _add_memcg(texts, rows)
     texts.append("\n")

@@ -107,6 +107,13 @@ def _zones(rows: Snapshot) -> Array:
     return rows["node"].astype(np.int64) << 8 | rows["zone"]
 
 
+class _Texts(dict[int, str]):
+    """Texts by handle. Handles that the stack depot lacks are all the same as 0, no stack."""
+
+    def __missing__(self, handle: int) -> str:
+        return self.get(0, "")
+
+
 class StackTexts:
     """The text of each stack that records have, formatted once for all parts of a listing."""
 
@@ -115,14 +122,14 @@ class StackTexts:
         :param text: Returns the text of each stack of a table.
         """
         self._text = text
-        self._texts: dict[int, str] = {}
+        self._texts = _Texts()
 
     def of(self, snapshot: Snapshot) -> Mapping[int, str]:
         """
         Return the texts of the stacks of *snapshot*, and of those before it.
 
-        :return: ``depot_stack_handle_t`` -> text of the stack; handle 0 is for records without a
-            stack.
+        :return: ``depot_stack_handle_t`` -> text of the stack; handle 0, and all that the stack
+            depot lacks, are for records without a stack.
         """
         used = np.zeros(len(snapshot.stacks) + 1, bool)
         used[snapshot.stack] = True
@@ -205,9 +212,7 @@ class _Assembly:
         if "handle" not in rows:
             texts.append(self._stacks[0])
             return
-        # Handles that the stack depot lacks are all the same to it.
-        none = self._stacks.get(0, "")
-        texts.column("handle", rows["handle"], lambda handle: self._stacks.get(handle, none))
+        texts.column("handle", rows["handle"], self._stacks.__getitem__)
 
 
 def _assembled(
