@@ -109,7 +109,7 @@ class SavedRecords:
         """Number of records."""
         self.allocated = 0
         """Number of records of allocated pages."""
-        self.about = first.select(slice(0))
+        self.about = _without_rows(first)
         """A snapshot with all stacks, names and problems of the records, but without rows."""
         self._parts: Iterable[Snapshot] = (first,)
         self._used: list[tuple[Array, Array]] = []
@@ -195,7 +195,7 @@ class SavedRecords:
         """Yield the parts, after noting what their records refer to."""
         for part in self._parts:
             self._add(part)
-            self.about = replace(self._numbered(part).select(slice(0)), memcgs=[*self._memcgs])
+            self.about = replace(_without_rows(self._numbered(part)), memcgs=[*self._memcgs])
             yield part
 
     def _numbered(self, part: Snapshot) -> Snapshot:
@@ -212,6 +212,12 @@ class SavedRecords:
         order = pfn_order(only)
         for piece in slices(len(only)):
             yield only.select(order[piece] if isinstance(order, np.ndarray) else piece)
+
+
+def _without_rows(records: Snapshot) -> Snapshot:
+    # Slices would keep the whole columns in memory.
+    columns = {name: np.zeros(0, column.dtype) for name, column in records.columns.items()}
+    return replace(records, columns=columns)
 
 
 def record_tables(

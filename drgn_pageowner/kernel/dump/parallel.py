@@ -63,6 +63,7 @@ _MOST_PARTS = 1000
 """Maximum number of arrays of a result that are passed separately, without copies."""
 _MESSAGE_BYTES = 1 << 16
 _NICE = 10
+_FIRST_TO_KILL = 1000
 _ALIGNMENT = 64
 _NUMBER = struct.Struct("<q")
 
@@ -381,6 +382,9 @@ def _serve(
         _use_one_thread()
         # What all wait for is mostly the calling process, so it comes first.
         os.nice(_NICE)
+        # If memory is lacking, the calling process is to be left, which does this work again.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(_FIRST_TO_KILL))
         while number := os.read(numbers, _NUMBER.size):
             try:
                 with kernel.noting() as lost:

@@ -102,6 +102,17 @@ def test_functions_use_threads_and_what_reads_sections_does_not(
     assert found == [(mine, 5), *[(min(mine + 10, 19), 1)] * (len(ITEMS) - 1)]
 
 
+@pytest.mark.skipif(
+    not os.access("/proc/self/oom_score_adj", os.W_OK), reason="this system kills any process first"
+)
+def test_memory_is_taken_from_the_other_processes_first(kernel: Kernel) -> None:
+    score = Path("/proc/self/oom_score_adj")
+    before = score.read_text()
+    found = list(in_order(kernel, lambda _: score.read_text(), ITEMS, size=1 << 30))
+    assert found == [before, *["1000\n"] * (len(ITEMS) - 1)]
+    assert score.read_text() == before
+
+
 def test_an_exception_of_a_function_is_that_of_the_caller(kernel: Kernel) -> None:
     def fails() -> int:
         raise FaultError("not there", 0x9000)
