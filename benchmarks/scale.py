@@ -73,6 +73,11 @@ class Dump(NamedTuple):
     core: str
     symbols: str
 
+    def command(self) -> list[str]:
+        """Return what precedes a command of drgn-pageowner on this dump."""
+        program = [sys.executable, "-m", "drgn_pageowner", "-q"]
+        return [*program, "-c", self.core, "-s", self.symbols]
+
 
 def dump_of(text: str) -> Dump:
     """Parse ``NAME=CORE:SYMBOLS``."""
@@ -119,7 +124,7 @@ def compare_jobs(dumps: list[Dump], commands: list[str], jobs: list[int], runs: 
     for dump in dumps:
         page_ext, memmap, _ = ranges_of(dump.core, dump.symbols)
         reader = [*reader_of(dump.core, dump.symbols), "read"]
-        ours = [sys.executable, "-m", "drgn_pageowner", "-q", "-c", dump.core, "-s", dump.symbols]
+        ours = dump.command()
         base = {
             what: min(
                 measure(reader, given=json.dumps(ranges).encode()).seconds for _ in range(runs + 1)
@@ -141,11 +146,12 @@ def compare_jobs(dumps: list[Dump], commands: list[str], jobs: list[int], runs: 
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
-def share_out(dumps: list[Dump], commands: list[str], cpus: int) -> str:
+def share_out(dumps: list[Dump], commands: list[str], cpus: int, runs: int) -> str:
     """
     Return a table in Markdown of the CPU time of the calling process and of the others.
 
     :param cpus: Number of CPUs to estimate the time for.
+    :param runs: How often each is run; the one with least CPU time counts.
     """
     headers = ["command"]
     for dump in dumps:
@@ -156,9 +162,8 @@ def share_out(dumps: list[Dump], commands: list[str], cpus: int) -> str:
     for command in commands:
         costs = []
         for dump in dumps:
-            ours = [sys.executable, "-m", "drgn_pageowner", "-q", "-c", dump.core, "-s"]
-            words = [*ours, dump.symbols, "--jobs", "2"]
-            costs.append(min((run(words, command) for _ in range(2)), key=lambda cost: cost.cpu))
+            found = [run([*dump.command(), "--jobs", "2"], command) for _ in range(runs)]
+            costs.append(min(found, key=lambda cost: cost.cpu))
         own, others = [cost.cpu - cost.children for cost in costs], [c.children for c in costs]
         both = [line(sizes, values, 1024) for values in (own, others)]
         pairs = [value for pair in zip(own, others, strict=True) for value in pair]
@@ -182,7 +187,10 @@ def main() -> None:
         help="compare the elapsed time with these numbers of processes",
     )  # fmt: skip
     parser.add_argument(
-        "--runs", type=int, default=2, help="runs of each with --jobs (default: %(default)s)"
+        "--runs",
+        type=int,
+        default=2,
+        help="runs of each with --jobs or --cpus (default: %(default)s)",
     )
     parser.add_argument(
         "--cpus", type=int, help="estimate what a machine of 1 TiB takes on this number of CPUs"
@@ -190,21 +198,20 @@ def main() -> None:
     args = parser.parse_args()
     if args.cpus and len(args.dumps) < 2:
         parser.error("--cpus needs two dumps")
+    default = PARALLEL if args.jobs else COMMANDS
+    chosen = args.commands.split(";") if args.commands else list(default)
     if args.cpus:
-        commands = args.commands.split(";") if args.commands else list(COMMANDS)
-        print(share_out(args.dumps, commands, args.cpus))
+        print(share_out(args.dumps, chosen, args.cpus, args.runs))
         return
     if args.jobs:
-        commands = args.commands.split(";") if args.commands else list(PARALLEL)
-        print(compare_jobs(args.dumps, commands, args.jobs, args.runs))
+        print(compare_jobs(args.dumps, chosen, args.jobs, args.runs))
         return
-    chosen = args.commands.split(";") if args.commands else list(COMMANDS)
     sizes: list[float] = []
     costs: dict[str, list[tuple[Cost, Cost]]] = {}
     for dump in args.dumps:
         page_ext, memmap, memory = ranges_of(dump.core, dump.symbols)
         sizes.append(memory / GIB)
-        ours = [sys.executable, "-m", "drgn_pageowner", "-q", "-c", dump.core, "-s", dump.symbols]
+        ours = dump.command()
         measure([*ours, "top"])
         base = {
             what: measure(

@@ -175,7 +175,8 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO, rules: RuleSet
                 add(at_once(functions, first_last=False)[1])
             finally:
                 # A process that wrote it may have been killed.
-                _remove_unfinished(parts[-1], directory)
+                with suppress(OSError):
+                    remove_unfinished(directory, files_of(parts[-1]))
         run_next(len(parts) - len(outcomes))
         for _ in left:
             # It was run aside.
@@ -196,12 +197,6 @@ def _aside(part: Part, session: Session, directory: Path) -> Outcome:
     forget(Heap)
     session.forget_heap()
     return run_part(part, session, directory)
-
-
-def _remove_unfinished(part: Part, directory: Path) -> None:
-    with suppress(OSError):
-        for name in files_of(part):
-            remove_unfinished(directory / name)
 
 
 def _each_once(lines: Sequence[str]) -> list[str]:
@@ -262,9 +257,10 @@ def _prepare(directory: Path, *, force: bool) -> None:
     try:
         if not force and any(directory.iterdir()):
             raise UsageError(f"{directory} is not empty: name another, or pass --force")
-        for name in (INDEX, *(n for part in (*PARTS, Part(_RULES)) for n in files_of(part))):
+        names = [INDEX, *(n for part in (*PARTS, Part(_RULES)) for n in files_of(part))]
+        for name in names:
             (directory / name).unlink(missing_ok=True)
-            remove_unfinished(directory / name)
+        remove_unfinished(directory, names)
     except OSError as error:
         raise PageOwnerError(f"cannot write to {directory}: {error.strerror}") from error
 

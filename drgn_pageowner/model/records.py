@@ -31,6 +31,7 @@ __all__ = (
     "Snapshot",
     "Summing",
     "latest",
+    "memcgs_by_path",
     "pfn_order",
 )
 
@@ -296,6 +297,21 @@ def pfn_order(records: Snapshot) -> Array | slice:
     if all(in_threads(ascends, slices(len(records) - 1))):
         return slice(None)
     return np.argsort(np.asarray(pfn), kind="stable")
+
+
+def memcgs_by_path(memcgs: Sequence[Memcg], index: Array) -> tuple[tuple[Memcg, ...], Array]:
+    """
+    Sort memory cgroups by path, so that their order does not depend on the records that were read.
+
+    :param index: Indices in *memcgs*, or -1: ``int32``, shape ``(n,)``.
+    :return: The sorted memory cgroups, and the indices in these.
+    """
+    order = sorted(range(len(memcgs)), key=lambda place: (memcgs[place].path, memcgs[place].inode))
+    if order == [*range(len(memcgs))]:
+        return tuple(memcgs), index
+    number = np.full(len(memcgs) + 1, -1, np.int32)
+    number[order] = np.arange(len(memcgs))
+    return tuple(memcgs[place] for place in order), number[index]
 
 
 def latest(now: int | None, columns: Mapping[str, Array]) -> int | None:

@@ -12,7 +12,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
@@ -82,16 +82,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[_Counted]:
             yield _Counted(file)
 
 
-def remove_unfinished(path: str | os.PathLike[str]) -> None:
+def remove_unfinished(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
     """
-    Remove what processes left that were killed while they wrote *path* with :func:`replacing`. No
-    other may be writing it.
+    Remove what processes left that were killed while they wrote files with :func:`replacing`. No
+    other process may be writing them.
 
+    :param names: Names of the files in *folder*.
     :raises OSError: if that is not possible
     """
-    folder, name = os.path.split(os.path.abspath(path))
+    prefixes = {_prefix(name) for name in names}
     for left in os.listdir(folder):
-        if _UNFINISHED.sub("", left) == _prefix(name):
+        if _UNFINISHED.sub("", left) in prefixes:
             os.unlink(os.path.join(folder, left))
 
 

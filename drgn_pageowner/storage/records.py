@@ -14,7 +14,13 @@ import numpy as np
 from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.kernel import Facts, Names, TextFormats
-from drgn_pageowner.model.records import Memcg, Snapshot, latest, pfn_order
+from drgn_pageowner.model.records import (
+    Memcg,
+    Snapshot,
+    latest,
+    memcgs_by_path,
+    pfn_order,
+)
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.model.stacks import Frame, SourceFrame, StackList, Stacks
 from drgn_pageowner.model.tags import Tags
@@ -193,10 +199,11 @@ class SavedRecords:
 
     def _noted(self) -> Iterator[Snapshot]:
         """Yield the parts, after noting what their records refer to."""
-        for part in self._parts:
+        for part in map(self._numbered, self._parts):
             self._add(part)
-            self.about = replace(_without_rows(self._numbered(part)), memcgs=[*self._memcgs])
             yield part
+        # The last part has all stacks and problems.
+        self.about = replace(_without_rows(part), memcgs=[*self._memcgs])
 
     def _numbered(self, part: Snapshot) -> Snapshot:
         """Change indices of memory cgroups, which hold in one part only, to those of all parts."""
@@ -277,19 +284,11 @@ def load_records(
     with file.checked():
         found = _load(file, facts, names, columns, freed=freed)
         check_records(found)
-        _sort_memcgs(found)
+        if "memcg" in found:
+            # Those of many records are saved in the order of these.
+            column = found.columns["memcg"]
+            found.memcgs, found.columns["memcg"] = memcgs_by_path(found.memcgs, column)
         return found
-
-
-def _sort_memcgs(records: Snapshot) -> None:
-    """Sort memory cgroups by path; those of many records are saved in the order of these."""
-    memcgs = records.memcgs
-    order = sorted(range(len(memcgs)), key=lambda place: (memcgs[place].path, memcgs[place].inode))
-    if order != [*range(len(memcgs))]:
-        number = np.full(len(memcgs) + 1, -1, np.int32)
-        number[order] = np.arange(len(memcgs))
-        records.columns["memcg"] = number[records.columns["memcg"]]
-        records.memcgs = tuple(memcgs[place] for place in order)
 
 
 def _load(

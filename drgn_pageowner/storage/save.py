@@ -97,7 +97,7 @@ def save(
             "a text that sums up pages has no records to save: it is read as it is (-S)"
         )
     rows = records.rows() if records is not None else _NO_RECORDS
-    many = records is not None and records.many
+    many = rows.number is None
     with new_container(path, rows) as file:
         if many:
             # What the records refer to is found while they are written.

@@ -169,7 +169,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(process, 0)
     assert len(list(tmp_path.iterdir())) == 5
-    remove_unfinished(path)
+    remove_unfinished(tmp_path, [path.name])
     assert sorted(tmp_path.iterdir()) == sorted([path, *others])
     assert path.read_bytes() == b"old"
 

@@ -63,7 +63,9 @@ _MOST_PARTS = 1000
 """Maximum number of arrays of a result that are passed separately, without copies."""
 _MESSAGE_BYTES = 1 << 16
 _NICE = 10
+"""How much lower the priority of the processes is than that of the calling process."""
 _FIRST_TO_KILL = 1000
+"""The largest ``oom_score_adj``, see proc_pid_oom_score_adj(5)."""
 _ALIGNMENT = 64
 _NUMBER = struct.Struct("<q")
 
@@ -247,8 +249,7 @@ class _Workers(Generic[T, R]):
                 process = os.fork()
             if not process:
                 _OWN_DESCRIPTORS.add(ours.fileno())
-                allow_threads(self._threads)
-                _serve(self._kernel, self._work, self._items, self._numbers, theirs)
+                _serve(self._kernel, self._work, self._items, self._numbers, theirs, self._threads)
         except OSError:
             ours.close()
             raise
@@ -367,11 +368,13 @@ def _serve(
     items: Sequence[T],
     numbers: int,
     connection: socket.socket,
+    threads: int,
 ) -> NoReturn:
     """
     Do items until there are no more, in a process that was just forked; then exit.
 
     :param numbers: Descriptor of the pipe that has the numbers of the items.
+    :param threads: Number of threads that this process may use.
     """
     try:
         for descriptor in _OWN_DESCRIPTORS:
@@ -380,6 +383,7 @@ def _serve(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         _use_one_thread()
+        allow_threads(threads)
         # What all wait for is mostly the calling process, so it comes first.
         os.nice(_NICE)
         # If memory is lacking, the calling process is to be left, which does this work again.

@@ -54,7 +54,7 @@ from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.heap import record_of_row
 from drgn_pageowner.model.kernel import BitField
 from drgn_pageowner.model.pages import Pages
-from drgn_pageowner.model.records import Memcg, Snapshot, latest
+from drgn_pageowner.model.records import Memcg, Snapshot, latest, memcgs_by_path
 from drgn_pageowner.model.stacks import Stacks
 from drgn_pageowner.model.tags import Tags, tag_stacks
 from drgn_pageowner.progress import progress
@@ -573,13 +573,8 @@ class PageColumns:
         if self._table is None:
             self._table = MemcgTable(self._kernel)
         result["memcg"], result["memcg_kind"] = self._table.columns(data)
-        memcgs = self._table.memcgs
-        # Sort by name, so that the order does not depend on the records that were read.
-        in_order = sorted(range(len(memcgs)), key=lambda i: (memcgs[i].path, memcgs[i].inode))
-        number = np.full(len(memcgs) + 1, -1, np.int32)
-        number[in_order] = np.arange(len(memcgs))
-        result["memcg"] = number[result["memcg"]]
-        return tuple(memcgs[index] for index in in_order)
+        memcgs, result["memcg"] = memcgs_by_path(self._table.memcgs, result["memcg"])
+        return memcgs
 
     @property
     def unknown_memcgs(self) -> int:
