@@ -238,9 +238,19 @@ def places_of(members: Array, values: Any, side: Literal["left", "right"] = "lef
 
 
 def begins(values: Array) -> Array:
-    """Return which values differ from the one before: ``bool``, shape ``(n,)``; the first does."""
+    """
+    Return which values differ from the one before: ``bool``, shape ``(n,)``; the first does.
+
+    :param values: Integers, or ``S16``: shape ``(n,)``.
+    """
     result = np.ones(len(values), bool)
-    np.not_equal(values[1:], values[:-1], out=result[1:])
+    if values.dtype.kind == "S" and values.dtype.itemsize == _NAME:
+        # NumPy compares text a character at a time.
+        low, high = np.ascontiguousarray(values).view(np.uint64).reshape(-1, 2).T
+        np.not_equal(low[1:], low[:-1], out=result[1:])
+        result[1:] |= high[1:] != high[:-1]
+    else:
+        np.not_equal(values[1:], values[:-1], out=result[1:])
     return result
 
 
@@ -288,11 +298,10 @@ def _coded_names(names: Array) -> tuple[Array, Array] | None:
     known, numbers = np.zeros(0, np.uint64), np.zeros(0, np.int32)
     for rows in slices(len(names)):
         piece = np.ascontiguousarray(names[rows])
-        halves = piece.view(np.uint64).reshape(-1, 2)
         # Most names are the same as the one before.
-        changes = (halves[1:, 0] != halves[:-1, 0]) | (halves[1:, 1] != halves[:-1, 1])
-        starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
-        heads, halves = piece[starts], halves[starts]
+        starts = np.flatnonzero(begins(piece))
+        heads = piece[starts]
+        halves = heads.view(np.uint64).reshape(-1, 2)
         with np.errstate(over="ignore"):
             key = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) + halves[:, 1]
         place = np.searchsorted(known, key)

@@ -14,6 +14,7 @@ from drgn_pageowner.model.arrays import (
     Growing,
     Narrow,
     among,
+    begins,
     distinct,
     looked_up,
     packed_pairs,
@@ -173,3 +174,23 @@ def test_places_are_those_of_searchsorted(dtype: type[np.integer], side: Any) ->
     for values in ([0, 49, 50], np.arange(60), np.zeros(0, np.int64), members):
         expected = np.searchsorted(members, values, side)
         assert places_of(members, values, side).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [b"a"],
+        [b"a", b"a", b"b", b"", b"", b"a"],
+        # They differ in the first half, in the second, and after a NUL.
+        [b"kworker/0:1-even", b"kworker/1:1-even", b"kworker/1:1-odd", b"kworker/1:1-odd"],
+        [b"a", b"a\0b", b"a\0b"],
+    ],
+)
+def test_names_begin_where_they_change(values: list[bytes], step: int) -> None:
+    names = np.array(values, "S16").repeat(step)[::step]
+    found = begins(names)
+    assert found.tolist() == [
+        index == 0 or value != values[index - 1] for index, value in enumerate(values)
+    ]

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from drgn_pageowner.analysis.owners.select import Filter, select
-from drgn_pageowner.model.arrays import Array, distinct, sums
+from drgn_pageowner.model.arrays import Array, begins, distinct, sums
 from drgn_pageowner.model.later import selected
 from drgn_pageowner.model.records import Snapshot, Summing
 
@@ -112,37 +112,78 @@ def _sums_of(
     :return: The columns that :func:`_sums` returns; and the index of a row that has the *keys* of
         each.
     """
-    rows = len(columns["pages"])
-    code, number = np.zeros(rows, np.int64), 1
-    for name in keys:
-        if name in codes:
-            inverse, size = codes[name]
-        else:
-            found, inverse = distinct(columns[name])
-            size = len(found)
-        code = code * size + inverse if number > 1 else inverse
-        number *= size
-        if number > 1 << 40:
-            values, code = distinct(code)
-            number = len(values)
-    values, group = distinct(code)
-    number = len(values)
-    # Any row of a group has the group's values.
+    compared = [codes[name][0] if name in codes else columns[name] for name in keys]
+    first = _firsts_of_runs(compared, len(columns["pages"]))
+    # Every row of a run is in the group of its first row.
+    group, number = _grouped(
+        [(codes[k][0][first], codes[k][1]) if k in codes else columns[k][first] for k in keys],
+        len(first),
+    )
     example = np.zeros(number, np.int64)
-    example[group] = np.arange(len(group))
+    example[group] = first
     result = {name: columns[name][example] for name in keys}
-    result["pages"] = sums(group, columns["pages"], number)
-    result["allocations"] = sums(group, columns["allocations"], number)
+    for name in ("pages", "allocations"):
+        result[name] = sums(group, _reduced(np.add, columns[name], first), number)
     if "ts_nsec" not in columns:
         return result, example
     stamps = columns["ts_nsec"]
     oldest = np.full(number, np.iinfo(np.uint64).max, np.uint64)
     newest = np.zeros(number, np.uint64)
-    np.minimum.at(oldest, group, stamps)
-    np.maximum.at(newest, group, stamps)
+    np.minimum.at(oldest, group, _reduced(np.minimum, stamps, first))
+    np.maximum.at(newest, group, _reduced(np.maximum, stamps, first))
     several = np.flatnonzero(newest > oldest)
     nothing = np.zeros(len(several), np.int64)
     more = {**{name: result[name][several] for name in keys}, "pages": nothing,
             "allocations": nothing, "ts_nsec": newest[several]}  # fmt: skip
     joined = _joined([{**result, "ts_nsec": oldest}, more])
     return joined, np.concatenate([example, example[several]])
+
+
+def _firsts_of_runs(columns: Sequence[Array], rows: int) -> Array:
+    """
+    Return the first of each run of neighbouring rows that are the same in all *columns*: ``int64``.
+
+    Pages that were allocated one after another, or together, are often neighbours.
+    """
+    new = np.zeros(rows, bool)
+    new[:1] = True
+    for column in columns:
+        new |= begins(column)
+    return np.flatnonzero(new)
+
+
+def _reduced(function: np.ufunc, values: Array, first: Array) -> Array:
+    """Apply *function* to each run of *values*: shape ``(len(first),)``."""
+    if len(first) == len(values):
+        return values
+    result: Array = function.reduceat(values, first)
+    return result
+
+
+def _grouped(keys: Sequence[Array | tuple[Array, int]], rows: int) -> tuple[Array, int]:
+    """
+    Group rows that have the same *keys*.
+
+    :param keys: Values; or numbers from 0 on, and how many there may be.
+    :return: The group of each row: ``int64``, shape ``(rows,)``; and the number of groups, which
+        are in the order of their keys.
+    """
+    code, number = np.zeros(rows, np.int64), 1
+    dense = False
+    for key in keys:
+        if isinstance(key, tuple):
+            inverse, size = key
+        else:
+            found, inverse = distinct(key)
+            size = len(found)
+        dense = number == 1 and not isinstance(key, tuple)
+        code = code * size + inverse if number > 1 else inverse
+        number *= size
+        if number > 1 << 40:
+            values, code = distinct(code)
+            number = len(values)
+    if dense:
+        # Every number is the code of some row.
+        return code, number
+    values, group = distinct(code)
+    return group, len(values)

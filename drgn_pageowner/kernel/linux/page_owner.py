@@ -15,7 +15,7 @@ from drgn_pageowner.kernel.dump.live import Changes, read_rows
 from drgn_pageowner.kernel.linux.page_ext import page_ext_layout
 from drgn_pageowner.kernel.linux.sections import Section, pfn_limits
 from drgn_pageowner.kernel.linux.trace import TRACE_MEMBERS
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, begins
 from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 
 __all__ = (
@@ -140,7 +140,10 @@ def read_owner_records(
         counts.missing += last - first
         counts.missing_ranges.append((first, last))
 
-    flags = entries["flags"]
+    # The flags are in the lowest byte, and bytes that lie one after another take a fraction of the
+    # time.
+    narrow = max(layout.owner_bit, layout.allocated_bit) < 1 << 8
+    flags: Array = entries["flags"].astype(np.uint8 if narrow else np.uint64)
     recorded = (flags & layout.owner_bit) != 0
     allocated = recorded & ((flags & layout.allocated_bit) != 0)
     if layout.tails:
@@ -150,7 +153,8 @@ def read_owner_records(
     chosen = np.flatnonzero(recorded if freed else allocated)
 
     pfn = chosen + section.start_pfn
-    order = _sane_orders(entries["order"][chosen], pfn, max_pfn, counts)
+    order = entries["order"][_index(chosen)].copy()
+    order = _sane_orders(order, pfn, max_pfn, counts)
     if not layout.tails:
         # Only the first page of an allocation has a record.
         counts.allocated += int((np.int64(1) << order.astype(np.int64)).sum())
@@ -200,31 +204,50 @@ def _members(entries: Array, rows: Array, columns: frozenset[str]) -> dict[str, 
     :param rows: Indices of the records in *entries*: ``int64``, ascending.
     """
     result: dict[str, Array] = {}
+    index = _index(rows)
     for name in columns & frozenset(entries.dtype.names or ()):
-        column, values = STORED.get(name), entries[name][rows]
+        column, values = STORED.get(name), entries[name][index]
         if column is None:
-            result[name] = values
+            result[name] = values.copy()
         elif column.form is Form.COMM:
-            result[name] = _terminated(values)
+            result[name] = _terminated(values.copy())
         else:
-            result[name] = values.astype(column.dtype, copy=False)
+            result[name] = values.astype(column.dtype)
     return result
 
 
+def _index(rows: Array) -> Array | slice:
+    """
+    Return what selects *rows*: a slice if they are neighbours, which takes a fraction of the time.
+
+    :param rows: ``int64``, ascending.
+    """
+    if len(rows) and int(rows[-1]) - int(rows[0]) == len(rows) - 1:
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
+
+
 def _terminated(comm: Array) -> Array:
-    """Clear the bytes after the NUL of task names, which may be stale."""
-    size = comm.dtype.itemsize
-    characters = comm.view(np.uint8).reshape(len(comm), size)
-    # A name that is followed by nothing but NULs is as it should be, and most names are.
+    """
+    Clear the bytes after the NUL of task names, which may be stale.
+
+    :param comm: ``S16``, shape ``(n,)``.
+    :return: The same; or a changed copy.
+    """
+    # Most names are the same as the one before.
+    first = np.flatnonzero(begins(comm))
+    names = comm[first]
+    characters = names.view(np.uint8).reshape(len(names), comm.dtype.itemsize)
+    # A name that is followed by nothing but NULs is as it should be.
     live = characters[:, 1:] != 0
     ended = characters[:, :-1] == 0
     stale = np.flatnonzero((live & ended).any(axis=1))
-    if len(stale):
-        after = np.logical_or.accumulate(characters[stale] == 0, axis=1)
-        kept = characters[stale]
-        kept[after] = 0
-        characters[stale] = kept
-    return comm
+    if not len(stale):
+        return comm
+    kept = characters[stale]
+    kept[np.logical_or.accumulate(kept == 0, axis=1)] = 0
+    characters[stale] = kept
+    return np.repeat(names, np.diff(first, append=len(comm)))
 
 
 def gfp_migratetype(kernel: Kernel, gfp_mask: Array) -> Array:

@@ -30,6 +30,7 @@ from drgn_pageowner.kernel.linux.sections import (
 )
 from drgn_pageowner.kernel.linux.stackdepot import depot_layout, depot_use, read_stacks
 from drgn_pageowner.kernel.read.kernel import read_facts
+from drgn_pageowner.kernel.read.passed import PassedColumns
 from drgn_pageowner.kernel.read.records import (
     ALL_COLUMNS,
     PageColumns,
@@ -57,7 +58,7 @@ __all__ = ("read_record_parts", "read_rows_of_records")
 _ROWS = 1 << 19
 """Number of records from which on a part is large enough."""
 
-_PAGES = 1 << 20
+_PAGES = 1 << 18
 """Number of pages whose records are summed up together."""
 
 
@@ -132,7 +133,7 @@ def read_rows_of_records(
         index = np.searchsorted(known, mine)
         if not np.isin(mine, known).all():
             raise PageOwnerError(f"records from PFN {mine[0]:#x} on are not there any more")
-        return {name: found[name][index] for name in names}
+        return PassedColumns((name, found[name][index]) for name in names)
 
     size = page_ext_stride(kernel) * sum(s.end_pfn - s.start_pfn for s, _, _ in sections)
     parts = in_order(kernel, read, sections, size=size)

@@ -48,6 +48,7 @@ from drgn_pageowner.kernel.linux.zones import page_flag_fields
 from drgn_pageowner.kernel.read.covered import CoveredPages
 from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
+from drgn_pageowner.kernel.read.passed import PassedColumns
 from drgn_pageowner.kernel.read.tags import page_tag_references, read_tagged, tags_of
 from drgn_pageowner.model.arrays import Array, Growing, Narrow, values_of
 from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
@@ -359,7 +360,7 @@ def read_section(
 
     :return: Without columns if the section has no records.
     """
-    found = SectionRecords({}, OwnerCounts(), Changes(), PageCounts())
+    found = SectionRecords(PassedColumns(), OwnerCounts(), Changes(), PageCounts())
     part = read_owner_records(kernel, section, columns, found.counts, found.changes, freed=freed)
     if part and len(part["pfn"]):
         found.columns.update(part)

@@ -63,12 +63,24 @@ def test_top_of_parts_is_that_of_all(size: int, by: list[str], sort: str) -> Non
 
 @pytest.mark.parametrize("size", [7, 50])
 @pytest.mark.parametrize("freed", [False, True])
+@pytest.mark.parametrize("run", [1, 9])
 @pytest.mark.parametrize(
     "by", [["stack"], ["comm", "order"], ["pid", "stack", "gfp"], ["migratetype"]]
 )
-def test_parts_may_be_sums(size: int, freed: bool, by: list[str]) -> None:
-    """Records summed up where they are read count as the records themselves."""
+def test_parts_may_be_sums(size: int, freed: bool, run: int, by: list[str]) -> None:
+    """
+    Records summed up where they are read count as the records themselves, also where neighbours
+    have all but their time in common.
+    """
     whole = records(211)
+    alike = np.arange(211) // run * run
+    whole = replace(
+        whole,
+        columns={
+            name: column if name in ("pfn", "ts_nsec") else column[alike]
+            for name, column in whole.columns.items()
+        },
+    )
     wanted, columns = Filter(freed=freed), columns_for(by)
     sums_of = summing(wanted, columns)
     parts = [replace(part, columns=sums_of(dict(part.columns))) for part in parts_of(whole, size)]
