@@ -237,6 +237,20 @@ def places_of(members: Array, values: Any, side: Literal["left", "right"] = "lef
     return np.searchsorted(members, np.asarray(values, members.dtype), side)
 
 
+def kept_rows(values: Array, kept: Array) -> Array:
+    """
+    Return ``values[kept]`` in the memory of *values*, which are overwritten.
+
+    :param kept: ``bool``, shape ``(n,)``.
+    """
+    number = 0
+    for rows in slices(len(values)):
+        piece = values[rows][kept[rows]]
+        values[number : number + len(piece)] = piece
+        number += len(piece)
+    return values[:number]
+
+
 def begins(values: Array) -> Array:
     """
     Return which values differ from the one before: ``bool``, shape ``(n,)``; the first does.

@@ -299,8 +299,11 @@ def _marked(heap: Heap, classes: Array) -> Reach:
         return find_references(heap)
 
     node = large_empty(heap.nodes, np.int32)
-    for rows in slices(len(node)):
+
+    def fill(rows: slice) -> None:
         node[rows] = np.arange(rows.start, rows.stop, dtype=np.int32)
+
+    in_threads(fill, slices(len(node)))
     # Both take about as long. The types are kept, so this process infers them.
     references, (allocation, roles) = heap.at_once(
         [referred, lambda: (_allocations(heap), _roles(heap, classes))]

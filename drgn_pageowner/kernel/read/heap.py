@@ -43,6 +43,7 @@ from drgn_pageowner.model.arrays import (
     Growing,
     among,
     ascending,
+    kept_rows,
     packed_pairs,
     slices,
     unpacked_pairs,
@@ -308,12 +309,7 @@ class HeapReader:
             kept[rows] &= self._is_allocated(source) & self._is_allocated(target)
 
         in_threads(keep, slices(len(pairs)))
-        number = 0
-        for rows in slices(len(pairs)):
-            piece = pairs[rows][kept[rows]]
-            pairs[number : number + len(piece)] = piece
-            number += len(piece)
-        return unpacked_pairs(pairs[:number])
+        return unpacked_pairs(kept_rows(pairs, kept))
 
     # --- the node of each page --------------------------------------------------------------
 

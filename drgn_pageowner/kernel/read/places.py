@@ -11,7 +11,9 @@ from drgn_pageowner.model.arrays import (
     Array,
     Growing,
     ascending,
+    kept_rows,
     looked_up,
+    packed_pairs,
     ranges,
     slices,
     sparse_zeros,
@@ -25,6 +27,7 @@ from drgn_pageowner.model.types import Pointers
 __all__ = ("AllocationPages", "Intervals", "PointerList")
 
 _FARTHEST = np.iinfo(np.int32).max
+_SIGN = np.int32(np.iinfo(np.int32).min)
 # Number of records that are looked at together.
 _PIECE = 1 << 18
 
@@ -167,18 +170,16 @@ class PointerList:
         :param is_good: Function of places and targets that says which pointers to return: ``bool``.
             It is called in several threads.
         """
-        place, offset = self._columns[0].take(), self._columns[1].take()
-        target = self._columns[2].take()
+        columns = [column.take() for column in self._columns]
+        place, _, target, _ = columns
         good = np.empty(len(place), bool)
 
         def check(rows: slice) -> None:
             good[rows] = is_good(place[rows], target[rows])
 
         in_threads(check, slices(len(place)))
-        order = np.lexsort((offset, place))
-        if not good.all():
-            order = order[good[order]]
-
-        place, offset = looked_up(place, order), looked_up(offset, order)
-        target = looked_up(target, order)
-        return Pointers(place, offset, target, looked_up(self._columns[3].take(), order))
+        place, offset, target, at = in_threads(lambda column: kept_rows(column, good), columns)
+        # The sign bit is changed, so that -1 is less than other offsets. Most pointers are in order
+        # already.
+        order = np.argsort(packed_pairs(place, offset ^ _SIGN), kind="stable")
+        return Pointers(*(looked_up(column, order) for column in (place, offset, target, at)))
