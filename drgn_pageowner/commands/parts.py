@@ -71,8 +71,14 @@ class Outcome:
         return entry
 
 
-def run_part(part: Part, session: Session, directory: Path) -> Outcome:
-    """Run *part* in all its formats; the outcome says what went wrong, if anything did."""
+def run_part(
+    part: Part, session: Session, directory: Path, given: Mapping[str, Any] | None = None
+) -> Outcome:
+    """
+    Run *part* in all its formats; the outcome says what went wrong, if anything did.
+
+    :param given: Arguments of the command that have no option, by name.
+    """
     outcome = Outcome(part.name, " ".join(part.words))
     if part.step is None and part.words[0] not in COMMANDS:
         outcome.status, outcome.error = "skipped", f"there is no command {part.words[0]}"
@@ -81,7 +87,7 @@ def run_part(part: Part, session: Session, directory: Path) -> Outcome:
     said = StringIO()
     try:
         with redirect_stderr(said):
-            _run(part, session, directory, outcome)
+            _run(part, session, directory, outcome, given or {})
     except PageOwnerError as error:
         # A library of an extra is not installed.
         missing = isinstance(error.__context__, ImportError)
@@ -121,7 +127,9 @@ def _crashed(outcome: Outcome, error: Exception, directory: Path) -> None:
     outcome.files.append(path.name)
 
 
-def _run(part: Part, session: Session, directory: Path, outcome: Outcome) -> None:
+def _run(
+    part: Part, session: Session, directory: Path, outcome: Outcome, given: Mapping[str, Any]
+) -> None:
     if part.step is not None:
         outcome.result = part.step(session)
         # A report contains the parts that could be computed, and the errors of the others.
@@ -129,17 +137,21 @@ def _run(part: Part, session: Session, directory: Path, outcome: Outcome) -> Non
             _crashed(outcome, error, directory)
     for name in part.files:
         with StringIO() as out:
-            _command([*part.words, str(directory / name)], session, out, outcome)
+            _command([*part.words, str(directory / name)], session, out, outcome, given)
         outcome.files.append(name)
     for format_, name in part.formats.items():
         path = directory / name
         with output_to(str(path), StringIO()) as out:
-            _command([*part.words, "--format", format_], session, out, outcome)
+            _command([*part.words, "--format", format_], session, out, outcome, given)
         outcome.files.append(name)
 
 
-def _command(words: Sequence[str], session: Session, out: Any, outcome: Outcome) -> None:
+def _command(
+    words: Sequence[str], session: Session, out: Any, outcome: Outcome, given: Mapping[str, Any]
+) -> None:
     parser = CommandParser(prog="triage")
     add_commands(parser)
-    status = run_command(parser.parse_args(words), session, out)
+    args = parser.parse_args(words)
+    vars(args).update(given)
+    status = run_command(args, session, out)
     outcome.exit_status = max(outcome.exit_status, status)

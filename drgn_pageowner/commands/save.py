@@ -73,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_rules(parser)
     add_drgn(parser)
+    # triage has another process save a snapshot, to which it gives the result of the search.
+    parser.set_defaults(search=None)
 
 
 _DRGN = """\
@@ -122,7 +124,7 @@ def _into_file(
     args: argparse.Namespace, session: Session, path: str, identity: DumpIdentity | None,
     out: TextIO,
 ) -> None:  # fmt: skip
-    leaks = partial(search, session, slab=True) if args.leaks else None
+    leaks = args.search or (partial(search, session, slab=True) if args.leaks else None)
     saved = save(session, path, source=args.source, search=leaks, dump=_dump_of(session, identity))
     report_problems(saved.problems)
     report_problems(f"{part} could not be saved: {why}" for part, why in saved.lacking.items())

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import islice
@@ -30,6 +30,7 @@ from drgn_pageowner.analysis.triage import Triage, sum_up
 from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES, KnownCause
 from drgn_pageowner.commands.arguments import add_rules, count
 from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
+from drgn_pageowner.commands.leaks import search
 from drgn_pageowner.commands.parts import Outcome, Part, files_of, run_part
 from drgn_pageowner.commands.report import read
 from drgn_pageowner.errors import INTERNAL, PageOwnerError, UsageError
@@ -37,13 +38,14 @@ from drgn_pageowner.model.heap import Heap
 from drgn_pageowner.model.kept import forget, keeping_results
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.scratch import memory_limit
-from drgn_pageowner.model.session import Session, one_after_another
+from drgn_pageowner.model.session import Finish, Session
 from drgn_pageowner.progress import progress, warn
 from drgn_pageowner.render.jsonable import json_text
 from drgn_pageowner.render.triage import triage_text
 from drgn_pageowner.rules.query import ask_rules
 from drgn_pageowner.rules.rule import RuleSet, read_rules, verdicts_of
 from drgn_pageowner.storage.files import cannot_write, remove_unfinished, replacing
+from drgn_pageowner.storage.save import search_pieces
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -82,9 +84,10 @@ PARTS = (
     Part("snapshot", ("save", "--leaks"), files=("snapshot.parquet",)),
 )  # fmt: skip
 
-_AFTER_LEAKS, _ASIDE = "suspects", "snapshot"
-"""The first part after the search for leaks, and the one that needs only the results of the search,
-not the graph of pointers: if it is the last, another process can run it at the same time."""
+_AFTER_LEAKS, _BESIDE = "suspects", "snapshot"
+"""The first part after the search for leaks, and the one that another process can run beside all
+others, if it is the last. The search is what takes longest, and the snapshot needs only its
+result."""
 
 _RULES = "rules"
 
@@ -148,7 +151,6 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO, rules: RuleSet
         # Ask the rules as soon as there are verdicts.
         place = next((n for n, part in enumerate(parts, 1) if part.name == "verdicts"), len(parts))
         parts.insert(place, Part(_RULES, step=lambda session: _known_causes(session, rules)))
-    left = progress(parts, description="triage", total=len(parts), unit=" part")
 
     def add(outcome: Outcome) -> None:
         outcomes.append(outcome)
@@ -156,31 +158,8 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO, rules: RuleSet
         verdicts = _verdicts(outcomes, args.min_pages)
         _write(directory, _index(facts, outcomes, verdicts, None))
 
-    def run_next(number: int) -> None:
-        for part in islice(left, number):
-            add(run_part(part, session, directory))
-
-    with keeping_results():
-        names = [part.name for part in parts]
-        if _AFTER_LEAKS in names and names[-1] == _ASIDE:
-            first = names.index(_AFTER_LEAKS)
-            run_next(first)
-            functions = [
-                lambda: run_next(len(parts) - first - 1),
-                lambda: _aside(parts[-1], session, directory),
-            ]
-            # Both together take more memory, which a limit says is scarce.
-            at_once = session.at_once if memory_limit() is None else one_after_another
-            try:
-                add(at_once(functions, first_last=False)[1])
-            finally:
-                # A process that wrote it may have been killed.
-                with suppress(OSError):
-                    remove_unfinished(directory, files_of(parts[-1]))
-        run_next(len(parts) - len(outcomes))
-        for _ in left:
-            # It was run aside.
-            pass
+    with keeping_results(), _saving(parts[-1], session, directory) as finish:
+        _run_parts(parts, session, directory, add, finish)
     verdicts = _verdicts(outcomes, args.min_pages)
     status = _status(verdicts, outcomes)
     _write(directory, _index(facts, outcomes, verdicts, status))
@@ -192,11 +171,68 @@ def _run(args: argparse.Namespace, session: Session, out: TextIO, rules: RuleSet
     return status
 
 
-def _aside(part: Part, session: Session, directory: Path) -> Outcome:
-    """Run :data:`_ASIDE`."""
-    forget(Heap)
-    session.forget_heap()
-    return run_part(part, session, directory)
+def _run_parts(
+    parts: Sequence[Part],
+    session: Session,
+    directory: Path,
+    add: Callable[[Outcome], None],
+    finish: Finish | None,
+) -> None:
+    """
+    Run *parts*, and call *add* with the outcome of each.
+
+    :param finish: The value of :func:`_saving`.
+    """
+    left = progress(parts, description="triage", total=len(parts), unit=" part")
+
+    def run_next(number: int) -> None:
+        for part in islice(left, number):
+            if part.name == _BESIDE:
+                # The graph of pointers takes much memory, and is not needed any more.
+                forget(Heap)
+                session.forget_heap()
+            add(run_part(part, session, directory))
+
+    if finish is not None:
+        before = [part.name for part in parts[:-1]]
+        first = before.index(_AFTER_LEAKS) if _AFTER_LEAKS in before else len(before)
+        run_next(first)
+        _, found = session.at_once(
+            [
+                lambda: run_next(len(before) - first),
+                lambda: search_pieces(session, lambda: search(session, slab=True)),
+            ]
+        )
+        outcome = finish(found)
+        if outcome is not None:
+            add(outcome)
+            # It was run beside the others.
+            next(left)
+    run_next(len(parts))
+
+
+@contextmanager
+def _saving(part: Part, session: Session, directory: Path) -> Iterator[Finish | None]:
+    """
+    Let another process begin to run :data:`_BESIDE`.
+
+    :param part: The last part.
+    :return: Function to call with the result of the search for leaks, ready to be written: it
+        returns the outcome, or ``None`` if the process died. ``None`` if this process must do it.
+    """
+    # Both together take more memory, which a limit says is scarce.
+    if part.name != _BESIDE or memory_limit() is not None:
+        yield None
+        return
+    try:
+        with session.beside(
+            lambda receive: run_part(part, session, directory, {"search": receive})
+        ) as finish:
+            yield finish
+    finally:
+        # A process that wrote it may have been killed.
+        with suppress(OSError):
+            remove_unfinished(directory, files_of(part))
 
 
 def _each_once(lines: Sequence[str]) -> list[str]:

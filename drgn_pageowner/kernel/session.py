@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +29,7 @@ from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.page import PageInfo
 from drgn_pageowner.model.pages import Memory
 from drgn_pageowner.model.records import Snapshot, Summing, latest
+from drgn_pageowner.model.session import Begun, Finish
 
 if TYPE_CHECKING:
     from drgn_pageowner.kernel.read.heap import HeapReader
@@ -113,14 +115,19 @@ class ProgramSession:
         while (part := self._ask(lambda _: next(parts, None))) is not None:
             yield part
 
-    def at_once(
-        self, functions: Sequence[Callable[[], Any]], *, first_last: bool = True
-    ) -> list[Any]:
+    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
         from drgn_pageowner.kernel.dump.parallel import at_once
 
-        kernel = self._kernel
-        size = kernel.struct_page_size * read_facts(kernel).max_pfn
-        return at_once(kernel, functions, size=size, first_last=first_last)
+        return at_once(self._kernel, functions, size=self._size())
+
+    def beside(self, function: Begun) -> AbstractContextManager[Finish | None]:
+        from drgn_pageowner.kernel.dump.parallel import beside
+
+        return beside(self._kernel, function, size=self._size())
+
+    def _size(self) -> int:
+        """Return the size of all ``struct page``, in bytes."""
+        return self._kernel.struct_page_size * read_facts(self._kernel).max_pfn
 
     def _whole_records(self, wanted: frozenset[str]) -> Snapshot | None:
         """

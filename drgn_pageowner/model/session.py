@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -22,19 +23,22 @@ if TYPE_CHECKING:
     from drgn_pageowner.model.stacks import StackList
     from drgn_pageowner.model.tags import TagUse
 
-__all__ = ("AtOnce", "Session", "one_after_another")
+__all__ = ("AtOnce", "Begun", "Finish", "Session", "one_after_another")
 
 
 AtOnce = Callable[[Sequence[Callable[[], Any]]], list[Any]]
 """A function like :meth:`Session.at_once`."""
 
 
-def one_after_another(
-    functions: Sequence[Callable[[], Any]], *, first_last: bool = True
-) -> list[Any]:
-    """Call functions in this process, the first one last if asked for; return their results."""
-    if not first_last:
-        return [function() for function in functions]
+Begun = Callable[[Callable[[], Any]], Any]
+"""A function that another process begins to call: :meth:`Session.beside`."""
+
+Finish = Callable[[Any], Any]
+"""A function that returns the result of a :data:`Begun`, or ``None``, given what that waits for."""
+
+
+def one_after_another(functions: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Call functions in this process, the first one last; return their results."""
     others = [function() for function in functions[1:]]
     return [functions[0](), *others]
 
@@ -68,16 +72,26 @@ class Session(Protocol):
         """
         ...
 
-    def at_once(
-        self, functions: Sequence[Callable[[], Any]], *, first_last: bool = True
-    ) -> list[Any]:
+    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
         """
         Call functions, if there are several processes, at the same time.
 
         :param functions: The first is called by this process; the others have no side effects. The
             results of the others must not be ``None``, nor refer to pages or records.
-        :param first_last: Whether one process alone calls the first after the others.
         :return: The results, in the order of *functions*.
+        """
+        ...
+
+    def beside(self, function: Begun) -> AbstractContextManager[Finish | None]:
+        """
+        Let another process, if there are several, begin to call a function.
+
+        :param function: Function without side effects, with one argument: a function that waits for
+            what the caller finds out meanwhile, and returns it. The result must not be ``None``,
+            nor refer to pages or records.
+        :return: A context, in which the process exists; its value is a function to call once, with
+            the value that *function* waits for. It returns the result of *function*, or ``None`` if
+            the process failed. ``None`` instead if there is no other process.
         """
         ...
 

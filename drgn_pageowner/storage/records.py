@@ -32,6 +32,7 @@ from drgn_pageowner.storage.tags import place_table, tag_places
 __all__ = (
     "BASIC_COLUMNS",
     "SavedRecords",
+    "digest_of",
     "frame_table",
     "load_records",
     "load_stack_list",
@@ -91,6 +92,15 @@ def read_frames(table: Columns) -> list[Frame]:
     return [Frame(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
+def digest_of(pfn: Array) -> bytes:
+    """
+    Return a digest of PFNs.
+
+    :param pfn: ``int64``, in any order.
+    """
+    return blake2b(np.sort(pfn).tobytes()).digest()
+
+
 class SavedRecords:
     """
     The records of a session, including those of freed pages.
@@ -148,13 +158,10 @@ class SavedRecords:
         for piece in slices(len(part)):
             self._pfns.update(pfn[piece][allocated[piece]].tobytes())
 
-    def has_pfns(self, pfn: Array) -> bool:
-        """
-        Return whether the records of allocated pages have these PFNs.
-
-        :param pfn: ``int64``, in any order.
-        """
-        return blake2b(np.sort(pfn).tobytes()).digest() == self._pfns.digest()
+    @property
+    def pfns(self) -> bytes:
+        """Return :func:`digest_of` the PFNs of the records of allocated pages."""
+        return self._pfns.digest()
 
     def used_by(self) -> Array:
         """

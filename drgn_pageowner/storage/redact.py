@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -25,7 +26,7 @@ from drgn_pageowner.model.object_owners import ObjectOwners
 from drgn_pageowner.model.packed import Packing
 from drgn_pageowner.model.pages import Memory
 from drgn_pageowner.model.records import Memcg, Snapshot, Summing
-from drgn_pageowner.model.session import Session
+from drgn_pageowner.model.session import Begun, Finish, Session
 
 __all__ = ("RedactedSession", "Redactor", "redacted")
 
@@ -231,10 +232,11 @@ class RedactedSession:
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)
 
-    def at_once(
-        self, functions: Sequence[Callable[[], Any]], *, first_last: bool = True
-    ) -> list[Any]:
-        return self._session.at_once(functions, first_last=first_last)
+    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+        return self._session.at_once(functions)
+
+    def beside(self, function: Begun) -> AbstractContextManager[Finish | None]:
+        return self._session.beside(function)
 
     def _records(self, records: Snapshot) -> Snapshot:
         columns = dict(records.columns)

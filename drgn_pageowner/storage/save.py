@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -31,18 +31,64 @@ from drgn_pageowner.storage.plain import as_json
 from drgn_pageowner.storage.records import (
     BASIC_COLUMNS,
     SavedRecords,
+    digest_of,
     record_tables,
     stack_list_tables,
 )
 from drgn_pageowner.storage.tags import tag_tables
 
-__all__ = ("Saved", "save")
+__all__ = ("Saved", "SearchPieces", "save", "search_pieces")
 
 T = TypeVar("T")
 
 # Number of pages from which on columns are compressed until they are saved.
 _MANY_PAGES = 1 << 22
 _WITHOUT_LEAKS = "this snapshot was saved without leaks: save it with --leaks"
+
+
+class Pieces(NamedTuple):
+    """Tables and documents of a file, by name."""
+
+    tables: dict[str, bytes]
+    """Compressed."""
+    documents: dict[str, Any]
+
+    @classmethod
+    def of(cls, plain: tuple[dict[str, Columns], dict[str, Any]]) -> Pieces:
+        """Compress tables, one after another, so that few of them are in memory."""
+        return cls(packed_tables(plain[0]), plain[1])
+
+    def add(self, other: Pieces) -> None:
+        """Add tables and documents."""
+        self.tables.update(other.tables)
+        self.documents.update(other.documents)
+
+
+class UsePieces(NamedTuple):
+    """What pages are used for, ready to be written."""
+
+    pieces: Pieces
+    slabs: int
+    """Number of slabs."""
+    problems: list[str]
+
+    @classmethod
+    def of(cls, uses: Inventory) -> UsePieces:
+        """Compress *uses*."""
+        return cls(Pieces.of(inventory_tables(uses)), len(uses.slabs), list(uses.problems))
+
+
+class SearchPieces(NamedTuple):
+    """What a search for leaks adds to a file, ready to be written by another process."""
+
+    pieces: Pieces
+    uses: UsePieces | None
+    """What pages are used for, which the search found out, if there are page_owner records."""
+    pfns: bytes | None
+    """:func:`~drgn_pageowner.storage.records.digest_of` the PFNs of the records that it began with;
+    ``None`` if it found allocations from the state of pages instead."""
+    losses: list[str]
+    """Problems of the dump that are known where the search was made, one line each."""
 
 
 class Saved:
@@ -76,7 +122,7 @@ def save(
     path: str,
     *,
     source: bool = False,
-    search: Callable[[], LeakSearch] | None = None,
+    search: Callable[[], LeakSearch | SearchPieces | str] | None = None,
     dump: Mapping[str, str | int | None] | None = None,
 ) -> Saved:
     """
@@ -84,7 +130,8 @@ def save(
 
     :param path: Path of the file.
     :param source: Whether to save inlined functions and source lines of all stacks, too.
-    :param search: Function that searches for leaks, to save the result as well.
+    :param search: Function that searches for leaks, to save the result as well: returns what was
+        found, or the result of :func:`search_pieces` of another process.
     :param dump: ``id``, ``size`` and ``build_id`` of the dump, to save as well.
     :raises PageOwnerError: if the kernel is unknown, or the file cannot be written
     """
@@ -102,8 +149,8 @@ def save(
         if many:
             # What the records refer to is found while they are written.
             file.write_records(rows)
-        tables, documents, head = _everything_else(session, saved, records, source, search)
-        file.write_pieces(tables, documents)
+        pieces, head = _everything_else(session, saved, records, source, search)
+        file.write_pieces(pieces.tables, pieces.documents)
         if not many:
             file.write_records(rows)
         more: dict[str, Any] = {"dump": dict(dump)} if dump is not None else {}
@@ -116,42 +163,40 @@ def _everything_else(
     saved: Saved,
     records: SavedRecords | None,
     source: bool,
-    search: Callable[[], LeakSearch] | None,
-) -> tuple[dict[str, bytes], dict[str, Any], dict[str, Any]]:
+    search: Callable[[], LeakSearch | SearchPieces | str] | None,
+) -> tuple[Pieces, dict[str, Any]]:
     """
     Read everything but the records.
 
-    :return: Tables and documents by name, and members of the document that is read first. Tables
-        are compressed one after another, so that few of them are in memory.
+    :return: Tables and documents, and members of the document that is read first.
     """
-    tables: dict[str, bytes] = {}
-    documents: dict[str, Any] = {}
+    found = Pieces({}, {})
     head: dict[str, Any] = {}
     if records is not None:
         everything = records.about
         basic = _basic_problems(session, everything)
         if source:
             source = saved.attempt("source", lambda: _add_source(session, everything)) is not None
-        _add(record_tables(records, basic, source=source), tables, documents)
+        found.add(Pieces.of(record_tables(records, basic, source=source)))
         saved.records = records.number
         saved.problems += everything.problems
     try:
         listed = session.stack_list()
-        tables |= packed_tables(stack_list_tables(listed))
+        found.tables.update(packed_tables(stack_list_tables(listed)))
         head["stack_list_threshold"] = listed.threshold
     except PageOwnerError as error:
         # Most kernels have no such list, and nothing else depends on it.
         saved.unavailable["stack_list"] = str(error)
     try:
         use = session.tags()
-        tables |= packed_tables(tag_tables(use))
+        found.tables.update(packed_tables(tag_tables(use)))
         head["tags_version"] = use.tags.version
         head["tags_problems"] = list(use.problems)
     except PageOwnerError as error:
         saved.unavailable["tags"] = str(error)
-    names = _add_machine(session, saved, records, search, tables, documents)
+    names = _add_machine(session, saved, records, search, found)
     known = records.about.names if records is not None else None
-    documents["names"] = as_json(known or names or Names())
+    found.documents["names"] = as_json(known or names or Names())
     modules, crash = session.modules(), session.crash()
     saved.problems = list(dict.fromkeys([*saved.problems, *session.losses()]))
     head |= {
@@ -162,16 +207,15 @@ def _everything_else(
         "owner_sources": as_json(list(session.owner_sources())),
         "unavailable": saved.unavailable,
     }
-    return tables, documents, head
+    return found, head
 
 
 def _add_machine(
     session: Session,
     saved: Saved,
     records: SavedRecords | None,
-    search: Callable[[], LeakSearch] | None,
-    tables: dict[str, bytes],
-    documents: dict[str, Any],
+    search: Callable[[], LeakSearch | SearchPieces | str] | None,
+    to: Pieces,
 ) -> Names | None:
     """
     Add all pages, what they are used for, the owners of slab objects, and leaks.
@@ -182,7 +226,7 @@ def _add_machine(
     names, owners = None, None
     if pages is not None:
         names = pages.pages.names
-        _add(memory_tables(pages), tables, documents)
+        to.add(Pieces.of(memory_tables(pages)))
         saved.pages = len(pages.pages)
         saved.problems += pages.problems
         # While the pages are in memory, they are not read again.
@@ -193,15 +237,20 @@ def _add_machine(
     recorded = records is not None and session.facts().page_owner not in NO_RECORDS
     if owners is not None and search is not None and not recorded:
         uses = saved.attempt("inventory", session.inventory)
-    found = _WITHOUT_LEAKS if search is None else _searched(search, records)
-    if isinstance(found, LeakSearch) and recorded:
-        uses = found.inventory
+    found = _WITHOUT_LEAKS if search is None else _searched(session, search, records)
     if owners is None:
         saved.unavailable["inventory"] = saved.unavailable["memory"]
     else:
-        _add_uses(session, saved, uses, owners, tables, documents)
-    if isinstance(found, LeakSearch):
-        _add(search_tables(found), tables, documents)
+        known = found.uses if isinstance(found, SearchPieces) and recorded else None
+        if known is None:
+            if uses is None:
+                uses = saved.attempt("inventory", session.inventory)
+            known = UsePieces.of(uses) if uses is not None else None
+        if known is not None:
+            _add_uses(saved, known, owners, to)
+    if isinstance(found, SearchPieces):
+        to.add(found.pieces)
+        saved.problems += found.losses
     else:
         saved.unavailable["leaks"] = found
         if search is not None:
@@ -228,20 +277,6 @@ def _read_pages(
         return saved.attempt("memory", lambda: session.memory(PAGE_COLUMNS, packing=packing)), None
 
 
-def _add(
-    more: tuple[dict[str, Columns], dict[str, Any]],
-    tables: dict[str, bytes],
-    documents: dict[str, Any],
-) -> None:
-    """
-    Add tables and documents to those that will be written.
-
-    :param more: Tables by name, and documents by name.
-    """
-    tables |= packed_tables(more[0])
-    documents |= more[1]
-
-
 def _object_owners(session: Session) -> ObjectOwners | str:
     """Return the owners of slab objects, or why there are none."""
     try:
@@ -250,33 +285,21 @@ def _object_owners(session: Session) -> ObjectOwners | str:
         return str(error)
 
 
-def _add_uses(
-    session: Session,
-    saved: Saved,
-    uses: Inventory | None,
-    owners: ObjectOwners | str,
-    tables: dict[str, bytes],
-    documents: dict[str, Any],
-) -> None:
+def _add_uses(saved: Saved, uses: UsePieces, owners: ObjectOwners | str, to: Pieces) -> None:
     """
     Add what pages are used for, and the owners of slab objects, which only ``top --slab`` and
     ``account --slab`` need.
 
-    :param uses: What pages are used for, if it is known.
     :param owners: The result of :func:`_object_owners`.
     """
-    if uses is None:
-        uses = saved.attempt("inventory", session.inventory)
-    if uses is None:
-        return
-    _add(inventory_tables(uses), tables, documents)
+    to.add(uses.pieces)
     saved.problems += uses.problems
     if isinstance(owners, str):
         saved.unavailable["slab_owners"] = owners
-    elif len(owners.slabs) != len(uses.slabs):
+    elif len(owners.slabs) != uses.slabs:
         saved.unavailable["slab_owners"] = "slabs came and went while a running kernel was saved"
     else:
-        _add(object_owner_tables(owners), tables, documents)
+        to.add(Pieces.of(object_owner_tables(owners)))
 
 
 def _basic_problems(session: Session, everything: Snapshot) -> list[str]:
@@ -294,15 +317,42 @@ def _add_source(session: Session, records: Snapshot) -> Snapshot:
     return records
 
 
-def _searched(search: Callable[[], LeakSearch], records: SavedRecords | None) -> LeakSearch | str:
-    """Return the result of *search*, or why there is none."""
+def search_pieces(
+    session: Session, search: Callable[[], LeakSearch | SearchPieces | str]
+) -> SearchPieces | str:
+    """
+    Compress what a search for leaks adds to a file.
+
+    :param session: Session in which *search* searches.
+    :param search: See :func:`save`.
+    :return: A line that says why there is no result, if it failed.
+    """
     try:
         found = search()
     except PageOwnerError as error:
         return str(error)
-    # Without page_owner records, the search found allocations from the state of pages instead.
-    pfn = found.records["pfn"]
-    if found.recorded and not (records.has_pfns(pfn) if records is not None else not len(pfn)):
+    if not isinstance(found, LeakSearch):
+        return found
+    return SearchPieces(
+        pieces=Pieces.of(search_tables(found)),
+        uses=UsePieces.of(found.inventory) if found.recorded else None,
+        pfns=digest_of(found.records["pfn"]) if found.recorded else None,
+        losses=list(session.losses()),
+    )
+
+
+def _searched(
+    session: Session,
+    search: Callable[[], LeakSearch | SearchPieces | str],
+    records: SavedRecords | None,
+) -> SearchPieces | str:
+    """Return the result of *search*, or why there is none."""
+    found = search_pieces(session, search)
+    if isinstance(found, str) or found.pfns is None:
+        return found
+    # Without records, the digest is that of no PFNs.
+    known = records.pfns if records is not None else digest_of(np.zeros(0, np.int64))
+    if found.pfns != known:
         return "records changed during the search: save a dump of the kernel instead"
     return found
 

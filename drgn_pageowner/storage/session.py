@@ -7,6 +7,7 @@ import glob
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,7 +18,7 @@ from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.info import OwnerSource
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.records import Snapshot, Summing
-from drgn_pageowner.model.session import one_after_another
+from drgn_pageowner.model.session import Begun, Finish, one_after_another
 from drgn_pageowner.model.stacks import SourceFrame, StackList
 from drgn_pageowner.model.tags import TagUse
 from drgn_pageowner.storage.check import check_facts, check_names, require
@@ -106,10 +107,11 @@ class SnapshotSession:
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)
 
-    def at_once(
-        self, functions: Sequence[Callable[[], Any]], *, first_last: bool = True
-    ) -> list[Any]:
-        return one_after_another(functions, first_last=first_last)
+    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+        return one_after_another(functions)
+
+    def beside(self, function: Begun) -> AbstractContextManager[Finish | None]:
+        return nullcontext()
 
     def stack_list(self) -> StackList:
         self._needs("stack_list")

@@ -35,10 +35,10 @@ from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.live import is_live
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.scratch import fits_in_memory, large_empty, large_shared
-from drgn_pageowner.model.session import one_after_another
+from drgn_pageowner.model.session import Begun, Finish, one_after_another
 from drgn_pageowner.model.threads import allow_threads, allowed_threads
 
-__all__ = ("LEAST_BYTES", "at_once", "in_order", "processes_for", "shared_empty")
+__all__ = ("LEAST_BYTES", "at_once", "beside", "in_order", "processes_for", "shared_empty")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -116,9 +116,7 @@ def in_order(
             yield from map(work, run) if results is None else results
 
 
-def at_once(
-    kernel: Kernel, functions: Sequence[Callable[[], R]], *, size: int, first_last: bool = True
-) -> list[R]:
+def at_once(kernel: Kernel, functions: Sequence[Callable[[], R]], *, size: int) -> list[R]:
     """
     Call *functions* at the same time: the first in the calling process, the others in processes
     that have a copy of its memory, and use as many threads.
@@ -129,13 +127,12 @@ def at_once(
     :param functions: Functions without side effects that the caller needs. The results are pickled,
         except for that of the first; none is ``None``.
     :param size: Number of bytes that the functions look at.
-    :param first_last: Whether one process alone calls the first one last.
     :return: The results, in the order of *functions*.
     """
     others = functions[1:]
     processes = min(processes_for(kernel, size) - 1, len(others))
     if processes < 1:
-        return one_after_another(functions, first_last=first_last)
+        return one_after_another(functions)
     threads = allowed_threads()
     with _Workers(kernel, lambda function: function(), others, processes, threads) as workers:
         found = [functions[0]()]
@@ -143,6 +140,56 @@ def at_once(
             result = workers.result(number)
             found.append(function() if result is None else result)
     return found
+
+
+@contextlib.contextmanager
+def beside(kernel: Kernel, function: Begun, *, size: int) -> Iterator[Finish | None]:
+    """
+    Let another process begin to call *function*, and go on.
+
+    It reads memory alone, and uses as many threads as this process. When the block ends, the
+    process is ended.
+
+    :param function: Function without side effects that the caller needs, with one argument: a
+        function that waits for what the caller finds out meanwhile, and returns it. Its result is
+        pickled, and not ``None``.
+    :param size: Number of bytes that the function looks at.
+    :return: Function to call once, with the value that *function* waits for (it is pickled); it
+        returns the result of *function*, or ``None`` if that failed, or the process died. ``None``
+        if no other process is to be started.
+    """
+    if processes_for(kernel, size) < 2:
+        yield None
+        return
+    threads = allowed_threads()
+    source, sink = os.pipe()
+    _OWN_DESCRIPTORS.add(sink)
+
+    def receive() -> Any:
+        with open(source, "rb") as file:
+            return pickle.load(file)
+
+    def call(begun: Begun) -> Any:
+        kernel.jobs = 1
+        allow_threads(threads)
+        return begun(receive)
+
+    with contextlib.ExitStack() as stack:
+        given = stack.enter_context(open(sink, "wb"))
+        stack.callback(_OWN_DESCRIPTORS.discard, sink)
+        try:
+            workers = stack.enter_context(_Workers(kernel, call, [function], 1))
+        finally:
+            os.close(source)
+
+        def finish(value: Any) -> Any:
+            _OWN_DESCRIPTORS.discard(sink)
+            # The process may be done without it, or have died.
+            with contextlib.suppress(BrokenPipeError), given:
+                pickle.dump(value, given, 5)
+            return workers.result(0)
+
+        yield finish
 
 
 def shared_empty(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -13,7 +14,7 @@ from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.records import Snapshot, Summing
-from drgn_pageowner.model.session import one_after_another
+from drgn_pageowner.model.session import Begun, Finish, one_after_another
 from drgn_pageowner.model.stacks import StackList
 from drgn_pageowner.model.tags import TagUse
 from drgn_pageowner.storage.text.allocinfo import read_allocinfo
@@ -111,10 +112,11 @@ class TextSession:
     ) -> Iterator[Snapshot]:
         yield self.snapshot(columns, freed=freed)
 
-    def at_once(
-        self, functions: Sequence[Callable[[], Any]], *, first_last: bool = True
-    ) -> list[Any]:
-        return one_after_another(functions, first_last=first_last)
+    def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+        return one_after_another(functions)
+
+    def beside(self, function: Begun) -> AbstractContextManager[Finish | None]:
+        return nullcontext()
 
     def tags(self) -> TagUse:
         if self._kind != "allocinfo":

@@ -22,6 +22,7 @@ from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.open import ProgramOptions, open_program
 from drgn_pageowner.kernel.dump.parallel import (
     at_once,
+    beside,
     in_order,
     processes_for,
     shared_empty,
@@ -87,8 +88,86 @@ def test_functions_are_called_in_processes_of_their_own(kernel: Kernel) -> None:
     found = at_once(kernel, [function(number) for number in range(5)], size=1 << 30)
     assert {pid for _, pid, _ in found} == {process}
     assert called[2:] == [1, 2, 3, 4, 0]
-    at_once(kernel, [function(number) for number in range(3)], size=1 << 30, first_last=False)
-    assert called[7:] == [0, 1, 2]
+
+
+def test_a_function_is_begun_and_waits_for_what_is_found_meanwhile(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_allowed", 5)
+    begun, ready = os.pipe()
+
+    def function(receive: Callable[[], Any]) -> tuple[int, int, int, Any]:
+        os.write(ready, b"!")
+        given = receive()
+        # It reads alone, because the others read, too.
+        return os.getpid(), kernel.jobs, threads.allowed_threads(), given["numbers"] * 2
+
+    jobs = kernel.jobs
+    with beside(kernel, function, size=1 << 30) as finish:
+        assert finish is not None
+        assert os.read(begun, 1) == b"!"
+        # Other processes do not keep it from noticing that this one is gone.
+        assert len(list(in_order(kernel, lambda number: number, ITEMS, size=1 << 30))) == len(ITEMS)
+        process, its_jobs, its_threads, doubled = finish({"numbers": np.arange(300_000)})
+    assert (its_jobs, its_threads) == (1, 5)
+    assert process != os.getpid()
+    assert kernel.jobs == jobs
+    assert np.array_equal(doubled, 2 * np.arange(300_000))
+    with pytest.raises(ChildProcessError):
+        os.waitpid(process, 0)
+    os.close(begun)
+    os.close(ready)
+
+
+def _dies(receive: Callable[[], Any]) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _fails(receive: Callable[[], Any]) -> None:
+    raise FaultError("not there", 0x9000)
+
+
+def _fails_later(receive: Callable[[], Any]) -> None:
+    receive()
+    raise FaultError("not there", 0x9000)
+
+
+@pytest.mark.parametrize("function", [_dies, _fails, _fails_later])
+def test_a_function_that_fails_beside_has_no_result(
+    kernel: Kernel, function: Callable[[Callable[[], Any]], None]
+) -> None:
+    with beside(kernel, function, size=1 << 30) as finish:
+        assert finish is not None
+        assert finish(bytes(1 << 20)) is None
+
+
+def test_a_function_may_be_done_before_it_is_given_anything(kernel: Kernel) -> None:
+    with beside(kernel, lambda receive: 7, size=1 << 30) as finish:
+        assert finish is not None
+        assert finish(bytes(1 << 20)) == 7
+
+
+def test_nothing_is_left_of_a_function_that_is_not_needed_any_more(kernel: Kernel) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+
+    def interrupted() -> None:
+        with beside(kernel, lambda receive: receive(), size=1 << 30):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_no_process_is_started_beside_unless_several_may_read(kernel: Kernel) -> None:
+    kernel.jobs = 1
+    with beside(kernel, _dies, size=1 << 30) as finish:
+        assert finish is None
+    kernel.jobs = 2
+    with beside(kernel, _dies, size=1) as finish:
+        assert finish is None
 
 
 def test_functions_use_threads_and_what_reads_sections_does_not(
