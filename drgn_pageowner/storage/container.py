@@ -58,7 +58,7 @@ _ROWS = 1 << 20
 _LEVEL, _LEVEL_OF_LARGE = 9, 3
 _LARGE = 64 << 20
 # Number of rows of a table that are converted and compressed together.
-_BATCH = 1 << 22
+_BATCH = 1 << 21
 # TASK_COMM_LEN.
 _COMM = 16
 _NEEDS = "reading and saving snapshots"

@@ -55,8 +55,10 @@ _AHEAD_BYTES = 64 << 20
 _MOST_AHEAD = 1024
 """Maximum number of such results. At least two for each process are always allowed."""
 _RUNS = 64
-"""Number of runs of items that each process does. What is sent for a run costs this process some
-0.2 ms."""
+"""Least number of runs of items that each process does, if there are as many items. What is sent
+for a run costs this process some 0.2 ms."""
+_LONGEST_RUN = 8
+"""Maximum number of items in a run, whose results are in memory together."""
 _INLINE_BYTES = 1 << 12
 """Results up to this size are sent in a message, larger ones in shared memory."""
 _MOST_PARTS = 1000
@@ -108,7 +110,7 @@ def in_order(
         yield from map(work, items)
         return
     yield work(items[0])
-    length = max((len(items) - 1) // (processes * _RUNS), 1)
+    length = min(max((len(items) - 1) // (processes * _RUNS), 1), _LONGEST_RUN)
     runs = [items[low : low + length] for low in range(1, len(items), length)]
     with _Workers(kernel, lambda run: list(map(work, run)), runs, processes) as workers:
         for number, run in enumerate(runs):
@@ -233,7 +235,8 @@ class _Workers(Generic[T, R]):
         self._work = work
         self._threads = threads
         self._items = items
-        self._results: dict[int, tuple[R, list[Any]] | None] = {}
+        # What was received of each result, which may take less memory than the result.
+        self._results: dict[int, Sequence[bytes | memoryview]] = {}
         self._processes: dict[socket.socket, int] = {}
         self._selector = selectors.DefaultSelector()
         self._numbers, self._pipe = os.pipe()
@@ -271,10 +274,11 @@ class _Workers(Generic[T, R]):
         """
         while index not in self._results and self._processes:
             self._collect()
-        found = self._results.pop(index, None)
+        parts = self._results.pop(index, ())
         self._give(index + 1)
-        if found is None:
+        if not parts:
             return None
+        found: tuple[R, list[Any]] = pickle.loads(parts[0], buffers=parts[1:])
         result, lost = found
         self._kernel.lose(lost)
         return result
@@ -381,28 +385,27 @@ class _Workers(Generic[T, R]):
         self._results.clear()
 
 
-def _received(message: bytes, descriptors: Sequence[int]) -> Any:
+def _received(message: bytes, descriptors: Sequence[int]) -> Sequence[bytes | memoryview]:
     """
-    Return what :func:`_send` sent: a result, and the parts of memory that could not be read.
+    Return what :func:`_send` sent: a pickled result with the parts of memory that could not be
+    read, and its buffers.
 
-    :return: ``None`` if there is no result, or no memory for it.
+    :return: Empty if there is no result, or no memory for it.
     """
-    if not message:
-        return None
-    if not descriptors:
-        return pickle.loads(message)
+    if not message or not descriptors:
+        return [message] if message else []
     (descriptor,) = descriptors
     try:
         memory = memoryview(mmap.mmap(descriptor, 0))
     except OSError:
-        return None
+        return []
     finally:
         os.close(descriptor)
     parts, place = [], 0
     for length in np.frombuffer(message, "<i8").tolist():
         parts.append(memory[place : place + length])
         place += _padded(length)
-    return pickle.loads(parts[0], buffers=parts[1:])
+    return parts
 
 
 def _padded(length: int) -> int:
