@@ -25,6 +25,8 @@ class Cost(NamedTuple):
     """Elapsed."""
     cpu: float
     """Seconds of CPU time, user and system, with that of its children."""
+    main: float
+    """That of its main thread alone."""
     children: float
     """That of its children."""
     peak: int
@@ -65,7 +67,9 @@ def measure(
             if output:
                 kept += piece
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        children = _children(process.pid)
+        # Fields of proc_pid_stat(5): utime and stime, and cutime and cstime.
+        main = _ticks(f"{process.pid}/task/{process.pid}", 14)
+        children = _ticks(str(process.pid), 16)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode and process.returncode not in also:
@@ -75,7 +79,7 @@ def measure(
     seconds = time.perf_counter() - start
     peak = usage.ru_maxrss * 1024
     cpu = usage.ru_utime + usage.ru_stime
-    return Cost(seconds, cpu, children, peak, written, bytes(kept))
+    return Cost(seconds, cpu, main, children, peak, written, bytes(kept))
 
 
 def _environment() -> dict[str, str]:
@@ -88,12 +92,16 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
-def _children(pid: int) -> float:
-    """Return the seconds of CPU time that children of a process took, of those that ended."""
-    # The name, which is in parentheses, may contain spaces.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    # Fields 16 and 17 of proc_pid_stat(5), cutime and cstime; the first here is field 3.
-    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+def _ticks(process: str, first: int) -> float:
+    """
+    Return the sum of two neighbouring fields of a ``stat`` file in /proc, in seconds.
+
+    :param process: Its directory there.
+    :param first: Number of the first, from 1 on: user time; the second is system time.
+    """
+    # The name, which is in parentheses, may contain spaces. It is the second field.
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[first - 3]) + int(fields[first - 2])) / os.sysconf("SC_CLK_TCK")
 
 
 def reader_of(core: str, symbols: str) -> list[str]:

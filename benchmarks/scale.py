@@ -18,8 +18,9 @@ others, and elapsed time against reading. The shortest of --runs runs counts.
 
     benchmarks/scale.py --cpus 16 8G=small.elf:vmlinux 128G=large.elf:vmlinux
 
-says how much CPU time the calling process takes, and how much those that read for it, with two of
-them, and what a machine of 1 TiB takes on 16 CPUs if only the latter is divided by their number.
+says how much CPU time the main thread takes with two processes, and how much the other threads and
+processes, and what a machine of 1 TiB takes on 16 CPUs if only the latter is divided by their
+number.
 
 What commands print goes to /dev/null. On a busy machine, run it as
 `chrt -r 1 benchmarks/scale.py ...`.
@@ -148,15 +149,16 @@ def compare_jobs(dumps: list[Dump], commands: list[str], jobs: list[int], runs: 
 
 def share_out(dumps: list[Dump], commands: list[str], cpus: int, runs: int) -> str:
     """
-    Return a table in Markdown of the CPU time of the calling process and of the others.
+    Return a table in Markdown of the CPU time of the main thread, and of all other threads and
+    processes.
 
     :param cpus: Number of CPUs to estimate the time for.
     :param runs: How often each is run; the one with least CPU time counts.
     """
     headers = ["command"]
     for dump in dumps:
-        headers += [f"{dump.name}: calling process, s", "others, s"]
-    headers += ["1 TiB: calling process, s", "others, s", f"{cpus} CPUs: s"]
+        headers += [f"{dump.name}: main thread, s", "others, s"]
+    headers += ["1 TiB: main thread, s", "others, s", f"{cpus} CPUs: s"]
     sizes = [ranges_of(dump.core, dump.symbols)[2] / GIB for dump in dumps]
     rows = []
     for command in commands:
@@ -164,7 +166,7 @@ def share_out(dumps: list[Dump], commands: list[str], cpus: int, runs: int) -> s
         for dump in dumps:
             found = [run([*dump.command(), "--jobs", "2"], command) for _ in range(runs)]
             costs.append(min(found, key=lambda cost: cost.cpu))
-        own, others = [cost.cpu - cost.children for cost in costs], [c.children for c in costs]
+        own, others = [cost.main for cost in costs], [cost.cpu - cost.main for cost in costs]
         both = [line(sizes, values, 1024) for values in (own, others)]
         pairs = [value for pair in zip(own, others, strict=True) for value in pair]
         row = [_name(command), *(f"{value:.1f}" for value in pairs)]
