@@ -309,12 +309,12 @@ def _of_holders(inventory: Inventory, classes: Array) -> dict[str, Any]:
 @kept
 def _leaks(heap: Heap | LeakSearch, classes: Array, memory: MemoryReader | None) -> Leaks:
     if isinstance(heap, LeakSearch):
-        return find_leaks(heap)
+        return find_leaks(heap, everything=False)
     # Without page_owner records, reach() computes the classes anew, because the heap adds to what
     # is known.
     found = reach(heap, classes if heap.recorded else None)
     prints = fingerprints_of(found, memory) if memory is not None else NO_FINGERPRINTS
-    return find_leaks(leak_search(found, prints=prints))
+    return find_leaks(leak_search(found, prints=prints), everything=False)
 
 
 @kept

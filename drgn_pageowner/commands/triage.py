@@ -25,6 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from drgn_pageowner.analysis.leaks.reach import Reach
 from drgn_pageowner.analysis.report import Report, report
 from drgn_pageowner.analysis.triage import Triage, sum_up
 from drgn_pageowner.analysis.verdicts import MIN_LEAKED_PAGES, KnownCause
@@ -190,6 +191,7 @@ def _run_parts(
             if part.name == _BESIDE:
                 # The graph of pointers takes much memory, and is not needed any more.
                 forget(Heap)
+                forget(Reach)
                 session.forget_heap()
             add(run_part(part, session, directory))
 

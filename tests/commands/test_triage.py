@@ -24,7 +24,7 @@ from conftest import Dump
 
 from drgn_pageowner.analysis import report
 from drgn_pageowner.analysis.account import account
-from drgn_pageowner.analysis.leaks import reach, suspects
+from drgn_pageowner.analysis.leaks import leaks, reach, suspects
 from drgn_pageowner.commands import top, triage
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel import session
@@ -88,8 +88,9 @@ def test_leaks_are_found(
     with counting(
         monkeypatch,
         (account, "_Counters"), (reach, "_allocations"), (reach, "find_references"),
-        (report, "zone_summaries"), (suspects, "_signs"), (pages, "sections_with_rows"),
-        (top, "summed"), (record_parts, "read_record_parts"), (session, "read_records"),
+        (leaks, "_leaks_of_records"), (report, "zone_summaries"), (suspects, "_signs"),
+        (pages, "sections_with_rows"), (top, "summed"), (record_parts, "read_record_parts"),
+        (session, "read_records"),
     ) as calls:  # fmt: skip
         status, said = run_said(dump, tmp_path / "out")
     # Pages are read for the inventory, for frag, for the snapshot and its owners of slab objects,
@@ -108,9 +109,9 @@ def test_leaks_are_found(
     assert found["status"] == 3
     assert found["found"] is True
     assert [finding["kind"] for finding in found["verdicts"]["findings"]] == ["leak"]
-    leaks = json.loads((tmp_path / "out/leaks.json").read_text())
-    assert found["verdicts"]["leaks"]["pages"] == leaks["lost_pages"]
-    assert found["verdicts"]["leaks"]["first"]["handle"] == leaks["groups"][0]["handle"]
+    said_json = json.loads((tmp_path / "out/leaks.json").read_text())
+    assert found["verdicts"]["leaks"]["pages"] == said_json["lost_pages"]
+    assert found["verdicts"]["leaks"]["first"]["handle"] == said_json["groups"][0]["handle"]
     owners = json.loads((tmp_path / "out/allocators.json").read_text())["groups"]
     assert [o["pages"] for o in found["verdicts"]["owners"]] == [o["pages"] for o in owners[:5]]
     assert {z["node"] for z in found["verdicts"]["fragmentation"]["zones"]} == {0, 1}

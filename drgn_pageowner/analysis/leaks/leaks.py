@@ -26,7 +26,7 @@ from drgn_pageowner.model.heap import (
     Reachability,
     Role,
 )
-from drgn_pageowner.model.kept import kept
+from drgn_pageowner.model.kept import kept, kept_as
 from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
@@ -229,6 +229,7 @@ def leak_search(
     )
 
 
+@kept
 def fingerprints_of(reach: Reach, session: MemoryReader) -> tuple[Array, Sequence[Fingerprint]]:
     """
     Compute fingerprints of the lost pages from their contents.
@@ -257,8 +258,21 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
 
     :param everything: Return reachable groups, too.
     """
-    if isinstance(found, Reach):
-        found = leak_search(found)
+    search = leak_search(found) if isinstance(found, Reach) else found
+    # Searches with slab objects and without have the rest in common.
+    own = search.allocation, search.fingerprint
+    leaks = kept_as(
+        ("leaks of records", *map(id, own), everything),
+        own,
+        lambda: _leaks_of_records(search, everything),
+    )
+    if search.lost is None:
+        return leaks
+    return replace(leaks, slab=group_objects(search.inventory.slabs.caches, search.lost))
+
+
+def _leaks_of_records(found: LeakSearch, everything: bool) -> Leaks:
+    """Group the results of a search, without slab objects: see :func:`find_leaks`."""
     records, inventory = found.records, found.inventory
     candidate = found.role == Role.CANDIDATE
     wanted = candidate if everything else candidate & (found.verdict != Reachability.REACHABLE)
@@ -316,7 +330,6 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
         by_number_pages=by_number[1],
         accounted_pages=count(~candidate)[1],
         now_ns=inventory.memory.pages.facts.now_ns,
-        slab=None if found.lost is None else group_objects(inventory.slabs.caches, found.lost),
         pages_missing=found.pages_missing,
         gaps=inventory.gaps,
     )

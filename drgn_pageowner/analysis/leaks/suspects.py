@@ -39,8 +39,8 @@ _FEWEST = 4
 _WINDOWS = 8
 # Number of suspects whose details are computed together.
 _TOGETHER = 1 << 12
-# Number of stacks whose records are looked for among all; for more, all records are sorted.
-_FEW_STACKS = 64
+# How often records of some stacks are looked for among all; then all records are sorted.
+_LOOKS = 4
 # Share of the uptime. One-time bursts on the bundled guests are spread over at most 25 % of it
 # (nearly all over less than 1 %), the steady leak of linux-6.12/drip over 87 %.
 _SPREAD = 0.5
@@ -186,6 +186,7 @@ class _Stacks:
         self.pages = pages[used]
         """``int64``, a row per group: number of base pages."""
         self._order: Array | None = None
+        self._looks = 0
 
     def __len__(self) -> int:
         return len(self.values)
@@ -199,7 +200,8 @@ class _Stacks:
     def rows(self, groups: Array) -> Array:
         """Return the indices of the records of *groups*, one group after another, ascending in
         each: ``int64``."""
-        if len(groups) < _FEW_STACKS:
+        if self._looks < _LOOKS:
+            self._looks += 1
             place = np.full(len(self) + 1, len(groups), np.int32)
             place[groups] = np.arange(len(groups))
             found = np.flatnonzero(looked_up(place < len(groups), self.group))

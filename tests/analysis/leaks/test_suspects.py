@@ -58,3 +58,18 @@ def test_freed_init_code_is_no_reason() -> None:
 def test_memory_of_other_classes_is_not_suspected() -> None:
     inventory = Machine("a").inventory(Record(0, LEAK), tasks={})
     assert suspects(inventory) == []
+
+
+def test_suspects_are_the_same_however_their_records_are_found() -> None:
+    records = [
+        Record(16 * stack + i, ["alloc_pages", f"leak{stack}"], ts_nsec=SECOND + i * NOW // 14)
+        for stack in range(9)
+        for i in range(10 + stack % 4)
+    ]
+    inventory = Machine("k" * 144).inventory(*records, tasks={1: "init"})
+    together = list(suspects(inventory))
+    assert len(together) == 9
+    assert {suspect.pages for suspect in together} == {10, 11, 12, 13}
+    # The first few are looked for among all records; for the others, these are sorted.
+    found = suspects(inventory)
+    assert [found[index] for index in range(9)] == together
