@@ -34,10 +34,11 @@ from drgn_pageowner.kernel.linux.zone_stats import (
 )
 from drgn_pageowner.kernel.read.covered import sections_with_rows
 from drgn_pageowner.kernel.read.kernel import read_facts
-from drgn_pageowner.model.arrays import Array, among, ranges, sums
+from drgn_pageowner.model.arrays import Array, among, ranges, slices, sums
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.packed import Packed, Packing
 from drgn_pageowner.model.pages import DUMPED_STATES, FreeLists, Heads, Memory, Pages, PageState
+from drgn_pageowner.model.threads import in_threads
 from drgn_pageowner.progress import progress
 
 __all__ = ("PageReader", "read_all_pages")
@@ -238,10 +239,14 @@ class PageReader:
         if contents is None or not len(contents.excluded):
             return
         excluded = pages.within(contents.excluded)
-        counts = {
-            state: int(np.count_nonzero(excluded & (pages.state == state)))
-            for state in DUMPED_STATES
-        }
+
+        def count(rows: slice) -> Array:
+            return np.bincount(pages.state[rows][excluded[rows]], minlength=256)
+
+        of_state = np.zeros(256, np.int64)
+        for part in in_threads(count, slices(len(pages))):
+            of_state += part
+        counts = {state: int(of_state[state]) for state in DUMPED_STATES}
         number = sum(counts.values())
         if not number:
             return
