@@ -6,10 +6,11 @@ What commands cost on dumps of different sizes: CPU time against reading, peak m
     benchmarks/scale.py 8G=small.elf:vmlinux 128G=large.elf:vmlinux
     benchmarks/scale.py --commands 'top;account' 128G=large.elf:vmlinux
 
-Each command runs once for each dump, with one process, after a run of `top` that warms the page
-cache. CPU time is user and system. It is compared with a process that opens the
-dump and reads all page_ext arrays, or also all memmaps, where the command reads them too. With two
-dumps or more, a line through the smallest and the largest says what a machine of 1 or 4 TiB costs.
+Each command runs --runs times for each dump, with one process, after a run of `top` that warms the
+page cache; the run with least CPU time, user and system, counts. It is compared with a process that
+opens the dump and reads all page_ext arrays, or also all memmaps, where the command reads them too.
+With two dumps or more, a line through the smallest and the largest says what a machine of 1 or 4
+TiB costs.
 
     benchmarks/scale.py --jobs 1,2 lzo=large.kdump:vmlinux elf=large.elf:vmlinux
 
@@ -37,6 +38,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -164,8 +166,8 @@ def share_out(dumps: list[Dump], commands: list[str], cpus: int, runs: int) -> s
     for command in commands:
         costs = []
         for dump in dumps:
-            found = [run([*dump.command(), "--jobs", "2"], command) for _ in range(runs)]
-            costs.append(min(found, key=lambda cost: cost.cpu))
+            ours = [*dump.command(), "--jobs", "2"]
+            costs.append(_least(run(ours, command) for _ in range(runs)))
         own, others = [cost.main for cost in costs], [cost.cpu - cost.main for cost in costs]
         both = [line(sizes, values, 1024) for values in (own, others)]
         pairs = [value for pair in zip(own, others, strict=True) for value in pair]
@@ -192,7 +194,7 @@ def main() -> None:
         "--runs",
         type=int,
         default=2,
-        help="runs of each with --jobs or --cpus (default: %(default)s)",
+        help="runs of each, of which the shortest counts (default: %(default)s)",
     )
     parser.add_argument(
         "--cpus", type=int, help="estimate what a machine of 1 TiB takes on this number of CPUs"
@@ -215,9 +217,10 @@ def main() -> None:
         sizes.append(memory / GIB)
         ours = dump.command()
         measure([*ours, "top"])
+        reader = [*reader_of(dump.core, dump.symbols), "read"]
         base = {
-            what: measure(
-                [*reader_of(dump.core, dump.symbols), "read"], given=json.dumps(ranges).encode()
+            what: _least(
+                measure(reader, given=json.dumps(ranges).encode()) for _ in range(args.runs)
             )
             for what, ranges in (("page_ext", page_ext), ("both", page_ext + memmap))
         }
@@ -225,10 +228,15 @@ def main() -> None:
             named = "read page_ext" + (" and memmap" if what == "both" else "")
             costs.setdefault(named, []).append((cost, base["both"]))
         for command in chosen:
-            cost = run([*ours, "--jobs", "1"], command)
+            cost = _least(run([*ours, "--jobs", "1"], command) for _ in range(args.runs))
             reading = base[COMMANDS.get(command, "both")]
             costs.setdefault(_name(command), []).append((cost, reading))
     print_table([dump.name for dump in args.dumps], sizes, costs)
+
+
+def _least(costs: Iterable[Cost]) -> Cost:
+    """Return the cost of the run that took least CPU time."""
+    return min(costs, key=lambda cost: cost.cpu)
 
 
 def _name(command: str) -> str:

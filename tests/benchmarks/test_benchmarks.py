@@ -51,3 +51,11 @@ def test_large_dumps_are_compared(
     assert all(len(row) == columns for row in rows)
     assert [row for row in rows if "top" in row]
     assert [row for row in rows if "info" in row]
+
+
+def test_a_map_of_a_file_is_compared_with_reading(dump: Dump) -> None:
+    table = run("mapped.py", str(dump.vmcore)).splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert [row[0] for row in rows] == ["read", "mapped", "populated"]
+    assert rows[0][2] == "1.00"
+    assert all(float(row[2]) > 0 for row in rows)
