@@ -46,7 +46,7 @@ from drgn_pageowner.render.triage import triage_text
 from drgn_pageowner.rules.query import ask_rules
 from drgn_pageowner.rules.rule import RuleSet, read_rules, verdicts_of
 from drgn_pageowner.storage.files import cannot_write, remove_unfinished, replacing
-from drgn_pageowner.storage.save import search_pieces
+from drgn_pageowner.storage.save import SearchPieces, search_pieces
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -200,17 +200,25 @@ def _run_parts(
         first = before.index(_AFTER_LEAKS) if _AFTER_LEAKS in before else len(before)
         run_next(first)
         _, found = session.at_once(
-            [
-                lambda: run_next(len(before) - first),
-                lambda: search_pieces(session, lambda: search(session, slab=True)),
-            ]
+            [lambda: run_next(len(before) - first), lambda: _found_leaks(session)]
         )
-        outcome = finish(found)
+        outcome = finish(found) if found is not False else None
         if outcome is not None:
             add(outcome)
             # It was run beside the others.
             next(left)
     run_next(len(parts))
+
+
+def _found_leaks(session: Session) -> SearchPieces | str | bool:
+    """
+    Return what the search for leaks adds to the snapshot; ``False`` if that is an error of this
+    program, or there is too little memory, which is reported when the snapshot is saved here.
+    """
+    try:
+        return search_pieces(session, lambda: search(session, slab=True))
+    except Exception:
+        return False
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from conftest import Dump
 from drgn_pageowner.analysis import report
 from drgn_pageowner.analysis.account import account
 from drgn_pageowner.analysis.leaks import leaks, reach, suspects
+from drgn_pageowner.commands import leaks as leaks_command
 from drgn_pageowner.commands import top, triage
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel import session
@@ -159,6 +160,29 @@ def test_another_process_saves_the_snapshot_from_the_beginning_on(
         entries = json.loads((tmp_path / f"{name}.json").read_text())["parts"]
         found[name]["parts"] = [{**entry, "seconds": None} for entry in entries]
     assert found["several"] == found["dies"] == found["limited"] == found["alone"]
+
+
+def test_an_error_in_the_search_is_recorded_while_another_process_saves(
+    dump_named: Callable[[str], Dump], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump = dump_named("linux-6.12/kdump")
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 1)
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(leaks_command, "reach", fails)
+    kernel = Kernel.of(dump.prog)
+    try:
+        kernel.jobs = 2
+        assert run(dump, tmp_path / "out") == 4
+    finally:
+        kernel.jobs = 1
+    found = {name: part["status"] for name, part in parts(tmp_path / "out").items()}
+    crashed = [name for name, status in found.items() if status == "crashed"]
+    assert crashed == ["leaks", "verdicts", "snapshot"]
+    assert "no such luck" in (tmp_path / "out/snapshot.traceback").read_text()
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
