@@ -25,6 +25,8 @@ from typing import BinaryIO
 import numpy as np
 from tabulate import tabulate
 
+from drgn_pageowner.kernel.dump.contents import extents
+
 PIECE = 1 << 21
 MOST_PIECES = 1 << 11
 LINE = 64
@@ -36,14 +38,7 @@ MADV_POPULATE_READ = 22
 
 def pieces(file: BinaryIO) -> Iterator[tuple[int, int]]:
     """Yield the start and the end of the pieces, which begin at a page."""
-    descriptor, size, end = file.fileno(), os.fstat(file.fileno()).st_size, 0
-    while end < size:
-        try:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError:
-            # The rest is a hole.
-            return
-        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+    for start, end in zip(*(edges.tolist() for edges in extents(file)), strict=True):
         for first in range(start // mmap.PAGESIZE * mmap.PAGESIZE, end, PIECE):
             yield first, min(first + PIECE, end)
 

@@ -27,8 +27,6 @@ class Cost(NamedTuple):
     """Seconds of CPU time, user and system, with that of its children."""
     main: float
     """That of its main thread alone."""
-    children: float
-    """That of its children."""
     peak: int
     """Largest resident set, in bytes."""
     written: int
@@ -67,9 +65,7 @@ def measure(
             if output:
                 kept += piece
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        # Fields of proc_pid_stat(5): utime and stime, and cutime and cstime.
-        main = _ticks(f"{process.pid}/task/{process.pid}", 14)
-        children = _ticks(str(process.pid), 16)
+        main = _main_thread(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode and process.returncode not in also:
@@ -79,7 +75,7 @@ def measure(
     seconds = time.perf_counter() - start
     peak = usage.ru_maxrss * 1024
     cpu = usage.ru_utime + usage.ru_stime
-    return Cost(seconds, cpu, main, children, peak, written, bytes(kept))
+    return Cost(seconds, cpu, main, peak, written, bytes(kept))
 
 
 def _environment() -> dict[str, str]:
@@ -92,16 +88,13 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
-def _ticks(process: str, first: int) -> float:
-    """
-    Return the sum of two neighbouring fields of a ``stat`` file in /proc, in seconds.
-
-    :param process: Its directory there.
-    :param first: Number of the first, from 1 on: user time; the second is system time.
-    """
-    # The name, which is in parentheses, may contain spaces. It is the second field.
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[first - 3]) + int(fields[first - 2])) / os.sysconf("SC_CLK_TCK")
+def _main_thread(pid: int) -> float:
+    """Return the seconds of CPU time that the main thread of a process took, which has ended."""
+    # The name, which is in parentheses, may contain spaces.
+    text = Path(f"/proc/{pid}/task/{pid}/stat").read_text()
+    fields = text.rpartition(")")[2].split()
+    # Fields 14 and 15 of proc_pid_stat(5), utime and stime; the first here is field 3.
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def reader_of(core: str, symbols: str) -> list[str]:

@@ -28,10 +28,12 @@ __all__ = (
     "distinct",
     "give_back",
     "grouped",
+    "kept_rows",
     "looked_up",
     "packed_pairs",
     "places_of",
     "ranges",
+    "runs",
     "slices",
     "sparse_zeros",
     "sums",
@@ -251,21 +253,41 @@ def kept_rows(values: Array, kept: Array) -> Array:
     return values[:number]
 
 
-def begins(values: Array) -> Array:
+def begins(values: Array, *more: Array) -> Array:
     """
-    Return which values differ from the one before: ``bool``, shape ``(n,)``; the first does.
+    Return which rows differ from the one before: ``bool``, shape ``(n,)``; the first does.
 
     :param values: Integers, or ``S16``: shape ``(n,)``.
+    :param more: More columns, any of which may differ.
     """
     result = np.ones(len(values), bool)
+    result[1:] = _changes(values)
+    for column in more:
+        result[1:] |= _changes(column)
+    return result
+
+
+def _changes(values: Array) -> Array:
+    """Return which values but the first differ from the one before: ``bool``."""
+    result: Array
     if values.dtype.kind == "S" and values.dtype.itemsize == _NAME:
         # NumPy compares text a character at a time.
         low, high = np.ascontiguousarray(values).view(np.uint64).reshape(-1, 2).T
-        np.not_equal(low[1:], low[:-1], out=result[1:])
-        result[1:] |= high[1:] != high[:-1]
+        result = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
     else:
-        np.not_equal(values[1:], values[:-1], out=result[1:])
+        result = values[1:] != values[:-1]
     return result
+
+
+def runs(values: Array, *more: Array) -> tuple[Array, Array]:
+    """
+    Find runs of neighbouring rows that are the same.
+
+    :param values: See :func:`begins`; *more* also.
+    :return: The first row of each run, and its number of rows: ``int64``.
+    """
+    first = np.flatnonzero(begins(values, *more))
+    return first, np.diff(first, append=len(values))
 
 
 def ascending(values: Array) -> Array:
@@ -313,7 +335,7 @@ def _coded_names(names: Array) -> tuple[Array, Array] | None:
     for rows in slices(len(names)):
         piece = np.ascontiguousarray(names[rows])
         # Most names are the same as the one before.
-        starts = np.flatnonzero(begins(piece))
+        starts, lengths = runs(piece)
         heads = piece[starts]
         halves = heads.view(np.uint64).reshape(-1, 2)
         with np.errstate(over="ignore"):
@@ -332,7 +354,7 @@ def _coded_names(names: Array) -> tuple[Array, Array] | None:
         found = numbers[place]
         if (values[found] != heads).any():
             return None
-        code[rows] = np.repeat(found, np.diff(starts, append=len(piece)))
+        code[rows] = np.repeat(found, lengths)
     order = np.argsort(values)
     rank = np.empty(len(values), np.int32)
     rank[order] = np.arange(len(values))

@@ -91,6 +91,11 @@ class SearchPieces(NamedTuple):
     """Problems of the dump that are known where the search was made, one line each."""
 
 
+Search = Callable[[], LeakSearch | SearchPieces | str]
+"""A function that searches for leaks; or that returns what :func:`search_pieces` returned in
+another process."""
+
+
 class Saved:
     """Result of saving a session: sizes of the saved parts, and why other parts are missing."""
 
@@ -122,7 +127,7 @@ def save(
     path: str,
     *,
     source: bool = False,
-    search: Callable[[], LeakSearch | SearchPieces | str] | None = None,
+    search: Search | None = None,
     dump: Mapping[str, str | int | None] | None = None,
 ) -> Saved:
     """
@@ -130,8 +135,7 @@ def save(
 
     :param path: Path of the file.
     :param source: Whether to save inlined functions and source lines of all stacks, too.
-    :param search: Function that searches for leaks, to save the result as well: returns what was
-        found, or the result of :func:`search_pieces` of another process.
+    :param search: Function that searches for leaks, to save the result as well.
     :param dump: ``id``, ``size`` and ``build_id`` of the dump, to save as well.
     :raises PageOwnerError: if the kernel is unknown, or the file cannot be written
     """
@@ -163,7 +167,7 @@ def _everything_else(
     saved: Saved,
     records: SavedRecords | None,
     source: bool,
-    search: Callable[[], LeakSearch | SearchPieces | str] | None,
+    search: Search | None,
 ) -> tuple[Pieces, dict[str, Any]]:
     """
     Read everything but the records.
@@ -214,7 +218,7 @@ def _add_machine(
     session: Session,
     saved: Saved,
     records: SavedRecords | None,
-    search: Callable[[], LeakSearch | SearchPieces | str] | None,
+    search: Search | None,
     to: Pieces,
 ) -> Names | None:
     """
@@ -317,14 +321,11 @@ def _add_source(session: Session, records: Snapshot) -> Snapshot:
     return records
 
 
-def search_pieces(
-    session: Session, search: Callable[[], LeakSearch | SearchPieces | str]
-) -> SearchPieces | str:
+def search_pieces(session: Session, search: Search) -> SearchPieces | str:
     """
     Compress what a search for leaks adds to a file.
 
     :param session: Session in which *search* searches.
-    :param search: See :func:`save`.
     :return: A line that says why there is no result, if it failed.
     """
     try:
@@ -343,7 +344,7 @@ def search_pieces(
 
 def _searched(
     session: Session,
-    search: Callable[[], LeakSearch | SearchPieces | str],
+    search: Search,
     records: SavedRecords | None,
 ) -> SearchPieces | str:
     """Return the result of *search*, or why there is none."""

@@ -112,13 +112,12 @@ def _sums_of(
     :return: The columns that :func:`_sums` returns; and the index of a row that has the *keys* of
         each.
     """
-    compared = [codes[name][0] if name in codes else columns[name] for name in keys]
-    first = _firsts_of_runs(compared, len(columns["pages"]))
-    # Every row of a run is in the group of its first row.
-    group, number = _grouped(
-        [(codes[k][0][first], codes[k][1]) if k in codes else columns[k][first] for k in keys],
-        len(first),
-    )
+    keyed = [codes.get(name, (columns[name], None)) for name in keys]
+    # Pages that were allocated one after another, or together, are often neighbours. Every row of a
+    # run is in the group of its first row.
+    alike = [values for values, _ in keyed] or [np.zeros(len(columns["pages"]), bool)]
+    first = np.flatnonzero(begins(*alike))
+    group, number = _grouped([(values[first], size) for values, size in keyed], len(first))
     example = np.zeros(number, np.int64)
     example[group] = first
     result = {name: columns[name][example] for name in keys}
@@ -139,19 +138,6 @@ def _sums_of(
     return joined, np.concatenate([example, example[several]])
 
 
-def _firsts_of_runs(columns: Sequence[Array], rows: int) -> Array:
-    """
-    Return the first of each run of neighbouring rows that are the same in all *columns*: ``int64``.
-
-    Pages that were allocated one after another, or together, are often neighbours.
-    """
-    new = np.zeros(rows, bool)
-    new[:1] = True
-    for column in columns:
-        new |= begins(column)
-    return np.flatnonzero(new)
-
-
 def _reduced(function: np.ufunc, values: Array, first: Array) -> Array:
     """Apply *function* to each run of *values*: shape ``(len(first),)``."""
     if len(first) == len(values):
@@ -160,30 +146,26 @@ def _reduced(function: np.ufunc, values: Array, first: Array) -> Array:
     return result
 
 
-def _grouped(keys: Sequence[Array | tuple[Array, int]], rows: int) -> tuple[Array, int]:
+def _grouped(keys: Sequence[tuple[Array, int | None]], rows: int) -> tuple[Array, int]:
     """
     Group rows that have the same *keys*.
 
-    :param keys: Values; or numbers from 0 on, and how many there may be.
+    :param keys: Numbers from 0 on, and how many there may be; or any values and ``None``.
     :return: The group of each row: ``int64``, shape ``(rows,)``; and the number of groups, which
         are in the order of their keys.
     """
     code, number = np.zeros(rows, np.int64), 1
-    dense = False
-    for key in keys:
-        if isinstance(key, tuple):
-            inverse, size = key
-        else:
-            found, inverse = distinct(key)
+    for values, size in keys:
+        inverse = values
+        if size is None:
+            found, inverse = distinct(values)
             size = len(found)
-        dense = number == 1 and not isinstance(key, tuple)
+            if len(keys) == 1:
+                return inverse, size
         code = code * size + inverse if number > 1 else inverse
         number *= size
         if number > 1 << 40:
-            values, code = distinct(code)
-            number = len(values)
-    if dense:
-        # Every number is the code of some row.
-        return code, number
-    values, group = distinct(code)
-    return group, len(values)
+            found, code = distinct(code)
+            number = len(found)
+    found, group = distinct(code)
+    return group, len(found)

@@ -15,7 +15,15 @@ import numpy as np
 
 from drgn_pageowner.analysis.types.contents import Candidates, evidence
 from drgn_pageowner.analysis.types.slots import Slots
-from drgn_pageowner.model.arrays import Array, among, ranges, slices, sparse_zeros
+from drgn_pageowner.model.arrays import (
+    Array,
+    among,
+    begins,
+    ranges,
+    runs,
+    slices,
+    sparse_zeros,
+)
 from drgn_pageowner.model.heap import Heap
 from drgn_pageowner.model.scratch import large_full
 from drgn_pageowner.model.types import HeapTypes, TypedBy, WordUse
@@ -61,10 +69,7 @@ class _Votes:
         key = (node.astype(np.int64) << 32) | at.astype(np.int64)
         order = np.lexsort((type_, key))
         key, type_, node, at = key[order], type_[order], node[order], at[order]
-        fresh = np.ones(len(key), bool)
-        fresh[1:] = (key[1:] != key[:-1]) | (type_[1:] != type_[:-1])
-        first = np.flatnonzero(fresh)
-        count = np.diff(np.append(first, len(key)))
+        first, count = runs(key, type_)
         return cls(node[first].astype(np.int64), type_[first].astype(np.int64),
                    at[first].astype(np.int64), count)  # fmt: skip
 
@@ -243,11 +248,7 @@ class _Inference:
         node, outer, origin, count, direct = (
             column[order] for column in (node, outer, origin, count, direct)
         )
-        fresh = np.ones(len(node), bool)
-        fresh[1:] = (
-            (node[1:] != node[:-1]) | (outer[1:] != outer[:-1]) | (origin[1:] != origin[:-1])
-        )
-        first = np.flatnonzero(fresh)
+        first = np.flatnonzero(begins(node, outer, origin))
         if not len(first):
             empty = np.zeros(0, np.int64)
             return empty, empty, empty, empty, empty
@@ -438,9 +439,7 @@ class _Inference:
         node, type_ = node[alone][order], type_[alone][order]
         if not len(node):
             return np.zeros(0, np.int64)
-        fresh = np.ones(len(node), bool)
-        fresh[1:] = node[1:] != node[:-1]
-        first = np.flatnonzero(fresh)
+        first = np.flatnonzero(begins(node))
         same = np.maximum.reduceat(type_, first) == np.minimum.reduceat(type_, first)
         node, type_ = node[first][same], type_[first][same]
         self.type[node], self.origin[node] = type_, 0

@@ -20,7 +20,14 @@ import numpy as np
 from drgn_pageowner.model.arrays import Array, ranges
 from drgn_pageowner.model.contents import DumpContents, PfnRanges, RangeBuilder
 
-__all__ = ("KDUMP_SIGNATURE", "KdumpLayout", "elf_contents", "kdump_contents", "kdump_layout")
+__all__ = (
+    "KDUMP_SIGNATURE",
+    "KdumpLayout",
+    "elf_contents",
+    "extents",
+    "kdump_contents",
+    "kdump_layout",
+)
 
 KDUMP_SIGNATURE = b"KDUMP   "
 _HEADER_BYTES = 4096
@@ -246,7 +253,7 @@ def _stored(
     :param offset: Offset of each segment in the file, in bytes: ``int64``; *physical* is its
         physical address, and *sizes* the size of what is in the file.
     """
-    start, end = _extents(file)
+    start, end = extents(file)
     # Each pair of a segment and an extent that overlap; extents are ascending and disjoint.
     low = np.searchsorted(end, offset, "right")
     number = np.maximum(np.searchsorted(start, offset + sizes) - low, 0)
@@ -256,7 +263,7 @@ def _stored(
     return PfnRanges.union(first // page_size, -(-last // page_size))
 
 
-def _extents(file: BinaryIO) -> tuple[Array, Array]:
+def extents(file: BinaryIO) -> tuple[Array, Array]:
     """
     Find the parts of a sparse file that are not holes: start and end of each (``int64``),
     ascending.

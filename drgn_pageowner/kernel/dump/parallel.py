@@ -178,16 +178,22 @@ def beside(kernel: Kernel, function: Begun, *, size: int) -> Iterator[Finish | N
 
     with contextlib.ExitStack() as stack:
         given = stack.enter_context(open(sink, "wb"))
-        stack.callback(_OWN_DESCRIPTORS.discard, sink)
+
+        def disown() -> None:
+            # Once it is closed, the number may be that of another file.
+            if not given.closed:
+                _OWN_DESCRIPTORS.discard(sink)
+
+        stack.callback(disown)
         try:
             workers = stack.enter_context(_Workers(kernel, call, [function], 1))
         finally:
             os.close(source)
 
         def finish(value: Any) -> Any:
-            _OWN_DESCRIPTORS.discard(sink)
             # The process may be done without it, or have died.
             with contextlib.suppress(BrokenPipeError), given:
+                disown()
                 pickle.dump(value, given, 5)
             return workers.result(0)
 

@@ -11,7 +11,7 @@ from drgn.helpers.linux.kernfs import kernfs_parent
 from drgn_pageowner.kernel.dump.bulk import find_object, find_type, has_member, read_word
 from drgn_pageowner.kernel.dump.damage import DAMAGE, chain, name_of, unless_mistaken
 from drgn_pageowner.kernel.dump.kernel import Kernel
-from drgn_pageowner.model.arrays import Array, begins
+from drgn_pageowner.model.arrays import Array, runs
 from drgn_pageowner.model.records import Memcg, MemcgKind
 
 __all__ = ("MemcgTable",)
@@ -53,7 +53,7 @@ class MemcgTable:
             (``uint8``: :class:`MemcgKind`), each of shape ``(n,)``.
         """
         # Pages that were allocated together are charged to the same cgroup, and most to none.
-        first = np.flatnonzero(begins(memcg_data))
+        first, lengths = runs(memcg_data)
         values, of_run = np.unique(memcg_data[first], return_inverse=True)
         slab = (values & np.uint64(_SLAB)) != 0
         kmem = (values & np.uint64(_KMEM)) != 0
@@ -63,7 +63,6 @@ class MemcgTable:
         kind = np.where(index >= 0, MemcgKind.CHARGED, MemcgKind.NONE).astype(np.uint8)
         kind[kmem & (index >= 0)] = MemcgKind.OBJCG
         kind[slab] = MemcgKind.SLAB
-        lengths = np.diff(first, append=len(memcg_data))
         return np.repeat(index[of_run], lengths), np.repeat(kind[of_run], lengths)
 
     def _find(self, pointer: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, begins
+from drgn_pageowner.model.arrays import Array, runs
 
 __all__ = ("PassedColumns",)
 
@@ -39,10 +39,10 @@ def _runs(values: Array, rising: bool) -> Array | tuple[Array, Array, bool]:
     if rows < _FEW or values.ndim > 1:
         return values
     level = values - np.arange(rows) if rising else values
-    first = np.flatnonzero(begins(level))
+    first, lengths = runs(level)
     if len(first) * _LEAST_ROWS > rows:
         return values
-    return level[first], np.diff(first, append=rows), rising
+    return level[first], lengths, rising
 
 
 def _restored(columns: dict[str, Array | tuple[Array, Array, bool]]) -> PassedColumns:
