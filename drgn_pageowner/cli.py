@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,17 +67,25 @@ def _noting_interrupts() -> Iterator[list[int]]:
     Record SIGINT while a ``with`` block runs, because some code swallows :exc:`KeyboardInterrupt`.
 
     Python itself does if it is raised in a callback or a destructor, such as those of the import
-    system. Then it is raised once more. Libraries that do may warn of what they could not finish,
-    which nobody asks for any more.
+    system. Then it is raised once more. Extension modules that are being imported may print it and
+    raise another exception (``import_array()`` of NumPy does), so it is not raised before the
+    import has ended. Libraries may warn of what they could not finish, which nobody asks for any
+    more.
 
     :return: A list, to which the number of the signal is appended whenever it arrives.
     """
     noted: list[int] = []
+    thread = _thread.get_ident()
 
-    def note(number: int, frame: object) -> None:
+    def interrupt_soon() -> None:
+        _thread.start_new_thread(_interrupt_soon, (thread, noted))
+
+    def note(number: int, frame: FrameType | None) -> None:
         noted.append(number)
         warnings.simplefilter("ignore")
-        raise KeyboardInterrupt
+        if not _is_importing(frame):
+            raise KeyboardInterrupt
+        interrupt_soon()
 
     try:
         before = signal.signal(signal.SIGINT, note)
@@ -89,12 +98,12 @@ def _noting_interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
         yield noted
         return
-    hook, thread = sys.unraisablehook, _thread.get_ident()
+    hook = sys.unraisablehook
 
     def once_more(lost: sys.UnraisableHookArgs) -> None:
         if noted and issubclass(lost.exc_type, KeyboardInterrupt):
             # Here, it would be swallowed again.
-            _thread.start_new_thread(_interrupt_soon, (thread,))
+            interrupt_soon()
         else:
             hook(lost)
 
@@ -105,11 +114,22 @@ def _noting_interrupts() -> Iterator[list[int]]:
     finally:
         sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before)
+        noted.clear()
 
 
-def _interrupt_soon(thread: int) -> None:
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _interrupt_soon(thread: int, noted: Sequence[int]) -> None:
     time.sleep(0.01)
-    signal.pthread_kill(thread, signal.SIGINT)
+    # The list is cleared once the command has ended.
+    if noted:
+        signal.pthread_kill(thread, signal.SIGINT)
 
 
 def _said(error: Exception) -> int:

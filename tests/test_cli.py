@@ -5,6 +5,7 @@ open dump."""
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import subprocess
 import sys
@@ -61,6 +62,48 @@ def test_an_interrupt_that_python_swallowed_comes_again(
     monkeypatch.setattr(cli, "_main", swallowing)
     assert cli.main(["top"]) == 130
     assert capsys.readouterr().err == ""
+
+
+def test_an_import_is_not_interrupted_but_what_follows_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    # As extension modules do that use NumPy's import_array().
+    (tmp_path / "interrupted_extension.py").write_text(
+        "import signal, sys, traceback\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    traceback.print_exc()\n"
+        "    raise ImportError\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    imported = []
+
+    def importing(arguments: object, interrupts: object) -> int:
+        imported.append(importlib.import_module("interrupted_extension"))
+        time.sleep(20)
+        imported.clear()
+        return 0
+
+    monkeypatch.setattr(cli, "_main", importing)
+    assert cli.main(["top"]) == 130
+    assert capsys.readouterr().err == ""
+    assert imported
+
+
+def test_an_interrupt_does_not_come_again_after_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "last_extension.py").write_text("import signal; signal.raise_signal(2)")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def importing(arguments: object, interrupts: object) -> int:
+        importlib.import_module("last_extension")
+        return 130
+
+    monkeypatch.setattr(cli, "_main", importing)
+    assert cli.main(["top"]) == 130
+    time.sleep(0.1)
 
 
 def test_what_a_library_warns_of_after_an_interrupt_is_not_printed(
