@@ -195,7 +195,8 @@ def _stream(columns: Mapping[str, Any]) -> bytes:
     pieces = [slice(None)] if whole else slices(rows, _BATCH)
     tables = (_table({name: values[piece] for name, values in columns.items()}) for piece in pieces)
     table, sink = next(tables), pa.BufferOutputStream()
-    codec = pa.Codec("zstd", _level(table.nbytes))
+    size = table.nbytes if whole else table.nbytes // _BATCH * rows
+    codec = pa.Codec("zstd", _level(size))
     # Each thread compresses a column.
     threads = allowed_threads() if rows > _BATCH else 1
     if threads > 1:

@@ -92,13 +92,18 @@ def read_frames(table: Columns) -> list[Frame]:
     return [Frame(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
-def digest_of(pfn: Array) -> bytes:
+def digest_of(records: Snapshot | None) -> bytes:
     """
-    Return a digest of PFNs.
+    Return a digest of the PFNs of *records*.
 
-    :param pfn: ``int64``, in any order.
+    :param records: In any order; ``None`` for no records.
     """
-    return blake2b(np.sort(pfn).tobytes()).digest()
+    digest = blake2b()
+    if records is not None:
+        pfn = records["pfn"][pfn_order(records)]
+        for piece in slices(len(records)):
+            digest.update(np.ascontiguousarray(pfn[piece]).data)
+    return digest.digest()
 
 
 class SavedRecords:
@@ -156,11 +161,11 @@ class SavedRecords:
         order = pfn_order(part)
         pfn, allocated = part["pfn"][order], allocated[order]
         for piece in slices(len(part)):
-            self._pfns.update(pfn[piece][allocated[piece]].tobytes())
+            self._pfns.update(np.ascontiguousarray(pfn[piece][allocated[piece]]).data)
 
     @property
     def pfns(self) -> bytes:
-        """Return :func:`digest_of` the PFNs of the records of allocated pages."""
+        """Return :func:`digest_of` the records of allocated pages."""
         return self._pfns.digest()
 
     def used_by(self) -> Array:

@@ -85,8 +85,8 @@ class SearchPieces(NamedTuple):
     uses: UsePieces | None
     """What pages are used for, which the search found out, if there are page_owner records."""
     pfns: bytes | None
-    """:func:`~drgn_pageowner.storage.records.digest_of` the PFNs of the records that it began with;
-    ``None`` if it found allocations from the state of pages instead."""
+    """:func:`~drgn_pageowner.storage.records.digest_of` the records that it began with; ``None`` if
+    it found allocations from the state of pages instead."""
     losses: list[str]
     """Problems of the dump that are known where the search was made, one line each."""
 
@@ -337,7 +337,7 @@ def search_pieces(session: Session, search: Search) -> SearchPieces | str:
     return SearchPieces(
         pieces=Pieces.of(search_tables(found)),
         uses=UsePieces.of(found.inventory) if found.recorded else None,
-        pfns=digest_of(found.records["pfn"]) if found.recorded else None,
+        pfns=digest_of(found.records) if found.recorded else None,
         losses=list(session.losses()),
     )
 
@@ -351,8 +351,7 @@ def _searched(
     found = search_pieces(session, search)
     if isinstance(found, str) or found.pfns is None:
         return found
-    # Without records, the digest is that of no PFNs.
-    known = records.pfns if records is not None else digest_of(np.zeros(0, np.int64))
+    known = records.pfns if records is not None else digest_of(None)
     if found.pfns != known:
         return "records changed during the search: save a dump of the kernel instead"
     return found

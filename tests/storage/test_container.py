@@ -128,6 +128,23 @@ def test_tables_of_several_batches_are_read_the_same(
         file.table("pageblocks")
 
 
+def test_the_size_of_all_rows_decides_how_well_a_table_is_compressed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = []
+
+    def level(size: int) -> int:
+        sizes.append(size)
+        return 1
+
+    monkeypatch.setattr(container, "_level", level)
+    monkeypatch.setattr(container, "_BATCH", 40)
+    columns = {"row": np.arange(30, dtype=np.int64), "state": np.zeros(30, np.uint8)}
+    many = {name: np.tile(column, 10) for name, column in columns.items()}
+    container.packed_tables({"few": columns, "many": many})
+    assert sizes == [30 * 9, 300 * 9]
+
+
 def test_a_damaged_file_is_refused_or_right(one_dump: Dump, saved: Saved, tmp_path: Path) -> None:
     data, path = saved(one_dump).read_bytes(), tmp_path / "damaged.parquet"
     right = everything_in(saved(one_dump))

@@ -128,3 +128,12 @@ def test_columns_that_are_compressed_meanwhile_are_saved_the_same(
     save(session, str(tmp_path / "packed"), search=searching)
     assert used
     assert (tmp_path / "packed").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_digest_of_records_does_not_depend_on_their_order(one_dump: Dump) -> None:
+    every = one_dump.snapshot
+    backwards = every.select(np.arange(len(every))[::-1])
+    assert backwards["pfn"][0] > backwards["pfn"][-1]
+    assert records.digest_of(backwards) == records.digest_of(every)
+    assert records.digest_of(every.select(slice(1, None))) != records.digest_of(every)
+    assert records.digest_of(every.select(slice(0, 0))) == records.digest_of(None)

@@ -69,7 +69,8 @@ class Suspect:
 
 
 class Suspects(Sequence[Suspect]):
-    """Suspected stacks. The details of each are computed when it is accessed, and not kept."""
+    """Suspected stacks. The details of each are computed when it is accessed, and not kept, except
+    for those of the largest."""
 
     def __init__(self, number: int, pages: Array, make: Callable[[Array], list[Suspect]]) -> None:
         """
@@ -79,6 +80,7 @@ class Suspects(Sequence[Suspect]):
         self._number = number
         self._pages = pages
         self._make = make
+        self._largest: Suspect | None = None
 
     def __len__(self) -> int:
         return self._number
@@ -103,7 +105,9 @@ class Suspects(Sequence[Suspect]):
 
     def largest(self) -> Suspect | None:
         """Return the first one of those with most pages."""
-        return self[int(self._pages.argmax())] if self._number else None
+        if self._largest is None and self._number:
+            self._largest = self[int(self._pages.argmax())]
+        return self._largest
 
 
 def largest_of(found: Sequence[Suspect]) -> Suspect | None:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 from handmade import NOW, SECOND, Machine, Record
 
-from drgn_pageowner.analysis.leaks.suspects import Suspect, suspects
+from drgn_pageowner.analysis.leaks.suspects import Suspect, Suspects, largest_of, suspects
+from drgn_pageowner.model.arrays import Array
 
 LEAK = ["alloc_pages", "leak"]
 
@@ -73,3 +75,18 @@ def test_suspects_are_the_same_however_their_records_are_found() -> None:
     # The first few are looked for among all records; for the others, these are sorted.
     found = suspects(inventory)
     assert [found[index] for index in range(9)] == together
+
+
+def test_the_largest_suspect_is_found_once() -> None:
+    suspect = only(*spread(10, SECOND, NOW))
+    assert suspect is not None
+    asked: list[list[int]] = []
+
+    def make(places: Array) -> list[Suspect]:
+        asked.append(places.tolist())
+        return [suspect]
+
+    found = Suspects(3, np.array([1, 5, 5]), make)
+    assert found.largest() is suspect
+    assert largest_of(found) is suspect
+    assert asked == [[1]]
