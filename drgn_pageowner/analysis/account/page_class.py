@@ -269,11 +269,15 @@ def _page_classes(inventory: Inventory) -> Array:
     of_metadata = np.zeros(len(Metadata), np.uint8)
     for kind, value in _OF_METADATA.items():
         of_metadata[kind] = value
-    rows = np.flatnonzero(inventory.metadata)
-    metadata = inventory.metadata[rows]
-    mine = metadata == Metadata.IMAGE
-    mine |= among(pages.state[rows], (*_TOLD, PageState.RESERVED, PageState.TABLE))
-    result[rows[mine]] = of_metadata[metadata[mine]]
+
+    def add_metadata(piece: slice) -> None:
+        rows = np.flatnonzero(inventory.metadata[piece])
+        metadata, state = inventory.metadata[piece][rows], pages.state[piece][rows]
+        mine = metadata == Metadata.IMAGE
+        mine |= among(state, (*_TOLD, PageState.RESERVED, PageState.TABLE))
+        result[piece][rows[mine]] = of_metadata[metadata[mine]]
+
+    in_threads(add_metadata, slices(len(result)))
     result[inventory.buffers] = PageClass.BUFFERS
     return result
 

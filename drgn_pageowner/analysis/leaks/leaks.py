@@ -309,30 +309,59 @@ def _leaks_of_records(found: LeakSearch, everything: bool) -> Leaks:
         for code, rows, one in zip(keys.tolist(), members, of_stack, strict=True)
     ]
 
-    def count(mask: Array) -> tuple[int, int]:
-        """Count the allocations and the pages of some records: ``bool``, a row per record."""
-        head = np.zeros(len(records), bool)
-        head[found.allocation[mask]] = True
-        # The number of records of each order, so that no column is as wide as pages.
-        sizes = np.bincount(records["order"][mask])
-        return int(np.count_nonzero(head)), int((sizes << np.arange(len(sizes))).sum())
-
-    lost = count(candidate & among(found.verdict, LOST))
-    held = count(candidate & (found.verdict == Reachability.REACHABLE))
-    by_number = count(candidate & (found.verdict == Reachability.PFN_ONLY))
+    totals = _counts(found, candidate)
     return Leaks(
         groups=_in_order(groups),
-        lost_allocations=lost[0],
-        lost_pages=lost[1],
-        reachable_allocations=held[0],
-        reachable_pages=held[1],
-        by_number_allocations=by_number[0],
-        by_number_pages=by_number[1],
-        accounted_pages=count(~candidate)[1],
+        lost_allocations=totals[_LOST].allocations,
+        lost_pages=totals[_LOST].pages,
+        reachable_allocations=totals[_HELD].allocations,
+        reachable_pages=totals[_HELD].pages,
+        by_number_allocations=totals[_BY_NUMBER].allocations,
+        by_number_pages=totals[_BY_NUMBER].pages,
+        accounted_pages=totals[_ACCOUNTED].pages,
         now_ns=inventory.memory.pages.facts.now_ns,
         pages_missing=found.pages_missing,
         gaps=inventory.gaps,
     )
+
+
+class _Count(NamedTuple):
+    allocations: int
+    pages: int
+
+
+_LOST, _HELD, _BY_NUMBER, _ACCOUNTED = range(4)
+
+
+def _counts(found: LeakSearch, candidate: Array) -> list[_Count]:
+    """
+    Count the allocations and the pages that are lost, held, known by number and accounted.
+
+    :param candidate: Which records are candidates: ``bool``.
+    """
+    of_verdict = np.full(len(Reachability), _LOST, np.uint8)
+    of_verdict[Reachability.REACHABLE], of_verdict[Reachability.PFN_ONLY] = _HELD, _BY_NUMBER
+    heads = [np.zeros(len(candidate), bool) for _ in range(4)]
+
+    def count(piece: slice) -> Array:
+        """Count the records of each kind and order; mark the first of each allocation."""
+        kind = of_verdict[found.verdict[piece]]
+        kind[~candidate[piece]] = _ACCOUNTED
+        for number, head in enumerate(heads):
+            # Threads write the same value.
+            head[found.allocation[piece][kind == number]] = True
+        keys = kind.astype(np.uint16) << 8 | found.records["order"][piece]
+        return np.bincount(keys, minlength=len(heads) << 8).reshape(-1, 256)
+
+    numbers = np.zeros((len(heads), 256), np.int64)
+    for some in from_threads(count, slices(len(candidate))):
+        numbers += some
+    return [
+        _Count(
+            int(np.count_nonzero(head)), sum(some << order for order, some in enumerate(of_order))
+        )
+        for head, of_order in zip(heads, numbers.tolist(), strict=True)
+    ]
 
 
 def _owners(found: LeakSearch, rows: Array, records: Snapshot) -> Array:

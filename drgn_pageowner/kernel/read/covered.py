@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from drgn_pageowner.kernel.dump.kernel import Kernel
 from drgn_pageowner.kernel.dump.parallel import shared_empty
 from drgn_pageowner.kernel.linux.sections import Section, find_sections
-from drgn_pageowner.model.arrays import Array, among, ranges
+from drgn_pageowner.model.arrays import Array, among, ranges, slices
 from drgn_pageowner.model.pages import FREE_STATES, Pages
 from drgn_pageowner.model.threads import in_threads
 
 __all__ = ("CoveredPages", "sections_with_rows")
+
+# Number of sections that a thread numbers together.
+_TOGETHER = 8
 
 
 def sections_with_rows(kernel: Kernel, max_pfn: int) -> list[tuple[Section, int, int]]:
@@ -47,7 +52,8 @@ class CoveredPages:
         number = places[-1][2] if places else 0
         # Number of the record in its section, plus 1; 0 for none.
         self._record = shared_empty(kernel, number, np.int32, size=size, zeroed=True)
-        self._first: list[tuple[int, int, int]] = []
+        # Row after the last of each section that has records; number of records before it.
+        self._ends: list[tuple[int, int]] = []
         self._records = 0
         self._whole = True
 
@@ -87,7 +93,8 @@ class CoveredPages:
         :param whole: What :meth:`fill` returned.
         """
         if records:
-            self._first.append((*self._rows.get(section.start_pfn, (0, 0)), self._records))
+            _, end = self._rows.get(section.start_pfn, (0, 0))
+            self._ends.append((end, self._records))
         self._records += records
         self._whole &= whole
 
@@ -104,15 +111,17 @@ class CoveredPages:
             return None
         self._record = record[:0]
 
-        def number(place: tuple[int, int, int, int]) -> None:
-            before, first, end, base = place
-            record[before:first] = -1
-            part = record[first:end]
-            none = (part == 0) | among(pages.state[first:end], FREE_STATES)
-            part += np.int32(base - 1)
+        def number(several: Sequence[tuple[int, int, int]]) -> None:
+            whole = slice(several[0][0], several[-1][1])
+            part = record[whole]
+            none = (part == 0) | among(pages.state[whole], FREE_STATES)
+            for start, end, base in several:
+                record[start:end] += np.int32(base - 1)
             part[none] = -1
 
-        before = [0, *(end for _, end, _ in self._first)]
-        first = [*self._first, (len(record), len(record), 0)]
-        in_threads(number, [(end, *place) for end, place in zip(before, first, strict=True)])
+        # Sections without records count as part of the next one.
+        starts = [0, *(end for end, _ in self._ends)]
+        ends = [*self._ends, (len(record), 0)]
+        places = [(start, *end) for start, end in zip(starts, ends, strict=True)]
+        in_threads(number, [places[piece] for piece in slices(len(places), _TOGETHER)])
         return record

@@ -73,6 +73,24 @@ def test_records_are_numbered_over_all_sections(
     assert found.tolist() == [0, 0, *[-1] * 6, *[2] * 8, *[-1] * 18, 3, 4, *[-1] * 12]
 
 
+def test_many_sections_are_numbered_some_at_a_time(
+    one_dump: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first sections, the last ones and some in between have no records.
+    records = [
+        [(section % 16, 0)] if 2 < section < 27 and section % 5 else [] for section in range(30)
+    ]
+    found = _covered(one_dump, monkeypatch, records)
+    assert found is not None
+    number = 0
+    expected = np.full(16 * len(records), -1)
+    for section, ((place, _), *_) in ((n, some) for n, some in enumerate(records) if some):
+        expected[16 * section + place] = number
+        number += 1
+    assert number > 2 * covered._TOGETHER
+    assert found.tolist() == expected.tolist()
+
+
 def test_records_that_go_on_in_the_next_section_are_left_to_others(
     one_dump: Dump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
