@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import signal
 import subprocess
 import sys
@@ -121,6 +122,25 @@ def test_what_a_library_warns_of_after_an_interrupt_is_not_printed(
     assert cli.main(["top"]) == 130
     warnings.warn("after", RuntimeWarning, stacklevel=1)
     assert [str(warning.message) for warning in recwarn] == ["before", "after"]
+
+
+@pytest.mark.parametrize(("mine", "threads"), [(None, 1), ("2", min(2, len(os.sched_getaffinity(0))))])
+def test_numpy_starts_no_threads_unless_asked_to(mine: str | None, threads: int) -> None:
+    code = (
+        "import os\n"
+        "from drgn_pageowner.cli import main\n"
+        "main(['info', '--no-such-option'])\n"
+        "import numpy\n"
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    name = "OPENBLAS_NUM_THREADS"
+    environment = {key: value for key, value in os.environ.items() if key != name}
+    if mine is not None:
+        environment[name] = mine
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(process.stdout) == threads
 
 
 @pytest.mark.parametrize("after", [0, 0.02, 0.05, 0.1, 0.2])
