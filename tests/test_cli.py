@@ -124,7 +124,9 @@ def test_what_a_library_warns_of_after_an_interrupt_is_not_printed(
     assert [str(warning.message) for warning in recwarn] == ["before", "after"]
 
 
-@pytest.mark.parametrize(("mine", "threads"), [(None, 1), ("2", min(2, len(os.sched_getaffinity(0))))])
+@pytest.mark.parametrize(
+    ("mine", "threads"), [(None, 1), ("2", min(2, len(os.sched_getaffinity(0))))]
+)
 def test_numpy_starts_no_threads_unless_asked_to(mine: str | None, threads: int) -> None:
     code = (
         "import os\n"
