@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                     traceback.print_exc()
                 return _said(error)
+            finally:
+                # Python collects garbage at exit, even if that is disabled.
+                gc.freeze()
     except KeyboardInterrupt:
         return _INTERRUPTED
 

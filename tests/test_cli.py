@@ -5,6 +5,7 @@ open dump."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -143,6 +144,14 @@ def test_numpy_starts_no_threads_unless_asked_to(mine: str | None, threads: int)
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert int(process.stdout) == threads
+
+
+def test_nothing_is_left_for_python_to_collect_at_exit() -> None:
+    before = gc.get_freeze_count()
+    garbage: list[object] = [[]]
+    assert cli.main(["info", "--no-such-option"]) == 2
+    assert gc.get_freeze_count() > before
+    assert all(one is not garbage for one in gc.get_objects())
 
 
 @pytest.mark.parametrize("after", [0, 0.02, 0.05, 0.1, 0.2])
