@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, equals
 from drgn_pageowner.model.pages import FREE_STATES, Pages, PageState
 from drgn_pageowner.model.tags import allocation_sizes
 
@@ -34,7 +34,7 @@ def find_allocations(pages: Pages, tagged: Array | None = None) -> tuple[Array, 
     number = len(pages)
     own = pages["head"] == np.arange(number)
     first = own & ~np.isin(pages.state, _NOT_ALLOCATED)
-    followers = own & (pages.state == PageState.NOREF)
+    followers = own & equals(pages.state, PageState.NOREF)
     if tagged is not None:
         # A page with a reference count of 0 is the first page of an allocation if it has a tag: it
         # was allocated "frozen", as first done in Linux kernel commit 9aec2fb0fd5e ("slab: allocate

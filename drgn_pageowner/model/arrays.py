@@ -7,7 +7,7 @@ import contextlib
 import ctypes
 import mmap
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +25,9 @@ __all__ = (
     "among",
     "ascending",
     "begins",
+    "by_runs",
     "distinct",
+    "equals",
     "give_back",
     "grouped",
     "kept_rows",
@@ -33,6 +35,7 @@ __all__ = (
     "packed_pairs",
     "places_of",
     "ranges",
+    "rows_among",
     "runs",
     "slices",
     "sparse_zeros",
@@ -46,6 +49,8 @@ Array = NDArray[Any]
 
 # Elements of an array that are processed at once, if the intermediate results are larger.
 _PIECE = 1 << 18
+# Mean number of rows from which on only the first of each run is looked at.
+_LONG_RUN = 4
 # Size of a task name, in bytes: TASK_COMM_LEN.
 _NAME = 16
 
@@ -96,6 +101,10 @@ class Narrow:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return self._values.astype(np.int64 if dtype is None else dtype)
+
+
+# Number of bytes from which on the C library, too, maps memory that is asked for.
+_MAPPED = 32 << 20
 
 
 class Growing:
@@ -196,6 +205,15 @@ def unpacked_pairs(pairs: Array) -> tuple[Array, Array]:
     return halves[:, _HIGH], halves[:, 1 - _HIGH]
 
 
+def equals(values: Array, member: int) -> Array:
+    """
+    Return ``values == member``, for which NumPy would convert all *values* to ``int64`` if *member*
+    is one of an enumeration.
+    """
+    result: Array = values == int(member)
+    return result
+
+
 def among(values: Array, members: Iterable[int]) -> Array:
     """
     Return which values are among *members*, as ``np.isin()`` does, which takes eight bytes a value.
@@ -203,9 +221,34 @@ def among(values: Array, members: Iterable[int]) -> Array:
     :param values: ``uint8``, shape ``(n,)``.
     :return: ``bool``, shape ``(n,)``.
     """
-    table = np.zeros(256, bool)
-    table[list(members)] = True
-    return looked_up(table, values)
+    wanted = [*members]
+    result = large_empty(len(values), bool)
+
+    def compare(piece: slice) -> None:
+        found = result[piece]
+        found[:] = False
+        # Comparing with each of a few members is faster than a table.
+        for member in wanted:
+            found |= equals(values[piece], member)
+
+    in_threads(compare, slices(len(values)))
+    return result
+
+
+def rows_among(values: Array, members: Iterable[int]) -> Array:
+    """
+    Return where :func:`among` is true, in little memory: ``int64``, ascending.
+
+    :param values: ``uint8``, shape ``(n,)``.
+    """
+    wanted = [*members]
+
+    def find(piece: slice) -> Array:
+        rows: Array = np.flatnonzero(among(values[piece], wanted))
+        rows += piece.start
+        return rows
+
+    return np.concatenate([np.zeros(0, np.int64), *in_threads(find, slices(len(values)))])
 
 
 def looked_up(table: Array, values: Array) -> Array:
@@ -216,12 +259,16 @@ def looked_up(table: Array, values: Array) -> Array:
     """
     result = large_empty(len(values), table.dtype)
 
+    def of(some: Array) -> Array:
+        found: Array = table[some]
+        return found
+
     def look_up(piece: slice) -> None:
         if values.dtype == np.uint8 and values[piece].max(initial=0) < len(table):
             # No value has to be clipped, and this mode takes half the time.
             np.take(table, values[piece], out=result[piece], mode="clip")
         else:
-            result[piece] = table[values[piece]]
+            result[piece] = by_runs(of, values[piece])
 
     in_threads(look_up, slices(len(values)))
     return result
@@ -288,6 +335,22 @@ def runs(values: Array, *more: Array) -> tuple[Array, Array]:
     """
     first = np.flatnonzero(begins(values, *more))
     return first, np.diff(first, append=len(values))
+
+
+def by_runs(work: Callable[[Array], Array], values: Array) -> Array:
+    """
+    Return ``work(values)``, but call *work* only for the first of each run of equal values if that
+    leaves few.
+
+    :param work: Function that returns a row per value, which depends only on that value.
+    :param values: See :func:`begins`.
+    """
+    first = begins(values)
+    if np.count_nonzero(first) * _LONG_RUN > len(values):
+        return work(values)
+    starts = np.flatnonzero(first)
+    result: Array = np.repeat(work(values[starts]), np.diff(starts, append=len(values)))
+    return result
 
 
 def ascending(values: Array) -> Array:

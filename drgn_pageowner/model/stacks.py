@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, distinct, ranges, slices
+from drgn_pageowner.model.arrays import Array, by_runs, distinct, ranges, slices
 from drgn_pageowner.model.threads import in_threads
 
 __all__ = (
@@ -237,7 +237,8 @@ class Stacks:
             result: Array = np.empty(len(handles), np.int64)
 
             def find(piece: slice) -> None:
-                result[piece] = table.find(handles[piece])
+                # Pages that were allocated together have the same stack.
+                result[piece] = by_runs(table.find, handles[piece])
 
             in_threads(find, slices(len(handles), _MANY))
             return result

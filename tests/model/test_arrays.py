@@ -15,15 +15,19 @@ from drgn_pageowner.model.arrays import (
     Narrow,
     among,
     begins,
+    by_runs,
     distinct,
+    equals,
     looked_up,
     packed_pairs,
     places_of,
     ranges,
+    rows_among,
     sparse_zeros,
     unpacked_pairs,
     values_of,
 )
+from drgn_pageowner.model.pages import PageState
 
 
 def test_ranges_follow_one_another() -> None:
@@ -87,6 +91,32 @@ def test_small_numbers_are_found_among_some() -> None:
     values = np.array([0, 3, 255, 7, 3], np.uint8)
     assert among(values, (3, 255)).tolist() == [False, True, True, False, True]
     assert not among(values, ()).any()
+
+
+def test_values_are_found_among_members_of_an_enumeration() -> None:
+    values = np.random.default_rng(3).integers(0, 256, 600_000).astype(np.uint8)
+    for members in ([], [PageState.SLAB], list(PageState), [0, 255]):
+        expected = np.isin(values, [int(member) for member in members])
+        assert np.array_equal(among(values, members), expected)
+        found = rows_among(values, members)
+        assert found.dtype == np.int64
+        assert np.array_equal(found, np.flatnonzero(expected))
+    assert np.array_equal(equals(values, PageState.SLAB), values == PageState.SLAB)
+    assert len(rows_among(values[:0], [0])) == 0
+
+
+@pytest.mark.parametrize("run, calls", [(1, 1000), (3, 1000), (8, 125)])
+def test_only_the_first_of_a_long_run_is_looked_at(run: int, calls: int) -> None:
+    values = np.repeat(np.arange(1000 // run + 1), run)[:1000]
+    asked = []
+
+    def square(some: Array) -> Array:
+        asked.append(len(some))
+        return some * some
+
+    assert by_runs(square, values).tolist() == [value * value for value in values.tolist()]
+    assert asked == [calls]
+    assert by_runs(square, values[:0]).tolist() == []
 
 
 def test_sparse_zeros_can_be_written_anywhere() -> None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass, classes_of_records, page_classes
-from drgn_pageowner.model.arrays import Array, ascending, slices
+from drgn_pageowner.model.arrays import Array, ascending, rows_among, slices
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import PageState
@@ -259,7 +259,7 @@ class _Counters:
     def _memmap_by_kmalloc(self) -> int:
         """Count memmap pages that classic SPARSEMEM allocated for memory added at run time."""
         records, of_row = self._inventory.records, self._inventory.record_of_row
-        rows = np.flatnonzero(self._classes == PageClass.MEMMAP)
+        rows = rows_among(self._classes, [PageClass.MEMMAP])
         rows = rows[of_row[rows] >= 0]
         if records is None or not len(rows):
             return 0
@@ -278,7 +278,7 @@ class _Counters:
     def _unmapped_anon(self) -> int:
         """Count single anonymous pages that no process maps."""
         pages = self._inventory.memory.pages
-        anon = np.flatnonzero(self._classes == PageClass.ANON)
+        anon = rows_among(self._classes, [PageClass.ANON])
         heads = pages["head"][anon]
         heads = heads - heads.min(initial=0)
         single = np.bincount(heads)[heads] == 1
@@ -323,7 +323,7 @@ class _Counters:
         kilobytes = self._sum("NR_KERNEL_STACK_KB")
         if kilobytes is None:
             return None
-        mine = np.flatnonzero(self._classes == number)
+        mine = rows_among(self._classes, [number])
         image = self._inventory.metadata[mine] == Metadata.STACK
         boot = image & (self._inventory.memory.pages.state[mine] == PageState.RESERVED)
         # A stack that belongs to neither a task nor a known area is about to be used, or was just

@@ -15,7 +15,7 @@ from drgn_pageowner.analysis.frag.contiguity import merge_blocks
 from drgn_pageowner.analysis.frag.culprits import owner_codes, owner_name
 from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay, migratetype_number
 from drgn_pageowner.errors import UsageError
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, equals
 from drgn_pageowner.model.kernel import Names
 from drgn_pageowner.model.pages import Memory
 
@@ -278,8 +278,8 @@ def _small_blocks(joined: Overlay, order: int, allowed: list[int]) -> tuple[Arra
     of_zone[allowed] = True
     usable = of_zone[joined.memory.pages["zone"]] & (joined.mobility < Mobility.UNKNOWN)
     whole = np.bincount(group[usable], minlength=number) == 1 << order
-    stuck = np.bincount(group[joined.mobility == Mobility.UNMOVABLE], minlength=number)
-    free = np.bincount(group[joined.mobility == Mobility.FREE], minlength=number)
+    stuck = np.bincount(group[equals(joined.mobility, Mobility.UNMOVABLE)], minlength=number)
+    free = np.bincount(group[equals(joined.mobility, Mobility.FREE)], minlength=number)
     return whole, stuck, free
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from drgn_pageowner.analysis.frag.mobility import Overlay, migratetype_number
-from drgn_pageowner.model.arrays import Array, ascending, slices
+from drgn_pageowner.model.arrays import Array, among, ascending, slices
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import Memory, PageState
 from drgn_pageowner.model.threads import in_threads
@@ -141,9 +141,7 @@ def _mixed_blocks(joined: Overlay) -> Array:
 
     def mixed(piece: slice) -> Array:
         state, owner = pages.state[piece], joined.owner[piece]
-        rows = np.flatnonzero(
-            (owner >= 0) & (state != PageState.RESERVED) & (state != PageState.ABSENT)
-        )
+        rows = np.flatnonzero((owner >= 0) & ~among(state, (PageState.RESERVED, PageState.ABSENT)))
         block = joined.block[rows + piece.start].astype(np.int64)
         zone = pages["zone"][piece][rows]
         other = wanted[owner[rows]].astype(np.int8) != joined.memory.block_types(block, zone)

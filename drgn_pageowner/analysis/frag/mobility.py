@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from drgn_pageowner.analysis.owners.stack_table import StackTable
-from drgn_pageowner.model.arrays import Array, looked_up, ranges
+from drgn_pageowner.model.arrays import Array, equals, looked_up, ranges, rows_among
 from drgn_pageowner.model.heap import record_of_row
 from drgn_pageowner.model.kept import kept_as
 from drgn_pageowner.model.kinds import Kind
@@ -243,7 +243,7 @@ def _reclaimable(
 ) -> None:
     """Mark reclaimable slab pages: by their gfp mask, or without a record by their pageblock."""
     wanted = migratetype_number(list(memory.pages.names.migratetypes), "Reclaimable")
-    slab = np.flatnonzero(memory.pages.state == PageState.SLAB)
+    slab = rows_among(memory.pages.state, [PageState.SLAB])
     if wanted < 0 or not len(slab):
         return
     types = memory.block_types(block[slab], memory.pages["zone"][slab]).astype(np.int16)
@@ -286,7 +286,7 @@ def rows_with_mobility(joined: Overlay, mobility: Mobility, piece: slice) -> Arr
     :param piece: The pages to look at.
     :return: Their rows: ``int64``, ascending.
     """
-    rows: Array = np.flatnonzero(joined.mobility[piece] == mobility)
+    rows: Array = np.flatnonzero(equals(joined.mobility[piece], mobility))
     rows += piece.start
     return rows
 

@@ -10,7 +10,7 @@ import numpy as np
 from drgn_pageowner.analysis.frag.blocks import BlockTable
 from drgn_pageowner.analysis.frag.buddy import fragmentation_index, page_type_info, unusable_index
 from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay
-from drgn_pageowner.model.arrays import Array, ascending, slices
+from drgn_pageowner.model.arrays import Array, ascending, equals, slices
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.kernel import Zone
 from drgn_pageowner.model.pages import Memory, ZoneStats
@@ -115,7 +115,7 @@ def _longest_runs(joined: Overlay) -> list[int]:
 
     def edges(rows: slice) -> Array:
         after = slice(rows.start + 1, rows.stop + 1)
-        free, free_after = (joined.mobility[some] == Mobility.FREE for some in (rows, after))
+        free, free_after = (equals(joined.mobility[some], Mobility.FREE) for some in (rows, after))
         found: Array = np.flatnonzero((free != free_after) | (zone[rows] != zone[after]))
         found += after.start
         return found
@@ -126,7 +126,7 @@ def _longest_runs(joined: Overlay) -> list[int]:
     inside = in_threads(edges, slices(len(pages) - 1))
     starts = ascending(np.concatenate([first, *inside, holes]))
     lengths = np.diff(starts, append=len(pages))
-    runs = joined.mobility[starts] == Mobility.FREE
+    runs = equals(joined.mobility[starts], Mobility.FREE)
     starts, lengths = starts[runs], lengths[runs]
     result = [0] * len(pages.facts.zones)
     for number in range(len(result)):

@@ -15,7 +15,15 @@ from drgn_pageowner.analysis.leaks.unnamed import freed_init, module_is_gone
 from drgn_pageowner.analysis.owners.allocator import allocator_of, modules_of
 from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.escape import without_surrogates
-from drgn_pageowner.model.arrays import Array, among, grouped, looked_up, slices, sparse_zeros
+from drgn_pageowner.model.arrays import (
+    Array,
+    among,
+    equals,
+    grouped,
+    looked_up,
+    slices,
+    sparse_zeros,
+)
 from drgn_pageowner.model.fingerprint import Contents, Fingerprint
 from drgn_pageowner.model.heap import (
     LOST,
@@ -238,7 +246,7 @@ def fingerprints_of(reach: Reach, session: MemoryReader) -> tuple[Array, Sequenc
     :return: ``int32``, a row per record: its fingerprint, or -1; and the fingerprints.
     """
     number = len(reach.heap.records)
-    heads = np.flatnonzero((reach.role == Role.CANDIDATE) & among(reach.verdict[:number], LOST))
+    heads = np.flatnonzero(equals(reach.role, Role.CANDIDATE) & among(reach.verdict[:number], LOST))
     heads = heads[reach.allocation[heads] == heads]
     kinds = reach.verdict[heads].astype(np.int64) << 8 | reach.heap.records["order"][heads]
     known, found = fingerprints(session.contents(heads), kinds, session.memory_at)
@@ -274,8 +282,8 @@ def find_leaks(found: Reach | LeakSearch, *, everything: bool = False) -> Leaks:
 def _leaks_of_records(found: LeakSearch, everything: bool) -> Leaks:
     """Group the results of a search, without slab objects: see :func:`find_leaks`."""
     records, inventory = found.records, found.inventory
-    candidate = found.role == Role.CANDIDATE
-    wanted = candidate if everything else candidate & (found.verdict != Reachability.REACHABLE)
+    candidate = equals(found.role, Role.CANDIDATE)
+    wanted = candidate if everything else candidate & ~equals(found.verdict, Reachability.REACHABLE)
     chosen = np.flatnonzero(wanted)
     some = records.select(chosen)
     stack = some.stack
@@ -301,7 +309,7 @@ def _leaks_of_records(found: LeakSearch, everything: bool) -> Leaks:
         table.any(freed_init(table)).tolist(),
         strict=True,
     )
-    typed = found.evidence is not None and bool((found.evidence != Evidence.UNTYPED).any())
+    typed = found.evidence is not None and bool(found.evidence.any())
     groups = [
         _group(
             found, some.select(rows), chosen[rows], int(code) % len(Reachability), _Of(*one), typed

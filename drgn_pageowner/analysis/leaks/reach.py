@@ -37,6 +37,7 @@ from drgn_pageowner.model.arrays import (
     among,
     ascending,
     begins,
+    equals,
     give_back,
     looked_up,
     packed_pairs,
@@ -351,7 +352,7 @@ def _reach(
     roots = np.concatenate(
         [
             np.arange(heap.first_root, heap.nodes, dtype=np.int32),
-            ascending(allocation[role == Role.ROOT]),
+            ascending(allocation[equals(role, Role.ROOT)]),
         ]
     )
     parent[roots] = roots
@@ -359,7 +360,7 @@ def _reach(
     verdict = large_full(heap.nodes, 0, np.uint8)
     lost = parent < 0
     lost[weak] = False
-    held = ascending(allocation[role == Role.ACCOUNTED])
+    held = ascending(allocation[equals(role, Role.ACCOUNTED)])
     lost[held] = False
     # A record that is not the first of its allocation is not a node.
     for rows in slices(len(heap.records)):
@@ -525,20 +526,26 @@ def _roles(heap: Heap, classes: Array) -> tuple[Array, Array, Array]:
         # without page types for them, these are pages of zsmalloc and balloons.
         state = pages.state[rows]
         role[part][among(state, (PageState.NOREF, PageState.DRIVER_MOVABLE))] = Role.ACCOUNTED
-    candidates = role == Role.CANDIDATE
+    candidates = equals(role, Role.CANDIDATE)
     forgotten, early, mirrors, left = with_stacks(
         records, candidates, [_is_forgotten, _is_early, _is_mirror, _is_module_memory]
     )
     role[forgotten] = Role.ACCOUNTED
     role[early] = Role.ROOT
     role[among(kind, (PageClass.BOOT, PageClass.PERCPU, PageClass.MODULE))] = Role.ROOT
+
     # Page tables keep pages that are mapped into a process. (A page type is a negative mapcount.)
-    mapped = np.flatnonzero((pages["mapcount"] >= 0) & (pages.state == PageState.KERNEL))
-    users = heap.inventory.record_of_row[mapped]
-    users = users[users >= 0]
-    role[users[role[users] == Role.CANDIDATE]] = Role.ROOT
+
+    def mark_users(rows: slice) -> None:
+        mapped = (pages["mapcount"][rows] >= 0) & equals(pages.state[rows], PageState.KERNEL)
+        users = heap.inventory.record_of_row[rows][mapped]
+        users = users[users >= 0]
+        # Threads write the same value.
+        role[users[equals(role[users], Role.CANDIDATE)]] = Role.ROOT
+
+    in_threads(mark_users, slices(len(pages)))
     # Records that are not candidates may have the same stack.
-    candidates = role == Role.CANDIDATE
+    candidates = equals(role, Role.CANDIDATE)
     return role, np.flatnonzero(mirrors & candidates), np.flatnonzero(left & candidates)
 
 
@@ -654,7 +661,7 @@ def _known_by_number(
 
     def count(rows: slice) -> tuple[Array, Array]:
         size[rows] = np.log2(np.maximum(records["pfn"][rows], 1))
-        held = (role[rows] == Role.CANDIDATE) & (parent[rows] >= 0)
+        held = equals(role[rows], Role.CANDIDATE) & (parent[rows] >= 0)
         numbers = (np.bincount(size[rows][some], minlength=64) for some in (held, held & hit[rows]))
         return next(numbers), next(numbers)
 

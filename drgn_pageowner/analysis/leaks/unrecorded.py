@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, equals
 from drgn_pageowner.model.heap import Heap, Reachability, Role
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def pages_behind(found: Reach) -> Array:
     """
     heap, records = found.heap, found.heap.records
     number = len(records)
-    single = (found.role == Role.CANDIDATE) & (records["order"] == 0)
+    single = equals(found.role, Role.CANDIDATE) & (records["order"] == 0)
     for area in heap.inventory.areas:
         mine = heap.inventory.record_of_row[area.rows[area.rows >= 0]]
         single[mine[mine >= 0]] = False

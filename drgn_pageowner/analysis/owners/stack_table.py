@@ -236,7 +236,7 @@ def per_record(snapshot: Snapshot, function: Callable[[StackTable], Array]) -> A
     result = large_empty(len(snapshot), found.dtype)
 
     def fill(piece: slice) -> None:
-        result[piece] = found[snapshot.stack_of(piece) + 1]
+        result[piece] = looked_up(found, snapshot.stack_of(piece) + 1)
 
     in_threads(fill, slices(len(result)))
     return result

@@ -19,6 +19,7 @@ from drgn_pageowner.model.arrays import (
     Array,
     among,
     begins,
+    equals,
     ranges,
     runs,
     slices,
@@ -319,7 +320,7 @@ class _Inference:
         chosen = free & agreed
         kept = np.zeros(len(self.type), bool)
         kept[node[chosen]] = True
-        lost = np.flatnonzero((self.by == TypedBy.POINTERS) & ~kept)
+        lost = np.flatnonzero(equals(self.by, TypedBy.POINTERS) & ~kept)
         contradicted = node[free & ~agreed]
         lost = np.union1d(lost, contradicted[self.type[contradicted] >= 0])
         if last:
@@ -366,7 +367,7 @@ class _Inference:
         first, end = heap.first_object, heap.first_percpu
         mine = np.flatnonzero(
             (self.type[first:end] >= 0)
-            & (self.by[first:end] == TypedBy.POINTERS)
+            & equals(self.by[first:end], TypedBy.POINTERS)
             & heap.slabs.allocated
             & ~self.shared[self.cache_of]
         )
@@ -572,7 +573,7 @@ class _Inference:
         by_cache = among(self.by[first:end], (TypedBy.CACHE, TypedBy.CONSENSUS))
         sure[first:end] = by_cache & ~doubtful[self.cache_of]
         for rows in slices(len(self.type)):
-            others = (self.by[rows] == TypedBy.POINTERS) & (self.votes[rows] >= 2)
+            others = equals(self.by[rows], TypedBy.POINTERS) & (self.votes[rows] >= 2)
             # A type is also certain if several pointers in the node agree with it.
             others |= self.content[rows] >= _ENOUGH
             sure[rows] |= others & (self.against[rows] == 0)

@@ -13,7 +13,7 @@ from drgn_pageowner.kernel.linux.names import read_names
 from drgn_pageowner.kernel.linux.page import compound_words, page_dtype
 from drgn_pageowner.kernel.linux.page_type import page_types
 from drgn_pageowner.kernel.linux.zones import find_zones, max_page_order
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, equals
 from drgn_pageowner.model.pages import PageState
 
 __all__ = ("SectionPages", "StateDecoder")
@@ -212,7 +212,7 @@ class StateDecoder:
         result.free_order[heads] = order
         # Every page of a free block is free.
         np.putmask(result.state, _inside(heads, heads + (1 << order), len(rows)), PageState.FREE)
-        loose = np.flatnonzero((result.state == PageState.NOREF) & ~tail)
+        loose = np.flatnonzero(equals(result.state, PageState.NOREF) & ~tail)
         # Values less than the page size are errors or poison, not list pointers.
         loose = loose[rows["next"][loose] >= self._page_size]
         result.candidates = np.concatenate([heads, loose])

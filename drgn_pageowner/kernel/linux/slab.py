@@ -31,7 +31,7 @@ from drgn_pageowner.kernel.linux.sections import Section, find_sections
 from drgn_pageowner.kernel.linux.slab_free import Cache, FreeObjects
 from drgn_pageowner.kernel.linux.topology import online_cpus, online_nodes
 from drgn_pageowner.kernel.linux.translate import direct_map
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, rows_among
 from drgn_pageowner.model.heap import Slabs
 from drgn_pageowner.model.pages import Pages, PageState
 from drgn_pageowner.units import counted
@@ -332,7 +332,7 @@ def _slab_heads(kernel: Kernel, pages: Pages) -> tuple[Array, Array, Array, Arra
     objects = type_.member("objects")
     bit = _shift_in_counters(type_, objects, byte_order(kernel.prog) == "<")
     width = objects.bit_field_size or 15
-    slab = np.flatnonzero(pages.state == PageState.SLAB)
+    slab = rows_among(pages.state, [PageState.SLAB])
     head = slab[pages["head"][slab] == slab]
     parts: list[tuple[Array, ...]] = []
     for section in find_sections(kernel):
@@ -392,6 +392,6 @@ def _pages_of(pages: Pages, rows: Array) -> Array:
     :param rows: Row of each slab's first page in *pages*, ascending.
     """
     # The column "head" of a slab's pages is the row of its first page.
-    heads = pages["head"][pages.state == PageState.SLAB]
+    heads = pages["head"][rows_among(pages.state, [PageState.SLAB])]
     number: Array = np.searchsorted(heads, rows, "right") - np.searchsorted(heads, rows)
     return number

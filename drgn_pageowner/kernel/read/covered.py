@@ -117,7 +117,8 @@ class CoveredPages:
             none = (part == 0) | among(pages.state[whole], FREE_STATES)
             for start, end, base in several:
                 record[start:end] += np.int32(base - 1)
-            part[none] = -1
+            # All bits of -1 are set.
+            part |= np.negative(none.view(np.int8))
 
         # Sections without records count as part of the next one.
         starts = [0, *(end for end, _ in self._ends)]

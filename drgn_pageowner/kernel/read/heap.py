@@ -43,8 +43,10 @@ from drgn_pageowner.model.arrays import (
     Growing,
     among,
     ascending,
+    equals,
     kept_rows,
     packed_pairs,
+    rows_among,
     slices,
     unpacked_pairs,
 )
@@ -334,17 +336,17 @@ class HeapReader:
         def fill(rows: slice) -> None:
             mine, states, kind = source[rows], state[rows], metadata[rows]
             mine[:] = _OF_RECORD
-            mine[self._inventory.record_of_row[rows] < 0] = _OF_ROOT + _UNRECORDED
-            mine[states == PageState.RESERVED] = _OF_ROOT + _BOOT
-            mine[states == PageState.SLAB] = _OF_SLAB
-            mine[~among(states, _SCANNED)] = _UNSCANNED
-            mine[(kind != Metadata.NONE) & (kind != Metadata.PERCPU)] = _UNSCANNED
+            np.putmask(mine, self._inventory.record_of_row[rows] < 0, _OF_ROOT + _UNRECORDED)
+            np.putmask(mine, equals(states, PageState.RESERVED), _OF_ROOT + _BOOT)
+            np.putmask(mine, equals(states, PageState.SLAB), _OF_SLAB)
+            np.putmask(mine, ~among(states, _SCANNED), _UNSCANNED)
+            np.putmask(mine, ~among(kind, (Metadata.NONE, Metadata.PERCPU)), _UNSCANNED)
 
         in_threads(fill, slices(len(state)))
-        pool = np.flatnonzero(metadata == Metadata.KFENCE)
+        pool = rows_among(metadata, [Metadata.KFENCE])
         source[pool[self.resolver.slab_at(pool) >= 0]] = _OF_SLAB
         source[self.percpu.rows] = _OF_CHUNK
-        source[metadata == Metadata.IMAGE] = _OF_ROOT + _IMAGE
+        source[rows_among(metadata, [Metadata.IMAGE])] = _OF_ROOT + _IMAGE
         for address, size in self._bookkeeping.ranges:
             phys = self.reader.phys_of(address)
             if phys is not None:
@@ -600,7 +602,7 @@ class HeapReader:
             return len(rows)
         pfns = self._pages.pfns(rows)
         in_use = self._pages["zone"][rows] != NO_ZONE
-        in_use |= self._pages.state[rows] == PageState.SLAB
+        in_use |= equals(self._pages.state[rows], PageState.SLAB)
         counted = contents.listed.has(pfns) | (contents.excluded.has(pfns) & in_use)
         return int(counted.sum())
 
@@ -614,7 +616,7 @@ class HeapReader:
         node[among(state, _OWNED)] = self.first_root + _PAGES
         node[node == _IN_CHUNK] = -1
         node[node == _IN_SLAB] = self.first_root + _SLABS
-        node[state == PageState.SLAB] = self.first_root + _SLABS
+        node[equals(state, PageState.SLAB)] = self.first_root + _SLABS
         node[among(state, (*FREE_STATES, PageState.RESERVED))] = -1
         return node
 

@@ -37,7 +37,7 @@ from drgn_pageowner.kernel.linux.trace import intern_traces
 from drgn_pageowner.kernel.linux.translate import direct_map
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.tags import read_tagged
-from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.arrays import Array, ascending, rows_among
 from drgn_pageowner.model.heap import Slabs
 from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.object_owners import ObjectOwners
@@ -129,7 +129,7 @@ def read_object_facts(
 
 def _mark_free(kernel: Kernel, pages: Pages, free: FreeObjects) -> None:
     """Mark free objects as such, by following the free lists in the slabs' pages."""
-    rows = np.flatnonzero(pages.state == PageState.SLAB)
+    rows = rows_among(pages.state, [PageState.SLAB])
     pfns = pages.pfns(rows)
     cuts = np.flatnonzero(np.diff(pfns) != 1) + 1
     for piece in np.split(np.arange(len(rows)), cuts) if len(rows) else []:

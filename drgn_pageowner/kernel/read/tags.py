@@ -30,7 +30,7 @@ from drgn_pageowner.kernel.linux.slab import read_slabs
 from drgn_pageowner.kernel.linux.slabobj_ext import read_object_extensions
 from drgn_pageowner.kernel.linux.zones import max_page_order
 from drgn_pageowner.kernel.read.pages import read_all_pages
-from drgn_pageowner.model.arrays import Array, sums
+from drgn_pageowner.model.arrays import Array, equals, sums
 from drgn_pageowner.model.heap import Slabs
 from drgn_pageowner.model.pages import Pages, PageState
 from drgn_pageowner.model.tags import Tagged, Tags, TagUse, allocation_sizes
@@ -243,7 +243,7 @@ def _sizes(pages: Pages, rows: Array, references: Array) -> Array:
     head = pages["head"]
     compound = np.bincount(head, minlength=len(pages))[rows]
     alone = head == np.arange(len(pages))
-    followers = (pages.state == PageState.NOREF) & (references == 0) & alone
+    followers = equals(pages.state, PageState.NOREF) & (references == 0) & alone
     # A block does not continue after a hole in memory.
     followers[pages.offsets[:-1][pages.offsets[:-1] < len(pages)]] = False
     return allocation_sizes(rows, np.where(compound > 1, compound, 0), followers, pages.pfns(rows))
