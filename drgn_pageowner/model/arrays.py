@@ -40,8 +40,10 @@ __all__ = (
     "slices",
     "sparse_zeros",
     "sums",
+    "tally",
     "unpacked_pairs",
     "values_of",
+    "widen",
 )
 
 
@@ -337,6 +339,14 @@ def runs(values: Array, *more: Array) -> tuple[Array, Array]:
     return first, np.diff(first, append=len(values))
 
 
+def _long_runs(values: Array) -> Array | None:
+    """Return the first row of each run of equal values: ``int64``; ``None`` if most are short."""
+    first = begins(values)
+    if np.count_nonzero(first) * _LONG_RUN > len(values):
+        return None
+    return np.flatnonzero(first)
+
+
 def by_runs(work: Callable[[Array], Array], values: Array) -> Array:
     """
     Return ``work(values)``, but call *work* only for the first of each run of equal values if that
@@ -345,11 +355,10 @@ def by_runs(work: Callable[[Array], Array], values: Array) -> Array:
     :param work: Function that returns a row per value, which depends only on that value.
     :param values: See :func:`begins`.
     """
-    first = begins(values)
-    if np.count_nonzero(first) * _LONG_RUN > len(values):
+    first = _long_runs(values)
+    if first is None:
         return work(values)
-    starts = np.flatnonzero(first)
-    result: Array = np.repeat(work(values[starts]), np.diff(starts, append=len(values)))
+    result: Array = np.repeat(work(values[first]), np.diff(first, append=len(values)))
     return result
 
 
@@ -509,11 +518,45 @@ def sums(groups: Array, weights: Array, number: int) -> Array:
     Sum *weights* by group; sums are exact below 2^53.
 
     :param groups: Integers, shape ``(n,)``: index of the group that each weight belongs to.
-    :param weights: Shape ``(n,)``.
+    :param weights: Integers or ``bool``, shape ``(n,)``.
     :param number: Number of groups.
     :return: ``int64``, shape ``(number,)``: sum of each group.
     """
+    first = _long_runs(groups)
+    if first is not None and len(first):
+        groups, weights = groups[first], np.add.reduceat(weights, first, dtype=np.int64)
     return np.bincount(groups, weights, minlength=number).astype(np.int64)
+
+
+def tally(groups: Array, number: int = 0) -> Array:
+    """
+    Return ``np.bincount(groups, minlength=number)``, of runs of equal numbers in less time.
+
+    :param groups: Integers that are not negative, shape ``(n,)``.
+    :return: ``int64``: the number of rows of each group, of which there are at least *number*.
+    """
+    first = _long_runs(groups)
+    if first is None:
+        return np.bincount(groups, minlength=number)
+    lengths = np.diff(first, append=len(groups))
+    return np.bincount(groups[first], lengths, minlength=number).astype(np.int64)
+
+
+def widen(lowest: Array, highest: Array, groups: Array, values: Array) -> None:
+    """
+    Lower *lowest* and raise *highest*, in place, to the values of each group.
+
+    :param lowest: A row per group, and so has *highest*.
+    :param groups: Integers, shape ``(n,)``: index of the group that each value belongs to.
+    :param values: Of the type of *lowest* and *highest*, shape ``(n,)``.
+    """
+    first = _long_runs(groups)
+    if first is None:
+        np.minimum.at(lowest, groups, values)
+        np.maximum.at(highest, groups, values)
+    elif len(first):
+        np.minimum.at(lowest, groups[first], np.minimum.reduceat(values, first))
+        np.maximum.at(highest, groups[first], np.maximum.reduceat(values, first))
 
 
 @dataclass(frozen=True)

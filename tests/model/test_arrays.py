@@ -24,8 +24,11 @@ from drgn_pageowner.model.arrays import (
     ranges,
     rows_among,
     sparse_zeros,
+    sums,
+    tally,
     unpacked_pairs,
     values_of,
+    widen,
 )
 from drgn_pageowner.model.pages import PageState
 
@@ -117,6 +120,26 @@ def test_only_the_first_of_a_long_run_is_looked_at(run: int, calls: int) -> None
     assert by_runs(square, values).tolist() == [value * value for value in values.tolist()]
     assert asked == [calls]
     assert by_runs(square, values[:0]).tolist() == []
+
+
+@pytest.mark.parametrize("run", [1, 16])
+@pytest.mark.parametrize("rows", [0, 1, 10_000])
+def test_groups_are_summed_up_in_runs_or_not(run: int, rows: int) -> None:
+    chance = np.random.default_rng(2)
+    groups = np.repeat(chance.integers(0, 7, rows), run)[:rows]
+    values = chance.integers(0, 1 << 40, rows).astype(np.uint64)
+    assert tally(groups, 9).tolist() == np.bincount(groups, minlength=9).tolist()
+    assert tally(groups).tolist() == np.bincount(groups).tolist()
+    for weights in (values, values.astype(np.int64) - (1 << 39), values % 2 == 0):
+        expected = np.zeros(9, np.int64)
+        np.add.at(expected, groups, weights.astype(np.int64))
+        assert sums(groups, weights, 9).tolist() == expected.tolist()
+    lowest, highest = np.full(9, 1 << 41, np.uint64), np.zeros(9, np.uint64)
+    widen(lowest, highest, groups, values)
+    for number in range(9):
+        mine = values[groups == number].tolist()
+        assert lowest[number] == min([1 << 41, *mine])
+        assert highest[number] == max([0, *mine])
 
 
 def test_sparse_zeros_can_be_written_anywhere() -> None:

@@ -12,7 +12,7 @@ from drgn_pageowner.analysis.account.page_class import PageClass
 from drgn_pageowner.analysis.owners.stack_table import StackTable, modules_of_stacks, per_record
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.escape import without_surrogates
-from drgn_pageowner.model.arrays import Array, distinct, slices, sums
+from drgn_pageowner.model.arrays import Array, begins, by_runs, distinct, slices, sums, tally, widen
 from drgn_pageowner.model.columns import comm_text
 from drgn_pageowner.model.heap import AreaKind, Inventory, record_of_row
 from drgn_pageowner.model.records import Snapshot
@@ -192,11 +192,15 @@ def _numbered(values: Array) -> tuple[Array, Array]:
     """Return the distinct *values* as :func:`distinct` does, and their indices as ``int32``."""
     found = np.zeros(0, values.dtype)
     for piece in slices(len(values)):
-        found = np.union1d(found, distinct(values[piece])[0])
+        found = np.union1d(found, distinct(values[piece][begins(values[piece])])[0])
+
+    def place_of(values: Array) -> Array:
+        some, place = distinct(values)
+        return np.searchsorted(found, some)[place]
+
     code = large_empty(len(values), np.int32)
     for piece in slices(len(values)):
-        some, place = distinct(values[piece])
-        code[piece] = np.searchsorted(found, some)[place]
+        code[piece] = by_runs(place_of, values[piece])
     return found, code
 
 
@@ -267,7 +271,7 @@ def _count_pages(
         held = np.flatnonzero(record[piece] >= 0)
         key = found.code[record[piece][held]].astype(np.int64) * number
         key += classes[piece][held]
-        cells += np.bincount(key, minlength=len(cells))
+        cells += tally(key, len(cells))
     cells -= np.bincount(
         found.code[record[moved]].astype(np.int64) * number + classes[moved], minlength=len(cells)
     )
@@ -316,8 +320,7 @@ def _times(
     oldest = np.full(number, np.iinfo(np.uint64).max, np.uint64)
     newest = np.zeros(number, np.uint64)
     for piece in slices(len(code)):
-        np.minimum.at(oldest, code[piece], records["ts_nsec"][piece])
-        np.maximum.at(newest, code[piece], records["ts_nsec"][piece])
+        widen(oldest, newest, code[piece], records["ts_nsec"][piece])
     # A module that has only its own code and data has no record, and so no times.
     oldest[oldest > newest] = 0
     return oldest.tolist(), newest.tolist()

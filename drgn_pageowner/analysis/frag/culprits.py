@@ -25,7 +25,7 @@ from drgn_pageowner.analysis.owners.stack_table import (
     allocator_codes,
     replaced_allocators,
 )
-from drgn_pageowner.model.arrays import Array, ascending
+from drgn_pageowner.model.arrays import Array, ascending, begins, tally, widen
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.stacks import Frame
@@ -257,7 +257,7 @@ def _part(joined: Overlay, rows: Array, codes: Array, for_movable: Array, top: i
     pairs = block.astype(np.int64)
     pairs <<= bits
     pairs |= codes
-    pairs = ascending(pairs)
+    pairs = ascending(pairs[begins(pairs)])
     of_block, of_code = pairs >> bits, pairs & (1 << bits) - 1
     # There is one row for each owner of each block: a block with one owner has one row, so the
     # rows before and after it are of other blocks.
@@ -272,8 +272,8 @@ def _part(joined: Overlay, rows: Array, codes: Array, for_movable: Array, top: i
         codes=present,
         touched=touched[present],
         only=np.bincount(of_code[alone], minlength=top)[present],
-        counts=np.bincount(codes, minlength=top)[present],
-        in_movable=np.bincount(codes[for_movable[block]], minlength=top)[present],
+        counts=tally(codes, top)[present],
+        in_movable=tally(codes[for_movable[block]], top)[present],
         sample=sample[present],
         oldest=None if oldest is None else oldest[present],
         newest=None if newest is None else newest[present],
@@ -299,8 +299,7 @@ def _ages(
         recorded = owner >= 0
         owner, codes = owner[recorded], codes[recorded]
     stamps = records["ts_nsec"][owner]
-    np.minimum.at(oldest, codes, stamps)
-    np.maximum.at(newest, codes, stamps)
+    widen(oldest, newest, codes, stamps)
     return oldest, newest
 
 

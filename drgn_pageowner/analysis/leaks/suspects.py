@@ -23,7 +23,9 @@ from drgn_pageowner.model.arrays import (
     ranges,
     slices,
     sums,
+    tally,
     unpacked_pairs,
+    widen,
 )
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.kept import kept
@@ -69,8 +71,8 @@ class Suspect:
 
 
 class Suspects(Sequence[Suspect]):
-    """Suspected stacks. The details of each are computed when it is accessed, and not kept, except
-    for those of the largest."""
+    """Suspected stacks. The details of each are computed when it is accessed, and kept only if it
+    is accessed alone."""
 
     def __init__(self, number: int, pages: Array, make: Callable[[Array], list[Suspect]]) -> None:
         """
@@ -80,7 +82,7 @@ class Suspects(Sequence[Suspect]):
         self._number = number
         self._pages = pages
         self._make = make
-        self._largest: Suspect | None = None
+        self._alone: dict[int, Suspect] = {}
 
     def __len__(self) -> int:
         return self._number
@@ -94,7 +96,10 @@ class Suspects(Sequence[Suspect]):
         if isinstance(index, slice):
             make = self._make
             return Suspects(len(places), self._pages[places], lambda some: make(places[some]))
-        return self._make(places.reshape(1))[0]
+        place = int(places)
+        if place not in self._alone:
+            self._alone[place] = self._make(places.reshape(1))[0]
+        return self._alone[place]
 
     def __iter__(self) -> Iterator[Suspect]:
         for piece in slices(self._number, _TOGETHER):
@@ -105,9 +110,7 @@ class Suspects(Sequence[Suspect]):
 
     def largest(self) -> Suspect | None:
         """Return the first one of those with most pages."""
-        if self._largest is None and self._number:
-            self._largest = self[int(self._pages.argmax())]
-        return self._largest
+        return self[int(self._pages.argmax())] if self._number else None
 
 
 def largest_of(found: Sequence[Suspect]) -> Suspect | None:
@@ -176,7 +179,7 @@ class _Stacks:
             # 0 is no stack.
             stacks = (some.stack + 1)[mine]
             stack[piece][mine] = stacks
-            counts += np.bincount(stacks, minlength=number)
+            counts += tally(stacks, number)
             pages += sums(stacks, some.pages[mine], number)
         used = np.flatnonzero(counts)
         rank = np.full(number + 1, -1, np.int32)
@@ -290,8 +293,7 @@ def _signs(inventory: Inventory, stacks: _Stacks) -> _Signs:
         newest = np.full(len(stacks), np.iinfo(np.int64).min)
         for rows, each in stacks.pieces():
             times = records["ts_nsec"][rows].astype(np.int64)
-            np.minimum.at(oldest, each, times)
-            np.maximum.at(newest, each, times)
+            widen(oldest, newest, each, times)
         extremes = oldest, newest
         if now is not None:
             periods, old = _signs_of_time(records, stacks, oldest, newest, now)
@@ -317,7 +319,7 @@ def _signs_of_time(
         times = records["ts_nsec"][rows].astype(np.int64)
         window = (times - oldest[each]) * _WINDOWS // np.maximum(span, 1)[each]
         there[each * np.int64(_WINDOWS) + np.minimum(window, _WINDOWS - 1)] = True
-        aged += np.bincount(each[times < now // 2], minlength=len(stacks))
+        aged += tally(each[times < now // 2], len(stacks))
     filled = there.reshape(-1, _WINDOWS).sum(axis=1)
     grows = enough & (span > 0) & (filled >= _WINDOWS // 2 + 1)
     old = enough & (2 * aged > stacks.counts) & (newest > now // 4) & (now > 0)
@@ -335,7 +337,7 @@ def _orphans(inventory: Inventory, stacks: _Stacks) -> Array:
     dead, tasks = np.zeros(len(stacks), np.int64), list(inventory.tasks)
     for rows, each in stacks.pieces():
         gone = ~np.isin(records["pid"][rows], tasks)
-        dead += np.bincount(each[gone], minlength=len(stacks))
+        dead += tally(each[gone], len(stacks))
     result: Array = 2 * dead > stacks.counts
     return result
 

@@ -17,7 +17,7 @@ from drgn_pageowner.analysis.owners.stack_table import (
     per_stack,
 )
 from drgn_pageowner.errors import UsageError
-from drgn_pageowner.model.arrays import Array, distinct, sums
+from drgn_pageowner.model.arrays import Array, distinct, sums, widen
 from drgn_pageowner.model.columns import STORED, Form, comm_text, name_at
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
@@ -345,8 +345,7 @@ def _extremes(snapshot: Snapshot, group: Array, number: int) -> tuple[Array | No
     stamps = snapshot["ts_nsec"]
     oldest = np.full(number, np.iinfo(np.uint64).max, np.uint64)
     newest = np.zeros(number, np.uint64)
-    np.minimum.at(oldest, group, stamps)
-    np.maximum.at(newest, group, stamps)
+    widen(oldest, newest, group, stamps)
     return oldest, newest
 
 

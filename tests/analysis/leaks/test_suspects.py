@@ -77,16 +77,18 @@ def test_suspects_are_the_same_however_their_records_are_found() -> None:
     assert [found[index] for index in range(9)] == together
 
 
-def test_the_largest_suspect_is_found_once() -> None:
+def test_a_suspect_that_is_asked_for_alone_is_found_once() -> None:
     suspect = only(*spread(10, SECOND, NOW))
     assert suspect is not None
     asked: list[list[int]] = []
 
     def make(places: Array) -> list[Suspect]:
         asked.append(places.tolist())
-        return [suspect]
+        return [suspect] * len(places)
 
     found = Suspects(3, np.array([1, 5, 5]), make)
     assert found.largest() is suspect
-    assert largest_of(found) is suspect
+    assert largest_of(found) is found[-2] is found[1] is suspect
     assert asked == [[1]]
+    assert list(found[:2]) == list(found[:2])
+    assert asked == [[1], [0, 1], [0, 1]]
