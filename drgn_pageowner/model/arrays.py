@@ -28,6 +28,7 @@ __all__ = (
     "by_runs",
     "distinct",
     "equals",
+    "frequencies",
     "give_back",
     "grouped",
     "kept_rows",
@@ -40,7 +41,6 @@ __all__ = (
     "slices",
     "sparse_zeros",
     "sums",
-    "tally",
     "unpacked_pairs",
     "values_of",
     "widen",
@@ -528,7 +528,7 @@ def sums(groups: Array, weights: Array, number: int) -> Array:
     return np.bincount(groups, weights, minlength=number).astype(np.int64)
 
 
-def tally(groups: Array, number: int = 0) -> Array:
+def frequencies(groups: Array, number: int = 0) -> Array:
     """
     Return ``np.bincount(groups, minlength=number)``, of runs of equal numbers in less time.
 

@@ -18,6 +18,7 @@ from drgn_pageowner.model.arrays import (
     by_runs,
     distinct,
     equals,
+    frequencies,
     looked_up,
     packed_pairs,
     places_of,
@@ -25,7 +26,6 @@ from drgn_pageowner.model.arrays import (
     rows_among,
     sparse_zeros,
     sums,
-    tally,
     unpacked_pairs,
     values_of,
     widen,
@@ -128,8 +128,8 @@ def test_groups_are_summed_up_in_runs_or_not(run: int, rows: int) -> None:
     chance = np.random.default_rng(2)
     groups = np.repeat(chance.integers(0, 7, rows), run)[:rows]
     values = chance.integers(0, 1 << 40, rows).astype(np.uint64)
-    assert tally(groups, 9).tolist() == np.bincount(groups, minlength=9).tolist()
-    assert tally(groups).tolist() == np.bincount(groups).tolist()
+    assert frequencies(groups, 9).tolist() == np.bincount(groups, minlength=9).tolist()
+    assert frequencies(groups).tolist() == np.bincount(groups).tolist()
     for weights in (values, values.astype(np.int64) - (1 << 39), values % 2 == 0):
         expected = np.zeros(9, np.int64)
         np.add.at(expected, groups, weights.astype(np.int64))

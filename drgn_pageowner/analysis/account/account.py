@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass, classes_of_records, page_classes
-from drgn_pageowner.model.arrays import Array, ascending, rows_among, slices, tally
+from drgn_pageowner.model.arrays import Array, ascending, frequencies, rows_among, slices
 from drgn_pageowner.model.heap import AreaKind, Inventory, Metadata
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import PageState
@@ -142,7 +142,8 @@ def _counted(inventory: Inventory, classes: Array) -> Array:
             return [*enumerate(counts)]
         edges = [0, *changes.tolist(), len(zone)]
         return [
-            (int(zone[start]), tally(key[start:end], columns)) for start, end in pairwise(edges)
+            (int(zone[start]), frequencies(key[start:end], columns))
+            for start, end in pairwise(edges)
         ]
 
     table = np.zeros((shape[0], columns), np.int64)

@@ -12,7 +12,16 @@ from drgn_pageowner.analysis.account.page_class import PageClass
 from drgn_pageowner.analysis.owners.stack_table import StackTable, modules_of_stacks, per_record
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.escape import without_surrogates
-from drgn_pageowner.model.arrays import Array, begins, by_runs, distinct, slices, sums, tally, widen
+from drgn_pageowner.model.arrays import (
+    Array,
+    begins,
+    by_runs,
+    distinct,
+    frequencies,
+    slices,
+    sums,
+    widen,
+)
 from drgn_pageowner.model.columns import comm_text
 from drgn_pageowner.model.heap import AreaKind, Inventory, record_of_row
 from drgn_pageowner.model.records import Snapshot
@@ -271,7 +280,7 @@ def _count_pages(
         held = np.flatnonzero(record[piece] >= 0)
         key = found.code[record[piece][held]].astype(np.int64) * number
         key += classes[piece][held]
-        cells += tally(key, len(cells))
+        cells += frequencies(key, len(cells))
     cells -= np.bincount(
         found.code[record[moved]].astype(np.int64) * number + classes[moved], minlength=len(cells)
     )

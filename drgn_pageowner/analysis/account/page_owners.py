@@ -14,7 +14,7 @@ from drgn_pageowner.analysis.frag.blockmap import BlockMap
 from drgn_pageowner.analysis.frag.blocks import BlockTable
 from drgn_pageowner.analysis.frag.mobility import Blocks
 from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_names, per_record
-from drgn_pageowner.model.arrays import Array, among, distinct, slices, sums, tally
+from drgn_pageowner.model.arrays import Array, among, distinct, frequencies, slices, sums
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.records import Snapshot
@@ -136,7 +136,7 @@ def owners_by_class(table: OwnerTable, limit: int) -> list[ClassOwners]:
     for piece in slices(len(table.classes)):
         key = table.classes[piece].astype(np.int64) * number
         key += table.codes(piece)
-        total += tally(key, len(total))
+        total += frequencies(key, len(total))
     counts = total.reshape(len(PageClass), number)
     counts[PageClass.ABSENT] = 0
     result = []
@@ -190,7 +190,7 @@ def ages_by_class(inventory: Inventory, classes: Array) -> list[AgeBand]:
         band = np.searchsorted(limits, ages, "right")
         key = band * shape[1] + of_record[piece]
         pages += sums(key, records.select(piece).pages, pages.size).reshape(shape)
-        allocations += tally(band, len(names))
+        allocations += frequencies(band, len(names))
     result = []
     for number, name in enumerate(names):
         order = np.argsort(-pages[number], kind="stable")
@@ -277,7 +277,7 @@ def owners_of_cells(
         key = (of_page - lowest) * owners.number
         key += owners.codes(piece)
         key = key[~among(owners.classes[piece], _NOBODYS)]
-        in_piece = tally(key)
+        in_piece = frequencies(key)
         present = np.flatnonzero(in_piece)
         found_pairs.append(present + lowest * owners.number)
         found_counts.append(in_piece[present])

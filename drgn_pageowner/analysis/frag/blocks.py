@@ -11,7 +11,7 @@ import numpy as np
 from drgn_pageowner.analysis.frag.mobility import Mobility, Overlay
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.model.arrays import Array, equals, tally
+from drgn_pageowner.model.arrays import Array, equals, frequencies
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.threads import in_threads
 
@@ -73,7 +73,7 @@ def _block_table(joined: Overlay) -> BlockTable:
         lowest, highest = int(block[0]), int(block[-1])
         block -= lowest
         size_of_piece = (highest + 1 - lowest) * kinds
-        of_kind = tally(block * kinds + joined.mobility[piece], size_of_piece)
+        of_kind = frequencies(block * kinds + joined.mobility[piece], size_of_piece)
         counts[lowest : highest + 1] += of_kind.reshape(-1, kinds).astype(np.int32)
         reserved = block[equals(memory.pages.state[piece], PageState.RESERVED)]
         boot[lowest : highest + 1] += np.bincount(reserved, minlength=highest + 1 - lowest)

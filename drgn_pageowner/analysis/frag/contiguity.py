@@ -21,7 +21,7 @@ from drgn_pageowner.analysis.frag.mobility import (
     UnmovableKind,
     kind_codes,
 )
-from drgn_pageowner.model.arrays import Array, ascending, tally
+from drgn_pageowner.model.arrays import Array, ascending, frequencies
 from drgn_pageowner.model.kept import kept
 
 __all__ = ("BlockSize", "Blocker", "Contiguity", "block_sizes", "contiguity", "merge_blocks")
@@ -209,7 +209,7 @@ class _Pairs:
         number = (int(block[-1]) - first + 1) * top
         if number <= len(block):
             # Few owners: count the pages of each pair that is possible.
-            counts = tally((block - first) * np.int64(top) + code, number)
+            counts = frequencies((block - first) * np.int64(top) + code, number)
             pairs = np.flatnonzero(counts)
             return cls(pairs // top + first, pairs % top, counts[pairs])
         bits = top.bit_length()

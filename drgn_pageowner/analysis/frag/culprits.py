@@ -25,7 +25,7 @@ from drgn_pageowner.analysis.owners.stack_table import (
     allocator_codes,
     replaced_allocators,
 )
-from drgn_pageowner.model.arrays import Array, ascending, begins, tally, widen
+from drgn_pageowner.model.arrays import Array, ascending, begins, frequencies, widen
 from drgn_pageowner.model.kept import kept
 from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.stacks import Frame
@@ -272,8 +272,8 @@ def _part(joined: Overlay, rows: Array, codes: Array, for_movable: Array, top: i
         codes=present,
         touched=touched[present],
         only=np.bincount(of_code[alone], minlength=top)[present],
-        counts=tally(codes, top)[present],
-        in_movable=tally(codes[for_movable[block]], top)[present],
+        counts=frequencies(codes, top)[present],
+        in_movable=frequencies(codes[for_movable[block]], top)[present],
         sample=sample[present],
         oldest=None if oldest is None else oldest[present],
         newest=None if newest is None else newest[present],

@@ -19,11 +19,11 @@ from drgn_pageowner.model.arrays import (
     Array,
     among,
     equals,
+    frequencies,
     grouped,
     looked_up,
     slices,
     sparse_zeros,
-    tally,
 )
 from drgn_pageowner.model.fingerprint import Contents, Fingerprint
 from drgn_pageowner.model.heap import (
@@ -296,7 +296,7 @@ def _leaks_of_records(found: LeakSearch, everything: bool) -> Leaks:
 
     def heads_of_stacks(part: slice) -> Array:
         numbers = records.stack_of(np.flatnonzero(head[part]) + part.start)
-        return tally(numbers + 1, len(per_stack))
+        return frequencies(numbers + 1, len(per_stack))
 
     for counts in from_threads(heads_of_stacks, slices(len(records))):
         per_stack += counts
@@ -360,7 +360,7 @@ def _counts(found: LeakSearch, candidate: Array) -> list[_Count]:
             # Threads write the same value.
             head[found.allocation[piece][kind == number]] = True
         keys = kind.astype(np.uint16) << 8 | found.records["order"][piece]
-        return tally(keys, len(heads) << 8).reshape(-1, 256)
+        return frequencies(keys, len(heads) << 8).reshape(-1, 256)
 
     numbers = np.zeros((len(heads), 256), np.int64)
     for some in from_threads(count, slices(len(candidate))):

@@ -18,12 +18,12 @@ from drgn_pageowner.analysis.owners.stack_table import StackTable, allocator_cod
 from drgn_pageowner.model.arrays import (
     Array,
     among,
+    frequencies,
     looked_up,
     packed_pairs,
     ranges,
     slices,
     sums,
-    tally,
     unpacked_pairs,
     widen,
 )
@@ -179,7 +179,7 @@ class _Stacks:
             # 0 is no stack.
             stacks = (some.stack + 1)[mine]
             stack[piece][mine] = stacks
-            counts += tally(stacks, number)
+            counts += frequencies(stacks, number)
             pages += sums(stacks, some.pages[mine], number)
         used = np.flatnonzero(counts)
         rank = np.full(number + 1, -1, np.int32)
@@ -319,7 +319,7 @@ def _signs_of_time(
         times = records["ts_nsec"][rows].astype(np.int64)
         window = (times - oldest[each]) * _WINDOWS // np.maximum(span, 1)[each]
         there[each * np.int64(_WINDOWS) + np.minimum(window, _WINDOWS - 1)] = True
-        aged += tally(each[times < now // 2], len(stacks))
+        aged += frequencies(each[times < now // 2], len(stacks))
     filled = there.reshape(-1, _WINDOWS).sum(axis=1)
     grows = enough & (span > 0) & (filled >= _WINDOWS // 2 + 1)
     old = enough & (2 * aged > stacks.counts) & (newest > now // 4) & (now > 0)
@@ -337,7 +337,7 @@ def _orphans(inventory: Inventory, stacks: _Stacks) -> Array:
     dead, tasks = np.zeros(len(stacks), np.int64), list(inventory.tasks)
     for rows, each in stacks.pieces():
         gone = ~np.isin(records["pid"][rows], tasks)
-        dead += tally(each[gone], len(stacks))
+        dead += frequencies(each[gone], len(stacks))
     result: Array = 2 * dead > stacks.counts
     return result
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, slices, sums, tally
+from drgn_pageowner.model.arrays import Array, frequencies, slices, sums
 from drgn_pageowner.model.info import Consistency, Info
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Stacks
@@ -47,7 +47,7 @@ class _Sums:
             first = int(mine["ts_nsec"].min())
             self.first_ns = first if self.first_ns is None else min(first, self.first_ns)
         stack = mine.stack + 1
-        there = np.flatnonzero(tally(stack, 1)[1:])
+        there = np.flatnonzero(frequencies(stack, 1)[1:])
         self._handles.append(records.stacks.handles[there])
         self._pages.append(sums(stack, pages, len(records.stacks) + 1)[1:][there])
 

@@ -34,7 +34,7 @@ from drgn_pageowner.kernel.linux.zone_stats import (
 )
 from drgn_pageowner.kernel.read.covered import sections_with_rows
 from drgn_pageowner.kernel.read.kernel import read_facts
-from drgn_pageowner.model.arrays import Array, among, ranges, slices, sums, tally
+from drgn_pageowner.model.arrays import Array, among, frequencies, ranges, slices, sums
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.packed import Packed, Packing
 from drgn_pageowner.model.pages import DUMPED_STATES, FreeLists, Heads, Memory, Pages, PageState
@@ -241,7 +241,7 @@ class PageReader:
         excluded = pages.within(contents.excluded)
 
         def count(rows: slice) -> Array:
-            return tally(pages.state[rows][excluded[rows]], 256)
+            return frequencies(pages.state[rows][excluded[rows]], 256)
 
         of_state = np.zeros(256, np.int64)
         for part in in_threads(count, slices(len(pages))):
