@@ -310,7 +310,7 @@ def _leaks_of_records(found: LeakSearch, everything: bool) -> Leaks:
         table.any(freed_init(table)).tolist(),
         strict=True,
     )
-    typed = found.evidence is not None and bool(found.evidence.any())
+    typed = found.evidence is not None and not equals(found.evidence, Evidence.UNTYPED).all()
     groups = [
         _group(
             found, some.select(rows), chosen[rows], int(code) % len(Reachability), _Of(*one), typed

@@ -534,9 +534,9 @@ def _roles(heap: Heap, classes: Array) -> tuple[Array, Array, Array]:
     role[early] = Role.ROOT
     role[among(kind, (PageClass.BOOT, PageClass.PERCPU, PageClass.MODULE))] = Role.ROOT
 
-    # Page tables keep pages that are mapped into a process. (A page type is a negative mapcount.)
-
     def mark_users(rows: slice) -> None:
+        # Page tables keep pages that are mapped into a process. (A page type is a negative
+        # mapcount.)
         mapped = (pages["mapcount"][rows] >= 0) & equals(pages.state[rows], PageState.KERNEL)
         users = heap.inventory.record_of_row[rows][mapped]
         users = users[users >= 0]
