@@ -67,8 +67,13 @@ class StackTable:
         known = np.flatnonzero(numbers >= 0)
         first[known] = stacks.offsets[numbers[known]]
         lengths[known] = stacks.offsets[numbers[known] + 1] - first[known]
-        places = ranges(first, lengths)
-        if len(places) < len(stacks.pcs) // _FEW:
+        places: Array | slice
+        if len(known) and (np.diff(numbers[known]) == 1).all():
+            # The frames of all stacks from one to another lie one after another.
+            places = slice(int(first[known[0]]), int(first[known[-1]] + lengths[known[-1]]))
+        else:
+            places = ranges(first, lengths)
+        if lengths.sum() < len(stacks.pcs) // _FEW:
             pcs, code = np.unique(stacks.pcs[places], return_inverse=True)
             return cls(snapshot.frames(pcs.tolist()), code.reshape(-1), lengths)
         every, code = stacks.coded_pcs()

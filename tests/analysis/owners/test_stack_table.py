@@ -65,7 +65,9 @@ def test_a_table_of_few_stacks_is_like_that_of_all() -> None:
         _frames={},
     )
     every = StackTable.of(records, np.arange(-1, 100))
-    for numbers in ([5], [-1, 99], list(range(50))):
+    # Neighbours, and others; -1 is no stack, wherever it stands.
+    many = [*range(20, 40), -1, *range(40, 70)], [*range(50), 51], [*range(50, 20, -1)]
+    for numbers in ([5], [-1], [-1, 99], list(range(50)), *many):
         table = StackTable.of(records, np.array(numbers))
         frames = [frame.pc for frame in table.frames]
         assert frames == sorted(set(frames))
