@@ -21,7 +21,6 @@ from drgn_pageowner.analysis.frag.mobility import (
 )
 from drgn_pageowner.analysis.owners.allocator import allocator_of
 from drgn_pageowner.analysis.owners.stack_table import (
-    StackTable,
     allocator_codes,
     replaced_allocators,
 )
@@ -149,7 +148,7 @@ def by_function(joined: Overlay, codes: Array) -> Array:
     used = np.zeros(max(int(codes.max()) + 1, stacks), bool)
     used[codes] = True
     numbers = np.flatnonzero(used[:stacks])
-    table = StackTable.of(joined.records, numbers)
+    table = joined.stacks()
     # Name and module of each function; -1 for a frame without a name.
     known: dict[tuple[str, str | None], int] = {}
     of_frame = [
@@ -159,6 +158,7 @@ def by_function(joined: Overlay, codes: Array) -> Array:
     allocators = allocator_codes(table)
     function = np.array([*of_frame, -1])[allocators]
     function[replaced_allocators(table, allocators)] = -1
+    function = function[numbers]
     named = np.flatnonzero(function >= 0)
     # Each function has the number of its first stack.
     first = np.full(len(known), len(used), np.int64)
@@ -177,7 +177,7 @@ def functions(joined: Overlay, codes: Iterable[Array]) -> Array:
     """
     used = np.zeros(joined.number_of_stacks + 1 + len(PageState), bool)
     for code in codes:
-        used[code] = True
+        used[code[begins(code)]] = True
     numbers = np.flatnonzero(used)
     result = np.zeros(len(used), np.int64)
     result[numbers] = by_function(joined, numbers)

@@ -182,6 +182,8 @@ class Overlay:
     """The number of each page's pageblock."""
     codes_of_unmovable: list[Array] | None = field(default=None, repr=False)
     """The cached numbers of :func:`~drgn_pageowner.analysis.frag.culprits.of_unmovable`."""
+    table_of_stacks: StackTable | None = field(default=None, repr=False)
+    """The cached result of :meth:`stacks`."""
     kinds_of_stacks: Array | None = field(default=None, repr=False)
     """The cached result of :meth:`kinds`."""
 
@@ -193,6 +195,14 @@ class Overlay:
         """Number of stacks of :attr:`records`."""
         return len(self.records.stacks) if self.records is not None else 0
 
+    def stacks(self) -> StackTable:
+        """Return all stacks of :attr:`records`, and a last one for index -1, no stack."""
+        if self.table_of_stacks is None:
+            assert self.records is not None
+            numbers = np.append(np.arange(len(self.records.stacks)), -1)
+            self.table_of_stacks = StackTable.of(self.records, numbers)
+        return self.table_of_stacks
+
     def kinds(self) -> Array:
         """
         Return the purpose of memory that each stack allocated.
@@ -201,9 +211,7 @@ class Overlay:
             stack: :class:`UnmovableKind`.
         """
         if self.kinds_of_stacks is None:
-            assert self.records is not None
-            numbers = np.append(np.arange(len(self.records.stacks)), -1)
-            self.kinds_of_stacks = unmovable_kinds(StackTable.of(self.records, numbers))
+            self.kinds_of_stacks = unmovable_kinds(self.stacks())
         return self.kinds_of_stacks
 
 
