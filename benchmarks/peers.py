@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
 
 import drgn
+
+_WHAT = ("count", "marking", "per-page", "read", "snapshot")
 
 
 def open_dump(core: str, symbols: str) -> drgn.Program:
@@ -102,11 +105,16 @@ def saved(core: str, symbols: str) -> dict[str, float]:
 
 
 def main() -> None:
-    core, symbols, what = sys.argv[1:4]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("core", metavar="CORE")
+    parser.add_argument("symbols", metavar="SYMBOLS")
+    parser.add_argument("what", metavar="WHAT", choices=_WHAT, help=f"one of {', '.join(_WHAT)}")
+    args = parser.parse_args()
+    what = args.what
     if what == "snapshot":
-        print(json.dumps(saved(core, symbols)))
+        print(json.dumps(saved(args.core, args.symbols)))
         return
-    prog = open_dump(core, symbols)
+    prog = open_dump(args.core, args.symbols)
     if what == "read":
         for address, size in json.load(sys.stdin):
             prog.read(address, size)
