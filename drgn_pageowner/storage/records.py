@@ -161,7 +161,7 @@ class SavedRecords:
         order = pfn_order(part)
         pfn, allocated = part["pfn"][order], allocated[order]
         for piece in slices(len(part)):
-            self._pfns.update(np.ascontiguousarray(pfn[piece][allocated[piece]]).data)
+            self._pfns.update(pfn[piece][allocated[piece]].data)
 
     @property
     def pfns(self) -> bytes:

@@ -290,8 +290,8 @@ def _leaks_of_records(found: LeakSearch, everything: bool) -> Leaks:
     stack = some.stack
     key = _owners(found, chosen, some) * len(Reachability) + found.verdict[chosen]
     keys, members = grouped(key)
-    head = np.zeros(len(records), bool)
-    head[found.allocation[candidate]] = True
+    heads, pages = _counted(found, candidate)
+    head = heads[_LOST] | heads[_HELD] | heads[_BY_NUMBER]
     per_stack = np.zeros(len(records.stacks) + 1, np.int64)
 
     def heads_of_stacks(part: slice) -> Array:
@@ -318,39 +318,36 @@ def _leaks_of_records(found: LeakSearch, everything: bool) -> Leaks:
         for code, rows, one in zip(keys.tolist(), members, of_stack, strict=True)
     ]
 
-    totals = _counts(found, candidate)
+    lost, held, by_number = (int(np.count_nonzero(mine)) for mine in heads)
     return Leaks(
         groups=_in_order(groups),
-        lost_allocations=totals[_LOST].allocations,
-        lost_pages=totals[_LOST].pages,
-        reachable_allocations=totals[_HELD].allocations,
-        reachable_pages=totals[_HELD].pages,
-        by_number_allocations=totals[_BY_NUMBER].allocations,
-        by_number_pages=totals[_BY_NUMBER].pages,
-        accounted_pages=totals[_ACCOUNTED].pages,
+        lost_allocations=lost,
+        lost_pages=pages[_LOST],
+        reachable_allocations=held,
+        reachable_pages=pages[_HELD],
+        by_number_allocations=by_number,
+        by_number_pages=pages[_BY_NUMBER],
+        accounted_pages=pages[_ACCOUNTED],
         now_ns=inventory.memory.pages.facts.now_ns,
         pages_missing=found.pages_missing,
         gaps=inventory.gaps,
     )
 
 
-class _Count(NamedTuple):
-    allocations: int
-    pages: int
-
-
 _LOST, _HELD, _BY_NUMBER, _ACCOUNTED = range(4)
 
 
-def _counts(found: LeakSearch, candidate: Array) -> list[_Count]:
+def _counted(found: LeakSearch, candidate: Array) -> tuple[list[Array], list[int]]:
     """
-    Count the allocations and the pages that are lost, held, known by number and accounted.
+    Count what is lost, held, known by number and accounted.
 
     :param candidate: Which records are candidates: ``bool``.
+    :return: The first records of the allocations of each kind but the last: ``bool``, a row per
+        record; and the number of pages of each kind.
     """
     of_verdict = np.full(len(Reachability), _LOST, np.uint8)
     of_verdict[Reachability.REACHABLE], of_verdict[Reachability.PFN_ONLY] = _HELD, _BY_NUMBER
-    heads = [np.zeros(len(candidate), bool) for _ in range(4)]
+    heads = [np.zeros(len(candidate), bool) for _ in range(_ACCOUNTED)]
 
     def count(piece: slice) -> Array:
         """Count the records of each kind and order; mark the first of each allocation."""
@@ -360,17 +357,13 @@ def _counts(found: LeakSearch, candidate: Array) -> list[_Count]:
             # Threads write the same value.
             head[found.allocation[piece][kind == number]] = True
         keys = kind.astype(np.uint16) << 8 | found.records["order"][piece]
-        return frequencies(keys, len(heads) << 8).reshape(-1, 256)
+        return frequencies(keys, _ACCOUNTED + 1 << 8).reshape(-1, 256)
 
-    numbers = np.zeros((len(heads), 256), np.int64)
+    numbers = np.zeros((_ACCOUNTED + 1, 256), np.int64)
     for some in from_threads(count, slices(len(candidate))):
         numbers += some
-    return [
-        _Count(
-            int(np.count_nonzero(head)), sum(some << order for order, some in enumerate(of_order))
-        )
-        for head, of_order in zip(heads, numbers.tolist(), strict=True)
-    ]
+    pages = [sum(some << order for order, some in enumerate(kind)) for kind in numbers.tolist()]
+    return heads, pages
 
 
 def _owners(found: LeakSearch, rows: Array, records: Snapshot) -> Array:
