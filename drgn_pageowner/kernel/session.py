@@ -6,7 +6,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from drgn import Object, Program
@@ -22,13 +21,12 @@ from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import RecordReader, read_records
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.columns import STORED
 from drgn_pageowner.model.heap import INVENTORY_COLUMNS, record_of_row
 from drgn_pageowner.model.kept import keeps_results, kept_as
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.page import PageInfo
 from drgn_pageowner.model.pages import Memory
-from drgn_pageowner.model.records import Snapshot, Summing, latest
+from drgn_pageowner.model.records import Snapshot, Summing
 from drgn_pageowner.model.session import Begun, Finish
 
 if TYPE_CHECKING:
@@ -144,15 +142,9 @@ class ProgramSession:
     def _known_records(self, wanted: frozenset[str]) -> Snapshot | None:
         """Return what :meth:`_whole_records` does, with only the columns *wanted*."""
         records = self._whole_records(wanted)
-        if records is None:
-            return None
-        chosen = {
-            name: column
-            for name, column in records.columns.items()
-            if name in wanted or STORED[name].always
-        }
-        facts = replace(records.facts, now_ns=latest(read_facts(self._kernel).now_ns, chosen))
-        return replace(records, columns=chosen, facts=facts)
+        return (
+            records.only(wanted, read_facts(self._kernel).now_ns) if records is not None else None
+        )
 
     def stack_list(self) -> StackList:
         from drgn_pageowner.kernel.linux.page_owner_stacks import read_stack_list

@@ -169,7 +169,7 @@ class Pages:
     mapcount      ``int32``  ``page._mapcount``, as stored (one less than the number of mappings)
     mapping       ``uint64`` ``page.mapping``; for a tail page, that of its head page
     head          ``int32``  row of the head page; for a page that is not a tail, its own row;
-                             ``int64`` in a snapshot, and from 2^31 pages on
+                             ``int64`` from 2^31 pages on
     ============= ========== ==================================================================
     """
 

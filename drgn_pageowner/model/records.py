@@ -9,7 +9,7 @@ once each, and rows refer to them by handle or index. It contains no drgn object
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ __all__ = (
     "MemcgKind",
     "Snapshot",
     "Summing",
+    "Times",
     "latest",
     "memcgs_by_path",
     "pfn_order",
@@ -240,6 +241,20 @@ nanoseconds of ``local_clock()``.
             self.tags,
         )
 
+    def only(self, wanted: Collection[str], now: int | None) -> Snapshot:
+        """
+        Return the records as if only the columns *wanted* had been read.
+
+        :param now: The time according to the dump's own clock, in nanoseconds since boot; ``None``
+            if unknown.
+        """
+        chosen = {
+            name: column
+            for name, column in self.columns.items()
+            if name in wanted or STORED[name].always
+        }
+        return replace(self, columns=chosen, facts=replace(self.facts, now_ns=latest(now, chosen)))
+
     def first(self, number: int) -> Snapshot:
         """Return the first *number* rows."""
         return self.select(np.arange(min(max(number, 0), len(self))))
@@ -334,3 +349,21 @@ def latest(now: int | None, columns: Mapping[str, Array]) -> int | None:
         return max(stamps, default=None)
     # A timestamp more than a minute ahead belongs to a damaged record.
     return max([stamp for stamp in stamps if stamp < now + 60 * 10**9] + [now])
+
+
+class Times:
+    """The latest times of records that are read some at a time."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, Array] = {}
+
+    def add(self, columns: Mapping[str, Array]) -> None:
+        """Note the times of some records."""
+        for name, column in STORED.items():
+            if column.form is Form.TIME and len(columns.get(name, ())):
+                largest = columns[name].max(keepdims=True)
+                self._latest[name] = np.maximum(self._latest.get(name, largest), largest)
+
+    def latest(self, now: int | None) -> int | None:
+        """Return what :func:`latest` returns for all records."""
+        return latest(now, self._latest)

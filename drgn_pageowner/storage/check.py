@@ -11,7 +11,7 @@ may have written them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -32,6 +32,7 @@ __all__ = (
     "check_json",
     "check_memory",
     "check_names",
+    "check_pages",
     "check_records",
     "check_search",
     "check_slabs",
@@ -158,17 +159,22 @@ def check_json(text: bytes | memoryview, size: int | None = None) -> None:
         require(values <= _MOST_VALUES, "a document has too many values")
 
 
-def columns_of_table(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+def columns_of_table(
+    name: str, table: Mapping[str, Any], wanted: Collection[str]
+) -> dict[str, Any]:
     """
     Return the known columns of *table*, converted to the types that they must have.
 
     :param table: Arrays, and lists of text.
+    :param wanted: Names of the columns that were read.
     """
     known = TABLES.get(name)
     require(known is not None, f"there is no table {name}")
     assert known is not None
     result: dict[str, Any] = {}
     for column, kind in known.items():
+        if column not in wanted:
+            continue
         if column not in table:
             require((name, column) in _OPTIONAL, f"{name} has no column {column}")
             continue
@@ -265,11 +271,7 @@ def check_memory(memory: Memory, names: Names) -> None:
     blocks = (facts.max_pfn >> facts.pageblock_order) + 1
     require(len(memory.pageblocks) == blocks, "pageblocks")
     require(not rows or int(ends[-1]) <= max(facts.max_pfn, 1), "page_ranges end behind max_pfn")
-    within(pages["state"], 0, max(PageState) + 1, "state")
     orders = facts.max_page_order + 1
-    within(pages["free_order"], -1, orders, "free_order")
-    if "head" in pages.columns:
-        within(pages["head"], 0, rows, "head")
     types = len(names.migratetypes)
     require(types, "migratetypes")
     within(memory.pageblocks, -1, max(types, 8), "pageblocks")
@@ -293,6 +295,13 @@ def check_memory(memory: Memory, names: Names) -> None:
     require(all(0 <= zone < zones for zone in known), "zonelists")
 
 
+def check_pages(columns: Mapping[str, Array], facts: Facts) -> None:
+    """Check the states and orders of some pages."""
+    within(columns["state"], 0, max(PageState) + 1, "state")
+    if "free_order" in columns:
+        within(columns["free_order"], -1, facts.max_page_order + 1, "free_order")
+
+
 def check_slabs(table: Mapping[str, Array], objects: Array, caches: int, rows: int) -> None:
     """Check that slabs refer to existing pages and caches."""
     within(table["cache"], 0, caches, "slabs")
@@ -306,16 +315,20 @@ def check_slabs(table: Mapping[str, Array], objects: Array, caches: int, rows: i
     require(int(table["objects"].sum()) == len(objects), "slab_objects")
 
 
-def check_uses(metadata: Array, rows: int) -> None:
-    """Check that the uses of pages are valid."""
-    require(len(metadata) == rows, "page_uses")
+def check_uses(metadata: Array) -> None:
+    """Check that the uses of some pages are valid."""
     within(metadata, 0, max(Metadata) + 1, "page_uses")
 
 
-def check_search(table: Mapping[str, Array], records: Snapshot) -> None:
-    """Check that the result of a search for leaks refers to existing records."""
-    require(np.array_equal(table["pfn"], records["pfn"]), "leaks are not of these records")
-    rows = np.arange(len(records), dtype=np.int64)
+def check_search(table: Mapping[str, Array], first: int, records: Snapshot) -> None:
+    """
+    Check that the result of a search for leaks refers to existing records.
+
+    :param table: Some rows, of which *first* is the index of the first record.
+    """
+    rows = np.arange(first, first + len(table["pfn"]), dtype=np.int64)
+    require(np.array_equal(table["pfn"], records["pfn"][first : first + len(rows)]),
+            "leaks are not of these records")  # fmt: skip
     within(rows - table["distance"], 0, len(records), "leaks")
     within(table["role"], 0, max(Role) + 1, "leaks")
     within(table["verdict"], 0, max(Reachability) + 1, "leaks")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +23,10 @@ import numpy as np
 from drgn_pageowner.errors import PageOwnerError, one_line
 from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.extras import extra
-from drgn_pageowner.model.arrays import Array, slices
+from drgn_pageowner.model.arrays import Array, places_of, slices
 from drgn_pageowner.model.columns import STORED
 from drgn_pageowner.model.packed import Packing
+from drgn_pageowner.model.scratch import large_empty
 from drgn_pageowner.model.threads import allowed_threads, while_next
 from drgn_pageowner.storage.check import (
     TABLES,
@@ -54,6 +55,8 @@ VERSION = 1
 
 _KEY = "drgn_pageowner"
 _ROWS = 1 << 20
+# Number of records from which on a part is large enough.
+_LEAST_ROWS = 1 << 19
 # Level 9 takes four times as long as level 3, for files that are hardly smaller.
 _LEVEL, _LEVEL_OF_LARGE = 9, 3
 _LARGE = 64 << 20
@@ -148,16 +151,13 @@ def _array(column: Any) -> Array:
     """Convert an Arrow column to NumPy; binary columns are task names of 16 bytes."""
     pa = _pyarrow()
     if pa.types.is_dictionary(column.type):
-        column = column.combine_chunks()
-        if isinstance(column, pa.ChunkedArray):
-            column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
         names = column.dictionary.to_pylist()
         require(all(type(name) is bytes and len(name) <= _COMM for name in names), "comm")
         values = np.array(names or [b""], f"S{_COMM}")
         result: Array = values[column.indices.to_numpy(zero_copy_only=False)]
         return result
     require(not pa.types.is_binary(column.type), "a column is not a number")
-    return np.asarray(column.to_numpy())
+    return np.asarray(_numbers(column))
 
 
 def _level(size: int) -> int:
@@ -198,9 +198,7 @@ def _stream(columns: Mapping[str, Any]) -> bytes:
     size = table.nbytes if whole else table.nbytes // _BATCH * rows
     codec = pa.Codec("zstd", _level(size))
     # Each thread compresses a column.
-    threads = allowed_threads() if rows > _BATCH else 1
-    if threads > 1:
-        pa.set_cpu_count(threads)
+    threads = _threads() if rows > _BATCH else 1
     options = pa.ipc.IpcWriteOptions(compression=codec, use_threads=threads > 1)
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
@@ -395,6 +393,8 @@ def _cut(part: Columns, before: int) -> Iterator[Columns]:
 
 
 def _joined(parts: Sequence[Columns]) -> Columns:
+    if len(parts) == 1:
+        return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -542,51 +542,186 @@ class Container:
             check_json(text)
             return _parsed(text)
 
-    def table(self, name: str) -> Columns:
-        """Read the table *name*; arrays are read-only, and columns of strings are lists."""
+    def table(self, name: str, columns: Collection[str] | None = None) -> Columns:
+        """
+        Read the table *name*; arrays may be read-only, and columns of strings are lists.
+
+        :param columns: Names of the columns to read; by default, all.
+        """
+        rows, pieces = self.pieces(name, columns)
+        result: Columns = {}
+        done = 0
+        for piece in pieces:
+            number = max(map(len, piece.values()), default=0)
+            if number == rows:
+                return piece
+            if not done:
+                result = {
+                    column: [] if isinstance(values, list) else large_empty(rows, values.dtype)
+                    for column, values in piece.items()
+                }
+            for column, values in piece.items():
+                if isinstance(values, list):
+                    result[column] += values
+                else:
+                    result[column][done : done + number] = values
+            done += number
+        return result
+
+    def pieces(
+        self, name: str, columns: Collection[str] | None = None
+    ) -> tuple[int, Iterator[Columns]]:
+        """
+        Read what :meth:`table` returns, some rows at a time.
+
+        :return: Number of rows, and the pieces, of which there is at least one.
+        """
         pa = _pyarrow()
         with self.checked():
+            known = TABLES.get(name, {})
+            wanted = known.keys() if columns is None else known.keys() & {*columns}
             piece = pa.py_buffer(self._piece(name))
-            options = pa.ipc.IpcReadOptions(use_threads=False)
-            with pa.ipc.open_stream(piece, options=options) as reader:
-                known = [field for field in reader.schema.names if field in TABLES.get(name, ())]
-                # Slab objects have at least 8 bytes, and pages at most 64 KiB.
-                left = 64 + 8192 * self._most_rows
-                for message in pa.ipc.MessageReader.open_stream(piece):
-                    left -= rows_of_stream(message, len(reader.schema), left)
-                table = reader.read_all()
-                table.validate(full=True)
-            result: Columns = {column: table.column(column) for column in known}
-            del table
-            # Columns of several batches are copied: so that few of them are in memory twice, each
-            # is dropped.
-            for column in known:
-                values = result.pop(column)
-                texts = pa.types.is_dictionary(values.type)
-                result[column] = values.to_pylist() if texts else values.to_numpy()
-            return columns_of_table(name, result)
+            with pa.ipc.open_stream(piece) as reader:
+                schema = reader.schema
+            # Slab objects have at least 8 bytes, and pages at most 64 KiB.
+            most_rows, rows = 64 + 8192 * self._most_rows, 0
+            for message in pa.ipc.MessageReader.open_stream(piece):
+                rows += rows_of_stream(message, len(schema), most_rows - rows)
+        threads = _threads() if rows > _BATCH else 1
+        places = [place for place, field in enumerate(schema.names) if field in wanted]
+        options = pa.ipc.IpcReadOptions(included_fields=places, use_threads=threads > 1)
 
-    def records(self, names: Iterable[str], *, freed: bool) -> dict[str, Array]:
+        def read() -> Iterator[Columns]:
+            done = 0
+            with self.checked(), pa.ipc.open_stream(piece, options=options) as reader:
+                for batch in reader:
+                    done += len(batch)
+                    yield _columns(name, batch, wanted)
+                if not done:
+                    yield _columns(name, schema.empty_table(), wanted)
+                require(done == rows, "a table lacks rows")
+
+        return rows, read()
+
+    def number_of_records(self, *, freed: bool) -> int:
+        """Return the number of records, with or without those of freed pages."""
+        rows: int = self._file.metadata.num_rows if freed else self.head["allocated"]
+        return rows
+
+    def record_parts(
+        self, names: Iterable[str], *, freed: bool, pfns: range | None = None
+    ) -> Iterator[dict[str, Array]]:
         """
-        Read columns of the records, in the order of PFNs.
+        Read columns of the records, some at a time, in the order of PFNs.
 
         :param names: Names of the columns.
         :param freed: Whether to include the records of freed pages.
+        :param pfns: Records of other PFNs may be left out.
+        :return: At least one part.
         """
         wanted = [name for name in names if name in STORED]
-        groups, rows = [], 0
+        groups: tuple[list[int], list[int]] = ([], [])
+        rows = 0
         for group in range(self._file.num_row_groups):
-            if freed or rows < self.head["allocated"]:
-                groups.append(group)
+            groups[rows >= self.head["allocated"]].append(group)
             rows += self._file.metadata.row_group(group).num_rows
+            with self.checked():
+                # No row group has records of both kinds.
+                require(groups[1] or rows <= self.head["allocated"], "allocated")
+        parts = [self._groups(mine, wanted, pfns) for mine in groups]
+        waiting: list[Columns] = []
+        number = 0
+        for part in _merged(*parts) if freed else parts[0]:
+            if number >= _LEAST_ROWS:
+                yield _joined(waiting)
+                waiting, number = [], 0
+            waiting.append(part)
+            number += len(part["pfn"])
+        none = {name: np.zeros(0, STORED[name].dtype) for name in wanted}
+        yield _joined(waiting or [none])
+
+    def _groups(
+        self, groups: Iterable[int], wanted: Sequence[str], pfns: range | None
+    ) -> Iterator[dict[str, Array]]:
+        """Read row groups, of which each has larger PFNs than the one before."""
+        chosen = [group for group in groups if pfns is None or self._may_have(group, pfns)]
+        threads = _threads() if self._file.metadata.num_rows > _ROWS else 1
+        last = -1
         with self.checked():
-            table = self._file.read_row_groups(groups, columns=wanted, use_threads=False)
-            columns = record_columns({name: _array(table.column(name)) for name in wanted})
-            require({"pfn", "order", "allocated"} <= columns.keys(), "records lack a column")
-            allocated = self.head["allocated"]
-            if not freed:
-                require(len(table) == allocated, "allocated")
-        if freed and len(table) > allocated:
-            order = np.argsort(columns["pfn"], kind="stable")
-            columns = {name: column[order] for name, column in columns.items()}
-        return columns
+            for batch in self._file.iter_batches(
+                _LEAST_ROWS, chosen, wanted, use_threads=threads > 1
+            ):
+                part = record_columns({name: _array(batch.column(name)) for name in wanted})
+                require({"pfn", "order", "allocated"} <= part.keys(), "records lack a column")
+                pfn = part["pfn"]
+                if not len(pfn):
+                    continue
+                require(last <= int(pfn[0]) and np.all(pfn[1:] >= pfn[:-1]), "order of records")
+                last = int(pfn[-1])
+                yield part
+
+    def _may_have(self, group: int, pfns: range) -> bool:
+        """Return whether a row group may have records of some PFNs, by its statistics."""
+        about = self._file.metadata.row_group(group).column(self.names.index("pfn"))
+        known = about.statistics
+        if known is None or not known.has_min_max:
+            return True
+        return bool(pfns and known.min <= pfns[-1] and known.max >= pfns[0])
+
+
+def _threads() -> int:
+    """Return the number of threads that Arrow may use, after allowing them."""
+    threads = allowed_threads()
+    if threads > 1:
+        _pyarrow().set_cpu_count(threads)
+    return threads
+
+
+def _columns(name: str, rows: Any, wanted: Collection[str]) -> Columns:
+    """
+    Convert rows of the table *name*.
+
+    :param rows: ``pyarrow.RecordBatch`` or ``pyarrow.Table``
+    """
+    pa = _pyarrow()
+    rows.validate(full=True)
+    found: Columns = {}
+    for column in rows.schema.names:
+        if column in wanted:
+            values = rows.column(column)
+            texts = pa.types.is_dictionary(values.type)
+            found[column] = values.to_pylist() if texts else _numbers(values)
+    return columns_of_table(name, found, wanted)
+
+
+def _numbers(values: Any) -> Any:
+    """Convert an Arrow array to NumPy, without copying it if that is possible."""
+    if isinstance(values, _pyarrow().ChunkedArray):
+        return values.to_numpy()
+    return values.to_numpy(zero_copy_only=False)
+
+
+def _merged(
+    allocated: Iterator[dict[str, Array]], freed: Iterator[dict[str, Array]]
+) -> Iterator[dict[str, Array]]:
+    """Merge records of allocated and of freed pages, each in the order of PFNs."""
+    one, other = next(allocated, None), next(freed, None)
+    while one is not None and other is not None:
+        end = min(one["pfn"][-1], other["pfn"][-1])
+        first, second = (int(places_of(part["pfn"], end, "right")) for part in (one, other))
+        both = {name: np.concatenate([one[name][:first], other[name][:second]]) for name in one}
+        order = np.argsort(both["pfn"], kind="stable")
+        yield {name: column[order] for name, column in both.items()}
+        one = _after(one, first) or next(allocated, None)
+        other = _after(other, second) or next(freed, None)
+    if one is not None:
+        yield one
+    if other is not None:
+        yield other
+    yield from allocated
+    yield from freed
+
+
+def _after(part: dict[str, Array], row: int) -> dict[str, Array] | None:
+    """Return the rows from *row* on; ``None`` if there are none."""
+    return {name: column[row:] for name, column in part.items()} if row < len(part["pfn"]) else None

@@ -20,6 +20,7 @@ from drgn_pageowner.model.heap import (
 )
 from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.records import Snapshot, pfn_order
+from drgn_pageowner.model.scratch import large_empty
 from drgn_pageowner.model.stacks import Stacks
 from drgn_pageowner.model.tags import Tags, tag_stacks
 from drgn_pageowner.storage.check import check_fingerprints, check_search, require, within
@@ -110,31 +111,32 @@ def load_search(file: Container, inventory: Inventory) -> LeakSearch:
 
 
 def _search(file: Container, inventory: Inventory) -> LeakSearch:
-    table, known = file.table("leaks"), file.document("leaks_of")
+    known = file.document("leaks_of")
     recorded = restore(bool, known.get("recorded", True))
     if not recorded:
+        table = file.table("leaks", ("pfn", "order", "tag"))
         require("order" in table, "leaks without records")
         records = _allocations(file, inventory, table)
         covered = record_of_row(inventory.memory.pages, records)
         inventory = replace(inventory, records=records, record_of_row=covered)
     require(inventory.records is not None, "leaks without records")
     assert inventory.records is not None
-    check_search(table, inventory.records)
+    allocation, columns = _of_records(file, inventory.records)
     pages, objects = (
         restore(list[Fingerprint], file.document("fingerprints")[name])
-        if "fingerprint" in table
+        if "fingerprint" in columns
         else []
         for name in ("pages", "objects")
     )
     check_fingerprints([*pages, *objects])
-    numbers = table.get("fingerprint", np.zeros(0, np.int32))
+    numbers = columns.get("fingerprint", np.zeros(0, np.int32))
     within(numbers, -1, len(pages), "leaks")
     return LeakSearch(
         inventory=inventory,
         records=inventory.records,
-        allocation=np.arange(len(table["role"]), dtype=np.int32) - table["distance"],
-        role=table["role"],
-        verdict=table["verdict"],
+        allocation=allocation,
+        role=columns["role"],
+        verdict=columns["verdict"],
         pages_missing=restore(int, known["pages_missing"]),
         number_chance=restore(list[float], known.get("number_chance", [])),
         lost=_lost_objects(file, len(inventory.slabs.caches), objects),
@@ -142,8 +144,31 @@ def _search(file: Container, inventory: Inventory) -> LeakSearch:
         fingerprint=numbers,
         fingerprints=pages,
         # Files of earlier versions lack this column.
-        evidence=table.get("evidence"),
+        evidence=columns.get("evidence"),
     )
+
+
+def _of_records(file: Container, records: Snapshot) -> tuple[Array, Columns]:
+    """
+    Load what the search found out about each of *records*.
+
+    :return: Index of the first record of its allocation: ``int32``; and the columns of the table.
+    """
+    rows, pieces = file.pieces("leaks")
+    require(rows == len(records), "leaks are not of these records")
+    allocation = large_empty(rows, np.int32)
+    columns: Columns = {}
+    done = 0
+    for piece in pieces:
+        check_search(piece, done, records)
+        number = len(piece["pfn"])
+        allocation[done : done + number] = np.arange(done, done + number) - piece["distance"]
+        for name in piece.keys() - {"pfn", "distance", "order", "tag"}:
+            if name not in columns:
+                columns[name] = large_empty(rows, piece[name].dtype)
+            columns[name][done : done + number] = piece[name]
+        done += number
+    return allocation, columns
 
 
 def _allocations(file: Container, inventory: Inventory, table: Columns) -> Snapshot:

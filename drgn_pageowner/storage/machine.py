@@ -3,32 +3,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, cast
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, Growing, sparse_zeros
 from drgn_pageowner.model.heap import Area, FileUse, Inventory, Slabs, area_of_text, record_of_row
 from drgn_pageowner.model.kernel import Facts, Names
-from drgn_pageowner.model.pages import CmaArea, FreeLists, Memory, Pages, ZoneStats
+from drgn_pageowner.model.packed import Packed, Packing
+from drgn_pageowner.model.pages import CmaArea, FreeLists, Heads, Memory, Pages, ZoneStats
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.storage.check import check_memory, check_slabs, check_uses, require, within
+from drgn_pageowner.model.scratch import large_empty
+from drgn_pageowner.storage.check import (
+    check_memory,
+    check_pages,
+    check_slabs,
+    check_uses,
+    require,
+    within,
+)
 from drgn_pageowner.storage.container import Columns, Container
 from drgn_pageowner.storage.plain import as_json, restore
 
 __all__ = (
+    "INVENTORY_PAGES",
     "PAGE_COLUMNS",
     "inventory_tables",
     "load_inventory",
     "load_memory",
+    "load_slabs",
     "memory_tables",
 )
 
 PAGE_COLUMNS = ("flags", "refcount", "mapcount", "mapping", "head")
 """The columns of :class:`Pages` that are saved besides ``state``, ``zone`` and ``free_order``."""
 
-_INVENTORY_PAGES = ("mapcount", "mapping", "head")
+INVENTORY_PAGES = ("mapcount", "head")
+"""The columns of :class:`Pages` that an inventory needs."""
+
+_PACKED = ("flags", "refcount", "mapping")
 _SLABS = ("cache", "row", "pages", "first", "stride", "size", "objects")
 
 
@@ -90,29 +104,90 @@ def memory_tables(memory: Memory) -> tuple[dict[str, Columns], dict[str, Any]]:
     return tables, {"memory": document}
 
 
-def load_memory(file: Container, facts: Facts, names: Names, columns: Iterable[str]) -> Memory:
-    """Load pages, free lists and zones from the tables of :func:`memory_tables`."""
+def load_memory(
+    file: Container,
+    facts: Facts,
+    names: Names,
+    columns: Iterable[str],
+    *,
+    narrow: bool = False,
+    packing: Packing | None = None,
+) -> Memory:
+    """
+    Load pages, free lists and zones from the tables of :func:`memory_tables`.
+
+    :param narrow: Whether to keep less of the pages: not ``free_order``, ``mapcount`` only as -1 or
+        0 (``int8``), and ``head`` as :class:`~drgn_pageowner.model.pages.Heads`.
+    :param packing: Compresses ``flags``, ``refcount`` and ``mapping``, which are
+        :class:`~drgn_pageowner.model.packed.Packed` then; and ``head`` is
+        :class:`~drgn_pageowner.model.pages.Heads`.
+    """
     with file.checked():
-        memory = _memory(file, facts, names, columns)
+        known, ranges = file.document("memory"), file.table("page_ranges")
+        offsets = np.concatenate([[0], np.cumsum(ranges["pages"])]).astype(np.int64)
+        wanted = {"state", "zone", *columns, *(() if narrow else ("free_order",))}
+        pages = Pages(
+            facts=facts,
+            names=names,
+            starts=ranges["start_pfn"],
+            offsets=offsets,
+            columns=_page_columns(file, int(offsets[-1]), wanted, facts, narrow, packing),
+            missing=restore(int, known["missing"]),
+        )
+        memory = _memory(file, known, pages)
         check_memory(memory, names)
         return memory
 
 
-def _memory(file: Container, facts: Facts, names: Names, columns: Iterable[str]) -> Memory:
-    known = file.document("memory")
-    ranges, table = file.table("page_ranges"), file.table("pages")
-    wanted = {"state", "zone", "free_order", *columns}
-    kept = {name: column for name, column in table.items() if name in wanted}
-    if "head" in kept:
-        kept["head"] = np.arange(len(kept["head"]), dtype=np.int64) - kept["head"]
-    pages = Pages(
-        facts=facts,
-        names=names,
-        starts=ranges["start_pfn"],
-        offsets=np.concatenate([[0], np.cumsum(ranges["pages"])]).astype(np.int64),
-        columns=kept,
-        missing=restore(int, known["missing"]),
-    )
+def _page_columns(
+    file: Container,
+    rows: int,
+    wanted: Collection[str],
+    facts: Facts,
+    narrow: bool,
+    packing: Packing | None,
+) -> dict[str, Array]:
+    """
+    Load columns of all pages.
+
+    :param rows: Number of pages.
+    """
+    found, pieces = file.pieces("pages", wanted)
+    require(found == rows, "pages")
+    row_type = np.dtype(np.int64 if rows > np.iinfo(np.int32).max else np.int32)
+    result: dict[str, Any] = {}
+    tails, heads = Growing(row_type), Growing(row_type)
+    done = 0
+    for piece in pieces:
+        check_pages(piece, facts)
+        if "head" in piece:
+            distance = piece.pop("head")
+            tail = np.flatnonzero(distance)
+            head = tail + done - distance[tail]
+            within(head, 0, rows, "head")
+            tails.add(tail + done)
+            heads.add(head)
+        if narrow and "mapcount" in piece:
+            piece["mapcount"] = np.negative((piece["mapcount"] < 0).view(np.int8))
+        number = len(piece["state"])
+        for name, values in piece.items():
+            if packing is not None and name in _PACKED:
+                column = result.setdefault(name, Packed(values.dtype, packing))
+                column.add(column.blocks(values))
+            else:
+                if name not in result:
+                    result[name] = large_empty(rows, values.dtype)
+                result[name][done : done + number] = values
+        done += number
+    if "head" in wanted and (narrow or packing is not None):
+        result["head"] = Heads.of(rows, tails.take(), heads.take())
+    elif "head" in wanted:
+        result["head"] = np.arange(rows, dtype=row_type)
+        result["head"][tails.take()] = heads.take()
+    return result
+
+
+def _memory(file: Container, known: dict[str, Any], pages: Pages) -> Memory:
     return Memory(
         pages=pages,
         free=FreeLists(**file.table("free_blocks")),
@@ -172,32 +247,39 @@ def inventory_tables(inventory: Inventory) -> tuple[dict[str, Columns], dict[str
 
 def load_inventory(
     file: Container,
-    facts: Facts,
-    names: Names,
+    memory: Memory,
     records: Snapshot | None,
-    columns: Iterable[str] = (),
 ) -> Inventory:
     """
-    Load an inventory from the tables of :func:`inventory_tables` and :func:`memory_tables`.
+    Load an inventory from the tables of :func:`inventory_tables`.
 
-    :param columns: Columns of pages that are needed besides those of an inventory.
+    :param memory: All pages, with the columns :data:`INVENTORY_PAGES`.
     """
-    memory = load_memory(file, facts, names, {*_INVENTORY_PAGES, *columns})
     with file.checked():
         return _inventory(file, memory, records)
 
 
 def _inventory(file: Container, memory: Memory, records: Snapshot | None) -> Inventory:
-    known, uses = file.document("inventory"), file.table("page_uses")
-    check_uses(uses["metadata"], len(memory.pages))
+    known, pages = file.document("inventory"), len(memory.pages)
+    # Few pages have any of these uses.
+    metadata, buffers = sparse_zeros(pages, np.uint8), sparse_zeros(pages, np.bool_)
+    rows, pieces = file.pieces("page_uses")
+    require(rows == pages, "page_uses")
+    done = 0
+    for piece in pieces:
+        check_uses(piece["metadata"])
+        for column, values in ((metadata, piece["metadata"]), (buffers, piece["buffers"])):
+            some = np.flatnonzero(values)
+            column[some + done] = values[some]
+        done += len(piece["metadata"])
     return Inventory(
         memory=memory,
         records=records,
         record_of_row=record_of_row(memory.pages, records),
-        slabs=_slabs(file, known, len(memory.pages)),
-        areas=_areas(file, len(memory.pages)),
-        metadata=uses["metadata"],
-        buffers=uses["buffers"],
+        slabs=_slabs(file, known, pages),
+        areas=_areas(file, pages),
+        metadata=metadata,
+        buffers=buffers,
         modules=restore(list[str], known["modules"]),
         tasks=restore(dict[int, str], known["tasks"]),
         command_lines=restore(dict[int, str], known.get("command_lines", {})),
@@ -206,6 +288,13 @@ def _inventory(file: Container, memory: Memory, records: Snapshot | None) -> Inv
         problems=restore(list[str], known["problems"]),
         gaps=restore(list[str], known.get("gaps", [])),
     )
+
+
+def load_slabs(file: Container) -> Slabs:
+    """Load the slabs from the tables of :func:`inventory_tables`."""
+    with file.checked():
+        rows = int(file.table("page_ranges")["pages"].sum())
+        return _slabs(file, file.document("inventory"), rows)
 
 
 def _slabs(file: Container, known: dict[str, Any], rows: int) -> Slabs:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,21 +13,28 @@ from drgn_pageowner.model.page import PageInfo, PageRecord, number_of, record_of
 from drgn_pageowner.model.pages import Memory, PageState
 from drgn_pageowner.model.records import Snapshot
 
-__all__ = ("page_info",)
+__all__ = ("PAGE_FACTS", "page_info")
+
+PAGE_FACTS = ("flags", "refcount", "head")
+"""The columns of :class:`~drgn_pageowner.model.pages.Pages` that :func:`page_info` needs."""
 
 _LACKS = "of a snapshot: the objects, file or processes of the page are known to the dump alone"
 _NEVER = "page_owner has none: never allocated since page_owner was on"
 
 
 def page_info(
-    what: str, memory: Memory, records: Snapshot | None, no_record: str | None
+    what: str,
+    memory: Memory,
+    covering: Callable[[int], Snapshot] | None,
+    no_record: str | None,
 ) -> PageInfo:
     """
     Collect the facts about one page that a snapshot has.
 
     :param what: ``pfn:N`` or ``phys:A``.
-    :param memory: All pages, with the columns ``flags``, ``refcount`` and ``head``.
-    :param records: All records, including those of freed pages; ``None`` if there are none.
+    :param memory: All pages, with the columns :data:`PAGE_FACTS`.
+    :param covering: Function that returns the records, also those of freed pages, whose pages
+        include a PFN; ``None`` if there are no records.
     :param no_record: The reason why there are no records; ``None`` if there are records.
     :raises UsageError: if *what* has neither form
     :raises PageOwnerError: if this machine has no such page
@@ -36,7 +44,7 @@ def page_info(
     row = int(memory.pages.rows(np.array([pfn], np.int64))[0])
     if pfn >= facts.max_pfn or row < 0:
         raise PageOwnerError(f"{what}: this machine has no memory at pfn:{pfn:#x}")
-    record = _record(records, pfn, facts.now_ns) if records is not None else None
+    record = _record(covering(pfn), facts.now_ns) if covering is not None else None
     block = pfn >> facts.pageblock_order
     zone = memory.pages["zone"][row]
     migratetype = int(memory.block_types(np.array([block]), zone)[0])
@@ -97,15 +105,13 @@ def _free_block(memory: Memory, row: int) -> str:
     return f"free: in a block of order {int(memory.free.order[place])} at pfn {pfn:#x}"
 
 
-def _record(records: Snapshot, pfn: int, now_ns: int | None) -> PageRecord | None:
-    """Find the record that covers *pfn*: of its current allocation, or of its last one if freed."""
-    covering = (records["pfn"] <= pfn) & (records["pfn"] + records.pages > pfn)
-    rows = np.flatnonzero(covering)
-    if not len(rows):
+def _record(records: Snapshot, now_ns: int | None) -> PageRecord | None:
+    """Return the last of *records* that cover a page: of its current allocation if there is one."""
+    if not len(records):
         return None
     # Prefer the record of an allocation that still exists to the one that was freed last.
-    allocated = rows[records["allocated"][rows]]
-    row = int(allocated[-1]) if len(allocated) else int(rows[-1])
+    allocated = np.flatnonzero(records["allocated"])
+    row = int(allocated[-1]) if len(allocated) else len(records) - 1
 
     values = {name: column[row].item() for name, column in records.columns.items()}
     handles = np.array([values.get("handle", 0), values.get("free_handle", 0)], np.uint32)

@@ -3,24 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from drgn_pageowner.model.arrays import Array, slices
+from drgn_pageowner.model.arrays import Array, Narrow, slices
 from drgn_pageowner.model.columns import STORED, Form, Origin, columns_of
 from drgn_pageowner.model.kernel import Facts, Names, TextFormats
 from drgn_pageowner.model.records import (
     Memcg,
     Snapshot,
-    latest,
+    Times,
     memcgs_by_path,
     pfn_order,
 )
+from drgn_pageowner.model.scratch import large_empty
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.model.stacks import Frame, SourceFrame, StackList, Stacks
 from drgn_pageowner.model.tags import Tags
@@ -34,6 +35,7 @@ __all__ = (
     "SavedRecords",
     "digest_of",
     "frame_table",
+    "load_record_parts",
     "load_records",
     "load_stack_list",
     "read_frames",
@@ -289,29 +291,86 @@ def _bit(freed: int, kind: int) -> np.uint8:
     return np.uint8(1 << (4 * pair + 2 * freed + which))
 
 
-def load_records(
-    file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
-) -> Snapshot:
-    """Load records as a :class:`Snapshot`, with at least *columns* (``None`` for all)."""
+def load_record_parts(
+    file: Container,
+    facts: Facts,
+    names: Names,
+    columns: Iterable[str] | None,
+    *,
+    freed: bool,
+    pfns: range | None = None,
+) -> Iterator[Snapshot]:
+    """
+    Load records some at a time, in the order of PFNs, with at least *columns* (``None`` for all).
+
+    :param pfns: Records of other PFNs may be left out.
+    :return: At least one part. ``facts`` are complete when the last part is returned.
+    """
     with file.checked():
-        found = _load(file, facts, names, columns, freed=freed)
-        check_records(found)
-        if "memcg" in found:
+        about = _without_records(file, facts, names, columns, freed=freed)
+    times, memcgs = Times(), about.memcgs
+    part: Snapshot | None = None
+    for rows in file.record_parts(about.columns, freed=freed, pfns=pfns):
+        if part is not None:
+            yield part
+        times.add(rows)
+        part = replace(about, columns=rows)
+        with file.checked():
+            check_records(part)
+        if "memcg" in part:
             # Those of many records are saved in the order of these.
-            column = found.columns["memcg"]
-            found.memcgs, found.columns["memcg"] = memcgs_by_path(found.memcgs, column)
-        return found
+            part.memcgs, part.columns["memcg"] = memcgs_by_path(memcgs, rows["memcg"])
+    assert part is not None
+    about.facts.now_ns = times.latest(about.facts.now_ns)
+    yield part
 
 
-def _load(
+def load_records(
+    file: Container,
+    facts: Facts,
+    names: Names,
+    columns: Iterable[str] | None,
+    *,
+    freed: bool,
+    narrow: bool = False,
+) -> Snapshot:
+    """
+    Load all records, as :func:`load_record_parts` does.
+
+    :param narrow: Whether PFNs are to be of the type
+        :class:`~drgn_pageowner.model.arrays.Narrow`, if they fit.
+    """
+    number = file.number_of_records(freed=freed)
+    narrow = narrow and facts.max_pfn <= 1 << 32
+    rows: dict[str, Array] = {}
+    done = 0
+    for part in load_record_parts(file, facts, names, columns, freed=freed):
+        if len(part) == number and not narrow:
+            return part
+        if not done:
+            dtypes = {name: column.dtype for name, column in part.columns.items()}
+            if narrow:
+                dtypes["pfn"] = np.dtype(np.uint32)
+            rows = {name: large_empty(number, dtype) for name, dtype in dtypes.items()}
+        for name, column in part.columns.items():
+            rows[name][done : done + len(part)] = column
+        done += len(part)
+    if narrow:
+        rows["pfn"] = cast(Array, Narrow(rows["pfn"]))
+    return replace(part, columns=rows)
+
+
+def _without_records(
     file: Container, facts: Facts, names: Names, columns: Iterable[str] | None, *, freed: bool
 ) -> Snapshot:
+    """Load what all parts of the records have in common; the columns are empty."""
     known = file.document("records")
     wanted = None if columns is None else frozenset(columns)
     chosen = file.names
     if wanted is not None:
         kept = wanted | {"pfn", "order", "allocated"}
         chosen = [name for name in file.names if name in kept]
+    chosen = [name for name in chosen if name in STORED]
     coverage = restore(dict[str, Any], known["coverage"])
     # Records from a text have no coverage.
     for name in ("covered", "uncovered", "missing", "allocated", "freed") if coverage else ():
@@ -320,22 +379,20 @@ def _load(
         for name in ("pools", "bytes"):
             require(type(coverage["stack_depot"][name]) is int, "coverage")
         require(type(coverage["stack_depot"]["capacity"]) in (int, type(None)), "coverage")
-    rows = file.records(chosen, freed=freed)
     basic = wanted is not None and not wanted & _OTHER_COLUMNS
-    tags = _read_record_tags(file) if "record_tags" in file and "tag" in rows else None
+    tags = _read_record_tags(file) if "record_tags" in file and "tag" in chosen else None
     return Snapshot(
         facts=replace(
             facts,
             panic_message=None,
-            now_ns=latest(facts.now_ns, rows),
             layout=_layout(known["layout"], file.names, coverage),
             formats=restore(TextFormats | None, known["formats"]) if wanted is None else None,
         ),
         names=names,
-        columns=rows,
-        stacks=_read_stacks(file, rows, freed),
+        columns={name: np.zeros(0, STORED[name].dtype) for name in chosen},
+        stacks=_read_stacks(file, chosen, freed),
         symbolizer=_SavedSymbols(file),
-        memcgs=restore(tuple[Memcg, ...], known["memcgs"]) if "memcg" in rows else (),
+        memcgs=restore(tuple[Memcg, ...], known["memcgs"]) if "memcg" in chosen else (),
         coverage=coverage,
         problems=restore(list[str], known["basic_problems" if basic else "problems"]),
         tags=tags,
@@ -367,9 +424,9 @@ def _read_record_tags(file: Container) -> Tags:
     return Tags(places, nothing, nothing, ~every, version, every, every)
 
 
-def _read_stacks(file: Container, rows: dict[str, Array], freed: bool) -> Stacks:
-    """Read only the stacks that handles in *rows* refer to."""
-    kinds = [kind for kind, name in enumerate(_HANDLES) if name in rows]
+def _read_stacks(file: Container, columns: Collection[str], freed: bool) -> Stacks:
+    """Read only the stacks that handles in *columns* refer to."""
+    kinds = [kind for kind, name in enumerate(_HANDLES) if name in columns]
     if not kinds:
         return Stacks.empty()
     table = file.table("stacks")

@@ -6,16 +6,20 @@ from __future__ import annotations
 import glob
 import os
 import re
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
+
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.info import OwnerSource
+from drgn_pageowner.model.kept import keeps_results, kept_as
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.records import Snapshot, Summing
 from drgn_pageowner.model.session import Begun, Finish, one_after_another
@@ -26,7 +30,12 @@ from drgn_pageowner.storage.container import Container
 from drgn_pageowner.storage.dataset import MARKER, Dataset
 from drgn_pageowner.storage.places import is_url
 from drgn_pageowner.storage.plain import restore
-from drgn_pageowner.storage.records import load_records, load_stack_list, read_source
+from drgn_pageowner.storage.records import (
+    load_record_parts,
+    load_records,
+    load_stack_list,
+    read_source,
+)
 from drgn_pageowner.storage.tags import load_tag_use
 from drgn_pageowner.storage.text.source import kind_of_text
 
@@ -41,6 +50,9 @@ if TYPE_CHECKING:
     from drgn_pageowner.model.session import Session
 
 __all__ = ("DatasetSession", "SnapshotSession", "open_file", "open_snapshots")
+
+# Number of records that are looked at together.
+_ROWS = 1 << 19
 
 
 class SnapshotSession:
@@ -58,6 +70,7 @@ class SnapshotSession:
         self.path = path
         self._container = Container(path)
         self._source: dict[int, list[SourceFrame]] | None = None
+        self._kept: Callable[[], Inventory | None] = lambda: None
 
     @property
     def _file(self) -> Container:
@@ -96,7 +109,15 @@ class SnapshotSession:
 
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         self._needs("records")
-        return load_records(self._file, self._facts, self._names, columns, freed=freed)
+        wanted = None if columns is None else frozenset(columns)
+        inventory = None if freed else self._known(wanted)
+        if inventory is not None and inventory.records is not None:
+            return inventory.records
+        return kept_as(
+            (id(self), "records", wanted, freed),
+            self,
+            lambda: load_records(self._file, self._facts, self._names, wanted, freed=freed),
+        )
 
     def record_parts(
         self,
@@ -105,7 +126,26 @@ class SnapshotSession:
         freed: bool = False,
         summing: Summing | None = None,
     ) -> Iterator[Snapshot]:
-        yield self.snapshot(columns, freed=freed)
+        self._needs("records")
+        wanted = None if columns is None else frozenset(columns)
+        inventory = None if freed else self._known(wanted)
+        if inventory is not None and inventory.records is not None and wanted is not None:
+            return inventory.records.only(wanted, self._facts.now_ns).pieces(_ROWS)
+        return load_record_parts(self._file, self._facts, self._names, wanted, freed=freed)
+
+    def _known(self, wanted: frozenset[str] | None) -> Inventory | None:
+        """
+        Return the inventory if it is kept, and its records have the columns *wanted* and were read
+        without problems; otherwise ``None``.
+        """
+        from drgn_pageowner.model.heap import INVENTORY_COLUMNS
+
+        inventory = self._kept() if keeps_results() else None
+        records = inventory.records if inventory is not None else None
+        if wanted is None or records is None or not len(records) or records.problems:
+            return None
+        # With the time column, the inventory's records also have the same time of the dump.
+        return inventory if "ts_nsec" in wanted and wanted <= {*INVENTORY_COLUMNS} else None
 
     def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
         return one_after_another(functions)
@@ -155,32 +195,80 @@ class SnapshotSession:
         return self._facts
 
     def memory(self, columns: Iterable[str], *, packing: Packing | None = None) -> Memory:
+        wanted = frozenset(columns)
+        inventory = self._kept() if keeps_results() else None
+        if inventory is not None and wanted <= inventory.memory.pages.columns.keys():
+            return inventory.memory
+        return kept_as(
+            (id(self), "memory", wanted, packing is not None),
+            self,
+            lambda: self._memory(wanted, packing=packing),
+        )
+
+    def _memory(
+        self, columns: Iterable[str], *, narrow: bool = False, packing: Packing | None = None
+    ) -> Memory:
         from drgn_pageowner.storage.machine import load_memory
 
         self._needs("memory")
-        return load_memory(self._file, self._facts_of_memory(), self._names, columns)
+        facts, names = self._facts_of_memory(), self._names
+        return load_memory(self._file, facts, names, columns, narrow=narrow, packing=packing)
 
     def inventory(self, *, owners: bool = True) -> Inventory:
         from drgn_pageowner.model.heap import INVENTORY_COLUMNS, INVENTORY_COLUMNS_OF_STACKS
-        from drgn_pageowner.storage.machine import load_inventory
+
+        if not owners and not keeps_results():
+            return self._inventory(INVENTORY_COLUMNS_OF_STACKS, narrow=True)
+        found = kept_as(
+            (id(self), "inventory"), self, lambda: self._inventory(INVENTORY_COLUMNS, narrow=False)
+        )
+        self._kept = weakref.ref(found)
+        return found
+
+    def _inventory(self, columns: Iterable[str], *, narrow: bool) -> Inventory:
+        """
+        Load an inventory.
+
+        :param columns: Columns of the records.
+        :param narrow: Whether to keep less of the pages.
+        """
+        from drgn_pageowner.storage.machine import INVENTORY_PAGES, load_inventory
 
         self._needs("inventory")
-        wanted = INVENTORY_COLUMNS if owners else INVENTORY_COLUMNS_OF_STACKS
-        without_records = self._why_no_records() is not None
-        records = None if without_records else self.snapshot(wanted)
-        return load_inventory(self._file, self._facts_of_memory(), self._names, records)
+        memory = self._memory(INVENTORY_PAGES, narrow=narrow)
+        records: Snapshot | None = None
+        if self._why_no_records() is None:
+            records = self._records(columns, narrow=narrow)
+        return load_inventory(self._file, memory, records)
+
+    def _records(self, columns: Iterable[str], *, narrow: bool) -> Snapshot:
+        self._needs("records")
+        return load_records(
+            self._file, self._facts, self._names, columns, freed=False, narrow=narrow
+        )
 
     def covering_records(self, memory: Memory, columns: Iterable[str]) -> tuple[Snapshot, Array]:
         from drgn_pageowner.model.heap import record_of_row
 
-        records = self.snapshot(columns)
-        return records, record_of_row(memory.pages, records)
+        wanted = frozenset(columns)
+        if keeps_results():
+            records, inventory = self.snapshot(wanted), self._known(wanted)
+            if inventory is not None and inventory.memory is memory:
+                return records, inventory.record_of_row
+            return records, record_of_row(memory.pages, records)
+        records = self._records(wanted, narrow=True)
+        found = record_of_row(memory.pages, records)
+        # The pages of each record are known now.
+        for name in {"pfn", "order"} - wanted:
+            del records.columns[name]
+        return records, found
 
     def uses(self, columns: Iterable[str], *, packing: Packing | None = None) -> Inventory:
-        from drgn_pageowner.storage.machine import load_inventory
+        from drgn_pageowner.storage.machine import INVENTORY_PAGES, load_inventory
 
         self._needs("inventory")
-        return load_inventory(self._file, self._facts_of_memory(), self._names, None, columns)
+        memory = self._memory({*INVENTORY_PAGES, *columns}, packing=packing)
+        return load_inventory(self._file, memory, None)
 
     def losses(self) -> Sequence[str]:
         with self._file.checked():
@@ -223,13 +311,21 @@ class SnapshotSession:
         self._only_memory_knows("the types of objects")
 
     def saved_search(self, *, slab: bool) -> LeakSearch:
+        found = kept_as((id(self), "search"), self, self._search)
+        return found if slab else replace(found, lost=None)
+
+    def _search(self) -> LeakSearch:
+        from drgn_pageowner.model.heap import INVENTORY_COLUMNS
         from drgn_pageowner.storage.leaks import load_search
 
         self._needs("leaks")
-        found = load_search(self._file, self.inventory())
-        return found if slab else replace(found, lost=None)
+        # The inventory is for other commands, too, if it is kept.
+        whole = keeps_results()
+        inventory = self.inventory() if whole else self._inventory(INVENTORY_COLUMNS, narrow=True)
+        return load_search(self._file, inventory)
 
     def object_owners(self) -> ObjectOwners:
+        from drgn_pageowner.storage.machine import load_slabs
         from drgn_pageowner.storage.object_owners import load_object_owners
 
         self._needs("inventory")
@@ -239,7 +335,7 @@ class SnapshotSession:
                 f"{self.path} was saved by an earlier drgn-pageowner, without the owners of slab "
                 "objects: save it again"
             )
-        return load_object_owners(self._file, self.inventory().slabs, self._facts.page_size)
+        return load_object_owners(self._file, load_slabs(self._file), self._facts.page_size)
 
     def slab_objects(self, objects: Array) -> ObjectFacts:
         self._only_memory_knows("the addresses of objects")
@@ -268,12 +364,29 @@ class SnapshotSession:
         self._only_memory_knows("the page tables of processes")
 
     def page(self, what: str) -> PageInfo:
-        from drgn_pageowner.storage.machine import PAGE_COLUMNS
-        from drgn_pageowner.storage.page import page_info
+        from drgn_pageowner.storage.page import PAGE_FACTS, page_info
 
         no_records = self._why_no_records()
-        records = None if no_records else self.snapshot(None, freed=True)
-        return page_info(what, self.memory(PAGE_COLUMNS), records, no_records)
+        memory = self._memory(PAGE_FACTS, narrow=True)
+        return page_info(what, memory, self._covering if no_records is None else None, no_records)
+
+    def _covering(self, pfn: int) -> Snapshot:
+        """Return the records whose pages include *pfn*."""
+        self._needs("records")
+        largest = 1 << self._facts.max_page_order
+        parts = load_record_parts(
+            self._file,
+            self._facts,
+            self._names,
+            None,
+            freed=True,
+            pfns=range(pfn - largest + 1, pfn + 1),
+        )
+        some = [
+            part.select((part["pfn"] <= pfn) & (part["pfn"] + part.pages > pfn)) for part in parts
+        ]
+        columns = {name: np.concatenate([part[name] for part in some]) for name in some[0].columns}
+        return replace(some[-1], columns=columns)
 
     def _why_no_records(self) -> str | None:
         """Return the reason why the file has no page_owner records; ``None`` if it has records."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,8 +95,10 @@ def test_a_file_cut_off(one_dump: Dump, saved: Saved, tmp_path: Path, share: flo
 def everything_in(path: Path) -> list[object]:
     """Return all contents of a file, in the order of its parts."""
     file = container.Container(str(path))
-    columns = file.records(sorted(file.names), freed=True)
-    found: list[object] = [column.tobytes() for column in columns.values()]
+    parts = [*file.record_parts(sorted(file.names), freed=True)]
+    found: list[object] = [
+        np.concatenate([part[name] for part in parts]).tobytes() for name in parts[0]
+    ]
     found += [file.names, {k: v for k, v in file.head.items() if k != "parts"}]
     for part in file.head["parts"]:
         if part in (
@@ -106,6 +109,24 @@ def everything_in(path: Path) -> list[object]:
             columns = file.table(part)
             found += [c if isinstance(c, list) else c.tobytes() for c in columns.values()]
     return found
+
+
+def test_records_in_no_order_are_refused(
+    one_dump: Dump, saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = container._table
+
+    def backwards(columns: Any) -> Any:
+        if "handle" in columns and "gfp_mask" in columns:
+            columns = {name: column[::-1] for name, column in columns.items()}
+        return table(columns)
+
+    monkeypatch.setattr(container, "_table", backwards)
+    path = tmp_path / "backwards.parquet"
+    save(ProgramSession(one_dump.prog), str(path))
+    status, out, err = ask(SnapshotSession(str(path)), "top")
+    assert (status, out) == (1, "")
+    assert err == f"{path} is damaged (order of records): save it again"
 
 
 def test_tables_of_several_batches_are_read_the_same(

@@ -8,7 +8,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from asking import Answer, ask
 from conftest import Dump, dump_id, traps
 
 from drgn_pageowner.analysis.owners.group import GROUP_KEYS
+from drgn_pageowner.storage import container
+from drgn_pageowner.storage.container import Container
 from drgn_pageowner.storage.session import SnapshotSession, open_snapshots
 
 pytest.importorskip("pyarrow", reason="snapshots need pyarrow (the extra parquet)")
@@ -87,6 +90,102 @@ def test_a_snapshot_saved_again_is_the_same_file(
     again = tmp_path / "again.parquet"
     assert ask(SnapshotSession(str(saved(trap_dump))), f"save --leaks {again}")[0] == 0
     assert again.read_bytes() == saved(trap_dump).read_bytes()
+
+
+@pytest.fixture
+def many_groups(
+    trap_dump: Dump, live: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Return a snapshot whose tables and records are in many pieces, as those of large machines
+    are."""
+    monkeypatch.setattr(container, "_ROWS", 2000)
+    monkeypatch.setattr(container, "_LEAST_ROWS", 1000)
+    monkeypatch.setattr(container, "_BATCH", 10_000)
+    monkeypatch.setattr(container, "_LARGE", 0)
+    path = tmp_path / "many.parquet"
+    assert ask(live(trap_dump), f"save --leaks {path}")[::2] == (0, "")
+    return path
+
+
+def test_a_snapshot_in_many_pieces_answers_the_same(
+    trap_dump: Dump, saved: Saved, many_groups: Path
+) -> None:
+    whole, pieces = SnapshotSession(str(saved(trap_dump))), SnapshotSession(str(many_groups))
+    parts = [*pieces.record_parts(None, freed=True)]
+    assert len(parts) > 10
+    pfn, allocated = (
+        np.concatenate([part[name] for part in parts]) for name in ("pfn", "allocated")
+    )
+    # Records of freed pages are in their places among the others.
+    assert (np.diff(pfn) >= 0).all()
+    assert np.count_nonzero(np.diff(allocated.astype(np.int8))) > 100
+    questions = (*QUESTIONS, "top --slab", "account --slab", "list --limit 5", "leaks --slab")
+    for question in (text.format(block=20) for text in questions):
+        status, out, err = ask(whole, question)
+        assert (status, out, err) == _named_alike(ask(pieces, question), out), question
+    row = int(np.flatnonzero(~allocated)[0])
+    for page in (*pfn[:: len(pfn) // 20].tolist(), int(pfn[row]), int(pfn[row]) + 1):
+        assert ask(pieces, f"page pfn:{page}") == ask(whole, f"page pfn:{page}")
+
+
+def test_a_page_of_a_snapshot_is_found_without_reading_all_records(
+    many_groups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = SnapshotSession(str(many_groups))
+    every = sum(map(len, session.record_parts(("pfn",), freed=True)))
+    read: list[int] = []
+    record_columns = container.record_columns
+
+    def counted(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        read.append(len(columns["pfn"]))
+        return record_columns(columns)
+
+    monkeypatch.setattr(container, "record_columns", counted)
+    assert ask(session, "page --quick pfn:0x3000")[0] == 0
+    assert 0 < sum(read) < every / 3
+
+
+def test_a_triage_of_a_snapshot_reads_it_once(
+    many_groups: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables: Counter[str] = Counter()
+    pieces, record_parts = Container.pieces, Container.record_parts
+
+    def counted(self: Container, name: str, columns: Any = None) -> Any:
+        tables[name] += 1
+        return pieces(self, name, columns)
+
+    def counted_parts(self: Container, names: Any, **more: Any) -> Any:
+        tables["records"] += 1
+        return record_parts(self, names, **more)
+
+    monkeypatch.setattr(Container, "pieces", counted)
+    monkeypatch.setattr(Container, "record_parts", counted_parts)
+    directory = tmp_path / "triage"
+    assert ask(SnapshotSession(str(many_groups)), f"triage {directory}")[0] == 3
+    # All parts share what one of them read; the snapshot and info need other columns.
+    assert tables["page_uses"] == tables["leaks"] == 1
+    assert tables["pages"] <= 3
+    assert tables["records"] <= 4
+
+
+def test_what_a_summary_does_not_need_is_not_read(
+    many_groups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables: set[str] = set()
+    pieces = Container.pieces
+
+    def noted(self: Container, name: str, columns: Any = None) -> Any:
+        tables.add(name)
+        return pieces(self, name, columns)
+
+    monkeypatch.setattr(Container, "pieces", noted)
+    session = SnapshotSession(str(many_groups))
+    for question in ("top", "list --limit 3 --format json", "info"):
+        assert ask(session, question)[0] == 0
+    assert not tables & {"pages", "page_uses", "leaks", "slab_objects"}
+    assert ask(session, "top --slab")[0] == 0
+    assert "pages" not in tables
 
 
 @pytest.mark.one_of_a_kernel

@@ -49,7 +49,7 @@ from drgn_pageowner.kernel.read.records import (
 )
 from drgn_pageowner.model.arrays import Array, values_of
 from drgn_pageowner.model.columns import STORED, Form
-from drgn_pageowner.model.records import Snapshot, Summing, latest
+from drgn_pageowner.model.records import Snapshot, Summing, Times
 from drgn_pageowner.model.stacks import Stacks
 from drgn_pageowner.progress import progress
 
@@ -168,7 +168,7 @@ class _Parts:
         self._counts, self._changes = OwnerCounts(), Changes()
         self._pages = PageColumns(kernel, self._wanted)
         self._stacks = _StacksSeen(kernel)
-        self._latest: dict[str, Array] = {}
+        self._times = Times()
         self._coverage: dict[str, Any] = {}
         self._problems: list[str] = []
 
@@ -224,10 +224,7 @@ class _Parts:
         kernel = self._kernel
         memcgs = self._pages.finish(result)
         self._pages.finish_migratetype(result)
-        for name, column in STORED.items():
-            if column.form is Form.TIME and len(result.get(name, ())):
-                largest = result[name].max(keepdims=True)
-                self._latest[name] = np.maximum(self._latest.get(name, largest), largest)
+        self._times.add(result)
         stacks = self._stacks.of(result)
         return Snapshot(
             facts=self._facts,
@@ -253,7 +250,7 @@ class _Parts:
         self._coverage.update(asdict(self._counts), live=None)
         if self._stacks.depot is not None:
             self._coverage["stack_depot"] = depot_use(kernel)
-        self._facts.now_ns = latest(self._now, self._latest)
+        self._facts.now_ns = self._times.latest(self._now)
         self._facts.layout = record_layout(kernel, self._stacks.depot)
         self._problems += kernel.problems(problems)
 
