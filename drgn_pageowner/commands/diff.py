@@ -18,12 +18,15 @@ file that fits.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TextIO, TypeVar
 
 from drgn_pageowner.analysis.account.account import account
+from drgn_pageowner.analysis.account.page_class import UNACCOUNTED_COLUMNS, page_classes
 from drgn_pageowner.analysis.compare.diff import (
+    OF_NOBODY,
     SORT_KEYS,
     Change,
     Diff,
@@ -31,9 +34,12 @@ from drgn_pageowner.analysis.compare.diff import (
     columns_for_diff,
     diff,
     diff_accounts,
+    of_nobody,
 )
 from drgn_pageowner.analysis.compare.kinship import Relation, relate, share_names
+from drgn_pageowner.analysis.owners.group import columns_for
 from drgn_pageowner.analysis.owners.select import Filter, select
+from drgn_pageowner.analysis.owners.sums import summed
 from drgn_pageowner.commands.arguments import (
     add_by,
     add_filters,
@@ -46,7 +52,8 @@ from drgn_pageowner.commands.arguments import (
 )
 from drgn_pageowner.commands.drgn_lines import add_drgn, constructor, print_lines
 from drgn_pageowner.errors import PageOwnerError, UsageError
-from drgn_pageowner.model.heap import Inventory
+from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.pages import Pages
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -54,6 +61,9 @@ from drgn_pageowner.render.diff import diff_text
 from drgn_pageowner.render.jsonable import json_text
 
 T = TypeVar("T")
+
+# Number of records from which on they are summed up before they are compared, so many at a time.
+_ROWS = 1 << 19
 
 _LIMIT = 20
 
@@ -82,7 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 _DRGN = """\
 from drgn_pageowner.analysis.compare.diff import diff
 from drgn_pageowner.analysis.compare.kinship import relate, share_names
+from drgn_pageowner.analysis.owners.group import columns_for
 from drgn_pageowner.analysis.owners.select import Filter, select
+from drgn_pageowner.analysis.owners.sums import summed
 from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.sources import opener_beside
 open_session, wanted = opener_beside(prog), {wanted}
@@ -133,7 +145,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     if args.drgn:
         return _drgn(args, wanted, out)
     by_class = args.by == ["class"]
-    columns = frozenset() if by_class else columns_for_diff(args.by) | wanted.columns()
+    columns = frozenset() if by_class else columns_for(args.by) | wanted.columns()
     check_sort(args.sort, args.by)
     names = args.before, args.after or "the other dump"
     sessions = (
@@ -149,15 +161,12 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             raise UsageError("--handle: a text has no handles of the kernel")
         if "handle" in wanted.where and not relation.same_boot:
             raise UsageError(f"--handle: handles are of one boot, but {relation.why}")
+        before = _named(names[0], partial(select, before, wanted))
+        after = _named(names[1], partial(select, after, wanted))
         result = diff(
-            _named(names[0], partial(select, before, wanted)),
-            _named(names[1], partial(select, after, wanted)),
-            relation,
-            args.by,
-            sort=args.sort,
-            limit=limit,
-            inventories=_inventories(sessions),
-        )
+            _summed(before, args.by), _summed(after, args.by), relation, args.by,
+            sort=args.sort, limit=limit,
+        )  # fmt: skip
     out.writelines(json_text(result) if args.format == "json" else diff_text(result))
     return 0
 
@@ -168,29 +177,10 @@ def compare(before: Session, after: Session) -> Diff:
 
     :raises PageOwnerError: if one of them has no records
     """
-    columns = columns_for_diff(["stack"])
-    one, two, relation = _records((before, after), ("the earlier dump", "the dump"), columns)
-    return diff(one, two, relation, inventories=_inventories((before, after)))
-
-
-def _inventories(
-    sessions: tuple[Session, Session],
-) -> tuple[Inventory | None, Inventory | None]:
-    """
-    Return all pages of both, to find the leak by the classes of ``account``; or ``None`` twice, if
-    one of them has no pages.
-    """
-
-    def of(session: Session) -> Inventory | None:
-        try:
-            return session.inventory()
-        except PageOwnerError:
-            # A text of page_owner, for example.
-            return None
-
-    before, after = of(sessions[0]), of(sessions[1])
-    # The classes of one and the stacks of the other would not be comparable.
-    return (before, after) if before is not None and after is not None else (None, None)
+    by = ["stack"]
+    names = "the earlier dump", "the dump"
+    one, two, relation = _records((before, after), names, columns_for(by))
+    return diff(_summed(one, by), _summed(two, by), relation)
 
 
 def _check(args: argparse.Namespace, wanted: Filter) -> None:
@@ -218,15 +208,56 @@ def _named(name: str, answer: Callable[[], T]) -> T:
 def _records(
     sessions: tuple[Session, Session], names: tuple[str, str], columns: frozenset[str]
 ) -> tuple[Snapshot, Snapshot, Relation]:
-    """Read the records of both dumps, use the same symbols for both, and find out how they are
-    related."""
-    found = []
+    """
+    Read the records of both dumps, use the same symbols for both, and find out how they are
+    related.
+
+    The records have the column :data:`OF_NOBODY`, by the classes of ``account`` if both dumps have
+    all pages.
+    """
+    found: list[Snapshot] = []
     for name, session in zip(names, sessions, strict=True):
-        snapshot = _named(name, partial(session.snapshot, columns))
+        classes = _classes(session)
+        snapshot = _named(name, partial(session.snapshot, columns | UNACCOUNTED_COLUMNS))
         report_problems(f"{name}: {problem}" for problem in snapshot.problems)
+        if classes is not None:
+            nobodys = of_nobody(snapshot, *classes)
+            snapshot = snapshot.only(columns, snapshot.facts.now_ns)
+            snapshot.columns[OF_NOBODY] = nobodys
         found.append(snapshot)
+    if not all(OF_NOBODY in snapshot for snapshot in found):
+        # The classes of one and the stacks of the other would not be comparable.
+        found = [
+            session.snapshot(columns | UNACCOUNTED_COLUMNS) if OF_NOBODY in snapshot else snapshot
+            for session, snapshot in zip(sessions, found, strict=True)
+        ]
     relation = relate(found[0], found[1])
     return *share_names(found[0], found[1], relation), relation
+
+
+def _classes(session: Session) -> tuple[Pages, Array] | None:
+    """
+    Return all pages without columns, and their classes; ``None`` if there are no pages, as in a
+    text of page_owner.
+    """
+    try:
+        inventory = session.inventory(owners=False)
+    except PageOwnerError:
+        return None
+    return replace(inventory.memory.pages, columns={}), page_classes(inventory)
+
+
+def _summed(records: Snapshot, by: Sequence[str]) -> Snapshot:
+    """Return the sums of many records with the same keys."""
+    if "age" in by or records.allocations is None or len(records) <= _ROWS:
+        return records
+    needed = columns_for(by) | ({OF_NOBODY} if OF_NOBODY in records else UNACCOUNTED_COLUMNS)
+    kept = {
+        name: column
+        for name, column in records.columns.items()
+        if name in needed - {"ts_nsec"} or name in ("order", "allocated")
+    }
+    return summed(replace(records, columns=kept).pieces(_ROWS), Filter(), needed)
 
 
 def _by_class(
@@ -234,10 +265,12 @@ def _by_class(
 ) -> Diff:
     accounts, facts = [], []
     for name, session in zip(names, sessions, strict=True):
-        inventory = _named(name, session.inventory)
+        inventory = _named(name, partial(session.inventory, owners=False))
         report_problems(f"{name}: {problem}" for problem in inventory.problems)
         accounts.append(account(inventory))
         facts.append(inventory.memory.pages.facts)
+        # The pages of one machine are enough at a time.
+        del inventory
     relation, leak = _relation_and_leak(sessions, names)
     return diff_accounts(
         (accounts[0], accounts[1]),
@@ -256,10 +289,11 @@ def _relation_and_leak(
     Return how the dumps are related, and :attr:`Diff.leak`. If one of them has no records, the
     leak is ``None``.
     """
+    by = ["stack"]
     try:
-        before, after, relation = _records(sessions, names, columns_for_diff(["stack"]))
+        before, after, relation = _records(sessions, names, columns_for(by))
     except PageOwnerError as error:
         warn(f"whether both are of one boot is not known: {error}")
         return Relation(False, False, "one of them has no records", None, records=False), None
-    found = diff(before, after, relation, limit=0, inventories=_inventories(sessions))
+    found = diff(_summed(before, by), _summed(after, by), relation, by, limit=0)
     return relation, found.leak

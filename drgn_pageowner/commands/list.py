@@ -38,12 +38,14 @@ from drgn_pageowner.render.debugfs import debugfs_text
 from drgn_pageowner.render.page_owner_stacks import FILES, page_owner_stacks_text
 from drgn_pageowner.render.records import records_csv, records_json, records_table
 
-_IN_PARTS: Mapping[str, Callable[..., Iterator[str]]] = {
+_FORMATS: Mapping[str, Callable[..., Iterator[str]]] = {
+    "table": records_table,
     "debugfs": debugfs_text,
     "json": records_json,
     "csv": records_csv,
 }
-"""The formats that are written in the order of PFNs, while the records are read."""
+"""``--format`` -> function of the first records and those after them, which yields the text; all
+but a table while the records are read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         return _list_stacks(args, session, out)
     wanted = filter_of(args)
     limit = limit_of(args, None)
-    if args.format in _IN_PARTS and not args.source:
+    if not args.source:
         _list_parts(args.format, _Choice(session, wanted, limit), out)
         return 0
     snapshot = session.snapshot(None, freed=args.freed)
@@ -94,9 +96,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     report_problems(absent(snapshot, wanted, chosen))
     if limit is not None:
         chosen = chosen.first(limit)
-    if args.source:
-        session.add_source_lines(chosen, chosen.used_pcs())
-    out.writelines({"table": records_table, **_IN_PARTS}[args.format](chosen))
+    session.add_source_lines(chosen, chosen.used_pcs())
+    out.writelines(_FORMATS[args.format](chosen))
     return 0
 
 
@@ -184,7 +185,7 @@ class _Choice:
 
 def _list_parts(format_: str, choice: _Choice, out: TextIO) -> None:
     parts = choice.parts()
-    out.writelines(_IN_PARTS[format_](next(parts), parts))
+    out.writelines(_FORMATS[format_](next(parts), parts))
 
 
 def _list_stacks(args: argparse.Namespace, session: Session, out: TextIO) -> int:

@@ -12,7 +12,9 @@ Describe one page, given by PFN, physical address or virtual address.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import TextIO
 
 from drgn_pageowner.analysis.account.page_use import page_use
@@ -20,6 +22,7 @@ from drgn_pageowner.analysis.types.infer import infer_types
 from drgn_pageowner.commands.arguments import add_output
 from drgn_pageowner.commands.drgn_lines import add_drgn, print_lines, refuse
 from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.page import PageInfo
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
@@ -57,13 +60,31 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         if len(args.what) > 1:
             raise UsageError("--drgn: of one page")
         return print_lines(_DRGN.format(pfn=session.page(args.what[0]).pfn), args, out)
-    status = 0
+
+    @cache
+    def inventory() -> Inventory:
+        # A heap needs less of it, but can use it.
+        return session.inventory(owners=args.types)
+
+    if args.types and not args.quick:
+        inventory()
     if args.types:
-        if not args.quick:
-            # The heap needs less of it, but can use it.
-            session.inventory()
         infer_types(session.heap(types=True))
-    between = ""
+    return _describe(args, session, None if args.quick else inventory, out)
+
+
+def _describe(
+    args: argparse.Namespace,
+    session: Session,
+    inventory: Callable[[], Inventory] | None,
+    out: TextIO,
+) -> int:
+    """
+    Print the facts about each page.
+
+    :param inventory: Function that returns all pages; ``None`` if classes are not wanted.
+    """
+    status, between = 0, ""
     for what in args.what:
         try:
             info = session.page(what)
@@ -72,8 +93,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             warn(str(error))
             status = max(status, error.exit_status)
             continue
-        if not args.quick:
-            info = _with_class(info, session)
+        if inventory is not None:
+            info = _with_class(info, inventory)
         if args.types:
             info = _with_type(info, session)
         if args.format == "json":
@@ -85,13 +106,15 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     return status
 
 
-def _with_class(info: PageInfo, session: Session) -> PageInfo:
+def _with_class(info: PageInfo, inventory: Callable[[], Inventory]) -> PageInfo:
     """
     Return *info* with the class of the page, and with the state corrected to agree with the class.
     If not all pages can be read, *info* is not changed.
+
+    :param inventory: Function that returns all pages.
     """
     try:
-        found = page_use(session.inventory(), info.pfn)
+        found = page_use(inventory(), info.pfn)
     except PageOwnerError:
         # The dump is damaged; the other facts about the page are still printed.
         return info

@@ -33,7 +33,7 @@ from drgn_pageowner.render.dataset import (
     schema_of,
 )
 from drgn_pageowner.render.query import query_csv, query_json, query_table
-from drgn_pageowner.render.relations import PAGES, RELATIONS, relation
+from drgn_pageowner.render.relations import PAGES, RELATIONS, relation_parts
 from drgn_pageowner.storage.database import (
     add_views,
     database_error,
@@ -115,7 +115,9 @@ class _Stream:
             unit=" snapshot",
         ):  # fmt: skip
             try:
-                rows = self._rows(name, member, wanted)
+                for part, rows in enumerate(self._rows(name, member, wanted)):
+                    self._found += not part
+                    yield from conform(rows, self._schema).to_batches()
             except PageOwnerError as error:
                 self._why = error
                 if len(self._members) > 1 and name not in self._said:
@@ -126,15 +128,13 @@ class _Stream:
                 # Keep the exception, because DuckDB would report it as an error in the query.
                 self._mistake = error
                 raise
-            self._found += 1
-            yield from rows.to_batches()
 
-    def _rows(self, name: str, member: Session, wanted: Collection[str]) -> Any:
+    def _rows(self, name: str, member: Session, wanted: Collection[str]) -> Iterator[Any]:
         if self._by_class:
-            made = rows_table("pages", pages_by_class(member.inventory(), name))
+            inventory = member.inventory(owners=False)
+            yield rows_table("pages", pages_by_class(inventory, name))
         else:
-            made = relation(self._table, member, name, wanted)
-        return conform(made, self._schema)
+            yield from relation_parts(self._table, member, name, wanted)
 
     def check(self) -> None:
         """

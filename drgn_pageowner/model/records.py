@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from drgn_pageowner.errors import NO_RECORDS, PageOwnerError, UsageError
-from drgn_pageowner.model.arrays import Array, slices
+from drgn_pageowner.model.arrays import Array, ranges, slices
 from drgn_pageowner.model.columns import STORED, Form, documentation
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.later import selected
@@ -261,8 +261,13 @@ nanoseconds of ``local_clock()``.
 
     def used_pcs(self) -> Array:
         """Return every PC in the allocation stacks: ``uint64``, ascending and unique."""
-        used = [self.stacks[number] for number in np.unique(self.stack).tolist()]
-        result: Array = np.unique(np.concatenate(used)) if used else self.stacks.pcs[:0]
+        used = np.zeros(len(self.stacks) + 1, bool)
+        for rows in slices(len(self)):
+            # Number -1, no stack, is the last.
+            used[self.stack_of(rows)] = True
+        offsets, numbers = self.stacks.offsets, np.flatnonzero(used[:-1])
+        places = ranges(offsets[numbers], offsets[numbers + 1] - offsets[numbers])
+        result: Array = np.unique(self.stacks.pcs[places])
         return result
 
     def frame_lines(self, frame: Frame) -> list[str]:

@@ -278,21 +278,46 @@ def records_csv(snapshot: Snapshot, later: Iterable[Snapshot] = ()) -> Iterator[
 _SPARE = ("handle", "memcg", "node", "migratetype")
 
 
-def records_table(snapshot: Snapshot) -> Iterator[str]:
-    """Yield one row per record, with the allocator instead of the whole stack."""
-    columns = RecordColumns(snapshot)
-    now = snapshot.facts.now_ns
-    snapshot.frames(snapshot.used_pcs().tolist())
+def records_table(snapshot: Snapshot, later: Iterable[Snapshot] = ()) -> Iterator[str]:
+    """
+    Yield one row per record, with the allocator instead of the whole stack.
 
-    def fields(rows: Snapshot) -> Iterator[tuple[Any, ...]]:
+    :param later: The parts of the listing after *snapshot*.
+    """
+    # The time of the dump is known when all parts were read.
+    parts = [snapshot, *later]
+    now = snapshot.facts.now_ns
+    rows = [row for part in parts for row in _rows(part, now)]
+    headers = (
+        "pfn", "order", "gfp", "migratetype", "node", "zone", "pid", "comm", "memcg", "age",
+        "handle", "allocator",
+    )  # fmt: skip
+    if rows:
+        yield table(rows, headers, right=(0, 1, 4, 6, 9, 10), spare=_SPARE) + "\n"
+    number = counted(sum(map(len, parts)), "record")
+    if snapshot.says_pages():
+        yield f"{number}, {counted(sum(int(part.pages.sum()) for part in parts), 'page')}\n"
+    else:
+        yield f"{number}\n"
+
+
+def _rows(part: Snapshot, now: int | None) -> Iterator[tuple[Any, ...]]:
+    """
+    Yield the cells of each record.
+
+    :param now: Time of the dump.
+    """
+    columns = RecordColumns(part)
+    part.frames(part.used_pcs().tolist())
+    for rows in part.pieces(_ROWS):
         ages = [None] * len(rows)
         if "ts_nsec" in rows and now is not None:
             stamps = np.minimum(rows["ts_nsec"], np.uint64(now))
             ages = (np.uint64(now) - stamps).tolist()
         owners = mapped(
-            rows.stack, lambda number: str(allocator_of(snapshot.stack_frames(number)) or "-")
+            rows.stack, lambda number: str(allocator_of(part.stack_frames(number)) or "-")
         )
-        return zip(
+        yield from zip(
             map(hex, rows["pfn"].tolist()) if "pfn" in rows else ["-"] * len(rows),
             *(map(_shown, columns.lists(rows, shown)) for shown in _IN_TABLE),
             map(age, ages),
@@ -300,18 +325,6 @@ def records_table(snapshot: Snapshot) -> Iterator[str]:
             owners,
             strict=True,
         )
-
-    rows = [row for piece in snapshot.pieces(_ROWS) for row in fields(piece)]
-    headers = (
-        "pfn", "order", "gfp", "migratetype", "node", "zone", "pid", "comm", "memcg", "age",
-        "handle", "allocator",
-    )  # fmt: skip
-    if rows:
-        yield table(rows, headers, right=(0, 1, 4, 6, 9, 10), spare=_SPARE) + "\n"
-    if snapshot.says_pages():
-        yield f"{counted(len(snapshot), 'record')}, {counted(int(snapshot.pages.sum()), 'page')}\n"
-    else:
-        yield f"{counted(len(snapshot), 'record')}\n"
 
 
 def _shown(value: Any) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,21 @@ from drgn_pageowner.analysis.owners.stack_table import (
     modules_of_stacks,
 )
 from drgn_pageowner.extras import extra
-from drgn_pageowner.model.arrays import Array, distinct, sums
-from drgn_pageowner.model.columns import FIELDS, Form
+from drgn_pageowner.model.arrays import Array, distinct, slices, sums
+from drgn_pageowner.model.columns import FIELDS, STORED, Form
 from drgn_pageowner.model.dataset import frame_line, sql_type, stack_id
-from drgn_pageowner.model.pages import PageState
+from drgn_pageowner.model.heap import Inventory
+from drgn_pageowner.model.pages import Memory, PageState
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.model.stacks import Frame
-from drgn_pageowner.render.records import RecordColumns
+from drgn_pageowner.render.records import RecordColumns, StackTexts
 from drgn_pageowner.render.text import name_at
 
-__all__ = ("EVERYTHING", "PAGES", "RELATIONS", "relation", "stack_id_of")
+__all__ = ("EVERYTHING", "PAGES", "RELATIONS", "relation", "relation_parts", "stack_id_of")
+
+# Number of pages whose columns are made together.
+_ROWS = 1 << 19
 
 
 class _Everything:
@@ -61,12 +65,11 @@ def _texts_of(values: Array, text: Callable[[Any], str | None]) -> _Texts:
     return _Texts(inverse, [text(value) for value in found.tolist()])
 
 
-def _texts_of_stacks(
-    snapshot: Snapshot, stacks: Array, texts: Callable[[StackTable], Array]
-) -> _Texts:
-    found, inverse = distinct(stacks)
-    named = texts(StackTable.of(snapshot, found)).tolist()
-    return _Texts(inverse, [text or None for text in named])
+def _texts_of_stacks(snapshot: Snapshot, texts: Callable[[StackTable], Array]) -> _Texts:
+    """Return the text of every stack of *snapshot*."""
+    numbers = np.arange(len(snapshot.stacks))
+    named = texts(StackTable.of(snapshot, numbers)).tolist()
+    return _Texts(numbers, [text or None for text in named])
 
 
 def stack_id_of(frames: Sequence[Frame]) -> str:
@@ -94,8 +97,47 @@ def _line(frame: Frame) -> bytes:
     return frame_line(frame, plain_name(frame.name) if frame.name is not None else None)
 
 
-def _records(source: Session, wanted: Container[str]) -> dict[str, Any]:
-    snapshot = source.snapshot(_record_columns(wanted), freed=True)
+def _records(source: Session, wanted: Container[str]) -> Iterator[dict[str, Any]]:
+    columns = _record_columns(wanted)
+    parts = source.record_parts(columns, freed=True)
+    first, second = next(parts), next(parts, None)
+    now = first.facts.now_ns
+    if second is not None and "age_ns" in wanted:
+        # It is known when all records were read.
+        times = [c.name for c in STORED.values() if c.form is Form.TIME]
+        known = times if columns is None else columns & {*times}
+        *_, last = source.record_parts(known, freed=True)
+        now = last.facts.now_ns
+    texts = {
+        name: StackTexts(_of_table(text_of))
+        for name, text_of in _OF_STACK.items()
+        if name in wanted
+    }
+    part: Snapshot | None = first
+    del first
+    while part is not None:
+        yield _part_of_records(part, wanted, now, texts)
+        part, second = second, next(parts, None)
+
+
+def _of_table(
+    text_of: Callable[[StackTable], Array],
+) -> Callable[[StackTable, Snapshot], list[str]]:
+    return lambda table, _: text_of(table).tolist()
+
+
+def _part_of_records(
+    snapshot: Snapshot,
+    wanted: Container[str],
+    now: int | None,
+    texts: Mapping[str, StackTexts],
+) -> dict[str, Any]:
+    """
+    Return the columns of some records.
+
+    :param now: Time of the dump.
+    :param texts: The texts of stacks, by column.
+    """
     fields, result = RecordColumns(snapshot), dict[str, Any]()
     for column in FIELDS:
         if column.form is Form.STACK or column.name not in wanted:
@@ -116,15 +158,18 @@ def _records(source: Session, wanted: Container[str]) -> dict[str, Any]:
     result["bytes"] = (
         snapshot.pages * snapshot.facts.page_size if snapshot.says_pages() else "int64"
     )
-    now = snapshot.facts.now_ns
     result["age_ns"] = "int64"
     if "age_ns" in wanted and "ts_nsec" in snapshot and now is not None:
         stamps = np.minimum(snapshot["ts_nsec"], np.uint64(now))
         result["age_ns"] = np.int64(now) - stamps.astype(np.int64)
-    for name, text_of in _OF_STACK.items():
-        if name in wanted:
-            result[name] = _texts_of_stacks(snapshot, snapshot.stack, text_of)
+    for name, of_stacks in texts.items():
+        handles = snapshot["handle"] if "handle" in snapshot else np.zeros(len(snapshot), np.uint32)
+        result[name] = _texts_of(handles, _text_in(of_stacks.of(snapshot)))
     return result
+
+
+def _text_in(texts: Mapping[int, str]) -> Callable[[int], str | None]:
+    return lambda handle: texts[handle] or None
 
 
 _OF_STACK: Mapping[str, Callable[[StackTable], Array]] = {
@@ -163,14 +208,14 @@ def _stacks(source: Session) -> dict[str, Any]:
         "pages": held,
         "bytes": held * snapshot.facts.page_size,
         "kernel_pages": "int64" if stacks.counts is None else stacks.counts,
-        "allocator": _texts_of_stacks(snapshot, np.arange(number), allocator_names),
-        "module": _texts_of_stacks(snapshot, np.arange(number), modules_of_stacks),
+        "allocator": _texts_of_stacks(snapshot, allocator_names),
+        "module": _texts_of_stacks(snapshot, modules_of_stacks),
         "depth": stacks.depths(),
         "functions": _Lists(
             [[f.name or f"{f.pc:#x}" for f in stack] for stack in frames], "string"
         ),
         "frames": _Lists([[str(frame) for frame in stack] for stack in frames], "string"),
-        "stack_id": _texts_of_stacks(snapshot, np.arange(number), stack_ids),
+        "stack_id": _texts_of_stacks(snapshot, stack_ids),
     }
 
 
@@ -182,36 +227,56 @@ PAGES: Mapping[str, str] = {
 """Columns of the table ``pages`` that has a row for every page, and their types."""
 
 
-def _pages(source: Session) -> dict[str, Any]:
-    inventory = source.inventory()
-    memory, records = inventory.memory, inventory.records
-    pages, facts = memory.pages, memory.pages.facts
+def _pages(source: Session, wanted: Container[str]) -> Iterator[dict[str, Any]]:
+    inventory = source.inventory(owners=source.is_live())
+    memory, pages = inventory.memory, inventory.memory.pages
+    classes = page_classes(inventory)
+    if "free_order" in pages.columns or "free_order" not in wanted:
+        free_order = pages.columns.get("free_order")
+    else:
+        free_order = source.memory(()).pages["free_order"]
+    for rows in [*slices(len(pages), _ROWS)] or [slice(0, 0)]:
+        yield _part_of_pages(inventory, memory, rows, classes[rows], free_order)
+
+
+def _part_of_pages(
+    inventory: Inventory, memory: Memory, rows: slice, classes: Array, free_order: Array | None
+) -> dict[str, Any]:
+    """
+    Return the columns of some pages.
+
+    :param rows: Their rows.
+    :param classes: Their classes.
+    :param free_order: This column of all pages; ``None`` if it is not needed.
+    """
+    pages, facts, records = memory.pages, memory.pages.facts, inventory.records
     zones, types = facts.zones, pages.names.migratetypes
-    pfn = pages.all_pfns()
+    pfn = pages.pfns(np.arange(rows.start, rows.stop))
     block = pfn >> facts.pageblock_order
     node_of = np.zeros(256, np.int64)
     node_of[: len(zones)] = [zone.node for zone in zones]
     record_pfn: Any = "int64"
     handle: Any = "int64"
     if records is not None and len(records):
-        covered = inventory.record_of_row
+        covered = inventory.record_of_row[rows]
         nobodys = covered < 0
         record_pfn = np.ma.array(records["pfn"][covered], mask=nobodys)
         handle = np.ma.array(records["handle"][covered].astype(np.int64), mask=nobodys)
+    zone, order = pages["zone"][rows], free_order[rows] if free_order is not None else None
     return {
         "pfn": pfn,
-        "node": np.ma.array(node_of[pages["zone"]], mask=pages["zone"] >= len(zones)),
-        "zone": _texts_of(pages["zone"], lambda z: zones[z].name if z < len(zones) else None),
+        "node": np.ma.array(node_of[zone], mask=zone >= len(zones)),
+        "zone": _texts_of(zone, lambda z: zones[z].name if z < len(zones) else None),
         "pageblock": block,
         "pageblock_migratetype": _texts_of(
             memory.pageblocks[block], lambda v: None if v < 0 else name_at(types, v)
         ),
-        "state": _texts_of(pages.state, PageState.label_of),
-        "class": _texts_of(page_classes(inventory), PageClass.label_of),
-        "free_order": np.ma.array(
-            pages["free_order"].astype(np.int64), mask=pages["free_order"] < 0
+        "state": _texts_of(pages.state[rows], PageState.label_of),
+        "class": _texts_of(classes, PageClass.label_of),
+        "free_order": (
+            "int64" if order is None else np.ma.array(order.astype(np.int64), mask=order < 0)
         ),
-        "head_pfn": pfn[pages["head"]],
+        "head_pfn": pages.pfns(pages["head"][rows]),
         "record_pfn": record_pfn,
         "handle": handle,
     }
@@ -273,37 +338,53 @@ def _tags(source: Session) -> dict[str, Any]:
     return columns
 
 
-RELATIONS: Mapping[str, Callable[[Session, Container[str]], dict[str, Any]]] = {
+def _at_once(
+    columns: Callable[[Session], dict[str, Any]],
+) -> Callable[[Session, Container[str]], Iterator[dict[str, Any]]]:
+    return lambda source, _: iter([columns(source)])
+
+
+RELATIONS: Mapping[str, Callable[[Session, Container[str]], Iterator[dict[str, Any]]]] = {
     "records": _records,
-    "stacks": lambda source, _: _stacks(source),
-    "pages": lambda source, _: _pages(source),
-    "zones": lambda source, _: _zones(source),
-    "tags": lambda source, _: _tags(source),
-    "meta": lambda source, _: _meta(source),
+    "stacks": _at_once(_stacks),
+    "pages": _pages,
+    "zones": _at_once(_zones),
+    "tags": _at_once(_tags),
+    "meta": _at_once(_meta),
 }
-"""Table -> function that makes its columns, at least those that are wanted."""
+"""Table -> function that yields its columns, at least those that are wanted, for some rows at a
+time."""
 
 
-def relation(table: str, source: Session, name: str, wanted: Container[str] = EVERYTHING) -> Any:
+def relation_parts(
+    table: str, source: Session, name: str, wanted: Container[str] = EVERYTHING
+) -> Iterator[Any]:
     """
-    Make one of the tables of :data:`RELATIONS`, a ``pyarrow.Table``.
+    Make one of the tables of :data:`RELATIONS`, some rows at a time.
 
     :param name: Value of the column ``snapshot``.
     :param wanted: Names of the columns that are needed; other columns may be missing.
+    :return: ``pyarrow.Table``, at least one.
     :raises PageOwnerError: if *source* lacks the data for the table
     """
     pa = extra("pyarrow", "sql", "sql")
-    columns = RELATIONS[table](source, wanted)
-    rows = max(len(_codes(column)) for column in columns.values() if not isinstance(column, str))
-    snapshot = _Texts(np.zeros(rows, np.int32), [name])
-    return pa.table(
-        {"snapshot": _arrow(pa, snapshot, rows)}
-        | {
-            column: _arrow(pa, values, rows)
-            for column, values in columns.items()
-            if column in wanted
-        }
-    )
+    for columns in RELATIONS[table](source, wanted):
+        rows = max(len(_codes(c)) for c in columns.values() if not isinstance(c, str))
+        snapshot = _Texts(np.zeros(rows, np.int32), [name])
+        yield pa.table(
+            {"snapshot": _arrow(pa, snapshot, rows)}
+            | {
+                column: _arrow(pa, values, rows)
+                for column, values in columns.items()
+                if column in wanted
+            }
+        )
+
+
+def relation(table: str, source: Session, name: str) -> Any:
+    """Make one of the tables of :data:`RELATIONS` with all columns, a ``pyarrow.Table``."""
+    pa = extra("pyarrow", "sql", "sql")
+    return pa.concat_tables(relation_parts(table, source, name))
 
 
 def _codes(column: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,20 +13,21 @@ from drgn_pageowner.analysis.account.account import Account
 from drgn_pageowner.analysis.account.page_class import (
     UNACCOUNTED,
     UNACCOUNTED_COLUMNS,
-    page_classes,
     unaccounted_records,
 )
 from drgn_pageowner.analysis.compare.kinship import Relation, stack_identities
 from drgn_pageowner.analysis.owners.allocator import plain_name
-from drgn_pageowner.analysis.owners.group import Group, columns_for, top
+from drgn_pageowner.analysis.owners.group import columns_for, tally
 from drgn_pageowner.errors import UsageError
-from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import Inventory
+from drgn_pageowner.model.arrays import Array, among, slices
 from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.pages import Pages
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
+from drgn_pageowner.model.threads import in_threads
 
 __all__ = (
+    "OF_NOBODY",
     "SORT_KEYS",
     "Amount",
     "Change",
@@ -36,7 +37,11 @@ __all__ = (
     "columns_for_diff",
     "diff",
     "diff_accounts",
+    "of_nobody",
 )
+
+OF_NOBODY = "of_nobody"
+"""A column that can be added to records: the result of :func:`of_nobody`."""
 
 SORT_KEYS = ("growth", "change", "before", "after", "allocations")
 """
@@ -150,19 +155,18 @@ def diff(
     *,
     sort: Sequence[str] = ("growth",),
     limit: int | None = None,
-    inventories: tuple[Inventory | None, Inventory | None] = (None, None),
 ) -> Diff:
     """
     Compare the records of two snapshots, group by group.
 
-    :param before: With :func:`columns_for_diff`; only records that are allocated.
+    :param before: With :func:`columns_for_diff`; only records that are allocated. To find
+        :attr:`Diff.leak`, the column :data:`OF_NOBODY` is used if both have it; otherwise, classes
+        are derived from the stacks.
     :param after: The same.
     :param relation: Of :func:`~drgn_pageowner.analysis.compare.kinship.relate`.
     :param by: Keys, of :data:`~drgn_pageowner.analysis.owners.group.GROUP_KEYS`.
     :param sort: Of :data:`SORT_KEYS` and *by*; ``-`` in front reverses.
     :param limit: Maximum number of changes to return.
-    :param inventories: All pages of both machines, where known. They give the class of each page,
-        to find :attr:`Diff.leak`; otherwise, classes are derived from the stacks.
     :raises UsageError: if a key is unknown, or one of the kernels does not record it
     """
     changes, same = _changes(before, after, relation, by)
@@ -170,7 +174,7 @@ def diff(
         by,
         (_side(before), _side(after)),
         relation,
-        _leak((before, after), inventories, relation),
+        _leak(before, after, relation),
         _sorted(changes, sort, by)[:limit],
         _states(changes, same),
     )
@@ -233,27 +237,34 @@ def _side(snapshot: Snapshot) -> Side:
     return Side(facts.release, facts.hostname, facts.now_ns, total)
 
 
-def _leak(
-    snapshots: tuple[Snapshot, Snapshot],
-    inventories: tuple[Inventory | None, Inventory | None],
-    relation: Relation,
-) -> Change | None:
-    of_nobody = [
-        snapshot.select(_of_nobody(snapshot, inventory))
-        for snapshot, inventory in zip(snapshots, inventories, strict=True)
-    ]
-    changes, _ = _changes(of_nobody[0], of_nobody[1], relation, ["stack"])
+def _leak(before: Snapshot, after: Snapshot, relation: Relation) -> Change | None:
+    both = before, after
+    by_class = all(OF_NOBODY in records for records in both)
+    one, two = (
+        records.select(records[OF_NOBODY] if by_class else unaccounted_records(records))
+        for records in both
+    )
+    changes, _ = _changes(one, two, relation, ["stack"])
     first = _sorted(changes, ["growth"], ["stack"])[:1]
     return first[0] if first and first[0].growth.bytes > 0 else None
 
 
-def _of_nobody(records: Snapshot, inventory: Inventory | None) -> Array:
-    """Find the records of drivers and other kernel code: ``bool``, a row per record."""
-    if inventory is None:
-        return unaccounted_records(records)
-    rows = inventory.memory.pages.rows(records["pfn"])
-    classes = page_classes(inventory)[np.maximum(rows, 0)]
-    result: Array = (rows >= 0) & np.isin(classes, UNACCOUNTED)
+def of_nobody(records: Snapshot, pages: Pages, classes: Array) -> Array:
+    """
+    Find the records of drivers and other kernel code, by the class of their first page.
+
+    :param pages: All pages of the machine.
+    :param classes: The class of each:
+        :func:`~drgn_pageowner.analysis.account.page_class.page_classes`.
+    :return: ``bool``, a row per record.
+    """
+    result = np.empty(len(records), bool)
+
+    def find(piece: slice) -> None:
+        rows = pages.rows(records["pfn"][piece])
+        result[piece] = (rows >= 0) & among(classes[np.maximum(rows, 0)], UNACCOUNTED)
+
+    in_threads(find, slices(len(records)))
     return result
 
 
@@ -261,7 +272,8 @@ def _changes(
     before: Snapshot, after: Snapshot, relation: Relation, by: Sequence[str]
 ) -> tuple[list[Change], int]:
     """Return the groups that changed, and the number of groups that did not."""
-    groups = [_groups(snapshot, relation, by) for snapshot in (before, after)]
+    both = before, after
+    groups = [_groups(snapshot, relation, by) for snapshot in both]
     changes, same = [], 0
     for identity in dict.fromkeys((*groups[0], *groups[1])):
         old, new = groups[0].get(identity, []), groups[1].get(identity, [])
@@ -269,31 +281,49 @@ def _changes(
         if pair[0] == pair[1]:
             same += 1
             continue
-        label = (new or old)[0]
-        key = {name: None if name == "stack" else label.key[name] for name in by}
+        label, snapshot = (new[0], after) if new else (old[0], before)
+        key = {n: None if n == "stack" else v for n, v in zip(by, label.key, strict=True)}
         handles = tuple(members[0].handle or None if members else None for members in (old, new))
-        changes.append(_change(key, pair, relation, (handles[0], handles[1]), label.stack))
+        stack = snapshot.stack_frames(int(snapshot.stacks.index(_handles([label.handle]))[0]))
+        changes.append(_change(key, pair, relation, (handles[0], handles[1]), stack))
     return changes, same
+
+
+def _handles(handles: Sequence[int]) -> Array:
+    return np.array(handles, np.uint32)
+
+
+class _Members(NamedTuple):
+    """A group of one snapshot."""
+
+    key: tuple[Any, ...]
+    amount: Amount
+    handle: int
+    """Handle of the stack with the most pages; 0 for none."""
 
 
 def _groups(
     snapshot: Snapshot, relation: Relation, by: Sequence[str]
-) -> dict[Hashable, list[Group]]:
+) -> dict[Hashable, list[_Members]]:
     """
     Return the groups of *snapshot*, largest first, with keys that are comparable across both
     snapshots.
     """
-    found = top(snapshot, by).groups
-    stacks = (
-        stack_identities(snapshot, [g.handle for g in found], relation) if "stack" in by else {}
-    )
-    result: dict[Hashable, list[Group]] = {}
-    for group in found:
+    found = tally(snapshot, by)
+    counted = snapshot.allocations is not None
+    handles = found.handles.tolist()
+    stacks = stack_identities(snapshot, handles, relation) if "stack" in by else {}
+    pages, allocations = found.pages.tolist(), found.allocations.tolist()
+    result: dict[Hashable, list[_Members]] = {}
+    for number in np.lexsort((-found.allocations, -found.pages)).tolist():
+        key, handle = found.keys[number], handles[number]
         identity = tuple(
-            stacks[group.handle] if name == "stack" else _identity(name, group.key[name], relation)
-            for name in by
+            stacks[handle] if name == "stack" else _identity(name, value, relation)
+            for name, value in zip(by, key, strict=True)
         )
-        result.setdefault(identity, []).append(group)
+        size = pages[number] * snapshot.facts.page_size
+        amount = Amount(allocations[number] if counted else None, pages[number], size)
+        result.setdefault(identity, []).append(_Members(key, amount, handle))
     return result
 
 
@@ -304,10 +334,10 @@ def _identity(name: str, value: Any, relation: Relation) -> Hashable:
     return value if isinstance(value, Hashable) else str(value)
 
 
-def _amount(groups: Iterable[Group]) -> Amount:
+def _amount(groups: Iterable[_Members]) -> Amount:
     total = _NOTHING
     for group in groups:
-        total += Amount(group.allocations, group.pages, group.bytes)
+        total += group.amount
     return total
 
 

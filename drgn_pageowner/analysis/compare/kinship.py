@@ -18,10 +18,11 @@ from drgn_pageowner.analysis.owners.allocator import (
     kind_of_stack,
     plain_name,
 )
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
+from drgn_pageowner.model.threads import in_threads
 
 __all__ = ("Relation", "relate", "share_names", "stack_identities")
 
@@ -125,18 +126,33 @@ def _same_boot(before: Snapshot, after: Snapshot, same_build: bool) -> tuple[boo
         of_text = any("text" in snapshot.facts.layout for snapshot in (before, after))
         whose = "a text's" if of_text else "this kernel's"
         return False, f"{whose} records have no time: one boot cannot be told from another"
-    _, rows, others = np.intersect1d(
-        before["pfn"], after["pfn"], assume_unique=True, return_indices=True
-    )
-    stamps = before["ts_nsec"][rows]
-    # The clock is 0 early in every boot.
-    equal = (stamps == after["ts_nsec"][others]) & (stamps > 0)
-    if not text:
-        equal &= before["handle"][rows] == after["handle"][others]
-    common, fewest = int(np.count_nonzero(equal)), min(len(before), len(after))
+    common, fewest = _common(before, after, text), min(len(before), len(after))
     if not common or common * 100 < _COMMON_PERCENT * fewest:
         return False, f"{common:,} of {fewest:,} records are the same: they are of two boots"
     return True, f"{common:,} of {fewest:,} records are the same"
+
+
+def _common(before: Snapshot, after: Snapshot, text: bool) -> int:
+    """Return the number of records that both have, with the same time, and the same handle unless
+    one of them is a text."""
+    if len(before) > len(after):
+        before, after = after, before
+    pfn = after["pfn"]
+    if (pfn[1:] < pfn[:-1]).any():
+        after = after.select(np.argsort(pfn, kind="stable"))
+        pfn = after["pfn"]
+
+    def count(rows: slice) -> int:
+        place = np.minimum(np.searchsorted(pfn, before["pfn"][rows]), len(pfn) - 1)
+        stamps = before["ts_nsec"][rows]
+        # The clock is 0 early in every boot.
+        equal = (pfn[place] == before["pfn"][rows]) & (stamps > 0)
+        equal &= stamps == after["ts_nsec"][place]
+        if not text:
+            equal &= before["handle"][rows] == after["handle"][place]
+        return int(np.count_nonzero(equal))
+
+    return sum(in_threads(count, slices(len(before))))
 
 
 class _SharedNames:
