@@ -62,6 +62,8 @@ from drgn_pageowner.render.types import type_groups_csv, type_groups_text
 _LIMIT = 20
 # Keys whose values are not the same in all parts of the records, or need the time of the dump.
 _NOT_IN_PARTS = frozenset(("memcg", "tag", "age"))
+# Columns whose values the sums of several records do not have.
+_OF_ONE_RECORD = frozenset(("memcg", "tag", "pfn", "ts_nsec"))
 _RENDERERS = {"table": top_table, "json": top_json, "csv": top_csv}
 _SLAB_RENDERERS = {"table": slab_table, "json": json_text, "csv": slab_csv}
 _TYPE_RENDERERS = {"table": type_groups_text, "json": json_text, "csv": type_groups_csv}
@@ -187,15 +189,19 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         raise UsageError(f"{args.format} is made of stacks: --by must have stack in it")
     wanted = filter_of(args)
     columns = columns_for(args.by) | wanted.columns()
-    if wanted.columns() or _NOT_IN_PARTS & set(args.by):
+    if (
+        _NOT_IN_PARTS & set(args.by)
+        or _OF_ONE_RECORD & wanted.columns()
+        or (wanted.columns() and args.freed)
+    ):
         snapshot = session.snapshot(columns, freed=args.freed)
-        chosen = select(snapshot, wanted)
     else:
-        chosen = snapshot = kept_as(
-            ("records of top", id(session), tuple(sorted(columns)), args.freed, repr(wanted)),
+        snapshot = kept_as(
+            ("records of top", id(session), tuple(sorted(columns)), args.freed),
             session,
-            lambda: _sums(session, wanted, columns),
+            lambda: _sums(session, Filter(freed=args.freed), columns),
         )
+    chosen = select(snapshot, wanted)
     report_problems(snapshot.problems)
     report_problems(absent(snapshot, wanted, chosen))
     result = top(
@@ -235,7 +241,7 @@ def _holders(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         raise UsageError(f"--by {by}: of allocated pages, most first: no --sort, --freed, --depth")
     wanted = filter_of(args)
     try:
-        inventory = session.inventory()
+        inventory = session.inventory(owners=False)
     except PageOwnerError as error:
         # The session has no pages: it is a text of page_owner, for example.
         inventory = None

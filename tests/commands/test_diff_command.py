@@ -10,12 +10,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
+from asking import ask
 from conftest import ROOT, Dump
 
 from drgn_pageowner import read_inventory
 from drgn_pageowner.analysis.account.account import account
+from drgn_pageowner.analysis.compare.diff import Diff, diff
+from drgn_pageowner.commands import diff as diff_command
+from drgn_pageowner.model.records import Snapshot
 
 pytestmark = pytest.mark.once
 
@@ -55,6 +60,33 @@ def test_one_dump_is_compared_with_that_of_the_options(dump_named: Callable[[str
     assert {change["state"] for change in result["changes"]} == {"new"}
     top = json.loads(after.run("top", *words, check=True).stdout)
     assert result["growth"] == top["total"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--by stack", "--by allocator", "--by module,order", "--by comm", "--by age", "--by class",
+        "--by memcg,kind", "--by stack --order 0", "--by stack --sort allocations",
+    ],
+)  # fmt: skip
+def test_many_records_are_summed_up_before_they_are_compared(
+    dump_named: Callable[[str], Dump], live: Any, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    before, after = (live(dump_named(f"linux-6.12/{name}")) for name in ("kdump", "traps"))
+    line = f"diff before {words} --limit 0 --format json"
+    whole = ask(after, line, lambda _: before)
+    assert whole[0] == 0
+    compared: list[int] = []
+
+    def counted(one: Snapshot, two: Snapshot, *rest: Any, **more: Any) -> Diff:
+        compared.append(len(one) + len(two))
+        return diff(one, two, *rest, **more)
+
+    monkeypatch.setattr(diff_command, "_ROWS", 1000)
+    monkeypatch.setattr(diff_command, "diff", counted)
+    assert ask(after, line, lambda _: before) == whole
+    records = len(before.snapshot(("handle",))) + len(after.snapshot(("handle",)))
+    assert compared[0] == records if "age" in words else compared[0] < records / 2
 
 
 def test_the_shell_compares_its_program_with_a_dump(

@@ -16,8 +16,12 @@ from asking import ask
 from conftest import DUMPS, ROOT, Dump
 
 from drgn_pageowner.analysis.owners.allocator import allocator_name
+from drgn_pageowner.analysis.owners.stack_table import StackTable
 from drgn_pageowner.cli import main
+from drgn_pageowner.kernel.read import record_parts
 from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.render import relations
 from drgn_pageowner.storage.save import save
 from drgn_pageowner.storage.session import SnapshotSession, open_snapshots
 
@@ -133,6 +137,30 @@ def test_a_dump_and_its_snapshot_have_the_same_tables(
     account = json.loads(ask(live(dump), "account --format json")[1])
     told = {row["class"]: row["pages"] for row in classes if row["class"] != "absent"}
     assert told == {row["name"]: row["pages"] for row in account["classes"]}
+
+
+@pytest.mark.parametrize("name", ["linux-7.2/traps", "linux-5.10/traps"])
+def test_tables_are_made_some_rows_at_a_time(
+    dump_named: Callable[[str], Dump], live: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    session = live(dump_named(name))
+    query = "select * exclude (snapshot) from {}"
+    whole = {table: sql(session, query.format(table)) for table in ("records", "pages")}
+    monkeypatch.setattr(record_parts, "_ROWS", 1000)
+    monkeypatch.setattr(relations, "_ROWS", 10_000)
+    most = 0
+    table_of = relations.StackTable.of
+
+    def counted(records: Snapshot, stacks: Any) -> StackTable:
+        nonlocal most
+        most = max(most, len(records))
+        return table_of(records, stacks)
+
+    monkeypatch.setattr(relations.StackTable, "of", counted)
+    for table, rows in whole.items():
+        assert sql(session, query.format(table)) == rows
+    # The records of a section, which has 32,768 pages.
+    assert 0 < most <= 1 << 15 < len(whole["records"])
 
 
 @pytest.mark.thorough

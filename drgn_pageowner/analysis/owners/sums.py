@@ -25,9 +25,9 @@ def summed(parts: Iterator[Snapshot], wanted: Filter, columns: Collection[str]) 
 
     :param parts: All records, of one or more parts.
     :param columns: Names of the columns to keep, ``ts_nsec`` among them if ages are needed.
-    :return: The records as they are, if there is but one part. Otherwise, rows with ``pages`` and
-        ``allocations``: one or two for each combination of values, of which one has the lowest and
-        the other the highest ``ts_nsec``, and only the first of them counts.
+    :return: The records as they are, if there is but one part. Otherwise, rows with ``pages``,
+        ``allocations`` and ``allocated``: one or two for each combination of values, of which one
+        has the lowest and the other the highest ``ts_nsec``, and only the first of them counts.
     """
     last = next(parts)
     chosen = select(last, wanted)
@@ -44,7 +44,9 @@ def summed(parts: Iterator[Snapshot], wanted: Filter, columns: Collection[str]) 
             rows = [_sums(replace(last, columns=_joined(rows)), keys)]
         ahead = next(parts, None)
     # Most combinations are in many parts.
-    return replace(last, columns=_sums(replace(last, columns=_joined(rows)), keys))
+    result = _sums(replace(last, columns=_joined(rows)), keys)
+    result["allocated"] = np.full(_length(result), not wanted.freed)
+    return replace(last, columns=result)
 
 
 def summing(wanted: Filter, columns: Collection[str]) -> Summing:

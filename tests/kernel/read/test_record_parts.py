@@ -124,12 +124,15 @@ def test_a_listing_in_parts_is_the_whole(
 @pytest.mark.parametrize(
     "options",
     [[], ["--freed"], ["--by", "allocator"], ["--by", "comm,order"], ["--by", "migratetype"],
-     ["--by", "zone,order", "--sort", "newest"], ["--depth", "2"]],
+     ["--by", "zone,order", "--sort", "newest"], ["--depth", "2"],
+     ["--comm", "kw*", "--by", "pid"], ["--order", "1-"], ["--module", "po_leak"],
+     ["--stack-contains", "vmalloc", "--sort", "oldest"], ["--comm", "nobody"],
+     ["--pfn", "0x100-0x4000"], ["--freed", "--comm", "sh"], ["--zone", "DMA32", "--node", "0"]],
     ids=" ".join,
 )  # fmt: skip
 def test_groups_of_sums_are_those_of_the_records(
     monkeypatch: pytest.MonkeyPatch, live: Callable[..., ProgramSession],
-    dump_named: Callable[[str], Any], options: list[str],
+    dump_named: Callable[[str], Any], capsys: pytest.CaptureFixture[str], options: list[str],
 ) -> None:  # fmt: skip
     parser = argparse.ArgumentParser()
     top_command.add_arguments(parser)
@@ -140,7 +143,7 @@ def test_groups_of_sums_are_those_of_the_records(
         out = io.StringIO()
         session = live(dump_named(DUMP))
         assert top_command.run(args, session, out) == 0
-        texts.append(out.getvalue())
+        texts.append((out.getvalue(), capsys.readouterr().err))
         columns = ("handle", "ts_nsec")
         parts = session.record_parts(columns, summing=summing(Filter(), columns))
         rows.append(sum(len(part) for part in parts))
