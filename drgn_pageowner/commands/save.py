@@ -36,7 +36,7 @@ from drgn_pageowner.errors import PageOwnerError, UsageError, internal_error
 from drgn_pageowner.model.dataset import day_of
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.progress import warn
-from drgn_pageowner.render.dataset import Origins, dataset_tables, with_verdicts
+from drgn_pageowner.render.dataset import Origins, RecordTable, dataset_tables, with_verdicts
 from drgn_pageowner.storage.dataset import Dataset, Partition
 from drgn_pageowner.storage.files import is_stdout
 from drgn_pageowner.storage.identity import DumpIdentity, identify, new_id
@@ -170,7 +170,12 @@ def _into_dataset(
         tables["verdicts"] = with_verdicts(tables["verdicts"], causes, origins.id)
     crash_time = found.crash.crash_time if found.crash is not None else None
     partition = Partition(facts.release or None, day_of(crash_time))
-    size = dataset.write(tables, partition, origins.id)
+    records = tables.get("records")
+    rows = {
+        name: (table.schema, table.parts() if isinstance(table, RecordTable) else [table])
+        for name, table in tables.items()
+    }
+    size = dataset.write(rows, partition, origins.id)
     # Nobody asked for leaks without --leaks.
     unasked = {"tags"} if args.leaks else {"tags", "leaks"}
     report_problems(problem for problem in found.problems if problem != NO_LEAKS)
@@ -179,10 +184,10 @@ def _into_dataset(
         for table, why in lacking.items()
         if table not in unasked
     )
-    records = len(tables["records"]) if "records" in tables else 0
+    number = records.number or 0 if records is not None else 0
     out.write(
         f"{dataset.place.name}: snapshot {origins.id} of {facts.release}: "
-        f"{counted(records, 'record')}, {size:,} bytes\n"
+        f"{counted(number, 'record')}, {size:,} bytes\n"
     )
 
 

@@ -203,7 +203,7 @@ def _noted(job: Job, run: IngestRun) -> IngestRun:
     try:
         dataset = Dataset(job.dataset)
         rows = rows_table("runs", [run.row(__version__)])
-        dataset.write({"runs": rows}, run.partition, run.snapshot)
+        dataset.write({"runs": (rows.schema, [rows])}, run.partition, run.snapshot)
     except PageOwnerError as error:
         return replace(run, status="failed", reason=str(error)) if run.status == "ok" else run
     return run

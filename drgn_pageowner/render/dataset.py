@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,16 @@ from drgn_pageowner.extras import extra
 from drgn_pageowner.model.dataset import DATASET, DATASET_SCHEMA
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.session import Session
-from drgn_pageowner.render.relations import relation, stack_id_of
+from drgn_pageowner.render.relations import (
+    EVERYTHING,
+    relation,
+    relation_parts,
+    stack_id_of,
+)
 
 __all__ = (
     "Origins",
+    "RecordTable",
     "arrow_schema",
     "conform",
     "dataset_tables",
@@ -35,6 +41,42 @@ __all__ = (
 )
 
 Row = dict[str, Any]
+
+
+class RecordTable:
+    """
+    The table ``records`` of a snapshot, which takes much memory if there are many: its rows are
+    made when they are read, some at a time.
+    """
+
+    def __init__(self, session: Session, id_: str) -> None:
+        """
+        :param id_: ID of the snapshot.
+        :raises PageOwnerError: if there are no records
+        """
+        self._session, self._id = session, id_
+        self.schema = arrow_schema("records")
+        """``pyarrow.Schema``"""
+        self.number: int | None = None
+        """Number of rows, once all were read."""
+        self.allocated = self.pages = 0
+        """Number of records of allocated pages, and of their base pages."""
+        for part in session.record_parts(("handle", "ts_nsec")):
+            self.allocated += len(part)
+            self.pages += int(part.pages.sum()) if part.says_pages() else 0
+
+    def parts(self, wanted: Container[str] = EVERYTHING) -> Iterator[Any]:
+        """
+        Yield the rows.
+
+        :param wanted: Names of the columns that are needed; others may be null.
+        :return: ``pyarrow.Table``, at least one.
+        """
+        number = 0
+        for part in relation_parts("records", self._session, self._id, wanted):
+            number += len(part)
+            yield conform(part, self.schema)
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -106,14 +148,16 @@ def dataset_tables(
     :param found: Report on the same dump.
     :param inventory: The use of every page; ``None`` if it could not be read.
     :param only: Names of the tables to make, besides ``meta``; ``None`` for all.
-    :return: Tables by name; and, for tables that could not be made, the reason by name.
+    :return: Tables by name: ``pyarrow.Table``, or :class:`RecordTable`; and, for tables that could
+        not be made, the reason by name.
     """
 
     def of_session(name: str) -> Callable[[], Any]:
         return lambda: conform(relation(name, session, origins.id), arrow_schema(name))
 
     makers: dict[str, Callable[[], Any]] = {
-        **{name: of_session(name) for name in ("records", "stacks", "zones", "tags")},
+        "records": lambda: RecordTable(session, origins.id),
+        **{name: of_session(name) for name in ("stacks", "zones", "tags")},
         "leaks": lambda: _rows("leaks", _leaks(found), origins),
         "suspects": lambda: _rows("suspects", _suspects(found), origins),
         "frag": lambda: _rows("frag", _frag(found), origins),
@@ -150,13 +194,11 @@ def conform(made: Any, schema: Any) -> Any:
     return pa.table(columns, schema=schema)
 
 
-def _meta(session: Session, found: Report, records: Any, origins: Origins) -> Row:
+def _meta(session: Session, found: Report, records: RecordTable | None, origins: Origins) -> Row:
     facts, crash = found.facts, found.crash
     held: Row = {}
     if records is not None:
-        pc = extra("pyarrow.compute", "parquet", "a dataset")
-        kept = records.filter(records.column("allocated"))
-        held = {"records": len(kept), "allocated_pages": pc.sum(kept.column("pages")).as_py() or 0}
+        held = {"records": records.allocated, "allocated_pages": records.pages}
     names = ("release", "version", "hostname", "arch", "page_size", "now_ns", "live",
              "panic_message", "page_owner")  # fmt: skip
     seconds = crash.crash_time if crash is not None else None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Timer
@@ -16,10 +16,16 @@ from drgn_pageowner.model.dataset import DATASET
 from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
-from drgn_pageowner.render.dataset import Origins, arrow_schema, dataset_tables
+from drgn_pageowner.render.dataset import Origins, RecordTable, arrow_schema, dataset_tables
 from drgn_pageowner.rules.rule import Rule, RuleMatch, RuleSet
 from drgn_pageowner.rules.stack import holdings_of_report, sum_matches
-from drgn_pageowner.storage.database import database_error, one_query, open_database, tables_in
+from drgn_pageowner.storage.database import (
+    database_error,
+    one_query,
+    open_database,
+    stream,
+    tables_in,
+)
 
 __all__ = ("Answers", "ask_rules", "open_for", "rows_of")
 
@@ -48,8 +54,8 @@ def ask_rules(
 
     :param found: Report on the same dump.
     :param inventory: The use of every page; ``None`` if it could not be read.
-    :param tables: The dump's tables (``pyarrow.Table``), by name, as in a dataset; ``None`` to make
-        those that the rules name.
+    :param tables: The dump's tables, by name, as :func:`dataset_tables` makes them; ``None`` to
+        make those that the rules name.
     """
     answers = Answers(errors=list(rules.errors))
     asked = [rule for rule in rules.rules if rule.kernels.includes(found.facts.release)]
@@ -71,10 +77,22 @@ def ask_rules(
         origins = Origins(_NAME, "", next(iter(session.members()), None))
         tables, _ = dataset_tables(session, found, inventory, origins, named)
     for name in named:
-        database.register(name, tables.get(name, arrow_schema(name).empty_table()))
+        database.register(name, _registered(tables.get(name, arrow_schema(name).empty_table())))
     for rule in queries:
         answers.matches += [RuleMatch(rule, values) for values in rows_of(database, rule, answers)]
     return answers
+
+
+def _registered(table: Any) -> Any:
+    """Return what DuckDB can register of a table of :func:`dataset_tables`."""
+    if not isinstance(table, RecordTable):
+        return table
+
+    def batches(wanted: Collection[str]) -> Iterator[Any]:
+        for part in table.parts(wanted):
+            yield from part.to_batches()
+
+    return stream(table.schema, batches)
 
 
 def _records(session: Session, rules: Iterable[Rule]) -> Snapshot | None:

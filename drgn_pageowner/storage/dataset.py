@@ -10,7 +10,7 @@ written last, so a snapshot that has this table is complete.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -106,18 +106,24 @@ class Dataset:
         self.place.write(MARKER, json.dumps({_KEY: DATASET_SCHEMA}).encode() + b"\n")
         self.exists = True
 
-    def write(self, tables: Mapping[str, Any], partition: Partition, id_: str) -> int:
+    def write(
+        self,
+        tables: Mapping[str, tuple[Any, Iterable[Any]]],
+        partition: Partition,
+        id_: str,
+    ) -> int:
         """
         Write the tables of a snapshot, ``meta`` last.
 
-        :param tables: ``pyarrow.Table`` by name.
+        :param tables: For each name the ``pyarrow.Schema``, and the rows: ``pyarrow.Table``, one or
+            more.
         :return: Number of bytes written.
         :raises PageOwnerError: if a file cannot be written
         """
         self.create()
         total = 0
         for name in sorted(tables, key=lambda name: name == "meta"):
-            data = _parquet_bytes(tables[name])
+            data = _parquet_bytes(*tables[name])
             self.place.write(dataset_file(name, partition, id_), data)
             total += len(data)
         return total
@@ -169,19 +175,35 @@ def dataset_file(table: str, partition: Partition, id_: str) -> str:
     return f"{table}/{partition.path}/{id_}.parquet"
 
 
-def _parquet_bytes(table: Any) -> memoryview:
+def _parquet_bytes(schema: Any, parts: Iterable[Any]) -> memoryview:
     pa = extra("pyarrow", "parquet", _NEEDS)
     pq = extra("pyarrow.parquet", "parquet", _NEEDS)
     sink = pa.BufferOutputStream()
-    names = [name for name in table.column_names if name in _DIFFERENCES]
-    metadata = {**(table.schema.metadata or {}), _KEY.encode(): str(DATASET_SCHEMA).encode()}
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
+    names = [name for name in schema.names if name in _DIFFERENCES]
+    metadata = {**(schema.metadata or {}), _KEY.encode(): str(DATASET_SCHEMA).encode()}
+    schema = schema.with_metadata(metadata)
+    with pq.ParquetWriter(
         sink,
+        schema,
         compression="zstd",
         compression_level=_LEVEL,
-        row_group_size=_ROWS,
-        use_dictionary=[name for name in table.column_names if name not in names],
+        use_dictionary=[name for name in schema.names if name not in names],
         column_encoding=dict.fromkeys(names, "DELTA_BINARY_PACKED"),
-    )
+    ) as writer:
+        for group in _row_groups(pa, parts):
+            writer.write_table(group.replace_schema_metadata(metadata), row_group_size=_ROWS)
     return memoryview(sink.getvalue())
+
+
+def _row_groups(pa: Any, parts: Iterable[Any]) -> Iterator[Any]:
+    """Divide tables into row groups, all of the same size but the last one."""
+    waiting: list[Any] = []
+    number = 0
+    for part in parts:
+        waiting.append(part)
+        number += len(part)
+        while number > _ROWS:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, _ROWS)
+            waiting, number = [whole.slice(_ROWS)], number - _ROWS
+    yield pa.concat_tables(waiting)
