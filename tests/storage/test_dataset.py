@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from asking import ask
 from conftest import Dump
 
 from drgn_pageowner.cli import main
+from drgn_pageowner.kernel.read import record_parts
 from drgn_pageowner.model.dataset import DATASET
+from drgn_pageowner.storage import dataset as storage_dataset
 from drgn_pageowner.storage.dataset import Dataset, Partition
 from drgn_pageowner.storage.session import SnapshotSession, open_snapshots
 
@@ -108,6 +110,38 @@ def test_the_same_dump_is_saved_once(
     after = sql("-S", dataset, "select snapshot, count(*) n from records group by all order by 1")
     assert len(before) == 2
     assert before == after
+
+
+def test_records_are_written_some_at_a_time(
+    dataset: Path, dump_named: Callable[[str], Dump], live: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(record_parts, "_ROWS", 1000)
+    monkeypatch.setattr(storage_dataset, "_ROWS", 10_000)
+    sizes: list[int] = []
+    row_groups = storage_dataset._row_groups
+
+    def noted(arrow: Any, parts: Iterable[Any]) -> Iterator[Any]:
+        def counted() -> Iterator[Any]:
+            for part in parts:
+                sizes.append(len(part))
+                yield part
+
+        return row_groups(arrow, counted())
+
+    monkeypatch.setattr(storage_dataset, "_row_groups", noted)
+    path = tmp_path / "fleet"
+    assert ask(live(dump_named(NAMES[0])), f"save --leaks --dataset {path}")[0] == 0
+    # No more than the records of a section, which has 32,768 pages.
+    assert max(sizes) <= 1 << 15
+    [file] = Dataset(str(path)).tables()["records"]
+    about = pq.ParquetFile(path / file).metadata
+    groups = [about.row_group(number).num_rows for number in range(about.num_row_groups)]
+    assert set(groups[:-1]) == {10_000}
+    for name, files in Dataset(str(path)).tables().items():
+        for relative in files:
+            expected = pq.read_table(dataset / relative, partitioning=None)
+            assert pq.read_table(path / relative, partitioning=None).equals(expected), name
 
 
 def test_a_mix_of_a_dataset_and_snapshots(
