@@ -12,6 +12,11 @@ opens the dump and reads all page_ext arrays, or also all memmaps, where the com
 With two dumps or more, a line through the smallest and the largest says what a machine of 1 or 4
 TiB costs.
 
+    benchmarks/scale.py --snapshots 8G=small.elf:vmlinux 128G=large.elf:vmlinux
+
+saves a snapshot of each dump first, with leaks, and runs the commands on these; they are compared
+with the same processes, which read the dumps.
+
     benchmarks/scale.py --jobs 1,2 lzo=large.kdump:vmlinux elf=large.elf:vmlinux
 
 compares numbers of processes: elapsed time, that with the first number divided by that with the
@@ -54,12 +59,18 @@ COMMANDS = {
     "leaks --suspects": "both",
     "list --format json": "both",
     "list --format debugfs": "both",
+    "list --limit 10": "both",
+    "sql 'select allocator, sum(pages) from records where allocated group by all'": "page_ext",
+    "sql 'select class, zone, count(*) from pages group by all'": "both",
+    "diff {dump}": "both",
     "save -o {scratch}": "both",
+    "save --dataset {scratch}.d": "both",
     "leaks": "both",
     "report --format html -o {scratch}": "both",
     "triage --force {scratch}.d": "both",
 }
-"""Commands, and what a process must read that is compared with them."""
+"""Commands, and what a process must read that is compared with them. ``diff`` compares a dump with
+itself."""
 
 PARALLEL = ("top", "list --format debugfs", "account", "frag all", "leaks --suspects")
 """The commands that read most of the time."""
@@ -75,10 +86,19 @@ class Dump(NamedTuple):
     name: str
     core: str
     symbols: str
+    snapshot: str | None = None
+    """A snapshot of it, on which commands are to be run instead."""
+
+    @property
+    def file(self) -> str:
+        """What commands read."""
+        return self.snapshot or self.core
 
     def command(self) -> list[str]:
         """Return what precedes a command of drgn-pageowner on this dump."""
         program = [sys.executable, "-m", "drgn_pageowner", "-q"]
+        if self.snapshot is not None:
+            return [*program, "-S", self.snapshot]
         return [*program, "-c", self.core, "-s", self.symbols]
 
 
@@ -97,20 +117,25 @@ def line(sizes: list[float], values: list[float], size: float) -> float:
     return values[0] + slope * (size - sizes[0])
 
 
-def run(ours: list[str], command: str) -> Cost:
+def run(dump: Dump, command: str, *options: str) -> Cost:
     """
     Run a command of drgn-pageowner.
 
-    :param ours: What precedes it.
     :param command: One of :data:`COMMANDS`, or another.
+    :param options: What precedes it, besides the dump.
     """
-    scratch = Path(os.environ.get("TMPDIR", "/tmp")) / f"scale-{os.getpid()}"
-    words = [*ours, *shlex.split(command.format(scratch=scratch))]
+    scratch = _scratch()
+    words = shlex.split(command.format(scratch=scratch, dump=dump.file))
+    words = [*dump.command(), *options, *words]
     also = TRIAGE_FOUND if command.startswith("triage") else ()
     cost = measure(words, discard=True, also=also)
     scratch.unlink(missing_ok=True)
     shutil.rmtree(f"{scratch}.d", ignore_errors=True)
     return cost
+
+
+def _scratch(suffix: str = "") -> Path:
+    return Path(os.environ.get("TMPDIR", "/tmp")) / f"scale-{os.getpid()}{suffix}"
 
 
 def compare_jobs(dumps: list[Dump], commands: list[str], jobs: list[int], runs: int) -> str:
@@ -127,7 +152,6 @@ def compare_jobs(dumps: list[Dump], commands: list[str], jobs: list[int], runs: 
     for dump in dumps:
         page_ext, memmap, _ = ranges_of(dump.core, dump.symbols)
         reader = [*reader_of(dump.core, dump.symbols), "read"]
-        ours = dump.command()
         base = {
             what: min(
                 measure(reader, given=json.dumps(ranges).encode()).seconds for _ in range(runs + 1)
@@ -141,7 +165,7 @@ def compare_jobs(dumps: list[Dump], commands: list[str], jobs: list[int], runs: 
             reading = base[COMMANDS.get(command, "both")]
             row, times = [dump.name, _name(command)], []
             for number in jobs:
-                costs = [run([*ours, "--jobs", str(number)], command) for _ in range(runs)]
+                costs = [run(dump, command, "--jobs", str(number)) for _ in range(runs)]
                 times.append(min(cost.seconds for cost in costs))
                 row += [f"{times[-1]:.1f}", f"{times[-1] / reading:.1f}"]
                 row += [] if len(times) == 1 else [f"{times[0] / times[-1]:.2f}"]
@@ -166,8 +190,7 @@ def share_out(dumps: list[Dump], commands: list[str], cpus: int, runs: int) -> s
     for command in commands:
         costs = []
         for dump in dumps:
-            ours = [*dump.command(), "--jobs", "2"]
-            costs.append(_least(run(ours, command) for _ in range(runs)))
+            costs.append(_least(run(dump, command, "--jobs", "2") for _ in range(runs)))
         own, others = [cost.main for cost in costs], [cost.cpu - cost.main for cost in costs]
         both = [line(sizes, values, 1024) for values in (own, others)]
         pairs = [value for pair in zip(own, others, strict=True) for value in pair]
@@ -199,39 +222,58 @@ def main() -> None:
     parser.add_argument(
         "--cpus", type=int, help="estimate what a machine of 1 TiB takes on this number of CPUs"
     )
+    parser.add_argument(
+        "--snapshots", action="store_true", help="run the commands on snapshots of the dumps"
+    )
     args = parser.parse_args()
     if args.cpus and len(args.dumps) < 2:
         parser.error("--cpus needs two dumps")
     default = PARALLEL if args.jobs else COMMANDS
     chosen = args.commands.split(";") if args.commands else list(default)
-    if args.cpus:
-        print(share_out(args.dumps, chosen, args.cpus, args.runs))
-        return
-    if args.jobs:
-        print(compare_jobs(args.dumps, chosen, args.jobs, args.runs))
-        return
+    dumps = args.dumps
+    try:
+        if args.snapshots:
+            dumps = [_saved(dump, number) for number, dump in enumerate(dumps)]
+        if args.cpus:
+            print(share_out(dumps, chosen, args.cpus, args.runs))
+        elif args.jobs:
+            print(compare_jobs(dumps, chosen, args.jobs, args.runs))
+        else:
+            compare_sizes(dumps, chosen, args.runs)
+    finally:
+        for dump in dumps:
+            if dump.snapshot is not None:
+                Path(dump.snapshot).unlink(missing_ok=True)
+
+
+def _saved(dump: Dump, number: int) -> Dump:
+    """Save a snapshot of *dump*, with leaks."""
+    path = str(_scratch(f"-{number}.parquet"))
+    measure([*dump.command(), "save", "--leaks", path], discard=True)
+    return dump._replace(snapshot=path)
+
+
+def compare_sizes(dumps: list[Dump], commands: list[str], runs: int) -> None:
+    """Print a table in Markdown of the cost of *commands*."""
     sizes: list[float] = []
     costs: dict[str, list[tuple[Cost, Cost]]] = {}
-    for dump in args.dumps:
+    for dump in dumps:
         page_ext, memmap, memory = ranges_of(dump.core, dump.symbols)
         sizes.append(memory / GIB)
-        ours = dump.command()
-        measure([*ours, "top"])
+        measure([*dump.command(), "top"])
         reader = [*reader_of(dump.core, dump.symbols), "read"]
         base = {
-            what: _least(
-                measure(reader, given=json.dumps(ranges).encode()) for _ in range(args.runs)
-            )
+            what: _least(measure(reader, given=json.dumps(ranges).encode()) for _ in range(runs))
             for what, ranges in (("page_ext", page_ext), ("both", page_ext + memmap))
         }
         for what, cost in base.items():
             named = "read page_ext" + (" and memmap" if what == "both" else "")
             costs.setdefault(named, []).append((cost, base["both"]))
-        for command in chosen:
-            cost = _least(run([*ours, "--jobs", "1"], command) for _ in range(args.runs))
+        for command in commands:
+            cost = _least(run(dump, command, "--jobs", "1") for _ in range(runs))
             reading = base[COMMANDS.get(command, "both")]
             costs.setdefault(_name(command), []).append((cost, reading))
-    print_table([dump.name for dump in args.dumps], sizes, costs)
+    print_table([dump.name for dump in dumps], sizes, costs)
 
 
 def _least(costs: Iterable[Cost]) -> Cost:

@@ -37,11 +37,16 @@ def test_peers_say_how_long_they_take(dump: Dump, what: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "columns"),
-    [((), 4), (("--jobs", "1,2", "--runs", "1"), 7), (("--cpus", "16"), 8)],
-)
+    [
+        ((), 4), (("--snapshots", "--runs", "1"), 4), (("--jobs", "1,2", "--runs", "1"), 7),
+        (("--cpus", "16"), 8),
+    ],
+)  # fmt: skip
 def test_large_dumps_are_compared(
     dump: Dump, dump_named: Callable[[str], Dump], options: tuple[str, ...], columns: int
 ) -> None:
+    if "--snapshots" in options:
+        pytest.importorskip("pyarrow", reason="snapshots need pyarrow (the extra parquet)")
     # Costs for each GiB of memory are those of a line through two machines.
     other = dump_named("linux-7.2-arm64-16k/kdump") if "--cpus" in options else None
     dumps = [f"{d.name}={d.vmcore}:{d.vmlinux}" for d in (dump, other) if d is not None]
