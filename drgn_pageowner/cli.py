@@ -46,9 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # NumPy would start threads for linear algebra, one per CPU, that wait for work in a
             # loop: a quarter of the CPU time of a command on a small dump.
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-            # Arrow's own allocators keep what was freed, 100 MB with a large snapshot, and are not
-            # faster.
-            os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
             arguments = sys.argv[1:] if arguments is None else arguments
             # Accept --traceback anywhere among the arguments, so that it can be appended to a
             # command that failed.

@@ -644,10 +644,10 @@ class Container:
         self, groups: Iterable[int], wanted: Sequence[str], pfns: range | None
     ) -> Iterator[dict[str, Array]]:
         """Read row groups, of which each has larger PFNs than the one before."""
-        chosen = [group for group in groups if pfns is None or self._may_have(group, pfns)]
         threads = _threads() if self._file.metadata.num_rows > _ROWS else 1
         last = -1
         with self.checked():
+            chosen = [group for group in groups if pfns is None or self._may_have(group, pfns)]
             for batch in self._file.iter_batches(
                 _LEAST_ROWS, chosen, wanted, use_threads=threads > 1
             ):
