@@ -195,6 +195,7 @@ class SnapshotSession:
         return self._facts
 
     def memory(self, columns: Iterable[str], *, packing: Packing | None = None) -> Memory:
+        self._needs("memory")
         wanted = frozenset(columns)
         inventory = self._kept() if keeps_results() else None
         if inventory is not None and wanted <= inventory.memory.pages.columns.keys():
