@@ -92,9 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 _DRGN = """\
 from drgn_pageowner.analysis.compare.diff import diff
 from drgn_pageowner.analysis.compare.kinship import relate, share_names
-from drgn_pageowner.analysis.owners.group import columns_for
 from drgn_pageowner.analysis.owners.select import Filter, select
-from drgn_pageowner.analysis.owners.sums import summed
 from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.sources import opener_beside
 open_session, wanted = opener_beside(prog), {wanted}

@@ -96,7 +96,7 @@ class _Stream:
         self._table = table
         self._members = members
         self._by_class = by_class and table == "pages"
-        self._found = 0
+        self._found = False
         self._why: PageOwnerError | None = None
         self._mistake: Exception | None = None
         self._said: set[str] = set()
@@ -115,8 +115,8 @@ class _Stream:
             unit=" snapshot",
         ):  # fmt: skip
             try:
-                for part, rows in enumerate(self._rows(name, member, wanted)):
-                    self._found += not part
+                for rows in self._rows(name, member, wanted):
+                    self._found = True
                     yield from conform(rows, self._schema).to_batches()
             except PageOwnerError as error:
                 self._why = error

@@ -21,7 +21,7 @@ from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.kernel.read.pages import read_all_pages
 from drgn_pageowner.kernel.read.records import RecordReader, read_records
 from drgn_pageowner.model.arrays import Array
-from drgn_pageowner.model.heap import INVENTORY_COLUMNS, record_of_row
+from drgn_pageowner.model.heap import record_of_row
 from drgn_pageowner.model.kept import keeps_results, kept_as
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.page import PageInfo
@@ -134,10 +134,7 @@ class ProgramSession:
         """
         if self._inventory is None or not keeps_results():
             return None
-        records = self._inventory.inventory.records
-        if records is None or not len(records) or records.problems:
-            return None
-        return records if wanted <= set(INVENTORY_COLUMNS) else None
+        return self._inventory.inventory.records_with(wanted)
 
     def _known_records(self, wanted: frozenset[str]) -> Snapshot | None:
         """Return what :meth:`_whole_records` does, with only the columns *wanted*."""

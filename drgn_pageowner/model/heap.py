@@ -9,7 +9,7 @@ of pointers, whose nodes are records, slab objects and roots.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -236,6 +236,16 @@ class Inventory:
     gaps: list[str] = field(default_factory=list)
     """One line per part that could not be read and that may contain references. Memory that is
     referenced only from these parts is wrongly reported as lost."""
+
+    def records_with(self, wanted: Collection[str]) -> Snapshot | None:
+        """
+        Return the records of an inventory with owners if they were read without problems, and with
+        the columns *wanted* as far as this kernel has them; otherwise ``None``.
+        """
+        records = self.records
+        if records is None or not len(records) or records.problems:
+            return None
+        return records if {*wanted} <= {*INVENTORY_COLUMNS} else None
 
     def __repr__(self) -> str:
         records = "no records" if self.records is None else f"{len(self.records):,} records"

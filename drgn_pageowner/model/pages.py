@@ -22,6 +22,7 @@ from drgn_pageowner.units import pages_size
 __all__ = (
     "DUMPED_STATES",
     "FREE_STATES",
+    "HEAD_COLUMNS",
     "MOVABLE_STATES",
     "NO_ZONE",
     "CmaArea",
@@ -31,8 +32,13 @@ __all__ = (
     "PageState",
     "Pages",
     "ZoneStats",
+    "row_type",
 )
 
+
+HEAD_COLUMNS = ("flags", "refcount", "mapping")
+"""Columns that tail pages have from their heads. No other column is computed from them, so they may
+be compressed."""
 
 NO_ZONE = 255
 """Value of the column ``zone`` for a page that is in no zone."""
@@ -94,6 +100,11 @@ DUMPED_STATES = (
     PageState.KERNEL, PageState.SLAB, PageState.LARGE_KMALLOC, PageState.TABLE,
 )  # fmt: skip
 """States of pages that makedumpfile excludes at no dump level."""
+
+
+def row_type(rows: int) -> type[np.signedinteger[Any]]:
+    """Return the type of the column ``head`` if there are *rows* pages."""
+    return np.int64 if rows > np.iinfo(np.int32).max else np.int32
 
 
 class Heads:

@@ -61,7 +61,7 @@ class RecordTable:
         """Number of rows, once all were read."""
         self.allocated = self.pages = 0
         """Number of records of allocated pages, and of their base pages."""
-        for part in session.record_parts(("handle", "ts_nsec")):
+        for part in session.record_parts(("order",)):
             self.allocated += len(part)
             self.pages += int(part.pages.sum()) if part.says_pages() else 0
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from drgn_pageowner.errors import PageOwnerError, one_line
 from drgn_pageowner.escape import without_surrogates
@@ -44,6 +45,7 @@ __all__ = (
     "Columns",
     "Container",
     "ContainerWriter",
+    "JoinedColumns",
     "RecordRows",
     "fast_packing",
     "new_container",
@@ -157,7 +159,7 @@ def _array(column: Any) -> Array:
         result: Array = values[column.indices.to_numpy(zero_copy_only=False)]
         return result
     require(not pa.types.is_binary(column.type), "a column is not a number")
-    return np.asarray(_numbers(column))
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def _level(size: int) -> int:
@@ -398,6 +400,33 @@ def _joined(parts: Sequence[Columns]) -> Columns:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+class JoinedColumns:
+    """Columns of a known number of rows, which are added some at a time."""
+
+    def __init__(self, rows: int, dtypes: Mapping[str, DTypeLike] | None = None) -> None:
+        """
+        :param rows: Number of all rows.
+        :param dtypes: Types of columns that are to be of another type than their pieces, by name.
+        """
+        self.columns: Columns = {}
+        self.rows = 0
+        """Number of rows that were added."""
+        self._all, self._dtypes = rows, dtypes or {}
+
+    def add(self, piece: Mapping[str, Any]) -> None:
+        """Add rows; each piece has the same columns: arrays, or lists of strings."""
+        end = self.rows + max(map(len, piece.values()), default=0)
+        for name, values in piece.items():
+            if isinstance(values, list):
+                self.columns.setdefault(name, []).extend(values)
+                continue
+            if name not in self.columns:
+                dtype = self._dtypes.get(name, values.dtype)
+                self.columns[name] = large_empty(self._all, dtype)
+            self.columns[name][self.rows : end] = values
+        self.rows = end
+
+
 def _parsed(text: bytes) -> Any:
     return json.loads(text, parse_constant=_no_number)
 
@@ -549,24 +578,12 @@ class Container:
         :param columns: Names of the columns to read; by default, all.
         """
         rows, pieces = self.pieces(name, columns)
-        result: Columns = {}
-        done = 0
+        joined = JoinedColumns(rows)
         for piece in pieces:
-            number = max(map(len, piece.values()), default=0)
-            if number == rows:
+            if max(map(len, piece.values()), default=0) == rows:
                 return piece
-            if not done:
-                result = {
-                    column: [] if isinstance(values, list) else large_empty(rows, values.dtype)
-                    for column, values in piece.items()
-                }
-            for column, values in piece.items():
-                if isinstance(values, list):
-                    result[column] += values
-                else:
-                    result[column][done : done + number] = values
-            done += number
-        return result
+            joined.add(piece)
+        return joined.columns
 
     def pieces(
         self, name: str, columns: Collection[str] | None = None
@@ -598,7 +615,7 @@ class Container:
                     done += len(batch)
                     yield _columns(name, batch, wanted)
                 if not done:
-                    yield _columns(name, schema.empty_table(), wanted)
+                    yield _columns(name, pa.RecordBatch.from_pylist([], schema), wanted)
                 require(done == rows, "a table lacks rows")
 
         return rows, read()
@@ -681,7 +698,7 @@ def _columns(name: str, rows: Any, wanted: Collection[str]) -> Columns:
     """
     Convert rows of the table *name*.
 
-    :param rows: ``pyarrow.RecordBatch`` or ``pyarrow.Table``
+    :param rows: ``pyarrow.RecordBatch``
     """
     pa = _pyarrow()
     rows.validate(full=True)
@@ -690,15 +707,8 @@ def _columns(name: str, rows: Any, wanted: Collection[str]) -> Columns:
         if column in wanted:
             values = rows.column(column)
             texts = pa.types.is_dictionary(values.type)
-            found[column] = values.to_pylist() if texts else _numbers(values)
+            found[column] = values.to_pylist() if texts else values.to_numpy(zero_copy_only=False)
     return columns_of_table(name, found, wanted)
-
-
-def _numbers(values: Any) -> Any:
-    """Convert an Arrow array to NumPy, without copying it if that is possible."""
-    if isinstance(values, _pyarrow().ChunkedArray):
-        return values.to_numpy()
-    return values.to_numpy(zero_copy_only=False)
 
 
 def _merged(

@@ -20,16 +20,18 @@ from drgn_pageowner.model.heap import (
 )
 from drgn_pageowner.model.object_facts import ObjectFacts
 from drgn_pageowner.model.records import Snapshot, pfn_order
-from drgn_pageowner.model.scratch import large_empty
 from drgn_pageowner.model.stacks import Stacks
 from drgn_pageowner.model.tags import Tags, tag_stacks
 from drgn_pageowner.storage.check import check_fingerprints, check_search, require, within
-from drgn_pageowner.storage.container import Columns, Container
+from drgn_pageowner.storage.container import Columns, Container, JoinedColumns
 from drgn_pageowner.storage.plain import as_json, restore
 from drgn_pageowner.storage.records import frame_table, read_frames
 from drgn_pageowner.storage.tags import place_table, tag_places
 
 __all__ = ("load_search", "search_tables")
+
+# Columns of a search that have a row per record.
+_OF_RECORDS = ("role", "verdict", "evidence", "fingerprint")
 
 
 def search_tables(found: LeakSearch) -> tuple[dict[str, Columns], dict[str, Any]]:
@@ -121,7 +123,7 @@ def _search(file: Container, inventory: Inventory) -> LeakSearch:
         inventory = replace(inventory, records=records, record_of_row=covered)
     require(inventory.records is not None, "leaks without records")
     assert inventory.records is not None
-    allocation, columns = _of_records(file, inventory.records)
+    columns = _of_records(file, inventory.records)
     pages, objects = (
         restore(list[Fingerprint], file.document("fingerprints")[name])
         if "fingerprint" in columns
@@ -134,7 +136,7 @@ def _search(file: Container, inventory: Inventory) -> LeakSearch:
     return LeakSearch(
         inventory=inventory,
         records=inventory.records,
-        allocation=allocation,
+        allocation=columns["allocation"],
         role=columns["role"],
         verdict=columns["verdict"],
         pages_missing=restore(int, known["pages_missing"]),
@@ -148,27 +150,21 @@ def _search(file: Container, inventory: Inventory) -> LeakSearch:
     )
 
 
-def _of_records(file: Container, records: Snapshot) -> tuple[Array, Columns]:
+def _of_records(file: Container, records: Snapshot) -> Columns:
     """
-    Load what the search found out about each of *records*.
-
-    :return: Index of the first record of its allocation: ``int32``; and the columns of the table.
+    Load what the search found out about each of *records*: columns of the table, and
+    ``allocation``, the index of the first record of its allocation (``int32``).
     """
     rows, pieces = file.pieces("leaks")
     require(rows == len(records), "leaks are not of these records")
-    allocation = large_empty(rows, np.int32)
-    columns: Columns = {}
-    done = 0
+    joined = JoinedColumns(rows, {"allocation": np.int32})
     for piece in pieces:
+        done = joined.rows
         check_search(piece, done, records)
-        number = len(piece["pfn"])
-        allocation[done : done + number] = np.arange(done, done + number) - piece["distance"]
-        for name in piece.keys() - {"pfn", "distance", "order", "tag"}:
-            if name not in columns:
-                columns[name] = large_empty(rows, piece[name].dtype)
-            columns[name][done : done + number] = piece[name]
-        done += number
-    return allocation, columns
+        kept = {name: values for name, values in piece.items() if name in _OF_RECORDS}
+        number = np.arange(done, done + len(piece["pfn"]))
+        joined.add({"allocation": number - piece["distance"], **kept})
+    return joined.columns
 
 
 def _allocations(file: Container, inventory: Inventory, table: Columns) -> Snapshot:

@@ -12,9 +12,17 @@ from drgn_pageowner.model.arrays import Array, Growing, sparse_zeros
 from drgn_pageowner.model.heap import Area, FileUse, Inventory, Slabs, area_of_text, record_of_row
 from drgn_pageowner.model.kernel import Facts, Names
 from drgn_pageowner.model.packed import Packed, Packing
-from drgn_pageowner.model.pages import CmaArea, FreeLists, Heads, Memory, Pages, ZoneStats
+from drgn_pageowner.model.pages import (
+    HEAD_COLUMNS,
+    CmaArea,
+    FreeLists,
+    Heads,
+    Memory,
+    Pages,
+    ZoneStats,
+    row_type,
+)
 from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.model.scratch import large_empty
 from drgn_pageowner.storage.check import (
     check_memory,
     check_pages,
@@ -23,7 +31,7 @@ from drgn_pageowner.storage.check import (
     require,
     within,
 )
-from drgn_pageowner.storage.container import Columns, Container
+from drgn_pageowner.storage.container import Columns, Container, JoinedColumns
 from drgn_pageowner.storage.plain import as_json, restore
 
 __all__ = (
@@ -41,8 +49,6 @@ PAGE_COLUMNS = ("flags", "refcount", "mapcount", "mapping", "head")
 
 INVENTORY_PAGES = ("mapcount", "head")
 """The columns of :class:`Pages` that an inventory needs."""
-
-_PACKED = ("flags", "refcount", "mapping")
 _SLABS = ("cache", "row", "pages", "first", "stride", "size", "objects")
 
 
@@ -154,35 +160,31 @@ def _page_columns(
     """
     found, pieces = file.pieces("pages", wanted)
     require(found == rows, "pages")
-    row_type = np.dtype(np.int64 if rows > np.iinfo(np.int32).max else np.int32)
-    result: dict[str, Any] = {}
-    tails, heads = Growing(row_type), Growing(row_type)
-    done = 0
+    dtype = row_type(rows)
+    joined, packed = JoinedColumns(rows), dict[str, Packed]()
+    tails, heads = Growing(dtype), Growing(dtype)
     for piece in pieces:
         check_pages(piece, facts)
         if "head" in piece:
             distance = piece.pop("head")
             tail = np.flatnonzero(distance)
-            head = tail + done - distance[tail]
+            head = tail + joined.rows - distance[tail]
             within(head, 0, rows, "head")
-            tails.add(tail + done)
+            tails.add(tail + joined.rows)
             heads.add(head)
         if narrow and "mapcount" in piece:
             piece["mapcount"] = np.negative((piece["mapcount"] < 0).view(np.int8))
-        number = len(piece["state"])
-        for name, values in piece.items():
-            if packing is not None and name in _PACKED:
-                column = result.setdefault(name, Packed(values.dtype, packing))
+        if packing is not None:
+            for name in piece.keys() & HEAD_COLUMNS:
+                values = piece.pop(name)
+                column = packed.setdefault(name, Packed(values.dtype, packing))
                 column.add(column.blocks(values))
-            else:
-                if name not in result:
-                    result[name] = large_empty(rows, values.dtype)
-                result[name][done : done + number] = values
-        done += number
+        joined.add(piece)
+    result = {**joined.columns, **packed}
     if "head" in wanted and (narrow or packing is not None):
         result["head"] = Heads.of(rows, tails.take(), heads.take())
     elif "head" in wanted:
-        result["head"] = np.arange(rows, dtype=row_type)
+        result["head"] = np.arange(rows, dtype=dtype)
         result["head"][tails.take()] = heads.take()
     return result
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +21,11 @@ from drgn_pageowner.model.records import (
     memcgs_by_path,
     pfn_order,
 )
-from drgn_pageowner.model.scratch import large_empty
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.model.stacks import Frame, SourceFrame, StackList, Stacks
 from drgn_pageowner.model.tags import Tags
 from drgn_pageowner.storage.check import check_records, require, within
-from drgn_pageowner.storage.container import Columns, Container, RecordRows
+from drgn_pageowner.storage.container import Columns, Container, JoinedColumns, RecordRows
 from drgn_pageowner.storage.plain import as_json, restore
 from drgn_pageowner.storage.tags import place_table, tag_places
 
@@ -342,22 +341,14 @@ def load_records(
     """
     number = file.number_of_records(freed=freed)
     narrow = narrow and facts.max_pfn <= 1 << 32
-    rows: dict[str, Array] = {}
-    done = 0
+    joined = JoinedColumns(number, {"pfn": np.uint32} if narrow else None)
     for part in load_record_parts(file, facts, names, columns, freed=freed):
         if len(part) == number and not narrow:
             return part
-        if not done:
-            dtypes = {name: column.dtype for name, column in part.columns.items()}
-            if narrow:
-                dtypes["pfn"] = np.dtype(np.uint32)
-            rows = {name: large_empty(number, dtype) for name, dtype in dtypes.items()}
-        for name, column in part.columns.items():
-            rows[name][done : done + len(part)] = column
-        done += len(part)
+        joined.add(part.columns)
     if narrow:
-        rows["pfn"] = cast(Array, Narrow(rows["pfn"]))
-    return replace(part, columns=rows)
+        joined.columns["pfn"] = Narrow(joined.columns["pfn"])
+    return replace(part, columns=joined.columns)
 
 
 def _without_records(

@@ -110,9 +110,11 @@ class SnapshotSession:
     def snapshot(self, columns: Iterable[str] | None, *, freed: bool = False) -> Snapshot:
         self._needs("records")
         wanted = None if columns is None else frozenset(columns)
-        inventory = None if freed else self._known(wanted)
-        if inventory is not None and inventory.records is not None:
-            return inventory.records
+        # With the time column, the inventory's records also have the same time of the dump.
+        if wanted is not None and "ts_nsec" in wanted and not freed:
+            known = self._whole_records(wanted)
+            if known is not None:
+                return known
         return kept_as(
             (id(self), "records", wanted, freed),
             self,
@@ -128,24 +130,17 @@ class SnapshotSession:
     ) -> Iterator[Snapshot]:
         self._needs("records")
         wanted = None if columns is None else frozenset(columns)
-        inventory = None if freed else self._known(wanted)
-        if inventory is not None and inventory.records is not None and wanted is not None:
-            return inventory.records.only(wanted, self._facts.now_ns).pieces(_ROWS)
+        if wanted is not None and not freed:
+            known = self._whole_records(wanted)
+            if known is not None:
+                return known.only(wanted, self._facts.now_ns).pieces(_ROWS)
         return load_record_parts(self._file, self._facts, self._names, wanted, freed=freed)
 
-    def _known(self, wanted: frozenset[str] | None) -> Inventory | None:
-        """
-        Return the inventory if it is kept, and its records have the columns *wanted* and were read
-        without problems; otherwise ``None``.
-        """
-        from drgn_pageowner.model.heap import INVENTORY_COLUMNS
-
+    def _whole_records(self, wanted: frozenset[str]) -> Snapshot | None:
+        """Return the records of the inventory, if that is kept and they have the columns *wanted*
+        and were read without problems; otherwise ``None``."""
         inventory = self._kept() if keeps_results() else None
-        records = inventory.records if inventory is not None else None
-        if wanted is None or records is None or not len(records) or records.problems:
-            return None
-        # With the time column, the inventory's records also have the same time of the dump.
-        return inventory if "ts_nsec" in wanted and wanted <= {*INVENTORY_COLUMNS} else None
+        return inventory.records_with(wanted) if inventory is not None else None
 
     def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
         return one_after_another(functions)
@@ -253,9 +248,9 @@ class SnapshotSession:
 
         wanted = frozenset(columns)
         if keeps_results():
-            records, inventory = self.snapshot(wanted), self._known(wanted)
-            if inventory is not None and inventory.memory is memory:
-                return records, inventory.record_of_row
+            records, known = self.snapshot(wanted), self._kept()
+            if known is not None and known.memory is memory and known.records is records:
+                return records, known.record_of_row
             return records, record_of_row(memory.pages, records)
         records = self._records(wanted, narrow=True)
         found = record_of_row(memory.pages, records)
@@ -321,8 +316,9 @@ class SnapshotSession:
 
         self._needs("leaks")
         # The inventory is for other commands, too, if it is kept.
-        whole = keeps_results()
-        inventory = self.inventory() if whole else self._inventory(INVENTORY_COLUMNS, narrow=True)
+        inventory = (
+            self.inventory() if keeps_results() else self._inventory(INVENTORY_COLUMNS, narrow=True)
+        )
         return load_search(self._file, inventory)
 
     def object_owners(self) -> ObjectOwners:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,29 @@ def run_lines(session: Any, dump: Dump, command: str) -> list[str]:
     """Run the lines that *command* ``--drgn`` prints; return what they print."""
     status, lines, error = ask(session, f"{command} --drgn")
     assert status == 0, error
+    return output_of(lines, dump)
+
+
+def output_of(lines: str, dump: Dump, *, unused: Collection[str] = ()) -> list[str]:
+    """
+    Run *lines*, which use all that they import; return what they print.
+
+    :param unused: Names that they may import without need.
+    """
+    assert imported_and_unused(lines) <= {*unused}
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(lines, {"prog": dump.prog})
     return printed.getvalue().splitlines()
+
+
+def imported_and_unused(lines: str) -> set[str]:
+    nodes = [*ast.walk(ast.parse(lines))]
+    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.asname or alias.name for node in imports for alias in node.names}
+    return {name.partition(".")[0] for name in names} - {
+        node.id for node in nodes if isinstance(node, ast.Name)
+    }
 
 
 # Commands that print one JSON object per line.
@@ -155,13 +175,12 @@ def test_the_lines_of_diff_give_its_answer(
     command = f"diff {paths} {options}"
     status, lines, error = ask(live(after), f"{command} --drgn")
     assert status == 0, error
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(lines, {"prog": after.prog})
+    # Two dumps that are named need no session of the program.
+    printed = output_of(lines, after, unused=("ProgramSession",))
     status, said, error = ask(live(after), f"{command} --format json", sessions.__getitem__)
     assert status == 0, error
     changes = json.loads(said)["changes"]
-    assert printed.getvalue().splitlines() == [
+    assert printed == [
         f"{c['growth']['pages']} {c['growth']['bytes']} {c['state']} {c['key']}" for c in changes
     ] != []  # fmt: skip
 
@@ -214,17 +233,13 @@ def test_the_lines_give_the_same_answer(
     dump = dump_named("linux-6.12/traps")
     status, lines, _ = ask(live(dump), f"top {options} --drgn")
     assert status == 0
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(lines, {"prog": dump.prog})
+    printed = output_of(lines, dump)
     more = "" if "--limit" in options else " --limit 20"
     status, said, _ = ask(live(dump), f"top {options}{more} --format json")
     assert status == 0
     groups = json.loads(said)["groups"]
     assert groups
-    assert printed.getvalue().splitlines() == [
-        f"{group['pages']} {group['bytes']} {group['key']}" for group in groups
-    ]
+    assert printed == [f"{group['pages']} {group['bytes']} {group['key']}" for group in groups]
 
 
 def test_what_has_no_lines_is_refused(

@@ -272,8 +272,7 @@ def _changes(
     before: Snapshot, after: Snapshot, relation: Relation, by: Sequence[str]
 ) -> tuple[list[Change], int]:
     """Return the groups that changed, and the number of groups that did not."""
-    both = before, after
-    groups = [_groups(snapshot, relation, by) for snapshot in both]
+    groups = [_groups(snapshot, relation, by) for snapshot in (before, after)]
     changes, same = [], 0
     for identity in dict.fromkeys((*groups[0], *groups[1])):
         old, new = groups[0].get(identity, []), groups[1].get(identity, [])
@@ -284,13 +283,10 @@ def _changes(
         label, snapshot = (new[0], after) if new else (old[0], before)
         key = {n: None if n == "stack" else v for n, v in zip(by, label.key, strict=True)}
         handles = tuple(members[0].handle or None if members else None for members in (old, new))
-        stack = snapshot.stack_frames(int(snapshot.stacks.index(_handles([label.handle]))[0]))
+        [number] = snapshot.stacks.index(np.array([label.handle], np.uint32)).tolist()
+        stack = snapshot.stack_frames(number)
         changes.append(_change(key, pair, relation, (handles[0], handles[1]), stack))
     return changes, same
-
-
-def _handles(handles: Sequence[int]) -> Array:
-    return np.array(handles, np.uint32)
 
 
 class _Members(NamedTuple):

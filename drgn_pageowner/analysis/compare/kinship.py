@@ -20,7 +20,7 @@ from drgn_pageowner.analysis.owners.allocator import (
 )
 from drgn_pageowner.model.arrays import Array, slices
 from drgn_pageowner.model.kernel import Facts
-from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.model.records import Snapshot, pfn_order
 from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.model.threads import in_threads
 
@@ -137,10 +137,8 @@ def _common(before: Snapshot, after: Snapshot, text: bool) -> int:
     one of them is a text."""
     if len(before) > len(after):
         before, after = after, before
+    after = after.select(pfn_order(after))
     pfn = after["pfn"]
-    if (pfn[1:] < pfn[:-1]).any():
-        after = after.select(np.argsort(pfn, kind="stable"))
-        pfn = after["pfn"]
 
     def count(rows: slice) -> int:
         place = np.minimum(np.searchsorted(pfn, before["pfn"][rows]), len(pfn) - 1)

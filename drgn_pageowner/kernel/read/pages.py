@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -37,7 +37,16 @@ from drgn_pageowner.kernel.read.kernel import read_facts
 from drgn_pageowner.model.arrays import Array, among, frequencies, ranges, slices, sums
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.packed import Packed, Packing
-from drgn_pageowner.model.pages import DUMPED_STATES, FreeLists, Heads, Memory, Pages, PageState
+from drgn_pageowner.model.pages import (
+    DUMPED_STATES,
+    HEAD_COLUMNS,
+    FreeLists,
+    Heads,
+    Memory,
+    Pages,
+    PageState,
+    row_type,
+)
 from drgn_pageowner.model.threads import in_threads
 from drgn_pageowner.progress import progress
 
@@ -58,10 +67,6 @@ _DTYPES: dict[str, type[np.generic]] = {
 
 _AFTER_ALL = 1 << 62
 """A PFN after all others."""
-
-# Columns that tail pages have from their heads. No other column is computed from them, so they may
-# be compressed.
-_OF_HEADS = ("flags", "refcount", "mapping")
 
 # Values of absent pages in columns where 0 would mean something else.
 _NOTHING = {"state": PageState.ABSENT, "zone": 255, "free_order": -1, "mapcount": -1}
@@ -105,11 +110,6 @@ class _SectionFound:
     """Rows of pages of block devices."""
     packed: dict[str, list[tuple[bytes, int]]] = field(default_factory=dict)
     """Columns that are compressed: results of :meth:`Packed.blocks`."""
-
-
-def _row_type(rows: int) -> type[np.signedinteger[Any]]:
-    """Return the type of the column ``head`` if there are *rows* pages."""
-    return np.int64 if rows > np.iinfo(np.int32).max else np.int32
 
 
 class PageReader:
@@ -274,9 +274,9 @@ class PageReader:
         if self._few_tails:
             dtypes.pop("head", None)
         if "head" in dtypes:
-            dtypes["head"] = _row_type(rows)
+            dtypes["head"] = row_type(rows)
         if self._packing is not None:
-            packed = [name for name in _OF_HEADS if name in dtypes]
+            packed = [name for name in HEAD_COLUMNS if name in dtypes]
             self._packed = {name: Packed(dtypes.pop(name), self._packing) for name in packed}
         self._columns = {
             name: shared_empty(self._kernel, rows, dtype, size=size)
@@ -332,9 +332,9 @@ class PageReader:
             columns["head"][:] = np.arange(row, row + number)
             columns["head"][tails] = heads + row
         elif len(tails):
-            kind = _row_type(row + number)
+            kind = row_type(row + number)
             found.tails.append(((tails + row).astype(kind), (heads + row).astype(kind)))
-        for name in _OF_HEADS:
+        for name in HEAD_COLUMNS:
             self._keep_of_heads(name, columns.get(name), decoded.rows[name], tails, heads, found)
         if "mapcount" in columns and self._narrow:
             np.negative((decoded.mapcount < 0).view(np.int8), out=columns["mapcount"])
@@ -360,7 +360,7 @@ class PageReader:
         found: _SectionFound,
     ) -> None:
         """
-        Keep a column of :data:`_OF_HEADS`, if it is wanted.
+        Keep a column of :data:`HEAD_COLUMNS`, if it is wanted.
 
         :param column: The section's part of it; ``None`` if it is compressed or not wanted.
         :param rows: The member of each ``struct page``.
@@ -417,9 +417,9 @@ class PageReader:
             # Gigantic pages: their heads are in earlier sections.
             rows, head_rows = pages.rows(tails), pages.rows(heads)
             known = head_rows >= 0
-            kind = _row_type(len(pages))
+            kind = row_type(len(pages))
             self._tails.append((rows[known].astype(kind), head_rows[known].astype(kind)))
-            for name in ("state", *_OF_HEADS):
+            for name in ("state", *HEAD_COLUMNS):
                 if name in columns:
                     columns[name][rows[known]] = columns[name][head_rows[known]]
             for packed in self._packed.values():
@@ -439,7 +439,7 @@ class PageReader:
 
         :param number: Number of pages.
         """
-        kind = _row_type(number)
+        kind = row_type(number)
         tails, heads = (
             np.concatenate([np.zeros(0, kind), *(part[index] for part in self._tails)])
             for index in range(2)
