@@ -94,6 +94,7 @@ def snapshot(*records: Record, times: bool = True, known: Facts | None = None) -
         "gfp_mask": np.array([r.gfp_mask for r in records], np.uint32),
         "migratetype": np.array([r.migratetype for r in records], np.uint8),
         "page_flags": np.array([r.page_flags for r in records], np.uint64),
+        "allocated": np.ones(len(records), bool),
     }
     if times:
         columns["ts_nsec"] = np.array([r.ts_nsec for r in records], np.uint64)

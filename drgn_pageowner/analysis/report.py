@@ -47,7 +47,7 @@ from drgn_pageowner.analysis.owners.flame import Flame, flame
 from drgn_pageowner.analysis.owners.group import Top, columns_for, top
 from drgn_pageowner.analysis.owners.select import Filter
 from drgn_pageowner.analysis.owners.summary import consistency
-from drgn_pageowner.analysis.owners.sums import summed
+from drgn_pageowner.analysis.owners.sums import summed_by
 from drgn_pageowner.errors import PageOwnerError, internal_error
 from drgn_pageowner.model.arrays import Array, among, slices, sums
 from drgn_pageowner.model.crash import Crash
@@ -66,8 +66,6 @@ _LISTED = 100
 _OWNERS_OF_CLASS = 12
 _OWNERS_OF_CELL = 3
 _CELLS = 4096
-# Number of records that are looked at together.
-_ROWS = 1 << 19
 # Memory of processes.
 _PRIVATE = (PageClass.ANON, PageClass.HUGETLB, PageClass.ZSMALLOC)
 
@@ -319,17 +317,16 @@ def _leaks(heap: Heap | LeakSearch, classes: Array, memory: MemoryReader | None)
 
 @kept
 def _of_records(records: Snapshot) -> dict[str, Any]:
-    of_stacks = _summed(records, columns_for(["stack"]))
+    of_stacks = summed_by(records, ["stack"], Filter(), columns_for(["stack"]))
     by_stack = top(of_stacks, ["stack"], limit=_STACKS)
     tops = {"stack": replace(by_stack, groups=by_stack.groups[:_LISTED])}
     for key in ("allocator", "tag", "comm", "module"):
         columns = columns_for([key])
         if not columns <= records.columns.keys() | {"ts_nsec"}:
             continue
-        if key == "tag":
-            rows = records
-        else:
-            rows = of_stacks if columns == columns_for(["stack"]) else _summed(records, columns)
+        rows = of_stacks
+        if columns != columns_for(["stack"]):
+            rows = summed_by(records, [key], Filter(), columns)
         tops[key] = top(rows, [key], limit=_LISTED)
     return {
         "tops": tops,
@@ -337,13 +334,6 @@ def _of_records(records: Snapshot) -> dict[str, Any]:
         "coverage": records.coverage,
         "consistency": consistency(records),
     }
-
-
-def _summed(records: Snapshot, columns: frozenset[str]) -> Snapshot:
-    """Sum up records that have *columns* in common, if there are many records."""
-    if len(records) <= _ROWS or not columns <= records.columns.keys():
-        return records
-    return summed(records.pieces(_ROWS), Filter(), columns)
 
 
 @kept

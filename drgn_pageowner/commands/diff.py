@@ -24,9 +24,8 @@ from functools import partial
 from typing import TextIO, TypeVar
 
 from drgn_pageowner.analysis.account.account import account
-from drgn_pageowner.analysis.account.page_class import UNACCOUNTED_COLUMNS, page_classes
+from drgn_pageowner.analysis.account.page_class import page_classes
 from drgn_pageowner.analysis.compare.diff import (
-    OF_NOBODY,
     SORT_KEYS,
     Change,
     Diff,
@@ -34,12 +33,11 @@ from drgn_pageowner.analysis.compare.diff import (
     columns_for_diff,
     diff,
     diff_accounts,
-    of_nobody,
 )
 from drgn_pageowner.analysis.compare.kinship import Relation, relate, share_names
+from drgn_pageowner.analysis.compare.records import Compared, read_compared
 from drgn_pageowner.analysis.owners.group import columns_for
-from drgn_pageowner.analysis.owners.select import Filter, select
-from drgn_pageowner.analysis.owners.sums import summed
+from drgn_pageowner.analysis.owners.select import Filter
 from drgn_pageowner.commands.arguments import (
     add_by,
     add_filters,
@@ -61,9 +59,6 @@ from drgn_pageowner.render.diff import diff_text
 from drgn_pageowner.render.jsonable import json_text
 
 T = TypeVar("T")
-
-# Number of records from which on they are summed up before they are compared, so many at a time.
-_ROWS = 1 << 19
 
 _LIMIT = 20
 
@@ -143,7 +138,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     if args.drgn:
         return _drgn(args, wanted, out)
     by_class = args.by == ["class"]
-    columns = frozenset() if by_class else columns_for(args.by) | wanted.columns()
+    if not by_class:
+        columns_for(args.by)
     check_sort(args.sort, args.by)
     names = args.before, args.after or "the other dump"
     sessions = (
@@ -154,17 +150,12 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     if by_class:
         result = _by_class(sessions, names, args.sort, limit)
     else:
-        before, after, relation = _records(sessions, names, columns)
+        before, after, relation = _records(sessions, names, args.by, wanted)
         if "handle" in wanted.where and not relation.addresses:
             raise UsageError("--handle: a text has no handles of the kernel")
         if "handle" in wanted.where and not relation.same_boot:
             raise UsageError(f"--handle: handles are of one boot, but {relation.why}")
-        before = _named(names[0], partial(select, before, wanted))
-        after = _named(names[1], partial(select, after, wanted))
-        result = diff(
-            _summed(before, args.by), _summed(after, args.by), relation, args.by,
-            sort=args.sort, limit=limit,
-        )  # fmt: skip
+        result = diff(before, after, relation, args.by, sort=args.sort, limit=limit)
     out.writelines(json_text(result) if args.format == "json" else diff_text(result))
     return 0
 
@@ -175,10 +166,9 @@ def compare(before: Session, after: Session) -> Diff:
 
     :raises PageOwnerError: if one of them has no records
     """
-    by = ["stack"]
     names = "the earlier dump", "the dump"
-    one, two, relation = _records((before, after), names, columns_for(by))
-    return diff(_summed(one, by), _summed(two, by), relation)
+    one, two, relation = _records((before, after), names, ["stack"], Filter())
+    return diff(one, two, relation)
 
 
 def _check(args: argparse.Namespace, wanted: Filter) -> None:
@@ -204,33 +194,27 @@ def _named(name: str, answer: Callable[[], T]) -> T:
 
 
 def _records(
-    sessions: tuple[Session, Session], names: tuple[str, str], columns: frozenset[str]
+    sessions: tuple[Session, Session], names: tuple[str, str], by: Sequence[str], wanted: Filter
 ) -> tuple[Snapshot, Snapshot, Relation]:
     """
     Read the records of both dumps, use the same symbols for both, and find out how they are
     related.
 
-    The records have the column :data:`OF_NOBODY`, by the classes of ``account`` if both dumps have
-    all pages.
+    :return: :attr:`Compared.sums <drgn_pageowner.analysis.compare.records.Compared.sums>` of both,
+        with the classes of ``account`` if both dumps have all pages.
     """
-    found: list[Snapshot] = []
-    for name, session in zip(names, sessions, strict=True):
-        classes = _classes(session)
-        snapshot = _named(name, partial(session.snapshot, columns | UNACCOUNTED_COLUMNS))
-        report_problems(f"{name}: {problem}" for problem in snapshot.problems)
-        if classes is not None:
-            nobodys = of_nobody(snapshot, *classes)
-            snapshot = snapshot.only(columns, snapshot.facts.now_ns)
-            snapshot.columns[OF_NOBODY] = nobodys
-        found.append(snapshot)
-    if not all(OF_NOBODY in snapshot for snapshot in found):
+    classes = [_classes(session) for session in sessions]
+    if None in classes:
         # The classes of one and the stacks of the other would not be comparable.
-        found = [
-            session.snapshot(columns | UNACCOUNTED_COLUMNS) if OF_NOBODY in snapshot else snapshot
-            for session, snapshot in zip(sessions, found, strict=True)
-        ]
-    relation = relate(found[0], found[1])
-    return *share_names(found[0], found[1], relation), relation
+        classes = [None, None]
+    found: list[Compared] = []
+    for name, session, known in zip(names, sessions, classes, strict=True):
+        other = found[0] if found else None
+        found.append(_named(name, partial(read_compared, session, by, wanted, known, other)))
+        report_problems(f"{name}: {problem}" for problem in found[-1].sums.problems)
+    before, after = found
+    relation = relate(before.every, after.every, after.common)
+    return *share_names(before.sums, after.sums, relation), relation
 
 
 def _classes(session: Session) -> tuple[Pages, Array] | None:
@@ -243,19 +227,6 @@ def _classes(session: Session) -> tuple[Pages, Array] | None:
     except PageOwnerError:
         return None
     return replace(inventory.memory.pages, columns={}), page_classes(inventory)
-
-
-def _summed(records: Snapshot, by: Sequence[str]) -> Snapshot:
-    """Return the sums of many records with the same keys."""
-    if "age" in by or records.allocations is None or len(records) <= _ROWS:
-        return records
-    needed = columns_for(by) | ({OF_NOBODY} if OF_NOBODY in records else UNACCOUNTED_COLUMNS)
-    kept = {
-        name: column
-        for name, column in records.columns.items()
-        if name in needed - {"ts_nsec"} or name in ("order", "allocated")
-    }
-    return summed(replace(records, columns=kept).pieces(_ROWS), Filter(), needed)
 
 
 def _by_class(
@@ -289,9 +260,9 @@ def _relation_and_leak(
     """
     by = ["stack"]
     try:
-        before, after, relation = _records(sessions, names, columns_for(by))
+        before, after, relation = _records(sessions, names, by, Filter())
     except PageOwnerError as error:
         warn(f"whether both are of one boot is not known: {error}")
         return Relation(False, False, "one of them has no records", None, records=False), None
-    found = diff(_summed(before, by), _summed(after, by), relation, by, limit=0)
+    found = diff(before, after, relation, by, limit=0)
     return relation, found.leak

@@ -21,6 +21,8 @@ is given, because a stack that is left out would be missing from every sum.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TextIO
 
 from drgn_pageowner.analysis.account.holders import HOLDERS, columns_for_holders, holders
@@ -28,7 +30,7 @@ from drgn_pageowner.analysis.account.page_class import page_classes
 from drgn_pageowner.analysis.owners.group import SORT_KEYS, columns_for, top
 from drgn_pageowner.analysis.owners.select import Filter, absent, select
 from drgn_pageowner.analysis.owners.slab import top_slab
-from drgn_pageowner.analysis.owners.sums import summed, summing
+from drgn_pageowner.analysis.owners.sums import summed, summed_by, summing
 from drgn_pageowner.analysis.types.infer import infer_types
 from drgn_pageowner.analysis.types.shares import type_shares
 from drgn_pageowner.commands.arguments import (
@@ -47,6 +49,7 @@ from drgn_pageowner.commands.arguments import (
 from drgn_pageowner.commands.drgn_lines import add_drgn, constructor, print_lines
 from drgn_pageowner.commands.output import write_bytes
 from drgn_pageowner.errors import PageOwnerError, UsageError
+from drgn_pageowner.model.heap import Inventory
 from drgn_pageowner.model.kept import kept_as
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
@@ -61,9 +64,11 @@ from drgn_pageowner.render.types import type_groups_csv, type_groups_text
 
 _LIMIT = 20
 # Keys whose values are not the same in all parts of the records, or need the time of the dump.
-_NOT_IN_PARTS = frozenset(("memcg", "tag", "age"))
+_NOT_IN_PARTS = frozenset(("tag", "age"))
 # Columns whose values the sums of several records do not have.
-_OF_ONE_RECORD = frozenset(("memcg", "tag", "pfn", "ts_nsec"))
+_OF_ONE_RECORD = frozenset(("tag", "pfn", "ts_nsec"))
+# Columns whose values are known when a part of the records has been read.
+_OF_PARTS = frozenset(("memcg", "memcg_kind"))
 _RENDERERS = {"table": top_table, "json": top_json, "csv": top_csv}
 _SLAB_RENDERERS = {"table": slab_table, "json": json_text, "csv": slab_csv}
 _TYPE_RENDERERS = {"table": type_groups_text, "json": json_text, "csv": type_groups_csv}
@@ -195,13 +200,14 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         or (wanted.columns() and args.freed)
     ):
         snapshot = session.snapshot(columns, freed=args.freed)
+        chosen = summed_by(snapshot, args.by, wanted, columns_for(args.by))
     else:
         snapshot = kept_as(
             ("records of top", id(session), tuple(sorted(columns)), args.freed),
             session,
             lambda: _sums(session, Filter(freed=args.freed), columns),
         )
-    chosen = select(snapshot, wanted)
+        chosen = select(snapshot, wanted)
     report_problems(snapshot.problems)
     report_problems(absent(snapshot, wanted, chosen))
     result = top(
@@ -227,7 +233,8 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
 
 
 def _sums(session: Session, wanted: Filter, columns: frozenset[str]) -> Snapshot:
-    parts = session.record_parts(columns, freed=wanted.freed, summing=summing(wanted, columns))
+    early = None if columns & _OF_PARTS else summing(wanted, columns)
+    parts = session.record_parts(columns, freed=wanted.freed, summing=early)
     return summed(parts, wanted, columns)
 
 
@@ -246,21 +253,46 @@ def _holders(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         # The session has no pages: it is a text of page_owner, for example.
         inventory = None
         warn(f"what the pages are used for is not known: {error}")
+    classes = None if inventory is None else page_classes(inventory)
     columns = columns_for_holders(by) | wanted.columns()
     # The records of an inventory have no memory cgroups, so read the records again.
-    records = session.snapshot(columns)
-    report_problems(records.problems)
-    chosen = select(records, wanted)
-    report_problems(absent(records, wanted, chosen))
-    classes = None if inventory is None else page_classes(inventory)
     limit = limit_of(args, _LIMIT if args.format == "table" else None)
-    result = holders(chosen, inventory, classes, by, limit=limit)
-    size = records.facts.page_size
+    parts: list[Snapshot] = []
+    if inventory is None or inventory.records is None or session.is_live() or wanted.columns():
+        parts.append(session.snapshot(columns))
+        report_problems(parts[0].problems)
+        chosen = select(parts[0], wanted)
+        report_problems(absent(parts[0], wanted, chosen))
+        result = holders(chosen, inventory, classes, by, limit=limit)
+    else:
+        each = _noted(session.record_parts(columns), parts)
+        result = holders(each, _without_columns(inventory), classes, by, limit=limit)
+        report_problems(parts[0].problems)
+    size = parts[0].facts.page_size
     if args.format == "json":
         out.writelines(json_text(result))
     else:
         out.writelines((holders_csv if args.format == "csv" else holders_table)(result, size))
     return 0
+
+
+def _noted(parts: Iterable[Snapshot], last: list[Snapshot]) -> Iterator[Snapshot]:
+    """Yield *parts*, and note the one that was yielded as the only element of *last*."""
+    for part in parts:
+        last[:] = [part]
+        yield part
+
+
+def _without_columns(inventory: Inventory) -> Inventory:
+    """Return *inventory* without what is only needed to find the classes of pages."""
+    memory, records = inventory.memory, inventory.records
+    pages = replace(memory.pages, columns={})
+    number = {"allocated": records["allocated"]} if records is not None else {}
+    return replace(
+        inventory,
+        memory=replace(memory, pages=pages),
+        records=replace(records, columns=number) if records is not None else None,
+    )
 
 
 def _slab(args: argparse.Namespace, session: Session, out: TextIO) -> int:

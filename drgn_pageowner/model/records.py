@@ -28,6 +28,7 @@ from drgn_pageowner.units import pages_size
 __all__ = (
     "Memcg",
     "MemcgKind",
+    "SeenMemcgs",
     "Snapshot",
     "Summing",
     "Times",
@@ -332,6 +333,36 @@ def memcgs_by_path(memcgs: Sequence[Memcg], index: Array) -> tuple[tuple[Memcg, 
     number = np.full(len(memcgs) + 1, -1, np.int32)
     number[order] = np.arange(len(memcgs))
     return tuple(memcgs[place] for place in order), number[index]
+
+
+class SeenMemcgs:
+    """
+    The memory cgroups of records that come in parts, where indices of memory cgroups hold in one
+    part only.
+    """
+
+    def __init__(self) -> None:
+        self._number: dict[Memcg, int] = {}
+
+    def indices(self, part: Snapshot) -> Array:
+        """
+        Return the column ``memcg`` of *part* with numbers that hold in all parts.
+
+        :return: ``int32``, a row per record: a number in the order in which the memory cgroups were
+            seen first, or -1.
+        """
+        numbers = [self._number.setdefault(memcg, len(self._number)) for memcg in part.memcgs]
+        # The last element is for -1, no memory cgroup.
+        found: Array = np.array([*numbers, -1], np.int32)[part["memcg"]]
+        return found
+
+    def by_path(self, index: Array) -> tuple[tuple[Memcg, ...], Array]:
+        """
+        Return the result of :func:`memcgs_by_path`.
+
+        :param index: Results of :meth:`indices`.
+        """
+        return memcgs_by_path([*self._number], index)
 
 
 def latest(now: int | None, columns: Mapping[str, Array]) -> int | None:

@@ -103,7 +103,7 @@ def test_pieces_of_any_size_make_the_same_report(
     inputs = read(ProgramSession(one_dump.prog), leaks=False)
     whole = "".join(report_json(report(inputs)))
     monkeypatch.setattr(slices, "__defaults__", (9973,))
-    monkeypatch.setattr("drgn_pageowner.analysis.report._ROWS", 7919)
+    monkeypatch.setattr("drgn_pageowner.analysis.owners.sums._ROWS", 7919)
     assert "".join(report_json(report(inputs))) == whole
 
 

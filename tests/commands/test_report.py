@@ -14,6 +14,7 @@ from asking import ask
 from conftest import ROOT, Dump, run_cli
 
 from drgn_pageowner.analysis import report as analysis
+from drgn_pageowner.analysis.owners import sums
 from drgn_pageowner.commands import Session
 from drgn_pageowner.commands.report import read
 from drgn_pageowner.kernel.session import ProgramSession
@@ -142,7 +143,7 @@ def test_many_records_are_summed_up_in_parts(
 ) -> None:
     session = ProgramSession(one_dump.prog)
     whole = analysis.report(read(session, leaks=False))
-    monkeypatch.setattr(analysis, "_ROWS", 1000)
+    monkeypatch.setattr(sums, "_ROWS", 1000)
     parts = analysis.report(read(session, leaks=False))
     assert parts.tops == whole.tops
     assert parts.flame == whole.flame

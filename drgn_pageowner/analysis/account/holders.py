@@ -3,31 +3,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass
-from drgn_pageowner.analysis.owners.stack_table import StackTable, modules_of_stacks, per_record
+from drgn_pageowner.analysis.owners.stack_table import StackTable, modules_of_stacks
 from drgn_pageowner.errors import UsageError
 from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.model.arrays import (
     Array,
-    begins,
+    Growing,
     by_runs,
     distinct,
     frequencies,
+    looked_up,
+    runs,
     slices,
     sums,
     widen,
 )
 from drgn_pageowner.model.columns import comm_text
 from drgn_pageowner.model.heap import AreaKind, Inventory, record_of_row
-from drgn_pageowner.model.records import Snapshot
-from drgn_pageowner.model.scratch import large_empty
+from drgn_pageowner.model.records import SeenMemcgs, Snapshot
 
 __all__ = ("HOLDERS", "Holder", "Holders", "columns_for_holders", "holders")
+
+# Number of records that are looked at together.
+_ROWS = 1 << 19
+_NO_ROWS = np.zeros(0, np.int64)
+_NEVER = np.iinfo(np.uint64).max
 
 HOLDERS = ("process", "driver")
 """Kinds of holders by which memory can be summed up."""
@@ -83,30 +89,6 @@ class Holders:
     Linux kernel commit bf215eab785a ("mm/page_owner.c: record tgid") (in v5.18)."""
 
 
-@dataclass
-class _Found:
-    """Holders that were found, in the order of their numbers."""
-
-    code: Array
-    """``int32``, a row per record."""
-    keys: list[str | int | None]
-    names: list[str | None]
-    pages: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    """``int64``, shape ``(holders, classes)``; one column without classes."""
-
-    def sums(self, records: Snapshot, weight: Callable[[Snapshot], Array]) -> Array:
-        """
-        Add up a number of each record: ``int64``, a row per holder.
-
-        :param weight: Function that returns the numbers of some records.
-        """
-        result = np.zeros(len(self.keys), np.int64)
-        for piece in slices(len(records)):
-            some = records.select(piece)
-            result += sums(self.code[piece], weight(some), len(result))
-        return result
-
-
 def columns_for_holders(by: str) -> frozenset[str]:
     """Return the columns of records that :func:`holders` uses, as far as a kernel has them."""
     if by == "driver":
@@ -115,7 +97,7 @@ def columns_for_holders(by: str) -> frozenset[str]:
 
 
 def holders(
-    records: Snapshot,
+    records: Snapshot | Iterable[Snapshot],
     inventory: Inventory | None,
     classes: Array | None,
     by: str,
@@ -123,33 +105,39 @@ def holders(
     limit: int | None = None,
 ) -> Holders:
     """
-    Sum up *records* by process or driver.
+    Sum up records by process or driver.
 
-    :param records: Allocated records, or some of them.
+    :param records: Allocated records, or some of them. Or all records of *inventory*, in their
+        order, in parts that need not be in memory together.
     :param inventory: The use of every page; ``None`` if only records are known.
     :param classes: ``uint8``, a row per page of *inventory*.
     :param by: An element of :data:`HOLDERS`.
     :raises UsageError: if the records lack columns that are needed for this
     """
-    found = _processes(records, inventory) if by == "process" else _drivers(records)
+    found: _Processes | _Drivers = _Processes() if by == "process" else _Drivers()
+    whole = isinstance(records, Snapshot)
+    parts = _pieces(records) if isinstance(records, Snapshot) else records
+    for part in parts:
+        found.add(part)
+    last = found.finish()
+    pages = found.pages.reshape(-1, 1)
     if inventory is not None and classes is not None:
-        _count_pages(found, records, inventory, classes, modules=by == "driver")
-    else:
-        found.pages = found.sums(records, lambda some: some.pages).reshape(-1, 1)
-    totals = found.pages.sum(axis=1)
-    allocations = None
-    if records.select(slice(0)).allocations is not None:
-        allocations = found.sums(records, _allocations)
+        record = inventory.record_of_row
+        if isinstance(records, Snapshot) and records is not inventory.records:
+            record = record_of_row(inventory.memory.pages, records)
+        assert whole or len(found.code) == len(inventory.records or ())
+        pages = _count_pages(found, record, inventory, classes)
+    totals, allocations = pages.sum(axis=1), found.allocations
     order = np.lexsort((np.arange(len(totals)), -totals))
     order = order[totals[order] > 0]
-    oldest, newest = _times(records, found.code, len(totals))
-    groups = _cgroups(records, found.code) if by == "process" else {}
-    size, labelled = records.facts.page_size, classes is not None
+    groups = found.cgroups() if isinstance(found, _Processes) else {}
+    size, labelled = last.facts.page_size, classes is not None
     result = []
     for number in order[:limit].tolist():
         key, name = found.keys[number], found.names[number]
         cgroup, charged = groups.get(number, (None, None))
         alive, now = _life(by, key, name, inventory)
+        oldest, newest = found.times_of(number)
         result.append(
             Holder(
                 key=key,
@@ -157,9 +145,9 @@ def holders(
                 pages=int(totals[number]),
                 bytes=int(totals[number]) * size,
                 allocations=None if allocations is None else int(allocations[number]),
-                classes=_labels(found.pages[number]) if labelled else {},
-                oldest_ns=oldest[number] if oldest is not None else None,
-                newest_ns=newest[number] if newest is not None else None,
+                classes=_labels(pages[number]) if labelled else {},
+                oldest_ns=oldest,
+                newest_ns=newest,
                 alive=alive,
                 command_line=_command_line(by, key, inventory),
                 now=now,
@@ -167,113 +155,278 @@ def holders(
                 cgroup_pages=charged,
             )
         )
-    whole = int(totals.sum())
+    sum_of_pages = int(totals.sum())
     return Holders(
         by=by,
         holders=result,
         number_of_holders=len(order),
-        pages=whole,
-        bytes=whole * size,
+        pages=sum_of_pages,
+        bytes=sum_of_pages * size,
         allocations=None if allocations is None else int(allocations.sum()),
-        now_ns=records.facts.now_ns,
-        threads_apart=by == "process" and "tgid" not in records,
+        now_ns=last.facts.now_ns,
+        threads_apart=by == "process" and "tgid" not in last,
     )
 
 
-def _processes(records: Snapshot, inventory: Inventory | None) -> _Found:
-    """
-    Assign a number to the process of each record.
-
-    :raises UsageError: if the records do not contain the process that allocated
-    """
-    column = "tgid" if "tgid" in records else "pid"
-    if column not in records:
-        raise UsageError(records.lacks("pid"))
-    ids, code = _numbered(records[column])
-    names: list[str | None] = [None] * len(ids)
-    if "comm" in records and len(records):
-        for number, comm in _main_comms(records, column, code, len(ids)):
-            names[number] = comm
-    return _Found(code, [int(number) for number in ids], names)
+def _pieces(records: Snapshot) -> Iterable[Snapshot]:
+    """Return *records* in parts, of which there is at least one."""
+    return records.pieces(_ROWS) if len(records) > _ROWS else (records,)
 
 
-def _numbered(values: Array) -> tuple[Array, Array]:
-    """Return the distinct *values* as :func:`distinct` does, and their indices as ``int32``."""
-    found = np.zeros(0, values.dtype)
-    for piece in slices(len(values)):
-        found = np.union1d(found, distinct(values[piece][begins(values[piece])])[0])
+class _Numbers:
+    """Distinct values of columns that come in parts, numbered in the order of their appearance."""
 
-    def place_of(values: Array) -> Array:
-        some, place = distinct(values)
-        return np.searchsorted(found, some)[place]
+    def __init__(self) -> None:
+        self._parts: list[Array] = []
 
-    code = large_empty(len(values), np.int32)
-    for piece in slices(len(values)):
-        code[piece] = by_runs(place_of, values[piece])
-    return found, code
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    @property
+    def values(self) -> Array:
+        """The value with each number."""
+        self._parts = [np.concatenate(self._parts)] if self._parts else []
+        return self._parts[0] if self._parts else np.zeros(0, np.int64)
+
+    def of(self, column: Array) -> Array:
+        """
+        Return the numbers of some values.
+
+        :return: ``int32``, the shape of *column*.
+        """
+        return by_runs(self._of, column)
+
+    def _of(self, column: Array) -> Array:
+        found, place = distinct(column)
+        known = self.values
+        order = np.argsort(known)
+        rank = np.searchsorted(known, found, sorter=order)
+        number = np.append(order, -1)[rank]
+        fresh = number < 0
+        fresh[~fresh] = known[number[~fresh]] != found[~fresh]
+        number[fresh] = np.arange(len(known), len(known) + np.count_nonzero(fresh))
+        self._parts.append(found[fresh])
+        result: Array = number.astype(np.int32)[place]
+        return result
 
 
-def _main_comms(
-    records: Snapshot, column: str, code: Array, number: int
-) -> Iterator[tuple[int, str]]:
-    """
-    Yield names of processes; the last one of each process is the one to show.
+def _longer(values: Array, number: int, more: int = 0) -> Array:
+    """Return *values*, and *more* until there are *number* of them."""
+    return np.append(values, np.full(number - len(values), more, values.dtype))
 
-    :param column: The column that says which process a record belongs to.
-    :param code: Number of the process of each record.
-    :param number: Number of processes.
-    """
-    comms, which = _numbered(records["comm"])
-    pairs, counts = [], []
-    for piece in slices(len(records)):
-        found, place = distinct(code[piece].astype(np.int64) * len(comms) + which[piece])
-        weight = np.bincount(place, minlength=len(found))
+
+class _Found:
+    """What was found in the records, by the number of their holder."""
+
+    def __init__(self) -> None:
+        self.keys: list[str | int | None] = []
+        self.names: list[str | None] = []
+        self.code = np.zeros(0, np.int32)
+        """``int32``, a row per record: the number of its holder."""
+        self.pages = np.zeros(0, np.int64)
+        """``int64``, a row per holder: base pages of its records."""
+        self.allocations: Array | None = np.zeros(0, np.int64)
+        """``int64``, a row per holder; ``None`` if a text was read that does not say."""
+        self._oldest = np.zeros(0, np.uint64)
+        self._newest = np.zeros(0, np.uint64)
+        self._timed = False
+        self._codes = Growing(np.int32)
+        self._last: Snapshot | None = None
+
+    def _add(self, records: Snapshot, code: Array, number: int) -> None:
+        """
+        Add up the columns of some records.
+
+        :param code: The number of the holder of each record.
+        :param number: Number of holders so far.
+        """
+        self._codes.add(code)
+        self._last = records
+        counts = records.allocations
+        if counts is None:
+            self.allocations = None
+        self._grow(number)
+        self.pages += sums(code, records.pages, number)
+        if counts is not None and self.allocations is not None:
+            self.allocations += sums(code, counts, number)
+        self._timed = "ts_nsec" in records
+        if self._timed:
+            widen(self._oldest, self._newest, code, records["ts_nsec"])
+
+    def _renumber(self, number_of: Array, number: int) -> Snapshot:
+        """
+        Give the holders other numbers.
+
+        :param number_of: The new number of each holder; several may become one.
+        :param number: Number of new numbers.
+        :return: The last records that were added.
+        """
+        assert self._last is not None
+        self.code = looked_up(number_of.astype(np.int32), self._codes.take())
+        self.pages = sums(number_of, self.pages, number)
+        if self.allocations is not None:
+            self.allocations = sums(number_of, self.allocations, number)
+        oldest, newest = np.full(number, _NEVER, np.uint64), np.zeros(number, np.uint64)
+        np.minimum.at(oldest, number_of, self._oldest)
+        np.maximum.at(newest, number_of, self._newest)
+        self._oldest, self._newest = oldest, newest
+        return self._last
+
+    def holder_of(self, key: str) -> int:
+        """Return the number of the holder *key*, which is added if there is none."""
+        if key not in self.keys:
+            self.keys.append(key)
+            self.names.append(key)
+            self._grow(len(self.keys))
+        return self.keys.index(key)
+
+    def _grow(self, number: int) -> None:
+        """Make room for *number* holders."""
+        self.pages = _longer(self.pages, number)
+        if self.allocations is not None:
+            self.allocations = _longer(self.allocations, number)
+        self._oldest = _longer(self._oldest, number, _NEVER)
+        self._newest = _longer(self._newest, number)
+
+    def times_of(self, number: int) -> tuple[int, int] | tuple[None, None]:
+        """Return the times of the oldest and the newest record of a holder, if records have any."""
+        if not self._timed:
+            return None, None
+        oldest, newest = int(self._oldest[number]), int(self._newest[number])
+        # A module that has only its own code and data has no record, and so no times.
+        return (oldest, newest) if oldest <= newest else (0, 0)
+
+
+class _Processes(_Found):
+    """Processes that have records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ids, self._comms = _Numbers(), _Numbers()
+        self._named, self._counts, self._leads = _Numbers(), _NO_ROWS, _NO_ROWS
+        self._memcgs = SeenMemcgs()
+        self._charged, self._weights = _Numbers(), _NO_ROWS
+
+    def add(self, records: Snapshot) -> None:
+        """
+        Add the processes of some records.
+
+        :raises UsageError: if the records do not contain the process that allocated
+        """
+        column = "tgid" if "tgid" in records else "pid"
+        if column not in records:
+            raise UsageError(records.lacks("pid"))
+        code = self._ids.of(records[column])
+        self._add(records, code, len(self._ids))
+        if "comm" in records:
+            self._add_names(records, column, code)
+        if "memcg" in records:
+            memcg = self._memcgs.indices(records)
+            charged = np.flatnonzero(memcg >= 0)
+            pairs = self._charged.of(_pairs(code[charged], memcg[charged]))
+            self._weights = _longer(self._weights, len(self._charged))
+            self._weights += sums(pairs, records.pages[charged], len(self._weights))
+
+    def _add_names(self, records: Snapshot, column: str, code: Array) -> None:
+        pairs = _pairs(code, self._comms.of(records["comm"]))
         # Take the name of a process from a record of its main thread, if there is one.
-        leads = np.ones(len(place), bool)
+        leads = np.ones(len(code), bool)
         if "pid" in records:
-            leads = records["pid"][piece] == records[column][piece]
-        weight += sums(place, leads, len(found)) * len(code)
-        pairs.append(found)
-        counts.append(weight)
-    every, place = distinct(np.concatenate(pairs))
-    total = np.zeros(len(every), np.int64)
-    np.add.at(total, place, np.concatenate(counts))
-    for pair in every[np.argsort(total, kind="stable")].tolist():
-        yield pair // len(comms), comm_text(comms[pair % len(comms)])
+            leads = records["pid"] == records[column]
+        first, lengths = runs(pairs, leads)
+        named = self._named.of(pairs[first])
+        number = len(self._named)
+        self._counts = _longer(self._counts, number) + sums(named, lengths, number)
+        leading = lengths * leads[first]
+        self._leads = _longer(self._leads, number) + sums(named, leading, number)
+
+    def finish(self) -> Snapshot:
+        """Number the processes by their IDs, and return the last records that were added."""
+        ids = self._ids.values
+        rank = _ranks(ids)
+        last = self._renumber(rank, len(ids))
+        self.keys = np.sort(ids).tolist()
+        self.names = [None] * len(ids)
+        comms = self._comms.values
+        of_pair, of_comm = _unpaired(self._named.values)
+        process = rank[of_pair]
+        weight = self._counts + self._leads * len(self.code)
+        # The last name of each process is the one to show.
+        for pair in np.lexsort((_ranks(comms)[of_comm], process, weight)).tolist():
+            self.names[process[pair]] = comm_text(comms[of_comm[pair]])
+        self._charged_pairs = rank[_unpaired(self._charged.values)[0]]
+        return last
+
+    def cgroups(self) -> dict[int, tuple[str, int]]:
+        """
+        Find the memory cgroup that most pages of each process are charged to.
+
+        :return: Number of a process -> the path of the memory cgroup, and all base pages charged to
+            it.
+        """
+        memcgs, memcg = self._memcgs.by_path(_unpaired(self._charged.values)[1])
+        totals = sums(memcg, self._weights, len(memcgs))
+        process = self._charged_pairs
+        return {
+            int(process[pair]): (memcgs[memcg[pair]].path, int(totals[memcg[pair]]))
+            for pair in np.lexsort((memcg, process, self._weights)).tolist()
+        }
 
 
-def _drivers(records: Snapshot) -> _Found:
-    names: list[str] = []
+class _Drivers(_Found):
+    """Modules that have records, or none, by the stacks of the records."""
 
-    def codes(table: StackTable) -> Array:
-        found, code = distinct(modules_of_stacks(table).astype(str))
-        names.extend(found.tolist())
-        return code.astype(np.int32)
+    def __init__(self) -> None:
+        super().__init__()
+        self._handles = _Numbers()
 
-    code = per_record(records, codes)
-    keys: list[str | int | None] = [name or None for name in names]
-    return _Found(code, keys, [name or None for name in names])
+    def add(self, records: Snapshot) -> None:
+        """Add the drivers of some records."""
+        handles = records["handle"] if "handle" in records else np.zeros(len(records), np.uint32)
+        code = self._handles.of(handles)
+        self._add(records, code, len(self._handles))
+
+    def finish(self) -> Snapshot:
+        """Find the module of each stack, and return the last records that were added."""
+        assert self._last is not None
+        stacks = self._last.stacks.index(self._handles.values.astype(np.uint32))
+        table = StackTable.of(self._last, stacks)
+        names, module = distinct(modules_of_stacks(table).astype(str))
+        self.names = [name or None for name in names.tolist()]
+        self.keys = [*self.names]
+        return self._renumber(module, len(names))
 
 
-def _allocations(records: Snapshot) -> Array:
-    numbers = records.allocations
-    assert numbers is not None
-    return numbers
+def _pairs(first: Array, second: Array) -> Array:
+    """Return pairs of numbers from 0 on as one number each: ``int64``."""
+    return first.astype(np.int64) << 32 | second
 
 
-def _count_pages(
-    found: _Found, records: Snapshot, inventory: Inventory, classes: Array, *, modules: bool
-) -> None:
+def _unpaired(pairs: Array) -> tuple[Array, Array]:
+    """Return the numbers in the result of :func:`_pairs`."""
+    return pairs >> 32, pairs & (1 << 32) - 1
+
+
+def _ranks(values: Array) -> Array:
+    """Return the place of each of some distinct values in their order: ``int64``."""
+    result = np.empty(len(values), np.int64)
+    result[np.argsort(values)] = np.arange(len(values))
+    return result
+
+
+def _count_pages(found: _Found, record: Array, inventory: Inventory, classes: Array) -> Array:
     """
     Count the pages of every holder in every class.
 
-    :param modules: Whether holders are modules. The memory with the code and data of a module then
-        counts as the module's own, whoever loaded it.
+    If holders are modules, the memory with the code and data of a module counts as the module's
+    own, whoever loaded it.
+
+    :param record: Index of the record of each page, or -1.
+    :return: ``int64``, shape ``(holders, classes)``.
     """
-    record = inventory.record_of_row
-    if records is not inventory.records:
-        record = record_of_row(inventory.memory.pages, records)
-    moved, owners = _of_modules(found, inventory, record) if modules else (_NO_ROWS, _NO_ROWS)
+    moved = owners = _NO_ROWS
+    if isinstance(found, _Drivers):
+        moved, owners = _of_modules(found, inventory, record)
     number = len(PageClass)
     cells = np.zeros(len(found.keys) * number, np.int64)
     for piece in slices(len(record)):
@@ -285,10 +438,7 @@ def _count_pages(
         found.code[record[moved]].astype(np.int64) * number + classes[moved], minlength=len(cells)
     )
     cells += np.bincount(owners * number + classes[moved], minlength=len(cells))
-    found.pages = cells.reshape(-1, number)
-
-
-_NO_ROWS = np.zeros(0, np.int64)
+    return cells.reshape(-1, number)
 
 
 def _of_modules(found: _Found, inventory: Inventory, record: Array) -> tuple[Array, Array]:
@@ -301,13 +451,11 @@ def _of_modules(found: _Found, inventory: Inventory, record: Array) -> tuple[Arr
     rows, owners = [_NO_ROWS], [_NO_ROWS]
     for area in inventory.areas:
         if area.kind is AreaKind.MODULE and area.name:
-            if area.name not in found.keys:
-                found.keys.append(area.name)
-                found.names.append(area.name)
+            holder = found.holder_of(area.name)
             mine = area.rows[area.rows >= 0]
             mine = mine[record[mine] >= 0]
             rows.append(mine)
-            owners.append(np.full(len(mine), found.keys.index(area.name)))
+            owners.append(np.full(len(mine), holder))
     # If two areas map a page, the last one counts.
     every, last = np.unique(np.concatenate(rows)[::-1], return_index=True)
     return every, np.concatenate(owners)[::-1][last]
@@ -319,45 +467,6 @@ def _labels(pages: Array) -> dict[str, int]:
     return {
         PageClass.label_of(number): int(pages[number]) for number in order.tolist() if pages[number]
     }
-
-
-def _times(
-    records: Snapshot, code: Array, number: int
-) -> tuple[Sequence[int] | None, Sequence[int] | None]:
-    if "ts_nsec" not in records:
-        return None, None
-    oldest = np.full(number, np.iinfo(np.uint64).max, np.uint64)
-    newest = np.zeros(number, np.uint64)
-    for piece in slices(len(code)):
-        widen(oldest, newest, code[piece], records["ts_nsec"][piece])
-    # A module that has only its own code and data has no record, and so no times.
-    oldest[oldest > newest] = 0
-    return oldest.tolist(), newest.tolist()
-
-
-def _cgroups(records: Snapshot, code: Array) -> dict[int, tuple[str, int]]:
-    """
-    Find the memory cgroup that most pages of each holder are charged to.
-
-    :param code: Number of the holder of each record.
-    :return: Number of a holder -> the path of the memory cgroup, and all base pages charged to it.
-    """
-    if "memcg" not in records or not len(records):
-        return {}
-    memcg = records["memcg"].astype(np.int64)
-    charged = np.flatnonzero(memcg >= 0)
-    if not len(charged):
-        return {}
-    most = int(memcg.max()) + 1
-    pages = records.pages[charged]
-    totals = sums(memcg[charged], pages, most)
-    pairs, which = distinct(code[charged] * most + memcg[charged])
-    weights = sums(which, pages, len(pairs))
-    found = {}
-    for place in np.argsort(weights, kind="stable").tolist():
-        holder, group = divmod(int(pairs[place]), most)
-        found[holder] = records.memcgs[group].path, int(totals[group])
-    return found
 
 
 def _command_line(by: str, key: str | int | None, inventory: Inventory | None) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,13 +19,21 @@ from drgn_pageowner.analysis.owners.allocator import (
     kind_of_stack,
     plain_name,
 )
-from drgn_pageowner.model.arrays import Array, slices
+from drgn_pageowner.model.arrays import Array, places_of, slices
 from drgn_pageowner.model.kernel import Facts
 from drgn_pageowner.model.records import Snapshot, pfn_order
 from drgn_pageowner.model.stacks import Frame
 from drgn_pageowner.model.threads import in_threads
 
-__all__ = ("Relation", "relate", "share_names", "stack_identities")
+__all__ = (
+    "Common",
+    "Relation",
+    "common_records",
+    "is_text",
+    "relate",
+    "share_names",
+    "stack_identities",
+)
 
 # Minimum share of records that two dumps of one boot have in common, in percent of the smaller
 # dump: allocations made at boot remain. linux-6.12/drip has 57 % after 60 s; two boots of one
@@ -70,24 +79,34 @@ class _TextRelation(Relation):
         return False
 
 
-def relate(before: Snapshot, after: Snapshot) -> Relation:
+class Common(NamedTuple):
+    """The records that two snapshots have in common."""
+
+    records: int
+    fewest: int
+    """Number of records of the snapshot that has fewer."""
+
+
+def relate(before: Snapshot, after: Snapshot, common: Common | None = None) -> Relation:
     """
     Find out how two snapshots are related.
 
     :param before: With the columns ``handle`` and, where the kernel has it, ``ts_nsec``; all
         records that are allocated.
-    :param after: The same.
+    :param after: The same; if *common* is given, a record of each stack is enough.
+    :param common: The records that both have, if already known.
     """
-    text = _is_text(before) or _is_text(after)
+    text = is_text(before) or is_text(after)
     same_build = _same_uname(before.facts, after.facts) and _same_functions(before, after, text)
-    same_boot, why = _same_boot(before, after, same_build)
+    same_boot, why = _same_boot(before, after, same_build, common)
     clocks = before.facts.now_ns, after.facts.now_ns
     known = same_boot and None not in clocks
     elapsed = (clocks[1] or 0) - (clocks[0] or 0) if known else None
     return (_TextRelation if text else Relation)(same_build, same_boot, why, elapsed)
 
 
-def _is_text(snapshot: Snapshot) -> bool:
+def is_text(snapshot: Snapshot) -> bool:
+    """Return whether *snapshot* is of a text, which has names instead of PCs."""
     return not snapshot.stacks.addresses or "text" in snapshot.facts.layout
 
 
@@ -116,32 +135,43 @@ def _same_functions(before: Snapshot, after: Snapshot, text: bool) -> bool:
     return (bool(common) or not text) and all(sizes[0][name] & sizes[1][name] for name in common)
 
 
-def _same_boot(before: Snapshot, after: Snapshot, same_build: bool) -> tuple[bool, str]:
+def _same_boot(
+    before: Snapshot, after: Snapshot, same_build: bool, common: Common | None
+) -> tuple[bool, str]:
     if not same_build:
         return False, "they are of different kernels"
-    text = _is_text(before) or _is_text(after)
+    text = is_text(before) or is_text(after)
     if before.facts.hostname != after.facts.hostname and not text:
         return False, f"they are of {before.facts.hostname} and {after.facts.hostname}"
     if not all(name in s for name in ("ts_nsec", "pfn") for s in (before, after)):
         of_text = any("text" in snapshot.facts.layout for snapshot in (before, after))
         whose = "a text's" if of_text else "this kernel's"
         return False, f"{whose} records have no time: one boot cannot be told from another"
-    common, fewest = _common(before, after, text), min(len(before), len(after))
-    if not common or common * 100 < _COMMON_PERCENT * fewest:
-        return False, f"{common:,} of {fewest:,} records are the same: they are of two boots"
-    return True, f"{common:,} of {fewest:,} records are the same"
+    if common is None:
+        common = Common(common_records(before, after), min(len(before), len(after)))
+    number, fewest = common
+    if not number or number * 100 < _COMMON_PERCENT * fewest:
+        return False, f"{number:,} of {fewest:,} records are the same: they are of two boots"
+    return True, f"{number:,} of {fewest:,} records are the same"
 
 
-def _common(before: Snapshot, after: Snapshot, text: bool) -> int:
-    """Return the number of records that both have, with the same time, and the same handle unless
-    one of them is a text."""
+def common_records(before: Snapshot, after: Snapshot) -> int:
+    """
+    Return the number of records that both have, with the same time, and the same handle unless one
+    of them is a text.
+
+    :param before: With the columns ``pfn``, ``ts_nsec`` and ``handle``; *after* also.
+    """
+    text = is_text(before) or is_text(after)
     if len(before) > len(after):
         before, after = after, before
-    after = after.select(pfn_order(after))
+    order = pfn_order(after)
+    if not isinstance(order, slice):
+        after = after.select(order)
     pfn = after["pfn"]
 
     def count(rows: slice) -> int:
-        place = np.minimum(np.searchsorted(pfn, before["pfn"][rows]), len(pfn) - 1)
+        place = np.minimum(places_of(pfn, before["pfn"][rows]), len(pfn) - 1)
         stamps = before["ts_nsec"][rows]
         # The clock is 0 early in every boot.
         equal = (pfn[place] == before["pfn"][rows]) & (stamps > 0)

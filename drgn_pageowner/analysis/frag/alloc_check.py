@@ -287,7 +287,6 @@ def _cheapest(joined: Overlay, order: int, allowed: list[int], limit: int) -> li
     if not limit:
         return []
     pages, facts = joined.memory.pages, joined.memory.pages.facts
-    every = np.arange(len(pages), dtype=np.int64)
     shift = order - facts.pageblock_order
     if shift >= 0:
         zone_of, merged = merge_blocks(block_table(joined), shift)
@@ -300,7 +299,7 @@ def _cheapest(joined: Overlay, order: int, allowed: list[int], limit: int) -> li
     result = []
     for block in ranked.tolist():
         first = int(pages.rows(np.array([block << order]))[0])
-        rows = every[first : first + (1 << order)]
+        rows = np.arange(first, min(first + (1 << order), len(pages)))
         in_way = rows[joined.mobility[rows] == Mobility.UNMOVABLE]
         found, counts = np.unique(owner_codes(joined, in_way), return_counts=True)
         owners = [

@@ -15,7 +15,7 @@ import numpy as np
 
 from drgn_pageowner.analysis.owners.stack_table import StackTable, replaced, with_stack
 from drgn_pageowner.errors import PageOwnerError, UsageError
-from drgn_pageowner.model.arrays import Array, distinct
+from drgn_pageowner.model.arrays import Array, distinct, values_of
 from drgn_pageowner.model.columns import STORED, Column, Form, Match, comm_text
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.stacks import Frame
@@ -320,7 +320,7 @@ def _absent_names(what: str, patterns: Sequence[str], names: Collection[str]) ->
 
 def _all_texts(snapshot: Snapshot, column: Column) -> set[str]:
     """Return every text that the values of *column* have."""
-    found, _ = distinct(snapshot[column.name])
+    found = values_of([snapshot[column.name]])
     return {
         text
         for value in found.tolist()

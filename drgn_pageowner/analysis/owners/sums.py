@@ -8,15 +8,20 @@ from dataclasses import replace
 
 import numpy as np
 
+from drgn_pageowner.analysis.owners.group import age_bands
 from drgn_pageowner.analysis.owners.select import Filter, select
 from drgn_pageowner.model.arrays import Array, begins, distinct, sums
 from drgn_pageowner.model.later import selected
-from drgn_pageowner.model.records import Snapshot, Summing
+from drgn_pageowner.model.records import SeenMemcgs, Snapshot, Summing
 
-__all__ = ("summed", "summing")
+__all__ = ("summed", "summed_by", "summing")
 
+# Number of records that are summed up together.
+_ROWS = 1 << 19
 # Number of rows from which on sums of several parts are summed up again.
 _MANY = 1 << 21
+# Column of the age of records, in words.
+_AGE = "age"
 
 
 def summed(parts: Iterator[Snapshot], wanted: Filter, columns: Collection[str]) -> Snapshot:
@@ -36,17 +41,54 @@ def summed(parts: Iterator[Snapshot], wanted: Filter, columns: Collection[str]) 
         return chosen
     # What this kernel does not record is missed when the sums are used.
     keys = [name for name in sorted(set(columns) - {"ts_nsec"}) if name in chosen]
-    rows = [_sums(chosen, keys)]
+    memcgs = SeenMemcgs()
+    rows = [_sums(_renumbered(chosen, memcgs, keys), keys)]
     while ahead is not None:
         last, ahead = ahead, None
-        rows.append(_sums(select(last, wanted), keys))
+        rows.append(_sums(_renumbered(select(last, wanted), memcgs, keys), keys))
         if sum(map(_length, rows)) > _MANY:
             rows = [_sums(replace(last, columns=_joined(rows)), keys)]
         ahead = next(parts, None)
     # Most combinations are in many parts.
     result = _sums(replace(last, columns=_joined(rows)), keys)
     result["allocated"] = np.full(_length(result), not wanted.freed)
-    return replace(last, columns=result)
+    if "memcg" not in keys:
+        return replace(last, columns=result)
+    found, result["memcg"] = memcgs.by_path(result["memcg"])
+    return replace(last, columns=result, memcgs=found)
+
+
+def _renumbered(records: Snapshot, memcgs: SeenMemcgs, keys: Collection[str]) -> Snapshot:
+    """Return *records* with indices of memory cgroups that hold in all parts."""
+    if "memcg" not in keys:
+        return records
+    return replace(records, columns={**records.columns, "memcg": memcgs.indices(records)})
+
+
+def summed_by(
+    records: Snapshot, by: Collection[str], wanted: Filter, columns: Collection[str]
+) -> Snapshot:
+    """
+    Select from *records*, and sum up what was selected if these are many.
+
+    :param by: Keys of :data:`~drgn_pageowner.analysis.owners.group.GROUP_KEYS` by which the rows
+        can be grouped.
+    :param columns: See :func:`summed`.
+    :return: See :func:`summed`.
+    """
+    if len(records) <= _ROWS or records.allocations is None:
+        return select(records, wanted)
+    parts = records.pieces(_ROWS)
+    if "age" not in by or "ts_nsec" not in records:
+        return summed(parts, wanted, columns)
+    # The oldest and the newest of a row must have the same age, in words.
+    aged = (
+        replace(part, columns={**part.columns, _AGE: age_bands(part).astype(np.uint8)})
+        for part in parts
+    )
+    result = summed(aged, wanted, {*columns, _AGE})
+    del result.columns[_AGE]
+    return result
 
 
 def summing(wanted: Filter, columns: Collection[str]) -> Summing:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from handmade import SECOND, Record, snapshot
 
+from drgn_pageowner.analysis.owners import sums
 from drgn_pageowner.analysis.owners.group import columns_for, top
-from drgn_pageowner.analysis.owners.select import Filter
-from drgn_pageowner.analysis.owners.sums import summed, summing
-from drgn_pageowner.model.records import Snapshot
+from drgn_pageowner.analysis.owners.select import Filter, select
+from drgn_pageowner.analysis.owners.sums import summed, summed_by, summing
+from drgn_pageowner.errors import UsageError
+from drgn_pageowner.model.records import Memcg, Snapshot, memcgs_by_path
 
 pytestmark = pytest.mark.quick
 
@@ -108,3 +110,45 @@ def test_sums_do_not_grow_with_the_records(monkeypatch: pytest.MonkeyPatch, many
         sizes.append(len(found))
     # Five stacks and none, an oldest and a newest record of each, of four parts.
     assert max(sizes) <= 6 * 2 * (1 if many == 4 else 4)
+
+
+@pytest.mark.parametrize("size", [7, 50])
+@pytest.mark.parametrize("by", [["memcg"], ["stack", "memcg"]])
+def test_parts_may_number_memory_cgroups_in_their_own_ways(size: int, by: list[str]) -> None:
+    random = np.random.default_rng(1)
+    whole = records(211)
+    cgroups = [Memcg(name, f"/{name}", True, inode) for inode, name in enumerate("cab")]
+    memcgs, index = memcgs_by_path(cgroups, random.integers(-1, 3, size=211).astype(np.int32))
+    whole = replace(whole, columns={**whole.columns, "memcg": index}, memcgs=memcgs)
+    parts = []
+    for number, part in enumerate(parts_of(whole, size)):
+        order = np.roll(np.arange(3), number)
+        place = np.append(np.argsort(order), -1).astype(np.int32)
+        parts.append(
+            replace(
+                part,
+                columns={**part.columns, "memcg": place[part["memcg"]]},
+                memcgs=[memcgs[old] for old in order.tolist()],
+            )
+        )
+    found = summed(iter(parts), Filter(), columns_for(by))
+    assert top(found, by) == top(whole.select(whole["allocated"]), by)
+    assert {group.key["memcg"] for group in top(found, by).groups} == {None, "/a", "/b", "/c"}
+
+
+@pytest.mark.parametrize("by", [["age"], ["comm", "age"], ["stack"]])
+@pytest.mark.parametrize("times", [True, False])
+def test_records_that_are_in_memory_are_summed_up(
+    monkeypatch: pytest.MonkeyPatch, by: list[str], times: bool
+) -> None:
+    monkeypatch.setattr(sums, "_ROWS", 20)
+    whole = records(211, times=times)
+    wanted = Filter(where={"pid": [1, 2]}, since_ns=20 * SECOND) if times else Filter()
+    chosen = select(whole, wanted)
+    found = summed_by(whole, by, wanted, columns_for(by))
+    assert len(found) < len(chosen)
+    if "age" in by and not times:
+        with pytest.raises(UsageError, match="does not record"):
+            top(found, by)
+    else:
+        assert top(found, by) == top(chosen, by)
