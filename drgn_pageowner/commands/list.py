@@ -34,6 +34,7 @@ from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.arrays import Array
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
+from drgn_pageowner.model.stacks import SourceFrame
 from drgn_pageowner.render.debugfs import debugfs_text
 from drgn_pageowner.render.page_owner_stacks import FILES, page_owner_stacks_text
 from drgn_pageowner.render.records import records_csv, records_json, records_table
@@ -87,18 +88,23 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         return _list_stacks(args, session, out)
     wanted = filter_of(args)
     limit = limit_of(args, None)
-    if not args.source:
-        _list_parts(args.format, _Choice(session, wanted, limit), out)
-        return 0
-    snapshot = session.snapshot(None, freed=args.freed)
-    report_problems(snapshot.problems)
-    chosen = select(snapshot, wanted)
-    report_problems(absent(snapshot, wanted, chosen))
-    if limit is not None:
-        chosen = chosen.first(limit)
-    session.add_source_lines(chosen, chosen.used_pcs())
-    out.writelines(_FORMATS[args.format](chosen))
+    parts = _Choice(session, wanted, limit).parts()
+    if args.source:
+        parts = _with_source_lines(session, parts)
+    out.writelines(_FORMATS[args.format](next(parts), parts))
     return 0
+
+
+def _with_source_lines(session: Session, parts: Iterator[Snapshot]) -> Iterator[Snapshot]:
+    """Yield *parts* with the source lines of their stacks, and of those before."""
+    looked_up: set[int] = set()
+    lines: dict[int, list[SourceFrame]] = {}
+    for part in parts:
+        sourced = replace(part, source_lines=lines)
+        pcs = set(part.used_pcs().tolist()) - looked_up
+        session.add_source_lines(sourced, sorted(pcs))
+        looked_up |= pcs
+        yield sourced
 
 
 class _Choice:
@@ -181,11 +187,6 @@ class _Choice:
         marks = np.zeros(len(snapshot), bool)
         marks[chosen["row"]] = True
         return marks, list(absent(snapshot, wanted, chosen))
-
-
-def _list_parts(format_: str, choice: _Choice, out: TextIO) -> None:
-    parts = choice.parts()
-    out.writelines(_FORMATS[format_](next(parts), parts))
 
 
 def _list_stacks(args: argparse.Namespace, session: Session, out: TextIO) -> int:

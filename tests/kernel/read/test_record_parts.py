@@ -98,7 +98,7 @@ def test_only_the_sections_of_these_rows_are_read_again(
 @pytest.mark.parametrize(
     "options",
     [[], ["--freed"], ["--limit", "3000"], ["--limit", "0"], ["--comm", "kw*", "--limit", "9"],
-     ["--order", "1-"], ["--comm", "nobody"]],
+     ["--order", "1-"], ["--comm", "nobody"], ["--source"]],
     ids=" ".join,
 )  # fmt: skip
 @pytest.mark.parametrize("format_", ["json", "csv", "debugfs"])
