@@ -4,23 +4,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from drgn_pageowner.analysis.account.page_class import PageClass, page_classes
 from drgn_pageowner.analysis.owners.allocator import plain_name
+from drgn_pageowner.analysis.owners.select import Filter
 from drgn_pageowner.analysis.owners.stack_table import (
     StackTable,
     allocator_names,
     modules_of_stacks,
 )
+from drgn_pageowner.analysis.owners.sums import summed, summing
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.arrays import Array, distinct, slices, sums
 from drgn_pageowner.model.columns import FIELDS, STORED, Form
 from drgn_pageowner.model.dataset import frame_line, sql_type, stack_id
 from drgn_pageowner.model.heap import Inventory
-from drgn_pageowner.model.pages import Memory, PageState
+from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.model.stacks import Frame
@@ -196,7 +199,9 @@ def _record_columns(wanted: Container[str]) -> frozenset[str] | None:
 
 def _stacks(source: Session) -> dict[str, Any]:
     """Return the stacks of allocated pages, as ``top`` counts them."""
-    snapshot = source.snapshot(("handle",))
+    keys, everything = ("handle",), Filter()
+    parts = source.record_parts(keys, summing=summing(everything, keys))
+    snapshot = summed(parts, everything, keys)
     stacks, number = snapshot.stacks, len(snapshot.stacks)
     frames = [snapshot.stack_frames(index) for index in range(number)]
     known = snapshot.stack >= 0
@@ -229,56 +234,83 @@ PAGES: Mapping[str, str] = {
 
 def _pages(source: Session, wanted: Container[str]) -> Iterator[dict[str, Any]]:
     inventory = source.inventory(owners=source.is_live())
-    memory, pages = inventory.memory, inventory.memory.pages
-    classes = page_classes(inventory)
-    if "free_order" in pages.columns or "free_order" not in wanted:
-        free_order = pages.columns.get("free_order")
-    else:
-        free_order = source.memory(()).pages["free_order"]
-    for rows in [*slices(len(pages), _ROWS)] or [slice(0, 0)]:
-        yield _part_of_pages(inventory, memory, rows, classes[rows], free_order)
+    classes = page_classes(inventory) if "class" in wanted else np.zeros(0, np.uint8)
+    inventory = _with_columns(inventory, wanted)
+    free_order = None
+    if "free_order" in wanted:
+        free_order = inventory.memory.pages.columns.get("free_order")
+        if free_order is None:
+            free_order = source.memory(()).pages["free_order"]
+    for rows in [*slices(len(inventory.memory.pages), _ROWS)] or [slice(0, 0)]:
+        makers = _columns_of_pages(inventory, rows, classes, free_order)
+        # The table has as many rows as this column.
+        yield {"pfn": makers["pfn"]()} | {
+            name: make() for name, make in makers.items() if name in wanted
+        }
 
 
-def _part_of_pages(
-    inventory: Inventory, memory: Memory, rows: slice, classes: Array, free_order: Array | None
-) -> dict[str, Any]:
+def _with_columns(inventory: Inventory, wanted: Container[str]) -> Inventory:
+    """Return *inventory* without columns of pages and records that only classes are found by."""
+    needs = {"state": "state", "zone": "zone", "node": "zone", "head_pfn": "head"}
+    needed = {column for name, column in needs.items() if name in wanted} | {"free_order"}
+    pages, records = inventory.memory.pages, inventory.records
+    columns = {name: column for name, column in pages.columns.items() if name in needed}
+    recorded = records is not None and len(records)
+    if not recorded or not ("record_pfn" in wanted or "handle" in wanted):
+        inventory = replace(inventory, records=None, record_of_row=np.zeros(0, np.int32))
+    return replace(
+        inventory, memory=replace(inventory.memory, pages=replace(pages, columns=columns))
+    )
+
+
+def _columns_of_pages(
+    inventory: Inventory, rows: slice, classes: Array, free_order: Array | None
+) -> dict[str, Callable[[], Any]]:
     """
-    Return the columns of some pages.
+    Return functions that make the columns of some pages.
 
     :param rows: Their rows.
-    :param classes: Their classes.
+    :param classes: The class of all pages, if it is needed.
     :param free_order: This column of all pages; ``None`` if it is not needed.
     """
-    pages, facts, records = memory.pages, memory.pages.facts, inventory.records
+    memory, records = inventory.memory, inventory.records
+    pages, facts = memory.pages, memory.pages.facts
     zones, types = facts.zones, pages.names.migratetypes
     pfn = pages.pfns(np.arange(rows.start, rows.stop))
     block = pfn >> facts.pageblock_order
     node_of = np.zeros(256, np.int64)
     node_of[: len(zones)] = [zone.node for zone in zones]
-    record_pfn: Any = "int64"
-    handle: Any = "int64"
-    if records is not None and len(records):
+
+    def of_record(name: str) -> Any:
+        if records is None:
+            return "int64"
         covered = inventory.record_of_row[rows]
-        nobodys = covered < 0
-        record_pfn = np.ma.array(records["pfn"][covered], mask=nobodys)
-        handle = np.ma.array(records["handle"][covered].astype(np.int64), mask=nobodys)
-    zone, order = pages["zone"][rows], free_order[rows] if free_order is not None else None
+        return np.ma.array(records[name][covered].astype(np.int64), mask=covered < 0)
+
+    def node() -> Any:
+        zone = pages["zone"][rows]
+        return np.ma.array(node_of[zone], mask=zone >= len(zones))
+
+    def order() -> Any:
+        found = free_order[rows] if free_order is not None else None
+        return "int64" if found is None else np.ma.array(found.astype(np.int64), mask=found < 0)
+
     return {
-        "pfn": pfn,
-        "node": np.ma.array(node_of[zone], mask=zone >= len(zones)),
-        "zone": _texts_of(zone, lambda z: zones[z].name if z < len(zones) else None),
-        "pageblock": block,
-        "pageblock_migratetype": _texts_of(
+        "pfn": lambda: pfn,
+        "node": node,
+        "zone": lambda: _texts_of(
+            pages["zone"][rows], lambda z: zones[z].name if z < len(zones) else None
+        ),
+        "pageblock": lambda: block,
+        "pageblock_migratetype": lambda: _texts_of(
             memory.pageblocks[block], lambda v: None if v < 0 else name_at(types, v)
         ),
-        "state": _texts_of(pages.state[rows], PageState.label_of),
-        "class": _texts_of(classes, PageClass.label_of),
-        "free_order": (
-            "int64" if order is None else np.ma.array(order.astype(np.int64), mask=order < 0)
-        ),
-        "head_pfn": pages.pfns(pages["head"][rows]),
-        "record_pfn": record_pfn,
-        "handle": handle,
+        "state": lambda: _texts_of(pages.state[rows], PageState.label_of),
+        "class": lambda: _texts_of(classes[rows], PageClass.label_of),
+        "free_order": order,
+        "head_pfn": lambda: pages.pfns(pages["head"][rows]),
+        "record_pfn": lambda: of_record("pfn"),
+        "handle": lambda: of_record("handle"),
     }
 
 
