@@ -41,7 +41,7 @@ from drgn_pageowner.storage.dataset import Dataset, Partition
 from drgn_pageowner.storage.files import is_stdout
 from drgn_pageowner.storage.identity import DumpIdentity, identify, new_id
 from drgn_pageowner.storage.redact import redacted
-from drgn_pageowner.storage.save import save
+from drgn_pageowner.storage.save import copied, save
 from drgn_pageowner.storage.session import SnapshotSession
 from drgn_pageowner.units import counted
 
@@ -125,7 +125,12 @@ def _into_file(
     out: TextIO,
 ) -> None:  # fmt: skip
     leaks = args.search or (partial(search, session, slab=True) if args.leaks else None)
-    saved = save(session, path, source=args.source, search=leaks, dump=_dump_of(session, identity))
+    dump, saved = _dump_of(session, identity), None
+    [member] = session.members().values()
+    if isinstance(member, SnapshotSession) and not _redact(args):
+        saved = copied(member, path, source=args.source, leaks=leaks is not None, dump=dump)
+    if saved is None:
+        saved = save(session, path, source=args.source, search=leaks, dump=dump)
     report_problems(saved.problems)
     report_problems(f"{part} could not be saved: {why}" for part, why in saved.lacking.items())
     text = (

@@ -11,6 +11,7 @@ file has their positions. docs/formats.md describes the format.
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -59,6 +60,8 @@ _KEY = "drgn_pageowner"
 _ROWS = 1 << 20
 # Number of records from which on a part is large enough.
 _LEAST_ROWS = 1 << 19
+# Number of bytes of a file that are copied together.
+_COPIED = 1 << 20
 # Level 9 takes four times as long as level 3, for files that are hardly smaller.
 _LEVEL, _LEVEL_OF_LARGE = 9, 3
 _LARGE = 64 << 20
@@ -624,6 +627,33 @@ class Container:
         """Return the number of records, with or without those of freed pages."""
         rows: int = self._file.metadata.num_rows if freed else self.head["allocated"]
         return rows
+
+    def is_as_written_now(self) -> bool:
+        """Return whether this version, with the same Arrow, wrote the file."""
+        writer = f"parquet-cpp-arrow version {_pyarrow().__version__}"
+        about = self._file.metadata
+        version: bytes = about.metadata[f"{_KEY}.version".encode()]
+        return about.created_by == writer and int(version) == VERSION
+
+    def copy_to(self, path: str) -> int:
+        """
+        Copy the file, after all of its checksums were checked.
+
+        :param path: Path of the copy.
+        :return: Its size in bytes.
+        :raises PageOwnerError: if the file is damaged, or the copy cannot be written
+        """
+        with self.checked():
+            for number in range(self._file.metadata.num_row_groups):
+                self._file.read_row_group(number)
+        for part in self.head["parts"]:
+            self._piece(part)
+        try:
+            with open(self.path, "rb") as source, replacing(path) as file:
+                shutil.copyfileobj(source, file, _COPIED)
+                return file.tell()
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
     def record_parts(
         self, names: Iterable[str], *, freed: bool, pfns: range | None = None

@@ -35,9 +35,10 @@ from drgn_pageowner.storage.records import (
     record_tables,
     stack_list_tables,
 )
+from drgn_pageowner.storage.session import SnapshotSession
 from drgn_pageowner.storage.tags import tag_tables
 
-__all__ = ("Saved", "SearchPieces", "save", "search_pieces")
+__all__ = ("Saved", "SearchPieces", "copied", "save", "search_pieces")
 
 T = TypeVar("T")
 
@@ -159,6 +160,32 @@ def save(
             file.write_records(rows)
         more: dict[str, Any] = {"dump": dict(dump)} if dump is not None else {}
         saved.size = file.finish({**more, **head})
+    return saved
+
+
+def copied(
+    session: SnapshotSession,
+    path: str,
+    *,
+    source: bool,
+    leaks: bool,
+    dump: Mapping[str, str | int | None],
+) -> Saved | None:
+    """
+    Copy the file of *session*, if :func:`save` would write the same.
+
+    The parameters are those of :func:`save`; *leaks* says whether to save a search for leaks.
+
+    :return: ``None`` if it has to be saved anew.
+    :raises PageOwnerError: if the file is damaged, or the copy cannot be written
+    """
+    lacking = {} if leaks else {"leaks": _WITHOUT_LEAKS}
+    numbers = session.copy_to(path, source=source, unavailable=lacking, dump=dump)
+    if numbers is None:
+        return None
+    saved = Saved()
+    saved.records, saved.pages, saved.size = numbers
+    saved.problems = list(session.losses())
     return saved
 
 

@@ -53,6 +53,8 @@ __all__ = ("DatasetSession", "SnapshotSession", "open_file", "open_snapshots")
 
 # Number of records that are looked at together.
 _ROWS = 1 << 19
+# The parts of a file of which it is said if they could not be saved.
+_PARTS = frozenset(("records", "memory", "inventory", "leaks", "source"))
 
 
 class SnapshotSession:
@@ -280,6 +282,33 @@ class SnapshotSession:
         with self._file.checked():
             crash: Crash = restore(Crash, self._file.head.get("crash", {}))
             return crash
+
+    def copy_to(
+        self,
+        path: str,
+        *,
+        source: bool,
+        unavailable: Mapping[str, str],
+        dump: Mapping[str, Any],
+    ) -> tuple[int, int, int] | None:
+        """
+        Copy the file, if saving it anew would write the same.
+
+        :param source: Whether source lines are wanted.
+        :param unavailable: The parts that would not be saved, and why.
+        :param dump: What :meth:`dump` is to return.
+        :return: Numbers of records and of pages, and the size of the file in bytes; ``None`` if it
+            has to be saved anew.
+        :raises PageOwnerError: if the file is damaged, or the copy cannot be written
+        """
+        head = self._file.head
+        lacking = {part: why for part, why in head["unavailable"].items() if part in _PARTS}
+        same = lacking == unavailable and source == ("source" in self._file)
+        if not (same and dump == head.get("dump") and self._file.is_as_written_now()):
+            return None
+        size = self._file.copy_to(path)
+        pages = int(self._file.table("page_ranges")["pages"].sum())
+        return self._file.number_of_records(freed=True), pages, size
 
     def dump(self) -> dict[str, Any] | None:
         """

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asking import ask
 from conftest import Dump
 
 from drgn_pageowner.commands.leaks import search
@@ -137,3 +138,64 @@ def test_a_digest_of_records_does_not_depend_on_their_order(one_dump: Dump) -> N
     assert records.digest_of(backwards) == records.digest_of(every)
     assert records.digest_of(every.select(slice(1, None))) != records.digest_of(every)
     assert records.digest_of(every.select(slice(0, 0))) == records.digest_of(None)
+
+
+@pytest.mark.parametrize("options", ["--leaks", "", "--source"])
+@pytest.mark.parametrize("name", ["linux-6.12/traps", "linux-5.10/kdump"])
+def test_a_snapshot_is_copied_if_saving_it_anew_would_write_the_same(
+    dump_named: Callable[[str], Dump],
+    live: Callable[..., ProgramSession],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    options: str,
+) -> None:
+    original, copy, anew = (tmp_path / word for word in ("original", "copied", "saved"))
+    assert ask(live(dump_named(name)), f"save {options} {original}")[0] == 0
+    copies: list[str] = []
+    copy_to = Container.copy_to
+
+    def counted(self: Container, path: str) -> int:
+        copies.append(path)
+        return copy_to(self, path)
+
+    monkeypatch.setattr(Container, "copy_to", counted)
+    status, said, problems = ask(open_file(str(original), None), f"save {options} {copy}")
+    assert (status, copies) == (0, [str(copy)])
+    assert copy.read_bytes() == original.read_bytes()
+    # Another version might write something else.
+    monkeypatch.setattr(Container, "is_as_written_now", lambda self: False)
+    other = ask(open_file(str(original), None), f"save {options} {anew}")
+    assert other == (0, said.replace(str(copy), str(anew)), problems)
+    assert anew.read_bytes() == original.read_bytes()
+    assert len(copies) == 1
+
+
+@pytest.mark.parametrize("options", ["", "--leaks --source", "--leaks --redact"])
+def test_a_snapshot_with_more_or_less_is_saved_anew(
+    one_dump: Dump,
+    live: Callable[..., ProgramSession],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: str,
+) -> None:
+    original, other = tmp_path / "original", tmp_path / "other"
+    assert ask(live(one_dump), f"save --leaks {original}")[0] == 0
+    monkeypatch.delattr(Container, "copy_to")
+    ask(open_file(str(original), None), f"save {options} {other}")
+    assert other.read_bytes() != original.read_bytes()
+
+
+def test_a_damaged_snapshot_is_not_copied(
+    one_dump: Dump, live: Callable[..., ProgramSession], tmp_path: Path
+) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copied"
+    assert ask(live(one_dump), f"save --leaks {original}")[0] == 0
+    data = original.read_bytes()
+    # In a table and in a record: those of small dumps come last.
+    of_records = pq.read_metadata(original).row_group(0).column(0).data_page_offset
+    for place in (1000, of_records + 100):
+        original.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+        status, _, problems = ask(open_file(str(original), None), f"save --leaks {copy}")
+        assert (status, copy.exists()) == (1, False)
+        assert "damaged" in problems
