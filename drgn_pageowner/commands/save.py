@@ -180,10 +180,14 @@ def _into_dataset(
         name: (table.schema, table.parts() if isinstance(table, RecordTable) else [table])
         for name, table in tables.items()
     }
+    problems = [problem for problem in found.problems if problem != NO_LEAKS]
+    # Records are read again while they are written, and take the place of all this.
+    del inputs, found
+    session.forget()
     size = dataset.write(rows, partition, origins.id)
     # Nobody asked for leaks without --leaks.
     unasked = {"tags"} if args.leaks else {"tags", "leaks"}
-    report_problems(problem for problem in found.problems if problem != NO_LEAKS)
+    report_problems(problems)
     report_problems(
         f"{table} could not be saved: {why}"
         for table, why in lacking.items()

@@ -251,6 +251,10 @@ class ProgramSession:
     def forget_heap(self) -> None:
         self._heap = self._finder = None
 
+    def forget(self) -> None:
+        self.forget_heap()
+        self._inventory = None
+
     def _heap_reader(self, *, types: bool = False) -> HeapReader:
         if keeps_results():
             # The inventory is for other commands, too, so it must be whole.

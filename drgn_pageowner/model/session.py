@@ -174,6 +174,10 @@ class Session(Protocol):
         """Drop the graph of pointers, which takes much memory; :meth:`heap` reads it again."""
         ...
 
+    def forget(self) -> None:
+        """Drop all that was read and kept, for which there will be no use."""
+        ...
+
     def saved_search(self, *, slab: bool) -> LeakSearch | None:
         """
         Return the result of a search for leaks that was saved in a snapshot; ``None`` if this

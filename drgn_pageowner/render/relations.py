@@ -19,7 +19,7 @@ from drgn_pageowner.analysis.owners.stack_table import (
 )
 from drgn_pageowner.analysis.owners.sums import summed, summing
 from drgn_pageowner.extras import extra
-from drgn_pageowner.model.arrays import Array, distinct, slices, sums
+from drgn_pageowner.model.arrays import Array, by_runs, distinct, slices, sums, values_of
 from drgn_pageowner.model.columns import FIELDS, STORED, Form
 from drgn_pageowner.model.dataset import frame_line, sql_type, stack_id
 from drgn_pageowner.model.heap import Inventory
@@ -27,7 +27,7 @@ from drgn_pageowner.model.pages import PageState
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.model.session import Session
 from drgn_pageowner.model.stacks import Frame
-from drgn_pageowner.render.records import RecordColumns, StackTexts
+from drgn_pageowner.render.records import RecordColumns
 from drgn_pageowner.render.text import name_at
 
 __all__ = ("EVERYTHING", "PAGES", "RELATIONS", "relation", "relation_parts", "stack_id_of")
@@ -50,9 +50,52 @@ EVERYTHING: Container[str] = _Everything()
 class _Texts:
     """A column of texts; each distinct text is stored once."""
 
-    def __init__(self, codes: Array, texts: list[str | None]) -> None:
+    def __init__(self, codes: Array, texts: Any) -> None:
+        """
+        :param codes: Integers, a row per row: index of its text.
+        :param texts: ``list[str | None]``, or what :func:`_text_array` makes of one.
+        """
         self.codes = codes
         self.texts = texts
+
+
+class _StackTexts:
+    """A column of texts of stacks in a table that is made in parts: each is made once."""
+
+    def __init__(self, text_of: Callable[[StackTable], Array]) -> None:
+        """
+        :param text_of: Returns the text of each stack of a table: ``object`` (str).
+        """
+        self._text_of = text_of
+        # The handles so far, ascending, and the number of each in the array of texts.
+        self._handles, self._numbers = np.zeros(0, np.uint32), np.zeros(0, np.int32)
+        self._texts: Any = None
+
+    def of(self, snapshot: Snapshot) -> _Texts:
+        """Return the column of the stacks of all records."""
+        handles = np.zeros(len(snapshot), np.uint32)
+        if "handle" in snapshot:
+            handles = snapshot["handle"]
+        used = values_of([handles])
+        new = np.setdiff1d(used, self._handles, assume_unique=True)
+        if len(new) or self._texts is None:
+            self._add(snapshot, new)
+        return _Texts(by_runs(self._numbers_of, handles), self._texts)
+
+    def _numbers_of(self, handles: Array) -> Array:
+        result: Array = self._numbers[np.searchsorted(self._handles, handles)]
+        return result
+
+    def _add(self, snapshot: Snapshot, handles: Array) -> None:
+        pa = extra("pyarrow", "sql", "sql")
+        table = StackTable.of(snapshot, snapshot.stacks.index(handles))
+        texts = _text_array(pa, [text or None for text in self._text_of(table).tolist()])
+        first = 0 if self._texts is None else len(self._texts)
+        self._texts = texts if self._texts is None else pa.concat_arrays([self._texts, texts])
+        numbers = np.arange(first, first + len(handles), dtype=np.int32)
+        place = np.searchsorted(self._handles, handles)
+        self._handles = np.insert(self._handles, place, handles)
+        self._numbers = np.insert(self._numbers, place, numbers)
 
 
 class _Lists:
@@ -111,11 +154,7 @@ def _records(source: Session, wanted: Container[str]) -> Iterator[dict[str, Any]
         known = times if columns is None else columns & {*times}
         *_, last = source.record_parts(known, freed=True)
         now = last.facts.now_ns
-    texts = {
-        name: StackTexts(_of_table(text_of))
-        for name, text_of in _OF_STACK.items()
-        if name in wanted
-    }
+    texts = {name: _StackTexts(text_of) for name, text_of in _OF_STACK.items() if name in wanted}
     part: Snapshot | None = first
     del first
     while part is not None:
@@ -123,17 +162,11 @@ def _records(source: Session, wanted: Container[str]) -> Iterator[dict[str, Any]
         part, second = second, next(parts, None)
 
 
-def _of_table(
-    text_of: Callable[[StackTable], Array],
-) -> Callable[[StackTable, Snapshot], list[str]]:
-    return lambda table, _: text_of(table).tolist()
-
-
 def _part_of_records(
     snapshot: Snapshot,
     wanted: Container[str],
     now: int | None,
-    texts: Mapping[str, StackTexts],
+    texts: Mapping[str, _StackTexts],
 ) -> dict[str, Any]:
     """
     Return the columns of some records.
@@ -165,14 +198,7 @@ def _part_of_records(
     if "age_ns" in wanted and "ts_nsec" in snapshot and now is not None:
         stamps = np.minimum(snapshot["ts_nsec"], np.uint64(now))
         result["age_ns"] = np.int64(now) - stamps.astype(np.int64)
-    for name, of_stacks in texts.items():
-        handles = snapshot["handle"] if "handle" in snapshot else np.zeros(len(snapshot), np.uint32)
-        result[name] = _texts_of(handles, _text_in(of_stacks.of(snapshot)))
-    return result
-
-
-def _text_in(texts: Mapping[int, str]) -> Callable[[int], str | None]:
-    return lambda handle: texts[handle] or None
+    return result | {name: of_stacks.of(snapshot) for name, of_stacks in texts.items()}
 
 
 _OF_STACK: Mapping[str, Callable[[StackTable], Array]] = {
@@ -431,11 +457,17 @@ def _arrow(pa: Any, column: Any, rows: int) -> Any:
     if isinstance(column, np.ndarray):
         return pa.array(column)
     if isinstance(column, _Texts):
-        texts = pa.array([_printable(text) for text in column.texts], pa.string())
+        texts = column.texts
+        texts = _text_array(pa, texts) if isinstance(texts, list) else texts
         return texts.take(pa.array(column.codes))
     if isinstance(column, _Lists):
         return pa.array(column.codes, pa.list_(pa.type_for_alias(column.kind)))
     return pa.array(column)
+
+
+def _text_array(pa: Any, texts: list[str | None]) -> Any:
+    """Return *texts* as a ``pyarrow.StringArray``."""
+    return pa.array([_printable(text) for text in texts], pa.string())
 
 
 def _printable(text: str | None) -> str | None:

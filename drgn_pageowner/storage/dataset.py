@@ -18,6 +18,7 @@ from urllib.parse import quote
 from drgn_pageowner.errors import PageOwnerError
 from drgn_pageowner.extras import extra
 from drgn_pageowner.model.dataset import DATASET, DATASET_SCHEMA
+from drgn_pageowner.model.threads import while_next
 from drgn_pageowner.storage.places import Place
 
 __all__ = ("MARKER", "Dataset", "Partition", "dataset_file")
@@ -190,8 +191,11 @@ def _parquet_bytes(schema: Any, parts: Iterable[Any]) -> memoryview:
         use_dictionary=[name for name in schema.names if name not in names],
         column_encoding=dict.fromkeys(names, "DELTA_BINARY_PACKED"),
     ) as writer:
-        for group in _row_groups(pa, parts):
+
+        def write(group: Any) -> None:
             writer.write_table(group.replace_schema_metadata(metadata), row_group_size=_ROWS)
+
+        while_next(write, _row_groups(pa, parts))
     return memoryview(sink.getvalue())
 
 

@@ -304,6 +304,10 @@ class RedactedSession:
         }
         self._session.forget_heap()
 
+    def forget(self) -> None:
+        self._known = {}
+        self._session.forget()
+
     def _heap(self, heap: Heap) -> Heap:
         return replace(
             heap,

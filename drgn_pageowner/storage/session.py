@@ -332,6 +332,9 @@ class SnapshotSession:
     def forget_heap(self) -> None:
         pass
 
+    def forget(self) -> None:
+        pass
+
     def typed_word(self, address: int) -> tuple[str, str] | None:
         self._only_memory_knows("the types of objects")
 

@@ -15,6 +15,7 @@ from conftest import Dump
 
 from drgn_pageowner.cli import main
 from drgn_pageowner.kernel.read import record_parts
+from drgn_pageowner.model import threads
 from drgn_pageowner.model.dataset import DATASET
 from drgn_pageowner.storage import dataset as storage_dataset
 from drgn_pageowner.storage.dataset import Dataset, Partition
@@ -112,10 +113,12 @@ def test_the_same_dump_is_saved_once(
     assert before == after
 
 
+@pytest.mark.parametrize("number_of_threads", [1, 2])
 def test_records_are_written_some_at_a_time(
     dataset: Path, dump_named: Callable[[str], Dump], live: Any, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, number_of_threads: int,
 ) -> None:  # fmt: skip
+    monkeypatch.setattr(threads, "_allowed", number_of_threads)
     monkeypatch.setattr(record_parts, "_ROWS", 1000)
     monkeypatch.setattr(storage_dataset, "_ROWS", 10_000)
     sizes: list[int] = []
@@ -130,8 +133,10 @@ def test_records_are_written_some_at_a_time(
         return row_groups(arrow, counted())
 
     monkeypatch.setattr(storage_dataset, "_row_groups", noted)
-    path = tmp_path / "fleet"
-    assert ask(live(dump_named(NAMES[0])), f"save --leaks --dataset {path}")[0] == 0
+    path, session = tmp_path / "fleet", live(dump_named(NAMES[0]))
+    assert ask(session, f"save --leaks --dataset {path}")[0] == 0
+    # What the report was made of is not in memory while the records are written.
+    assert session._inventory is session._heap is None
     # No more than the records of a section, which has 32,768 pages.
     assert max(sizes) <= 1 << 15
     [file] = Dataset(str(path)).tables()["records"]

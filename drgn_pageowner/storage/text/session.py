@@ -177,6 +177,9 @@ class TextSession:
     def forget_heap(self) -> None:
         pass
 
+    def forget(self) -> None:
+        pass
+
     def typed_word(self, address: int) -> tuple[str, str] | None:
         self._does_not_say("the types of objects")
 
