@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import tarfile
@@ -297,6 +298,23 @@ def test_a_large_text_is_read_in_pieces(
         pieces = read(path)
         assert printed(pieces) == example
         assert pieces["pfn"].tolist() == whole["pfn"].tolist()
+
+
+@pytest.mark.parametrize("words", ["top --format json --limit 0", "save -o /dev/stdout"])
+@pytest.mark.parametrize("name", ["linux-6.12/traps", "linux-5.10/kdump"])
+def test_a_text_is_read_the_same_each_time(
+    dump_named: Callable[[str], Dump], tmp_path: Path, name: str, words: str
+) -> None:
+    """Stacks of a text get handles in the order of the text, whatever Python's hashes are."""
+    path = written(tmp_path / "text", dump_named(name).truth(f"{DEBUGFS}/page_owner"))
+    said = [
+        run_cli("-S", path, *words.split(), env={**os.environ, "PYTHONHASHSEED": str(seed)}).stdout
+        for seed in range(1, 4)
+    ]
+    assert len(said[0]) > 5000
+    assert said[1:] == said[:1] * 2
+    handles = read(path)["handle"].tolist()
+    assert list(dict.fromkeys(handles)) == list(range(1, len(set(handles)) + 1))
 
 
 def test_files_that_are_no_text_of_a_kernel(tmp_path: Path, one_dump: Dump) -> None:

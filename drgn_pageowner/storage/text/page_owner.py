@@ -201,7 +201,7 @@ def first_line_columns(
         "gfp_mask": np.array(Interned(_hexadecimal).all(groups["gfp_mask"]), np.uint32),
     }
     if shape["gfp"]:
-        pairs = set(zip(groups["gfp_mask"], groups["gfp"], strict=True))
+        pairs = dict.fromkeys(zip(groups["gfp_mask"], groups["gfp"], strict=True))
         names.gfp.update((_hexadecimal(mask), gfp[1:-1].decode()) for mask, gfp in pairs)
     for name in ("pid", "tgid"):
         if shape[name]:

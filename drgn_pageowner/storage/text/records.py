@@ -51,8 +51,10 @@ class Interned:
     def all(self, values: Iterable[Any]) -> list[Any]:
         """Convert each of *values*."""
         values = list(values)
-        for value in set(values) - self._known.keys():
-            self._known[value] = self._convert(value)
+        # In the order of the text, so that what is numbered meanwhile has the same number each time.
+        for value in dict.fromkeys(values):
+            if value not in self._known:
+                self._known[value] = self._convert(value)
         return list(map(self._known.__getitem__, values))
 
 
@@ -155,9 +157,11 @@ class Bodies:
 
     def numbers(self, texts: Sequence[bytes]) -> Array:
         """Return the number of the body with each of *texts*: ``int64``."""
-        for text in set(texts) - self._bodies.keys():
-            self._bodies[text] = len(self._all)
-            self._all.append(self._body(text))
+        # Stacks, memory cgroups and reasons are numbered in the order of the text.
+        for text in dict.fromkeys(texts):
+            if text not in self._bodies:
+                self._bodies[text] = len(self._all)
+                self._all.append(self._body(text))
         return np.array(list(map(self._bodies.__getitem__, texts)), np.int64)
 
     def column(self, bodies: Array, name: str, dtype: Any) -> Array:
