@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from drgn_pageowner.errors import PageOwnerError
-from drgn_pageowner.model.arrays import Array
+from drgn_pageowner.model.arrays import Array, distinct
 from drgn_pageowner.model.crash import Crash, Oom
 from drgn_pageowner.model.fingerprint import Clue, Contents, Fingerprint
 from drgn_pageowner.model.heap import Area, Heap, Inventory, LeakSearch
@@ -126,7 +127,7 @@ class Redactor:
 
         :param column: ``S16``, shape ``(n,)``.
         """
-        names, which = np.unique(column, return_inverse=True)
+        names, which = distinct(column)
         words = [
             self.task(name.decode(errors="surrogateescape")).encode(errors="surrogateescape")
             for name in names.tolist()
@@ -170,19 +171,31 @@ class RedactedSession:
         """
         self._session = session
         self._redactor = Redactor(key)
-        self._known: dict[int, tuple[object, object]] = {}
-        """``id()`` of an object -> the object, and its redacted copy."""
+        self._known: dict[int, tuple[object, weakref.ref[Any]]] = {}
+        """``id()`` of an object -> the object, and its redacted copy, while that is in use."""
         self._asked = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
     def _once(self, original: T, redact: Callable[[T], T]) -> T:
-        """Return the result of *redact* for *original*; the same object on every call."""
-        known = self._known.get(id(original))
-        if known is None:
-            known = self._known[id(original)] = original, redact(original)
-        return cast(T, known[1])
+        """
+        Return the result of *redact* for *original*; the same object on every call, as long as it
+        is in use.
+        """
+        _, known = self._known.get(id(original), (None, None))
+        found = known() if known is not None else None
+        if found is None:
+            found = redact(original)
+            reference = weakref.ref(found)
+            self._known[id(original)] = original, reference
+            weakref.finalize(found, self._drop, id(original), reference).atexit = False
+        return cast(T, found)
+
+    def _drop(self, key: int, reference: weakref.ref[Any]) -> None:
+        """Forget an object whose redacted copy is not in use any more."""
+        if key in self._known and self._known[key][1] is reference:
+            del self._known[key]
 
     def _lines(self, lines: Iterable[str]) -> list[str]:
         return [self._text(line) for line in lines]
@@ -192,13 +205,11 @@ class RedactedSession:
         if not self._asked:
             self._asked = True
             self._redactor.host(self._session.facts().hostname)
-            try:
-                records = self._session.snapshot(("comm",), freed=True)
-            except PageOwnerError:
-                # Without records, only the names of running tasks are known.
-                records = None
-            if records is not None and "comm" in records:
-                self._redactor.comms(records["comm"])
+            # Without records, only the names of running tasks are known.
+            with suppress(PageOwnerError):
+                for part in self._session.record_parts(("comm",), freed=True):
+                    if "comm" in part:
+                        self._redactor.comms(part["comm"])
             try:
                 for comm in self._session.inventory().tasks.values():
                     self._redactor.task(comm)
@@ -230,7 +241,18 @@ class RedactedSession:
         freed: bool = False,
         summing: Summing | None = None,
     ) -> Iterator[Snapshot]:
-        yield self.snapshot(columns, freed=freed)
+        parts = self._session.record_parts(columns, freed=freed, summing=summing)
+        part = next(parts)
+        # These are complete, and redacted, when the last part is returned.
+        facts = replace(part.facts, hostname="", panic_message=None, problems=[])
+        problems: list[str] = []
+        following: Snapshot | None = part
+        while following is not None:
+            part, following = following, next(parts, None)
+            if following is None:
+                vars(facts).update(vars(self._facts(part.facts)))
+                problems += self._lines(part.problems)
+            yield self._with(part, facts, problems)
 
     def at_once(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
         return self._session.at_once(functions)
@@ -239,15 +261,20 @@ class RedactedSession:
         return self._session.beside(function)
 
     def _records(self, records: Snapshot) -> Snapshot:
+        facts = self._once(records.facts, self._facts)
+        return self._with(records, facts, self._lines(records.problems))
+
+    def _with(self, records: Snapshot, facts: Facts, problems: list[str]) -> Snapshot:
+        """Return *records* with *facts* and *problems*, which are redacted already."""
         columns = dict(records.columns)
         if "comm" in columns:
             columns["comm"] = self._redactor.comms(np.asarray(columns["comm"]))
         return replace(
             records,
-            facts=self._once(records.facts, self._facts),
+            facts=facts,
             columns=columns,
             memcgs=[self._memcg(memcg) for memcg in records.memcgs],
-            problems=self._lines(records.problems),
+            problems=problems,
         )
 
     def _memcg(self, memcg: Memcg) -> Memcg:
@@ -256,7 +283,7 @@ class RedactedSession:
         return memcg._replace(path=path, name=name or self._redactor.cgroup(memcg.name))
 
     def memory(self, columns: Iterable[str], *, packing: Packing | None = None) -> Memory:
-        return self._once(self._session.memory(columns), self._memory)
+        return self._once(self._session.memory(columns, packing=packing), self._memory)
 
     def _memory(self, memory: Memory) -> Memory:
         pages = replace(memory.pages, facts=self._once(memory.pages.facts, self._facts))
@@ -270,7 +297,7 @@ class RedactedSession:
         return self._once(records, self._records), covering
 
     def uses(self, columns: Iterable[str], *, packing: Packing | None = None) -> Inventory:
-        return self._once(self._session.uses(columns), self._inventory)
+        return self._once(self._session.uses(columns, packing=packing), self._inventory)
 
     def _inventory(self, inventory: Inventory) -> Inventory:
         records, slabs = inventory.records, inventory.slabs

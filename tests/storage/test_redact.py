@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Callable
@@ -15,13 +16,15 @@ import pytest
 from asking import ask
 from conftest import Dump
 
+from drgn_pageowner.kernel.read import record_parts
 from drgn_pageowner.kernel.session import ProgramSession
 from drgn_pageowner.model.crash import Crash
 from drgn_pageowner.model.heap import FileUse, Inventory, LeakSearch, LostObjects
 from drgn_pageowner.model.kernel import Facts
+from drgn_pageowner.model.pages import Memory
 from drgn_pageowner.model.records import Snapshot
 from drgn_pageowner.storage.container import Container
-from drgn_pageowner.storage.redact import Redactor
+from drgn_pageowner.storage.redact import Redactor, redacted
 from drgn_pageowner.storage.session import open_file
 
 pytest.importorskip("pyarrow", reason="snapshots need pyarrow (the extra parquet)")
@@ -194,3 +197,36 @@ def test_names_that_are_words() -> None:
     assert re.fullmatch(r"ro quiet root=value-[0-9a-f]{10} page_owner=on", line)
     assert redactor.task("") == redactor.host("") == ""
     assert redactor.task("b\udcff") != redactor.task("b")
+
+
+def test_records_are_redacted_some_at_a_time(
+    dump_named: Callable[[str], Dump], live: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = redacted(live(dump_named("linux-6.12/traps")), b"key")
+    whole = session.snapshot(None, freed=True)
+    monkeypatch.setattr(record_parts, "_ROWS", 1000)
+    parts = list(session.record_parts(None, freed=True))
+    assert len(parts) > 2
+    assert np.array_equal(np.concatenate([part["comm"] for part in parts]), whole["comm"])
+    paths = {memcg.path for part in parts for memcg in part.memcgs}
+    assert paths == {memcg.path for memcg in whole.memcgs}
+    last = parts[-1]
+    assert (last.facts, last.problems, last.coverage) == (
+        whole.facts,
+        whole.problems,
+        whole.coverage,
+    )
+    assert all(part.facts is last.facts for part in parts)
+
+
+def test_what_is_not_used_any_more_is_let_go(dump_named: Callable[[str], Dump], live: Any) -> None:
+    session = redacted(live(dump_named("linux-6.12/traps")), b"key")
+    memory = session.memory(("flags",))
+
+    def known() -> list[object]:
+        return [one for one, _ in session._known.values() if isinstance(one, Memory)]
+
+    assert len(known()) == 1
+    del memory
+    gc.collect()
+    assert not known()

@@ -51,7 +51,7 @@ class Interned:
     def all(self, values: Iterable[Any]) -> list[Any]:
         """Convert each of *values*."""
         values = list(values)
-        # In the order of the text, so that what is numbered meanwhile has the same number each time.
+        # In the order of the text, so that what is numbered meanwhile has the same number always.
         for value in dict.fromkeys(values):
             if value not in self._known:
                 self._known[value] = self._convert(value)
