@@ -257,18 +257,21 @@ def _holders(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     columns = columns_for_holders(by) | wanted.columns()
     # The records of an inventory have no memory cgroups, so read the records again.
     limit = limit_of(args, _LIMIT if args.format == "table" else None)
-    parts: list[Snapshot] = []
-    if inventory is None or inventory.records is None or session.is_live() or wanted.columns():
-        parts.append(session.snapshot(columns))
-        report_problems(parts[0].problems)
-        chosen = select(parts[0], wanted)
-        report_problems(absent(parts[0], wanted, chosen))
+    last: list[Snapshot] = []
+    if inventory is None or session.is_live() or _OF_ONE_RECORD & wanted.columns():
+        last.append(session.snapshot(columns))
+        report_problems(last[0].problems)
+        chosen = select(last[0], wanted)
+        report_problems(absent(last[0], wanted, chosen))
         result = holders(chosen, inventory, classes, by, limit=limit)
     else:
-        each = _noted(session.record_parts(columns), parts)
-        result = holders(each, _without_columns(inventory), classes, by, limit=limit)
-        report_problems(parts[0].problems)
-    size = parts[0].facts.page_size
+        parts = _selected(session.record_parts(columns), wanted, last)
+        result = holders(parts, _with_states(inventory), classes, by, limit=limit)
+        report_problems(last[0].problems)
+        if wanted.columns():
+            values = _sums(session, Filter(), wanted.columns())
+            report_problems(absent(values, wanted, select(values, wanted)))
+    size = last[0].facts.page_size
     if args.format == "json":
         out.writelines(json_text(result))
     else:
@@ -276,17 +279,23 @@ def _holders(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     return 0
 
 
-def _noted(parts: Iterable[Snapshot], last: list[Snapshot]) -> Iterator[Snapshot]:
-    """Yield *parts*, and note the one that was yielded as the only element of *last*."""
+def _selected(
+    parts: Iterable[Snapshot], wanted: Filter, last: list[Snapshot]
+) -> Iterator[Snapshot]:
+    """
+    Yield the records of each of *parts* that *wanted* selects.
+
+    :param last: Its only element becomes the part whose records were yielded.
+    """
     for part in parts:
         last[:] = [part]
-        yield part
+        yield select(part, wanted)
 
 
-def _without_columns(inventory: Inventory) -> Inventory:
-    """Return *inventory* without what is only needed to find the classes of pages."""
+def _with_states(inventory: Inventory) -> Inventory:
+    """Return *inventory* without the columns that are only needed to find classes of pages."""
     memory, records = inventory.memory, inventory.records
-    pages = replace(memory.pages, columns={})
+    pages = replace(memory.pages, columns={"state": memory.pages.state})
     number = {"allocated": records["allocated"]} if records is not None else {}
     return replace(
         inventory,

@@ -21,7 +21,8 @@ from drgn_pageowner.model.records import Snapshot
     [
         "--by memcg", "--by memcg,kind --sort=-memcg", "--memcg *", "--by age", "--by age,stack",
         "--min-age 1s", "--by age --freed", "--pfn 0-0x8000", "--by process", "--by driver",
-        "--by process --order 1-3",
+        "--by process --order 1-3", "--by process --comm kw*", "--by driver --module po_leak",
+        "--by driver --min-age 1s", "--by process --comm nobody --memcg nowhere",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["linux-6.12/traps", "linux-7.2/kdump"])

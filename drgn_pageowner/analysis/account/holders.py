@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from drgn_pageowner.escape import without_surrogates
 from drgn_pageowner.model.arrays import (
     Array,
     Growing,
+    Narrow,
     by_runs,
     distinct,
     frequencies,
@@ -107,25 +109,28 @@ def holders(
     """
     Sum up records by process or driver.
 
-    :param records: Allocated records, or some of them. Or all records of *inventory*, in their
-        order, in parts that need not be in memory together.
+    :param records: Allocated records, or some of them; or parts of these, of a dump, which need not
+        be in memory together.
     :param inventory: The use of every page; ``None`` if only records are known.
     :param classes: ``uint8``, a row per page of *inventory*.
     :param by: An element of :data:`HOLDERS`.
     :raises UsageError: if the records lack columns that are needed for this
     """
     found: _Processes | _Drivers = _Processes() if by == "process" else _Drivers()
-    whole = isinstance(records, Snapshot)
-    parts = _pieces(records) if isinstance(records, Snapshot) else records
-    for part in parts:
+    covered = _Covered()
+    by_pages = inventory is not None and classes is not None
+    known = inventory is not None and records is inventory.records
+    for part in _pieces(records) if isinstance(records, Snapshot) else records:
         found.add(part)
+        if by_pages and not known:
+            covered.add(part)
     last = found.finish()
     pages = found.pages.reshape(-1, 1)
     if inventory is not None and classes is not None:
         record = inventory.record_of_row
-        if isinstance(records, Snapshot) and records is not inventory.records:
-            record = record_of_row(inventory.memory.pages, records)
-        assert whole or len(found.code) == len(inventory.records or ())
+        every = not isinstance(records, Snapshot) and len(covered) == len(inventory.records or ())
+        if not (known or every):
+            record = record_of_row(inventory.memory.pages, covered.records(last))
         pages = _count_pages(found, record, inventory, classes)
     totals, allocations = pages.sum(axis=1), found.allocations
     order = np.lexsort((np.arange(len(totals)), -totals))
@@ -171,6 +176,37 @@ def holders(
 def _pieces(records: Snapshot) -> Iterable[Snapshot]:
     """Return *records* in parts, of which there is at least one."""
     return records.pieces(_ROWS) if len(records) > _ROWS else (records,)
+
+
+class _Covered:
+    """The pages that records begin at, and their orders."""
+
+    def __init__(self) -> None:
+        self._pfn: Growing | None = None
+        self._order = Growing(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def add(self, records: Snapshot) -> None:
+        """Add some records."""
+        if self._pfn is None:
+            narrow = records.facts.max_pfn <= np.iinfo(np.uint32).max
+            self._pfn = Growing(np.uint32 if narrow else np.int64)
+        self._pfn.add(records["pfn"])
+        self._order.add(records["order"])
+
+    def records(self, last: Snapshot) -> Snapshot:
+        """
+        Return all records, with the columns ``pfn`` and ``order``.
+
+        :param last: The last records that were added.
+        """
+        assert self._pfn is not None
+        pfn: Any = self._pfn.take()
+        if pfn.dtype == np.uint32:
+            pfn = Narrow(pfn)
+        return replace(last, columns={"pfn": pfn, "order": self._order.take()})
 
 
 class _Numbers:
