@@ -10,7 +10,7 @@ import pytest
 from asking import ask
 from conftest import Dump
 
-from drgn_pageowner.analysis.account import holders
+from drgn_pageowner.analysis.account import holder_sums, holders
 from drgn_pageowner.analysis.owners import sums
 from drgn_pageowner.kernel.read import record_parts
 from drgn_pageowner.model.records import Snapshot
@@ -41,7 +41,7 @@ def test_few_records_are_in_memory_together(
     sizes: list[int] = []
     for module in (record_parts, sums, holders):
         monkeypatch.setattr(module, "_ROWS", 1000)
-    add, sum_up = holders._Found._add, sums._sums
+    add, sum_up = holder_sums.FoundHolders._add, sums._sums
 
     def added(found: Any, records: Snapshot, *rest: Any) -> None:
         sizes.append(len(records))
@@ -51,7 +51,7 @@ def test_few_records_are_in_memory_together(
         sizes.append(len(records))
         return sum_up(records, *rest)
 
-    monkeypatch.setattr(holders._Found, "_add", added)
+    monkeypatch.setattr(holder_sums.FoundHolders, "_add", added)
     monkeypatch.setattr(sums, "_sums", summed_up)
     assert ask(session, line) == whole
     assert sizes
