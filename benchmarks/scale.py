@@ -54,6 +54,9 @@ from tabulate import tabulate
 COMMANDS = {
     "top": "page_ext",
     "top --by comm,order": "page_ext",
+    "top --by age": "page_ext",
+    "top --by memcg": "both",
+    "top --by process": "both",
     "account": "both",
     "frag all": "both",
     "leaks --suspects": "both",
@@ -64,6 +67,7 @@ COMMANDS = {
     "sql 'select class, zone, count(*) from pages group by all'": "both",
     "diff {dump}": "both",
     "save -o {scratch}": "both",
+    "save --redact -o {scratch}": "both",
     "save --dataset {scratch}.d": "both",
     "leaks": "both",
     "report --format html -o {scratch}": "both",
