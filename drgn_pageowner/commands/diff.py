@@ -151,10 +151,6 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         result = _by_class(sessions, names, args.sort, limit)
     else:
         before, after, relation = _records(sessions, names, args.by, wanted)
-        if "handle" in wanted.where and not relation.addresses:
-            raise UsageError("--handle: a text has no handles of the kernel")
-        if "handle" in wanted.where and not relation.same_boot:
-            raise UsageError(f"--handle: handles are of one boot, but {relation.why}")
         result = diff(before, after, relation, args.by, sort=args.sort, limit=limit)
     out.writelines(json_text(result) if args.format == "json" else diff_text(result))
     return 0
@@ -200,8 +196,8 @@ def _records(
     Read the records of both dumps, use the same symbols for both, and find out how they are
     related.
 
-    :return: :attr:`Compared.sums <drgn_pageowner.analysis.compare.records.Compared.sums>` of both,
-        with the classes of ``account`` if both dumps have all pages.
+    :return: The records that *wanted* selects, or their sums, with the classes of ``account`` if
+        both dumps have all pages.
     """
     classes = [_classes(session) for session in sessions]
     if None in classes:
@@ -212,9 +208,13 @@ def _records(
         other = found[0] if found else None
         found.append(_named(name, partial(read_compared, session, by, wanted, known, other)))
         report_problems(f"{name}: {problem}" for problem in found[-1].sums.problems)
-    before, after = found
-    relation = relate(before.every, after.every, after.common)
-    return *share_names(before.sums, after.sums, relation), relation
+    relation = relate(found[0].every, found[1].every, found[1].common)
+    if "handle" in wanted.where and not relation.addresses:
+        raise UsageError("--handle: a text has no handles of the kernel")
+    if "handle" in wanted.where and not relation.same_boot:
+        raise UsageError(f"--handle: handles are of one boot, but {relation.why}")
+    before, after = (_named(name, one.selected) for name, one in zip(names, found, strict=True))
+    return *share_names(before, after, relation), relation
 
 
 def _classes(session: Session) -> tuple[Pages, Array] | None:

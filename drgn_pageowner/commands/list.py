@@ -100,6 +100,8 @@ def _with_source_lines(session: Session, parts: Iterator[Snapshot]) -> Iterator[
     looked_up: set[int] = set()
     lines: dict[int, list[SourceFrame]] = {}
     for part in parts:
+        # Allocation tags are source lines.
+        lines.update(part.source_lines)
         sourced = replace(part, source_lines=lines)
         pcs = set(part.used_pcs().tolist()) - looked_up
         session.add_source_lines(sourced, sorted(pcs))

@@ -265,8 +265,16 @@ def _holders(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         report_problems(absent(last[0], wanted, chosen))
         result = holders(chosen, inventory, classes, by, limit=limit)
     else:
-        parts = _selected(session.record_parts(columns), wanted, last)
-        result = holders(parts, _with_states(inventory), classes, by, limit=limit)
+        parts = session.record_parts(columns)
+        try:
+            selected = _selected(parts, wanted, last)
+            result = holders(selected, _with_states(inventory), classes, by, limit=limit)
+        except UsageError:
+            # The problems are known when all parts were read.
+            for part in parts:
+                last[:] = [part]
+            report_problems(last[0].problems)
+            raise
         report_problems(last[0].problems)
         if wanted.columns():
             values = _sums(session, Filter(), wanted.columns())

@@ -304,6 +304,8 @@ class SnapshotSession:
         head = self._file.head
         lacking = {part: why for part, why in head["unavailable"].items() if part in _PARTS}
         same = lacking == unavailable and source == ("source" in self._file)
+        # Of other records, only the stacks in use are saved anew.
+        same &= head["facts"]["page_owner"] == "on"
         if not (same and dump == head.get("dump") and self._file.is_as_written_now()):
             return None
         size = self._file.copy_to(path)

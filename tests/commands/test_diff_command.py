@@ -211,3 +211,18 @@ def without_drgn(*words: str) -> str:
     )
     command = [sys.executable, "-c", code, *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_filter_that_the_records_of_one_dump_lack(
+    dump_named: Callable[[str], Dump], live: Any
+) -> None:
+    tags, records = (
+        live(dump_named(f"linux-6.12-profiling/{name}")) for name in ("owner-off-tags", "records")
+    )
+    for words in ("--comm sh", "--min-age 1s", "--by comm"):
+        for one, other in ((tags, records), (records, tags)):
+            status, said, problems = ask(one, f"diff before {words}", lambda _, o=other: o)
+            assert (status, said) == (2, "")
+            whose = "before" if other is tags else "the other dump"
+            assert f"{whose}: page_owner is off: rows are allocations" in problems
+            assert "tags do not say" in problems.splitlines()[-1]

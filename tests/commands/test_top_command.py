@@ -56,3 +56,15 @@ def test_few_records_are_in_memory_together(
     assert ask(session, line) == whole
     assert sizes
     assert max(sizes) < number
+
+
+def test_what_is_wrong_is_said_before_what_the_records_lack(
+    dump_named: Callable[[str], Dump], live: Any
+) -> None:
+    session = live(dump_named("linux-6.12-profiling/owner-off-tags"))
+    for words in ("--by process", "--by process --comm sh", "--by driver --pid 1"):
+        status, said, problems = ask(session, f"top {words}")
+        lines = problems.splitlines()
+        assert (status, said) == (2, "")
+        assert "rows are allocations of pages that bear a tag" in lines[0]
+        assert "tags do not say" in lines[-1]

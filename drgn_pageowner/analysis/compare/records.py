@@ -15,6 +15,7 @@ from drgn_pageowner.analysis.compare.kinship import Common, common_records, is_t
 from drgn_pageowner.analysis.owners.group import columns_for
 from drgn_pageowner.analysis.owners.select import Filter
 from drgn_pageowner.analysis.owners.sums import summed, summed_by
+from drgn_pageowner.errors import UsageError
 from drgn_pageowner.model.arrays import Array, Growing, values_of
 from drgn_pageowner.model.pages import Pages
 from drgn_pageowner.model.records import Snapshot, pfn_order
@@ -38,6 +39,19 @@ class Compared(NamedTuple):
     known, one record of each stack."""
     common: Common | None
     """The records that the other machine has, too, if they were counted."""
+    refused: UsageError | None = None
+    """The reason why no records could be selected; :attr:`sums` are all then."""
+
+    def selected(self) -> Snapshot:
+        """
+        Return :attr:`sums`.
+
+        :raises UsageError: if a key or a value of the filter is unknown, or this kernel does not
+            record it
+        """
+        if self.refused is not None:
+            raise self.refused
+        return self.sums
 
 
 def read_compared(
@@ -57,7 +71,6 @@ def read_compared(
         :data:`~drgn_pageowner.analysis.account.page_class.UNACCOUNTED_COLUMNS`.
     :param other: The records of the other machine, if they were read before.
     :raises PageOwnerError: if there are no records
-    :raises UsageError: if a key or a value of *wanted* is unknown, or the kernel does not record it
     """
     needed = columns_for(by) | wanted.columns()
     keys = columns_for(by) | (UNACCOUNTED_COLUMNS if classes is None else {OF_NOBODY})
@@ -74,10 +87,20 @@ def read_compared(
 
     if _NOT_IN_PARTS & {*by, *wanted.columns()}:
         every = with_classes(session.snapshot(needed | UNACCOUNTED_COLUMNS))
-        return Compared(summed_by(every, by, wanted, keys), every, None)
+        try:
+            return Compared(summed_by(every, by, wanted, keys), every, None)
+        except UsageError as error:
+            return Compared(every, every, None, error)
     seen = _Seen() if other is None or not _in_order(other.every) else _Counted(other.every)
-    parts = map(with_classes, session.record_parts(needed | UNACCOUNTED_COLUMNS))
-    return Compared(summed(seen.noted(parts), wanted, keys), *seen.all())
+    parts = seen.noted(map(with_classes, session.record_parts(needed | UNACCOUNTED_COLUMNS)))
+    try:
+        return Compared(summed(parts, wanted, keys), *seen.all())
+    except UsageError as error:
+        # What is wrong with the dump is known when all parts were read.
+        for _ in parts:
+            pass
+        every, common = seen.all()
+        return Compared(every, every, common, error)
 
 
 def _in_order(records: Snapshot) -> bool:

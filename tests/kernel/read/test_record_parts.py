@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asking import ask
 
 from drgn_pageowner.analysis.owners.select import Filter
 from drgn_pageowner.analysis.owners.sums import summing
@@ -119,6 +120,16 @@ def test_a_listing_in_parts_is_the_whole(
         texts.append((out.getvalue(), capsys.readouterr().err))
     assert texts[0] == texts[1]
     assert ("nobody" in texts[0][1]) == ("nobody" in options)
+
+
+def test_a_listing_has_the_source_lines_of_tags(
+    live: Callable[..., ProgramSession], dump_named: Callable[[str], Any]
+) -> None:
+    session = live(dump_named("linux-6.12-profiling/owner-off-tags"))
+    status, said, _ = ask(session, "list --source --limit 5 --format csv")
+    assert status == 0
+    # In the column of tags, and in that of stacks.
+    assert said.count(".c:") == 10
 
 
 @pytest.mark.parametrize(
