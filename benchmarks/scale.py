@@ -9,8 +9,7 @@ What commands cost on dumps of different sizes: CPU time against reading, peak m
 Each command runs --runs times for each dump, with one process, after a run of `top` that warms the
 page cache; the run with least CPU time, user and system, counts. It is compared with a process that
 opens the dump and reads all page_ext arrays, or also all memmaps, where the command reads them too.
-With two dumps or more, a line through the smallest and the largest says what a machine of 1 or 4
-TiB costs.
+With two dumps or more, a line through the two largest says what a machine of 1 or 4 TiB costs.
 
     benchmarks/scale.py --snapshots 8G=small.elf:vmlinux 128G=large.elf:vmlinux
 
@@ -116,9 +115,9 @@ def dump_of(text: str) -> Dump:
 
 
 def line(sizes: list[float], values: list[float], size: float) -> float:
-    """Return the value at *size* of the line through the first and the last of the points."""
-    slope = (values[-1] - values[0]) / (sizes[-1] - sizes[0])
-    return values[0] + slope * (size - sizes[0])
+    """Return the value at *size* of the line through the last two points, which are the nearest."""
+    slope = (values[-1] - values[-2]) / (sizes[-1] - sizes[-2])
+    return values[-1] + slope * (size - sizes[-1])
 
 
 def run(dump: Dump, command: str, *options: str) -> Cost:
