@@ -265,10 +265,11 @@ def _holders(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         report_problems(absent(last[0], wanted, chosen))
         result = holders(chosen, inventory, classes, by, limit=limit)
     else:
+        inventory = _with_states(inventory)
         parts = session.record_parts(columns)
         try:
             selected = _selected(parts, wanted, last)
-            result = holders(selected, _with_states(inventory), classes, by, limit=limit)
+            result = holders(selected, inventory, classes, by, limit=limit)
         except UsageError:
             # The problems are known when all parts were read.
             for part in parts:
