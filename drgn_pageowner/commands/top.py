@@ -30,7 +30,7 @@ from drgn_pageowner.analysis.account.page_class import page_classes
 from drgn_pageowner.analysis.owners.group import SORT_KEYS, columns_for, top
 from drgn_pageowner.analysis.owners.select import Filter, absent, select
 from drgn_pageowner.analysis.owners.slab import top_slab
-from drgn_pageowner.analysis.owners.sums import summed, summed_by, summing
+from drgn_pageowner.analysis.owners.sums import read_sums, summed_by
 from drgn_pageowner.analysis.types.infer import infer_types
 from drgn_pageowner.analysis.types.shares import type_shares
 from drgn_pageowner.commands.arguments import (
@@ -67,8 +67,6 @@ _LIMIT = 20
 _NOT_IN_PARTS = frozenset(("tag", "age"))
 # Columns whose values the sums of several records do not have.
 _OF_ONE_RECORD = frozenset(("tag", "pfn", "ts_nsec"))
-# Columns whose values are known when a part of the records has been read.
-_OF_PARTS = frozenset(("memcg", "memcg_kind"))
 _RENDERERS = {"table": top_table, "json": top_json, "csv": top_csv}
 _SLAB_RENDERERS = {"table": slab_table, "json": json_text, "csv": slab_csv}
 _TYPE_RENDERERS = {"table": type_groups_text, "json": json_text, "csv": type_groups_csv}
@@ -205,7 +203,7 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
         snapshot = kept_as(
             ("records of top", id(session), tuple(sorted(columns)), args.freed),
             session,
-            lambda: _sums(session, Filter(freed=args.freed), columns),
+            lambda: read_sums(session, Filter(freed=args.freed), columns),
         )
         chosen = select(snapshot, wanted)
     report_problems(snapshot.problems)
@@ -230,12 +228,6 @@ def run(args: argparse.Namespace, session: Session, out: TextIO) -> int:
     else:
         out.writelines(_RENDERERS[args.format](result, snapshot))
     return 0
-
-
-def _sums(session: Session, wanted: Filter, columns: frozenset[str]) -> Snapshot:
-    early = None if columns & _OF_PARTS else summing(wanted, columns)
-    parts = session.record_parts(columns, freed=wanted.freed, summing=early)
-    return summed(parts, wanted, columns)
 
 
 def _holders(args: argparse.Namespace, session: Session, out: TextIO) -> int:
@@ -278,7 +270,7 @@ def _holders(args: argparse.Namespace, session: Session, out: TextIO) -> int:
             raise
         report_problems(last[0].problems)
         if wanted.columns():
-            values = _sums(session, Filter(), wanted.columns())
+            values = read_sums(session, Filter(), wanted.columns())
             report_problems(absent(values, wanted, select(values, wanted)))
     size = last[0].facts.page_size
     if args.format == "json":

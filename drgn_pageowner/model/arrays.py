@@ -22,6 +22,7 @@ __all__ = (
     "Groups",
     "Growing",
     "Narrow",
+    "Numbering",
     "among",
     "ascending",
     "begins",
@@ -484,6 +485,43 @@ def _ranked(values: Array, span: int) -> tuple[Array, Array]:
     rank = np.zeros(span, np.int64)
     rank[found] = np.arange(len(found))
     return found, rank[values]
+
+
+class Numbering:
+    """Distinct values of columns that come in parts, numbered in the order of their appearance."""
+
+    def __init__(self) -> None:
+        self._parts: list[Array] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    @property
+    def values(self) -> Array:
+        """The value with each number."""
+        self._parts = [np.concatenate(self._parts)] if self._parts else []
+        return self._parts[0] if self._parts else np.zeros(0, np.int64)
+
+    def of(self, column: Array) -> Array:
+        """
+        Return the numbers of some values.
+
+        :return: ``int32``, the shape of *column*.
+        """
+        return by_runs(self._of, column)
+
+    def _of(self, column: Array) -> Array:
+        found, place = distinct(column)
+        known = self.values
+        order = np.argsort(known)
+        rank = np.searchsorted(known, found, sorter=order)
+        number = np.append(order, -1)[rank]
+        fresh = number < 0
+        fresh[~fresh] = known[number[~fresh]] != found[~fresh]
+        number[fresh] = np.arange(len(known), len(known) + np.count_nonzero(fresh))
+        self._parts.append(found[fresh])
+        result: Array = number.astype(np.int32)[place]
+        return result
 
 
 def ranges(starts: Array, lengths: Array) -> Array:

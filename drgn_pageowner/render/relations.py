@@ -17,9 +17,9 @@ from drgn_pageowner.analysis.owners.stack_table import (
     allocator_names,
     modules_of_stacks,
 )
-from drgn_pageowner.analysis.owners.sums import summed, summing
+from drgn_pageowner.analysis.owners.sums import read_sums
 from drgn_pageowner.extras import extra
-from drgn_pageowner.model.arrays import Array, by_runs, distinct, slices, sums, values_of
+from drgn_pageowner.model.arrays import Array, Numbering, distinct, slices, sums
 from drgn_pageowner.model.columns import FIELDS, STORED, Form
 from drgn_pageowner.model.dataset import frame_line, sql_type, stack_id
 from drgn_pageowner.model.heap import Inventory
@@ -67,8 +67,7 @@ class _StackTexts:
         :param text_of: Returns the text of each stack of a table: ``object`` (str).
         """
         self._text_of = text_of
-        # The handles so far, ascending, and the number of each in the array of texts.
-        self._handles, self._numbers = np.zeros(0, np.uint32), np.zeros(0, np.int32)
+        self._handles = Numbering()
         self._texts: Any = None
 
     def of(self, snapshot: Snapshot) -> _Texts:
@@ -76,26 +75,17 @@ class _StackTexts:
         handles = np.zeros(len(snapshot), np.uint32)
         if "handle" in snapshot:
             handles = snapshot["handle"]
-        used = values_of([handles])
-        new = np.setdiff1d(used, self._handles, assume_unique=True)
-        if len(new) or self._texts is None:
-            self._add(snapshot, new)
-        return _Texts(by_runs(self._numbers_of, handles), self._texts)
-
-    def _numbers_of(self, handles: Array) -> Array:
-        result: Array = self._numbers[np.searchsorted(self._handles, handles)]
-        return result
+        known = len(self._handles)
+        codes = self._handles.of(handles)
+        if len(self._handles) > known or self._texts is None:
+            self._add(snapshot, self._handles.values[known:].astype(np.uint32))
+        return _Texts(codes, self._texts)
 
     def _add(self, snapshot: Snapshot, handles: Array) -> None:
         pa = extra("pyarrow", "sql", "sql")
         table = StackTable.of(snapshot, snapshot.stacks.index(handles))
         texts = _text_array(pa, [text or None for text in self._text_of(table).tolist()])
-        first = 0 if self._texts is None else len(self._texts)
         self._texts = texts if self._texts is None else pa.concat_arrays([self._texts, texts])
-        numbers = np.arange(first, first + len(handles), dtype=np.int32)
-        place = np.searchsorted(self._handles, handles)
-        self._handles = np.insert(self._handles, place, handles)
-        self._numbers = np.insert(self._numbers, place, numbers)
 
 
 class _Lists:
@@ -225,9 +215,7 @@ def _record_columns(wanted: Container[str]) -> frozenset[str] | None:
 
 def _stacks(source: Session) -> dict[str, Any]:
     """Return the stacks of allocated pages, as ``top`` counts them."""
-    keys, everything = ("handle",), Filter()
-    parts = source.record_parts(keys, summing=summing(everything, keys))
-    snapshot = summed(parts, everything, keys)
+    snapshot = read_sums(source, Filter(), frozenset(("handle",)))
     stacks, number = snapshot.stacks, len(snapshot.stacks)
     frames = [snapshot.stack_frames(index) for index in range(number)]
     known = snapshot.stack >= 0

@@ -25,8 +25,9 @@ from conftest import Dump
 from drgn_pageowner.analysis import report
 from drgn_pageowner.analysis.account import account
 from drgn_pageowner.analysis.leaks import leaks, reach, suspects
+from drgn_pageowner.analysis.owners import sums
 from drgn_pageowner.commands import leaks as leaks_command
-from drgn_pageowner.commands import top, triage
+from drgn_pageowner.commands import triage
 from drgn_pageowner.errors import PageOwnerError, UsageError
 from drgn_pageowner.kernel import session
 from drgn_pageowner.kernel.dump import parallel
@@ -90,7 +91,7 @@ def test_leaks_are_found(
         monkeypatch,
         (account, "_Counters"), (reach, "_allocations"), (reach, "find_references"),
         (leaks, "_leaks_of_records"), (report, "zone_summaries"), (suspects, "_signs"),
-        (pages, "sections_with_rows"), (top, "summed"), (record_parts, "read_record_parts"),
+        (pages, "sections_with_rows"), (sums, "summed"), (record_parts, "read_record_parts"),
         (session, "read_records"),
     ) as calls:  # fmt: skip
         status, said = run_said(dump, tmp_path / "out")

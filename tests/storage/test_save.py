@@ -186,6 +186,21 @@ def test_a_snapshot_with_more_or_less_is_saved_anew(
     assert other.read_bytes() != original.read_bytes()
 
 
+def test_a_snapshot_of_tags_is_saved_anew(
+    dump_named: Callable[[str], Dump],
+    live: Callable[..., ProgramSession],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only the stacks that are in use are saved again, so that the file is another one."""
+    original, anew = tmp_path / "original", tmp_path / "anew"
+    session = live(dump_named("linux-6.12-profiling/owner-off-tags"))
+    assert ask(session, f"save {original}")[0] == 0
+    monkeypatch.delattr(Container, "copy_to")
+    assert ask(open_file(str(original), None), f"save {anew}")[0] == 0
+    assert anew.stat().st_size < original.stat().st_size
+
+
 def test_a_damaged_snapshot_is_not_copied(
     one_dump: Dump, live: Callable[..., ProgramSession], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from drgn_pageowner.model.arrays import (
     Array,
     Growing,
     Narrow,
-    by_runs,
+    Numbering,
     distinct,
     looked_up,
     runs,
@@ -59,43 +59,6 @@ class CoveredByRecords:
         if pfn.dtype == np.uint32:
             pfn = Narrow(pfn)
         return replace(last, columns={"pfn": pfn, "order": self._order.take()})
-
-
-class _Numbering:
-    """Distinct values of columns that come in parts, numbered in the order of their appearance."""
-
-    def __init__(self) -> None:
-        self._parts: list[Array] = []
-
-    def __len__(self) -> int:
-        return sum(map(len, self._parts))
-
-    @property
-    def values(self) -> Array:
-        """The value with each number."""
-        self._parts = [np.concatenate(self._parts)] if self._parts else []
-        return self._parts[0] if self._parts else np.zeros(0, np.int64)
-
-    def of(self, column: Array) -> Array:
-        """
-        Return the numbers of some values.
-
-        :return: ``int32``, the shape of *column*.
-        """
-        return by_runs(self._of, column)
-
-    def _of(self, column: Array) -> Array:
-        found, place = distinct(column)
-        known = self.values
-        order = np.argsort(known)
-        rank = np.searchsorted(known, found, sorter=order)
-        number = np.append(order, -1)[rank]
-        fresh = number < 0
-        fresh[~fresh] = known[number[~fresh]] != found[~fresh]
-        number[fresh] = np.arange(len(known), len(known) + np.count_nonzero(fresh))
-        self._parts.append(found[fresh])
-        result: Array = number.astype(np.int32)[place]
-        return result
 
 
 def _longer(values: Array, number: int, more: int = 0) -> Array:
@@ -190,10 +153,10 @@ class FoundProcesses(FoundHolders):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ids, self._comms = _Numbering(), _Numbering()
-        self._named, self._counts, self._leads = _Numbering(), _NO_ROWS, _NO_ROWS
+        self._ids, self._comms = Numbering(), Numbering()
+        self._named, self._counts, self._leads = Numbering(), _NO_ROWS, _NO_ROWS
         self._memcgs = SeenMemcgs()
-        self._charged, self._weights = _Numbering(), _NO_ROWS
+        self._charged, self._weights = Numbering(), _NO_ROWS
 
     def add(self, records: Snapshot) -> None:
         """
@@ -266,7 +229,7 @@ class FoundDrivers(FoundHolders):
 
     def __init__(self) -> None:
         super().__init__()
-        self._handles = _Numbering()
+        self._handles = Numbering()
 
     def add(self, records: Snapshot) -> None:
         """Add the drivers of some records."""

@@ -13,15 +13,30 @@ from drgn_pageowner.analysis.owners.select import Filter, select
 from drgn_pageowner.model.arrays import Array, begins, distinct, sums
 from drgn_pageowner.model.later import selected
 from drgn_pageowner.model.records import SeenMemcgs, Snapshot, Summing
+from drgn_pageowner.model.session import Session
 
-__all__ = ("summed", "summed_by", "summing")
+__all__ = ("read_sums", "summed", "summed_by", "summing")
 
 # Number of records that are summed up together.
 _ROWS = 1 << 19
 # Number of rows from which on sums of several parts are summed up again.
 _MANY = 1 << 21
+# Columns whose values are known when a part of the records has been read.
+_OF_PARTS = frozenset(("memcg", "memcg_kind"))
 # Column of the age of records, in words.
 _AGE = "age"
+
+
+def read_sums(session: Session, wanted: Filter, columns: frozenset[str]) -> Snapshot:
+    """
+    Read records, and sum them up: where they are read, if that is possible.
+
+    :param wanted: Filter that needs no columns.
+    :param columns: See :func:`summed`; not ``tag``.
+    """
+    early = None if columns & _OF_PARTS else summing(wanted, columns)
+    parts = session.record_parts(columns, freed=wanted.freed, summing=early)
+    return summed(parts, wanted, columns)
 
 
 def summed(parts: Iterator[Snapshot], wanted: Filter, columns: Collection[str]) -> Snapshot:
